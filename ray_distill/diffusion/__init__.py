@@ -1,0 +1,1 @@
+"""The mathematics of flow models: torch only."""

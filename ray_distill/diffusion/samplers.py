@@ -1,0 +1,50 @@
+"""Sampling from noise by a recipe (:class:`ray_distill.types.Sampler`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ray_distill.diffusion.flow import add_noise, eps_from_velocity, x_0_from_velocity
+from ray_distill.diffusion.guidance import guided_velocity
+from ray_distill.types import Cond, Denoiser, Sampler
+
+
+def denoise(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    x_t: Tensor,
+    cond: Cond,
+    uncond: Cond | None,
+    noise: Callable[[int], Tensor],
+    start: int,
+    stop: int,
+) -> Tensor:
+    """From ``x_t`` at ``timesteps[start]``, take steps start..stop-1; returns x_t at ``timesteps[stop]``, or x_0 past
+    the last one. ``noise(i)`` is the fresh noise that re-noises after step i ("sde" only), shaped like ``x_t``."""
+    sigmas = [t / 1000 for t in sampler.timesteps] + [0.0]
+    for i in range(start, stop):
+        sigma, sigma_next = (x_t.new_full((len(x_t),), s, dtype=torch.float32) for s in (sigmas[i], sigmas[i + 1]))
+        v = guided_velocity(denoiser, x_t, sigma, cond, uncond, sampler.guidance_scale)
+        x_0 = x_0_from_velocity(x_t, v, sigma)
+        if sigmas[i + 1] == 0.0:
+            return x_0
+        eps = noise(i) if sampler.kind == "sde" else eps_from_velocity(x_t, v, sigma)
+        x_t = add_noise(x_0, eps, sigma_next)
+    return x_t
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    x_T: Tensor,
+    cond: Cond,
+    uncond: Cond | None = None,
+    *,
+    noise: Callable[[int], Tensor],
+) -> Tensor:
+    """x_0 [B, C, T, H, W] from pure noise ``x_T`` (timestep 1000, or the first of the list)."""
+    return denoise(denoiser, sampler, x_T, cond, uncond, noise, 0, len(sampler.timesteps))

@@ -1,0 +1,9 @@
+"""One paper per file, found by name. Adding a method is one line here."""
+
+from __future__ import annotations
+
+from ray_distill.methods.dmd import DMD
+from ray_distill.methods.flow_matching import FlowMatching
+from ray_distill.types import Method
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (DMD, FlowMatching)}

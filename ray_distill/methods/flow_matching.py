@@ -1,0 +1,53 @@
+"""Flow matching (Lipman et al., arXiv 2210.02747; rectified flow, arXiv 2209.03003): how a teacher is made.
+
+1. sigma ~ S_shift(U(0, 1)), eps ~ N(0, I), x_t = (1 - sigma) x_0 + sigma eps
+2. the prompt is dropped with probability ``prompt_dropout`` (for classifier-free guidance)
+3. descend mean (v(x_t, sigma, c) - (eps - x_0))^2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ray_distill.diffusion.flow import add_noise, velocity
+from ray_distill.diffusion.losses import mse
+from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
+from ray_distill.types import STUDENT, Batch, Cond, LossTerms, Need, Networks, Rng, Role, Sampler, Shared, Update
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    shift: float = 3.0
+    prompt_dropout: float = 0.1
+    sampling_steps: int = 32
+    sampling_guidance: float = 2.0
+
+    name: ClassVar[str] = "flow_matching"
+    roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
+    uses_latents: ClassVar[bool] = True
+
+    def updates(self, step: int) -> tuple[Update, ...]:
+        return (Update((STUDENT,), self.loss),)
+
+    def sampler(self) -> Sampler:
+        return Sampler(euler_timesteps(self.sampling_steps, self.shift), "ode", self.sampling_guidance)
+
+    def loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        assert batch.x_0 is not None
+        eps = rng.noise("eps", batch.sample_ids, batch.latent_shape)
+        sigma = shift_sigma(rng.uniform("sigma", batch.sample_ids), self.shift)
+        dropped = rng.uniform("prompt_dropout", batch.sample_ids) < self.prompt_dropout
+        cond = drop(batch.cond, batch.uncond, dropped)
+        v = networks[STUDENT](add_noise(batch.x_0, eps, sigma), sigma, cond).velocity
+        loss = mse(v, velocity(batch.x_0, eps))
+        return LossTerms(loss, {"flow_matching_loss": loss.detach()})
+
+
+def drop(cond: Cond, uncond: Cond, dropped: Tensor) -> Cond:
+    """``cond`` with the samples of ``dropped`` [B] replaced by ``uncond``."""
+    return {k: torch.where(dropped.reshape(-1, *[1] * (c.ndim - 1)), uncond[k], c) for k, c in cond.items()}

@@ -1,0 +1,56 @@
+"""Weights from a diffusers folder, checked before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_distill.models import FAMILIES
+
+CONFIG = "config.json"
+
+
+def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str, Any]:
+    """The transformer's configuration in ``folder``; ValueError names what is missing or of another family."""
+    path = folder / "transformer" / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{key} = {folder}: no transformer/{CONFIG} there. Give a pipeline folder in diffusers format")
+    config: dict[str, Any] = json.loads(path.read_text())
+    wanted = FAMILIES[family].transformer.__name__
+    if config.get("_class_name") != wanted:
+        raise ValueError(
+            f"{key} = {folder}: its transformer is a {config.get('_class_name')}, but family {family!r} is a {wanted}"
+        )
+    return config
+
+
+def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The family's transformer with the weights of ``folder``/transformer (safetensors only)."""
+    check_folder(family, folder)
+    cls = FAMILIES[family].transformer
+    model: nn.Module = cls.from_pretrained(folder, subfolder="transformer", torch_dtype=dtype, use_safetensors=True)
+    return model
+
+
+def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
+    """The architecture of ``folder``/transformer with fresh weights drawn from ``seed``."""
+    config = check_folder(family, folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = FAMILIES[family].transformer.from_config(config)
+    return model
+
+
+def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over names, shapes, dtypes and bytes, in order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

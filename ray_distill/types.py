@@ -1,0 +1,137 @@
+"""The shared nouns. No logic lives here.
+
+Latents are ``[B, C, T, H, W]``; ``sigma`` is the noise level in [0, 1] with 1 = pure noise;
+``x_t = (1 - sigma) x_0 + sigma eps`` and ``velocity = eps - x_0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+from torch import Tensor
+
+Role = str
+STUDENT: Role = "student"
+TEACHER: Role = "teacher"
+FAKE_SCORE: Role = "fake_score"
+
+Need = Literal["trained", "frozen"]
+"""What a method asks of a role. Full or LoRA, ZeRO stage and precision are RunConfig's affair."""
+
+Cond = Mapping[str, Tensor]
+"""Conditioning by name, each tensor batch first. Text is ``{"text": [B, L, D]}``."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a Denoiser returns: the velocity ``eps - x_0``, shaped like ``x_t``."""
+
+    velocity: Tensor
+
+
+class Denoiser(Protocol):
+    """A network behind its adapter: prediction type, layout and timestep scale are settled inside."""
+
+    def __call__(self, x_t: Tensor, sigma: Tensor, cond: Cond) -> Prediction:
+        """``x_t`` [B, C, T, H, W], ``sigma`` [B] in [0, 1]."""
+        ...
+
+
+Networks = Mapping[Role, Denoiser]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one rank.
+
+    ``sample_ids`` [B] int64 number the samples of the whole run (step * global batch + position), whatever
+    the world size; they, and never the rank, seed each sample's noise. ``x_0`` is None for data-free methods.
+    """
+
+    sample_ids: Tensor
+    latent_shape: tuple[int, int, int, int]
+    cond: Cond
+    uncond: Cond
+    x_0: Tensor | None = None
+
+
+class Rng(Protocol):
+    """Randomness without state: every draw is a pure function of (seed, purpose, step, sample or nothing)."""
+
+    def noise(self, purpose: str, sample_ids: Tensor, shape: Sequence[int]) -> Tensor:
+        """Standard normal ``[B, *shape]`` fp32 on the device of ``sample_ids``, one stream per sample."""
+        ...
+
+    def uniform(self, purpose: str, sample_ids: Tensor) -> Tensor:
+        """Uniform ``[B]`` in [0, 1), one stream per sample."""
+        ...
+
+    def control(self, purpose: str, high: int) -> int:
+        """An integer in [0, high), equal on all ranks: for all that changes the number of forwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """A scalar loss (mean over the micro-batch) and detached scalars to log by name."""
+
+    loss: Tensor
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Shared = MutableMapping[str, Tensor]
+"""What an earlier update of the same step left for a later one (a rollout), per micro-batch."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One descent: ``loss`` moves ``roles``; every other role is frozen during its backward."""
+
+    roles: tuple[Role, ...]
+    loss: Callable[[Networks, Batch, Rng, Shared], LossTerms]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampling recipe: ``timesteps`` = 1000 sigma, strictly decreasing in (0, 1000]; the last step goes to 0.
+
+    ``kind``: "sde" re-noises x_0 with fresh noise at each step, "ode" is plain Euler.
+    ``guidance_scale`` s means u + s (c - u), so 1 is off and costs one evaluation a step instead of two.
+    """
+
+    timesteps: tuple[float, ...]
+    kind: Literal["sde", "ode"]
+    guidance_scale: float = 1.0
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per video."""
+        return len(self.timesteps) * (1 if self.guidance_scale == 1.0 else 2)
+
+
+class Method(Protocol):
+    """A distillation method: a frozen dataclass that is also its own configuration."""
+
+    name: ClassVar[str]
+    roles: ClassVar[Mapping[Role, Need]]
+    uses_latents: ClassVar[bool]
+
+    def updates(self, step: int) -> tuple[Update, ...]:
+        """The descents of this step, in order: a pure function of the step."""
+        ...
+
+    def sampler(self) -> Sampler:
+        """The recipe that rollout, validation and export share."""
+        ...
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a worker stands: batches and noise follow ``data_rank``; ``seq_size`` is 1 for now."""
+
+    data_rank: int
+    data_size: int
+    seq_rank: int = 0
+    seq_size: int = 1
