@@ -47,6 +47,19 @@ def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
     return model
 
 
+def folder_hash(folder: Path) -> str:
+    """sha256 over the names, sizes and contents of a folder's files; of large files the first and last MiB."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)}{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
 def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """sha256 over names, shapes, dtypes and bytes, in order."""
     digest = hashlib.sha256()

@@ -1,0 +1,51 @@
+# From a bare clone: `make quickstart` trains, `make test` tests. Everything is installed once, into .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+BENCHMARKS := $(wildcard benchmarks/*.py)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart teacher test lint check bench clean
+
+help:  ## this list
+	@awk -F ':.*  ## *' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "ray_distill needs Python 3.11 or newer, as in: make install PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt -e '.[dev,examples]'
+	@touch $@
+
+install: $(INSTALLED)  ## the package and its tools into .venv, once
+
+quickstart: install  ## distil a small teacher of moving digits on this machine; ARGS="key=value ..." overrides
+	$(BIN)/python examples/moving_digits.py data/digits
+	$(BIN)/ray-distill train configs/quickstart.yaml $(ARGS)
+
+teacher: install  ## train anew the teacher that the quickstart ships with
+	$(BIN)/python examples/moving_digits.py data/digits
+	$(BIN)/python examples/digits_base.py data/digits examples/digits_teacher
+	$(BIN)/ray-distill train configs/teacher_quickstart.yaml $(ARGS)
+	$(BIN)/python examples/digits_base.py --adopt output/digits_teacher/export examples/digits_teacher
+
+test: install  ## the tests: units, then a gang of gloo processes, then Ray
+	$(BIN)/python -m pytest tests/unit --durations=5
+	$(BIN)/python -m pytest tests/gang --durations=5
+	$(BIN)/python -m pytest tests/ray --durations=5
+
+lint: install  ## format, style and types, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test  ## all that a change must pass
+
+bench: install  ## every benchmark, each printing its table
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:  ## remove .venv and caches; data, runs and outputs stay
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find ray_distill tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

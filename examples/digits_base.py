@@ -1,0 +1,174 @@
+"""The fixed parts of a tiny Wan around the moving digits: everything of a teacher but its training.
+
+    python examples/digits_base.py data/digits examples/digits_teacher
+
+Writes a diffusers pipeline folder: ``vae/`` (a PatchPCA fitted on the clips), ``tokenizer/`` and ``text_encoder/``
+(words of the captions, a random frozen UMT5), ``scheduler/``, ``transformer/`` (a random Wan of 0.5 M parameters, to
+be trained) and ``metric/`` (a classifier of digit and direction, checked on held-out images). ``--parts`` rewrites
+some of them and leaves the rest, a trained transformer for one, as they are. diffusers loads the folder with
+``WanPipeline.from_pretrained(folder, vae=None)``: PatchPCA is no class of diffusers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from moving_digits import DIGITS, DIRECTIONS, FRAMES, SIZE
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from ray_distill.data.transform import resize, to_pixels
+from ray_distill.data.video import read_clip
+from ray_distill.evaluate.metrics import Metric
+from ray_distill.models.codec import PatchPCA
+
+PARTS = ("vae", "metric", "pipeline")
+MAX_LENGTH, TEXT_DIM, LATENT_CHANNELS = 8, 64, 16
+DISTINCT = 1797  # clips behind these repeat an image, and would leak held-out digits into the training set
+EPOCHS, BATCH, LR = 20, 32, 1e-2
+
+
+def read_small(path: Path) -> np.ndarray:
+    """uint8 [9, 24, 24, 3], after the mp4 round trip that training sees too."""
+    return resize(read_clip(str(path), FRAMES).frames, SIZE, SIZE)
+
+
+def fit_metric(pixels: Tensor, captions: list[str], seed: int) -> tuple[Metric, dict[str, float]]:
+    """A classifier trained on nine tenths of the distinct clips and its accuracy per head on the last tenth."""
+    torch.manual_seed(seed)
+    metric = Metric({"digit": DIGITS, "direction": DIRECTIONS}, (FRAMES, SIZE, SIZE))
+    words = [caption.split() for caption in captions]
+    labels = {
+        head: torch.tensor([next(names.index(word) for word in said if word in names) for said in words])
+        for head, names in metric.words.items()
+    }
+    held_out = max(1, len(pixels) // 10)
+    train = len(pixels) - held_out
+    steps = EPOCHS * (train // BATCH)
+    optimizer = torch.optim.AdamW(metric.parameters(), LR, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
+    for _ in range(EPOCHS):
+        for picked in torch.randperm(train)[: train // BATCH * BATCH].split(BATCH):
+            # Light augmentation: contrast, and a shift by at most one pixel (the borders are black or nearly so).
+            contrast = 1 - 0.2 * torch.rand(BATCH, 1, 1, 1, 1)
+            shift = torch.randint(-1, 2, (2,)).tolist()
+            seen = ((pixels[picked] + 1) * contrast - 1).roll(shift, dims=(3, 4))
+            loss = sum(cross_entropy(logits, labels[head][picked]) for head, logits in metric(seen).items())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    metric.eval().requires_grad_(False)
+    logits = metric(pixels[train:])
+    return metric, {head: (logits[head].argmax(1) == labels[head][train:]).float().mean().item() for head in labels}
+
+
+def make_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
+    """One token a word, lower case, ``</s>`` appended as T5's tokenizer does."""
+    words = sorted({word for caption in captions for word in caption.split()})
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=MAX_LENGTH,
+    )
+
+
+def make_pipeline(captions: list[str], seed: int) -> WanPipeline:
+    """Tokenizer, random text encoder, random transformer and scheduler; no VAE: PatchPCA is none of diffusers'."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer(captions)
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=len(tokenizer),
+            d_model=TEXT_DIM,
+            d_kv=32,
+            d_ff=128,
+            num_layers=1,
+            num_heads=2,
+            dropout_rate=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=3,
+        attention_head_dim=32,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        text_dim=TEXT_DIM,
+        freq_dim=64,
+        ffn_dim=256,
+        num_layers=3,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    )
+    return WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder.eval(),
+        vae=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=transformer,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="what examples/moving_digits.py wrote")
+    parser.add_argument("folder", type=Path, help="the pipeline folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    args = parser.parse_args()
+    start = time.monotonic()
+
+    rows = [json.loads(line) for line in (args.data / "manifest.jsonl").read_text().splitlines()]
+    captions = [row["caption"] for row in rows]
+    # One thread each: resizing many small frames with several threads in several processes is ten times slower.
+    with Pool(initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        clips = pool.map(read_small, [args.data / row["video"] for row in rows], chunksize=32)
+    pixels = to_pixels(np.stack(clips))
+    print(f"read {len(rows)} clips: {time.monotonic() - start:.1f} s")
+
+    if "vae" in args.parts:
+        codec = PatchPCA.fit(pixels, channels=LATENT_CHANNELS)
+        codec.save(args.folder / "vae")
+        lost = (codec.decode(codec.encode(pixels)) - pixels).square().sum()
+        print(f"vae: {1 - lost / (pixels - pixels.mean()).square().sum():.4f} of the energy kept, hash {codec.hash}")
+    if "metric" in args.parts:
+        metric, accuracy = fit_metric(pixels[:DISTINCT], captions[:DISTINCT], args.seed)
+        metric.save(args.folder / "metric")
+        print("metric, held-out accuracy:", ", ".join(f"{head} {share:.3f}" for head, share in accuracy.items()))
+    if "pipeline" in args.parts:
+        pipeline = make_pipeline(captions, args.seed)
+        pipeline.save_pretrained(args.folder)
+        # transformers 5 writes a class name that transformers 4 does not know; both know the older one.
+        for file in (args.folder / "model_index.json", args.folder / "tokenizer" / "tokenizer_config.json"):
+            file.write_text(file.read_text().replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
+        parameters = sum(weight.numel() for weight in pipeline.transformer.parameters())
+        print(f"pipeline: a random transformer of {parameters:,} parameters")
+    print(f"{args.folder}: {time.monotonic() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Reading: a checkpoint is verified against its manifest before a tensor of it is used."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from ray_distill.checkpoint.layout import MANIFEST, PREFIX, STATE, fingerprint
+
+log = logging.getLogger(__name__)
+
+
+class BadCheckpoint(ValueError):
+    """A checkpoint that is unfinished or damaged; the message names folder, file and fault."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    folder: Path
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((self.folder / STATE).read_text())
+        return state
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+    def verify(self) -> None:
+        """BadCheckpoint unless every file of the manifest is there with its size and hash."""
+        try:
+            files = json.loads((self.folder / MANIFEST).read_text())
+            for name, wanted in files.items():
+                if (self.folder / name).parent != self.folder or fingerprint(self.folder / name) != wanted:
+                    raise BadCheckpoint(f"{self.folder}: {name} is not as it was written (size or hash differs)")
+        except (OSError, ValueError, AttributeError) as error:
+            if isinstance(error, BadCheckpoint):
+                raise
+            raise BadCheckpoint(f"{self.folder}: unfinished or damaged ({error})") from error
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str], Path]:
+        found = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            role = path.name.rsplit("-", 2)[0]
+            with safe_open(path, "pt") as file:
+                found |= {(role, name): path for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return found
+
+    def names(self, role: str, kind: str) -> list[str]:
+        """Parameter names of which ``kind`` ("weights", "exp_avg", "exp_avg_sq", "ema") is stored."""
+        return [name.removeprefix(f"{kind}/") for r, name in self._index if r == role and name.startswith(f"{kind}/")]
+
+    def tensor(self, role: str, kind: str, name: str) -> Tensor:
+        """One whole tensor; KeyError names what is missing."""
+        path = self._index.get((role, f"{kind}/{name}"))
+        if path is None:
+            raise KeyError(f"{self.folder} holds no {kind} of {role}'s {name}: was it written for another model?")
+        with safe_open(path, "pt") as file:
+            tensor: Tensor = file.get_tensor(f"{kind}/{name}")
+        return tensor
+
+    def tensors(self, role: str, kind: str) -> dict[str, Tensor]:
+        return {name: self.tensor(role, kind, name) for name in self.names(role, kind)}
+
+
+def latest(run_dir: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run that is whole; damaged ones are named and passed over."""
+    for folder in sorted(run_dir.glob(f"{PREFIX}*"), reverse=True):
+        checkpoint = Checkpoint(folder)
+        try:
+            checkpoint.verify()
+        except BadCheckpoint as error:
+            log.warning("checkpoint passed over: %s", error)
+            continue
+        return checkpoint
+    return None

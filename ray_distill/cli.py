@@ -1,0 +1,141 @@
+"""ray-distill VERB CONFIG [key=value ...]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray_distill import __version__
+from ray_distill.config import ConfigError, Loaded, load_config
+
+DESCRIPTION = """\
+Distil many-step video diffusion teachers into few-step students on Ray.
+
+  ray-distill check    CONFIG [key=value ...]   every key, its value and where it came from; starts nothing
+  ray-distill prepare  CONFIG [key=value ...]   videos -> latents and text embeddings, into the cache
+  ray-distill train    CONFIG [key=value ...]   prepare, train, evaluate, export, track; goes on where it stood
+  ray-distill evaluate CONFIG [key=value ...]   the newest checkpoint against the teacher: numbers and pictures
+  ray-distill export   CONFIG [key=value ...]   the newest checkpoint -> a folder that diffusers loads
+  ray-distill sample   CONFIG --prompt TEXT     one video from the newest checkpoint
+"""
+EPILOG = """\
+A key is set by the YAML file, then by the environment (RAY_DISTILL_TRAIN__STEPS=100), then on the command line
+(train.steps=100). To start: make quickstart, or
+
+  ray-distill train configs/quickstart.yaml train.steps=100 name=first_try
+
+On a cluster: ray job submit --working-dir . -- python train.py CONFIG [key=value ...]
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="ray-distill",
+        usage="ray-distill VERB CONFIG [key=value ...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
+    top.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
+    top.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the configuration")
+    top.add_argument("--prompt", help="sample: what to show")
+    top.add_argument("--out", type=Path, default=Path("sample.mp4"), help="sample: the file to write (sample.mp4)")
+    top.add_argument("--seed", type=int, default=0, help="sample: the seed of its noise (0)")
+    top.add_argument("--version", action="version", version=f"ray-distill {__version__}")
+    return top
+
+
+def check(loaded: Loaded, args: argparse.Namespace) -> None:
+    print(loaded.table())
+    from ray_distill.train import launch
+
+    launch.check(loaded.config)
+    print(f"\n{args.config}: ready to train")
+
+
+def prepare(loaded: Loaded, args: argparse.Namespace) -> None:
+    from ray_distill.train.launch import cluster, make_cache
+
+    with cluster():
+        cache = make_cache(loaded.config)
+    print(json.dumps({"cache": str(cache.folder), **cache.card}, indent=2))
+
+
+def train(loaded: Loaded, args: argparse.Namespace) -> None:
+    from ray_distill.train.launch import launch
+
+    launch(loaded.config)
+    run = loaded.config.run_dir
+    print(
+        f"\nstudent   {run / 'export'}\npictures  {run / 'contact_sheet.png'}, {run / 'losses.png'}, {run / 'videos'}\n"
+        f"\nNext:\n  mlflow ui --backend-store-uri {loaded.config.track.uri}\n"
+        f'  ray-distill sample {args.config} --prompt "a seven moving left" --out seven.mp4'
+    )
+
+
+def evaluate(loaded: Loaded, args: argparse.Namespace) -> None:
+    from ray_distill.evaluate.compare import evaluate
+    from ray_distill.evaluate.report import table, write_report
+    from ray_distill.train.launch import cluster, make_cache, newest
+
+    last = newest(loaded.config)
+    with cluster():
+        report = evaluate(loaded.config, make_cache(loaded.config), last.folder, loaded.config.run_dir)
+    write_report(loaded.config.run_dir / "report.json", report | {"steps": last.step})
+    print(table(report))
+
+
+def export(loaded: Loaded, args: argparse.Namespace) -> None:
+    from ray_distill.export.student import export
+    from ray_distill.export.verify import verify
+    from ray_distill.models.codec import load_codec
+    from ray_distill.train.launch import newest
+
+    data = loaded.config.data
+    shape = load_codec(loaded.config.model.path / "vae").latent_shape(data.frames, data.height, data.width)
+    folder = export(loaded.config, newest(loaded.config).folder, shape)
+    print(f"{folder}: diffusers alone gives our latents to {verify(folder, 'a test'):.1e}")
+
+
+def sample(loaded: Loaded, args: argparse.Namespace) -> None:
+    from ray_distill.evaluate.sample import sample_video
+    from ray_distill.train.launch import newest
+
+    if not args.prompt:
+        raise ConfigError('sample needs a prompt: --prompt "a seven moving left"')
+    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out)
+    print(args.out)
+
+
+VERBS = {
+    "check": check,
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "sample": sample,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 2 the configuration is wrong, 128 + signal where a run was stopped and saved."""
+    args = parser().parse_intermixed_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "py4j", "alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from ray_distill.train.stop import Stopped
+
+    try:
+        VERBS[args.verb](load_config(args.config, args.overrides), args)
+    except (ConfigError, ValueError) as error:
+        print(f"ray-distill {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"ray-distill {args.verb}: {stopped}", file=sys.stderr)
+        return 128 + stopped.signum
+    return 0

@@ -1,0 +1,101 @@
+"""YAML < environment (RAY_DISTILL_TRAIN__STEPS=10 is train.steps) < command line (train.steps=10), with provenance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ray_distill.config.keys import flatten, nearest, set_dotted
+from ray_distill.config.schema import RunConfig
+
+ENVIRONMENT = "RAY_DISTILL_"
+
+
+class ConfigError(ValueError):
+    """The user's configuration is wrong; the message names key, value and remedy."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration and where each of its values came from ("default" where nobody set it)."""
+
+    config: RunConfig
+    sources: Mapping[str, str]
+
+    def table(self) -> str:
+        """One line a key: key, value, source."""
+        rows = [(k, str(v), self.source(k)) for k, v in flatten(self.config.dump()).items()]
+        widths = [min(max(len(row[i]) for row in rows), 48) for i in (0, 1)]
+        return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {source}" for key, value, source in rows)
+
+    def source(self, key: str) -> str:
+        return self.sources.get(key, "default")
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Loaded:
+    """Read, override, validate. ConfigError before anything starts."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, found a {type(tree).__name__}")
+    sources = {key: str(path) for key in flatten(tree)}
+    environment = os.environ if environment is None else environment
+    for name, text in sorted(environment.items()):
+        if name.startswith(ENVIRONMENT):
+            _override(tree, sources, name.removeprefix(ENVIRONMENT).lower().replace("__", "."), text, f"${name}")
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"{item!r}: overrides are written key=value, for example train.steps=100")
+        _override(tree, sources, key, text, "command line")
+    try:
+        return Loaded(RunConfig.model_validate(tree), sources)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, sources)) from None
+
+
+def _override(tree: dict[str, Any], sources: dict[str, str], key: str, text: str, source: str) -> None:
+    try:
+        value = yaml.safe_load(text)
+        set_dotted(tree, key, value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: {key}={text}: {error}") from error
+    sources |= dict.fromkeys(flatten({key: value}) if isinstance(value, dict) else [key], source)
+
+
+def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        where = f" ({sources[key]})" if key in sources else ""
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key{where}; {nearest(key.rpartition('.')[2], _siblings(problem['loc']))}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: required, and not set")
+        elif problem["type"] == "value_error":
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(message if not key or key in message else f"{key}: {message}{where}")
+        else:
+            lines.append(f"{key} = {problem['input']!r}{where}: {problem['msg']}")
+    return "\n".join(lines)
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section of an unknown key knows."""
+    model: Any = RunConfig
+    for part in location[:-1]:
+        fields = getattr(model, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else model
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((a for a in inner if isinstance(a, type) and issubclass(a, BaseModel)), model)
+    return list(model.model_fields)

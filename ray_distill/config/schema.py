@@ -1,0 +1,215 @@
+"""RunConfig: everything a run is, frozen and strict. A default stands here and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from ray_distill.config.keys import nearest
+from ray_distill.data.source import Absolute, Source
+from ray_distill.methods import METHODS
+from ray_distill.models import FAMILIES
+from ray_distill.types import STUDENT, Method, Role
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _numbers(value: Any) -> Any:
+    return [float(part) for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _method(value: Any) -> Any:
+    """``{name: dmd, ...}`` -> the method's own frozen dataclass."""
+    if not isinstance(value, dict):
+        raise ValueError(f"method = {value!r}: write a section with a name, one of {', '.join(METHODS)}")
+    fields = dict(value)
+    name = fields.pop("name", None)
+    if name not in METHODS:
+        raise ValueError(f"method.name = {name!r}: {nearest(str(name), METHODS)}")
+    cls = METHODS[name]
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in fields:
+        if key not in known:
+            raise ValueError(f"method.{key}: method {name!r} has no such key; {nearest(key, known)}")
+    if "timesteps" in fields:
+        fields["timesteps"] = _numbers(fields["timesteps"])
+    try:
+        return TypeAdapter(cls).validate_python(fields)
+    except ValidationError as error:
+        raise ValueError("; ".join(_method_problem(problem) for problem in error.errors())) from None
+
+
+def _method_problem(problem: Any) -> str:
+    key = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"method.{key} = {problem['input']!r}: {message}" if key else f"method.{message}"
+
+
+def _method_fields(method: Any) -> dict[str, Any]:
+    return {"name": method.name, **dataclasses.asdict(method)}
+
+
+def _family(value: str) -> str:
+    if value not in FAMILIES:
+        raise ValueError(f"model.family = {value!r}: {nearest(value, FAMILIES)}")
+    return value
+
+
+class Model(Section):
+    """Where the teacher's pipeline stands: a folder in diffusers' format."""
+
+    family: Annotated[str, BeforeValidator(_family)] = "wan"
+    path: Absolute
+    max_sequence_length: PositiveInt = 512
+
+
+class Optimizer(Section):
+    """AdamW with fp32 master weights. The schedule counts this role's own updates."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_updates: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 is off."""
+
+
+class RoleConfig(Section):
+    """How one role is held. ``optimizer`` for trained roles; ``ema_decay`` keeps a sharded fp32 average beside it."""
+
+    path: Absolute | None = None
+    """Another source than model.path."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    zero: Literal[1, 2, 3] = 2
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    optimizer: Optimizer | None = None
+    ema_decay: Fraction | None = None
+
+
+class Train(Section):
+    steps: PositiveInt
+    workers: PositiveInt = 1
+    global_batch: PositiveInt
+    micro_batch: PositiveInt
+    """Samples of one forward on one worker; the rest of the global batch is accumulated."""
+    use_gpu: bool = False
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    log_every_s: Annotated[float, Field(gt=0)] = 5
+    checkpoint_every: PositiveInt = 500
+    checkpoints_keep: PositiveInt = 3
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    timeout_s: PositiveInt = 1800
+    """Longest wait in a collective before the ranks that did not come are named."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Train:
+        if self.global_batch % (self.workers * self.micro_batch):
+            raise ValueError(
+                f"train.global_batch = {self.global_batch} is no multiple of workers x micro_batch = "
+                f"{self.workers} x {self.micro_batch}"
+            )
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        return self.global_batch // (self.workers * self.micro_batch)
+
+
+class Evaluate(Section):
+    """The student against its teacher, by samples. ``metric`` is a classifier's folder; without it only pictures."""
+
+    enabled: bool = True
+    metric: Absolute | None = None
+    videos: PositiveInt = 400
+    seeds: tuple[int, ...] = (1, 2, 3)
+    tune_seed: int = 0
+    """The guided few-step teacher is chosen on this seed, and reported on the others."""
+    batch: PositiveInt = 50
+    teacher_steps: PositiveInt = 32
+    teacher_shift: Annotated[float, Field(gt=0)] = 3.0
+    teacher_guidance: float = 2.0
+    guidance_grid: tuple[float, ...] = (1.5, 2.0, 3.0)
+    shift_grid: tuple[float, ...] = (1.0, 3.0, 5.0)
+    pictures: PositiveInt = 6
+    """Prompts on the contact sheet, and sample videos."""
+
+
+class Track(Section):
+    """MLflow. An empty uri tracks nothing."""
+
+    uri: str = "sqlite:///mlruns/mlflow.db"
+    experiment: str = "ray_distill"
+    register_as: str | None = None
+
+
+class RunConfig(Section):
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    output_dir: Absolute = Path("output")
+    seed: int = 0
+    model: Model
+    method: Annotated[Method, PlainValidator(_method), PlainSerializer(_method_fields)]
+    roles: dict[Role, RoleConfig]
+    data: Source
+    train: Train
+    evaluate: Evaluate = Evaluate()
+    track: Track = Track()
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @model_validator(mode="after")
+    def _roles_fit_the_method(self) -> RunConfig:
+        for role in self.roles:
+            if role not in self.method.roles:
+                raise ValueError(
+                    f"roles.{role}: method {self.method.name!r} has no such role; {nearest(role, self.method.roles)}"
+                )
+        for role, need in self.method.roles.items():
+            config = self.roles.get(role)
+            if need == "trained" and (config is None or config.optimizer is None):
+                raise ValueError(
+                    f"roles.{role}.optimizer: method {self.method.name!r} trains this role; give at least learning_rate"
+                )
+            if need == "frozen" and config is not None and (config.optimizer or config.ema_decay):
+                raise ValueError(f"roles.{role}: this role is frozen; remove its optimizer and ema_decay")
+        return self
+
+    def role(self, role: Role) -> RoleConfig:
+        """The role's section; a frozen role without one is ZeRO-3."""
+        return self.roles.get(role, RoleConfig(zero=3))
+
+    def source(self, role: Role) -> Path:
+        return self.role(role).path or self.model.path
+
+    @property
+    def run_dir(self) -> Path:
+        return self.output_dir / self.name
+
+    @property
+    def student_tensors(self) -> str:
+        """The group of a checkpoint's tensors that is validated and published."""
+        return "ema" if self.role(STUDENT).ema_decay is not None else "weights"
+
+    def dump(self) -> dict[str, Any]:
+        """Plain JSON types, enough to build this configuration again."""
+        return self.model_dump(mode="json")

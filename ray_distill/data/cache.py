@@ -1,0 +1,92 @@
+"""The cache of encoded clips: parquet rows of latents and text embeddings, addressed by what they were made from.
+
+<cache_dir>/<key>/  rows/*.parquet   id, video, caption, latents, text, error (null where the clip is good)
+                    prompts.safetensors   the negative prompt's embedding
+                    quarantine.jsonl      the clips that were skipped, each with its reason
+                    card.json             counts and settings, written last: a folder without it is unfinished
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from safetensors.numpy import load_file
+
+CARD = "card.json"
+
+
+@lru_cache(maxsize=8)
+def _row_group(path: str, group: int, columns: tuple[str, ...]) -> dict[str, list[Any]]:
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=list(columns)).to_pydict()
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A finished cache. Rows are numbered by the order of their content ids, whatever wrote them in which order."""
+
+    folder: Path
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        card: dict[str, Any] = json.loads((self.folder / CARD).read_text())
+        return card
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        c, t, h, w = self.card["latent_shape"]
+        return c, t, h, w
+
+    @cached_property
+    def uncond(self) -> np.ndarray:
+        """The negative prompt's embedding [L, D], fp32."""
+        return load_file(self.folder / "prompts.safetensors")["negative"]
+
+    @cached_property
+    def index(self) -> list[tuple[int, str, int, int]]:
+        """(id, file, row group, row) of each good row, by id."""
+        rows = []
+        for path in sorted((self.folder / "rows").glob("*.parquet")):
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group, columns=["id", "error"]).to_pydict()
+                    pairs = zip(table["id"], table["error"], strict=True)
+                    rows += [(id_, str(path), group, row) for row, (id_, error) in enumerate(pairs) if error is None]
+        # A row that two attempts of one write task left behind twice is one row.
+        return sorted({row[0]: row for row in rows}.values())
+
+    def buckets(self) -> dict[tuple[int, ...], list[int]]:
+        """Row numbers by latent shape."""
+        return {self.latent_shape: list(range(len(self.index)))}
+
+    def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows by number; arrays come back as arrays (see ``unpack``)."""
+        found = []
+        for number in numbers:
+            _, path, group, row = self.index[number]
+            table = _row_group(path, group, tuple(columns))
+            found.append({column: table[column][row] for column in columns})
+        return found
+
+    def text(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
+        """Embeddings [B, L, D] fp32 of rows with a "text" column, padded with zeros as the text encoder pads."""
+        out = np.zeros((len(rows), *self.uncond.shape), dtype=np.float32)
+        for target, row in zip(out, rows, strict=True):
+            tokens = np.frombuffer(row["text"], dtype=np.float32).reshape(-1, out.shape[-1])
+            target[: len(tokens)] = tokens
+        return out
+
+    def latents(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
+        """Latents [B, C, T, H, W] fp32 of rows with a "latents" column."""
+        return np.stack([np.frombuffer(row["latents"], dtype=np.float32).reshape(self.latent_shape) for row in rows])
+
+    def captions(self) -> list[str]:
+        """The distinct captions, sorted."""
+        return sorted({row["caption"] for row in self.rows(range(len(self.index)), ["caption"])})

@@ -1,0 +1,48 @@
+"""The data plan: which rows make up which step, as a pure function of the seed. Ray Data only fetches in this order.
+
+The run's data position is one integer, the step: after a resume, in another world, the same rows make the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+
+
+def epoch_batches(buckets: Mapping[Hashable, Sequence[int]], seed: int, epoch: int, global_batch: int) -> np.ndarray:
+    """Row numbers [batches, global_batch] of one epoch, in order.
+
+    Rows of one batch share a bucket (a latent shape). Each bucket is shuffled anew each epoch; its last batch is
+    filled up from its start, so each row is seen at least once an epoch and all batches are full.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    batches = []
+    for key in sorted(buckets, key=repr):
+        rows = rng.permutation(np.asarray(buckets[key], dtype=np.int64))
+        if len(rows):
+            batches.append(np.resize(rows, (-(-len(rows) // global_batch), global_batch)))
+    if not batches:
+        raise ValueError("the data plan has no rows: every clip was skipped, or the manifest is empty")
+    return rng.permutation(np.concatenate(batches))
+
+
+class Plan:
+    """The endless stream of epochs: ``plan[step]`` is the global batch of that step."""
+
+    def __init__(self, buckets: Mapping[Hashable, Sequence[int]], seed: int, global_batch: int) -> None:
+        self.buckets, self.seed, self.global_batch = buckets, seed, global_batch
+        self.steps_per_epoch = len(epoch_batches(buckets, seed, 0, global_batch))
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """Row numbers [global_batch] of ``step``."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, epoch_batches(self.buckets, self.seed, epoch, self.global_batch)
+        return self._epoch[1][index]
+
+
+def share(positions: int, rank: int, world: int, micro_batch: int) -> np.ndarray:
+    """Positions [accumulation, micro_batch] of one rank within a global batch of ``positions`` samples."""
+    return np.arange(positions).reshape(world, -1, micro_batch)[rank]

@@ -1,0 +1,49 @@
+"""Frames to pixels and back: uint8 [T, H, W, 3] for files, float [3, T, H, W] in [-1, 1] for networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [T, H, W, 3] -> uint8 [T, height, width, 3]: centre crop to the target's aspect, then one interpolation.
+
+    Area means when shrinking (exact for whole factors), antialiased bilinear otherwise.
+    """
+    frames = _centre_crop(frames, height, width)
+    if frames.shape[1:3] == (height, width):
+        return np.ascontiguousarray(frames)
+    images = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1).float()
+    if height <= frames.shape[1] and width <= frames.shape[2]:
+        images = interpolate(images, (height, width), mode="area")
+    else:
+        images = interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return images.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous().numpy()
+
+
+def to_pixels(frames: np.ndarray | Tensor) -> Tensor:
+    """uint8 [..., T, H, W, 3] -> float32 [..., 3, T, H, W] in [-1, 1]."""
+    frames = torch.as_tensor(frames)
+    if frames.dtype != torch.uint8 or frames.shape[-1] != 3:
+        raise ValueError(f"frames must be uint8 [..., T, H, W, 3], got {frames.dtype} {tuple(frames.shape)}")
+    return (frames.movedim(-1, -4).float() / 127.5 - 1).contiguous()
+
+
+def to_frames(pixels: Tensor) -> np.ndarray:
+    """[3, T, H, W] or [B, 3, T, H, W] in [-1, 1] -> uint8 [(B,) T, H, W, 3]; values outside are clamped."""
+    if pixels.ndim not in (4, 5) or pixels.shape[-4] != 3:
+        raise ValueError(f"pixels must be [3, T, H, W] or [B, 3, T, H, W], got {tuple(pixels.shape)}")
+    scaled = ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255)
+    return scaled.to(torch.uint8).movedim(-4, -1).contiguous().cpu().numpy()
+
+
+def _centre_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The largest centred window of [T, H, W, 3] with the aspect height : width."""
+    _, have_height, have_width, _ = frames.shape
+    keep_height = min(have_height, max(1, round(have_width * height / width)))
+    keep_width = min(have_width, max(1, round(have_height * width / height)))
+    top, left = (have_height - keep_height) // 2, (have_width - keep_width) // 2
+    return frames[:, top : top + keep_height, left : left + keep_width]

@@ -1,0 +1,111 @@
+"""Numbers for samples: a small video classifier's accuracy, and the Fréchet distance between feature sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ray_distill.data.transform import to_pixels
+
+WEIGHTS = "model.safetensors"
+
+
+class Metric(nn.Module):
+    """A video classifier with one head per question about the prompt.
+
+    ``heads`` maps a head to its class words (``{"digit": ["zero", ...]}``): a video answers its prompt where every
+    head's word is one of the prompt's words. ``size`` is the (T, H, W) it was trained on and the only one it takes.
+    """
+
+    def __init__(
+        self,
+        heads: Mapping[str, Sequence[str]],
+        size: tuple[int, int, int],
+        channels: tuple[int, int, int] = (10, 20, 64),
+    ) -> None:
+        super().__init__()
+        self.words = {head: tuple(words) for head, words in heads.items()}
+        self.size, self.channels = tuple(size), tuple(channels)
+        first, second, last = self.channels
+        self.trunk = nn.Sequential(
+            nn.Conv3d(3, first, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv3d(first, second, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv3d(second, last, (1, 4, 4)),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+        )
+        self.heads = nn.ModuleDict({head: nn.Linear(last, len(words)) for head, words in self.words.items()})
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Logits [B, classes] per head of pixels [B, 3, T, H, W]; with gradients, for training."""
+        features = self.trunk(pixels)
+        return {head: layer(features) for head, layer in self.heads.items()}
+
+    @torch.no_grad()
+    def features(self, videos: np.ndarray | Tensor, batch: int = 256) -> Tensor:
+        """fp32 [B, 64] of uint8 frames [B, T, H, W, 3] or pixels [B, 3, T, H, W] in [-1, 1]."""
+        videos = torch.as_tensor(videos)
+        pixels = to_pixels(videos) if videos.dtype == torch.uint8 else videos
+        if pixels.ndim != 5 or tuple(pixels.shape[2:]) != self.size:
+            raise ValueError(f"this metric takes videos of (T, H, W) = {self.size}, got {tuple(videos.shape)}")
+        return torch.cat([self.trunk(part.float()) for part in pixels.split(batch)])
+
+    @torch.no_grad()
+    def classify(self, videos: np.ndarray | Tensor) -> list[tuple[str, ...]]:
+        """One word per head for each video, in the order of ``words``."""
+        features = self.features(videos)
+        named = [[words[i] for i in self.heads[head](features).argmax(1)] for head, words in self.words.items()]
+        return list(zip(*named, strict=True))
+
+    def accuracy(self, videos: np.ndarray | Tensor, prompts: Sequence[str]) -> float:
+        """The share of videos whose every predicted word is in their prompt."""
+        if len(videos) != len(prompts):
+            raise ValueError(f"{len(videos)} videos and {len(prompts)} prompts: each video needs its own prompt")
+        asked = [set(prompt.lower().split()) for prompt in prompts]
+        for prompt, said in zip(prompts, asked, strict=True):
+            for head, words in self.words.items():
+                if said.isdisjoint(words):
+                    raise ValueError(f"prompt {prompt!r} names no {head}: it must hold one of {', '.join(words)}")
+        return float(np.mean([said.issuperset(seen) for seen, said in zip(self.classify(videos), asked, strict=True)]))
+
+    def save(self, folder: Path) -> None:
+        """Writes config.json and model.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / WEIGHTS)
+        config = {"heads": self.words, "size": self.size, "channels": self.channels}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Metric:
+        """Ready to measure: frozen and in evaluation mode."""
+        config = json.loads((Path(folder) / "config.json").read_text())
+        metric = cls(config["heads"], tuple(config["size"]), tuple(config["channels"]))
+        metric.load_state_dict(load_file(Path(folder) / WEIGHTS))
+        return metric.eval().requires_grad_(False)
+
+
+def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
+    """|mu_a - mu_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), A and B the unbiased covariances, in fp64.
+
+    Features [N, D] and [M, D]. Biased upwards for few samples: compare only figures of equal counts.
+    """
+    a, b = features_a.double(), features_b.double()
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features must be [N, D] and [M, D] with N, M >= 2, got {tuple(a.shape)}, {tuple(b.shape)}")
+    cov_a, cov_b = a.T.cov(), b.T.cov()
+    # The trace of (A B)^1/2 through a symmetric product: eigh is stable where a general matrix root is not
+    # (singular covariances); eigenvalues just below zero are rounding.
+    values, vectors = torch.linalg.eigh(cov_a)
+    root_a = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
+    distance = (a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    return max(distance.item(), 0.0)

@@ -1,0 +1,188 @@
+"""What people look at: a contact sheet, loss curves, a table, and the same numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+ROWS = {
+    "teacher_many": "teacher, many steps",
+    "teacher_same_nfe": "teacher, as many evaluations as the student",
+    "teacher_same_steps_guided": "teacher, as many steps as the student, guided",
+    "student_before": "student before distillation",
+    "student": "student",
+}
+"""The samplers of a report, in the order of its table."""
+
+INK, QUIET, RULE, PAPER = "#1f2430", "#7a8190", "#dfe2e8", "#ffffff"
+LINE = "#2f6db5"
+FRAME_PX = 96  # frames smaller than this are magnified by a whole factor, so that pixels stay pixels
+
+
+def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequence[str]) -> None:
+    """A PNG: one row per prompt, one column per sampler, each with the first, the middle and the last frame.
+
+    ``columns`` maps a heading to uint8 videos [N, T, H, W, 3]; video n of every column was made for ``prompts[n]``.
+    ValueError where a column has another number of videos than there are prompts, or another layout.
+    """
+    for name, videos in columns.items():
+        if videos.dtype != np.uint8 or videos.ndim != 5 or videos.shape[-1] != 3 or len(videos) != len(prompts):
+            raise ValueError(
+                f"columns[{name!r}]: need uint8 [{len(prompts)}, T, H, W, 3] for {len(prompts)} prompts, "
+                f"got {videos.dtype} {list(videos.shape)}"
+            )
+    if not columns or not prompts:
+        raise ValueError("a contact sheet needs at least one column and one prompt")
+    size = next(iter(columns.values())).shape[2:4]
+    factor = max(1, math.ceil(FRAME_PX / size[0]))
+    height, width = size[0] * factor, size[1] * factor
+    text, bold = ImageFont.load_default(15), ImageFont.load_default(17)
+    margin, gap, between, label, head = 24, 4, 28, 150, 44
+    block = 3 * width + 2 * gap
+    sheet = Image.new(
+        "RGB",
+        (
+            2 * margin + label + len(columns) * block + (len(columns) - 1) * between,
+            margin + head + len(prompts) * (height + 12) + margin - 12,
+        ),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for row, prompt in enumerate(prompts):
+        lines = textwrap.wrap(prompt, 18, max_lines=max(1, height // 20), placeholder=" …")
+        middle = margin + head + row * (height + 12) + height / 2
+        draw.text((margin, middle), "\n".join(lines), INK, text, anchor="lm", spacing=5)
+    for column, (name, videos) in enumerate(columns.items()):
+        left = margin + label + column * (block + between)
+        draw.text((left, margin), _fit(draw, name, bold, block), INK, bold)
+        draw.line((left, margin + 29, left + block - 1, margin + 29), RULE, 2)
+        for row, video in enumerate(videos):
+            for place, t in enumerate((0, len(video) // 2, len(video) - 1)):
+                frame = Image.fromarray(video[t]).resize((width, height), Image.Resampling.NEAREST)
+                sheet.paste(frame, (left + place * (width + gap), margin + head + row * (height + 12)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, format="PNG", optimize=True)
+
+
+def _fit(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+    while draw.textlength(text, font) > width and len(text) > 1:
+        text = text[:-2].rstrip() + "…"
+    return text
+
+
+def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """A PNG with one small curve per name over ``step``: the values, thin, and their running mean.
+
+    ``rows`` hold ``step`` and named values; a name may be missing in some rows (a role that was not updated), and
+    non-finite values are left out. An axis is logarithmic where all values are positive and the middle nine
+    tenths of them span more than a factor of 20. ValueError where nothing is left to plot.
+    """
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "step" and math.isfinite(value):
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(row["step"])
+                values.append(value)
+    if not curves:
+        raise ValueError(f"nothing to plot for {path}: no row has a finite value besides 'step'")
+    across = min(3, len(curves))
+    down = math.ceil(len(curves) / across)
+    figure = Figure(figsize=(4.2 * across, 2.5 * down + 0.3), dpi=120, layout="constrained", facecolor=PAPER)
+    axes = figure.subplots(down, across, squeeze=False, sharex=True).flat
+    for axis, (name, (steps, values)) in zip(axes, sorted(curves.items()), strict=False):
+        axis.plot(steps, values, color=LINE, alpha=0.3, linewidth=0.8)
+        axis.plot(steps, running_mean(values), color=LINE, linewidth=1.8)
+        axis.set_title(name, loc="left", fontsize=10, color=INK)
+        low, high = np.quantile(values, (0.05, 0.95))
+        if min(values) > 0 and high > 20 * low:
+            axis.set_yscale("log")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(RULE)
+        axis.tick_params(which="both", colors=QUIET, labelsize=8, length=0)
+        axis.grid(axis="y", color=RULE, linewidth=0.6)
+        axis.margins(x=0.01)
+    for position, axis in enumerate(figure.axes):
+        if position >= len(curves):
+            axis.remove()
+        elif position + across >= len(curves):  # the lowest of its column
+            axis.set_xlabel("step", fontsize=9, color=QUIET)
+            axis.tick_params(labelbottom=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+
+
+def running_mean(values: Sequence[float]) -> np.ndarray:
+    """The centred mean over about a fifteenth of the curve, cut off at its ends; as long as ``values``."""
+    half, sums = len(values) // 30, np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    place = np.arange(len(values))
+    first, last = np.maximum(place - half, 0), np.minimum(place + half + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The report's samplers as aligned plain text: sampler, FD (+- spread over seeds), accuracy, nfe, s/video.
+
+    A value that is None (no metric for this data) is printed as ``-``.
+    """
+    rows = [(label, report[key]) for key, label in ROWS.items() if report.get(key) is not None]
+    spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
+    room = max(map(len, spreads), default=0)  # a missing spread leaves its room, so that the points stay below another
+    lines = [("sampler", f"FD{'':{room}}", "accuracy", "nfe", "s/video")]
+    for (label, row), spread in zip(rows, spreads, strict=True):
+        distance = _number(row.get("frechet"), ".1f") + f"{spread:{room}}"
+        share, seconds = _number(row.get("accuracy"), ".3f"), _number(row.get("seconds_per_video"), ".3f")
+        lines.append((label, distance, share, _number(row.get("nfe"), "g"), seconds))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, tuple("-" * width for width in widths))
+    text = "\n".join(
+        f"{first:{widths[0]}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
+        for first, *rest in lines
+    )
+    return f"{text}\n{_footer(report)}".rstrip()
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def _footer(report: Mapping[str, Any]) -> str:
+    seeds = report.get("seeds")
+    count = len(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else seeds
+    parts = [
+        f"{report[key]:g} {words}"
+        for key, words in (
+            ("student_updates", "student updates"),
+            ("steps", "steps"),
+            ("wall_seconds", "s of training"),
+        )
+        if report.get(key) is not None
+    ]
+    if count is not None:
+        parts.append(f"{count} sampling seed{'s' if count != 1 else ''}")
+    return ", ".join(parts)
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """``report`` as JSON; non-finite numbers become null, so that every JSON reader takes the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

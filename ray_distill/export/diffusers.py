@@ -1,0 +1,142 @@
+"""A student as a folder that diffusers loads, with the recipe that no file of diffusers' own holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
+from huggingface_hub import ModelCardData
+
+from ray_distill.evaluate.report import table
+from ray_distill.types import Sampler
+
+RECIPE = "recipe.json"
+VERSION = 1  # of recipe.json
+SCHEDULERS = {"sde": FlowMatchLCMScheduler, "ode": FlowMatchEulerDiscreteScheduler}
+
+
+def export_student(
+    folder: Path,
+    transformer: torch.nn.Module,
+    base: Path | str,
+    sampler: Sampler,
+    latent_shape: tuple[int, int, int, int],
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    fps: int,
+    max_sequence_length: int,
+    card: Mapping[str, Any],
+    negative_prompt: str = "",
+) -> Path:
+    """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
+
+    ``transformer`` is a diffusers WanTransformer3DModel with the student's weights and is saved in its own dtype.
+    ``base`` is the teacher's pipeline folder, kept as a path relative to ``folder``, or a name on the hub: text
+    encoder and VAE come from there. ``latent_shape`` is (C, t, h, w). ``card`` may hold ``title``, ``method``,
+    ``report`` (an evaluation's, shown as a table) and further values that are listed as they are.
+
+    The folder appears whole or not at all: an export that is already there stays until the new one is complete.
+    ValueError for a recipe or a base that WanPipeline cannot replay, and for a ``folder`` that holds something else.
+    """
+    folder = Path(folder).resolve()
+    _check(folder, base, sampler)
+    local = Path(base).is_dir()
+    recipe = {
+        "version": VERSION,
+        "base": os.path.relpath(Path(base).resolve(), folder) if local else str(base),
+        "scheduler": SCHEDULERS[sampler.kind].__name__,
+        "kind": sampler.kind,
+        "timesteps": list(sampler.timesteps),
+        "guidance_scale": sampler.guidance_scale,
+        "negative_prompt": negative_prompt,
+        "max_sequence_length": max_sequence_length,
+        "latent_shape": list(latent_shape),
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "fps": fps,
+    }
+    fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        transformer.save_pretrained(fresh / "transformer", safe_serialization=True)
+        SCHEDULERS[sampler.kind](shift=1.0).save_pretrained(fresh / "scheduler")  # the timesteps are already shifted
+        (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
+        shutil.copyfile(Path(__file__).with_name("sample_template.py"), fresh / "sample.py")
+        (fresh / "README.md").write_text(_model_card(recipe, sampler, card, local))
+        _swap(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def _check(folder: Path, base: Path | str, sampler: Sampler) -> None:
+    if sampler.guidance_scale < 1.0:
+        raise ValueError(
+            f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
+        )
+    if folder.exists() and not (folder / RECIPE).is_file() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is no export (it has no {RECIPE}): give another folder or empty it")
+    index = Path(base) / "model_index.json"
+    if not Path(base).is_dir():
+        return
+    if not index.is_file():
+        raise ValueError(f"base = {base}: no model_index.json there. Give a pipeline folder in diffusers format")
+    parts = json.loads(index.read_text())
+    if (parts.get("transformer_2") or [None])[0] or parts.get("expand_timesteps"):
+        raise ValueError(f"base = {base}: Wan 2.2 pipelines (transformer_2, expand_timesteps) cannot carry one student")
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put ``fresh`` in the place of ``folder``. Between the two renames the old export lies beside it, never lost."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _model_card(recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, Any], local: bool) -> str:
+    title = str(card.get("title", "A few-step video student"))
+    data = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="text-to-video",
+        base_model=None if local else recipe["base"],  # the hub knows no paths
+        tags=["diffusers", "text-to-video", "distillation", "ray-distill"],
+    )
+    steps = ", ".join(f"{t:g}" for t in sampler.timesteps)
+    noise = "fresh noise after each step" if sampler.kind == "sde" else "Euler steps"
+    guidance = "off" if sampler.guidance_scale == 1.0 else f"{sampler.guidance_scale:g}"
+    method = f" with {card['method']}" if "method" in card else ""
+    where = f"`{recipe['base']}`{' (relative to this folder)' if local else ''}"
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {title}",
+        f"Distilled{method} from {where} by ray_distill. A video of {recipe['frames']} frames at "
+        f"{recipe['width']}x{recipe['height']} takes {sampler.nfe} network evaluations.",
+        "## Sampling",
+        "```\npip install diffusers transformers accelerate ftfy imageio imageio-ffmpeg\n"
+        'python sample.py "a prompt" out.mp4 [seed]\n```',
+        f"`sample.py` reads the steps from `{RECIPE}` and takes the text encoder and the VAE from {where}. Where that "
+        "base has no VAE that diffusers knows, or for `out.safetensors`, it saves the normalised latents as safetensors.",
+        f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `WanPipeline` call would choose other timesteps.",
+    ]
+    if report := card.get("report"):
+        lines += ["## Measured", f"```\n{table(report)}\n```"]
+    if rest := {key: value for key, value in card.items() if key not in ("title", "method", "report")}:
+        lines += ["## Training", "\n".join(f"- {key}: {value}" for key, value in rest.items())]
+    return "\n\n".join(lines) + "\n"

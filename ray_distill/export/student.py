@@ -1,0 +1,37 @@
+"""A run's student, out of its newest checkpoint, as a folder for diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray_distill.config import RunConfig
+from ray_distill.evaluate.compare import load_network
+from ray_distill.export.diffusers import export_student
+from ray_distill.types import STUDENT
+
+FOLDER = "export"
+
+
+def export(
+    config: RunConfig,
+    checkpoint: Path,
+    latent_shape: tuple[int, int, int, int],
+    report: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write <run_dir>/export from ``checkpoint`` with the method's own recipe; returns the folder."""
+    return export_student(
+        config.run_dir / FOLDER,
+        load_network(config, STUDENT, checkpoint),
+        config.model.path,
+        config.method.sampler(),
+        latent_shape,
+        frames=config.data.frames,
+        height=config.data.height,
+        width=config.data.width,
+        fps=config.data.fps,
+        max_sequence_length=config.model.max_sequence_length,
+        negative_prompt=config.data.negative_prompt,
+        card={"title": config.name, "method": config.method.name, "report": report or {}},
+    )

@@ -1,0 +1,65 @@
+"""Does diffusers alone reproduce what our sampler makes of an exported student?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ray_distill.diffusion.samplers import sample
+from ray_distill.export.diffusers import RECIPE
+from ray_distill.models.text import TextEncoder
+from ray_distill.models.wan import WanDenoiser
+from ray_distill.types import Sampler
+
+
+def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0) -> float:
+    """The largest absolute difference between the latents of ``sample.py`` in a fresh process and our own sampler's.
+
+    Both run on the CPU in fp32 and draw from torch's global generator in the same order. RuntimeError where
+    ``sample.py`` fails, ``subprocess.TimeoutExpired`` where it takes longer than ``timeout_s``.
+    """
+    theirs, ours = _by_script(Path(folder), prompt, seed, timeout_s), _by_sampler(Path(folder), prompt, seed)
+    if theirs.shape != ours.shape:
+        raise RuntimeError(f"{folder}: sample.py makes latents {list(theirs.shape)}, our sampler {list(ours.shape)}")
+    return (theirs - ours).abs().max().item()
+
+
+def _by_script(folder: Path, prompt: str, seed: int, timeout_s: float) -> Tensor:
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "latents.safetensors"
+        done = subprocess.run(
+            [sys.executable, str(folder / "sample.py"), prompt, str(out), str(seed)],
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{folder}/sample.py failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
+        return load_file(out)["latents"]
+
+
+def _by_sampler(folder: Path, prompt: str, seed: int) -> Tensor:
+    recipe = json.loads((folder / RECIPE).read_text())
+    base = folder / recipe["base"]
+    if not base.is_dir():
+        base = Path(snapshot_download(recipe["base"], allow_patterns=["tokenizer/*", "text_encoder/*"]))
+    encoder = TextEncoder(base, recipe["max_sequence_length"])
+    text, empty = ({"text": encoder.encode([words])} for words in (prompt, recipe["negative_prompt"]))
+    network = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=torch.float32).eval()
+    sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"])
+    shape = (1, *recipe["latent_shape"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        x_T = torch.randn(shape)
+        return sample(WanDenoiser(network), sampler, x_T, text, empty, noise=lambda _: torch.randn(shape))

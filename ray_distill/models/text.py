@@ -1,0 +1,62 @@
+"""Prompts to the text conditioning that Wan's denoiser reads, equal to what diffusers' WanPipeline computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from torch import Tensor
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from ray_distill.models.fingerprint import fingerprint
+
+
+class TextEncoder:
+    """The ``tokenizer`` and ``text_encoder`` of a pipeline folder; ``max_length`` tokens a prompt, padding included."""
+
+    def __init__(self, folder: Path, max_length: int) -> None:
+        for part in ("tokenizer", "text_encoder"):
+            if not (Path(folder) / part).is_dir():
+                raise FileNotFoundError(f"{folder} has no {part}/: it must be a diffusers pipeline folder")
+        self.max_length = max_length
+        self.tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", local_files_only=True)
+        model = UMT5EncoderModel.from_pretrained(
+            Path(folder) / "text_encoder", local_files_only=True, use_safetensors=True
+        )
+        self.model = model.eval().requires_grad_(False)
+
+    def to(self, device: torch.device | str) -> TextEncoder:
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """fp32 [B, max_length, D], zero behind each prompt's last token; longer prompts are cut."""
+        tokens = self.tokenizer(
+            [prompt_clean(prompt) for prompt in prompts],
+            padding="max_length",
+            max_length=self.max_length,
+            truncation=True,
+            add_special_tokens=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self.model.device)
+        hidden = self.model(tokens.input_ids, tokens.attention_mask).last_hidden_state.float()
+        # Behind the mask T5 still computes something. Wan was trained with zeros there, and it attends to all of them.
+        # torch.where, not a product: 0 x inf would be nan.
+        return torch.where(tokens.attention_mask.bool()[..., None], hidden, 0.0)
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits of weights, tokenizer and ``max_length``: prepared text is good only for this value."""
+        about = {
+            "model": {
+                k: v for k, v in self.model.config.to_diff_dict().items() if not k.startswith(("_", "transformers"))
+            },
+            "vocabulary": self.tokenizer.get_vocab(),
+            "max_length": self.max_length,
+        }
+        return fingerprint(self.model.state_dict(), about)

@@ -1,0 +1,47 @@
+"""The wire between a running training and its driver: rows up, the wish to stop down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+Row = Mapping[str, float]
+
+
+class Board:
+    """A tiny actor. Ray's own report is polled every 2 s and has no end of run; this is what the driver watches."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._notes: list[str] = []
+        self._stopping = False
+        self._resume: str | None = None
+
+    def push(self, rows: list[Row]) -> bool:
+        """Rank 0 leaves its rows and learns whether to stop."""
+        self._rows += rows
+        return self._stopping
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
+    def pull(self) -> tuple[list[Row], list[str]]:
+        """Rows and notes since the last call."""
+        taken = self._rows, self._notes
+        self._rows, self._notes = [], []
+        return taken
+
+    def resume_from(self, folder: str | None) -> None:
+        self._resume = folder
+
+    def resumed_from(self) -> str | None:
+        return self._resume
+
+    def request_stop(self) -> None:
+        self._stopping = True
+
+
+def start_board() -> Any:
+    return ray.remote(num_cpus=0)(Board).remote()

@@ -1,0 +1,28 @@
+"""One training step, the same for all methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ray_distill.rng import StatelessRng
+from ray_distill.train.engines import Engines
+from ray_distill.types import Batch, Method, Shared
+
+
+def train_step(
+    method: Method, engines: Engines, micro_batches: Sequence[Batch], step: int, rng: StatelessRng
+) -> dict[str, Tensor]:
+    """Take the updates of ``step`` in order; returns detached scalars by name, means over this rank's micro-batches."""
+    logs: dict[str, Tensor] = {}
+    shared: list[Shared] = [{} for _ in micro_batches]
+    for update in method.updates(step):
+        with engines.training(update.roles):
+            for i, (batch, memory) in enumerate(zip(micro_batches, shared, strict=True), 1):
+                terms = update.loss(engines.networks, batch, rng.at(step), memory)
+                engines.backward(update.roles, terms.loss / len(micro_batches), last=i == len(micro_batches))
+                for name, value in terms.logs.items():
+                    logs[name] = logs.get(name, 0) + value / len(micro_batches)
+            logs |= engines.step(update.roles)
+    return logs

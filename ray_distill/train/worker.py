@@ -1,0 +1,187 @@
+"""What each Ray Train worker runs: build the engines, resume, loop over steps."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ray_distill import checkpoint
+from ray_distill.checkpoint.layout import folder_name
+from ray_distill.config import RunConfig
+from ray_distill.data.pipeline import Stream
+from ray_distill.models import FAMILIES
+from ray_distill.models.loading import load_transformer, random_transformer
+from ray_distill.rng import StatelessRng
+from ray_distill.train.engines import DTYPES, Engines, SeparateEngines
+from ray_distill.train.step import train_step
+from ray_distill.types import Placement, Role
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver hands to each worker."""
+
+    config: RunConfig
+    stream: Stream
+    board: Any
+    run_id: str | None
+
+
+def train_worker(settings: Mapping[str, Any]) -> None:
+    """Train to ``train.steps``, or to the step at which the driver asks for a stop; both end with a checkpoint."""
+    job: Job = settings["job"]
+    config = job.config
+    context = ray.train.get_context()
+    placement = Placement(context.get_world_rank(), context.get_world_size())
+    device = ray.train.torch.get_device()
+    engines = build_engines(config)
+    last = resume_point(job)
+    if last is not None:
+        engines.load(last)
+    stream = replace(job.stream, start=last.step if last else 0)
+    teacher = engines.frozen_hash()
+    reporter = Reporter(job, placement, engines)
+    rng = StatelessRng(config.seed)
+    if last is not None and placement.data_rank == 0:
+        ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"))
+    iterator = ray.train.get_dataset_shard("train")
+    for step, micro_batches in enumerate(stream.micro_batches(iterator, placement, device), stream.start):
+        logs = train_step(config.method, engines, micro_batches, step, rng)
+        stopping = reporter.add(step, logs)
+        done = step + 1
+        if done == config.train.steps and engines.frozen_hash() != teacher:
+            raise RuntimeError("the frozen teacher's weights changed during training")
+        if stopping or done % config.train.checkpoint_every == 0 or done == config.train.steps:
+            reporter.save(done)
+        if stopping:
+            break
+    dist.barrier()
+    dist.destroy_process_group()  # without it a process aborts at exit now and then
+
+
+def build_engines(config: RunConfig) -> Engines:
+    """One engine per role of the method, each with its own weights."""
+
+    def module(role: Role) -> nn.Module:
+        held = config.role(role)
+        if held.init == "random":
+            return random_transformer(config.model.family, config.source(role), config.seed)
+        return load_transformer(
+            config.model.family, config.source(role), DTYPES["float32" if held.optimizer else held.dtype]
+        )
+
+    return SeparateEngines(
+        {role: module(role) for role in config.method.roles},
+        {role: config.role(role) for role in config.method.roles},
+        FAMILIES[config.model.family].denoiser,
+        total_updates(config),
+        config.train.micro_batch,
+    )
+
+
+def total_updates(config: RunConfig) -> dict[Role, int]:
+    """How often each role is updated in the whole run: the length of its learning-rate schedule."""
+    counts: dict[Role, int] = {}
+    for step in range(config.train.steps):
+        for update in config.method.updates(step):
+            for role in update.roles:
+                counts[role] = counts.get(role, 0) + 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Data:
+    """Ray Train calls this whenever it starts a worker group: the stream from where the run stands.
+
+    What a run resumes from is decided here, once; the workers learn it from the board.
+    """
+
+    stream: Stream
+    run_dir: Path
+    board: Any
+
+    def __call__(self) -> ray.data.Dataset:
+        last = checkpoint.latest(self.run_dir)
+        ray.get(self.board.resume_from.remote(str(last.folder) if last else None), timeout=60)
+        return replace(self.stream, start=last.step if last else 0).dataset()
+
+
+def resume_point(job: Job) -> checkpoint.Checkpoint | None:
+    folder = ray.get(job.board.resumed_from.remote(), timeout=60)
+    return checkpoint.Checkpoint(Path(folder)) if folder else None
+
+
+class Reporter:
+    """Rows to the board, checkpoints to Ray Train. Ranks meet only every few seconds, by rank 0's clock."""
+
+    def __init__(self, job: Job, placement: Placement, engines: Engines) -> None:
+        self.job, self.placement, self.engines = job, placement, engines
+        self.rows: list[tuple[int, dict[str, Tensor]]] = []
+        self.meeting = time.monotonic()
+        self.next_step: int | None = None
+
+    def add(self, step: int, logs: dict[str, Tensor]) -> bool:
+        """Keep this step's scalars; at a meeting average them over ranks, push them, and learn whether to stop."""
+        self.rows.append((step, logs))
+        last = step + 1 == self.job.config.train.steps
+        return self._meet(step) if self.next_step in (None, step) or last else False
+
+    def _meet(self, step: int) -> bool:
+        names = sorted({name for _, logs in self.rows for name in logs})
+        missing = torch.tensor(float("nan"))
+        table = torch.stack(
+            [torch.stack([logs.get(name, missing).float().cpu() for name in names]) for _, logs in self.rows]
+        )
+        dist.all_reduce(table)
+        table /= self.placement.data_size
+        now = time.monotonic()
+        pace = (now - self.meeting) / len(self.rows)
+        verdict = [False, 1]
+        if self.placement.data_rank == 0:
+            rows = [
+                {"step": float(at), **{n: v for n, v in zip(names, values, strict=True) if v == v}}
+                for (at, _), values in zip(self.rows, table.tolist(), strict=True)
+            ]
+            stopping = ray.get(self.job.board.push.remote(rows), timeout=60)
+            # The first step is slow: it says little about the pace of the others.
+            ahead = 1 if self.next_step is None else max(1, round(self.job.config.train.log_every_s / max(pace, 1e-6)))
+            verdict = [stopping, ahead]
+        dist.broadcast_object_list(verdict, src=0)
+        self.rows, self.meeting, self.next_step = [], now, step + int(verdict[1])
+        return bool(verdict[0])
+
+    def save(self, step: int) -> None:
+        """A checkpoint after ``step`` steps; each rank's files are merged into one folder by Ray Train."""
+        state = {
+            "step": step,
+            "roles": self.engines.state(),
+            "config": self.job.config.dump(),
+            "run_id": self.job.run_id,
+            "world": self.placement.data_size,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            rank, world = self.placement.data_rank, self.placement.data_size
+            checkpoint.write(Path(folder), self.engines.tensors(), state, rank, world, _gather)
+            ray.train.report(
+                {"step": step},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+                checkpoint_dir_name=folder_name(step),
+            )
+
+
+def _gather(value: Any) -> list[Any]:
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, value)
+    return every

@@ -1,0 +1,148 @@
+"""What the gang's ranks run: a tiny Wan distilled by DMD with random latent noise and made-up text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from ray_distill import checkpoint
+from ray_distill.config.schema import Optimizer, RoleConfig
+from ray_distill.data.plan import share
+from ray_distill.methods import DMD, METHODS
+from ray_distill.models.wan import WanDenoiser
+from ray_distill.rng import StatelessRng
+from ray_distill.train.engines import SeparateEngines
+from ray_distill.train.step import train_step
+from ray_distill.types import Batch, Method
+
+LR = 1e-3
+SHAPE = (4, 3, 4, 4)
+GLOBAL_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One small run; every field can be sent to the ranks."""
+
+    zero: int = 2
+    dtype: str = "float32"
+    micro_batch: int = 2
+    method: Method = DMD(student_interval=2, teacher_guidance=2.0)  # noqa: RUF009 (frozen)
+    ema_decay: float | None = 0.9
+    clip_norm: float = 1.0
+    gradient_checkpointing: bool = False
+
+
+def network(seed: int) -> WanTransformer3DModel:
+    torch.manual_seed(seed)
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=8,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    )
+
+
+def engines(case: Case) -> SeparateEngines:
+    optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm)
+    trained = RoleConfig(
+        zero=case.zero,
+        dtype=case.dtype,
+        optimizer=optimizer,
+        gradient_checkpointing=case.gradient_checkpointing,
+    )
+    configs = {
+        role: RoleConfig(zero=3) if need == "frozen" else trained
+        for role, need in METHODS[case.method.name].roles.items()
+    }
+    configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay})
+    modules = {role: network(0 if role == "teacher" else 1) for role in configs}
+    return SeparateEngines(modules, configs, WanDenoiser, {"student": 100, "fake_score": 100}, case.micro_batch)
+
+
+def micro_batches(case: Case, step: int, rank: int, world: int) -> list[Batch]:
+    rng = StatelessRng(7, step)
+    batches = []
+    for ids in step * GLOBAL_BATCH + share(GLOBAL_BATCH, rank, world, case.micro_batch):
+        sample_ids = torch.from_numpy(ids)
+        text = rng.noise("text", sample_ids, (5, 8))
+        x_0 = rng.noise("data", sample_ids, SHAPE)
+        batches.append(Batch(sample_ids, SHAPE, {"text": text}, {"text": torch.zeros_like(text)}, x_0))
+    return batches
+
+
+def run(
+    rank: int,
+    world: int,
+    case: Case,
+    steps: int = 10,
+    fault: Callable[[SeparateEngines, int, int], None] | None = None,
+    resume: str | None = None,
+    start: int = 0,
+    save: str | None = None,
+) -> dict[str, Any]:
+    """Train; returns every stored tensor by name, the counters, the last step's logs and the frozen hashes."""
+    held = engines(case)
+    if resume is not None:
+        held.load(checkpoint.Checkpoint(Path(resume)))
+    before = held.frozen_hash() if any(n == "frozen" for n in case.method.roles.values()) else ""
+    if fault is not None:
+        fault(held, rank, world)
+    logs: dict[str, Tensor] = {}
+    for step in range(start, steps):
+        logs = train_step(case.method, held, micro_batches(case, step, rank, world), step, StatelessRng(0))
+    if save is not None:
+        state = {"step": steps, "roles": held.state()}
+        checkpoint.write(Path(save), held.tensors(), state, rank, world, gather)
+        dist.barrier()
+    return {
+        "tensors": {f"{role}/{name}": tensor.clone() for role, name, tensor in held.tensors()},
+        "state": held.state(),
+        "logs": {name: float(value) for name, value in logs.items()},
+        "frozen": (before, held.frozen_hash() if before else ""),
+    }
+
+
+def initial(rank: int, world: int, case: Case) -> dict[str, Tensor]:
+    return {f"{role}/{name}": tensor.clone() for role, name, tensor in engines(case).tensors()}
+
+
+def halve_rank_0(held: SeparateEngines, rank: int, world: int) -> None:
+    """The planted fault: rank 0 contributes half of its gradient."""
+    if rank == 0:
+        backward = held.backward
+        held.backward = lambda roles, loss, last: backward(roles, loss / 2, last)  # type: ignore[method-assign]
+
+
+def no_reduce(held: SeparateEngines, rank: int, world: int) -> None:
+    """The planted fault: gradients stay on the rank that made them (each rank trains on its own data)."""
+    step_ids = micro_batches
+    globals()["micro_batches"] = lambda case, step, r, w: step_ids(replace(case), step, 0, w)
+
+
+def poison_rank_1(held: SeparateEngines, rank: int, world: int) -> None:
+    """One rank's loss becomes nan."""
+    if rank == 1:
+        backward = held.backward
+        held.backward = lambda roles, loss, last: backward(roles, loss * float("nan"), last)  # type: ignore[method-assign]
+
+
+def gather(value: Any) -> list[Any]:
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, value)
+    return every

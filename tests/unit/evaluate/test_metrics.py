@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from sklearn.datasets import load_digits
+
+from ray_distill.data.transform import to_frames, to_pixels
+from ray_distill.evaluate.metrics import Metric, frechet_distance
+
+TEACHER = Path(__file__).parents[3] / "examples" / "digits_teacher"
+HEADS = {"digit": ["zero", "one"], "direction": ["left", "right"]}
+
+
+def gaussian(n, mean, scale, seed):
+    """[n, D] with exactly this sample mean and a diagonal sample covariance scale^2."""
+    x = torch.randn(n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = x - x.mean(0)
+    x = x @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T
+    return x * torch.tensor(scale) + torch.tensor(mean)
+
+
+def test_frechet_distance_of_diagonal_gaussians_is_the_closed_form():
+    a = gaussian(50, [0.0, 1.0, 2.0], [1.0, 2.0, 3.0], seed=0)
+    b = gaussian(80, [1.0, 1.0, -1.0], [2.0, 0.5, 3.0], seed=1)
+    assert frechet_distance(a, b) == pytest.approx((1 + 9) + (1 + 1.5**2), rel=1e-9)
+
+
+def test_frechet_distance_equals_scipy():
+    rng = np.random.default_rng(0)
+    a, b = (
+        rng.normal(size=(200, 16)) @ rng.normal(size=(16, 16)),
+        rng.normal(size=(300, 16)) @ rng.normal(size=(16, 16)),
+    )
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
+    assert frechet_distance(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(wanted, rel=1e-8)
+
+
+def test_frechet_distance_is_zero_to_itself_symmetric_and_stable_when_singular():
+    few = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))  # covariance of rank 9
+    more = torch.randn(20, 64, generator=torch.Generator().manual_seed(1))
+    assert frechet_distance(few, few) < 1e-6
+    assert frechet_distance(few, more) == pytest.approx(frechet_distance(more, few), rel=1e-6)
+
+
+def test_frechet_distance_names_wrong_shapes():
+    with pytest.raises(ValueError, match=r"\(1, 4\), \(5, 4\)"):
+        frechet_distance(torch.zeros(1, 4), torch.zeros(5, 4))
+    with pytest.raises(ValueError, match="features must be"):
+        frechet_distance(torch.zeros(5, 3), torch.zeros(5, 4))
+
+
+class Fixed(Metric):
+    """A metric whose answers are given, so that accuracy's rule is tested and no network."""
+
+    def classify(self, videos):
+        return [("zero", "left"), ("zero", "right"), ("one", "left"), ("one", "right")]
+
+
+def test_accuracy_wants_every_head_right():
+    videos = np.zeros((4, 9, 24, 24, 3), np.uint8)
+    metric = Fixed(HEADS, (9, 24, 24))
+    assert metric.accuracy(videos, ["A zero moving LEFT"] * 4) == 0.25
+    assert metric.accuracy(videos, ["zero left", "zero right", "one left", "zero right"]) == 0.75
+
+
+def test_accuracy_refuses_a_prompt_it_cannot_judge():
+    videos = np.zeros((4, 9, 24, 24, 3), np.uint8)
+    with pytest.raises(ValueError, match="'a zero' names no direction: it must hold one of left, right"):
+        Fixed(HEADS, (9, 24, 24)).accuracy(videos, ["a zero"] * 4)
+    with pytest.raises(ValueError, match="4 videos and 3 prompts"):
+        Fixed(HEADS, (9, 24, 24)).accuracy(videos, ["zero left"] * 3)
+
+
+def test_metric_survives_its_folder_and_reads_frames_as_pixels(tmp_path):
+    torch.manual_seed(0)
+    metric = Metric(HEADS, (9, 24, 24))
+    metric.save(tmp_path)
+    again = Metric.load(tmp_path)
+    pixels = torch.rand(3, 3, 9, 24, 24) * 2 - 1
+    frames = to_frames(pixels)
+    assert metric.features(pixels).shape == (3, 64)
+    assert torch.equal(again.features(pixels), metric.features(pixels))
+    torch.testing.assert_close(again.features(frames), again.features(to_pixels(frames)))
+    torch.testing.assert_close(again.features(pixels, batch=2), again.features(pixels), atol=1e-5, rtol=0)
+    assert not any(p.requires_grad for p in again.parameters())
+    with pytest.raises(ValueError, match=r"\(9, 24, 24\), got \(3, 3, 8, 24, 24\)"):
+        again.features(pixels[:, :, :8])
+
+
+def test_shipped_metric_reads_digits_and_directions():
+    """Drawn here, without the example's own drawing: nearest-neighbour doubling, no mp4."""
+    metric = Metric.load(TEACHER / "metric")
+    data = load_digits()
+    videos = np.zeros((80, 9, 24, 24, 3), np.uint8)
+    prompts = []
+    for i in range(80):
+        digit = (data.images[i] * 255 / 16).astype(np.uint8).repeat(2, 0).repeat(2, 1)[..., None]
+        for t in range(9):
+            top, left = [(4, 8 - t), (4, t), (8 - t, 4), (t, 4)][i % 4]
+            videos[i, t, top : top + 16, left : left + 16] = digit
+        prompts.append(f"a {metric.words['digit'][data.target[i]]} moving {metric.words['direction'][i % 4]}")
+    assert metric.accuracy(videos, prompts) >= 0.9
+    assert metric.accuracy(videos, prompts[4:] + prompts[:4]) < 0.4
+    assert metric.accuracy(videos[:, ::-1].copy(), prompts) == 0.0, "played backwards, no direction is right"

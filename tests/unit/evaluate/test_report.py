@@ -1,0 +1,113 @@
+"""The pictures have the size, the frames and the curves that they should; the table says what the report holds."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ray_distill.evaluate.report import ROWS, contact_sheet, loss_plot, running_mean, table, write_report
+
+
+def videos(value: int, count: int = 2) -> np.ndarray:
+    """Frame t has the grey ``value + t``, so that every frame is known again."""
+    out = np.zeros((count, 9, 24, 24, 3), np.uint8)
+    out += np.arange(9, dtype=np.uint8)[None, :, None, None, None] + np.uint8(value)
+    return out
+
+
+def test_contact_sheet_shows_first_middle_and_last_frame_of_each_video(tmp_path):
+    path = tmp_path / "new" / "sheet.png"
+    contact_sheet(path, {"teacher": videos(50), "student": videos(150)}, ["a three moving right", "a seven"])
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    greys, counts = np.unique(sheet[(sheet == sheet[..., :1]).all(-1)][:, 0], return_counts=True)
+    shown = dict(zip(greys.tolist(), counts.tolist(), strict=True))
+    for grey in (50, 54, 58, 150, 154, 158):  # 24x24 frames are magnified by 4, one for each of the two prompts
+        assert 2 * 96 * 96 <= shown[grey] < 2 * 96 * 96 + 200
+    assert 51 not in shown or shown[51] < 200
+    assert (sheet[:, :150] < 100).any(axis=-1).sum() > 200  # the prompts
+    assert (sheet[:60] < 100).any(axis=-1).sum() > 200  # the headings
+    assert (sheet[:, :10] == 255).all() and (sheet[-10:] == 255).all()
+
+
+def test_contact_sheet_names_the_column_that_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match=r"student.*2 prompts.*float32"):
+        contact_sheet(tmp_path / "x.png", {"student": videos(0).astype(np.float32)}, ["a", "b"])
+    with pytest.raises(ValueError, match="3 prompts"):
+        contact_sheet(tmp_path / "x.png", {"student": videos(0)}, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet(tmp_path / "x.png", {}, ["a"])
+
+
+@pytest.mark.parametrize("names", [1, 2, 5])
+def test_loss_plot_draws_one_panel_a_name(tmp_path, names):
+    path = tmp_path / "loss.png"
+    rows = [{"step": s} | {f"role{n}/loss": (n + 1) * 10.0 ** (-s / 40) for n in range(names)} for s in range(100)]
+    rows[7]["role0/loss"] = float("nan")
+    rows[9].pop("role0/loss")
+    loss_plot(path, rows)
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    across, down = min(3, names), -(-names // 3)
+    assert picture.shape[1] == 504 * across and picture.shape[0] == int((2.5 * down + 0.3) * 120)
+    blue = (picture[..., 2] - picture[..., 0]) > 100
+    for n in range(names):  # every panel has a curve, and the panels left over are empty
+        assert blue[300 * (n // 3) :, 504 * (n % 3) : 504 * (n % 3 + 1)].sum() > 300
+    if names == 5:
+        assert not blue[340:, 1008:].any()
+
+
+def test_loss_plot_refuses_nothing(tmp_path):
+    with pytest.raises(ValueError, match="finite"):
+        loss_plot(tmp_path / "x.png", [{"step": 0, "loss": float("inf")}])
+
+
+def test_running_mean_is_as_long_as_its_input_and_keeps_a_constant():
+    assert np.allclose(running_mean([3.0] * 100), 3.0)
+    assert running_mean([1.0]).tolist() == [1.0] and len(running_mean(range(61))) == 61
+    assert running_mean(range(61))[30] == 30 and running_mean(range(61))[0] == 1.0
+
+
+def row(frechet, spread, accuracy, nfe, seconds):
+    return {
+        "frechet": frechet,
+        "frechet_spread": spread,
+        "accuracy": accuracy,
+        "nfe": nfe,
+        "seconds_per_video": seconds,
+    }
+
+
+REPORT = {
+    "teacher_many": row(25.1, 1.5, 0.956, 64, 0.31),
+    "teacher_same_nfe": row(142.0, None, 0.697, 3, 0.02),
+    "teacher_same_steps_guided": row(32.9, 0.9, 0.972, 6, 0.03),
+    "student_before": row(150.2, 2.0, 0.6, 3, 0.02),
+    "student": row(25.5, 0.9, 0.957, 3, 0.02),
+    "seeds": [1, 2, 3],
+    "steps": 800,
+    "student_updates": 160,
+    "wall_seconds": 95.3,
+}
+
+
+def test_table_is_aligned_and_complete():
+    lines = table(REPORT).splitlines()
+    assert lines[0].split() == ["sampler", "FD", "accuracy", "nfe", "s/video"]
+    assert [line.split("  ")[0] for line in lines[2:7]] == list(ROWS.values())
+    assert lines[6].split()[1:] == ["25.5", "+-", "0.9", "0.957", "3", "0.020"]
+    assert len({len(line) for line in lines[:7]}) == 1
+    assert len({line.index(".") for line in lines[2:7]}) == 1  # the points of the distances stand below one another
+    assert lines[7] == "160 student updates, 800 steps, 95.3 s of training, 3 sampling seeds"
+
+
+def test_table_without_a_metric_prints_dashes():
+    lines = table({"student": row(None, None, None, 3, 0.02)}).splitlines()
+    assert lines[2].split() == ["student", "-", "-", "3", "0.020"] and len(lines) == 3
+
+
+def test_report_is_json_that_every_reader_takes(tmp_path):
+    path = tmp_path / "run" / "report.json"
+    write_report(path, REPORT | {"student_before": row(float("nan"), None, np.float32(0.5), 3, 0.02)})
+    read = json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))
+    assert read["student"] == REPORT["student"]
+    assert read["student_before"]["frechet"] is None and read["student_before"]["accuracy"] == 0.5

@@ -1,0 +1,72 @@
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from ray_distill.models.text import TextEncoder
+
+TEACHER = Path(__file__).parents[3] / "examples" / "digits_teacher"
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIRECTIONS = ("left", "right", "up", "down")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return TextEncoder(TEACHER, max_length=8)
+
+
+def test_equals_wan_pipeline(encoder):
+    prompts = [
+        "a seven moving left",
+        "",
+        "A  ZERO &amp; moving\tup ",
+        "a nine moving down and then some more words here",
+    ]
+    pipeline = WanPipeline.from_pretrained(TEACHER, vae=None, local_files_only=True)
+    negative = ["", "a one moving up", "", "blurry"]
+    with torch.no_grad():
+        wanted, unwanted = pipeline.encode_prompt(prompts, negative, max_sequence_length=8)
+    torch.testing.assert_close(encoder.encode(prompts), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(encoder.encode(negative), unwanted, atol=1e-6, rtol=0)
+
+
+def test_behind_the_last_token_is_zero(encoder):
+    text = encoder.encode(["a seven moving left", ""])
+    assert text.shape == (2, 8, 64) and text.dtype == torch.float32
+    used = text.abs().sum(-1) > 0
+    assert used.sum(1).tolist() == [5, 1]  # the words and </s>
+
+
+def test_a_prompt_does_not_depend_on_its_batch(encoder):
+    alone, beside = encoder.encode(["a two moving up"]), encoder.encode(["a one moving left", "a two moving up"])
+    torch.testing.assert_close(alone[0], beside[1], atol=1e-6, rtol=0)
+
+
+def test_forty_prompts_are_apart_and_a_linear_probe_reads_them(encoder):
+    """The encoder is random; what a denoiser needs from it is that each word can be read off linearly."""
+    prompts = list(product(range(10), range(4)))
+    text = encoder.encode([f"a {DIGITS[digit]} moving {DIRECTIONS[direction]}" for digit, direction in prompts])
+    flat = text.flatten(1)
+    distance = torch.cdist(flat, flat) + torch.eye(40) * 1e9
+    assert distance.min() > 0.3 * flat.norm(dim=1).mean()
+
+    pooled = torch.cat([text.sum(1), torch.ones(40, 1)], 1)
+    for which, classes in ((0, 10), (1, 4)):
+        label = torch.tensor([prompt[which] for prompt in prompts])
+        # Held out: combinations of digit and direction that the probe never saw.
+        held_out = torch.tensor([(digit + direction) % 4 == 0 for digit, direction in prompts])
+        target = torch.nn.functional.one_hot(label, classes).float()
+        x = pooled[~held_out]
+        probe = torch.linalg.solve(x.T @ x + 1e-2 * torch.eye(65), x.T @ target[~held_out])
+        assert ((pooled[held_out] @ probe).argmax(1) == label[held_out]).all()
+
+
+def test_hash_follows_the_length(encoder):
+    assert encoder.hash == TextEncoder(TEACHER, max_length=8).hash != TextEncoder(TEACHER, max_length=6).hash
+
+
+def test_a_folder_without_a_text_encoder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no tokenizer/"):
+        TextEncoder(tmp_path, 8)

@@ -1,0 +1,121 @@
+"""Imports go one way, and Ray, DeepSpeed and MLflow have one room each. Imports inside functions count."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "ray_distill"
+
+# What stands directly below each package; it may import that and all that stands below that.
+BELOW: dict[str, tuple[str, ...]] = {
+    "diffusion": (),
+    "methods": ("diffusion",),
+    "models": ("diffusion",),
+    "data": ("models",),
+    "config": ("methods", "data"),
+    "plan": ("config",),
+    "checkpoint": ("config",),
+    "track": ("config",),
+    "evaluate": ("checkpoint",),
+    "export": ("evaluate",),
+    "train": ("export", "plan", "track"),
+    "tune": ("train",),
+    "cli": ("tune",),
+}
+EVERYWHERE = {"types", "rng", "__version__"}  # rng and types themselves stand on nothing
+ROOMS = {
+    "ray": ("data/pipeline.py", "evaluate/", "train/", "tune/", "cli.py"),
+    "deepspeed": ("train/engines", "checkpoint/"),
+    "mlflow": ("track/",),
+}
+MATHEMATICS = {"torch", "typing", "dataclasses", "collections.abc", "math", "functools", "__future__"}
+
+
+def below(package: str) -> set[str]:
+    return {package}.union(*(below(other) for other in BELOW.get(package, ())))
+
+
+def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
+    """Every imported dotted name with its line; ``package`` is what relative imports start from."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            # `from ray_distill import data` names a package; `from ray_distill.data import read` already did.
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "ray_distill" else [module]
+            yield from ((node.lineno, name) for name in names)
+
+
+def violations(path: str, source: str) -> list[str]:
+    """``path`` is relative to the package, with slashes."""
+    own = path.split("/")[0].removesuffix(".py")
+    found: list[str] = []
+    for line, name in imports(ast.parse(source), ["ray_distill", *path.split("/")[:-1]]):
+        top, _, rest = name.partition(".")
+        if top == "ray_distill":
+            allowed = rest.split(".")[0] in below(own) | EVERYWHERE
+        elif own in ("methods", "diffusion"):
+            allowed = top == "torch" or name in MATHEMATICS
+        else:
+            allowed = top not in ROOMS or path.startswith(ROOMS[top])
+        if not allowed:
+            found.append(f"{path}:{line} imports {name}")
+    return found
+
+
+def test_every_module_has_a_room() -> None:
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - EVERYWHERE - {"__init__", "__main__"} <= BELOW.keys()
+
+
+def test_imports_go_one_way() -> None:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    assert paths
+    found: list[str] = []
+    for path in paths:
+        found += violations(path.relative_to(PACKAGE).as_posix(), path.read_text())
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("diffusion/flow.py", "from ray_distill.methods import dmd"),
+        ("diffusion/flow.py", "from ray_distill import methods"),
+        ("diffusion/flow.py", "from ..methods.dmd import DMD"),
+        ("diffusion/flow.py", "from .. import methods"),
+        ("methods/dmd.py", "import numpy as np"),
+        ("methods/dmd.py", "def loss():\n    import ray_distill.models.wan"),
+        ("models/wan.py", "from ray_distill.data import read"),
+        ("evaluate/sample.py", "from ray_distill.train import step"),
+        ("plan/memory.py", "from ray_distill.track import runs"),
+        ("types.py", "from ray_distill.diffusion import flow"),
+        ("config/run.py", "import ray"),
+        ("data/read.py", "import ray.data"),
+        ("train/step.py", "from deepspeed.utils import safe_get_full_fp32_param"),
+        ("train/worker.py", "def log():\n    import mlflow"),
+    ],
+)
+def test_a_planted_violation_is_found(path: str, source: str) -> None:
+    assert len(violations(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        (
+            "methods/dmd.py",
+            "from ray_distill.diffusion import flow\nfrom ray_distill.types import Batch\nimport torch.nn",
+        ),
+        ("methods/__init__.py", "from .dmd import DMD\nfrom . import lcm"),
+        ("data/pipeline.py", "import ray.data\nfrom ray_distill.models import vae"),
+        ("train/engines.py", "import deepspeed\nfrom ray_distill.checkpoint import manifest"),
+        ("cli.py", "def main():\n    from ray_distill.tune import search"),
+    ],
+)
+def test_what_is_allowed_passes(path: str, source: str) -> None:
+    assert violations(path, source) == []

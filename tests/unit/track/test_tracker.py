@@ -1,0 +1,134 @@
+"""The tracker against a real SQLite store, against a server that is not there, and against none."""
+
+import logging
+import pickle
+import time
+from pathlib import Path
+
+import pytest
+
+from ray_distill.track import tracker as module
+from ray_distill.track.tracker import Tracker, mask
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory) -> str:
+    """One store for the tests that do not look at its place: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+def client_of(tracker: Tracker):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracker.uri, registry_uri=tracker.uri)
+
+
+def test_a_run_is_recorded_closed_and_continued(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    uri = "sqlite:///store/mlflow.db"
+    tracker = Tracker.start(uri, "digits", "first", {"lr": 5e-4, "prompt": "x" * 9000, "a[0]": None}, {"git": "abc"})
+    assert tracker.run_id
+    for step in range(3):
+        tracker.metrics(step, {"student/loss": 1.0 / (step + 1), "fake_score/loss": float("nan")})
+    student = tmp_path / "export"
+    (student / "transformer").mkdir(parents=True)
+    (student / "transformer" / "config.json").write_text("{}")
+    (student / "README.md").write_text("card")
+    tracker.artifact(student / "README.md", "pictures")
+    assert tracker.register(student, "digits-student", "best") == "1"
+    tracker.end("FINISHED")
+    tracker.metrics(9, {"late": 1.0})  # after the end: nothing, and no error
+
+    client = client_of(tracker)
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["lr"] == "0.0005" and len(run.data.params["prompt"]) == 6000 and "a_0_" in run.data.params
+    assert run.data.tags["git"] == "abc"
+    assert [point.step for point in client.get_metric_history(tracker.run_id, "student/loss")] == [0, 1, 2]
+    assert [item.path for item in client.list_artifacts(tracker.run_id, "pictures")] == ["pictures/README.md"]
+    assert "late" not in run.data.metrics
+
+    version = client.get_model_version_by_alias("digits-student", "best")
+    assert str(version.version) == "1" and version.run_id == tracker.run_id
+    assert Path(version.source.removeprefix("file://"), "transformer", "config.json").read_text() == "{}"
+
+    again = Tracker.start(uri, "digits", "second", {"lr": 1.0, "new": 2, "prompt": "x" * 9000}, {}, tracker.run_id)
+    again.metrics(3, {"student/loss": 0.1})
+    assert again.register(student, "digits-student") == "2"
+    again.end("KILLED")
+    run = client.get_run(tracker.run_id)
+    assert again.run_id == tracker.run_id and run.info.status == "KILLED"
+    assert run.data.params["lr"] == "0.0005" and run.data.params["new"] == "2"
+    assert len(client.get_metric_history(tracker.run_id, "student/loss")) == 4
+    assert "changed parameters: lr" in caplog.text
+
+    runs = client.search_runs([run.info.experiment_id])
+    assert len(runs) == 1 and not [r for r in runs if r.info.status == "RUNNING"]
+    assert {path.name for path in tmp_path.iterdir()} == {"store", "export"}  # nothing dropped in the working directory
+
+
+def test_a_pickled_tracker_writes_to_the_run_and_leaves_it_open(uri):
+    tracker = Tracker.start(uri, "digits", "run", {}, {})
+    copy = pickle.loads(pickle.dumps(tracker))
+    copy.metrics(0, {"loss": 1.0})
+    copy.end("FAILED")
+    assert client_of(tracker).get_run(tracker.run_id).info.status == "RUNNING"
+    tracker.end("FINISHED")
+    run = client_of(tracker).get_run(tracker.run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics["loss"] == 1.0
+
+
+def test_metrics_of_an_outage_arrive_when_the_server_is_back(uri, monkeypatch, caplog):
+    tracker = Tracker.start(uri, "digits", "run", {}, {})
+    client, calls = tracker._client, []
+
+    class Down:
+        def log_batch(self, *_, **__):
+            calls.append(time.monotonic())
+            raise ConnectionError("down")
+
+    tracker._client = Down()
+    for step in range(20):
+        tracker.metrics(step, {"loss": 0.0})
+    tracker._pool.submit(lambda: None).result()
+    assert len(calls) == 1  # the cool-down spares the other nineteen
+    tracker._client = client
+    tracker.end("FINISHED")
+    assert len(client.get_metric_history(tracker.run_id, "loss")) == 20
+    assert len([record for record in caplog.records if record.name == module.__name__]) == 1
+
+
+def test_an_unknown_run_id_opens_a_new_run(uri, caplog):
+    tracker = Tracker.start(uri, "digits", "run", {}, {}, run_id="0" * 32)
+    tracker.end("FINISHED")
+    assert tracker.run_id not in (None, "0" * 32)
+    assert "does not know run" in caplog.text
+
+
+def test_a_dead_server_costs_seconds_and_one_warning_without_the_password(caplog, capfd, tmp_path):
+    caplog.set_level(logging.DEBUG, logger=module.__name__)
+    began = time.monotonic()
+    tracker = Tracker.start("http://ann:hunter2@127.0.0.1:9", "digits", "run", {"a": 1}, {})
+    for step in range(50):
+        tracker.metrics(step, {"loss": 1.0})
+    tracker.artifact(tmp_path)
+    assert tracker.register(tmp_path, "name") is None and tracker.run_id is None
+    tracker.end("FAILED")
+    assert time.monotonic() - began < 15
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1 and "ann:***@127.0.0.1" in warnings[0].getMessage()
+    assert "hunter2" not in caplog.text + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("uri", ["", None])
+def test_without_a_uri_nothing_happens(uri, tmp_path):
+    tracker = Tracker.start(uri, "digits", "run", {"a": 1}, {})
+    tracker.metrics(0, {"loss": 1.0})
+    tracker.artifact(tmp_path)
+    assert tracker.register(tmp_path, "name") is None and tracker.run_id is None
+    tracker.end("FINISHED")
+
+
+def test_mask():
+    assert mask("at https://ann:p@ss:w@host:5000/x") == "at https://ann:***@host:5000/x"
+    assert mask("http://127.0.0.1:5000 sqlite:////a/b.db") == "http://127.0.0.1:5000 sqlite:////a/b.db"
