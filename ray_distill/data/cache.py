@@ -1,6 +1,6 @@
 """The cache of encoded clips: parquet rows of latents and text embeddings, addressed by what they were made from.
 
-<cache_dir>/<key>/  rows/*.parquet   id, video, caption, latents, text, error (null where the clip is good)
+<cache_dir>/<key>/  rows/*.parquet   id, video, caption, latents, text, error ("" where the clip is good)
                     prompts.safetensors   the negative prompt's embedding
                     quarantine.jsonl      the clips that were skipped, each with its reason
                     card.json             counts and settings, written last: a folder without it is unfinished
@@ -58,7 +58,7 @@ class Cache:
                 for group in range(file.num_row_groups):
                     table = file.read_row_group(group, columns=["id", "error"]).to_pydict()
                     pairs = zip(table["id"], table["error"], strict=True)
-                    rows += [(id_, str(path), group, row) for row, (id_, error) in enumerate(pairs) if error is None]
+                    rows += [(id_, str(path), group, row) for row, (id_, error) in enumerate(pairs) if error == ""]
         # A row that two attempts of one write task left behind twice is one row.
         return sorted({row[0]: row for row in rows}.values())
 

@@ -33,7 +33,7 @@ Rows = dict[str, np.ndarray]
 
 
 def clips(source: Source) -> Dataset:
-    """Rows of the manifest with decoded ``pixels`` uint8 [T, H, W, 3]; ``error`` says why a clip is skipped, else None.
+    """Rows of the manifest with decoded ``pixels`` uint8 [T, H, W, 3]; ``error`` says why a clip is skipped, else "".
 
     One bad clip costs that clip: its pixels are zeros, and the row goes on with its reason.
     """
@@ -68,7 +68,7 @@ class _Decode:
         video, caption = row.get("video"), row.get("caption")
         source = self.source
         pixels = np.zeros((source.frames, source.height, source.width, 3), dtype=np.uint8)
-        error, decoder = None, None
+        error, decoder = "", ""
         try:
             if not video or not isinstance(caption, str):
                 raise BadClip(str(video), "the line needs both a video and a caption")
@@ -99,7 +99,7 @@ class _Encode:
         self.captions: dict[str, bytes] = {}
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
-        good = np.array([error is None for error in rows["error"]], dtype=bool)
+        good = rows["error"] == ""
         latents: list[bytes | None] = [None] * len(good)
         text: list[bytes | None] = [None] * len(good)
         if good.any():
@@ -156,7 +156,7 @@ def _finish(cache: Cache, source: Source, model: Path, max_sequence_length: int)
     """Quarantine list, negative prompt, card."""
     rows = ray.data.read_parquet(str(cache.folder / "rows"), columns=["video", "caption", "error", "decoder"])
     told = rows.to_pandas()
-    bad = told[told["error"].notna()]
+    bad = told[told["error"] != ""]
     with (cache.folder / "quarantine.jsonl").open("w") as file:
         for video, error in sorted(zip(bad["video"].map(str), bad["error"], strict=True)):
             file.write(json.dumps({"video": video, "error": error}) + "\n")
@@ -173,8 +173,8 @@ def _finish(cache: Cache, source: Source, model: Path, max_sequence_length: int)
     card = {
         "clips": len(told) - len(bad),
         "skipped": len(bad),
-        "decoded_by": told["decoder"].dropna().value_counts().to_dict(),
-        "captions": int(told["caption"][told["error"].isna()].nunique()),
+        "decoded_by": told["decoder"][told["decoder"] != ""].value_counts().to_dict(),
+        "captions": int(told["caption"][told["error"] == ""].nunique()),
         "latent_shape": latent_shape,
         "manifest": str(source.manifest),
     }

@@ -131,7 +131,7 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
         metric = Metric.load(config.evaluate.metric)
 
         def measure(rows: dict[str, Any]) -> dict[str, np.ndarray]:
-            good = np.array([error is None for error in rows["error"]], dtype=bool)
+            good = rows["error"] == ""
             return {"features": metric.features(rows["pixels"][good]).numpy()}
 
         rows = clips(config.data).map_batches(measure, batch_size=256).take_all()

@@ -137,7 +137,7 @@ def table(report: Mapping[str, Any]) -> str:
     rows = [(label, report[key]) for key, label in ROWS.items() if report.get(key) is not None]
     spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
     room = max(map(len, spreads), default=0)  # a missing spread leaves its room, so that the points stay below another
-    lines = [("sampler", f"FD{'':{room}}", "accuracy", "nfe", "s/video")]
+    lines: list[tuple[str, ...]] = [("sampler", f"FD{'':{room}}", "accuracy", "nfe", "s/video")]
     for (label, row), spread in zip(rows, spreads, strict=True):
         distance = _number(row.get("frechet"), ".1f") + f"{spread:{room}}"
         share, seconds = _number(row.get("accuracy"), ".3f"), _number(row.get("seconds_per_video"), ".3f")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, WanTransformer3DModel
 from huggingface_hub import ModelCardData
 
 from ray_distill.evaluate.report import table
@@ -38,14 +38,19 @@ def export_student(
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
-    ``transformer`` is a diffusers WanTransformer3DModel with the student's weights and is saved in its own dtype.
+    ``transformer`` is a WanTransformer3DModel with the student's weights and is saved in its own dtype.
     ``base`` is the teacher's pipeline folder, kept as a path relative to ``folder``, or a name on the hub: text
     encoder and VAE come from there. ``latent_shape`` is (C, t, h, w). ``card`` may hold ``title``, ``method``,
     ``report`` (an evaluation's, shown as a table) and further values that are listed as they are.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
-    ValueError for a recipe or a base that WanPipeline cannot replay, and for a ``folder`` that holds something else.
+    ValueError for a recipe or a base that WanPipeline cannot replay, and for a ``folder`` that holds something else;
+    TypeError for another transformer.
     """
+    if not isinstance(transformer, WanTransformer3DModel):
+        raise TypeError(
+            f"transformer is a {type(transformer).__name__}: give the plain WanTransformer3DModel inside it"
+        )
     folder = Path(folder).resolve()
     _check(folder, base, sampler)
     local = Path(base).is_dir()
@@ -131,8 +136,8 @@ def _model_card(recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, 
         "## Sampling",
         "```\npip install diffusers transformers accelerate ftfy imageio imageio-ffmpeg\n"
         'python sample.py "a prompt" out.mp4 [seed]\n```',
-        f"`sample.py` reads the steps from `{RECIPE}` and takes the text encoder and the VAE from {where}. Where that "
-        "base has no VAE that diffusers knows, or for `out.safetensors`, it saves the normalised latents as safetensors.",
+        f"`sample.py` reads the steps from `{RECIPE}` and takes the text encoder and the VAE from {where}. For "
+        "`out.safetensors`, and where that base has no VAE that diffusers knows, it saves the normalised latents.",
         f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `WanPipeline` call would choose other timesteps.",
     ]
     if report := card.get("report"):

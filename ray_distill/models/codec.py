@@ -50,9 +50,13 @@ class PatchPCA(nn.Module):
     with orthonormal rows and ``scale`` [C], the standard deviations, where D = 3 x the pixels of a block.
     """
 
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+
     def __init__(self, mean: Tensor, basis: Tensor, scale: Tensor, patch: tuple[int, int, int]) -> None:
         super().__init__()
-        self.patch = tuple(patch)
+        self.patch = patch
         for name, value in (("mean", mean), ("basis", basis), ("scale", scale)):
             self.register_buffer(name, value.detach().float().contiguous())
 
@@ -113,6 +117,9 @@ class PatchPCA(nn.Module):
 class WanVAE(nn.Module):
     """diffusers' AutoencoderKLWan with Wan's normalisation, latents = (mode - latents_mean) / latents_std."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
         self.vae = vae.eval().requires_grad_(False)
@@ -153,7 +160,7 @@ class WanVAE(nn.Module):
         return fingerprint(self.vae.state_dict(), self.vae.config)
 
 
-CODECS = {"PatchPCA": PatchPCA, "AutoencoderKLWan": WanVAE}
+CODECS: dict[str, type[PatchPCA] | type[WanVAE]] = {"PatchPCA": PatchPCA, "AutoencoderKLWan": WanVAE}
 
 
 def load_codec(folder: Path) -> Codec:

@@ -136,19 +136,24 @@ class Tracker:
 
     def _open_run(self, experiment: str, run_name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         client = self._connect()
-        if (found := client.get_experiment_by_name(experiment)) is None:
-            try:
-                client.create_experiment(experiment, artifact_location=_artifact_root(self.uri))
-            except Exception:  # another trial was faster, which the look-up tells from a real failure
-                if client.get_experiment_by_name(experiment) is None:
-                    raise
-            found = client.get_experiment_by_name(experiment)
+        experiment_id = self._experiment(client, experiment)
         known = self._resume(client)
         resumed = self.run_id is not None
         if not resumed:
-            self.run_id = client.create_run(found.experiment_id, run_name=run_name).info.run_id
-        self._describe(client, self.run_id, known, params, tags)
+            self.run_id = client.create_run(experiment_id, run_name=run_name).info.run_id
+        self._describe(client, known, params, tags)
         self._start_monitor(resumed)
+
+    def _experiment(self, client: MlflowClient, name: str) -> str:
+        """The id of the experiment ``name``, which is made where there is none."""
+        if found := client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        try:
+            return client.create_experiment(name, artifact_location=_artifact_root(self.uri))
+        except Exception:  # another trial was faster, which the look-up tells from a real failure
+            if found := client.get_experiment_by_name(name):
+                return str(found.experiment_id)
+            raise
 
     def _resume(self, client: MlflowClient) -> Mapping[str, str]:
         """The parameters that the run to continue has; forgets a ``run_id`` that this server does not know."""
@@ -168,12 +173,7 @@ class Tracker:
             return {}
 
     def _describe(
-        self,
-        client: MlflowClient,
-        run_id: str,
-        known: Mapping[str, str],
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
+        self, client: MlflowClient, known: Mapping[str, str], params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> None:
         from mlflow.entities import Param, RunTag
 
@@ -183,8 +183,8 @@ class Tracker:
             log.warning("MLflow keeps the first values of the run's changed parameters: %s", ", ".join(changed))
         new = [Param(name, value) for name, value in wanted.items() if name not in known]
         for start in range(0, len(new), BATCH):
-            client.log_batch(run_id, params=new[start : start + BATCH])
-        client.log_batch(run_id, tags=[RunTag(_key(name), str(value)[:TAG_LENGTH]) for name, value in tags.items()])
+            client.log_batch(self._run, params=new[start : start + BATCH])
+        client.log_batch(self._run, tags=[RunTag(_key(name), str(value)[:TAG_LENGTH]) for name, value in tags.items()])
 
     def _start_monitor(self, resumed: bool) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -199,13 +199,13 @@ class Tracker:
 
         while self._buffer:
             rows = [self._buffer[i] for i in range(min(METRICS_BATCH, len(self._buffer)))]
-            self._connect().log_batch(self.run_id, metrics=[Metric(*row) for row in rows])
+            self._connect().log_batch(self._run, metrics=[Metric(*row) for row in rows])
             for _ in rows:  # only what the server took leaves the buffer
                 self._buffer.popleft()
 
     def _upload(self, path: Path, folder: str) -> None:
         client = self._connect()
-        (client.log_artifacts if path.is_dir() else client.log_artifact)(self.run_id, str(path), folder or None)
+        (client.log_artifacts if path.is_dir() else client.log_artifact)(self._run, str(path), folder or None)
 
     def _register(self, folder: Path, name: str, alias: str | None) -> str:
         from mlflow.exceptions import MlflowException
@@ -217,8 +217,8 @@ class Tracker:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{client.get_run(self.run_id).info.artifact_uri}/student"
-        version = str(client.create_model_version(name, source, run_id=self.run_id).version)
+        source = f"{client.get_run(self._run).info.artifact_uri}/student"
+        version = str(client.create_model_version(name, source, run_id=self._run).version)
         if alias:
             client.set_registered_model_alias(name, alias, version)
         return version
@@ -230,9 +230,14 @@ class Tracker:
             return
         if self._monitor is not None:
             self._monitor.finish()
-        self._guard(lambda: self._connect().set_terminated(self.run_id, status))
+        self._guard(lambda: self._connect().set_terminated(self._run, status))
 
     # Guards
+
+    @property
+    def _run(self) -> str:
+        assert self.run_id is not None, "_guard opens the run before it calls"
+        return self.run_id
 
     def _connect(self) -> MlflowClient:
         if self._client is None:
