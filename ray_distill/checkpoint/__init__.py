@@ -1,6 +1,8 @@
-"""Checkpoints: safetensors of whole, named fp32 tensors; knows no Ray, no ZeRO stage and no world size."""
+"""Checkpoints: safetensors of whole, named fp32 tensors; knows no Ray, no ZeRO stage and no world size.
+
+Writing is ``ray_distill.checkpoint.writer``; it imports torch, which those who only look for a checkpoint do without.
+"""
 
 from ray_distill.checkpoint.reader import BadCheckpoint, Checkpoint, latest
-from ray_distill.checkpoint.writer import write
 
-__all__ = ["BadCheckpoint", "Checkpoint", "latest", "write"]
+__all__ = ["BadCheckpoint", "Checkpoint", "latest"]

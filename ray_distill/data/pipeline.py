@@ -1,4 +1,4 @@
-"""Ray Data's room: manifest -> clips -> latents -> cache (``prepare``), and cache -> micro-batches (``Stream``)."""
+"""Ray Data: manifest -> clips -> latents and text embeddings -> cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,17 @@ import numpy as np
 import ray
 import ray.data
 import torch
-from ray.data import ActorPoolStrategy, DataContext, DataIterator, Dataset, ExecutionOptions
+from ray.data import ActorPoolStrategy, Dataset
 from safetensors.numpy import save_file
 
 from ray_distill.data.cache import CARD, Cache
-from ray_distill.data.plan import Plan, share
 from ray_distill.data.source import Source
+from ray_distill.data.stream import quiet
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import BadClip, read_clip
 from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import folder_hash
 from ray_distill.models.text import TextEncoder
-from ray_distill.types import Batch, Placement
 
 log = logging.getLogger(__name__)
 Rows = dict[str, np.ndarray]
@@ -53,11 +51,6 @@ def clips(source: Source) -> Dataset:
             f"data.manifest = {manifest}: each line needs 'video' and 'caption'; found {', '.join(sorted(known))}"
         )
     return rows.map(_Decode(source))
-
-
-def quiet() -> None:
-    """Ray Data tells its plans at INFO; a user wants counts and an ETA."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -186,83 +179,3 @@ def _encode_once(source: Source, model: Path, max_sequence_length: int) -> tuple
     text = TextEncoder(model, max_sequence_length)
     shape = load_codec(model / "vae").latent_shape(source.frames, source.height, source.width)
     return text.encode([source.negative_prompt])[0].numpy(), shape
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The training data from ``start`` on, as a dataset that Ray Train splits among ``world`` workers.
-
-    A block holds one rank's samples of ``chunk`` consecutive steps, and block k goes to rank k mod world; each row
-    carries its step and sample id, so the worker knows that it got what the plan says.
-    """
-
-    cache: Cache
-    seed: int
-    start: int
-    steps: int
-    world: int
-    global_batch: int
-    micro_batch: int
-    with_latents: bool
-    chunk: int = 16
-
-    def dataset(self) -> Dataset:
-        blocks = -(-(self.steps - self.start) // self.chunk) * self.world
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
-        context.target_max_block_size = 1 << 32  # a block that Ray splits would land on two ranks
-        quiet()
-        return ray.data.range(blocks, override_num_blocks=blocks).map_batches(
-            self._fetch, batch_size=None, num_cpus=0.1
-        )
-
-    def _fetch(self, rows: Rows) -> Rows:
-        parts = [self._block(int(number)) for number in rows["id"]]
-        return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
-
-    def _block(self, number: int) -> Rows:
-        part, rank = divmod(number, self.world)
-        first = self.start + part * self.chunk
-        steps = range(first, min(first + self.chunk, self.steps))
-        plan = Plan(self.cache.buckets(), self.seed, self.global_batch)
-        mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
-        rows = self.cache.rows(
-            np.concatenate([plan[step][mine] for step in steps]).tolist(),
-            ["text", "latents"] if self.with_latents else ["text"],
-        )
-        sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
-        block = {"sample_id": sample_ids, "text": self.cache.text(rows)}
-        return block | {"latents": self.cache.latents(rows)} if self.with_latents else block
-
-    def micro_batches(
-        self, iterator: DataIterator, placement: Placement, device: torch.device
-    ) -> Iterator[list[Batch]]:
-        """The micro-batches of each step from ``start`` on, for one worker."""
-        raw = iter(iterator.iter_batches(batch_size=self.micro_batch, batch_format="numpy", prefetch_batches=2))
-        positions = share(self.global_batch, placement.data_rank, placement.data_size, self.micro_batch)
-        uncond = torch.from_numpy(self.cache.uncond).to(device).expand(self.micro_batch, -1, -1)
-        for step in range(self.start, self.steps):
-            batches = []
-            for wanted in step * self.global_batch + positions:
-                rows = next(raw)
-                if not np.array_equal(rows["sample_id"], wanted):
-                    raise RuntimeError(
-                        f"rank {placement.data_rank}, step {step}: the data plan says samples {wanted[:3]}..., "
-                        f"but samples {rows['sample_id'][:3]}... came"
-                    )
-                tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in rows.items()}
-                batches.append(
-                    Batch(
-                        sample_ids=tensors["sample_id"],
-                        latent_shape=self.cache.latent_shape,
-                        cond={"text": tensors["text"]},
-                        uncond={"text": uncond},
-                        x_0=tensors.get("latents"),
-                    )
-                )
-            yield batches
-
-
-def ordered() -> ExecutionOptions:
-    """The execution options under which block k goes to rank k mod world, however long each took to fetch."""
-    return ExecutionOptions(preserve_order=True)

@@ -29,7 +29,7 @@ from ray_distill.diffusion.samplers import sample
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.metrics import Metric, frechet_distance
 from ray_distill.evaluate.report import contact_sheet
-from ray_distill.models import FAMILIES
+from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
 from ray_distill.models.text import TextEncoder
@@ -98,7 +98,7 @@ def generate(
     """Sample one video a prompt (text [N, L, D], uncond [L, D]) in batches, and measure them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = _network(config.model_dump_json(), candidate.role, candidate.checkpoint).to(device)
-    denoise = FAMILIES[config.model.family].denoiser(network)
+    denoise = family(config.model.family).denoiser(network)
     codec = load_codec(config.model.path / "vae").to(device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
     pixels, began = [], time.perf_counter()

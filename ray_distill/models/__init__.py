@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from ray_distill.models.wan import Wan
+import importlib
+from typing import Any
 
-FAMILIES = {family.name: family for family in (Wan,)}
+FAMILIES = {"wan": "ray_distill.models.wan.Wan"}
+
+
+def family(name: str) -> Any:
+    """The adapter class of a family; imported on use, since diffusers takes seconds and a configuration needs names."""
+    module, _, attribute = FAMILIES[name].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)

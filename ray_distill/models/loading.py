@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_distill.models import FAMILIES
+from ray_distill.models import family as adapter
 
 CONFIG = "config.json"
 
@@ -22,7 +22,7 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
     if not path.is_file():
         raise ValueError(f"{key} = {folder}: no transformer/{CONFIG} there. Give a pipeline folder in diffusers format")
     config: dict[str, Any] = json.loads(path.read_text())
-    wanted = FAMILIES[family].transformer.__name__
+    wanted = adapter(family).transformer.__name__
     if config.get("_class_name") != wanted:
         raise ValueError(
             f"{key} = {folder}: its transformer is a {config.get('_class_name')}, but family {family!r} is a {wanted}"
@@ -33,7 +33,7 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
 def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The family's transformer with the weights of ``folder``/transformer (safetensors only)."""
     check_folder(family, folder)
-    cls = FAMILIES[family].transformer
+    cls = adapter(family).transformer
     model: nn.Module = cls.from_pretrained(folder, subfolder="transformer", torch_dtype=dtype, use_safetensors=True)
     return model
 
@@ -43,7 +43,7 @@ def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
     config = check_folder(family, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = FAMILIES[family].transformer.from_config(config)
+        model: nn.Module = adapter(family).transformer.from_config(config)
     return model
 
 

@@ -36,6 +36,5 @@ class WanDenoiser:
 class Wan:
     """The family: which class its folder must hold, and how to adapt it."""
 
-    name: ClassVar[str] = "wan"
     transformer: ClassVar[type[WanTransformer3DModel]] = WanTransformer3DModel
     denoiser: ClassVar[type[WanDenoiser]] = WanDenoiser

@@ -22,16 +22,18 @@ from ray_distill import __version__, checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
-from ray_distill.data.pipeline import Stream, ordered, prepare
+from ray_distill.data.pipeline import prepare
+from ray_distill.data.stream import Stream, ordered
 from ray_distill.evaluate.compare import evaluate
 from ray_distill.evaluate.report import loss_plot, table, write_report
 from ray_distill.export.student import export
 from ray_distill.models.loading import check_folder
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
+from ray_distill.train.job import Job, train_worker
 from ray_distill.train.progress import Progress, clock
+from ray_distill.train.schedule import total_updates
 from ray_distill.train.stop import Stopped, stop_on_signals
-from ray_distill.train.worker import Data, Job, total_updates, train_worker
 from ray_distill.types import STUDENT
 
 log = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ def cluster() -> Iterator[None]:
     # Without an address ray.init would attach to whatever Ray runs on this host.
     address = os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **local)
+    ray.init(address=address, logging_level=logging.ERROR, logging_config=ray.LoggingConfig(log_level="ERROR"), **local)
     try:
         yield
     finally:
@@ -169,7 +171,7 @@ def train(config: RunConfig, cache: Cache, tracker: Tracker) -> checkpoint.Check
     if last is not None:
         say(f"   {config.name} goes on from step {last.step}; choose another name for a new run")
     board = start_board()
-    job = Job(config, _stream(config, cache), board, tracker.run_id)
+    job = Job(config.dump(), config.run_dir, _stream(config, cache), board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
     with stop_on_signals(lambda: ray.get(board.request_stop.remote())) as caught:
         _fit(job, lambda: _drain(job, progress, tracker))
@@ -219,7 +221,7 @@ def trainer(job: Job) -> ray.train.torch.TorchTrainer:
             failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.checkpoints_keep),
         ),
-        datasets={"train": Data(job.stream, job.config.run_dir, job.board)},
+        datasets={"train": job.data},
         dataset_config=ray.train.DataConfig(execution_options=ordered()),
     )
 

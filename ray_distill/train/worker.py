@@ -4,50 +4,39 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ray_distill import checkpoint
 from ray_distill.checkpoint.layout import folder_name
+from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
-from ray_distill.data.pipeline import Stream
-from ray_distill.models import FAMILIES
+from ray_distill.data.batches import micro_batches
+from ray_distill.models import family
 from ray_distill.models.loading import load_transformer, random_transformer
 from ray_distill.rng import StatelessRng
 from ray_distill.train.engines import DTYPES, Engines, SeparateEngines
+from ray_distill.train.job import Job
+from ray_distill.train.schedule import total_updates
 from ray_distill.train.step import train_step
 from ray_distill.types import Placement, Role
 
 
-@dataclass(frozen=True)
-class Job:
-    """What the driver hands to each worker."""
-
-    config: RunConfig
-    stream: Stream
-    board: Any
-    run_id: str | None
-
-
-def train_worker(settings: Mapping[str, Any]) -> None:
+def work(job: Job) -> None:
     """Train to ``train.steps``, or to the step at which the driver asks for a stop; both end with a checkpoint."""
-    job: Job = settings["job"]
     config = job.config
     context = ray.train.get_context()
     placement = Placement(context.get_world_rank(), context.get_world_size())
     device = ray.train.torch.get_device()
     engines = build_engines(config)
-    last = resume_point(job)
+    last = job.resume_point()
     if last is not None:
         engines.load(last)
     stream = replace(job.stream, start=last.step if last else 0)
@@ -57,8 +46,8 @@ def train_worker(settings: Mapping[str, Any]) -> None:
     if last is not None and placement.data_rank == 0:
         ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"))
     iterator = ray.train.get_dataset_shard("train")
-    for step, micro_batches in enumerate(stream.micro_batches(iterator, placement, device), stream.start):
-        logs = train_step(config.method, engines, micro_batches, step, rng)
+    for step, batches in enumerate(micro_batches(stream, iterator, placement, device), stream.start):
+        logs = train_step(config.method, engines, batches, step, rng)
         stopping = reporter.add(step, logs)
         done = step + 1
         if done == config.train.steps and engines.frozen_hash() != teacher:
@@ -85,42 +74,10 @@ def build_engines(config: RunConfig) -> Engines:
     return SeparateEngines(
         {role: module(role) for role in config.method.roles},
         {role: config.role(role) for role in config.method.roles},
-        FAMILIES[config.model.family].denoiser,
+        family(config.model.family).denoiser,
         total_updates(config),
         config.train.micro_batch,
     )
-
-
-def total_updates(config: RunConfig) -> dict[Role, int]:
-    """How often each role is updated in the whole run: the length of its learning-rate schedule."""
-    counts: dict[Role, int] = {}
-    for step in range(config.train.steps):
-        for update in config.method.updates(step):
-            for role in update.roles:
-                counts[role] = counts.get(role, 0) + 1
-    return counts
-
-
-@dataclass(frozen=True)
-class Data:
-    """Ray Train calls this whenever it starts a worker group: the stream from where the run stands.
-
-    What a run resumes from is decided here, once; the workers learn it from the board.
-    """
-
-    stream: Stream
-    run_dir: Path
-    board: Any
-
-    def __call__(self) -> ray.data.Dataset:
-        last = checkpoint.latest(self.run_dir)
-        ray.get(self.board.resume_from.remote(str(last.folder) if last else None), timeout=60)
-        return replace(self.stream, start=last.step if last else 0).dataset()
-
-
-def resume_point(job: Job) -> checkpoint.Checkpoint | None:
-    folder = ray.get(job.board.resumed_from.remote(), timeout=60)
-    return checkpoint.Checkpoint(Path(folder)) if folder else None
 
 
 class Reporter:
@@ -173,7 +130,7 @@ class Reporter:
         }
         with tempfile.TemporaryDirectory() as folder:
             rank, world = self.placement.data_rank, self.placement.data_size
-            checkpoint.write(Path(folder), self.engines.tensors(), state, rank, world, _gather)
+            write(Path(folder), self.engines.tensors(), state, rank, world, _gather)
             ray.train.report(
                 {"step": step},
                 checkpoint=ray.train.Checkpoint.from_directory(folder),

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from ray_distill import checkpoint
+from ray_distill.checkpoint import Checkpoint
+from ray_distill.checkpoint.writer import write
 from ray_distill.config.schema import Optimizer, RoleConfig
 from ray_distill.data.plan import share
 from ray_distill.methods import DMD, METHODS
@@ -99,7 +100,7 @@ def run(
     """Train; returns every stored tensor by name, the counters, the last step's logs and the frozen hashes."""
     held = engines(case)
     if resume is not None:
-        held.load(checkpoint.Checkpoint(Path(resume)))
+        held.load(Checkpoint(Path(resume)))
     before = held.frozen_hash() if any(n == "frozen" for n in case.method.roles.values()) else ""
     if fault is not None:
         fault(held, rank, world)
@@ -108,7 +109,7 @@ def run(
         logs = train_step(case.method, held, micro_batches(case, step, rank, world), step, StatelessRng(0))
     if save is not None:
         state = {"step": steps, "roles": held.state()}
-        checkpoint.write(Path(save), held.tensors(), state, rank, world, gather)
+        write(Path(save), held.tensors(), state, rank, world, gather)
         dist.barrier()
     return {
         "tensors": {f"{role}/{name}": tensor.clone() for role, name, tensor in held.tensors()},

@@ -26,7 +26,7 @@ BELOW: dict[str, tuple[str, ...]] = {
 }
 EVERYWHERE = {"types", "rng", "__version__"}  # rng and types themselves stand on nothing
 ROOMS = {
-    "ray": ("data/pipeline.py", "evaluate/", "train/", "tune/", "cli.py"),
+    "ray": ("data/pipeline.py", "data/stream.py", "data/batches.py", "evaluate/", "train/", "tune/", "cli.py"),
     "deepspeed": ("train/engines", "checkpoint/"),
     "mlflow": ("track/",),
 }

@@ -1,0 +1,95 @@
+"""Ray Data: cache -> the rows of each step, in the data plan's order, split among training workers.
+
+Fetching runs in processes of its own: this file must not import torch, which would cost each of them seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import ray.data
+from ray.data import DataContext, Dataset, Datasource, ExecutionOptions, ReadTask
+from ray.data.block import BlockAccessor, BlockMetadata
+
+from ray_distill.data.cache import Cache
+from ray_distill.data.plan import Plan, share
+
+Rows = dict[str, np.ndarray]
+
+
+def quiet() -> None:
+    """Ray Data tells its plans at INFO; a user wants counts and an ETA."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The training data from ``start`` on, as a dataset that Ray Train splits among ``world`` workers.
+
+    A block holds one rank's samples of ``chunk`` consecutive steps, and block k goes to rank k mod world; each row
+    carries its sample id, so the worker knows that it got what the plan says.
+    """
+
+    cache: Cache
+    seed: int
+    start: int
+    steps: int
+    world: int
+    global_batch: int
+    micro_batch: int
+    with_latents: bool
+    chunk: int = 16
+
+    def dataset(self) -> Dataset:
+        blocks = -(-(self.steps - self.start) // self.chunk) * self.world
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.target_max_block_size = 1 << 32  # a block that Ray splits would land on two ranks
+        quiet()
+        # A fetch is light, and the training workers hold the CPUs: at 1 CPU a task nothing would ever start.
+        return ray.data.read_datasource(
+            _PlanSource(self, blocks), override_num_blocks=blocks, ray_remote_args={"num_cpus": 0.1}
+        )
+
+    def block(self, number: int) -> Rows:
+        """The rows of one block: sample_id, text [L, D] and, where they are used, latents."""
+        part, rank = divmod(number, self.world)
+        first = self.start + part * self.chunk
+        steps = range(first, min(first + self.chunk, self.steps))
+        plan = Plan(self.cache.buckets(), self.seed, self.global_batch)
+        mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
+        rows = self.cache.rows(
+            np.concatenate([plan[step][mine] for step in steps]).tolist(),
+            ["text", "latents"] if self.with_latents else ["text"],
+        )
+        sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
+        block = {"sample_id": sample_ids, "text": self.cache.text(rows)}
+        return block | {"latents": self.cache.latents(rows)} if self.with_latents else block
+
+
+class _PlanSource(Datasource):
+    """One read task a block of the stream."""
+
+    def __init__(self, stream: Stream, blocks: int) -> None:
+        super().__init__()
+        self.stream, self.blocks = stream, blocks
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+
+        def task(number: int) -> ReadTask:
+            return ReadTask(lambda: [BlockAccessor.batch_to_block(self.stream.block(number))], unknown)
+
+        return [task(number) for number in range(self.blocks)]
+
+
+def ordered() -> ExecutionOptions:
+    """The execution options under which block k goes to rank k mod world, however long each took to fetch."""
+    return ExecutionOptions(preserve_order=True)

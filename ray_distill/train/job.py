@@ -1,0 +1,55 @@
+"""What the driver hands to Ray Train. Ray's controller unpickles it: this file must stay light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.data import Dataset
+
+from ray_distill import checkpoint
+from ray_distill.data.stream import Stream
+
+if TYPE_CHECKING:
+    from ray_distill.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, for each worker. ``settings`` is RunConfig.dump()."""
+
+    settings: Mapping[str, Any]
+    run_dir: Path
+    stream: Stream
+    board: Any
+    run_id: str | None
+
+    @cached_property
+    def config(self) -> RunConfig:
+        from ray_distill.config import RunConfig
+
+        return RunConfig.model_validate(self.settings)
+
+    def data(self) -> Dataset:
+        """Ray Train calls this whenever it starts a worker group: the stream from where the run stands.
+
+        What a run resumes from is decided here, once; the workers learn it from the board.
+        """
+        last = checkpoint.latest(self.run_dir)
+        ray.get(self.board.resume_from.remote(str(last.folder) if last else None), timeout=60)
+        return replace(self.stream, start=last.step if last else 0).dataset()
+
+    def resume_point(self) -> checkpoint.Checkpoint | None:
+        folder = ray.get(self.board.resumed_from.remote(), timeout=60)
+        return checkpoint.Checkpoint(Path(folder)) if folder else None
+
+
+def train_worker(settings: Mapping[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    from ray_distill.train.worker import work
+
+    work(settings["job"])
