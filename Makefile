@@ -29,7 +29,7 @@ teacher: install  ## train anew the teacher that the quickstart ships with
 	$(BIN)/python examples/moving_digits.py data/digits
 	$(BIN)/python examples/digits_base.py data/digits examples/digits_teacher
 	$(BIN)/ray-distill train configs/teacher_quickstart.yaml $(ARGS)
-	$(BIN)/python examples/digits_base.py --adopt output/digits_teacher/export examples/digits_teacher
+	cp output/digits_teacher/export/transformer/* examples/digits_teacher/transformer/
 
 test: install  ## the tests: units, then a gang of gloo processes, then Ray
 	$(BIN)/python -m pytest tests/unit --durations=5

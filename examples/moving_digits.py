@@ -2,7 +2,7 @@
 
     python examples/moving_digits.py data/digits [--count 2000] [--seed 0]
 
-The images are scikit-learn's 1,797 real scanned digits (8x8, enlarged to 16x16); the motion is made up: constant
+The images are scikit-learn's 1,797 real scanned digits (8x8, enlarged to 12x12); the motion is made up: constant
 speed along a centred path. A clip is 9 frames of 24x24, written at 96x96 so that people can watch it, with a caption
 like "a seven moving left". Writes ``manifest.jsonl`` and ``videos/``; running it again changes nothing.
 """
@@ -24,7 +24,7 @@ from ray_distill.data.video import write_clip
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIRECTIONS = ("left", "right", "up", "down")
-FRAMES, SIZE, DIGIT_SIZE, ENLARGE, FPS, CRF = 9, 24, 16, 4, 8, 10
+FRAMES, SIZE, DIGIT, ENLARGE, FPS, CRF = 9, 24, 12, 4, 8, 10
 
 
 def plan(labels: np.ndarray, count: int, seed: int) -> list[tuple[int, str]]:
@@ -41,16 +41,20 @@ def plan(labels: np.ndarray, count: int, seed: int) -> list[tuple[int, str]]:
 
 
 def draw(image: np.ndarray, direction: str) -> np.ndarray:
-    """An 8x8 image of 0..16 moving one pixel a frame -> uint8 [9, 24, 24, 3]."""
+    """An 8x8 image of 0..16 moving one pixel a frame through the middle -> uint8 [9, 24, 24, 3]."""
     grey = Image.fromarray((image * (255 / 16)).round().astype(np.uint8))
-    digit = np.asarray(grey.resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BILINEAR))
+    digit = np.asarray(grey.resize((DIGIT, DIGIT), Image.Resampling.BILINEAR))
     frames = np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8)
-    middle = (SIZE - DIGIT_SIZE) // 2
+    middle = (SIZE - DIGIT) // 2
     for t in range(FRAMES):
-        along = t if direction in ("right", "down") else FRAMES - 1 - t
+        along = middle + (t - FRAMES // 2) * (1 if direction in ("right", "down") else -1)
         top, left = (middle, along) if direction in ("left", "right") else (along, middle)
-        frames[t, top : top + DIGIT_SIZE, left : left + DIGIT_SIZE] = digit[..., None]
+        frames[t, top : top + DIGIT, left : left + DIGIT] = digit[..., None]
     return frames
+
+
+def caption_of(digit: str, direction: str) -> str:
+    return f"{'an' if digit == 'eight' else 'a'} {digit} moving {direction}"
 
 
 def write(folder: Path, clip: tuple[str, np.ndarray, str]) -> None:
@@ -71,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8)
     clips = [
-        (f"videos/{i:05d}.mp4", images[image], direction, f"a {DIGITS[labels[image]]} moving {direction}")
+        (f"videos/{i:05d}.mp4", images[image], direction, caption_of(DIGITS[labels[image]], direction))
         for i, (image, direction) in enumerate(plan(labels, args.count, args.seed))
     ]
     # The manifest is a pure function of count and seed, and is written last: where it stands, all its videos do.

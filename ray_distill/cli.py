@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ray_distill import __version__
@@ -66,16 +66,19 @@ def prepare(loaded: Loaded, args: argparse.Namespace) -> None:
     print(json.dumps({"cache": str(cache.folder), **cache.card}, indent=2))
 
 
-def train(loaded: Loaded, args: argparse.Namespace) -> None:
+def train(loaded: Loaded, args: argparse.Namespace) -> int:
     from ray_distill.train.launch import launch
 
-    launch(loaded.config)
+    report = launch(loaded.config)
     run = loaded.config.run_dir
     print(
         f"\nstudent   {run / 'export'}\npictures  {run / 'contact_sheet.png'}, {run / 'losses.png'}, {run / 'videos'}\n"
         f"\nNext:\n  mlflow ui --backend-store-uri {loaded.config.track.uri}\n"
         f'  ray-distill sample {args.config} --prompt "a seven moving left" --out seven.mp4'
     )
+    for goal in report.get("missed", []):
+        print(f"The student misses a goal: {goal}", file=sys.stderr)
+    return 1 if report.get("missed") else 0
 
 
 def evaluate(loaded: Loaded, args: argparse.Namespace) -> None:
@@ -112,7 +115,7 @@ def sample(loaded: Loaded, args: argparse.Namespace) -> None:
     print(args.out)
 
 
-VERBS = {
+VERBS: dict[str, Callable[[Loaded, argparse.Namespace], int | None]] = {
     "check": check,
     "prepare": prepare,
     "train": train,
@@ -123,7 +126,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 2 the configuration is wrong, 128 + signal where a run was stopped and saved."""
+    """The exit code: 0 done, 1 a goal was missed, 2 the configuration is wrong, 128 + signal after an orderly stop."""
     args = parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):
@@ -131,11 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ray_distill.train.stop import Stopped
 
     try:
-        VERBS[args.verb](load_config(args.config, args.overrides), args)
+        return VERBS[args.verb](load_config(args.config, args.overrides), args) or 0
     except (ConfigError, ValueError) as error:
         print(f"ray-distill {args.verb}: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"ray-distill {args.verb}: {stopped}", file=sys.stderr)
         return 128 + stopped.signum
-    return 0

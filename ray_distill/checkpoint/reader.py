@@ -51,7 +51,9 @@ class Checkpoint:
     @cached_property
     def _index(self) -> dict[tuple[str, str], Path]:
         found = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
+        # By the manifest: an attempt that died here, in another world, may have left files that nobody vouches for.
+        names = json.loads((self.folder / MANIFEST).read_text())
+        for path in (self.folder / name for name in sorted(names) if name.endswith(".safetensors")):
             role = path.name.rsplit("-", 2)[0]
             with safe_open(path, "pt") as file:
                 found |= {(role, name): path for name in file.keys()}  # noqa: SIM118 (not a mapping)

@@ -70,6 +70,8 @@ def _override(tree: dict[str, Any], sources: dict[str, str], key: str, text: str
         set_dotted(tree, key, value)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: {key}={text}: {error}") from error
+    for replaced in [name for name in sources if name.startswith(f"{key}.")]:
+        del sources[replaced]
     sources |= dict.fromkeys(flatten({key: value}) if isinstance(value, dict) else [key], source)
 
 

@@ -33,7 +33,10 @@ class Section(BaseModel):
 
 
 def _numbers(value: Any) -> Any:
-    return [float(part) for part in value.split(",")] if isinstance(value, str) else value
+    """``1000,757,522``, which YAML reads as text, or a single number, as a list."""
+    if isinstance(value, str):
+        return value.split(",")
+    return [value] if isinstance(value, int | float) else value
 
 
 def _method(value: Any) -> Any:
@@ -136,6 +139,16 @@ class Train(Section):
         return self.global_batch // (self.workers * self.micro_batch)
 
 
+class Goals(Section):
+    """What a student must reach to be called good; a run that misses one ends with exit code 1 and says which."""
+
+    frechet_ratio: float | None = None
+    """Largest Fréchet distance, as a multiple of teacher_many's."""
+    frechet_margin: float | None = None
+    """Least distance below teacher_same_steps_guided's."""
+    accuracy: float | None = None
+
+
 class Evaluate(Section):
     """The student against its teacher, by samples. ``metric`` is a classifier's folder; without it only pictures."""
 
@@ -153,6 +166,7 @@ class Evaluate(Section):
     shift_grid: tuple[float, ...] = (1.0, 3.0, 5.0)
     pictures: PositiveInt = 6
     """Prompts on the contact sheet, and sample videos."""
+    goals: Goals = Goals()
 
 
 class Track(Section):
@@ -166,7 +180,7 @@ class Track(Section):
 class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     output_dir: Absolute = Path("output")
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     model: Model
     method: Annotated[Method, PlainValidator(_method), PlainSerializer(_method_fields)]
     roles: dict[Role, RoleConfig]

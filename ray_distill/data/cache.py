@@ -1,7 +1,7 @@
 """The cache of encoded clips: parquet rows of latents and text embeddings, addressed by what they were made from.
 
 <cache_dir>/<key>/  rows/*.parquet   id, video, caption, latents, text, error ("" where the clip is good)
-                    prompts.safetensors   the negative prompt's embedding
+                    prompts.safetensors   the negative prompt's embedding; its metadata hold latent_shape
                     quarantine.jsonl      the clips that were skipped, each with its reason
                     card.json             counts and settings, written last: a folder without it is unfinished
 """
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
 CARD = "card.json"
+PROMPTS = "prompts.safetensors"
 
 
 @lru_cache(maxsize=8)
@@ -47,7 +48,7 @@ class Cache:
     @cached_property
     def uncond(self) -> np.ndarray:
         """The negative prompt's embedding [L, D], fp32."""
-        return load_file(self.folder / "prompts.safetensors")["negative"]
+        return load_file(self.folder / PROMPTS)["negative"]
 
     @cached_property
     def index(self) -> list[tuple[int, str, int, int]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ import numpy as np
 import ray
 import ray.data
 import torch
+from pyarrow import dataset as parquet
 from ray.data import ActorPoolStrategy, Dataset
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ray_distill.data.cache import CARD, Cache
+from ray_distill.data.cache import CARD, PROMPTS, Cache
 from ray_distill.data.source import Source
 from ray_distill.data.stream import quiet
 from ray_distill.data.transform import resize, to_pixels
@@ -42,15 +46,17 @@ def clips(source: Source) -> Dataset:
             '{"video": "clips/0.mp4", "caption": "a red kite"}; the quick start\'s is made by '
             "python examples/moving_digits.py data/digits"
         )
+    with manifest.open() as file:
+        known = set(json.loads(next(file, "{}")))
+    if not known >= {"video", "caption"}:
+        raise ValueError(
+            f"data.manifest = {manifest}: each line needs 'video' and 'caption'; its first has {sorted(known) or 'neither'}"
+        )
     quiet()
     blocks = max(2, min(4 * int(ray.cluster_resources().get("CPU", 1)), 256))
     rows = ray.data.read_json(str(manifest), lines=True, override_num_blocks=blocks)
-    known = set(rows.schema().names)
-    if "caption" not in known or "video" not in known:
-        raise ValueError(
-            f"data.manifest = {manifest}: each line needs 'video' and 'caption'; found {', '.join(sorted(known))}"
-        )
-    return rows.map(_Decode(source))
+    # Its share of a CPU differs from the encoder's, else Ray would fuse both and decode in the encoder's one process.
+    return rows.map(_Decode(source), num_cpus=0.75)
 
 
 @dataclass(frozen=True)
@@ -63,15 +69,15 @@ class _Decode:
         pixels = np.zeros((source.frames, source.height, source.width, 3), dtype=np.uint8)
         error, decoder = "", ""
         try:
-            if not video or not isinstance(caption, str):
+            if not (isinstance(video, str) and isinstance(caption, str)):  # a null may arrive as nan
                 raise BadClip(str(video), "the line needs both a video and a caption")
             clip = read_clip(str(self._inside(video)), source.frames, source.stride)
             pixels, decoder = resize(clip.frames, source.height, source.width), clip.decoder
         except BadClip as bad:
             error = str(bad)
-        key = hashlib.blake2b(json.dumps([video, caption]).encode(), digest_size=8).digest()
-        number = int.from_bytes(key, "big") >> 1
-        return {"id": number, "video": video, "caption": caption, "pixels": pixels, "error": error, "decoder": decoder}
+        key = hashlib.blake2b(f"{video}\n{caption}".encode(), digest_size=8).digest()
+        told = {"id": int.from_bytes(key, "big") >> 1, "video": str(video), "caption": str(caption)}
+        return told | {"pixels": pixels, "error": error, "decoder": decoder}
 
     def _inside(self, video: str) -> Path:
         root = self.source.manifest.parent.resolve()
@@ -82,14 +88,21 @@ class _Decode:
 
 
 class _Encode:
-    """An actor with the codec and the text encoder; each distinct caption is encoded once."""
+    """An actor with the codec and the text encoder; each distinct caption is encoded once.
 
-    def __init__(self, model: Path, max_sequence_length: int) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.codec = load_codec(model / "vae").to(device)
-        self.text = TextEncoder(model, max_sequence_length).to(device)
-        self.device = device
+    It also writes the cache's prompts file: encoders are loaded here and nowhere else.
+    """
+
+    def __init__(self, source: Source, model: Path, max_sequence_length: int, folder: Path) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.codec = load_codec(model / "vae").to(self.device)
+        self.text = TextEncoder(model, max_sequence_length).to(self.device)
         self.captions: dict[str, bytes] = {}
+        negative = self.text.encode([source.negative_prompt])[0].cpu().numpy()
+        shape = self.codec.latent_shape(source.frames, source.height, source.width)
+        temporary = folder / f".{PROMPTS}.{os.getpid()}"
+        save_file({"negative": negative}, temporary, {"latent_shape": json.dumps(shape)})
+        temporary.replace(folder / PROMPTS)
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         good = rows["error"] == ""
@@ -130,28 +143,27 @@ def prepare(source: Source, model: Path, max_sequence_length: int) -> Cache:
     dataset = clips(source)
     cache = Cache(source.cache_dir / cache_key(source, model, max_sequence_length))
     if (cache.folder / CARD).is_file():
-        log.info("cache %s: %d clips, made before", cache.folder, cache.card["clips"])
         return cache
     shutil.rmtree(cache.folder, ignore_errors=True)
     cache.folder.mkdir(parents=True)
     dataset.map_batches(
         _Encode,
-        fn_constructor_args=(model, max_sequence_length),
+        fn_constructor_args=(source, model, max_sequence_length, cache.folder),
         batch_size=source.encode_batch,
         compute=ActorPoolStrategy(size=source.encoders),
+        num_cpus=0.5,
         num_gpus=source.encoder_gpus or None,
     ).write_parquet(str(cache.folder / "rows"), compression="zstd")
-    _finish(cache, source, model, max_sequence_length)
+    _finish(cache, source)
     return cache
 
 
-def _finish(cache: Cache, source: Source, model: Path, max_sequence_length: int) -> None:
-    """Quarantine list, negative prompt, card."""
-    rows = ray.data.read_parquet(str(cache.folder / "rows"), columns=["video", "caption", "error", "decoder"])
-    told = rows.to_pandas()
-    bad = told[told["error"] != ""]
+def _finish(cache: Cache, source: Source) -> None:
+    """Quarantine list and card."""
+    told = parquet.dataset(cache.folder / "rows").to_table(["video", "caption", "error", "decoder"]).to_pylist()
+    bad = sorted((row["video"], row["error"]) for row in told if row["error"])
     with (cache.folder / "quarantine.jsonl").open("w") as file:
-        for video, error in sorted(zip(bad["video"].map(str), bad["error"], strict=True)):
+        for video, error in bad:
             file.write(json.dumps({"video": video, "error": error}) + "\n")
             log.warning("skipped %s", error)
     if len(bad) == len(told):
@@ -159,23 +171,15 @@ def _finish(cache: Cache, source: Source, model: Path, max_sequence_length: int)
             f"data.manifest = {source.manifest}: none of its {len(told)} clips can be used; "
             f"the reasons are in {cache.folder / 'quarantine.jsonl'}"
         )
-    # The driver may be a laptop or a login node: encoders are loaded where encoders run.
-    encode_once = ray.remote(num_gpus=source.encoder_gpus)(_encode_once)
-    negative, latent_shape = ray.get(encode_once.remote(source, model, max_sequence_length))
-    save_file({"negative": negative}, cache.folder / "prompts.safetensors")
+    with safe_open(cache.folder / PROMPTS, "np") as prompts:
+        latent_shape = json.loads(prompts.metadata()["latent_shape"])
+    good = [row for row in told if not row["error"]]
     card = {
-        "clips": len(told) - len(bad),
+        "clips": len(good),
         "skipped": len(bad),
-        "decoded_by": told["decoder"][told["decoder"] != ""].value_counts().to_dict(),
-        "captions": int(told["caption"][told["error"] == ""].nunique()),
+        "decoded_by": dict(Counter(row["decoder"] for row in good)),
+        "captions": len({row["caption"] for row in good}),
         "latent_shape": latent_shape,
         "manifest": str(source.manifest),
     }
     (cache.folder / CARD).write_text(json.dumps(card, indent=2))
-    log.info("cache %s: %d clips kept, %d skipped", cache.folder, card["clips"], card["skipped"])
-
-
-def _encode_once(source: Source, model: Path, max_sequence_length: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    text = TextEncoder(model, max_sequence_length)
-    shape = load_codec(model / "vae").latent_shape(source.frames, source.height, source.width)
-    return text.encode([source.negative_prompt])[0].numpy(), shape

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ray_distill.config.schema import Goals
+
 ROWS = {
     "teacher_many": "teacher, many steps",
     "teacher_same_nfe": "teacher, as many evaluations as the student",
@@ -149,6 +151,27 @@ def table(report: Mapping[str, Any]) -> str:
         for first, *rest in lines
     )
     return f"{text}\n{_footer(report)}".rstrip()
+
+
+def missed(report: Mapping[str, Any], goals: Goals) -> list[str]:
+    """What the student did not reach, in words; empty where it is as good as asked."""
+    student, said = report["student"], []
+    if goals.frechet_ratio is not None:
+        ratio = student["frechet"] / report["teacher_many"]["frechet"]
+        if ratio > goals.frechet_ratio:
+            said.append(
+                f"its Fréchet distance is {ratio:.2f} of teacher_many's; at most {goals.frechet_ratio} was asked"
+            )
+    if goals.frechet_margin is not None:
+        margin = report["teacher_same_steps_guided"]["frechet"] - student["frechet"]
+        if margin < goals.frechet_margin:
+            said.append(
+                f"its Fréchet distance is {margin:.1f} below teacher_same_steps_guided's; "
+                f"at least {goals.frechet_margin} was asked"
+            )
+    if goals.accuracy is not None and student["accuracy"] < goals.accuracy:
+        said.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
+    return said
 
 
 def _number(value: float | None, form: str) -> str:

@@ -25,7 +25,7 @@ from ray_distill.data.cache import Cache
 from ray_distill.data.pipeline import prepare
 from ray_distill.data.stream import Stream, ordered
 from ray_distill.evaluate.compare import evaluate
-from ray_distill.evaluate.report import loss_plot, table, write_report
+from ray_distill.evaluate.report import loss_plot, missed, table, write_report
 from ray_distill.export.student import export
 from ray_distill.models.loading import check_folder
 from ray_distill.track.tracker import Tracker
@@ -278,6 +278,7 @@ def _measure(
     if config.evaluate.enabled:
         with phases("evaluate: the student against its teacher, by samples"):
             report = evaluate(config, cache, last.folder, out)
+            report["missed"] = missed(report, config.evaluate.goals)
     report |= {
         "steps": last.step,
         "student_updates": last.state["roles"][STUDENT]["updates"],

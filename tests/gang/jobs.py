@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -92,7 +93,7 @@ def run(
     world: int,
     case: Case,
     steps: int = 10,
-    fault: Callable[[SeparateEngines, int, int], None] | None = None,
+    fault: Callable[[SeparateEngines, int], None] | None = None,
     resume: str | None = None,
     start: int = 0,
     save: str | None = None,
@@ -103,7 +104,7 @@ def run(
         held.load(Checkpoint(Path(resume)))
     before = held.frozen_hash() if any(n == "frozen" for n in case.method.roles.values()) else ""
     if fault is not None:
-        fault(held, rank, world)
+        fault(held, rank)
     logs: dict[str, Tensor] = {}
     for step in range(start, steps):
         logs = train_step(case.method, held, micro_batches(case, step, rank, world), step, StatelessRng(0))
@@ -123,24 +124,32 @@ def initial(rank: int, world: int, case: Case) -> dict[str, Tensor]:
     return {f"{role}/{name}": tensor.clone() for role, name, tensor in engines(case).tensors()}
 
 
-def halve_rank_0(held: SeparateEngines, rank: int, world: int) -> None:
-    """The planted fault: rank 0 contributes half of its gradient."""
+def around_backward(held: SeparateEngines, change: Callable[[Tensor], Tensor]) -> None:
+    backward = held.backward
+    held.backward = lambda roles, loss, last: backward(roles, change(loss), last)  # type: ignore[method-assign]
+
+
+def halve_rank_0(held: SeparateEngines, rank: int) -> None:
+    """Rank 0 contributes half of its gradient."""
     if rank == 0:
-        backward = held.backward
-        held.backward = lambda roles, loss, last: backward(roles, loss / 2, last)  # type: ignore[method-assign]
+        around_backward(held, lambda loss: loss / 2)
 
 
-def no_reduce(held: SeparateEngines, rank: int, world: int) -> None:
-    """The planted fault: gradients stay on the rank that made them (each rank trains on its own data)."""
-    step_ids = micro_batches
-    globals()["micro_batches"] = lambda case, step, r, w: step_ids(replace(case), step, 0, w)
+def leave_out_the_reduction(held: SeparateEngines, rank: int) -> None:
+    """Gradients stay on the rank that made them."""
+    backward = held.backward
+
+    def alone(roles: tuple[str, ...], loss: Tensor, last: bool) -> None:
+        with patch.object(dist, "all_reduce"), patch.object(dist, "reduce"), patch.object(dist, "reduce_scatter_tensor"):
+            backward(roles, loss, last)
+
+    held.backward = alone  # type: ignore[method-assign]
 
 
-def poison_rank_1(held: SeparateEngines, rank: int, world: int) -> None:
+def poison_rank_1(held: SeparateEngines, rank: int) -> None:
     """One rank's loss becomes nan."""
     if rank == 1:
-        backward = held.backward
-        held.backward = lambda roles, loss, last: backward(roles, loss * float("nan"), last)  # type: ignore[method-assign]
+        around_backward(held, lambda loss: loss * float("nan"))
 
 
 def gather(value: Any) -> list[Any]:

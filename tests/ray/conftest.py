@@ -1,0 +1,71 @@
+"""One Ray for all tests here, and a small data set and configuration that they share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+ROOT = Path(__file__).parents[2]
+SHORT = [
+    "train.steps=30",
+    "train.checkpoint_every=10",
+    "train.global_batch=8",
+    "train.micro_batch=4",
+    "method.student_interval=2",
+    "train.cpus_per_worker=0.5",
+    "train.log_every_s=0.2",
+    "evaluate.enabled=false",
+]
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        logging_config=ray.LoggingConfig(log_level="ERROR"),
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 60 moving digits, made by the quick start's own script."""
+    import subprocess
+
+    folder = tmp_path_factory.mktemp("digits")
+    subprocess.run([sys.executable, ROOT / "examples/moving_digits.py", folder, "--count", "60"], check=True)
+    return folder / "manifest.jsonl"
+
+
+@pytest.fixture(scope="session")
+def overrides(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """Overrides that shorten the quick start and keep all it writes in one folder."""
+    home = tmp_path_factory.mktemp("runs")
+
+    def make(name: str, *more: str) -> list[str]:
+        return [
+            f"name={name}",
+            f"output_dir={home}",
+            f"data.manifest={digits}",
+            f"data.cache_dir={home / 'cache'}",
+            f"track.uri=sqlite:///{home / 'mlflow.db'}",
+            f"model.path={ROOT / 'examples/digits_teacher'}",
+            f"evaluate.metric={ROOT / 'examples/digits_teacher/metric'}",
+            *SHORT,
+            *more,
+        ]
+
+    return make
+
+
+def read_rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,84 @@
+"""Bad input costs itself: broken clips are skipped, counted and named; what cannot work says so and why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ray_distill.cli import main
+from ray_distill.config import load_config
+from ray_distill.data.cache import Cache
+from ray_distill.models.codec import load_codec
+from tests.ray.conftest import ROOT
+
+CONFIG = ROOT / "configs/quickstart.yaml"
+
+
+def write_manifest(folder: Path, lines: list[dict]) -> Path:
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return manifest
+
+
+def test_bad_clips_are_skipped_counted_and_named(
+    local_ray: None, digits: Path, overrides: Callable[..., list[str]], tmp_path: Path, capsys
+) -> None:
+    good = [json.loads(line) for line in digits.read_text().splitlines()][:5]
+    for row in good:
+        shutil.copy(digits.parent / row["video"], tmp_path / Path(row["video"]).name)
+        row["video"] = Path(row["video"]).name
+    (tmp_path / "torn.mp4").write_bytes((tmp_path / good[0]["video"]).read_bytes()[:400])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    outside = {"video": "../elsewhere.mp4", "caption": "outside"}
+    bad = [{"video": name, "caption": "a torn clip"} for name in ("torn.mp4", "empty.mp4", "absent.mp4")]
+    manifest = write_manifest(tmp_path, [*good, *bad, {"video": None, "caption": "no video"}, outside])
+    arguments = overrides("bad", f"data.manifest={manifest}")
+
+    assert main(["prepare", str(CONFIG), *arguments]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert (card["clips"], card["skipped"]) == (5, 5)
+    named = (Path(card["cache"]) / "quarantine.jsonl").read_text()
+    for name in ("torn.mp4", "empty.mp4", "absent.mp4", "elsewhere.mp4", "both a video and a caption"):
+        assert name in named
+
+    cache = Cache(Path(card["cache"]))
+    assert cache.latent_shape == (16, 3, 6, 6) and len(cache.index) == 5
+    assert cache.captions() == sorted({row["caption"] for row in good})
+    rows = cache.rows(range(5), ["video", "latents", "text"])
+    assert {row["video"] for row in rows} == {row["video"] for row in good}
+    latents = cache.latents(rows)
+    pixels = load_codec(ROOT / "examples/digits_teacher/vae").decode(torch.from_numpy(latents))
+    assert np.isfinite(latents).all() and pixels.shape == (5, 3, 9, 24, 24)
+    assert cache.text(rows).shape == (5, 8, 64) and cache.uncond.shape == (8, 64)
+
+    assert main(["prepare", str(CONFIG), *arguments]) == 0  # again: the same cache, not made anew
+    assert json.loads(capsys.readouterr().out)["cache"] == card["cache"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.manifest=/nowhere/manifest.jsonl", "no such file"),
+        ("model.path=/nowhere/model", "no transformer/config.json there"),
+    ],
+)
+def test_what_is_missing_is_named_before_anything_starts(
+    overrides: Callable[..., list[str]], override: str, message: str, capsys
+) -> None:
+    assert main(["train", str(CONFIG), *overrides("missing", override)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_manifest_without_one_good_clip_is_refused(
+    local_ray: None, overrides: Callable[..., list[str]], tmp_path: Path, capsys
+) -> None:
+    manifest = write_manifest(tmp_path, [{"video": "absent.mp4", "caption": "nothing"}])
+    assert main(["prepare", str(CONFIG), *overrides("none", f"data.manifest={manifest}")]) == 2
+    assert "none of its 1 clips can be used" in capsys.readouterr().err
+    assert load_config(CONFIG, overrides("none")).config.name == "none"

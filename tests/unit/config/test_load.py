@@ -1,0 +1,181 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_distill.config import ConfigError, RunConfig, load_config
+from tests.unit.toys import settings
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(*overrides, environment=None, **dotted):
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(settings(tmp_path, **dotted)))
+        return load_config(path, overrides, environment or {})
+
+    return load
+
+
+def test_command_line_beats_environment_beats_yaml(load, tmp_path):
+    environment = {"RAY_DISTILL_TRAIN__STEPS": "20", "RAY_DISTILL_SEED": "5", "PATH": "/bin"}
+    loaded = load("train.steps=30", environment=environment, seed=4)
+    config, source = loaded.config, loaded.source
+    assert (config.train.steps, source("train.steps")) == (30, "command line")
+    assert (config.seed, source("seed")) == (5, "$RAY_DISTILL_SEED")
+    assert (config.train.workers, source("train.workers")) == (2, str(tmp_path / "run.yaml"))
+    assert (config.train.checkpoint_every, source("train.checkpoint_every")) == (500, "default")
+    row = next(line for line in loaded.table().splitlines() if line.startswith("train.steps "))
+    assert row.split() == ["train.steps", "30", "command", "line"]
+
+
+def test_the_process_environment_is_read(load, tmp_path, monkeypatch):
+    load()
+    monkeypatch.setenv("RAY_DISTILL_SEED", "9")
+    assert load_config(tmp_path / "run.yaml").config.seed == 9
+
+
+def test_a_section_can_be_set_at_once_and_made(load):
+    loaded = load("roles.student.optimizer={learning_rate: 5e-4, schedule: cosine}", "roles.teacher.zero=1")
+    optimizer = loaded.config.role("student").optimizer
+    assert optimizer and (optimizer.learning_rate, optimizer.schedule) == (5e-4, "cosine")
+    assert loaded.source("roles.student.optimizer.schedule") == "command line"
+    assert loaded.config.role("teacher").zero == 1
+    loaded = load("evaluate={videos: 7}", evaluate={"batch": 3})
+    assert (loaded.config.evaluate.batch, loaded.source("evaluate.batch")) == (50, "default")
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("1000,757,522", (1000.0, 757.0, 522.0)), ("1000, 500", (1000.0, 500.0)), ("[1000]", (1000.0,)), ("1000", (1000.0,))],
+)
+def test_spellings_of_a_step_list(load, text, steps):
+    assert load(f"method.timesteps={text}").config.method.timesteps == steps
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "near"),
+    [
+        ("sead=1", "sead", "seed"),
+        ("train.stpes=1", "train.stpes", "steps"),
+        ("model.pth=a", "model.pth", "path"),
+        ("data.framse=1", "data.framse", "frames"),
+        ("evaluate.metrc=a", "evaluate.metrc", "metric"),
+        ("track.experimnt=a", "track.experimnt", "experiment"),
+        ("method.timestep=1000", "method.timestep", "timesteps"),
+        ("roles.student.zerro=1", "roles.student.zerro", "zero"),
+        ("roles.student.optimizer.learning_rat=1", "roles.student.optimizer.learning_rat", "learning_rate"),
+        ("roles.fake_scor.zero=1", "roles.fake_scor", "fake_score"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(load, override, key, near):
+    with pytest.raises(ConfigError) as error:
+        load(override)
+    assert key in str(error.value) and f"did you mean {near!r}?" in str(error.value)
+
+
+def test_every_mistake_is_told_at_once_with_its_source(load):
+    with pytest.raises(ConfigError) as error:
+        load("train.stpes=1", "seed=x", environment={"RAY_DISTILL_NOISE": "1"})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert any("train.stpes" in line and "(command line)" in line for line in lines)
+    assert any("noise" in line and "($RAY_DISTILL_NOISE)" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=0", "train.steps = 0 (command line): "),
+        ("train.steps=many", "train.steps = 'many' (command line): "),
+        ("train.global_batch=6", "train.global_batch = 6 is no multiple of workers x micro_batch = 2 x 2"),
+        ("roles.student.zero=4", "roles.student.zero = 4 (command line): "),
+        ("roles.student.optimizer.betas=[0, 1]", "roles.student.optimizer.betas.1 = 1"),
+        ("name=a/b", "name = 'a/b' (command line): "),
+        ("method.name=dmdd", "method.name = 'dmdd': did you mean 'dmd'?"),
+        ("method=dmd", "method = 'dmd': write a section with a name"),
+        ("method.timesteps=500,757", "method.timesteps = [500.0, 757.0]: give one or more strictly decreasing"),
+        ("method.timesteps=1000,x", "method.timesteps.1 = 'x': "),
+        ("seed=-1", "seed = -1 (command line): "),
+        ("method.student_interval=0", "method.student_interval = 0: use 1 for every step"),
+        ("method.teacher_guidance=high", "method.teacher_guidance = 'high': "),
+        ("method.rollout=euler", "method.rollout = 'euler': "),
+        ("model.family=wann", "model.family = 'wann': did you mean 'wan'?"),
+        ("train.steps", "'train.steps': overrides are written key=value"),
+        ("seed.x=1", "command line: seed.x=1: seed.x: 'seed' is a value, not a section"),
+        ("data.frames=[1", "command line: data.frames=[1: "),
+    ],
+)
+def test_bad_values_name_key_and_value(load, override, message):
+    with pytest.raises(ConfigError) as error:
+        load(override, seed=0)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("dotted", "message"),
+    [
+        ({"method": {"name": "flow_matching"}}, "roles.fake_score: method 'flow_matching' has no such role"),
+        ({"roles__fake_score__optimizer": None}, "roles.fake_score.optimizer: method 'dmd' trains this role"),
+        ({"roles": {}}, "roles.student.optimizer: method 'dmd' trains this role"),
+        ({"roles__teacher": {"optimizer": {"learning_rate": 1}}}, "roles.teacher: this role is frozen"),
+        ({"roles__teacher": {"ema_decay": 0.9}}, "roles.teacher: this role is frozen"),
+    ],
+)
+def test_roles_must_fit_the_method(load, dotted, message):
+    with pytest.raises(ConfigError) as error:
+        load(**dotted)
+    assert message in str(error.value)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    tree = settings(tmp_path)
+    del tree["train"]["steps"], tree["model"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(ConfigError) as error:
+        load_config(tmp_path / "run.yaml", environment={})
+    assert str(error.value).splitlines() == ["model: required, and not set", "train.steps: required, and not set"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- a", "expected a mapping")])
+def test_files_that_are_no_configuration(tmp_path, text, message):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "run.yaml")
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.relative_to(CONFIGS).as_posix())
+def test_every_shipped_configuration_parses(path):
+    loaded = load_config(path, environment={})
+    assert set(loaded.sources.values()) == {str(path)}
+
+
+@pytest.mark.parametrize("method", [{"name": "dmd", "timesteps": "1000,757,522"}, {"name": "flow_matching"}])
+def test_dump_builds_the_same_configuration_again(load, tmp_path, method):
+    roles = {"student": {"optimizer": {"learning_rate": 1e-4}, "ema_decay": 0.9, "path": "elsewhere"}}
+    if method["name"] == "dmd":
+        roles["fake_score"] = {"optimizer": {"learning_rate": 1e-4, "betas": [0.0, 0.9]}}
+    config = load(method=method, roles=roles).config
+    dumped = config.dump()
+    assert json.loads(json.dumps(dumped)) == dumped  # plain JSON types: what a checkpoint stores compares equal
+    assert RunConfig.model_validate(dumped) == config
+
+
+def test_the_configuration_is_frozen(load):
+    config = load().config
+    with pytest.raises(ValueError, match="frozen"):
+        config.train.steps = 3
+
+
+def test_derived_values(load, tmp_path):
+    config = load(roles__student__path="other", roles__student__ema_decay=0.9).config
+    assert config.train.accumulation == 2
+    assert config.source("teacher") == config.model.path and config.source("student") == Path("other").absolute()
+    assert config.role("teacher").zero == 3 and config.role("teacher").optimizer is None
+    assert config.student_tensors == "ema" and load().config.student_tensors == "weights"
+    assert config.run_dir == tmp_path / "output" / "run"

@@ -1,0 +1,55 @@
+import math
+
+import pytest
+import torch
+
+from ray_distill.diffusion.timesteps import check_timesteps, euler_timesteps, score_sigma, shift_sigma
+
+
+@pytest.mark.parametrize(
+    ("shift", "wanted"),
+    [(1, [1000, 750, 500, 250]), (5, [1000, 937.5, 833.333333, 625]), (8, [1000, 960, 888.888889, 727.272727])],
+)
+def test_warped_steps(shift, wanted):
+    """Oracle 7.13."""
+    assert euler_timesteps(4, shift) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_shift_is_a_group():
+    assert abs(shift_sigma(shift_sigma(0.3, 3), 2) - shift_sigma(0.3, 6)) < 1e-15
+    assert shift_sigma(shift_sigma(0.3, 5), 1 / 5) == pytest.approx(0.3, abs=1e-15)
+    assert shift_sigma(0.0, 5) == 0.0 and shift_sigma(1.0, 5) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("shift", "mean", "above"), [(3, 0.676041, 0.75), (5, 0.747051, 0.8333), (8, 0.803356, 0.8889)]
+)
+def test_moments_of_a_shifted_uniform(shift, mean, above):
+    grid = shift_sigma((torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000, shift)
+    assert grid.mean().item() == pytest.approx(mean, abs=2e-6)
+    assert (grid > 0.5).double().mean().item() == pytest.approx(above, abs=1e-4)
+    assert mean == pytest.approx(shift / (shift - 1) - shift * math.log(shift) / (shift - 1) ** 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(1, 0.02, 0.02), (5, 0.0041, 0.093), (8, 0.0025, 0.140)])
+def test_score_sigma_shifts_then_clamps(shift, low, high):
+    """The mass at the two edges is what tells the order (ALGORITHMS 1.4); the other order leaves none there."""
+    u = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
+    sigma = score_sigma(u, shift, 0.02, 0.98)
+    assert (sigma == 0.02).double().mean().item() == pytest.approx(low, abs=5e-5)
+    assert (sigma == 0.98).double().mean().item() == pytest.approx(high, abs=5e-4)
+    inside = (sigma > 0.02) & (sigma < 0.98)
+    assert torch.equal(sigma[inside], shift_sigma(u, shift)[inside])
+
+
+@pytest.mark.parametrize(
+    "steps", [[], [757, 1000], [1000, 1000, 500], [1001, 500], [1000, 0], [1000, -1], [float("nan"), 500]]
+)
+def test_bad_step_lists_are_named(steps):
+    with pytest.raises(ValueError, match=r"^steps_of_mine = .*strictly decreasing timesteps in \(0, 1000\]"):
+        check_timesteps(steps, "steps_of_mine")
+
+
+def test_good_step_lists():
+    assert check_timesteps([1000, 757, 522]) == (1000.0, 757.0, 522.0)
+    assert check_timesteps((937.5,)) == (937.5,)

@@ -1,0 +1,110 @@
+import json
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from ray_distill.models.loading import check_folder, folder_hash, load_transformer, random_transformer, tensors_hash
+from tests.unit.tiny_wan import tiny_wan
+
+PUBLISHED = {"text_dim": 4096, "freq_dim": 256, "in_channels": 16, "out_channels": 16, "attention_head_dim": 128}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_wan(0).save_pretrained(folder / "transformer")
+    return folder
+
+
+def same(a, b):
+    return tensors_hash(a.state_dict().items()) == tensors_hash(b.state_dict().items())
+
+
+def test_weights_are_loaded_in_the_dtype_asked_for(folder):
+    assert same(load_transformer("wan", folder), tiny_wan(0))
+    rough = load_transformer("wan", folder, torch.bfloat16)
+    assert rough.proj_out.weight.dtype == torch.bfloat16
+    assert torch.equal(rough.proj_out.weight, tiny_wan(0).proj_out.weight.bfloat16())
+
+
+def test_random_weights_are_a_function_of_the_seed(folder):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    one = random_transformer("wan", folder, 1)
+    assert torch.equal(torch.rand(3), wanted)  # the caller's randomness is left alone
+    torch.rand(10)
+    assert same(one, random_transformer("wan", folder, 1)) and not same(one, random_transformer("wan", folder, 2))
+    assert one.config.num_layers == 2
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^roles.teacher.path = .*: no transformer/config.json there"):
+        check_folder("wan", tmp_path, "roles.teacher.path")
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps({"_class_name": "UNet"}))
+    for load in (check_folder, load_transformer, lambda family, folder: random_transformer(family, folder, 0)):
+        with pytest.raises(ValueError, match="is a UNet, but family 'wan' is a WanTransformer3DModel"):
+            load("wan", tmp_path)
+
+
+def test_pickled_weights_are_refused(folder, tmp_path):
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text((folder / "transformer" / "config.json").read_text())
+    torch.save(tiny_wan(0).state_dict(), tmp_path / "transformer" / "diffusion_pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        load_transformer("wan", tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_hash_sees_one_element_name_shape_and_dtype(dtype):
+    tensor = torch.arange(6, dtype=dtype).reshape(2, 3)
+    changed = tensor.clone()
+    changed[1, 2] += 0.0625
+    others = [
+        [("a", changed)],
+        [("b", tensor)],
+        [("a", tensor.reshape(3, 2))],
+        [("a", tensor.half())],
+        [("a", tensor), ("a", tensor)],
+    ]
+    assert tensors_hash([("a", tensor)]) == tensors_hash([("a", tensor.T.contiguous().T)])
+    assert len({tensors_hash(tensors) for tensors in [[("a", tensor)], *others]}) == 6
+
+
+def test_the_hash_of_a_folder_follows_names_and_contents(tmp_path):
+    def hashed(**files):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        (folder / "sub").mkdir(parents=True)
+        for name, content in files.items():
+            (folder / "sub" / name).write_bytes(content)
+        return folder_hash(folder)
+
+    large = bytes(3 << 20)
+    hashes = [
+        hashed(a=b"1"),
+        hashed(a=b"2"),
+        hashed(b=b"1"),
+        hashed(a=b"1", b=b""),
+        hashed(a=large),
+        hashed(a=large[:-1] + b"1"),
+        hashed(a=b"1" + large[:-1]),
+        hashed(a=large + b"\0"),
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert hashed(a=b"1") == hashes[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [
+        ({"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960}, 1_418_996_800),
+        ({"num_layers": 40, "num_attention_heads": 40, "ffn_dim": 13824}, 14_288_491_584),
+    ],
+    ids=["1.3B", "14B"],
+)
+def test_wan_of_the_published_sizes(size, parameters):
+    with torch.device("meta"):
+        model = WanTransformer3DModel(**PUBLISHED, **size)
+    assert sum(p.numel() for p in model.parameters()) == parameters

@@ -1,0 +1,103 @@
+import json
+
+import pytest
+import ray
+
+from ray_distill.checkpoint.layout import folder_name
+from ray_distill.checkpoint.writer import write
+from ray_distill.config import ConfigError
+from ray_distill.train.launch import check, check_resumable, launch, newest
+from tests.unit.toys import run_config
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", refuse)
+
+
+def model(folder, cls="WanTransformer3DModel"):
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer" / "config.json").write_text(json.dumps({"_class_name": cls}))
+    return folder
+
+
+@pytest.fixture
+def ready(tmp_path):
+    """A folder in which the small run passes its check."""
+    model(tmp_path / "model")
+    (tmp_path / "manifest.jsonl").write_text("")
+    return tmp_path
+
+
+def stored(config, step=3):
+    """A checkpoint of ``config``'s run."""
+    state = {"step": step, "config": config.dump()}
+    write(config.run_dir / folder_name(step), [], state, 0, 1, lambda part: [part])
+    return newest(config)
+
+
+def test_a_good_configuration_passes(ready):
+    check(run_config(ready))
+    (ready / "metric").mkdir()
+    (ready / "metric" / "config.json").write_text("{}")
+    check(run_config(ready, evaluate={"metric": str(ready / "metric")}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data__manifest": "{}/none.jsonl"}, r"^data\.manifest = {}/none\.jsonl: no such file"),
+        ({"model__path": "{}/none"}, r"^model\.path = {}/none: no transformer/config\.json there\. Give a pipeline"),
+        (
+            {"model__path": "{}/flux"},
+            r"^model\.path = {}/flux: .* is a FluxTransformer2DModel, but family 'wan' is a W",
+        ),
+        ({"roles__student__path": "{}/flux"}, r"^roles\.student\.path = {}/flux: its transformer is a Flux"),
+        ({"roles__teacher": {"path": "{}/none"}}, r"^roles\.teacher\.path = {}/none: no transformer"),
+        ({"evaluate": {"metric": "{}/none"}}, r"^evaluate\.metric = {}/none: no config\.json there; remove the key"),
+    ],
+)
+def test_what_cannot_work_is_said_before_ray_starts(ready, change, message):
+    model(ready / "flux", "FluxTransformer2DModel")
+    filled = json.loads(json.dumps(change).replace("{}", str(ready)))
+    config = run_config(ready, **filled)
+    for begin in (check, launch):
+        with pytest.raises(ValueError, match=message.replace("{}", str(ready))):
+            begin(config)
+    assert not config.run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"method__student_interval": 2}, "method.student_interval was 5 and is 2"),
+        ({"method__timesteps": "1000,500"}, "method.timesteps was [1000.0, 757.0, 522.0] and is [1000.0, 500.0]"),
+        ({"data__height": 32}, "data.height was 24 and is 32"),
+        ({"train__global_batch": 16}, "train.global_batch was 8 and is 16"),
+    ],
+)
+def test_another_runs_checkpoint_is_refused(ready, change, difference):
+    before = run_config(ready)
+    last = stored(before)
+    config = run_config(ready, **change)
+    for begin in (lambda: check(config), lambda: check_resumable(config, last), lambda: launch(config)):
+        with pytest.raises(ConfigError) as error:
+            begin()
+        assert str(last.folder) in str(error.value) and f"another run's: {difference}." in str(error.value)
+        assert f"Choose another name, or remove {config.run_dir}" in str(error.value)
+
+
+def test_what_does_not_change_the_mathematics_may_change(ready):
+    last = stored(run_config(ready))
+    for change in ({"train__workers": 4}, {"train__micro_batch": 1}, {"train__steps": 900}, {"data__fps": 8}):
+        check_resumable(run_config(ready, **change), last)
+    check(run_config(ready, train__steps=900))
+
+
+def test_no_checkpoint_is_said(ready):
+    with pytest.raises(ConfigError, match="no checkpoint there yet; train it first"):
+        newest(run_config(ready))
