@@ -118,7 +118,8 @@ def main() -> None:
         print(f"{name:10} {value:8.3f} {value / medians['bare']:6.2f}")
     for name, counts in forwards.items():
         print(f"{name}: " + ", ".join(f"{count} x {what}" for what, count in sorted(counts.items())))
-    print(json.dumps({"seconds_per_cycle": medians, "ratio": medians["engines"] / medians["bare"], "forwards": forwards}))
+    ratio = medians["engines"] / medians["bare"]
+    print(json.dumps({"seconds_per_cycle": medians, "ratio": ratio, "forwards": forwards}))
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def main() -> None:
         codec = PatchPCA.fit(pixels, channels=LATENT_CHANNELS)
         codec.save(args.folder / "vae")
         lost = (codec.decode(codec.encode(pixels)) - pixels).square().sum()
-        print(f"vae: {1 - lost / (pixels - pixels.mean()).square().sum():.4f} of the energy kept, hash {codec.hash}")
+        print(f"vae: {1 - lost / (pixels - pixels.mean()).square().sum():.4f} of the energy kept")
     if "metric" in args.parts:
         metric, accuracy = fit_metric(pixels[:DISTINCT], captions[:DISTINCT], args.seed)
         metric.save(args.folder / "metric")

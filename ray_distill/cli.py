@@ -73,8 +73,8 @@ def train(loaded: Loaded, args: argparse.Namespace) -> int:
     run = loaded.config.run_dir
     print(
         f"\nstudent   {run / 'export'}\npictures  {run / 'contact_sheet.png'}, {run / 'losses.png'}, {run / 'videos'}\n"
-        f"\nNext:\n  mlflow ui --backend-store-uri {loaded.config.track.uri}\n"
-        f'  ray-distill sample {args.config} --prompt "a seven moving left" --out seven.mp4'
+        f"\nNext:\n  mlflow ui --backend-store-uri {loaded.config.track.uri} --host 127.0.0.1\n"
+        f'  ray-distill sample {args.config} --prompt "{report["prompt"]}" --out sample.mp4'
     )
     for goal in report.get("missed", []):
         print(f"The student misses a goal: {goal}", file=sys.stderr)
@@ -84,12 +84,12 @@ def train(loaded: Loaded, args: argparse.Namespace) -> int:
 def evaluate(loaded: Loaded, args: argparse.Namespace) -> None:
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table, write_report
-    from ray_distill.train.launch import cluster, make_cache, newest
+    from ray_distill.train.launch import cluster, known, make_cache, newest
 
     last = newest(loaded.config)
     with cluster():
         report = evaluate(loaded.config, make_cache(loaded.config), last.folder, loaded.config.run_dir)
-    write_report(loaded.config.run_dir / "report.json", report | {"steps": last.step})
+    write_report(loaded.config.run_dir / "report.json", known(loaded.config.run_dir) | report)
     print(table(report))
 
 

@@ -23,7 +23,7 @@ from ray_distill.config.keys import nearest
 from ray_distill.data.source import Absolute, Source
 from ray_distill.methods import METHODS
 from ray_distill.models import FAMILIES
-from ray_distill.types import STUDENT, Method, Role
+from ray_distill.types import STUDENT, TEACHER, Method, Role
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -206,6 +206,15 @@ class RunConfig(Section):
                 )
             if need == "frozen" and config is not None and (config.optimizer or config.ema_decay):
                 raise ValueError(f"roles.{role}: this role is frozen; remove its optimizer and ema_decay")
+        return self
+
+    @model_validator(mode="after")
+    def _goals_can_be_measured(self) -> RunConfig:
+        goals = [name for name, value in self.evaluate.goals if value is not None]
+        if goals and (self.evaluate.metric is None or TEACHER not in self.method.roles):
+            raise ValueError(
+                f"evaluate.goals.{goals[0]}: goals need evaluate.metric and a method with a teacher; remove the goals"
+            )
         return self
 
     def role(self, role: Role) -> RoleConfig:

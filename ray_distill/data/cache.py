@@ -29,6 +29,19 @@ def _row_group(path: str, group: int, columns: tuple[str, ...]) -> dict[str, lis
         return file.read_row_group(group, columns=list(columns)).to_pydict()
 
 
+@lru_cache(maxsize=4)
+def _index(folder: Path) -> list[tuple[int, str, int, int]]:
+    rows = []
+    for path in sorted((folder / "rows").glob("*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=["id", "error"]).to_pydict()
+                pairs = zip(table["id"], table["error"], strict=True)
+                rows += [(id_, str(path), group, row) for row, (id_, error) in enumerate(pairs) if error == ""]
+    # A row that two attempts of one write task left behind twice is one row.
+    return sorted({row[0]: row for row in rows}.values())
+
+
 @dataclass(frozen=True)
 class Cache:
     """A finished cache. Rows are numbered by the order of their content ids, whatever wrote them in which order."""
@@ -50,18 +63,10 @@ class Cache:
         """The negative prompt's embedding [L, D], fp32."""
         return load_file(self.folder / PROMPTS)["negative"]
 
-    @cached_property
+    @property
     def index(self) -> list[tuple[int, str, int, int]]:
         """(id, file, row group, row) of each good row, by id."""
-        rows = []
-        for path in sorted((self.folder / "rows").glob("*.parquet")):
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group, columns=["id", "error"]).to_pydict()
-                    pairs = zip(table["id"], table["error"], strict=True)
-                    rows += [(id_, str(path), group, row) for row, (id_, error) in enumerate(pairs) if error == ""]
-        # A row that two attempts of one write task left behind twice is one row.
-        return sorted({row[0]: row for row in rows}.values())
+        return _index(self.folder)
 
     def buckets(self) -> dict[tuple[int, ...], list[int]]:
         """Row numbers by latent shape."""

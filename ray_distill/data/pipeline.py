@@ -50,7 +50,7 @@ def clips(source: Source) -> Dataset:
         known = set(json.loads(next(file, "{}")))
     if not known >= {"video", "caption"}:
         raise ValueError(
-            f"data.manifest = {manifest}: each line needs 'video' and 'caption'; its first has {sorted(known) or 'neither'}"
+            f"data.manifest = {manifest}: each line needs 'video' and 'caption'; the first has {sorted(known)}"
         )
     quiet()
     blocks = max(2, min(4 * int(ray.cluster_resources().get("CPU", 1)), 256))

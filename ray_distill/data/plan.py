@@ -5,12 +5,15 @@ The run's data position is one integer, the step: after a resume, in another wor
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+Buckets = Mapping[tuple[int, ...], Sequence[int]]
+"""Row numbers by latent shape."""
 
-def epoch_batches(buckets: Mapping[Hashable, Sequence[int]], seed: int, epoch: int, global_batch: int) -> np.ndarray:
+
+def epoch_batches(buckets: Buckets, seed: int, epoch: int, global_batch: int) -> np.ndarray:
     """Row numbers [batches, global_batch] of one epoch, in order.
 
     Rows of one batch share a bucket (a latent shape). Each bucket is shuffled anew each epoch; its last batch is
@@ -30,7 +33,7 @@ def epoch_batches(buckets: Mapping[Hashable, Sequence[int]], seed: int, epoch: i
 class Plan:
     """The endless stream of epochs: ``plan[step]`` is the global batch of that step."""
 
-    def __init__(self, buckets: Mapping[Hashable, Sequence[int]], seed: int, global_batch: int) -> None:
+    def __init__(self, buckets: Buckets, seed: int, global_batch: int) -> None:
         self.buckets, self.seed, self.global_batch = buckets, seed, global_batch
         self.steps_per_epoch = len(epoch_batches(buckets, seed, 0, global_batch))
         self._epoch: tuple[int, np.ndarray] | None = None

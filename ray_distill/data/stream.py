@@ -28,8 +28,8 @@ def quiet() -> None:
 class Stream:
     """The training data from ``start`` on, as a dataset that Ray Train splits among ``world`` workers.
 
-    A block holds one rank's samples of ``chunk`` consecutive steps, and block k goes to rank k mod world; each row
-    carries its sample id, so the worker knows that it got what the plan says.
+    A block holds one rank's samples of ``steps_per_block`` consecutive steps, and block k goes to rank k mod world;
+    each row carries its sample id, so the worker knows that it got what the plan says.
     """
 
     cache: Cache
@@ -40,10 +40,10 @@ class Stream:
     global_batch: int
     micro_batch: int
     with_latents: bool
-    chunk: int = 16
+    steps_per_block: int = 16
 
     def dataset(self) -> Dataset:
-        blocks = -(-(self.steps - self.start) // self.chunk) * self.world
+        blocks = -(-(self.steps - self.start) // self.steps_per_block) * self.world
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.target_max_block_size = 1 << 32  # a block that Ray splits would land on two ranks
@@ -56,8 +56,8 @@ class Stream:
     def block(self, number: int) -> Rows:
         """The rows of one block: sample_id, text [L, D] and, where they are used, latents."""
         part, rank = divmod(number, self.world)
-        first = self.start + part * self.chunk
-        steps = range(first, min(first + self.chunk, self.steps))
+        first = self.start + part * self.steps_per_block
+        steps = range(first, min(first + self.steps_per_block, self.steps))
         plan = Plan(self.cache.buckets(), self.seed, self.global_batch)
         mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
         rows = self.cache.rows(

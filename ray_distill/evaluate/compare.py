@@ -6,6 +6,7 @@ Generation runs as Ray tasks, one sampler and one seed each, so that all CPUs or
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from ray_distill.data.video import write_clip
 from ray_distill.diffusion.samplers import sample
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.metrics import Metric, frechet_distance
-from ray_distill.evaluate.report import contact_sheet
+from ray_distill.evaluate.report import contact_sheet, missed
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
@@ -70,7 +71,7 @@ def load_network(config: RunConfig, role: str, checkpoint: Path | None) -> nn.Mo
     return module.eval().requires_grad_(False)
 
 
-_network = lru_cache(maxsize=2)(
+_network = lru_cache(maxsize=1)(
     lambda key, role, checkpoint: load_network(RunConfig.model_validate_json(key), role, checkpoint)
 )
 
@@ -170,9 +171,9 @@ def evaluate(
     count = settings.videos if settings.metric else settings.pictures
     # A stride that shares no factor with their number shows different captions first than their alphabet does.
     prompts = [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
-    text, uncond = ray.put(encode_prompts(config, prompts)), ray.put(torch.from_numpy(cache.uncond))
-    gpus = 1 if config.train.use_gpu else 0
-    task = ray.remote(num_cpus=1, num_gpus=gpus)(generate)
+    remote = ray.remote(num_cpus=1, num_gpus=1 if config.train.use_gpu else 0)
+    task, uncond = remote(generate), ray.put(torch.from_numpy(cache.uncond))
+    text = remote(encode_prompts).remote(config, prompts)
 
     def start(candidate: Candidate, seed: int) -> Any:
         return task.remote(config, candidate, prompts, text, uncond, seed)
@@ -184,19 +185,27 @@ def evaluate(
     report: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
     for name, candidate in compared.items():
-        made: list[Made] = [ray.get(pending.pop((name, seed))) for seed in settings.seeds]
+        made: list[Made] = [
+            ray.get(pending.pop((name, seed)), timeout=config.train.timeout_s) for seed in settings.seeds
+        ]
         report[name] = _summary(made, real, candidate.sampler)
         columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = made[0].videos
         say(f"{name}: {report[name]}")
     contact_sheet(out / "contact_sheet.png", columns, prompts[: settings.pictures])
-    for heading, videos in columns.items():
-        for prompt, video in zip(prompts, videos, strict=False):
-            folder = out / "videos" / heading.partition(" (")[0].replace(" ", "_")
-            folder.mkdir(parents=True, exist_ok=True)
-            write_clip(folder / f"{prompt.replace(' ', '_')[:80]}.mp4", enlarge(video), config.data.fps)
+    _write_videos(out / "videos", columns, prompts, config.data.fps)
     if guided is not None:
         report["teacher_same_steps_guided"] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}
-    return report | {"seeds": len(settings.seeds), "videos_per_seed": count}
+    report |= {"seeds": len(settings.seeds), "videos_per_seed": count}
+    return report | {"missed": missed(report, settings.goals)}
+
+
+def _write_videos(folder: Path, columns: dict[str, np.ndarray], prompts: Sequence[str], fps: float) -> None:
+    for heading, videos in columns.items():
+        own = folder / heading.partition(" (")[0].replace(" ", "_")
+        own.mkdir(parents=True, exist_ok=True)
+        for number, (prompt, video) in enumerate(zip(prompts, videos, strict=False)):
+            name = re.sub(r"[^\w-]+", "_", prompt)[:60]  # a caption may hold anything
+            write_clip(own / f"{number:02d}_{name}.mp4", enlarge(video), fps)
 
 
 def _tune(
@@ -209,7 +218,8 @@ def _tune(
         for scale in config.evaluate.guidance_grid
         for shift in config.evaluate.shift_grid
     ]
-    made = ray.get([start(Candidate(TEACHER, sampler), config.evaluate.tune_seed) for sampler in grid])
+    refs = [start(Candidate(TEACHER, sampler), config.evaluate.tune_seed) for sampler in grid]
+    made = ray.get(refs, timeout=config.train.timeout_s)
     scores = [frechet_distance(m.features, real) for m in made]
     best = int(np.argmin(scores))
     say(f"few-step teacher: guidance {grid[best].guidance_scale} and timesteps {grid[best].timesteps} are best")

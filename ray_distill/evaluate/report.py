@@ -186,7 +186,7 @@ def _footer(report: Mapping[str, Any]) -> str:
         for key, words in (
             ("student_updates", "student updates"),
             ("steps", "steps"),
-            ("wall_seconds", "s of training"),
+            ("wall_seconds", "s in all"),
         )
         if report.get(key) is not None
     ]

@@ -31,7 +31,7 @@ def export_student(
     frames: int,
     height: int,
     width: int,
-    fps: int,
+    fps: float,
     max_sequence_length: int,
     card: Mapping[str, Any],
     negative_prompt: str = "",

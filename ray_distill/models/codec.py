@@ -6,7 +6,6 @@ Latents leave a codec normalised (each channel about zero mean and unit variance
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -14,8 +13,6 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-from ray_distill.models.fingerprint import fingerprint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -33,11 +30,6 @@ class Codec(Protocol):
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, t, h, w) of a video; ValueError where the codec cannot take that size."""
-        ...
-
-    @property
-    def hash(self) -> str:
-        """16 hex digits of weights and configuration: prepared latents are good only for this value."""
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
@@ -98,10 +90,6 @@ class PatchPCA(nn.Module):
     def config(self) -> dict[str, object]:
         return {"_class_name": "PatchPCA", "patch": list(self.patch), "channels": len(self.basis)}
 
-    @cached_property
-    def hash(self) -> str:
-        return fingerprint(self.state_dict(), self.config)
-
     def save(self, folder: Path) -> None:
         """Writes config.json and the weights, in diffusers' folder habits."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,10 +142,6 @@ class WanVAE(nn.Module):
         if height % space or width % space:
             raise ValueError(f"height x width = {height}x{width}: the Wan VAE takes multiples of {space}")
         return self.vae.config.z_dim, (frames - 1) // time + 1, height // space, width // space
-
-    @cached_property
-    def hash(self) -> str:
-        return fingerprint(self.vae.state_dict(), self.vae.config)
 
 
 CODECS: dict[str, type[PatchPCA] | type[WanVAE]] = {"PatchPCA": PatchPCA, "AutoencoderKLWan": WanVAE}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ray_distill.models import family as adapter
 
@@ -57,13 +56,4 @@ def folder_hash(folder: Path) -> str:
             digest.update(file.read(1 << 20))
             file.seek(max(0, size - (1 << 20)))
             digest.update(file.read())
-    return digest.hexdigest()
-
-
-def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """sha256 over names, shapes, dtypes and bytes, in order."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
-
-from ray_distill.models.fingerprint import fingerprint
 
 
 class TextEncoder:
@@ -48,15 +45,3 @@ class TextEncoder:
         # Behind the mask T5 still computes something. Wan was trained with zeros there, and it attends to all of them.
         # torch.where, not a product: 0 x inf would be nan.
         return torch.where(tokens.attention_mask.bool()[..., None], hidden, 0.0)
-
-    @cached_property
-    def hash(self) -> str:
-        """16 hex digits of weights, tokenizer and ``max_length``: prepared text is good only for this value."""
-        about = {
-            "model": {
-                k: v for k, v in self.model.config.to_diff_dict().items() if not k.startswith(("_", "transformers"))
-            },
-            "vocabulary": self.tokenizer.get_vocab(),
-            "max_length": self.max_length,
-        }
-        return fingerprint(self.model.state_dict(), about)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 COOL_DOWN_S = 30.0  # after a failure the server is left alone for this long
 START_WAIT_S = 30.0  # the driver waits this long for a run id, then goes on; the run may still open later
@@ -53,8 +54,6 @@ class Tracker:
     No method raises or long delays for the server's sake: the first failure is warned about, the server is then tried
     again at most every ``COOL_DOWN_S``, and metrics wait in a buffer meanwhile. Artifacts of an outage are not sent:
     they lie in the run's folder. Without a URI every method does nothing.
-
-    A pickled Tracker (in a callback that Ray carries to its controller) writes to the same run but does not own it.
     """
 
     def __init__(self, uri: str | None, run_id: str | None = None) -> None:
@@ -63,7 +62,6 @@ class Tracker:
         self._client: MlflowClient | None = None
         self._open: Callable[[], None] | None = None  # what still has to happen before the first call
         self._monitor: Any = None
-        self._owner = False
         self._ended = not self.uri
         self._warned = False
         self._retry_at = 0.0
@@ -86,18 +84,9 @@ class Tracker:
         server has not answered.
         """
         tracker = cls(uri, run_id)
-        tracker._owner = True
         tracker._open = lambda: tracker._open_run(experiment, run_name, params, tags)
         tracker._call(lambda: None, wait_s=START_WAIT_S)
         return tracker
-
-    @classmethod
-    def attach(cls, uri: str | None, run_id: str | None) -> Tracker:
-        """Write to a run that another process owns; ``end`` only flushes."""
-        return cls(uri if run_id else None, run_id)
-
-    def __reduce__(self) -> tuple[Callable[..., Tracker], tuple[str, str | None]]:
-        return Tracker.attach, (self.uri, self.run_id)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log ``values`` at ``step``; returns at once."""
@@ -123,7 +112,7 @@ class Tracker:
         """
         return self._call(lambda: self._register(Path(folder), name, alias))
 
-    def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    def end(self, status: Status) -> None:
         """Send what is buffered and close the run, within ``END_WAIT_S``. Later calls do nothing."""
         if self._ended:
             return
@@ -223,11 +212,9 @@ class Tracker:
             client.set_registered_model_alias(name, alias, version)
         return version
 
-    def _close(self, status: str) -> None:
+    def _close(self, status: Status) -> None:
         self._retry_at = 0.0  # one last attempt, however recent the last failure
         self._guard(self._flush)
-        if not self._owner:
-            return
         if self._monitor is not None:
             self._monitor.finish()
         self._guard(lambda: self._connect().set_terminated(self._run, status))

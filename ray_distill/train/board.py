@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Row = Mapping[str, float]
 
@@ -44,4 +45,6 @@ class Board:
 
 
 def start_board() -> Any:
-    return ray.remote(num_cpus=0)(Board).remote()
+    # Beside the driver: what outlives it is of no use, and it must not go down with a worker's node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()

@@ -213,6 +213,8 @@ def _initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 60,
     }
+    if config.dtype == "bfloat16" and config.zero > 1:  # else micro-batches add up in bf16, and lose what is small
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.optimizer is None:
         module.requires_grad_(False)
         engine, *_ = deepspeed.initialize(model=module, config=settings)

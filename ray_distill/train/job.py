@@ -39,7 +39,7 @@ class Job:
 
         What a run resumes from is decided here, once; the workers learn it from the board.
         """
-        last = checkpoint.latest(self.run_dir)
+        last = checkpoint.latest(self.run_dir, thorough=True)
         ray.get(self.board.resume_from.remote(str(last.folder) if last else None), timeout=60)
         return replace(self.stream, start=last.step if last else 0).dataset()
 

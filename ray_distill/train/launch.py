@@ -25,20 +25,21 @@ from ray_distill.data.cache import Cache
 from ray_distill.data.pipeline import prepare
 from ray_distill.data.stream import Stream, ordered
 from ray_distill.evaluate.compare import evaluate
-from ray_distill.evaluate.report import loss_plot, missed, table, write_report
+from ray_distill.evaluate.report import loss_plot, table, write_report
 from ray_distill.export.student import export
 from ray_distill.models.loading import check_folder
-from ray_distill.track.tracker import Tracker
+from ray_distill.track.tracker import Status, Tracker
 from ray_distill.train.board import start_board
 from ray_distill.train.job import Job, train_worker
 from ray_distill.train.progress import Progress, clock
 from ray_distill.train.schedule import total_updates
-from ray_distill.train.stop import Stopped, stop_on_signals
+from ray_distill.train.stop import Signals, Stopped, watch_signals
 from ray_distill.types import STUDENT
 
 log = logging.getLogger(__name__)
 RUN = "run.json"
 ROWS = "metrics.jsonl"
+REPORT = "report.json"
 
 
 def say(text: str) -> None:
@@ -122,14 +123,14 @@ def launch(config: RunConfig) -> dict[str, Any]:
     run_dir.mkdir(parents=True, exist_ok=True)
     phases, began = Phases(), time.monotonic()
     tracker = _tracker(config)
-    status = "FAILED"
+    status: Status = "FAILED"
     try:
-        with cluster():
+        with watch_signals() as signals, cluster():
             with phases("prepare: videos to latents and text embeddings"):
                 cache = make_cache(config)
                 say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
             with phases("train"):
-                last = train(config, cache, tracker)
+                last = train(config, cache, tracker, signals)
             report = _measure(config, cache, last, tracker, phases, began)
         status = "FINISHED"
         return report
@@ -162,9 +163,14 @@ def make_cache(config: RunConfig) -> Cache:
     return prepare(config.data, config.model.path, config.model.max_sequence_length)
 
 
-def train(config: RunConfig, cache: Cache, tracker: Tracker) -> checkpoint.Checkpoint:
+def train(config: RunConfig, cache: Cache, tracker: Tracker, signals: Signals) -> checkpoint.Checkpoint:
     """Train to the last step, or to a stop on a signal (Stopped); returns the newest checkpoint."""
     last = checkpoint.latest(config.run_dir)
+    if last is not None and last.state["data"] != cache.folder.name:
+        raise ConfigError(
+            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
+            f"choose another name, or remove {config.run_dir}"
+        )
     if last is not None and last.step >= config.train.steps:
         say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
         return last
@@ -173,11 +179,14 @@ def train(config: RunConfig, cache: Cache, tracker: Tracker) -> checkpoint.Check
     board = start_board()
     job = Job(config.dump(), config.run_dir, _stream(config, cache), board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
-    with stop_on_signals(lambda: ray.get(board.request_stop.remote())) as caught:
+    signals.request_stop = board.request_stop.remote
+    try:
         _fit(job, lambda: _drain(job, progress, tracker))
+    finally:
+        signals.request_stop = None
     last = checkpoint.latest(config.run_dir)
-    if caught:
-        raise Stopped(caught["signum"], last.step if last else 0)
+    if signals.signum is not None:
+        raise Stopped(signals.signum, last.step if last else 0)
     if last is None or last.step < config.train.steps:
         raise RuntimeError(f"{config.run_dir}: training ended, but its last checkpoint is not there")
     return last
@@ -246,6 +255,12 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
         raise failed[0]
 
 
+def known(run_dir: Path) -> dict[str, Any]:
+    """The run's report so far."""
+    path = run_dir / REPORT
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def rows_of(run_dir: Path) -> list[dict[str, float]]:
     """The rows of a run so far, by step."""
     path = run_dir / ROWS
@@ -278,8 +293,8 @@ def _measure(
     if config.evaluate.enabled:
         with phases("evaluate: the student against its teacher, by samples"):
             report = evaluate(config, cache, last.folder, out)
-            report["missed"] = missed(report, config.evaluate.goals)
     report |= {
+        "prompt": cache.captions()[0],
         "steps": last.step,
         "student_updates": last.state["roles"][STUDENT]["updates"],
         "planned_student_updates": total_updates(config)[STUDENT],
@@ -290,7 +305,7 @@ def _measure(
             loss_plot(out / "losses.png", rows)
         tracker.register(folder, config.track.register_as or config.name, alias="latest")
     report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}
-    write_report(out / "report.json", report)
+    write_report(out / REPORT, report)
     _publish(tracker, report, out)
     say("")
     say(table(report))
@@ -304,7 +319,7 @@ def _measure(
 def _publish(tracker: Tracker, report: dict[str, Any], out: Path) -> None:
     values = {k: v for k, v in flatten(report).items() if isinstance(v, int | float) and not isinstance(v, bool)}
     tracker.metrics(int(report["steps"]), {f"evaluate/{key.replace('.', '/')}": value for key, value in values.items()})
-    for name in ("report.json", "contact_sheet.png", "losses.png"):
+    for name in (REPORT, "contact_sheet.png", "losses.png"):
         if (out / name).is_file():
             tracker.artifact(out / name)
     if (out / "videos").is_dir():

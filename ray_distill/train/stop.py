@@ -7,35 +7,46 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 
 class Stopped(Exception):
-    """The user asked for an end; the run was saved. ``signum`` is the signal that asked."""
+    """The user asked for an end, and nothing that was saved is lost. ``signum`` is the signal that asked."""
 
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped at step {step}, which is saved; the same command goes on from there")
+    def __init__(self, signum: int, step: int | None = None) -> None:
+        where = "stopped" if step is None else f"stopped at step {step}, which is saved"
+        super().__init__(f"{where}; the same command goes on from there")
         self.signum = signum
 
 
-@contextmanager
-def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[dict[str, int]]:
-    """Ask for a stop on the first SIGINT or SIGTERM; yields where that signal's number is left ("signum")."""
-    caught: dict[str, int] = {}
+@dataclass
+class Signals:
+    """What came, and what to do about it: ``request_stop`` while something has to be saved, else Stopped at once."""
 
-    def handle(signum: int, _frame: Any) -> None:
-        if caught:
+    signum: int | None = None
+    request_stop: Callable[[], None] | None = None
+
+    def handle(self, signum: int, _frame: Any) -> None:
+        if self.signum is not None:
             raise KeyboardInterrupt
-        caught["signum"] = signum
+        self.signum = signum
+        if self.request_stop is None:
+            raise Stopped(signum)
         print(f"\n{signal.Signals(signum).name}: saving, then leaving (again: leave at once)", file=sys.stderr)
-        request_stop()
+        self.request_stop()
 
+
+@contextmanager
+def watch_signals() -> Iterator[Signals]:
+    """Handle SIGINT and SIGTERM; only a main thread can, elsewhere signals are left alone."""
+    signals = Signals()
     if threading.current_thread() is not threading.main_thread():
-        yield caught
+        yield signals
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield caught
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

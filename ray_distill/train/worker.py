@@ -35,16 +35,18 @@ def work(job: Job) -> None:
     context = ray.train.get_context()
     placement = Placement(context.get_world_rank(), context.get_world_size())
     device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     engines = build_engines(config)
     last = job.resume_point()
     if last is not None:
         engines.load(last)
     stream = replace(job.stream, start=last.step if last else 0)
     teacher = engines.frozen_hash()
-    reporter = Reporter(job, placement, engines)
+    reporter = Reporter(job, placement, engines, device)
     rng = StatelessRng(config.seed)
     if last is not None and placement.data_rank == 0:
-        ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"))
+        ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"), timeout=60)
     iterator = ray.train.get_dataset_shard("train")
     for step, batches in enumerate(micro_batches(stream, iterator, placement, device), stream.start):
         logs = train_step(config.method, engines, batches, step, rng)
@@ -67,9 +69,8 @@ def build_engines(config: RunConfig) -> Engines:
         held = config.role(role)
         if held.init == "random":
             return random_transformer(config.model.family, config.source(role), config.seed)
-        return load_transformer(
-            config.model.family, config.source(role), DTYPES["float32" if held.optimizer else held.dtype]
-        )
+        # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
+        return load_transformer(config.model.family, config.source(role), DTYPES[held.dtype])
 
     return SeparateEngines(
         {role: module(role) for role in config.method.roles},
@@ -83,8 +84,8 @@ def build_engines(config: RunConfig) -> Engines:
 class Reporter:
     """Rows to the board, checkpoints to Ray Train. Ranks meet only every few seconds, by rank 0's clock."""
 
-    def __init__(self, job: Job, placement: Placement, engines: Engines) -> None:
-        self.job, self.placement, self.engines = job, placement, engines
+    def __init__(self, job: Job, placement: Placement, engines: Engines, device: torch.device) -> None:
+        self.job, self.placement, self.engines, self.device = job, placement, engines, device
         self.rows: list[tuple[int, dict[str, Tensor]]] = []
         self.meeting = time.monotonic()
         self.next_step: int | None = None
@@ -96,21 +97,14 @@ class Reporter:
         return self._meet(step) if self.next_step in (None, step) or last else False
 
     def _meet(self, step: int) -> bool:
-        names = sorted({name for _, logs in self.rows for name in logs})
-        missing = torch.tensor(float("nan"))
-        table = torch.stack(
-            [torch.stack([logs.get(name, missing).float().cpu() for name in names]) for _, logs in self.rows]
-        )
-        dist.all_reduce(table)
-        table /= self.placement.data_size
+        values = torch.stack([value.to(self.device, torch.float32) for _, logs in self.rows for value in logs.values()])
+        dist.all_reduce(values)  # a step's names are the same on all ranks
+        means = iter((values / self.placement.data_size).tolist())
         now = time.monotonic()
         pace = (now - self.meeting) / len(self.rows)
         verdict = [False, 1]
         if self.placement.data_rank == 0:
-            rows = [
-                {"step": float(at), **{n: v for n, v in zip(names, values, strict=True) if v == v}}
-                for (at, _), values in zip(self.rows, table.tolist(), strict=True)
-            ]
+            rows = [{"step": float(at), **{name: next(means) for name in logs}} for at, logs in self.rows]
             stopping = ray.get(self.job.board.push.remote(rows), timeout=60)
             # The first step is slow: it says little about the pace of the others.
             ahead = 1 if self.next_step is None else max(1, round(self.job.config.train.log_every_s / max(pace, 1e-6)))
@@ -126,6 +120,7 @@ class Reporter:
             "roles": self.engines.state(),
             "config": self.job.config.dump(),
             "run_id": self.job.run_id,
+            "data": self.job.stream.cache.folder.name,
             "world": self.placement.data_size,
         }
         with tempfile.TemporaryDirectory() as folder:

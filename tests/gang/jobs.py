@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import DEFAULT, patch
 
 import torch
 import torch.distributed as dist
@@ -140,7 +140,7 @@ def leave_out_the_reduction(held: SeparateEngines, rank: int) -> None:
     backward = held.backward
 
     def alone(roles: tuple[str, ...], loss: Tensor, last: bool) -> None:
-        with patch.object(dist, "all_reduce"), patch.object(dist, "reduce"), patch.object(dist, "reduce_scatter_tensor"):
+        with patch.multiple(dist, all_reduce=DEFAULT, reduce=DEFAULT, reduce_scatter_tensor=DEFAULT):
             backward(roles, loss, last)
 
     held.backward = alone  # type: ignore[method-assign]

@@ -112,7 +112,8 @@ DAMAGE = {
     "another state": lambda folder: (folder / STATE).write_text("{}"),
     "no manifest": lambda folder: (folder / MANIFEST).unlink(),
     "a cut manifest": cut_manifest,
-    "a manifest of another kind": lambda folder: (folder / MANIFEST).write_text("[]"),
+    "a manifest that is a list": lambda folder: (folder / MANIFEST).write_text("[]"),
+    "a manifest without sizes": lambda folder: (folder / MANIFEST).write_text('{"state.json": 3}'),
     "a manifest that points outside": foreign_file,
 }
 
@@ -126,13 +127,20 @@ def test_damage_is_found_and_the_one_before_is_taken(tmp_path, caplog, damage):
     with pytest.raises(BadCheckpoint, match=str(damaged.folder)):
         damaged.verify()
     with caplog.at_level(logging.WARNING):
-        assert latest(tmp_path) == whole
+        assert latest(tmp_path, thorough=True) == whole
     assert [r.levelname for r in caplog.records] == ["WARNING"] and str(damaged.folder) in caplog.text
+
+
+@pytest.mark.parametrize("damage", [name for name in DAMAGE if name != "a bit is flipped"])
+def test_a_quick_look_sees_all_but_flipped_bits(tmp_path, damage):
+    whole = write_all(tmp_path / folder_name(200), 200)
+    DAMAGE[damage](write_all(tmp_path / folder_name(400), 400).folder)
+    assert latest(tmp_path) == whole
 
 
 def test_no_checkpoint_is_none(tmp_path):
     assert latest(tmp_path) is None and latest(tmp_path / "nowhere") is None
-    flipped(write_all(tmp_path / folder_name(1), 1).folder)
+    truncated(write_all(tmp_path / folder_name(1), 1).folder)
     assert latest(tmp_path) is None
 
 

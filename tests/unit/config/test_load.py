@@ -50,7 +50,12 @@ def test_a_section_can_be_set_at_once_and_made(load):
 
 @pytest.mark.parametrize(
     ("text", "steps"),
-    [("1000,757,522", (1000.0, 757.0, 522.0)), ("1000, 500", (1000.0, 500.0)), ("[1000]", (1000.0,)), ("1000", (1000.0,))],
+    [
+        ("1000,757,522", (1000.0, 757.0, 522.0)),
+        ("1000, 500", (1000.0, 500.0)),
+        ("[1000]", (1000.0,)),
+        ("1000", (1000.0,)),
+    ],
 )
 def test_spellings_of_a_step_list(load, text, steps):
     assert load(f"method.timesteps={text}").config.method.timesteps == steps

@@ -70,7 +70,7 @@ def test_what_was_written_is_read(cache):
 
 
 def stream_of(cache, **changes):
-    stream = Stream(cache, 0, 0, 9, world=2, global_batch=8, micro_batch=2, with_latents=True, chunk=4)
+    stream = Stream(cache, 0, 0, 9, world=2, global_batch=8, micro_batch=2, with_latents=True, steps_per_block=4)
     return replace(stream, **changes)
 
 
@@ -78,8 +78,8 @@ class Shard:
     """One rank's share, as Ray Data hands it out: block k to rank k mod world, cut into batches across blocks."""
 
     def __init__(self, stream, rank):
-        chunks = -(-(stream.steps - stream.start) // stream.chunk)
-        blocks = [stream.block(chunk * stream.world + rank) for chunk in range(chunks)]
+        parts = -(-(stream.steps - stream.start) // stream.steps_per_block)
+        blocks = [stream.block(part * stream.world + rank) for part in range(parts)]
         self.rows = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     def iter_batches(self, *, batch_size, batch_format, prefetch_batches):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from ray_distill.models.loading import check_folder, folder_hash, load_transformer, random_transformer, tensors_hash
+from ray_distill.models.loading import check_folder, folder_hash, load_transformer, random_transformer
 from tests.unit.tiny_wan import tiny_wan
 
 PUBLISHED = {"text_dim": 4096, "freq_dim": 256, "in_channels": 16, "out_channels": 16, "attention_head_dim": 128}
@@ -18,7 +18,8 @@ def folder(tmp_path_factory):
 
 
 def same(a, b):
-    return tensors_hash(a.state_dict().items()) == tensors_hash(b.state_dict().items())
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_weights_are_loaded_in_the_dtype_asked_for(folder):
@@ -55,22 +56,6 @@ def test_pickled_weights_are_refused(folder, tmp_path):
     torch.save(tiny_wan(0).state_dict(), tmp_path / "transformer" / "diffusion_pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         load_transformer("wan", tmp_path)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_hash_sees_one_element_name_shape_and_dtype(dtype):
-    tensor = torch.arange(6, dtype=dtype).reshape(2, 3)
-    changed = tensor.clone()
-    changed[1, 2] += 0.0625
-    others = [
-        [("a", changed)],
-        [("b", tensor)],
-        [("a", tensor.reshape(3, 2))],
-        [("a", tensor.half())],
-        [("a", tensor), ("a", tensor)],
-    ]
-    assert tensors_hash([("a", tensor)]) == tensors_hash([("a", tensor.T.contiguous().T)])
-    assert len({tensors_hash(tensors) for tensors in [[("a", tensor)], *others]}) == 6
 
 
 def test_the_hash_of_a_folder_follows_names_and_contents(tmp_path):

@@ -63,10 +63,6 @@ def test_forty_prompts_are_apart_and_a_linear_probe_reads_them(encoder):
         assert ((pooled[held_out] @ probe).argmax(1) == label[held_out]).all()
 
 
-def test_hash_follows_the_length(encoder):
-    assert encoder.hash == TextEncoder(TEACHER, max_length=8).hash != TextEncoder(TEACHER, max_length=6).hash
-
-
 def test_a_folder_without_a_text_encoder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no tokenizer/"):
         TextEncoder(tmp_path, 8)

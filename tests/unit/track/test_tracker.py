@@ -1,7 +1,6 @@
 """The tracker against a real SQLite store, against a server that is not there, and against none."""
 
 import logging
-import pickle
 import time
 from pathlib import Path
 
@@ -65,17 +64,6 @@ def test_a_run_is_recorded_closed_and_continued(tmp_path, monkeypatch, caplog):
     runs = client.search_runs([run.info.experiment_id])
     assert len(runs) == 1 and not [r for r in runs if r.info.status == "RUNNING"]
     assert {path.name for path in tmp_path.iterdir()} == {"store", "export"}  # nothing dropped in the working directory
-
-
-def test_a_pickled_tracker_writes_to_the_run_and_leaves_it_open(uri):
-    tracker = Tracker.start(uri, "digits", "run", {}, {})
-    copy = pickle.loads(pickle.dumps(tracker))
-    copy.metrics(0, {"loss": 1.0})
-    copy.end("FAILED")
-    assert client_of(tracker).get_run(tracker.run_id).info.status == "RUNNING"
-    tracker.end("FINISHED")
-    run = client_of(tracker).get_run(tracker.run_id)
-    assert run.info.status == "FINISHED" and run.data.metrics["loss"] == 1.0
 
 
 def test_metrics_of_an_outage_arrive_when_the_server_is_back(uri, monkeypatch, caplog):
