@@ -23,14 +23,8 @@ CARD = "card.json"
 PROMPTS = "prompts.safetensors"
 
 
-@lru_cache(maxsize=8)
-def _row_group(path: str, group: int, columns: tuple[str, ...]) -> dict[str, list[Any]]:
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(group, columns=list(columns)).to_pydict()
-
-
 @lru_cache(maxsize=4)
-def _index(folder: Path) -> list[tuple[int, str, int, int]]:
+def index_of(folder: Path) -> list[tuple[int, str, int, int]]:
     rows = []
     for path in sorted((folder / "rows").glob("*.parquet")):
         with pq.ParquetFile(path) as file:
@@ -66,7 +60,7 @@ class Cache:
     @property
     def index(self) -> list[tuple[int, str, int, int]]:
         """(id, file, row group, row) of each good row, by id."""
-        return _index(self.folder)
+        return index_of(self.folder)
 
     def buckets(self) -> dict[tuple[int, ...], list[int]]:
         """Row numbers by latent shape."""
@@ -74,12 +68,16 @@ class Cache:
 
     def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         """Rows by number; arrays come back as arrays (see ``unpack``)."""
-        found = []
-        for number in numbers:
+        wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for place, number in enumerate(numbers):
             _, path, group, row = self.index[number]
-            table = _row_group(path, group, tuple(columns))
-            found.append({column: table[column][row] for column in columns})
-        return found
+            wanted.setdefault((path, group), []).append((place, row))
+        found: dict[int, dict[str, Any]] = {}
+        for (path, group), places in wanted.items():  # a row group is decoded once, however many of its rows are asked
+            with pq.ParquetFile(path) as file:
+                table = file.read_row_group(group, columns=list(columns)).take([row for _, row in places])
+            found |= zip([place for place, _ in places], table.to_pylist(), strict=True)
+        return [found[place] for place in range(len(found))]
 
     def text(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
         """Embeddings [B, L, D] fp32 of rows with a "text" column, padded with zeros as the text encoder pads."""

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ray_distill.data.cache import CARD, PROMPTS, Cache
+from ray_distill.data.cache import CARD, PROMPTS, Cache, index_of
 from ray_distill.data.source import Source
 from ray_distill.data.stream import quiet
 from ray_distill.data.transform import resize, to_pixels
@@ -146,6 +146,7 @@ def prepare(source: Source, model: Path, max_sequence_length: int) -> Cache:
         return cache
     shutil.rmtree(cache.folder, ignore_errors=True)
     cache.folder.mkdir(parents=True)
+    index_of.cache_clear()
     dataset.map_batches(
         _Encode,
         fn_constructor_args=(source, model, max_sequence_length, cache.folder),

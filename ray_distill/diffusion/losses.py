@@ -25,9 +25,12 @@ def dmd_gradient(x: Tensor, mu_fake: Tensor, mu_real: Tensor, min_norm: float = 
 
 
 def surrogate(x: Tensor, gradient: Tensor) -> Tensor:
-    """A scalar whose gradient at ``x`` is ``gradient`` / N: 0.5 mean over all N elements of (x - sg[x - g])^2."""
-    x = x.to(gradient.dtype)
-    return 0.5 * (x - (x - gradient).detach()).square().mean()
+    """A scalar of value and gradient of 0.5 mean over all N elements of (x - sg[x - g])^2: 0.5 mean g^2, and g / N.
+
+    Written so that g is never the difference of two near-equal numbers: in fp32 x - (x - g) keeps few digits of g.
+    """
+    g = gradient.detach()
+    return 0.5 * g.square().mean() + ((x - x.detach()) * g).mean()
 
 
 def finite_samples(*tensors: Tensor) -> Tensor:

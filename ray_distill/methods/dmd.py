@@ -59,6 +59,8 @@ class DMD:
             raise ValueError(f"student_interval = {self.student_interval}: use 1 for every step, or more")
         if not 0 < self.score_min < self.score_max < 1:
             raise ValueError(f"score_min, score_max = {self.score_min}, {self.score_max}: need 0 < min < max < 1")
+        if self.score_shift <= 0 or self.min_norm <= 0:
+            raise ValueError(f"score_shift, min_norm = {self.score_shift}, {self.min_norm}: both must be above 0")
 
     def updates(self, step: int) -> tuple[Update, ...]:
         student = Update((STUDENT,), self.student_loss)
@@ -103,8 +105,8 @@ class DMD:
         logs = {
             "dmd_loss": loss.detach(),
             "dmd_gradient": g.abs().mean(),
-            "dmd_norm": norm.median(),
-            "dmd_nonfinite": (~finite).sum().float(),
+            "dmd_norm": norm.nanmedian(),
+            "dmd_nonfinite": (~finite).float().mean(),
             "student_std": x.detach().std(),
         }
         return LossTerms(loss, logs)

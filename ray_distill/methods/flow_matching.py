@@ -31,6 +31,13 @@ class FlowMatching:
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
     uses_latents: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:
+            raise ValueError(
+                f"shift, sampling_steps, prompt_dropout = {self.shift}, {self.sampling_steps}, {self.prompt_dropout}: "
+                "need shift > 0, sampling_steps >= 1 and prompt_dropout in [0, 1]"
+            )
+
     def updates(self, step: int) -> tuple[Update, ...]:
         return (Update((STUDENT,), self.loss),)
 

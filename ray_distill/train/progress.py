@@ -39,7 +39,11 @@ class Progress:
             return
         self._printed = now
         seconds, steps = now - self._began[0], done - self._began[1]
-        pace = f"{steps / seconds:5.2f} steps/s  ETA {clock((self.steps - done) * seconds / steps)}" if steps else ""
+        pace = (
+            f"{steps / seconds:5.2f} steps/s  ETA {clock((self.steps - done) * seconds / steps)}"
+            if steps and seconds
+            else ""
+        )
         losses = "  ".join(
             f"{name} {value:.4f}" for name, value in sorted(self._means.items()) if name.endswith("_loss")
         )

@@ -17,8 +17,11 @@ import torch
 from mlflow import MlflowClient
 
 from ray_distill.checkpoint import Checkpoint, latest
+from ray_distill.checkpoint.writer import write
 from ray_distill.cli import main
 from ray_distill.config import load_config
+from ray_distill.evaluate.compare import evaluate
+from ray_distill.train.launch import make_cache
 from tests.ray.conftest import ROOT, read_rows
 
 CONFIG = ROOT / "configs/quickstart.yaml"
@@ -111,9 +114,26 @@ def test_mlflow_holds_the_run(straight: list[str]) -> None:
     assert len(client.get_metric_history(run.info.run_id, "fake_score_loss")) == 30
     assert run.data.metrics["evaluate/student/frechet"] > 0
     assert run.data.tags["method"] == "dmd"
+    assert "system/cpu_utilization_percentage" in run.data.metrics
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"report.json", "contact_sheet.png", "losses.png", "videos", "student"} <= artifacts
     assert client.get_model_version_by_alias("straight", "latest").run_id == run.info.run_id
+
+
+def test_a_student_with_shuffled_weights_misses_every_goal(straight: list[str], tmp_path: Path) -> None:
+    config = load_config(CONFIG, [*straight, "evaluate.goals={frechet_ratio: 1.15, frechet_margin: 4, accuracy: 0.9}"])
+    last = latest(config.config.run_dir)
+    assert last is not None
+    generator = torch.Generator().manual_seed(0)
+
+    def shuffle(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].reshape(tensor.shape)
+
+    averages = last.tensors("student", "ema").items()
+    shuffled = [("student", f"ema/{name}", shuffle(tensor)) for name, tensor in averages]
+    write(tmp_path / "shuffled", shuffled, last.state, 0, 1, lambda part: [part])
+    report = evaluate(config.config, make_cache(config.config), tmp_path / "shuffled", tmp_path)
+    assert len(report["missed"]) == 3, report
 
 
 def test_a_second_run_of_the_same_name_goes_on_where_it_stood(straight: list[str], capsys) -> None:
