@@ -6,6 +6,7 @@ Fetching runs in processes of its own: this file must not import torch, which wo
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,14 @@ class Stream:
     global_batch: int
     micro_batch: int
     with_latents: bool
-    steps_per_block: int = 16
+    block_bytes: int = 64 << 20
+
+    @property
+    def steps_per_block(self) -> int:
+        """As many as fit into ``block_bytes``. Ray Data's executor spins while blocks wait, and takes a good part of
+        a core from the training: where all data fit into a few blocks it ends before the first step."""
+        row = 4 * self.cache.uncond.size + 4 * math.prod(self.cache.latent_shape) * self.with_latents
+        return max(1, self.block_bytes // (row * self.global_batch // self.world))
 
     def dataset(self) -> Dataset:
         blocks = -(-(self.steps - self.start) // self.steps_per_block) * self.world

@@ -70,7 +70,9 @@ def test_what_was_written_is_read(cache):
 
 
 def stream_of(cache, **changes):
-    stream = Stream(cache, 0, 0, 9, world=2, global_batch=8, micro_batch=2, with_latents=True, steps_per_block=4)
+    large = Stream(cache, 0, 0, 9, world=2, global_batch=8, micro_batch=2, with_latents=True)
+    stream = replace(large, block_bytes=4 * (large.block_bytes // large.steps_per_block))
+    assert stream.steps_per_block == 4
     return replace(stream, **changes)
 
 
