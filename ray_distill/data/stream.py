@@ -58,7 +58,7 @@ class Stream:
         quiet()
         # A fetch is light, and the training workers hold the CPUs: at 1 CPU a task nothing would ever start.
         return ray.data.read_datasource(
-            _PlanSource(self, blocks), override_num_blocks=blocks, ray_remote_args={"num_cpus": 0.1}
+            _PlanSource(self, blocks), override_num_blocks=blocks, num_cpus=0.1
         )
 
     def block(self, number: int) -> Rows:
