@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_distill.evaluate.report import ROWS, contact_sheet, loss_plot, running_mean, table, write_report
+from ray_distill.config.schema import Goals
+from ray_distill.evaluate.report import ROWS, contact_sheet, loss_plot, missed, running_mean, table, write_report
 
 
 def videos(value: int, count: int = 2) -> np.ndarray:
@@ -97,7 +98,7 @@ def test_table_is_aligned_and_complete():
     assert lines[6].split()[1:] == ["25.5", "+-", "0.9", "0.957", "3", "0.020"]
     assert len({len(line) for line in lines[:7]}) == 1
     assert len({line.index(".") for line in lines[2:7]}) == 1  # the points of the distances stand below one another
-    assert lines[7] == "160 student updates, 800 steps, 95.3 s of training, 3 sampling seeds"
+    assert lines[7] == "160 student updates, 800 steps, 95.3 s in all, 3 sampling seeds"
 
 
 def test_table_without_a_metric_prints_dashes():
@@ -111,3 +112,15 @@ def test_report_is_json_that_every_reader_takes(tmp_path):
     read = json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))
     assert read["student"] == REPORT["student"]
     assert read["student_before"]["frechet"] is None and read["student_before"]["accuracy"] == 0.5
+
+
+def test_missed_names_each_goal_that_was_not_reached():
+    goals = Goals(frechet_ratio=1.15, frechet_margin=4.0, accuracy=0.9)
+    assert missed(REPORT, goals) == []
+    worse = REPORT | {"student": REPORT["student"] | {"frechet": 60.0, "accuracy": 0.5}}
+    assert [line.split("; ")[1] for line in missed(worse, goals)] == [
+        "at most 1.15 was asked",
+        "at least 4.0 was asked",
+        "at least 0.9 was asked",
+    ]
+    assert missed(worse, Goals()) == []
