@@ -57,9 +57,7 @@ class Stream:
         context.target_max_block_size = 1 << 32  # a block that Ray splits would land on two ranks
         quiet()
         # A fetch is light, and the training workers hold the CPUs: at 1 CPU a task nothing would ever start.
-        return ray.data.read_datasource(
-            _PlanSource(self, blocks), override_num_blocks=blocks, num_cpus=0.1
-        )
+        return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, num_cpus=0.1)
 
     def block(self, number: int) -> Rows:
         """The rows of one block: sample_id, text [L, D] and, where they are used, latents."""

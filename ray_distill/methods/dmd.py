@@ -106,7 +106,7 @@ class DMD:
             "dmd_loss": loss.detach(),
             "dmd_gradient": g.abs().mean(),
             "dmd_norm": norm.nanmedian(),
-            "dmd_nonfinite": (~finite).float().mean(),
+            "dmd_nonfinite_share": (~finite).float().mean(),
             "student_std": x.detach().std(),
         }
         return LossTerms(loss, logs)

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 from sklearn.datasets import load_digits
+from torch.nn.functional import interpolate
 
 from ray_distill.data.transform import to_frames, to_pixels
 from ray_distill.evaluate.metrics import Metric, frechet_distance
@@ -92,16 +93,17 @@ def test_metric_survives_its_folder_and_reads_frames_as_pixels(tmp_path):
 
 
 def test_shipped_metric_reads_digits_and_directions():
-    """Drawn here, without the example's own drawing: nearest-neighbour doubling, no mp4."""
+    """Drawn here, without the example's own drawing and without its mp4."""
     metric = Metric.load(TEACHER / "metric")
     data = load_digits()
     videos = np.zeros((80, 9, 24, 24, 3), np.uint8)
     prompts = []
     for i in range(80):
-        digit = (data.images[i] * 255 / 16).astype(np.uint8).repeat(2, 0).repeat(2, 1)[..., None]
+        small = torch.from_numpy(data.images[i] * 255 / 16)[None, None]
+        digit = interpolate(small, (12, 12), mode="bilinear")[0, 0, :, :, None].byte().numpy()
         for t in range(9):
-            top, left = [(4, 8 - t), (4, t), (8 - t, 4), (t, 4)][i % 4]
-            videos[i, t, top : top + 16, left : left + 16] = digit
+            top, left = [(6, 10 - t), (6, 2 + t), (10 - t, 6), (2 + t, 6)][i % 4]
+            videos[i, t, top : top + 12, left : left + 12] = digit
         prompts.append(f"a {metric.words['digit'][data.target[i]]} moving {metric.words['direction'][i % 4]}")
     assert metric.accuracy(videos, prompts) >= 0.9
     assert metric.accuracy(videos, prompts[4:] + prompts[:4]) < 0.4
