@@ -10,7 +10,6 @@ from unittest.mock import DEFAULT, patch
 
 import torch
 import torch.distributed as dist
-from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from ray_distill.checkpoint import Checkpoint
@@ -23,9 +22,9 @@ from ray_distill.rng import StatelessRng
 from ray_distill.train.engines import SeparateEngines
 from ray_distill.train.step import train_step
 from ray_distill.types import Batch, Method
+from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 LR = 1e-3
-SHAPE = (4, 3, 4, 4)
 GLOBAL_BATCH = 8
 
 
@@ -42,24 +41,6 @@ class Case:
     gradient_checkpointing: bool = False
 
 
-def network(seed: int) -> WanTransformer3DModel:
-    torch.manual_seed(seed)
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=8,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
-    )
-
-
 def engines(case: Case) -> SeparateEngines:
     optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm)
     trained = RoleConfig(
@@ -73,7 +54,7 @@ def engines(case: Case) -> SeparateEngines:
         for role, need in METHODS[case.method.name].roles.items()
     }
     configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay})
-    modules = {role: network(0 if role == "teacher" else 1) for role in configs}
+    modules = {role: tiny_wan(0 if role == "teacher" else 1) for role in configs}
     return SeparateEngines(modules, configs, WanDenoiser, {"student": 100, "fake_score": 100}, case.micro_batch)
 
 
@@ -82,7 +63,7 @@ def micro_batches(case: Case, step: int, rank: int, world: int) -> list[Batch]:
     batches = []
     for ids in step * GLOBAL_BATCH + share(GLOBAL_BATCH, rank, world, case.micro_batch):
         sample_ids = torch.from_numpy(ids)
-        text = rng.noise("text", sample_ids, (5, 8))
+        text = rng.noise("text", sample_ids, TEXT)
         x_0 = rng.noise("data", sample_ids, SHAPE)
         batches.append(Batch(sample_ids, SHAPE, {"text": text}, {"text": torch.zeros_like(text)}, x_0))
     return batches

@@ -19,27 +19,15 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from ray_distill.export.diffusers import export_student
 from ray_distill.export.verify import verify
 from ray_distill.types import Sampler
+from tests.tiny_wan import tiny_wan
 
 SDE = Sampler((1000.0, 757.0, 522.0), "sde")
 WORDS = ["<pad>", "</s>", "<unk>", "three", "seven", "moving", "left", "right"]
 
 
 def make_transformer(seed: int) -> WanTransformer3DModel:
+    model = tiny_wan(seed, text_dim=16)
     torch.manual_seed(seed)
-    model = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=16,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
-    )
     with torch.no_grad():  # fresh weights barely read text and timestep; the comparison should
         for weight in model.parameters():
             weight += 0.1 * torch.randn_like(weight)

@@ -10,7 +10,7 @@ from ray_distill.methods import DMD
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction, Sampler
-from tests.unit.tiny_wan import SHAPE, TEXT, tiny_wan
+from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 from tests.unit.toys import Gaussian, batch
 
 RNG = StatelessRng(0)

@@ -7,7 +7,7 @@ from ray_distill.methods.flow_matching import drop
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction
-from tests.unit.tiny_wan import SHAPE, TEXT, tiny_wan
+from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 from tests.unit.toys import Gaussian, batch
 
 RNG = StatelessRng(0)

@@ -5,7 +5,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from ray_distill.models.loading import check_folder, folder_hash, load_transformer, random_transformer
-from tests.unit.tiny_wan import tiny_wan
+from tests.tiny_wan import tiny_wan
 
 PUBLISHED = {"text_dim": 4096, "freq_dim": 256, "in_channels": 16, "out_channels": 16, "attention_head_dim": 128}
 

@@ -4,7 +4,7 @@ import torch
 from ray_distill.models import family
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
-from tests.unit.tiny_wan import SHAPE, TEXT, tiny_wan
+from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 IDS = torch.arange(2)
 SIGMA = torch.tensor([0.757, 1.0])

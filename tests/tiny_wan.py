@@ -7,7 +7,7 @@ SHAPE = (4, 3, 4, 4)
 TEXT = (5, 8)
 
 
-def tiny_wan(seed: int) -> WanTransformer3DModel:
+def tiny_wan(seed: int, text_dim: int = TEXT[1]) -> WanTransformer3DModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return WanTransformer3DModel(
@@ -15,7 +15,7 @@ def tiny_wan(seed: int) -> WanTransformer3DModel:
             attention_head_dim=12,
             in_channels=4,
             out_channels=4,
-            text_dim=8,
+            text_dim=text_dim,
             freq_dim=16,
             ffn_dim=32,
             num_layers=2,
