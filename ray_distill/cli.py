@@ -129,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 a goal was missed, 2 the configuration is wrong, 128 + signal after an orderly stop."""
     args = parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     from ray_distill.train.stop import Stopped

@@ -125,7 +125,8 @@ def launch(config: RunConfig) -> dict[str, Any]:
     tracker = _tracker(config)
     status: Status = "FAILED"
     try:
-        with watch_signals() as signals, cluster():
+        # Ray installs handlers of its own when it starts; ours come after.
+        with cluster(), watch_signals() as signals:
             with phases("prepare: videos to latents and text embeddings"):
                 cache = make_cache(config)
                 say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
@@ -303,10 +304,11 @@ def _measure(
         folder = export(config, last.folder, cache.latent_shape, report)
         if rows := rows_of(out):
             loss_plot(out / "losses.png", rows)
-        tracker.register(folder, config.track.register_as or config.name, alias="latest")
     report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}
     write_report(out / REPORT, report)
     _publish(tracker, report, out)
+    # MLflow keeps the alias "latest" for itself.
+    tracker.register(folder, config.track.register_as or config.name, alias="newest")
     say("")
     say(table(report))
     say(

@@ -54,7 +54,7 @@ def work(job: Job) -> None:
         done = step + 1
         if done == config.train.steps and engines.frozen_hash() != teacher:
             raise RuntimeError("the frozen teacher's weights changed during training")
-        if stopping or done % config.train.checkpoint_every == 0 or done == config.train.steps:
+        if stopping or is_due(config, done):
             reporter.save(done)
         if stopping:
             break
@@ -81,6 +81,11 @@ def build_engines(config: RunConfig) -> Engines:
     )
 
 
+def is_due(config: RunConfig, done: int) -> bool:
+    """Whether a checkpoint belongs after ``done`` steps."""
+    return done % config.train.checkpoint_every == 0 or done == config.train.steps
+
+
 class Reporter:
     """Rows to the board, checkpoints to Ray Train. Ranks meet only every few seconds, by rank 0's clock."""
 
@@ -93,8 +98,9 @@ class Reporter:
     def add(self, step: int, logs: dict[str, Tensor]) -> bool:
         """Keep this step's scalars; at a meeting average them over ranks, push them, and learn whether to stop."""
         self.rows.append((step, logs))
-        last = step + 1 == self.job.config.train.steps
-        return self._meet(step) if self.next_step in (None, step) or last else False
+        # Before each checkpoint, too: rows of steps that a resumed run does not repeat must not die with a worker.
+        saving = is_due(self.job.config, step + 1)
+        return self._meet(step) if self.next_step in (None, step) or saving else False
 
     def _meet(self, step: int) -> bool:
         values = torch.stack([value.to(self.device, torch.float32) for _, logs in self.rows for value in logs.values()])

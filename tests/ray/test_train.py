@@ -117,7 +117,7 @@ def test_mlflow_holds_the_run(straight: list[str]) -> None:
     assert "system/cpu_utilization_percentage" in run.data.metrics
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"report.json", "contact_sheet.png", "losses.png", "videos", "student"} <= artifacts
-    assert client.get_model_version_by_alias("straight", "latest").run_id == run.info.run_id
+    assert client.get_model_version_by_alias("straight", "newest").run_id == run.info.run_id
 
 
 def test_a_student_with_shuffled_weights_misses_every_goal(straight: list[str], tmp_path: Path) -> None:
