@@ -19,7 +19,7 @@ from torch import Tensor
 from ray_distill.diffusion.flow import add_noise, velocity, x_0_from_velocity
 from ray_distill.diffusion.guidance import guided_velocity, standard_scale
 from ray_distill.diffusion.losses import dmd_gradient, finite_samples, mse, surrogate
-from ray_distill.diffusion.samplers import denoise
+from ray_distill.diffusion.samplers import simulate
 from ray_distill.diffusion.timesteps import check_timesteps, score_sigma
 from ray_distill.types import (
     FAKE_SCORE,
@@ -70,23 +70,21 @@ class DMD:
     def sampler(self) -> Sampler:
         return Sampler(self.timesteps, self.rollout)
 
+    def exit_step(self, rng: Rng, purpose: str) -> int:
+        return rng.control(f"{purpose}/exit", len(self.timesteps))
+
     def roll_out(self, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool) -> Tensor:
         """x [B, C, T, H, W]: the student's x_0-prediction at a random exit step, with gradient there and only there."""
-        exit_step = rng.control(f"{purpose}/exit", len(self.timesteps))
 
         def noise(i: int) -> Tensor:
             return rng.noise(f"{purpose}/noise{i}", batch.sample_ids, batch.latent_shape)
 
-        student = networks[STUDENT]
-        with torch.no_grad():
-            x_t = denoise(student, self.sampler(), noise(-1), batch.cond, None, noise, 0, exit_step)
-        sigma = x_t.new_full((len(x_t),), self.timesteps[exit_step] / 1000, dtype=torch.float32)
-        with torch.set_grad_enabled(grad):
-            return x_0_from_velocity(x_t, student(x_t, sigma, batch.cond).velocity, sigma)
+        k = self.exit_step(rng, purpose)
+        return simulate(networks[STUDENT], self.sampler(), noise(-1), batch.cond, noise, k, grad)
 
     def diffuse(self, x: Tensor, batch: Batch, rng: Rng, purpose: str) -> tuple[Tensor, Tensor, Tensor]:
         """(x_s, s, eps): ``x`` at a score timestep of its own per sample."""
-        eps = rng.noise(f"{purpose}/score_eps", batch.sample_ids, batch.latent_shape)
+        eps = rng.noise(f"{purpose}/score_eps", batch.sample_ids, x.shape[1:])
         u = rng.uniform(f"{purpose}/score_sigma", batch.sample_ids)
         sigma = score_sigma(u, self.score_shift, self.score_min, self.score_max)
         return add_noise(x, eps, sigma), sigma, eps
