@@ -23,15 +23,14 @@ def chunk_lengths(frames: int, chunks: Chunks) -> tuple[int, ...]:
     """The latent frames of each chunk of a clip of ``frames``; ValueError unless whole chunks make it."""
     below = longest(frames, chunks)
     if frames < 1 or below != frames:
-        other = Chunks(chunks.frames, not chunks.independent_first)
         near = [count for count in (below, below + chunks.frames) if count > 0]
-        text = " or ".join(f"{count} ({4 * count - 3} frames of Wan's VAE)" for count in near)
-        remedy = f"use {text}"
-        if longest(frames, other) == frames > 0:
-            remedy += f", or independent_first_frame = {str(other.independent_first).lower()}"
-        form = f"1 + k x {chunks.frames}" if chunks.independent_first else f"k x {chunks.frames}"
+        latent, pixel = (" or ".join(str(of(n)) for n in near) for of in (int, lambda n: 4 * n - 3))
+        other = Chunks(chunks.frames, not chunks.independent_first)
+        turn = f"; or set independent_first_frame = {str(other.independent_first).lower()}"
         raise ValueError(
-            f"num_frame_per_block = {chunks.frames}: a clip of {frames} latent frames is no {form}; {remedy}"
+            f"num_frame_per_block = {chunks.frames}: a clip of {frames} latent frames is no "
+            f"{'1 + ' if chunks.independent_first else ''}k x {chunks.frames}; use {latent} "
+            f"(data.frames = {pixel} with Wan's VAE){turn if longest(frames, other) == frames > 0 else ''}"
         )
     first = (1,) if chunks.independent_first else ()
     return first + (chunks.frames,) * ((frames - len(first)) // chunks.frames)

@@ -4,6 +4,8 @@ Frames see the frames of their own chunk and of all chunks before it (CausVid, a
 and the class stay Wan's own: a bidirectional checkpoint starts a causal student, and a causal student is exported as
 an ordinary folder. What one call may see rides in the place of its rotary embedding, which the blocks hand to their
 attention; gradient checkpointing keeps it with a block's inputs, so a recomputed block sees the same past.
+
+This file needs torch and diffusers alone: it lies beside the weights of an exported causal student.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor
 
-from ray_distill.types import Cache
+if TYPE_CHECKING:
+    from ray_distill.types import Cache
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -96,19 +99,18 @@ def causal_attention(
     chunks = tuple(chunks) or (frames,)
     if sum(chunks) != frames or min(chunks) < 1:
         raise ValueError(f"chunks = {chunks} must be positive and add up to the {frames} latent frames given")
-    cache = Cache() if cache is None else cache
     assert not (remember and torch.is_grad_enabled()), "a chunk is remembered without gradient"
     for layer, block in enumerate(network.blocks):
         if not isinstance(block.attn1.processor, CausalAttention):
             block.attn1.set_processor(CausalAttention(layer))
-    past = tuple(cache.chunks)
+    before, past = (cache.frames, tuple(cache.chunks)) if cache is not None else (0, ())
     seen: list[KeyValue] | None = [] if remember else None
 
     def look(rope: Any, args: tuple[Tensor], _: Any) -> Sight:
         x = args[0][:, :, :1]
         # Only the shape is read: positions from the first frame of the clip on, of which ours are the last.
-        cos, sin = rope.forward(x.expand(-1, -1, cache.frames + frames, -1, -1))
-        tokens = cos.shape[1] // (cache.frames + frames)
+        cos, sin = rope.forward(x.expand(-1, -1, before + frames, -1, -1))
+        tokens = cos.shape[1] // (before + frames)
         ends = tuple(tokens * end for end in accumulate(chunks))
         return Sight(cos[:, -ends[-1] :], sin[:, -ends[-1] :], ends, past, seen)
 
@@ -117,6 +119,6 @@ def causal_attention(
         yield
     finally:
         hook.remove()
-    if seen is not None:
+    if cache is not None and seen is not None:
         cache.chunks.append(tuple(seen))
         cache.frames += frames

@@ -11,12 +11,9 @@ METHOD = SelfForcing(num_frame_per_block=1, same_step_across_blocks=False, stude
 
 
 def test_zero_3_with_checkpointing_agrees_with_one_rank(gang: Gang) -> None:
-    alone = gang.run(jobs.run, jobs.Case(method=METHOD, micro_batch=8), 6, world=1)[0]
-    sharded = jobs.Case(method=METHOD, zero=3, micro_batch=2, gradient_checkpointing=True)
-    results = gang.run(jobs.run, sharded, 6, world=2)
+    alone = gang.run(jobs.run, jobs.Case(method=METHOD, micro_batch=8), 4, world=1)[0]
+    sharded = jobs.Case(method=METHOD, zero=3, micro_batch=4, gradient_checkpointing=True)
+    results = gang.run(jobs.run, sharded, 4, world=2)
     assert distance(results[0], alone) < TOLERANCE
     assert distance(results[0], results[1]) == 0.0
-    assert alone["state"]["student"] == {"updates": 3, "skipped": 0}
-    # Chunks are no detail: DMD2, which knows none, goes elsewhere.
-    whole = gang.run(jobs.run, jobs.Case(micro_batch=8), 6, world=1)[0]
-    assert distance(whole, alone) > 10 * TOLERANCE
+    assert alone["state"]["student"] == {"updates": 2, "skipped": 0}

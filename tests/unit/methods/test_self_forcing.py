@@ -273,10 +273,14 @@ def test_chunk_lengths(frames, chunks, lengths):
     ("frames", "chunks", "remedy"),
     [
         # 121 frames of a video are 31 latent frames.
-        (31, Chunks(3), r"31 latent frames.*use 30 \(117 .*\) or 33 \(129 .*\), or independent_first_frame = true"),
-        (21, Chunks(3, True), r"use 19 \(73 .*\) or 22 \(85 .*\), or independent_first_frame = false"),
-        (5, Chunks(3), r"use 3 \(9 .*\) or 6 \(21 [^,]*\)$"),
-        (2, Chunks(3), r"use 3 \(9 [^,]*\)$"),
+        (
+            31,
+            Chunks(3),
+            r"31 latent .* use 30 or 33 \(data.frames = 117 or 129 .*\); or set independent_first_frame = true",
+        ),
+        (21, Chunks(3, True), r"use 19 or 22 \(data.frames = 73 or 85 .*\); or set independent_first_frame = false"),
+        (5, Chunks(3), r"use 3 or 6 \(data.frames = 9 or 21 with Wan's VAE\)$"),
+        (2, Chunks(3), r"use 3 \(data.frames = 9 with Wan's VAE\)$"),
     ],
 )
 def test_frames_that_do_not_divide(frames, chunks, remedy):
