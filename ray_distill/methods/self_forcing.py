@@ -42,6 +42,10 @@ class SelfForcing(DMD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.backward_simulation:
+            raise ValueError(
+                "backward_simulation = False: a causal student always starts from its own rollout; use dmd"
+            )
         if self.num_frame_per_block < 1:
             raise ValueError(f"num_frame_per_block = {self.num_frame_per_block}: use 1 latent frame or more")
         if longest(self.num_training_frames, self.chunks) < 1:
@@ -56,6 +60,11 @@ class SelfForcing(DMD):
     def chunks(self) -> Chunks:
         return Chunks(self.num_frame_per_block, self.independent_first_frame, self.context_noise)
 
+    def frames(self, clip: int) -> int:
+        """How many of a clip's latent frames are rolled out; ValueError where it is no whole number of chunks."""
+        chunk_lengths(clip, self.chunks)  # validation samples all of it
+        return longest(min(clip, self.num_training_frames), self.chunks)
+
     def sampler(self) -> Sampler:
         return replace(super().sampler(), chunks=self.chunks)
 
@@ -65,12 +74,16 @@ class SelfForcing(DMD):
         drawn = 0 if self.same_step_across_blocks else chunk
         return rng.control(f"{purpose}/exit{drawn or ''}", len(self.timesteps))
 
+    def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
+        """That of the exit step; with an exit for each chunk there is none, and the schedule has no effect."""
+        common = self.same_step_across_blocks or self.last_step_only
+        return self.window(self.sampler().timesteps, self.exit_step(rng, purpose) if common else None)
+
     def roll_out(self, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool) -> Tensor:
         """x [B, C, T, H, W] with T <= ``num_training_frames``: each chunk's x_0-prediction at its exit step, with
         gradient there and only there. ValueError where the clip is no whole number of chunks."""
         sampler, (channels, clip, *size) = self.sampler(), batch.latent_shape
-        chunk_lengths(clip, self.chunks)  # validation samples the whole clip
-        frames = longest(min(clip, self.num_training_frames), self.chunks)
+        frames = self.frames(clip)
 
         @cache
         def noise(i: int) -> Tensor:

@@ -232,6 +232,14 @@ def test_each_chunk_may_leave_at_its_own_step():
     assert sum(grad for *_, grad in kinds) == 3
 
 
+def test_the_score_window_follows_the_exit_that_all_chunks_share():
+    """ALGORITHMS 1.4: from and to are unknown where each chunk has its own, and the flags then do nothing."""
+    flags = {"ts_schedule": True, "ts_schedule_max": True, "min_score_timestep": 20, "timesteps": STEPS}
+    assert SelfForcing(**flags).exit_window(exit_at(1), "student") == (522, 757)
+    assert SelfForcing(**flags, last_step_only=True).exit_window(RNG, "student") == (0, 522)
+    assert SelfForcing(**flags, same_step_across_blocks=False).exit_window(RNG, "student") == (20, 1000)
+
+
 # Frames
 
 
@@ -300,6 +308,7 @@ def test_frames_that_do_not_divide(frames, chunks, remedy):
         ({"num_training_frames": 0, "independent_first_frame": True}, "use at least 1"),
         ({"context_noise": -1.0}, "context_noise = -1.0"),
         ({"context_noise": 1000.0}, "context_noise = 1000.0"),
+        ({"backward_simulation": False}, "backward_simulation = False: .* use dmd"),
         ({"timesteps": (500.0, 1000.0)}, "strictly decreasing"),
     ],
 )
@@ -364,6 +373,6 @@ def test_micro_batches_sum_up_to_the_batch():
 
 
 def test_the_recipe_says_how_the_student_is_sampled():
-    recipe = SelfForcing(STEPS, independent_first_frame=True, context_noise=20.0).sampler()
+    recipe = SelfForcing(timesteps=STEPS, independent_first_frame=True, context_noise=20.0).sampler()
     assert recipe.chunks == Chunks(3, True, 20.0) and recipe.timesteps == STEPS
-    assert recipe.nfe == 4 and DMD(STEPS).sampler().nfe == 3
+    assert recipe.nfe == 4 and DMD(timesteps=STEPS).sampler().nfe == 3
