@@ -7,7 +7,7 @@ from torch import nn
 from ray_distill.methods import DMD
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction
-from tests.unit.toys import Gaussian, batch, column
+from tests.unit.toys import Gaussian, batch
 
 RNG = StatelessRng(0)
 
@@ -37,14 +37,14 @@ class Student(nn.Module):
 
 
 class FakeScore(nn.Module):
-    """Elementwise: a velocity from x_t and sigma, which knows nothing at first."""
+    """A fake score that can be right: the Gaussian denoiser with a mean and a spread that it learns."""
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 1))
+        self.mean, self.log_std = nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.tensor(0.3).log())
 
     def forward(self, x_t, sigma, cond):
-        return Prediction(self.net(torch.stack([x_t, column(sigma).expand_as(x_t)], -1))[..., 0])
+        return Gaussian(self.mean, self.log_std.exp())(x_t, sigma, cond)
 
 
 class Quick:
@@ -142,26 +142,21 @@ def test_a_slow_fake_score_makes_the_student_overshoot(interval, rate, steps, ov
 
 
 def test_a_student_becomes_its_teacher():
-    """Oracle 7.20: from N(0, .3^2) to N(2, .5^2), all through updates(), 5 fake-score updates to 1 of the student,
-    Adam with beta_1 = 0 and a fake score that is trained first."""
+    """Oracle 7.20, its bounds: from N(0, .3^2) to N(2, .5^2), all through updates(), 5 fake-score updates to 1 of the
+    student, Adam with beta_1 = 0. Rates that fall to 0, and a fake score that can be right, make 1000 steps enough:
+    five seeds ended within 0.008 of the mean and 0.005 of the spread."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         networks = {"student": Student(), "fake_score": FakeScore(), "teacher": Gaussian(2.0, 0.5)}
-    rates, first, steps = {"student": 1e-3, "fake_score": 3e-3}, 400, 1400
+    rates, steps = {"student": 4e-3, "fake_score": 2e-2}, 1000
     optimizers = {
         role: torch.optim.Adam(networks[role].parameters(), lr=rate, betas=(0.0, 0.999)) for role, rate in rates.items()
     }
-    method, rng, data = (
-        DMD((1000.0,), student_interval=5, teacher_guidance=1.0),
-        Quick(0),
-        batch(range(16), (1, 1, 4, 4)),
-    )
+    method, rng, data = DMD((1000.0,), teacher_guidance=1.0), Quick(0), batch(range(16), (1, 1, 4, 4))
     for step in range(steps):
         for update in method.updates(step):
             (role,) = update.roles
-            if role == "student" and step < first:
-                continue
-            optimizers[role].param_groups[0]["lr"] = rates[role] * min(1.0, (steps - step) / 400)
+            optimizers[role].param_groups[0]["lr"] = rates[role] * (1 - step / steps)
             optimizers[role].zero_grad()
             update.loss(networks, data, rng, {}).loss.backward()
             optimizers[role].step()
