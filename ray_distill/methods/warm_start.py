@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from ray_distill.diffusion.flow import x_0_from_velocity
 from ray_distill.diffusion.losses import mse
@@ -51,11 +52,14 @@ class WarmStart(DMD):
         timestep, solver = self.sampler().timesteps[self.exit_step(rng, "warm_start")], self.solver()
         halt, end = solver.timesteps.index(timestep), len(solver.timesteps)
         x_T = rng.noise("warm_start/noise", batch.sample_ids, batch.latent_shape)
+
+        def solve(x_t: Tensor, start: int, stop: int) -> Tensor:
+            # "ode" asks for no noise.
+            return denoise(networks[TEACHER], solver, x_t, batch.cond, batch.uncond, lambda i: x_t, start, stop)
+
         with torch.no_grad():
-            recipe = (networks[TEACHER], solver)
-            prompts = (batch.cond, batch.uncond, lambda i: x_T)  # "ode" adds no noise
-            x_k = denoise(*recipe, x_T, *prompts, 0, halt)
-            x_clean = denoise(*recipe, x_k, *prompts, halt, end)
+            x_k = solve(x_T, 0, halt)
+            x_clean = solve(x_k, halt, end)
         sigma = x_k.new_full((len(x_k),), timestep / 1000)
         loss = mse(x_0_from_velocity(x_k, networks[STUDENT](x_k, sigma, batch.cond).velocity, sigma), x_clean)
         return LossTerms(loss, {"warm_start_loss": loss.detach()})
