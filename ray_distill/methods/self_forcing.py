@@ -65,6 +65,12 @@ class SelfForcing(DMD):
         chunk_lengths(clip, self.chunks)  # validation samples all of it
         return longest(min(clip, self.num_training_frames), self.chunks)
 
+    def describe(self) -> str:
+        bound = longest(self.num_training_frames, self.chunks)
+        first = ", the first of 1" if self.independent_first_frame else ""
+        chunks = f"chunks of {self.num_frame_per_block} latent frames{first}; rollouts of at most {bound}"
+        return f"{super().describe()}; {chunks} (num_training_frames = {self.num_training_frames})"
+
     def sampler(self) -> Sampler:
         return replace(super().sampler(), chunks=self.chunks)
 

@@ -255,6 +255,19 @@ def test_the_bound_on_training_frames(bound, frames):
         assert loss(networks, data, exit_at(0), {}).loss.isfinite()
 
 
+def test_the_head_of_a_run_says_what_the_bound_comes_to():
+    """28 latent frames, as a seed has it, are no whole number of chunks of 3."""
+    assert (
+        SelfForcing(num_training_frames=28)
+        .describe()
+        .endswith("chunks of 3 latent frames; rollouts of at most 27 (num_training_frames = 28)")
+    )
+    assert (
+        "the first of 1; rollouts of at most 28"
+        in SelfForcing(num_training_frames=28, independent_first_frame=True).describe()
+    )
+
+
 def test_a_shorter_clip_is_the_start_of_the_long_one():
     """The bound takes frames away at the end, and gives the ones before what a clip of that length gives them."""
     _, held, data = wans(frames=9)
