@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file
 
 from ray_distill.diffusion.samplers import sample
 from ray_distill.export.verify import verify
@@ -55,8 +56,14 @@ def test_the_scripts_rollout_is_our_sampler(tmp_path, base, kind, monkeypatch):
     assert (theirs(**at_once) - ours).abs().max() > 1e-2
 
 
-def test_verify_runs_the_script(tmp_path, base):
-    assert verify(export(tmp_path / "student", base, RECIPES["noised"]), "three moving left", seed=3) < 1e-4
+def test_verify_knows_chunks(tmp_path, base, monkeypatch):
+    def by_script(folder, prompt, seed, timeout_s):
+        run(folder, monkeypatch, prompt, tmp_path / "out.safetensors", seed)
+        return load_file(tmp_path / "out.safetensors")["latents"]
+
+    monkeypatch.setattr("ray_distill.export.verify._by_script", by_script)
+    folder = export(tmp_path / "student", base, RECIPES["noised"])
+    assert verify(folder, "three moving left", seed=3) < 1e-4
 
 
 def test_the_folder_needs_diffusers_alone(tmp_path, base):
