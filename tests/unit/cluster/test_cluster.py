@@ -112,6 +112,16 @@ def test_commands_on_top_name_files_that_exist(name: str) -> None:
         assert in_checkout(path).is_file(), path
 
 
+def test_the_readme_names_each_file_and_its_command() -> None:
+    rows = [line for line in (CLUSTER / "README.md").read_text().splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    assert named == {*ENTRIES, "Dockerfile"}
+    for row in rows:
+        command = re.findall(r"`([^`]+)`", row.split("|")[3])[0]
+        start = re.split(r" ~/ray_distill| CONFIG", command)[0]
+        assert any(commands(name)[0].startswith(start) for name in named if name in command or name == "aws.yaml"), row
+
+
 @pytest.mark.parametrize("name", ENTRIES)
 def test_our_configuration_takes_the_entry_point_and_resumes_from_shared_storage(name: str) -> None:
     config_file, *overrides = entrypoint(name)
