@@ -45,7 +45,6 @@ stop() {
     stopping=1
     kill -TERM "$(<"$driver")" 2>/dev/null || kill -TERM "$launcher" || true   # no driver yet, or none any more
 }
-trap stop TERM
 
 # In the background, since bash runs a trap only between commands or in `wait`. The driver needs RAY_ADDRESS: without it
 # train.py would start a Ray of its own. symmetric-run passes no signal on, hence the process id.
@@ -55,6 +54,7 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="$SLURM_
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$SLURM_GPUS_ON_NODE" -- \
     bash -c 'echo $$ >"$0"; export RAY_ADDRESS=$1; shift; exec python train.py "$@"' "$driver" "$head:6379" "$@" &
 launcher=$!
+trap stop TERM
 
 code=0
 wait "$launcher" || code=$?

@@ -1,106 +1,40 @@
-"""The files of cluster/, against Ray's own schema, KubeRay's published fields, our configuration and each other.
+"""The files of cluster/, against our configuration, the versions of this checkout, and each other.
 
 None of them was run on a cluster: what is tested is what can be known without one.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
-import yaml
-from jsonschema import ValidationError
 from packaging.specifiers import SpecifierSet
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 import ray_distill
 from ray_distill.config import RunConfig, load_config
-from tests.unit.cluster.kuberay import KINDS, problems
-
-ROOT = Path(__file__).parents[3]
-CLUSTER = ROOT / "cluster"
-KUBERAY = ("kuberay/raycluster.yaml", "kuberay/rayjob.yaml")
-CLOUDS = ("aws.yaml", "gcp.yaml")
-STORED = ("kuberay/storage.yaml",)
-ENTRIES = (*KUBERAY, *CLOUDS, "slurm.sh")
-CHECKOUT = "/home/ray/ray_distill"  # where the image and the cluster launcher put it
-GIB = 2**30
-
-
-def pinned(package: str) -> str:
-    found = re.search(rf"^{package}==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
-    assert found
-    return found[1]
-
-
-def document(name: str) -> dict[str, Any]:
-    return yaml.safe_load((CLUSTER / name).read_text())
-
-
-def cluster_spec(name: str) -> dict[str, Any]:
-    spec = document(name)["spec"]
-    return spec.get("rayClusterSpec", spec)
-
-
-def pods(name: str) -> list[dict[str, Any]]:
-    """The pod specs, head first."""
-    spec = cluster_spec(name)
-    return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
-
-
-def environment(name: str) -> dict[str, str]:
-    """What the head's processes get."""
-    if name in KUBERAY:
-        return {item["name"]: item["value"] for item in pods(name)[0]["containers"][0]["env"]}
-    if name in CLOUDS:
-        options = [shlex.split(option) for option in document(name)["docker"]["run_options"]]
-        return dict(option[1].split("=", 1) for option in options if option[0] == "-e")
-    exports = re.findall(r"^export (\w+)=(\S+)", (CLUSTER / name).read_text(), re.M)
-    return {key: value.replace("$shared", "/shared") for key, value in exports}
-
-
-def header(name: str) -> str:
-    """The comment on top, without its marks and with continued lines joined."""
-    lines = []
-    for line in (CLUSTER / name).read_text().removeprefix("#!/bin/bash\n").splitlines():
-        if not line.startswith("#") or line.startswith("#SBATCH"):
-            break
-        lines.append(line.removeprefix("#").strip())
-    return "\n".join(lines).replace("\\\n", "")
-
-
-def commands(name: str) -> list[str]:
-    """The command lines of the comment on top, the first of which is its first line."""
-    programs = ("kubectl ", "ray ", "sbatch ", "docker ")
-    found = [line for line in header(name).splitlines() if line.startswith(programs)]
-    assert found[0] == header(name).splitlines()[0]
-    return found
-
-
-def entrypoint(name: str) -> list[str]:
-    """The words after train.py: a configuration and its overrides."""
-    if name == "kuberay/rayjob.yaml":
-        words = shlex.split(document(name)["spec"]["entrypoint"])
-    elif name == "slurm.sh":
-        return shlex.split(commands(name)[0])[2:]
-    else:
-        line = next(line for line in commands(name) if "train.py" in line)
-        words = shlex.split(line.replace("'", " "))
-    at = next(i for i, word in enumerate(words) if word.endswith("train.py"))
-    assert words[at - 1] == "python"
-    return words[at + 1 :]
-
-
-def in_checkout(word: str) -> Path:
-    return ROOT / word.removeprefix(CHECKOUT + "/").removeprefix("~/ray_distill/")
+from tests.unit.cluster.files import (
+    CLOUDS,
+    CLUSTER,
+    ENTRIES,
+    KUBERAY,
+    ROOT,
+    STORED,
+    cluster_spec,
+    commands,
+    document,
+    entrypoint,
+    environment,
+    header,
+    in_checkout,
+    instructions,
+    pinned,
+    pods,
+)
 
 
 @pytest.mark.parametrize("name", [*ENTRIES, *STORED, "Dockerfile"])
@@ -136,15 +70,6 @@ def test_our_configuration_takes_the_entry_point_and_resumes_from_shared_storage
 def assert_shared(config: RunConfig) -> None:
     for path in (config.output_dir, config.model.path, config.data.manifest, config.data.cache_dir):
         assert path.is_relative_to("/shared"), path
-
-
-def test_a_retried_rayjob_is_the_same_run() -> None:
-    spec = document("kuberay/rayjob.yaml")["spec"]
-    assert spec["backoffLimit"] > 0 and spec["shutdownAfterJobFinishes"]
-    assert {"name=wan2.1_1.3b_dmd", "output_dir=/shared/output"} <= set(entrypoint("kuberay/rayjob.yaml"))
-    assert (
-        document("kuberay/rayjob.yaml")["metadata"]["name"] != document("kuberay/raycluster.yaml")["metadata"]["name"]
-    )
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -194,120 +119,7 @@ def test_one_version_of_ray_and_of_ours() -> None:
     assert ours in header("Dockerfile")
 
 
-# KubeRay
-
-
-@pytest.mark.parametrize("name", KUBERAY)
-def test_kuberay_publishes_every_field(name: str) -> None:
-    found = document(name)
-    assert problems(found, KINDS[found["kind"]]) == []
-
-
-def planted(spec: dict[str, Any]) -> Iterator[str]:
-    """Mistakes, each undone by the caller; yields the path that the check must name."""
-    spec["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0
-    yield ".spec.headGroupSpec.rayStartParams.num-cpus"
-    spec["authOptions"]["mode"] = "on"
-    yield ".spec.authOptions.mode"
-    spec["workerGroupSpecs"][0]["minReplica"] = 1
-    yield ".spec.workerGroupSpecs[0].minReplica"
-    spec["workerGroupSpecs"][1]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = 8
-    yield ".spec.workerGroupSpecs[1].template.spec.containers[0].resources.limits.nvidia.com/gpu"
-    spec["workerGroupSpecs"] = {}
-    yield ".spec.workerGroupSpecs"
-
-
-def test_the_check_sees_mistakes() -> None:
-    broken = copy.deepcopy(document("kuberay/raycluster.yaml"))
-    for path in planted(broken["spec"]):
-        assert any(line.startswith(path) for line in problems(broken, KINDS["RayCluster"])), path
-
-
-def test_both_kuberay_files_have_the_same_cluster() -> None:
-    assert cluster_spec(KUBERAY[0]) == cluster_spec(KUBERAY[1])
-
-
-def gibibytes(quantity: str) -> int:
-    assert quantity.endswith("Gi")
-    return int(quantity.removesuffix("Gi"))
-
-
-def test_pods_have_gpus_shared_memory_and_shared_storage() -> None:
-    spec = cluster_spec(KUBERAY[0])
-    claim = document("kuberay/storage.yaml")
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for pod in pods(KUBERAY[0]):
-        volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        container = pod["containers"][0]
-        mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
-        assert mounts["/shared"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-        shm = mounts["/dev/shm"]["emptyDir"]
-        assert shm["medium"] == "Memory"
-        # A memory-backed volume counts against the container's limit.
-        assert gibibytes(shm["sizeLimit"]) < gibibytes(container["resources"]["limits"]["memory"]) / 2
-        assert pod["securityContext"]["runAsNonRoot"]
-    names = [group["groupName"] for group in spec["workerGroupSpecs"]]
-    assert names == ["gpu-spot", "gpu"] and spec["enableInTreeAutoscaling"]
-    for group, pod in zip(spec["workerGroupSpecs"], pods(KUBERAY[0])[1:], strict=True):
-        assert 0 == group["minReplicas"] < group["maxReplicas"]
-        assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
-        store = int(group["rayStartParams"]["object-store-memory"])
-        assert store < gibibytes(pod["volumes"][0]["emptyDir"]["sizeLimit"]) * GIB
-        tolerated = {item["key"] for item in pod["tolerations"]}
-        spot = set(pod.get("nodeSelector", {}))
-        assert tolerated == {"nvidia.com/gpu"} | spot and bool(spot) == ("spot" in group["groupName"])
-
-
-# Ray's cluster launcher
-
-
-@pytest.mark.parametrize("name", CLOUDS)
-def test_rays_own_schema_takes_the_launcher_files(name: str) -> None:
-    validate_config(prepare_config(document(name)))
-    with pytest.raises(ValidationError, match="max_worker"):
-        validate_config(prepare_config(document(name) | {"max_worker": 2}))
-
-
-@pytest.mark.parametrize("name", CLOUDS)
-def test_launcher_workers_are_spot_and_the_head_is_not(name: str) -> None:
-    kinds = document(name)["available_node_types"]
-    head = kinds.pop(document(name)["head_node_type"])["node_config"]
-    assert kinds and not {"InstanceMarketOptions", "scheduling"} & head.keys()
-    # The spelling is that of Ray's defaults for this cloud.
-    defaults = prepare_config({"cluster_name": "x", "provider": {"type": document(name)["provider"]["type"]}})
-    worker = next(v for k, v in defaults["available_node_types"].items() if k != defaults["head_node_type"])
-    key = "InstanceMarketOptions" if name == "aws.yaml" else "scheduling"
-    spot = worker["node_config"][key]
-    for kind in kinds.values():
-        ours = kind["node_config"][key]
-        assert ours == spot if name == "aws.yaml" else spot[0] in ours
-        assert kind["resources"]["GPU"] == 8 and kind["max_workers"] == document(name)["max_workers"]
-
-
-@pytest.mark.parametrize("name", CLOUDS)
-def test_launcher_nodes_mount_storage_install_in_one_line_and_listen_on_loopback(name: str) -> None:
-    launched = document(name)
-    mounts = [line for line in launched["initialization_commands"] if "mount -t nfs" in line]
-    assert len(mounts) == 1 and mounts[0].endswith(" /shared")
-    assert "-v /shared:/shared" in launched["docker"]["run_options"]
-    assert launched["setup_commands"] == ["cd ~/ray_distill && pip install -c constraints.txt ."]
-    assert launched["file_mounts"] == {CHECKOUT: ".", "/home/ray/.ray/auth_token": "~/.ray/auth_token"}
-    assert all(line.count("--dashboard-host=127.0.0.1") == line.count("--head") for line in starts(launched))
-
-
-def starts(launched: dict[str, Any]) -> list[str]:
-    lines = launched["head_start_ray_commands"] + launched["worker_start_ray_commands"]
-    found = [line for line in lines if "ray start" in line]
-    assert len(found) == 2
-    return found
-
-
 # Dockerfile
-
-
-def instructions(keyword: str) -> list[list[str]]:
-    lines = (CLUSTER / "Dockerfile").read_text().splitlines()
-    return [line.split()[1:] for line in lines if line.startswith(f"{keyword} ")]
 
 
 def ignored(path: str) -> bool:
