@@ -6,8 +6,10 @@ import getpass
 import os
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
+from ray_distill.config.keys import flatten
 from ray_distill.types import STUDENT, Role
 
 
@@ -24,6 +26,20 @@ def grouped(name: str, roles: Collection[Role], method: str = "") -> str:
             return f"{role}/{name.removeprefix(f'{role}_')}"
     own = name.endswith("_loss") or (method and name.startswith(f"{method}_"))
     return f"{STUDENT}/{name}" if own else f"train/{name}"
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, float]:
+    """A report's numbers: ``evaluate/student/frechet`` by sampler, and the run's own, ``run/train_seconds``."""
+    numbers: dict[str, float] = {}
+    for name, value in flatten(report).items():
+        section, dot, rest = name.partition(".")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if section == "phases":
+            numbers[f"run/{rest.partition(':')[0]}_seconds"] = value
+        else:
+            numbers[f"evaluate/{section}/{rest}" if dot else f"run/{name}"] = value
+    return numbers
 
 
 def source_tags() -> dict[str, str]:

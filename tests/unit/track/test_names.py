@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from ray_distill.methods import METHODS
-from ray_distill.track.names import commit, grouped, source_tags
+from ray_distill.track.names import commit, grouped, source_tags, summary
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,23 @@ def test_a_name_goes_to_its_role(name, group):
 
 def test_a_role_that_begins_with_another_keeps_its_names():
     assert grouped("student_ema_distance", ("student", "student_ema")) == "student_ema/distance"
+
+
+def test_a_report_is_told_by_sampler_and_by_run():
+    report = {
+        "student": {"frechet": 31.5, "nfe": 3, "accuracy": None, "timesteps": [1000.0]},
+        "phases": {"prepare: videos to latents": 90.1, "train": 144.7},
+        "wall_seconds": 357.0,
+        "prompt": "a seven",
+        "missed": [],
+    }
+    assert summary(report) == {
+        "evaluate/student/frechet": 31.5,
+        "evaluate/student/nfe": 3,
+        "run/prepare_seconds": 90.1,
+        "run/train_seconds": 144.7,
+        "run/wall_seconds": 357.0,
+    }
 
 
 def test_the_commit_is_the_working_directory_s_unless_one_is_given(tmp_path, monkeypatch):
