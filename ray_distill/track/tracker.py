@@ -104,7 +104,7 @@ class Tracker:
         self._send(lambda: store.upload(self._connect(), self._run, Path(folder), f"videos/step_{step:06d}"))
 
     def picture(self, path: Path, step: int) -> None:
-        """Log an image file; MLflow shows those of equal names beside the metrics, with a slider over steps."""
+        """Log an image file; those of equal names are one series over steps."""
         self._send(lambda: store.log_picture(self._connect(), self._run, Path(path), step))
 
     def artifact(self, path: Path, folder: str = "") -> None:
