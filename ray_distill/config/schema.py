@@ -173,16 +173,22 @@ class Evaluate(Section):
     goals: Goals = Goals()
 
 
-def _absolute_sqlite(uri: str) -> str:
-    """Ray's processes run in folders of their own: a relative database would be another one in each."""
-    path = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{Path(path).absolute()}" if path not in (uri, "", ":memory:") else uri
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for every other."""
+    path = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else ""
+    return Path(path).absolute() if path and path != ":memory:" else None
+
+
+def absolute_uri(uri: str) -> str:
+    """A SQLite file by its absolute path: Ray's processes run in folders of their own. Every other URI as it is."""
+    path = sqlite_path(uri)
+    return f"sqlite:///{path}" if path else uri
 
 
 class Track(Section):
     """MLflow. An empty uri tracks nothing."""
 
-    uri: Annotated[str, AfterValidator(_absolute_sqlite)] = "sqlite:///mlruns/mlflow.db"
+    uri: Annotated[str, AfterValidator(absolute_uri)] = "sqlite:///mlruns/mlflow.db"
     experiment: str = "ray_distill"
     register_as: str | None = None
 

@@ -20,6 +20,7 @@ from ray_distill.evaluate.report import contact_sheet, missed
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)
+COMPARED = "videos"
 
 
 def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> dict[str, Candidate]:
@@ -65,7 +66,7 @@ def evaluate(
         say(f"{name}: {report[name]}")
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
     for heading, videos in columns.items():
-        folder = out / "videos" / heading.partition(" (")[0].replace(" ", "_")
+        folder = out / COMPARED / heading.partition(" (")[0].replace(" ", "_")
         write_videos(folder, videos, generator.prompts, config.data.fps)
     if guided is not None:
         report["teacher_same_steps_guided"] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}

@@ -17,6 +17,7 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.cache import Cache
 from ray_distill.data.stream import Stream, ordered
 from ray_distill.methods.watch import warnings
+from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
 from ray_distill.train.job import Job, train_worker
@@ -156,8 +157,10 @@ def _drain(job: Job, progress: Progress, tracker: Tracker) -> list[Row]:
     for note in notes:
         say(f"   {note}")
     fresh = progress.new(rows)
+    method = job.config.method
     with (job.config.run_dir / ROWS).open("a") as file:
         for row in fresh:
             file.write(json.dumps(row) + "\n")
-            tracker.metrics(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
+            values = {grouped(name, method.roles, method.name): value for name, value in row.items() if name != "step"}
+            tracker.metrics(int(row["step"]), values)
     return fresh

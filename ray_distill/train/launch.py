@@ -19,8 +19,10 @@ from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
 from ray_distill.data.pipeline import prepare
 from ray_distill.models.loading import check_folder
-from ray_distill.track.tracker import Status, Tracker
+from ray_distill.track.client import Status
+from ray_distill.track.tracker import Tracker
 from ray_distill.train.fit import say, train
+from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, measure, publish
 from ray_distill.train.stop import Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
@@ -124,11 +126,13 @@ def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
     status: Status = "FAILED"
     try:
         # Ray installs handlers of its own when it starts; ours come after.
-        with cluster(), watch_signals() as signals:
+        with cluster(), watch_signals() as signals, watch_nodes(tracker.system, tracker.tags):
+            tracker.tags({"ray_job": ray_job()})
             say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
             with phases("prepare: videos to latents and text embeddings"):
                 cache = make_cache(config)
                 say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
+            tracker.dataset(config.data.manifest.parent.name, config.data.manifest, cache.folder.name, cache.card)
             validations = Validations(config, cache, tracker, trial.report if trial else None)
             with phases("train"):
                 last = train(config, cache, tracker, signals, validations.poll)
@@ -161,7 +165,6 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
         "base_model": config.model.path.name,
         "steps": str(config.train.steps),
         "version": __version__,
-        "ray_job": os.environ.get("RAY_JOB_ID", ""),
     }
     params = {key: value for key, value in flatten(config.dump()).items() if value is not None}
     tracker = Tracker.start(config.track.uri, config.track.experiment, config.name, params, tags, run_id, parent_run_id)

@@ -8,11 +8,11 @@ from typing import Any
 
 from ray_distill import checkpoint
 from ray_distill.config import RunConfig
-from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
-from ray_distill.evaluate.compare import evaluate
+from ray_distill.evaluate.compare import COMPARED, evaluate
 from ray_distill.evaluate.report import loss_plot, table, write_report
 from ray_distill.export.student import export
+from ray_distill.track.names import summary
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.fit import rows_of, say
 from ray_distill.train.progress import clock
@@ -51,15 +51,25 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
     """The report to its file, to MLflow and to the screen; the student into MLflow's registry."""
     out = config.run_dir
     write_report(out / REPORT, report)
-    values = {k: v for k, v in flatten(report).items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    tracker.metrics(int(report["steps"]), {f"evaluate/{key.replace('.', '/')}": value for key, value in values.items()})
-    for name in (REPORT, "contact_sheet.png", "losses.png"):
+    step = int(report["steps"])
+    tracker.metrics(step, summary(report))
+    tracker.note(note(config, report))
+    for name in (REPORT, "losses.png"):
         if (out / name).is_file():
             tracker.artifact(out / name)
-    if (out / "videos").is_dir():
-        tracker.artifact(out / "videos", "videos")
+    if config.evaluate.enabled:
+        tracker.videos(out / COMPARED, step)
+        tracker.picture(out / "contact_sheet.png", step)
     # MLflow keeps the alias "latest" for itself.
     tracker.register(folder, config.track.register_as or config.name, alias="newest")
     say(f"\n{table(report)}")
     phases = ", ".join(f"{name} {seconds} s" for name, seconds in report["phases"].items())
     say(f"\n{clock(report['wall_seconds'])} in all: {phases}")
+
+
+def note(config: RunConfig, report: dict[str, Any]) -> str:
+    """The run's description in MLflow: what was missed, and the report's table."""
+    asked = any(value is not None for _, value in config.evaluate.goals)
+    missed = [f"- The student misses a goal: {goal}" for goal in report.get("missed", [])]
+    lines = missed or (["The student meets its goals."] if asked and config.evaluate.enabled else [])
+    return "\n".join([*lines, "", "```", table(report), "```"])

@@ -21,6 +21,7 @@ from ray_distill.types import STUDENT
 
 Row = Mapping[str, Any]
 FILE = "validations.jsonl"
+VIDEOS = "validation_videos"
 TASK_CPUS = 0.1
 """What a validation asks Ray for: it must find room beside the training's workers."""
 
@@ -90,7 +91,7 @@ class Validations:
         assert self._generator is not None
         measured = summary([made], self._generator.real, self.config.method.sampler())
         row = {"step": step} | {name: value for name, value in measured.items() if value is not None}
-        folder = self.config.run_dir / "videos" / f"step_{step:06d}"
+        folder = self.config.run_dir / VIDEOS / f"step_{step:06d}"
         write_videos(folder, made.videos, self._generator.prompts, self.config.data.fps)
         with (self.config.run_dir / FILE).open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -98,7 +99,7 @@ class Validations:
         shown = "  ".join(f"{name} {row[name]:.3f}" for name in ("frechet", "accuracy") if name in row)
         say(f"   validation at step {step}: {shown or folder}")
         self.tracker.metrics(step, {f"validation/{name}": value for name, value in row.items() if name != "step"})
-        self.tracker.artifact(folder, f"videos/{folder.name}")
+        self.tracker.videos(folder, step)
         self._tell(row)
 
     def _tell(self, row: Row) -> None:

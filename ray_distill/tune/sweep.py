@@ -17,7 +17,8 @@ from ray_distill import __version__
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.evaluate.generate import Generator
-from ray_distill.track.tracker import Status, Tracker, close_run
+from ray_distill.track.client import Status, close_run
+from ray_distill.track.tracker import Tracker
 from ray_distill.train.fit import say
 from ray_distill.train.launch import RUN, check, cluster, make_cache
 from ray_distill.train.stop import Stopped, watch_signals
@@ -187,4 +188,5 @@ def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Trac
 def _close(settings: Sweep, base: RunConfig) -> None:
     """A trial that was stopped or killed could not end its MLflow run itself."""
     for path in sorted((settings.home / "runs").glob(f"*/{RUN}")):
-        close_run(base.track.uri, json.loads(path.read_text())["run_id"], "KILLED")
+        if base.track.uri:
+            close_run(base.track.uri, json.loads(path.read_text())["run_id"], "KILLED")

@@ -57,6 +57,7 @@ def straight(local_ray: None, overrides: Overrides) -> list[str]:
         "evaluate.enabled=true",
         "evaluate.videos=40",
         "evaluate.seeds=[1]",
+        "evaluate.every=15",
         "evaluate.guidance_grid=[2.0]",
         "evaluate.shift_grid=[3.0]",
         "evaluate.teacher_steps=4",
@@ -108,12 +109,16 @@ def test_mlflow_holds_the_run(straight: list[str]) -> None:
     )
     assert run.info.status == "FINISHED"
     assert run.data.params["method.name"] == "dmd" and run.data.params["train.steps"] == "30"
-    assert len(client.get_metric_history(run.info.run_id, "fake_score_loss")) == 30
+    assert len(client.get_metric_history(run.info.run_id, "fake_score/loss")) == 30
     assert run.data.metrics["evaluate/student/frechet"] > 0
     assert run.data.tags["method"] == "dmd"
-    assert "system/cpu_utilization_percentage" in run.data.metrics
+    assert "system/node_0/cpu_utilization_percentage" in run.data.metrics
+    assert run.data.metrics["validation/frechet"] > 0 and "FD" in run.data.tags["mlflow.note.content"]
+    assert [given.dataset.digest for given in run.inputs.dataset_inputs]
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert {"report.json", "contact_sheet.png", "losses.png", "videos", "student"} <= artifacts
+    assert {"report.json", "images", "losses.png", "videos", "student"} <= artifacts
+    played = client.list_artifacts(run.info.run_id, "videos/step_000015")
+    assert len([item for item in played if item.path.endswith(".mp4")]) == 6
     assert client.get_model_version_by_alias("straight", "newest").run_id == run.info.run_id
 
 
