@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -153,6 +154,9 @@ class Evaluate(Section):
     """The student against its teacher, by samples. ``metric`` is a classifier's folder; without it only pictures."""
 
     enabled: bool = True
+    """Whether the student is held against its teacher when training has ended."""
+    every: PositiveInt | None = None
+    """Validate each so many steps and at the end: a checkpoint is saved, and sampled beside the training."""
     metric: Absolute | None = None
     videos: PositiveInt = 400
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -169,10 +173,22 @@ class Evaluate(Section):
     goals: Goals = Goals()
 
 
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for every other."""
+    path = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else ""
+    return Path(path).absolute() if path and path != ":memory:" else None
+
+
+def absolute_uri(uri: str) -> str:
+    """A SQLite file by its absolute path: Ray's processes run in folders of their own. Every other URI as it is."""
+    path = sqlite_path(uri)
+    return f"sqlite:///{path}" if path else uri
+
+
 class Track(Section):
     """MLflow. An empty uri tracks nothing."""
 
-    uri: str = "sqlite:///mlruns/mlflow.db"
+    uri: Annotated[str, AfterValidator(absolute_uri)] = "sqlite:///mlruns/mlflow.db"
     experiment: str = "ray_distill"
     register_as: str | None = None
 

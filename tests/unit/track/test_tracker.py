@@ -1,13 +1,16 @@
 """The tracker against a real SQLite store, against a server that is not there, and against none."""
 
+import json
 import logging
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ray_distill.track import tracker as module
-from ray_distill.track.tracker import Tracker, mask
+from ray_distill.track.client import close_run, mask
+from ray_distill.track.tracker import Tracker
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,61 @@ def test_a_run_is_recorded_closed_and_continued(tmp_path, monkeypatch, caplog):
     assert {path.name for path in tmp_path.iterdir()} == {"store", "export"}  # nothing dropped in the working directory
 
 
+def test_a_run_is_described_for_those_who_browse(uri, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_COMMIT", "c0ffee")
+    params = {"track.uri": "https://ann:hunter2@host"}
+    tracker = Tracker.start(uri, "digits", "digits-dmd", params, {"method": "dmd"})
+    tracker.dataset("digits", tmp_path / "manifest.jsonl", "0123456789abcdef", {"clips": 60})
+    validation = tmp_path / "validation"
+    (validation / "student").mkdir(parents=True)
+    (validation / "student" / "00_a_seven.mp4").write_bytes(b"film")
+    Image.new("RGB", (8, 8)).save(tmp_path / "sheet [a].png")
+    for step in (175, 350):
+        tracker.videos(validation, step)
+        tracker.picture(tmp_path / "sheet [a].png", step)
+    tracker.system({"node_0/cpu_utilization_percentage": 12.5})
+    tracker.tags({"node_0": "head"})
+    tracker.note("All goals are met.")
+    tracker.end("FINISHED")
+
+    client = client_of(tracker)
+    run = client.get_run(tracker.run_id)
+    assert run.data.params["track.uri"] == "https://ann:***@host"
+    told = {"method": "dmd", "node_0": "head", "mlflow.note.content": "All goals are met."}
+    assert told.items() <= run.data.tags.items()
+    assert run.data.tags["mlflow.source.git.commit"] == "c0ffee" and run.data.tags["mlflow.user"]
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", "0123456789abcdef")
+    assert json.loads(data.dataset.profile) == {"clips": 60}
+    assert json.loads(data.dataset.source) == {"uri": str(tmp_path / "manifest.jsonl")}
+    videos = [item.path for item in client.list_artifacts(tracker.run_id, "videos")]
+    assert videos == ["videos/step_000175", "videos/step_000350"]
+    (film,) = client.list_artifacts(tracker.run_id, f"{videos[0]}/student")
+    assert film.path.endswith("00_a_seven.mp4") and film.file_size == 4
+    images = {item.path.partition("+timestamp")[0] for item in client.list_artifacts(tracker.run_id, "images")}
+    assert images == {"images/sheet _a_+step+175", "images/sheet _a_+step+350"}
+    (load,) = client.get_metric_history(tracker.run_id, "system/node_0/cpu_utilization_percentage")
+    assert load.value == 12.5 and 0 <= load.step < 30
+
+
+def test_trials_are_nested_and_one_that_was_killed_is_closed(uri):
+    sweep = Tracker.start(uri, "digits", "sweep", {}, {})
+    killed, done = (Tracker.start(uri, "digits", name, {}, {}, parent_run_id=sweep.run_id) for name in ("a", "b"))
+    done.end("FINISHED")
+    client = client_of(sweep)
+    assert client.get_run(killed.run_id).data.tags["mlflow.parentRunId"] == sweep.run_id
+    assert close_run(uri, killed.run_id, "KILLED")
+    assert not close_run(uri, done.run_id, "KILLED")
+    sweep.end("FINISHED")
+    status = [client.get_run(trial.run_id).info.status for trial in (killed, done, sweep)]
+    assert status == ["KILLED", "FINISHED", "FINISHED"]
+
+
+def test_a_run_that_cannot_be_closed_costs_a_warning(uri, caplog):
+    assert not close_run(uri, "0" * 32, "KILLED")
+    assert "could not be closed" in caplog.text
+
+
 def test_metrics_of_an_outage_arrive_when_the_server_is_back(uri, monkeypatch, caplog):
     tracker = Tracker.start(uri, "digits", "run", {}, {})
     client, calls = tracker._client, []
@@ -99,8 +157,11 @@ def test_a_dead_server_costs_seconds_and_one_warning_without_the_password(caplog
     tracker = Tracker.start("http://ann:hunter2@127.0.0.1:9", "digits", "run", {"a": 1}, {})
     for step in range(50):
         tracker.metrics(step, {"loss": 1.0})
+    tracker.dataset("digits", tmp_path, "0", {})
+    tracker.videos(tmp_path, 1)
     tracker.artifact(tmp_path)
     assert tracker.register(tmp_path, "name") is None and tracker.run_id is None
+    tracker.note("lost")
     tracker.end("FAILED")
     assert time.monotonic() - began < 15
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -112,6 +173,8 @@ def test_a_dead_server_costs_seconds_and_one_warning_without_the_password(caplog
 def test_without_a_uri_nothing_happens(uri, tmp_path):
     tracker = Tracker.start(uri, "digits", "run", {"a": 1}, {})
     tracker.metrics(0, {"loss": 1.0})
+    tracker.system({"node_0/cpu_utilization_percentage": 1.0})
+    tracker.videos(tmp_path, 1)
     tracker.artifact(tmp_path)
     assert tracker.register(tmp_path, "name") is None and tracker.run_id is None
     tracker.end("FINISHED")

@@ -1,0 +1,74 @@
+"""What MLflow's pages group and show: metrics by role, and where a run was started from."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ray_distill.config.keys import flatten
+from ray_distill.types import STUDENT, Role
+
+
+def grouped(name: str, roles: Collection[Role], method: str = "") -> str:
+    """A row's name as MLflow groups it, by what stands before the ``/``: ``fake_score_lr`` -> ``fake_score/lr``.
+
+    A name that starts with a role is that role's. What carries the method's name, and a loss of no role, is the
+    student's: ``dmd_loss`` -> ``student/dmd_loss``. Any other goes to ``train/``; a name that has a group keeps it.
+    """
+    if "/" in name:
+        return name
+    for role in sorted(roles, key=len, reverse=True):  # a role's name may begin with another's
+        if name.startswith(f"{role}_"):
+            return f"{role}/{name.removeprefix(f'{role}_')}"
+    own = name.endswith("_loss") or (method and name.startswith(f"{method}_"))
+    return f"{STUDENT}/{name}" if own else f"train/{name}"
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, float]:
+    """A report's numbers: ``evaluate/student/frechet`` by sampler, and the run's own, ``run/train_seconds``."""
+    numbers: dict[str, float] = {}
+    for name, value in flatten(report).items():
+        section, dot, rest = name.partition(".")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if section == "phases":
+            numbers[f"run/{rest.partition(':')[0]}_seconds"] = value
+        else:
+            numbers[f"evaluate/{section}/{rest}" if dot else f"run/{name}"] = value
+    return numbers
+
+
+def source_tags() -> dict[str, str]:
+    """MLflow's own tags of who started a run, from which program and at which commit."""
+    tags = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": os.path.basename(sys.argv[0]) or "python",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": commit(),
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def commit() -> str:
+    """The commit of the working directory, or ``""``.
+
+    ``$GIT_COMMIT`` wins, as build servers set it: the working directory of a Ray job is a copy without ``.git``.
+    """
+    if given := os.environ.get("GIT_COMMIT"):
+        return given
+    try:
+        told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a file system that hangs
+        return ""
+    return told.stdout.strip() if told.returncode == 0 else ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry in the password file
+        return ""

@@ -1,0 +1,171 @@
+"""System metrics of every node: a tiny actor on each, sampled by the driver, which alone talks to MLflow.
+
+Ray pickles the actor's class by name: this file must stay light to import.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+log = logging.getLogger(__name__)
+EVERY_S = 5.0
+Values = dict[str, float]
+
+
+class Sampler:
+    """One machine's load, under the names that MLflow's own monitor uses. GPUs are there where NVML finds any."""
+
+    def __init__(self) -> None:
+        psutil.cpu_percent()  # the first call has no interval to measure
+        self._start = psutil.net_io_counters()
+        self._gpus = _gpus()
+
+    def sample(self) -> Values:
+        """Percent, megabytes (10^6 bytes) and watts; CPU as the mean since the last call, network since the start."""
+        memory, disk, network = psutil.virtual_memory(), psutil.disk_usage(os.sep), psutil.net_io_counters()
+        values = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / 1e6,
+            "system_memory_usage_percentage": 100 * memory.used / memory.total,
+            "disk_usage_percentage": disk.percent,
+            "disk_usage_megabytes": disk.used / 1e6,
+            "disk_available_megabytes": disk.free / 1e6,
+            "network_receive_megabytes": (network.bytes_recv - self._start.bytes_recv) / 1e6,
+            "network_transmit_megabytes": (network.bytes_sent - self._start.bytes_sent) / 1e6,
+        }
+        for number, gpu in enumerate(self._gpus):
+            values |= {f"gpu_{number}_{name}": value for name, value in _of_gpu(gpu).items()}
+        return {name: round(value, 1) for name, value in values.items()}
+
+
+def _gpus() -> list[Any]:
+    """NVML's handles; it sees all GPUs of a machine, whatever Ray shows to this process."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except Exception as error:  # no module, no driver, no GPU: this machine has none to show
+        log.debug("no GPU is sampled: %s", error)
+        return []
+
+
+def _of_gpu(gpu: Any) -> Values:
+    import pynvml
+
+    asked: dict[str, Callable[[], float]] = {
+        "utilization_percentage": lambda: pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+        "memory_usage_megabytes": lambda: pynvml.nvmlDeviceGetMemoryInfo(gpu).used / 1e6,
+        "memory_usage_percentage": lambda: 100 * _share(pynvml.nvmlDeviceGetMemoryInfo(gpu)),
+        "power_usage_watts": lambda: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+        "power_usage_percentage": lambda: (
+            100 * pynvml.nvmlDeviceGetPowerUsage(gpu) / pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu)
+        ),
+    }
+    values: Values = {}
+    for name, ask in asked.items():
+        try:
+            values[name] = ask()
+        except pynvml.NVMLError:  # a GPU need not know all: a slice of one has no utilization
+            continue
+    return values
+
+
+def _share(memory: Any) -> float:
+    return memory.used / memory.total
+
+
+class Nodes:
+    """The samplers of all alive nodes. A node that dies costs its samples, one that joins is found by itself.
+
+    Nodes are numbered as they are met, the driver's first: so the same names are there in every run.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        """``node_0``: the node's host."""
+        self._actors: dict[str, Any] = {}  # by node id; None where the actor was lost
+        self._labels: dict[str, str] = {}
+        self._pending: dict[Any, str] = {}
+
+    def poll(self) -> Values:
+        """What has arrived since the last call, as ``node_0/cpu_utilization_percentage``; waits for no node."""
+        values: Values = {}
+        done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0) if self._pending else ([], 0)
+        for ref in done:
+            node = self._pending.pop(ref)
+            try:
+                values |= {f"{self._labels[node]}/{name}": value for name, value in ray.get(ref).items()}
+            except ray.exceptions.RayError:  # the node died, or its sampler: it is asked no more
+                self._actors[node] = None
+        self._meet()
+        asked = set(self._pending.values())
+        for node, actor in self._actors.items():
+            if actor is not None and node not in asked:
+                self._pending[actor.sample.remote()] = node
+        return values
+
+    def _meet(self) -> None:
+        """An actor for each node that is new."""
+        own = ray.get_runtime_context().get_node_id()
+        alive = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+        for node in sorted(alive.keys() - self._actors.keys(), key=lambda node: (node != own, alive[node], node)):
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            self._actors[node] = ray.remote(Sampler).options(num_cpus=0, scheduling_strategy=there).remote()
+            self._labels[node] = f"node_{len(self._labels)}"
+            self.names[self._labels[node]] = alive[node]
+
+    def stop(self) -> None:
+        for actor in self._actors.values():
+            if actor is not None:
+                ray.kill(actor)
+
+
+@contextmanager
+def watch_nodes(
+    send: Callable[[Values], None], tell: Callable[[Mapping[str, str]], None], every_s: float = EVERY_S
+) -> Iterator[None]:
+    """Sample all nodes while the block runs, in a thread of its own: preparation and evaluation hold the driver's.
+
+    ``send`` takes each round of values, ``tell`` the hosts of nodes that are new, by name.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        nodes, told = Nodes(), 0
+        try:
+            while ray.is_initialized():  # after Ray's end a call to it would start another
+                if values := nodes.poll():
+                    send(values)
+                if len(nodes.names) > told:
+                    tell(nodes.names)
+                    told = len(nodes.names)
+                if ended.wait(every_s):
+                    nodes.stop()
+                    break
+        except Exception as error:  # whatever Ray raises where it ends or its head is lost, the run is worth more
+            log.warning("no more system metrics: %s: %s", type(error).__name__, error)
+
+    thread = threading.Thread(target=watch, name="nodes", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=every_s)
+
+
+def ray_job() -> str:
+    """The id by which ``ray job`` knows this program, else Ray's own number of it."""
+    given = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return (given.get("metadata") or {}).get("job_submission_id") or ray.get_runtime_context().get_job_id()
