@@ -16,6 +16,8 @@ DESCRIPTION = """\
 Distil many-step video diffusion teachers into few-step students on Ray.
 
   ray-distill check    CONFIG [key=value ...]   every key, its value and where it came from; starts nothing
+  ray-distill plan     CONFIG [key=value ...] [cluster=2x8xH100-80GB [price=USD] [mfu=SHARE]]
+                                                memory, forwards, time and money by role; starts nothing
   ray-distill prepare  CONFIG [key=value ...]   videos -> latents and text embeddings, into the cache
   ray-distill train    CONFIG [key=value ...]   prepare, train, evaluate, export, track; goes on where it stood
   ray-distill evaluate CONFIG [key=value ...]   the newest checkpoint against the teacher: numbers and pictures
@@ -30,6 +32,7 @@ A key is set by the YAML file, then by the environment (RAY_DISTILL_TRAIN__STEPS
 
 On a cluster: ray job submit --working-dir . -- python train.py CONFIG [key=value ...]
 """
+PLAN_KEYS = ("cluster", "price", "mfu")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +59,14 @@ def check(loaded: Loaded, args: argparse.Namespace) -> None:
 
     launch.check(loaded.config)
     print(f"\n{args.config}: ready to train")
+
+
+def plan(loaded: Loaded, args: argparse.Namespace) -> int:
+    from ray_distill.plan import plan
+
+    text, fits = plan(loaded.config, args.given)
+    print(text)
+    return 0 if fits else 1
 
 
 def prepare(loaded: Loaded, args: argparse.Namespace) -> None:
@@ -117,6 +128,7 @@ def sample(loaded: Loaded, args: argparse.Namespace) -> None:
 
 VERBS: dict[str, Callable[[Loaded, argparse.Namespace], int | None]] = {
     "check": check,
+    "plan": plan,
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
@@ -126,7 +138,8 @@ VERBS: dict[str, Callable[[Loaded, argparse.Namespace], int | None]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 a goal was missed, 2 the configuration is wrong, 128 + signal after an orderly stop."""
+    """The exit code: 0 done, 1 a goal was missed or a plan does not fit, 2 the configuration is wrong, 128 + signal
+    after an orderly stop."""
     args = parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
@@ -134,6 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     from ray_distill.train.stop import Stopped
 
+    args.given = {}
+    if args.verb == "plan":  # a cluster, its price and use are no part of a run's configuration
+        args.given = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
+        args.overrides = [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS]
     try:
         return VERBS[args.verb](load_config(args.config, args.overrides), args) or 0
     except (ConfigError, ValueError) as error:
