@@ -46,7 +46,7 @@ def answer(found: Estimate, cluster: Cluster | None, assumed: Assumed, change: C
         )
     memory, free = cluster.gpu.memory, assumed.free(cluster) / GIB
     used += memory - free
-    where = f"{config.name} on {cluster}, {config.train.workers} workers; most is alive in: {peak.name}"
+    where = f"{config.name} on {cluster}, {config.train.workers} workers\nmost is alive in: {peak.name}"
     if used <= memory:
         return f"fits: {used:.1f} of {memory} GiB per GPU\n{where}"
     if change is None:
@@ -65,7 +65,7 @@ def memory_table(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> 
     rows = []
     for role, row in found.peak.rows.items():
         sizes = found.parameters[role]
-        count = " / ".join(digits(sum(each) / 1e6, 4) for each in (sizes.trainable, sizes.every))
+        count = " / ".join(digits(sum(each) / 1e6, 5) for each in (sizes.trainable, sizes.every))
         rows.append([role, count, *(f"{value / GIB:.2f}" for value in row), f"{sum(row) / GIB:.2f}"])
     sums = [found.peak.term(term) / GIB for term in TERMS]
     total = found.peak.total / GIB
@@ -113,8 +113,8 @@ def cost(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
         lines.append(f"CPU memory at the start: {found.host / GIB:.1f} GiB a worker, {node:.0f} a node")
     lines += [
         f"a checkpoint: {found.checkpoint / 1e9:,.3g} GB on disk",
-        "counted: weights, gradients, optimizer (fp32 masters and moments), EMA, forwards, FLOPs; and activations,",
-        "  with a CPU's kernels an upper bound. Estimated: buffers. Not measured on a GPU: see docs/plan.md",
+        "counted: weights, gradients, optimizer (fp32 masters and moments), EMA, forwards, FLOPs; and",
+        "  activations, with a CPU's kernels an upper bound. Estimated: buffers. Not measured on a GPU: see docs/plan.md",
     ]
     return "\n".join(lines)
 

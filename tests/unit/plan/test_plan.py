@@ -121,7 +121,7 @@ def test_the_first_change_that_fits_is_named(start, change):
 
 def test_changes_add_up_where_one_is_not_enough():
     limit = found(QUICK, *BFLOAT16, *CHECKPOINTING, "train.micro_batch=1").peak.total
-    start = config(QUICK, *BFLOAT16, "train.micro_batch=2")
+    start = config(QUICK, *BFLOAT16, "train.micro_batch=2", "train.global_batch=4")  # no more workers
     both = cheapest(start, lambda plan: plan.peak.total <= limit)
     assert both is not None and set(both.keys) == {"train.micro_batch=1", *CHECKPOINTING}
     assert cheapest(start, lambda plan: False) is None
