@@ -113,8 +113,8 @@ def cost(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
         lines.append(f"CPU memory at the start: {found.host / GIB:.1f} GiB a worker, {node:.0f} a node")
     lines += [
         f"a checkpoint: {found.checkpoint / 1e9:,.3g} GB on disk",
-        "counted: weights, gradients, optimizer (fp32 masters and moments), EMA, forwards, FLOPs; and",
-        "  activations, with a CPU's kernels an upper bound. Estimated: buffers. Not measured on a GPU: see docs/plan.md",
+        "counted: weights, gradients, optimizer (fp32 masters, moments), EMA, forwards, FLOPs; activations",
+        "  with a CPU's kernels, an upper bound. Estimated: buffers. On no GPU measured: docs/plan.md",
     ]
     return "\n".join(lines)
 
