@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config.schema import RoleConfig
+from ray_distill.models.lora import plain
 from ray_distill.train import zero
 from ray_distill.train.ema import ShardedEMA
 from ray_distill.train.schedule import learning_rate
 from ray_distill.types import Denoiser, Networks, Role
 
+NO_GRADIENT_LIMIT = 10  # updates in a row; fewer are honest: a DMD student whose fake score still equals the teacher
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -45,6 +47,7 @@ class _Held:
     total_updates: int
     updates: int = 0
     skipped: int = 0
+    without_gradient: int = 0
     ema: ShardedEMA | None = None
     trainable: list[tuple[str, nn.Parameter]] = field(default_factory=list)
 
@@ -63,20 +66,22 @@ class SeparateEngines:
 
     def __init__(
         self,
-        modules: Mapping[Role, nn.Module],
+        modules: Iterable[tuple[Role, nn.Module]],
         configs: Mapping[Role, RoleConfig],
         denoiser: type[Denoiser],
         total_updates: Mapping[Role, int],
         micro_batch: int,
     ) -> None:
+        """``modules`` are taken one at a time: each is sharded before the next is loaded. Of a trained role, what does
+        not ask for gradients stays frozen (the base of its adapters)."""
         self._held = {
             role: _Held(
                 zero.initialize(module, configs[role], micro_batch),
                 configs[role],
                 total_updates.get(role, 0),
-                trainable=[(n, p) for n, p in module.named_parameters() if p.requires_grad],
+                trainable=[(plain(n), p) for n, p in module.named_parameters() if p.requires_grad],
             )
-            for role, module in modules.items()
+            for role, module in modules
         }
         for held in self._held.values():
             if held.config.ema_decay is not None:
@@ -125,9 +130,11 @@ class SeparateEngines:
                 held.skipped += 1
             else:
                 held.updates += 1
-                if held.ema is not None:
+                if held.ema is not None and held.updates % held.config.ema_interval == 0:
                     held.ema.update()
-            logs[f"{role}_grad_norm"] = torch.as_tensor(float(held.engine.get_global_grad_norm()))
+            norm = float(held.engine.get_global_grad_norm())
+            _check_gradient(role, held, norm)
+            logs[f"{role}_grad_norm"] = torch.tensor(norm)
             logs[f"{role}_lr"] = torch.tensor(rate)
             logs[f"{role}_skipped"] = torch.tensor(float(held.skipped))
         return logs
@@ -169,14 +176,26 @@ class SeparateEngines:
                     shard.copy_(zero.piece(parameter, average, shard.numel()))
 
     def frozen_hash(self) -> str:
-        """sha256 over the frozen roles' shards of all ranks: equal at the start and the end of a run."""
+        """sha256 over all ranks' shards of what is frozen, roles and bases of adapters: equal at the start and the end
+        of a run."""
         digest = hashlib.sha256()
         for held in self._held.values():
-            if not held.trainable:
-                for name, parameter in held.engine.module.named_parameters():
+            trainable = {name for name, _ in held.trainable}
+            for name, parameter in held.engine.module.named_parameters():
+                if plain(name) not in trainable:
                     shard = getattr(parameter, "ds_tensor", parameter).detach().cpu().contiguous()
                     digest.update(name.encode())
                     digest.update(shard.reshape(-1).view(torch.uint8).numpy())
         every: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(every, digest.hexdigest())
         return hashlib.sha256("".join(every).encode()).hexdigest()
+
+
+def _check_gradient(role: Role, held: _Held, norm: float) -> None:
+    """RuntimeError, on all ranks since they share the norm, when nothing has reached a role's parameters for long."""
+    held.without_gradient = held.without_gradient + 1 if norm == 0 else 0
+    if held.without_gradient == NO_GRADIENT_LIMIT:
+        raise RuntimeError(
+            f"the gradient of {role} was exactly 0 in {NO_GRADIENT_LIMIT} updates in a row: its loss does not reach "
+            f"its {len(held.trainable)} trainable tensors ({held.trainable[0][0]}, ...)"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
+    """A DeepSpeed engine of ``module``: without an optimizer frozen, else trained where it asks for gradients."""
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,  # Engines.backward marks the last micro-batch itself
@@ -53,7 +55,10 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
     if config.gradient_checkpointing:
         module.enable_gradient_checkpointing()  # type: ignore[operator]
     settings["gradient_clipping"] = config.optimizer.clip_norm
-    engine, *_ = deepspeed.initialize(model=module, optimizer=_adamw(module, config.optimizer), config=settings)
+    optimizer = _adamw(module, config.optimizer)
+    if config.optimizer.clip_value:
+        optimizer.register_step_pre_hook(_clamp(config.optimizer.clip_value))
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
     # In fp32 DeepSpeed looks for bad gradients only where this is set.
     engine.optimizer.check_grad_overflow = True
     engine.train()
@@ -68,6 +73,18 @@ def _adamw(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:
         eps=config.eps,
         weight_decay=config.weight_decay,
     )
+
+
+def _clamp(limit: float) -> Callable[..., None]:
+    """Clip by value, which DeepSpeed lacks: when it calls AdamW, gradients are averaged over ranks and unscaled."""
+
+    def hook(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for flat in group["params"]:
+                if flat.grad is not None:
+                    flat.grad.clamp_(-limit, limit)
+
+    return hook
 
 
 def master(parameter: nn.Parameter) -> Tensor:
