@@ -18,6 +18,7 @@ Distil many-step video diffusion teachers into few-step students on Ray.
   ray-distill check    CONFIG [key=value ...]   every key, its value and where it came from; starts nothing
   ray-distill prepare  CONFIG [key=value ...]   videos -> latents and text embeddings, into the cache
   ray-distill train    CONFIG [key=value ...]   prepare, train, evaluate, export, track; goes on where it stood
+  ray-distill tune     SWEEP  [key=value ...]   a search over the keys of a CONFIG; goes on where it stood
   ray-distill evaluate CONFIG [key=value ...]   the newest checkpoint against the teacher: numbers and pictures
   ray-distill export   CONFIG [key=value ...]   the newest checkpoint -> a folder that diffusers loads
   ray-distill sample   CONFIG --prompt TEXT     one video from the newest checkpoint
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
+    top.add_argument("verb", choices=[*VERBS, "tune"], metavar="VERB", help=", ".join([*VERBS, "tune"]))
     top.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
     top.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the configuration")
     top.add_argument("--prompt", help="sample: what to show")
@@ -84,12 +85,14 @@ def train(loaded: Loaded, args: argparse.Namespace) -> int:
 def evaluate(loaded: Loaded, args: argparse.Namespace) -> None:
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table, write_report
-    from ray_distill.train.launch import cluster, known, make_cache, newest
+    from ray_distill.train.fit import newest
+    from ray_distill.train.launch import cluster, make_cache
+    from ray_distill.train.publish import REPORT, known
 
     last = newest(loaded.config)
     with cluster():
         report = evaluate(loaded.config, make_cache(loaded.config), last.folder, loaded.config.run_dir)
-    write_report(loaded.config.run_dir / "report.json", known(loaded.config.run_dir) | report)
+    write_report(loaded.config.run_dir / REPORT, known(loaded.config.run_dir) | report)
     print(table(report))
 
 
@@ -97,7 +100,7 @@ def export(loaded: Loaded, args: argparse.Namespace) -> None:
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
     from ray_distill.models.codec import load_codec
-    from ray_distill.train.launch import newest
+    from ray_distill.train.fit import newest
 
     data = loaded.config.data
     shape = load_codec(loaded.config.model.path / "vae").latent_shape(data.frames, data.height, data.width)
@@ -107,12 +110,26 @@ def export(loaded: Loaded, args: argparse.Namespace) -> None:
 
 def sample(loaded: Loaded, args: argparse.Namespace) -> None:
     from ray_distill.evaluate.sample import sample_video
-    from ray_distill.train.launch import newest
+    from ray_distill.train.fit import newest
 
     if not args.prompt:
         raise ConfigError('sample needs a prompt: --prompt "a seven moving left"')
     sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out)
     print(args.out)
+
+
+def tune(args: argparse.Namespace) -> int:
+    from ray_distill.tune.space import load_sweep
+    from ray_distill.tune.sweep import sweep
+
+    settings, base = load_sweep(args.config, args.overrides)
+    best, *_ = sweep(settings, base.config)
+    home = settings.home
+    print(
+        f"\n{best.name} is best: {home / 'best.yaml'}\ntrials    {home / 'trials.json'}, {home / 'parallel.png'}\n"
+        f"\nNext:\n  ray-distill train {home / 'best.yaml'}"
+    )
+    return 0
 
 
 VERBS: dict[str, Callable[[Loaded, argparse.Namespace], int | None]] = {
@@ -135,6 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ray_distill.train.stop import Stopped
 
     try:
+        if args.verb == "tune":
+            return tune(args)
         return VERBS[args.verb](load_config(args.config, args.overrides), args) or 0
     except (ConfigError, ValueError) as error:
         print(f"ray-distill {args.verb}: {error}", file=sys.stderr)

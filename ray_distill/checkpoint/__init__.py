@@ -3,6 +3,6 @@
 Writing is ``ray_distill.checkpoint.writer``; it imports torch, which those who only look for a checkpoint do without.
 """
 
-from ray_distill.checkpoint.reader import BadCheckpoint, Checkpoint, latest
+from ray_distill.checkpoint.reader import BadCheckpoint, Checkpoint, is_whole, latest
 
-__all__ = ["BadCheckpoint", "Checkpoint", "latest"]
+__all__ = ["BadCheckpoint", "Checkpoint", "is_whole", "latest"]

@@ -78,6 +78,15 @@ class Checkpoint:
         return {name: self.tensor(role, kind, name) for name in self.names(role, kind)}
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether every file is there with its size: a quick look, for a folder that may be in the writing."""
+    try:
+        Checkpoint(folder).verify(thorough=False)
+    except BadCheckpoint:
+        return False
+    return True
+
+
 def latest(run_dir: Path, thorough: bool = False) -> Checkpoint | None:
     """The newest checkpoint of a run that is whole; damaged ones are named and passed over.
 

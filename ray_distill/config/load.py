@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,6 +15,7 @@ from ray_distill.config.keys import flatten, nearest, set_dotted
 from ray_distill.config.schema import RunConfig
 
 ENVIRONMENT = "RAY_DISTILL_"
+M = TypeVar("M", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -40,6 +41,14 @@ class Loaded:
 
 def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Loaded:
     """Read, override, validate. ConfigError before anything starts."""
+    config, sources = load(RunConfig, path, overrides, os.environ if environment is None else environment)
+    return Loaded(config, sources)
+
+
+def load(
+    model: type[M], path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> tuple[M, dict[str, str]]:
+    """Any strict configuration from a YAML file; and where its values came from."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
@@ -49,8 +58,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found a {type(tree).__name__}")
     sources = {key: str(path) for key in flatten(tree)}
-    environment = os.environ if environment is None else environment
-    for name, text in sorted(environment.items()):
+    for name, text in sorted((environment or {}).items()):
         if name.startswith(ENVIRONMENT):
             _override(tree, sources, name.removeprefix(ENVIRONMENT).lower().replace("__", "."), text, f"${name}")
     for item in overrides:
@@ -58,10 +66,15 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
         if not equals:
             raise ConfigError(f"{item!r}: overrides are written key=value, for example train.steps=100")
         _override(tree, sources, key, text, "command line")
+    return validated(model, tree, sources), sources
+
+
+def validated(model: type[M], tree: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> M:
+    """``tree`` as a configuration; ConfigError names each key that is wrong."""
     try:
-        return Loaded(RunConfig.model_validate(tree), sources)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, sources)) from None
+        raise ConfigError(_explain(error, sources or {}, model)) from None
 
 
 def _override(tree: dict[str, Any], sources: dict[str, str], key: str, text: str, source: str) -> None:
@@ -75,13 +88,15 @@ def _override(tree: dict[str, Any], sources: dict[str, str], key: str, text: str
     sources |= dict.fromkeys(flatten({key: value}) if isinstance(value, dict) else [key], source)
 
 
-def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+def _explain(error: ValidationError, sources: Mapping[str, str], model: type[BaseModel]) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         where = f" ({sources[key]})" if key in sources else ""
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key{where}; {nearest(key.rpartition('.')[2], _siblings(problem['loc']))}")
+            lines.append(
+                f"{key}: unknown key{where}; {nearest(key.rpartition('.')[2], _siblings(problem['loc'], model))}"
+            )
         elif problem["type"] == "missing":
             lines.append(f"{key}: required, and not set")
         elif problem["type"] == "value_error":
@@ -92,9 +107,8 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def _siblings(location: tuple[int | str, ...]) -> list[str]:
+def _siblings(location: tuple[int | str, ...], model: Any) -> list[str]:
     """The keys that the section of an unknown key knows."""
-    model: Any = RunConfig
     for part in location[:-1]:
         fields = getattr(model, "model_fields", {})
         annotation = fields[part].annotation if part in fields else model

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -200,6 +201,9 @@ class Evaluate(Section):
     """The student against its teacher, by samples. ``metric`` is a classifier's folder; without it only pictures."""
 
     enabled: bool = True
+    """Whether the student is held against its teacher when training has ended."""
+    every: PositiveInt | None = None
+    """Validate each so many steps and at the end: a checkpoint is saved, and sampled beside the training."""
     metric: Absolute | None = None
     videos: PositiveInt = 400
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -216,10 +220,16 @@ class Evaluate(Section):
     goals: Goals = Goals()
 
 
+def _absolute_sqlite(uri: str) -> str:
+    """Ray's processes run in folders of their own: a relative database would be another one in each."""
+    path = uri.removeprefix("sqlite:///")
+    return f"sqlite:///{Path(path).absolute()}" if path not in (uri, "", ":memory:") else uri
+
+
 class Track(Section):
     """MLflow. An empty uri tracks nothing."""
 
-    uri: str = "sqlite:///mlruns/mlflow.db"
+    uri: Annotated[str, AfterValidator(_absolute_sqlite)] = "sqlite:///mlruns/mlflow.db"
     experiment: str = "ray_distill"
     register_as: str | None = None
 

@@ -91,6 +91,13 @@ class Cache:
         """Latents [B, C, T, H, W] fp32 of rows with a "latents" column."""
         return np.stack([np.frombuffer(row["latents"], dtype=np.float32).reshape(self.latent_shape) for row in rows])
 
+    def by_caption(self) -> dict[str, int]:
+        """Each distinct caption, and the number of the first row that has it."""
+        found: dict[str, int] = {}
+        for number, row in enumerate(self.rows(range(len(self.index)), ["caption"])):
+            found.setdefault(row["caption"], number)
+        return found
+
     def captions(self) -> list[str]:
         """The distinct captions, sorted."""
-        return sorted({row["caption"] for row in self.rows(range(len(self.index)), ["caption"])})
+        return sorted(self.by_caption())

@@ -9,7 +9,7 @@ import torch
 from ray_distill.config import RunConfig
 from ray_distill.data.transform import to_frames
 from ray_distill.data.video import write_clip
-from ray_distill.evaluate.compare import enlarge, load_network, make_latents
+from ray_distill.evaluate.generate import enlarge, load_network, make_latents
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.text import TextEncoder

@@ -77,6 +77,7 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         run_id: str | None = None,
+        parent_run_id: str | None = None,
     ) -> Tracker:
         """Open a run, or continue ``run_id``, and sample the driver's machine every 5 s until ``end``.
 
@@ -84,6 +85,8 @@ class Tracker:
         server has not answered.
         """
         tracker = cls(uri, run_id)
+        if parent_run_id is not None:
+            tags = {**tags, "mlflow.parentRunId": parent_run_id}
         tracker._open = lambda: tracker._open_run(experiment, run_name, params, tags)
         tracker._call(lambda: None, wait_s=START_WAIT_S)
         return tracker
@@ -267,6 +270,18 @@ class Tracker:
                 mask(" ".join(cause.split()))[:500],
                 COOL_DOWN_S,
             )
+
+
+def close_run(uri: str, run_id: str, status: Status) -> None:
+    """End a run that its own process could not end; one that has ended keeps its status."""
+    if not uri:
+        return
+    try:
+        client = _quiet_client(_absolute(uri))
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, status)
+    except Exception as error:  # whatever a tracker or its network raises, the sweep is worth more
+        log.warning("MLflow run %s could not be closed: %s", run_id, mask(str(error)))
 
 
 def _quiet_client(uri: str) -> MlflowClient:

@@ -87,7 +87,8 @@ def build_engines(config: RunConfig) -> Engines:
 
 def is_due(config: RunConfig, done: int) -> bool:
     """Whether a checkpoint belongs after ``done`` steps."""
-    return done % config.train.checkpoint_every == 0 or done == config.train.steps
+    cadences = [config.train.checkpoint_every, config.evaluate.every or config.train.checkpoint_every]
+    return any(done % cadence == 0 for cadence in cadences) or done == config.train.steps
 
 
 class Reporter:

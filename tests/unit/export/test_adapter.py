@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
-from ray_distill.evaluate.compare import load_network
+from ray_distill.evaluate.generate import load_network
 from ray_distill.export.diffusers import ADAPTER
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain

@@ -6,7 +6,8 @@ import ray
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
-from ray_distill.train.launch import check, check_resumable, launch, newest
+from ray_distill.train.fit import newest
+from ray_distill.train.launch import check, check_resumable, launch
 from tests.unit.toys import run_config
 
 

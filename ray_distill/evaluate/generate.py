@@ -1,0 +1,178 @@
+"""Samples of one network: videos of a checkpoint's student or of a role as it began, and what the metric sees in them.
+
+``generate`` runs as a Ray task, one sampler and one seed each, so that all CPUs or GPUs of the cluster take part.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ray_distill.checkpoint import Checkpoint
+from ray_distill.config import RunConfig
+from ray_distill.data.cache import Cache
+from ray_distill.data.pipeline import clips
+from ray_distill.data.transform import to_frames
+from ray_distill.data.video import write_clip
+from ray_distill.diffusion.samplers import sample
+from ray_distill.evaluate.metrics import Metric
+from ray_distill.models import family
+from ray_distill.models.codec import load_codec
+from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
+from ray_distill.models.lora import merge
+from ray_distill.rng import StatelessRng
+from ray_distill.types import Sampler
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights and how to sample them: ``checkpoint`` is a student's, None the untrained source of ``role``."""
+
+    role: str
+    sampler: Sampler
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one candidate made from one seed."""
+
+    features: Tensor | None
+    accuracy: float | None
+    seconds_per_video: float
+    videos: np.ndarray
+    """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
+
+
+def load_network(config: RunConfig, role: str, checkpoint: Path | None) -> nn.Module:
+    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began.
+
+    Adapters are merged into the weights that they adapt."""
+    if config.role(role).init == "random":
+        module = random_transformer(config.model.family, config.source(role), config.seed)
+    else:
+        module = load_transformer(config.model.family, config.source(role))
+    if checkpoint is not None:
+        tensors = Checkpoint(checkpoint).tensors(role, config.student_tensors)
+        lora = config.role(role).lora
+        if lora is None:
+            module.load_state_dict(tensors)
+        else:
+            merge(module, lora, tensors)
+    return module.eval().requires_grad_(False)
+
+
+_network = lru_cache(maxsize=1)(
+    lambda key, role, checkpoint: load_network(RunConfig.model_validate_json(key), role, checkpoint)
+)
+
+
+def make_latents(
+    denoise: Any,
+    sampler: Sampler,
+    cond: dict[str, Tensor],
+    uncond: dict[str, Tensor],
+    first: int,
+    seed: int,
+    shape: Any,
+) -> Tensor:
+    """Latents [B, C, T, H, W] of the samples first, first + 1, ...: noise belongs to (seed, sample), not to a batch."""
+    ids = torch.arange(first, first + len(cond["text"]), device=cond["text"].device)
+    rng = StatelessRng(seed)
+    x_T = rng.noise("sample/start", ids, shape)
+    return sample(denoise, sampler, x_T, cond, uncond, noise=lambda i: rng.noise(f"sample/step{i}", ids, shape))
+
+
+@torch.no_grad()
+def generate(
+    config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int
+) -> Made:
+    """Sample one video a prompt (text [N, L, D], uncond [L, D]) in batches, and measure them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = _network(config.model_dump_json(), candidate.role, candidate.checkpoint).to(device)
+    denoise = family(config.model.family).denoiser(network)
+    codec = load_codec(config.model.path / "vae").to(device)
+    shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
+    pixels, began = [], time.perf_counter()
+    for first in range(0, len(prompts), config.evaluate.batch):
+        cond = {"text": text[first : first + config.evaluate.batch].to(device)}
+        null = {"text": uncond.to(device).expand_as(cond["text"])}
+        latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, shape)
+        pixels.append(to_frames(codec.decode(latents)))
+    seconds = (time.perf_counter() - began) / len(prompts)
+    videos = np.concatenate(pixels)
+    shown = videos[: config.evaluate.pictures]
+    if config.evaluate.metric is None:
+        return Made(None, None, seconds, shown)
+    metric = Metric.load(config.evaluate.metric)
+    return Made(metric.features(videos), metric.accuracy(videos, prompts), seconds, shown)
+
+
+def real_features(config: RunConfig, cache: Cache) -> Tensor:
+    """The metric's features [N, 64] of the data set's own clips, kept beside the cache."""
+    assert config.evaluate.metric is not None
+    path = cache.folder / f"features-{folder_hash(config.evaluate.metric)[:16]}.safetensors"
+    if not path.is_file():
+        metric = Metric.load(config.evaluate.metric)
+
+        def measure(rows: dict[str, Any]) -> dict[str, np.ndarray]:
+            good = rows["error"] == ""
+            return {"features": metric.features(rows["pixels"][good]).numpy()}
+
+        rows = clips(config.data).map_batches(measure, batch_size=256).take_all()
+        save_file({"features": torch.from_numpy(np.stack([row["features"] for row in rows]))}, path)
+    return load_file(path)["features"]
+
+
+def write_videos(folder: Path, videos: np.ndarray, prompts: Sequence[str], fps: float) -> None:
+    """One mp4 a prompt, named after it; ``videos`` are uint8 [N, T, H, W, 3]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (prompt, video) in enumerate(zip(prompts, videos, strict=False)):
+        name = re.sub(r"[^\w-]+", "_", prompt)[:60]  # a caption may hold anything
+        write_clip(folder / f"{number:02d}_{name}.mp4", enlarge(video), fps)
+
+
+def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
+    """[T, H, W, 3] magnified by a whole factor to at least ``least`` rows: players blur tiny videos."""
+    factor = max(1, -(-least // video.shape[1]))
+    return video.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+class Generator:
+    """The prompts of a run's evaluation, their embeddings out of the cache, and the tasks that sample them.
+
+    ``real`` are the metric's features of the data set, None without a metric.
+    """
+
+    def __init__(self, config: RunConfig, cache: Cache) -> None:
+        settings = config.evaluate
+        rows = cache.by_caption()
+        captions = sorted(rows)
+        count = settings.videos if settings.metric else settings.pictures
+        # A stride that shares no factor with their number shows different captions first than their alphabet does.
+        self.prompts = [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
+        distinct = sorted(set(self.prompts))
+        text = dict(zip(distinct, cache.text(cache.rows([rows[c] for c in distinct], ["text"])), strict=True))
+        self.real = real_features(config, cache) if settings.metric else None
+        self._config = config
+        self._text = ray.put(torch.from_numpy(np.stack([text[prompt] for prompt in self.prompts])))
+        self._uncond = ray.put(torch.from_numpy(cache.uncond))
+
+    def start(self, candidate: Candidate, seed: int, num_cpus: float = 1) -> ray.ObjectRef[Made]:
+        """A task that samples every prompt once, on a GPU of its own where the training uses GPUs."""
+        gpus = 1 if self._config.train.use_gpu else 0
+        # "DEFAULT", or a trial's tasks would have to fit into the placement group that holds its driver.
+        task = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
+        ref: ray.ObjectRef[Made] = task.remote(self._config, candidate, self.prompts, self._text, self._uncond, seed)
+        return ref

@@ -1,0 +1,154 @@
+"""The training of a run on Ray Train: one fit, watched by the driver, to the last step or an orderly stop."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+import ray.train
+import ray.train.torch
+
+from ray_distill import checkpoint
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.data.cache import Cache
+from ray_distill.data.stream import Stream, ordered
+from ray_distill.track.tracker import Tracker
+from ray_distill.train.board import start_board
+from ray_distill.train.job import Job, train_worker
+from ray_distill.train.progress import Progress
+from ray_distill.train.stop import Signals, Stopped
+
+ROWS = "metrics.jsonl"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def train(
+    config: RunConfig, cache: Cache, tracker: Tracker, signals: Signals, beside: Callable[[], None]
+) -> checkpoint.Checkpoint:
+    """Train to the last step, or to a stop on a signal (Stopped); returns the newest checkpoint.
+
+    ``beside`` is called twice a second meanwhile.
+    """
+    last = checkpoint.latest(config.run_dir)
+    if last is not None and last.state["data"] != cache.folder.name:
+        raise ConfigError(
+            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
+            f"choose another name, or remove {config.run_dir}"
+        )
+    if last is not None and last.step >= config.train.steps:
+        say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
+        return last
+    if last is not None:
+        say(f"   {config.name} goes on from step {last.step}; choose another name for a new run")
+    board = start_board()
+    job = Job(config.dump(), config.run_dir, _stream(config, cache), board, tracker.run_id)
+    progress = Progress(config.train.steps, logged_to(config.run_dir))
+
+    def drain() -> None:
+        _drain(job, progress, tracker)
+        beside()
+
+    signals.request_stop = board.request_stop.remote
+    try:
+        _fit(job, drain)
+    finally:
+        signals.request_stop = None
+    last = checkpoint.latest(config.run_dir)
+    if signals.signum is not None:
+        raise Stopped(signals.signum, last.step if last else 0)
+    if last is None or last.step < config.train.steps:
+        raise RuntimeError(f"{config.run_dir}: training ended, but its last checkpoint is not there")
+    return last
+
+
+def newest(config: RunConfig) -> checkpoint.Checkpoint:
+    """The run's newest whole checkpoint; ConfigError where it has none."""
+    last = checkpoint.latest(config.run_dir)
+    if last is None:
+        raise ConfigError(f"{config.run_dir}: no checkpoint there yet; train it first: ray-distill train ...")
+    return last
+
+
+def _stream(config: RunConfig, cache: Cache) -> Stream:
+    return Stream(
+        cache=cache,
+        seed=config.seed,
+        start=0,
+        steps=config.train.steps,
+        world=config.train.workers,
+        global_batch=config.train.global_batch,
+        micro_batch=config.train.micro_batch,
+        with_latents=config.method.uses_latents,
+    )
+
+
+def trainer(job: Job) -> ray.train.torch.TorchTrainer:
+    """The Ray Train side of a run: its name and storage path are what it resumes by."""
+    train = job.config.train
+    resources: dict[str, float] = {"CPU": train.cpus_per_worker} | ({"GPU": 1} if train.use_gpu else {})
+    return ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=resources
+        ),
+        torch_config=ray.train.torch.TorchConfig(timeout_s=train.timeout_s),
+        run_config=ray.train.RunConfig(
+            name=job.config.name,
+            storage_path=str(job.config.output_dir),
+            failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.checkpoints_keep),
+        ),
+        datasets={"train": job.data},
+        dataset_config=ray.train.DataConfig(execution_options=ordered()),
+    )
+
+
+def _fit(job: Job, drain: Callable[[], None]) -> None:
+    """``fit`` in a thread: in the main one Ray's own handler would abort the workers on Ctrl-C without saving."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            trainer(job).fit()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+        drain()
+    drain()
+    if failed:
+        raise failed[0]
+
+
+def rows_of(run_dir: Path) -> list[dict[str, float]]:
+    """The rows of a run so far, by step."""
+    path = run_dir / ROWS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def logged_to(run_dir: Path) -> int:
+    """The last step that is logged: a run that resumes from before it logs equal rows again, which are dropped."""
+    rows = rows_of(run_dir)
+    return int(rows[-1]["step"]) if rows else -1
+
+
+def _drain(job: Job, progress: Progress, tracker: Tracker) -> None:
+    rows, notes = ray.get(job.board.pull.remote(), timeout=60)
+    for note in notes:
+        say(f"   {note}")
+    fresh = progress.new(rows)
+    with (job.config.run_dir / ROWS).open("a") as file:
+        for row in fresh:
+            file.write(json.dumps(row) + "\n")
+            tracker.metrics(int(row["step"]), {name: value for name, value in row.items() if name != "step"})

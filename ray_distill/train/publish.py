@@ -1,0 +1,65 @@
+"""What becomes of a trained student: measured, exported, and published to MLflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ray_distill import checkpoint
+from ray_distill.config import RunConfig
+from ray_distill.config.keys import flatten
+from ray_distill.data.cache import Cache
+from ray_distill.evaluate.compare import evaluate
+from ray_distill.evaluate.report import loss_plot, table, write_report
+from ray_distill.export.student import export
+from ray_distill.track.tracker import Tracker
+from ray_distill.train.fit import rows_of, say
+from ray_distill.train.progress import clock
+from ray_distill.train.schedule import total_updates
+from ray_distill.types import STUDENT
+
+REPORT = "report.json"
+
+
+def known(run_dir: Path) -> dict[str, Any]:
+    """The run's report so far."""
+    path = run_dir / REPORT
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def measure(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The run's report: the student against its teacher where that is asked for, and how far it was trained."""
+    measured = evaluate(config, cache, last.folder, config.run_dir) if config.evaluate.enabled else {}
+    return measured | {
+        "prompt": cache.captions()[0],
+        "steps": last.step,
+        "student_updates": last.state["roles"][STUDENT]["updates"],
+        "planned_student_updates": total_updates(config)[STUDENT],
+    }
+
+
+def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint, report: dict[str, Any]) -> Path:
+    """The folder for diffusers, and the curves beside it."""
+    folder = export(config, last.folder, cache.latent_shape, report)
+    if rows := rows_of(config.run_dir):
+        loss_plot(config.run_dir / "losses.png", rows)
+    return folder
+
+
+def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder: Path) -> None:
+    """The report to its file, to MLflow and to the screen; the student into MLflow's registry."""
+    out = config.run_dir
+    write_report(out / REPORT, report)
+    values = {k: v for k, v in flatten(report).items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    tracker.metrics(int(report["steps"]), {f"evaluate/{key.replace('.', '/')}": value for key, value in values.items()})
+    for name in (REPORT, "contact_sheet.png", "losses.png"):
+        if (out / name).is_file():
+            tracker.artifact(out / name)
+    if (out / "videos").is_dir():
+        tracker.artifact(out / "videos", "videos")
+    # MLflow keeps the alias "latest" for itself.
+    tracker.register(folder, config.track.register_as or config.name, alias="newest")
+    say(f"\n{table(report)}")
+    phases = ", ".join(f"{name} {seconds} s" for name, seconds in report["phases"].items())
+    say(f"\n{clock(report['wall_seconds'])} in all: {phases}")

@@ -1,0 +1,112 @@
+"""The student's quality on the way: samples of its checkpoints, made beside the training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ray_distill.checkpoint import is_whole
+from ray_distill.checkpoint.layout import PREFIX, folder_name
+from ray_distill.config import RunConfig
+from ray_distill.data.cache import Cache
+from ray_distill.evaluate.compare import summary
+from ray_distill.evaluate.generate import Candidate, Generator, write_videos
+from ray_distill.track.tracker import Tracker
+from ray_distill.train.fit import say
+from ray_distill.types import STUDENT
+
+Row = Mapping[str, Any]
+FILE = "validations.jsonl"
+TASK_CPUS = 0.1
+"""What a validation asks Ray for: it must find room beside the training's workers."""
+
+
+class Validations:
+    """Every ``evaluate.every`` steps, one at a time: the checkpoint is sampled with ``evaluate.tune_seed``.
+
+    ``rows`` hold step, frechet, accuracy and more, in the run's folder too: a run that resumes does not measure
+    again, and hands what it knows to ``report`` once more. Quality is never judged by a loss.
+    """
+
+    def __init__(
+        self, config: RunConfig, cache: Cache, tracker: Tracker, report: Callable[[Row], None] | None = None
+    ) -> None:
+        self.config, self.cache, self.tracker, self.report = config, cache, tracker, report
+        every = config.evaluate.every
+        self.rows = read(config.run_dir)
+        known = {row["step"] for row in self.rows}
+        due = [*range(every, config.train.steps, every), config.train.steps] if every else []
+        self._due = [step for step in due if step not in known]
+        self._generator: Generator | None = None
+        self._running: tuple[int, Any] | None = None
+        for row in self.rows:
+            self._tell(row)
+
+    def poll(self, wait: bool = False) -> None:
+        """Take what is done and start what is due, without waiting for either unless told to."""
+        if self._running is not None:
+            step, task = self._running
+            if not wait and not ray.wait([task], timeout=0)[0]:
+                return
+            self._running = None
+            try:
+                self._take(step, ray.get(task, timeout=self.config.train.timeout_s))
+            except FileNotFoundError:  # Ray raises a task's error as its own class
+                self._gone(step)
+        due = self._next()
+        if due is not None:
+            self._start(due)
+
+    def finish(self) -> None:
+        """Measure what is still due, when training has ended."""
+        self.poll(wait=True)
+        while self._running is not None:
+            self.poll(wait=True)
+
+    def _next(self) -> int | None:
+        """The next due step whose checkpoint is whole."""
+        newest = max(self.config.run_dir.glob(f"{PREFIX}*"), default=None)
+        while self._due and newest is not None and folder_name(self._due[0]) <= newest.name:
+            folder = self.config.run_dir / folder_name(self._due[0])
+            if folder.is_dir():
+                return self._due.pop(0) if is_whole(folder) else None
+            self._gone(self._due.pop(0))
+        return None
+
+    def _gone(self, step: int) -> None:
+        say(f"   step {step} is not validated: its checkpoint is gone already; raise train.checkpoints_keep")
+
+    def _start(self, step: int) -> None:
+        if self._generator is None:
+            self._generator = Generator(self.config, self.cache)
+        candidate = Candidate(STUDENT, self.config.method.sampler(), self.config.run_dir / folder_name(step))
+        self._running = step, self._generator.start(candidate, self.config.evaluate.tune_seed, TASK_CPUS)
+
+    def _take(self, step: int, made: Any) -> None:
+        assert self._generator is not None
+        measured = summary([made], self._generator.real, self.config.method.sampler())
+        row = {"step": step} | {name: value for name, value in measured.items() if value is not None}
+        folder = self.config.run_dir / "videos" / f"step_{step:06d}"
+        write_videos(folder, made.videos, self._generator.prompts, self.config.data.fps)
+        with (self.config.run_dir / FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
+        shown = "  ".join(f"{name} {row[name]:.3f}" for name in ("frechet", "accuracy") if name in row)
+        say(f"   validation at step {step}: {shown or folder}")
+        self.tracker.metrics(step, {f"validation/{name}": value for name, value in row.items() if name != "step"})
+        self.tracker.artifact(folder, f"videos/{folder.name}")
+        self._tell(row)
+
+    def _tell(self, row: Row) -> None:
+        if self.report is not None:
+            self.report(row)
+
+
+def read(run_dir: Path) -> list[Row]:
+    """The validations of a run so far."""
+    path = run_dir / FILE
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

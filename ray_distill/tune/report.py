@@ -1,0 +1,140 @@
+"""What a sweep found: a table, a parallel-coordinates plot, the trials as JSON, the best one as a configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from ray_distill.config import RunConfig
+from ray_distill.evaluate.report import INK, PAPER, QUIET, RULE
+from ray_distill.tune.space import Range
+
+Ending = Literal["done", "pruned", "failed"]
+ORDER: tuple[Ending, ...] = ("done", "pruned", "failed")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial: where it searched, its validations by step, how it ended and, where it failed, of what."""
+
+    name: str
+    point: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    status: Ending
+    error: str | None = None
+
+    @property
+    def step(self) -> int:
+        """The last step that was measured."""
+        return int(self.rows[-1]["step"]) if self.rows else 0
+
+    @property
+    def objective(self) -> float:
+        """The Fréchet distance at that step; infinite where nothing was measured."""
+        return float(self.rows[-1]["frechet"]) if self.rows else math.inf
+
+    @property
+    def rank(self) -> tuple[int, int, float]:
+        """Trials that came further stand before those that were stopped earlier, whatever these had then."""
+        return ORDER.index(self.status), -self.step, self.objective
+
+
+def table(trials: Sequence[Trial]) -> str:
+    """Aligned plain text: a line a trial, with its point, its last step and distance, and how it ended."""
+    keys = list(trials[0].point) if trials else []
+    lines = [["trial", *map(short, keys), "step", "FD", ""]]
+    for trial in trials:
+        distance = f"{trial.objective:.2f}" if trial.rows else "-"
+        lines.append([trial.name, *(_value(trial.point[key]) for key in keys), str(trial.step), distance, trial.status])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            f"{cell:{'<' if i in (0, len(widths) - 1) else '>'}{widths[i]}}" for i, cell in enumerate(line)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def short(key: str) -> str:
+    """``roles.student.optimizer.learning_rate`` -> ``student learning_rate``."""
+    parts = [part for part in key.split(".") if part not in ("roles", "optimizer", "method")]
+    return " ".join(parts)
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def parallel_plot(path: Path, trials: Sequence[Trial], space: Mapping[str, Range]) -> None:
+    """A PNG of parallel coordinates: an axis a key, the distance on the last; pruned trials are thin and grey."""
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    shown = [trial for trial in trials if trial.rows]
+    axes = {short(key): _places([t.point[key] for t in shown], range_) for key, range_ in space.items()}
+    distances = Range(loguniform=None, uniform=_span([t.objective for t in shown]))
+    axes["FD"] = _places([t.objective for t in shown], distances)
+    figure = Figure(figsize=(1.9 * len(axes) + 1, 4.2), dpi=120, layout="constrained", facecolor=PAPER)
+    plot = figure.subplots()
+    best = min((t.objective for t in shown if t.status == "done"), default=math.nan)
+    for number, trial in enumerate(shown):
+        heights = [places[number] for places, _ in axes.values()]
+        done = trial.status == "done"
+        color = "#c8553d" if trial.objective == best and done else "#2f6db5" if done else "#b9bfca"
+        plot.plot(range(len(axes)), heights, color=color, linewidth=2.2 if done else 0.9, zorder=3 if done else 2)
+    for place, (_, ticks) in enumerate(axes.values()):
+        plot.axvline(place, color=RULE, linewidth=1, zorder=1)
+        for height, label in ticks:
+            plot.annotate(
+                label, (place, height), (4, 0), textcoords="offset points", fontsize=8, color=QUIET, va="center"
+            )
+    plot.set_xticks(range(len(axes)), list(axes), fontsize=9, color=INK)
+    plot.set_yticks([])
+    plot.set_xlim(-0.1, len(axes) - 0.6)
+    plot.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    plot.tick_params(length=0)
+    plot.set_title(
+        "lower FD is better; red: the best, blue: trained to the end, grey: stopped", fontsize=9, color=QUIET
+    )
+    figure.savefig(path, format="png")
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def _places(values: Sequence[Any], range_: Range) -> tuple[list[float], list[tuple[float, str]]]:
+    """Heights in [0, 1] on one axis, and the axis's ticks."""
+    if range_.choice is not None:
+        count = max(1, len(range_.choice) - 1)
+        ticks = [(i / count, _value(choice)) for i, choice in enumerate(range_.choice)]
+        return [list(range_.choice).index(value) / count for value in values], ticks
+    scale = np.log if range_.loguniform else np.asarray
+    low, high = (float(scale(end)) for end in range_.values)
+    ends = [float(end) for end in range_.values]
+    middle = math.sqrt(ends[0] * ends[1]) if range_.loguniform else sum(ends) / 2
+    ticks = [(place, _value(value)) for place, value in ((0.0, ends[0]), (0.5, middle), (1.0, ends[1]))]
+    return [(float(scale(value)) - low) / (high - low) for value in values], ticks
+
+
+def write_trials(path: Path, trials: Sequence[Trial]) -> None:
+    """Every trial with all its validations, best first."""
+    path.write_text(json.dumps([asdict(trial) for trial in trials], indent=2) + "\n")
+
+
+def write_best(path: Path, config: RunConfig, trial: Trial) -> None:
+    """The best trial as a configuration that ``train`` takes as it is."""
+    told = "\n".join(f"#   {key} = {value}" for key, value in trial.point.items())
+    result = f"# {trial.name}: Fréchet distance {trial.objective:.2f} at step {trial.step}"
+    path.write_text(
+        f"# ray-distill train {path}\n{result}\n{told}\n"
+        + yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
+    )

@@ -1,0 +1,49 @@
+"""How many trials run at a time, and with how much of a CPU each: arithmetic, so that nothing can wait for ever."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray_distill.config import ConfigError
+from ray_distill.config.schema import Train
+
+DRIVER_CPUS = 0.1
+"""A trial's driver mostly sleeps; Tune's default of a whole CPU would leave its workers none."""
+BESIDE_CPUS = 0.3
+"""What a trial needs beside its workers: Ray Data's fetches and one validation."""
+LEAST_CPUS = 0.05
+
+
+@dataclass(frozen=True)
+class Slots:
+    concurrent: int
+    cpus_per_worker: float
+
+
+def slots(cluster: Mapping[str, float], train: Train, asked: int | None) -> Slots:
+    """``cluster`` is Ray's resources in all. Workers get less of a CPU each where that lets ``asked`` trials run.
+
+    A trial that trains on GPUs has one more for its validations, where the cluster has one. ConfigError where not
+    even one trial fits, or not as many as are asked for.
+    """
+    cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+    beside = DRIVER_CPUS + BESIDE_CPUS
+    if train.use_gpu and gpus < train.workers:
+        raise ConfigError(f"train.workers = {train.workers} on a GPU each; the cluster has {gpus:g}")
+    by_cpu = max(1, math.floor(cpus / (train.workers * train.cpus_per_worker + beside)))
+    by_gpu = max(1, int(gpus // (train.workers + 1))) if train.use_gpu else by_cpu
+    concurrent = asked or min(by_cpu, by_gpu)
+    if train.use_gpu and concurrent * train.workers > gpus:
+        raise ConfigError(
+            f"concurrent = {concurrent}: needs {concurrent * train.workers} GPUs; the cluster has {gpus:g}"
+        )
+    share = (cpus - concurrent * beside) / (concurrent * train.workers)
+    share = math.floor(100 * min(share, train.cpus_per_worker)) / 100
+    if share < LEAST_CPUS:
+        raise ConfigError(
+            f"concurrent = {concurrent}: {cpus:g} CPUs leave a worker {max(share, 0):g} of one; at least {LEAST_CPUS} "
+            "is needed. Lower concurrent or train.workers"
+        )
+    return Slots(concurrent, share)

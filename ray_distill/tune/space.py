@@ -1,0 +1,144 @@
+"""What a sweep searches: ranges over RunConfig's keys, and how a point of it becomes a trial's configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from ray_distill.config import ConfigError, Loaded, RunConfig, load_config
+from ray_distill.config.keys import flatten, set_dotted
+from ray_distill.config.load import load, validated
+from ray_distill.config.schema import Section
+from ray_distill.data.source import Absolute
+
+NOT_SEARCHED = ("name", "output_dir", "seed", "model.", "data.", "evaluate.", "track.", "train.steps", "train.workers")
+"""What all trials share, or what would make their distances incomparable."""
+
+
+class Range(Section):
+    """Exactly one of: ``uniform`` or ``loguniform`` [low, high], or ``choice`` [value, ...]."""
+
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Range:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of uniform, loguniform and choice, not {given or 'none'}")
+        if self.choice is None and not self.values[0] < self.values[1]:
+            raise ValueError(f"{given[0]} = {list(self.values)}: the lower end comes first")
+        if self.loguniform and self.loguniform[0] <= 0:
+            raise ValueError(f"loguniform = {list(self.loguniform)}: both ends must be above 0")
+        return self
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The choices, or the two ends."""
+        return self.choice or self.loguniform or self.uniform or ()
+
+
+class Sweep(Section):
+    """A search over ``base``'s keys for the smallest Fréchet distance of the student's samples."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    base: Absolute
+    """The run that is searched around: a configuration that ``train`` takes."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Keys of the base that every trial has otherwise."""
+    output_dir: Absolute = Path("output")
+    space: Annotated[dict[str, Range], Field(min_length=1)]
+    search: Literal["optuna", "random"] = "optuna"
+    trials: PositiveInt = 16
+    seed: NonNegativeInt = 0
+    try_base: bool = True
+    """Whether the first trial is the base as it stands."""
+    first_rung: PositiveInt | None = None
+    """Steps after which the first trials are stopped, then after ``reduction`` times as many, and so on (ASHA)."""
+    reduction: Annotated[int, Field(ge=2)] = 2
+    """One in so many trials goes on from each rung."""
+    concurrent: PositiveInt | None = None
+    """Trials at a time; as many as the cluster holds where it is not given."""
+
+    @property
+    def home(self) -> Path:
+        return self.output_dir / self.name
+
+
+def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
+    """The sweep and its base, both checked as far as they can be without a cluster; ConfigError names the key."""
+    sweep, _ = load(Sweep, path, overrides)
+    texts = [f"{key}={json.dumps(value)}" for key, value in flatten(sweep.overrides).items()]
+    base = load_config(sweep.base, texts)
+    steps = base.config.train.steps
+    if base.config.evaluate.metric is None:
+        raise ConfigError(f"evaluate.metric: {sweep.base} has none, and a sweep needs distances; set it in overrides")
+    if sweep.first_rung is not None and sweep.first_rung >= steps:
+        raise ConfigError(f"first_rung = {sweep.first_rung}: not below train.steps = {steps}; lower it or remove it")
+    for key, range_ in sweep.space.items():
+        if key.startswith(NOT_SEARCHED):
+            raise ConfigError(f"space.{key}: all trials share this key; set it in the base or in overrides")
+        for value in range_.values:
+            try:
+                trial_config(sweep, base.config, {key: value}, "check")
+            except ConfigError as error:
+                raise ConfigError(f"space.{key} = {value!r}: {error}") from None
+    if sweep.try_base:
+        base_point(sweep, base.config)
+    return sweep, base
+
+
+def trial_config(
+    sweep: Sweep, base: RunConfig, point: Mapping[str, Any], name: str, cpus_per_worker: float | None = None
+) -> RunConfig:
+    """The base at ``point`` of the space: it validates at each rung and leaves the teacher alone."""
+    return _with(
+        base,
+        {
+            **point,
+            "name": name,
+            "output_dir": str(sweep.home / "runs"),
+            "evaluate.enabled": False,
+            "evaluate.every": sweep.first_rung or base.train.steps,
+            "evaluate.goals": {},
+            "train.cpus_per_worker": cpus_per_worker or base.train.cpus_per_worker,
+        },
+    )
+
+
+def best_config(sweep: Sweep, base: RunConfig, point: Mapping[str, Any]) -> RunConfig:
+    """The base at ``point``, for a run of its own."""
+    return _with(base, {**point, "name": f"{sweep.name}_best"})
+
+
+def base_point(sweep: Sweep, base: RunConfig) -> dict[str, Any]:
+    """Where the base stands in the space; ConfigError where it stands outside."""
+    flat = flatten(base.dump())
+    point = {}
+    for key, range_ in sweep.space.items():
+        inside = [
+            value for value in range_.values if flatten(_with(base, {key: value}).dump()).get(key) == flat.get(key)
+        ]
+        if range_.choice is None and range_.values[0] <= flat.get(key, float("nan")) <= range_.values[1]:
+            inside = [flat[key]]
+        if not inside:
+            raise ConfigError(
+                f"space.{key}: the base's {flat.get(key)} is not in {list(range_.values)}; widen it, or try_base=false"
+            )
+        point[key] = inside[0]
+    return point
+
+
+def _with(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    tree = base.dump()
+    for key, value in values.items():
+        try:
+            set_dotted(tree, key, value)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return validated(RunConfig, tree)

@@ -1,0 +1,190 @@
+"""The sweep's driver: Ray Tune runs the trials, MLflow nests them, and the best becomes a configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+
+from ray_distill import __version__
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.keys import flatten
+from ray_distill.evaluate.generate import Generator
+from ray_distill.track.tracker import Status, Tracker, close_run
+from ray_distill.train.fit import say
+from ray_distill.train.launch import RUN, check, cluster, make_cache
+from ray_distill.train.stop import Stopped, watch_signals
+from ray_distill.train.validations import read
+from ray_distill.tune.report import Ending, Trial, parallel_plot, table, write_best, write_trials
+from ray_distill.tune.slots import DRIVER_CPUS, slots
+from ray_distill.tune.space import Range, Sweep, base_point, best_config
+from ray_distill.tune.trial import FILE, OBJECTIVE, TIME, Plan, run_name, run_trial
+
+SWEEP = "sweep.json"
+
+
+def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
+    """Search; returns the trials, best first. The same command goes on with a sweep that was stopped or killed.
+
+    Raises ConfigError before anything starts, Stopped after an orderly end on a signal, RuntimeError where no trial
+    came to its end.
+    """
+    check(base)
+    tracker = _tracker(settings, base)
+    status: Status = "FAILED"
+    try:
+        with cluster(log_to_driver=False), watch_signals() as signals:
+            found = slots(ray.cluster_resources(), base.train, settings.concurrent)
+            say(f"== sweep: {settings.trials} trials, {found.concurrent} at a time")
+            Generator(base, make_cache(base))  # the cache and the data's features are made once, for all trials
+            plan = Plan(settings.model_dump(mode="json"), base.dump(), found.cpus_per_worker, tracker.run_id)
+            # Tune's own way to end in good order; it keeps what it knows, and its trials keep their checkpoints.
+            signals.request_stop = lambda: signal.raise_signal(signal.SIGUSR1)
+            _tuner(settings, base, plan, found.concurrent).fit()
+            signals.request_stop = None
+            if signals.signum is not None:
+                raise Stopped(signals.signum)
+        trials = trials_of(settings, base.train.steps)
+        _report(settings, base, trials, tracker)
+        status = "FINISHED"
+        return trials
+    except (Stopped, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        _close(settings, base)
+        tracker.end(status)
+
+
+def trials_of(settings: Sweep, steps: int) -> list[Trial]:
+    """What became of each trial, best first, by what lies in its folder."""
+    found = []
+    for path in sorted((settings.home / "runs").glob(f"*/{FILE}")):
+        told, rows = json.loads(path.read_text()), read(path.parent)
+        done = bool(rows) and rows[-1]["step"] >= steps
+        status: Ending = "failed" if told["error"] else "done" if done else "pruned"
+        found.append(Trial(path.parent.name, told["point"], rows, status, told["error"]))
+    return sorted(found, key=lambda trial: trial.rank)
+
+
+def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
+    """The sweep's own MLflow run, and ``sweep.json``; ConfigError where another sweep has this name."""
+    path = settings.home / SWEEP
+    now = {"sweep": settings.model_dump(mode="json"), "base": base.dump()}
+    then: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else now | {"run_id": None}
+    old, new = (flatten({key: tree[key] for key in now}) for tree in (then, now))
+    if changed := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
+        differences = ", ".join(f"{key} was {old.get(key)} and is {new.get(key)}" for key in changed)
+        raise ConfigError(
+            f"{settings.home} is another sweep's: {differences}. Choose another name, or remove {settings.home}"
+        )
+    tags = {"kind": "sweep", "method": base.method.name, "version": __version__}
+    params = flatten(settings.model_dump(mode="json", exclude_none=True))
+    tracker = Tracker.start(base.track.uri, base.track.experiment, settings.name, params, tags, then["run_id"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now | {"run_id": tracker.run_id}, indent=2))
+    return tracker
+
+
+def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tune.Tuner:
+    home = settings.home / "tune"
+    trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), {"CPU": DRIVER_CPUS})
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the driver's own handler speaks to Tune
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # MLflow and trials.json hold what they would write
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # what a killed sweep forgets at most
+    if tune.Tuner.can_restore(str(home)):
+        say(f"   {settings.name} goes on where it was")
+        return tune.Tuner.restore(str(home), trainable=trainable, restart_errored=True)
+    return tune.Tuner(
+        trainable,
+        param_space={key: _domain(range_) for key, range_ in settings.space.items()},
+        tune_config=tune.TuneConfig(
+            metric=OBJECTIVE,
+            mode="min",
+            num_samples=settings.trials,
+            max_concurrent_trials=concurrent,
+            search_alg=_search(settings, base),
+            scheduler=_scheduler(settings, base),
+        ),
+        run_config=tune.RunConfig(
+            name=home.name, storage_path=str(home.parent), verbose=0, callbacks=[Told(settings.trials)]
+        ),
+    )
+
+
+def _search(settings: Sweep, base: RunConfig) -> SearchAlgorithm | Searcher:
+    first = [base_point(settings, base)] if settings.try_base else []
+    if settings.search == "random":
+        return BasicVariantGenerator(points_to_evaluate=first, random_state=settings.seed)
+    from ray.tune.search.optuna import OptunaSearch
+
+    return OptunaSearch(points_to_evaluate=first, seed=settings.seed)
+
+
+def _scheduler(settings: Sweep, base: RunConfig) -> TrialScheduler:
+    if settings.first_rung is None:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr=TIME,
+        max_t=base.train.steps,
+        grace_period=settings.first_rung,
+        reduction_factor=settings.reduction,
+    )
+
+
+def _domain(range_: Range) -> Any:
+    if range_.choice is not None:
+        return tune.choice(list(range_.choice))
+    return tune.loguniform(*range_.values) if range_.loguniform else tune.uniform(*range_.values)
+
+
+class Told(tune.Callback):
+    """A line for each rung and each end of a trial."""
+
+    def __init__(self, trials: int) -> None:
+        self.trials, self.ended, self.best = trials, 0, float("inf")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
+    ) -> None:
+        if OBJECTIVE in result:
+            self.best = min(self.best, result[OBJECTIVE])
+            say(
+                f"   {run_name(trial.trial_id)}  step {result[TIME]:>6}  FD {result[OBJECTIVE]:7.2f}  "
+                f"best {self.best:7.2f}  {self.ended}/{self.trials} trials ended"
+            )
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended += 1
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended += 1
+        say(f"   {run_name(trial.trial_id)} failed; its folder's {FILE} says of what")
+
+
+def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Tracker) -> None:
+    """The table, the plot, the trials as JSON and the best one as a configuration."""
+    home = settings.home
+    write_trials(home / "trials.json", trials)
+    say("\n" + table(trials))
+    best = next((trial for trial in trials if trial.status == "done"), None)
+    if best is None:
+        raise RuntimeError(f"{home}: no trial came to its end; {trials[0].error if trials else 'none was started'}")
+    parallel_plot(home / "parallel.png", trials, settings.space)
+    write_best(home / "best.yaml", best_config(settings, base, best.point), best)
+    tracker.metrics(len(trials), {f"sweep/best_{OBJECTIVE}": best.objective, "sweep/trials": len(trials)})
+    for name in ("trials.json", "parallel.png", "best.yaml"):
+        tracker.artifact(home / name)
+
+
+def _close(settings: Sweep, base: RunConfig) -> None:
+    """A trial that was stopped or killed could not end its MLflow run itself."""
+    for path in sorted((settings.home / "runs").glob(f"*/{RUN}")):
+        close_run(base.track.uri, json.loads(path.read_text())["run_id"], "KILLED")

@@ -1,0 +1,60 @@
+"""One trial: an ordinary launch, in a driver that Tune starts. Light to import: Tune's processes unpickle it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+OBJECTIVE = "frechet"
+TIME = "step"
+FILE = "trial.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every trial shares. ``sweep`` and ``base`` are dumps."""
+
+    sweep: Mapping[str, Any]
+    base: Mapping[str, Any]
+    cpus_per_worker: float
+    parent_run_id: str | None
+
+
+def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
+    """Train at ``point``, reporting the distance at each rung; a report that ends the trial raises SystemExit.
+
+    ``trial.json`` in the run's folder says where it searched, and what it failed of.
+    """
+    from ray_distill.config import RunConfig
+    from ray_distill.train.launch import Trial, launch
+    from ray_distill.tune.space import Sweep, trial_config
+
+    sweep, base = Sweep.model_validate(plan.sweep), RunConfig.model_validate(plan.base)
+    config = trial_config(sweep, base, point, run_name(tune.get_context().get_trial_id()), plan.cpus_per_worker)
+    _write(config.run_dir, point)
+
+    def report(row: Mapping[str, Any]) -> None:
+        if row["step"] < config.train.steps:
+            tune.report(dict(row))
+
+    try:
+        rows = launch(config, Trial(plan.parent_run_id, report))["validations"]
+    except Exception as error:
+        _write(config.run_dir, point, f"{type(error).__name__}: {error}")
+        raise
+    # Tune ends a trial at its last report: that waits until the run is closed.
+    tune.report(dict(rows[-1]))
+
+
+def run_name(trial_id: str) -> str:
+    return f"trial_{trial_id}"
+
+
+def _write(folder: Path, point: Mapping[str, Any], error: str | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps({"point": dict(point), "error": error}))

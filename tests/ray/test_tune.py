@@ -1,0 +1,92 @@
+"""A sweep end to end: trials beside each other, one stopped at its rung, the best as a configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import yaml
+from mlflow import MlflowClient
+
+from ray_distill.cli import main
+from ray_distill.config import load_config
+from tests.ray.conftest import ROOT, wait_for
+
+RATE = "roles.student.optimizer.learning_rate"
+
+
+def write_sweep(folder: Path, overrides: list[str], **more: object) -> Path:
+    """The shipped sweep, shortened: the quick start's rate, or one that ruins the student."""
+    tree = yaml.safe_load((ROOT / "configs/sweep_quickstart.yaml").read_text())
+    values = dict(item.split("=", 1) for item in overrides)
+    home = values.pop("output_dir")
+    values |= {"train.workers": "1", "train.micro_batch": "8", "train.steps": "8", "evaluate.videos": "40"}
+    del values["name"]
+    tree |= {
+        "name": "sweep",
+        "base": str(ROOT / "configs/quickstart.yaml"),
+        "output_dir": home,
+        "overrides": {key: yaml.safe_load(value) for key, value in values.items()},
+        "space": {RATE: {"choice": [0.0005, 0.3]}},
+        "first_rung": 4,
+        "search": "random",
+        "concurrent": 2,
+        **more,
+    }
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def children(uri: str, sweep: str) -> tuple[str, dict[str, str]]:
+    """The status of the sweep's MLflow run, and of each run nested in it by name; each must be there once."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("ray_distill")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.info.run_name == sweep]
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len({run.info.run_name for run in nested}) == len(nested)
+    return parent.info.status, {run.info.run_name: run.info.status for run in nested}
+
+
+def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
+    local_ray: None, overrides: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = overrides("sweep")
+    config = write_sweep(tmp_path, given, trials=3, seed=1)
+    before = ray.available_resources()["CPU"]
+    assert main(["tune", str(config)]) == 0
+    home = Path(yaml.safe_load(config.read_text())["output_dir"]) / "sweep"
+    said = capsys.readouterr()
+    assert "3 trials, 2 at a time" in said.err and str(home / "best.yaml") in said.out
+
+    trials = json.loads((home / "trials.json").read_text())
+    best, *others = trials
+    assert [trial["status"] for trial in trials].count("failed") == 0
+    assert best["status"] == "done" and best["point"] == {RATE: 0.0005} and best["rows"][-1]["step"] == 8
+    assert "pruned" in [trial["status"] for trial in others]
+    for trial in others:
+        assert trial["rows"][0]["step"] == 4
+        if trial["point"] != best["point"]:
+            assert trial["rows"][-1]["frechet"] > best["rows"][-1]["frechet"]
+
+    written = load_config(home / "best.yaml", environment={}).config
+    assert written.name == "sweep_best" and written.roles["student"].optimizer.learning_rate == 0.0005
+    assert (home / "parallel.png").read_bytes().startswith(b"\x89PNG")
+
+    uri = next(item for item in given if item.startswith("track.uri=")).partition("=")[2]
+    status, nested = children(uri, "sweep")
+    ended = {trial["name"]: "FINISHED" if trial["status"] == "done" else "KILLED" for trial in trials}
+    assert status == "FINISHED" and nested == ended
+    # What was stopped gave back what it held.
+    wait_for(lambda: ray.available_resources().get("CPU") == before, "the trials' CPUs")
+    names = [" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)]
+    assert not [name for name in names if "RayTrainWorker" in name]
+
+    assert main(["tune", str(config), "trials=9"]) == 2
+    assert "trials was 3 and is 9. Choose another name" in capsys.readouterr().err

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_distill.config import ConfigError, load_config
+from ray_distill.tune.space import base_point, best_config, load_sweep, trial_config
+from tests.unit.toys import settings
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+RATE = "roles.student.optimizer.learning_rate"
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Writes a sweep around the small run and loads it."""
+    monkeypatch.setattr("os.environ", {})
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(settings(tmp_path, evaluate__metric=str(tmp_path / "metric"))))
+
+    def load(*overrides, **changed):
+        tree = {
+            "name": "s",
+            "base": str(tmp_path / "base.yaml"),
+            "output_dir": str(tmp_path / "output"),
+            "space": {
+                RATE: {"loguniform": ["1e-5", 1e-3]},
+                "method.timesteps": {"choice": ["1000,500", "1000,757,522"]},
+            },
+            "first_rung": 200,
+            **changed,
+        }
+        (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tree))
+        return load_sweep(tmp_path / "sweep.yaml", list(overrides))
+
+    return load
+
+
+def test_a_trial_is_the_base_at_a_point(written, tmp_path):
+    sweep, base = written("trials=3", "overrides.train.workers=1")
+    assert (sweep.trials, base.config.train.workers) == (3, 1)
+    config = trial_config(sweep, base.config, {RATE: 2e-4, "method.timesteps": "1000,500"}, "trial_a", 0.25)
+    assert config.roles["student"].optimizer.learning_rate == 2e-4
+    assert config.method.timesteps == (1000.0, 500.0)
+    assert config.run_dir == tmp_path / "output/s/runs/trial_a"
+    assert (config.evaluate.enabled, config.evaluate.every, config.train.cpus_per_worker) == (False, 200, 0.25)
+
+
+def test_where_the_base_stands(written):
+    sweep, base = written()
+    assert base_point(sweep, base.config) == {RATE: 1e-4, "method.timesteps": "1000,757,522"}
+
+
+def test_the_best_is_a_run_of_its_own(written, tmp_path):
+    sweep, base = written()
+    config = best_config(sweep, base.config, {RATE: 3e-4})
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump(config.dump()))
+    again = load_config(tmp_path / "best.yaml", environment={}).config
+    assert again == config
+    assert (config.name, config.evaluate.enabled, config.evaluate.every) == ("s_best", True, None)
+    assert config.roles["student"].optimizer.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"space": {"roles.student.optimizer.rate": {"uniform": [0, 1]}}}, r"space\.roles.*unknown key.*learning_rate"),
+        ({"space": {RATE: {"uniform": [-1, 1e-4]}}}, r"space\.roles\.student\.optimizer\.learning_rate = -1\.0"),
+        ({"space": {"seed": {"choice": [0, 1]}}}, r"space\.seed: all trials share this key"),
+        ({"space": {"data.frames": {"choice": [9]}}}, r"space\.data\.frames: all trials share this key"),
+        (
+            {"space": {RATE: {"loguniform": [1e-3, 1e-2]}}},
+            r"the base's 0\.0001 is not in .*widen it, or try_base=false",
+        ),
+        ({"space": {RATE: {"loguniform": [1e-3, 1e-4]}}}, r"the lower end comes first"),
+        ({"space": {RATE: {"loguniform": [0, 1e-4]}}}, r"both ends must be above 0"),
+        ({"space": {RATE: {"choice": [1e-4], "uniform": [0, 1]}}}, r"exactly one of uniform, loguniform and choice"),
+        ({"space": {RATE: {}}}, r"exactly one of"),
+        ({"space": {"method.timesteps": {"choice": ["500,1000"]}}}, r"space\.method\.timesteps = '500,1000'"),
+        ({"space": {}}, r"space"),
+        ({"first_rung": 800}, r"first_rung = 800: not below train\.steps = 800"),
+        ({"trails": 3}, r"trails: unknown key.*did you mean 'trials'"),
+        ({"overrides": {"evaluate.metric": None}}, r"evaluate\.metric: .* a sweep needs distances"),
+        ({"base": "/nowhere/base.yaml"}, r"/nowhere/base\.yaml: no such configuration file"),
+    ],
+)
+def test_bad_sweeps_are_refused_by_name(written, changed, message):
+    with pytest.raises(ConfigError, match=message):
+        written(**changed)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("sweep_*.yaml")), ids=lambda path: path.name)
+def test_shipped_sweeps_load(path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    sweep, base = load_sweep(path, [])
+    assert set(base_point(sweep, base.config)) == set(sweep.space)
