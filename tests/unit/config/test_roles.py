@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from ray_distill.config import RunConfig
 from ray_distill.config.schema import Optimizer, RoleConfig
 from tests.unit.toys import run_config
 
@@ -11,6 +12,13 @@ def test_lora_by_default_is_attention_at_the_scale_of_its_rank():
     lora = RoleConfig(lora={}).lora
     assert (lora.rank, lora.alpha, lora.targets) == (16, None, ("to_q", "to_k", "to_v", "to_out.0"))
     assert RoleConfig(lora={"rank": 8}).lora.peft()["lora_alpha"] == 8
+
+
+def test_a_stored_configuration_builds_the_same_role_again(tmp_path):
+    optimizer = {"learning_rate": 1e-4, "clip_value": 0.01, "schedule": "polynomial", "power": 2, "min_lr_ratio": 0.1}
+    student = {"lora": {"rank": 8, "targets": ["to_q"]}, "optimizer": optimizer, "ema_decay": 0.9, "ema_interval": 5}
+    config = run_config(tmp_path, roles__student=student)
+    assert RunConfig.model_validate(config.dump()) == config
 
 
 def test_norm_clips_unless_a_value_does():
