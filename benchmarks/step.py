@@ -61,7 +61,7 @@ class Ours:
         roles = {role: config.role(role) for role in modules}
         totals = {role: 1 << 30 for role in modules}
         self.modules = modules
-        self.engines = SeparateEngines(modules, roles, WanDenoiser, totals, config.train.micro_batch)
+        self.engines = SeparateEngines(modules.items(), roles, WanDenoiser, totals, config.train.micro_batch)
         self.networks = self.engines.networks
 
     def update(self, role: str, loss: Callable[[], LossTerms]) -> None:

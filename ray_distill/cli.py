@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ray_distill import __version__
-from ray_distill.config import ConfigError, Loaded, load_config
+from ray_distill.config import ConfigError, load_config
 
 DESCRIPTION = """\
 Distil many-step video diffusion teachers into few-step students on Ray.
 
   ray-distill check    CONFIG [key=value ...]   every key, its value and where it came from; starts nothing
+  ray-distill plan     CONFIG [key=value ...] [cluster=2x8xH100-80GB [price=USD] [mfu=SHARE]]
+                                                memory, forwards, time and money by role; starts nothing
   ray-distill prepare  CONFIG [key=value ...]   videos -> latents and text embeddings, into the cache
   ray-distill train    CONFIG [key=value ...]   prepare, train, evaluate, export, track; goes on where it stood
   ray-distill tune     SWEEP  [key=value ...]   a search over the keys of a CONFIG; goes on where it stood
@@ -31,6 +33,7 @@ A key is set by the YAML file, then by the environment (RAY_DISTILL_TRAIN__STEPS
 
 On a cluster: ray job submit --working-dir . -- python train.py CONFIG [key=value ...]
 """
+PLAN_KEYS = ("cluster", "price", "mfu")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("verb", choices=[*VERBS, "tune"], metavar="VERB", help=", ".join([*VERBS, "tune"]))
+    top.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
     top.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
     top.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the configuration")
     top.add_argument("--prompt", help="sample: what to show")
@@ -51,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def check(loaded: Loaded, args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
+    loaded = load_config(args.config, args.overrides)
     print(loaded.table())
     from ray_distill.train import launch
 
@@ -59,7 +63,19 @@ def check(loaded: Loaded, args: argparse.Namespace) -> None:
     print(f"\n{args.config}: ready to train")
 
 
-def prepare(loaded: Loaded, args: argparse.Namespace) -> None:
+def plan(args: argparse.Namespace) -> int:
+    from ray_distill.plan import plan
+
+    # A cluster, its price and use are no part of a run's configuration.
+    given = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
+    loaded = load_config(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
+    text, fits = plan(loaded.config, given)
+    print(text)
+    return 0 if fits else 1
+
+
+def prepare(args: argparse.Namespace) -> None:
+    loaded = load_config(args.config, args.overrides)
     from ray_distill.train.launch import cluster, make_cache
 
     with cluster():
@@ -67,7 +83,8 @@ def prepare(loaded: Loaded, args: argparse.Namespace) -> None:
     print(json.dumps({"cache": str(cache.folder), **cache.card}, indent=2))
 
 
-def train(loaded: Loaded, args: argparse.Namespace) -> int:
+def train(args: argparse.Namespace) -> int:
+    loaded = load_config(args.config, args.overrides)
     from ray_distill.train.launch import launch
 
     report = launch(loaded.config)
@@ -82,7 +99,8 @@ def train(loaded: Loaded, args: argparse.Namespace) -> int:
     return 1 if report.get("missed") else 0
 
 
-def evaluate(loaded: Loaded, args: argparse.Namespace) -> None:
+def evaluate(args: argparse.Namespace) -> None:
+    loaded = load_config(args.config, args.overrides)
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table, write_report
     from ray_distill.train.fit import newest
@@ -96,7 +114,8 @@ def evaluate(loaded: Loaded, args: argparse.Namespace) -> None:
     print(table(report))
 
 
-def export(loaded: Loaded, args: argparse.Namespace) -> None:
+def export(args: argparse.Namespace) -> None:
+    loaded = load_config(args.config, args.overrides)
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
     from ray_distill.models.codec import load_codec
@@ -108,7 +127,8 @@ def export(loaded: Loaded, args: argparse.Namespace) -> None:
     print(f"{folder}: diffusers alone gives our latents to {verify(folder, 'a test'):.1e}")
 
 
-def sample(loaded: Loaded, args: argparse.Namespace) -> None:
+def sample(args: argparse.Namespace) -> None:
+    loaded = load_config(args.config, args.overrides)
     from ray_distill.evaluate.sample import sample_video
     from ray_distill.train.fit import newest
 
@@ -118,7 +138,7 @@ def sample(loaded: Loaded, args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def tune(args: argparse.Namespace) -> int:
+def tune(args: argparse.Namespace) -> None:
     from ray_distill.tune.space import load_sweep
     from ray_distill.tune.sweep import sweep
 
@@ -129,13 +149,14 @@ def tune(args: argparse.Namespace) -> int:
         f"\n{best.name} is best: {home / 'best.yaml'}\ntrials    {home / 'trials.json'}, {home / 'parallel.png'}\n"
         f"\nNext:\n  ray-distill train {home / 'best.yaml'}"
     )
-    return 0
 
 
-VERBS: dict[str, Callable[[Loaded, argparse.Namespace], int | None]] = {
+VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "check": check,
+    "plan": plan,
     "prepare": prepare,
     "train": train,
+    "tune": tune,
     "evaluate": evaluate,
     "export": export,
     "sample": sample,
@@ -143,7 +164,8 @@ VERBS: dict[str, Callable[[Loaded, argparse.Namespace], int | None]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 a goal was missed, 2 the configuration is wrong, 128 + signal after an orderly stop."""
+    """The exit code: 0 done, 1 a goal was missed or a plan does not fit, 2 the configuration is wrong, 128 + signal
+    after an orderly stop."""
     args = parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
@@ -152,9 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ray_distill.train.stop import Stopped
 
     try:
-        if args.verb == "tune":
-            return tune(args)
-        return VERBS[args.verb](load_config(args.config, args.overrides), args) or 0
+        return VERBS[args.verb](args) or 0
     except (ConfigError, ValueError) as error:
         print(f"ray-distill {args.verb}: {error}", file=sys.stderr)
         return 2

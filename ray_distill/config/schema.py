@@ -24,6 +24,7 @@ from ray_distill.config.keys import nearest
 from ray_distill.data.source import Absolute, Source
 from ray_distill.methods import METHODS
 from ray_distill.models import FAMILIES
+from ray_distill.models.lora import LoRA
 from ray_distill.types import STUDENT, TEACHER, Method, Role
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -92,10 +93,40 @@ class Optimizer(Section):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr", "polynomial"] = (
+        "constant"
+    )
     warmup_updates: Annotated[int, Field(ge=0)] = 0
+    """Linear, before any schedule."""
+    min_lr_ratio: Fraction = 0.0
+    """Where a falling schedule ends, as a part of learning_rate."""
+    power: Annotated[float, Field(gt=0)] = 1.0
+    """Of the polynomial schedule."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Largest gradient norm; 0 is off."""
+    """Largest gradient norm; 0 is off, and so it is where clip_value is given."""
+    clip_value: Annotated[float, Field(ge=0)] = 0.0
+    """Largest element of a gradient; 0 is off."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clip_value_alone(cls, fields: Any) -> Any:
+        return {"clip_norm": 0.0} | fields if isinstance(fields, dict) and fields.get("clip_value") else fields
+
+    @model_validator(mode="after")
+    def _every_key_has_an_effect(self) -> Optimizer:
+        if self.clip_norm and self.clip_value:
+            raise ValueError(
+                f"clip_norm = {self.clip_norm:g} and clip_value = {self.clip_value:g}: only one clips; remove the other"
+            )
+        if self.min_lr_ratio and self.schedule.startswith("constant"):
+            raise ValueError(
+                f"min_lr_ratio = {self.min_lr_ratio:g}: schedule {self.schedule!r} does not fall; remove it"
+            )
+        if not self.min_lr_ratio and self.schedule == "cosine_with_min_lr":
+            raise ValueError("schedule = 'cosine_with_min_lr': give min_lr_ratio above 0, or take 'cosine'")
+        if self.power != 1 and self.schedule != "polynomial":
+            raise ValueError(f"power = {self.power:g}: only schedule 'polynomial' has one; remove it")
+        return self
 
 
 class RoleConfig(Section):
@@ -104,11 +135,27 @@ class RoleConfig(Section):
     path: Absolute | None = None
     """Another source than model.path."""
     init: Literal["pretrained", "random"] = "pretrained"
+    lora: LoRA | None = None
+    """Train adapters on the frozen weights of the source, in place of the weights."""
     zero: Literal[1, 2, 3] = 2
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     optimizer: Optimizer | None = None
     ema_decay: Fraction | None = None
+    ema_interval: PositiveInt = 1
+    """The average moves after each so many updates of this role."""
+
+    @model_validator(mode="after")
+    def _lora_has_a_base(self) -> RoleConfig:
+        if self.lora and self.init == "random":
+            raise ValueError("init = 'random': lora adapts pretrained weights; remove init, or lora")
+        return self
+
+    @model_validator(mode="after")
+    def _interval_of_an_average(self) -> RoleConfig:
+        if self.ema_interval > 1 and self.ema_decay is None:
+            raise ValueError(f"ema_interval = {self.ema_interval}: no average is kept; give ema_decay, or remove it")
+        return self
 
 
 class Train(Section):
@@ -220,8 +267,9 @@ class RunConfig(Section):
                 raise ValueError(
                     f"roles.{role}.optimizer: method {self.method.name!r} trains this role; give at least learning_rate"
                 )
-            if need == "frozen" and config is not None and (config.optimizer or config.ema_decay):
-                raise ValueError(f"roles.{role}: this role is frozen; remove its optimizer and ema_decay")
+            given = [key for key in ("optimizer", "lora", "ema_decay") if config and getattr(config, key) is not None]
+            if need == "frozen" and given:
+                raise ValueError(f"roles.{role}: this role is frozen; remove its {' and '.join(given)}")
         return self
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from ray_distill.evaluate.metrics import Metric
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
+from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Sampler
 
@@ -55,13 +56,20 @@ class Made:
 
 
 def load_network(config: RunConfig, role: str, checkpoint: Path | None) -> nn.Module:
-    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began."""
+    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began.
+
+    Adapters are merged into the weights that they adapt."""
     if config.role(role).init == "random":
         module = random_transformer(config.model.family, config.source(role), config.seed)
     else:
         module = load_transformer(config.model.family, config.source(role))
     if checkpoint is not None:
-        module.load_state_dict(Checkpoint(checkpoint).tensors(role, config.student_tensors))
+        tensors = Checkpoint(checkpoint).tensors(role, config.student_tensors)
+        lora = config.role(role).lora
+        if lora is None:
+            module.load_state_dict(tensors)
+        else:
+            merge(module, lora, tensors)
     return module.eval().requires_grad_(False)
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, WanTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, WanPipeline, WanTransformer3DModel
 from huggingface_hub import ModelCardData
 
 from ray_distill.evaluate.report import table
 from ray_distill.models import causal_wan
+from ray_distill.models.lora import LoRA
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
+ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 VERSION = 1  # of recipe.json
 SCHEDULERS = {"sde": FlowMatchLCMScheduler, "ode": FlowMatchEulerDiscreteScheduler}
 
@@ -36,13 +38,16 @@ def export_student(
     max_sequence_length: int,
     card: Mapping[str, Any],
     negative_prompt: str = "",
+    adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
     ``transformer`` is a WanTransformer3DModel with the student's weights and is saved in its own dtype.
     ``base`` is the teacher's pipeline folder, kept as a path relative to ``folder``, or a name on the hub: text
     encoder and VAE come from there. ``latent_shape`` is (C, t, h, w). ``card`` may hold ``title``, ``method``,
-    ``report`` (an evaluation's, shown as a table) and further values that are listed as they are.
+    ``report`` (an evaluation's, shown as a table) and further values that are listed as they are. ``adapter``, where
+    the student was trained as one, is what ``transformer`` has merged already, by plain name; it is written, too, as
+    pytorch_lora_weights.safetensors for ``WanPipeline.load_lora_weights``.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
     ValueError for a recipe or a base that WanPipeline cannot replay, and for a ``folder`` that holds something else;
@@ -76,12 +81,20 @@ def export_student(
     try:
         transformer.save_pretrained(fresh / "transformer", safe_serialization=True)
         SCHEDULERS[sampler.kind](shift=1.0).save_pretrained(fresh / "scheduler")  # the timesteps are already shifted
+        if adapter is not None:
+            lora, tensors = adapter
+            WanPipeline.save_lora_weights(
+                fresh,
+                transformer_lora_layers=dict(tensors),
+                weight_name=ADAPTER,
+                transformer_lora_adapter_metadata=lora.peft(),
+            )
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
         template = "sample_template.py" if sampler.chunks is None else "causal_template.py"
         shutil.copyfile(Path(__file__).with_name(template), fresh / "sample.py")
         if sampler.chunks is not None:
             shutil.copyfile(causal_wan.__file__, fresh / "causal_wan.py")
-        (fresh / "README.md").write_text(_model_card(recipe, sampler, card, local))
+        (fresh / "README.md").write_text(_model_card(recipe, sampler, card, local, adapter and adapter[0]))
         _swap(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -126,7 +139,9 @@ def _swap(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _model_card(recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, Any], local: bool) -> str:
+def _model_card(
+    recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, Any], local: bool, lora: LoRA | None
+) -> str:
     title = str(card.get("title", "A few-step video student"))
     data = ModelCardData(
         library_name="diffusers",
@@ -156,6 +171,11 @@ def _model_card(recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, 
         lines += [
             f"A causal student: it makes {chunks['frames']} latent frames at a time, {first}and sees those before. "
             "`causal_wan.py` holds its attention; `WanPipeline` would show each frame the whole clip."
+        ]
+    if lora is not None:
+        lines += [
+            f"`{ADAPTER}` is the same student as an adapter of rank {lora.rank}, for the transformer that training "
+            "began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
         ]
     if report := card.get("report"):
         lines += ["## Measured", f"```\n{table(report)}\n```"]

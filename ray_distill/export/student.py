@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.evaluate.generate import load_network
 from ray_distill.export.diffusers import export_student
@@ -21,6 +22,7 @@ def export(
     report: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write <run_dir>/export from ``checkpoint`` with the method's own recipe; returns the folder."""
+    lora = config.role(STUDENT).lora
     return export_student(
         config.run_dir / FOLDER,
         load_network(config, STUDENT, checkpoint),
@@ -33,5 +35,6 @@ def export(
         fps=config.data.fps,
         max_sequence_length=config.model.max_sequence_length,
         negative_prompt=config.data.negative_prompt,
+        adapter=None if lora is None else (lora, Checkpoint(checkpoint).tensors(STUDENT, config.student_tensors)),
         card={"title": config.name, "method": config.method.name, "report": report or {}},
     )

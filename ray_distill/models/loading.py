@@ -46,6 +46,14 @@ def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
     return model
 
 
+def empty_transformer(family: str, folder: Path) -> nn.Module:
+    """The architecture of ``folder``/transformer on the meta device: names and shapes without memory."""
+    config = check_folder(family, folder)
+    with torch.device("meta"):
+        model: nn.Module = adapter(family).transformer.from_config(config)
+    return model
+
+
 def folder_hash(folder: Path) -> str:
     """sha256 over the names, sizes and contents of a folder's files; of large files the first and last MiB."""
     digest = hashlib.sha256()

@@ -10,12 +10,38 @@ from ray_distill.types import Role
 
 
 def learning_rate(optimizer: Optimizer, update: int, total: int) -> float:
-    """The rate of update number ``update`` (from 0) of ``total``: linear warm-up, then the schedule down to 0."""
+    """The rate of update number ``update`` (from 0) of ``total``: linear warm-up, then the schedule.
+
+    A falling schedule ends at min_lr_ratio x learning_rate, in the first update after the last.
+    """
     if update < optimizer.warmup_updates:
         return optimizer.learning_rate * (update + 1) / optimizer.warmup_updates
-    left = 1 - (update - optimizer.warmup_updates) / max(1, total - optimizer.warmup_updates)
-    factor = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}[optimizer.schedule]
-    return optimizer.learning_rate * factor
+    left = max(0.0, 1 - (update - optimizer.warmup_updates) / max(1, total - optimizer.warmup_updates))
+    match optimizer.schedule:
+        case "constant" | "constant_with_warmup":
+            return optimizer.learning_rate
+        case "linear":
+            height = left
+        case "cosine" | "cosine_with_min_lr":
+            height = 0.5 * (1 - math.cos(math.pi * left))
+        case "polynomial":
+            height = left**optimizer.power
+    return optimizer.learning_rate * (optimizer.min_lr_ratio + (1 - optimizer.min_lr_ratio) * height)
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """What a run's schedules do that their author may not have meant: a warm-up that fills the run."""
+    found = []
+    for role, total in total_updates(config).items():
+        optimizer = config.role(role).optimizer
+        if optimizer is not None and optimizer.warmup_updates >= total:
+            reached = learning_rate(optimizer, total - 1, total)
+            found.append(
+                f"roles.{role}.optimizer.warmup_updates = {optimizer.warmup_updates}: this run has {total} updates of "
+                f"{role}, all of them warm-up; its rate ends at {reached:.3g} of {optimizer.learning_rate:.3g}, and "
+                f"schedule {optimizer.schedule!r} has no effect. Lower warmup_updates"
+            )
+    return found
 
 
 def total_updates(config: RunConfig) -> dict[Role, int]:

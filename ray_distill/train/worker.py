@@ -21,6 +21,7 @@ from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
 from ray_distill.models import family
 from ray_distill.models.loading import load_transformer, random_transformer
+from ray_distill.models.lora import add_lora
 from ray_distill.rng import StatelessRng
 from ray_distill.train.engines import DTYPES, Engines, SeparateEngines
 from ray_distill.train.job import Job
@@ -64,17 +65,20 @@ def work(job: Job) -> None:
 
 
 def build_engines(config: RunConfig) -> Engines:
-    """One engine per role of the method, each with its own weights."""
+    """One engine per role of the method, each with its own weights and adapters."""
 
     def module(role: Role) -> nn.Module:
         held = config.role(role)
         if held.init == "random":
             return random_transformer(config.model.family, config.source(role), config.seed)
         # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
-        return load_transformer(config.model.family, config.source(role), DTYPES[held.dtype])
+        network = load_transformer(config.model.family, config.source(role), DTYPES[held.dtype])
+        if held.lora is not None:
+            add_lora(network, held.lora, config.seed)
+        return network
 
     return SeparateEngines(
-        {role: module(role) for role in config.method.roles},
+        ((role, module(role)) for role in config.method.roles),
         {role: config.role(role) for role in config.method.roles},
         family(config.model.family).denoiser,
         total_updates(config),

@@ -10,13 +10,14 @@ from unittest.mock import DEFAULT, patch
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.writer import write
 from ray_distill.config.schema import Optimizer, RoleConfig
 from ray_distill.data.plan import share
-from ray_distill.methods import DMD, METHODS
+from ray_distill.methods import DMD, METHODS, FlowMatching
+from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.train.engines import SeparateEngines
@@ -37,25 +38,36 @@ class Case:
     micro_batch: int = 2
     method: Method = DMD(student_interval=2, teacher_guidance=2.0)  # noqa: RUF009 (frozen)
     ema_decay: float | None = 0.9
+    ema_interval: int = 1
     clip_norm: float = 1.0
+    clip_value: float = 0.0
     gradient_checkpointing: bool = False
+    lora: LoRA | None = None
 
 
 def engines(case: Case) -> SeparateEngines:
-    optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm)
+    optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm, clip_value=case.clip_value)
     trained = RoleConfig(
         zero=case.zero,
         dtype=case.dtype,
         optimizer=optimizer,
         gradient_checkpointing=case.gradient_checkpointing,
+        lora=case.lora,
     )
     configs = {
         role: RoleConfig(zero=3) if need == "frozen" else trained
         for role, need in METHODS[case.method.name].roles.items()
     }
-    configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay})
-    modules = {role: tiny_wan(0 if role == "teacher" else 1) for role in configs}
+    configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
+    modules = ((role, network(case, role)) for role in configs)
     return SeparateEngines(modules, configs, WanDenoiser, {"student": 100, "fake_score": 100}, case.micro_batch)
+
+
+def network(case: Case, role: str) -> nn.Module:
+    module = tiny_wan(0 if role == "teacher" else 1)
+    if case.lora is not None and role != "teacher":
+        add_lora(module, case.lora, seed=0)
+    return module
 
 
 def micro_batches(case: Case, step: int, rank: int, world: int) -> list[Batch]:
@@ -78,8 +90,11 @@ def run(
     resume: str | None = None,
     start: int = 0,
     save: str | None = None,
+    save_at: int | None = None,
 ) -> dict[str, Any]:
-    """Train; returns every stored tensor by name, the counters, the last step's logs and the frozen hashes."""
+    """Train; returns every stored tensor by name, the counters, the last step's logs and the frozen hashes.
+
+    ``save`` writes a checkpoint after ``save_at`` steps, or at the end."""
     held = engines(case)
     if resume is not None:
         held.load(Checkpoint(Path(resume)))
@@ -89,10 +104,9 @@ def run(
     logs: dict[str, Tensor] = {}
     for step in range(start, steps):
         logs = train_step(case.method, held, micro_batches(case, step, rank, world), step, StatelessRng(0))
-    if save is not None:
-        state = {"step": steps, "roles": held.state()}
-        write(Path(save), held.tensors(), state, rank, world, gather)
-        dist.barrier()
+        if save is not None and step + 1 == (save_at or steps):
+            write(Path(save), held.tensors(), {"step": step + 1, "roles": held.state()}, rank, world, gather)
+            dist.barrier()
     return {
         "tensors": {f"{role}/{name}": tensor.clone() for role, name, tensor in held.tensors()},
         "state": held.state(),
@@ -101,8 +115,28 @@ def run(
     }
 
 
-def initial(rank: int, world: int, case: Case) -> dict[str, Tensor]:
-    return {f"{role}/{name}": tensor.clone() for role, name, tensor in engines(case).tensors()}
+def initial(case: Case) -> dict[str, Tensor]:
+    """What ``run`` starts from, in fp32, by the names that it returns."""
+    start: dict[str, Tensor] = {}
+    for role, need in case.method.roles.items():
+        if need == "trained":
+            for name, parameter in network(case, role).named_parameters():
+                if parameter.requires_grad:
+                    kinds = ("weights", "ema") if role == "student" and case.ema_decay is not None else ("weights",)
+                    start |= {f"{role}/{kind}/{plain(name)}": parameter.detach() for kind in kinds}
+    return start
+
+
+def first_gradients(rank: int, world: int, clips: list[dict[str, float]]) -> dict[tuple[int, int], Tensor]:
+    """By ZeRO stage and number in ``clips``: the gradient that AdamW was given, all parameters in one, seen in its
+    first moment (1 - beta_1) g."""
+    seen = {}
+    for zero in (1, 2, 3):
+        for number, clip in enumerate(clips):
+            case = Case(zero=zero, micro_batch=8 // world, method=FlowMatching(), ema_decay=None, **clip)
+            tensors = run(rank, world, case, 1)["tensors"]
+            seen[zero, number] = torch.cat([t.flatten() for n, t in tensors.items() if "/exp_avg/" in n]) / (1 - 0.9)
+    return seen
 
 
 def around_backward(held: SeparateEngines, change: Callable[[Tensor], Tensor]) -> None:
@@ -125,6 +159,11 @@ def leave_out_the_reduction(held: SeparateEngines, rank: int) -> None:
             backward(roles, loss, last)
 
     held.backward = alone  # type: ignore[method-assign]
+
+
+def cut_off(held: SeparateEngines, rank: int) -> None:
+    """No gradient is left of any loss."""
+    around_backward(held, lambda loss: loss * 0)
 
 
 def poison_rank_1(held: SeparateEngines, rank: int) -> None:

@@ -54,7 +54,7 @@ def test_the_commands_of_the_readme_run(local_ray: None, shortened: Path) -> Non
         else:
             assert serves([program, *arguments]), line
         ran.append(program)
-    assert ran.count("ray-distill") == 6 and ran[-1] == "mlflow"
+    assert ran.count("ray-distill") == 7 and ran[-1] == "mlflow"
     assert {"seven.mp4", "seven.safetensors", "quickstart"} <= {path.name for path in (shortened / "output").iterdir()}
 
 

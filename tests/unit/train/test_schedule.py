@@ -1,9 +1,16 @@
 import math
 
 import pytest
+import torch
+from transformers.optimization import (
+    get_cosine_schedule_with_warmup,
+    get_cosine_with_min_lr_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+    get_polynomial_decay_schedule_with_warmup,
+)
 
 from ray_distill.config.schema import Optimizer
-from ray_distill.train.schedule import learning_rate, total_updates
+from ray_distill.train.schedule import learning_rate, total_updates, warnings
 from tests.unit.toys import run_config
 
 RATE = 1e-3
@@ -14,22 +21,63 @@ def rates(total=100, **fields):
     return [learning_rate(optimizer, update, total) for update in range(total)]
 
 
-def test_constant():
-    assert set(rates()) == {RATE}
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup"])
+def test_constant(schedule):
+    assert set(rates(schedule=schedule)) == {RATE}
 
 
 @pytest.mark.parametrize(
-    ("schedule", "closed_form"),
-    [("linear", lambda done: 1 - done), ("cosine", lambda done: math.cos(math.pi * done / 2) ** 2)],
+    ("fields", "closed_form"),
+    [
+        ({"schedule": "linear"}, lambda done: 1 - done),
+        ({"schedule": "linear", "min_lr_ratio": 0.2}, lambda done: 1 - 0.8 * done),
+        ({"schedule": "cosine"}, lambda done: math.cos(math.pi * done / 2) ** 2),
+        (
+            {"schedule": "cosine_with_min_lr", "min_lr_ratio": 0.1},
+            lambda done: 0.55 + 0.45 * math.cos(math.pi * done),
+        ),
+        ({"schedule": "polynomial", "power": 2.0}, lambda done: (1 - done) ** 2),
+        ({"schedule": "polynomial", "power": 0.5, "min_lr_ratio": 0.5}, lambda done: 0.5 + 0.5 * math.sqrt(1 - done)),
+        ({"schedule": "constant_with_warmup"}, lambda done: 1.0),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
 @pytest.mark.parametrize("warmup", [0, 20])
-def test_closed_forms(schedule, closed_form, warmup):
-    got = rates(schedule=schedule, warmup_updates=warmup)
+def test_closed_forms(fields, closed_form, warmup):
+    got = rates(**fields, warmup_updates=warmup)
     wanted = [RATE * (u + 1) / warmup for u in range(warmup)]
     wanted += [RATE * closed_form((u - warmup) / (100 - warmup)) for u in range(warmup, 100)]
     assert got == pytest.approx(wanted, rel=1e-9)
-    assert got[warmup] == max(got) == RATE and 0 < got[-1] < RATE / 50
-    assert learning_rate(Optimizer(learning_rate=RATE, schedule=schedule), 100, 100) == pytest.approx(0, abs=1e-12)
+    assert got[warmup] == max(got) == RATE
+    optimizer = Optimizer(learning_rate=RATE, **fields)
+    for update in (100, 130):  # a run that was made shorter stays at the end of its schedule
+        assert learning_rate(optimizer, update, 100) == pytest.approx(RATE * closed_form(1.0), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        ("linear", lambda o: get_linear_schedule_with_warmup(o, 5, 40)),
+        ("cosine", lambda o: get_cosine_schedule_with_warmup(o, 5, 40)),
+        ("polynomial", lambda o: get_polynomial_decay_schedule_with_warmup(o, 5, 40, lr_end=0.1 * RATE, power=3.0)),
+        ("cosine_with_min_lr", lambda o: get_cosine_with_min_lr_schedule_with_warmup(o, 5, 40, min_lr_rate=0.1)),
+    ],
+)
+def test_after_the_warm_up_they_are_what_others_call_so(schedule, theirs):
+    """transformers' schedules of the same names; their warm-up begins at 0, ours one update further."""
+    fields = {"schedule": schedule, "warmup_updates": 5}
+    if schedule == "polynomial":
+        fields |= {"power": 3.0}
+    if schedule in ("polynomial", "cosine_with_min_lr"):
+        fields |= {"min_lr_ratio": 0.1}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
+    scheduler = theirs(optimizer)
+    reference = []
+    for _ in range(40):
+        reference.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates(total=40, **fields)[5:] == pytest.approx(reference[5:], rel=1e-9)
 
 
 def test_warm_up_begins_above_zero_and_ends_at_the_rate():
@@ -47,3 +95,13 @@ def test_total_updates(tmp_path):
     assert total_updates(run_config(tmp_path, train__steps=4)) == {"fake_score": 4}
     flow = {"method": {"name": "flow_matching"}, "roles": {"student": {"optimizer": {"learning_rate": 1}}}}
     assert total_updates(run_config(tmp_path, **flow)) == {"student": 800}
+
+
+def test_a_warm_up_that_fills_the_run_is_said(tmp_path):
+    warm = {"learning_rate": 1e-4, "warmup_updates": 160, "schedule": "cosine"}
+    (message,) = warnings(run_config(tmp_path, roles__student__optimizer=warm))  # 160 student updates, 800 of the other
+    assert message.startswith("roles.student.optimizer.warmup_updates = 160: this run has 160 updates of student")
+    assert "'cosine' has no effect" in message
+    half = run_config(tmp_path, roles__student__optimizer=warm | {"warmup_updates": 320})
+    assert "ends at 5e-05 of 0.0001" in warnings(half)[0]
+    assert warnings(run_config(tmp_path, roles__student__optimizer=warm | {"warmup_updates": 159})) == []

@@ -1,0 +1,84 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A with W frozen, through peft."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+
+ADAPTER = "default"  # peft puts it into the names of parameters, and takes it out of those that it stores
+
+
+class LoRA(BaseModel):
+    """The ``lora`` section of a role. ``targets`` are names of linear layers, or their last parts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    rank: PositiveInt = 16
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """None is the rank: the adapter enters as it is."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def peft(self) -> dict[str, Any]:
+        """The arguments of peft's LoraConfig, which are also the metadata of an adapter's file."""
+        return {"r": self.rank, "lora_alpha": self.alpha or self.rank, "target_modules": list(self.targets)}
+
+
+def check_targets(lora: LoRA, module: nn.Module, key: str) -> None:
+    """ValueError, with the nearest names, for a target that no linear layer of ``module`` (meta will do) answers to."""
+    for target in lora.targets:
+        found = {name: m for name, m in module.named_modules() if _ends(name, target)}
+        others = [f"{name}, a {type(m).__name__}" for name, m in found.items() if not isinstance(m, nn.Linear)]
+        if others or not found:
+            what = f"{others[0]}, and only linear layers" if others else f"no layer of {type(module).__name__}; these"
+            raise ValueError(f"{key}.targets: {target!r} is {what} can be adapted: {_near(target, module)}")
+
+
+def _ends(name: str, target: str) -> bool:
+    """Peft's rule: whole parts of a dotted name."""
+    return f".{name}".endswith(f".{target}")
+
+
+def _near(target: str, module: nn.Module) -> str:
+    layers = [name.split(".") for name, m in module.named_modules() if isinstance(m, nn.Linear)]
+    ends = {".".join(parts[-n:]) for parts in layers for n in range(1, len(parts) + 1) if not parts[-n].isdigit()}
+    if close := difflib.get_close_matches(target, sorted(ends), cutoff=0.6):
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return ", ".join(sorted({min((e for e in ends if _ends(".".join(parts), e)), key=len) for parts in layers}))
+
+
+def add_lora(module: nn.Module, lora: LoRA, seed: int) -> None:
+    """Freeze ``module`` and put adapters on it: B = 0, A drawn from ``seed`` alone, both trainable."""
+    from peft import LoraConfig  # it takes seconds, and a configuration needs the section above only
+
+    module.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module.add_adapter(LoraConfig(**lora.peft()), ADAPTER)  # type: ignore[operator]
+
+
+def plain(name: str) -> str:
+    """A parameter's name without the adapter's: ``to_q.lora_A.default.weight`` is stored as ``to_q.lora_A.weight``."""
+    return name.replace(f".{ADAPTER}.", ".") if ".lora_" in name else name
+
+
+@torch.no_grad()
+def merge(module: nn.Module, lora: LoRA, adapter: Mapping[str, Tensor]) -> None:
+    """Add the ``adapter`` (tensors by plain name) to the weights of ``module``, which is a bare network again after it.
+
+    ValueError unless the adapter has exactly the tensors that ``lora`` puts on this network.
+    """
+    add_lora(module, lora, seed=0)
+    own = {plain(name): p for name, p in module.named_parameters() if p.requires_grad}
+    if wrong := {name for name, p in own.items() if name not in adapter or adapter[name].shape != p.shape} | (
+        adapter.keys() - own.keys()
+    ):
+        raise ValueError(f"the adapter is another model's, or of another rank or targets: {min(wrong)} does not fit")
+    for name, parameter in own.items():
+        parameter.copy_(adapter[name])
+    module.fuse_lora()  # type: ignore[operator]
+    module.unload_lora()  # type: ignore[operator]

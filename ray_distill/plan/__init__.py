@@ -1,0 +1,60 @@
+"""Memory, time and money of a run before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ray_distill.config import RunConfig
+from ray_distill.plan.changes import cheapest
+from ray_distill.plan.estimate import Estimate, estimate
+from ray_distill.plan.hardware import Cluster, parse_cluster
+from ray_distill.plan.report import Assumed, report
+
+
+def plan(config: RunConfig, given: Mapping[str, str]) -> tuple[str, bool]:
+    """(the report, whether it fits); without a cluster nothing is judged. ValueError names a wrong key of ``given``."""
+    cluster = parse_cluster(given["cluster"]) if "cluster" in given else None
+    assumed = assumptions(cluster, given)
+    if cluster is None:
+        return report(estimate(config), None, assumed, None), True
+    config, note = on(cluster, config)
+    found = estimate(config)
+
+    def fits(found: Estimate) -> bool:
+        return found.peak.total <= assumed.free(cluster)
+
+    change = None if fits(found) else cheapest(config, fits)
+    return report(found, cluster, assumed, change, note), fits(found)
+
+
+def assumptions(cluster: Cluster | None, given: Mapping[str, str]) -> Assumed:
+    """The defaults, or what was given in their place."""
+    values: dict[str, float] = {"price": cluster.gpu.price} if cluster else {}
+    for key, most in (("price", float("inf")), ("mfu", 1.0)):
+        if key in given:
+            if cluster is None:
+                raise ValueError(f"{key} = {given[key]}: it needs a cluster, for example cluster=8xH100-80GB")
+            try:
+                values[key] = float(given[key])
+            except ValueError:
+                values[key] = -1.0
+            if not 0 < values[key] <= most:
+                form = "a share of the peak in (0, 1]" if key == "mfu" else "USD per GPU and hour, above 0"
+                raise ValueError(f"{key} = {given[key]!r}: give {form}")
+    return Assumed(**values)
+
+
+def on(cluster: Cluster, config: RunConfig) -> tuple[RunConfig, str]:
+    """(the configuration with a worker for each GPU of ``cluster``, what to say of it)."""
+    train = config.train
+    if cluster.gpus == train.workers:
+        return config, ""
+    if train.global_batch % (cluster.gpus * train.micro_batch):
+        raise ValueError(
+            f"cluster = {cluster}: train.global_batch = {train.global_batch} is no multiple of its {cluster.gpus} GPUs "
+            f"x train.micro_batch = {train.micro_batch}; name {train.workers} GPUs, as train.workers, or change these"
+        )
+    tree = config.dump()
+    tree["train"]["workers"] = cluster.gpus
+    note = f"\ntrain.workers is {train.workers}; planned with train.workers={cluster.gpus}, one for each of the GPUs"
+    return RunConfig.model_validate(tree), note

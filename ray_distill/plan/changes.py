@@ -1,0 +1,82 @@
+"""The cheapest change of a configuration that makes it fit: tried in order, each recomputed by the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ray_distill.config import RunConfig
+from ray_distill.plan.estimate import Estimate, estimate
+
+
+@dataclass(frozen=True)
+class Change:
+    """``keys``: what to write on the command line."""
+
+    keys: tuple[str, ...]
+    estimate: Estimate
+
+
+def cheapest(config: RunConfig, fits: Callable[[Estimate], bool]) -> Change | None:
+    """The first change that fits alone, else the shortest run of them that does together, else None."""
+    for keys, changed in changes(config):
+        if fits(found := estimate(changed)):
+            return Change(keys, found)
+    together: dict[str, str] = {}
+    for name in ORDER:
+        for keys, changed in ORDER[name](config):
+            together |= dict(key.split("=") for key in keys)
+            config = changed
+            if fits(found := estimate(config)):
+                return Change(tuple(f"{key}={value}" for key, value in together.items()), found)
+    return None
+
+
+Changes = Iterator[tuple[tuple[str, ...], RunConfig]]
+
+
+def changes(config: RunConfig) -> Changes:
+    """From what costs time alone to what costs machines."""
+    for name in ORDER:
+        yield from ORDER[name](config)
+
+
+def of_roles(config: RunConfig, key: str, value: Any, wanted: Callable[[Any], bool]) -> Changes:
+    """``key`` of every role whose section is ``wanted``."""
+    roles = [role for role in config.method.roles if wanted(config.role(role))]
+    if roles:
+        tree = config.dump()
+        for role in roles:
+            tree["roles"][role] = config.role(role).model_copy(update={key: value}).model_dump(mode="json")
+        written = {True: "true", None: "null"}.get(value, value)
+        yield tuple(f"roles.{role}.{key}={written}" for role in roles), RunConfig.model_validate(tree)
+
+
+def of_train(config: RunConfig, key: str, value: int) -> tuple[tuple[str, ...], RunConfig]:
+    tree = config.dump()
+    tree["train"][key] = value
+    return (f"train.{key}={value}",), RunConfig.model_validate(tree)
+
+
+def micro_batches(config: RunConfig) -> Changes:
+    now = config.train.micro_batch
+    yield from (of_train(config, "micro_batch", n) for n in range(now - 1, 0, -1) if now % n == 0)
+
+
+def workers(config: RunConfig) -> Changes:
+    train = config.train
+    most = train.global_batch // train.micro_batch
+    yield from (of_train(config, "workers", n) for n in range(train.workers + 1, most + 1) if most % n == 0)
+
+
+ORDER: dict[str, Callable[[RunConfig], Changes]] = {
+    "checkpointing": lambda config: of_roles(
+        config, "gradient_checkpointing", True, lambda held: held.optimizer and not held.gradient_checkpointing
+    ),
+    "micro_batch": micro_batches,
+    "zero": lambda config: of_roles(config, "zero", 3, lambda held: held.zero < 3),
+    "bfloat16": lambda config: of_roles(config, "dtype", "bfloat16", lambda held: held.dtype != "bfloat16"),
+    "ema": lambda config: of_roles(config, "ema_decay", None, lambda held: held.ema_decay is not None),
+    "workers": workers,
+}

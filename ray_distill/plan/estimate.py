@@ -1,0 +1,115 @@
+"""A configuration on a number of GPUs: the moment at which most memory is in use, and the FLOPs of a step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray_distill.config import RunConfig
+from ray_distill.plan import memory
+from ray_distill.plan.forwards import Call, Cycle, Kind, cycle
+from ray_distill.plan.memory import Moment, State
+from ray_distill.plan.network import Parameters, architecture, latent_shape, parameters
+from ray_distill.plan.passes import Pass, Workload, count
+from ray_distill.types import Role
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``flops``: of one GPU in one step, by role, in expectation."""
+
+    config: RunConfig
+    latent: tuple[int, int, int, int]
+    parameters: Mapping[Role, Parameters]
+    states: Mapping[Role, State]
+    cycle: Cycle
+    peak: Moment
+    flops: Mapping[Role, float]
+
+    @property
+    def host(self) -> int:
+        """Bytes of CPU memory of one worker at the start: all roles whole."""
+        return sum(held.whole for held in self.states.values())
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of one checkpoint: weights, two moments and the average of what is trained, in fp32."""
+        copies = {role: 3 + (self.config.role(role).ema_decay is not None) for role in self.parameters}
+        return sum(memory.FP32 * copies[role] * sum(p.trainable) for role, p in self.parameters.items())
+
+
+def estimate(config: RunConfig) -> Estimate:
+    """ValueError where the network or the size of its clips is unknown or wrong."""
+    counted = Counted(config)
+    sizes = {role: parameters(config, role) for role in config.method.roles}
+    states = {role: memory.state(config.role(role), sizes[role], config.train.workers) for role in sizes}
+    if config.method.sampler().chunks is not None:
+        raise ValueError(
+            f"method.name = {config.method.name!r}: plan counts forwards of whole clips, and this student makes them "
+            "chunk by chunk with a cache; train a few steps to see what they take"
+        )
+    repeated = cycle(config.method, config.train.steps)
+    moments = list(memory.start(states))
+    for kind in repeated.kinds:
+        at_work, alive = counted.activations(kind)
+        moments += memory.update(states, kind.roles, at_work, alive)
+    peak = max(moments, key=lambda moment: moment.total)
+    flops = {role: counted.flops(repeated, role) for role in sizes}
+    return Estimate(config, counted.latent, sizes, states, repeated, peak, flops)
+
+
+class Counted:
+    """The passes of a configuration's networks."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.latent = config, latent_shape(config)
+        self.architectures = {role: architecture(config, role) for role in config.method.roles}
+
+    def one(self, call: Call) -> Pass:
+        config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]
+        # Only trained roles checkpoint (train/engines.py), and only where autograd is on.
+        checkpointing = held.gradient_checkpointing and held.optimizer is not None and call.grad
+        text = (config.model.max_sequence_length, int(described["text_dim"]))
+        rows = call.rows * config.train.micro_batch
+        return count(
+            Workload(
+                config.model.family,
+                json.dumps(described),
+                held.dtype,
+                checkpointing,
+                rows,
+                self.latent,
+                text,
+                call.grad,
+            )
+        )
+
+    def activations(self, kind: Kind) -> tuple[Role, Mapping[Role, int]]:
+        """(the role at work, bytes by role) where an update has most of them alive, over all outcomes of its draws."""
+        most: tuple[Role, dict[Role, int]] = (kind.roles[0], {})
+        for path in kind.paths:
+            alive: dict[Role, int] = {}
+            points = []
+            for call in path.calls:
+                done = self.one(call)
+                points.append((call.role, alive | {call.role: alive.get(call.role, 0) + done.forward}))
+                if call.grad:
+                    alive[call.role] = alive.get(call.role, 0) + done.saved
+            for call in reversed([call for call in path.calls if call.grad]):
+                done = self.one(call)
+                alive[call.role] -= done.saved
+                points.append((call.role, alive | {call.role: alive[call.role] + done.backward}))
+            most = max([most, *points], key=lambda point: sum(point[1].values()))
+        return most
+
+    def flops(self, repeated: Cycle, role: Role) -> float:
+        """Of ``role`` on one GPU, a mean over the steps of a cycle."""
+        total = 0.0
+        for kind in repeated.kinds:
+            for path in kind.paths:
+                for call in path.calls:
+                    if call.role == role:
+                        done = self.one(call)
+                        total += kind.times * float(path.weight) * (done.flops + done.backward_flops)
+        return total * self.config.train.accumulation / repeated.steps

@@ -1,0 +1,111 @@
+"""Bytes of one rank: what each role holds under its ZeRO stage, and the moments of a run at which most is alive.
+
+As in train/engines.py and DeepSpeed 0.19. The compute weights have the role's dtype; masters, both moments of AdamW and
+the average are fp32 and sharded in every stage. Stages 1 and 2 keep whole weights, stage 3 a piece of each tensor.
+Gradients: stage 1 whole in the role's dtype, stage 2 a shard in fp32, both from the backward to the step; stage 3 a
+shard in fp32, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ray_distill.config import RoleConfig
+from ray_distill.plan.network import Parameters
+from ray_distill.types import Role
+
+FP32 = 4
+BYTES = {"float32": 4, "bfloat16": 2}
+# DeepSpeed's defaults, in elements: the buffer that gradients are reduced from, the weights that ZeRO-3 may hold
+# gathered, what ZeRO-3 descends at once.
+BUCKET, GATHERED, SUBGROUP = 5 * 10**8, 10**9, 10**9
+TERMS = ("weights", "gradients", "optimizer", "EMA", "activations", "buffers")
+
+
+@dataclass(frozen=True)
+class State:
+    """Bytes of one role on one rank. ``lasting`` ones of gradients and bucket stay between updates (ZeRO-3)."""
+
+    weights: int
+    whole: int
+    """The weights before ZeRO-3 shards them."""
+    gradients: int
+    masters: int
+    moments: int
+    ema: int
+    bucket: int
+    gathered: int
+    """At most, while the network is at work under ZeRO-3: an estimate."""
+    descent: int
+    """AdamW's and DeepSpeed's copies during a step: an estimate."""
+    lasting: bool
+
+
+def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
+    """``held`` says stage, dtype and average; ``parameters`` the elements of each tensor."""
+    size, zero3 = BYTES[held.dtype], held.zero == 3
+    trained = bool(parameters.trainable)
+
+    def share(tensors: Sequence[int]) -> int:
+        """Elements of a rank's shard: ZeRO-3 cuts each tensor, 1 and 2 all of them laid end to end."""
+        return sum(-(-n // ranks) for n in tensors) if zero3 else -(-sum(tensors) // ranks)
+
+    shard = share(parameters.trainable)
+    whole = sum(parameters.every) * size
+    gradients = sum(parameters.trainable) * size if held.zero == 1 else shard * FP32
+    return State(
+        weights=share(parameters.every) * size if zero3 else whole,
+        whole=whole,
+        gradients=gradients,
+        masters=shard * FP32,
+        moments=2 * shard * FP32,
+        ema=shard * FP32 if trained and held.ema_decay is not None else 0,
+        bucket=BUCKET * size if trained else 0,
+        gathered=min(sum(parameters.every), GATHERED) * size if zero3 else 0,
+        descent=2 * FP32 * (min(shard, SUBGROUP) if zero3 else shard),
+        lasting=zero3,
+    )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is alive at one point of a run: bytes by role, in the order of ``TERMS``."""
+
+    name: str
+    rows: Mapping[Role, tuple[int, ...]]
+
+    @property
+    def total(self) -> int:
+        return sum(map(sum, self.rows.values()))
+
+    def term(self, name: str) -> int:
+        return sum(row[TERMS.index(name)] for row in self.rows.values())
+
+
+def start(states: Mapping[Role, State]) -> Iterator[Moment]:
+    """Roles are set up in turn, each whole on the GPU before ZeRO-3 shards it; AdamW's moments come with a step."""
+    rows: dict[Role, tuple[int, ...]] = {}
+    for role, held in states.items():
+        yield Moment(f"setting up {role}", {**rows, role: (held.whole, 0, 0, 0, 0, 0)})
+        kept = (held.gradients, held.bucket) if held.lasting else (0, 0)
+        rows[role] = (held.weights, kept[0], held.masters, 0, 0, kept[1])
+
+
+def update(
+    states: Mapping[Role, State], roles: Sequence[Role], at_work: Role, activations: Mapping[Role, int]
+) -> Iterator[Moment]:
+    """The peaks of an update of ``roles``: with ``activations`` alive and ``at_work`` running, and in the descent."""
+
+    def row(role: Role, held: State, stepping: bool) -> tuple[int, ...]:
+        now = role in roles
+        buffers = held.bucket if held.lasting or (now and not stepping) else 0
+        buffers += held.descent if now and stepping else 0
+        buffers += held.gathered if role == at_work and not stepping else 0
+        gradients = held.gradients if held.lasting or now else 0
+        alive = 0 if stepping else activations.get(role, 0)
+        return held.weights, gradients, held.masters + held.moments, held.ema, alive, buffers
+
+    for stepping, name in ((False, "forward and backward"), (True, "descent")):
+        rows = {role: row(role, held, stepping) for role, held in states.items()}
+        yield Moment(f"{name} of the {' and '.join(roles)} update", rows)

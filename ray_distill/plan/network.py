@@ -1,0 +1,83 @@
+"""The networks and the latents of a run from configuration files alone: no weight is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_distill.config import RunConfig
+from ray_distill.models import family
+from ray_distill.models.loading import check_folder
+from ray_distill.types import Role
+
+PUBLISHED = Path(__file__).parent / "published"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Elements of each tensor: of the whole network, and of what is trained (none of a frozen role)."""
+
+    every: tuple[int, ...]
+    trainable: tuple[int, ...]
+
+
+def architecture(config: RunConfig, role: Role) -> dict[str, Any]:
+    """The transformer's configuration: the role's folder, or the published one of a folder's name; else ValueError."""
+    folder = config.source(role)
+    if folder.is_dir():
+        return check_folder(config.model.family, folder)
+    published = PUBLISHED / f"{folder.name}.json"
+    if not published.is_file():
+        names = ", ".join(sorted(path.stem for path in PUBLISHED.glob("*.json")))
+        raise ValueError(
+            f"model.path = {folder}: no such folder. plan needs its transformer/config.json, but no weights; "
+            f"without a folder it knows those named {names}"
+        )
+    found: dict[str, Any] = json.loads(published.read_text())
+    return found
+
+
+def build(family_name: str, architecture: Mapping[str, Any]) -> nn.Module:
+    """The network on whatever device and default dtype surround the call."""
+    logging.getLogger("diffusers").setLevel(logging.ERROR)  # it warns of keys such as _class_name
+    module: nn.Module = family(family_name).transformer.from_config(dict(architecture))
+    return module
+
+
+def parameters(config: RunConfig, role: Role) -> Parameters:
+    every = sizes(config.model.family, json.dumps(architecture(config, role)))
+    return Parameters(every, every if config.method.roles[role] == "trained" else ())
+
+
+@cache
+def sizes(family_name: str, architecture: str) -> tuple[int, ...]:
+    """Elements of each parameter; ``architecture`` is a transformer's config as JSON."""
+    with torch.device("meta"):
+        module = build(family_name, json.loads(architecture))
+    return tuple(p.numel() for p in module.parameters())
+
+
+def latent_shape(config: RunConfig) -> tuple[int, int, int, int]:
+    """(C, t, h, w) by the folder's codec, or by Wan's published VAE; ValueError where the clips' size does not fit."""
+    from diffusers import AutoencoderKLWan
+
+    from ray_distill.models.codec import Codec, WanVAE, load_codec
+
+    folder = config.model.path / "vae"
+    described = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
+    codec: Codec
+    if described.get("_class_name", "AutoencoderKLWan") == "AutoencoderKLWan":
+        with torch.device("meta"):
+            codec = WanVAE(AutoencoderKLWan.from_config(described))  # its defaults are Wan 2.1's
+    else:
+        codec = load_codec(folder)
+    data = config.data
+    return codec.latent_shape(data.frames, data.height, data.width)

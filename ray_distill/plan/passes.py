@@ -1,0 +1,129 @@
+"""Bytes and FLOPs of one forward and backward, counted operator by operator on tensors that hold no data.
+
+The network runs under PyTorch's FakeTensorMode with the real shapes: what autograd saves, what checkpointing recomputes
+and what lives for a moment are counted as they come. The kernels are those that PyTorch chooses on a CPU: attention is
+fused as on a GPU, RMSNorm is not, so that the bytes are an upper bound there.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from ray_distill.models import family
+from ray_distill.plan.network import build
+
+aten = torch.ops.aten
+FLOPS = {
+    **flop_registry,
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        aten._scaled_dot_product_flash_attention_backward
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One call of a network: ``architecture`` is its config as JSON, ``text`` [L, D], ``latent`` (C, t, h, w)."""
+
+    family: str
+    architecture: str
+    dtype: str
+    gradient_checkpointing: bool
+    rows: int
+    latent: tuple[int, int, int, int]
+    text: tuple[int, int]
+    grad: bool
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Bytes alive, weights and their gradients left out: after the forward, at most in it, at most in the backward."""
+
+    saved: int
+    forward: int
+    backward: int
+    flops: int
+    backward_flops: int
+
+
+@cache
+def count(work: Workload) -> Pass:
+    """Blocks of a transformer are equal, so that three are run and the others follow from the third."""
+    described = json.loads(work.architecture)
+    layers = described.get("num_layers", 0)
+    if layers <= 3:
+        return run(work, described)
+    two, three = (astuple(run(work, described | {"num_layers": n})) for n in (2, 3))
+    return Pass(*(a + (layers - 2) * (b - a) for a, b in zip(two, three, strict=True)))
+
+
+def run(work: Workload, described: dict[str, Any]) -> Pass:
+    """Count one call whole."""
+    dtype = getattr(torch, work.dtype)
+    with FakeTensorMode():
+        with default_dtype(dtype):
+            network = build(work.family, described)
+        if work.gradient_checkpointing:
+            network.enable_gradient_checkpointing()  # type: ignore[operator]
+        for p in network.parameters():
+            p.requires_grad_(work.grad)
+            if work.grad:  # gradients belong to the state
+                p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        denoiser = family(work.family).denoiser(network, dtype)
+        x_t, text = torch.empty(work.rows, *work.latent), torch.empty(work.rows, *work.text)
+        sigma = torch.empty(work.rows)
+        with Counter([*network.parameters(), *network.buffers()]) as counter, torch.set_grad_enabled(work.grad):
+            velocity = denoiser(x_t, sigma, {"text": text}).velocity
+            saved, forward, flops = counter.now, counter.most, counter.flops
+            counter.most = 0
+            if work.grad:
+                velocity.backward(torch.ones_like(velocity))
+    return Pass(saved, forward, counter.most, flops, counter.flops - flops)
+
+
+class Counter(TorchDispatchMode):
+    """Bytes of the storages made inside that are alive, the most at once, and FLOPs; ``known`` is left out."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.most = self.flops = 0
+        self._seen = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = op(*args, **(kwargs or {}))
+        if op.overloadpacket in FLOPS:
+            self.flops += FLOPS[op.overloadpacket](*args, **(kwargs or {}), out_val=out)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
+                self._seen.add(storage)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._free, storage.nbytes())
+        return out
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,135 @@
+"""The plan as text, its answer first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ray_distill.plan.changes import Change
+from ray_distill.plan.estimate import Estimate
+from ray_distill.plan.hardware import GIB, Cluster
+from ray_distill.plan.memory import TERMS
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What nobody measured: the share of the data sheet's peak that a run reaches, USD an hour, memory kept free."""
+
+    mfu: float = 0.4
+    price: float = 0.0
+    reserve: float = 0.08
+
+    def free(self, cluster: Cluster) -> float:
+        """Bytes that a rank may use."""
+        return (1 - self.reserve) * cluster.gpu.memory * GIB
+
+
+def report(found: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None, note: str = "") -> str:
+    """``note``: what was planned in place of what the configuration says."""
+    return "\n\n".join(
+        [
+            answer(found, cluster, assumed, change) + note,
+            memory_table(found, cluster, assumed),
+            forwards_table(found),
+            cost(found, cluster, assumed),
+        ]
+    )
+
+
+def answer(found: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None) -> str:
+    config, peak = found.config, found.peak
+    used = peak.total / GIB
+    if cluster is None:
+        return (
+            f"{used:.1f} GiB per GPU on {config.train.workers} workers, most in: {peak.name}\n"
+            "Name a cluster, for example cluster=8xH100-80GB, for a verdict, seconds and money."
+        )
+    memory, free = cluster.gpu.memory, assumed.free(cluster) / GIB
+    used += memory - free
+    where = f"{config.name} on {cluster}, {config.train.workers} workers\nmost is alive in: {peak.name}"
+    if used <= memory:
+        return f"fits: {used:.1f} of {memory} GiB per GPU\n{where}"
+    if change is None:
+        remedy = "no change that plan knows makes it fit"
+    else:
+        kept = change.estimate.peak.total / GIB + memory - free
+        on = change.estimate.config.train.workers
+        larger = f"  ({cluster.of(on)})" if on != config.train.workers else ""
+        remedy = "\n".join(
+            [f"cheapest change, {kept:.1f} of {memory} GiB{larger}:", *(f"  {key}" for key in change.keys)]
+        )
+    return f"does not fit: {used - memory:.1f} GiB too much, {used:.1f} of {memory} GiB per GPU\n{remedy}\n{where}"
+
+
+def memory_table(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
+    rows = []
+    for role, row in found.peak.rows.items():
+        sizes = found.parameters[role]
+        count = " / ".join(digits(sum(each) / 1e6, 5) for each in (sizes.trainable, sizes.every))
+        rows.append([role, count, *(f"{value / GIB:.2f}" for value in row), f"{sum(row) / GIB:.2f}"])
+    sums = [found.peak.term(term) / GIB for term in TERMS]
+    total = found.peak.total / GIB
+    if cluster is not None:
+        kept = cluster.gpu.memory - assumed.free(cluster) / GIB
+        rows.append(["reserve (assumed)", "", *[""] * len(TERMS), f"{kept:.2f}"])
+        total += kept
+    rows.append(["sum", "", *(f"{value:.2f}" for value in sums), f"{total:.2f}"])
+    return table(["GiB per GPU", "M trained / all", *TERMS, "sum"], rows)
+
+
+def forwards_table(found: Estimate) -> str:
+    repeated = found.cycle
+    times = ", ".join(f"{kind.times} of {' and '.join(kind.roles)}" for kind in repeated.kinds)
+    rows = []
+    for role in found.parameters:
+        each = [f"{float(repeated.expected(role, grad)):g}" for grad in (True, False)]
+        rows.append([role, *each, digits(found.flops[role] / 1e12, 4)])
+    head = ["forwards of a micro-batch per cycle", "with gradient", "without", "TFLOP per GPU and step"]
+    return f"{table(head, rows)}\na cycle: {repeated.steps} steps, with updates {times}; random exits in expectation"
+
+
+def digits(value: float, significant: int) -> str:
+    """1234.5 -> "1,200" at two significant digits; never in powers of ten above 1."""
+    rounded = float(f"{value:.{significant}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (significant - 1) else f"{rounded:g}"
+
+
+def cost(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
+    train = found.config.train
+    lines = []
+    if cluster is not None:
+        peaks = {found.config.role(role).dtype for role in found.flops}
+        seconds = step_seconds(found, cluster, assumed)
+        hours = seconds * train.steps / 3600
+        at = ", ".join(f"{cluster.gpu.peak(dtype) / 1e12:g} TFLOP/s in {dtype}" for dtype in sorted(peaks))
+        lines += [
+            f"about {digits(seconds, 2)} s a step, {digits(hours, 2)} h and "
+            f"{digits(hours * cluster.gpus * assumed.price, 2)} USD for {train.steps:,} steps. Assumed, not measured:",
+            f"  mfu={assumed.mfu:g} of the data sheet's {at}; no communication, data, evaluation",
+            f"  price={assumed.price:g} USD per GPU and hour, a round figure",
+            f"  {assumed.reserve:.0%} of memory for CUDA, NCCL, fragmentation and what a card shows below its name",
+        ]
+        node = cluster.per_node * found.host / GIB
+        lines.append(f"CPU memory at the start: {found.host / GIB:.1f} GiB a worker, {node:.0f} a node")
+    lines += [
+        f"a checkpoint: {found.checkpoint / 1e9:,.3g} GB on disk",
+        "counted: weights, gradients, optimizer (fp32 masters, moments), EMA, forwards, FLOPs; activations",
+        "  with a CPU's kernels, an upper bound. Estimated: buffers. On no GPU measured: docs/plan.md",
+    ]
+    return "\n".join(lines)
+
+
+def step_seconds(found: Estimate, cluster: Cluster, assumed: Assumed) -> float:
+    roles = found.flops.items()
+    return sum(flops / (assumed.mfu * cluster.gpu.peak(found.config.role(role).dtype)) for role, flops in roles)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    cells = (
+        [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    )
+    return "\n".join("  ".join(line).rstrip() for line in cells)

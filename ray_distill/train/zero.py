@@ -1,0 +1,181 @@
+"""DeepSpeed's room: an engine made, and whole fp32 tensors in and out of its shards, under every ZeRO stage."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ray_distill.config.schema import Optimizer, RoleConfig
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+import deepspeed  # after DS_ACCELERATOR, which it reads at import
+import deepspeed.ops
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_get_local_fp32_param,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+
+# On a CPU DeepSpeed would compile a shared-memory op for minutes, and needs gcc for it. gloo does without.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+deepspeed.utils.logger.setLevel(logging.WARNING)
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
+    """A DeepSpeed engine of ``module``: without an optimizer frozen, else trained where it asks for gradients."""
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": 1,  # Engines.backward marks the last micro-batch itself
+        "zero_optimization": {"stage": config.zero, "stage3_param_persistence_threshold": 0},
+        "bf16": {"enabled": config.dtype == "bfloat16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 60,
+    }
+    if config.dtype == "bfloat16" and config.zero > 1:  # else micro-batches add up in bf16, and lose what is small
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    if config.optimizer is None:
+        module.requires_grad_(False)
+        engine, *_ = deepspeed.initialize(model=module, config=settings)
+        engine.eval()
+        return engine
+    if config.gradient_checkpointing:
+        module.enable_gradient_checkpointing()  # type: ignore[operator]
+    settings["gradient_clipping"] = config.optimizer.clip_norm
+    optimizer = _adamw(module, config.optimizer)
+    if config.optimizer.clip_value:
+        optimizer.register_step_pre_hook(_clamp(config.optimizer.clip_value))
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+    # In fp32 DeepSpeed looks for bad gradients only where this is set.
+    engine.optimizer.check_grad_overflow = True
+    engine.train()
+    return engine
+
+
+def _adamw(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        [p for p in module.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _clamp(limit: float) -> Callable[..., None]:
+    """Clip by value, which DeepSpeed lacks: when it calls AdamW, gradients are averaged over ranks and unscaled."""
+
+    def hook(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for flat in group["params"]:
+                if flat.grad is not None:
+                    flat.grad.clamp_(-limit, limit)
+
+    return hook
+
+
+def master(parameter: nn.Parameter) -> Tensor:
+    """The whole fp32 master weights (a collective)."""
+    weights: Tensor = safe_get_full_fp32_param(parameter)
+    return weights
+
+
+def moment(parameter: nn.Parameter, name: str) -> Tensor:
+    """A whole moment of AdamW, by its name there (a collective)."""
+    value: Tensor = safe_get_full_optimizer_state(parameter, name)
+    return value
+
+
+def _is_zero3(parameter: nn.Parameter) -> bool:
+    return hasattr(parameter, "ds_id")
+
+
+def local_shard(parameter: nn.Parameter) -> Tensor | None:
+    """A view of this rank's piece of the fp32 master weights, or None where this rank holds none of it."""
+    if _is_zero3(parameter):
+        shard: Tensor = safe_get_local_fp32_param(parameter)
+        return shard
+    mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+    return None if mapping is None else mapping.get_hp_fragment()
+
+
+def _shard_start(parameter: nn.Parameter) -> int:
+    """Where this rank's piece starts in the flat parameter."""
+    if _is_zero3(parameter):
+        return dist.get_rank() * int(parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
+    return int(parameter._hp_mapping.lp_fragment_address.start)  # type: ignore[attr-defined]
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    return parameter.ds_shape if _is_zero3(parameter) else parameter.shape  # type: ignore[attr-defined]
+
+
+def whole(parameter: nn.Parameter, shard: Tensor | None) -> Tensor:
+    """The whole tensor of which every rank holds a shard laid out as ``parameter``'s (a collective)."""
+    shape = _shape(parameter)
+    flat = torch.zeros(shape.numel(), dtype=torch.float32, device=parameter.device)
+    if shard is not None:
+        piece = flat[_shard_start(parameter) :][: shard.numel()]
+        piece.copy_(shard[: piece.numel()])
+    dist.all_reduce(flat)
+    return flat.reshape(shape)
+
+
+def piece(parameter: nn.Parameter, value: Tensor, numel: int) -> Tensor:
+    """This rank's ``numel`` elements of a whole tensor, zero past its end."""
+    cut = value.new_zeros(numel)
+    mine = value.flatten()[_shard_start(parameter) :][:numel]
+    cut[: mine.numel()] = mine
+    return cut
+
+
+def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:
+    """Set the fp32 master weights (or a moment of AdamW) from the whole tensor; each rank keeps its piece."""
+    if not _is_zero3(parameter):
+        if moment is None:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, moment)
+        return
+    # ZeRO-3 cuts a tensor into equal pieces, so the last reaches past its end; the full setter fails on such a one.
+    mine = piece(parameter, value, int(parameter.ds_tensor.ds_numel))  # type: ignore[attr-defined]
+    if moment is None:
+        safe_set_local_fp32_param(parameter, mine)
+    else:
+        safe_set_local_optimizer_state(parameter, mine, moment)
+
+
+def set_compute_weights(parameter: nn.Parameter, weights: Tensor) -> None:
+    """The weights that the next forward uses are not the masters: without this the first step runs on the old ones."""
+    if _is_zero3(parameter):
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            if dist.get_rank() == 0:
+                parameter.data.copy_(weights)
+    else:
+        parameter.data.copy_(weights)
+
+
+def make_moments(engine: Any, updates: int) -> None:
+    """Give a fresh AdamW the state that its first step would, so that moments can be set."""
+    sharded, adamw = engine.optimizer, engine.optimizer.optimizer
+    masters = getattr(sharded, "fp32_partitioned_groups_flat", None)  # ZeRO-3 hands AdamW its groups one at a time
+    if masters is None:
+        masters = [flat for group in adamw.param_groups for flat in group["params"]]
+    for flat in masters:
+        moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+        adamw.state[flat] = {"step": torch.tensor(float(updates)), **moments}
+    if engine.zero_optimization_stage() < 3:
+        sharded._lazy_init_hp_params_optimizer_state()  # ZeRO 1 and 2 link a parameter to its moments at the first step

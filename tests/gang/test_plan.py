@@ -1,0 +1,97 @@
+"""What `ray-distill plan` says of a rank's bytes, against the tensors that DeepSpeed really holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from torch import Tensor
+
+from ray_distill.config import RoleConfig
+from ray_distill.config.schema import Optimizer
+from ray_distill.plan.memory import state
+from ray_distill.plan.network import Parameters
+from ray_distill.rng import StatelessRng
+from tests.gang import jobs
+from tests.gang.gang import Gang
+from tests.tiny_wan import tiny_wan
+
+ADAMW = Optimizer(learning_rate=1e-3)
+
+
+def size(tensors: Iterable[Tensor | None]) -> int:
+    """Bytes of the distinct storages behind ``tensors``."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+    return sum(storages.values())
+
+
+def flat(value: object) -> list[Tensor]:
+    """The tensors in nested lists and mappings."""
+    if isinstance(value, Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for item in inner for tensor in flat(item)]
+
+
+def held_bytes(rank: int, world: int, case: jobs.Case) -> dict[str, dict[str, int]]:
+    """By role and term after one update of each role; gradients at their most during a second."""
+    engines = jobs.engines(case)
+    step = case.method.student_interval - 1
+    batches = jobs.micro_batches(case, step, rank, world)
+    found: dict[str, dict[str, int]] = {}
+    for again in (False, True):
+        for update in case.method.updates(step):
+            with engines.training(update.roles):
+                for i, batch in enumerate(batches, 1):
+                    loss = update.loss(engines.networks, batch, StatelessRng(0, step), {}).loss
+                    engines.backward(update.roles, loss, last=i == len(batches))
+                    if again:
+                        (role,) = update.roles
+                        most = found.setdefault(role, {"gradients": 0})
+                        most["gradients"] = max(most["gradients"], gradients(engines._held[role]))
+                engines.step(update.roles)
+    for role, held in engines._held.items():
+        zero = held.zero_optimizer
+        weights = [getattr(p, "ds_tensor", p) for p in held.engine.module.parameters()]
+        terms = found.setdefault(role, {})
+        terms["weights"] = size(weights)
+        if held.trainable:
+            masters = getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups
+            known = {w.untyped_storage().data_ptr() for w in weights}
+            terms["masters"] = size(m for m in masters if m.untyped_storage().data_ptr() not in known)
+            moments = [t for state in held.optimizer.state.values() for t in state.values() if t.ndim]
+            terms["moments"] = size(moments)
+            terms["ema"] = size(held.ema.average.values()) if held.ema else 0
+    return found
+
+
+def gradients(held) -> int:
+    zero = held.zero_optimizer
+    parameters = list(held.engine.module.parameters())
+    kept = [p.grad for p in parameters] + [getattr(p, "grad_accum", None) for p in parameters]
+    for name in ("averaged_gradients", "all_grad_tensors", "grad_partitions_flat_buffer"):
+        kept += flat(getattr(zero, name, None))
+    return size(kept)
+
+
+@pytest.mark.parametrize(
+    ("world", "case"),
+    [
+        (2, jobs.Case(zero=1)),
+        (4, jobs.Case(zero=2, dtype="bfloat16", micro_batch=1)),
+        (4, jobs.Case(zero=3, dtype="bfloat16")),
+    ],
+)
+def test_bytes_of_state_are_what_deepspeed_holds(gang: Gang, world: int, case: jobs.Case) -> None:
+    every = tuple(p.numel() for p in tiny_wan(0).parameters())
+    for found in gang.run(held_bytes, case, world=world):
+        for role, terms in found.items():
+            frozen = RoleConfig(zero=3)
+            average = case.ema_decay if role == "student" else None
+            trained = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=ADAMW, ema_decay=average)
+            plan = (
+                state(frozen, Parameters(every, ()), world)
+                if role == "teacher"
+                else state(trained, Parameters(every, every), world)
+            )
+            assert terms == {term: pytest.approx(getattr(plan, term), rel=0.03) for term in terms}

@@ -1,0 +1,57 @@
+"""What can be asked of one role, and what is refused by name."""
+
+import pytest
+from pydantic import ValidationError
+
+from ray_distill.config import RunConfig
+from ray_distill.config.schema import Optimizer, RoleConfig
+from tests.unit.toys import run_config
+
+
+def test_lora_by_default_is_attention_at_the_scale_of_its_rank():
+    lora = RoleConfig(lora={}).lora
+    assert (lora.rank, lora.alpha, lora.targets) == (16, None, ("to_q", "to_k", "to_v", "to_out.0"))
+    assert RoleConfig(lora={"rank": 8}).lora.peft()["lora_alpha"] == 8
+
+
+def test_a_stored_configuration_builds_the_same_role_again(tmp_path):
+    optimizer = {"learning_rate": 1e-4, "clip_value": 0.01, "schedule": "polynomial", "power": 2, "min_lr_ratio": 0.1}
+    student = {"lora": {"rank": 8, "targets": ["to_q"]}, "optimizer": optimizer, "ema_decay": 0.9, "ema_interval": 5}
+    config = run_config(tmp_path, roles__student=student)
+    assert RunConfig.model_validate(config.dump()) == config
+
+
+def test_norm_clips_unless_a_value_does():
+    clips = [Optimizer(learning_rate=1, **given) for given in ({}, {"clip_value": 0.01}, {"clip_norm": 0})]
+    assert [(each.clip_norm, each.clip_value) for each in clips] == [(1, 0), (0, 0.01), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lora": {"rank": 0}}, r"lora\.rank[\s\S]*greater than 0"),
+        ({"lora": {"rank": -4}}, r"lora\.rank[\s\S]*greater than 0"),
+        ({"lora": {"alpha": 0}}, r"lora\.alpha[\s\S]*greater than 0"),
+        ({"lora": {"targets": []}}, r"lora\.targets[\s\S]*at least 1 item"),
+        ({"lora": {"r": 4}}, r"lora\.r\b[\s\S]*not permitted"),
+        ({"lora": {}, "init": "random"}, "init = 'random': lora adapts pretrained weights"),
+        ({"ema_interval": 5}, "ema_interval = 5: no average is kept; give ema_decay"),
+        ({"ema_decay": 0.9, "ema_interval": 0}, r"ema_interval[\s\S]*greater than 0"),
+        ({"optimizer.clip_value": 0.01, "optimizer.clip_norm": 1}, "clip_norm = 1 and clip_value = 0.01: only one"),
+        ({"optimizer.clip_value": -1}, r"clip_value[\s\S]*greater than or equal to 0"),
+        ({"optimizer.schedule": "cosine_with_min_lr"}, "give min_lr_ratio above 0"),
+        ({"optimizer.min_lr_ratio": 0.1}, "min_lr_ratio = 0.1: schedule 'constant' does not fall"),
+        ({"optimizer.schedule": "linear", "optimizer.min_lr_ratio": 1.0}, r"min_lr_ratio[\s\S]*less than 1"),
+        ({"optimizer.schedule": "cosine", "optimizer.power": 2}, "power = 2: only schedule 'polynomial' has one"),
+        ({"optimizer.schedule": "polynomial", "optimizer.power": 0}, r"power[\s\S]*greater than 0"),
+    ],
+)
+def test_bad_roles(tmp_path, change, message):
+    dotted = {f"roles__student__{key.replace('.', '__')}": value for key, value in change.items()}
+    with pytest.raises(ValidationError, match=message):
+        run_config(tmp_path, **dotted)
+
+
+def test_a_frozen_role_has_no_adapter(tmp_path):
+    with pytest.raises(ValidationError, match=r"roles\.teacher: this role is frozen; remove its lora and ema_decay"):
+        run_config(tmp_path, roles__teacher={"lora": {"rank": 4}, "ema_decay": 0.9})

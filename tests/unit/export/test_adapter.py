@@ -1,0 +1,78 @@
+"""A student trained as an adapter leaves as a whole transformer and as the adapter; both are the student."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from safetensors import safe_open
+
+from ray_distill.checkpoint.layout import folder_name
+from ray_distill.checkpoint.writer import write
+from ray_distill.evaluate.generate import load_network
+from ray_distill.export.diffusers import ADAPTER
+from ray_distill.export.student import export
+from ray_distill.models.lora import add_lora, plain
+from tests.tiny_wan import SHAPE, TEXT, tiny_wan
+from tests.unit.toys import run_config
+
+X_T, TIMESTEP, TEXT_STATES = torch.randn(2, *SHAPE), torch.tensor([900.0, 300.0]), torch.randn(2, *TEXT)
+
+
+def velocity(module: WanTransformer3DModel) -> torch.Tensor:
+    with torch.no_grad():
+        return module(X_T, TIMESTEP, TEXT_STATES, return_dict=False)[0]
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """A configuration, its checkpoint, and the network as it was trained: base and adapter apart."""
+    WanPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        transformer=tiny_wan(1),
+    ).save_pretrained(tmp_path / "model")
+    lora = {"rank": 4, "alpha": 2, "targets": ["to_q", "to_out.0", "ffn.net.2", "proj_out"]}
+    student = {"lora": lora, "optimizer": {"learning_rate": 1e-3}, "ema_decay": 0.9}
+    config = run_config(tmp_path, roles__student=student)
+    network = tiny_wan(1)
+    add_lora(network, config.role("student").lora, seed=0)
+    torch.manual_seed(0)
+    tensors = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+            tensors += [
+                ("student", f"ema/{plain(name)}", parameter),
+                ("student", f"weights/{plain(name)}", parameter * 9),
+            ]
+    folder = config.run_dir / folder_name(3)
+    write(folder, tensors, {"step": 3}, 0, 1, lambda part: [part])
+    return config, folder, network
+
+
+def test_a_checkpoint_of_adapters_makes_the_student(run):
+    config, folder, network = run
+    student = load_network(config, "student", folder)
+    assert student.state_dict().keys() == tiny_wan(1).state_dict().keys()
+    assert (velocity(student) - velocity(network)).abs().max() < 1e-5
+    before = load_network(config, "student", None)
+    assert torch.equal(velocity(before), velocity(tiny_wan(1)))
+    assert (velocity(before) - velocity(network)).abs().max() > 1e-1
+
+
+def test_diffusers_loads_the_export_whole_or_as_an_adapter(run):
+    config, checkpoint, network = run
+    folder = export(config, checkpoint, SHAPE)
+    whole = WanTransformer3DModel.from_pretrained(folder / "transformer")
+    assert (velocity(whole) - velocity(network)).abs().max() < 1e-5
+    with safe_open(folder / ADAPTER, "pt") as file:
+        assert all(name.startswith("transformer.") for name in file.keys())  # noqa: SIM118 (not a mapping)
+    pipe = WanPipeline.from_pretrained(config.model.path, tokenizer=None, text_encoder=None, vae=None)
+    assert torch.equal(velocity(pipe.transformer), velocity(tiny_wan(1)))
+    pipe.load_lora_weights(folder)
+    assert pipe.transformer.peft_config["default_0"].lora_alpha == 2
+    assert (velocity(pipe.transformer) - velocity(network)).abs().max() < 1e-5
+    assert f"`{ADAPTER}` is the same student as an adapter of rank 4" in (folder / "README.md").read_text()

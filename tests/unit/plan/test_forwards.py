@@ -1,0 +1,78 @@
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import pytest
+import torch
+
+from ray_distill.methods import DMD, FlowMatching
+from ray_distill.plan.forwards import Call, cycle
+from ray_distill.types import LossTerms, Update
+
+
+def expected(found):
+    roles = ("student", "fake_score", "teacher")
+    return {role: (found.expected(role, True), found.expected(role, False)) for role in roles}
+
+
+@pytest.mark.parametrize("rollout", ["ode", "sde"])
+def test_dmd_in_exact_expectation(rollout):
+    """Three exits: a mean of one step before the exit. Guidance doubles the teacher; the student's exit has a gradient
+    in its own update only."""
+    found = cycle(DMD(timesteps=(1000, 757, 522), student_interval=5, teacher_guidance=4.5, rollout=rollout), 20)
+    assert found.steps == 5
+    assert expected(found) == {"student": (1, 1 + 5 * 2), "fake_score": (5, 1), "teacher": (0, 2)}
+    assert [kind.times for kind in found.kinds] in ([1, 5], [5, 1])
+
+
+def test_dmd_of_four_steps_without_guidance():
+    found = cycle(DMD(timesteps=(1000, 900, 700, 400), student_interval=1, teacher_guidance=1.0), 7)
+    assert found.steps == 1
+    assert expected(found) == {
+        "student": (1, Fraction(3, 2) + Fraction(5, 2)),
+        "fake_score": (1, 1),
+        "teacher": (0, 1),
+    }
+
+
+def test_every_exit_is_a_path():
+    (student,) = (kind for kind in cycle(DMD(timesteps=(1000, 757, 522)), 20).kinds if kind.roles == ("student",))
+    assert [path.weight for path in student.paths] == [Fraction(1, 3)] * 3
+    assert [len([c for c in path.calls if c == Call("student", 1, False)]) for path in student.paths] == [0, 1, 2]
+
+
+def test_flow_matching():
+    found = cycle(FlowMatching(), 3)
+    assert (found.steps, found.expected("student", True), found.expected("student", False)) == (1, 1, 0)
+
+
+@dataclass(frozen=True)
+class Late:
+    """A made-up method: a term of its own from step 3 on, and a loss of two nested draws."""
+
+    name = "late"
+    roles: ClassVar = {"student": "trained"}
+    uses_latents = False
+
+    def updates(self, step):
+        early = Update(("student",), self.early)
+        return (early, Update(("student",), self.late)) if step >= 3 else (early,)
+
+    def early(self, networks, batch, rng, shared):
+        return LossTerms(networks["student"](batch.x_0, torch.zeros(2), batch.cond).velocity.sum())
+
+    def late(self, networks, batch, rng, shared):
+        with torch.no_grad():
+            for i in range(rng.control("a", 3)):
+                for _ in range(rng.control(f"b{i}", 2)):
+                    networks["student"](batch.x_0, torch.zeros(2), batch.cond)
+        return self.early(networks, batch, rng, shared)
+
+
+def test_a_run_that_never_repeats_is_its_own_cycle():
+    found = cycle(Late(), 5)
+    assert found.steps == 5
+    # 5 early and 2 late updates; a late one draws 0, 1 or 2 coins of mean 1/2 each.
+    assert found.expected("student", True) == 7
+    assert found.expected("student", False) == 2 * Fraction(1, 2)
+    assert sum(path.weight for path in found.kinds[-1].paths) == 1

@@ -1,0 +1,75 @@
+"""Bytes against numbers worked out by hand: 1000 elements in tensors of 600 and 400."""
+
+import pytest
+
+from ray_distill.config import RoleConfig
+from ray_distill.config.schema import Optimizer
+from ray_distill.plan.memory import BUCKET, Moment, start, state, update
+from ray_distill.plan.network import Parameters
+
+FULL = Parameters((600, 400), (600, 400))
+ADAMW = Optimizer(learning_rate=1e-4)
+
+
+def held(zero, dtype="bfloat16", ema=None, parameters=FULL, ranks=4):
+    return state(RoleConfig(zero=zero, dtype=dtype, optimizer=ADAMW, ema_decay=ema), parameters, ranks)
+
+
+@pytest.mark.parametrize(
+    ("zero", "dtype", "weights", "gradients"),
+    [
+        (1, "bfloat16", 2000, 2000),
+        (2, "bfloat16", 2000, 1000),
+        (3, "bfloat16", 500, 1000),
+        (1, "float32", 4000, 4000),
+        (2, "float32", 4000, 1000),
+        (3, "float32", 1000, 1000),
+    ],
+)
+def test_a_trained_role_on_four_ranks(zero, dtype, weights, gradients):
+    found = held(zero, dtype, ema=0.9)
+    assert (found.weights, found.gradients) == (weights, gradients)
+    assert (found.masters, found.moments, found.ema) == (1000, 2000, 1000)
+    assert found.bucket == BUCKET * (2 if dtype == "bfloat16" else 4)
+
+
+def test_zero3_rounds_up_each_tensor_and_zero2_the_sum():
+    seven = Parameters((3, 4), (3, 4))
+    assert held(3, "float32", parameters=seven, ranks=2).masters == (2 + 2) * 4
+    assert held(3, "float32", parameters=seven, ranks=4).masters == (1 + 1) * 4
+    assert held(2, "float32", parameters=Parameters((3, 3, 3), (3, 3, 3)), ranks=2).masters == 5 * 4
+
+
+def test_a_frozen_role_has_weights_only():
+    found = state(RoleConfig(zero=3, dtype="bfloat16"), Parameters((600, 400), ()), 4)
+    assert (found.weights, found.whole) == (500, 2000)
+    assert (found.gradients, found.masters, found.moments, found.ema, found.bucket) == (0, 0, 0, 0, 0)
+
+
+def test_only_what_is_trained_has_a_state():
+    found = held(2, parameters=Parameters((600, 400, 8), (8,)))
+    assert (found.weights, found.gradients, found.masters, found.moments) == (2016, 8, 8, 16)
+
+
+def test_without_an_average():
+    assert held(2).ema == 0
+
+
+def test_gradients_of_stages_1_and_2_last_for_their_own_update():
+    states = {"student": held(2), "fake_score": held(3)}
+    busy, descent = update(states, ("student",), "student", {"student": 70})
+    column = {role: row[1] for role, row in busy.rows.items()}
+    assert column == {"student": 1000, "fake_score": 1000}
+    assert busy.rows["student"] == (2000, 1000, 3000, 0, 70, BUCKET * 2)
+    assert descent.rows["student"] == (2000, 1000, 3000, 0, 0, 2 * 1000)
+    (other, _) = update(states, ("fake_score",), "fake_score", {})
+    assert other.rows["student"] == (2000, 0, 3000, 0, 0, 0)
+    assert other.rows["fake_score"] == (500, 1000, 3000, 0, 0, BUCKET * 2 + 2000)  # the weights gathered, once
+
+
+def test_a_role_stands_whole_while_it_is_set_up():
+    states = {"student": held(3), "teacher": state(RoleConfig(zero=3), Parameters((600, 400), ()), 4)}
+    first, second = start(states)
+    assert first.total == 2000
+    assert second.total == 500 + 1000 + 1000 + BUCKET * 2 + 4000
+    assert Moment("", {"a": (1, 2, 3, 4, 5, 6), "b": (1, 1, 1, 1, 1, 1)}).term("EMA") == 5

@@ -1,0 +1,186 @@
+"""The shipped configurations, verdicts, and the verb."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ray_distill.cli import main
+from ray_distill.config import load_config
+from ray_distill.plan import plan
+from ray_distill.plan.changes import cheapest
+from ray_distill.plan.estimate import estimate
+from ray_distill.plan.report import digits
+
+ROOT = Path(__file__).parents[3]
+DIGITS = ROOT / "examples/digits_teacher/transformer/diffusion_pytorch_model.safetensors"
+SMALL, LARGE, QUICK = (f"configs/{name}.yaml" for name in ("wan2.1_1.3b/dmd", "wan2.1_14b/dmd", "quickstart"))
+
+
+def config(path, *overrides):
+    return load_config(ROOT / path, overrides, {}).config
+
+
+@cache
+def found(path, *overrides):
+    return estimate(config(path, *overrides))
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)  # paths of configurations are relative
+
+
+@pytest.mark.parametrize(
+    ("path", "every", "latent"),
+    [
+        (SMALL, 1_418_996_800, (16, 21, 60, 104)),
+        (LARGE, 14_288_491_584, (16, 21, 60, 104)),
+        (QUICK, sum(t.numel() for t in load_file(DIGITS).values()), (16, 3, 6, 6)),
+    ],
+)
+def test_the_shipped_configurations_are_known(path, every, latent):
+    plan = found(path)
+    assert {role: sum(p.every) for role, p in plan.parameters.items()} == dict.fromkeys(
+        ("student", "fake_score", "teacher"), every
+    )
+    assert {role: sum(p.trainable) > 0 for role, p in plan.parameters.items()} == {
+        "student": True,
+        "fake_score": True,
+        "teacher": False,
+    }
+    assert plan.latent == latent
+
+
+def test_the_state_is_what_the_configuration_files_say():
+    """GB of 1e9 bytes a GPU, worked out by hand in the comments of configs/wan2.1_*/dmd.yaml."""
+
+    def sums(plan):
+        return {
+            role: round((s.weights + s.gradients + s.masters + s.moments + s.ema) / 1e9, 1)
+            for role, s in plan.states.items()
+        }
+
+    assert sums(found(SMALL)) == {"student": 6.4, "fake_score": 5.7, "teacher": 0.4}
+    assert sums(found(LARGE)) == {"student": 4.9, "fake_score": 4.0, "teacher": 0.4}
+    assert found(SMALL).checkpoint == 28 * 1_418_996_800
+
+
+def test_activations_of_a_checkpointed_wan():
+    """30 blocks keep their inputs, 32,760 tokens x 1536 x 2 bytes (3.0 GB); above it comes one block's backward."""
+    peak = found(SMALL).peak
+    between = 30 * 32_760 * 1536 * 2
+    assert "student" in peak.name and between < peak.term("activations") < 3.5 * between
+
+
+def test_flops_of_a_forward():
+    """2 x parameters of the blocks x tokens, and 4 x tokens^2 x width a block of attention, within 5 %."""
+    tokens, width, layers = 32_760, 1536, 30
+    blocks = layers * (6 * width**2 + 2 * width * 8960)  # q, k, v, out; q and out of the text; the feed-forward
+    attention = layers * 4 * tokens * (tokens + 512) * width
+    forward = 2 * blocks * tokens + attention
+    # A cycle of 5 steps with 8 micro-batches a step: one evaluation a sample of guidance 1 x 2 by the teacher.
+    assert found(SMALL).flops["teacher"] == pytest.approx(2 * forward * 8 / 5, rel=0.05)
+
+
+def test_it_fits_where_it_should():
+    text, fits = plan(config(SMALL), {"cluster": "8xH100-80GB"})
+    assert fits and text.startswith("fits: ")
+    text, fits = plan(config(LARGE), {"cluster": "8x8xH100-80GB"})
+    assert fits
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_overflow_and_the_cheapest_change():
+    text, fits = plan(config(LARGE), {"cluster": "8xH100-80GB"})
+    assert not fits and text.startswith("does not fit: ")
+    assert "train.workers=16" in text and "2x8xH100-80GB" in text and "train.workers is 64" in text
+
+
+BFLOAT16 = [f"roles.{role}.dtype=bfloat16" for role in ("student", "fake_score", "teacher")]
+CHECKPOINTING = [f"roles.{role}.gradient_checkpointing=true" for role in ("student", "fake_score")]
+
+
+@pytest.mark.parametrize(
+    ("start", "change"),
+    [
+        ([*BFLOAT16, "train.micro_batch=2"], CHECKPOINTING),
+        ([*BFLOAT16, *CHECKPOINTING], ["train.micro_batch=2"]),
+        (["train.micro_batch=2"], BFLOAT16),
+        ([*BFLOAT16, *CHECKPOINTING, "train.micro_batch=1"], ["train.workers=8"]),
+    ],
+)
+def test_the_first_change_that_fits_is_named(start, change):
+    limit = found(QUICK, *start, *change).peak.total
+    assert found(QUICK, *start).peak.total > limit
+    first = cheapest(config(QUICK, *start), lambda plan: plan.peak.total <= limit)
+    assert first is not None and sorted(first.keys) == sorted(change)
+    assert first.estimate.peak.total == limit
+
+
+def test_changes_add_up_where_one_is_not_enough():
+    limit = found(QUICK, *BFLOAT16, *CHECKPOINTING, "train.micro_batch=1").peak.total
+    start = config(QUICK, *BFLOAT16, "train.micro_batch=2", "train.global_batch=4")  # no more workers
+    both = cheapest(start, lambda plan: plan.peak.total <= limit)
+    assert both is not None and set(both.keys) == {"train.micro_batch=1", *CHECKPOINTING}
+    assert cheapest(start, lambda plan: False) is None
+
+
+def test_seconds_and_money_follow_the_assumptions():
+    texts = [plan(config(SMALL), {"cluster": "8xH100-80GB", "mfu": mfu, "price": "2"})[0] for mfu in ("0.4", "0.2")]
+    flops = sum(found(SMALL).flops.values())
+    for text, mfu in zip(texts, (0.4, 0.2), strict=True):
+        seconds = flops / (mfu * 989e12)
+        money = seconds * 4000 / 3600 * 8 * 2
+        assert f"about {digits(seconds, 2)} s a step" in text and f"{digits(money, 2)} USD" in text
+        assert f"mfu={mfu}" in text and "price=2" in text and "not measured" in text
+
+
+@pytest.mark.parametrize(("value", "text"), [(1234.5, "1,200"), (0.0123, "0.012"), (46.2, "46"), (9.96, "10")])
+def test_digits(value, text):
+    assert digits(value, 2) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mfu": "0.5"}, "mfu = 0.5: it needs a cluster"),
+        ({"cluster": "8xH100-80GB", "mfu": "40"}, "mfu = '40': give a share"),
+        ({"cluster": "8xH100-80GB", "price": "free"}, "price = 'free': give USD"),
+        ({"cluster": "8xH100-80GB", "price": "nan"}, "price = 'nan': give USD"),
+        ({"cluster": "3xH100-80GB"}, "cluster = 3xH100-80GB: train.global_batch = 64 .* 3 GPUs .* name 8 GPUs"),
+    ],
+)
+def test_what_is_wrong_is_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        plan(config(SMALL), given)
+
+
+def test_an_unknown_folder_is_named():
+    with pytest.raises(ValueError, match="model.path = .*/nowhere: no such folder.*Wan2.1-T2V-14B-Diffusers"):
+        plan(config(SMALL, "model.path=nowhere"), {})
+
+
+def test_clips_that_the_published_vae_does_not_take():
+    with pytest.raises(ValueError, match="frames=80: the Wan VAE takes 4k"):
+        plan(config(SMALL, "data.frames=80"), {})
+
+
+def test_the_verb(capsys):
+    assert main(["plan", QUICK, "cluster=2xRTX4090-24GB"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("fits: ") and "fake_score" in out
+    assert main(["plan", QUICK, "train.micro_batch=4"]) == 0
+    assert "Name a cluster" in capsys.readouterr().out
+    assert main(["plan", LARGE, "cluster=8xH100-80GB"]) == 1
+    assert capsys.readouterr().out.startswith("does not fit: ")
+    assert main(["plan", QUICK, "cluster=8"]) == 2
+    assert "cluster = '8'" in capsys.readouterr().err
+    assert main(["check", QUICK, "cluster=8xH100-80GB"]) == 2
+    assert "cluster: unknown key" in capsys.readouterr().err
+
+
+def test_a_rollout_by_chunks_is_refused_by_name():
+    with pytest.raises(ValueError, match="method.name = 'self_forcing': plan counts forwards of whole clips"):
+        found("configs/wan2.1_1.3b/self_forcing.yaml")
