@@ -3,8 +3,8 @@
     python benchmarks/step.py [--workers 1] [--cycles 8] [key=value ...]
 
 All in the same Ray Train workers, one cycle each at a time. A cycle is ``student_interval`` steps: as many fake-score
-updates and one student update. "DeepSpeed alone" calls its engines and nothing of ours; "run" has the data from Ray Data
-and the rows to the driver, too. Prints seconds a cycle (median), the ratio, where the time goes, and each role's forwards.
+updates and one student update. "DeepSpeed alone" calls its engines and nothing of ours; "run" has the data of Ray Data
+and the rows to the driver, too. Prints seconds a cycle (median), the ratio, where the time goes, and forwards by role.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
