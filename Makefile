@@ -7,7 +7,7 @@ BENCHMARKS := $(wildcard benchmarks/*.py)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart teacher test lint check bench clean
+.PHONY: help install quickstart sweep teacher test slow lint check bench clean
 
 help:  ## this list
 	@awk -F ':.*  ## *' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,10 @@ quickstart: install  ## distil a small teacher of moving digits on this machine;
 	$(BIN)/python examples/moving_digits.py data/digits
 	$(BIN)/ray-distill train configs/quickstart.yaml $(ARGS)
 
+sweep: install  ## search around the quickstart, two trials at a time; ARGS="key=value ..." overrides
+	$(BIN)/python examples/moving_digits.py data/digits
+	$(BIN)/ray-distill tune configs/sweep_quickstart.yaml $(ARGS)
+
 teacher: install  ## train anew the teacher that the quickstart ships with
 	$(BIN)/python examples/moving_digits.py data/digits
 	$(BIN)/python examples/digits_base.py data/digits examples/digits_teacher
@@ -35,6 +39,9 @@ test: install  ## the tests: units, then a gang of gloo processes, then Ray
 	$(BIN)/python -m pytest tests/unit --durations=5
 	$(BIN)/python -m pytest tests/gang --durations=5
 	$(BIN)/python -m pytest tests/ray --durations=5
+
+slow: install  ## tests that take minutes: a sweep that is killed
+	$(BIN)/python -m pytest tests/slow --durations=5
 
 lint: install  ## format, style and types, changing nothing
 	$(BIN)/ruff format --check .

@@ -75,7 +75,11 @@ class Rng(Protocol):
 
 @dataclass(frozen=True)
 class LossTerms:
-    """A scalar loss (mean over the micro-batch) and detached scalars to log by name."""
+    """A scalar loss (mean over the micro-batch), and what to log by name: detached, a scalar or one value a sample.
+
+    Names are the same on all ranks. A row holds the mean over the global batch, or the smallest, the median or the sum
+    where the name ends in ``_min``, ``_median`` or ``_count``. Under a name with a slash NaN means: not this sample.
+    """
 
     loss: Tensor
     logs: Mapping[str, Tensor] = field(default_factory=dict)
@@ -116,10 +120,18 @@ class Method(Protocol):
 
     name: ClassVar[str]
     roles: ClassVar[Mapping[Role, Need]]
-    uses_latents: ClassVar[bool]
+
+    @property
+    def uses_latents(self) -> bool:
+        """Whether batches must bring x_0: a class variable, or a property where the configuration says it."""
+        ...
 
     def updates(self, step: int) -> tuple[Update, ...]:
         """The descents of this step, in order: a pure function of the step."""
+        ...
+
+    def describe(self) -> str:
+        """One line for the head of a run: what is not plain from the keys."""
         ...
 
     def sampler(self) -> Sampler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ray_distill.diffusion.flow import x_0_from_velocity
 from ray_distill.types import Cond, Denoiser
 
 
@@ -15,17 +16,39 @@ def standard_scale(scale: float, form: str) -> float:
     return scale + 1 if form == "extra" else scale
 
 
+def both_velocities(
+    denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None
+) -> tuple[Tensor, Tensor]:
+    """(v_c, v_u), each [B, C, T, H, W]: both branches go through the network as one batch of 2B."""
+    if not uncond or cond.keys() - uncond.keys():
+        raise ValueError(
+            f"guidance needs unconditional (null or negative prompt) embeddings {sorted(cond)}, and there are "
+            f"{sorted(uncond or ())}: give them, or turn guidance off with a standard scale of 1"
+        )
+    both = {name: torch.cat([c, uncond[name]]) for name, c in cond.items()}
+    v_c, v_u = denoiser(torch.cat([x_t, x_t]), torch.cat([sigma, sigma]), both).velocity.chunk(2)
+    return v_c, v_u
+
+
 def guided_velocity(
     denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None, scale: float
 ) -> Tensor:
-    """The guided velocity [B, C, T, H, W]; both branches go through the network as one batch of 2B.
+    """The guided velocity [B, C, T, H, W].
 
     Velocity, x_0 and eps guidance are the same: all three are affine in each other at fixed x_t.
     """
     if scale == 1.0:
         return denoiser(x_t, sigma, cond).velocity
-    if uncond is None:
-        raise ValueError(f"guidance scale {scale} needs unconditional (null or negative prompt) embeddings")
-    both = {name: torch.cat([c, uncond[name]]) for name, c in cond.items()}
-    v_c, v_u = denoiser(torch.cat([x_t, x_t]), torch.cat([sigma, sigma]), both).velocity.chunk(2)
+    v_c, v_u = both_velocities(denoiser, x_t, sigma, cond, uncond)
     return torch.lerp(v_u, v_c, scale)
+
+
+def guided_x_0(
+    denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None, scale: float
+) -> tuple[Tensor, Tensor | None]:
+    """(mu, gap): the guided x_0-prediction, and [B] mean abs(mu_c - mu_u) over C, T, H, W where guidance is on."""
+    if scale == 1.0:
+        return x_0_from_velocity(x_t, denoiser(x_t, sigma, cond).velocity, sigma), None
+    v_c, v_u = both_velocities(denoiser, x_t, sigma, cond, uncond)
+    gap = sigma * (v_c - v_u).abs().flatten(1).mean(1)
+    return x_0_from_velocity(x_t, torch.lerp(v_u, v_c, scale), sigma), gap

@@ -8,8 +8,32 @@ from torch import Tensor
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
     """Mean over all elements of (a - b)^2, in fp32 or better."""
+    return _squared(a, b).mean()
+
+
+def sample_mse(a: Tensor, b: Tensor) -> Tensor:
+    """[B]: mean over all dimensions but the batch's of (a - b)^2, in fp32 or better."""
+    return _squared(a, b).flatten(1).mean(1)
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
     dtype = torch.promote_types(a.dtype, torch.float32)
-    return (a.to(dtype) - b.to(dtype)).square().mean()
+    return (a.to(dtype) - b.to(dtype)).square()
+
+
+def score_weight(sigma: Tensor, target: str) -> Tensor:
+    """[B]: what the loss of a velocity is multiplied by to be that of another target of the same prediction.
+
+    x_0 - x = -sigma (v - (eps - x)) and eps_hat - eps = (1 - sigma)(v - (eps - x)) at fixed x_t.
+    """
+    return {"velocity": torch.ones_like(sigma), "x_0": sigma**2, "eps": (1 - sigma) ** 2}[target]
+
+
+def gaussian_floor(x: Tensor, sigma: Tensor) -> Tensor:
+    """[B]: the least velocity loss on N(m, s^2) elements, s^2 / ((1 - sigma)^2 s^2 + sigma^2), with s^2 = the variance
+    over all elements of ``x``. A network that knows more of its data than their spread goes below it."""
+    variance = x.to(torch.promote_types(x.dtype, torch.float32)).var(correction=0)
+    return variance / ((1 - sigma) ** 2 * variance + sigma**2)
 
 
 def dmd_gradient(x: Tensor, mu_fake: Tensor, mu_real: Tensor, min_norm: float = 1e-5) -> tuple[Tensor, Tensor]:
@@ -24,13 +48,18 @@ def dmd_gradient(x: Tensor, mu_fake: Tensor, mu_real: Tensor, min_norm: float = 
     return (mu_fake - mu_real) / norm.reshape(-1, *[1] * (x.ndim - 1)), norm
 
 
-def surrogate(x: Tensor, gradient: Tensor) -> Tensor:
+def surrogate(x: Tensor, gradient: Tensor, mask: Tensor | None = None) -> Tensor:
     """A scalar of value and gradient of 0.5 mean over all N elements of (x - sg[x - g])^2: 0.5 mean g^2, and g / N.
 
-    Written so that g is never the difference of two near-equal numbers: in fp32 x - (x - g) keeps few digits of g.
+    Under a boolean ``mask``, which broadcasts to ``x``, mean and N are over its true elements only. Written so that g
+    is never the difference of two near-equal numbers: in fp32 x - (x - g) keeps few digits of g.
     """
     g = gradient.detach()
-    return 0.5 * g.square().mean() + ((x - x.detach()) * g).mean()
+    value = 0.5 * g.square() + (x - x.detach()) * g
+    if mask is None:
+        return value.mean()
+    m = mask.expand_as(value)
+    return torch.where(m, value, 0).sum() / m.sum()
 
 
 def finite_samples(*tensors: Tensor) -> Tensor:

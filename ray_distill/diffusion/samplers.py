@@ -36,6 +36,24 @@ def denoise(
     return x_t
 
 
+def simulate(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    x_T: Tensor,
+    cond: Cond,
+    noise: Callable[[int], Tensor],
+    exit_step: int,
+    grad: bool,
+) -> Tensor:
+    """Backward simulation (DMD2, arXiv 2405.14867): steps before ``exit_step`` without gradient, then the
+    x_0-prediction of that step, with gradient where ``grad``; no step after it. Unguided, shaped like ``x_T``."""
+    with torch.no_grad():
+        x_t = denoise(denoiser, sampler, x_T, cond, None, noise, 0, exit_step)
+    sigma = x_t.new_full((len(x_t),), sampler.timesteps[exit_step] / 1000, dtype=torch.float32)
+    with torch.set_grad_enabled(grad):
+        return x_0_from_velocity(x_t, denoiser(x_t, sigma, cond).velocity, sigma)
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,

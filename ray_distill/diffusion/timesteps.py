@@ -32,9 +32,23 @@ def check_timesteps(timesteps: Sequence[float], key: str = "timesteps") -> tuple
     return steps
 
 
-def score_sigma(u: Tensor, shift: float, low: float, high: float) -> Tensor:
-    """The score timestep of distribution matching: uniform ``u`` [B] in [0, 1) -> shift, THEN clamp (Self-Forcing).
+def warp(timesteps: Sequence[float], shift: float) -> tuple[float, ...]:
+    """Raw indices in [0, 1000] as timesteps: 1000 S_shift(i / 1000) (Self-Forcing's ``warp_denoising_step``)."""
+    return tuple(1000 * shift_sigma(i / 1000, shift) for i in timesteps)
+
+
+def score_window(timesteps: Sequence[float], exit_step: int, shift: float) -> tuple[int, int]:
+    """(to, from): raw indices, at the score's own ``shift``, of the step after ``exit_step`` (0 after the last) and of
+    ``exit_step`` itself. A raw draw in [to, 1000) compares only at levels that the next step would add again."""
+    raw = [round(1000 * shift_sigma(t / 1000, 1 / shift)) for t in (*timesteps, 0.0)]
+    return raw[exit_step + 1], raw[exit_step]
+
+
+def score_sigma(u: Tensor, shift: float, low: float, high: float, window: tuple[int, int] = (0, 1000)) -> Tensor:
+    """The score noise level of distribution matching [B]: uniform ``u`` [B] in [0, 1) -> raw index i in ``window``
+    -> S_shift(i / 1000), THEN the clamp (Self-Forcing).
 
     The order matters: at shift 8 the clamp to [0.02, 0.98] holds 14 % of the mass at the upper edge.
     """
-    return shift_sigma(u, shift).clamp(low, high)
+    raw = window[0] + (u * (window[1] - window[0])).floor()
+    return shift_sigma(raw / 1000, shift).clamp(low, high)

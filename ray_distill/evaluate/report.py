@@ -82,16 +82,17 @@ def _fit(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
 def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """A PNG with one small curve per name over ``step``: the values, thin, and their running mean.
 
-    ``rows`` hold ``step`` and named values; a name may be missing in some rows (a role that was not updated), and
-    non-finite values are left out. An axis is logarithmic where all values are positive and the middle nine
-    tenths of them span more than a factor of 20. ValueError where nothing is left to plot.
+    ``rows`` hold ``step`` and named values; a name may be missing in some rows (a role that was not updated).
+    Non-finite values and names with a slash (parts of another value) are left out. An axis is logarithmic where all
+    values are positive and the middle nine tenths of them span more than a factor of 20. ValueError where nothing is
+    left to plot.
     """
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for row in rows:
         for name, value in row.items():
-            if name != "step" and math.isfinite(value):
+            if name != "step" and "/" not in name and math.isfinite(value):
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(row["step"])
                 values.append(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray_distill.methods.dmd import DMD
 from ray_distill.methods.flow_matching import FlowMatching
+from ray_distill.methods.warm_start import WarmStart
 from ray_distill.types import Method
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (DMD, FlowMatching)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (DMD, FlowMatching, WarmStart)}

@@ -1,10 +1,10 @@
 """DMD2: distribution matching distillation with backward simulation (arXiv 2311.18828, 2405.14867).
 
 1. roll out: exit step k shared by all ranks; steps before k without gradient, step k gives x = x_0-prediction; stop
-2. diffuse x to a score timestep: x_s = (1 - s) x + s eps
+2. diffuse x to a score timestep of the window: x_s = (1 - s) x + s eps
 3. student, every ``student_interval`` steps: g = (mu_fake(x_s) - mu_real(x_s)) / mean abs(x - mu_real(x_s));
    descend 0.5 mean (x - sg[x - g])^2, whose gradient at x is g / N
-4. fake score, every step: descend mean (v_fake(x_s) - (eps - x))^2 on a rollout without gradient
+4. fake score: descend mean (v_fake(x_s) - (eps - x))^2 on a rollout without gradient
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise, velocity, x_0_from_velocity
-from ray_distill.diffusion.guidance import guided_velocity, standard_scale
-from ray_distill.diffusion.losses import dmd_gradient, finite_samples, mse, surrogate
-from ray_distill.diffusion.samplers import denoise
-from ray_distill.diffusion.timesteps import check_timesteps, score_sigma
+from ray_distill.diffusion.guidance import guided_x_0
+from ray_distill.diffusion.losses import dmd_gradient, finite_samples, sample_mse, score_weight, surrogate
+from ray_distill.diffusion.samplers import simulate
+from ray_distill.diffusion.timesteps import check_timesteps, warp
+from ray_distill.methods.scores import Scores
+from ray_distill.methods.watch import fake_score_logs, student_logs
 from ray_distill.types import (
     FAKE_SCORE,
     STUDENT,
@@ -38,81 +40,93 @@ from ray_distill.types import (
 
 
 @dataclass(frozen=True)
-class DMD:
+class DMD(Scores):
     timesteps: tuple[float, ...] = (1000.0, 757.0, 522.0)
+    warp_denoising_step: bool = False
+    flow_shift: float = 1.0
     rollout: Literal["sde", "ode"] = "sde"
+    backward_simulation: bool = True
     student_interval: int = 5
-    teacher_guidance: float = 3.0
-    teacher_guidance_form: Literal["std", "extra"] = "std"
-    score_shift: float = 1.0
-    score_min: float = 0.02
-    score_max: float = 0.98
-    min_norm: float = 1e-5
+    student_turn: Literal["joins", "replaces"] = "joins"
+    reuse_rollout: bool = False
 
     name: ClassVar[str] = "dmd"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained", FAKE_SCORE: "trained", TEACHER: "frozen"}
-    uses_latents: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_timesteps(self.timesteps)
-        if self.student_interval < 1:
-            raise ValueError(f"student_interval = {self.student_interval}: use 1 for every step, or more")
-        if not 0 < self.score_min < self.score_max < 1:
-            raise ValueError(f"score_min, score_max = {self.score_min}, {self.score_max}: need 0 < min < max < 1")
-        if self.score_shift <= 0 or self.min_norm <= 0:
-            raise ValueError(f"score_shift, min_norm = {self.score_shift}, {self.min_norm}: both must be above 0")
+        if self.flow_shift <= 0:
+            raise ValueError(f"flow_shift = {self.flow_shift}: must be above 0")
+        self.check_scores(self.sampler().timesteps)
+        replaces = self.student_turn == "replaces"
+        if self.student_interval < 1 + replaces:
+            enough = "2 or more, or no turn is left to the fake score" if replaces else "1 for every step, or more"
+            raise ValueError(f"student_interval = {self.student_interval}: use {enough}")
+        if self.reuse_rollout and replaces:
+            raise ValueError("reuse_rollout = True: no fake-score update follows where student_turn = replaces")
+
+    @property
+    def uses_latents(self) -> bool:
+        return not self.backward_simulation
+
+    def describe(self) -> str:
+        steps = ", ".join(f"{t:g}" for t in self.sampler().timesteps)
+        return f"student steps {steps} ({self.rollout}); {self.describe_scores()}"
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        student = Update((STUDENT,), self.student_loss)
-        fake_score = Update((FAKE_SCORE,), self.fake_score_loss)
-        return (student, fake_score) if (step + 1) % self.student_interval == 0 else (fake_score,)
+        student, fake_score = Update((STUDENT,), self.student_loss), Update((FAKE_SCORE,), self.fake_score_loss)
+        if (step + 1) % self.student_interval:
+            return (fake_score,)
+        return (student,) if self.student_turn == "replaces" else (student, fake_score)
 
     def sampler(self) -> Sampler:
-        return Sampler(self.timesteps, self.rollout)
+        return Sampler(
+            warp(self.timesteps, self.flow_shift) if self.warp_denoising_step else self.timesteps, self.rollout
+        )
+
+    def exit_step(self, rng: Rng, purpose: str) -> int:
+        return rng.control(f"{purpose}/exit", len(self.timesteps))
+
+    def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
+        return self.window(self.sampler().timesteps, self.exit_step(rng, purpose))
 
     def roll_out(self, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool) -> Tensor:
-        """x [B, C, T, H, W]: the student's x_0-prediction at a random exit step, with gradient there and only there."""
-        exit_step = rng.control(f"{purpose}/exit", len(self.timesteps))
+        """x [B, C, T, H, W]: the student's x_0-prediction at the exit step, with gradient there and only there."""
 
         def noise(i: int) -> Tensor:
             return rng.noise(f"{purpose}/noise{i}", batch.sample_ids, batch.latent_shape)
 
-        student = networks[STUDENT]
-        with torch.no_grad():
-            x_t = denoise(student, self.sampler(), noise(-1), batch.cond, None, noise, 0, exit_step)
-        sigma = x_t.new_full((len(x_t),), self.timesteps[exit_step] / 1000, dtype=torch.float32)
+        x_T, student, recipe, k = noise(-1), networks[STUDENT], self.sampler(), self.exit_step(rng, purpose)
+        if self.backward_simulation or k == 0:
+            return simulate(student, recipe, x_T, batch.cond, noise, k, grad)
+        assert batch.x_0 is not None  # steps after the first see real latents where nothing is simulated
+        sigma = x_T.new_full((len(x_T),), recipe.timesteps[k] / 1000)
+        x_t = add_noise(batch.x_0, x_T, sigma)
         with torch.set_grad_enabled(grad):
             return x_0_from_velocity(x_t, student(x_t, sigma, batch.cond).velocity, sigma)
 
-    def diffuse(self, x: Tensor, batch: Batch, rng: Rng, purpose: str) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_s, s, eps): ``x`` at a score timestep of its own per sample."""
-        eps = rng.noise(f"{purpose}/score_eps", batch.sample_ids, batch.latent_shape)
-        u = rng.uniform(f"{purpose}/score_sigma", batch.sample_ids)
-        sigma = score_sigma(u, self.score_shift, self.score_min, self.score_max)
-        return add_noise(x, eps, sigma), sigma, eps
-
     def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
         x = self.roll_out(networks, batch, rng, "student", grad=True)
+        if self.reuse_rollout:
+            shared["x"] = x.detach()
         with torch.no_grad():
-            x_s, sigma, _ = self.diffuse(x, batch, rng, "student")
-            mu_fake = x_0_from_velocity(x_s, networks[FAKE_SCORE](x_s, sigma, batch.cond).velocity, sigma)
-            scale = standard_scale(self.teacher_guidance, self.teacher_guidance_form)
-            v_real = guided_velocity(networks[TEACHER], x_s, sigma, batch.cond, batch.uncond, scale)
-            g, norm = dmd_gradient(x, mu_fake, x_0_from_velocity(x_s, v_real, sigma), self.min_norm)
+            x_s, sigma, _ = self.diffuse(x, batch, rng, "student", self.exit_window(rng, "student"))
+            prompts = batch.cond, batch.uncond
+            mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *prompts, self.fake_score_scale)
+            mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, *prompts, self.teacher_scale)
+            g, norm = dmd_gradient(x, mu_fake, mu_real, self.min_norm)
             finite = finite_samples(g)  # a broken sample gives no gradient, and is counted
             g[~finite] = 0.0
         loss = surrogate(x, g)
-        logs = {
-            "dmd_loss": loss.detach(),
-            "dmd_gradient": g.abs().mean(),
-            "dmd_norm": norm.nanmedian(),
-            "dmd_nonfinite_share": (~finite).float().mean(),
-            "student_std": x.detach().std(),
-        }
-        return LossTerms(loss, logs)
+        real = {"teacher": mu_real} if batch.x_0 is None else {"data": batch.x_0}
+        return LossTerms(
+            loss, student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=x, **real)
+        )
 
     def fake_score_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
-        x = self.roll_out(networks, batch, rng, "fake_score", grad=False)
-        x_s, sigma, eps = self.diffuse(x, batch, rng, "fake_score")
-        loss = mse(networks[FAKE_SCORE](x_s, sigma, batch.cond).velocity, velocity(x, eps))
-        return LossTerms(loss, {"fake_score_loss": loss.detach()})
+        source = "student" if "x" in shared else "fake_score"
+        x = shared["x"] if "x" in shared else self.roll_out(networks, batch, rng, source, grad=False)
+        x_s, sigma, eps = self.diffuse(x, batch, rng, "fake_score", self.exit_window(rng, source))
+        v = networks[FAKE_SCORE](x_s, sigma, batch.cond).velocity
+        each = score_weight(sigma, self.fake_score_target) * sample_mse(v, velocity(x, eps))
+        return LossTerms(each.mean(), fake_score_logs(each, x, sigma, self.fake_score_target))

@@ -41,6 +41,11 @@ class FlowMatching:
     def updates(self, step: int) -> tuple[Update, ...]:
         return (Update((STUDENT,), self.loss),)
 
+    def describe(self) -> str:
+        return (
+            f"sampled with {self.sampling_steps} Euler steps at guidance u + s (c - u), s = {self.sampling_guidance:g}"
+        )
+
     def sampler(self) -> Sampler:
         return Sampler(euler_timesteps(self.sampling_steps, self.shift), "ode", self.sampling_guidance)
 

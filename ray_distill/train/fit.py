@@ -16,10 +16,11 @@ from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.cache import Cache
 from ray_distill.data.stream import Stream, ordered
+from ray_distill.methods.watch import warnings
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
 from ray_distill.train.job import Job, train_worker
-from ray_distill.train.progress import Progress
+from ray_distill.train.progress import Progress, Row
 from ray_distill.train.stop import Signals, Stopped
 
 ROWS = "metrics.jsonl"
@@ -50,9 +51,15 @@ def train(
     board = start_board()
     job = Job(config.dump(), config.run_dir, _stream(config, cache), board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
+    seen, said = rows_of(config.run_dir), set[str]()
 
     def drain() -> None:
-        _drain(job, progress, tracker)
+        fresh = _drain(job, progress, tracker)
+        seen.extend(fresh)
+        for text in warnings(seen) if fresh else ():
+            if text not in said:
+                say(f"   warning: {text}")
+                said.add(text)
         beside()
 
     signals.request_stop = board.request_stop.remote
@@ -131,7 +138,7 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
         raise failed[0]
 
 
-def rows_of(run_dir: Path) -> list[dict[str, float]]:
+def rows_of(run_dir: Path) -> list[Row]:
     """The rows of a run so far, by step."""
     path = run_dir / ROWS
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -143,7 +150,8 @@ def logged_to(run_dir: Path) -> int:
     return int(rows[-1]["step"]) if rows else -1
 
 
-def _drain(job: Job, progress: Progress, tracker: Tracker) -> None:
+def _drain(job: Job, progress: Progress, tracker: Tracker) -> list[Row]:
+    """Rows to the screen, the run's folder and MLflow; returns those that are new."""
     rows, notes = ray.get(job.board.pull.remote(), timeout=60)
     for note in notes:
         say(f"   {note}")
@@ -152,3 +160,4 @@ def _drain(job: Job, progress: Progress, tracker: Tracker) -> None:
         for row in fresh:
             file.write(json.dumps(row) + "\n")
             tracker.metrics(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
+    return fresh

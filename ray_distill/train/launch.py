@@ -125,6 +125,7 @@ def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
     try:
         # Ray installs handlers of its own when it starts; ours come after.
         with cluster(), watch_signals() as signals:
+            say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
             with phases("prepare: videos to latents and text embeddings"):
                 cache = make_cache(config)
                 say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ray_distill.rng import StatelessRng
@@ -14,8 +15,8 @@ from ray_distill.types import Batch, Method, Shared
 def train_step(
     method: Method, engines: Engines, micro_batches: Sequence[Batch], step: int, rng: StatelessRng
 ) -> dict[str, Tensor]:
-    """Take the updates of ``step`` in order; returns detached scalars by name, means over this rank's micro-batches."""
-    logs: dict[str, Tensor] = {}
+    """Take the updates of ``step`` in order; returns what they log by name, [n] values of this rank's micro-batches."""
+    logs: dict[str, list[Tensor]] = {}
     shared: list[Shared] = [{} for _ in micro_batches]
     for update in method.updates(step):
         with engines.training(update.roles):
@@ -23,6 +24,6 @@ def train_step(
                 terms = update.loss(engines.networks, batch, rng.at(step), memory)
                 engines.backward(update.roles, terms.loss / len(micro_batches), last=i == len(micro_batches))
                 for name, value in terms.logs.items():
-                    logs[name] = logs.get(name, 0) + value / len(micro_batches)
-            logs |= engines.step(update.roles)
-    return logs
+                    logs.setdefault(name, []).append(value.reshape(-1))
+            logs |= {name: [value.reshape(-1)] for name, value in engines.step(update.roles).items()}
+    return {name: torch.cat(values) for name, values in logs.items()}

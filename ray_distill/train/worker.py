@@ -25,6 +25,7 @@ from ray_distill.models.lora import add_lora
 from ray_distill.rng import StatelessRng
 from ray_distill.train.engines import DTYPES, Engines, SeparateEngines
 from ray_distill.train.job import Job
+from ray_distill.train.rows import reduced
 from ray_distill.train.schedule import total_updates
 from ray_distill.train.step import train_step
 from ray_distill.types import Placement, Role
@@ -101,21 +102,21 @@ class Reporter:
         self.next_step: int | None = None
 
     def add(self, step: int, logs: dict[str, Tensor]) -> bool:
-        """Keep this step's scalars; at a meeting average them over ranks, push them, and learn whether to stop."""
+        """Keep this step's values; at a meeting gather those of all ranks, push rows, and learn whether to stop."""
         self.rows.append((step, logs))
         # Before each checkpoint, too: rows of steps that a resumed run does not repeat must not die with a worker.
         saving = is_due(self.job.config, step + 1)
         return self._meet(step) if self.next_step in (None, step) or saving else False
 
     def _meet(self, step: int) -> bool:
-        values = torch.stack([value.to(self.device, torch.float32) for _, logs in self.rows for value in logs.values()])
-        dist.all_reduce(values)  # a step's names are the same on all ranks
-        means = iter((values / self.placement.data_size).tolist())
+        values = torch.cat([value.to(self.device, torch.float32) for _, logs in self.rows for value in logs.values()])
+        every = [torch.empty_like(values) for _ in range(self.placement.data_size)]
+        dist.all_gather(every, values)  # a step's names and their numbers of values are the same on all ranks
         now = time.monotonic()
         pace = (now - self.meeting) / len(self.rows)
         verdict = [False, 1]
         if self.placement.data_rank == 0:
-            rows = [{"step": float(at), **{name: next(means) for name in logs}} for at, logs in self.rows]
+            rows = reduced(self.rows, torch.stack(every).cpu())
             stopping = ray.get(self.job.board.push.remote(rows), timeout=60)
             # The first step is slow: it says little about the pace of the others.
             ahead = 1 if self.next_step is None else max(1, round(self.job.config.train.log_every_s / max(pace, 1e-6)))

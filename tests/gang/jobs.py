@@ -110,7 +110,7 @@ def run(
     return {
         "tensors": {f"{role}/{name}": tensor.clone() for role, name, tensor in held.tensors()},
         "state": held.state(),
-        "logs": {name: float(value) for name, value in logs.items()},
+        "logs": {name: float(value.mean()) for name, value in logs.items()},
         "frozen": (before, held.frozen_hash() if before else ""),
     }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,17 +26,34 @@ SHORT = [
 ]
 
 
+TOKEN = os.environ["RAY_AUTH_TOKEN"]
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        logging_config=ray.LoggingConfig(log_level="ERROR"),
-    )
-    yield
-    ray.shutdown()
+    """A head as a cluster has it: a token is asked for, jobs can be submitted and have time to save when stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "120")
+        # A job's `python` is this one, whether or not its environment is activated.
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        context = ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=free_port(),
+            logging_level="ERROR",
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+        )
+        patch.setenv("TEST_DASHBOARD", f"http://{context.dashboard_url}")
+        yield
+        ray.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -178,24 +175,4 @@ def test_a_run_whose_worker_was_killed_ends_equal(straight: list[str], overrides
     assert main(["train", str(CONFIG), *arguments]) == 0
     thread.join(timeout=5)
     assert killed
-    assert_equal_runs(run, run_dir(straight))
-
-
-def test_a_stopped_run_saves_leaves_and_ends_equal(straight: list[str], overrides: Overrides, capsys) -> None:
-    """SIGTERM to the driver of a run with its own Ray; the same command then goes on."""
-    arguments = overrides("stopped")
-    run = run_dir(arguments)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", CONFIG, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    while process.poll() is None and not (run / "metrics.jsonl").is_file():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, error
-    assert "SIGTERM: saving" in error and "the same command goes on from there" in error
-    stopped = latest(run)
-    assert stopped is not None and 0 < stopped.step < 30
-    assert main(["train", str(CONFIG), *arguments]) == 0
-    assert f"goes on from step {stopped.step}" in capsys.readouterr().err
     assert_equal_runs(run, run_dir(straight))

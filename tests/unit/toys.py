@@ -34,6 +34,22 @@ class Gaussian:
         return Prediction((s - (1 - s) * self.std**2) / variance * (x_t - (1 - s) * mean) - mean)
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """The exact denoiser of an equal mixture of N(mean, std^2) (oracle 7.1)."""
+
+    means: tuple[float, ...]
+    std: float
+
+    def __call__(self, x_t: Tensor, sigma: Tensor, cond: Cond) -> Prediction:
+        s = column(sigma).to(x_t.dtype)
+        variance = (1 - s) ** 2 * self.std**2 + s**2
+        offsets = torch.stack([x_t - (1 - s) * mean for mean in self.means])
+        weights = (-(offsets**2) / (2 * variance)).softmax(0)
+        modes = torch.stack([Gaussian(mean, self.std)(x_t, sigma, cond).velocity for mean in self.means])
+        return Prediction((weights * modes).sum(0))
+
+
 def batch(ids: Any = range(4), shape: tuple[int, int, int, int] = (1, 1, 2, 2), **kwargs: Any) -> Batch:
     """Prompts 1.0, null prompts 0.0."""
     sample_ids = torch.tensor(list(ids))

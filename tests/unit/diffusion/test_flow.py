@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ray_distill.diffusion.flow import add_noise, eps_from_velocity, euler_step, velocity, x_0_from_velocity
-from tests.unit.toys import Gaussian
+from tests.unit.toys import Gaussian, Mixture
 
 SIGMA = torch.tensor([0.0, 0.02, 0.5, 0.98, 1.0], dtype=torch.float64)
 
@@ -34,6 +34,16 @@ def test_gaussian_velocity():
     v = Gaussian(2.0, 0.5)(x_t, sigma, {}).velocity
     assert v.item() == pytest.approx(-1.4, abs=1e-12)
     assert x_0_from_velocity(x_t, v, sigma).item() == pytest.approx(2.2, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("x", "sigma", "wanted"), [(0.0, 0.5, 0.0), (0.5, 0.5, 2.8125600793), (0.5, 0.9, 0.5536352748), (2.7, 0.1, 3.0)]
+)
+def test_mixture_posterior_mean(x, sigma, wanted):
+    """Oracle 7.1: two modes at +-3, s = 0.3."""
+    x_t, level = torch.full((1, 1, 1, 1, 1), x, dtype=torch.float64), torch.tensor([sigma], dtype=torch.float64)
+    v = Mixture((-3.0, 3.0), 0.3)(x_t, level, {}).velocity
+    assert x_0_from_velocity(x_t, v, level).item() == pytest.approx(wanted, abs=1e-9)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 0.9])

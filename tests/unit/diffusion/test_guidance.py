@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ray_distill.diffusion.flow import x_0_from_velocity
-from ray_distill.diffusion.guidance import guided_velocity, standard_scale
+from ray_distill.diffusion.guidance import guided_velocity, guided_x_0, standard_scale
 from ray_distill.types import Prediction
 from tests.unit.toys import Gaussian
 
@@ -40,6 +40,15 @@ def test_one_is_off_and_costs_one_evaluation():
     assert sizes == [2, 4]
 
 
-def test_guidance_without_a_null_prompt_is_an_error():
-    with pytest.raises(ValueError, match="2.0 needs unconditional"):
-        guided_velocity(lambda x, s, c: Prediction(x), X, SIGMA, C, None, 2.0)
+@pytest.mark.parametrize("uncond", [None, {}, {"image": U["text"]}])
+def test_guidance_without_a_null_prompt_is_an_error(uncond):
+    with pytest.raises(ValueError, match="needs unconditional.*negative prompt.*'text'.*standard scale of 1"):
+        guided_velocity(lambda x, s, c: Prediction(x), X, SIGMA, C, uncond, 2.0)
+
+
+def test_guided_x_0_and_the_gap_between_its_branches():
+    mu, gap = guided_x_0(Gaussian(), X, SIGMA, C, U, 3.0)
+    mu_c, mu_u = (guided_x_0(Gaussian(), X, SIGMA, prompt, None, 1.0)[0] for prompt in (C, U))
+    torch.testing.assert_close(mu, mu_u + 3 * (mu_c - mu_u), atol=1e-6, rtol=0)
+    torch.testing.assert_close(gap, (mu_c - mu_u).abs().mean((1, 2, 3, 4)), atol=1e-6, rtol=0)
+    assert guided_x_0(Gaussian(), X, SIGMA, C, {}, 1.0)[1] is None

@@ -1,8 +1,16 @@
 import pytest
 import torch
 
-from ray_distill.diffusion.flow import add_noise, x_0_from_velocity
-from ray_distill.diffusion.losses import dmd_gradient, finite_samples, mse, surrogate
+from ray_distill.diffusion.flow import add_noise, eps_from_velocity, x_0_from_velocity
+from ray_distill.diffusion.losses import (
+    dmd_gradient,
+    finite_samples,
+    gaussian_floor,
+    mse,
+    sample_mse,
+    score_weight,
+    surrogate,
+)
 from tests.unit.toys import Gaussian
 
 A, M, S = 0.0, 2.0, 0.5
@@ -87,6 +95,20 @@ def test_surrogate(dtype, tolerance):
     torch.testing.assert_close(loss.detach(), 0.5 * g.square().mean(), atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 1, 1, 1), (1, 1, 2, 1, 1), (3, 4, 2, 4, 4)])
+def test_surrogate_under_a_mask(shape):
+    """Oracle 7.4: g m / N_m with N_m the number of true elements, and nothing outside."""
+    x, g = draw(3, 4, 2, 4, 4).requires_grad_(), draw(3, 4, 2, 4, 4, seed=1)
+    mask = draw(*shape, seed=2) > 0
+    loss = surrogate(x, g, mask)
+    loss.backward()
+    m = mask.expand_as(x)
+    assert 0 < m.sum() < m.numel()
+    torch.testing.assert_close(x.grad, g * m / m.sum(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(loss.detach(), 0.5 * g[m].square().mean(), atol=1e-12, rtol=0)
+    assert not x.grad[~m].any()
+
+
 def test_surrogate_of_a_bf16_student_is_computed_in_the_gradients_dtype():
     x = (10 + draw(1, 1, 1, 4, 4)).bfloat16().requires_grad_()
     g = torch.full((1, 1, 1, 4, 4), 1e-3)  # far below bf16's step of 2^-4 at 10
@@ -98,6 +120,29 @@ def test_mse_is_in_fp32():
     a = torch.full((1000,), 1.0, dtype=torch.bfloat16)
     assert mse(a, a + 0.5).dtype == torch.float32 and mse(a, a + 0.5) == 0.25
     assert mse(a.double(), a).dtype == torch.float64
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 0.9])
+def test_targets_of_the_fake_score_are_one_loss_with_a_weight(sigma):
+    """Oracle 7.7: x_0 / flow = sigma^2 and eps / flow = (1 - sigma)^2 of any prediction, each computed as named."""
+    x, eps, v = (draw(3, 1, 2, 4, 4, seed=seed) for seed in range(3))
+    level = torch.full((3,), sigma, dtype=torch.float64)
+    x_s, flow = add_noise(x, eps, level), sample_mse(v, eps - x)
+    exact = {
+        "velocity": flow,
+        "x_0": sample_mse(x_0_from_velocity(x_s, v, level), x),
+        "eps": sample_mse(eps_from_velocity(x_s, v, level), eps),
+    }
+    for target, wanted in exact.items():
+        torch.testing.assert_close(score_weight(level, target) * flow, wanted, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(("sigma", "floor"), [(0.1, 1.17647), (0.5, 0.8), (0.9, 0.307692)])
+def test_floor_of_the_flow_loss(sigma, floor):
+    """Oracle 7.7, with a sample of exactly that spread."""
+    x = torch.tensor([1.5, 2.5, 1.5, 2.5], dtype=torch.float64).reshape(2, 1, 1, 1, 2)
+    level = torch.full((2,), sigma, dtype=torch.float64)
+    assert gaussian_floor(x, level).tolist() == pytest.approx([floor] * 2, abs=1e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from ray_distill.diffusion.timesteps import check_timesteps, euler_timesteps, score_sigma, shift_sigma
+from ray_distill.diffusion.timesteps import (
+    check_timesteps,
+    euler_timesteps,
+    score_sigma,
+    score_window,
+    shift_sigma,
+    warp,
+)
 
 
 @pytest.mark.parametrize(
@@ -13,6 +20,7 @@ from ray_distill.diffusion.timesteps import check_timesteps, euler_timesteps, sc
 def test_warped_steps(shift, wanted):
     """Oracle 7.13."""
     assert euler_timesteps(4, shift) == pytest.approx(wanted, abs=1e-6)
+    assert warp((1000, 750, 500, 250), shift) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_shift_is_a_group():
@@ -22,7 +30,8 @@ def test_the_shift_is_a_group():
 
 
 @pytest.mark.parametrize(
-    ("shift", "mean", "above"), [(3, 0.676041, 0.75), (5, 0.747051, 0.8333), (8, 0.803356, 0.8889)]
+    ("shift", "mean", "above"),
+    [(3, 0.676041, 0.75), (5, 0.747051, 0.8333), (8, 0.803356, 0.8889), (17, 0.874357, 0.9444)],
 )
 def test_moments_of_a_shifted_uniform(shift, mean, above):
     grid = shift_sigma((torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000, shift)
@@ -31,15 +40,43 @@ def test_moments_of_a_shifted_uniform(shift, mean, above):
     assert mean == pytest.approx(shift / (shift - 1) - shift * math.log(shift) / (shift - 1) ** 2, abs=1e-6)
 
 
-@pytest.mark.parametrize(("shift", "low", "high"), [(1, 0.02, 0.02), (5, 0.0041, 0.093), (8, 0.0025, 0.140)])
+RAW = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(1, 21, 20), (5, 5, 92), (8, 3, 140)])
 def test_score_sigma_shifts_then_clamps(shift, low, high):
-    """The mass at the two edges is what tells the order (ALGORITHMS 1.4); the other order leaves none there."""
-    u = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000
-    sigma = score_sigma(u, shift, 0.02, 0.98)
-    assert (sigma == 0.02).double().mean().item() == pytest.approx(low, abs=5e-5)
-    assert (sigma == 0.98).double().mean().item() == pytest.approx(high, abs=5e-4)
+    """The mass at the two edges is what tells the order (ALGORITHMS 1.4); the other order leaves none there. Of 1000
+    raw indices i, those with S(i / 1000) <= 0.02 and >= 0.98 are counted."""
+    sigma = score_sigma(RAW, shift, 0.02, 0.98)
+    assert (sigma == 0.02).sum() == low and (sigma >= 0.98).sum() == high
     inside = (sigma > 0.02) & (sigma < 0.98)
-    assert torch.equal(sigma[inside], shift_sigma(u, shift)[inside])
+    assert torch.equal(sigma[inside], shift_sigma(torch.arange(1000.0, dtype=torch.float64) / 1000, shift)[inside])
+
+
+@pytest.mark.parametrize("window", [(0, 1000), (280, 1000), (250, 500), (999, 1000)])
+def test_score_sigma_draws_each_raw_index_of_its_window_alike(window):
+    start, end = window
+    u = (torch.arange(4 * (end - start), dtype=torch.float64) + 0.5) / (4 * (end - start))
+    raw, counts = (1000 * score_sigma(u, 1.0, 0.0, 1.0, window)).round().unique(return_counts=True)
+    assert raw.tolist() == list(range(start, end)) and counts.unique().tolist() == [4]
+    edge = torch.tensor([0.0, 1 - 2**-24])  # the largest fp32 below 1
+    assert (1000 * score_sigma(edge, 1.0, 0.0, 1.0, window)).round().tolist() == [start, end - 1]
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "shift", "wanted"),
+    [
+        (warp((1000, 750, 500, 250), 5), 5, [(750, 1000), (500, 750), (250, 500), (0, 250)]),
+        ((1000.0, 757.0, 522.0), 8, [(280, 1000), (120, 280), (0, 120)]),
+        ((1000.0, 757.0, 522.0), 1, [(757, 1000), (522, 757), (0, 522)]),
+    ],
+)
+def test_score_window(timesteps, shift, wanted):
+    """The two examples of ALGORITHMS 1.4, and the seed's: a window whose start is the next step's own level."""
+    windows = [score_window(timesteps, k, shift) for k in range(len(timesteps))]
+    assert windows == wanted
+    for (start, _), following in zip(windows, (*timesteps[1:], 0.0), strict=True):
+        assert 1000 * shift_sigma(start / 1000, shift) == pytest.approx(following, abs=4)
 
 
 @pytest.mark.parametrize(

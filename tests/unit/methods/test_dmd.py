@@ -1,9 +1,7 @@
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 from torch import nn
 
 from ray_distill.methods import DMD
@@ -58,17 +56,6 @@ class OneStep(nn.Module):
 
     def forward(self, x_t, sigma, cond):
         return Prediction(x_t - (self.mean + self.std * x_t))
-
-
-class Learned(nn.Module):
-    """A fake score that can be right: the Gaussian denoiser with a mean and a spread that it learns."""
-
-    def __init__(self, mean, std):
-        super().__init__()
-        self.mean, self.log_std = nn.Parameter(torch.tensor(mean)), nn.Parameter(torch.tensor(std).log())
-
-    def forward(self, x_t, sigma, cond):
-        return Gaussian(self.mean, self.log_std.exp())(x_t, sigma, cond)
 
 
 def at_level(sigma, **kwargs):
@@ -157,37 +144,6 @@ def test_fixed_point_of_guidance(form, mean):
     assert student.mean.item() == pytest.approx(mean, abs=1e-3)
 
 
-def test_floor_of_the_fake_score():
-    """Oracle 7.7: at its optimum the flow loss is s^2 / D = 0.8 at sigma = 0.5, and no less."""
-    data = batch(range(4), (1, 1, 250, 500))
-    networks = {"student": OneStep(2.0, 0.5), "fake_score": Gaussian(2.0, 0.5)}
-    loss = at_level(0.5).fake_score_loss(networks, data, RNG, {}).loss
-    assert loss.item() == pytest.approx(0.8, abs=4 * 0.8 * (2 / 500_000) ** 0.5)
-    for wrong in (Gaussian(2.1, 0.5), Gaussian(2.0, 0.6)):
-        assert at_level(0.5).fake_score_loss(networks | {"fake_score": wrong}, data, RNG, {}).loss > loss
-
-
-def test_a_student_becomes_its_teacher():
-    """Oracle 7.20 in small: from N(0, .3^2) to N(2, .5^2), all through updates(), Adam with beta_1 = 0."""
-    method = DMD((1000.0,), student_interval=5, teacher_guidance=1.0)
-    networks = {"student": OneStep(0.0, 0.3), "fake_score": Learned(0.0, 0.3), "teacher": Gaussian(2.0, 0.5)}
-    rates = {"student": 2e-2, "fake_score": 2e-2}
-    optimizers = {
-        role: torch.optim.Adam(networks[role].parameters(), lr=rate, betas=(0.0, 0.999)) for role, rate in rates.items()
-    }
-    for step in range(1200):
-        for optimizer in optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = 2e-2 * (1 - step / 1200)
-        for update in method.updates(step):
-            (role,) = update.roles
-            optimizers[role].zero_grad()
-            update.loss(networks, batch(range(8), (1, 1, 8, 8)), RNG.at(step), {}).loss.backward()
-            optimizers[role].step()
-    assert networks["student"].mean.item() == pytest.approx(2.0, abs=0.08)
-    assert abs(networks["student"].std.item()) == pytest.approx(0.5, abs=0.05)
-
-
 # Who is moved
 
 
@@ -230,11 +186,10 @@ def exits(method, loss, ids, steps):
 
 
 @pytest.mark.parametrize("loss", ["student_loss", "fake_score_loss"])
-def test_exit_steps_depend_on_the_step_alone_and_are_uniform(loss):
+def test_exit_steps_depend_on_the_step_alone(loss):
     method = DMD(teacher_guidance=1.0)
-    one_rank, another = exits(method, loss, [0], 240), exits(method, loss, [1], 240)
-    assert one_rank == another
-    assert chisquare(np.bincount(one_rank, minlength=3)).pvalue > 1e-3
+    one_rank, another = exits(method, loss, [0], 20), exits(method, loss, [1], 20)
+    assert one_rank == another and set(one_rank) == {0, 1, 2}
 
 
 def test_the_rollout_is_the_sampler():
@@ -296,9 +251,9 @@ def test_a_broken_sample_gives_no_gradient(bad):
         return Prediction(v)
 
     whole, terms = gradient(Gaussian(2.0))
-    assert terms.logs["dmd_nonfinite_share"] == 0
+    assert not terms.logs["dmd_nonfinite_count"].any()
     left, terms = gradient(broken)
-    assert terms.logs["dmd_nonfinite_share"] == 0.25 and terms.loss.isfinite()
+    assert terms.logs["dmd_nonfinite_count"].tolist() == [0, 1, 0, 0] and terms.loss.isfinite()
     assert not left[1].any()
     good = [0, 2, 3]
     assert torch.equal(left[good], whole[good])
@@ -308,8 +263,21 @@ def test_a_broken_sample_gives_no_gradient(bad):
     ("fields", "message"),
     [
         ({"timesteps": (500.0, 1000.0)}, "timesteps = .*decreasing"),
-        ({"student_interval": 0}, "student_interval = 0"),
+        ({"timesteps": ()}, "timesteps = .*one or more"),
+        ({"timesteps": (1200.0, 500.0)}, "timesteps = .*1200.*in .0, 1000"),
+        ({"student_interval": 0}, "student_interval = 0: use 1"),
+        ({"student_interval": 1, "student_turn": "replaces"}, "student_interval = 1: use 2 or more"),
+        ({"reuse_rollout": True, "student_turn": "replaces"}, "reuse_rollout = True"),
+        ({"flow_shift": 0.0}, "flow_shift = 0.0"),
         ({"score_min": 0.9, "score_max": 0.1}, "score_min, score_max = 0.9, 0.1"),
+        ({"score_shift": -1.0}, "score_shift, min_norm = -1.0"),
+        ({"min_norm": 0.0}, "score_shift, min_norm = 1.0, 0.0"),
+        ({"min_score_timestep": 1000}, "min_score_timestep = 1000: a raw index, 0 to 999"),
+        ({"min_score_timestep": 300, "ts_schedule_max": True, "timesteps": (1000.0, 300.0)}, "after step 300"),
+        (
+            {"ts_schedule": True, "timesteps": (1000.0, 999.9)},
+            "no score timestep is left in .1000, 1000. after step 1000",
+        ),
     ],
 )
 def test_bad_fields_are_named(fields, message):

@@ -1,0 +1,86 @@
+"""The two scores of distribution matching: with which guidance and at which noise levels a sample is compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from ray_distill.diffusion.flow import add_noise
+from ray_distill.diffusion.guidance import standard_scale
+from ray_distill.diffusion.timesteps import score_sigma, score_window
+from ray_distill.types import Batch, Rng
+
+Form = Literal["std", "extra"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The configuration that methods with a teacher and a fake score share. ``docs/methods.md`` explains each key."""
+
+    teacher_guidance: float = 3.0
+    teacher_guidance_form: Form = "std"
+    fake_score_guidance: float = 0.0
+    fake_score_guidance_form: Form = "std"
+    fake_score_target: Literal["velocity", "x_0", "eps"] = "velocity"
+    score_shift: float = 1.0
+    score_min: float = 0.02
+    score_max: float = 0.98
+    ts_schedule: bool = False
+    ts_schedule_max: bool = False
+    min_score_timestep: int = 0
+    min_norm: float = 1e-5
+
+    def check_scores(self, timesteps: tuple[float, ...]) -> None:
+        """ValueError where a key makes no sense, or the window after one of the student's steps is empty."""
+        if not 0 < self.score_min < self.score_max < 1:
+            raise ValueError(f"score_min, score_max = {self.score_min}, {self.score_max}: need 0 < min < max < 1")
+        if self.score_shift <= 0 or self.min_norm <= 0:
+            raise ValueError(f"score_shift, min_norm = {self.score_shift}, {self.min_norm}: both must be above 0")
+        if not 0 <= self.min_score_timestep < 1000:
+            raise ValueError(f"min_score_timestep = {self.min_score_timestep}: a raw index, 0 to 999")
+        for k, timestep in enumerate(timesteps):
+            low, high = self.window(timesteps, k)
+            if low >= high:
+                raise ValueError(
+                    f"ts_schedule, ts_schedule_max, min_score_timestep = {self.ts_schedule}, {self.ts_schedule_max}, "
+                    f"{self.min_score_timestep}: no score timestep is left in [{low}, {high}) after step {timestep:g}"
+                )
+
+    @property
+    def teacher_scale(self) -> float:
+        """Standard: u + s (c - u), 1 is off."""
+        return standard_scale(self.teacher_guidance, self.teacher_guidance_form)
+
+    @property
+    def fake_score_scale(self) -> float:
+        """Standard; a ``fake_score_guidance`` of 0 is off in both forms."""
+        return (
+            standard_scale(self.fake_score_guidance, self.fake_score_guidance_form) if self.fake_score_guidance else 1.0
+        )
+
+    def describe_scores(self) -> str:
+        """One line for the head of a run: the guidance that is really applied."""
+        return (
+            f"guidance u + s (c - u), 1 is off: teacher s = {self.teacher_scale:g} (from {self.teacher_guidance:g} "
+            f"{self.teacher_guidance_form}), fake score s = {self.fake_score_scale:g} (from "
+            f"{self.fake_score_guidance:g} {self.fake_score_guidance_form})"
+        )
+
+    def window(self, timesteps: tuple[float, ...], exit_step: int | None) -> tuple[int, int]:
+        """[min, max) of the raw score index. No exit step (another one for each chunk) leaves the schedule without
+        effect."""
+        if exit_step is None:
+            return self.min_score_timestep, 1000
+        start, end = score_window(timesteps, exit_step, self.score_shift)
+        return start if self.ts_schedule else self.min_score_timestep, end if self.ts_schedule_max else 1000
+
+    def diffuse(
+        self, x: Tensor, batch: Batch, rng: Rng, purpose: str, window: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_s, s, eps): ``x`` at a score timestep of its own per sample, equal for all its frames."""
+        eps = rng.noise(f"{purpose}/score_eps", batch.sample_ids, x.shape[1:])
+        u = rng.uniform(f"{purpose}/score_sigma", batch.sample_ids)
+        sigma = score_sigma(u, self.score_shift, self.score_min, self.score_max, window)
+        return add_noise(x, eps, sigma), sigma, eps

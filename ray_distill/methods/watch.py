@@ -1,0 +1,110 @@
+"""What distribution matching logs, and what its rows warn of. Losses are no sign of quality; these are of trouble.
+
+All tensors are detached and none is read here: nothing waits for the device. A log of shape [B] has one value a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ray_distill.diffusion.losses import gaussian_floor, score_weight
+
+BINS = 5
+LAG_WINDOW = 50
+"""Rows with a fake-score loss whose mean is one point of its curve."""
+SPREAD_WINDOW = 20
+"""Student updates whose mean spread is one point of its curve."""
+
+
+def student_logs(
+    loss: Tensor,
+    g: Tensor,
+    norm: Tensor,
+    finite: Tensor,
+    exit_step: int,
+    gap: Tensor | None,
+    **latents: Tensor,
+) -> dict[str, Tensor]:
+    """Of a student update: ``g`` [B, C, T, H, W], ``norm`` and ``finite`` [B], ``gap`` [B] where guidance is on, and
+    the latents whose mean and spread tell saturation."""
+    logs = {
+        "dmd_loss": loss,
+        "dmd_gradient": g.abs().flatten(1).mean(1),
+        "dmd_norm_min": norm,
+        "dmd_norm_median": norm,
+        "dmd_nonfinite_count": (~finite).float(),
+        "exit_step": torch.tensor(float(exit_step)),
+    }
+    if gap is not None:
+        logs["teacher_guidance_gap"] = gap
+    for name, x in latents.items():
+        logs |= {f"{name}_mean": x.flatten(1).mean(1), f"{name}_std": x.flatten(1).std(1, correction=0)}
+    return {name: value.detach() for name, value in logs.items()}
+
+
+def fake_score_logs(each: Tensor, x: Tensor, sigma: Tensor, target: str) -> dict[str, Tensor]:
+    """Of a fake-score update: the loss ``each`` [B], whole and by sigma, and what :func:`gaussian_floor` has there."""
+    each, floor = each.detach(), score_weight(sigma, target) * gaussian_floor(x, sigma)
+    return {
+        "fake_score_loss": each.mean(),
+        "fake_score_over_floor": (each / floor).mean(),
+        **by_sigma("fake_score_loss_by_sigma", each, sigma),
+        **by_sigma("fake_score_floor_by_sigma", floor, sigma),
+    }
+
+
+def by_sigma(name: str, values: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """``values`` [B] by bins of sigma [B]; NaN where a sample is in another bin. The names never depend on the draw."""
+    bins = torch.arange(BINS, device=sigma.device)
+    which = (sigma * BINS).long().clamp_max(BINS - 1) == bins[:, None]
+    table = torch.where(which, values, float("nan"))
+    return {f"{name}/{i / BINS:.1f}-{(i + 1) / BINS:.1f}": row for i, row in enumerate(table)}
+
+
+def warnings(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """What the rows of a run so far warn of, in sentences with a remedy. More rows never change a sentence that stands,
+    so one that was said before is known by its text."""
+    return [text for text in (_lag(rows), _saturation(rows)) if text]
+
+
+def _lag(rows: Sequence[Mapping[str, float]]) -> str:
+    """The fake score does worse than a Gaussian of the student's spread would, and ever worse."""
+    curve = _curve(rows, "fake_score_over_floor", LAG_WINDOW)
+    for (_, first), (_, second), (step, third) in zip(curve, curve[1:], curve[2:], strict=False):
+        if first < second < third and third > max(1.0, 1.1 * first):
+            return (
+                f"step {step:.0f}: the fake score lags behind the student: its loss is {third:.2f} of what a Gaussian "
+                f"of the student's spread has, and grows (it was {first:.2f}). Give it more updates "
+                "(method.student_interval 5 to 10), lower roles.student.optimizer.learning_rate, set the betas of both "
+                "to [0, 0.999], and keep train.global_batch at 64 or more"
+            )
+    return ""
+
+
+def _saturation(rows: Sequence[Mapping[str, float]]) -> str:
+    """The student's spread passes the data's (or the teacher's, as it sees the student) and grows on and on."""
+    spread = _curve(rows, "student_std", SPREAD_WINDOW)
+    wanted = _curve(rows, "data_std", SPREAD_WINDOW) or _curve(rows, "teacher_std", SPREAD_WINDOW)
+    for i in range(3, min(len(spread), len(wanted))):
+        values = [value for _, value in spread[i - 3 : i + 1]]
+        growing = all(a < b for a, b in zip(values, values[1:], strict=False))
+        if growing and values[-1] > 1.1 * max(values[0], wanted[i][1]):
+            return (
+                f"step {spread[i][0]:.0f}: the student saturates: the spread of its latents grew from {values[0]:.3g} "
+                f"to {values[-1]:.3g}, against {wanted[i][1]:.3g}. Take an earlier checkpoint or a slower average "
+                "(roles.student.ema_decay), and lower method.teacher_guidance to a standard scale of 3 to 4.5"
+            )
+    return ""
+
+
+def _curve(rows: Sequence[Mapping[str, float]], name: str, window: int) -> list[tuple[float, float]]:
+    """(step, mean) of each whole window of the rows that have ``name``."""
+    points = [(row["step"], row[name]) for row in rows if name in row]
+    whole = len(points) - len(points) % window
+    return [
+        (points[i + window - 1][0], sum(value for _, value in points[i : i + window]) / window)
+        for i in range(0, whole, window)
+    ]

@@ -1,0 +1,85 @@
+"""`ray job submit` against a head that asks for a token: exit codes, last lines, and a stop that saves."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+
+from ray_distill.checkpoint import latest
+from tests.ray.conftest import ROOT, TOKEN, read_rows, wait_for
+from tests.ray.test_train import assert_equal_runs, run_dir, straight  # noqa: F401 (a fixture)
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def documented() -> list[str]:
+    """The README's submit command up to its configuration, word for word."""
+    line = re.search(
+        r"^ray (job submit --working-dir .*? configs/quickstart.yaml)", (ROOT / "README.md").read_text(), re.M
+    )
+    assert line
+    return shlex.split(line[1])
+
+
+def job(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RAY, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "RAY_API_SERVER_ADDRESS": os.environ["TEST_DASHBOARD"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_a_job_that_fails_says_why_in_its_last_lines(local_ray: None) -> None:
+    told = job(*documented(), "train.stepz=4")
+    assert told.returncode == 1
+    last = told.stdout[-1500:]
+    assert "train.stepz: unknown key (command line); did you mean 'steps'?" in last, told.stdout
+    assert TOKEN not in told.stdout + told.stderr
+
+
+def test_without_the_token_nothing_is_submitted(local_ray: None, tmp_path: Path) -> None:
+    told = job("job", "list", RAY_AUTH_TOKEN="0" * 64)
+    assert told.returncode != 0 and "token authentication" in told.stderr.lower()
+
+
+def test_a_stopped_job_saves_leaves_and_ends_equal(
+    straight: list[str],  # noqa: F811
+    overrides: Callable[..., list[str]],
+) -> None:
+    """`ray job stop` saves, then ends; the same job submitted again goes on."""
+    arguments = overrides("stopped")
+    run = run_dir(arguments)
+    submitted = job(*[*documented()[:2], "--submission-id", "stopped", "--no-wait", *documented()[2:]], *arguments)
+    assert submitted.returncode == 0, submitted.stderr
+    wait_for((run / "metrics.jsonl").is_file, "the first rows of the job", 240)
+    assert job("job", "stop", "stopped").returncode == 0
+    logs = job("job", "logs", "stopped").stdout
+    assert "SIGTERM: saving" in logs and "the same command goes on from there" in logs
+    assert "STOPPED" in job("job", "status", "stopped").stdout
+    stopped = latest(run)
+    assert stopped is not None and 0 < stopped.step < 30
+
+    again = job(*documented(), *arguments)
+    assert again.returncode == 0, again.stdout[-2000:]
+    assert f"goes on from step {stopped.step}" in again.stdout and TOKEN not in again.stdout
+    assert [row["step"] for row in read_rows(run)] == list(range(30))
+    assert_equal_runs(run, run_dir(straight))
+
+
+def test_what_is_uploaded_is_small_and_only_code(local_ray: None) -> None:
+    session = Path(ray.worker._global_node.get_session_dir_path())
+    (uploaded, *_) = (session / "runtime_resources/working_dir_files").glob("_ray_pkg_*/")
+    top = {path.name for path in uploaded.iterdir()}
+    assert {"train.py", "ray_distill", "configs", "examples"} <= top
+    assert not top & {".git", ".venv", "data", "output", "mlruns", "tests", "cache"}
+    assert sum(path.stat().st_size for path in uploaded.rglob("*") if path.is_file()) < 10 << 20

@@ -1,0 +1,51 @@
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from ray_distill.methods import DMD
+from ray_distill.rng import StatelessRng
+from ray_distill.train.step import train_step
+from ray_distill.types import Prediction
+from tests.unit.toys import Gaussian, batch
+
+
+class Held:
+    """Engines that only note what is asked of them."""
+
+    def __init__(self, **networks):
+        self.networks, self.stepped = networks, []
+
+    @contextmanager
+    def training(self, roles):
+        yield
+
+    def backward(self, roles, loss, last):
+        pass
+
+    def step(self, roles):
+        self.stepped += roles
+        return {f"{roles[0]}_lr": torch.tensor(0.1)}
+
+
+def broken(x_t, sigma, cond):
+    raise RuntimeError("out of memory")
+
+
+def test_values_of_all_micro_batches_come_back():
+    held = Held(student=Gaussian(1.0), fake_score=Gaussian(0.0), teacher=Gaussian(2.0))
+    method = DMD(student_interval=1, teacher_guidance=1.0)
+    logs = train_step(method, held, [batch([0, 1]), batch([2, 3])], 0, StatelessRng(0))
+    assert held.stepped == ["student", "fake_score"]
+    whole = train_step(method, held, [batch(range(4))], 0, StatelessRng(0))
+    assert logs["dmd_loss"].shape == (2,) and whole["dmd_loss"].shape == (1,)
+    assert torch.equal(logs["dmd_norm_min"], whole["dmd_norm_min"])  # one value a sample, in their order
+    assert logs["student_lr"].tolist() == pytest.approx([0.1])
+
+
+def test_a_failing_fake_score_update_raises():
+    """Nothing swallows it, and the update after it does not happen."""
+    held = Held(student=lambda x, s, c: Prediction(x), fake_score=broken, teacher=Gaussian(2.0))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train_step(DMD(), held, [batch()], 0, StatelessRng(0))
+    assert held.stepped == []
