@@ -2,8 +2,8 @@
 
     python benchmarks/launch.py [key=value ...]
 
-Runs `ray-distill train configs/quickstart.yaml` with a Ray of its own and an empty cache, shortened unless overrides say
-otherwise, and reads when its files appear. Prints a table and JSON.
+Runs `ray-distill train configs/quickstart.yaml` with a Ray of its own and an empty cache, shortened unless overrides
+say otherwise, and reads when its files appear. Prints a table and JSON.
 """
 
 from __future__ import annotations

@@ -31,11 +31,34 @@ class Prediction:
     velocity: Tensor
 
 
+@dataclass
+class Cache:
+    """What a causal network keeps of the chunks before, one a rollout: their latent ``frames``, and for each chunk the
+    keys and values of every layer."""
+
+    frames: int = 0
+    chunks: list[tuple[tuple[Tensor, Tensor], ...]] = field(default_factory=list)
+
+
 class Denoiser(Protocol):
     """A network behind its adapter: prediction type, layout and timestep scale are settled inside."""
 
-    def __call__(self, x_t: Tensor, sigma: Tensor, cond: Cond) -> Prediction:
-        """``x_t`` [B, C, T, H, W], ``sigma`` [B] in [0, 1]."""
+    def __call__(
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        cond: Cond,
+        *,
+        chunks: Sequence[int] = (),
+        cache: Cache | None = None,
+        remember: bool = False,
+    ) -> Prediction:
+        """``x_t`` [B, C, T, H, W]; ``sigma`` [B] in [0, 1], or [B, T] where frames differ.
+
+        A causal call names what a frame sees. ``chunks``, lengths that add up to T: itself and the chunks before it
+        (none given: all T frames). ``cache``: the chunks in it, too; x_t is what follows them. ``remember`` adds x_t
+        to the cache afterwards, without gradient.
+        """
         ...
 
 
@@ -98,21 +121,38 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Chunks:
+    """How a causal student cuts a clip: ``frames`` latent frames are denoised together, the first alone where
+    ``independent_first``. A finished chunk is remembered at ``context_timestep`` = 1000 sigma, 0 for clean.
+
+    ``grid_shift`` is for comparisons alone: it noises that chunk at the nearest of the 1000 levels of Self-Forcing's
+    scheduler, which makes 0 the sigma 0.005 at shift 5.
+    """
+
+    frames: int
+    independent_first: bool = False
+    context_timestep: float = 0.0
+    grid_shift: float | None = None
+
+
+@dataclass(frozen=True)
 class Sampler:
     """A sampling recipe: ``timesteps`` = 1000 sigma, strictly decreasing in (0, 1000]; the last step goes to 0.
 
     ``kind``: "sde" re-noises x_0 with fresh noise at each step, "ode" is plain Euler.
     ``guidance_scale`` s means u + s (c - u), so 1 is off and costs one evaluation a step instead of two.
+    ``chunks`` is for causal networks, which make a clip chunk by chunk.
     """
 
     timesteps: tuple[float, ...]
     kind: Literal["sde", "ode"]
     guidance_scale: float = 1.0
+    chunks: Chunks | None = None
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per video."""
-        return len(self.timesteps) * (1 if self.guidance_scale == 1.0 else 2)
+        """Network evaluations per video; of a causal network how often a frame passes it, to be remembered included."""
+        return len(self.timesteps) * (1 if self.guidance_scale == 1.0 else 2) + (self.chunks is not None)
 
 
 class Method(Protocol):

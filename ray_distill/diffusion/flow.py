@@ -11,9 +11,10 @@ from torch import Tensor
 
 
 def expand(sigma: Tensor, like: Tensor) -> Tensor:
-    """``sigma`` [B] as [B, 1, 1, ...], in at least fp32, to multiply ``like`` [B, ...]."""
+    """``sigma`` [B] as [B, 1, 1, ...], or [B, T] as [B, 1, T, 1, 1], in at least fp32, to multiply ``like``."""
     dtype = torch.promote_types(torch.promote_types(like.dtype, sigma.dtype), torch.float32)
-    return sigma.to(like.device, dtype).reshape(-1, *[1] * (like.ndim - 1))
+    shape = (len(sigma), 1, -1, 1, 1) if sigma.ndim == 2 else (-1, *[1] * (like.ndim - 1))
+    return sigma.to(like.device, dtype).reshape(shape)
 
 
 def add_noise(x_0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from ray_distill.diffusion.causal import by_chunks
 from ray_distill.diffusion.flow import add_noise, eps_from_velocity, x_0_from_velocity
 from ray_distill.diffusion.guidance import guided_velocity
 from ray_distill.types import Cond, Denoiser, Sampler
@@ -64,5 +66,21 @@ def sample(
     *,
     noise: Callable[[int], Tensor],
 ) -> Tensor:
-    """x_0 [B, C, T, H, W] from pure noise ``x_T`` (timestep 1000, or the first of the list)."""
-    return denoise(denoiser, sampler, x_T, cond, uncond, noise, 0, len(sampler.timesteps))
+    """x_0 [B, C, T, H, W] from pure noise ``x_T`` (timestep 1000, or the first of the list).
+
+    A recipe with chunks needs a causal ``denoiser``. It asks for each ``noise(i)`` once, and for one with i = steps
+    where the context is noised; ValueError where T is no whole number of chunks, or where it is guided.
+    """
+    steps = len(sampler.timesteps)
+    if sampler.chunks is None:
+        return denoise(denoiser, sampler, x_T, cond, uncond, noise, 0, steps)
+    if sampler.guidance_scale != 1.0:
+        raise ValueError(
+            f"guidance_scale = {sampler.guidance_scale}: sampling by chunks remembers no unconditional branch; use 1"
+        )
+    once = cache(noise)
+
+    def denoise_chunk(see: Denoiser, number: int, where: slice) -> Tensor:
+        return denoise(see, sampler, x_T[:, :, where], cond, None, lambda i: once(i)[:, :, where], 0, steps)
+
+    return by_chunks(denoiser, sampler.chunks, x_T.shape[2], cond, lambda: once(steps), denoise_chunk)

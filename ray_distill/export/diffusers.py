@@ -14,6 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, Wa
 from huggingface_hub import ModelCardData
 
 from ray_distill.evaluate.report import table
+from ray_distill.models import causal_wan
 from ray_distill.models.lora import LoRA
 from ray_distill.types import Sampler
 
@@ -66,6 +67,7 @@ def export_student(
         "kind": sampler.kind,
         "timesteps": list(sampler.timesteps),
         "guidance_scale": sampler.guidance_scale,
+        "chunks": _chunks(sampler),
         "negative_prompt": negative_prompt,
         "max_sequence_length": max_sequence_length,
         "latent_shape": list(latent_shape),
@@ -88,7 +90,10 @@ def export_student(
                 transformer_lora_adapter_metadata=lora.peft(),
             )
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
-        shutil.copyfile(Path(__file__).with_name("sample_template.py"), fresh / "sample.py")
+        template = "sample_template.py" if sampler.chunks is None else "causal_template.py"
+        shutil.copyfile(Path(__file__).with_name(template), fresh / "sample.py")
+        if sampler.chunks is not None:
+            shutil.copyfile(causal_wan.__file__, fresh / "causal_wan.py")
         (fresh / "README.md").write_text(_model_card(recipe, sampler, card, local, adapter and adapter[0]))
         _swap(fresh, folder)
     finally:
@@ -111,6 +116,12 @@ def _check(folder: Path, base: Path | str, sampler: Sampler) -> None:
     parts = json.loads(index.read_text())
     if (parts.get("transformer_2") or [None])[0] or parts.get("expand_timesteps"):
         raise ValueError(f"base = {base}: Wan 2.2 pipelines (transformer_2, expand_timesteps) cannot carry one student")
+
+
+def _chunks(sampler: Sampler) -> dict[str, Any] | None:
+    chunks = sampler.chunks
+    names = ("frames", "independent_first", "context_timestep")
+    return None if chunks is None else {name: getattr(chunks, name) for name in names}
 
 
 def _swap(fresh: Path, folder: Path) -> None:
@@ -159,6 +170,12 @@ def _model_card(
         lines += [
             f"`{ADAPTER}` is the same student as an adapter of rank {lora.rank}, for the transformer that training "
             "began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
+        ]
+    if (chunks := recipe["chunks"]) is not None:
+        first = "the first alone, " if chunks["independent_first"] else ""
+        lines += [
+            f"A causal student: it makes {chunks['frames']} latent frames at a time, {first}and sees those before. "
+            "`causal_wan.py` holds its attention; `WanPipeline` would show each frame the whole clip."
         ]
     if report := card.get("report"):
         lines += ["## Measured", f"```\n{table(report)}\n```"]

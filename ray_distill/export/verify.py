@@ -19,7 +19,7 @@ from ray_distill.diffusion.samplers import sample
 from ray_distill.export.diffusers import RECIPE
 from ray_distill.models.text import TextEncoder
 from ray_distill.models.wan import WanDenoiser
-from ray_distill.types import Sampler
+from ray_distill.types import Chunks, Sampler
 
 
 def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0) -> float:
@@ -57,7 +57,8 @@ def _by_sampler(folder: Path, prompt: str, seed: int) -> Tensor:
     encoder = TextEncoder(base, recipe["max_sequence_length"])
     text, empty = ({"text": encoder.encode([words])} for words in (prompt, recipe["negative_prompt"]))
     network = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=torch.float32).eval()
-    sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"])
+    chunks = Chunks(**recipe["chunks"]) if recipe.get("chunks") else None
+    sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
     shape = (1, *recipe["latent_shape"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from ray_distill.types import Cond, Prediction
+from ray_distill.models.causal_wan import causal_attention
+from ray_distill.types import Cache, Cond, Prediction
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,29 @@ class WanDenoiser:
     network: Callable[..., Any]
     dtype: torch.dtype = torch.float32
 
-    def __call__(self, x_t: Tensor, sigma: Tensor, cond: Cond) -> Prediction:
-        (velocity,) = self.network(
-            hidden_states=x_t.to(self.dtype),
-            timestep=1000 * sigma,
-            encoder_hidden_states=cond["text"].to(self.dtype),
-            return_dict=False,
-        )
+    def __call__(
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        cond: Cond,
+        *,
+        chunks: Sequence[int] = (),
+        cache: Cache | None = None,
+        remember: bool = False,
+    ) -> Prediction:
+        with causal_attention(self.network, x_t.shape[2], chunks, cache, remember):
+            (velocity,) = self.network(
+                hidden_states=x_t.to(self.dtype),
+                timestep=1000 * (self._by_token(sigma, x_t) if sigma.ndim == 2 else sigma),
+                encoder_hidden_states=cond["text"].to(self.dtype),
+                return_dict=False,
+            )
         return Prediction(velocity.to(x_t.dtype))
+
+    def _by_token(self, sigma: Tensor, x_t: Tensor) -> Tensor:
+        """``sigma`` [B, T] as [B, tokens], which is how diffusers takes levels that differ within a clip."""
+        _, height, width = self.network.patch_embedding.stride  # type: ignore[attr-defined]
+        return sigma.repeat_interleave(x_t.shape[3] // height * (x_t.shape[4] // width), dim=1)
 
 
 class Wan:

@@ -18,6 +18,8 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
 from ray_distill.data.pipeline import prepare
+from ray_distill.diffusion.causal import chunk_lengths
+from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import check_folder
 from ray_distill.track.client import Status
 from ray_distill.track.tracker import Tracker
@@ -66,6 +68,10 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
     if not config.data.manifest.is_file():
         raise ConfigError(f"data.manifest = {config.data.manifest}: no such file")
+    chunks, data = config.method.sampler().chunks, config.data
+    if chunks is not None:
+        codec = load_codec(config.model.path / "vae")
+        chunk_lengths(codec.latent_shape(data.frames, data.height, data.width)[1], chunks)
     last = checkpoint.latest(config.run_dir)
     if last is not None:
         check_resumable(config, last)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import ray
@@ -31,6 +32,14 @@ def ready(tmp_path):
     model(tmp_path / "model")
     (tmp_path / "manifest.jsonl").write_text("")
     return tmp_path
+
+
+def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(ready):
+    digits = Path(__file__).parents[3] / "examples" / "digits_teacher"
+    own = {"model__path": str(digits), "data__frames": 12}
+    check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 4}, **own))
+    with pytest.raises(ValueError, match="num_frame_per_block = 3: a clip of 4 latent frames .* use 3 or 6"):
+        check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 3}, **own))
 
 
 def stored(config, step=3):

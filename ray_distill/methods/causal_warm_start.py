@@ -1,0 +1,53 @@
+"""Self-Forcing after CausVid's regression on the teacher's trajectories (arXiv 2412.07772, section 4.2).
+
+1. the teacher's Euler solver takes noise over x_k at each of the student's levels to x_clean, without gradient
+2. each chunk of a sample enters at a level k of its own, all in one forward under the block-causal mask
+3. for ``warm_start_steps`` steps descend mean (G(x_k) - x_clean)^2; then distil
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ray_distill.diffusion.causal import chunk_lengths
+from ray_distill.diffusion.flow import x_0_from_velocity
+from ray_distill.diffusion.losses import mse
+from ray_distill.diffusion.samplers import denoise
+from ray_distill.methods.self_forcing import SelfForcing
+from ray_distill.methods.warm_start import WarmStart
+from ray_distill.types import STUDENT, TEACHER, Batch, LossTerms, Networks, Rng, Shared
+
+
+@dataclass(frozen=True)
+class CausalWarmStart(WarmStart, SelfForcing):
+    name: ClassVar[str] = "self_forcing_warm_start"
+
+    def trajectory(self, networks: Networks, batch: Batch, rng: Rng) -> list[Tensor]:
+        """The teacher's states [B, C, T, H, W] at the student's levels, and its x_0 behind them."""
+        solver, (channels, clip, *size) = self.solver(), batch.latent_shape
+        x = x_T = rng.noise("warm_start/noise", batch.sample_ids, (channels, self.frames(clip), *size))
+        halts = [solver.timesteps.index(timestep) for timestep in self.sampler().timesteps]
+        states = []
+        for start, stop in zip([0, *halts], [*halts, len(solver.timesteps)], strict=True):
+            # "ode" adds no noise
+            x = denoise(networks[TEACHER], solver, x, batch.cond, batch.uncond, lambda i: x_T, start, stop)
+            states.append(x)
+        return states
+
+    def warm_start_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        with torch.no_grad():
+            *states, x_clean = self.trajectory(networks, batch, rng)
+        lengths = chunk_lengths(x_clean.shape[2], self.chunks)
+        drawn = [rng.uniform(f"warm_start/level{chunk}", batch.sample_ids) for chunk in range(len(lengths))]
+        by_chunk = (torch.stack(drawn, dim=1) * len(states)).long()
+        k = by_chunk.repeat_interleave(torch.tensor(lengths, device=by_chunk.device), dim=1)  # [B, T]
+        picked = k[:, None, None, :, None, None].expand(-1, 1, *x_clean.shape[1:])
+        x_k = torch.stack(states, dim=1).gather(1, picked).squeeze(1)
+        sigma = torch.tensor(self.sampler().timesteps, device=k.device)[k] / 1000
+        v = networks[STUDENT](x_k, sigma, batch.cond, chunks=lengths).velocity
+        loss = mse(x_0_from_velocity(x_k, v, sigma), x_clean)
+        return LossTerms(loss, {"warm_start_loss": loss.detach()})

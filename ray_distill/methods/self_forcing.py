@@ -1,0 +1,104 @@
+"""Self-Forcing: distribution matching of a causal student on its own rollouts (arXiv 2506.08009).
+
+1. cut the clip into chunks of ``num_frame_per_block`` latent frames, at most ``num_training_frames`` in all
+2. a chunk: backward simulation to its exit step k as in DMD2, with attention to the cache of the chunks before it
+3. remember it: one forward without gradient on the finished chunk at ``context_noise``, which fills the cache
+4. score, student's and fake score's descent: DMD2's, on the whole clip; teacher and fake score see all its frames
+
+Gradients stay within a chunk: what it sees of others was made without. The reference also rolls out more frames than
+it scores, and decodes and encodes the first of those again; here a rollout ends at the bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import ClassVar
+
+from torch import Tensor
+
+from ray_distill.diffusion.causal import by_chunks, chunk_lengths, longest
+from ray_distill.diffusion.samplers import simulate
+from ray_distill.methods.dmd import DMD
+from ray_distill.types import STUDENT, Batch, Chunks, Denoiser, Networks, Rng, Sampler
+
+
+@dataclass(frozen=True)
+class SelfForcing(DMD):
+    """DMD2's keys, and those of the rollout, under the names that Self-Forcing gave them."""
+
+    num_frame_per_block: int = 3
+    independent_first_frame: bool = False
+    """The first chunk is one frame."""
+    same_step_across_blocks: bool = True
+    """One exit step for all chunks, else one each."""
+    last_step_only: bool = False
+    num_training_frames: int = 21
+    """Most latent frames of a rollout, hence of the gradient; whole chunks within it."""
+    context_noise: float = 0.0
+    """The timestep at which a finished chunk is remembered; 0 is clean."""
+
+    name: ClassVar[str] = "self_forcing"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.backward_simulation:
+            raise ValueError(
+                "backward_simulation = False: a causal student always starts from its own rollout; use dmd"
+            )
+        if self.num_frame_per_block < 1:
+            raise ValueError(f"num_frame_per_block = {self.num_frame_per_block}: use 1 latent frame or more")
+        if longest(self.num_training_frames, self.chunks) < 1:
+            raise ValueError(
+                f"num_training_frames = {self.num_training_frames}: not one chunk fits; use at least "
+                f"{1 if self.independent_first_frame else self.num_frame_per_block}"
+            )
+        if not 0 <= self.context_noise < 1000:
+            raise ValueError(f"context_noise = {self.context_noise}: a timestep in [0, 1000); 0 remembers clean chunks")
+
+    @property
+    def chunks(self) -> Chunks:
+        return Chunks(self.num_frame_per_block, self.independent_first_frame, self.context_noise)
+
+    def frames(self, clip: int) -> int:
+        """How many of a clip's latent frames are rolled out; ValueError where it is no whole number of chunks."""
+        chunk_lengths(clip, self.chunks)  # validation samples all of it
+        return longest(min(clip, self.num_training_frames), self.chunks)
+
+    def describe(self) -> str:
+        bound = longest(self.num_training_frames, self.chunks)
+        first = ", the first of 1" if self.independent_first_frame else ""
+        chunks = f"chunks of {self.num_frame_per_block} latent frames{first}; rollouts of at most {bound}"
+        return f"{super().describe()}; {chunks} (num_training_frames = {self.num_training_frames})"
+
+    def sampler(self) -> Sampler:
+        return replace(super().sampler(), chunks=self.chunks)
+
+    def exit_step(self, rng: Rng, purpose: str, chunk: int = 0) -> int:
+        if self.last_step_only:
+            return len(self.timesteps) - 1
+        drawn = 0 if self.same_step_across_blocks else chunk
+        return rng.control(f"{purpose}/exit{drawn or ''}", len(self.timesteps))
+
+    def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
+        """That of the exit step; with an exit for each chunk there is none, and the schedule has no effect."""
+        common = self.same_step_across_blocks or self.last_step_only
+        return self.window(self.sampler().timesteps, self.exit_step(rng, purpose) if common else None)
+
+    def roll_out(self, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool) -> Tensor:
+        """x [B, C, T, H, W] with T <= ``num_training_frames``: each chunk's x_0-prediction at its exit step, with
+        gradient there and only there. ValueError where the clip is no whole number of chunks."""
+        sampler, (channels, clip, *size) = self.sampler(), batch.latent_shape
+        frames = self.frames(clip)
+
+        @cache
+        def noise(i: int) -> Tensor:
+            return rng.noise(f"{purpose}/noise{i}", batch.sample_ids, (channels, frames, *size))
+
+        def denoise_chunk(see: Denoiser, number: int, where: slice) -> Tensor:
+            k, x_T = self.exit_step(rng, purpose, number), noise(-1)[:, :, where]
+            return simulate(see, sampler, x_T, batch.cond, lambda i: noise(i)[:, :, where], k, grad)
+
+        return by_chunks(
+            networks[STUDENT], self.chunks, frames, batch.cond, lambda: noise(len(self.timesteps)), denoise_chunk
+        )

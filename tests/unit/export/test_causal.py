@@ -1,0 +1,97 @@
+"""A causal student leaves with a script that samples it chunk by chunk, with diffusers alone."""
+
+import ast
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file
+
+from ray_distill.diffusion.samplers import sample
+from ray_distill.export.verify import verify
+from ray_distill.models.wan import WanDenoiser
+from ray_distill.types import Chunks, Sampler
+from tests.unit.export.test_export import export, make_base, make_transformer
+
+RECIPES = {
+    "sde": Sampler((1000.0, 757.0, 522.0), "sde", chunks=Chunks(1)),
+    "ode": Sampler((1000.0, 500.0), "ode", chunks=Chunks(2, independent_first=True)),
+    "noised": Sampler((1000.0, 700.0), "sde", chunks=Chunks(1, context_timestep=100.0)),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("teacher"), vae=None)
+
+
+def run(folder, monkeypatch, *arguments):
+    """``sample.py`` in this process: a fresh one imports diffusers for seconds."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
+        patch.syspath_prepend(str(folder))
+        patch.delitem(sys.modules, "causal_wan", raising=False)
+        return runpy.run_path(str(folder / "sample.py"), run_name="__main__" if arguments else "sample")
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_the_scripts_rollout_is_our_sampler(tmp_path, base, kind, monkeypatch):
+    sampler, shape = RECIPES[kind], (1, 4, 3, 6, 4)
+    folder = export(tmp_path / "student", base, sampler)
+    network, recipe = make_transformer(2), json.loads((folder / "recipe.json").read_text())
+    text = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(0))
+    roll_out = run(folder, monkeypatch)["roll_out"]
+
+    def theirs(**wrong):
+        torch.manual_seed(3)
+        return roll_out(network, text, recipe | wrong)
+
+    torch.manual_seed(3)
+    ours = sample(WanDenoiser(network), sampler, torch.randn(shape), {"text": text}, noise=lambda _: torch.randn(shape))
+    assert (theirs() - ours).abs().max() < 1e-4
+    at_once = {"chunks": {"frames": 3, "independent_first": False, "context_timestep": 0.0}}
+    assert (theirs(**at_once) - ours).abs().max() > 1e-2
+
+
+def test_verify_knows_chunks(tmp_path, base, monkeypatch):
+    def by_script(folder, prompt, seed, timeout_s):
+        run(folder, monkeypatch, prompt, tmp_path / "out.safetensors", seed)
+        return load_file(tmp_path / "out.safetensors")["latents"]
+
+    monkeypatch.setattr("ray_distill.export.verify._by_script", by_script)
+    folder = export(tmp_path / "student", base, RECIPES["noised"])
+    assert verify(folder, "three moving left", seed=3) < 1e-4
+
+
+def test_the_folder_needs_diffusers_alone(tmp_path, base):
+    folder = export(tmp_path / "student", base, RECIPES["ode"])
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert recipe["chunks"] == {"frames": 2, "independent_first": True, "context_timestep": 0.0}
+    assert json.loads((folder / "transformer" / "config.json").read_text())["_class_name"] == "WanTransformer3DModel"
+    card = (folder / "README.md").read_text()
+    assert "A causal student" in card and "3 network evaluations" in card
+    foreign = set()
+    for script in ("sample.py", "causal_wan.py"):
+        nodes = [node for node in ast.parse((folder / script).read_text()).body if not isinstance(node, ast.If)]
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+        foreign |= {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+    assert foreign == {"torch", "diffusers", "safetensors", "causal_wan"}
+
+
+def test_with_a_vae_the_script_writes_a_video(tmp_path, monkeypatch):
+    pytest.importorskip("imageio_ffmpeg", reason="diffusers writes videos through imageio-ffmpeg")
+    torch.manual_seed(0)
+    statistics = {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
+    vae = AutoencoderKLWan(base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **statistics)
+    folder = export(tmp_path / "student", make_base(tmp_path / "teacher", vae), RECIPES["sde"])
+    out = tmp_path / "out.mp4"
+    run(folder, monkeypatch, "seven moving right", out, 1)
+    import av
+
+    with av.open(str(out)) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 9 and frames[0].shape == (48, 32, 3)
