@@ -1,93 +1,230 @@
-"""DMD steps of the quick start: our engines against a bare PyTorch loop, in turn, in one process.
+"""DMD steps of the quick start: a bare PyTorch loop, DeepSpeed alone, our engines, and the whole run, in turn.
 
-    python benchmarks/step.py [--cycles 6]
+    python benchmarks/step.py [--workers 1] [--cycles 8] [key=value ...]
 
-A cycle is ``student_interval`` steps: as many fake-score updates and one student update. Prints a table and JSON:
-seconds a cycle (median), the ratio, and the forwards of each role, with and without gradient.
+All in the same Ray Train workers, one cycle each at a time. A cycle is ``student_interval`` steps: as many fake-score
+updates and one student update. "DeepSpeed alone" calls its engines and nothing of ours; "run" has the data of Ray Data
+and the rows to the driver, too. Prints seconds a cycle (median), the ratio, where the time goes, and forwards by role.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+import ray
+import ray.train
+import ray.train.torch
 
-from ray_distill.config import load_config
-from ray_distill.models.loading import load_transformer
-from ray_distill.models.wan import WanDenoiser
-from ray_distill.rng import StatelessRng
-from ray_distill.train.engines import SeparateEngines
-from ray_distill.types import Batch, LossTerms
+from ray_distill.config import RunConfig, load_config
+from ray_distill.train.board import start_board
+from ray_distill.train.fit import stream_of, trainer
+from ray_distill.train.job import Job
+from ray_distill.train.launch import cluster, make_cache
 
 ROOT = Path(__file__).parents[1]
 
 
-class Bare:
-    """The least that trains: plain modules, plain AdamW, clipped gradients."""
+class Loop:
+    """One way to take updates. ``seconds`` by phase: forward, backward, descent."""
 
-    def __init__(self, config: Any) -> None:
-        self.modules, self.optimizers = {}, {}
-        for role, need in config.method.roles.items():
-            module = load_transformer(config.model.family, config.source(role))
-            self.modules[role] = module.requires_grad_(need == "trained")
-            if need == "trained":
-                settings = config.role(role).optimizer
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.seconds = config, Counter[str]()
+        self.modules: dict[str, Any] = {}
+        self.networks: Mapping[str, Any] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - began
+
+    def load(self) -> dict[str, Any]:
+        from ray_distill.models.loading import load_transformer
+
+        self.modules = {r: load_transformer(self.config.model.family, self.config.source(r)) for r in self.roles}
+        return self.modules
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        return self.config.method.roles
+
+    def take(self, role: str, loss: Callable[[], Any]) -> None:
+        raise AssertionError("each loop takes its updates in its own way")
+
+    def step(self, step: int, batch: Any) -> None:
+        from ray_distill.rng import StatelessRng
+
+        for update in self.config.method.updates(step):
+            (role,) = update.roles
+            self.take(role, lambda u=update: u.loss(self.networks, batch, StatelessRng(0, step), {}))  # type: ignore[misc]
+
+
+class Bare(Loop):
+    """The least that trains: plain modules, plain AdamW, gradients averaged and clipped."""
+
+    def __init__(self, config: RunConfig) -> None:
+        import torch
+
+        from ray_distill.models.wan import WanDenoiser
+
+        super().__init__(config)
+        self.optimizers = {}
+        for role, module in self.load().items():
+            module.requires_grad_(self.roles[role] == "trained")
+            if self.roles[role] == "trained":
+                held = config.role(role).optimizer
+                assert held is not None
                 self.optimizers[role] = torch.optim.AdamW(
-                    module.parameters(), settings.learning_rate, settings.betas, settings.eps, settings.weight_decay
+                    module.parameters(), held.learning_rate, held.betas, held.eps, held.weight_decay
                 )
         self.networks = {role: WanDenoiser(module) for role, module in self.modules.items()}
 
-    def update(self, role: str, loss: Callable[[], LossTerms]) -> None:
-        loss().loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.modules[role].parameters(), 1.0)
-        self.optimizers[role].step()
-        self.optimizers[role].zero_grad()
+    def take(self, role: str, loss: Callable[[], Any]) -> None:
+        import torch
+        import torch.distributed as dist
+
+        with self.phase("forward"):
+            value = loss().loss
+        with self.phase("backward"):
+            value.backward()
+        with self.phase("descent"):
+            parameters = list(self.modules[role].parameters())
+            if dist.get_world_size() > 1:
+                flat = torch.cat([p.grad.flatten() for p in parameters])
+                dist.all_reduce(flat)
+                for p, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                    p.grad.copy_(piece.view_as(p) / dist.get_world_size())
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            self.optimizers[role].step()
+            self.optimizers[role].zero_grad()
 
 
-class Ours:
-    def __init__(self, config: Any) -> None:
-        modules = {r: load_transformer(config.model.family, config.source(r)) for r in config.method.roles}
-        roles = {role: config.role(role) for role in modules}
-        totals = {role: 1 << 30 for role in modules}
-        self.modules = modules
-        self.engines = SeparateEngines(modules.items(), roles, WanDenoiser, totals, config.train.micro_batch)
+class Alone(Loop):
+    """DeepSpeed's engines by themselves: no average, no schedule, nothing logged."""
+
+    def __init__(self, config: RunConfig) -> None:
+        from ray_distill.models.wan import WanDenoiser
+        from ray_distill.train import zero
+
+        super().__init__(config)
+        micro = config.train.micro_batch
+        self.engines = {role: zero.initialize(m, config.role(role), micro) for role, m in self.load().items()}
+        self.networks = {role: WanDenoiser(engine) for role, engine in self.engines.items()}
+
+    def take(self, role: str, loss: Callable[[], Any]) -> None:
+        with self.phase("forward"):
+            value = loss().loss
+        with self.phase("backward"):
+            self.engines[role].backward(value)
+        with self.phase("descent"):
+            self.engines[role].step()
+
+
+class Ours(Loop):
+    def __init__(self, config: RunConfig) -> None:
+        from ray_distill.models.wan import WanDenoiser
+        from ray_distill.train.engines import SeparateEngines
+
+        super().__init__(config)
+        roles = {role: config.role(role) for role in self.roles}
+        totals = dict.fromkeys(self.roles, 1 << 30)
+        self.engines = SeparateEngines(self.load().items(), roles, WanDenoiser, totals, config.train.micro_batch)
         self.networks = self.engines.networks
 
-    def update(self, role: str, loss: Callable[[], LossTerms]) -> None:
+    def take(self, role: str, loss: Callable[[], Any]) -> None:
         with self.engines.training((role,)):
-            self.engines.backward((role,), loss().loss, last=True)
-            self.engines.step((role,))
+            with self.phase("forward"):
+                value = loss().loss
+            with self.phase("backward"):
+                self.engines.backward((role,), value, last=True)
+            with self.phase("descent"):
+                self.engines.step((role,))
 
 
-def cycle(held: Bare | Ours, config: Any, batch: Batch) -> float:
-    """Seconds of one cycle, after which every role has had its updates."""
-    began = time.perf_counter()
-    for step in range(config.method.student_interval):
-        for update in config.method.updates(step):
-            (role,) = update.roles
-            held.update(role, lambda u=update, s=step: u.loss(held.networks, batch, StatelessRng(0, s), {}))
-    return time.perf_counter() - began
+class Run(Ours):
+    """What a worker of a run does: batches from Ray Data, ``train_step``, rows to the driver's board."""
+
+    def __init__(self, config: RunConfig, job: Job, batches: Iterator[Any], device: Any) -> None:
+        from ray_distill.train.worker import Reporter
+        from ray_distill.types import Placement
+
+        super().__init__(config)
+        context = ray.train.get_context()
+        placement = Placement(context.get_world_rank(), context.get_world_size())
+        self.batches, self.done = batches, 0
+        self.reporter = Reporter(job, placement, self.engines, device)
+
+    def step(self, step: int, batch: Any) -> None:
+        from ray_distill.rng import StatelessRng
+        from ray_distill.train.step import train_step
+
+        with self.phase("data"):
+            given = next(self.batches)
+        with self.phase("train_step"):
+            logs = train_step(self.config.method, self.engines, given, step, StatelessRng(0))
+        with self.phase("report"):
+            self.reporter.add(self.done, logs)
+        self.done += 1
 
 
-def count_forwards(held: Bare | Ours, config: Any, batch: Batch) -> Counter[str]:
+def worker(settings: dict[str, Any]) -> None:
+    import torch
+
+    from ray_distill.data.batches import micro_batches
+    from ray_distill.types import Placement
+
+    torch.set_num_threads(1)
+    job: Job = settings["job"]
+    config, context = job.config, ray.train.get_context()
+    placement, device = Placement(context.get_world_rank(), context.get_world_size()), ray.train.torch.get_device()
+    job.resume_point()
+    batches = micro_batches(job.stream, ray.train.get_dataset_shard("train"), placement, device)
+    (first, *_) = next(batches)
+    loops = {
+        "bare": Bare(config),
+        "DeepSpeed alone": Alone(config),
+        "engines": Ours(config),
+        "run": Run(config, job, batches, device),
+    }
+    interval = config.method.updates and getattr(config.method, "student_interval", 1)
+    forwards = {name: count(loop, interval, first) for name, loop in loops.items()}  # warms up, too
+    cycles: dict[str, list[float]] = {name: [] for name in loops}
+    for loop in loops.values():
+        loop.seconds.clear()
+    for _ in range(settings["cycles"]):
+        for name, loop in loops.items():
+            began = time.perf_counter()
+            for step in range(interval):
+                loop.step(step, first)
+            cycles[name].append(time.perf_counter() - began)
+    if placement.data_rank == 0:
+        phases = {n: {p: s / settings["cycles"] for p, s in loop.seconds.items()} for n, loop in loops.items()}
+        Path(settings["out"]).write_text(json.dumps({"cycles": cycles, "phases": phases, "forwards": forwards}))
+
+
+def count(loop: Loop, interval: int, batch: Any) -> Counter[str]:
+    """Forwards of each role in one cycle, by hooks."""
+    import torch
+
     counts: Counter[str] = Counter()
 
     def hook(role: str) -> Callable[..., None]:
-        return lambda *_: counts.update([f"{role}, {'with' if torch.is_grad_enabled() else 'without'} gradient"])
+        return lambda *_: counts.update([f"{role} {'with' if torch.is_grad_enabled() else 'without'} gradient"])
 
-    handles = [module.register_forward_pre_hook(hook(role)) for role, module in held.modules.items()]
-    cycle(held, config, batch)
+    handles = [module.register_forward_pre_hook(hook(role)) for role, module in loop.modules.items()]
+    for step in range(interval):
+        loop.step(step, batch)
     for handle in handles:
         handle.remove()
     return counts
@@ -95,31 +232,48 @@ def count_forwards(held: Bare | Ours, config: Any, batch: Batch) -> Counter[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=6)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cycles", type=int, default=8)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it, as a launcher would set it
-    config = load_config(ROOT / "configs/quickstart.yaml", environment={}).config
-    ids = torch.arange(config.train.micro_batch)
-    text: Tensor = StatelessRng(0).noise("text", ids, (8, 64))
-    batch = Batch(ids, (16, 3, 6, 6), {"text": text}, {"text": torch.zeros_like(text)})
-    with tempfile.NamedTemporaryFile() as store:
-        dist.init_process_group("gloo", init_method=f"file://{store.name}", rank=0, world_size=1)
-        held = {"bare": Bare(config), "engines": Ours(config)}
-        forwards = {name: count_forwards(each, config, batch) for name, each in held.items()}  # warms up, too
-        seconds: dict[str, list[float]] = {name: [] for name in held}
-        for _ in range(args.cycles):
-            for name, each in held.items():
-                seconds[name].append(cycle(each, config, batch))
-        dist.destroy_process_group()
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{'loop':10} {'s/cycle':>8} {'ratio':>6}")
+    with tempfile.TemporaryDirectory() as folder, cluster(log_to_driver=False):
+        script = [sys.executable, ROOT / "examples/moving_digits.py", f"{folder}/digits", "--count", "120"]
+        subprocess.run(script, check=True, stdout=subprocess.DEVNULL)
+        config = load_config(
+            ROOT / "configs/quickstart.yaml",
+            [
+                f"output_dir={folder}/output",
+                f"data.manifest={folder}/digits/manifest.jsonl",
+                f"data.cache_dir={folder}/cache",
+                f"model.path={ROOT / 'examples/digits_teacher'}",
+                f"train.workers={args.workers}",
+                f"train.global_batch={16 * args.workers}",
+                *args.overrides,
+            ],
+            environment={},
+        ).config
+        cache, board = make_cache(config), start_board()
+        job = Job(config.dump(), config.run_dir, stream_of(config, cache), board, None)
+        fit = trainer(job)
+        out = f"{folder}/measured.json"
+        fit.train_loop_per_worker = worker
+        fit.train_loop_config = {"job": job, "cycles": args.cycles, "out": out}
+        fit.fit()
+        measured = json.loads(Path(out).read_text())
+    report(measured, args.workers)
+
+
+def report(measured: dict[str, Any], workers: int) -> None:
+    medians = {name: statistics.median(values) for name, values in measured["cycles"].items()}
+    print(f"{workers} worker{'s' * (workers > 1)}")
+    print(f"{'loop':16} {'s/cycle':>8} {'ratio':>6}   seconds of a cycle by phase")
     for name, value in medians.items():
-        print(f"{name:10} {value:8.3f} {value / medians['bare']:6.2f}")
-    for name, counts in forwards.items():
+        phases = "  ".join(f"{phase} {seconds:.3f}" for phase, seconds in measured["phases"][name].items())
+        print(f"{name:16} {value:8.3f} {value / medians['bare']:6.2f}   {phases}")
+    for name, counts in measured["forwards"].items():
         print(f"{name}: " + ", ".join(f"{count} x {what}" for what, count in sorted(counts.items())))
-    ratio = medians["engines"] / medians["bare"]
-    print(json.dumps({"seconds_per_cycle": medians, "ratio": ratio, "forwards": forwards}))
+    ratios = {name: value / medians["bare"] for name, value in medians.items()}
+    print(json.dumps({"workers": workers, "seconds_per_cycle": medians, "ratios": ratios, **measured}))
 
 
 if __name__ == "__main__":

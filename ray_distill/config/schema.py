@@ -137,7 +137,8 @@ class RoleConfig(Section):
     init: Literal["pretrained", "random"] = "pretrained"
     lora: LoRA | None = None
     """Train adapters on the frozen weights of the source, in place of the weights."""
-    zero: Literal[1, 2, 3] = 2
+    zero: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed's stage; 0, for a frozen role, is a whole network on each worker: no gathering, where it fits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     optimizer: Optimizer | None = None
@@ -266,6 +267,10 @@ class RunConfig(Section):
             if need == "trained" and (config is None or config.optimizer is None):
                 raise ValueError(
                     f"roles.{role}.optimizer: method {self.method.name!r} trains this role; give at least learning_rate"
+                )
+            if need == "trained" and config is not None and config.zero == 0:
+                raise ValueError(
+                    f"roles.{role}.zero = 0: only a frozen role can be whole on each worker; use 1, 2 or 3"
                 )
             given = [key for key in ("optimizer", "lora", "ema_decay") if config and getattr(config, key) is not None]
             if need == "frozen" and given:

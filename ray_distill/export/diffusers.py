@@ -166,16 +166,16 @@ def _model_card(
         "`out.safetensors`, and where that base has no VAE that diffusers knows, it saves the normalised latents.",
         f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `WanPipeline` call would choose other timesteps.",
     ]
+    if lora is not None:
+        lines += [
+            f"`{ADAPTER}` is the same student as an adapter of rank {lora.rank}, for the transformer that training "
+            "began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
+        ]
     if (chunks := recipe["chunks"]) is not None:
         first = "the first alone, " if chunks["independent_first"] else ""
         lines += [
             f"A causal student: it makes {chunks['frames']} latent frames at a time, {first}and sees those before. "
             "`causal_wan.py` holds its attention; `WanPipeline` would show each frame the whole clip."
-        ]
-    if lora is not None:
-        lines += [
-            f"`{ADAPTER}` is the same student as an adapter of rank {lora.rank}, for the transformer that training "
-            "began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
         ]
     if report := card.get("report"):
         lines += ["## Measured", f"```\n{table(report)}\n```"]

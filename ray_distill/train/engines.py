@@ -40,8 +40,9 @@ class Engines(Protocol):
 
 @dataclass
 class _Held:
-    """One role: its DeepSpeed engine and what the engine does not know."""
+    """One role: its network, its DeepSpeed engine (at stage 0 the network itself), and what that does not know."""
 
+    module: nn.Module
     engine: Any
     config: RoleConfig
     total_updates: int
@@ -76,6 +77,7 @@ class SeparateEngines:
         not ask for gradients stays frozen (the base of its adapters)."""
         self._held = {
             role: _Held(
+                module,
                 zero.initialize(module, configs[role], micro_batch),
                 configs[role],
                 total_updates.get(role, 0),
@@ -181,9 +183,9 @@ class SeparateEngines:
         digest = hashlib.sha256()
         for held in self._held.values():
             trainable = {name for name, _ in held.trainable}
-            for name, parameter in held.engine.module.named_parameters():
+            for name, parameter in held.module.named_parameters():
                 if plain(name) not in trainable:
-                    shard = getattr(parameter, "ds_tensor", parameter).detach().cpu().contiguous()
+                    shard: Any = getattr(parameter, "ds_tensor", parameter).detach().cpu().contiguous()
                     digest.update(name.encode())
                     digest.update(shard.reshape(-1).view(torch.uint8).numpy())
         every: list[Any] = [None] * dist.get_world_size()

@@ -50,7 +50,7 @@ def train(
     if last is not None:
         say(f"   {config.name} goes on from step {last.step}; choose another name for a new run")
     board = start_board()
-    job = Job(config.dump(), config.run_dir, _stream(config, cache), board, tracker.run_id)
+    job = Job(config.dump(), config.run_dir, stream_of(config, cache), board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
     seen, said = rows_of(config.run_dir), set[str]()
 
@@ -84,7 +84,7 @@ def newest(config: RunConfig) -> checkpoint.Checkpoint:
     return last
 
 
-def _stream(config: RunConfig, cache: Cache) -> Stream:
+def stream_of(config: RunConfig, cache: Cache) -> Stream:
     return Stream(
         cache=cache,
         seed=config.seed,

@@ -35,7 +35,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
-    """A DeepSpeed engine of ``module``: without an optimizer frozen, else trained where it asks for gradients."""
+    """A DeepSpeed engine of ``module``: without an optimizer frozen, else trained where it asks for gradients.
+
+    Stage 0 leaves a frozen ``module`` as it is: no engine could make its calls cheaper."""
+    if config.zero == 0:
+        return module.requires_grad_(False).eval().to(deepspeed.get_accelerator().current_device_name())
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,  # Engines.backward marks the last micro-batch itself

@@ -59,7 +59,7 @@ def test_an_exception_names_its_rank_and_the_next_run_works(gang: Gang) -> None:
 def test_a_hang_names_who_was_waited_for_and_where_it_stands(gang: Gang) -> None:
     gang.run(process_id, world=2)  # ranks that must start first could take the whole time on a busy machine
     with pytest.raises(TimeoutError, match=r"ranks \[1\](.|\n)*in hang_on"):
-        gang.run(hang_on, 1, world=2, timeout=3.0)
+        gang.run(hang_on, 1, world=2, timeout=6.0)
 
 
 def test_a_dead_rank_is_named(gang: Gang) -> None:

@@ -8,21 +8,35 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import ray
 
+from ray_distill.cli import main
+
 ROOT = Path(__file__).parents[2]
+STEPS = 60
 SHORT = [
-    "train.steps=30",
-    "train.checkpoint_every=10",
+    f"train.steps={STEPS}",
+    "train.checkpoint_every=20",
     "train.global_batch=8",
     "train.micro_batch=4",
     "method.student_interval=2",
     "train.cpus_per_worker=0.5",
     "train.log_every_s=0.2",
     "evaluate.enabled=false",
+]
+MEASURED = [
+    "evaluate.enabled=true",
+    f"evaluate.every={STEPS // 2}",
+    "evaluate.videos=40",
+    "evaluate.seeds=[1]",
+    "evaluate.guidance_grid=[2.0]",
+    "evaluate.shift_grid=[3.0]",
+    "evaluate.teacher_steps=4",
+    "evaluate.goals={}",
 ]
 
 
@@ -66,25 +80,56 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "manifest.jsonl"
 
 
-@pytest.fixture(scope="session")
-def overrides(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
-    """Overrides that shorten the quick start and keep all it writes in one folder."""
-    home = tmp_path_factory.mktemp("runs")
+@dataclass(frozen=True)
+class Home:
+    """A working directory like the checkout's, for all runs of these tests."""
 
-    def make(name: str, *more: str) -> list[str]:
+    folder: Path
+    manifest: Path
+
+    def overrides(self, name: str, *more: str) -> list[str]:
+        """A run of its own beside the quick start, with the same shortened settings."""
+        return [f"name={name}", f"output_dir={self.folder / 'output'}", *self._here(), *SHORT, *more]
+
+    def environment(self) -> dict[str, str]:
+        """The same settings for a command that is typed as it is documented."""
+        pairs = (item.split("=", 1) for item in [*SHORT, *MEASURED])
+        return {"RAY_DISTILL_" + key.upper().replace(".", "__"): value for key, value in pairs}
+
+    def _here(self) -> list[str]:
         return [
-            f"name={name}",
-            f"output_dir={home}",
-            f"data.manifest={digits}",
-            f"data.cache_dir={home / 'cache'}",
-            f"track.uri=sqlite:///{home / 'mlflow.db'}",
+            f"data.manifest={self.manifest}",
+            f"data.cache_dir={self.folder / 'cache'}",
+            f"track.uri={self.uri}",
             f"model.path={ROOT / 'examples/digits_teacher'}",
             f"evaluate.metric={ROOT / 'examples/digits_teacher/metric'}",
-            *SHORT,
-            *more,
         ]
 
-    return make
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder / 'mlruns/mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def home(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    folder = tmp_path_factory.mktemp("home")
+    for name in ("configs", "examples"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "data").mkdir()
+    (folder / "data/digits").symlink_to(digits.parent)
+    return Home(folder, folder / "data/digits/manifest.jsonl")
+
+
+@pytest.fixture(scope="session")
+def straight(local_ray: None, home: Home) -> Path:
+    """The documented command, shortened: what every disturbed run must equal. Its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home.folder)
+        for name, value in home.environment().items():
+            patch.setenv(name, value)
+        # Sixty steps do not make a student: a goal is missed.
+        assert main(["train", "configs/quickstart.yaml", "evaluate.goals.accuracy=0.999"]) == 1
+    return home.folder / "output/quickstart"
 
 
 def wait_for(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:

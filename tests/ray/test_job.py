@@ -7,14 +7,16 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import ray
 
 from ray_distill.checkpoint import latest
-from tests.ray.conftest import ROOT, TOKEN, read_rows, wait_for
-from tests.ray.test_train import assert_equal_runs, run_dir, straight  # noqa: F401 (a fixture)
+from tests.ray.conftest import ROOT, STEPS, TOKEN, Home, read_rows, wait_for
+from tests.ray.test_train import assert_equal_runs
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -47,33 +49,56 @@ def test_a_job_that_fails_says_why_in_its_last_lines(local_ray: None) -> None:
     assert TOKEN not in told.stdout + told.stderr
 
 
-def test_without_the_token_nothing_is_submitted(local_ray: None, tmp_path: Path) -> None:
+def test_without_the_token_nothing_is_submitted(local_ray: None) -> None:
     told = job("job", "list", RAY_AUTH_TOKEN="0" * 64)
     assert told.returncode != 0 and "token authentication" in told.stderr.lower()
 
 
-def test_a_stopped_job_saves_leaves_and_ends_equal(
-    straight: list[str],  # noqa: F811
-    overrides: Callable[..., list[str]],
-) -> None:
-    """`ray job stop` saves, then ends; the same job submitted again goes on."""
-    arguments = overrides("stopped")
-    run = run_dir(arguments)
-    submitted = job(*[*documented()[:2], "--submission-id", "stopped", "--no-wait", *documented()[2:]], *arguments)
+def test_a_job_that_is_stopped_and_whose_worker_is_killed_ends_equal(straight: Path, home: Home) -> None:
+    """`ray job stop` saves, then ends; the same job submitted again goes on, and outlives kill -9 of a worker."""
+    arguments = home.overrides("stopped")
+    run = home.folder / "output/stopped"
+    command = documented()
+    submitted = job(*command[:2], "--submission-id", "stopped", "--no-wait", *command[2:], *arguments)
     assert submitted.returncode == 0, submitted.stderr
     wait_for((run / "metrics.jsonl").is_file, "the first rows of the job", 240)
     assert job("job", "stop", "stopped").returncode == 0
     logs = job("job", "logs", "stopped").stdout
     assert "SIGTERM: saving" in logs and "the same command goes on from there" in logs
-    assert "STOPPED" in job("job", "status", "stopped").stdout
+    assert "STOPPED" in job("job", "status", "stopped").stderr + job("job", "status", "stopped").stdout
     stopped = latest(run)
-    assert stopped is not None and 0 < stopped.step < 30
+    assert stopped is not None and 0 < stopped.step < STEPS
 
-    again = job(*documented(), *arguments)
+    killer = Killer(run, after=stopped.step)
+    again = job(*command, *arguments)
     assert again.returncode == 0, again.stdout[-2000:]
+    assert killer.killed()
     assert f"goes on from step {stopped.step}" in again.stdout and TOKEN not in again.stdout
-    assert [row["step"] for row in read_rows(run)] == list(range(30))
-    assert_equal_runs(run, run_dir(straight))
+    assert "resumed from step" in again.stdout
+    assert [row["step"] for row in read_rows(run)] == list(range(STEPS))
+    assert_equal_runs(run, straight)
+
+
+class Killer(threading.Thread):
+    """kill -9 of a training worker, once the run has logged more than ``after`` steps."""
+
+    def __init__(self, run: Path, after: int) -> None:
+        super().__init__(daemon=True)
+        self.run_dir, self.after, self.pid = run, after, 0
+        self.start()
+
+    def run(self) -> None:
+        while not self.pid:
+            time.sleep(0.05)
+            if (self.run_dir / "metrics.jsonl").read_text().count("\n") > self.after:
+                ours = psutil.Process().children(recursive=True)
+                workers = [p for p in ours if "RayTrainWorker" in " ".join(p.cmdline())]
+                workers[0].kill()
+                self.pid = workers[0].pid
+
+    def killed(self) -> bool:
+        self.join(timeout=5)
+        return bool(self.pid)
 
 
 def test_what_is_uploaded_is_small_and_only_code(local_ray: None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ import pytest
 import torch
 
 from ray_distill.cli import main
-from ray_distill.config import load_config
 from ray_distill.data.cache import Cache
 from ray_distill.models.codec import load_codec
-from tests.ray.conftest import ROOT
+from tests.ray.conftest import ROOT, Home
 
 CONFIG = ROOT / "configs/quickstart.yaml"
 
@@ -27,7 +25,7 @@ def write_manifest(folder: Path, lines: list[dict]) -> Path:
 
 
 def test_bad_clips_are_skipped_counted_and_named(
-    local_ray: None, digits: Path, overrides: Callable[..., list[str]], tmp_path: Path, capsys
+    local_ray: None, digits: Path, home: Home, tmp_path: Path, capsys
 ) -> None:
     good = [json.loads(line) for line in digits.read_text().splitlines()][:5]
     for row in good:
@@ -38,7 +36,7 @@ def test_bad_clips_are_skipped_counted_and_named(
     outside = {"video": "../elsewhere.mp4", "caption": "outside"}
     bad = [{"video": name, "caption": "a torn clip"} for name in ("torn.mp4", "empty.mp4", "absent.mp4")]
     manifest = write_manifest(tmp_path, [*good, *bad, {"video": None, "caption": "no video"}, outside])
-    arguments = overrides("bad", f"data.manifest={manifest}")
+    arguments = home.overrides("bad", f"data.manifest={manifest}")
 
     assert main(["prepare", str(CONFIG), *arguments]) == 0
     card = json.loads(capsys.readouterr().out)
@@ -68,17 +66,12 @@ def test_bad_clips_are_skipped_counted_and_named(
         ("model.path=/nowhere/model", "no transformer/config.json there"),
     ],
 )
-def test_what_is_missing_is_named_before_anything_starts(
-    overrides: Callable[..., list[str]], override: str, message: str, capsys
-) -> None:
-    assert main(["train", str(CONFIG), *overrides("missing", override)]) == 2
+def test_what_is_missing_is_named_before_anything_starts(home: Home, override: str, message: str, capsys) -> None:
+    assert main(["train", str(CONFIG), *home.overrides("missing", override)]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_manifest_without_one_good_clip_is_refused(
-    local_ray: None, overrides: Callable[..., list[str]], tmp_path: Path, capsys
-) -> None:
+def test_a_manifest_without_one_good_clip_is_refused(local_ray: None, home: Home, tmp_path: Path, capsys) -> None:
     manifest = write_manifest(tmp_path, [{"video": "absent.mp4", "caption": "nothing"}])
-    assert main(["prepare", str(CONFIG), *overrides("none", f"data.manifest={manifest}")]) == 2
+    assert main(["prepare", str(CONFIG), *home.overrides("none", f"data.manifest={manifest}")]) == 2
     assert "none of its 1 clips can be used" in capsys.readouterr().err
-    assert load_config(CONFIG, overrides("none")).config.name == "none"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,7 +13,7 @@ from mlflow import MlflowClient
 
 from ray_distill.cli import main
 from ray_distill.config import load_config
-from tests.ray.conftest import ROOT, wait_for
+from tests.ray.conftest import ROOT, Home, wait_for
 
 RATE = "roles.student.optimizer.learning_rate"
 
@@ -55,17 +54,16 @@ def children(uri: str, sweep: str) -> tuple[str, dict[str, str]]:
 
 
 def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
-    local_ray: None, overrides: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    local_ray: None, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = overrides("sweep")
-    config = write_sweep(tmp_path, given, trials=3, seed=1)
+    config = write_sweep(tmp_path, home.overrides("sweep"), trials=3, seed=1)
     before = ray.available_resources()["CPU"]
     assert main(["tune", str(config)]) == 0
-    home = Path(yaml.safe_load(config.read_text())["output_dir"]) / "sweep"
+    out = home.folder / "output/sweep"
     said = capsys.readouterr()
-    assert "3 trials, 2 at a time" in said.err and str(home / "best.yaml") in said.out
+    assert "3 trials, 2 at a time" in said.err and str(out / "best.yaml") in said.out
 
-    trials = json.loads((home / "trials.json").read_text())
+    trials = json.loads((out / "trials.json").read_text())
     best, *others = trials
     assert [trial["status"] for trial in trials].count("failed") == 0
     assert best["status"] == "done" and best["point"] == {RATE: 0.0005} and best["rows"][-1]["step"] == 8
@@ -75,12 +73,11 @@ def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
         if trial["point"] != best["point"]:
             assert trial["rows"][-1]["frechet"] > best["rows"][-1]["frechet"]
 
-    written = load_config(home / "best.yaml", environment={}).config
+    written = load_config(out / "best.yaml", environment={}).config
     assert written.name == "sweep_best" and written.roles["student"].optimizer.learning_rate == 0.0005
-    assert (home / "parallel.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "parallel.png").read_bytes().startswith(b"\x89PNG")
 
-    uri = next(item for item in given if item.startswith("track.uri=")).partition("=")[2]
-    status, nested = children(uri, "sweep")
+    status, nested = children(home.uri, "sweep")
     ended = {trial["name"]: "FINISHED" if trial["status"] == "done" else "KILLED" for trial in trials}
     assert status == "FINISHED" and nested == ended
     # What was stopped gave back what it held.

@@ -7,24 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import yaml
 
-from tests.ray.conftest import ROOT, digits, overrides, wait_for  # noqa: F401 (fixtures)
+from tests.ray.conftest import ROOT, Home, digits, home, wait_for  # noqa: F401 (fixtures)
 from tests.ray.test_tune import children, write_sweep
 
 
-def test_a_killed_sweep_goes_on(overrides: Callable[..., list[str]], tmp_path: Path) -> None:  # noqa: F811
-    given = overrides("killed_sweep")
-    config = write_sweep(tmp_path, given, name="killed_sweep", trials=4, seed=1)
-    home = Path(yaml.safe_load(config.read_text())["output_dir"]) / "killed_sweep"
+def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:  # noqa: F811
+    config = write_sweep(tmp_path, home.overrides("killed_sweep"), name="killed_sweep", trials=4, seed=1)
+    out = home.folder / "output/killed_sweep"
     command = [sys.executable, "-c", "import sys; from ray_distill.cli import main; sys.exit(main())", "tune", config]
 
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    wait_for(lambda: len(list(home.glob("runs/*/validations.jsonl"))) > 0, "the first rung", 300)
+    wait_for(lambda: len(list(out.glob("runs/*/validations.jsonl"))) > 0, "the first rung", 300)
     children_then = psutil.Process(first.pid).children(recursive=True)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
@@ -33,12 +30,11 @@ def test_a_killed_sweep_goes_on(overrides: Callable[..., list[str]], tmp_path: P
     again = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=900, check=False)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "killed_sweep goes on where it was" in again.stderr
-    trials = json.loads((home / "trials.json").read_text())
+    trials = json.loads((out / "trials.json").read_text())
     assert len(trials) == 4 and "failed" not in {trial["status"] for trial in trials}
     for trial in trials:
         steps = [row["step"] for row in trial["rows"]]
         assert steps == sorted(set(steps)), "a rung was measured twice"
-    uri = next(item for item in given if item.startswith("track.uri=")).partition("=")[2]
-    status, nested = children(uri, "killed_sweep")
+    status, nested = children(home.uri, "killed_sweep")
     assert status == "FINISHED"
     assert nested == {trial["name"]: "FINISHED" if trial["status"] == "done" else "KILLED" for trial in trials}

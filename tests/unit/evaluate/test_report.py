@@ -43,9 +43,9 @@ def test_contact_sheet_names_the_column_that_does_not_fit(tmp_path):
 @pytest.mark.parametrize("names", [1, 2, 5])
 def test_loss_plot_draws_one_panel_a_name(tmp_path, names):
     path = tmp_path / "loss.png"
-    rows = [{"step": s} | {f"role{n}/loss": (n + 1) * 10.0 ** (-s / 40) for n in range(names)} for s in range(100)]
-    rows[7]["role0/loss"] = float("nan")
-    rows[9].pop("role0/loss")
+    rows = [{"step": s} | {f"role{n}_loss": (n + 1) * 10.0 ** (-s / 40) for n in range(names)} for s in range(100)]
+    rows[7] |= {"role0_loss": float("nan"), "loss_by_sigma/0.0-0.2": 1.0}  # parts of another value have no panel
+    rows[9].pop("role0_loss")
     loss_plot(path, rows)
     picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
     across, down = min(3, names), -(-names // 3)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from ray_distill.methods import DMD, FlowMatching
+from ray_distill.methods import DMD, METHODS, FlowMatching
 from ray_distill.plan.forwards import Call, cycle
 from ray_distill.types import LossTerms, Update
 
@@ -76,3 +76,8 @@ def test_a_run_that_never_repeats_is_its_own_cycle():
     assert found.expected("student", True) == 7
     assert found.expected("student", False) == 2 * Fraction(1, 2)
     assert sum(path.weight for path in found.kinds[-1].paths) == 1
+
+
+def test_a_causal_student_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^method\.name = 'self_forcing': .* not planned yet"):
+        cycle(METHODS["self_forcing"](), 10)
