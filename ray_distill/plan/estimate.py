@@ -44,11 +44,6 @@ def estimate(config: RunConfig) -> Estimate:
     counted = Counted(config)
     sizes = {role: parameters(config, role) for role in config.method.roles}
     states = {role: memory.state(config.role(role), sizes[role], config.train.workers) for role in sizes}
-    if config.method.sampler().chunks is not None:
-        raise ValueError(
-            f"method.name = {config.method.name!r}: plan counts forwards of whole clips, and this student makes them "
-            "chunk by chunk with a cache; train a few steps to see what they take"
-        )
     repeated = cycle(config.method, config.train.steps)
     moments = list(memory.start(states))
     for kind in repeated.kinds:

@@ -103,11 +103,12 @@ def paths(method: Method, update: Update) -> Iterator[Path]:
 
 @dataclass
 class Draws:
-    """An Rng whose whole numbers are prescribed, and 0 past the end of ``prescribed``."""
+    """An Rng whose whole numbers are prescribed, and 0 past the end of ``prescribed``; equal for one purpose."""
 
     prescribed: Sequence[int]
     highs: list[int] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)
+    known: dict[str, int] = field(default_factory=dict)
 
     def noise(self, purpose: str, sample_ids: Tensor, shape: Sequence[int]) -> Tensor:
         return torch.ones(len(sample_ids), *shape)
@@ -116,10 +117,12 @@ class Draws:
         return torch.full((len(sample_ids),), 0.5)
 
     def control(self, purpose: str, high: int) -> int:
-        at = len(self.highs)
-        self.highs.append(high)
-        self.taken.append(self.prescribed[at] if at < len(self.prescribed) else 0)
-        return self.taken[-1]
+        if purpose not in self.known:
+            at = len(self.highs)
+            self.highs.append(high)
+            self.taken.append(self.prescribed[at] if at < len(self.prescribed) else 0)
+            self.known[purpose] = self.taken[-1]
+        return self.known[purpose]
 
 
 class Toy:

@@ -7,7 +7,7 @@ import torch
 
 from ray_distill.methods import DMD, METHODS, FlowMatching
 from ray_distill.plan.forwards import Call, cycle
-from ray_distill.types import LossTerms, Update
+from ray_distill.types import LossTerms, Sampler, Update
 
 
 def expected(found):
@@ -53,6 +53,9 @@ class Late:
     name = "late"
     roles: ClassVar = {"student": "trained"}
     uses_latents = False
+
+    def sampler(self):
+        return Sampler((1000.0,), "ode")
 
     def updates(self, step):
         early = Update(("student",), self.early)

@@ -179,8 +179,3 @@ def test_the_verb(capsys):
     assert "cluster = '8'" in capsys.readouterr().err
     assert main(["check", QUICK, "cluster=8xH100-80GB"]) == 2
     assert "cluster: unknown key" in capsys.readouterr().err
-
-
-def test_a_rollout_by_chunks_is_refused_by_name():
-    with pytest.raises(ValueError, match="method.name = 'self_forcing': plan counts forwards of whole clips"):
-        found("configs/wan2.1_1.3b/self_forcing.yaml")
