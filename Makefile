@@ -36,7 +36,7 @@ teacher: install  ## train anew the teacher that the quickstart ships with
 	cp output/digits_teacher/export/transformer/* examples/digits_teacher/transformer/
 
 test: install  ## the tests: units, then a gang of gloo processes, then Ray
-	$(BIN)/python -m pytest tests/unit --durations=5
+	$(BIN)/python -m pytest tests/unit -n auto --durations=5
 	$(BIN)/python -m pytest tests/gang --durations=5
 	$(BIN)/python -m pytest tests/ray --durations=5
 

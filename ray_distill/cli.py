@@ -54,12 +54,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def check(args: argparse.Namespace) -> None:
+def check_config(args: argparse.Namespace) -> None:
     loaded = load_config(args.config, args.overrides)
     print(loaded.table())
-    from ray_distill.train import launch
+    from ray_distill.train.check import check
+    from ray_distill.train.schedule import warnings
 
-    launch.check(loaded.config)
+    check(loaded.config)
+    print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")
+    for message in warnings(loaded.config):
+        print(f"warning: {message}")
     print(f"\n{args.config}: ready to train")
 
 
@@ -152,7 +156,7 @@ def tune(args: argparse.Namespace) -> None:
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
-    "check": check,
+    "check": check_config,
     "plan": plan,
     "prepare": prepare,
     "train": train,

@@ -13,19 +13,18 @@ from typing import Any
 
 import ray
 
-from ray_distill import __version__, checkpoint
-from ray_distill.config import ConfigError, RunConfig
+from ray_distill import __version__
+from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
 from ray_distill.data.pipeline import prepare
-from ray_distill.diffusion.causal import chunk_lengths
-from ray_distill.models.codec import load_codec
-from ray_distill.models.loading import check_folder
 from ray_distill.track.client import Status
 from ray_distill.track.tracker import Tracker
+from ray_distill.train.check import check
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, measure, publish
+from ray_distill.train.schedule import warnings
 from ray_distill.train.stop import Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
 
@@ -55,47 +54,6 @@ class Trial:
 
     parent_run_id: str | None
     report: Callable[[Row], None]
-
-
-def check(config: RunConfig) -> None:
-    """What can be known to fail is known before a cluster starts; raises ConfigError or ValueError."""
-    for role in config.method.roles:
-        check_folder(
-            config.model.family, config.source(role), f"roles.{role}.path" if config.role(role).path else "model.path"
-        )
-    metric = config.evaluate.metric
-    if metric is not None and not (metric / "config.json").is_file():
-        raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
-    if not config.data.manifest.is_file():
-        raise ConfigError(f"data.manifest = {config.data.manifest}: no such file")
-    chunks, data = config.method.sampler().chunks, config.data
-    if chunks is not None:
-        codec = load_codec(config.model.path / "vae")
-        chunk_lengths(codec.latent_shape(data.frames, data.height, data.width)[1], chunks)
-    last = checkpoint.latest(config.run_dir)
-    if last is not None:
-        check_resumable(config, last)
-
-
-def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
-    """A run is resumed only as what it was; ConfigError names each key that differs and matters."""
-    then, now = flatten(last.state["config"]), flatten(config.dump())
-    fixed = (
-        "seed",
-        "method.",
-        "model.family",
-        "data.frames",
-        "data.stride",
-        "data.height",
-        "data.width",
-        "train.global_batch",
-    )
-    changed = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k) and k.startswith(fixed)]
-    if changed:
-        differences = ", ".join(f"{key} was {then.get(key)} and is {now.get(key)}" for key in changed)
-        raise ConfigError(
-            f"{last.folder} is another run's: {differences}. Choose another name, or remove {config.run_dir}"
-        )
 
 
 @contextmanager
@@ -135,6 +93,8 @@ def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
         with cluster(), watch_signals() as signals, watch_nodes(tracker.system, tracker.tags):
             tracker.tags({"ray_job": ray_job()})
             say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
+            for message in warnings(config):
+                say(f"   warning: {message}")
             with phases("prepare: videos to latents and text embeddings"):
                 cache = make_cache(config)
                 say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")

@@ -19,8 +19,9 @@ from ray_distill.config.keys import flatten
 from ray_distill.evaluate.generate import Generator
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.tracker import Tracker
+from ray_distill.train.check import check
 from ray_distill.train.fit import say
-from ray_distill.train.launch import RUN, check, cluster, make_cache
+from ray_distill.train.launch import RUN, cluster, make_cache
 from ray_distill.train.stop import Stopped, watch_signals
 from ray_distill.train.validations import read
 from ray_distill.tune.report import Ending, Trial, parallel_plot, table, write_best, write_trials

@@ -7,8 +7,9 @@ import ray
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
+from ray_distill.train.check import check, check_resumable
 from ray_distill.train.fit import newest
-from ray_distill.train.launch import check, check_resumable, launch
+from ray_distill.train.launch import launch
 from tests.unit.toys import run_config
 
 
