@@ -57,14 +57,17 @@ class Trial:
 
 
 @contextmanager
-def cluster(log_to_driver: bool = True) -> Iterator[None]:
-    """The Ray that is there (a job's, or the caller's), else one of our own on this machine, ended with us."""
+def cluster(log_to_driver: bool = True, dashboard: bool = False) -> Iterator[None]:
+    """The Ray that is there (a job's, or the caller's), else one of our own on this machine, ended with us.
+
+    Without a dashboard Ray Train cannot see that a controller died, and keeps what its workers held: sweeps need one.
+    """
     if ray.is_initialized():
         yield
         return
     # Without an address ray.init would attach to whatever Ray runs on this host.
     address = os.environ.get("RAY_ADDRESS") or "local"
-    local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    local: dict[str, Any] = {"include_dashboard": dashboard} if address == "local" else {}
     ray.init(
         address=address,
         logging_level=logging.ERROR,

@@ -42,7 +42,7 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
     tracker = _tracker(settings, base)
     status: Status = "FAILED"
     try:
-        with cluster(log_to_driver=False), watch_signals() as signals:
+        with cluster(log_to_driver=False, dashboard=True), watch_signals() as signals:
             found = slots(ray.cluster_resources(), base.train, settings.concurrent)
             say(f"== sweep: {settings.trials} trials, {found.concurrent} at a time")
             Generator(base, make_cache(base))  # the cache and the data's features are made once, for all trials
@@ -99,6 +99,7 @@ def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tun
     home = settings.home / "tune"
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), {"CPU": DRIVER_CPUS})
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the driver's own handler speaks to Tune
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other one prints a frame at any verbosity
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # MLflow and trials.json hold what they would write
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # what a killed sweep forgets at most
     if tune.Tuner.can_restore(str(home)):
@@ -125,8 +126,10 @@ def _search(settings: Sweep, base: RunConfig) -> SearchAlgorithm | Searcher:
     first = [base_point(settings, base)] if settings.try_base else []
     if settings.search == "random":
         return BasicVariantGenerator(points_to_evaluate=first, random_state=settings.seed)
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return OptunaSearch(points_to_evaluate=first, seed=settings.seed)
 
 
