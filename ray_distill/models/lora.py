@@ -23,6 +23,10 @@ class LoRA(BaseModel):
     """None is the rank: the adapter enters as it is."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
 
+    def adapts(self, name: str) -> bool:
+        """Whether the layer ``name`` is one of the targets."""
+        return any(_ends(name, target) for target in self.targets)
+
     def peft(self) -> dict[str, Any]:
         """The arguments of peft's LoraConfig, which are also the metadata of an adapter's file."""
         return {"r": self.rank, "lora_alpha": self.alpha or self.rank, "target_modules": list(self.targets)}

@@ -16,6 +16,7 @@ from torch import nn
 from ray_distill.config import RunConfig
 from ray_distill.models import family
 from ray_distill.models.loading import check_folder
+from ray_distill.models.lora import LoRA
 from ray_distill.types import Role
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -53,7 +54,11 @@ def build(family_name: str, architecture: Mapping[str, Any]) -> nn.Module:
 
 
 def parameters(config: RunConfig, role: Role) -> Parameters:
-    every = sizes(config.model.family, json.dumps(architecture(config, role)))
+    described, lora = json.dumps(architecture(config, role)), config.role(role).lora
+    every = sizes(config.model.family, described)
+    if lora is not None:
+        adapters = adapter_sizes(config.model.family, described, lora)
+        return Parameters(every + adapters, adapters)
     return Parameters(every, every if config.method.roles[role] == "trained" else ())
 
 
@@ -63,6 +68,15 @@ def sizes(family_name: str, architecture: str) -> tuple[int, ...]:
     with torch.device("meta"):
         module = build(family_name, json.loads(architecture))
     return tuple(p.numel() for p in module.parameters())
+
+
+@cache
+def adapter_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int, ...]:
+    """Elements of A [rank, in] and B [out, rank] of each layer that ``lora`` adapts."""
+    with torch.device("meta"):
+        module = build(family_name, json.loads(architecture))
+    layers = [m for name, m in module.named_modules() if isinstance(m, nn.Linear) and lora.adapts(name)]
+    return tuple(lora.rank * features for m in layers for features in (m.in_features, m.out_features))
 
 
 def latent_shape(config: RunConfig) -> tuple[int, int, int, int]:
