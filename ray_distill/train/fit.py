@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
 from ray_distill.train.job import Job, train_worker
 from ray_distill.train.progress import Progress, Row
+from ray_distill.train.rows import append, stored
 from ray_distill.train.stop import Signals, Stopped
 
 ROWS = "metrics.jsonl"
@@ -141,8 +141,7 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
 
 def rows_of(run_dir: Path) -> list[Row]:
     """The rows of a run so far, by step."""
-    path = run_dir / ROWS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return list(stored(run_dir / ROWS))
 
 
 def logged_to(run_dir: Path) -> int:
@@ -158,9 +157,8 @@ def _drain(job: Job, progress: Progress, tracker: Tracker) -> list[Row]:
         say(f"   {note}")
     fresh = progress.new(rows)
     method = job.config.method
-    with (job.config.run_dir / ROWS).open("a") as file:
-        for row in fresh:
-            file.write(json.dumps(row) + "\n")
-            values = {grouped(name, method.roles, method.name): value for name, value in row.items() if name != "step"}
-            tracker.metrics(int(row["step"]), values)
+    append(job.config.run_dir / ROWS, fresh)
+    for row in fresh:
+        values = {grouped(name, method.roles, method.name): value for name, value in row.items() if name != "step"}
+        tracker.metrics(int(row["step"]), values)
     return fresh

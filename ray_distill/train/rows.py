@@ -1,8 +1,11 @@
-"""What all ranks logged, as one number a name and step (see :class:`ray_distill.types.LossTerms`)."""
+"""What all ranks logged, as one number a name and step (see :class:`ray_distill.types.LossTerms`), and its files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -33,3 +36,18 @@ def _number(name: str, values: Tensor) -> Tensor | None:
     if name.endswith("_median"):
         return values.median()
     return values.sum() if name.endswith("_count") else values.mean()
+
+
+def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add ``rows`` to a JSON-lines file."""
+    with path.open("a") as file:
+        file.writelines(f"{json.dumps(dict(row))}\n" for row in rows)
+
+
+def stored(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, none without one; a torn last line, of a writer that was killed, is cut off."""
+    text = path.read_text() if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]

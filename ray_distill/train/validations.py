@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ray_distill.evaluate.compare import summary
 from ray_distill.evaluate.generate import Candidate, Generator, write_videos
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.fit import say
+from ray_distill.train.rows import append, stored
 from ray_distill.types import STUDENT
 
 Row = Mapping[str, Any]
@@ -93,8 +93,7 @@ class Validations:
         row = {"step": step} | {name: value for name, value in measured.items() if value is not None}
         folder = self.config.run_dir / VIDEOS / f"step_{step:06d}"
         write_videos(folder, made.videos, self._generator.prompts, self.config.data.fps)
-        with (self.config.run_dir / FILE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(self.config.run_dir / FILE, [row])
         self.rows.append(row)
         shown = "  ".join(f"{name} {row[name]:.3f}" for name in ("frechet", "accuracy") if name in row)
         say(f"   validation at step {step}: {shown or folder}")
@@ -109,5 +108,4 @@ class Validations:
 
 def read(run_dir: Path) -> list[Row]:
     """The validations of a run so far."""
-    path = run_dir / FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return list(stored(run_dir / FILE))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ray_distill.train.rows import reduced
+from ray_distill.train.rows import append, reduced, stored
 
 NAN = float("nan")
 
@@ -41,3 +41,14 @@ def test_rows_of_several_steps_keep_apart():
 def test_a_broken_loss_is_not_averaged_away():
     (row,) = reduced([(0, {"loss": torch.tensor([1.0, NAN])})], torch.tensor([[1.0, NAN]]))
     assert row["loss"] != row["loss"]
+
+
+def test_a_torn_last_line_is_cut_off(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert stored(path) == []
+    append(path, [{"step": 0.0}, {"step": 1.0}])
+    with path.open("a") as file:
+        file.write('{"step": 2.0, "lo')
+    assert stored(path) == [{"step": 0.0}, {"step": 1.0}]
+    append(path, [{"step": 2.0}])
+    assert [row["step"] for row in stored(path)] == [0.0, 1.0, 2.0]

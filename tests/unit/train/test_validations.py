@@ -1,0 +1,131 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ray_distill.checkpoint.layout import folder_name
+from ray_distill.checkpoint.writer import write
+from ray_distill.evaluate.generate import Made
+from ray_distill.train import validations
+from ray_distill.train.validations import Validations, read
+from tests.unit.toys import run_config
+
+
+class Told:
+    """A tracker that remembers."""
+
+    def __init__(self):
+        self.rows, self.folders = [], []
+
+    def metrics(self, step, values):
+        self.rows.append((step, values))
+
+    def videos(self, folder, step):
+        self.folders.append((folder, step))
+
+
+class Generator:
+    """Samples at once what a checkpoint's folder is called; ``slow`` tasks are not done when asked."""
+
+    real = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    prompts = ("a one",)
+
+    def __init__(self, config, cache):
+        self.started = []
+
+    def start(self, candidate, seed, num_cpus):
+        self.started.append((candidate.checkpoint.name, seed))
+        return candidate.checkpoint
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Makes validations of a run of 8 steps each 4, on a Ray that is not there."""
+    ready, pictures = set(), np.zeros((1, 2, 8, 8, 3), np.uint8)
+
+    def get(task, timeout):
+        if not task.is_dir():
+            raise FileNotFoundError(task)
+        return Made(Generator.real + int(task.name[5:]), 0.5, 0.01, pictures)
+
+    fake = SimpleNamespace(wait=lambda tasks, timeout: ([t for t in tasks if t in ready], []), get=get)
+    monkeypatch.setattr(validations, "ray", fake)
+    monkeypatch.setattr(validations, "Generator", Generator)
+    config = run_config(tmp_path, train__steps=8, evaluate__every=4)
+    config.run_dir.mkdir(parents=True)
+    told, reported = Told(), []
+
+    def checkpoint(step):
+        folder = config.run_dir / folder_name(step)
+        write(folder, [], {"step": step}, 0, 1, lambda part: [part])
+        return folder
+
+    def make():
+        return Validations(config, None, told, reported.append)
+
+    return SimpleNamespace(config=config, told=told, reported=reported, checkpoint=checkpoint, ready=ready, make=make)
+
+
+def test_each_due_checkpoint_is_measured_once_in_order(run):
+    found = run.make()
+    found.poll()
+    assert run.reported == []
+    first = run.checkpoint(4)
+    found.poll()  # starts
+    found.poll()  # not done yet
+    assert run.reported == []
+    run.ready.add(first)
+    found.poll()
+    assert [row["step"] for row in run.reported] == [4]
+    run.checkpoint(8)
+    found.finish()
+    assert [row["step"] for row in run.reported] == [4, 8]
+    assert run.reported[0]["frechet"] < run.reported[1]["frechet"] and run.reported[0]["accuracy"] == 0.5
+    assert [step for step, _ in run.told.rows] == [4, 8] and "validation/frechet" in run.told.rows[0][1]
+    assert [step for _, step in run.told.folders] == [4, 8]
+    assert len(list(run.told.folders[0][0].glob("*.mp4"))) == 1
+    assert read(run.config.run_dir) == run.reported
+
+
+def test_a_run_that_resumes_tells_again_and_measures_no_more(run):
+    run.checkpoint(4)
+    run.make().finish()
+    run.checkpoint(8)
+    again = run.make()
+    assert [row["step"] for row in run.reported] == [4, 4]
+    again.finish()
+    assert [row["step"] for row in run.reported] == [4, 4, 8]
+    assert [row["step"] for row in read(run.config.run_dir)] == [4, 8]
+
+
+def test_a_checkpoint_in_the_writing_waits_and_one_that_is_gone_is_passed_over(run, capsys):
+    folder = run.checkpoint(4)
+    manifest = folder / "manifest.json"
+    text = manifest.read_text()
+    manifest.unlink()
+    found = run.make()
+    found.poll()
+    assert found._running is None
+    manifest.write_text(text)
+    found.poll()
+    assert found._running is not None
+    for path in folder.iterdir():  # retention was faster than the task
+        path.unlink()
+    folder.rmdir()
+    found.poll(wait=True)
+    assert (
+        "step 4 is not validated: its checkpoint is gone already; raise train.checkpoints_keep"
+        in capsys.readouterr().err
+    )
+    run.checkpoint(8)
+    found.finish()
+    assert [row["step"] for row in run.reported] == [8]
+
+
+def test_nothing_is_due_unless_asked_for(run, tmp_path):
+    config = run_config(tmp_path / "other", train__steps=8)
+    found = Validations(config, None, run.told)
+    found.finish()
+    assert found.rows == [] and json.dumps(run.told.rows) == "[]"
