@@ -17,9 +17,9 @@ from ray_distill.cli import main
 from tests.ray.conftest import ROOT, Home
 
 
-def commands(section: str) -> list[str]:
+def commands(section: str, document: str = "README.md") -> list[str]:
     """The lines of the first code block after a heading, without their comments."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / document).read_text()
     block = re.search(r"```\n(.*?)```", text[text.index(section) :], re.S)
     assert block
     return [line.partition("   #")[0].strip() for line in block[1].splitlines()]
@@ -45,6 +45,13 @@ def test_the_commands_of_the_readme_run(straight: Path, home: Home, monkeypatch:
         ran.append(program)
     assert ran.count("ray-distill") == 7 and ran[-1] == "mlflow"
     assert {"seven.mp4", "seven.safetensors"} <= {path.name for path in (home.folder / "output").iterdir()}
+
+
+def test_the_student_comes_out_of_the_registry_as_documented(straight: Path, home: Home) -> None:
+    lines = commands("The student is registered", "docs/mlflow.md")
+    activated = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=home.folder, env=activated, check=True, timeout=120)
+    assert {"transformer", "scheduler", "recipe.json"} <= {path.name for path in (home.folder / "student").iterdir()}
 
 
 def serves(command: list[str]) -> bool:

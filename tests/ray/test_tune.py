@@ -75,6 +75,7 @@ def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
 
     written = load_config(out / "best.yaml", environment={}).config
     assert written.name == "sweep_best" and written.roles["student"].optimizer.learning_rate == 0.0005
+    assert main(["check", str(out / "best.yaml")]) == 0
     assert (out / "parallel.png").read_bytes().startswith(b"\x89PNG")
 
     status, nested = children(home.uri, "sweep")

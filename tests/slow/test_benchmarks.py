@@ -1,0 +1,31 @@
+"""The benchmarks run, shortened, and print what they promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.ray.conftest import ROOT
+
+
+def last_line(*command: str) -> dict:
+    told = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert told.returncode == 0, told.stderr[-3000:]
+    result: dict = json.loads(told.stdout.splitlines()[-1])
+    return result
+
+
+def test_steps() -> None:
+    measured = last_line("benchmarks/step.py", "--cycles", "1")
+    bare, ours, run = (measured["forwards"][name] for name in ("bare", "engines", "run"))
+    assert bare == ours == run  # none after the exit step, none under gradient that needs none
+    assert measured["forwards"]["bare"]["teacher without gradient"] == 1
+    assert "teacher with gradient" not in bare and bare["student with gradient"] == 1
+    assert all(ratio > 0 for ratio in measured["ratios"].values())
+
+
+def test_launch() -> None:
+    measured = last_line("benchmarks/launch.py")
+    assert measured["launch_to_first_step_s"] > 0
+    assert list(measured["moments"]) == ["driver is up", "cache is written", "first rows", "trained", "report", "ended"]
