@@ -17,6 +17,7 @@ from ray_distill.evaluate.report import INK, PAPER, QUIET, RULE
 from ray_distill.tune.space import Range
 
 Ending = Literal["done", "pruned", "failed"]
+LABEL = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.0}
 ORDER: tuple[Ending, ...] = ("done", "pruned", "failed")
 
 
@@ -93,7 +94,15 @@ def parallel_plot(path: Path, trials: Sequence[Trial], space: Mapping[str, Range
         plot.axvline(place, color=RULE, linewidth=1, zorder=1)
         for height, label in ticks:
             plot.annotate(
-                label, (place, height), (4, 0), textcoords="offset points", fontsize=8, color=QUIET, va="center"
+                label,
+                (place, height),
+                (4, 0),
+                textcoords="offset points",
+                fontsize=8,
+                color=QUIET,
+                va="center",
+                bbox=LABEL,
+                zorder=4,
             )
     plot.set_xticks(range(len(axes)), list(axes), fontsize=9, color=INK)
     plot.set_yticks([])

@@ -56,22 +56,20 @@ def children(uri: str, sweep: str) -> tuple[str, dict[str, str]]:
 def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
     local_ray: None, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = write_sweep(tmp_path, home.overrides("sweep"), trials=3, seed=1)
+    config = write_sweep(tmp_path, home.overrides("sweep"), trials=2, seed=0)  # the base, then the bad rate
     before = ray.available_resources()["CPU"]
     assert main(["tune", str(config)]) == 0
     out = home.folder / "output/sweep"
     said = capsys.readouterr()
-    assert "3 trials, 2 at a time" in said.err and str(out / "best.yaml") in said.out
+    assert "2 trials, 2 at a time" in said.err and str(out / "best.yaml") in said.out
 
     trials = json.loads((out / "trials.json").read_text())
-    best, *others = trials
+    best, other = trials
     assert [trial["status"] for trial in trials].count("failed") == 0
     assert best["status"] == "done" and best["point"] == {RATE: 0.0005} and best["rows"][-1]["step"] == 8
-    assert "pruned" in [trial["status"] for trial in others]
-    for trial in others:
-        assert trial["rows"][0]["step"] == 4
-        if trial["point"] != best["point"]:
-            assert trial["rows"][-1]["frechet"] > best["rows"][-1]["frechet"]
+    # It is stopped unless it came to the rung first, when there was nothing to compare with; tests/slow is certain.
+    assert other["status"] in ("pruned", "done") and other["rows"][0]["step"] == 4
+    assert other["rows"][-1]["frechet"] > best["rows"][-1]["frechet"]
 
     written = load_config(out / "best.yaml", environment={}).config
     assert written.name == "sweep_best" and written.roles["student"].optimizer.learning_rate == 0.0005
@@ -87,4 +85,4 @@ def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
     assert not [name for name in names if "RayTrainWorker" in name]
 
     assert main(["tune", str(config), "trials=9"]) == 2
-    assert "trials was 3 and is 9. Choose another name" in capsys.readouterr().err
+    assert "trials was 2 and is 9. Choose another name" in capsys.readouterr().err

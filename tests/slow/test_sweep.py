@@ -16,7 +16,9 @@ from tests.ray.test_tune import children, write_sweep
 
 
 def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:  # noqa: F811
-    config = write_sweep(tmp_path, home.overrides("killed_sweep"), name="killed_sweep", trials=4, seed=1)
+    config = write_sweep(
+        tmp_path, home.overrides("killed_sweep"), name="killed_sweep", trials=4, seed=0
+    )  # the base, then three bad ones
     out = home.folder / "output/killed_sweep"
     command = [sys.executable, "-c", "import sys; from ray_distill.cli import main; sys.exit(main())", "tune", config]
 
@@ -32,6 +34,8 @@ def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:  # noqa: F8
     assert "killed_sweep goes on where it was" in again.stderr
     trials = json.loads((out / "trials.json").read_text())
     assert len(trials) == 4 and "failed" not in {trial["status"] for trial in trials}
+    # Each needs the CPUs that the one before gave back: the third is past the rung only when two are measured.
+    assert "pruned" in {trial["status"] for trial in trials}
     for trial in trials:
         steps = [row["step"] for row in trial["rows"]]
         assert steps == sorted(set(steps)), "a rung was measured twice"
