@@ -39,7 +39,9 @@ def _number(name: str, values: Tensor) -> Tensor | None:
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add ``rows`` to a JSON-lines file."""
+    """Add ``rows`` to a JSON-lines file, which is there from its first row on."""
+    if not rows:
+        return
     with path.open("a") as file:
         file.writelines(f"{json.dumps(dict(row))}\n" for row in rows)
 
