@@ -250,8 +250,8 @@ class RunConfig(Section):
     roles: dict[Role, RoleConfig]
     data: Source
     train: Train
-    evaluate: Evaluate = Evaluate()
-    track: Track = Track()
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    track: Track = Field(default_factory=Track)  # made anew: its relative file is one of the working directory of now
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 

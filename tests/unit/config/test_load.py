@@ -187,3 +187,11 @@ def test_derived_values(load, tmp_path):
     assert config.role("teacher").zero == 3 and config.role("teacher").optimizer is None
     assert config.student_tensors == "ema" and load().config.student_tensors == "weights"
     assert config.run_dir == tmp_path / "output" / "run"
+
+
+def test_relative_places_are_those_of_the_working_directory_of_now(load, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load().config
+    assert config.track.uri == f"sqlite:///{tmp_path}/mlruns/mlflow.db" and config.data.cache_dir == tmp_path / "cache"
+    assert load("track.uri=http://mlflow:5000").config.track.uri == "http://mlflow:5000"
+    assert load("track.uri=''").config.track.uri == ""
