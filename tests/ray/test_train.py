@@ -14,7 +14,7 @@ from ray_distill.cli import main
 from ray_distill.config import load_config
 from ray_distill.evaluate.compare import evaluate
 from ray_distill.train.launch import make_cache
-from tests.ray.conftest import MEASURED, ROOT, STEPS, Home, read_rows
+from tests.ray.conftest import MEASURED, ROOT, STEPS, TOKEN, Home, read_rows
 
 
 def tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -80,7 +80,8 @@ def test_mlflow_holds_the_run(straight: Path, home: Home) -> None:
     assert run.data.params["method.name"] == "dmd" and run.data.params["train.steps"] == str(STEPS)
     assert len(client.get_metric_history(run.info.run_id, "fake_score/loss")) == STEPS
     assert run.data.metrics["evaluate/student/frechet"] > 0
-    assert run.data.tags["method"] == "dmd"
+    assert run.data.tags["method"] == "dmd" and run.data.tags["steps"] == str(STEPS)
+    assert TOKEN not in f"{run.data.params}{run.data.tags}"
     assert "system/node_0/cpu_utilization_percentage" in run.data.metrics
     assert run.data.metrics["validation/frechet"] > 0 and "FD" in run.data.tags["mlflow.note.content"]
     assert [given.dataset.digest for given in run.inputs.dataset_inputs]
