@@ -7,11 +7,8 @@ import re
 import shlex
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
-import psutil
 import ray
 
 from ray_distill.checkpoint import latest
@@ -54,8 +51,8 @@ def test_without_the_token_nothing_is_submitted(local_ray: None) -> None:
     assert told.returncode != 0 and "token authentication" in told.stderr.lower()
 
 
-def test_a_job_that_is_stopped_and_whose_worker_is_killed_ends_equal(straight: Path, home: Home) -> None:
-    """`ray job stop` saves, then ends; the same job submitted again goes on, and outlives kill -9 of a worker."""
+def test_a_job_that_is_stopped_and_submitted_again_ends_equal(straight: Path, home: Home) -> None:
+    """`ray job stop` saves, then ends; the same job submitted again goes on."""
     arguments = home.overrides("stopped")
     run = home.folder / "output/stopped"
     command = documented()
@@ -69,36 +66,11 @@ def test_a_job_that_is_stopped_and_whose_worker_is_killed_ends_equal(straight: P
     stopped = latest(run)
     assert stopped is not None and 0 < stopped.step < STEPS
 
-    killer = Killer(run, after=stopped.step)
     again = job(*command, *arguments)
     assert again.returncode == 0, again.stdout[-2000:]
-    assert killer.killed()
     assert f"goes on from step {stopped.step}" in again.stdout and TOKEN not in again.stdout
-    assert "resumed from step" in again.stdout
     assert [row["step"] for row in read_rows(run)] == list(range(STEPS))
     assert_equal_runs(run, straight)
-
-
-class Killer(threading.Thread):
-    """kill -9 of a training worker, once the run has logged more than ``after`` steps."""
-
-    def __init__(self, run: Path, after: int) -> None:
-        super().__init__(daemon=True)
-        self.run_dir, self.after, self.pid = run, after, 0
-        self.start()
-
-    def run(self) -> None:
-        while not self.pid:
-            time.sleep(0.05)
-            if (self.run_dir / "metrics.jsonl").read_text().count("\n") > self.after:
-                ours = psutil.Process().children(recursive=True)
-                workers = [p for p in ours if "RayTrainWorker" in " ".join(p.cmdline())]
-                workers[0].kill()
-                self.pid = workers[0].pid
-
-    def killed(self) -> bool:
-        self.join(timeout=5)
-        return bool(self.pid)
 
 
 def test_what_is_uploaded_is_small_and_only_code(local_ray: None) -> None:
