@@ -44,7 +44,7 @@ def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
 
     try:
         rows = launch(config, Trial(plan.parent_run_id, report))["validations"]
-    except Exception as error:
+    except Exception as error:  # written down for the sweep, and raised again
         _write(config.run_dir, point, f"{type(error).__name__}: {error}")
         raise
     # Tune ends a trial at its last report: that waits until the run is closed.
