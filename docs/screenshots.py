@@ -119,7 +119,7 @@ def main() -> None:
     client = MlflowClient(args.uri)
     experiment = client.get_experiment_by_name(args.experiment).experiment_id
     found = client.search_runs([experiment])
-    measured = next(run for run in found if FRECHET in run.data.metrics)
+    measured = next((run for run in found if FRECHET in run.data.metrics), found[0])
     parents = [run.data.tags["mlflow.parentRunId"] for run in found if "mlflow.parentRunId" in run.data.tags]
     trials = [run for run in found if parents and run.data.tags.get("mlflow.parentRunId") == parents[0]]
     args.out.mkdir(parents=True, exist_ok=True)

@@ -24,10 +24,12 @@ def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:  # noqa: F8
 
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: len(list(out.glob("runs/*/validations.jsonl"))) > 0, "the first rung", 300)
-    children_then = psutil.Process(first.pid).children(recursive=True)
+    # Ray's agents outlive their raylet by minutes, and do nothing.
+    descended = psutil.Process(first.pid).children(recursive=True)
+    working = [p for p in descended if "Agent" not in " ".join(p.cmdline())]
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
-    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in children_then), "Ray's processes")
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in working), "Ray's processes", 120)
 
     again = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=900, check=False)
     assert again.returncode == 0, again.stderr[-3000:]
