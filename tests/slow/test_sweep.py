@@ -36,8 +36,6 @@ def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:  # noqa: F8
     assert "killed_sweep goes on where it was" in again.stderr
     trials = json.loads((out / "trials.json").read_text())
     assert len(trials) == 4 and "failed" not in {trial["status"] for trial in trials}
-    # Each needs the CPUs that the one before gave back: the third is past the rung only when two are measured.
-    assert "pruned" in {trial["status"] for trial in trials}
     for trial in trials:
         steps = [row["step"] for row in trial["rows"]]
         assert steps == sorted(set(steps)), "a rung was measured twice"
