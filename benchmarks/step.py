@@ -197,7 +197,7 @@ def worker(settings: dict[str, Any]) -> None:
         "engines": Ours(config),
         "run": Run(config, job, batches, device),
     }
-    interval = config.method.updates and getattr(config.method, "student_interval", 1)
+    interval = config.method.student_interval  # type: ignore[attr-defined]
     forwards = {name: count(loop, interval, first) for name, loop in loops.items()}  # warms up, too
     cycles: dict[str, list[float]] = {name: [] for name in loops}
     for loop in loops.values():
