@@ -47,7 +47,7 @@ def test_attention_goes_by_the_backend_that_was_asked_for():
         use_attention(other, "_native_math")
         assert {block.attn1.processor._attention_backend.value for block in other.blocks} == {"_native_math"}
         assert plain.blocks[0].attn1.processor._attention_backend is None
-        x_t, text = torch.randn(1, 16, 1, 4, 4), torch.randn(1, 3, other.config.text_dim)
+        x_t, text = torch.randn(1, other.config.in_channels, 1, 4, 4), torch.randn(1, 3, other.config.text_dim)
         made = [m(x_t, torch.tensor([500.0]), text, return_dict=False)[0] for m in (plain, other)]
         assert (made[0] - made[1]).abs().max() < 1e-5
     finally:
