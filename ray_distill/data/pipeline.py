@@ -168,7 +168,7 @@ def _finish(cache: Cache, source: Source) -> None:
             log.warning("skipped %s", error)
     if not good:
         raise ValueError(
-            f"data: none of the {len(told)} clips of {source.title} can be used; "
+            f"data: none of its {len(told)} clips can be used ({source.title}); "
             f"the reasons are in {cache.folder / 'quarantine.jsonl'}"
         )
     with safe_open(cache.folder / PROMPTS, "np") as prompts:
