@@ -142,7 +142,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
         cache = make_cache(config)
         say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
         encode_prompts(config)
-    tracker.dataset(config.data.manifest.parent.name, config.data.manifest, cache.folder.name, cache.card)
+    tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
     if config.evaluate.baseline and trial is None:
         with phases("baseline: what the teacher makes, before training"):
             if made := baseline(config, cache):
