@@ -22,12 +22,13 @@ def export(
     report: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write <run_dir>/export from ``checkpoint`` with the method's own recipe; returns the folder."""
-    lora = config.role(STUDENT).lora
+    lora, recipe = config.role(STUDENT).lora, config.method.sampler()
+    high, low = (recipe.experts.high, recipe.experts.low) if recipe.experts else (STUDENT, None)
     return export_student(
         config.run_dir / FOLDER,
-        load_network(config, STUDENT, checkpoint),
+        load_network(config, high, checkpoint),
         config.model.path,
-        config.method.sampler(),
+        recipe,
         latent_shape,
         frames=config.data.frames,
         height=config.data.height,
@@ -36,5 +37,6 @@ def export(
         max_sequence_length=config.model.max_sequence_length,
         negative_prompt=config.data.negative_prompt,
         adapter=None if lora is None else (lora, Checkpoint(checkpoint).tensors(STUDENT, config.student_tensors)),
+        low=None if low is None else load_network(config, low, checkpoint),
         card={"title": config.name, "method": config.method.name, "report": report or {}},
     )
