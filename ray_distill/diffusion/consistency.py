@@ -85,5 +85,5 @@ def consistency_pair(
 
 
 def even_indices(steps: int, wanted: int) -> Sequence[int]:
-    """``wanted`` indices out of 1 .. n, evenly spaced from n down."""
-    return [steps - i * steps // wanted for i in range(wanted)]
+    """``wanted`` indices out of 1 .. n, even from n down; as many as there are even phases start at their tops."""
+    return [(wanted - i) * steps // wanted for i in range(wanted)]

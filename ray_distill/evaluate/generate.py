@@ -25,7 +25,7 @@ from ray_distill.data.cache import Cache
 from ray_distill.data.pipeline import clips
 from ray_distill.data.transform import to_frames
 from ray_distill.data.video import write_clip
-from ray_distill.diffusion.samplers import sample
+from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.evaluate.metrics import Metric
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.models import family
@@ -33,18 +33,18 @@ from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
 from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
-from ray_distill.types import Sampler
+from ray_distill.types import Denoiser, Sampler
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights and how to sample them: ``checkpoint`` is a student's, None the untrained source of ``role``; ``tensors``
-    of it are "weights" or "ema", by default what the run publishes."""
+    """Weights and how to sample them: ``checkpoint`` holds what was trained of ``role``, or of the recipe's experts;
+    None are the untrained sources. ``averaged``: the average of a trained role, where one is kept."""
 
     role: str
     sampler: Sampler
     checkpoint: Path | None = None
-    tensors: str | None = None
+    averaged: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,16 @@ class Made:
     """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
 
 
-def load_network(config: RunConfig, role: str, checkpoint: Path | None, tensors: str | None = None) -> nn.Module:
-    """A role's network, frozen, in fp32: out of a checkpoint (``tensors`` of it), or as it began.
+def load_network(config: RunConfig, role: str, checkpoint: Path | None, averaged: bool = True) -> nn.Module:
+    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began.
 
     Adapters are merged into the weights that they adapt."""
     if config.role(role).init == "random":
         module = random_transformer(config.model.family, config.source(role), config.seed)
     else:
         module = load_transformer(config.model.family, config.source(role))
-    if checkpoint is not None:
-        trained = Checkpoint(checkpoint).tensors(role, tensors or config.student_tensors)
+    if checkpoint is not None and config.method.roles[role] == "trained":
+        trained = Checkpoint(checkpoint).tensors(role, config.sampled_tensors(role) if averaged else "weights")
         lora = config.role(role).lora
         if lora is None:
             module.load_state_dict(trained)
@@ -76,7 +76,18 @@ def load_network(config: RunConfig, role: str, checkpoint: Path | None, tensors:
     return module.eval().requires_grad_(False)
 
 
-_network = lru_cache(maxsize=1)(lambda key, role, *what: load_network(RunConfig.model_validate_json(key), role, *what))
+@lru_cache(maxsize=1)
+def _networks(key: str, roles: tuple[str, ...], *what: Any) -> dict[str, nn.Module]:
+    return {role: load_network(RunConfig.model_validate_json(key), role, *what) for role in roles}
+
+
+def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
+    """What ``candidate`` samples with: one network, or the two experts of its recipe."""
+    experts = candidate.sampler.experts
+    roles = (experts.high, experts.low) if experts else (candidate.role,)
+    modules = _networks(config.model_dump_json(), roles, candidate.checkpoint, candidate.averaged)
+    networks = {role: family(config.model.family).denoiser(module.to(device)) for role, module in modules.items()}
+    return by_level(experts, networks) if experts else networks[candidate.role]
 
 
 def make_latents(
@@ -101,8 +112,7 @@ def generate(
 ) -> Made:
     """Sample one video a prompt (text [N, L, D], uncond [L, D]) in batches, and measure them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = _network(config.model_dump_json(), candidate.role, candidate.checkpoint, candidate.tensors).to(device)
-    denoise = family(config.model.family).denoiser(network)
+    denoise = denoiser(config, candidate, device)
     codec = load_codec(config.model.path / "vae").to(device)
     shape = codec.latent_shape(*config.shown_size)
     pixels, began = [], time.perf_counter()

@@ -65,7 +65,7 @@ def work(job: Job) -> None:
 
 
 def build_engines(config: RunConfig) -> Engines:
-    """One engine per role of the method, each with its own weights and adapters."""
+    """One engine per role that training holds, each with its own weights and adapters."""
 
     def module(role: Role) -> nn.Module:
         held = config.role(role)
@@ -80,8 +80,8 @@ def build_engines(config: RunConfig) -> Engines:
         return network
 
     return SeparateEngines(
-        ((role, module(role)) for role in config.method.roles),
-        {role: config.role(role) for role in config.method.roles},
+        ((role, module(role)) for role in config.held_roles),
+        {role: config.role(role) for role in config.held_roles},
         family(config.model.family).denoiser,
         total_updates(config),
         config.train.micro_batch,

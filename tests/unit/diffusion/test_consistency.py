@@ -13,10 +13,8 @@ from ray_distill.diffusion.consistency import (
     even_edges,
     even_indices,
 )
-from ray_distill.diffusion.flow import euler_step, x_0_from_velocity
-from ray_distill.diffusion.samplers import sample
-from ray_distill.diffusion.timesteps import euler_timesteps
-from ray_distill.types import Prediction, Sampler
+from ray_distill.diffusion.flow import x_0_from_velocity
+from ray_distill.types import Prediction
 from tests.unit.toys import ExactMap, Gaussian
 
 DATA = Gaussian(2.0, 0.5)
@@ -37,19 +35,6 @@ def velocity(x, sigma):
 @pytest.mark.parametrize(("end", "wanted"), [(0.0, 2.65), (0.5, 1.7267220927)])
 def test_the_flow_map(end, wanted):
     assert DATA.flow_map(X_1, level(1.0), level(end)).item() == pytest.approx(wanted, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("steps", "shift", "error"),
-    [(50, 1, -0.018984), (100, 1, -0.009561), (200, 1, -0.004798), (50, 5, -0.055705), (100, 5, -0.028413)],
-)
-def test_euler_errs_by_its_steps(steps, shift, error):
-    x, levels = X_1, [t / 1000 for t in euler_timesteps(steps, shift)] + [0.0]
-    for sigma, after in zip(levels, levels[1:], strict=False):
-        x = euler_step(x, velocity(x, sigma), level(sigma), level(after))
-    assert x.item() - 2.65 == pytest.approx(error, abs=1e-6)
-    recipe = Sampler(euler_timesteps(steps, shift), "ode")
-    assert sample(DATA, recipe, X_1, {}, noise=lambda i: X_1).item() == pytest.approx(x.item(), abs=2e-5)  # fp32 sigma
 
 
 def test_the_mean_velocity_of_the_exact_map():
@@ -129,8 +114,10 @@ def test_even_phases():
             even_edges(50, phases)
 
 
-def test_even_indices():
-    assert even_indices(50, 4) == [50, 38, 25, 13] and even_indices(8, 8) == list(range(8, 0, -1))
+def test_as_many_steps_as_phases_start_at_their_tops():
+    assert even_indices(50, 4) == [50, 37, 25, 12] and even_indices(8, 8) == list(range(8, 0, -1))
+    for steps, phases in ((50, 4), (15, 3), (35, 4), (100, 7)):
+        assert even_indices(steps, phases) == [steps, *reversed(even_edges(steps, phases)[1:])]
 
 
 # The pair that is compared
