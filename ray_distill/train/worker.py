@@ -20,6 +20,7 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
 from ray_distill.models import family
+from ray_distill.models.int8 import quantize
 from ray_distill.models.loading import load_transformer, random_transformer, use_attention
 from ray_distill.models.lora import add_lora
 from ray_distill.rng import StatelessRng
@@ -75,6 +76,8 @@ def build_engines(config: RunConfig) -> Engines:
             # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
             network = load_transformer(config.model.family, config.source(role), DTYPES[held.dtype])
         use_attention(network, config.model.attention)
+        if held.base_precision == "int8":
+            quantize(network)
         if held.lora is not None:
             add_lora(network, held.lora, config.seed)
         return network

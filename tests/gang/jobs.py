@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import DEFAULT, patch
 
 import torch
@@ -17,6 +17,7 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config.schema import Optimizer, RoleConfig
 from ray_distill.data.plan import share
 from ray_distill.methods import DMD, FlowMatching
+from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
@@ -43,6 +44,7 @@ class Case:
     clip_value: float = 0.0
     gradient_checkpointing: bool = False
     lora: LoRA | None = None
+    base_precision: Literal["dtype", "int8"] = "dtype"
 
 
 def engines(case: Case) -> SeparateEngines:
@@ -53,10 +55,12 @@ def engines(case: Case) -> SeparateEngines:
         optimizer=optimizer,
         gradient_checkpointing=case.gradient_checkpointing,
         lora=case.lora,
+        base_precision=case.base_precision,
     )
+    frozen = RoleConfig(zero=3) if case.base_precision == "dtype" else RoleConfig(zero=0, base_precision="int8")
     averages = {role: need for role, need in case.method.roles.items() if isinstance(need, Average)}
     configs = {
-        role: RoleConfig(zero=3) if need == "frozen" else trained
+        role: frozen if need == "frozen" else trained
         for role, need in case.method.roles.items()
         if role not in averages
     }
@@ -70,6 +74,8 @@ def engines(case: Case) -> SeparateEngines:
 
 def network(case: Case, role: str) -> nn.Module:
     module = tiny_wan(0 if role == "teacher" else 1)
+    if case.base_precision == "int8":
+        quantize(module)
     if case.lora is not None and role != "teacher":
         add_lora(module, case.lora, seed=0)
     return module
