@@ -11,8 +11,8 @@ from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data import listing
+from ray_distill.data.index import Models
 from ray_distill.diffusion.causal import chunk_lengths
-from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import check_folder, empty_transformer
 from ray_distill.models.lora import check_targets
 
@@ -29,13 +29,27 @@ def check(config: RunConfig) -> None:
     if metric is not None and not (metric / "config.json").is_file():
         raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
     check_data(config)
-    chunks, data = config.method.sampler().chunks, config.data
-    if chunks is not None:
-        codec = load_codec(config.model.path / "vae")
-        chunk_lengths(codec.latent_shape(data.frames, data.height, data.width)[1], chunks)
+    check_size(config)
     last = checkpoint.latest(config.run_dir)
     if last is not None:
         check_resumable(config, last)
+
+
+def check_size(config: RunConfig) -> None:
+    """Clips fit the codec, the transformer's patches and the method's chunks."""
+    folder, data = config.model.path / "vae", config.data
+    if not (folder / "config.json").is_file():
+        return
+    models = Models(config.model.family, config.model.path, config.model.max_sequence_length)
+    for name, of, whole in zip(("height", "width"), (data.height, data.width), models.multiple, strict=True):
+        if of % whole:
+            near = max(1, of // whole) * whole
+            raise ConfigError(f"data.{name} = {of}: the model takes multiples of {whole}; use {near} or {near + whole}")
+    for clips in (data, *map(data.clips, data.parts)):
+        models.latent_shape(clips.frames, data.height, data.width)
+    chunks = config.method.sampler().chunks
+    if chunks is not None:
+        chunk_lengths(models.latent_shape(data.frames, data.height, data.width)[1], chunks)
 
 
 def check_data(config: RunConfig) -> None:

@@ -17,6 +17,7 @@ from ray_distill import __version__
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
+from ray_distill.data.index import Models, told
 from ray_distill.data.pipeline import prepare
 from ray_distill.track.client import Status
 from ray_distill.track.tracker import Tracker
@@ -100,7 +101,7 @@ def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
                 say(f"   warning: {message}")
             with phases("prepare: videos to latents and text embeddings"):
                 cache = make_cache(config)
-                say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
+                say(f"   {told(cache.card)}")
             tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
             validations = Validations(config, cache, tracker, trial.report if trial else None)
             with phases("train"):
@@ -143,4 +144,6 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
 
 
 def make_cache(config: RunConfig) -> Cache:
-    return prepare(config.data, config.model.path, config.model.max_sequence_length)
+    """The cache of the run's data, made unless it is there."""
+    model = config.model
+    return prepare(config.data, Models(model.family, model.path, model.max_sequence_length), say)
