@@ -6,10 +6,11 @@ The run's data position is one integer, the step: after a resume, in another wor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-Buckets = Mapping[tuple[int, ...], Sequence[int]]
+Buckets = Mapping[Any, Sequence[int]]
 """Row numbers by latent shape."""
 
 
@@ -39,6 +40,23 @@ def _drawn(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Gene
     groups = [(rows[times == often], often) for often in np.unique(times)]
     repeated = [np.resize(rng.permutation(group), round(often * len(group))) for group, often in groups]
     return repeated[0] if len(repeated) == 1 else rng.permutation(np.concatenate([rows[:0], *repeated]))
+
+
+def kept(buckets: Buckets, passes: Sequence[float], global_batch: int, keep_small: bool) -> Buckets:
+    """The buckets that are trained on: without those that do not fill a global batch, unless they are kept.
+
+    ValueError where none is left.
+    """
+    if keep_small:
+        return buckets
+    large = {key: rows for key, rows in buckets.items() if sum(passes[row] for row in rows) >= global_batch}
+    if not large:
+        raise ValueError(
+            f"data.keep_small_buckets = false: no bucket has a global batch of {global_batch} rows "
+            f"({', '.join(f'{len(rows)} of {key}' for key, rows in buckets.items())}); keep them, or lower "
+            "train.global_batch"
+        )
+    return large
 
 
 class Plan:

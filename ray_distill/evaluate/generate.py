@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.data.cache import Cache
-from ray_distill.data.pipeline import clips
+from ray_distill.data.pipeline import real_videos
 from ray_distill.data.transform import to_frames
 from ray_distill.data.video import write_clip
 from ray_distill.diffusion.samplers import by_level, sample
@@ -141,7 +141,7 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
             good = rows["error"] == ""
             return {"features": metric.features(rows["pixels"][good]).numpy()}
 
-        rows = clips(config.data).map_batches(measure, batch_size=256).take_all()
+        rows = real_videos(config.data, cache).map_batches(measure, batch_size=256).take_all()
         save_file({"features": torch.from_numpy(np.stack([row["features"] for row in rows]))}, path)
     return load_file(path)["features"]
 

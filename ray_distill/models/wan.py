@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -54,3 +54,9 @@ class Wan:
 
     transformer: ClassVar[type[WanTransformer3DModel]] = WanTransformer3DModel
     denoiser: ClassVar[type[WanDenoiser]] = WanDenoiser
+
+    @staticmethod
+    def patch(config: Mapping[str, Any]) -> tuple[int, int]:
+        """Rows and columns of latents in one token; ``config`` is the transformer's."""
+        _, height, width = config.get("patch_size", (1, 2, 2))
+        return height, width

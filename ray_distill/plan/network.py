@@ -98,17 +98,7 @@ def int8_size(family_name: str, architecture: str) -> int:
 
 def latent_shape(config: RunConfig) -> tuple[int, int, int, int]:
     """(C, t, h, w) by the folder's codec, or by Wan's published VAE; ValueError where the clips' size does not fit."""
-    from diffusers import AutoencoderKLWan
+    from ray_distill.models.codec import outline
 
-    from ray_distill.models.codec import Codec, WanVAE, load_codec
-
-    folder = config.model.path / "vae"
-    described = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
-    codec: Codec
-    if described.get("_class_name", "AutoencoderKLWan") == "AutoencoderKLWan":
-        with torch.device("meta"):
-            codec = WanVAE(AutoencoderKLWan.from_config(described))  # its defaults are Wan 2.1's
-    else:
-        codec = load_codec(folder)
     data = config.data
-    return codec.latent_shape(data.frames, data.height, data.width)
+    return outline(config.model.path / "vae").latent_shape(data.frames, data.height, data.width)

@@ -18,6 +18,7 @@ from ray_distill import __version__
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
+from ray_distill.data.index import Models, told
 from ray_distill.data.pipeline import prepare
 from ray_distill.evaluate.compare import baseline
 from ray_distill.evaluate.prompts import encode_prompts
@@ -140,7 +141,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
         cache = make_cache(config)
-        say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
+        say(f"   {told(cache.card)}")
         encode_prompts(config)
     tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
     if config.evaluate.baseline and trial is None:
@@ -195,4 +196,6 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
 
 
 def make_cache(config: RunConfig) -> Cache:
-    return prepare(config.data, config.model.path, config.model.max_sequence_length)
+    """The cache of the run's data, made unless it is there."""
+    model = config.model
+    return prepare(config.data, Models(model.family, model.path, model.max_sequence_length), say)

@@ -44,6 +44,25 @@ def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(ready):
         check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 3}, **own))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"data__frames": 80, "data__height": 32, "data__width": 32},
+            "frames=80: the Wan VAE takes 4k.1 frames; use 77 or 81",
+        ),
+        ({"data__height": 40, "data__width": 32}, r"data.height = 40: the model takes multiples of 16; use 32 or 48"),
+        ({"data__height": 32, "data__width": 8}, r"data.width = 8: the model takes multiples of 16; use 16 or 32"),
+    ],
+)
+def test_a_size_that_the_model_does_not_take_is_refused(ready, change, message):
+    (ready / "model/vae").mkdir()
+    (ready / "model/vae/config.json").write_text('{"_class_name": "AutoencoderKLWan"}')
+    check(run_config(ready, data__frames=9, data__height=48, data__width=32))
+    with pytest.raises(ValueError, match=message):
+        check(run_config(ready, **change))
+
+
 def test_prompts_alone_do_for_a_method_without_data(ready):
     (ready / "prompts.txt").write_text("a cat\n")
     prompts = {"data__manifest": None, "data__datasets": [{"prompts": str(ready / "prompts.txt")}]}
