@@ -101,8 +101,13 @@ class Model(Section):
     family: Annotated[str, BeforeValidator(_family)] = "wan"
     path: Absolute
     max_sequence_length: PositiveInt = 512
+    text_encoder_precision: Literal["float32", "int8"] = "float32"
     attention: str = "native"
     """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
+
+    @property
+    def int8_text(self) -> bool:
+        return self.text_encoder_precision == "int8"
 
 
 class Optimizer(Section):

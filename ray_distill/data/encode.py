@@ -39,8 +39,8 @@ class EncodeClips:
 class EncodeText:
     """An actor with the text encoder: captions -> ``text``, without the zeros behind the last token."""
 
-    def __init__(self, model: Path, max_sequence_length: int) -> None:
-        self.text = TextEncoder(model, max_sequence_length).to("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, model: Path, max_sequence_length: int, int8: bool) -> None:
+        self.text = TextEncoder(model, max_sequence_length, int8).to("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
         encoded = self.text.encode(list(rows["caption"])).cpu().numpy()

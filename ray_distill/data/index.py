@@ -39,6 +39,7 @@ class Models:
     family: str
     path: Path
     max_sequence_length: int
+    int8_text: bool = False
 
     @cached_property
     def codec(self) -> str:
@@ -47,7 +48,7 @@ class Models:
     @cached_property
     def encoder(self) -> str:
         parts = [folder_hash(self.path / part) for part in ("text_encoder", "tokenizer")]
-        return address(FORMAT, parts, self.max_sequence_length)
+        return address(FORMAT, parts, self.max_sequence_length, *(["int8"] if self.int8_text else []))
 
     @cached_property
     def multiple(self) -> tuple[int, int]:

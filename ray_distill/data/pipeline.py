@@ -76,7 +76,11 @@ def _captions(source: Source, models: Models, made: Made, say: Say) -> None:
     rows = made.missing_text()
     if rows:
         encoded = _encoded(
-            _dataset(rows), EncodeText, (models.path, models.max_sequence_length), source, max(8, source.encode_batch)
+            _dataset(rows),
+            EncodeText,
+            (models.path, models.max_sequence_length, models.int8_text),
+            source,
+            max(8, source.encode_batch),
         )
         _written(encoded, made.text, 256, Progress("captions", len(rows), say))
 

@@ -198,4 +198,4 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
 def make_cache(config: RunConfig) -> Cache:
     """The cache of the run's data, made unless it is there."""
     model = config.model
-    return prepare(config.data, Models(model.family, model.path, model.max_sequence_length), say)
+    return prepare(config.data, Models(model.family, model.path, model.max_sequence_length, model.int8_text), say)

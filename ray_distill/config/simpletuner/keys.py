@@ -23,6 +23,11 @@ KEYS: Mapping[str, Key] = {
         training.text_encoder, "must be the model's own name: text encoders come from there"
     ),
     "mixed_precision": Key(training.mixed_precision, "`roles.*.dtype`; masters and moments are fp32", default="bf16"),
+    "base_model_precision": Key(
+        training.precision, "`roles.*.base_precision`: int8 of what is frozen; refused where all weights are trained"
+    ),
+    "quantize_via": Key(training.quantize_via, "`cpu`: where weights are quantised, always"),
+    "text_encoder_1_precision": Key(training.text_precision, "`model.text_encoder_precision`"),
     "attention_mechanism": Key(training.attention, "`model.attention`, by diffusers' names"),
     "gradient_checkpointing": Key(
         training.gradient_checkpointing,

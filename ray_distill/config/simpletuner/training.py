@@ -11,6 +11,7 @@ from ray_distill.models import FAMILIES
 from ray_distill.types import FAKE_SCORE
 
 STUDENT = "roles.student.optimizer"
+INT8 = ("int8-quanto", "int8-torchao")
 EMA_DECAY, LR_END = 0.995, 4e-7  # SimpleTuner's defaults
 ATTENTION = {
     "diffusers": "native",
@@ -75,6 +76,34 @@ def mixed_precision(value: Any, file: File) -> Outcome:
     known = {"bf16": "bfloat16", "no": "float32", "fp32": "float32"}
     dtype = known[one_of(value, known, "master weights are fp32, and networks compute in one of")]
     return Outcome({f"roles.{role}.dtype": dtype for role in file.held})
+
+
+def precision(value: Any, file: File) -> Outcome:
+    """The seed's teacher and bases: whole on each worker, since ZeRO-3 cannot shard int8."""
+    if value in (None, "no_change", "bf16"):
+        return Outcome(note="bases have the precision of mixed_precision")
+    one_of(value, INT8)
+    if not is_lora(file):
+        raise Refused("model_type=full trains all weights, and int8 cannot be trained; use lora, or remove it")
+    tree: dict[str, Any] = {f"roles.{role}.base_precision": "int8" for role in file.held}
+    frozen = [role for role in file.held if role not in file.trained]
+    note = "one scale a row, quantised on the CPU when it is loaded; whole on each worker, since ZeRO-3 cannot shard it"
+    return Outcome(tree | {f"roles.{role}.zero": 0 for role in frozen}, note)
+
+
+def text_precision(value: Any, file: File) -> Outcome:
+    if value in (None, "no_change", "bf16"):
+        return Outcome(note="the text encoder computes in fp32")
+    one_of(value, INT8)
+    return Outcome({"model.text_encoder_precision": "int8"})
+
+
+def quantize_via(value: Any, file: File) -> Outcome:
+    where = one_of(value, ("cpu", "accelerator"))
+    if file.given.get("base_model_precision", "no_change") not in INT8:
+        return Outcome(note="no effect: base_model_precision quantises nothing", warn=True)
+    note = "" if where == "cpu" else "no effect: weights are quantised on the CPU, when they are loaded"
+    return Outcome(note=note or "weights are quantised on the CPU, when they are loaded", warn=bool(note))
 
 
 def attention(value: Any, file: File) -> Outcome:
