@@ -57,8 +57,7 @@ def parser() -> argparse.ArgumentParser:
 def check_config(args: argparse.Namespace) -> None:
     loaded = load_config(args.config, args.overrides)
     print(loaded.table())
-    from ray_distill.train.check import check
-    from ray_distill.train.schedule import warnings
+    from ray_distill.train.check import check, warnings
 
     check(loaded.config)
     print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")

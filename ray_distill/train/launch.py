@@ -21,11 +21,10 @@ from ray_distill.data.index import Models, told
 from ray_distill.data.pipeline import prepare
 from ray_distill.track.client import Status
 from ray_distill.track.tracker import Tracker
-from ray_distill.train.check import check
+from ray_distill.train.check import check, warnings
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, measure, publish
-from ray_distill.train.schedule import warnings
 from ray_distill.train.stop import Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
 
