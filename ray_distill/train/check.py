@@ -74,8 +74,8 @@ def warnings(config: RunConfig) -> list[str]:
     found = schedule.warnings(config)
     if config.data.caption_dropout and not config.method.uses_latents:
         found.append(
-            f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no data; "
-            "such samples teach the student the empty prompt and nothing else. Set it to 0"
+            f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no "
+            "data, and such samples teach the student the empty prompt and nothing else. Set it to 0"
         )
     return found
 
