@@ -65,8 +65,7 @@ def check_config(args: argparse.Namespace) -> None:
     print(loaded.table())
     if loaded.report:
         print(f"\n{args.config}, key by key:", *loaded.report, sep="\n  ")
-    from ray_distill.train.check import check
-    from ray_distill.train.schedule import warnings
+    from ray_distill.train.check import check, warnings
 
     check(loaded.config)
     print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")

@@ -5,6 +5,7 @@ The run's data position is one integer, the step: after a resume, in another wor
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,17 @@ class Plan:
 
     def _batches(self, epoch: int) -> np.ndarray:
         return epoch_batches(self.buckets, self.seed, epoch, self.global_batch, self.passes)
+
+
+def dropped(seed: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
+    """Which samples lose their caption [n]: a function of the seed and the sample, which is one of an epoch."""
+    key = np.frombuffer(hashlib.blake2b(f"{seed}/caption_dropout".encode(), digest_size=16).digest(), dtype=np.uint64)
+
+    def draw(sample: int) -> float:
+        counter = np.array([0, 0, 0, sample], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=counter)).random()
+
+    return np.array([draw(sample) < probability for sample in sample_ids], dtype=bool)
 
 
 def share(positions: int, rank: int, world: int, micro_batch: int) -> np.ndarray:

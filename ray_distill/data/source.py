@@ -131,6 +131,8 @@ class Source(Clips):
     cache_dir: Absolute = Path("cache")
     keep_small_buckets: bool = True
     """Whether sizes that fewer clips have than a global batch are kept, and repeated within it, or left out."""
+    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0
+    """The share of samples whose caption is taken for the empty one, so that a method learns without a prompt, too."""
     negative_prompt: str = ""
     encode_batch: PositiveInt = 1
     encoders: PositiveInt = 1

@@ -17,7 +17,7 @@ from ray.data import DataContext, Dataset, Datasource, ExecutionOptions, ReadTas
 from ray.data.block import BlockAccessor, BlockMetadata
 
 from ray_distill.data.cache import Cache
-from ray_distill.data.plan import Buckets, Plan, kept, share
+from ray_distill.data.plan import Buckets, Plan, dropped, kept, share
 
 
 def quiet() -> None:
@@ -42,6 +42,7 @@ class Stream:
     micro_batch: int
     with_latents: bool
     keep_small_buckets: bool = True
+    caption_dropout: float = 0.0
     block_bytes: int = 64 << 20
 
     @cached_property
@@ -83,7 +84,10 @@ class Stream:
         rows = self.cache.rows(np.concatenate([plan[step][mine] for step in steps]).tolist(), columns)
         sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
         shapes = np.array([row["shape"] for row in rows], dtype=np.int64)
-        block = {"sample_id": sample_ids, "shape": shapes, "text": self.cache.text(rows)}
+        text = self.cache.text(rows)
+        if self.caption_dropout:
+            text[dropped(self.seed, sample_ids, self.caption_dropout)] = self.cache.prompts["null"]
+        block = {"sample_id": sample_ids, "shape": shapes, "text": text}
         return block | {"latents": [row["latents"] for row in rows]} if self.with_latents else block
 
 

@@ -17,6 +17,7 @@ from ray_distill.export.hub import check_token
 from ray_distill.models.loading import check_attention, check_folder, empty_transformer
 from ray_distill.models.lora import check_targets
 from ray_distill.track.webhook import read_hook
+from ray_distill.train import schedule
 from ray_distill.train.job import resumed_from
 
 
@@ -86,6 +87,17 @@ def check_data(config: RunConfig) -> None:
         )
 
 
+def warnings(config: RunConfig) -> list[str]:
+    """What a run does that its author may not have meant."""
+    found = schedule.warnings(config)
+    if config.data.caption_dropout and not config.method.uses_latents:
+        found.append(
+            f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no "
+            "data, and such samples teach the student the empty prompt and nothing else. Set it to 0"
+        )
+    return found
+
+
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     """A run is resumed only as what it was; ConfigError names each key that differs and matters."""
     then, now = flatten(_with_defaults(last.state["config"])), flatten(config.dump())
@@ -93,6 +105,8 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
         "seed",
         "method.",
         "model.family",
+        "data.caption_dropout",
+        "data.keep_small_buckets",
         "data.frames",
         "data.stride",
         "data.height",

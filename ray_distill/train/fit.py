@@ -100,6 +100,7 @@ def stream_of(config: RunConfig, cache: Cache) -> Stream:
         micro_batch=config.train.micro_batch,
         with_latents=config.method.uses_latents,
         keep_small_buckets=config.data.keep_small_buckets,
+        caption_dropout=config.data.caption_dropout,
     )
 
 

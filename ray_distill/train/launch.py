@@ -27,11 +27,10 @@ from ray_distill.track.client import Status, one_line
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.arrivals import Arrivals
-from ray_distill.train.check import check
+from ray_distill.train.check import check, warnings
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, measure, publish
-from ray_distill.train.schedule import warnings
 from ray_distill.train.stop import Signals, Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
 

@@ -1,5 +1,8 @@
 """Every key has its effect on a configuration, a note that says why it has none, or a refusal by name."""
 
+import json
+import re
+
 import pytest
 
 from ray_distill.config import ConfigError
@@ -17,7 +20,6 @@ CLIPS = {"id": "clips", "videos": "{home}/clips", "repeats": 0.0}
 EFFECTS = [
     ("model_family", "wan", {"model.family": "wan"}),
     ("model_type", "lora", {"roles.student.lora.rank": 128, "roles.fake_score.lora.rank": 128}),
-    ("model_type", "full", {"roles.student.lora": None, "roles.fake_score.lora": None}),
     ("lora_rank", 8, {"roles.student.lora.rank": 8, "roles.fake_score.lora.rank": 8}),
     ("lora_alpha", 4, {"roles.student.lora.alpha": 4.0, "roles.fake_score.lora.alpha": 4.0}),
     ("mixed_precision", "bf16", {f"roles.{r}.dtype": "bfloat16" for r in ("student", "fake_score", "teacher")}),
@@ -293,8 +295,6 @@ def test_a_key_of_a_dataset_has_its_effect(key, value, expected, folder, tmp_pat
 def test_what_sets_nothing_says_why(key, value, note, warned, folder):
     loaded = load(folder, dmd(**{key: value}))
     (line,) = [line for line in loaded.report if line.startswith(f"{key} = ")]
-    import re
-
     assert re.search(note, line)
     assert any(re.search(note, text) for text in loaded.warnings) is warned
 
@@ -307,9 +307,15 @@ def test_a_refusal_names_key_value_and_remedy(key, value, message, folder):
     assert key in told and message in told and (value is None or str(value) in told)
 
 
-def dataset(folder, **changes):
-    import json
+def test_a_full_student_trains_all_weights_and_none_of_them_is_int8(folder):
+    with pytest.raises(ConfigError, match=r"base_model_precision = 'int8-quanto': model_type=full trains all weights"):
+        load(folder, dmd(model_type="full"))
+    loaded = load(folder, dmd(model_type="full", base_model_precision="no_change"))
+    assert all(loaded.config.role(role).lora is None for role in ("student", "fake_score"))
+    assert any(text.startswith("lora_alpha = 128, lora_rank = 128: no effect") for text in loaded.warnings)
 
+
+def dataset(folder, **changes):
     path = folder / "dataset.json"
     path.write_text(json.dumps(seed("dmd_dataset.json") | {"instance_data_dir": "clips"} | changes))
     return path

@@ -148,3 +148,23 @@ def test_rows_of_another_rank_or_step_are_refused(cache):
         delivered(stream, 0, Shard(stream, 1))
     with pytest.raises(RuntimeError, match="rank 1, step 3"):
         delivered(replace(stream, start=3), 1, Shard(stream, 1))
+
+
+def test_dropped_captions_are_the_null_prompt_the_same_in_all_worlds_and_after_a_resume(cache):
+    def nulls(world, start=0, **changes):
+        stream = stream_of(cache, world=world, start=start, steps=100, caption_dropout=0.3, **changes)
+        ranks = [delivered(stream, rank) for rank in range(world)]
+        batches = [batch for step in range(100 - start) for steps in ranks for batch in steps[step]]
+        ids = torch.cat([batch.sample_ids for batch in batches])
+        found = torch.cat([(batch.cond["text"] == torch.from_numpy(NULL)).all(2).all(1) for batch in batches])
+        assert ids.tolist() == list(range(4 * start, 400))
+        return found.tolist()
+
+    one = nulls(1)
+    assert nulls(2) == one and nulls(2, start=37) == one[4 * 37 :] and nulls(1, seed=1) != one
+    assert 0.24 < np.mean(one) < 0.36  # 3 standard deviations of 400 draws are 0.07
+    per_epoch = np.array(one[: 400 // 12 * 12]).reshape(-1, 12)  # 9 rows in two buckets: 3 steps of 4
+    assert len({tuple(row) for row in per_epoch.tolist()}) > 20
+    assert not any(
+        torch.equal(b.cond["text"][0], torch.from_numpy(NULL)) for s in delivered(stream_of(cache), 0) for b in s
+    )

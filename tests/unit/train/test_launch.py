@@ -7,7 +7,7 @@ import ray
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
-from ray_distill.train.check import check, check_resumable
+from ray_distill.train.check import check, check_resumable, warnings
 from ray_distill.train.fit import newest
 from ray_distill.train.job import resumed_from
 from ray_distill.train.launch import launch
@@ -61,6 +61,13 @@ def test_a_size_that_the_model_does_not_take_is_refused(ready, change, message):
     check(run_config(ready, data__frames=9, data__height=48, data__width=32))
     with pytest.raises(ValueError, match=message):
         check(run_config(ready, **change))
+
+
+def test_dropped_captions_are_warned_of_where_there_is_no_data(ready):
+    assert warnings(run_config(ready)) == []
+    (warning,) = warnings(run_config(ready, data__caption_dropout=0.1))
+    assert "data.caption_dropout = 0.1: method 'dmd' learns from no data" in warning
+    assert warnings(run_config(ready, data__caption_dropout=0.1, method__backward_simulation=False)) == []
 
 
 def test_prompts_alone_do_for_a_method_without_data(ready):
