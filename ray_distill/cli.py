@@ -81,7 +81,9 @@ def import_(args: argparse.Namespace) -> None:
     loaded = load_config(Path(file), overrides)
     write_yaml(args.output, loaded, file)
     print(*loaded.report, sep="\n")
-    for message in loaded.warnings:
+    from ray_distill.train.check import warnings
+
+    for message in [*loaded.warnings, *warnings(loaded.config)]:
         print(f"warning: {message}")
     print(f"\n{args.output}\nNext:\n  ray-distill check {args.output}")
 

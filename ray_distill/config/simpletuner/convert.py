@@ -71,7 +71,7 @@ def convert(path: Path, overridden: Mapping[str, Any]) -> Converted:
     except Refused as error:
         raise ConfigError(f"{path}: data_backend_config = {given.get('data_backend_config')!r}: {error}") from None
     file = replace(file, data=data)
-    if given.get("num_train_epochs"):
+    if given.get("num_train_epochs") and not given.get("max_train_steps") and not file.overrides("train.steps"):
         file = replace(file, samples=_samples(data))
     lines = [
         Line(METHOD, given.get(METHOD), Outcome({"method.name": file.method})),

@@ -22,7 +22,6 @@ from ray_distill.config.simpletuner.outcome import (
     to,
     whole,
 )
-from ray_distill.data.source import Source
 
 MANIFESTS = (".jsonl", ".csv", ".parquet")
 INHERITED = ("resolution", "resolution_type", "minimum_image_size")
@@ -193,13 +192,6 @@ def backend(value: Any, file: File) -> Outcome:
     return Outcome(file.data) if file.data else Outcome(note="data.manifest or data.datasets is set elsewhere")
 
 
-def caption_dropout(value: Any, file: File) -> Outcome:
-    share = number(value)
-    if "caption_dropout" not in Source.model_fields:
-        return Outcome(note="no effect", warn=bool(share))
-    return Outcome({"data.caption_dropout": share})
-
-
 def inherited(value: Any, file: File) -> Outcome:
     return Outcome(note="for datasets that do not set it")
 
@@ -210,7 +202,7 @@ DATA: Mapping[str, Key] = {
     "resolution_type": Key(inherited, "for datasets that do not set it"),
     "minimum_image_size": Key(inherited, "for datasets that do not set it"),
     "aspect_bucket_rounding": Key(to("data.aspect_bucket_rounding", kind=whole), "`data.aspect_bucket_rounding`"),
-    "caption_dropout_probability": Key(caption_dropout, "`data.caption_dropout`"),
+    "caption_dropout_probability": Key(to("data.caption_dropout"), "`data.caption_dropout`; DMD warns of it"),
     "compress_disk_cache": Key(taken("the cache is always zstd"), "accepted: the cache is always zstd"),
     "delete_problematic_images": Key(
         taken("sources are never deleted: a list names what was passed over"),

@@ -85,9 +85,9 @@ KEYS: Mapping[str, Key] = {
     "validation_num_video_frames": Key(outputs.validation_frames, "`evaluate.frames`, the next 4k+1"),
     "validation_resolution": Key(outputs.validation_resolution, "`data.width`, `data.height`: those of samples"),
     "validation_seed": Key(outputs.seeds, "`evaluate.tune_seed` and `evaluate.seeds`"),
-    "validation_prompt": Key(outputs.validation_prompts, "`evaluate.prompts`"),
+    "validation_prompt": Key(outputs.validation_prompt, "`evaluate.prompts`"),
     "validation_prompt_library": Key(
-        outputs.validation_prompts, "`evaluate.prompts`: a file of {name: prompt}; `true` is a library of six"
+        outputs.prompt_library, "`evaluate.prompts`: a file of {name: prompt}; `true` is a library of six"
     ),
     "validation_negative_prompt": Key(
         to("data.negative_prompt", kind=text), "`data.negative_prompt`, the teacher's guidance included"

@@ -45,6 +45,13 @@ class File:
         """Whether ``key``, a section above it or a key below it is set elsewhere."""
         return any(f"{key}.".startswith(f"{o}.") or o.startswith(f"{key}.") for o in self.overridden)
 
+    def flag(self, key: str) -> bool:
+        """Another key of the file, false where it is not set."""
+        try:
+            return flag(self.given.get(key, False))
+        except Refused as error:
+            raise Refused(f"{key} = {self.given[key]!r}: {error}") from None
+
     @property
     def roles(self) -> Mapping[Role, Any]:
         return METHODS[self.method]().roles

@@ -40,9 +40,10 @@ def resume(value: Any, file: File) -> Outcome:
 
 
 def publishes(file: File) -> bool:
-    return flag(file.given.get("push_to_hub", False)) and file.overridden.get("publish", True) is not None
+    return file.flag("push_to_hub") and file.overridden.get("publish", True) is not None
 
 
+NAMELESS = "hub_model_id names the repository, and is not set; give it, or use --no-push"
 NO_PUSH = "nothing is published: push_to_hub is false, or --no-push"
 
 
@@ -50,7 +51,7 @@ def push(value: Any, file: File) -> Outcome:
     if not flag(value):
         return Outcome(note="nothing is published")
     if not file.given.get("hub_model_id") and not file.overrides("publish"):
-        raise Refused("hub_model_id names the repository, and is not set; give it, or use --no-push")
+        raise Refused(NAMELESS)
     return Outcome(note="see hub_model_id" if publishes(file) else NO_PUSH)
 
 
@@ -63,6 +64,8 @@ def push_checkpoints(value: Any, file: File) -> Outcome:
 def hub_model_id(value: Any, file: File) -> Outcome:
     if not publishes(file):
         return Outcome(note=NO_PUSH)
+    if not value:
+        raise Refused(NAMELESS)
     base = text(file.given.get("pretrained_model_name_or_path", ""))
     note = "" if is_hub_name(base) else "its base is a local folder, which others do not have: set publish.base_model"
     return Outcome({"publish.hub_model_id": text(value), "publish.base_model": base}, note, warn=bool(note))
@@ -116,7 +119,13 @@ def validation_resolution(value: Any, file: File) -> Outcome:
     return Outcome({f"{section}.width": width, f"{section}.height": height})
 
 
-def validation_prompts(value: Any, file: File) -> Outcome:
+def validation_prompt(value: Any, file: File) -> Outcome:
+    if file.given.get("validation_prompt_library") is not None:
+        return Outcome(note="see validation_prompt_library")
+    return prompt_library(None, file)
+
+
+def prompt_library(value: Any, file: File) -> Outcome:
     if file.overrides("evaluate.prompts"):
         return Outcome(note="evaluate.prompts is set elsewhere")
     found = prompts(file)

@@ -44,7 +44,7 @@ def text_encoder(value: Any, file: File) -> Outcome:
 
 
 def is_lora(file: File) -> bool:
-    return file.given.get("model_type", "lora") == "lora"
+    return file.given.get("model_type") != "full"
 
 
 def model_type(value: Any, file: File) -> Outcome:
@@ -130,7 +130,10 @@ def scheduler(value: Any, file: File) -> Outcome:
     rate = number(file.given.get("learning_rate", 0))
     if not end < rate:
         raise Refused(f"lr_end = {end:g} must be below learning_rate = {rate:g}")
-    return Outcome({f"{STUDENT}.schedule": name, f"{STUDENT}.min_lr_ratio": end / rate}, f"falls to lr_end = {end:g}")
+    return Outcome(
+        {f"{STUDENT}.schedule": name, f"{STUDENT}.min_lr_ratio": float(f"{end / rate:.6g}")},
+        f"falls to lr_end = {end:g}",
+    )
 
 
 def lr_end(value: Any, file: File) -> Outcome:
@@ -149,7 +152,7 @@ def warmup(value: Any, file: File) -> Outcome:
     if not isinstance(total, int) or not isinstance(interval, int) or total < 1 or updates < total // max(interval, 1):
         return Outcome({f"{STUDENT}.warmup_updates": updates})
     note = f"as long as the run, in which the student is updated {total // interval} times: its rate only rises"
-    return Outcome({f"{STUDENT}.warmup_updates": updates}, f"{note}, and lr_scheduler has no effect. Lower it", True)
+    return Outcome({f"{STUDENT}.warmup_updates": updates}, f"{note}, and lr_scheduler has no effect. Lower it")
 
 
 def betas(value: Any, file: File) -> Outcome:
@@ -215,7 +218,7 @@ def use_ema(value: Any, file: File) -> Outcome:
 
 def of_ema(key: str, read: Any) -> Any:
     def rule(value: Any, file: File) -> Outcome:
-        if not flag(file.given.get("use_ema", False)):
+        if not file.flag("use_ema"):
             return Outcome(note="no effect: use_ema is false", warn=True)
         return Outcome({key: read(value)})
 

@@ -84,6 +84,7 @@ EFFECTS = [
     ("validation_resolution", 512, {"data.width": 512, "data.height": 512}),
     ("validation_seed", 3, {"evaluate.tune_seed": 3, "evaluate.seeds": [3]}),
     ("validation_prompt", "a cow", {"evaluate.prompts.validation": "a cow", "evaluate.prompts.kite": "a kite"}),
+    ("validation_prompt", "", {"evaluate.pictures": 2}),
     ("validation_prompt_library", "config/wan/validation_prompts_dmd.json", {"evaluate.pictures": 3}),
     ("validation_prompt_library", True, {"evaluate.pictures": 7}),
     ("validation_prompt_library", False, {"evaluate.pictures": 1}),
@@ -168,7 +169,7 @@ NOTES = [
     ("num_train_epochs", 0, "train.steps says how long", False),
     ("use_ema", False, "no average is kept", True),
     ("report_to", "wandb", "MLflow takes its place", False),
-    ("lr_warmup_steps", 4000, "as long as the run, in which the student is updated 4000 times", True),
+    ("lr_warmup_steps", 4000, "as long as the run, in which the student is updated 4000 times", False),
     ("validation_num_inference_steps", 3, "the student's own steps", False),
     ("validation_num_inference_steps", 8, "sampled with its own 3 steps", True),
     ("validation_guidance", 1.0, "sampled without guidance", False),
@@ -199,7 +200,7 @@ REFUSED = [
     ("resume_from_checkpoint", "checkpoint-9", "no such file in"),
     ("hub_model_id", None, "hub_model_id names the repository, and is not set"),
     ("validation_guidance", 5.0, "is sampled without; set 1.0"),
-    ("validation_resolution", "1280x720", "multiples of 16; the nearest is 1280x720"),
+    ("validation_resolution", "1280x700", "multiples of 16; the nearest is 1280x704"),
     ("validation_resolution", "a,b", "expected one size"),
     ("data_backend_config", "config/none.json", "no such file in"),
     ("validation_prompt_library", "config/none.json", "no such file in"),
@@ -265,7 +266,7 @@ def test_a_key_of_dmd_has_its_effect(key, value, expected, folder):
 
 @pytest.mark.parametrize(("key", "value", "expected"), CAUSAL)
 def test_chunks_are_a_causal_students(key, value, expected, folder):
-    given, own = distilled(**{key: value}), ("data.frames=81", "evaluate.frames=81")
+    given, own = distilled(**{key: value}), ("data.frames=93", "evaluate.frames=93")
     if key == "independent_first_frame":
         own = ()  # 121 frames are 31 latent frames, which fit so
     causal = load(folder, given | {"distillation_method": "self_forcing"}, *own)
