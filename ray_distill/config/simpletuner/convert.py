@@ -117,7 +117,7 @@ def _open(path: Path, given: Mapping[str, Any], overridden: Mapping[str, Any]) -
         section = json.loads(section)
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: {SECTION} = {section!r}: expected a section")
-    if set(section) <= set(METHOD_NAMES) and section:  # the nested spelling, by method
+    if section and set(section) <= {*METHOD_NAMES, "dcm"}:  # the nested spelling, by method
         section = section.get(named, {})
     keys = {ALIASES.get(key, key): value for key, value in section.items()}
     table = table_of(method)
@@ -136,7 +136,7 @@ def _apply(table: Mapping[str, Key], given: Mapping[str, Any], file: File, secti
         try:
             outcome = table[key].rule(value, file)
         except Refused as error:
-            shown = "***" if key in SECRET else repr(value)
+            shown = "***" if key in SECRET and "://" in str(value) else repr(value)
             raise ConfigError(f"{file.path}: {section}{key} = {shown}: {error}") from None
         lines.append(Line(f"{section}{key}", value, outcome, key not in given))
     return lines
@@ -158,12 +158,13 @@ def _base(file: File) -> dict[str, Any]:
         "evaluate.batch": 1,
         **sides,
         **zero,
+        **file.data,
     }
 
 
 def _samples(data: Mapping[str, Any]) -> int:
     """Samples of an epoch; 0 where the datasets are not known here."""
-    if not data:
+    if "data.datasets" not in data:
         return 0
     source = Source.model_validate({"frames": 1, "height": 16, "width": 16, "datasets": data["data.datasets"]})
     counts = [0] * len(source.parts)

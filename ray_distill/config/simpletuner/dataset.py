@@ -142,13 +142,18 @@ FIELDS: Mapping[str, Field] = {
 
 
 def datasets(file: File) -> tuple[dict[str, Any], list[tuple[str, Any, Outcome]]]:
-    """(the keys of data that the dataset file sets, a line for each of its own keys).
+    """(the keys of data that the dataset file sets, a line for each of its own keys). Where the data are named
+    elsewhere, those beside ``data_backend_config`` remain.
 
     Refused, or ConfigError with the dataset's number, for what cannot be taken.
     """
     named = file.given.get("data_backend_config")
     if file.overrides("data.manifest") or file.overrides("data.datasets") or named is None:
-        return {}, []
+        beside = {key: file.given[key] for key in INHERITED if key in file.given}
+        values = {
+            k: v for key, value in beside.items() for k, v in FIELDS[key].rule(value, beside, file).values.items()
+        }
+        return {key if "." in key else f"data.{key}": value for key, value in values.items()}, []
     path = file.locate(named)
     content = read_json(path)
     tree: dict[str, Any] = {}
@@ -189,7 +194,9 @@ def _dataset(entry: Entry, where: str, file: File, lines: list[tuple[str, Any, O
 
 
 def backend(value: Any, file: File) -> Outcome:
-    return Outcome(file.data) if file.data else Outcome(note="data.manifest or data.datasets is set elsewhere")
+    if "data.datasets" not in file.data:
+        return Outcome(note="data.manifest or data.datasets is set elsewhere")
+    return Outcome(file.data)
 
 
 def inherited(value: Any, file: File) -> Outcome:
