@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 
 from ray_distill import __version__
@@ -24,6 +23,7 @@ from ray_distill.train.fit import say
 from ray_distill.train.launch import RUN, cluster, make_cache
 from ray_distill.train.stop import Stopped, watch_signals
 from ray_distill.train.validations import read
+from ray_distill.tune.asha import scheduler
 from ray_distill.tune.report import Ending, Trial, parallel_plot, table, write_best, write_trials
 from ray_distill.tune.slots import DRIVER_CPUS, slots
 from ray_distill.tune.space import Range, Sweep, base_point, best_config
@@ -114,7 +114,7 @@ def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tun
             num_samples=settings.trials,
             max_concurrent_trials=concurrent,
             search_alg=_search(settings, base),
-            scheduler=_scheduler(settings, base),
+            scheduler=scheduler(settings, base.train.steps),
         ),
         run_config=tune.RunConfig(
             name=home.name, storage_path=str(home.parent), verbose=0, callbacks=[Told(settings.trials)]
@@ -131,17 +131,6 @@ def _search(settings: Sweep, base: RunConfig) -> SearchAlgorithm | Searcher:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return OptunaSearch(points_to_evaluate=first, seed=settings.seed)
-
-
-def _scheduler(settings: Sweep, base: RunConfig) -> TrialScheduler:
-    if settings.first_rung is None:
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr=TIME,
-        max_t=base.train.steps,
-        grace_period=settings.first_rung,
-        reduction_factor=settings.reduction,
-    )
 
 
 def _domain(range_: Range) -> Any:
