@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,33 +25,14 @@ from ray_distill.data.pipeline import clips
 from ray_distill.data.transform import to_frames
 from ray_distill.data.video import write_clip
 from ray_distill.diffusion.samplers import sample
-from ray_distill.evaluate.metrics import Metric
+from ray_distill.evaluate.made import Candidate, Made, kept_name
+from ray_distill.evaluate.metrics import Metric, diversity
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
 from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Sampler
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Weights and how to sample them: ``checkpoint`` is a student's, None the untrained source of ``role``."""
-
-    role: str
-    sampler: Sampler
-    checkpoint: Path | None = None
-
-
-@dataclass(frozen=True)
-class Made:
-    """What one candidate made from one seed."""
-
-    features: Tensor | None
-    accuracy: float | None
-    seconds_per_video: float
-    videos: np.ndarray
-    """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
 
 
 def load_network(config: RunConfig, role: str, checkpoint: Path | None) -> nn.Module:
@@ -94,11 +74,24 @@ def make_latents(
     return sample(denoise, sampler, x_T, cond, uncond, noise=lambda i: rng.noise(f"sample/step{i}", ids, shape))
 
 
-@torch.no_grad()
 def generate(
+    config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int, keep: Path
+) -> Made:
+    """Sample one video a prompt (text [N, L, D], uncond [L, D]) in batches, and measure them; what no training moves
+    is kept in the folder ``keep`` and made once."""
+    name = kept_name(config, candidate, prompts, seed)
+    if name is not None and (keep / name).is_file():
+        return Made.load(keep / name)
+    made = _generate(config, candidate, prompts, text, uncond, seed)
+    if name is not None:
+        made.save(keep / name)
+    return made
+
+
+@torch.no_grad()
+def _generate(
     config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int
 ) -> Made:
-    """Sample one video a prompt (text [N, L, D], uncond [L, D]) in batches, and measure them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = _network(config.model_dump_json(), candidate.role, candidate.checkpoint).to(device)
     denoise = family(config.model.family).denoiser(network)
@@ -114,9 +107,10 @@ def generate(
     videos = np.concatenate(pixels)
     shown = videos[: config.evaluate.pictures]
     if config.evaluate.metric is None:
-        return Made(None, None, seconds, shown)
+        return Made(None, None, None, seconds, shown)
     metric = Metric.load(config.evaluate.metric)
-    return Made(metric.features(videos), metric.accuracy(videos, prompts), seconds, shown)
+    features = metric.features(videos)
+    return Made(features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, shown)
 
 
 def real_features(config: RunConfig, cache: Cache) -> Tensor:
@@ -165,7 +159,7 @@ class Generator:
         distinct = sorted(set(self.prompts))
         text = dict(zip(distinct, cache.text(cache.rows([rows[c] for c in distinct], ["text"])), strict=True))
         self.real = real_features(config, cache) if settings.metric else None
-        self._config = config
+        self._config, self._keep = config, cache.folder
         self._text = ray.put(torch.from_numpy(np.stack([text[prompt] for prompt in self.prompts])))
         self._uncond = ray.put(torch.from_numpy(cache.uncond))
 
@@ -174,5 +168,7 @@ class Generator:
         gpus = 1 if self._config.train.use_gpu else 0
         # "DEFAULT", or a trial's tasks would have to fit into the placement group that holds its driver.
         task = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
-        ref: ray.ObjectRef[Made] = task.remote(self._config, candidate, self.prompts, self._text, self._uncond, seed)
+        ref: ray.ObjectRef[Made] = task.remote(
+            self._config, candidate, self.prompts, self._text, self._uncond, seed, self._keep
+        )
         return ref

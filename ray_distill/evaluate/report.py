@@ -133,18 +133,19 @@ def running_mean(values: Sequence[float]) -> np.ndarray:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The report's samplers as aligned plain text: sampler, FD (+- spread over seeds), accuracy, nfe, s/video.
+    """The report's samplers as aligned text: sampler, FD (+- spread over seeds), accuracy, diversity, nfe, s/video.
 
     A value that is None (no metric for this data) is printed as ``-``.
     """
     rows = [(label, report[key]) for key, label in ROWS.items() if report.get(key) is not None]
     spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
     room = max(map(len, spreads), default=0)  # a missing spread leaves its room, so that the points stay below another
-    lines: list[tuple[str, ...]] = [("sampler", f"FD{'':{room}}", "accuracy", "nfe", "s/video")]
+    lines: list[tuple[str, ...]] = [("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")]
     for (label, row), spread in zip(rows, spreads, strict=True):
         distance = _number(row.get("frechet"), ".1f") + f"{spread:{room}}"
         share, seconds = _number(row.get("accuracy"), ".3f"), _number(row.get("seconds_per_video"), ".3f")
-        lines.append((label, distance, share, _number(row.get("nfe"), "g"), seconds))
+        varied = _number(row.get("diversity"), ".2f")
+        lines.append((label, distance, share, varied, _number(row.get("nfe"), "g"), seconds))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
     text = "\n".join(

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm, Searcher
 
 from ray_distill import __version__
 from ray_distill.config import ConfigError, RunConfig
@@ -112,8 +112,7 @@ def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tun
             metric=OBJECTIVE,
             mode="min",
             num_samples=settings.trials,
-            max_concurrent_trials=concurrent,
-            search_alg=_search(settings, base),
+            search_alg=search_algorithm(settings, base, concurrent),
             scheduler=scheduler(settings, base.train.steps),
         ),
         run_config=tune.RunConfig(
@@ -122,15 +121,16 @@ def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tun
     )
 
 
-def _search(settings: Sweep, base: RunConfig) -> SearchAlgorithm | Searcher:
+def search_algorithm(settings: Sweep, base: RunConfig, concurrent: int) -> SearchAlgorithm | Searcher:
+    """Holds to ``concurrent`` itself: Tune's ``max_concurrent_trials`` does not reach random search."""
     first = [base_point(settings, base)] if settings.try_base else []
     if settings.search == "random":
-        return BasicVariantGenerator(points_to_evaluate=first, random_state=settings.seed)
+        return BasicVariantGenerator(first, max_concurrent=concurrent, random_state=settings.seed)
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch(points_to_evaluate=first, seed=settings.seed)
+    return ConcurrencyLimiter(OptunaSearch(points_to_evaluate=first, seed=settings.seed), concurrent)
 
 
 def _domain(range_: Range) -> Any:

@@ -24,6 +24,7 @@ def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:  # noqa: F8
 
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: len(list(out.glob("runs/*/validations.jsonl"))) > 0, "the first rung", 300)
+    assert len(list(out.glob("runs/*"))) == 2, "concurrent: 2"
     # Ray's agents outlive their raylet by minutes, and do nothing.
     descended = psutil.Process(first.pid).children(recursive=True)
     working = [p for p in descended if "Agent" not in " ".join(p.cmdline())]
