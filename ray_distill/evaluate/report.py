@@ -25,6 +25,7 @@ ROWS = {
 
 INK, QUIET, RULE, PAPER = "#1f2430", "#7a8190", "#dfe2e8", "#ffffff"
 LINE = "#2f6db5"
+COUNTED = ("exit_step",)  # a draw: how often each value came says more than when
 FRAME_PX = 96  # frames smaller than this are magnified by a whole factor, so that pixels stay pixels
 
 
@@ -80,7 +81,8 @@ def _fit(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
 
 
 def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """A PNG with one small curve per name over ``step``: the values, thin, and their running mean.
+    """A PNG with one small curve per name over ``step``: the values, thin, and their running mean; a histogram of what
+    is ``COUNTED``.
 
     ``rows`` hold ``step`` and named values; a name may be missing in some rows (a role that was not updated).
     Non-finite values and names with a slash (parts of another value) are left out. An axis is logarithmic where all
@@ -103,12 +105,11 @@ def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     figure = Figure(figsize=(4.2 * across, 2.5 * down + 0.3), dpi=120, layout="constrained", facecolor=PAPER)
     axes = figure.subplots(down, across, squeeze=False, sharex=True).flat
     for axis, (name, (steps, values)) in zip(axes, sorted(curves.items()), strict=False):
-        axis.plot(steps, values, color=LINE, alpha=0.3, linewidth=0.8)
-        axis.plot(steps, running_mean(values), color=LINE, linewidth=1.8)
         axis.set_title(name, loc="left", fontsize=10, color=INK)
-        low, high = np.quantile(values, (0.05, 0.95))
-        if min(values) > 0 and high > 20 * low:
-            axis.set_yscale("log")
+        if name in COUNTED:
+            _counts(axis, values, steps)
+        else:
+            _curve(axis, values, steps)
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(RULE)
         axis.tick_params(which="both", colors=QUIET, labelsize=8, length=0)
@@ -122,6 +123,24 @@ def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
             axis.tick_params(labelbottom=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
+
+
+def _curve(axis: Any, values: Sequence[float], steps: Sequence[float]) -> None:
+    axis.plot(steps, values, color=LINE, alpha=0.3, linewidth=0.8)
+    axis.plot(steps, running_mean(values), color=LINE, linewidth=1.8)
+    low, high = np.quantile(values, (0.05, 0.95))
+    if min(values) > 0 and high > 20 * low:
+        axis.set_yscale("log")
+
+
+def _counts(axis: Any, values: Sequence[float], steps: Sequence[float]) -> None:
+    """Bars across the common axis of steps, one a value, as high as its share, with the value below its bar."""
+    found, counts = np.unique(values, return_counts=True)
+    width = (max(steps) - min(steps)) / len(found) or 1.0
+    at = min(steps) + width * (np.arange(len(found)) + 0.5)
+    axis.bar(at, counts / len(values), width=0.8 * width, color=LINE, alpha=0.6)
+    for x, value in zip(at, found, strict=True):
+        axis.text(x, 0.0, f"{value:g}", ha="center", va="bottom", fontsize=9, color=INK)
 
 
 def running_mean(values: Sequence[float]) -> np.ndarray:

@@ -7,7 +7,16 @@ import pytest
 from PIL import Image
 
 from ray_distill.config.schema import Goals
-from ray_distill.evaluate.report import ROWS, contact_sheet, loss_plot, missed, running_mean, table, write_report
+from ray_distill.evaluate.report import (
+    ROWS,
+    _counts,
+    contact_sheet,
+    loss_plot,
+    missed,
+    running_mean,
+    table,
+    write_report,
+)
 
 
 def videos(value: int, count: int = 2) -> np.ndarray:
@@ -125,3 +134,12 @@ def test_missed_names_each_goal_that_was_not_reached():
         "at least 0.9 was asked",
     ]
     assert missed(worse, Goals()) == []
+
+
+def test_a_draw_is_shown_by_how_often_each_value_came():
+    from matplotlib.figure import Figure
+
+    axis = Figure().subplots()
+    _counts(axis, [0.0, 2.0, 2.0, 1.0], [0, 5, 10, 15])
+    assert [bar.get_height() for bar in axis.patches] == [0.25, 0.25, 0.5]
+    assert [text.get_text() for text in axis.texts] == ["0", "1", "2"]
