@@ -1,6 +1,6 @@
 """The table of docs/students.md: every student, three training seeds each.
 
-    python docs/students.py [--seeds 1 2 3] [--only dmd_3 ...] [key=value ...]
+    python docs/students.py [key=value ...] [--seeds 1 2 3] [--only dmd_3 ...]
 
 Runs `ray-distill train` for each that has no report yet, so that it goes on where it stood, and prints the table. An
 hour on two CPU cores.
