@@ -16,8 +16,19 @@ Role = str
 STUDENT: Role = "student"
 TEACHER: Role = "teacher"
 FAKE_SCORE: Role = "fake_score"
+STUDENT_EMA: Role = "student_ema"
 
-Need = Literal["trained", "frozen"]
+
+@dataclass(frozen=True)
+class Average:
+    """A role whose weights are the fp32 average of those of the trained role ``of``: e <- d e + (1 - d) p after each of
+    its successful updates. It is held as that role is, and never receives a gradient."""
+
+    of: Role
+    decay: float
+
+
+Need = Literal["trained", "frozen"] | Average
 """What a method asks of a role. Full or LoRA, ZeRO stage and precision are RunConfig's affair."""
 
 Cond = Mapping[str, Tensor]
@@ -159,7 +170,11 @@ class Method(Protocol):
     """A distillation method: a frozen dataclass that is also its own configuration."""
 
     name: ClassVar[str]
-    roles: ClassVar[Mapping[Role, Need]]
+
+    @property
+    def roles(self) -> Mapping[Role, Need]:
+        """A class variable, or a property where the configuration says it. An average comes after what it is of."""
+        ...
 
     @property
     def uses_latents(self) -> bool:

@@ -25,7 +25,7 @@ from ray_distill.data.source import Absolute, Source
 from ray_distill.methods import METHODS
 from ray_distill.models import FAMILIES
 from ray_distill.models.lora import LoRA
-from ray_distill.types import STUDENT, TEACHER, Method, Role
+from ray_distill.types import STUDENT, TEACHER, Average, Method, Role
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -264,6 +264,10 @@ class RunConfig(Section):
                 )
         for role, need in self.method.roles.items():
             config = self.roles.get(role)
+            if isinstance(need, Average) and config is not None:
+                raise ValueError(
+                    f"roles.{role}: an average, held as {need.of} is; the method has its decay; remove the section"
+                )
             if need == "trained" and (config is None or config.optimizer is None):
                 raise ValueError(
                     f"roles.{role}.optimizer: method {self.method.name!r} trains this role; give at least learning_rate"
@@ -287,7 +291,11 @@ class RunConfig(Section):
         return self
 
     def role(self, role: Role) -> RoleConfig:
-        """The role's section; a frozen role without one is ZeRO-3."""
+        """The role's section; a frozen role without one is ZeRO-3, and an average is held as what it is of."""
+        if isinstance(need := self.method.roles.get(role), Average):
+            held = self.role(need.of)
+            unused = {"optimizer": None, "ema_decay": None, "ema_interval": 1, "gradient_checkpointing": False}
+            return held.model_copy(update={"zero": 3 if held.zero == 3 else 0, **unused})
         return self.roles.get(role, RoleConfig(zero=3))
 
     def source(self, role: Role) -> Path:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from ray_distill.diffusion.flow import x_0_from_velocity
+from ray_distill.diffusion.flow import expand, x_0_from_velocity
 from ray_distill.types import Cond, Denoiser
+
+Form = Literal["std", "extra"]
 
 
 def standard_scale(scale: float, form: str) -> float:
@@ -31,15 +35,17 @@ def both_velocities(
 
 
 def guided_velocity(
-    denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None, scale: float
+    denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None, scale: float | Tensor
 ) -> Tensor:
-    """The guided velocity [B, C, T, H, W].
+    """The guided velocity [B, C, T, H, W], at one ``scale`` or one a sample, [B].
 
     Velocity, x_0 and eps guidance are the same: all three are affine in each other at fixed x_t.
     """
-    if scale == 1.0:
+    if not isinstance(scale, Tensor) and scale == 1.0:
         return denoiser(x_t, sigma, cond).velocity
     v_c, v_u = both_velocities(denoiser, x_t, sigma, cond, uncond)
+    if isinstance(scale, Tensor):
+        return torch.lerp(v_u, v_c, expand(scale, v_u).to(v_u.dtype))
     return torch.lerp(v_u, v_c, scale)
 
 

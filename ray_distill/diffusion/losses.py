@@ -16,6 +16,20 @@ def sample_mse(a: Tensor, b: Tensor) -> Tensor:
     return _squared(a, b).flatten(1).mean(1)
 
 
+def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
+    """[B]: mean over all dimensions but the batch's of sqrt((a - b)^2 + c^2) - c, in fp32 or better (arXiv 2310.14189).
+
+    Written d^2 / (sqrt(d^2 + c^2) + c): the difference would keep few digits where d is below c.
+    """
+    square = _squared(a, b)
+    return (square / ((square + c**2).sqrt() + c)).flatten(1).mean(1)
+
+
+def frame_differences(x: Tensor, lag: int) -> Tensor:
+    """x[:, :, lag:] - x[:, :, :-lag] of latents [B, C, T, H, W]."""
+    return x[:, :, lag:] - x[:, :, :-lag]
+
+
 def _squared(a: Tensor, b: Tensor) -> Tensor:
     dtype = torch.promote_types(a.dtype, torch.float32)
     return (a.to(dtype) - b.to(dtype)).square()

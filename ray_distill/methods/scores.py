@@ -8,11 +8,9 @@ from typing import Literal
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
-from ray_distill.diffusion.guidance import standard_scale
+from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.timesteps import score_sigma, score_window
 from ray_distill.types import Batch, Rng
-
-Form = Literal["std", "extra"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,14 @@ def fake_score_logs(each: Tensor, x: Tensor, sigma: Tensor, target: str) -> dict
     }
 
 
+def consistency_logs(each: Tensor, prediction: Tensor, x_0: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """Of a consistency update: its loss ``each`` [B], whole and by sigma, and the spread of what the student predicts
+    against the data's."""
+    each, spread = each.detach(), {"student_std": prediction.detach(), "data_std": x_0}
+    logs = {name: x.flatten(1).std(1, correction=0) for name, x in spread.items()}
+    return {"consistency_loss": each.mean(), **logs, **by_sigma("consistency_loss_by_sigma", each, sigma)}
+
+
 def by_sigma(name: str, values: Tensor, sigma: Tensor) -> dict[str, Tensor]:
     """``values`` [B] by bins of sigma [B]; NaN where a sample is in another bin. The names never depend on the draw."""
     bins = torch.arange(BINS, device=sigma.device)

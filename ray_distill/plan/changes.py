@@ -8,6 +8,7 @@ from typing import Any
 
 from ray_distill.config import RunConfig
 from ray_distill.plan.estimate import Estimate, estimate
+from ray_distill.types import Average
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ def changes(config: RunConfig) -> Changes:
 
 
 def of_roles(config: RunConfig, key: str, value: Any, wanted: Callable[[Any], bool]) -> Changes:
-    """``key`` of every role whose section is ``wanted``."""
-    roles = [role for role in config.method.roles if wanted(config.role(role))]
+    """``key`` of every role whose section is ``wanted``; an average has none."""
+    own = [role for role, need in config.method.roles.items() if not isinstance(need, Average)]
+    roles = [role for role in own if wanted(config.role(role))]
     if roles:
         tree = config.dump()
         for role in roles:

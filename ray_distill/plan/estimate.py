@@ -34,9 +34,11 @@ class Estimate:
 
     @property
     def checkpoint(self) -> int:
-        """Bytes of one checkpoint: weights, two moments and the average of what is trained, in fp32."""
+        """Bytes of one checkpoint: weights, two moments and the averages of what is trained, in fp32."""
         copies = {role: 3 + (self.config.role(role).ema_decay is not None) for role in self.parameters}
-        return sum(memory.FP32 * copies[role] * sum(p.trainable) for role, p in self.parameters.items())
+        return sum(
+            memory.FP32 * (copies[role] * sum(p.trainable) + sum(p.averaged)) for role, p in self.parameters.items()
+        )
 
 
 def estimate(config: RunConfig) -> Estimate:

@@ -60,7 +60,7 @@ def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
         gradients=gradients,
         masters=shard * FP32,
         moments=2 * shard * FP32,
-        ema=shard * FP32 if trained and held.ema_decay is not None else 0,
+        ema=(shard if held.ema_decay is not None else share(parameters.averaged)) * FP32,
         bucket=BUCKET * size if trained else 0,
         gathered=min(sum(parameters.every), GATHERED) * size if zero3 else 0,
         descent=2 * FP32 * (min(shard, SUBGROUP) if zero3 else shard),

@@ -17,17 +17,19 @@ from ray_distill.config import RunConfig
 from ray_distill.models import family
 from ray_distill.models.loading import check_folder
 from ray_distill.models.lora import LoRA
-from ray_distill.types import Role
+from ray_distill.types import Average, Role
 
 PUBLISHED = Path(__file__).parent / "published"
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Elements of each tensor: of the whole network, and of what is trained (none of a frozen role)."""
+    """Elements of each tensor: of the whole network, of what is trained (none of a frozen role), and of what is the
+    average of a trained role's."""
 
     every: tuple[int, ...]
     trainable: tuple[int, ...]
+    averaged: tuple[int, ...] = ()
 
 
 def architecture(config: RunConfig, role: Role) -> dict[str, Any]:
@@ -54,12 +56,15 @@ def build(family_name: str, architecture: Mapping[str, Any]) -> nn.Module:
 
 
 def parameters(config: RunConfig, role: Role) -> Parameters:
+    if isinstance(need := config.method.roles[role], Average):
+        source = parameters(config, need.of)
+        return Parameters(source.every, (), source.trainable)
     described, lora = json.dumps(architecture(config, role)), config.role(role).lora
     every = sizes(config.model.family, described)
     if lora is not None:
         adapters = adapter_sizes(config.model.family, described, lora)
         return Parameters(every + adapters, adapters)
-    return Parameters(every, every if config.method.roles[role] == "trained" else ())
+    return Parameters(every, every if need == "trained" else ())
 
 
 @cache

@@ -16,9 +16,10 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.config.schema import RoleConfig
 from ray_distill.models.lora import plain
 from ray_distill.train import zero
+from ray_distill.train.average import AverageRole
 from ray_distill.train.ema import ShardedEMA
 from ray_distill.train.schedule import learning_rate
-from ray_distill.types import Denoiser, Networks, Role
+from ray_distill.types import Average, Denoiser, Networks, Role
 
 NO_GRADIENT_LIMIT = 10  # updates in a row; fewer are honest: a DMD student whose fake score still equals the teacher
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -51,6 +52,7 @@ class _Held:
     without_gradient: int = 0
     ema: ShardedEMA | None = None
     trainable: list[tuple[str, nn.Parameter]] = field(default_factory=list)
+    averages: list[AverageRole] = field(default_factory=list)
 
     @property
     def zero_optimizer(self) -> Any:
@@ -72,9 +74,10 @@ class SeparateEngines:
         denoiser: type[Denoiser],
         total_updates: Mapping[Role, int],
         micro_batch: int,
+        averages: Mapping[Role, Average] | None = None,
     ) -> None:
         """``modules`` are taken one at a time: each is sharded before the next is loaded. Of a trained role, what does
-        not ask for gradients stays frozen (the base of its adapters)."""
+        not ask for gradients stays frozen (the base of its adapters). ``averages``: the roles that are one."""
         self._held = {
             role: _Held(
                 module,
@@ -87,8 +90,10 @@ class SeparateEngines:
         }
         for held in self._held.values():
             if held.config.ema_decay is not None:
-                shards = {name: s for name, p in held.trainable if (s := zero.local_shard(p)) is not None}
-                held.ema = ShardedEMA(shards, held.config.ema_decay)
+                held.ema = ShardedEMA(zero.local_shards(held.trainable), held.config.ema_decay)
+        for role, average in (averages or {}).items():
+            source = self._held[average.of]
+            source.averages.append(AverageRole(role, source.trainable, self._held[role].module, average.decay))
         self.networks: Networks = {
             role: denoiser(held.engine, DTYPES[held.config.dtype])  # type: ignore[call-arg]
             for role, held in self._held.items()
@@ -134,6 +139,8 @@ class SeparateEngines:
                 held.updates += 1
                 if held.ema is not None and held.updates % held.config.ema_interval == 0:
                     held.ema.update()
+                for average in held.averages:
+                    average.update()
             norm = float(held.engine.get_global_grad_norm())
             _check_gradient(role, held, norm)
             logs[f"{role}_grad_norm"] = torch.tensor(norm)
@@ -151,6 +158,8 @@ class SeparateEngines:
                         yield role, f"{moment}/{name}", zero.moment(parameter, moment)
                 if held.ema is not None:
                     yield role, f"ema/{name}", zero.whole(parameter, held.ema.average.get(name))
+            for average in held.averages:
+                yield from average.tensors()
 
     def state(self) -> dict[str, Any]:
         """Counters per role: attempts and successes differ where updates were skipped."""
@@ -172,17 +181,18 @@ class SeparateEngines:
                     for moment in zero.MOMENTS:
                         value = checkpoint.tensor(role, moment, name).to(parameter.device)
                         zero.set_master(parameter, value, moment)
-                if held.ema is not None and name in held.ema.average:
-                    average = checkpoint.tensor(role, "ema", name).to(parameter.device)
-                    shard = held.ema.average[name]
-                    shard.copy_(zero.piece(parameter, average, shard.numel()))
+                if held.ema is not None:
+                    zero.set_shard(parameter, held.ema.average.get(name), checkpoint.tensor(role, "ema", name))
+            for average in held.averages:
+                average.load(checkpoint)
 
     def frozen_hash(self) -> str:
         """sha256 over all ranks' shards of what is frozen, roles and bases of adapters: equal at the start and the end
-        of a run."""
+        of a run. What is trained and what is an average are left out."""
         digest = hashlib.sha256()
-        for held in self._held.values():
-            trainable = {name for name, _ in held.trainable}
+        averaged = {average.role: average.names for held in self._held.values() for average in held.averages}
+        for role, held in self._held.items():
+            trainable = {name for name, _ in held.trainable} | averaged.get(role, set())
             for name, parameter in held.module.named_parameters():
                 if plain(name) not in trainable:
                     shard: Any = getattr(parameter, "ds_tensor", parameter).detach().cpu().contiguous()

@@ -28,7 +28,7 @@ from ray_distill.train.job import Job
 from ray_distill.train.rows import reduced
 from ray_distill.train.schedule import total_updates
 from ray_distill.train.step import train_step
-from ray_distill.types import Placement, Role
+from ray_distill.types import Average, Placement, Role
 
 
 def work(job: Job) -> None:
@@ -83,6 +83,7 @@ def build_engines(config: RunConfig) -> Engines:
         family(config.model.family).denoiser,
         total_updates(config),
         config.train.micro_batch,
+        {role: need for role, need in config.method.roles.items() if isinstance(need, Average)},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -116,6 +116,11 @@ def local_shard(parameter: nn.Parameter) -> Tensor | None:
     return None if mapping is None else mapping.get_hp_fragment()
 
 
+def local_shards(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """This rank's pieces by name; what it holds nothing of is left out."""
+    return {name: shard for name, parameter in parameters if (shard := local_shard(parameter)) is not None}
+
+
 def _shard_start(parameter: nn.Parameter) -> int:
     """Where this rank's piece starts in the flat parameter."""
     if _is_zero3(parameter):
@@ -144,6 +149,21 @@ def piece(parameter: nn.Parameter, value: Tensor, numel: int) -> Tensor:
     mine = value.flatten()[_shard_start(parameter) :][:numel]
     cut[: mine.numel()] = mine
     return cut
+
+
+def set_shard(parameter: nn.Parameter, shard: Tensor | None, value: Tensor) -> None:
+    """Set a shard laid out as ``parameter``'s from the whole tensor."""
+    if shard is not None:
+        shard.copy_(piece(parameter, value.to(shard.device), shard.numel()))
+
+
+def set_from_shard(frozen: nn.Parameter, parameter: nn.Parameter, shard: Tensor | None) -> None:
+    """Give a frozen weight the value whose shards are laid out as ``parameter``'s; under ZeRO-3 without communication,
+    else a collective."""
+    if _is_zero3(frozen):
+        frozen.ds_tensor.copy_(shard)  # type: ignore[attr-defined]
+    else:
+        frozen.data.copy_(whole(parameter, shard))
 
 
 def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:

@@ -16,13 +16,13 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.writer import write
 from ray_distill.config.schema import Optimizer, RoleConfig
 from ray_distill.data.plan import share
-from ray_distill.methods import DMD, METHODS, FlowMatching
+from ray_distill.methods import DMD, FlowMatching
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.train.engines import SeparateEngines
 from ray_distill.train.step import train_step
-from ray_distill.types import Batch, Method
+from ray_distill.types import Average, Batch, Method
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 LR = 1e-3
@@ -54,13 +54,18 @@ def engines(case: Case) -> SeparateEngines:
         gradient_checkpointing=case.gradient_checkpointing,
         lora=case.lora,
     )
+    averages = {role: need for role, need in case.method.roles.items() if isinstance(need, Average)}
     configs = {
         role: RoleConfig(zero=3) if need == "frozen" else trained
-        for role, need in METHODS[case.method.name].roles.items()
+        for role, need in case.method.roles.items()
+        if role not in averages
     }
     configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
+    followed = {"optimizer": None, "ema_decay": None, "zero": 3 if case.zero == 3 else 0}  # as RunConfig.role has it
+    configs |= {role: configs[average.of].model_copy(update=followed) for role, average in averages.items()}
     modules = ((role, network(case, role)) for role in configs)
-    return SeparateEngines(modules, configs, WanDenoiser, {"student": 100, "fake_score": 100}, case.micro_batch)
+    totals = {"student": 100, "fake_score": 100}
+    return SeparateEngines(modules, configs, WanDenoiser, totals, case.micro_batch, averages)
 
 
 def network(case: Case, role: str) -> nn.Module:
@@ -113,6 +118,34 @@ def run(
         "logs": {name: float(value.mean()) for name, value in logs.items()},
         "frozen": (before, held.frozen_hash() if before else ""),
     }
+
+
+def averaged(
+    rank: int, world: int, case: Case, steps: int, resume: str | None = None, start: int = 0
+) -> list[tuple[dict[str, Tensor], dict[str, Tensor], Tensor, str]]:
+    """At the start and after each step: whole weights of student and average, what the average predicts, and the
+    frozen hash."""
+    held = engines(case)
+    if resume is not None:
+        held.load(Checkpoint(Path(resume)))
+    (one, *_) = micro_batches(case, 0, rank, world)
+    sigma = torch.full((len(one.sample_ids),), 0.5)
+
+    def now() -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, str]:
+        stored = [(role, name, tensor.clone()) for role, name, tensor in held.tensors() if name.startswith("weights/")]
+        student, average = (
+            {name.removeprefix("weights/"): t for r, name, t in stored if r == role}
+            for role in ("student", "student_ema")
+        )
+        with torch.no_grad():
+            seen = held.networks["student_ema"](one.x_0, sigma, one.cond).velocity
+        return student, average, seen, held.frozen_hash()
+
+    states = [now()]
+    for step in range(start, steps):
+        train_step(case.method, held, micro_batches(case, step, rank, world), step, StatelessRng(0))
+        states.append(now())
+    return states
 
 
 def initial(case: Case) -> dict[str, Tensor]:

@@ -33,6 +33,26 @@ class Gaussian:
         # E[eps | x_t] - E[x_0 | x_t]
         return Prediction((s - (1 - s) * self.std**2) / variance * (x_t - (1 - s) * mean) - mean)
 
+    def flow_map(self, x_t: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        """Where the exact ODE takes x_t (oracle 7.9): (1 - r) m + sqrt(D(r) / D(sigma)) (x_t - (1 - sigma) m)."""
+        s, r = (column(level).to(x_t.dtype) for level in (sigma, sigma_next))
+        variance, after = ((1 - level) ** 2 * self.std**2 + level**2 for level in (s, r))
+        return (1 - r) * self.mean + (after / variance).sqrt() * (x_t - (1 - s) * self.mean)
+
+
+@dataclass(frozen=True)
+class ExactMap:
+    """The student whose consistency function is the exact flow map of ``data`` to the level ``end``; at it v is 0."""
+
+    data: Gaussian
+    end: float = 0.0
+
+    def __call__(self, x_t: Tensor, sigma: Tensor, cond: Cond) -> Prediction:
+        end = torch.full_like(sigma, self.end)
+        width = column(sigma - end).to(x_t.dtype)
+        velocity = (x_t - self.data.flow_map(x_t, sigma, end)) / torch.where(width > 0, width, 1)
+        return Prediction(velocity)
+
 
 @dataclass(frozen=True)
 class Mixture:

@@ -55,3 +55,26 @@ def test_bad_roles(tmp_path, change, message):
 def test_a_frozen_role_has_no_adapter(tmp_path):
     with pytest.raises(ValidationError, match=r"roles\.teacher: this role is frozen; remove its lora and ema_decay"):
         run_config(tmp_path, roles__teacher={"lora": {"rank": 4}, "ema_decay": 0.9})
+
+
+LCM = {"method": {"name": "lcm", "guidance": [1, 3]}, "roles": {}}
+
+
+def test_an_average_is_held_as_what_it_is_of(tmp_path):
+    student = {"zero": 2, "dtype": "bfloat16", "optimizer": {"learning_rate": 1e-4}, "ema_decay": 0.99, "path": "other"}
+    lcm = LCM | {"roles": {"student": student | {"lora": {"rank": 8}, "gradient_checkpointing": True}}}
+    config = run_config(tmp_path, **lcm)
+    held = config.role("student_ema")
+    assert (held.zero, held.dtype, held.lora.rank, held.optimizer, held.ema_decay) == (0, "bfloat16", 8, None, None)
+    assert config.source("student_ema") == config.source("student") != config.model.path
+    assert run_config(tmp_path, **lcm, roles__student__zero=3).role("student_ema").zero == 3
+    assert config.method.guidance == (1.0, 3.0)
+    assert RunConfig.model_validate(config.dump()) == config
+
+
+def test_an_average_has_no_section(tmp_path):
+    roles = {"student": {"optimizer": {"learning_rate": 1e-4}}, "student_ema": {"zero": 3}}
+    with pytest.raises(ValidationError, match=r"roles\.student_ema: an average, held as student is"):
+        run_config(tmp_path, **LCM | {"roles": roles})
+    with pytest.raises(ValidationError, match=r"roles\.student_ema: method 'lcm' has no such role"):
+        run_config(tmp_path, **LCM | {"roles": roles, "method": {"name": "lcm", "target_decay": 0}})

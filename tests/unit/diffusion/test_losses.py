@@ -5,8 +5,10 @@ from ray_distill.diffusion.flow import add_noise, eps_from_velocity, x_0_from_ve
 from ray_distill.diffusion.losses import (
     dmd_gradient,
     finite_samples,
+    frame_differences,
     gaussian_floor,
     mse,
+    pseudo_huber,
     sample_mse,
     score_weight,
     surrogate,
@@ -150,3 +152,19 @@ def test_finite_samples(bad):
     a, b = torch.zeros(4, 1, 1, 2, 2), torch.zeros(4, 1, 1, 2, 2)
     a[1, 0, 0, 1, 1], b[3, 0, 0, 0, 0] = bad, bad
     assert finite_samples(a, b).tolist() == [True, False, True, False]
+
+
+def test_pseudo_huber():
+    """Oracle 7.16; the digits are kept in fp32, too."""
+    zeros = torch.zeros(2, 1, 1, 2, 2)
+    assert torch.equal(pseudo_huber(zeros, zeros, 1e-3), torch.zeros(2))
+    for dtype in (torch.float32, torch.float64):
+        far = zeros.to(dtype) + torch.tensor([0.003, 1e-6], dtype=dtype).reshape(2, 1, 1, 1, 1)
+        wanted = torch.tensor([0.00216227766, 1e-12 / (2e-3)], dtype=dtype)
+        torch.testing.assert_close(pseudo_huber(far, zeros, 1e-3), wanted, rtol=1e-6, atol=0)
+
+
+def test_frame_differences():
+    x = torch.arange(5.0).reshape(1, 1, 5, 1, 1) ** 2
+    assert frame_differences(x, 3).flatten().tolist() == [9, 15]
+    assert frame_differences(x, 5).numel() == 0

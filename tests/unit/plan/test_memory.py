@@ -51,6 +51,12 @@ def test_only_what_is_trained_has_a_state():
     assert (found.weights, found.gradients, found.masters, found.moments) == (2016, 8, 8, 16)
 
 
+def test_an_average_role_is_a_frozen_network_and_a_shard_in_fp32():
+    found = state(RoleConfig(zero=0, dtype="bfloat16"), Parameters((600, 400), (), (600, 400)), 4)
+    assert (found.weights, found.ema, found.masters, found.gradients, found.bucket) == (2000, 1000, 0, 0, 0)
+    assert state(RoleConfig(zero=3), Parameters((3, 4), (), (3, 4)), 4).ema == (1 + 1) * 4
+
+
 def test_without_an_average():
     assert held(2).ema == 0
 

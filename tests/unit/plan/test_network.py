@@ -17,3 +17,7 @@ def test_adapters_are_counted_as_peft_makes_them(tmp_path, lora):
     assert sorted(found.trainable) == trained
     assert sum(found.every) == sum(p.numel() for p in network.parameters())
     assert parameters(config, "teacher").trainable == ()
+    optimizer = {"learning_rate": 1e-4}
+    roles = {"student": {"lora": lora.model_dump(), "optimizer": optimizer}}
+    average = parameters(run_config(tmp_path, method={"name": "lcm"}, roles=roles), "student_ema")
+    assert (sorted(average.averaged), average.trainable) == (trained, ())

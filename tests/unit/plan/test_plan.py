@@ -16,6 +16,7 @@ from ray_distill.plan.report import digits
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / "examples/digits_teacher/transformer/diffusion_pytorch_model.safetensors"
 SMALL, LARGE, QUICK = (f"configs/{name}.yaml" for name in ("wan2.1_1.3b/dmd", "wan2.1_14b/dmd", "quickstart"))
+LCM = "configs/lcm_quickstart.yaml"
 
 
 def config(path, *overrides):
@@ -125,6 +126,19 @@ def test_changes_add_up_where_one_is_not_enough():
     both = cheapest(start, lambda plan: plan.peak.total <= limit)
     assert both is not None and set(both.keys) == {"train.micro_batch=1", *CHECKPOINTING}
     assert cheapest(start, lambda plan: False) is None
+
+
+def test_an_average_role_is_planned_and_changed_with_its_source():
+    lcm = config(LCM)
+    plan = estimate(lcm)
+    student, average = plan.states["student"], plan.states["student_ema"]
+    assert average.ema == student.masters and average.weights == student.weights
+    assert plan.cycle.expected("student_ema", False) == 1
+    without = estimate(config(LCM, "method.target_decay=0"))
+    assert plan.checkpoint - without.checkpoint == 4 * sum(plan.parameters["student"].trainable)
+    first = cheapest(lcm, lambda found: found.config.role("student").zero == 3)
+    assert first is not None and "roles.student.zero=3" in first.keys
+    assert first.estimate.states["student_ema"].weights < average.weights
 
 
 def test_seconds_and_money_follow_the_assumptions():

@@ -1,0 +1,89 @@
+"""Consistency distillation of flows: a solver's levels cut into phases, and the two predictions that are compared.
+
+Consistency models (arXiv 2303.01469), latent ones (2310.04378) and phased ones (2405.18407).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ray_distill.diffusion.flow import euler_step
+from ray_distill.diffusion.guidance import guided_velocity
+from ray_distill.types import Cond, Denoiser
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the solver, each [B]: from ``sigma`` down to ``sigma_prev``, in a phase that ends at ``sigma_end``."""
+
+    sigma: Tensor
+    sigma_prev: Tensor
+    sigma_end: Tensor
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The solver's ``levels`` sigma_0 < ... < sigma_n. ``edges``, the first 0, number those at which a phase ends."""
+
+    levels: tuple[float, ...]
+    edges: tuple[int, ...] = (0,)
+
+    def draw(self, u: Tensor) -> Step:
+        """One of the n steps by ``u`` [B], uniform in [0, 1)."""
+        k = self.index(u)
+        levels = u.new_tensor(self.levels)
+        return Step(levels[k + 1], levels[k], levels[self.edge(k)])
+
+    def index(self, u: Tensor) -> Tensor:
+        """k [B] in 0 .. n - 1: the step from sigma_{k+1} to sigma_k."""
+        n = len(self.levels) - 1
+        return (u * n).long().clamp_max(n - 1)  # in fp32 the largest u times n may round up to n
+
+    def edge(self, k: Tensor) -> Tensor:
+        """e(k) = max {e in edges: e <= k}."""
+        edges = torch.tensor(self.edges, device=k.device)
+        return edges[torch.bucketize(k, edges, right=True) - 1]
+
+
+def even_edges(steps: int, phases: int) -> tuple[int, ...]:
+    """floor(linspace(0, n, P, endpoint=False)): n steps in P phases; ValueError unless each has a step."""
+    if not 1 <= phases <= steps:
+        raise ValueError(f"multiphase = {phases}: {steps} solver steps make 1 to {steps} phases")
+    return tuple(i * steps // phases for i in range(phases))
+
+
+def consistency_function(denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, sigma_end: Tensor) -> Tensor:
+    """f(x_t, sigma) = c_skip x_t + c_out v with c_skip = 1 and c_out = sigma_end - sigma, the end of the phase.
+
+    At sigma = sigma_end it is the identity, bit for bit; with sigma_end = 0 it is the x_0-prediction.
+    """
+    return euler_step(x_t, denoiser(x_t, sigma, cond).velocity, sigma, sigma_end)
+
+
+def consistency_pair(
+    student: Denoiser,
+    target: Denoiser,
+    teacher: Denoiser,
+    x_t: Tensor,
+    step: Step,
+    cond: Cond,
+    uncond: Cond,
+    scale: float | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(f_student(x_t, sigma), sg f_target(x_prev, sigma_prev)), where the teacher's Euler step, guided by the standard
+    ``scale`` (one, or [B]), takes ``x_t`` to x_prev. Gradient in the first alone."""
+    prediction = consistency_function(student, x_t, step.sigma, cond, step.sigma_end)
+    with torch.no_grad():
+        v = guided_velocity(teacher, x_t, step.sigma, cond, uncond, scale)
+        x_prev = euler_step(x_t, v, step.sigma, step.sigma_prev)
+        aim = consistency_function(target, x_prev, step.sigma_prev, cond, step.sigma_end)
+    return prediction, aim
+
+
+def even_indices(steps: int, wanted: int) -> Sequence[int]:
+    """``wanted`` indices out of 1 .. n, evenly spaced from n down."""
+    return [steps - i * steps // wanted for i in range(wanted)]

@@ -1,0 +1,112 @@
+"""LCM for flow models: consistency distillation of a guided teacher (arXiv 2303.01469, 2310.04378).
+
+1. n ~ U{1 .. M} on the teacher's Euler grid;  x_n = (1 - sigma_n) x_0 + sigma_n eps
+2. the teacher's Euler step, guided by w ~ U(w_min, w_max), takes x_n to x_{n-1}
+3. descend d(f(x_n, sigma_n), sg f_target(x_{n-1}, sigma_{n-1})) with f(x, sigma) = x - sigma v(x, sigma)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ray_distill.diffusion.consistency import Phases, consistency_pair, even_indices
+from ray_distill.diffusion.flow import add_noise
+from ray_distill.diffusion.guidance import Form, standard_scale
+from ray_distill.diffusion.losses import pseudo_huber, sample_mse
+from ray_distill.diffusion.timesteps import shift_sigma
+from ray_distill.methods.watch import consistency_logs
+from ray_distill.types import (
+    STUDENT,
+    STUDENT_EMA,
+    TEACHER,
+    Average,
+    Batch,
+    LossTerms,
+    Need,
+    Networks,
+    Rng,
+    Role,
+    Sampler,
+    Shared,
+    Update,
+)
+
+
+@dataclass(frozen=True)
+class LCM:
+    euler_steps: int = 50
+    shift: float = 3.0
+    guidance: float | tuple[float, float] = 3.0
+    """Of the teacher's step; a pair is a range, of which each sample draws its own."""
+    guidance_form: Form = "std"
+    loss: Literal["huber", "l2"] = "huber"
+    huber_c: float = 1e-3
+    target_decay: float = 0.95
+    """The target is this average of the student; 0 is the student itself."""
+    sampling_steps: int = 4
+
+    name: ClassVar[str] = "lcm"
+    uses_latents: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.sampling_steps <= self.euler_steps:
+            raise ValueError(
+                f"sampling_steps, euler_steps = {self.sampling_steps}, {self.euler_steps}: need 1 <= sampling_steps "
+                "<= euler_steps, whose levels are the ones that the student learns"
+            )
+        if self.shift <= 0 or self.huber_c <= 0:
+            raise ValueError(f"shift, huber_c = {self.shift}, {self.huber_c}: both must be above 0")
+        if not 0 <= self.target_decay < 1:
+            raise ValueError(f"target_decay = {self.target_decay}: a decay in [0, 1); 0 is the student itself")
+        if self.scales[0] > self.scales[1]:
+            raise ValueError(f"guidance = {self.guidance}: give the lower end of the range first")
+
+    @property
+    def roles(self) -> Mapping[Role, Need]:
+        average: Mapping[Role, Need] = {STUDENT_EMA: Average(STUDENT, self.target_decay)} if self.target_decay else {}
+        return {STUDENT: "trained", TEACHER: "frozen", **average}
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The standard scales u + s (c - u) between which a sample's is drawn."""
+        low, high = self.guidance if isinstance(self.guidance, tuple) else (self.guidance, self.guidance)
+        return standard_scale(low, self.guidance_form), standard_scale(high, self.guidance_form)
+
+    @property
+    def phases(self) -> Phases:
+        return Phases(tuple(shift_sigma(n / self.euler_steps, self.shift) for n in range(self.euler_steps + 1)))
+
+    def describe(self) -> str:
+        low, high = self.scales
+        steps = ", ".join(f"{t:.4g}" for t in self.sampler().timesteps)
+        return (
+            f"student steps {steps} (sde); the teacher's {self.euler_steps} Euler steps at guidance u + s (c - u), "
+            f"1 is off: s = {low:g}{f' to {high:g}' if high > low else ''} ({self.guidance_form} as given)"
+        )
+
+    def updates(self, step: int) -> tuple[Update, ...]:
+        return (Update((STUDENT,), self.student_loss),)
+
+    def sampler(self) -> Sampler:
+        levels = self.phases.levels
+        return Sampler(tuple(1000 * levels[n] for n in even_indices(self.euler_steps, self.sampling_steps)), "sde")
+
+    def guide(self, batch: Batch, rng: Rng) -> float | Tensor:
+        low, high = self.scales
+        return low if low == high else low + (high - low) * rng.uniform("guidance", batch.sample_ids)
+
+    def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        assert batch.x_0 is not None
+        step = self.phases.draw(rng.uniform("step", batch.sample_ids))
+        x_n = add_noise(batch.x_0, rng.noise("eps", batch.sample_ids, batch.latent_shape), step.sigma)
+        student, target = networks[STUDENT], networks[STUDENT_EMA if self.target_decay else STUDENT]
+        prediction, aim = consistency_pair(
+            student, target, networks[TEACHER], x_n, step, batch.cond, batch.uncond, self.guide(batch, rng)
+        )
+        huber = self.loss == "huber"
+        each = pseudo_huber(prediction, aim, self.huber_c) if huber else sample_mse(prediction, aim)
+        return LossTerms(each.mean(), consistency_logs(each, prediction, batch.x_0, step.sigma))
