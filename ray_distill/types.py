@@ -26,9 +26,11 @@ Cond = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a Denoiser returns: the velocity ``eps - x_0``, shaped like ``x_t``."""
+    """What a Denoiser returns: the velocity ``eps - x_0``, shaped like ``x_t``, and the hidden ``features`` that were
+    asked for, [B, tokens, D] each, in the network's own dtype."""
 
     velocity: Tensor
+    features: tuple[Tensor, ...] = ()
 
 
 @dataclass
@@ -52,8 +54,10 @@ class Denoiser(Protocol):
         chunks: Sequence[int] = (),
         cache: Cache | None = None,
         remember: bool = False,
+        features: Sequence[int] = (),
     ) -> Prediction:
-        """``x_t`` [B, C, T, H, W]; ``sigma`` [B] in [0, 1], or [B, T] where frames differ.
+        """``x_t`` [B, C, T, H, W]; ``sigma`` [B] in [0, 1], or [B, T] where frames differ. ``features`` name
+        the transformer blocks, from 0, whose outputs are returned, too; gradient flows through these as well.
 
         A causal call names what a frame sees. ``chunks``, lengths that add up to T: itself and the chunks before it
         (none given: all T frames). ``cache``: the chunks in it, too; x_t is what follows them. ``remember`` adds x_t

@@ -51,6 +51,7 @@ class _Held:
     without_gradient: int = 0
     ema: ShardedEMA | None = None
     trainable: list[tuple[str, nn.Parameter]] = field(default_factory=list)
+    descends: bool = False
 
     @property
     def zero_optimizer(self) -> Any:
@@ -60,6 +61,21 @@ class _Held:
     def optimizer(self) -> torch.optim.Optimizer:
         inner: torch.optim.Optimizer = self.engine.optimizer.optimizer
         return inner
+
+
+class _Network:
+    """A role's network as its adapter calls it: through the engine where the role is updated, else as the bare module,
+    whose hooks gather its weights as well. DeepSpeed takes a gradient that only passes through an engine's output for
+    a backward of that engine's own, and refuses it."""
+
+    def __init__(self, held: _Held) -> None:
+        self._held = held
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (self._held.engine if self._held.descends else self._held.module)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._held.module, name)  # parts that adapters hook
 
 
 class SeparateEngines:
@@ -90,7 +106,7 @@ class SeparateEngines:
                 shards = {name: s for name, p in held.trainable if (s := zero.local_shard(p)) is not None}
                 held.ema = ShardedEMA(shards, held.config.ema_decay)
         self.networks: Networks = {
-            role: denoiser(held.engine, DTYPES[held.config.dtype])  # type: ignore[call-arg]
+            role: denoiser(_Network(held), DTYPES[held.config.dtype])  # type: ignore[call-arg]
             for role, held in self._held.items()
         }
 
@@ -100,15 +116,19 @@ class SeparateEngines:
 
     @contextmanager
     def training(self, roles: tuple[Role, ...]) -> Iterator[None]:
-        """Only ``roles`` can receive a gradient inside."""
+        """Only ``roles`` can receive a gradient inside; it may pass through the others on its way."""
         others = [p for role, held in self._trained.items() if role not in roles for _, p in held.trainable]
         for parameter in others:
             parameter.requires_grad_(False)
+        for role in roles:
+            self._held[role].descends = True
         try:
             yield
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
+            for role in roles:
+                self._held[role].descends = False
 
     def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None:
         """Accumulate gradients; ``last`` marks the last micro-batch of an update."""

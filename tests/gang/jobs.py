@@ -34,6 +34,7 @@ class Case:
     """One small run; every field can be sent to the ranks."""
 
     zero: int = 2
+    frozen_zero: int = 3
     dtype: str = "float32"
     micro_batch: int = 2
     method: Method = DMD(student_interval=2, teacher_guidance=2.0)  # noqa: RUF009 (frozen)
@@ -55,7 +56,9 @@ def engines(case: Case) -> SeparateEngines:
         lora=case.lora,
     )
     configs = {
-        role: RoleConfig(zero=3) if need == "frozen" else trained
+        role: RoleConfig(zero=case.frozen_zero, gradient_checkpointing=case.gradient_checkpointing)
+        if need == "frozen"
+        else trained
         for role, need in METHODS[case.method.name].roles.items()
     }
     configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
