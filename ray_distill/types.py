@@ -16,6 +16,7 @@ Role = str
 STUDENT: Role = "student"
 TEACHER: Role = "teacher"
 FAKE_SCORE: Role = "fake_score"
+DISCRIMINATOR: Role = "discriminator"
 
 Need = Literal["trained", "frozen"]
 """What a method asks of a role. Full or LoRA, ZeRO stage and precision are RunConfig's affair."""
@@ -66,7 +67,31 @@ class Denoiser(Protocol):
         ...
 
 
+class Discriminator(Protocol):
+    """Small heads behind their adapter; what stands in ``Networks`` under a role that a method names in ``heads``."""
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The ``features`` to ask the other role for."""
+        ...
+
+    def __call__(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits [B, heads, tokens] in fp32, high for real, of features [B, tokens, D], one a head."""
+        ...
+
+
 Networks = Mapping[Role, Denoiser]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A role that is no transformer: one small head on each of some blocks of the role ``of``, made anew for a run.
+
+    ``blocks`` chooses them, numbered from 0, by how many there are.
+    """
+
+    of: Role
+    blocks: Callable[[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -168,6 +193,11 @@ class Method(Protocol):
     @property
     def uses_latents(self) -> bool:
         """Whether batches must bring x_0: a class variable, or a property where the configuration says it."""
+        ...
+
+    @property
+    def heads(self) -> Mapping[Role, Heads]:
+        """Those of ``roles`` that are heads on another; most methods have none."""
         ...
 
     def updates(self, step: int) -> tuple[Update, ...]:

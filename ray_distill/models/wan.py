@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,3 +57,8 @@ class Wan:
 
     transformer: ClassVar[type[WanTransformer3DModel]] = WanTransformer3DModel
     denoiser: ClassVar[type[WanDenoiser]] = WanDenoiser
+
+    @staticmethod
+    def features(config: Mapping[str, Any]) -> tuple[int, int]:
+        """(blocks, width D of what they return) of a transformer's configuration."""
+        return int(config["num_layers"]), int(config["num_attention_heads"]) * int(config["attention_head_dim"])

@@ -76,6 +76,7 @@ class Counted:
                 self.latent,
                 text,
                 call.grad,
+                call.trained,
             )
         )
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config.schema import RoleConfig
+from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
 from ray_distill.train import zero
 from ray_distill.train.ema import ShardedEMA
@@ -88,9 +90,11 @@ class SeparateEngines:
         denoiser: type[Denoiser],
         total_updates: Mapping[Role, int],
         micro_batch: int,
+        heads: Mapping[Role, tuple[int, ...]] = MappingProxyType({}),
     ) -> None:
         """``modules`` are taken one at a time: each is sharded before the next is loaded. Of a trained role, what does
-        not ask for gradients stays frozen (the base of its adapters)."""
+        not ask for gradients stays frozen (the base of its adapters). ``heads`` are the roles that are heads, and the
+        blocks that each looks at; all others stand behind ``denoiser``."""
         self._held = {
             role: _Held(
                 module,
@@ -106,7 +110,9 @@ class SeparateEngines:
                 shards = {name: s for name, p in held.trainable if (s := zero.local_shard(p)) is not None}
                 held.ema = ShardedEMA(shards, held.config.ema_decay)
         self.networks: Networks = {
-            role: denoiser(_Network(held), DTYPES[held.config.dtype])  # type: ignore[call-arg]
+            role: FeatureDiscriminator(_Network(held), DTYPES[held.config.dtype], heads[role])  # type: ignore[misc]
+            if role in heads
+            else denoiser(_Network(held), DTYPES[held.config.dtype])  # type: ignore[call-arg]
             for role, held in self._held.items()
         }
 

@@ -16,7 +16,8 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.writer import write
 from ray_distill.config.schema import Optimizer, RoleConfig
 from ray_distill.data.plan import share
-from ray_distill.methods import DMD, METHODS, FlowMatching
+from ray_distill.methods import DMD, FlowMatching
+from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
@@ -48,25 +49,27 @@ class Case:
 
 def engines(case: Case) -> SeparateEngines:
     optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm, clip_value=case.clip_value)
-    trained = RoleConfig(
-        zero=case.zero,
-        dtype=case.dtype,
-        optimizer=optimizer,
-        gradient_checkpointing=case.gradient_checkpointing,
-        lora=case.lora,
-    )
+    small = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=optimizer)
+    trained = small.model_copy(update={"gradient_checkpointing": case.gradient_checkpointing, "lora": case.lora})
+    frozen = RoleConfig(zero=case.frozen_zero, gradient_checkpointing=case.gradient_checkpointing)
     configs = {
-        role: RoleConfig(zero=case.frozen_zero, gradient_checkpointing=case.gradient_checkpointing)
-        if need == "frozen"
-        else trained
-        for role, need in METHODS[case.method.name].roles.items()
+        role: frozen if need == "frozen" else small if role in case.method.heads else trained
+        for role, need in case.method.roles.items()
     }
     configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
     modules = ((role, network(case, role)) for role in configs)
-    return SeparateEngines(modules, configs, WanDenoiser, {"student": 100, "fake_score": 100}, case.micro_batch)
+    blocks = {role: heads(case, role)[0] for role in case.method.heads}
+    return SeparateEngines(modules, configs, WanDenoiser, dict.fromkeys(configs, 100), case.micro_batch, blocks)
+
+
+def heads(case: Case, role: str) -> tuple[tuple[int, ...], int]:
+    return placed(role, case.method.heads[role], "wan", tiny_wan(0).config)
 
 
 def network(case: Case, role: str) -> nn.Module:
+    if role in case.method.heads:
+        blocks, width = heads(case, role)
+        return random_heads(len(blocks), width, seed=0)
     module = tiny_wan(0 if role == "teacher" else 1)
     if case.lora is not None and role != "teacher":
         add_lora(module, case.lora, seed=0)
