@@ -28,6 +28,7 @@ from ray_distill.types import (
     STUDENT,
     TEACHER,
     Batch,
+    Heads,
     LossTerms,
     Need,
     Networks,
@@ -64,6 +65,10 @@ class DMD(Scores):
             raise ValueError(f"student_interval = {self.student_interval}: use {enough}")
         if self.reuse_rollout and replaces:
             raise ValueError("reuse_rollout = True: no fake-score update follows where student_turn = replaces")
+
+    @property
+    def heads(self) -> Mapping[Role, Heads]:
+        return {}
 
     @property
     def uses_latents(self) -> bool:

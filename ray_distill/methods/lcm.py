@@ -25,6 +25,7 @@ from ray_distill.types import (
     TEACHER,
     Average,
     Batch,
+    Heads,
     LossTerms,
     Need,
     Networks,
@@ -50,6 +51,7 @@ class LCM:
     sampling_steps: int = 4
 
     name: ClassVar[str] = "lcm"
+    heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
