@@ -24,14 +24,14 @@ PROMPTS = "prompts.safetensors"
 
 
 @lru_cache(maxsize=4)
-def index_of(folder: Path) -> list[tuple[int, str, int, int]]:
+def index_of(folder: Path) -> list[tuple[int, str, int, int, int]]:
     rows = []
     for path in sorted((folder / "rows").glob("*.parquet")):
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["id", "error"]).to_pydict()
-                pairs = zip(table["id"], table["error"], strict=True)
-                rows += [(id_, str(path), group, row) for row, (id_, error) in enumerate(pairs) if error == ""]
+                table = file.read_row_group(group, columns=["id", "dataset", "error"]).to_pydict()
+                told = enumerate(zip(*table.values(), strict=True))
+                rows += [(id_, str(path), group, row, part) for row, (id_, part, error) in told if error == ""]
     # A row that two attempts of one write task left behind twice is one row.
     return sorted({row[0]: row for row in rows}.values())
 
@@ -58,9 +58,15 @@ class Cache:
         return load_file(self.folder / PROMPTS)["negative"]
 
     @property
-    def index(self) -> list[tuple[int, str, int, int]]:
-        """(id, file, row group, row) of each good row, by id."""
+    def index(self) -> list[tuple[int, str, int, int, int]]:
+        """(id, file, row group, row, number of its dataset) of each good row, by id."""
         return index_of(self.folder)
+
+    @property
+    def passes(self) -> list[float]:
+        """How often each row comes in an epoch."""
+        often = [dataset["passes"] for dataset in self.card["datasets"]]
+        return [often[part] for *_, part in self.index]
 
     def buckets(self) -> dict[tuple[int, ...], list[int]]:
         """Row numbers by latent shape."""
@@ -70,7 +76,7 @@ class Cache:
         """Rows by number; arrays come back as arrays (see ``unpack``)."""
         wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for place, number in enumerate(numbers):
-            _, path, group, row = self.index[number]
+            _, path, group, row, _ = self.index[number]
             wanted.setdefault((path, group), []).append((place, row))
         found: dict[int, dict[str, Any]] = {}
         for (path, group), places in wanted.items():  # a row group is decoded once, however many of its rows are asked

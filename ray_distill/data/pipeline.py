@@ -1,4 +1,4 @@
-"""Ray Data: manifest -> clips -> latents and text embeddings -> cache."""
+"""Ray Data: a source's entries -> clips -> latents and text embeddings -> cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import logging
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ray_distill.data.cache import CARD, PROMPTS, Cache, index_of
+from ray_distill.data.listing import Entry, entries
 from ray_distill.data.source import Source
 from ray_distill.data.stream import quiet
 from ray_distill.data.transform import resize, to_pixels
@@ -34,29 +36,24 @@ log = logging.getLogger(__name__)
 Rows = dict[str, np.ndarray]
 
 
-def clips(source: Source) -> Dataset:
-    """Rows of the manifest with decoded ``pixels`` uint8 [T, H, W, 3]; ``error`` says why a clip is skipped, else "".
+def clips(source: Source, listed: Sequence[Entry] | None = None) -> Dataset:
+    """The source's videos with decoded ``pixels`` uint8 [T, H, W, 3]; ``error`` says why a clip is skipped, else "".
 
     One bad clip costs that clip: its pixels are zeros, and the row goes on with its reason.
     """
-    manifest = source.manifest
-    if not manifest.is_file():
-        raise ValueError(
-            f"data.manifest = {manifest}: no such file. It holds JSON lines such as "
-            '{"video": "clips/0.mp4", "caption": "a red kite"}; the quick start\'s is made by '
-            "python examples/moving_digits.py data/digits"
-        )
-    with manifest.open() as file:
-        known = set(json.loads(next(file, "{}")))
-    if not known >= {"video", "caption"}:
-        raise ValueError(
-            f"data.manifest = {manifest}: each line needs 'video' and 'caption'; the first has {sorted(known)}"
-        )
+    videos = [
+        entry
+        for entry in (entries(source) if listed is None else listed)
+        if source.parts[entry.dataset].kind != "prompts"
+    ]
+    # Its share of a CPU differs from the encoder's, else Ray would fuse both and decode in the encoder's one process.
+    return _rows(videos).map(_Decode(source), num_cpus=0.75)
+
+
+def _rows(listed: Sequence[Entry]) -> Dataset:
     quiet()
     blocks = max(2, min(4 * int(ray.cluster_resources().get("CPU", 1)), 256))
-    rows = ray.data.read_json(str(manifest), lines=True, override_num_blocks=blocks)
-    # Its share of a CPU differs from the encoder's, else Ray would fuse both and decode in the encoder's one process.
-    return rows.map(_Decode(source), num_cpus=0.75)
+    return ray.data.from_items([asdict(entry) for entry in listed], override_num_blocks=min(blocks, len(listed)))
 
 
 @dataclass(frozen=True)
@@ -64,27 +61,22 @@ class _Decode:
     source: Source
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        video, caption = row.get("video"), row.get("caption")
         source = self.source
         pixels = np.zeros((source.frames, source.height, source.width, 3), dtype=np.uint8)
-        error, decoder = "", ""
-        try:
-            if not (isinstance(video, str) and isinstance(caption, str)):  # a null may arrive as nan
-                raise BadClip(str(video), "the line needs both a video and a caption")
-            clip = read_clip(str(self._inside(video)), source.frames, source.stride)
-            pixels, decoder = resize(clip.frames, source.height, source.width), clip.decoder
-        except BadClip as bad:
-            error = str(bad)
-        key = hashlib.blake2b(f"{video}\n{caption}".encode(), digest_size=8).digest()
-        told = {"id": int.from_bytes(key, "big") >> 1, "video": str(video), "caption": str(caption)}
-        return told | {"pixels": pixels, "error": error, "decoder": decoder}
+        error, decoder = row["error"], ""
+        if not error:
+            try:
+                clip = read_clip(row["path"], source.frames, source.stride)
+                pixels, decoder = resize(clip.frames, source.height, source.width), clip.decoder
+            except BadClip as bad:
+                error = str(bad)
+        return _told(row) | {"pixels": pixels, "error": error, "decoder": decoder}
 
-    def _inside(self, video: str) -> Path:
-        root = self.source.manifest.parent.resolve()
-        path = (root / video).resolve()
-        if not path.is_relative_to(root):
-            raise BadClip(video, f"it lies outside the manifest's folder {root}")
-        return path
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the cache keeps of an entry, with its id."""
+    key = hashlib.blake2b(f"{row['dataset']}\n{row['video']}\n{row['caption']}".encode(), digest_size=8).digest()
+    return {"id": int.from_bytes(key, "big") >> 1} | {name: row[name] for name in ("dataset", "video", "caption")}
 
 
 class _Encode:
@@ -108,13 +100,14 @@ class _Encode:
         good = rows["error"] == ""
         latents: list[bytes | None] = [None] * len(good)
         text: list[bytes | None] = [None] * len(good)
-        if good.any():
+        self._encode(sorted({c for c in rows["caption"][good] if c not in self.captions}))
+        for place in np.flatnonzero(good):
+            text[place] = self.captions[rows["caption"][place]]
+        if good.any() and "pixels" in rows:
             encoded = self.codec.encode(to_pixels(rows["pixels"][good]).to(self.device)).float().cpu().numpy()
-            self._encode(sorted({c for c in rows["caption"][good] if c not in self.captions}))
             for place, latent in zip(np.flatnonzero(good), encoded, strict=True):
                 latents[place] = np.ascontiguousarray(latent).tobytes()
-                text[place] = self.captions[rows["caption"][place]]
-        kept = {column: list(rows[column]) for column in ("id", "video", "caption", "error", "decoder")}
+        kept = {column: list(rows[column]) for column in ("id", "dataset", "video", "caption", "error", "decoder")}
         return kept | {"latents": latents, "text": text}
 
     def _encode(self, captions: list[str]) -> None:
@@ -124,11 +117,12 @@ class _Encode:
                 self.captions[caption] = np.ascontiguousarray(tokens[:length], dtype=np.float32).tobytes()
 
 
-def cache_key(source: Source, model: Path, max_sequence_length: int) -> str:
-    """What the cache's rows are made from: manifest, clip settings, codec and text encoder, by content."""
+def cache_key(source: Source, listed: Sequence[Entry], model: Path, max_sequence_length: int) -> str:
+    """What the cache's rows are made from: entries, clip settings, codec and text encoder, by content."""
     settings = source.model_dump(include={"frames", "stride", "height", "width", "negative_prompt"})
-    digest = hashlib.sha256(json.dumps([settings, max_sequence_length], sort_keys=True).encode())
-    digest.update(source.manifest.read_bytes())
+    often = [(part.repeats, part.probability) for part in source.parts]
+    named = [(entry.dataset, entry.video, entry.caption) for entry in listed]
+    digest = hashlib.sha256(json.dumps([settings, max_sequence_length, often, named], sort_keys=True).encode())
     for part in ("vae", "text_encoder", "tokenizer"):
         digest.update(folder_hash(model / part).encode())
     return digest.hexdigest()[:16]
@@ -137,50 +131,59 @@ def cache_key(source: Source, model: Path, max_sequence_length: int) -> str:
 def prepare(source: Source, model: Path, max_sequence_length: int) -> Cache:
     """The cache of the source's clips, made unless it is there. Bad clips are counted, named and skipped.
 
-    ``model`` is the pipeline folder that codec and text encoder come from. ValueError where the manifest is missing
-    or no clip is left.
+    ``model`` is the pipeline folder that codec and text encoder come from. ValueError where a dataset is missing
+    or nothing of the source is left.
     """
-    dataset = clips(source)
-    cache = Cache(source.cache_dir / cache_key(source, model, max_sequence_length))
+    listed = entries(source)
+    cache = Cache(source.cache_dir / cache_key(source, listed, model, max_sequence_length))
     if (cache.folder / CARD).is_file():
         return cache
     shutil.rmtree(cache.folder, ignore_errors=True)
     cache.folder.mkdir(parents=True)
     index_of.cache_clear()
-    dataset.map_batches(
-        _Encode,
-        fn_constructor_args=(source, model, max_sequence_length, cache.folder),
-        batch_size=source.encode_batch,
-        compute=ActorPoolStrategy(size=source.encoders),
-        num_cpus=0.5,
-        num_gpus=source.encoder_gpus or None,
-    ).write_parquet(str(cache.folder / "rows"), compression="zstd")
+    prompts = [entry for entry in listed if source.parts[entry.dataset].kind == "prompts"]
+    datasets = [clips(source, listed)] if source.has_videos else []
+    datasets += [_rows(prompts).map(lambda row: _told(row) | {"error": "", "decoder": ""})] if prompts else []
+    for dataset in datasets:
+        dataset.map_batches(
+            _Encode,
+            fn_constructor_args=(source, model, max_sequence_length, cache.folder),
+            batch_size=source.encode_batch,
+            compute=ActorPoolStrategy(size=source.encoders),
+            num_cpus=0.5,
+            num_gpus=source.encoder_gpus or None,
+        ).write_parquet(str(cache.folder / "rows"), compression="zstd")
     _finish(cache, source)
     return cache
 
 
 def _finish(cache: Cache, source: Source) -> None:
     """Quarantine list and card."""
-    told = parquet.dataset(cache.folder / "rows").to_table(["video", "caption", "error", "decoder"]).to_pylist()
-    bad = sorted((row["video"], row["error"]) for row in told if row["error"])
+    columns = ["dataset", "video", "caption", "error", "decoder"]
+    told = parquet.dataset(cache.folder / "rows").to_table(columns).to_pylist()
+    good, bad = ([row for row in told if bool(row["error"]) == failed] for failed in (False, True))
     with (cache.folder / "quarantine.jsonl").open("w") as file:
-        for video, error in bad:
+        for video, error in sorted((row["video"], row["error"]) for row in bad):
             file.write(json.dumps({"video": video, "error": error}) + "\n")
             log.warning("skipped %s", error)
-    if len(bad) == len(told):
+    if not good:
         raise ValueError(
-            f"data.manifest = {source.manifest}: none of its {len(told)} clips can be used; "
+            f"data: none of its {len(told)} clips can be used ({source.title}); "
             f"the reasons are in {cache.folder / 'quarantine.jsonl'}"
         )
     with safe_open(cache.folder / PROMPTS, "np") as prompts:
         latent_shape = json.loads(prompts.metadata()["latent_shape"])
-    good = [row for row in told if not row["error"]]
+    counts = [sum(row["dataset"] == number for row in good) for number in range(len(source.parts))]
+    datasets = zip(source.parts, counts, source.passes(counts), strict=True)
     card = {
         "clips": len(good),
         "skipped": len(bad),
-        "decoded_by": dict(Counter(row["decoder"] for row in good)),
+        "decoded_by": dict(Counter(row["decoder"] for row in good if row["decoder"])),
         "captions": len({row["caption"] for row in good}),
         "latent_shape": latent_shape,
-        "manifest": str(source.manifest),
+        "datasets": [
+            {"name": part.name, "place": str(part.place), "rows": count, "passes": often}
+            for part, count, often in datasets
+        ],
     }
     (cache.folder / CARD).write_text(json.dumps(card, indent=2))

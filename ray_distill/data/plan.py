@@ -13,16 +13,19 @@ Buckets = Mapping[tuple[int, ...], Sequence[int]]
 """Row numbers by latent shape."""
 
 
-def epoch_batches(buckets: Buckets, seed: int, epoch: int, global_batch: int) -> np.ndarray:
+def epoch_batches(
+    buckets: Buckets, seed: int, epoch: int, global_batch: int, passes: Sequence[float] | None = None
+) -> np.ndarray:
     """Row numbers [batches, global_batch] of one epoch, in order.
 
     Rows of one batch share a bucket (a latent shape). Each bucket is shuffled anew each epoch; its last batch is
-    filled up from its start, so each row is seen at least once an epoch and all batches are full.
+    filled up from its start, so each row is seen at least once an epoch and all batches are full. Row r comes
+    ``passes[r]`` >= 1 times (without them once); of a fraction another part of the rows each epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     batches = []
     for key in sorted(buckets, key=repr):
-        rows = rng.permutation(np.asarray(buckets[key], dtype=np.int64))
+        rows = _drawn(np.asarray(buckets[key], dtype=np.int64), passes, rng)
         if len(rows):
             batches.append(np.resize(rows, (-(-len(rows) // global_batch), global_batch)))
     if not batches:
@@ -30,20 +33,31 @@ def epoch_batches(buckets: Buckets, seed: int, epoch: int, global_batch: int) ->
     return rng.permutation(np.concatenate(batches))
 
 
+def _drawn(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Generator) -> np.ndarray:
+    """A bucket's rows in random order, each as often as it comes in an epoch."""
+    times = np.ones(len(rows)) if passes is None else np.asarray(passes)[rows]
+    groups = [(rows[times == often], often) for often in np.unique(times)]
+    repeated = [np.resize(rng.permutation(group), round(often * len(group))) for group, often in groups]
+    return repeated[0] if len(repeated) == 1 else rng.permutation(np.concatenate([rows[:0], *repeated]))
+
+
 class Plan:
     """The endless stream of epochs: ``plan[step]`` is the global batch of that step."""
 
-    def __init__(self, buckets: Buckets, seed: int, global_batch: int) -> None:
-        self.buckets, self.seed, self.global_batch = buckets, seed, global_batch
-        self.steps_per_epoch = len(epoch_batches(buckets, seed, 0, global_batch))
+    def __init__(self, buckets: Buckets, seed: int, global_batch: int, passes: Sequence[float] | None = None) -> None:
+        self.buckets, self.seed, self.global_batch, self.passes = buckets, seed, global_batch, passes
+        self.steps_per_epoch = len(self._batches(0))
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, step: int) -> np.ndarray:
         """Row numbers [global_batch] of ``step``."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, epoch_batches(self.buckets, self.seed, epoch, self.global_batch)
+            self._epoch = epoch, self._batches(epoch)
         return self._epoch[1][index]
+
+    def _batches(self, epoch: int) -> np.ndarray:
+        return epoch_batches(self.buckets, self.seed, epoch, self.global_batch, self.passes)
 
 
 def share(positions: int, rank: int, world: int, micro_batch: int) -> np.ndarray:

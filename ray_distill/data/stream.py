@@ -64,7 +64,7 @@ class Stream:
         part, rank = divmod(number, self.world)
         first = self.start + part * self.steps_per_block
         steps = range(first, min(first + self.steps_per_block, self.steps))
-        plan = Plan(self.cache.buckets(), self.seed, self.global_batch)
+        plan = Plan(self.cache.buckets(), self.seed, self.global_batch, self.cache.passes)
         mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
         rows = self.cache.rows(
             np.concatenate([plan[step][mine] for step in steps]).tolist(),

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
+from ray_distill.data import listing
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models.codec import load_codec
 from ray_distill.models.heads import placed
@@ -31,8 +32,7 @@ def check(config: RunConfig) -> None:
     metric = config.evaluate.metric
     if metric is not None and not (metric / "config.json").is_file():
         raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
-    if not config.data.manifest.is_file():
-        raise ConfigError(f"data.manifest = {config.data.manifest}: no such file")
+    check_data(config)
     chunks, data = config.method.sampler().chunks, config.data
     if chunks is not None:
         codec = load_codec(config.model.path / "vae")
@@ -40,6 +40,22 @@ def check(config: RunConfig) -> None:
     last = checkpoint.latest(config.run_dir)
     if last is not None:
         check_resumable(config, last)
+
+
+def check_data(config: RunConfig) -> None:
+    """The datasets are there, and they are what the method and the metric need."""
+    listing.check(config.data)
+    prompts = [part.name for part in config.data.parts if part.kind == "prompts"]
+    if config.method.uses_latents and prompts:
+        raise ConfigError(
+            f"data.datasets: {prompts[0]!r} has prompts alone, and method {config.method.name!r} learns from videos; "
+            "give manifest or videos in place of prompts"
+        )
+    if config.evaluate.metric is not None and not config.data.has_videos:
+        raise ConfigError(
+            f"evaluate.metric = {config.evaluate.metric}: it compares with real videos, and data has prompts alone; "
+            "set evaluate.metric=null, or add a dataset with videos"
+        )
 
 
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:

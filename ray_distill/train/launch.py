@@ -101,7 +101,7 @@ def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
             with phases("prepare: videos to latents and text embeddings"):
                 cache = make_cache(config)
                 say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
-            tracker.dataset(config.data.manifest.parent.name, config.data.manifest, cache.folder.name, cache.card)
+            tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
             validations = Validations(config, cache, tracker, trial.report if trial else None)
             with phases("train"):
                 last = train(config, cache, tracker, signals, validations.poll)

@@ -33,21 +33,28 @@ def row(number, error=""):
         "latents": None if error else latents(number).tobytes(),
         "text": None if error else text(number).tobytes(),
     }
-    return {"id": number, "video": f"{number}.mp4", "caption": f"caption {number % 20}", "error": error, **arrays}
+    return {
+        "id": number,
+        "dataset": 0,
+        "video": f"{number}.mp4",
+        "caption": f"caption {number % 20}",
+        "error": error,
+        **arrays,
+    }
 
 
 @pytest.fixture
 def cache(tmp_path):
     """Two files; 70 stands in both, 40 could not be read, and the second file has two row groups."""
     (tmp_path / "rows").mkdir()
-    kinds = {"id": pa.int64(), "latents": pa.binary(), "text": pa.binary()}
+    kinds = {"id": pa.int64(), "dataset": pa.int64(), "latents": pa.binary(), "text": pa.binary()}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in row(0)])
     first = [row(50), row(20), row(40, "40.mp4: no frames"), row(70)]
     second = [row(90), row(10), row(70), row(30), row(60)]
     pq.write_table(pa.Table.from_pylist(first, schema), tmp_path / "rows" / "b.parquet")
     pq.write_table(pa.Table.from_pylist(second, schema), tmp_path / "rows" / "a.parquet", row_group_size=3)
     save_file({"negative": NEGATIVE}, tmp_path / "prompts.safetensors")
-    (tmp_path / "card.json").write_text(json.dumps({"clips": 7, "skipped": 1, "latent_shape": SHAPE}))
+    (tmp_path / "card.json").write_text(json.dumps({"clips": 7, "latent_shape": SHAPE, "datasets": [{"passes": 1.0}]}))
     return Cache(tmp_path)
 
 

@@ -64,3 +64,24 @@ def test_shares_are_the_global_batch(world, micro_batch):
 def test_a_global_batch_that_does_not_divide_is_an_error():
     with pytest.raises(ValueError):
         share(6, 0, 2, 2)
+
+
+def test_passes_are_kept_in_each_epoch_and_their_parts_change():
+    passes = [1.0] * 8 + [2.5] * 4
+    epochs = [epoch_batches({"a": range(12)}, 0, epoch, 6, passes) for epoch in range(40)]
+    counts = np.array([np.bincount(batches.flat, minlength=12) for batches in epochs])
+    assert (counts[:, :8] == 1).all() and (counts[:, 8:].sum(axis=1) == 10).all()
+    assert set(counts[:, 8:].flat) == {2, 3} and counts[:, 8:].mean(axis=0) == pytest.approx(2.5, abs=0.3)
+
+
+def test_passes_mix_datasets_within_a_batch():
+    batches = epoch_batches({"a": range(200)}, 0, 0, 20, [1.0] * 150 + [3.0] * 50)
+    share = (batches >= 150).mean(axis=1)
+    assert share.mean() == 0.5 and share.min() > 0 and share.max() < 1
+
+
+def test_a_plan_with_passes_is_a_pure_function():
+    passes = [1.5] * 10 + [1.0] * 3
+    plans = [Plan(BUCKETS, 3, 4, passes) for _ in range(2)]
+    assert [plans[0][s].tolist() for s in range(30)] == [plans[1][s].tolist() for s in reversed(range(30))][::-1]
+    assert plans[0].steps_per_epoch == 4 + 1

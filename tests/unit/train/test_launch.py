@@ -43,6 +43,18 @@ def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(ready):
         check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 3}, **own))
 
 
+def test_prompts_alone_do_for_a_method_without_data(ready):
+    (ready / "prompts.txt").write_text("a cat\n")
+    prompts = {"data__manifest": None, "data__datasets": [{"prompts": str(ready / "prompts.txt")}]}
+    check(run_config(ready, **prompts))
+    with pytest.raises(ConfigError, match=r"'prompts' has prompts alone, and method 'dmd' learns from videos"):
+        check(run_config(ready, method__backward_simulation=False, **prompts))
+    (ready / "metric").mkdir()
+    (ready / "metric" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"evaluate.metric = .* compares with real videos"):
+        check(run_config(ready, evaluate={"metric": str(ready / "metric")}, **prompts))
+
+
 def stored(config, step=3):
     """A checkpoint of ``config``'s run."""
     state = {"step": step, "config": config.dump()}

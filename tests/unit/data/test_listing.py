@@ -1,0 +1,150 @@
+import json
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from pydantic import ValidationError
+
+from ray_distill.data.listing import Entry, check, entries
+from ray_distill.data.source import Source
+
+
+def source(*datasets, **given):
+    return Source(datasets=list(datasets), frames=9, height=24, width=24, **given)
+
+
+def write(path, text=""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+ROWS = [{"video": "a.mp4", "caption": "a cat"}, {"video": "sub/b c.mp4", "caption": 'two "quoted"\nlines, über'}]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_manifests_of_all_kinds_name_the_same(tmp_path, kind):
+    path = tmp_path / f"clips.{kind}"
+    if kind == "jsonl":
+        write(path, lines(*ROWS) + "\n")
+    elif kind == "csv":
+        write(path, 'caption,video,score\na cat,a.mp4,3\n"two ""quoted""\nlines, über",sub/b c.mp4,4\n')
+    else:
+        parquet.write_table(pa.Table.from_pylist(ROWS), path)
+    assert entries(source({"manifest": path})) == [
+        Entry(0, row["video"], str(tmp_path / row["video"]), row["caption"]) for row in ROWS
+    ]
+
+
+def test_the_short_form_is_one_dataset(tmp_path):
+    path = write(tmp_path / "m.jsonl", lines(*ROWS))
+    short = Source(manifest=path, frames=9, height=24, width=24)
+    assert entries(short) == entries(source({"manifest": path})) and short.title == tmp_path.name
+
+
+def test_other_columns_and_one_caption_for_all(tmp_path):
+    path = write(tmp_path / "m.csv", "file,text\nx.mp4,1\n")
+    assert entries(source({"manifest": path, "video_column": "file", "caption_column": "text"}))[0].caption == "1"
+    assert entries(source({"manifest": path, "video_column": "file", "caption": "a kite"}))[0].caption == "a kite"
+
+
+def test_a_folder_with_sidecars(tmp_path):
+    write(tmp_path / "b.MP4"), write(tmp_path / "b.txt", " a red\nkite ")
+    write(tmp_path / "deep/a 'q' ü.webm"), write(tmp_path / "deep/a 'q' ü.txt", "a bird")
+    write(tmp_path / "c.mov"), write(tmp_path / "notes.txt", "no caption of any"), write(tmp_path / "picture.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = {entry.video: (entry.caption, entry.error) for entry in entries(source({"videos": tmp_path}))}
+    error = f"{tmp_path}/c.mov: no caption; write it into c.txt beside it"
+    assert found == {"b.MP4": ("a red kite", ""), "c.mov": ("", error), "deep/a 'q' ü.webm": ("a bird", "")}
+    named = entries(source({"videos": tmp_path, "captions": "filename"}))
+    assert {entry.caption for entry in named} == {"b", "c", "a 'q' ü"}
+    assert {entry.caption for entry in entries(source({"videos": tmp_path, "caption": "one"}))} == {"one"}
+
+
+def test_prompts_are_text_or_json_lines(tmp_path):
+    plain = write(tmp_path / "p.txt", "a cat\n\n  a dog  \n")
+    rows = write(tmp_path / "p.jsonl", '"a cat"\n{"caption": "a dog"}\n')
+    expected = [Entry(0, "", "", "a cat"), Entry(0, "", "", "a dog")]
+    assert entries(source({"prompts": plain})) == entries(source({"prompts": rows})) == expected
+    assert not source({"prompts": plain}).has_videos
+
+
+def test_datasets_keep_their_order_and_number(tmp_path):
+    first, second = (write(tmp_path / name, text) for name, text in (("z.txt", "one\n"), ("a.txt", "two\n")))
+    found = entries(source({"prompts": first}, {"prompts": second}))
+    assert [(entry.dataset, entry.caption) for entry in found] == [(0, "one"), (1, "two")]
+
+
+def test_a_bad_line_costs_itself(tmp_path):
+    rows = [{"video": None, "caption": "x"}, {"video": "a.mp4"}, {"video": "../out.mp4", "caption": "x"}, ROWS[0]]
+    (tmp_path / "in").mkdir()
+    path = write(tmp_path / "in/m.jsonl", lines(*rows))
+    errors = [entry.error for entry in entries(source({"manifest": path}))]
+    assert "both a video and a caption" in errors[0] and "both a video and a caption" in errors[1]
+    assert "outside the manifest's folder" in errors[2] and "data.allow_outside" in errors[2] and errors[3] == ""
+    assert not entries(source({"manifest": path}, allow_outside=True))[2].error
+
+
+def test_a_link_that_leads_outside_and_a_loop_of_links(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/link.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+    (tmp_path / "in/loop.mp4").symlink_to(tmp_path / "in/loop.mp4")
+    rows = [{"video": name, "caption": "x"} for name in ("link.mp4", "loop.mp4", "a\0b.mp4", "n" * 5000)]
+    found = entries(source({"manifest": write(tmp_path / "in/m.jsonl", lines(*rows))}))
+    assert "outside" in found[0].error and len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("m.jsonl", '{"video": \n', "m.jsonl, line 1: not valid JSON"),
+        ("m.jsonl", "[1]\n", "line 1: one JSON object a line"),
+        ("m.jsonl", "\n", "nothing in it"),
+        ("m.jsonl", '{"clip": "a", "text": "b"}\n', r"needs 'video' and 'caption'; it has \['clip', 'text'\]"),
+        ("m.csv", "clip,caption\na,b\n", "needs 'video' and 'caption'"),
+        ("m.parquet", "text", "not readable as .parquet"),
+        ("m.yaml", "a", "a manifest is .jsonl, .csv or .parquet, not .yaml"),
+    ],
+)
+def test_manifests_that_are_none(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
+        entries(source({"manifest": write(tmp_path / name, text)}))
+
+
+def test_what_is_not_there_is_named_with_its_key(tmp_path):
+    for kind in ("manifest", "videos", "prompts"):
+        with pytest.raises(ValueError, match=rf"data.datasets.1.{kind} = {tmp_path}/no: no such f"):
+            check(source({"prompts": write(tmp_path / "p.txt", "a")}, {kind: tmp_path / "no"}))
+    with pytest.raises(ValueError, match=r"data.manifest = .*no such file. It holds JSON lines"):
+        check(Source(manifest=tmp_path / "no", frames=9, height=24, width=24))
+
+
+@pytest.mark.parametrize(
+    ("datasets", "message"),
+    [
+        ([], "give manifest or datasets, which holds several; neither"),
+        ([{}], "exactly one of manifest, videos, prompts; it has none"),
+        ([{"videos": "a", "prompts": "b"}], "it has videos and prompts"),
+        ([{"prompts": "a", "captions": "filename"}], "captions = 'filename': only videos"),
+        ([{"prompts": "a", "caption": "b"}], "caption = 'b': prompts are captions"),
+        ([{"prompts": "a", "repeats": 1, "probability": 1}], "repeats = 1: probability"),
+        ([{"id": "x", "prompts": "a"}, {"prompts": "b", "probability": 1}], "'x' has no probability"),
+    ],
+)
+def test_datasets_that_make_no_sense(datasets, message):
+    with pytest.raises(ValidationError, match=message):
+        source(*datasets)
+
+
+def test_repeats_and_probabilities_become_passes():
+    def one(**given):
+        return {"prompts": "p", **given}
+
+    assert source(one(), one(repeats=2)).passes([5, 7]) == [1, 3]
+    # Shares of 1/4 and 3/4: the larger dataset once, of the smaller as many rows as make a third of that.
+    assert source(one(probability=1), one(probability=3)).passes([10, 60]) == pytest.approx([2, 1])
+    assert source(one(probability=1), one(probability=3)).passes([10, 0]) == [1, 0]
