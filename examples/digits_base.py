@@ -19,16 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from moving_digits import DIGITS, DIRECTIONS, FRAMES, SIZE
+from tiny_wan import LATENT_CHANNELS, SPECIAL, fast_tokenizer, make_pipeline, save
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import PreTrainedTokenizerFast
 
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
@@ -36,7 +35,7 @@ from ray_distill.evaluate.metrics import Metric
 from ray_distill.models.codec import PatchPCA
 
 PARTS = ("vae", "metric", "pipeline")
-MAX_LENGTH, TEXT_DIM, LATENT_CHANNELS = 8, 64, 16
+MAX_LENGTH = 8
 DISTINCT = 1797  # clips behind these repeat an image, and would leak held-out digits into the training set
 EPOCHS, BATCH, LR = 20, 32, 5e-3
 
@@ -76,58 +75,11 @@ def fit_metric(pixels: Tensor, captions: list[str], seed: int) -> tuple[Metric, 
 def make_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
     """One token a word, lower case, ``</s>`` appended as T5's tokenizer does."""
     words = sorted({word for caption in captions for word in caption.split()})
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=MAX_LENGTH,
-    )
-
-
-def make_pipeline(captions: list[str], seed: int) -> WanPipeline:
-    """Tokenizer, random text encoder, random transformer and scheduler; no VAE: PatchPCA is none of diffusers'."""
-    torch.manual_seed(seed)
-    tokenizer = make_tokenizer(captions)
-    text_encoder = UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=len(tokenizer),
-            d_model=TEXT_DIM,
-            d_kv=32,
-            d_ff=128,
-            num_layers=1,
-            num_heads=2,
-            dropout_rate=0.0,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=3,
-        attention_head_dim=32,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        text_dim=TEXT_DIM,
-        freq_dim=64,
-        ffn_dim=256,
-        num_layers=3,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
-    )
-    return WanPipeline(
-        tokenizer=tokenizer,
-        text_encoder=text_encoder.eval(),
-        vae=None,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        transformer=transformer,
-    )
+    return fast_tokenizer(tokenizer, MAX_LENGTH)
 
 
 def main() -> None:
@@ -157,11 +109,9 @@ def main() -> None:
         metric.save(args.folder / "metric")
         print("metric, held-out accuracy:", ", ".join(f"{head} {share:.3f}" for head, share in accuracy.items()))
     if "pipeline" in args.parts:
-        pipeline = make_pipeline(captions, args.seed)
-        pipeline.save_pretrained(args.folder)
-        # transformers 5 writes a class name that transformers 4 does not know; both know the older one.
-        for file in (args.folder / "model_index.json", args.folder / "tokenizer" / "tokenizer_config.json"):
-            file.write_text(file.read_text().replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
+        # No VAE: PatchPCA is none of diffusers'.
+        pipeline = make_pipeline(make_tokenizer(captions), args.seed, vae=None, rope_max_seq_len=32)
+        save(pipeline, args.folder)
         parameters = sum(weight.numel() for weight in pipeline.transformer.parameters())
         print(f"pipeline: a random transformer of {parameters:,} parameters")
     print(f"{args.folder}: {time.monotonic() - start:.1f} s")

@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--prompt", help="sample: what to show")
     top.add_argument("--out", type=Path, default=Path("sample.mp4"), help="sample: the file to write (sample.mp4)")
     top.add_argument("--seed", type=int, default=0, help="sample: the seed of its noise (0)")
+    top.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
     top.add_argument("--version", action="version", version=f"ray-distill {__version__}")
     return top
 
@@ -171,6 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 a goal was missed or a plan does not fit, 2 the configuration is wrong, 128 + signal
     after an orderly stop."""
     args = parser().parse_intermixed_args(argv)
+    if args.no_push:
+        args.overrides += ["publish=null", "track.webhook=null"]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,22 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, str):
         return value.split(",")
     return [value] if isinstance(value, int | float) else value
+
+
+def _prompts(value: Any) -> Any:
+    """A file of prompts as {name: prompt}."""
+    if not isinstance(value, str | Path):
+        return {} if value is None else value
+    path = Path(value)
+    if not path.is_file():
+        raise ValueError(f"evaluate.prompts = {path}: no such file")
+    if path.suffix != ".json":
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return {f"prompt_{number}": line for number, line in enumerate(lines, 1)}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"evaluate.prompts = {path}: not valid JSON: {error}") from None
 
 
 def _method(value: Any) -> Any:
@@ -84,6 +101,8 @@ class Model(Section):
     family: Annotated[str, BeforeValidator(_family)] = "wan"
     path: Absolute
     max_sequence_length: PositiveInt = 512
+    attention: str = "native"
+    """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
 
 
 class Optimizer(Section):
@@ -170,6 +189,8 @@ class Train(Section):
     log_every_s: Annotated[float, Field(gt=0)] = 5
     checkpoint_every: PositiveInt = 500
     checkpoints_keep: PositiveInt = 3
+    resume_from: Literal["latest", "none"] | Absolute = "latest"
+    """none: refuse to go on where a run of this name stands. A checkpoint's folder: a new run begins from it."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
     timeout_s: PositiveInt = 1800
     """Longest wait in a collective before the ranks that did not come are named."""
@@ -218,7 +239,24 @@ class Evaluate(Section):
     shift_grid: tuple[float, ...] = (1.0, 3.0, 5.0)
     pictures: PositiveInt = 6
     """Prompts on the contact sheet, and sample videos."""
+    prompts: Annotated[dict[str, str], BeforeValidator(_prompts)] = {}
+    """Name -> prompt, or a file: JSON of the same, or text with a prompt a line. None takes captions of the data."""
+    frames: PositiveInt | None = None
+    """Of the videos that are made, as are height and width; None is the data's."""
+    height: PositiveInt | None = None
+    width: PositiveInt | None = None
+    weights: Literal["average", "trained", "both"] = "average"
+    """Which student a validation samples where an average is kept."""
+    baseline: bool = False
+    """Sample the teacher before training, with many steps and with the student's evaluations."""
     goals: Goals = Goals()
+
+    @model_validator(mode="after")
+    def _a_metric_sees_one_size(self) -> Evaluate:
+        sizes = [name for name in ("frames", "height", "width") if getattr(self, name) is not None]
+        if sizes and self.metric is not None:
+            raise ValueError(f"evaluate.{sizes[0]}: evaluate.metric compares with the data's clips; remove one of them")
+        return self
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -239,6 +277,20 @@ class Track(Section):
     uri: Annotated[str, AfterValidator(absolute_uri)] = "sqlite:///mlruns/mlflow.db"
     experiment: str = "ray_distill"
     register_as: str | None = None
+    webhook: Absolute | None = None
+    """A JSON file of {"callback_url": ...}, which gets a POST at start, checkpoint, validation, end and failure."""
+
+
+class Publish(Section):
+    """To the hub, at the end. The token is the machine's: HF_TOKEN, or what ``hf auth login`` has stored."""
+
+    hub_model_id: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+    """Without a user or organisation it is the token's own."""
+    base_model: str
+    """The hub's name of what model.path holds: others take text encoder and VAE from there."""
+    private: bool = True
+    per_checkpoint: bool = False
+    """The student of each train.checkpoint_every, too, into checkpoints/."""
 
 
 class RunConfig(Section):
@@ -252,6 +304,7 @@ class RunConfig(Section):
     train: Train
     evaluate: Evaluate = Field(default_factory=Evaluate)
     track: Track = Field(default_factory=Track)  # made anew: its relative file is one of the working directory of now
+    publish: Publish | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -314,6 +367,12 @@ class RunConfig(Section):
         return self.role(role).path or self.model.path
 
     @property
+    def shown_size(self) -> tuple[int, int, int]:
+        """(frames, height, width) of the videos that evaluation makes."""
+        shown, data = self.evaluate, self.data
+        return shown.frames or data.frames, shown.height or data.height, shown.width or data.width
+
+    @property
     def run_dir(self) -> Path:
         return self.output_dir / self.name
 
@@ -321,6 +380,13 @@ class RunConfig(Section):
     def student_tensors(self) -> str:
         """The group of a checkpoint's tensors that is validated and published."""
         return "ema" if self.role(STUDENT).ema_decay is not None else "weights"
+
+    @property
+    def validated_tensors(self) -> tuple[str, ...]:
+        """Those that validations sample, what is published first where it is among them."""
+        if self.student_tensors == "weights":
+            return ("weights",)
+        return {"average": ("ema",), "trained": ("weights",), "both": ("ema", "weights")}[self.evaluate.weights]
 
     def dump(self) -> dict[str, Any]:
         """Plain JSON types, enough to build this configuration again."""

@@ -21,7 +21,17 @@ from ray_distill.evaluate.report import contact_sheet, missed
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)
-COMPARED = "videos"
+COMPARED, BASELINE = "videos", "baseline"
+
+
+def teachers(config: RunConfig) -> dict[str, Candidate]:
+    """The teacher with many steps and with the student's evaluations, by the report's names; {} without a teacher."""
+    if TEACHER not in config.method.roles:
+        return {}
+    settings, nfe = config.evaluate, config.method.sampler().nfe
+    many = Sampler(euler_timesteps(settings.teacher_steps, settings.teacher_shift), "ode", settings.teacher_guidance)
+    same_nfe = Sampler(euler_timesteps(nfe, settings.teacher_shift), "ode")
+    return {"teacher_many": Candidate(TEACHER, many), "teacher_same_nfe": Candidate(TEACHER, same_nfe)}
 
 
 def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> dict[str, Candidate]:
@@ -29,17 +39,26 @@ def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> d
     student = config.method.sampler()
     if TEACHER not in config.method.roles:
         return {"student": Candidate(STUDENT, student, checkpoint)}
-    settings = config.evaluate
-    many = Sampler(euler_timesteps(settings.teacher_steps, settings.teacher_shift), "ode", settings.teacher_guidance)
-    same_nfe = Sampler(euler_timesteps(student.nfe, settings.teacher_shift), "ode")
     rows = {
-        "teacher_many": Candidate(TEACHER, many),
-        "teacher_same_nfe": Candidate(TEACHER, same_nfe),
+        **teachers(config),
         "teacher_same_steps_guided": Candidate(TEACHER, guided) if guided else None,
         "student_before": Candidate(STUDENT, student),
         "student": Candidate(STUDENT, student, checkpoint),
     }
     return {name: row for name, row in rows.items() if row is not None}
+
+
+def baseline(config: RunConfig, cache: Cache) -> Path | None:
+    """Videos of the teacher, and of it at the student's evaluations: their folder, None if it is there already."""
+    out = config.run_dir / BASELINE
+    if out.is_dir():
+        return None
+    generator = Generator(config, cache)
+    made = {name: generator.start(candidate, config.evaluate.tune_seed) for name, candidate in teachers(config).items()}
+    for name, task in made.items():
+        done: Made = ray.get(task, timeout=config.train.timeout_s)
+        write_videos(out / name, done.videos, generator.prompts, config.data.fps)
+    return out
 
 
 def evaluate(

@@ -27,6 +27,7 @@ from ray_distill.data.video import write_clip
 from ray_distill.diffusion.samplers import sample
 from ray_distill.evaluate.made import Candidate, Made, kept_name
 from ray_distill.evaluate.metrics import Metric, diversity
+from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
@@ -35,8 +36,8 @@ from ray_distill.rng import StatelessRng
 from ray_distill.types import Sampler
 
 
-def load_network(config: RunConfig, role: str, checkpoint: Path | None) -> nn.Module:
-    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began.
+def load_network(config: RunConfig, role: str, checkpoint: Path | None, tensors: str | None = None) -> nn.Module:
+    """A role's network, frozen, in fp32: out of a checkpoint (``tensors`` of it), or as it began.
 
     Adapters are merged into the weights that they adapt."""
     if config.role(role).init == "random":
@@ -44,18 +45,16 @@ def load_network(config: RunConfig, role: str, checkpoint: Path | None) -> nn.Mo
     else:
         module = load_transformer(config.model.family, config.source(role))
     if checkpoint is not None:
-        tensors = Checkpoint(checkpoint).tensors(role, config.student_tensors)
+        trained = Checkpoint(checkpoint).tensors(role, tensors or config.student_tensors)
         lora = config.role(role).lora
         if lora is None:
-            module.load_state_dict(tensors)
+            module.load_state_dict(trained)
         else:
-            merge(module, lora, tensors)
+            merge(module, lora, trained)
     return module.eval().requires_grad_(False)
 
 
-_network = lru_cache(maxsize=1)(
-    lambda key, role, checkpoint: load_network(RunConfig.model_validate_json(key), role, checkpoint)
-)
+_network = lru_cache(maxsize=1)(lambda key, role, *what: load_network(RunConfig.model_validate_json(key), role, *what))
 
 
 def make_latents(
@@ -93,10 +92,10 @@ def _generate(
     config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int
 ) -> Made:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = _network(config.model_dump_json(), candidate.role, candidate.checkpoint).to(device)
+    network = _network(config.model_dump_json(), candidate.role, candidate.checkpoint, candidate.tensors).to(device)
     denoise = family(config.model.family).denoiser(network)
     codec = load_codec(config.model.path / "vae").to(device)
-    shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
+    shape = codec.latent_shape(*config.shown_size)
     pixels, began = [], time.perf_counter()
     for first in range(0, len(prompts), config.evaluate.batch):
         cond = {"text": text[first : first + config.evaluate.batch].to(device)}
@@ -143,24 +142,35 @@ def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
     return video.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
+def _captions(cache: Cache, count: int) -> tuple[list[str], Tensor]:
+    """``count`` captions of the data and their text [N, L, D]."""
+    rows = cache.by_caption()
+    captions = sorted(rows)
+    # A stride that shares no factor with their number shows different captions first than their alphabet does.
+    prompts = [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
+    distinct = sorted(set(prompts))
+    text = dict(zip(distinct, cache.text(cache.rows([rows[c] for c in distinct], ["text"])), strict=True))
+    return prompts, torch.from_numpy(np.stack([text[prompt] for prompt in prompts]))
+
+
 class Generator:
-    """The prompts of a run's evaluation, their embeddings out of the cache, and the tasks that sample them.
+    """The prompts of a run's evaluation, their embeddings, and the tasks that sample them.
 
     ``real`` are the metric's features of the data set, None without a metric.
     """
 
     def __init__(self, config: RunConfig, cache: Cache) -> None:
         settings = config.evaluate
-        rows = cache.by_caption()
-        captions = sorted(rows)
-        count = settings.videos if settings.metric else settings.pictures
-        # A stride that shares no factor with their number shows different captions first than their alphabet does.
-        self.prompts = [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
-        distinct = sorted(set(self.prompts))
-        text = dict(zip(distinct, cache.text(cache.rows([rows[c] for c in distinct], ["text"])), strict=True))
+        encoded = encode_prompts(config)
+        if encoded is not None:
+            given = list(settings.prompts.values())
+            chosen = [i % len(given) for i in range(settings.videos if settings.metric else len(given))]
+            self.prompts, text = [given[i] for i in chosen], encoded[chosen]
+        else:
+            self.prompts, text = _captions(cache, settings.videos if settings.metric else settings.pictures)
         self.real = real_features(config, cache) if settings.metric else None
         self._config, self._keep = config, cache.folder
-        self._text = ray.put(torch.from_numpy(np.stack([text[prompt] for prompt in self.prompts])))
+        self._text = ray.put(text)
         self._uncond = ray.put(torch.from_numpy(cache.uncond))
 
     def start(self, candidate: Candidate, seed: int, num_cpus: float = 1) -> ray.ObjectRef[Made]:

@@ -23,11 +23,13 @@ from ray_distill.types import Sampler
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights and how to sample them: ``checkpoint`` is a student's, None the untrained source of ``role``."""
+    """Weights and how to sample them: ``checkpoint`` is a student's, None the untrained source of ``role``; ``tensors``
+    of it are "weights" or "ema", by default what the run publishes."""
 
     role: str
     sampler: Sampler
     checkpoint: Path | None = None
+    tensors: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
 
     It stands beside the cache's embeddings of the prompts, which say the rest.
     """
-    settings, data, role = config.evaluate, config.data, config.role(candidate.role)
+    settings, role = config.evaluate, config.role(candidate.role)
     if candidate.checkpoint is not None or role.init == "random":
         return None
     depends = {
@@ -77,7 +79,7 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
         "weights": [folder_hash(config.source(candidate.role)), folder_hash(config.model.path), config.model.family],
         "sampler": asdict(candidate.sampler),
         "prompts": [list(prompts), settings.pictures, seed],
-        "clip": [data.frames, data.height, data.width],
+        "clip": config.shown_size,
         "metric": folder_hash(settings.metric) if settings.metric else None,
     }
     return f"made-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]}.safetensors"

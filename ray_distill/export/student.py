@@ -20,13 +20,14 @@ def export(
     checkpoint: Path,
     latent_shape: tuple[int, int, int, int],
     report: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
 ) -> Path:
-    """Write <run_dir>/export from ``checkpoint`` with the method's own recipe; returns the folder."""
+    """Write ``folder``, else <run_dir>/export, from ``checkpoint`` with the method's own recipe; returns it."""
     lora = config.role(STUDENT).lora
     return export_student(
-        config.run_dir / FOLDER,
+        folder or config.run_dir / FOLDER,
         load_network(config, STUDENT, checkpoint),
-        config.model.path,
+        config.publish.base_model if config.publish else config.model.path,
         config.method.sampler(),
         latent_shape,
         frames=config.data.frames,

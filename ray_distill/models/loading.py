@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 
 from ray_distill.models import family as adapter
@@ -52,6 +53,19 @@ def empty_transformer(family: str, folder: Path) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = adapter(family).transformer.from_config(config)
     return model
+
+
+def check_attention(backend: str) -> None:
+    """ValueError, with the names that diffusers knows, for an attention backend that is none of them."""
+    known = sorted(name.value for name in AttentionBackendName)
+    if backend not in known:
+        raise ValueError(f"model.attention = {backend!r}: diffusers has no such backend; it has {', '.join(known)}")
+
+
+def use_attention(module: nn.Module, backend: str) -> None:
+    """Attend by ``backend``; diffusers' own error where its package, or a GPU for it, is missing."""
+    if backend != AttentionBackendName.NATIVE.value:
+        module.set_attention_backend(backend)  # type: ignore[operator]
 
 
 def folder_hash(folder: Path) -> str:

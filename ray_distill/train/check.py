@@ -12,10 +12,13 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data import listing
 from ray_distill.diffusion.causal import chunk_lengths
+from ray_distill.export.hub import check_token
 from ray_distill.models.codec import load_codec
 from ray_distill.models.heads import placed
-from ray_distill.models.loading import check_folder, empty_transformer
+from ray_distill.models.loading import check_attention, check_folder, empty_transformer
 from ray_distill.models.lora import check_targets
+from ray_distill.track.webhook import read_hook
+from ray_distill.train.job import resumed_from
 
 
 def check(config: RunConfig) -> None:
@@ -29,15 +32,28 @@ def check(config: RunConfig) -> None:
                 placed(name, heads, config.model.family, folder)
         if lora := config.role(role).lora:
             check_targets(lora, empty_transformer(config.model.family, config.source(role)), f"roles.{role}.lora")
+    check_attention(config.model.attention)
     metric = config.evaluate.metric
     if metric is not None and not (metric / "config.json").is_file():
         raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
     check_data(config)
     chunks, data = config.method.sampler().chunks, config.data
-    if chunks is not None:
+    sizes = {(data.frames, data.height, data.width), config.shown_size}
+    if chunks is not None or len(sizes) > 1:
         codec = load_codec(config.model.path / "vae")
-        chunk_lengths(codec.latent_shape(data.frames, data.height, data.width)[1], chunks)
-    last = checkpoint.latest(config.run_dir)
+        for size in sizes:
+            frames = codec.latent_shape(*size)[1]
+            if chunks is not None:
+                chunk_lengths(frames, chunks)
+    if config.track.webhook is not None:
+        read_hook(config.track.webhook)
+    check_token(config)
+    last = resumed_from(config.run_dir, str(config.train.resume_from))
+    if last is not None and config.train.resume_from == "none":
+        raise ConfigError(
+            f"train.resume_from = none: {last.folder} is there. Choose another name, remove {config.run_dir}, or go on "
+            "from it with train.resume_from=latest"
+        )
     if last is not None:
         check_resumable(config, last)
 

@@ -19,7 +19,7 @@ from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
-from ray_distill.train.job import Job, train_worker
+from ray_distill.train.job import Job, resumed_from, train_worker
 from ray_distill.train.progress import Progress, Row
 from ray_distill.train.rows import append, stored
 from ray_distill.train.stop import Signals, Stopped
@@ -38,7 +38,7 @@ def train(
 
     ``beside`` is called twice a second meanwhile.
     """
-    last = checkpoint.latest(config.run_dir)
+    last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is not None and last.state["data"] != cache.folder.name:
         raise ConfigError(
             f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
@@ -48,7 +48,7 @@ def train(
         say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
         return last
     if last is not None:
-        say(f"   {config.name} goes on from step {last.step}; choose another name for a new run")
+        say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
     board = start_board()
     job = Job(config.dump(), config.run_dir, stream_of(config, cache), board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))

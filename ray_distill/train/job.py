@@ -39,13 +39,25 @@ class Job:
 
         What a run resumes from is decided here, once; the workers learn it from the board.
         """
-        last = checkpoint.latest(self.run_dir, thorough=True)
+        last = resumed_from(self.run_dir, self.settings["train"]["resume_from"], thorough=True)
         ray.get(self.board.resume_from.remote(str(last.folder) if last else None), timeout=60)
         return replace(self.stream, start=last.step if last else 0).dataset()
 
     def resume_point(self) -> checkpoint.Checkpoint | None:
         folder = ray.get(self.board.resumed_from.remote(), timeout=60)
         return checkpoint.Checkpoint(Path(folder)) if folder else None
+
+
+def resumed_from(run_dir: Path, given: str, thorough: bool = False) -> checkpoint.Checkpoint | None:
+    """The run's own newest whole checkpoint, else that of ``train.resume_from``, where it names one.
+
+    BadCheckpoint where that is unfinished or damaged.
+    """
+    last = checkpoint.latest(run_dir, thorough)
+    if last is None and given not in ("latest", "none"):
+        last = checkpoint.Checkpoint(Path(given))
+        last.verify(thorough)
+    return last
 
 
 def train_worker(settings: Mapping[str, Any]) -> None:

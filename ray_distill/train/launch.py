@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,14 +19,19 @@ from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
 from ray_distill.data.pipeline import prepare
-from ray_distill.track.client import Status
+from ray_distill.evaluate.compare import baseline
+from ray_distill.evaluate.prompts import encode_prompts
+from ray_distill.export.hub import Hub
+from ray_distill.track.client import Status, one_line
 from ray_distill.track.tracker import Tracker
+from ray_distill.track.webhook import WebHook
+from ray_distill.train.arrivals import Arrivals
 from ray_distill.train.check import check
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, measure, publish
 from ray_distill.train.schedule import warnings
-from ray_distill.train.stop import Stopped, watch_signals
+from ray_distill.train.stop import Signals, Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
 
 RUN = "run.json"
@@ -81,47 +87,93 @@ def cluster(log_to_driver: bool = True, dashboard: bool = False) -> Iterator[Non
         ray.shutdown()
 
 
+@dataclass(frozen=True)
+class Outlets:
+    """Where a run is seen: MLflow, a web hook, the hub. None of them stops it."""
+
+    tracker: Tracker
+    hook: WebHook
+    hub: Hub
+
+    def close(self, status: Status) -> None:
+        self.hub.close()
+        self.tracker.end(status)
+        self.hook.close()
+
+
 def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
     """The whole run; returns its report. A second run under the same name goes on where the first one stood.
 
     Raises ConfigError before anything starts, Stopped after an orderly end on a signal, and the workers' own errors.
     """
     check(config)
+    hook, hub = WebHook(config.track.webhook, config.name), Hub(config)
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    phases, began = Phases(), time.monotonic()
-    tracker = start_tracker(config, trial.parent_run_id if trial else None)
+    outlets = Outlets(start_tracker(config, trial.parent_run_id if trial else None), hook, hub)
     status: Status = "FAILED"
     try:
         # Ray installs handlers of its own when it starts; ours come after.
-        with cluster(), watch_signals() as signals, watch_nodes(tracker.system, tracker.tags):
-            tracker.tags({"ray_job": ray_job()})
-            say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
-            for message in warnings(config):
-                say(f"   warning: {message}")
-            with phases("prepare: videos to latents and text embeddings"):
-                cache = make_cache(config)
-                say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
-            tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
-            validations = Validations(config, cache, tracker, trial.report if trial else None)
-            with phases("train"):
-                last = train(config, cache, tracker, signals, validations.poll)
-            validations.finish()
-            if trial is None:
-                with phases("evaluate: the student against its teacher, by samples"):
-                    report = measure(config, cache, last)
-                with phases("export"):
-                    folder = export_student(config, cache, last, report)
-                report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}
-                publish(config, tracker, report, folder)
-            else:
-                report = {"validations": validations.rows}
+        with cluster(), watch_signals() as signals, watch_nodes(outlets.tracker.system, outlets.tracker.tags):
+            report = _run(config, trial, outlets, signals)
         status = "FINISHED"
+        hook.send("end", f"{config.name} has ended", status=status)
         return report
     except (Stopped, KeyboardInterrupt, SystemExit):
         status = "KILLED"
+        hook.send("end", f"{config.name} was stopped", status=status)
+        raise
+    except Exception as error:
+        hook.send("failure", one_line(error), status=status)
         raise
     finally:
-        tracker.end(status)
+        outlets.close(status)
+
+
+def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Signals) -> dict[str, Any]:
+    """The phases, on a Ray that is there."""
+    tracker, hook, hub = outlets.tracker, outlets.hook, outlets.hub
+    phases, began = Phases(), time.monotonic()
+    tracker.tags({"ray_job": ray_job()})
+    say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
+    for message in warnings(config):
+        say(f"   warning: {message}")
+    hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
+    with phases("prepare: videos to latents and text embeddings"):
+        cache = make_cache(config)
+        say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
+        encode_prompts(config)
+    tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
+    if config.evaluate.baseline and trial is None:
+        with phases("baseline: what the teacher makes, before training"):
+            if made := baseline(config, cache):
+                tracker.videos(made, 0)
+    validations = Validations(config, cache, tracker, trial.report if trial else None, hook)
+
+    def saved(folder: Path, step: int) -> None:
+        hook.send("checkpoint", f"step {step} is saved", step=step)
+        hub.checkpoint(folder, step, cache.latent_shape)
+
+    arrivals = Arrivals(config.run_dir, saved)
+
+    def beside() -> None:
+        validations.poll()
+        arrivals.poll()
+
+    with phases("train"):
+        last = train(config, cache, tracker, signals, beside)
+    arrivals.poll()
+    validations.finish()
+    if trial is not None:
+        return {"validations": validations.rows}
+    with phases("evaluate: the student against its teacher, by samples"):
+        report = measure(config, cache, last)
+    with phases("export"):
+        folder = export_student(config, cache, last, report)
+    report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}
+    if published := hub.finish(folder):
+        report["published"] = published
+    publish(config, tracker, report, folder)
+    return report
 
 
 def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracker:

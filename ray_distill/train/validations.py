@@ -16,6 +16,7 @@ from ray_distill.evaluate.compare import summary
 from ray_distill.evaluate.generate import Generator, write_videos
 from ray_distill.evaluate.made import Candidate
 from ray_distill.track.tracker import Tracker
+from ray_distill.track.webhook import WebHook
 from ray_distill.train.fit import say
 from ray_distill.train.rows import append, stored
 from ray_distill.types import STUDENT
@@ -35,28 +36,34 @@ class Validations:
     """
 
     def __init__(
-        self, config: RunConfig, cache: Cache, tracker: Tracker, report: Callable[[Row], None] | None = None
+        self,
+        config: RunConfig,
+        cache: Cache,
+        tracker: Tracker,
+        report: Callable[[Row], None] | None = None,
+        hook: WebHook | None = None,
     ) -> None:
         self.config, self.cache, self.tracker, self.report = config, cache, tracker, report
+        self.hook = hook or WebHook(None, config.name)
         every = config.evaluate.every
         self.rows = read(config.run_dir)
         known = {row["step"] for row in self.rows}
         due = [*range(every, config.train.steps, every), config.train.steps] if every else []
         self._due = [step for step in due if step not in known]
         self._generator: Generator | None = None
-        self._running: tuple[int, Any] | None = None
+        self._running: tuple[int, list[Any]] | None = None
         for row in self.rows:
             self._tell(row)
 
     def poll(self, wait: bool = False) -> None:
         """Take what is done and start what is due, without waiting for either unless told to."""
         if self._running is not None:
-            step, task = self._running
-            if not wait and not ray.wait([task], timeout=0)[0]:
+            step, tasks = self._running
+            if not wait and not all(ray.wait([task], timeout=0)[0] for task in tasks):
                 return
             self._running = None
             try:
-                self._take(step, ray.get(task, timeout=self.config.train.timeout_s))
+                self._take(step, [ray.get(task, timeout=self.config.train.timeout_s) for task in tasks])
             except FileNotFoundError:  # Ray raises a task's error as its own class
                 self._gone(step)
         due = self._next()
@@ -85,21 +92,27 @@ class Validations:
     def _start(self, step: int) -> None:
         if self._generator is None:
             self._generator = Generator(self.config, self.cache)
-        candidate = Candidate(STUDENT, self.config.method.sampler(), self.config.run_dir / folder_name(step))
-        self._running = step, self._generator.start(candidate, self.config.evaluate.tune_seed, TASK_CPUS)
+        folder, sampler = self.config.run_dir / folder_name(step), self.config.method.sampler()
+        wanted = [Candidate(STUDENT, sampler, folder, tensors) for tensors in self.config.validated_tensors]
+        seed = self.config.evaluate.tune_seed
+        self._running = step, [self._generator.start(candidate, seed, TASK_CPUS) for candidate in wanted]
 
-    def _take(self, step: int, made: Any) -> None:
+    def _take(self, step: int, made: list[Any]) -> None:
+        """One row; what belongs to a second student, beside its average, is called ``trained``."""
         assert self._generator is not None
-        measured = summary([made], self._generator.real, self.config.method.sampler())
-        row = {"step": step} | {name: value for name, value in measured.items() if value is not None}
         folder = self.config.run_dir / VIDEOS / f"step_{step:06d}"
-        write_videos(folder, made.videos, self._generator.prompts, self.config.data.fps)
+        row: dict[str, Any] = {"step": step}
+        for each, prefix, place in zip(made, ("", "trained_"), (folder, folder / "trained"), strict=False):
+            measured = summary([each], self._generator.real, self.config.method.sampler())
+            row |= {f"{prefix}{name}": value for name, value in measured.items() if value is not None}
+            write_videos(place, each.videos, self._generator.prompts, self.config.data.fps)
         append(self.config.run_dir / FILE, [row])
         self.rows.append(row)
         shown = "  ".join(f"{name} {row[name]:.3f}" for name in ("frechet", "accuracy") if name in row)
         say(f"   validation at step {step}: {shown or folder}")
         self.tracker.metrics(step, {f"validation/{name}": value for name, value in row.items() if name != "step"})
         self.tracker.videos(folder, step)
+        self.hook.send("validation", f"step {step} is validated", **row)
         self._tell(row)
 
     def _tell(self, row: Row) -> None:

@@ -21,7 +21,7 @@ from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
 from ray_distill.models import family
 from ray_distill.models.heads import placed, random_heads
-from ray_distill.models.loading import check_folder, load_transformer, random_transformer
+from ray_distill.models.loading import check_folder, load_transformer, random_transformer, use_attention
 from ray_distill.models.lora import add_lora
 from ray_distill.rng import StatelessRng
 from ray_distill.train.engines import DTYPES, Engines, SeparateEngines
@@ -79,9 +79,11 @@ def build_engines(config: RunConfig) -> Engines:
             blocks, width = heads[role]
             return random_heads(len(blocks), width, config.seed)
         if held.init == "random":
-            return random_transformer(name, config.source(role), config.seed)
-        # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
-        network = load_transformer(name, config.source(role), DTYPES[held.dtype])
+            network = random_transformer(name, config.source(role), config.seed)
+        else:
+            # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
+            network = load_transformer(name, config.source(role), DTYPES[held.dtype])
+        use_attention(network, config.model.attention)
         if held.lora is not None:
             add_lora(network, held.lora, config.seed)
         return network

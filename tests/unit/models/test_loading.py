@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from ray_distill.models.loading import check_folder, folder_hash, load_transformer, random_transformer
+from ray_distill.models.loading import check_folder, folder_hash, load_transformer, random_transformer, use_attention
 from tests.tiny_wan import tiny_wan
 
 PUBLISHED = {"text_dim": 4096, "freq_dim": 256, "in_channels": 16, "out_channels": 16, "attention_head_dim": 128}
@@ -38,6 +38,20 @@ def test_random_weights_are_a_function_of_the_seed(folder):
     torch.rand(10)
     assert same(one, random_transformer("wan", folder, 1)) and not same(one, random_transformer("wan", folder, 2))
     assert one.config.num_layers == 2
+
+
+def test_attention_goes_by_the_backend_that_was_asked_for():
+    plain, other = tiny_wan(0), tiny_wan(0)
+    use_attention(plain, "native")
+    try:
+        use_attention(other, "_native_math")
+        assert {block.attn1.processor._attention_backend.value for block in other.blocks} == {"_native_math"}
+        assert plain.blocks[0].attn1.processor._attention_backend is None
+        x_t, text = torch.randn(1, other.config.in_channels, 1, 4, 4), torch.randn(1, 3, other.config.text_dim)
+        made = [m(x_t, torch.tensor([500.0]), text, return_dict=False)[0] for m in (plain, other)]
+        assert (made[0] - made[1]).abs().max() < 1e-5
+    finally:
+        other.set_attention_backend("native")  # diffusers keeps the last one for the whole process
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):

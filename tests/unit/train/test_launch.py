@@ -9,6 +9,7 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
 from ray_distill.train.check import check, check_resumable
 from ray_distill.train.fit import newest
+from ray_distill.train.job import resumed_from
 from ray_distill.train.launch import launch
 from tests.unit.toys import run_config
 
@@ -80,6 +81,11 @@ def test_a_good_configuration_passes(ready):
         ),
         ({"roles__student__path": "{}/flux"}, r"^roles\.student\.path = {}/flux: its transformer is a Flux"),
         ({"roles__teacher": {"path": "{}/none"}}, r"^roles\.teacher\.path = {}/none: no transformer"),
+        (
+            {"model__attention": "flashh"},
+            r"^model\.attention = 'flashh': diffusers has no such backend; it has .*flash, ",
+        ),
+        ({"track__webhook": "{}/none.json"}, r"^track\.webhook = {}/none\.json: no such file"),
         ({"evaluate": {"metric": "{}/none"}}, r"^evaluate\.metric = {}/none: no config\.json there; remove the key"),
     ],
 )
@@ -119,6 +125,21 @@ def test_what_does_not_change_the_mathematics_may_change(ready):
     for change in ({"train__workers": 4}, {"train__micro_batch": 1}, {"train__steps": 900}, {"data__fps": 8}):
         check_resumable(run_config(ready, **change), last)
     check(run_config(ready, train__steps=900))
+
+
+def test_a_run_may_refuse_to_go_on_or_begin_from_anothers_checkpoint(ready):
+    last = stored(run_config(ready))
+    with pytest.raises(ConfigError, match=r"train\.resume_from = none: .*step_00000003 is there\. Choose another name"):
+        check(run_config(ready, train__resume_from="none"))
+    other = run_config(ready, name="other", train__resume_from=str(last.folder))
+    check(other)
+    begun = resumed_from(other.run_dir, str(other.train.resume_from))
+    assert begun is not None and begun.folder == last.folder
+    own = stored(other, 5)
+    begun = resumed_from(other.run_dir, str(other.train.resume_from))
+    assert begun is not None and begun.folder == own.folder  # its own comes first
+    with pytest.raises(ValueError, match="none: unfinished or damaged"):
+        check(run_config(ready, name="third", train__resume_from=str(ready / "none")))
 
 
 def test_no_checkpoint_is_said(ready):

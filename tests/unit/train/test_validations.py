@@ -124,6 +124,25 @@ def test_a_checkpoint_in_the_writing_waits_and_one_that_is_gone_is_passed_over(r
     assert [row["step"] for row in run.reported] == [8]
 
 
+def test_the_average_and_the_trained_weights_can_be_shown_side_by_side(run, tmp_path):
+    run.config = run_config(
+        tmp_path,
+        name="both",
+        train__steps=8,
+        evaluate={"every": 4, "weights": "both"},
+        roles__student__ema_decay=0.9,
+    )
+    folder = run.config.run_dir / folder_name(4)
+    write(folder, [], {"step": 4}, 0, 1, lambda part: [part])
+    Validations(run.config, None, run.told, run.reported.append).poll()
+    found = Validations(run.config, None, run.told, run.reported.append)
+    found.finish()
+    (row,) = run.reported
+    assert row["trained_frechet"] == row["frechet"]
+    videos = run.config.run_dir / "validation_videos" / "step_000004"
+    assert len(list(videos.glob("*.mp4"))) == len(list(videos.glob("trained/*.mp4"))) == 1
+
+
 def test_nothing_is_due_unless_asked_for(run, tmp_path):
     config = run_config(tmp_path / "other", train__steps=8)
     found = Validations(config, None, run.told)

@@ -1,0 +1,45 @@
+"""The prompts of ``evaluate.prompts``, encoded once a run; those that a run takes from its data are in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import ray
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ray_distill.config import RunConfig
+from ray_distill.models.loading import folder_hash
+from ray_distill.models.text import TextEncoder
+
+
+def encode_prompts(config: RunConfig) -> Tensor | None:
+    """[N, L, D] fp32, or None where the configuration names no prompts. Kept in the run's folder."""
+    if not config.evaluate.prompts:
+        return None
+    path = _file(config)
+    if not path.is_file():
+        task = ray.remote(num_cpus=0.5, num_gpus=config.data.encoder_gpus, scheduling_strategy="DEFAULT")(_encode)
+        ray.get(task.remote(config, path), timeout=config.train.timeout_s)
+    return load_file(path)["text"]
+
+
+def _encode(config: RunConfig, path: Path) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = TextEncoder(config.model.path, config.model.max_sequence_length).to(device)
+    text = encoder.encode(list(config.evaluate.prompts.values())).cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    save_file({"text": text}, temporary)
+    temporary.replace(path)
+
+
+def _file(config: RunConfig) -> Path:
+    said = [list(config.evaluate.prompts.values()), config.model.max_sequence_length]
+    digest = hashlib.sha256(json.dumps(said).encode())
+    for part in ("text_encoder", "tokenizer"):
+        digest.update(folder_hash(config.model.path / part).encode())
+    return config.run_dir / f"prompts-{digest.hexdigest()[:16]}.safetensors"

@@ -1,0 +1,90 @@
+"""A student to the hub: at the end, and from each checkpoint if asked; a dead hub costs a warning."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, get_token
+
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.export.student import export
+
+log = logging.getLogger(__name__)
+CHECKPOINTS = "checkpoints"
+
+
+def check_token(config: RunConfig) -> None:
+    """ConfigError where a run is to be published and this machine has no token; nothing is sent."""
+    if config.publish is not None and get_token() is None:
+        raise ConfigError(
+            f"publish.hub_model_id = {config.publish.hub_model_id}: the hub needs a token, and there is none. Set "
+            "HF_TOKEN, or run: hf auth login. To train without publishing: --no-push"
+        )
+
+
+class Hub:
+    """The repository of a run that has a ``publish`` section; without one every method does nothing."""
+
+    def __init__(self, config: RunConfig, api: Any = None) -> None:
+        """Makes the repository unless it is there: what is wrong with it is known before the training.
+
+        ConfigError where the hub refuses. ``api`` is huggingface_hub's HfApi.
+        """
+        self.config = config
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hub")  # starts no thread until used
+        if config.publish is None:
+            return
+        self._api = api or HfApi()
+        try:
+            made = self._api.create_repo(config.publish.hub_model_id, private=config.publish.private, exist_ok=True)
+        except Exception as error:
+            raise ConfigError(
+                f"publish.hub_model_id = {config.publish.hub_model_id}: the hub refuses it "
+                f"({type(error).__name__}: {error}). Check the name and the token's rights, or use --no-push"
+            ) from error
+        self.repository = str(made.repo_id)
+
+    def checkpoint(self, folder: Path, step: int, latent_shape: tuple[int, int, int, int]) -> None:
+        """Export and upload the student of a checkpoint, beside the training, where ``per_checkpoint`` asks for it."""
+        publish = self.config.publish
+        if publish is not None and publish.per_checkpoint and step % self.config.train.checkpoint_every == 0:
+            self._pool.submit(self._checkpoint, folder, latent_shape)
+
+    def _checkpoint(self, folder: Path, latent_shape: tuple[int, int, int, int]) -> None:
+        out = self.config.run_dir / f".publish-{folder.name}"
+        try:
+            self._upload(export(self.config, folder, latent_shape, folder=out), f"{CHECKPOINTS}/{folder.name}")
+        except Exception as error:  # retention took the checkpoint, the disk is full, ...: the run is worth more
+            log.warning("%s was not published (%s: %s)", folder.name, type(error).__name__, error)
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    def finish(self, folder: Path) -> str | None:
+        """Wait for what is under way and upload an export; its address, or None where there is nothing to publish or
+        the hub failed."""
+        if self.config.publish is None:
+            return None
+        self._pool.shutdown(wait=True)
+        try:
+            return self._upload(folder, None)
+        except Exception as error:
+            again = f"hf upload {self.repository} {folder}"
+            log.warning("the student was not published (%s: %s). Again: %s", type(error).__name__, error, again)
+            return None
+
+    def _upload(self, folder: Path, path: str | None) -> str:
+        self._api.upload_folder(
+            repo_id=self.repository,
+            folder_path=folder,
+            path_in_repo=path,
+            commit_message=f"{self.config.name}: {path or 'the student'}",
+        )
+        return self.repository
+
+    def close(self) -> None:
+        """Drop what has not begun; what is under way ends."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,115 @@
+"""A web hook: the events of a run's life as JSON, posted from a thread of its own; a dead one costs a warning."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from queue import Full, Queue
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from ray_distill.config import ConfigError
+
+log = logging.getLogger(__name__)
+Event = Literal["start", "checkpoint", "validation", "end", "failure"]
+
+TIMEOUT_S = 5.0
+ATTEMPTS = 3
+PAUSE_S = 1.0  # before another attempt, times its number
+WAITING = 100  # events; more are dropped
+END_WAIT_S = 5.0
+
+
+class Hook(BaseModel):
+    """The file that ``track.webhook`` names. ``callback_url`` is the address; ``log_level`` is taken and not used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    callback_url: SecretStr = Field(validation_alias=AliasChoices("callback_url", "webhook_url"))
+    webhook_type: Literal["raw"] = "raw"
+    message_prefix: str = ""
+    log_level: str = "info"
+
+
+def read_hook(path: Path) -> Hook:
+    """ConfigError names the file and what is wrong in it, without its values: an address is a secret."""
+    where = f"track.webhook = {path}"
+    if not path.is_file():
+        raise ConfigError(f'{where}: no such file. It holds {{"callback_url": "https://..."}}; --no-push does without')
+    try:
+        given = json.loads(path.read_text())
+    except ValueError:
+        raise ConfigError(f"{where}: not valid JSON") from None
+    try:
+        hook = Hook.model_validate(given)
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, e["loc"])) or "the whole" for e in error.errors(include_input=False))
+        raise ConfigError(
+            f"{where}: {keys}: one mapping with callback_url, and if you like message_prefix and webhook_type = raw"
+        ) from None
+    if not hook.callback_url.get_secret_value().startswith(("http://", "https://")):
+        raise ConfigError(f"{where}: callback_url must start with http:// or https://")
+    return hook
+
+
+class WebHook:
+    """``send`` returns at once and never raises. Without a file nothing is sent."""
+
+    def __init__(self, path: Path | None, run: str) -> None:
+        self._hook = read_hook(path) if path else None
+        self._run = run
+        self._queue: Queue[bytes | None] = Queue(WAITING)
+        self._thread = threading.Thread(target=self._work, name="webhook", daemon=True)
+        self._warned = False
+        if self._hook:
+            self._thread.start()
+
+    def send(self, event: Event, message: str, **values: Any) -> None:
+        """Post ``message`` and ``values`` (plain JSON types) as what ``event`` tells."""
+        if self._hook is None:
+            return
+        told = {"event": event, "run": self._run, "time": time.time()}
+        body = json.dumps(told | {"message": f"{self._hook.message_prefix}{message}"} | values).encode()
+        self._put(body)
+
+    def close(self) -> None:
+        """Give what is waiting ``END_WAIT_S``."""
+        if self._hook is not None and self._thread.is_alive():
+            self._put(None)
+            self._thread.join(END_WAIT_S)
+
+    def _put(self, body: bytes | None) -> None:
+        try:
+            self._queue.put_nowait(body)
+        except Full:
+            self._warn("it is too slow, and events are dropped")
+
+    def _work(self) -> None:
+        while (body := self._queue.get()) is not None:
+            self._post(body)
+
+    def _post(self, body: bytes) -> None:
+        assert self._hook is not None
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                request = urllib.request.Request(
+                    self._hook.callback_url.get_secret_value(), body, {"Content-Type": "application/json"}
+                )
+                with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+                    return
+            except Exception as error:  # whatever a network raises, the run is worth more
+                cause = error
+            time.sleep(PAUSE_S * attempt if attempt < ATTEMPTS else 0)
+        code = f" {cause.code}" if isinstance(cause, urllib.error.HTTPError) else ""
+        self._warn(f"{type(cause).__name__}{code}")  # its text may hold the address
+
+    def _warn(self, cause: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("the web hook of track.webhook failed (%s). The run goes on; no more is said of it.", cause)

@@ -1,0 +1,26 @@
+"""What happens to a checkpoint when it has arrived whole, on the driver's side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ray_distill.checkpoint import is_whole
+from ray_distill.checkpoint.layout import PREFIX
+
+
+class Arrivals:
+    """Hands each checkpoint of ``run_dir`` that comes from now on to ``take``, with its step, once."""
+
+    def __init__(self, run_dir: Path, take: Callable[[Path, int], None]) -> None:
+        self.run_dir, self.take = run_dir, take
+        self._seen = {folder.name for folder in self._folders() if is_whole(folder)}
+
+    def poll(self) -> None:
+        for folder in self._folders():
+            if folder.name not in self._seen and is_whole(folder):
+                self._seen.add(folder.name)
+                self.take(folder, int(folder.name.removeprefix(PREFIX)))
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.run_dir.glob(f"{PREFIX}*"))

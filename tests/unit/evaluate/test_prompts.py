@@ -1,0 +1,105 @@
+"""The prompts of a configuration: three ways to write them, encoded once, and what a validation makes of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ray_distill.config import ConfigError, RunConfig, load_config
+from ray_distill.config.load import validated
+from ray_distill.evaluate import generate, prompts
+from ray_distill.evaluate.prompts import encode_prompts
+from ray_distill.models.text import TextEncoder
+from tests.unit.toys import run_config, settings
+
+DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
+PROMPTS = {"one": "a seven moving left", "two": "a two moving up"}
+
+
+@pytest.fixture
+def config(tmp_path):
+    own = {"model__path": str(DIGITS), "model__max_sequence_length": 8}
+    return run_config(tmp_path, evaluate__prompts=PROMPTS, **own)
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """Runs tasks at once; counts them."""
+    ran = []
+
+    class Task:
+        def __init__(self, call):
+            self.call = call
+
+        def remote(self, *args):
+            ran.append(args)
+            return self.call(*args)
+
+    fake = type("ray", (), {"remote": lambda **_: Task, "get": lambda task, timeout: task, "put": lambda value: value})
+    monkeypatch.setattr(prompts, "ray", fake)
+    monkeypatch.setattr(generate, "ray", fake)
+    return ran
+
+
+def test_prompts_may_be_written_down_or_lie_in_a_file(tmp_path):
+    (tmp_path / "prompts.json").write_text(json.dumps(PROMPTS))
+    (tmp_path / "prompts.txt").write_text("a seven\n\n a two \n")
+    assert run_config(tmp_path, evaluate__prompts=str(tmp_path / "prompts.json")).evaluate.prompts == PROMPTS
+    lines = run_config(tmp_path, evaluate__prompts=str(tmp_path / "prompts.txt")).evaluate.prompts
+    assert lines == {"prompt_1": "a seven", "prompt_2": "a two"}
+    assert run_config(tmp_path, evaluate__prompts=None).evaluate.prompts == {}
+    for wrong, message in (("none.json", "no such file"), ("bad.json", "not valid JSON")):
+        (tmp_path / "bad.json").write_text("{")
+        with pytest.raises(ConfigError, match=message):
+            validated(RunConfig, settings(tmp_path, evaluate__prompts=str(tmp_path / wrong)))
+    with pytest.raises(ConfigError, match=r"evaluate\.prompts\.one"):
+        validated(RunConfig, settings(tmp_path, evaluate__prompts={"one": 1}))
+
+
+def test_they_are_encoded_once(config, no_ray):
+    text = encode_prompts(config)
+    assert torch.equal(text, TextEncoder(DIGITS, 8).encode(list(PROMPTS.values())))
+    encode_prompts(config)
+    assert len(no_ray) == 1
+    changed = RunConfig.model_validate(config.dump() | {"evaluate": {"prompts": {"one": "a one"}}})
+    assert encode_prompts(changed).shape[0] == 1 and len(no_ray) == 2
+
+
+def test_validations_show_all_of_them(config, no_ray, tmp_path):
+    class Cache:
+        folder, uncond = tmp_path, torch.zeros(8, 64).numpy()
+
+    made = generate.Generator(config, Cache())
+    assert made.prompts == list(PROMPTS.values()) and made._text.shape[0] == 2
+
+
+def test_shown_videos_may_have_another_size_than_the_data(tmp_path):
+    assert run_config(tmp_path).shown_size == (9, 24, 24)
+    assert run_config(tmp_path, evaluate={"frames": 17, "width": 32}).shown_size == (17, 24, 32)
+    with pytest.raises(ValueError, match=r"evaluate\.frames: evaluate\.metric compares with the data's clips"):
+        run_config(tmp_path, evaluate={"frames": 17, "metric": str(tmp_path)})
+
+
+def test_which_student_is_validated(tmp_path):
+    averaged = {"roles__student__ema_decay": 0.9}
+    assert run_config(tmp_path).validated_tensors == ("weights",)
+    assert run_config(tmp_path, **averaged).validated_tensors == ("ema",)
+    assert run_config(tmp_path, evaluate__weights="trained", **averaged).validated_tensors == ("weights",)
+    assert run_config(tmp_path, evaluate__weights="both", **averaged).validated_tensors == ("ema", "weights")
+
+
+def test_no_push_leaves_for_neither_hub_nor_hook(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        json.dumps(
+            settings(
+                tmp_path,
+                publish={"hub_model_id": "a", "base_model": "b"},
+                track={"webhook": str(tmp_path / "hook.json")},
+            )
+        )
+    )
+    kept = load_config(tmp_path / "run.yaml", environment={}).config
+    assert kept.publish is not None and kept.track.webhook == tmp_path / "hook.json"
+    quiet = load_config(tmp_path / "run.yaml", ["publish=null", "track.webhook=null"], environment={}).config
+    assert quiet.publish is None and quiet.track.webhook is None

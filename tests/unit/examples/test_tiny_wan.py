@@ -1,0 +1,69 @@
+"""The tiny Wan is a whole pipeline: our loaders and diffusers' own take it."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from ray_distill.data.video import read_clip
+from ray_distill.models import family
+from ray_distill.models.codec import load_codec
+from ray_distill.models.loading import load_transformer
+from ray_distill.models.text import TextEncoder
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
+import tiny_wan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny_wan")
+    tiny_wan.main([str(folder), "--clips", "3"])
+    return folder
+
+
+def test_it_is_a_few_megabytes(folder):
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 5e6
+
+
+def test_our_loaders_take_it_from_pixels_and_prompt_to_a_velocity(folder):
+    codec = load_codec(folder / "vae")
+    frames = read_clip(str(folder / "clips" / "00000.mp4"), 9).frames
+    x_0 = codec.encode(torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1)
+    assert x_0.shape == (1, *codec.latent_shape(9, 48, 80)) == (1, 16, 3, 6, 10)
+    assert 0.3 < x_0.std() < 3  # about unit variance, as of a real VAE
+    assert codec.decode(x_0).shape == (1, 3, 9, 48, 80)
+    text = TextEncoder(folder, 64).encode(["a red square"])
+    denoise = family("wan").denoiser(load_transformer("wan", folder))
+    v = denoise(x_0, torch.tensor([0.7]), {"text": text}).velocity
+    assert v.shape == x_0.shape and v.isfinite().all() and v.abs().max() > 0
+
+
+def test_no_prompt_of_any_language_is_unknown(folder):
+    prompts = ["a red square moving left", "a red square moving right", "静态，细节模糊不清", ""]
+    tokenizer = TextEncoder(folder, 64).tokenizer
+    tokens = [tokenizer(prompt).input_ids for prompt in prompts]
+    assert all(ids[-1] == tokenizer.eos_token_id and tokenizer.unk_token_id not in ids for ids in tokens)
+    assert len(tokens[2]) == len(prompts[2].encode()) + 1
+    text = TextEncoder(folder, 64).encode(prompts)
+    assert all((text[i] - text[j]).abs().max() > 1e-3 for i in range(4) for j in range(i))
+
+
+def test_diffusers_alone_samples_it(folder):
+    pipeline = WanPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline("a blue square", height=48, width=80, num_frames=9, num_inference_steps=2, output_type="np")
+    assert made.frames.shape == (1, 9, 48, 80, 3) and np.isfinite(made.frames).all()
+
+
+def test_clips_are_of_two_shapes_with_captions_beside_them(folder):
+    rows = [json.loads(line) for line in (folder / "clips" / "manifest.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and len({row["caption"] for row in rows}) == 3
+    for row, shape in zip(rows, [(48, 80), (80, 48), (48, 80)], strict=True):
+        video = folder / "clips" / row["video"]
+        assert video.with_suffix(".txt").read_text().strip() == row["caption"]
+        assert read_clip(str(video), 25).frames.shape == (25, *shape, 3)
