@@ -154,9 +154,12 @@ def running_mean(values: Sequence[float]) -> np.ndarray:
 def table(report: Mapping[str, Any]) -> str:
     """The report's samplers as aligned text: sampler, FD (+- spread over seeds), accuracy, diversity, nfe, s/video.
 
-    A value that is None (no metric for this data) is printed as ``-``.
+    A value that is None (no metric for this data) is printed as ``-``; of a report without samplers the last line is
+    left.
     """
     rows = [(label, report[key]) for key, label in ROWS.items() if report.get(key) is not None]
+    if not rows:
+        return _footer(report)
     spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
     room = max(map(len, spreads), default=0)  # a missing spread leaves its room, so that the points stay below another
     lines: list[tuple[str, ...]] = [("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")]

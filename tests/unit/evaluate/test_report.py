@@ -116,6 +116,10 @@ def test_table_without_a_metric_prints_dashes():
     assert lines[2].split() == ["student", "-", "-", "-", "3", "0.020"] and len(lines) == 3
 
 
+def test_table_of_a_run_that_was_not_evaluated_has_no_empty_head():
+    assert table({"steps": 8, "student_updates": 4}) == "4 student updates, 8 steps"
+
+
 def test_report_is_json_that_every_reader_takes(tmp_path):
     path = tmp_path / "run" / "report.json"
     write_report(path, REPORT | {"student_before": row(float("nan"), None, np.float32(0.5), 6.0, 3, 0.02)})
