@@ -192,6 +192,11 @@ class Train(Section):
     resume_from: Literal["latest", "none"] | Absolute = "latest"
     """none: refuse to go on where a run of this name stands. A checkpoint's folder: a new run begins from it."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
+    nonfinite_limit: PositiveInt = 10
+    """Updates of a role in a row whose loss or gradient may be non-finite; each is skipped and counted."""
+    rollbacks: Annotated[int, Field(ge=0)] = 1
+    """How often a run that passes this limit goes back to its last checkpoint, each time at half the learning rates;
+    then it ends. Each counts as one of max_failures."""
     timeout_s: PositiveInt = 1800
     """Longest wait in a collective before the ranks that did not come are named."""
 

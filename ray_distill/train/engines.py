@@ -27,10 +27,16 @@ NO_GRADIENT_LIMIT = 10  # updates in a row; fewer are honest: a DMD student whos
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+class NotFinite(RuntimeError):
+    """A role's gradients stay non-finite: skipping does not help."""
+
+
 class Engines(Protocol):
     """What the step and the worker ask of however the roles are held."""
 
     networks: Networks
+    rate_factor: float
+    """Of every learning rate: below 1 after a rollback."""
 
     def training(self, roles: tuple[Role, ...]) -> Any: ...
     def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None: ...
@@ -51,6 +57,7 @@ class _Held:
     total_updates: int
     updates: int = 0
     skipped: int = 0
+    skipped_in_a_row: int = 0
     without_gradient: int = 0
     ema: ShardedEMA | None = None
     trainable: list[tuple[str, nn.Parameter]] = field(default_factory=list)
@@ -94,10 +101,13 @@ class SeparateEngines:
         micro_batch: int,
         heads: Mapping[Role, tuple[int, ...]] = MappingProxyType({}),
         averages: Mapping[Role, Average] = MappingProxyType({}),
+        nonfinite_limit: int = 10,
     ) -> None:
         """``modules`` are taken one at a time: each is sharded before the next is loaded. Of a trained role, what does
         not ask for gradients stays frozen (the base of its adapters). ``heads`` are the roles that are heads, and the
-        blocks that each looks at, ``averages`` those that are one; all others stand behind ``denoiser``."""
+        blocks that each looks at, ``averages`` those that are one; all others stand behind ``denoiser``. More than
+        ``nonfinite_limit`` skipped updates in a row are NotFinite."""
+        self.rate_factor, self._nonfinite_limit = 1.0, nonfinite_limit
         self._held = {
             role: _Held(
                 module,
@@ -155,14 +165,21 @@ class SeparateEngines:
         for role in roles:
             held = self._held[role]
             assert held.config.optimizer is not None
-            rate = learning_rate(held.config.optimizer, held.updates, held.total_updates)
+            rate = self.rate_factor * learning_rate(held.config.optimizer, held.updates, held.total_updates)
             for group in held.optimizer.param_groups:
                 group["lr"] = rate
             held.engine.step()
             if held.zero_optimizer.overflow:
                 held.skipped += 1
+                held.skipped_in_a_row += 1
+                if held.skipped_in_a_row > self._nonfinite_limit:
+                    raise NotFinite(
+                        f"loss or gradient of {role} was not finite in {held.skipped_in_a_row} updates in a row, after "
+                        f"{held.updates} good ones: lower roles.{role}.optimizer.learning_rate, or its clip_norm"
+                    )
             else:
                 held.updates += 1
+                held.skipped_in_a_row = 0
                 if held.ema is not None and held.updates % held.config.ema_interval == 0:
                     held.ema.update()
                 for average in held.averages:

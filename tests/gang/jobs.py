@@ -21,7 +21,7 @@ from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
-from ray_distill.train.engines import SeparateEngines
+from ray_distill.train.engines import NotFinite, SeparateEngines
 from ray_distill.train.step import train_step
 from ray_distill.types import Average, Batch, Method
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
@@ -209,6 +209,21 @@ def poison_rank_1(held: SeparateEngines, rank: int) -> None:
     """One rank's loss becomes nan."""
     if rank == 1:
         around_backward(held, lambda loss: loss * float("nan"))
+
+
+def poison_for_long(held: SeparateEngines, rank: int) -> None:
+    """One rank's loss is nan for longer than is borne."""
+    held._nonfinite_limit = 2
+    poison_rank_1(held, rank)
+
+
+def end_of_patience(rank: int, world: int, case: Case) -> str:
+    """What this rank raises where one rank's loss stays nan."""
+    try:
+        run(rank, world, case, 5, poison_for_long)
+    except NotFinite as error:
+        return str(error)
+    return ""
 
 
 def gather(value: Any) -> list[Any]:

@@ -119,6 +119,11 @@ def test_one_bad_rank_makes_all_ranks_skip(gang: Gang, zero: int) -> None:
         assert all(torch.equal(result["tensors"][name], t) for name, t in jobs.initial(case).items())
 
 
+def test_skips_without_end_are_an_error_on_all_ranks(gang: Gang) -> None:
+    for said in gang.run(jobs.end_of_patience, jobs.Case(micro_batch=4), world=2):
+        assert "fake_score was not finite in 3 updates in a row, after 0 good ones" in said
+
+
 def test_a_role_that_is_not_updated_stays_bit_identical(gang: Gang) -> None:
     case = jobs.Case(micro_batch=8, method=jobs.DMD(student_interval=100))
     start, result = jobs.initial(case), gang.run(jobs.run, case, 2, world=1)[0]
