@@ -55,3 +55,33 @@ def test_bad_roles(tmp_path, change, message):
 def test_a_frozen_role_has_no_adapter(tmp_path):
     with pytest.raises(ValidationError, match=r"roles\.teacher: this role is frozen; remove its lora and ema_decay"):
         run_config(tmp_path, roles__teacher={"lora": {"rank": 4}, "ema_decay": 0.9})
+
+
+HEADS = {"zero": 2, "optimizer": {"learning_rate": 1e-4}}
+
+
+def test_a_discriminator_has_an_engine_of_its_own(tmp_path):
+    config = run_config(tmp_path, method={"name": "dmd_gan"}, roles__discriminator=HEADS)
+    assert config.role("discriminator").optimizer.learning_rate == 1e-4
+    assert RunConfig.model_validate(config.dump()) == config
+    with pytest.raises(ValidationError, match=r"roles\.discriminator\.optimizer: method 'dmd_gan' trains this role"):
+        run_config(tmp_path, method={"name": "dmd_gan"})
+    with pytest.raises(ValidationError, match=r"roles\.discriminator: method 'dmd' has no such role"):
+        run_config(tmp_path, roles__discriminator=HEADS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "elsewhere"},
+        {"init": "random"},
+        {"lora": {"rank": 4}},
+        {"gradient_checkpointing": True},
+        {"ema_decay": 0.9},
+    ],
+)
+def test_what_heads_have_no_use_for_is_refused(tmp_path, change):
+    (key,) = change
+    message = rf"roles\.discriminator: it is small heads on features of teacher, .* remove its {key}"
+    with pytest.raises(ValidationError, match=message):
+        run_config(tmp_path, method={"name": "dmd_gan"}, roles__discriminator=HEADS | change)
