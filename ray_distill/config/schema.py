@@ -46,10 +46,20 @@ def _method(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"method = {value!r}: write a section with a name, one of {', '.join(METHODS)}")
     fields = dict(value)
-    name = fields.pop("name", None)
+    name, mode = fields.pop("name", None), fields.get("mode")
+    modes = [method.removeprefix(f"{name}_") for method in METHODS if method.startswith(f"{name}_")]
+    if mode in modes:
+        name = f"{name}_{fields.pop('mode')}"
+    elif modes and name not in METHODS:
+        raise ValueError(f"method.mode = {mode!r}: {name!r} has the modes {', '.join(modes)}")
     if name not in METHODS:
         raise ValueError(f"method.name = {name!r}: {nearest(str(name), METHODS)}")
     cls = METHODS[name]
+    for alias, key in aliases(cls).items():
+        if alias in fields and key in fields:
+            raise ValueError(f"method.{alias}: another spelling of method.{key}; remove one of them")
+        if alias in fields:
+            fields[key] = fields.pop(alias)
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in fields:
         if key not in known:
@@ -60,6 +70,12 @@ def _method(value: Any) -> Any:
         return TypeAdapter(cls).validate_python(fields)
     except ValidationError as error:
         raise ValueError("; ".join(_method_problem(problem) for problem in error.errors())) from None
+
+
+def aliases(method: Any) -> dict[str, str]:
+    """Other tools' spellings of a method's keys (pydantic has a meaning of its own for "alias")."""
+    fields = dataclasses.fields(method)
+    return {field.metadata["elsewhere"]: field.name for field in fields if "elsewhere" in field.metadata}
 
 
 def _method_problem(problem: Any) -> str:

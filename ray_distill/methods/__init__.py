@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_distill.methods.causal_warm_start import CausalWarmStart
+from ray_distill.methods.dcm import DCM
 from ray_distill.methods.dmd import DMD
 from ray_distill.methods.flow_matching import FlowMatching
 from ray_distill.methods.lcm import LCM
@@ -11,5 +12,5 @@ from ray_distill.methods.warm_start import WarmStart
 from ray_distill.types import Method
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (CausalWarmStart, DMD, FlowMatching, LCM, SelfForcing, WarmStart)
+    method.name: method for method in (CausalWarmStart, DCM, DMD, FlowMatching, LCM, SelfForcing, WarmStart)
 }
