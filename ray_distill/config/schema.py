@@ -301,6 +301,18 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _heads_are_made_anew(self) -> RunConfig:
+        for role, heads in self.method.heads.items():
+            held, nothing = self.role(role), RoleConfig(zero=3)
+            keys = ("path", "init", "lora", "gradient_checkpointing", "ema_decay")
+            if given := [key for key in keys if getattr(held, key) != getattr(nothing, key)]:
+                raise ValueError(
+                    f"roles.{role}: it is small heads on features of {heads.of}, made anew and never exported; remove "
+                    f"its {' and '.join(given)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _goals_can_be_measured(self) -> RunConfig:
         goals = [name for name, value in self.evaluate.goals if value is not None]
         if goals and (self.evaluate.metric is None or TEACHER not in self.method.roles):

@@ -26,6 +26,7 @@ from ray_distill.types import (
     Average,
     Batch,
     Experts,
+    Heads,
     LossTerms,
     Need,
     Networks,
@@ -62,6 +63,10 @@ class DCM:
 
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
+
+    @property
+    def heads(self) -> Mapping[Role, Heads]:
+        return {}
 
     def __post_init__(self) -> None:
         if self.euler_steps < 1 or 1000 % self.euler_steps:

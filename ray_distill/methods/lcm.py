@@ -24,6 +24,7 @@ from ray_distill.types import (
     TEACHER,
     Average,
     Batch,
+    Heads,
     LossTerms,
     Need,
     Networks,
@@ -49,6 +50,7 @@ class LCM:
     sampling_steps: int = 4
 
     name: ClassVar[str] = "lcm"
+    heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config.schema import RoleConfig
+from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
 from ray_distill.train import zero
 from ray_distill.train.average import AverageRole
@@ -53,6 +55,7 @@ class _Held:
     ema: ShardedEMA | None = None
     trainable: list[tuple[str, nn.Parameter]] = field(default_factory=list)
     averages: list[AverageRole] = field(default_factory=list)
+    descends: bool = False
 
     @property
     def zero_optimizer(self) -> Any:
@@ -62,6 +65,21 @@ class _Held:
     def optimizer(self) -> torch.optim.Optimizer:
         inner: torch.optim.Optimizer = self.engine.optimizer.optimizer
         return inner
+
+
+class _Network:
+    """A role's network as its adapter calls it: through the engine where the role is updated, else as the bare module,
+    whose hooks gather its weights as well. DeepSpeed takes a gradient that only passes through an engine's output for
+    a backward of that engine's own, and refuses it."""
+
+    def __init__(self, held: _Held) -> None:
+        self._held = held
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (self._held.engine if self._held.descends else self._held.module)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._held.module, name)  # parts that adapters hook
 
 
 class SeparateEngines:
@@ -74,10 +92,12 @@ class SeparateEngines:
         denoiser: type[Denoiser],
         total_updates: Mapping[Role, int],
         micro_batch: int,
-        averages: Mapping[Role, Average] | None = None,
+        heads: Mapping[Role, tuple[int, ...]] = MappingProxyType({}),
+        averages: Mapping[Role, Average] = MappingProxyType({}),
     ) -> None:
         """``modules`` are taken one at a time: each is sharded before the next is loaded. Of a trained role, what does
-        not ask for gradients stays frozen (the base of its adapters). ``averages``: the roles that are one."""
+        not ask for gradients stays frozen (the base of its adapters). ``heads`` are the roles that are heads, and the
+        blocks that each looks at; all others stand behind ``denoiser``. ``averages``: the roles that are one."""
         self._held = {
             role: _Held(
                 module,
@@ -91,11 +111,13 @@ class SeparateEngines:
         for held in self._held.values():
             if held.config.ema_decay is not None:
                 held.ema = ShardedEMA(zero.local_shards(held.trainable), held.config.ema_decay)
-        for role, average in (averages or {}).items():
+        for role, average in averages.items():
             source = self._held[average.of]
             source.averages.append(AverageRole(role, source.trainable, self._held[role].module, average.decay))
         self.networks: Networks = {
-            role: denoiser(held.engine, DTYPES[held.config.dtype])  # type: ignore[call-arg]
+            role: FeatureDiscriminator(_Network(held), DTYPES[held.config.dtype], heads[role])  # type: ignore[misc]
+            if role in heads
+            else denoiser(_Network(held), DTYPES[held.config.dtype])  # type: ignore[call-arg]
             for role, held in self._held.items()
         }
 
@@ -105,15 +127,19 @@ class SeparateEngines:
 
     @contextmanager
     def training(self, roles: tuple[Role, ...]) -> Iterator[None]:
-        """Only ``roles`` can receive a gradient inside."""
+        """Only ``roles`` can receive a gradient inside; it may pass through the others on its way."""
         others = [p for role, held in self._trained.items() if role not in roles for _, p in held.trainable]
         for parameter in others:
             parameter.requires_grad_(False)
+        for role in roles:
+            self._held[role].descends = True
         try:
             yield
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
+            for role in roles:
+                self._held[role].descends = False
 
     def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None:
         """Accumulate gradients; ``last`` marks the last micro-batch of an update."""

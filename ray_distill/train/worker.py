@@ -20,7 +20,8 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
 from ray_distill.models import family
-from ray_distill.models.loading import load_transformer, random_transformer
+from ray_distill.models.heads import placed, random_heads
+from ray_distill.models.loading import check_folder, load_transformer, random_transformer
 from ray_distill.models.lora import add_lora
 from ray_distill.rng import StatelessRng
 from ray_distill.train.engines import DTYPES, Engines, SeparateEngines
@@ -66,13 +67,21 @@ def work(job: Job) -> None:
 
 def build_engines(config: RunConfig) -> Engines:
     """One engine per role that training holds, each with its own weights and adapters."""
+    name = config.model.family
+    heads = {
+        role: placed(role, given, name, check_folder(name, config.source(given.of)))
+        for role, given in config.method.heads.items()
+    }
 
     def module(role: Role) -> nn.Module:
         held = config.role(role)
+        if role in heads:
+            blocks, width = heads[role]
+            return random_heads(len(blocks), width, config.seed)
         if held.init == "random":
-            return random_transformer(config.model.family, config.source(role), config.seed)
+            return random_transformer(name, config.source(role), config.seed)
         # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
-        network = load_transformer(config.model.family, config.source(role), DTYPES[held.dtype])
+        network = load_transformer(name, config.source(role), DTYPES[held.dtype])
         if held.lora is not None:
             add_lora(network, held.lora, config.seed)
         return network
@@ -80,9 +89,10 @@ def build_engines(config: RunConfig) -> Engines:
     return SeparateEngines(
         ((role, module(role)) for role in config.held_roles),
         {role: config.role(role) for role in config.held_roles},
-        family(config.model.family).denoiser,
+        family(name).denoiser,
         total_updates(config),
         config.train.micro_batch,
+        {role: blocks for role, (blocks, _) in heads.items()},
         {role: need for role, need in config.method.roles.items() if isinstance(need, Average)},
     )
 

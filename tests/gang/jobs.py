@@ -17,6 +17,7 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config.schema import Optimizer, RoleConfig
 from ray_distill.data.plan import share
 from ray_distill.methods import DMD, FlowMatching
+from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
@@ -34,6 +35,7 @@ class Case:
     """One small run; every field can be sent to the ranks."""
 
     zero: int = 2
+    frozen_zero: int = 3
     dtype: str = "float32"
     micro_batch: int = 2
     method: Method = DMD(student_interval=2, teacher_guidance=2.0)  # noqa: RUF009 (frozen)
@@ -47,28 +49,31 @@ class Case:
 
 def engines(case: Case) -> SeparateEngines:
     optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm, clip_value=case.clip_value)
-    trained = RoleConfig(
-        zero=case.zero,
-        dtype=case.dtype,
-        optimizer=optimizer,
-        gradient_checkpointing=case.gradient_checkpointing,
-        lora=case.lora,
-    )
     averages = {role: need for role, need in case.method.roles.items() if isinstance(need, Average)}
+    small = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=optimizer)
+    trained = small.model_copy(update={"gradient_checkpointing": case.gradient_checkpointing, "lora": case.lora})
+    frozen = RoleConfig(zero=case.frozen_zero, gradient_checkpointing=case.gradient_checkpointing)
     configs = {
-        role: RoleConfig(zero=3) if need == "frozen" else trained
+        role: frozen if need == "frozen" else small if role in case.method.heads else trained
         for role, need in case.method.roles.items()
-        if role not in averages
+        if need in ("frozen", "trained")
     }
     configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
     followed = {"optimizer": None, "ema_decay": None, "zero": 3 if case.zero == 3 else 0}  # as RunConfig.role has it
     configs |= {role: configs[average.of].model_copy(update=followed) for role, average in averages.items()}
     modules = ((role, network(case, role)) for role in configs)
-    totals = {"student": 100, "fake_score": 100}
-    return SeparateEngines(modules, configs, WanDenoiser, totals, case.micro_batch, averages)
+    blocks, totals = {role: heads(case, role)[0] for role in case.method.heads}, dict.fromkeys(configs, 100)
+    return SeparateEngines(modules, configs, WanDenoiser, totals, case.micro_batch, blocks, averages)
+
+
+def heads(case: Case, role: str) -> tuple[tuple[int, ...], int]:
+    return placed(role, case.method.heads[role], "wan", tiny_wan(0).config)
 
 
 def network(case: Case, role: str) -> nn.Module:
+    if role in case.method.heads:
+        blocks, width = heads(case, role)
+        return random_heads(len(blocks), width, seed=0)
     module = tiny_wan(0 if role == "teacher" else 1)
     if case.lora is not None and role != "teacher":
         add_lora(module, case.lora, seed=0)

@@ -52,6 +52,7 @@ class Late:
 
     name = "late"
     roles: ClassVar = {"student": "trained"}
+    heads: ClassVar = {}
     uses_latents = False
 
     def sampler(self):
