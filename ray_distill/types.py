@@ -29,7 +29,14 @@ class Average:
     decay: float
 
 
-Need = Literal["trained", "frozen"] | Average
+@dataclass(frozen=True)
+class Start:
+    """What the trained role ``of`` began with. Sampling alone needs these weights: training holds no such network."""
+
+    of: Role
+
+
+Need = Literal["trained", "frozen"] | Average | Start
 """What a method asks of a role. Full or LoRA, ZeRO stage and precision are RunConfig's affair."""
 
 Cond = Mapping[str, Tensor]
@@ -176,18 +183,29 @@ class Chunks:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Two networks share the noise levels: ``high`` predicts at timesteps from ``boundary`` up, ``low`` below it."""
+
+    high: Role
+    low: Role
+    boundary: float
+
+
+@dataclass(frozen=True)
 class Sampler:
     """A sampling recipe: ``timesteps`` = 1000 sigma, strictly decreasing in (0, 1000]; the last step goes to 0.
 
     ``kind``: "sde" re-noises x_0 with fresh noise at each step, "ode" is plain Euler.
     ``guidance_scale`` s means u + s (c - u), so 1 is off and costs one evaluation a step instead of two.
-    ``chunks`` is for causal networks, which make a clip chunk by chunk.
+    ``chunks`` is for causal networks, which make a clip chunk by chunk. Without ``experts`` one role predicts at all
+    steps.
     """
 
     timesteps: tuple[float, ...]
     kind: Literal["sde", "ode"]
     guidance_scale: float = 1.0
     chunks: Chunks | None = None
+    experts: Experts | None = None
 
     @property
     def nfe(self) -> int:

@@ -26,7 +26,7 @@ from ray_distill.data.source import Absolute, Source
 from ray_distill.methods import METHODS
 from ray_distill.models import FAMILIES
 from ray_distill.models.lora import LoRA
-from ray_distill.types import STUDENT, TEACHER, Average, Method, Role
+from ray_distill.types import STUDENT, TEACHER, Average, Method, Role, Start
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -63,10 +63,20 @@ def _method(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"method = {value!r}: write a section with a name, one of {', '.join(METHODS)}")
     fields = dict(value)
-    name = fields.pop("name", None)
+    name, mode = fields.pop("name", None), fields.get("mode")
+    modes = [method.removeprefix(f"{name}_") for method in METHODS if method.startswith(f"{name}_")]
+    if mode in modes:
+        name = f"{name}_{fields.pop('mode')}"
+    elif modes and name not in METHODS:
+        raise ValueError(f"method.mode = {mode!r}: {name!r} has the modes {', '.join(modes)}")
     if name not in METHODS:
         raise ValueError(f"method.name = {name!r}: {nearest(str(name), METHODS)}")
     cls = METHODS[name]
+    for alias, key in aliases(cls).items():
+        if alias in fields and key in fields:
+            raise ValueError(f"method.{alias}: another spelling of method.{key}; remove one of them")
+        if alias in fields:
+            fields[key] = fields.pop(alias)
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in fields:
         if key not in known:
@@ -77,6 +87,12 @@ def _method(value: Any) -> Any:
         return TypeAdapter(cls).validate_python(fields)
     except ValidationError as error:
         raise ValueError("; ".join(_method_problem(problem) for problem in error.errors())) from None
+
+
+def aliases(method: Any) -> dict[str, str]:
+    """Other tools' spellings of a method's keys (pydantic has a meaning of its own for "alias")."""
+    fields = dataclasses.fields(method)
+    return {field.metadata["elsewhere"]: field.name for field in fields if "elsewhere" in field.metadata}
 
 
 def _method_problem(problem: Any) -> str:
@@ -322,9 +338,12 @@ class RunConfig(Section):
                 )
         for role, need in self.method.roles.items():
             config = self.roles.get(role)
-            if isinstance(need, Average) and config is not None:
+            if isinstance(need, Average | Start) and config is not None:
+                raise ValueError(f"roles.{role}: what it is follows from roles.{need.of} and the method; remove it")
+            if isinstance(need, Start) and self.role(need.of).path is None:
                 raise ValueError(
-                    f"roles.{role}: an average, held as {need.of} is; the method has its decay; remove the section"
+                    f"roles.{need.of}.path: method {self.method.name!r} also samples with what this role starts from; "
+                    "give the folder of those weights, such as the export of the run that trained them"
                 )
             if need == "trained" and (config is None or config.optimizer is None):
                 raise ValueError(
@@ -362,11 +381,19 @@ class RunConfig(Section):
 
     def role(self, role: Role) -> RoleConfig:
         """The role's section; a frozen role without one is ZeRO-3, and an average is held as what it is of."""
-        if isinstance(need := self.method.roles.get(role), Average):
+        need = self.method.roles.get(role)
+        if isinstance(need, Start):
+            return RoleConfig(path=self.role(need.of).path, zero=3)
+        if isinstance(need, Average):
             held = self.role(need.of)
             unused = {"optimizer": None, "ema_decay": None, "ema_interval": 1, "gradient_checkpointing": False}
             return held.model_copy(update={"zero": 3 if held.zero == 3 else 0, **unused})
         return self.roles.get(role, RoleConfig(zero=3))
+
+    @property
+    def held_roles(self) -> tuple[Role, ...]:
+        """The roles that training holds a network for."""
+        return tuple(role for role, need in self.method.roles.items() if not isinstance(need, Start))
 
     def source(self, role: Role) -> Path:
         return self.role(role).path or self.model.path
@@ -384,7 +411,11 @@ class RunConfig(Section):
     @property
     def student_tensors(self) -> str:
         """The group of a checkpoint's tensors that is validated and published."""
-        return "ema" if self.role(STUDENT).ema_decay is not None else "weights"
+        return self.sampled_tensors(STUDENT)
+
+    def sampled_tensors(self, role: Role) -> str:
+        """The average of a trained role, where one is kept."""
+        return "ema" if self.role(role).ema_decay is not None else "weights"
 
     @property
     def validated_tensors(self) -> tuple[str, ...]:

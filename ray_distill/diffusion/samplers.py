@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ray_distill.diffusion.causal import by_chunks
 from ray_distill.diffusion.flow import add_noise, eps_from_velocity, x_0_from_velocity
 from ray_distill.diffusion.guidance import guided_velocity
-from ray_distill.types import Cond, Denoiser, Sampler
+from ray_distill.types import Cond, Denoiser, Experts, Networks, Prediction, Sampler
 
 
 def denoise(
@@ -54,6 +55,16 @@ def simulate(
     sigma = x_t.new_full((len(x_t),), sampler.timesteps[exit_step] / 1000, dtype=torch.float32)
     with torch.set_grad_enabled(grad):
         return x_0_from_velocity(x_t, denoiser(x_t, sigma, cond).velocity, sigma)
+
+
+def by_level(experts: Experts, networks: Networks) -> Denoiser:
+    """One denoiser out of two: each call, at one level for all samples, goes to the role that has that level."""
+
+    def see(x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:
+        high = 1000 * sigma.min().item() >= experts.boundary
+        return networks[experts.high if high else experts.low](x_t, sigma, cond, **causal)
+
+    return see
 
 
 @torch.no_grad()

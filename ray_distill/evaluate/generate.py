@@ -24,7 +24,7 @@ from ray_distill.data.cache import Cache
 from ray_distill.data.pipeline import clips
 from ray_distill.data.transform import to_frames
 from ray_distill.data.video import write_clip
-from ray_distill.diffusion.samplers import sample
+from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.evaluate.made import Candidate, Made, kept_name
 from ray_distill.evaluate.metrics import Metric, diversity
 from ray_distill.evaluate.prompts import encode_prompts
@@ -33,7 +33,7 @@ from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
 from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
-from ray_distill.types import Sampler
+from ray_distill.types import Denoiser, Sampler
 
 
 def load_network(config: RunConfig, role: str, checkpoint: Path | None, tensors: str | None = None) -> nn.Module:
@@ -44,8 +44,8 @@ def load_network(config: RunConfig, role: str, checkpoint: Path | None, tensors:
         module = random_transformer(config.model.family, config.source(role), config.seed)
     else:
         module = load_transformer(config.model.family, config.source(role))
-    if checkpoint is not None:
-        trained = Checkpoint(checkpoint).tensors(role, tensors or config.student_tensors)
+    if checkpoint is not None and config.method.roles[role] == "trained":
+        trained = Checkpoint(checkpoint).tensors(role, tensors or config.sampled_tensors(role))
         lora = config.role(role).lora
         if lora is None:
             module.load_state_dict(trained)
@@ -54,7 +54,18 @@ def load_network(config: RunConfig, role: str, checkpoint: Path | None, tensors:
     return module.eval().requires_grad_(False)
 
 
-_network = lru_cache(maxsize=1)(lambda key, role, *what: load_network(RunConfig.model_validate_json(key), role, *what))
+@lru_cache(maxsize=1)
+def _networks(key: str, roles: tuple[str, ...], checkpoint: Path | None, tensors: str | None) -> dict[str, nn.Module]:
+    config = RunConfig.model_validate_json(key)
+    return {role: load_network(config, role, checkpoint, tensors) for role in roles}
+
+
+def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
+    """What ``candidate`` samples with: one network, or the two experts of its recipe."""
+    modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.tensors)
+    networks = {role: family(config.model.family).denoiser(module.to(device)) for role, module in modules.items()}
+    experts = candidate.sampler.experts
+    return by_level(experts, networks) if experts else networks[candidate.role]
 
 
 def make_latents(
@@ -92,8 +103,7 @@ def _generate(
     config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int
 ) -> Made:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = _network(config.model_dump_json(), candidate.role, candidate.checkpoint, candidate.tensors).to(device)
-    denoise = family(config.model.family).denoiser(network)
+    denoise = denoiser(config, candidate, device)
     codec = load_codec(config.model.path / "vae").to(device)
     shape = codec.latent_shape(*config.shown_size)
     pixels, began = [], time.perf_counter()

@@ -23,13 +23,19 @@ from ray_distill.types import Sampler
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights and how to sample them: ``checkpoint`` is a student's, None the untrained source of ``role``; ``tensors``
-    of it are "weights" or "ema", by default what the run publishes."""
+    """Weights and how to sample them: ``checkpoint`` holds what was trained of ``role``, or of the recipe's experts,
+    None are the untrained sources; ``tensors`` of it are "weights" or "ema", by default what the run publishes."""
 
     role: str
     sampler: Sampler
     checkpoint: Path | None = None
     tensors: str | None = None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Whose networks predict."""
+        experts = self.sampler.experts
+        return (experts.high, experts.low) if experts else (self.role,)
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,14 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
 
     It stands beside the cache's embeddings of the prompts, which say the rest.
     """
-    settings, role = config.evaluate, config.role(candidate.role)
-    if candidate.checkpoint is not None or role.init == "random":
+    settings = config.evaluate
+    if candidate.checkpoint is not None or any(config.role(role).init == "random" for role in candidate.roles):
         return None
     depends = {
         "version": __version__,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "weights": [folder_hash(config.source(candidate.role)), folder_hash(config.model.path), config.model.family],
+        "weights": [folder_hash(config.source(role)) for role in candidate.roles],
+        "model": [folder_hash(config.model.path), config.model.family],
         "sampler": asdict(candidate.sampler),
         "prompts": [list(prompts), settings.pictures, seed],
         "clip": config.shown_size,

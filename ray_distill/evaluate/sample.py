@@ -9,8 +9,7 @@ import torch
 from ray_distill.config import RunConfig
 from ray_distill.data.transform import to_frames
 from ray_distill.data.video import write_clip
-from ray_distill.evaluate.generate import enlarge, load_network, make_latents
-from ray_distill.models import family
+from ray_distill.evaluate.generate import Candidate, denoiser, enlarge, make_latents
 from ray_distill.models.codec import load_codec
 from ray_distill.models.text import TextEncoder
 from ray_distill.types import STUDENT
@@ -22,8 +21,9 @@ def sample_video(config: RunConfig, checkpoint: Path, prompt: str, seed: int, ou
     codec = load_codec(config.model.path / "vae").to(device)
     encoder = TextEncoder(config.model.path, config.model.max_sequence_length)
     cond, uncond = ({"text": encoder.encode([t]).to(device)} for t in (prompt, config.data.negative_prompt))
-    denoise = family(config.model.family).denoiser(load_network(config, STUDENT, checkpoint).to(device))
+    recipe = config.method.sampler()
+    denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
-    latents = make_latents(denoise, config.method.sampler(), cond, uncond, 0, seed, shape)
+    latents = make_latents(denoise, recipe, cond, uncond, 0, seed, shape)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_clip(out, enlarge(to_frames(codec.decode(latents))[0]), config.data.fps)

@@ -39,6 +39,7 @@ def export_student(
     card: Mapping[str, Any],
     negative_prompt: str = "",
     adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
+    low: torch.nn.Module | None = None,
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
@@ -47,16 +48,16 @@ def export_student(
     encoder and VAE come from there. ``latent_shape`` is (C, t, h, w). ``card`` may hold ``title``, ``method``,
     ``report`` (an evaluation's, shown as a table) and further values that are listed as they are. ``adapter``, where
     the student was trained as one, is what ``transformer`` has merged already, by plain name; it is written, too, as
-    pytorch_lora_weights.safetensors for ``WanPipeline.load_lora_weights``.
+    pytorch_lora_weights.safetensors for ``WanPipeline.load_lora_weights``. ``low`` is the expert of low noise of a
+    recipe with two: the folder is then a WanPipeline with transformer_2 and boundary_ratio, but for text and VAE.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
     ValueError for a recipe or a base that WanPipeline cannot replay, and for a ``folder`` that holds something else;
     TypeError for another transformer.
     """
-    if not isinstance(transformer, WanTransformer3DModel):
-        raise TypeError(
-            f"transformer is a {type(transformer).__name__}: give the plain WanTransformer3DModel inside it"
-        )
+    for module in (transformer, low):
+        if not isinstance(module, WanTransformer3DModel) and module is not None:
+            raise TypeError(f"transformer is a {type(module).__name__}: give the plain WanTransformer3DModel inside it")
     folder = Path(folder).resolve()
     _check(folder, base, sampler)
     local = Path(base).is_dir()
@@ -68,6 +69,7 @@ def export_student(
         "timesteps": list(sampler.timesteps),
         "guidance_scale": sampler.guidance_scale,
         "chunks": _chunks(sampler),
+        "boundary_ratio": sampler.experts and sampler.experts.boundary / 1000,
         "negative_prompt": negative_prompt,
         "max_sequence_length": max_sequence_length,
         "latent_shape": list(latent_shape),
@@ -79,8 +81,7 @@ def export_student(
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        transformer.save_pretrained(fresh / "transformer", safe_serialization=True)
-        SCHEDULERS[sampler.kind](shift=1.0).save_pretrained(fresh / "scheduler")  # the timesteps are already shifted
+        _save_networks(fresh, transformer, low, sampler)
         if adapter is not None:
             lora, tensors = adapter
             WanPipeline.save_lora_weights(
@@ -106,6 +107,8 @@ def _check(folder: Path, base: Path | str, sampler: Sampler) -> None:
         raise ValueError(
             f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
         )
+    if sampler.experts is not None and sampler.chunks is not None:
+        raise ValueError("a causal student with two experts: WanPipeline samples no chunks, and sample.py no experts")
     if folder.exists() and not (folder / RECIPE).is_file() and any(folder.iterdir()):
         raise ValueError(f"{folder} exists and is no export (it has no {RECIPE}): give another folder or empty it")
     index = Path(base) / "model_index.json"
@@ -116,6 +119,19 @@ def _check(folder: Path, base: Path | str, sampler: Sampler) -> None:
     parts = json.loads(index.read_text())
     if (parts.get("transformer_2") or [None])[0] or parts.get("expand_timesteps"):
         raise ValueError(f"base = {base}: Wan 2.2 pipelines (transformer_2, expand_timesteps) cannot carry one student")
+
+
+def _save_networks(folder: Path, transformer: torch.nn.Module, low: torch.nn.Module | None, sampler: Sampler) -> None:
+    scheduler = SCHEDULERS[sampler.kind](shift=1.0)  # the timesteps are already shifted
+    if sampler.experts is None:
+        transformer.save_pretrained(folder / "transformer", safe_serialization=True)  # type: ignore[operator]
+        scheduler.save_pretrained(folder / "scheduler")
+        return
+    assert low is not None, "a recipe of two experts needs both"
+    networks = {"transformer": transformer, "transformer_2": low}
+    rest = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
+    pipeline = WanPipeline(**networks, **rest, scheduler=scheduler, boundary_ratio=sampler.experts.boundary / 1000)
+    pipeline.save_pretrained(folder, safe_serialization=True)
 
 
 def _chunks(sampler: Sampler) -> dict[str, Any] | None:
@@ -170,6 +186,11 @@ def _model_card(
         lines += [
             f"`{ADAPTER}` is the same student as an adapter of rank {lora.rank}, for the transformer that training "
             "began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
+        ]
+    if (boundary := recipe["boundary_ratio"]) is not None:
+        lines += [
+            f"Two experts: `transformer` predicts at timesteps from {1000 * boundary:g} up, `transformer_2` below. "
+            "`WanPipeline.from_pretrained` takes this folder, with the text encoder and the VAE of the base."
         ]
     if (chunks := recipe["chunks"]) is not None:
         first = "the first alone, " if chunks["independent_first"] else ""

@@ -15,12 +15,12 @@ if __name__ == "__main__":
     base, times = here / recipe["base"], recipe["timesteps"]
     base = base if base.is_dir() else recipe["base"]  # a name on the hub
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    network = diffusers.WanTransformer3DModel.from_pretrained(here / "transformer", dtype=dtype)
     steps = getattr(diffusers, recipe["scheduler"]).from_pretrained(here / "scheduler")
     steps.set_timesteps = partial(steps.set_timesteps, timesteps=times, sigmas=[t / 1000 for t in times])
     no_vae = {} if diffusers.WanPipeline.load_config(base)["vae"][0] else {"vae": None}
-    parts = {"transformer": network, "scheduler": steps, "dtype": {"default": dtype, "vae": torch.float32}}
-    pipe = diffusers.WanPipeline.from_pretrained(base, use_safetensors=True, **parts, **no_vae).to(device)
+    parts = {p.name: diffusers.WanTransformer3DModel.from_pretrained(p, dtype=dtype) for p in here.glob("transformer*")}
+    parts |= {"scheduler": steps, "boundary_ratio": recipe["boundary_ratio"], "use_safetensors": True} | no_vae
+    pipe = diffusers.WanPipeline.from_pretrained(base, dtype=dict(default=dtype, vae=torch.float32), **parts).to(device)
     latents, (_, t, h, w) = bool(no_vae) or out.endswith(".safetensors"), recipe["latent_shape"]
     size = {"height": h * pipe.vae_scale_factor_spatial, "width": w * pipe.vae_scale_factor_spatial}
     size |= {"num_frames": (t - 1) * pipe.vae_scale_factor_temporal + 1, "num_inference_steps": len(times)}

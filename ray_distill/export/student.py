@@ -23,12 +23,13 @@ def export(
     folder: Path | None = None,
 ) -> Path:
     """Write ``folder``, else <run_dir>/export, from ``checkpoint`` with the method's own recipe; returns it."""
-    lora = config.role(STUDENT).lora
+    lora, recipe = config.role(STUDENT).lora, config.method.sampler()
+    high, low = (recipe.experts.high, recipe.experts.low) if recipe.experts else (STUDENT, None)
     return export_student(
         folder or config.run_dir / FOLDER,
-        load_network(config, STUDENT, checkpoint),
+        load_network(config, high, checkpoint),
         config.publish.base_model if config.publish else config.model.path,
-        config.method.sampler(),
+        recipe,
         latent_shape,
         frames=config.data.frames,
         height=config.data.height,
@@ -37,5 +38,6 @@ def export(
         max_sequence_length=config.model.max_sequence_length,
         negative_prompt=config.data.negative_prompt,
         adapter=None if lora is None else (lora, Checkpoint(checkpoint).tensors(STUDENT, config.student_tensors)),
+        low=None if low is None else load_network(config, low, checkpoint),
         card={"title": config.name, "method": config.method.name, "report": report or {}},
     )

@@ -15,11 +15,11 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ray_distill.diffusion.samplers import sample
+from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.export.diffusers import RECIPE
 from ray_distill.models.text import TextEncoder
 from ray_distill.models.wan import WanDenoiser
-from ray_distill.types import Chunks, Sampler
+from ray_distill.types import Chunks, Denoiser, Experts, Sampler
 
 
 def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0) -> float:
@@ -56,11 +56,15 @@ def _by_sampler(folder: Path, prompt: str, seed: int) -> Tensor:
         base = Path(snapshot_download(recipe["base"], allow_patterns=["tokenizer/*", "text_encoder/*"]))
     encoder = TextEncoder(base, recipe["max_sequence_length"])
     text, empty = ({"text": encoder.encode([words])} for words in (prompt, recipe["negative_prompt"]))
-    network = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=torch.float32).eval()
     chunks = Chunks(**recipe["chunks"]) if recipe.get("chunks") else None
     sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
+    names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
+    networks = {n: WanDenoiser(WanTransformer3DModel.from_pretrained(folder / n, dtype=torch.float32)) for n in names}
+    denoise: Denoiser = networks["transformer"]
+    if len(names) == 2:
+        denoise = by_level(Experts("transformer", "transformer_2", 1000 * recipe["boundary_ratio"]), networks)
     shape = (1, *recipe["latent_shape"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         x_T = torch.randn(shape)
-        return sample(WanDenoiser(network), sampler, x_T, text, empty, noise=lambda _: torch.randn(shape))
+        return sample(denoise, sampler, x_T, text, empty, noise=lambda _: torch.randn(shape))

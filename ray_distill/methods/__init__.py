@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray_distill.methods.causal_gan import CausalGAN
 from ray_distill.methods.causal_warm_start import CausalWarmStart
+from ray_distill.methods.dcm import DCM
 from ray_distill.methods.dmd import DMD
 from ray_distill.methods.flow_matching import FlowMatching
 from ray_distill.methods.gan import GAN
@@ -13,5 +14,6 @@ from ray_distill.methods.warm_start import WarmStart
 from ray_distill.types import Method
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (CausalGAN, CausalWarmStart, DMD, FlowMatching, GAN, LCM, SelfForcing, WarmStart)
+    method.name: method
+    for method in (CausalGAN, CausalWarmStart, DCM, DMD, FlowMatching, GAN, LCM, SelfForcing, WarmStart)
 }

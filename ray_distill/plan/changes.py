@@ -8,7 +8,7 @@ from typing import Any
 
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.plan.estimate import Estimate, estimate
-from ray_distill.types import Average, Role
+from ray_distill.types import Average, Role, Start
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def changes(config: RunConfig) -> Changes:
 
 
 def of_roles(config: RunConfig, key: str, value: Any, wanted: Callable[[Role, RoleConfig], Any]) -> Changes:
-    """``key`` of every role that is ``wanted``, by its name and section; an average has none."""
-    own = [role for role, need in config.method.roles.items() if not isinstance(need, Average)]
+    """``key`` of every role that is ``wanted``, by its name and section; what follows another role has none."""
+    own = [role for role, need in config.method.roles.items() if not isinstance(need, Average | Start)]
     roles = [role for role in own if wanted(role, config.role(role))]
     if roles:
         tree = config.dump()

@@ -44,7 +44,7 @@ class Estimate:
 def estimate(config: RunConfig) -> Estimate:
     """ValueError where the network or the size of its clips is unknown or wrong."""
     counted = Counted(config)
-    sizes = {role: parameters(config, role) for role in config.method.roles}
+    sizes = {role: parameters(config, role) for role in config.held_roles}
     states = {role: memory.state(config.role(role), sizes[role], config.train.workers) for role in sizes}
     repeated = cycle(config.method, config.train.steps)
     moments = list(memory.start(states))
@@ -61,7 +61,7 @@ class Counted:
 
     def __init__(self, config: RunConfig) -> None:
         self.config, self.latent = config, latent_shape(config)
-        self.architectures = {role: architecture(config, role) for role in config.method.roles}
+        self.architectures = {role: architecture(config, role) for role in config.held_roles}
 
     def one(self, call: Call) -> Pass:
         config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]

@@ -87,7 +87,7 @@ def _rolled_back(job: Job, engines: Engines) -> int:
 
 
 def build_engines(config: RunConfig) -> Engines:
-    """One engine per role of the method, each with its own weights and adapters."""
+    """One engine per role that training holds, each with its own weights and adapters."""
     name = config.model.family
     heads = {
         role: placed(role, given, name, check_folder(name, config.source(given.of)))
@@ -110,8 +110,8 @@ def build_engines(config: RunConfig) -> Engines:
         return network
 
     return SeparateEngines(
-        ((role, module(role)) for role in config.method.roles),
-        {role: config.role(role) for role in config.method.roles},
+        ((role, module(role)) for role in config.held_roles),
+        {role: config.role(role) for role in config.held_roles},
         family(name).denoiser,
         total_updates(config),
         config.train.micro_batch,

@@ -49,6 +49,7 @@ class Case:
 
 def engines(case: Case) -> SeparateEngines:
     optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm, clip_value=case.clip_value)
+    averages = {role: need for role, need in case.method.roles.items() if isinstance(need, Average)}
     small = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=optimizer)
     trained = small.model_copy(update={"gradient_checkpointing": case.gradient_checkpointing, "lora": case.lora})
     frozen = RoleConfig(zero=case.frozen_zero, gradient_checkpointing=case.gradient_checkpointing)
@@ -56,14 +57,13 @@ def engines(case: Case) -> SeparateEngines:
     configs = {
         role: frozen if need == "frozen" else small if role in case.method.heads else trained
         for role, need in case.method.roles.items()
-        if role not in averages
+        if need in ("frozen", "trained")
     }
     configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
     followed = {"optimizer": None, "ema_decay": None, "zero": 3 if case.zero == 3 else 0}  # as RunConfig.role has it
     configs |= {role: configs[average.of].model_copy(update=followed) for role, average in averages.items()}
     modules = ((role, network(case, role)) for role in configs)
-    blocks = {role: heads(case, role)[0] for role in case.method.heads}
-    totals = dict.fromkeys(configs, 100)
+    blocks, totals = {role: heads(case, role)[0] for role in case.method.heads}, dict.fromkeys(configs, 100)
     return SeparateEngines(modules, configs, WanDenoiser, totals, case.micro_batch, blocks, averages)
 
 

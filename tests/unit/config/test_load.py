@@ -61,6 +61,24 @@ def test_spellings_of_a_step_list(load, text, steps):
     assert load(f"method.timesteps={text}").config.method.timesteps == steps
 
 
+def test_a_method_with_modes_and_another_tools_spelling(load):
+    roles = {"student": {"optimizer": {"learning_rate": 1e-4}}}
+    seed = {"name": "dcm", "mode": "semantic", "euler_timesteps": 100}
+    loaded = load(method=seed, roles=roles)
+    assert (loaded.config.method.name, loaded.config.method.euler_steps) == ("dcm_semantic", 100)
+    assert loaded.source("method.euler_steps").endswith("run.yaml")
+    assert load("method.multiphase=[0.8, 0.9]", method=seed, roles=roles).config.method.multiphase == (0.8, 0.9)
+    for changed, message in (
+        ("method.euler_steps=50", "method.euler_timesteps: another spelling of method.euler_steps"),
+        ("method.mode=semantics", "method.mode = 'semantics': 'dcm' has the modes semantic"),
+        ("method={name: dcm}", "method.mode = None: 'dcm' has the modes semantic"),
+        ("method={name: dmd, mode: fine}", "method.mode: method 'dmd' has no such key"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load(changed, method=seed, roles=roles)
+        assert message in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("override", "key", "near"),
     [

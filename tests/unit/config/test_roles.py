@@ -74,7 +74,7 @@ def test_an_average_is_held_as_what_it_is_of(tmp_path):
 
 def test_an_average_has_no_section(tmp_path):
     roles = {"student": {"optimizer": {"learning_rate": 1e-4}}, "student_ema": {"zero": 3}}
-    with pytest.raises(ValidationError, match=r"roles\.student_ema: an average, held as student is"):
+    with pytest.raises(ValidationError, match=r"roles\.student_ema: what it is follows from roles\.student"):
         run_config(tmp_path, **LCM | {"roles": roles})
     with pytest.raises(ValidationError, match=r"roles\.student_ema: method 'lcm' has no such role"):
         run_config(tmp_path, **LCM | {"roles": roles, "method": {"name": "lcm", "target_decay": 0}})

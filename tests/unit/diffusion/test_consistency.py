@@ -11,12 +11,10 @@ from ray_distill.diffusion.consistency import (
     consistency_function,
     consistency_pair,
     even_edges,
-    even_indices,
+    solver_phases,
 )
-from ray_distill.diffusion.flow import euler_step, x_0_from_velocity
-from ray_distill.diffusion.samplers import sample
-from ray_distill.diffusion.timesteps import euler_timesteps
-from ray_distill.types import Prediction, Sampler
+from ray_distill.diffusion.flow import x_0_from_velocity
+from ray_distill.types import Prediction
 from tests.unit.toys import ExactMap, Gaussian
 
 DATA = Gaussian(2.0, 0.5)
@@ -37,19 +35,6 @@ def velocity(x, sigma):
 @pytest.mark.parametrize(("end", "wanted"), [(0.0, 2.65), (0.5, 1.7267220927)])
 def test_the_flow_map(end, wanted):
     assert DATA.flow_map(X_1, level(1.0), level(end)).item() == pytest.approx(wanted, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("steps", "shift", "error"),
-    [(50, 1, -0.018984), (100, 1, -0.009561), (200, 1, -0.004798), (50, 5, -0.055705), (100, 5, -0.028413)],
-)
-def test_euler_errs_by_its_steps(steps, shift, error):
-    x, levels = X_1, [t / 1000 for t in euler_timesteps(steps, shift)] + [0.0]
-    for sigma, after in zip(levels, levels[1:], strict=False):
-        x = euler_step(x, velocity(x, sigma), level(sigma), level(after))
-    assert x.item() - 2.65 == pytest.approx(error, abs=1e-6)
-    recipe = Sampler(euler_timesteps(steps, shift), "ode")
-    assert sample(DATA, recipe, X_1, {}, noise=lambda i: X_1).item() == pytest.approx(x.item(), abs=2e-5)  # fp32 sigma
 
 
 def test_the_mean_velocity_of_the_exact_map():
@@ -129,8 +114,23 @@ def test_even_phases():
             even_edges(50, phases)
 
 
-def test_even_indices():
-    assert even_indices(50, 4) == [50, 38, 25, 13] and even_indices(8, 8) == list(range(8, 0, -1))
+def test_as_many_steps_as_phases_start_at_their_tops():
+    assert solver_phases(50, 1.0, 0.0, 1.0).timesteps(4) == pytest.approx((1000, 740, 500, 240))
+    for steps, phases in ((50, 4), (20, 3), (40, 5), (100, 7)):
+        cut = solver_phases(steps, 5.0, 0.0, 1.0, phases)
+        assert cut.timesteps(phases) == tuple(1000 * cut.levels[top] for top in (steps, *reversed(cut.edges[1:])))
+    with pytest.raises(ValueError, match="9 of them fall on a grid of 8 levels"):
+        solver_phases(8, 1.0, 0.0, 1.0).timesteps(9)
+
+
+def test_a_grid_halts_at_its_ends_and_at_given_edges():
+    cut = solver_phases(8, 1.0, 0.3, 1.0, (0.8, 0.6))
+    assert cut.levels == pytest.approx((0.3, 0.375, 0.5, 0.6, 0.625, 0.75, 0.8, 0.875, 1))
+    assert cut.edges == (0, 3, 6)
+    assert solver_phases(10, 1.0, 0.3, 1.0).levels == pytest.approx([k / 10 for k in range(3, 11)])
+    for edge in (0.3, 1.0):
+        with pytest.raises(ValueError, match=f"multiphase = .{edge}.: raw levels between 0.3 and 1"):
+            solver_phases(8, 1.0, 0.3, 1.0, (edge,))
 
 
 # The pair that is compared

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ray_distill.diffusion.samplers import denoise, sample
+from ray_distill.diffusion.samplers import by_level, denoise, sample
 from ray_distill.diffusion.timesteps import euler_timesteps
-from ray_distill.types import Prediction, Sampler
+from ray_distill.types import Experts, Prediction, Sampler
 from tests.unit.toys import Gaussian, column
 
 MEAN, STD = 2.0, 0.5
@@ -36,6 +36,26 @@ def test_denoise_in_two_parts_is_denoise_in_one():
     whole = sample(model, recipe, X_1, {}, noise=no_noise)
     assert torch.equal(denoise(model, recipe, half, {}, None, no_noise, 100, 200), whole)
     assert denoise(model, recipe, X_1, {}, None, no_noise, 0, 0) is X_1
+
+
+def test_two_experts_share_the_levels():
+    """From the boundary up one predicts, below it the other; what a call brings along is handed on."""
+    seen = []
+
+    def expert(name):
+        def denoise(x_t, sigma, cond, **causal):
+            seen.append((name, round(1000 * sigma[0].item()), causal))
+            return Prediction(x_t)
+
+        return denoise
+
+    experts = Experts("semantic", "detail", 750.0)
+    routed = by_level(experts, {"semantic": expert("semantic"), "detail": expert("detail")})
+    sample(routed, Sampler((1000.0, 750.0, 740.0, 300.0), "ode", experts=experts), X_1, {}, noise=no_noise)
+    levels = [("semantic", 1000), ("semantic", 750), ("detail", 740), ("detail", 300)]
+    assert seen == [(*level, {}) for level in levels]
+    routed(X_1, torch.tensor([0.2]), {}, chunks=(1,))
+    assert seen[-1] == ("detail", 200, {"chunks": (1,)})
 
 
 def exact_map(x_t, sigma, cond):

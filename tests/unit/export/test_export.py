@@ -4,6 +4,8 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from ray_distill.export.diffusers import export_student
 from ray_distill.export.verify import verify
-from ray_distill.types import Sampler
+from ray_distill.types import Chunks, Experts, Sampler
 from tests.tiny_wan import tiny_wan
 
 SDE = Sampler((1000.0, 757.0, 522.0), "sde")
@@ -185,3 +187,42 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path,
     with pytest.raises(ValueError, match=r"model_index\.json"):
         export(tmp_path / "student", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+TWO = Sampler((1000.0, 900.0, 750.0, 500.0), "ode", experts=Experts("student", "teacher", 800.0))
+
+
+def export_two(folder: Path, base: Path) -> Path:
+    size = {"frames": 9, "height": 48, "width": 32, "fps": 8, "max_sequence_length": 8, "card": {}}
+    return export_student(folder, make_transformer(2), base, TWO, (4, 3, 6, 4), low=make_transformer(7), **size)
+
+
+def test_two_experts_are_one_pipeline(tmp_path, base):
+    """WanPipeline reads transformer_2 and boundary_ratio from the folder, and routes as our sampler does."""
+    folder = export_two(tmp_path / "student", base)
+    assert verify(folder, "three moving left", seed=3) < 1e-4
+    pipe = WanPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, vae=None)
+    assert pipe.config.boundary_ratio == 0.8
+    for network, seed in ((pipe.transformer, 2), (pipe.transformer_2, 7)):
+        assert torch.equal(network.proj_out.weight, make_transformer(seed).proj_out.weight)
+    levels: dict[str, list[float]] = {"transformer": [], "transformer_2": []}
+    for name, seen in levels.items():
+
+        def note(module, args, kwargs, seen=seen):
+            seen.append(kwargs["timestep"].item())
+
+        getattr(pipe, name).register_forward_pre_hook(note, with_kwargs=True)
+    times = list(TWO.timesteps)
+    pipe.scheduler.set_timesteps = partial(
+        pipe.scheduler.set_timesteps, timesteps=times, sigmas=[t / 1000 for t in times]
+    )
+    text = torch.zeros(1, 8, 16)
+    size = {"height": 48, "width": 32, "num_frames": 9, "num_inference_steps": 4, "guidance_scale": 1.0}
+    pipe(prompt_embeds=text, output_type="latent", **size)
+    assert levels == {"transformer": [1000.0, 900.0], "transformer_2": [750.0, 500.0]}
+    assert "`transformer` predicts at timesteps from 800 up" in (folder / "README.md").read_text()
+
+
+def test_a_causal_student_has_no_experts(tmp_path, base):
+    with pytest.raises(ValueError, match="causal student with two experts"):
+        export(tmp_path / "student", base, replace(TWO, chunks=Chunks(1)))

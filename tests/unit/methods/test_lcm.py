@@ -179,7 +179,7 @@ def test_what_is_logged():
 def test_the_students_steps_are_levels_that_it_learns():
     recipe = LCM(euler_steps=50, shift=3.0).sampler()
     assert recipe.kind == "sde" and recipe.nfe == 4
-    shifted = [1000 * 3 * u / (1 + 2 * u) for u in (1, 0.76, 0.5, 0.26)]
+    shifted = [1000 * 3 * u / (1 + 2 * u) for u in (1, 0.74, 0.5, 0.24)]
     assert recipe == Sampler(tuple(pytest.approx(t) for t in shifted), "sde")
     levels = {1000 * sigma for sigma in LCM(euler_steps=50).phases.levels}
     assert all(set(LCM(sampling_steps=n).sampler().timesteps) <= levels for n in range(1, 51))
