@@ -80,7 +80,11 @@ def _method(value: Any) -> Any:
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in fields:
         if key not in known:
-            raise ValueError(f"method.{key}: method {name!r} has no such key; {nearest(key, known)}")
+            others = [
+                other for other in sorted(METHODS, key=len) if key in vars(METHODS[other])["__dataclass_fields__"]
+            ]
+            remedy = f"it is a key of {', '.join(others)}" if others else nearest(key, known)
+            raise ValueError(f"method.{key}: method {name!r} has no such key; {remedy}")
     if "timesteps" in fields:
         fields["timesteps"] = _numbers(fields["timesteps"])
     try:
