@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
+from ray_distill.data.cut import Cut
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
 from ray_distill.evaluate.metrics import Metric
@@ -42,7 +43,7 @@ EPOCHS, BATCH, LR = 20, 32, 5e-3
 
 def read_small(path: Path) -> np.ndarray:
     """uint8 [9, 24, 24, 3], after the mp4 round trip that training sees too."""
-    return resize(read_clip(str(path), FRAMES).frames, SIZE, SIZE)
+    return resize(read_clip(str(path), Cut(FRAMES)).frames, SIZE, SIZE)
 
 
 def fit_metric(pixels: Tensor, captions: list[str], seed: int) -> tuple[Metric, dict[str, float]]:

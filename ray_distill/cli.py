@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ray_distill import __version__
 from ray_distill.config import ConfigError, load_config
+from ray_distill.config.load import write_yaml
 
 DESCRIPTION = """\
 Distil many-step video diffusion teachers into few-step students on Ray.
@@ -24,15 +25,18 @@ Distil many-step video diffusion teachers into few-step students on Ray.
   ray-distill evaluate CONFIG [key=value ...]   the newest checkpoint against the teacher: numbers and pictures
   ray-distill export   CONFIG [key=value ...]   the newest checkpoint -> a folder that diffusers loads
   ray-distill sample   CONFIG --prompt TEXT     one video from the newest checkpoint
+  ray-distill import   simpletuner FILE -o OUT.yaml [key=value ...]
+                                                SimpleTuner's JSON as YAML, with what each of its keys became
 """
 EPILOG = """\
-A key is set by the YAML file, then by the environment (RAY_DISTILL_TRAIN__STEPS=100), then on the command line
-(train.steps=100). To start: make quickstart, or
+CONFIG is a YAML file, or SimpleTuner's JSON as it stands. A key is set by the file, then by the
+environment (RAY_DISTILL_TRAIN__STEPS=100), then on the command line (train.steps=100). To start: make quickstart, or
 
   ray-distill train configs/quickstart.yaml train.steps=100 name=first_try
 
 On a cluster: ray job submit --working-dir . -- python train.py CONFIG [key=value ...]
 """
+TOOLS = ("simpletuner",)
 PLAN_KEYS = ("cluster", "price", "mfu")
 
 
@@ -45,11 +49,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
-    top.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
+    top.add_argument("config", type=Path, metavar="CONFIG", help="a file, such as configs/quickstart.yaml")
     top.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the configuration")
     top.add_argument("--prompt", help="sample: what to show")
     top.add_argument("--out", type=Path, default=Path("sample.mp4"), help="sample: the file to write (sample.mp4)")
     top.add_argument("--seed", type=int, default=0, help="sample: the seed of its noise (0)")
+    top.add_argument("-o", "--output", type=Path, metavar="OUT", help="import: the YAML file to write")
     top.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
     top.add_argument("--version", action="version", version=f"ray-distill {__version__}")
     return top
@@ -58,14 +63,27 @@ def parser() -> argparse.ArgumentParser:
 def check_config(args: argparse.Namespace) -> None:
     loaded = load_config(args.config, args.overrides)
     print(loaded.table())
-    from ray_distill.train.check import check
-    from ray_distill.train.schedule import warnings
+    if loaded.report:
+        print(f"\n{args.config}, key by key:", *loaded.report, sep="\n  ")
+    from ray_distill.train.check import check, warnings
 
     check(loaded.config)
     print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")
-    for message in warnings(loaded.config):
+    for message in [*loaded.warnings, *warnings(loaded.config)]:
         print(f"warning: {message}")
     print(f"\n{args.config}: ready to train")
+
+
+def import_(args: argparse.Namespace) -> None:
+    if str(args.config) not in TOOLS or not args.overrides or args.output is None:
+        raise ConfigError("write: ray-distill import simpletuner FILE -o OUT.yaml [key=value ...]")
+    file, *overrides = args.overrides
+    loaded = load_config(Path(file), overrides)
+    write_yaml(args.output, loaded, file)
+    print(*loaded.report, sep="\n")
+    for message in loaded.warnings:
+        print(f"warning: {message}")
+    print(f"\n{args.output}\nNext:\n  ray-distill check {args.output}")
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -92,6 +110,8 @@ def train(args: argparse.Namespace) -> int:
     loaded = load_config(args.config, args.overrides)
     from ray_distill.train.launch import launch
 
+    for message in loaded.warnings:
+        print(f"warning: {message}", file=sys.stderr)
     report = launch(loaded.config)
     run = loaded.config.run_dir
     print(
@@ -165,6 +185,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "evaluate": evaluate,
     "export": export,
     "sample": sample,
+    "import": import_,
 }
 
 

@@ -7,6 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
+class ConfigError(ValueError):
+    """The user's configuration is wrong; the message names key, value and remedy."""
+
+
 def nearest(key: str, known: Iterable[str]) -> str:
     """'did you mean X?', or the known keys where none is near."""
     names = list(known)

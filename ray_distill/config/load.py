@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ray_distill.config.keys import flatten, nearest, set_dotted
+from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
 from ray_distill.config.schema import RunConfig, aliases
 
 ENVIRONMENT = "RAY_DISTILL_"
 M = TypeVar("M", bound=BaseModel)
 
 
-class ConfigError(ValueError):
-    """The user's configuration is wrong; the message names key, value and remedy."""
-
-
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration and where each of its values came from ("default" where nobody set it)."""
+    """A configuration and where each of its values came from ("default" where nobody set it).
+
+    Of another tool's file: ``tree``, what it became; ``report``, a line for each of its keys; ``warnings``, what of
+    it a user should read.
+    """
 
     config: RunConfig
     sources: Mapping[str, str]
+    tree: Mapping[str, Any] = field(default_factory=dict)
+    report: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     def table(self) -> str:
         """One line a key: key, value, source."""
@@ -40,16 +43,48 @@ class Loaded:
         return self.sources.get(key) or self.sources.get(spelt.get(key, ""), "default")
 
 
+@dataclass(frozen=True)
+class Override:
+    key: str
+    value: Any
+    source: str
+
+
 def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Loaded:
-    """Read, override, validate. ConfigError before anything starts."""
-    config, sources = load(RunConfig, path, overrides, os.environ if environment is None else environment)
-    return Loaded(config, sources)
+    """Read, override, validate; a .json file is SimpleTuner's. ConfigError before anything starts."""
+    changes = read_overrides(overrides, os.environ if environment is None else environment)
+    if path.suffix != ".json":
+        tree, sources = read_yaml(path)
+        return Loaded(validated(RunConfig, apply(changes, tree, sources), sources), sources)
+    from ray_distill.config.simpletuner.convert import convert
+
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    made = convert(path, {change.key: change.value for change in changes})
+    sources = dict(made.sources)
+    tree = apply(changes, made.tree, sources)
+    config = validated(RunConfig, tree, sources)
+    return Loaded(config, sources, tree, made.report(), made.warnings())
+
+
+def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
+    """What another tool's file became, as a configuration of ours, with its report on top."""
+    head = [f"# ray-distill import of {origin}. What each of its keys became:", *(f"#   {r}" for r in loaded.report)]
+    body = yaml.safe_dump(dict(loaded.tree), sort_keys=False, allow_unicode=True, width=120)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*(line.replace("\n", " ") for line in head), body]))
 
 
 def load(
     model: type[M], path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> tuple[M, dict[str, str]]:
     """Any strict configuration from a YAML file; and where its values came from."""
+    tree, sources = read_yaml(path)
+    return validated(model, apply(read_overrides(overrides, environment or {}), tree, sources), sources), sources
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The file's tree, and itself as the source of each of its keys."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
@@ -58,16 +93,35 @@ def load(
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found a {type(tree).__name__}")
-    sources = {key: str(path) for key in flatten(tree)}
-    for name, text in sorted((environment or {}).items()):
+    return tree, {key: str(path) for key in flatten(tree)}
+
+
+def read_overrides(overrides: Sequence[str], environment: Mapping[str, str]) -> list[Override]:
+    """The environment's, then the command line's: later ones win."""
+    found = []
+    for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT):
-            _override(tree, sources, name.removeprefix(ENVIRONMENT).lower().replace("__", "."), text, f"${name}")
+            found.append(_override(name.removeprefix(ENVIRONMENT).lower().replace("__", "."), text, f"${name}"))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"{item!r}: overrides are written key=value, for example train.steps=100")
-        _override(tree, sources, key, text, "command line")
-    return validated(model, tree, sources), sources
+        found.append(_override(key, text, "command line"))
+    return found
+
+
+def apply(changes: Sequence[Override], tree: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:
+    """``tree`` with the changes made in it, and in ``sources``."""
+    for change in changes:
+        key, value = change.key, change.value
+        try:
+            set_dotted(tree, key, value)
+        except ValueError as error:
+            raise ConfigError(f"{change.source}: {key}={value}: {error}") from error
+        for replaced in [name for name in sources if name.startswith(f"{key}.")]:
+            del sources[replaced]
+        sources |= dict.fromkeys(flatten({key: value}) if isinstance(value, dict) else [key], change.source)
+    return tree
 
 
 def validated(model: type[M], tree: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> M:
@@ -78,15 +132,11 @@ def validated(model: type[M], tree: Mapping[str, Any], sources: Mapping[str, str
         raise ConfigError(_explain(error, sources or {}, model)) from None
 
 
-def _override(tree: dict[str, Any], sources: dict[str, str], key: str, text: str, source: str) -> None:
+def _override(key: str, text: str, source: str) -> Override:
     try:
-        value = yaml.safe_load(text)
-        set_dotted(tree, key, value)
-    except (yaml.YAMLError, ValueError) as error:
+        return Override(key, yaml.safe_load(text), source)
+    except yaml.YAMLError as error:
         raise ConfigError(f"{source}: {key}={text}: {error}") from error
-    for replaced in [name for name in sources if name.startswith(f"{key}.")]:
-        del sources[replaced]
-    sources |= dict.fromkeys(flatten({key: value}) if isinstance(value, dict) else [key], source)
 
 
 def _explain(error: ValidationError, sources: Mapping[str, str], model: type[BaseModel]) -> str:

@@ -121,8 +121,13 @@ class Model(Section):
     family: Annotated[str, BeforeValidator(_family)] = "wan"
     path: Absolute
     max_sequence_length: PositiveInt = 512
+    text_encoder_precision: Literal["float32", "int8"] = "float32"
     attention: str = "native"
     """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
+
+    @property
+    def int8_text(self) -> bool:
+        return self.text_encoder_precision == "int8"
 
 
 class Optimizer(Section):
@@ -179,6 +184,8 @@ class RoleConfig(Section):
     zero: Literal[0, 1, 2, 3] = 2
     """DeepSpeed's stage; 0, for a frozen role, is a whole network on each worker: no gathering, where it fits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    base_precision: Literal["dtype", "int8"] = "dtype"
+    """int8: what is frozen is held so, whole on each worker. Evaluation and export take the source's own weights."""
     gradient_checkpointing: bool = False
     optimizer: Optimizer | None = None
     ema_decay: Fraction | None = None
@@ -189,6 +196,17 @@ class RoleConfig(Section):
     def _lora_has_a_base(self) -> RoleConfig:
         if self.lora and self.init == "random":
             raise ValueError("init = 'random': lora adapts pretrained weights; remove init, or lora")
+        return self
+
+    @model_validator(mode="after")
+    def _int8_is_frozen_and_whole(self) -> RoleConfig:
+        if self.base_precision == "int8" and self.optimizer and not self.lora:
+            raise ValueError("base_precision = 'int8': only frozen weights can be; give the role a lora, or remove it")
+        if self.base_precision == "int8" and self.zero == 3:
+            raise ValueError(
+                "base_precision = 'int8': ZeRO-3 cannot shard such weights; use zero: 0 for a frozen role, 1 or 2 for "
+                "one with adapters, or remove it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -422,11 +440,11 @@ class RunConfig(Section):
         return "ema" if self.role(role).ema_decay is not None else "weights"
 
     @property
-    def validated_tensors(self) -> tuple[str, ...]:
-        """Those that validations sample, what is published first where it is among them."""
+    def validated(self) -> tuple[bool, ...]:
+        """Whether validations sample averages, what is published first; both where both are asked for."""
         if self.student_tensors == "weights":
-            return ("weights",)
-        return {"average": ("ema",), "trained": ("weights",), "both": ("ema", "weights")}[self.evaluate.weights]
+            return (True,)
+        return {"average": (True,), "trained": (False,), "both": (True, False)}[self.evaluate.weights]
 
     def dump(self) -> dict[str, Any]:
         """Plain JSON types, enough to build this configuration again."""

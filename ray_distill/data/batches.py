@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ray.data import DataIterator
 
+from ray_distill.data.cache import Shape
 from ray_distill.data.plan import share
 from ray_distill.data.stream import Stream
 from ray_distill.types import Batch, Placement
@@ -32,14 +33,21 @@ def micro_batches(
                     f"rank {placement.data_rank}, step {step}: the data plan says samples {wanted[:3]}..., "
                     f"but samples {rows['sample_id'][:3]}... came"
                 )
-            tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in rows.items()}
+            shape: Shape = tuple(rows["shape"][0].tolist())
+            x_0 = None
+            if stream.with_latents:
+                x_0 = np.stack([np.frombuffer(latents, np.float32).reshape(shape) for latents in rows["latents"]])
             batches.append(
                 Batch(
-                    sample_ids=tensors["sample_id"],
-                    latent_shape=stream.cache.latent_shape,
-                    cond={"text": tensors["text"]},
+                    sample_ids=_tensor(rows["sample_id"], device),
+                    latent_shape=shape,
+                    cond={"text": _tensor(rows["text"], device)},
                     uncond={"text": uncond},
-                    x_0=tensors.get("latents"),
+                    x_0=None if x_0 is None else _tensor(x_0, device),
                 )
             )
         yield batches
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.array(array)).to(device)  # a copy: Ray's arrays are read-only

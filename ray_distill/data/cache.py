@@ -1,9 +1,13 @@
-"""The cache of encoded clips: parquet rows of latents and text embeddings, addressed by what they were made from.
+"""What a run trains on: rows of latents and text embeddings, with the order of all samples that were kept.
 
-<cache_dir>/<key>/  rows/*.parquet   id, video, caption, latents, text, error ("" where the clip is good)
-                    prompts.safetensors   the negative prompt's embedding; its metadata hold latent_shape
-                    quarantine.jsonl      the clips that were skipped, each with its reason
-                    card.json             counts and settings, written last: a folder without it is unfinished
+<cache_dir>/latents/<codec>/*.parquet     id, latents; under the hash of file, cut, size and codec (data/store.py)
+            text/<encoder>/*.parquet      id, text; under the hash of caption and encoder
+            known/<hash>                  which cache a source came to, so that nothing is opened to find it again
+            <key>/  index.parquet         a row a sample: dataset, video, caption, shape, and where its rows stand
+                    prompts.safetensors   embeddings of the negative prompt and of the empty one
+                    quarantine.jsonl      what was left out: file and reason
+                    contact_sheet.png     some clips as the model sees them
+                    card.json             counts and settings
 """
 
 from __future__ import annotations
@@ -16,29 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
-CARD = "card.json"
-PROMPTS = "prompts.safetensors"
+from ray_distill.data.store import Place, Store
+
+CARD, INDEX, PROMPTS = "card.json", "index.parquet", "prompts.safetensors"
+Shape = tuple[int, int, int, int]
 
 
 @lru_cache(maxsize=4)
-def index_of(folder: Path) -> list[tuple[int, str, int, int, int]]:
-    rows = []
-    for path in sorted((folder / "rows").glob("*.parquet")):
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["id", "dataset", "error"]).to_pydict()
-                told = enumerate(zip(*table.values(), strict=True))
-                rows += [(id_, str(path), group, row, part) for row, (id_, part, error) in told if error == ""]
-    # A row that two attempts of one write task left behind twice is one row.
-    return sorted({row[0]: row for row in rows}.values())
+def index_of(folder: Path) -> pa.Table:
+    return pq.read_table(folder / INDEX)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A finished cache. Rows are numbered by the order of their content ids, whatever wrote them in which order."""
+    """A finished cache. Rows are numbered in the order of the index: that of their ids, whatever was written when."""
 
     folder: Path
 
@@ -48,62 +47,74 @@ class Cache:
         return card
 
     @property
-    def latent_shape(self) -> tuple[int, int, int, int]:
+    def latent_shape(self) -> Shape:
+        """(C, t, h, w) of samples, and of prompts without a video."""
         c, t, h, w = self.card["latent_shape"]
         return c, t, h, w
 
     @cached_property
-    def uncond(self) -> np.ndarray:
-        """The negative prompt's embedding [L, D], fp32."""
-        return load_file(self.folder / PROMPTS)["negative"]
+    def prompts(self) -> dict[str, np.ndarray]:
+        """The embeddings [L, D] fp32 of the ``negative`` prompt and of the ``null`` one."""
+        return load_file(self.folder / PROMPTS)
 
     @property
-    def index(self) -> list[tuple[int, str, int, int, int]]:
-        """(id, file, row group, row, number of its dataset) of each good row, by id."""
+    def uncond(self) -> np.ndarray:
+        return self.prompts["negative"]
+
+    @property
+    def index(self) -> pa.Table:
         return index_of(self.folder)
+
+    def shapes(self, numbers: Sequence[int]) -> list[Shape]:
+        """(C, t, h, w) of rows."""
+        return [tuple(shape) for shape in self.index["shape"].take(list(numbers)).to_pylist()]
+
+    def buckets(self) -> dict[Shape, list[int]]:
+        """Row numbers by latent shape."""
+        found: dict[Shape, list[int]] = {}
+        for number, shape in enumerate(self.shapes(range(len(self.index)))):
+            found.setdefault(shape, []).append(number)
+        return found
 
     @property
     def passes(self) -> list[float]:
         """How often each row comes in an epoch."""
         often = [dataset["passes"] for dataset in self.card["datasets"]]
-        return [often[part] for *_, part in self.index]
-
-    def buckets(self) -> dict[tuple[int, ...], list[int]]:
-        """Row numbers by latent shape."""
-        return {self.latent_shape: list(range(len(self.index)))}
+        return [often[part] for part in self.index["dataset"].to_pylist()]
 
     def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows by number; arrays come back as arrays (see ``unpack``)."""
-        wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
-        for place, number in enumerate(numbers):
-            _, path, group, row, _ = self.index[number]
-            wanted.setdefault((path, group), []).append((place, row))
-        found: dict[int, dict[str, Any]] = {}
-        for (path, group), places in wanted.items():  # a row group is decoded once, however many of its rows are asked
-            with pq.ParquetFile(path) as file:
-                table = file.read_row_group(group, columns=list(columns)).take([row for _, row in places])
-            found |= zip([place for place, _ in places], table.to_pylist(), strict=True)
-        return [found[place] for place in range(len(found))]
+        """Rows by number, with columns of the index, and ``latents`` and ``text`` as bytes out of their stores."""
+        asked = self.index.take(list(numbers))
+        values = {name: asked[name].to_pylist() for name in columns if name not in ("latents", "text")}
+        for kind in {"latents", "text"}.intersection(columns):
+            store = Store(self.folder.parent / kind / self.card[kind])
+            places = zip(*(asked[f"{kind}_{part}"].to_pylist() for part in ("file", "group", "row")), strict=True)
+            values[kind] = store.read([Place(*place) for place in places], kind)
+        return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
     def text(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
         """Embeddings [B, L, D] fp32 of rows with a "text" column, padded with zeros as the text encoder pads."""
-        out = np.zeros((len(rows), *self.uncond.shape), dtype=np.float32)
-        for target, row in zip(out, rows, strict=True):
-            tokens = np.frombuffer(row["text"], dtype=np.float32).reshape(-1, out.shape[-1])
-            target[: len(tokens)] = tokens
-        return out
+        return np.stack([padded(row["text"], self.uncond.shape) for row in rows])
 
     def latents(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        """Latents [B, C, T, H, W] fp32 of rows with a "latents" column."""
-        return np.stack([np.frombuffer(row["latents"], dtype=np.float32).reshape(self.latent_shape) for row in rows])
+        """Latents [B, C, T, H, W] fp32 of rows of one shape with the columns "latents" and "shape"."""
+        return np.stack([np.frombuffer(row["latents"], dtype=np.float32).reshape(row["shape"]) for row in rows])
 
     def by_caption(self) -> dict[str, int]:
         """Each distinct caption, and the number of the first row that has it."""
         found: dict[str, int] = {}
-        for number, row in enumerate(self.rows(range(len(self.index)), ["caption"])):
-            found.setdefault(row["caption"], number)
+        for number, caption in enumerate(self.index["caption"].to_pylist()):
+            found.setdefault(caption, number)
         return found
 
     def captions(self) -> list[str]:
         """The distinct captions, sorted."""
         return sorted(self.by_caption())
+
+
+def padded(text: bytes, shape: Sequence[int]) -> np.ndarray:
+    """An embedding [L, D] fp32, whose last tokens are zeros and were not stored."""
+    out = np.zeros(shape, dtype=np.float32)
+    tokens = np.frombuffer(text, dtype=np.float32).reshape(-1, out.shape[1])
+    out[: len(tokens)] = tokens
+    return out

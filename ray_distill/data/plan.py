@@ -5,11 +5,13 @@ The run's data position is one integer, the step: after a resume, in another wor
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-Buckets = Mapping[tuple[int, ...], Sequence[int]]
+Buckets = Mapping[Any, Sequence[int]]
 """Row numbers by latent shape."""
 
 
@@ -41,6 +43,23 @@ def _drawn(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Gene
     return repeated[0] if len(repeated) == 1 else rng.permutation(np.concatenate([rows[:0], *repeated]))
 
 
+def kept(buckets: Buckets, passes: Sequence[float], global_batch: int, keep_small: bool) -> Buckets:
+    """The buckets that are trained on: without those that do not fill a global batch, unless they are kept.
+
+    ValueError where none is left.
+    """
+    if keep_small:
+        return buckets
+    large = {key: rows for key, rows in buckets.items() if sum(passes[row] for row in rows) >= global_batch}
+    if not large:
+        raise ValueError(
+            f"data.keep_small_buckets = false: no bucket has a global batch of {global_batch} rows "
+            f"({', '.join(f'{len(rows)} of {key}' for key, rows in buckets.items())}); keep them, or lower "
+            "train.global_batch"
+        )
+    return large
+
+
 class Plan:
     """The endless stream of epochs: ``plan[step]`` is the global batch of that step."""
 
@@ -58,6 +77,17 @@ class Plan:
 
     def _batches(self, epoch: int) -> np.ndarray:
         return epoch_batches(self.buckets, self.seed, epoch, self.global_batch, self.passes)
+
+
+def dropped(seed: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
+    """Which samples lose their caption [n]: a function of the seed and the sample, which is one of an epoch."""
+    key = np.frombuffer(hashlib.blake2b(f"{seed}/caption_dropout".encode(), digest_size=16).digest(), dtype=np.uint64)
+
+    def draw(sample: int) -> float:
+        counter = np.array([0, 0, 0, sample], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=counter)).random()
+
+    return np.array([draw(sample) < probability for sample in sample_ids], dtype=bool)
 
 
 def share(positions: int, rank: int, world: int, micro_batch: int) -> np.ndarray:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+from ray_distill.data.cut import Cut
 
 Absolute = Annotated[Path, AfterValidator(Path.absolute)]  # workers run in directories of Ray's own
 PLACES = ("manifest", "videos", "prompts")
 
 
-class Dataset(BaseModel):
-    """One of ``manifest``, ``videos`` and ``prompts``, and how often it is seen."""
-
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Dataset(Section):
+    """One of ``manifest``, ``videos`` and ``prompts``, and how often it is seen."""
 
     id: str = ""
     """Its name in messages and in the card; else that of its file or folder."""
@@ -34,6 +38,12 @@ class Dataset(BaseModel):
     """Extra passes in an epoch; of a pass and a half the half is another one each epoch."""
     probability: Annotated[float, Field(gt=0)] | None = None
     """Its share of the samples, in place of repeats; given for all datasets, as parts of their sum."""
+    frames: PositiveInt | None = None
+    """This and the next ones are for this dataset, in place of data's."""
+    stride: PositiveInt | None = None
+    resolution: PositiveInt | None = None
+    crop: bool | None = None
+    minimum_image_size: NonNegativeInt | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> Dataset:
@@ -64,10 +74,54 @@ class Dataset(BaseModel):
         return self.id or (self.place.parent.name if self.kind == "manifest" else self.place.stem)
 
 
-class Source(BaseModel):
-    """``manifest``, or a list of ``datasets``."""
+class Clips(Section):
+    """What becomes of a file: which frames, and of what size."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    frames: PositiveInt
+    stride: PositiveInt = 1
+    """Every so many frames one is taken."""
+    fps: Annotated[float, Field(gt=0)] = 16
+    """Of samples, and of clips: files are brought to this rate before ``stride``."""
+    resample: bool = True
+    """False: frames are taken as they come, whatever their file's rate."""
+    height: PositiveInt
+    """Of samples; of clips too, but for pixel_area."""
+    width: PositiveInt
+    resolution_type: Literal["fixed", "pixel_area"] = "fixed"
+    """fixed: height x width. pixel_area: about resolution^2 pixels in the file's own aspect, in multiples of what the
+    model takes."""
+    resolution: PositiveInt | None = None
+    aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
+    """Decimals of width / height: files that agree in them share a bucket."""
+    crop: bool = True
+    """What does not fit the size is cut off, evenly on both sides; false: the whole picture is squeezed into it."""
+    minimum_image_size: NonNegativeInt = 0
+    """Files with a shorter edge below this are left out."""
+    clips_per_video: PositiveInt = 1
+    """A long file is cut into at most so many clips, one after the other."""
+
+    @model_validator(mode="after")
+    def _resolution_is_for_areas(self) -> Clips:
+        if (self.resolution is None) == (self.resolution_type == "pixel_area"):
+            need = "needs a resolution, such as 480" if self.resolution is None else "takes height and width; remove it"
+            raise ValueError(f"resolution = {self.resolution}: resolution_type {self.resolution_type!r} {need}")
+        return self
+
+    def cut(self, number: int) -> Cut:
+        return Cut(self.frames, self.stride, self.fps if self.resample else None, number)
+
+    def size(self, shown: tuple[float, float], multiple: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the bucket of a file that shows ``shown`` square pixels, in whole ``multiple``s."""
+        if self.resolution is None:
+            return self.height, self.width
+        aspect = max(round(shown[1] / shown[0], self.aspect_bucket_rounding), 10**-self.aspect_bucket_rounding)
+        wanted = self.resolution / aspect**0.5, self.resolution * aspect**0.5
+        height, width = (max(1, round(side / whole)) * whole for side, whole in zip(wanted, multiple, strict=True))
+        return height, width
+
+
+class Source(Clips):
+    """``manifest``, or a list of ``datasets``."""
 
     manifest: Absolute | None = None
     """Short for one dataset with this manifest."""
@@ -75,15 +129,16 @@ class Source(BaseModel):
     allow_outside: bool = False
     """Whether a manifest may name files outside its folder."""
     cache_dir: Absolute = Path("cache")
-    frames: PositiveInt
-    stride: PositiveInt = 1
-    height: PositiveInt
-    width: PositiveInt
-    fps: Annotated[float, Field(gt=0)] = 16
+    keep_small_buckets: bool = True
+    """Whether sizes that fewer clips have than a global batch are kept, and repeated within it, or left out."""
+    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0
+    """The share of samples whose caption is taken for the empty one, so that a method learns without a prompt, too."""
     negative_prompt: str = ""
     encode_batch: PositiveInt = 1
     encoders: PositiveInt = 1
+    """Most actors at a time, of the text encoder first and of the codec then."""
     encoder_gpus: Annotated[float, Field(ge=0)] = 0
+    """Of each."""
 
     @model_validator(mode="after")
     def _some_data(self) -> Source:
@@ -94,7 +149,16 @@ class Source(BaseModel):
         if 0 < len(weighted) < len(self.datasets):
             missing = next(dataset.name for dataset in self.datasets if dataset.probability is None)
             raise ValueError(f"data.datasets: {missing!r} has no probability and others have; give all of them one")
+        for part in self.datasets:
+            if part.resolution is not None and self.resolution is None:
+                raise ValueError(f"data.datasets: {part.name!r} has a resolution: give data.resolution_type=pixel_area")
         return self
+
+    def clips(self, part: Dataset) -> Clips:
+        """What becomes of a dataset's files."""
+        settings: dict[str, Any] = {name: getattr(self, name) for name in Clips.model_fields}
+        own = {name: getattr(part, name, None) for name in settings}
+        return Clips.model_validate(settings | {name: value for name, value in own.items() if value is not None})
 
     @property
     def parts(self) -> tuple[Dataset, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import ray.data
@@ -15,9 +17,7 @@ from ray.data import DataContext, Dataset, Datasource, ExecutionOptions, ReadTas
 from ray.data.block import BlockAccessor, BlockMetadata
 
 from ray_distill.data.cache import Cache
-from ray_distill.data.plan import Plan, share
-
-Rows = dict[str, np.ndarray]
+from ray_distill.data.plan import Buckets, Plan, dropped, kept, share
 
 
 def quiet() -> None:
@@ -41,13 +41,24 @@ class Stream:
     global_batch: int
     micro_batch: int
     with_latents: bool
+    keep_small_buckets: bool = True
+    caption_dropout: float = 0.0
     block_bytes: int = 64 << 20
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        return kept(self.cache.buckets(), self.cache.passes, self.global_batch, self.keep_small_buckets)
+
+    @property
+    def left_out(self) -> int:
+        """Rows in buckets that are not trained on."""
+        return len(self.cache.index) - sum(map(len, self.buckets.values()))
 
     @property
     def steps_per_block(self) -> int:
         """As many as fit into ``block_bytes``. Ray Data's executor spins while blocks wait, and takes a good part of
         a core from the training: where all data fit into a few blocks it ends before the first step."""
-        row = 4 * self.cache.uncond.size + 4 * math.prod(self.cache.latent_shape) * self.with_latents
+        row = 4 * self.cache.uncond.size + 4 * max(map(math.prod, self.buckets)) * self.with_latents
         return max(1, self.block_bytes // (row * self.global_batch // self.world))
 
     def dataset(self) -> Dataset:
@@ -59,20 +70,25 @@ class Stream:
         # A fetch is light, and the training workers hold the CPUs: at 1 CPU a task nothing would ever start.
         return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, num_cpus=0.1)
 
-    def block(self, number: int) -> Rows:
-        """The rows of one block: sample_id, text [L, D] and, where they are used, latents."""
+    def block(self, number: int) -> dict[str, Any]:
+        """The rows of one block: sample_id, text [L, D], the latents' shape [4] and, where they are used, latents.
+
+        These are bytes: the steps of a block may differ in shape.
+        """
         part, rank = divmod(number, self.world)
         first = self.start + part * self.steps_per_block
         steps = range(first, min(first + self.steps_per_block, self.steps))
-        plan = Plan(self.cache.buckets(), self.seed, self.global_batch, self.cache.passes)
+        plan = Plan(self.buckets, self.seed, self.global_batch, self.cache.passes)
         mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
-        rows = self.cache.rows(
-            np.concatenate([plan[step][mine] for step in steps]).tolist(),
-            ["text", "latents"] if self.with_latents else ["text"],
-        )
+        columns = ["shape", "text", "latents"] if self.with_latents else ["shape", "text"]
+        rows = self.cache.rows(np.concatenate([plan[step][mine] for step in steps]).tolist(), columns)
         sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
-        block = {"sample_id": sample_ids, "text": self.cache.text(rows)}
-        return block | {"latents": self.cache.latents(rows)} if self.with_latents else block
+        shapes = np.array([row["shape"] for row in rows], dtype=np.int64)
+        text = self.cache.text(rows)
+        if self.caption_dropout:
+            text[dropped(self.seed, sample_ids, self.caption_dropout)] = self.cache.prompts["null"]
+        block = {"sample_id": sample_ids, "shape": shapes, "text": text}
+        return block | {"latents": [row["latents"] for row in rows]} if self.with_latents else block
 
 
 class _PlanSource(Datasource):

@@ -8,12 +8,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 
-def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(frames: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0, crop: bool = True) -> np.ndarray:
     """uint8 [T, H, W, 3] -> uint8 [T, height, width, 3]: centre crop to the target's aspect, then one interpolation.
 
-    Area means when shrinking (exact for whole factors), antialiased bilinear otherwise.
+    ``pixel_aspect`` is width / height of a pixel of ``frames``. Without ``crop`` the whole picture is squeezed. Area
+    means when shrinking (exact for whole factors), antialiased bilinear otherwise.
     """
-    frames = _centre_crop(frames, height, width)
+    if crop:
+        frames = _centre_crop(frames, height, width / pixel_aspect)
     if frames.shape[1:3] == (height, width):
         return np.ascontiguousarray(frames)
     images = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1).float()
@@ -40,7 +42,7 @@ def to_frames(pixels: Tensor) -> np.ndarray:
     return scaled.to(torch.uint8).movedim(-4, -1).contiguous().cpu().numpy()
 
 
-def _centre_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+def _centre_crop(frames: np.ndarray, height: float, width: float) -> np.ndarray:
     """The largest centred window of [T, H, W, 3] with the aspect height : width."""
     _, have_height, have_width, _ = frames.shape
     keep_height = min(have_height, max(1, round(have_width * height / width)))

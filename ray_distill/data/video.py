@@ -1,12 +1,13 @@
 """Video files to frames and back. Torch-free, so that decode workers start fast.
 
 A reader lives for one call: decord readers that are shared by threads return wrong frames without an error,
-and open, idle ones read ahead without bound.
+and open, idle ones read ahead without bound. Files are only ever read.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,21 +15,18 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ray_distill.data.cut import BadClip, Cut, Video
+
 try:
     import decord
 except ImportError:  # it has no wheels for some platforms; PyAV then reads everything
     decord = None
 
-
-class BadClip(ValueError):
-    """A clip that cannot be used: ``path`` and ``reason``. It costs this clip and never the run."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)  # both in args: the error survives pickling between Ray workers
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+CHUNK = 64 << 20
+"""Bytes of decoded frames that are in memory before they are resized."""
+HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273
+BROKEN = (av.FFmpegError, OSError, ValueError, MemoryError)
+"""What PyAV raises on files that are damaged or lie about their size."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +37,57 @@ class Clip:
     decoder: str
 
 
-def read_clip(path: str, frames: int, stride: int = 1) -> Clip:
-    """Frames 0, stride, 2 stride, ... of a video file, ``frames`` of them.
-
-    decord first; where it is missing or fails (it does on some small widths), PyAV has the last word.
-    Raises BadClip for a file that is missing, broken or too short.
-    """
-    if frames < 1 or stride < 1:
-        raise ValueError(f"frames and stride must be at least 1, got frames={frames}, stride={stride}")
+def probe(path: str) -> Video:
+    """The header and the first frame of a file; BadClip where it is missing, broken, or no video that can be used."""
     if not os.path.isfile(path):
-        raise BadClip(path, "no such file")
-    indices = range(0, frames * stride, stride)
-    if decord is not None:
+        raise BadClip(path, "no such file" if not os.path.lexists(path) else "no regular file")
+    try:
+        with av.open(path) as container:
+            stream = _stream(path, container)
+            frame = next(container.decode(stream), None)
+            if frame is None:
+                raise BadClip(path, "cannot be decoded: it has no frame")
+            context = stream.codec_context
+            if context.color_trc in HDR:
+                raise BadClip(path, f"is HDR ({HDR[context.color_trc]}); convert it to SDR first")
+            turns = round(frame.rotation / 90) % 4
+            aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+            size, aspect = (
+                ((frame.height, frame.width), 1 / aspect) if turns % 2 else ((frame.width, frame.height), aspect)
+            )
+            duration = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+            return Video(
+                *size,
+                pixel_aspect=aspect,
+                quarter_turns=turns,
+                plain=max(part.bits for part in frame.format.components) == 8 and container.format.name != "avi",
+                seconds=duration or (container.duration or 0) / av.time_base,
+                rate=float(stream.average_rate or stream.guessed_rate or 0),
+            )
+    except BadClip:
+        raise
+    except BROKEN as error:
+        raise _damaged(path, 0, error) from error
+
+
+def read_clip(
+    path: str, cut: Cut, fit: Callable[[np.ndarray, Video], np.ndarray] = lambda frames, video: frames
+) -> Clip:
+    """The frames of ``cut``, turned upright, each passed through ``fit``: what is in memory at once is the result and
+    ``CHUNK`` bytes of frames of the file's size.
+
+    decord first, but for what it reads wrong without an error; where it is missing or fails (it does on some small
+    widths, and knows no AV1), PyAV has the last word. Raises BadClip for a file that is missing, broken or too short.
+    """
+    if cut.frames < 1 or cut.stride < 1:
+        raise ValueError(f"frames and stride must be at least 1, got frames={cut.frames}, stride={cut.stride}")
+    video = probe(path)
+    if decord is not None and video.plain:
         try:
-            return Clip(_decord_frames(path, indices), "decord")
-        except (decord.DECORDError, RuntimeError, IndexError):  # broken, odd or too short: PyAV tells which
+            return Clip(np.concatenate([fit(chunk, video) for chunk in _decord(path, cut, video)]), "decord")
+        except (decord.DECORDError, RuntimeError, IndexError, BadClip):  # odd, broken or too short: PyAV tells which
             pass
-    return Clip(_pyav_frames(path, indices), "pyav")
+    return Clip(np.concatenate([fit(chunk, video) for chunk in _pyav(path, cut, video)]), "pyav")
 
 
 def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) -> None:
@@ -81,26 +113,80 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) 
         temporary.unlink(missing_ok=True)
 
 
-def _decord_frames(path: str, indices: range) -> np.ndarray:
+def _decord(path: str, cut: Cut, video: Video) -> Iterator[np.ndarray]:
+    """Chunks uint8 [n, H, W, 3]; decord turns frames upright itself."""
     reader = decord.VideoReader(path, num_threads=1)
     try:
-        return reader.get_batch(list(indices)).asnumpy()
+        indices = cut.pick(path, reader.get_frame_timestamp(range(len(reader)))[:, 0]).tolist()
+        size = max(1, CHUNK // (3 * video.width * video.height))
+        for start in range(0, len(indices), size):
+            yield reader.get_batch(indices[start : start + size]).asnumpy()
     finally:
         del reader
 
 
-def _pyav_frames(path: str, indices: range) -> np.ndarray:
-    wanted: list[np.ndarray] = []
-    seen = 0
+def _pyav(path: str, cut: Cut, video: Video) -> Iterator[np.ndarray]:
+    """Single frames uint8 [1, H, W, 3]."""
+    place = 0
     try:
         with av.open(path) as container:
-            if not container.streams.video:
-                raise BadClip(path, "the file has no video stream")
-            for seen, frame in enumerate(container.decode(video=0), start=1):
-                if seen - 1 in indices:
-                    wanted.append(frame.to_ndarray(format="rgb24"))
-                if len(wanted) == len(indices):
-                    return np.stack(wanted)
-    except (av.FFmpegError, OSError) as error:
-        raise BadClip(path, f"cannot be decoded after {seen} frames ({type(error).__name__}: {error})") from error
-    raise BadClip(path, f"has {seen} frames and {indices[-1] + 1} are needed; lower data frames or stride, or drop it")
+            marks, seconds = _marks(container, _stream(path, container), video)
+        indices = cut.pick(path, seconds)
+        for number, frame in _numbered(path, marks, int(indices[0])):
+            if frame.is_corrupt and number >= indices[0]:
+                raise BadClip(path, f"frame {number} is damaged")
+            while place < len(indices) and number == indices[place]:  # a slow file shows a frame more than once
+                yield np.rot90(frame.to_ndarray(format="rgb24"), video.quarter_turns)[None]
+                place += 1
+            if place == len(indices):
+                return
+    except BadClip:
+        raise
+    except BROKEN as error:
+        raise _damaged(path, place, error) from error
+    raise BadClip(path, f"cannot be decoded to its end: {place} of {len(indices)} frames came")
+
+
+def _numbered(path: str, marks: np.ndarray | None, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Frames with their numbers, from a key frame before number ``first`` on."""
+    numbers = {} if marks is None else {int(mark): number for number, mark in enumerate(marks)}
+    # A key frame may be one that frames before it refer to: then from an earlier one, in the end from the start.
+    for target in (first, max(0, first - 100), 0):
+        with av.open(path) as container:
+            stream = _stream(path, container)
+            if seeks := marks is not None and target > 0:
+                container.seek(int(marks[target]), stream=stream)
+            for seen, frame in enumerate(container.decode(stream)):
+                number = seen if marks is None else -1 if frame.pts is None else numbers.get(frame.pts, -1)
+                if seeks and seen == 0 and number > first:
+                    break
+                yield number, frame
+            else:
+                return
+
+
+def _marks(
+    container: av.container.InputContainer, stream: av.VideoStream, video: Video
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Presentation times of all frames, in the stream's own unit and in seconds, without decoding one.
+
+    None where the container has none: frames are then counted, at the rate of the header. AVI claims to have them, but
+    they are those of decoding, which is another order.
+    """
+    packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+    marks = sorted(packet.pts for packet in packets if packet.pts is not None)
+    if len(marks) < len(packets) or container.format.name == "avi":
+        return None, np.arange(len(packets)) / (video.rate or 1)
+    return np.array(marks, dtype=np.int64), np.array(marks) * float(stream.time_base or 1)
+
+
+def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream:
+    pictures = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & pictures]
+    if not streams:
+        raise BadClip(path, "the file has no video stream")
+    return streams[0]
+
+
+def _damaged(path: str, seen: int, error: BaseException) -> BadClip:
+    return BadClip(path, f"cannot be decoded after {seen} frames ({type(error).__name__}: {error})")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.data.cache import Cache
-from ray_distill.data.pipeline import clips
+from ray_distill.data.pipeline import real_videos
 from ray_distill.data.transform import to_frames
 from ray_distill.data.video import write_clip
 from ray_distill.diffusion.samplers import by_level, sample
@@ -36,8 +36,8 @@ from ray_distill.rng import StatelessRng
 from ray_distill.types import Denoiser, Sampler
 
 
-def load_network(config: RunConfig, role: str, checkpoint: Path | None, tensors: str | None = None) -> nn.Module:
-    """A role's network, frozen, in fp32: out of a checkpoint (``tensors`` of it), or as it began.
+def load_network(config: RunConfig, role: str, checkpoint: Path | None, averaged: bool = True) -> nn.Module:
+    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began.
 
     Adapters are merged into the weights that they adapt."""
     if config.role(role).init == "random":
@@ -45,7 +45,7 @@ def load_network(config: RunConfig, role: str, checkpoint: Path | None, tensors:
     else:
         module = load_transformer(config.model.family, config.source(role))
     if checkpoint is not None and config.method.roles[role] == "trained":
-        trained = Checkpoint(checkpoint).tensors(role, tensors or config.sampled_tensors(role))
+        trained = Checkpoint(checkpoint).tensors(role, config.sampled_tensors(role) if averaged else "weights")
         lora = config.role(role).lora
         if lora is None:
             module.load_state_dict(trained)
@@ -55,14 +55,14 @@ def load_network(config: RunConfig, role: str, checkpoint: Path | None, tensors:
 
 
 @lru_cache(maxsize=1)
-def _networks(key: str, roles: tuple[str, ...], checkpoint: Path | None, tensors: str | None) -> dict[str, nn.Module]:
-    config = RunConfig.model_validate_json(key)
-    return {role: load_network(config, role, checkpoint, tensors) for role in roles}
+@lru_cache(maxsize=1)
+def _networks(key: str, roles: tuple[str, ...], *what: Any) -> dict[str, nn.Module]:
+    return {role: load_network(RunConfig.model_validate_json(key), role, *what) for role in roles}
 
 
 def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
     """What ``candidate`` samples with: one network, or the two experts of its recipe."""
-    modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.tensors)
+    modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged)
     networks = {role: family(config.model.family).denoiser(module.to(device)) for role, module in modules.items()}
     experts = candidate.sampler.experts
     return by_level(experts, networks) if experts else networks[candidate.role]
@@ -133,7 +133,7 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
             good = rows["error"] == ""
             return {"features": metric.features(rows["pixels"][good]).numpy()}
 
-        rows = clips(config.data).map_batches(measure, batch_size=256).take_all()
+        rows = real_videos(config.data, cache).map_batches(measure, batch_size=256).take_all()
         save_file({"features": torch.from_numpy(np.stack([row["features"] for row in rows]))}, path)
     return load_file(path)["features"]
 

@@ -24,12 +24,12 @@ from ray_distill.types import Sampler
 @dataclass(frozen=True)
 class Candidate:
     """Weights and how to sample them: ``checkpoint`` holds what was trained of ``role``, or of the recipe's experts,
-    None are the untrained sources; ``tensors`` of it are "weights" or "ema", by default what the run publishes."""
+    None are the untrained sources. ``averaged``: the average of a trained role, where one is kept."""
 
     role: str
     sampler: Sampler
     checkpoint: Path | None = None
-    tensors: str | None = None
+    averaged: bool = True
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ def encode_prompts(config: RunConfig) -> Tensor | None:
 
 def _encode(config: RunConfig, path: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = TextEncoder(config.model.path, config.model.max_sequence_length).to(device)
+    model = config.model
+    encoder = TextEncoder(model.path, model.max_sequence_length, model.int8_text).to(device)
     text = encoder.encode(list(config.evaluate.prompts.values())).cpu()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
@@ -38,7 +39,7 @@ def _encode(config: RunConfig, path: Path) -> None:
 
 
 def _file(config: RunConfig) -> Path:
-    said = [list(config.evaluate.prompts.values()), config.model.max_sequence_length]
+    said = [list(config.evaluate.prompts.values()), config.model.max_sequence_length, config.model.int8_text]
     digest = hashlib.sha256(json.dumps(said).encode())
     for part in ("text_encoder", "tokenizer"):
         digest.update(folder_hash(config.model.path / part).encode())

@@ -19,7 +19,8 @@ def sample_video(config: RunConfig, checkpoint: Path, prompt: str, seed: int, ou
     """Write an mp4 of ``prompt``; equal seeds give equal videos."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
-    encoder = TextEncoder(config.model.path, config.model.max_sequence_length)
+    model = config.model
+    encoder = TextEncoder(model.path, model.max_sequence_length, model.int8_text)
     cond, uncond = ({"text": encoder.encode([t]).to(device)} for t in (prompt, config.data.negative_prompt))
     recipe = config.method.sampler()
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)

@@ -6,6 +6,7 @@ Latents leave a codec normalised (each channel about zero mean and unit variance
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -30,6 +31,11 @@ class Codec(Protocol):
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, t, h, w) of a video; ValueError where the codec cannot take that size."""
+        ...
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of pixels for one of latents."""
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
@@ -87,6 +93,10 @@ class PatchPCA(nn.Module):
         return len(self.basis), t, h, w
 
     @property
+    def stride(self) -> tuple[int, int, int]:
+        return self.patch
+
+    @property
     def config(self) -> dict[str, object]:
         return {"_class_name": "PatchPCA", "patch": list(self.patch), "channels": len(self.basis)}
 
@@ -134,8 +144,13 @@ class WanVAE(nn.Module):
         latents = latents.float() * self.std + self.mean
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
 
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        space = self.vae.config.scale_factor_spatial
+        return self.vae.config.scale_factor_temporal, space, space
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        time, space = self.vae.config.scale_factor_temporal, self.vae.config.scale_factor_spatial
+        time, space, _ = self.stride
         if frames % time != 1:
             below = max(frames - 1, 0) // time * time + 1
             raise ValueError(f"frames={frames}: the Wan VAE takes {time}k+1 frames; use {below} or {below + time}")
@@ -158,6 +173,18 @@ def load_codec(folder: Path) -> Codec:
             f"{folder}: _class_name {name!r} is no codec that ray_distill knows; it knows {sorted(CODECS)}"
         )
     return CODECS[name].load(Path(folder))
+
+
+@cache
+def outline(folder: Path) -> Codec:
+    """The codec of a ``vae`` folder for its ``stride`` and ``latent_shape`` alone; Wan's published one where there is
+    no folder. No weights are read but PatchPCA's few."""
+    config = folder / "config.json"
+    described = json.loads(config.read_text()) if config.is_file() else {}
+    if described.get("_class_name", "AutoencoderKLWan") != "AutoencoderKLWan":
+        return load_codec(folder)
+    with torch.device("meta"):
+        return WanVAE(AutoencoderKLWan.from_config(described))  # its defaults are Wan 2.1's
 
 
 def _blocks(pixels: Tensor, patch: tuple[int, int, int]) -> Tensor:

@@ -30,6 +30,12 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
     return config
 
 
+def patch(family: str, folder: Path) -> tuple[int, int]:
+    """Rows and columns of latents that the transformer in ``folder`` takes as one token."""
+    found: tuple[int, int] = adapter(family).patch(check_folder(family, folder))
+    return found
+
+
 def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The family's transformer with the weights of ``folder``/transformer (safetensors only)."""
     check_folder(family, folder)

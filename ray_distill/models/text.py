@@ -10,11 +10,14 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 
+from ray_distill.models.int8 import quantize
+
 
 class TextEncoder:
-    """The ``tokenizer`` and ``text_encoder`` of a pipeline folder; ``max_length`` tokens a prompt, padding included."""
+    """The ``tokenizer`` and ``text_encoder`` of a pipeline folder; ``max_length`` tokens a prompt, padding included.
+    ``int8`` holds the weights of its blocks so."""
 
-    def __init__(self, folder: Path, max_length: int) -> None:
+    def __init__(self, folder: Path, max_length: int, int8: bool = False) -> None:
         for part in ("tokenizer", "text_encoder"):
             if not (Path(folder) / part).is_dir():
                 raise FileNotFoundError(f"{folder} has no {part}/: it must be a diffusers pipeline folder")
@@ -24,6 +27,8 @@ class TextEncoder:
             Path(folder) / "text_encoder", local_files_only=True, use_safetensors=True
         )
         self.model = model.eval().requires_grad_(False)
+        if int8:
+            quantize(self.model)
 
     def to(self, device: torch.device | str) -> TextEncoder:
         self.model.to(device)

@@ -62,3 +62,9 @@ class Wan:
     def features(config: Mapping[str, Any]) -> tuple[int, int]:
         """(blocks, width D of what they return) of a transformer's configuration."""
         return int(config["num_layers"]), int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+
+    @staticmethod
+    def patch(config: Mapping[str, Any]) -> tuple[int, int]:
+        """Rows and columns of latents in one token; ``config`` is the transformer's."""
+        _, height, width = config.get("patch_size", (1, 2, 2))
+        return height, width

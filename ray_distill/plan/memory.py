@@ -52,7 +52,7 @@ def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
         return sum(-(-n // ranks) for n in tensors) if zero3 else -(-sum(tensors) // ranks)
 
     shard = share(parameters.trainable)
-    whole = sum(parameters.every) * size
+    whole = (sum(parameters.every) - parameters.int8) * size + parameters.int8
     gradients = sum(parameters.trainable) * size if held.zero == 1 else shard * FP32
     return State(
         weights=share(parameters.every) * size if zero3 else whole,

@@ -16,6 +16,7 @@ from torch import nn
 from ray_distill.config import RunConfig
 from ray_distill.models import family
 from ray_distill.models.heads import FeatureHeads, placed
+from ray_distill.models.int8 import is_quantized
 from ray_distill.models.loading import check_folder
 from ray_distill.models.lora import LoRA
 from ray_distill.types import Average, Role
@@ -26,11 +27,12 @@ PUBLISHED = Path(__file__).parent / "published"
 @dataclass(frozen=True)
 class Parameters:
     """Elements of each tensor: of the whole network, of what is trained (none of a frozen role), and of what is the
-    average of a trained role's."""
+    average of a trained role's; and how many of the network's are held in a byte each."""
 
     every: tuple[int, ...]
     trainable: tuple[int, ...]
     averaged: tuple[int, ...] = ()
+    int8: int = 0
 
 
 def architecture(config: RunConfig, role: Role) -> dict[str, Any]:
@@ -70,10 +72,11 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
         return Parameters(heads, heads)
     described, lora = json.dumps(architecture(config, role)), config.role(role).lora
     every = sizes(config.model.family, described)
+    int8 = int8_size(config.model.family, described) if config.role(role).base_precision == "int8" else 0
     if lora is not None:
         adapters = adapter_sizes(config.model.family, described, lora)
-        return Parameters(every + adapters, adapters)
-    return Parameters(every, every if need == "trained" else ())
+        return Parameters(every + adapters, adapters, int8=int8)
+    return Parameters(every, every if need == "trained" else (), int8=int8)
 
 
 @cache
@@ -93,19 +96,18 @@ def adapter_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int,
     return tuple(lora.rank * features for m in layers for features in (m.in_features, m.out_features))
 
 
+@cache
+def int8_size(family_name: str, architecture: str) -> int:
+    """Elements of the weights that base_precision=int8 holds in a byte each."""
+    with torch.device("meta"):
+        module = build(family_name, json.loads(architecture))
+    layers = [m for name, m in module.named_modules() if isinstance(m, nn.Linear) and is_quantized(name)]
+    return sum(m.weight.numel() for m in layers)
+
+
 def latent_shape(config: RunConfig) -> tuple[int, int, int, int]:
     """(C, t, h, w) by the folder's codec, or by Wan's published VAE; ValueError where the clips' size does not fit."""
-    from diffusers import AutoencoderKLWan
+    from ray_distill.models.codec import outline
 
-    from ray_distill.models.codec import Codec, WanVAE, load_codec
-
-    folder = config.model.path / "vae"
-    described = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
-    codec: Codec
-    if described.get("_class_name", "AutoencoderKLWan") == "AutoencoderKLWan":
-        with torch.device("meta"):
-            codec = WanVAE(AutoencoderKLWan.from_config(described))  # its defaults are Wan 2.1's
-    else:
-        codec = load_codec(folder)
     data = config.data
-    return codec.latent_shape(data.frames, data.height, data.width)
+    return outline(config.model.path / "vae").latent_shape(data.frames, data.height, data.width)

@@ -11,13 +11,14 @@ from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data import listing
+from ray_distill.data.index import Models
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.export.hub import check_token
-from ray_distill.models.codec import load_codec
 from ray_distill.models.heads import placed
 from ray_distill.models.loading import check_attention, check_folder, empty_transformer
 from ray_distill.models.lora import check_targets
 from ray_distill.track.webhook import read_hook
+from ray_distill.train import schedule
 from ray_distill.train.job import resumed_from
 
 
@@ -37,14 +38,7 @@ def check(config: RunConfig) -> None:
     if metric is not None and not (metric / "config.json").is_file():
         raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
     check_data(config)
-    chunks, data = config.method.sampler().chunks, config.data
-    sizes = {(data.frames, data.height, data.width), config.shown_size}
-    if chunks is not None or len(sizes) > 1:
-        codec = load_codec(config.model.path / "vae")
-        for size in sizes:
-            frames = codec.latent_shape(*size)[1]
-            if chunks is not None:
-                chunk_lengths(frames, chunks)
+    check_size(config)
     if config.track.webhook is not None:
         read_hook(config.track.webhook)
     check_token(config)
@@ -56,6 +50,29 @@ def check(config: RunConfig) -> None:
         )
     if last is not None:
         check_resumable(config, last)
+
+
+def check_size(config: RunConfig) -> None:
+    """Clips fit the codec, the transformer's patches and the method's chunks."""
+    folder, data = config.model.path / "vae", config.data
+    if not (folder / "config.json").is_file():
+        return
+    models = Models(config.model.family, config.model.path, config.model.max_sequence_length)
+    shown = config.shown_size
+    for section, (height, width) in (("data", (data.height, data.width)), ("evaluate", shown[1:])):
+        for name, of, whole in zip(("height", "width"), (height, width), models.multiple, strict=True):
+            if of % whole:
+                near = max(1, of // whole) * whole
+                raise ConfigError(
+                    f"{section}.{name} = {of}: the model takes multiples of {whole}; use {near} or {near + whole}"
+                )
+    for clips in (data, *map(data.clips, data.parts)):
+        models.latent_shape(clips.frames, data.height, data.width)
+    chunks = config.method.sampler().chunks
+    for frames in {data.frames, shown[0]}:
+        latent = models.latent_shape(frames, data.height, data.width)[1]
+        if chunks is not None:
+            chunk_lengths(latent, chunks)
 
 
 def check_data(config: RunConfig) -> None:
@@ -74,6 +91,17 @@ def check_data(config: RunConfig) -> None:
         )
 
 
+def warnings(config: RunConfig) -> list[str]:
+    """What a run does that its author may not have meant."""
+    found = schedule.warnings(config)
+    if config.data.caption_dropout and not config.method.uses_latents:
+        found.append(
+            f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no "
+            "data, and such samples teach the student the empty prompt and nothing else. Set it to 0"
+        )
+    return found
+
+
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     """A run is resumed only as what it was; ConfigError names each key that differs and matters."""
     then, now = flatten(_with_defaults(last.state["config"])), flatten(config.dump())
@@ -81,6 +109,8 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
         "seed",
         "method.",
         "model.family",
+        "data.caption_dropout",
+        "data.keep_small_buckets",
         "data.frames",
         "data.stride",
         "data.height",

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -236,9 +237,9 @@ class SeparateEngines:
         averaged = {average.role: average.names for held in self._held.values() for average in held.averages}
         for role, held in self._held.items():
             trainable = {name for name, _ in held.trainable} | averaged.get(role, set())
-            for name, parameter in held.module.named_parameters():
+            for name, tensor in chain(held.module.named_parameters(), held.module.named_buffers()):  # int8 weights
                 if plain(name) not in trainable:
-                    shard: Any = getattr(parameter, "ds_tensor", parameter).detach().cpu().contiguous()
+                    shard: Any = getattr(tensor, "ds_tensor", tensor).detach().cpu().contiguous()
                     digest.update(name.encode())
                     digest.update(shard.reshape(-1).view(torch.uint8).numpy())
         every: list[Any] = [None] * dist.get_world_size()

@@ -50,7 +50,12 @@ def train(
     if last is not None:
         say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
     board = start_board(last.state.get(ROLLBACKS, 0) if last else 0)
-    job = Job(config.dump(), config.run_dir, stream_of(config, cache), board, tracker.run_id)
+    stream = stream_of(config, cache)
+    if stream.left_out:
+        say(
+            f"   {stream.left_out} clips are left out: their sizes do not fill a global batch (data.keep_small_buckets)"
+        )
+    job = Job(config.dump(), config.run_dir, stream, board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
     seen, said = rows_of(config.run_dir), set[str]()
 
@@ -94,6 +99,8 @@ def stream_of(config: RunConfig, cache: Cache) -> Stream:
         global_batch=config.train.global_batch,
         micro_batch=config.train.micro_batch,
         with_latents=config.method.uses_latents,
+        keep_small_buckets=config.data.keep_small_buckets,
+        caption_dropout=config.data.caption_dropout,
     )
 
 

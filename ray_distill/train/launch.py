@@ -18,6 +18,7 @@ from ray_distill import __version__
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
+from ray_distill.data.index import Models, told
 from ray_distill.data.pipeline import prepare
 from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
@@ -26,12 +27,11 @@ from ray_distill.track.client import Status, one_line
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.arrivals import Arrivals
-from ray_distill.train.check import check
+from ray_distill.train.check import check, warnings
 from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, publish, trained
-from ray_distill.train.schedule import warnings
 from ray_distill.train.stop import Signals, Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
 
@@ -145,7 +145,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
         cache = make_cache(config)
-        say(f"   {cache.card['clips']} clips, {cache.card['skipped']} skipped, latents {cache.latent_shape}")
+        say(f"   {told(cache.card)}")
         encode_prompts(config)
     tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
     if config.evaluate.baseline and trial is None:
@@ -203,4 +203,6 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
 
 
 def make_cache(config: RunConfig) -> Cache:
-    return prepare(config.data, config.model.path, config.model.max_sequence_length)
+    """The cache of the run's data, made unless it is there."""
+    model = config.model
+    return prepare(config.data, Models(model.family, model.path, model.max_sequence_length, model.int8_text), say)

@@ -93,7 +93,7 @@ class Validations:
         if self._generator is None:
             self._generator = Generator(self.config, self.cache)
         folder, sampler = self.config.run_dir / folder_name(step), self.config.method.sampler()
-        wanted = [Candidate(STUDENT, sampler, folder, tensors) for tensors in self.config.validated_tensors]
+        wanted = [Candidate(STUDENT, sampler, folder, averaged) for averaged in self.config.validated]
         seed = self.config.evaluate.tune_seed
         self._running = step, [self._generator.start(candidate, seed, TASK_CPUS) for candidate in wanted]
 

@@ -21,6 +21,7 @@ from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
 from ray_distill.models import family
 from ray_distill.models.heads import placed, random_heads
+from ray_distill.models.int8 import quantize
 from ray_distill.models.loading import check_folder, load_transformer, random_transformer, use_attention
 from ray_distill.models.lora import add_lora
 from ray_distill.rng import StatelessRng
@@ -105,6 +106,8 @@ def build_engines(config: RunConfig) -> Engines:
             # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
             network = load_transformer(name, config.source(role), DTYPES[held.dtype])
         use_attention(network, config.model.attention)
+        if held.base_precision == "int8":
+            quantize(network)
         if held.lora is not None:
             add_lora(network, held.lora, config.seed)
         return network

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import DEFAULT, patch
 
 import torch
@@ -18,6 +18,7 @@ from ray_distill.config.schema import Optimizer, RoleConfig
 from ray_distill.data.plan import share
 from ray_distill.methods import DMD, FlowMatching
 from ray_distill.models.heads import placed, random_heads
+from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
@@ -45,14 +46,20 @@ class Case:
     clip_value: float = 0.0
     gradient_checkpointing: bool = False
     lora: LoRA | None = None
+    base_precision: Literal["dtype", "int8"] = "dtype"
 
 
 def engines(case: Case) -> SeparateEngines:
     optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm, clip_value=case.clip_value)
-    averages = {role: need for role, need in case.method.roles.items() if isinstance(need, Average)}
+    int8 = case.base_precision == "int8"
     small = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=optimizer)
-    trained = small.model_copy(update={"gradient_checkpointing": case.gradient_checkpointing, "lora": case.lora})
-    frozen = RoleConfig(zero=case.frozen_zero, gradient_checkpointing=case.gradient_checkpointing)
+    own = {key: getattr(case, key) for key in ("gradient_checkpointing", "lora", "base_precision")}
+    trained = small.model_copy(update=own)
+    frozen = RoleConfig(
+        zero=0 if int8 else case.frozen_zero,
+        gradient_checkpointing=case.gradient_checkpointing,
+        base_precision=case.base_precision,
+    )
     averages = {role: need for role, need in case.method.roles.items() if isinstance(need, Average)}
     configs = {
         role: frozen if need == "frozen" else small if role in case.method.heads else trained
@@ -76,6 +83,8 @@ def network(case: Case, role: str) -> nn.Module:
         blocks, width = heads(case, role)
         return random_heads(len(blocks), width, seed=0)
     module = tiny_wan(0 if role == "teacher" else 1)
+    if case.base_precision == "int8":
+        quantize(module)
     if case.lora is not None and role != "teacher":
         add_lora(module, case.lora, seed=0)
     return module

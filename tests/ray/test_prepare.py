@@ -48,7 +48,7 @@ def test_bad_clips_are_skipped_counted_and_named(
     cache = Cache(Path(card["cache"]))
     assert cache.latent_shape == (16, 3, 6, 6) and len(cache.index) == 5
     assert cache.captions() == sorted({row["caption"] for row in good})
-    rows = cache.rows(range(5), ["video", "latents", "text"])
+    rows = cache.rows(range(5), ["video", "latents", "shape", "text"])
     assert {row["video"] for row in rows} == {row["video"] for row in good}
     latents = cache.latents(rows)
     pixels = load_codec(ROOT / "examples/digits_teacher/vae").decode(torch.from_numpy(latents))

@@ -1,83 +1,72 @@
-import json
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 from ray_distill.data.batches import micro_batches
-from ray_distill.data.cache import Cache
 from ray_distill.data.plan import Plan
+from ray_distill.data.store import Place, Store, address
 from ray_distill.data.stream import Stream
 from ray_distill.types import Placement
+from tests.unit.data import caches
+from tests.unit.data.caches import LENGTH, NEGATIVE, NULL, SHAPES, WIDTH, latents, text
 
-SHAPE, LENGTH, WIDTH = (2, 3, 2, 2), 4, 5
-IDS = [50, 20, 90, 10, 70, 30, 60]
-NEGATIVE = np.full((LENGTH, WIDTH), -1, dtype=np.float32)
-
-
-def latents(number):
-    return np.random.default_rng(number).standard_normal(SHAPE, dtype=np.float32)
+WIDE, SQUARE = [20, 40, 60, 80, 90], [10, 30, 50, 70]
+IDS = sorted(WIDE + SQUARE)
 
 
-def text(number):
-    """One to three tokens; the encoder's padding is not stored."""
-    return np.random.default_rng(1000 + number).standard_normal((1 + number // 10 % 3, WIDTH), dtype=np.float32)
-
-
-def row(number, error=""):
-    arrays = {
-        "latents": None if error else latents(number).tobytes(),
-        "text": None if error else text(number).tobytes(),
-    }
-    return {
-        "id": number,
-        "dataset": 0,
-        "video": f"{number}.mp4",
-        "caption": f"caption {number % 20}",
-        "error": error,
-        **arrays,
-    }
+def shape_of(number):
+    return SHAPES[0] if number in SQUARE else SHAPES[1]
 
 
 @pytest.fixture
 def cache(tmp_path):
-    """Two files; 70 stands in both, 40 could not be read, and the second file has two row groups."""
-    (tmp_path / "rows").mkdir()
-    kinds = {"id": pa.int64(), "dataset": pa.int64(), "latents": pa.binary(), "text": pa.binary()}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in row(0)])
-    first = [row(50), row(20), row(40, "40.mp4: no frames"), row(70)]
-    second = [row(90), row(10), row(70), row(30), row(60)]
-    pq.write_table(pa.Table.from_pylist(first, schema), tmp_path / "rows" / "b.parquet")
-    pq.write_table(pa.Table.from_pylist(second, schema), tmp_path / "rows" / "a.parquet", row_group_size=3)
-    save_file({"negative": NEGATIVE}, tmp_path / "prompts.safetensors")
-    (tmp_path / "card.json").write_text(json.dumps({"clips": 7, "latent_shape": SHAPE, "datasets": [{"passes": 1.0}]}))
-    return Cache(tmp_path)
+    return caches.make(tmp_path, [SQUARE, WIDE])
 
 
-def test_rows_are_numbered_by_id_without_the_bad_and_the_doubled(cache):
-    assert [entry[0] for entry in cache.index] == sorted(IDS)
-    assert cache.buckets() == {SHAPE: list(range(7))}
+def test_rows_are_numbered_by_the_index_and_bucketed_by_shape(cache):
+    assert cache.index["id"].to_pylist() == [str(number) for number in IDS]
+    assert cache.buckets() == {shape: [i for i, n in enumerate(IDS) if shape_of(n) == shape] for shape in SHAPES}
+    assert cache.passes == [1.0] * 9
 
 
 def test_what_was_written_is_read(cache):
-    rows = cache.rows([6, 0, 3], ["id", "latents", "text"])
-    assert [r["id"] for r in rows] == [90, 10, 50]
-    assert np.array_equal(cache.latents(rows), np.stack([latents(n) for n in (90, 10, 50)]))
+    rows = cache.rows([6, 0, 2], ["id", "latents", "text", "shape"])
+    assert [r["id"] for r in rows] == ["70", "10", "30"]
+    assert np.array_equal(cache.latents(rows), np.stack([latents(n, SHAPES[0]) for n in (70, 10, 30)]))
     padded = cache.text(rows)
     assert padded.shape == (3, LENGTH, WIDTH) and padded.dtype == np.float32
-    for got, number in zip(padded, (90, 10, 50), strict=True):
+    for got, number in zip(padded, (70, 10, 30), strict=True):
         tokens = text(number)
         assert np.array_equal(got[: len(tokens)], tokens) and not got[len(tokens) :].any()
-    assert np.array_equal(cache.uncond, NEGATIVE)
+    assert np.array_equal(cache.uncond, NEGATIVE) and np.array_equal(cache.prompts["null"], NULL)
     assert cache.captions() == ["caption 0", "caption 10"]
 
 
+def test_a_store_is_only_added_to_and_torn_files_are_not_there(tmp_path):
+    store = Store(tmp_path)
+    store.write([{"id": "a", "x": 1}, {"id": "b", "x": 2}])
+    before = store.places()
+    store.write([{"id": "c", "x": 3}])
+    store.write([{"id": "c", "x": 3}])
+    (tmp_path / ".torn.parquet.1").write_bytes(b"PAR1")
+    after = store.places()
+    assert len(list(tmp_path.glob("*.parquet"))) == 2
+    assert {id_: after[id_] for id_ in before} == before and set(after) == {"a", "b", "c"}
+    assert store.read([after["c"], after["a"], after["c"]], "x") == [3, 1, 3]
+    assert Store(tmp_path / "none").places() == {} and isinstance(after["a"], Place)
+    assert address("a", 1) == address("a", 1) != address("a", 2) != address("a1")
+
+
+def test_one_row_reads_one_row_group(tmp_path):
+    store = Store(tmp_path)
+    store.write([{"id": str(n), "x": np.random.default_rng(n).bytes(700_000)} for n in range(4)])
+    assert {place.group for place in store.places().values()} == {0, 1, 2, 3}
+
+
 def stream_of(cache, **changes):
-    large = Stream(cache, 0, 0, 9, world=2, global_batch=8, micro_batch=2, with_latents=True)
+    large = Stream(cache, 0, 0, 9, world=2, global_batch=4, micro_batch=2, with_latents=True)
     stream = replace(large, block_bytes=4 * (large.block_bytes // large.steps_per_block))
     assert stream.steps_per_block == 4
     return replace(stream, **changes)
@@ -89,7 +78,9 @@ class Shard:
     def __init__(self, stream, rank):
         parts = -(-(stream.steps - stream.start) // stream.steps_per_block)
         blocks = [stream.block(part * stream.world + rank) for part in range(parts)]
-        self.rows = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        self.rows = {name: np.concatenate([np.array(block[name]) for block in blocks]) for name in blocks[0]}
+        if "latents" in blocks[0]:  # bytes, which numpy would cut at a zero
+            self.rows["latents"] = np.array([row for block in blocks for row in block["latents"]], dtype=object)
 
     def iter_batches(self, *, batch_size, batch_format, prefetch_batches):
         assert batch_format == "numpy"
@@ -106,30 +97,74 @@ def delivered(stream, rank, shard=None):
 @pytest.mark.parametrize("world", [1, 2])
 def test_each_sample_of_each_step_comes_once_and_is_what_the_plan_says(cache, start, world):
     stream = stream_of(cache, start=start, world=world)
-    plan, ids = Plan(cache.buckets(), 0, 8), sorted(IDS)
+    plan = Plan(cache.buckets(), 0, 4)
     ranks = [delivered(stream, rank) for rank in range(world)]
     assert {len(steps) for steps in ranks} == {9 - start}
+    seen = set()
     for step in range(start, 9):
         batches = [batch for steps in ranks for batch in steps[step - start]]
-        assert torch.cat([b.sample_ids for b in batches]).tolist() == list(range(8 * step, 8 * step + 8))
-        wanted = np.stack([latents(ids[number]) for number in plan[step]])
+        assert torch.cat([b.sample_ids for b in batches]).tolist() == list(range(4 * step, 4 * step + 4))
+        numbers = [IDS[row] for row in plan[step]]
+        assert {b.latent_shape for b in batches} == {shape_of(number) for number in numbers}
+        wanted = np.stack([latents(number, shape_of(number)) for number in numbers])
         assert np.array_equal(torch.cat([b.x_0 for b in batches]).numpy(), wanted)
-        for batch, number in zip(batches, plan[step][::2], strict=True):
-            tokens = text(ids[number])
+        for batch, number in zip(batches, numbers[::2], strict=True):
+            tokens = text(number)
             assert np.array_equal(batch.cond["text"][0, : len(tokens)].numpy(), tokens)
             assert np.array_equal(batch.uncond["text"][1].numpy(), NEGATIVE)
-            assert batch.latent_shape == SHAPE and len(batch.sample_ids) == 2
+            assert len(batch.sample_ids) == 2
+        seen.add(batches[0].latent_shape)
+    assert seen == set(SHAPES)
 
 
-def test_a_method_without_latents_reads_none(cache):
+def test_a_method_without_latents_reads_none_and_has_the_shape(cache):
     stream = stream_of(cache, with_latents=False)
-    assert set(stream.block(0)) == {"sample_id", "text"}
-    assert delivered(stream, 1)[0][0].x_0 is None
+    assert set(stream.block(0)) == {"sample_id", "shape", "text"}
+    batches = [step[0] for step in delivered(stream, 1)]
+    assert all(batch.x_0 is None for batch in batches) and {b.latent_shape for b in batches} == set(SHAPES)
+
+
+def test_small_buckets_are_kept_or_left_out_with_a_count(cache):
+    assert stream_of(cache).left_out == 0 and set(stream_of(cache, global_batch=8).buckets) == set(SHAPES)
+    dropped = replace(stream_of(cache), global_batch=5, micro_batch=1, world=1, keep_small_buckets=False)
+    assert set(dropped.buckets) == {SHAPES[1]} and dropped.left_out == 4
+    assert {batch.latent_shape for step in delivered(dropped, 0) for batch in step} == {SHAPES[1]}
+    with pytest.raises(ValueError, match=r"no bucket has a global batch of 8 rows .* train.global_batch"):
+        _ = replace(dropped, global_batch=8).buckets
+
+
+def test_passes_come_from_the_card(tmp_path):
+    cache = caches.make(tmp_path, [SQUARE, WIDE], [1.0, 3.0])
+    assert cache.passes == [1.0 if number < 50 else 3.0 for number in IDS]
+    stream = stream_of(cache, world=1, steps=5)  # 2 of 10 and 30, 2 x 3 of 50 and 70: 8 rows, 2 steps; 11 rows: 3 steps
+    ids = torch.cat([batch.x_0[:, 0, 0, 0, 0] for step in delivered(stream, 0) for batch in step])
+    times = {n: int((ids == float(latents(n, shape_of(n))[0, 0, 0, 0])).sum()) for n in IDS}
+    assert all(times[n] == (1 if n < 50 else 3) for n in SQUARE) and sum(times[n] for n in WIDE) == 12
 
 
 def test_rows_of_another_rank_or_step_are_refused(cache):
     stream = stream_of(cache)
-    with pytest.raises(RuntimeError, match="rank 0, step 0: the data plan says samples .0 1.*samples .4 5"):
+    with pytest.raises(RuntimeError, match="rank 0, step 0: the data plan says samples .0 1.*samples .2 3"):
         delivered(stream, 0, Shard(stream, 1))
     with pytest.raises(RuntimeError, match="rank 1, step 3"):
         delivered(replace(stream, start=3), 1, Shard(stream, 1))
+
+
+def test_dropped_captions_are_the_null_prompt_the_same_in_all_worlds_and_after_a_resume(cache):
+    def nulls(world, start=0, **changes):
+        stream = stream_of(cache, world=world, start=start, steps=100, caption_dropout=0.3, **changes)
+        ranks = [delivered(stream, rank) for rank in range(world)]
+        batches = [batch for step in range(100 - start) for steps in ranks for batch in steps[step]]
+        ids = torch.cat([batch.sample_ids for batch in batches])
+        found = torch.cat([(batch.cond["text"] == torch.from_numpy(NULL)).all(2).all(1) for batch in batches])
+        assert ids.tolist() == list(range(4 * start, 400))
+        return found.tolist()
+
+    one = nulls(1)
+    assert nulls(2) == one and nulls(2, start=37) == one[4 * 37 :] and nulls(1, seed=1) != one
+    assert 0.24 < np.mean(one) < 0.36  # 3 standard deviations of 400 draws are 0.07
+    per_epoch = np.array(one[: 400 // 12 * 12]).reshape(-1, 12)  # 9 rows in two buckets: 3 steps of 4
+    assert len({tuple(row) for row in per_epoch.tolist()}) > 20
+    assert not any(
+        torch.equal(b.cond["text"][0], torch.from_numpy(NULL)) for s in delivered(stream_of(cache), 0) for b in s
+    )

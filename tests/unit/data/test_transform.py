@@ -55,3 +55,18 @@ def test_wrong_layouts_are_named():
         to_pixels(np.zeros((1, 4, 4, 3), np.float32))
     with pytest.raises(ValueError, match=r"\[3, T, H, W\]"):
         to_frames(torch.zeros(1, 4, 4, 3))
+
+
+def test_a_crop_knows_the_shape_of_pixels():
+    """A pixel twice as wide as high: a square of the picture is 10 rows of 5 pixels."""
+    frames = np.zeros((1, 10, 15, 3), np.uint8)
+    frames[:, :, 5:10] = 200
+    assert (resize(frames, 10, 10, pixel_aspect=2) == 200).all()
+    assert (resize(frames.swapaxes(1, 2), 10, 10, pixel_aspect=0.5) == 200).all()
+
+
+def test_without_a_crop_the_whole_picture_is_squeezed():
+    frames = np.zeros((1, 8, 24, 3), np.uint8)
+    frames[:, :, 8:16] = 200
+    squeezed = resize(frames, 8, 12, crop=False)
+    assert squeezed.shape == (1, 8, 12, 3) and (squeezed[:, :, 4:8] == 200).all() and squeezed[:, :, :4].max() == 0

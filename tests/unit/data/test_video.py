@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ray_distill.data import video
-from ray_distill.data.video import BadClip, read_clip, write_clip
+from ray_distill.data.cut import BadClip, Cut
+from ray_distill.data.video import read_clip, write_clip
 
 
 def moving_square(frames=9, size=96):
@@ -23,7 +24,7 @@ def path(tmp_path):
 
 
 def test_round_trip_keeps_every_frame_in_its_place(path):
-    clip = read_clip(str(path), 9)
+    clip = read_clip(str(path), Cut(9))
     assert clip.frames.shape == (9, 96, 96, 3) and clip.frames.dtype == np.uint8
     error = np.abs(clip.frames.astype(int) - moving_square())
     assert error.mean(axis=(1, 2, 3)).max() < 2
@@ -31,41 +32,41 @@ def test_round_trip_keeps_every_frame_in_its_place(path):
 
 
 def test_stride_takes_every_second_frame(path):
-    whole, strided = read_clip(str(path), 9).frames, read_clip(str(path), 5, stride=2).frames
+    whole, strided = read_clip(str(path), Cut(9)).frames, read_clip(str(path), Cut(5, 2)).frames
     assert (strided == whole[::2]).all()
 
 
 def test_decord_and_pyav_give_equal_frames(path, monkeypatch):
-    by_decord = read_clip(str(path), 4, stride=2)
+    by_decord = read_clip(str(path), Cut(4, 2))
     monkeypatch.setattr(video, "decord", None)
-    by_pyav = read_clip(str(path), 4, stride=2)
+    by_pyav = read_clip(str(path), Cut(4, 2))
     assert (by_decord.decoder, by_pyav.decoder) == ("decord", "pyav")
     assert (by_decord.frames == by_pyav.frames).all()
 
 
 def test_width_that_decord_refuses_is_read_by_pyav(tmp_path):
     write_clip(tmp_path / "small.mp4", moving_square(size=96)[:, :24, :24], fps=8)
-    clip = read_clip(str(tmp_path / "small.mp4"), 9)
+    clip = read_clip(str(tmp_path / "small.mp4"), Cut(9))
     assert clip.decoder == "pyav" and clip.frames.shape == (9, 24, 24, 3)
 
 
 def test_too_short_says_how_many_frames_there_are(path):
     with pytest.raises(BadClip, match=r"clip.mp4: has 9 frames and 11 are needed"):
-        read_clip(str(path), 6, stride=2)
+        read_clip(str(path), Cut(6, 2))
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no video\n" * 100], ids=["empty", "text"])
 def test_a_file_that_is_no_video_is_a_bad_clip(tmp_path, content):
     (tmp_path / "bad.mp4").write_bytes(content)
     with pytest.raises(BadClip, match=r"bad.mp4: cannot be decoded"):
-        read_clip(str(tmp_path / "bad.mp4"), 9)
+        read_clip(str(tmp_path / "bad.mp4"), Cut(9))
 
 
 def test_a_truncated_file_is_a_bad_clip(path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadClip):
-        read_clip(str(path), 9)
+        read_clip(str(path), Cut(9))
 
 
 def test_damaged_frames_behind_an_intact_index_are_never_returned_as_good(path):
@@ -76,12 +77,12 @@ def test_damaged_frames_behind_an_intact_index_are_never_returned_as_good(path):
     whole[start + size // 2 : start + size] = bytes(size - size // 2)
     path.write_bytes(whole)
     with pytest.raises(BadClip):
-        read_clip(str(path), 9)
+        read_clip(str(path), Cut(9))
 
 
 def test_missing_file_and_pickling():
     with pytest.raises(BadClip, match="no such file") as caught:
-        read_clip("nowhere.mp4", 9)
+        read_clip("nowhere.mp4", Cut(9))
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.path, again.reason) == ("nowhere.mp4", "no such file")
 

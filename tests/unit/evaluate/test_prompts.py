@@ -83,10 +83,10 @@ def test_shown_videos_may_have_another_size_than_the_data(tmp_path):
 
 def test_which_student_is_validated(tmp_path):
     averaged = {"roles__student__ema_decay": 0.9}
-    assert run_config(tmp_path).validated_tensors == ("weights",)
-    assert run_config(tmp_path, **averaged).validated_tensors == ("ema",)
-    assert run_config(tmp_path, evaluate__weights="trained", **averaged).validated_tensors == ("weights",)
-    assert run_config(tmp_path, evaluate__weights="both", **averaged).validated_tensors == ("ema", "weights")
+    assert run_config(tmp_path).validated == (True,)
+    assert run_config(tmp_path, **averaged).validated == (True,)
+    assert run_config(tmp_path, evaluate__weights="trained", **averaged).validated == (False,)
+    assert run_config(tmp_path, evaluate__weights="both", **averaged).validated == (True, False)
 
 
 def test_no_push_leaves_for_neither_hub_nor_hook(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ray_distill.data.cut import Cut
 from ray_distill.data.transform import resize
 from ray_distill.data.video import read_clip
 
@@ -32,7 +33,7 @@ def rows(folder):
 def test_clips_show_what_the_manifest_says(folder):
     assert len(rows(folder)) == 40
     for row in rows(folder)[:8]:
-        clip = resize(read_clip(str(folder / row["video"]), 9).frames, 24, 24)[..., 0].astype(float)
+        clip = resize(read_clip(str(folder / row["video"]), Cut(9)).frames, 24, 24)[..., 0].astype(float)
         y, x = (((clip * axis).sum((1, 2)) / clip.sum((1, 2))) for axis in np.mgrid[:24, :24])
         article, digit, moving, direction = row["caption"].split()
         assert (article, moving) == ("an" if digit == "eight" else "a", "moving") and digit in moving_digits.DIGITS
@@ -41,7 +42,7 @@ def test_clips_show_what_the_manifest_says(folder):
 
 
 def test_clips_are_96_pixels_and_9_frames(folder):
-    assert read_clip(str(folder / rows(folder)[0]["video"]), 9).frames.shape == (9, 96, 96, 3)
+    assert read_clip(str(folder / rows(folder)[0]["video"]), Cut(9)).frames.shape == (9, 96, 96, 3)
 
 
 def test_a_second_run_does_nothing_and_an_interrupted_one_is_done_again(folder, capsys):

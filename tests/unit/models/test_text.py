@@ -66,3 +66,10 @@ def test_forty_prompts_are_apart_and_a_linear_probe_reads_them(encoder):
 def test_a_folder_without_a_text_encoder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no tokenizer/"):
         TextEncoder(tmp_path, 8)
+
+
+def test_int8_says_nearly_the_same(encoder):
+    small = TextEncoder(TEACHER, max_length=8, int8=True)
+    a, b = (each.encode(["a seven moving left", "a two moving up"]) for each in (encoder, small))
+    assert 0 < (a - b).norm() / a.norm() < 0.03
+    assert torch.equal(a == 0, b == 0)

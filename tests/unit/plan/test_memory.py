@@ -46,6 +46,11 @@ def test_a_frozen_role_has_weights_only():
     assert (found.gradients, found.masters, found.moments, found.ema, found.bucket) == (0, 0, 0, 0, 0)
 
 
+def test_int8_weights_are_a_byte_each():
+    found = state(RoleConfig(zero=0, dtype="bfloat16", base_precision="int8"), Parameters((600, 400), (), int8=600), 4)
+    assert found.weights == found.whole == 600 + 2 * 400
+
+
 def test_only_what_is_trained_has_a_state():
     found = held(2, parameters=Parameters((600, 400, 8), (8,)))
     assert (found.weights, found.gradients, found.masters, found.moments) == (2016, 8, 8, 16)

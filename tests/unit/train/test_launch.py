@@ -7,7 +7,7 @@ import ray
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
-from ray_distill.train.check import check, check_resumable
+from ray_distill.train.check import check, check_resumable, warnings
 from ray_distill.train.fit import newest
 from ray_distill.train.job import resumed_from
 from ray_distill.train.launch import launch
@@ -42,6 +42,32 @@ def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(ready):
     check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 4}, **own))
     with pytest.raises(ValueError, match="num_frame_per_block = 3: a clip of 4 latent frames .* use 3 or 6"):
         check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 3}, **own))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"data__frames": 80, "data__height": 32, "data__width": 32},
+            "frames=80: the Wan VAE takes 4k.1 frames; use 77 or 81",
+        ),
+        ({"data__height": 40, "data__width": 32}, r"data.height = 40: the model takes multiples of 16; use 32 or 48"),
+        ({"data__height": 32, "data__width": 8}, r"data.width = 8: the model takes multiples of 16; use 16 or 32"),
+    ],
+)
+def test_a_size_that_the_model_does_not_take_is_refused(ready, change, message):
+    (ready / "model/vae").mkdir()
+    (ready / "model/vae/config.json").write_text('{"_class_name": "AutoencoderKLWan"}')
+    check(run_config(ready, data__frames=9, data__height=48, data__width=32))
+    with pytest.raises(ValueError, match=message):
+        check(run_config(ready, **change))
+
+
+def test_dropped_captions_are_warned_of_where_there_is_no_data(ready):
+    assert warnings(run_config(ready)) == []
+    (warning,) = warnings(run_config(ready, data__caption_dropout=0.1))
+    assert "data.caption_dropout = 0.1: method 'dmd' learns from no data" in warning
+    assert warnings(run_config(ready, data__caption_dropout=0.1, method__backward_simulation=False)) == []
 
 
 def test_prompts_alone_do_for_a_method_without_data(ready):

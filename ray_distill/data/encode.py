@@ -1,0 +1,49 @@
+"""Actors with a model: pixels to latents, captions to embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ray_distill.data.transform import to_pixels
+from ray_distill.models.codec import load_codec
+from ray_distill.models.text import TextEncoder
+
+Batch = Mapping[str, np.ndarray]
+
+
+class EncodeClips:
+    """An actor with the codec: pixels -> ``latents``, clips of one shape at a time."""
+
+    def __init__(self, model: Path) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.codec = load_codec(model / "vae").to(self.device)
+
+    def __call__(self, rows: Batch) -> dict[str, Any]:
+        latents: list[bytes | None] = [None] * len(rows["id"])
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for place in np.flatnonzero(rows["error"] == "").tolist():
+            shapes.setdefault(rows["pixels"][place].shape, []).append(place)
+        for places in shapes.values():
+            pixels = to_pixels(np.stack([rows["pixels"][place] for place in places]))
+            encoded = self.codec.encode(pixels.to(self.device)).float().cpu().numpy()
+            for place, latent in zip(places, encoded, strict=True):
+                latents[place] = np.ascontiguousarray(latent).tobytes()
+        return {"id": list(rows["id"]), "error": list(rows["error"]), "latents": latents}
+
+
+class EncodeText:
+    """An actor with the text encoder: captions -> ``text``, without the zeros behind the last token."""
+
+    def __init__(self, model: Path, max_sequence_length: int, int8: bool) -> None:
+        self.text = TextEncoder(model, max_sequence_length, int8).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __call__(self, rows: Batch) -> dict[str, Any]:
+        encoded = self.text.encode(list(rows["caption"])).cpu().numpy()
+        lengths = [1 + int(np.flatnonzero(tokens.any(axis=1)).max(initial=0)) for tokens in encoded]
+        text = [np.ascontiguousarray(t[:length]).tobytes() for t, length in zip(encoded, lengths, strict=True)]
+        return {"id": list(rows["id"]), "error": [""] * len(text), "text": text, "length": lengths}

@@ -1,0 +1,72 @@
+"""Parquet files of encoded rows, each row under the hash of all that it was made from; files are only ever added."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+GROUP, FILE = 1 << 20, 64 << 20
+"""Bytes of a row group, which is what one read decodes, and of a file."""
+
+
+class Place(NamedTuple):
+    """Where a stored row stands."""
+
+    file: str
+    group: int
+    row: int
+
+
+def address(*parts: Any) -> str:
+    """The id of a row that is made from ``parts``."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """One folder of such files: the rows of one encoder."""
+
+    folder: Path
+
+    def places(self) -> dict[str, Place]:
+        """Where each id stands. What two attempts of one write left behind twice is one row."""
+        found: dict[str, Place] = {}
+        for path in sorted(self.folder.glob("*.parquet")):
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
+                    found |= {id_: Place(path.name, group, row) for row, id_ in enumerate(ids)}
+        return found
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A file of ``rows``, whole or not there; the same ids make the same file."""
+        if not rows:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{address(*(row['id'] for row in rows))}.parquet"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        table = pa.Table.from_pylist([dict(row) for row in rows])
+        group = max(1, GROUP * len(rows) // max(1, table.nbytes))
+        pq.write_table(table, temporary, row_group_size=group, compression="zstd")
+        temporary.replace(path)
+
+    def read(self, places: Iterable[Place], column: str) -> list[Any]:
+        """The values at ``places``; a row group is decoded once, however many of its rows are asked for."""
+        wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        count = 0
+        for count, (name, group, row) in enumerate(places, 1):
+            wanted.setdefault((name, group), []).append((count - 1, row))
+        found: list[Any] = [None] * count
+        for (name, group), asked in wanted.items():
+            with pq.ParquetFile(self.folder / name) as file:
+                values = file.read_row_group(group, columns=[column])[column]
+            for place, row in asked:
+                found[place] = values[row].as_py()
+        return found

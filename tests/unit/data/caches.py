@@ -1,0 +1,55 @@
+"""A cache of two shapes, written without encoders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from ray_distill.data.cache import CARD, INDEX, PROMPTS, Cache
+from ray_distill.data.store import Store
+
+SHAPES = [(2, 3, 2, 2), (2, 3, 2, 4)]
+LENGTH, WIDTH = 4, 5
+NEGATIVE, NULL = (np.full((LENGTH, WIDTH), value, dtype=np.float32) for value in (-1, -2))
+
+
+def latents(number: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(number).standard_normal(shape, dtype=np.float32)
+
+
+def text(number: int) -> np.ndarray:
+    """One to three tokens; the encoder's padding is not stored."""
+    return np.random.default_rng(1000 + number).standard_normal((1 + number // 10 % 3, WIDTH), dtype=np.float32)
+
+
+def make(folder: Path, numbers: list[list[int]], passes: list[float] | None = None) -> Cache:
+    """``numbers`` of the rows of each shape; dataset 0 has the rows below 50, dataset 1 the others."""
+    clips, texts = Store(folder / "latents" / "codec"), Store(folder / "text" / "encoder")
+    rows = [(number, shape) for shape, those in zip(SHAPES, numbers, strict=False) for number in those]
+    for half in (rows[::2], rows[1::2]):
+        clips.write([{"id": str(number), "latents": latents(number, shape).tobytes()} for number, shape in half])
+    texts.write([{"id": str(number), "text": text(number).tobytes()} for number, _ in rows])
+    index = []
+    for number, shape in sorted(rows):
+        places = {"latents": clips.places()[str(number)], "text": texts.places()[str(number)]}
+        index.append(
+            {"id": str(number), "dataset": number // 50, "video": f"{number}.mp4", "shape": list(shape)}
+            | {"caption": f"caption {number % 20}"}
+            | {f"{kind}_{part}": value for kind, place in places.items() for part, value in place._asdict().items()}
+        )
+    (folder / "key").mkdir()
+    pq.write_table(pa.Table.from_pylist(index), folder / "key" / INDEX)
+    save_file({"negative": NEGATIVE, "null": NULL}, folder / "key" / PROMPTS)
+    card = {
+        "latent_shape": SHAPES[0],
+        "datasets": [{"passes": often} for often in passes or [1.0, 1.0]],
+        "latents": "codec",
+        "text": "encoder",
+    }
+    (folder / "key" / CARD).write_text(json.dumps(card))
+    return Cache(folder / "key")

@@ -1,0 +1,258 @@
+"""A source on its way into a cache, each stage called by hand: no Ray, and the digits' codec."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ray_distill.data import encode, files
+from ray_distill.data.cache import Cache
+from ray_distill.data.encode import EncodeClips, EncodeText
+from ray_distill.data.files import Decode, Look, Write
+from ray_distill.data.index import Made, Models, finish, known, remember, told
+from ray_distill.data.listing import entries
+from ray_distill.data.source import Source
+from ray_distill.data.transform import resize, to_pixels
+from ray_distill.data.video import read_clip
+from ray_distill.models.codec import load_codec
+from tests.unit.data import odd
+
+DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
+MODELS = Models("wan", DIGITS, 8)
+
+
+class Characters:
+    """Captions as their characters' numbers, in place of a text encoder."""
+
+    def __init__(self, folder, max_length):
+        self.max_length = max_length
+
+    def to(self, device):
+        return self
+
+    def encode(self, prompts):
+        out = torch.zeros(len(prompts), self.max_length, 2)
+        for row, prompt in zip(out, prompts, strict=True):
+            numbers = torch.tensor([1.0, *map(ord, prompt)])[: self.max_length]
+            row[: len(numbers), 0] = numbers
+        return out
+
+
+@pytest.fixture(autouse=True)
+def characters(monkeypatch):
+    monkeypatch.setattr(encode, "TextEncoder", Characters)
+
+
+def columns(rows):
+    return {name: np.array([row[name] for row in rows] + [None], dtype=object)[:-1] for name in rows[0]}
+
+
+def make(source, models=MODELS):
+    """What data/pipeline.py does, without Ray; returns the cache and what was encoded for it."""
+    listed = entries(source)
+    if (found := known(source, models, listed)) is not None:
+        return found, ([], [])
+    look = Look(source, models.multiple)
+    rows = []
+    for entry in listed:
+        prompt = source.parts[entry.dataset].kind == "prompts"
+        rows += [asdict(entry) | {"number": 0, "height": 0, "width": 0, "id": ""}] if prompt else look(asdict(entry))
+    made = Made(source, models, rows)
+    captions, clips = made.missing_text(), made.missing_clips()
+    if captions:
+        Write(made.text)(EncodeText(models.path, models.max_sequence_length)(columns(captions)))
+    if clips:
+        decoded = columns([Decode(source)(row) for row in clips])
+        told = Write(made.latents)(EncodeClips(models.path)(decoded))
+        made.failed(dict(zip(told["id"], told["error"], strict=True)))
+    cache = finish(made)
+    remember(source, models, listed, cache)
+    return cache, ([row["caption"] for row in captions], [row["video"] for row in clips])
+
+
+def source(folder, *datasets, **given):
+    settings = {"frames": 3, "height": 24, "width": 32, "fps": 8, "cache_dir": folder / "cache"} | given
+    return Source(datasets=list(datasets) or [{"videos": folder / "in", "captions": "filename"}], **settings)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A wide file, a square one, one that is turned, text named .mp4, and one that is too short."""
+    (tmp_path / "in").mkdir()
+    odd.write(tmp_path / "in/wide.mp4", size=(48, 96))
+    odd.write(tmp_path / "in/square.mp4", size=(64, 64))
+    odd.write(tmp_path / "in/turned.mp4", size=(48, 96), turn=90)
+    odd.write(tmp_path / "in/short.mp4", frames=2)
+    (tmp_path / "in/text.mp4").write_text("none")
+    return tmp_path
+
+
+def test_clips_come_out_as_the_codec_sees_them(folder):
+    cache, _ = make(source(folder, negative_prompt="bad"))
+    assert cache.index["caption"].to_pylist() == [Path(v).stem for v in cache.index["video"].to_pylist()]
+    rows = cache.rows(range(3), ["caption", "latents", "shape", "text"])
+    codec = load_codec(DIGITS / "vae")
+    for row in rows:
+        name = row["caption"]
+        frames = read_clip(str(folder / f"in/{name}.mp4"), source(folder).cut(0)).frames
+        wanted = codec.encode(to_pixels(resize(frames, 24, 32))[None])[0].numpy()
+        assert np.array_equal(cache.latents([row])[0], wanted)
+        wanted = Characters(DIGITS, 8).encode([name, "", "bad"])
+        assert np.array_equal(cache.text([row]), wanted[:1])
+        assert np.array_equal(cache.prompts["null"], wanted[1]) and np.array_equal(cache.uncond, wanted[2])
+    assert cache.card["clips"] == 3 and cache.card["skipped"] == 2 and cache.card["buckets"] == {"16x1x6x8": 3}
+    assert told(cache.card) == "3 kept, 2 left out; latents C x t x h x w: 3 of 16x1x6x8"
+
+
+def test_what_was_left_out_is_named_with_its_reason(folder):
+    cache, _ = make(source(folder))
+    rows = [json.loads(line) for line in (cache.folder / "quarantine.jsonl").read_text().splitlines()]
+    assert {row["file"] for row in rows} == {"short.mp4", "text.mp4"}
+    assert any("lasts 0.25 s and 0.375 s are needed" in row["reason"] for row in rows)
+    assert any("cannot be decoded" in row["reason"] for row in rows)
+
+
+def test_areas_make_buckets_of_the_files_aspects(folder):
+    wanted = source(folder, resolution_type="pixel_area", resolution=40)
+    cache, _ = make(wanted)
+    shapes = dict(zip(cache.index["caption"].to_pylist(), cache.index["shape"].to_pylist(), strict=True))
+    # 40 x 40 pixels at 2:1 are 28 x 57; the digits' model takes multiples of 8 (a codec's 4, a patch's 2).
+    assert shapes == {"wide": [16, 1, 8, 14], "turned": [16, 1, 14, 8], "square": [16, 1, 10, 10]}
+    assert cache.latent_shape == (16, 1, 6, 8) and len(cache.buckets()) == 3
+    frames = read_clip(str(folder / "in/turned.mp4"), wanted.cut(0)).frames
+    row = cache.rows([cache.by_caption()["turned"]], ["latents", "shape"])
+    codec = load_codec(DIGITS / "vae")
+    assert np.array_equal(cache.latents(row)[0], codec.encode(to_pixels(resize(frames, 56, 32))[None])[0].numpy())
+
+
+def test_nothing_is_encoded_twice(folder):
+    cache, (captions, clips) = make(source(folder))
+    assert sorted(captions) == ["", "short", "square", "turned", "wide"]
+    assert sorted(clips) == ["short.mp4", "square.mp4", "turned.mp4", "wide.mp4"]
+    assert make(source(folder))[1] == ([], [])
+    # A file of another name and an old content, a new caption, a new file: only what is new is made.
+    os.rename(folder / "in/wide.mp4", folder / "in/broad.mp4")
+    odd.write(folder / "in/new.mp4", frames=9)
+    (folder / "in/short.mp4").unlink()
+    again, (captions, clips) = make(source(folder))
+    assert sorted(captions) == ["broad", "new"] and clips == ["new.mp4"]
+    assert again.folder != cache.folder and len(again.index) == 4 and len(cache.index) == 3
+    assert sorted(again.captions()) == ["broad", "new", "square", "turned"]
+
+
+def test_the_same_content_at_another_time_is_the_same_cache(folder):
+    cache, _ = make(source(folder))
+    os.utime(folder / "in/wide.mp4", ns=(1, 1))
+    again, encoded = make(source(folder))
+    assert again.folder == cache.folder and encoded[0] == [] and encoded[1] == ["short.mp4"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"frames": 6, "fps": 16},
+        {"stride": 2},
+        {"fps": 16},
+        {"resample": False},
+        {"height": 32},
+        {"crop": False},
+    ],
+)
+def test_a_changed_setting_reads_no_stale_row(folder, change):
+    first, _ = make(source(folder))
+    other, (captions, clips) = make(source(folder, **change))
+    assert other.folder != first.folder and captions == [] and len(clips) >= 3
+    assert not {*first.index["id"].to_pylist()} & {*other.index["id"].to_pylist()}
+
+
+def test_what_makes_no_clip_anew_changes_the_cache_alone(folder):
+    first, _ = make(source(folder))
+    for change in (
+        {"negative_prompt": "wide"},
+        {"datasets": [{"videos": folder / "in", "captions": "filename", "repeats": 1}]},
+    ):
+        settings = source(folder).model_dump(exclude_none=True) | change
+        other, (captions, clips) = make(Source.model_validate(settings))
+        assert other.folder != first.folder and (captions, clips) == ([], ["short.mp4"])
+
+
+def test_another_model_is_another_store(folder, tmp_path):
+    first, _ = make(source(folder))
+    longer, (captions, clips) = make(source(folder), Models("wan", DIGITS, 9))
+    assert len(captions) == 5 and clips == ["short.mp4"] and longer.uncond.shape == (9, 2)
+    assert longer.folder != first.folder
+
+
+def test_a_long_file_is_cut_into_clips(folder):
+    odd.write(folder / "in/long.mp4", frames=11)
+    cache, _ = make(source(folder, clips_per_video=3))
+    numbers = zip(cache.index["video"].to_pylist(), cache.index["number"].to_pylist(), strict=True)
+    assert {number for video, number in numbers if video == "long.mp4"} == {0, 1, 2}
+    entry = {"dataset": 0, "path": str(folder / "in/long.mp4"), "error": ""}
+    clips = Look(source(folder, clips_per_video=3), (8, 8))(entry)
+    seen = [Decode(source(folder))(row)["pixels"] for row in clips]
+    assert [odd.counted(pixels) for pixels in seen] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_small_files_are_left_out(folder):
+    cache, _ = make(source(folder, minimum_image_size=60))
+    assert cache.captions() == ["square"]
+    assert "shows 96x48 pixels, below data.minimum_image_size = 60" in (cache.folder / "quarantine.jsonl").read_text()
+
+
+def test_prompts_need_no_clip_and_have_the_samples_shape(folder):
+    (folder / "p.txt").write_text("a kite\nwide\na kite\n")
+    cache, (captions, clips) = make(source(folder, {"prompts": folder / "p.txt"}))
+    assert captions == ["", "a kite", "wide"] and clips == [] and cache.captions() == ["a kite", "wide"]
+    assert cache.buckets() == {(16, 1, 6, 8): [0, 1]} and cache.card["clips"] == 2
+    both, _ = make(
+        source(folder, {"prompts": folder / "p.txt", "repeats": 3}, {"videos": folder / "in", "captions": "filename"})
+    )
+    assert both.passes == [4.0, 4.0, 1.0, 1.0, 1.0] and len(both.index) == 5
+
+
+def test_files_that_vanish_or_rot_half_way_cost_themselves(folder, monkeypatch):
+    looked = files.probe
+
+    def vanish(path):
+        told = looked(path)
+        if path.endswith("wide.mp4"):
+            os.unlink(path)
+        return told
+
+    monkeypatch.setattr(files, "probe", vanish)
+    cache, _ = make(source(folder))
+    assert cache.captions() == ["square", "turned"]
+    assert "cannot be read" in (cache.folder / "quarantine.jsonl").read_text()
+
+
+def test_nothing_left_is_an_error_with_the_reasons_at_hand(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/text.mp4").write_text("none")
+    with pytest.raises(ValueError, match="none of its 1 clips can be used .in.; the reasons are in"):
+        make(source(tmp_path))
+    assert "text.mp4" in (tmp_path / "cache/quarantine.jsonl").read_text()
+    assert not list((tmp_path / "cache").glob("*/card.json"))
+
+
+def test_encoders_take_clips_of_several_shapes_at_once():
+    codec = EncodeClips(DIGITS)
+    pixels = [np.random.default_rng(i).integers(0, 256, (3, 8 + 4 * (i % 2), 8, 3), dtype=np.uint8) for i in range(4)]
+    rows = columns([{"id": str(i), "error": "" if i else "broken", "pixels": p} for i, p in enumerate(pixels)])
+    encoded = codec(rows)
+    assert encoded["latents"][0] is None and encoded["error"][0] == "broken"
+    for number in (1, 2, 3):
+        alone = codec.codec.encode(to_pixels(pixels[number])[None])[0]
+        assert np.frombuffer(encoded["latents"][number], np.float32).tolist() == alone.flatten().tolist()
+
+
+def test_a_cache_can_be_moved(folder):
+    cache, _ = make(source(folder))
+    wanted = cache.latents(cache.rows([0], ["latents", "shape"]))
+    os.rename(folder / "cache", folder / "elsewhere")
+    moved = Cache(folder / "elsewhere" / cache.folder.name)
+    assert np.array_equal(moved.latents(moved.rows([0], ["latents", "shape"])), wanted)
