@@ -20,13 +20,15 @@ ROOT = Path(__file__).parents[1]
 DMD = "configs/quickstart.yaml"
 LORA = [
     *("roles.student.lora={rank: 16, alpha: 16}", "roles.fake_score.lora={rank: 16, alpha: 16}"),
-    *("roles.student.optimizer.learning_rate=0.002", "roles.fake_score.optimizer.learning_rate=0.004"),
+    *("roles.student.optimizer.learning_rate=0.0015", "roles.fake_score.optimizer.learning_rate=0.005"),
 ]
 STUDENTS: dict[str, tuple[str, list[str]]] = {
     "dmd_3": (DMD, []),
     "dmd_3_lora": (DMD, LORA),
-    "dmd_2": (DMD, ["method.timesteps=[1000, 600]"]),
+    "dmd_2": (DMD, ["method.timesteps=[1000, 750]"]),
     "dmd_1": (DMD, ["method.timesteps=[1000]"]),
+    "lcm_4": ("configs/lcm_quickstart.yaml", []),
+    "dcm_4": ("configs/dcm_quickstart.yaml", []),
 }
 TEACHERS = {"teacher_many": "teacher", "teacher_same_steps_guided": "teacher, guided", "teacher_same_nfe": "teacher"}
 
