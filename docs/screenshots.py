@@ -24,6 +24,7 @@ from playwright.sync_api import Page, sync_playwright
 
 FLAGS = "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
 FRECHET = "evaluate/student/frechet"
+DISTANCE = "validation/frechet"
 COLUMNS = ["attributes.`Dataset`", *(f"tags.`{name}`" for name in ("method", "family", "base_model", "steps"))]
 SLOW_MS = 120_000
 
@@ -100,6 +101,13 @@ def sweep(page: Page, home: str, run: Run, trials: list[Run]) -> None:
     ids, experiments = (json.dumps(values) for values in ([t.info.run_id for t in trials], [run.info.experiment_id]))
     page.goto(f"{home.removesuffix('/experiments')}/compare-runs?runs={ids}&experiments={experiments}")
     page.get_by_text("Parallel Coordinates Plot").first.wait_for(timeout=SLOW_MS)
+    chosen = page.locator(".du-bois-light-select-multiple").nth(1)  # the metrics; the first holds the parameters
+    chosen.locator(".du-bois-light-select-selector").click(timeout=SLOW_MS)
+    page.keyboard.press("Backspace")  # the metric that MLflow has chosen
+    page.keyboard.type(DISTANCE)
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    page.get_by_role("heading").first.click()
 
 
 HEIGHTS = {"runs": 400, "video": 560}  # the rest of these pages is empty

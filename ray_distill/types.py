@@ -17,6 +17,7 @@ STUDENT: Role = "student"
 TEACHER: Role = "teacher"
 FAKE_SCORE: Role = "fake_score"
 STUDENT_EMA: Role = "student_ema"
+DISCRIMINATOR: Role = "discriminator"
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,11 @@ Cond = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a Denoiser returns: the velocity ``eps - x_0``, shaped like ``x_t``."""
+    """What a Denoiser returns: the velocity ``eps - x_0``, shaped like ``x_t``, and the hidden ``features`` that were
+    asked for, [B, tokens, D] each, in the network's own dtype."""
 
     velocity: Tensor
+    features: tuple[Tensor, ...] = ()
 
 
 @dataclass
@@ -70,8 +73,10 @@ class Denoiser(Protocol):
         chunks: Sequence[int] = (),
         cache: Cache | None = None,
         remember: bool = False,
+        features: Sequence[int] = (),
     ) -> Prediction:
-        """``x_t`` [B, C, T, H, W]; ``sigma`` [B] in [0, 1], or [B, T] where frames differ.
+        """``x_t`` [B, C, T, H, W]; ``sigma`` [B] in [0, 1], or [B, T] where frames differ. ``features`` name
+        the transformer blocks, from 0, whose outputs are returned, too; gradient flows through these as well.
 
         A causal call names what a frame sees. ``chunks``, lengths that add up to T: itself and the chunks before it
         (none given: all T frames). ``cache``: the chunks in it, too; x_t is what follows them. ``remember`` adds x_t
@@ -80,7 +85,31 @@ class Denoiser(Protocol):
         ...
 
 
+class Discriminator(Protocol):
+    """Small heads behind their adapter; what stands in ``Networks`` under a role that a method names in ``heads``."""
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The ``features`` to ask the other role for."""
+        ...
+
+    def __call__(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits [B, heads, tokens] in fp32, high for real, of features [B, tokens, D], one a head."""
+        ...
+
+
 Networks = Mapping[Role, Denoiser]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A role that is no transformer: one small head on each of some blocks of the role ``of``, made anew for a run.
+
+    ``blocks`` chooses them, numbered from 0, by how many there are.
+    """
+
+    of: Role
+    blocks: Callable[[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -197,6 +226,11 @@ class Method(Protocol):
     @property
     def uses_latents(self) -> bool:
         """Whether batches must bring x_0: a class variable, or a property where the configuration says it."""
+        ...
+
+    @property
+    def heads(self) -> Mapping[Role, Heads]:
+        """Those of ``roles`` that are heads on another; most methods have none."""
         ...
 
     def updates(self, step: int) -> tuple[Update, ...]:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
-from ray_distill.config.schema import RunConfig
+from ray_distill.config.schema import RunConfig, aliases
 
 ENVIRONMENT = "RAY_DISTILL_"
 M = TypeVar("M", bound=BaseModel)
@@ -39,7 +39,8 @@ class Loaded:
         return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {source}" for key, value, source in rows)
 
     def source(self, key: str) -> str:
-        return self.sources.get(key, "default")
+        spelt = {f"method.{name}": f"method.{alias}" for alias, name in aliases(self.config.method).items()}
+        return self.sources.get(key) or self.sources.get(spelt.get(key, ""), "default")
 
 
 @dataclass(frozen=True)

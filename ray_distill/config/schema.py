@@ -63,20 +63,40 @@ def _method(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"method = {value!r}: write a section with a name, one of {', '.join(METHODS)}")
     fields = dict(value)
-    name = fields.pop("name", None)
+    name, mode = fields.pop("name", None), fields.get("mode")
+    modes = [method.removeprefix(f"{name}_") for method in METHODS if method.startswith(f"{name}_")]
+    if mode in modes:
+        name = f"{name}_{fields.pop('mode')}"
+    elif modes and name not in METHODS:
+        raise ValueError(f"method.mode = {mode!r}: {name!r} has the modes {', '.join(modes)}")
     if name not in METHODS:
         raise ValueError(f"method.name = {name!r}: {nearest(str(name), METHODS)}")
     cls = METHODS[name]
+    for alias, key in aliases(cls).items():
+        if alias in fields and key in fields:
+            raise ValueError(f"method.{alias}: another spelling of method.{key}; remove one of them")
+        if alias in fields:
+            fields[key] = fields.pop(alias)
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in fields:
         if key not in known:
-            raise ValueError(f"method.{key}: method {name!r} has no such key; {nearest(key, known)}")
+            others = [
+                other for other in sorted(METHODS, key=len) if key in vars(METHODS[other])["__dataclass_fields__"]
+            ]
+            remedy = f"it is a key of {', '.join(others)}" if others else nearest(key, known)
+            raise ValueError(f"method.{key}: method {name!r} has no such key; {remedy}")
     if "timesteps" in fields:
         fields["timesteps"] = _numbers(fields["timesteps"])
     try:
         return TypeAdapter(cls).validate_python(fields)
     except ValidationError as error:
         raise ValueError("; ".join(_method_problem(problem) for problem in error.errors())) from None
+
+
+def aliases(method: Any) -> dict[str, str]:
+    """Other tools' spellings of a method's keys (pydantic has a meaning of its own for "alias")."""
+    fields = dataclasses.fields(method)
+    return {field.metadata["elsewhere"]: field.name for field in fields if "elsewhere" in field.metadata}
 
 
 def _method_problem(problem: Any) -> str:
@@ -210,6 +230,11 @@ class Train(Section):
     resume_from: Literal["latest", "none"] | Absolute = "latest"
     """none: refuse to go on where a run of this name stands. A checkpoint's folder: a new run begins from it."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
+    nonfinite_limit: PositiveInt = 10
+    """Updates of a role in a row whose loss or gradient may be non-finite; each is skipped and counted."""
+    rollbacks: Annotated[int, Field(ge=0)] = 1
+    """How often a run that passes this limit goes back to its last checkpoint, each time at half the learning rates;
+    then it ends. Each counts as one of max_failures."""
     timeout_s: PositiveInt = 1800
     """Longest wait in a collective before the ranks that did not come are named."""
 
@@ -353,6 +378,18 @@ class RunConfig(Section):
             given = [key for key in ("optimizer", "lora", "ema_decay") if config and getattr(config, key) is not None]
             if need == "frozen" and given:
                 raise ValueError(f"roles.{role}: this role is frozen; remove its {' and '.join(given)}")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_are_made_anew(self) -> RunConfig:
+        for role, heads in self.method.heads.items():
+            held, nothing = self.role(role), RoleConfig(zero=3)
+            keys = ("path", "init", "lora", "gradient_checkpointing", "ema_decay")
+            if given := [key for key in keys if getattr(held, key) != getattr(nothing, key)]:
+                raise ValueError(
+                    f"roles.{role}: it is small heads on features of {heads.of}, made anew and never exported; remove "
+                    f"its {' and '.join(given)}"
+                )
         return self
 
     @model_validator(mode="after")

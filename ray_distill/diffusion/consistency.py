@@ -5,7 +5,6 @@ Consistency models (arXiv 2303.01469), latent ones (2310.04378) and phased ones 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ray_distill.diffusion.flow import euler_step
 from ray_distill.diffusion.guidance import guided_velocity
+from ray_distill.diffusion.timesteps import shift_sigma
 from ray_distill.types import Cond, Denoiser
 
 
@@ -48,6 +48,26 @@ class Phases:
         edges = torch.tensor(self.edges, device=k.device)
         return edges[torch.bucketize(k, edges, right=True) - 1]
 
+    def timesteps(self, wanted: int) -> tuple[float, ...]:
+        """``wanted`` of the levels above the lowest, even from the top down; as many as there are even phases are their
+        tops. ValueError where there are not so many."""
+        n = len(self.levels) - 1
+        if not 1 <= wanted <= n:
+            raise ValueError(f"sampling_steps: {wanted} of them fall on a grid of {n} levels; use 1 to {n} there")
+        return tuple(1000 * self.levels[(wanted - i) * n // wanted] for i in range(wanted))
+
+
+def solver_phases(steps: int, shift: float, low: float, high: float, multiphase: int | tuple[float, ...] = 1) -> Phases:
+    """The Euler grid S_shift(k / steps) between the raw levels ``low`` and ``high``, at which it halts. ``multiphase``:
+    a number of phases, or the raw levels at which phases end beside ``low``, at which it halts, too; ValueError where
+    they are not in between, or more than steps."""
+    given = () if isinstance(multiphase, int) else multiphase
+    if not all(low < edge < high for edge in given):
+        raise ValueError(f"multiphase = {list(given)}: raw levels between {low:g} and {high:g}")
+    raw = sorted({low, high, *given, *(k / steps for k in range(1, steps) if low < k / steps < high)})
+    edges = even_edges(len(raw) - 1, multiphase) if isinstance(multiphase, int) else (0, *map(raw.index, sorted(given)))
+    return Phases(tuple(shift_sigma(level, shift) for level in raw), edges)
+
 
 def even_edges(steps: int, phases: int) -> tuple[int, ...]:
     """floor(linspace(0, n, P, endpoint=False)): n steps in P phases; ValueError unless each has a step."""
@@ -82,8 +102,3 @@ def consistency_pair(
         x_prev = euler_step(x_t, v, step.sigma, step.sigma_prev)
         aim = consistency_function(target, x_prev, step.sigma_prev, cond, step.sigma_end)
     return prediction, aim
-
-
-def even_indices(steps: int, wanted: int) -> Sequence[int]:
-    """``wanted`` indices out of 1 .. n, even from n down; as many as there are even phases start at their tops."""
-    return [(wanted - i) * steps // wanted for i in range(wanted)]

@@ -14,7 +14,8 @@ from torch import Tensor
 from ray_distill.config import RunConfig
 from ray_distill.data.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
-from ray_distill.evaluate.generate import Candidate, Generator, Made, write_videos
+from ray_distill.evaluate.generate import Generator, write_videos
+from ray_distill.evaluate.made import Candidate, Made
 from ray_distill.evaluate.metrics import frechet_distance
 from ray_distill.evaluate.report import contact_sheet, missed
 from ray_distill.types import STUDENT, TEACHER, Sampler
@@ -65,8 +66,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the student of ``checkpoint`` against its teacher; videos and the contact sheet go to ``out``.
 
-    Returns the report: per sampler frechet, frechet_spread (standard deviation over sampling seeds), accuracy, nfe,
-    seconds_per_video. Without a metric only the pictures and the seconds are there.
+    Returns the report: per sampler frechet, frechet_spread (standard deviation over sampling seeds), accuracy,
+    diversity, nfe, seconds_per_video. Without a metric only the pictures and the seconds are there.
     """
     settings = config.evaluate
     generator = Generator(config, cache)
@@ -112,11 +113,12 @@ def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[
 def summary(made: Sequence[Made], real: Tensor | None, sampler: Sampler) -> dict[str, Any]:
     """One sampler's row of the report, over sampling seeds; None is what no metric measured."""
     distances = [frechet_distance(m.features, real) for m in made if m.features is not None and real is not None]
-    right = [m.accuracy for m in made if m.accuracy is not None]
+    right, varied = ([v for m in made if (v := getattr(m, name)) is not None] for name in ("accuracy", "diversity"))
     return {
         "frechet": float(np.mean(distances)) if distances else None,
         "frechet_spread": float(np.std(distances, ddof=1)) if len(distances) > 1 else None,
         "accuracy": float(np.mean(right)) if right else None,
+        "diversity": float(np.mean(varied)) if varied else None,
         "nfe": sampler.nfe,
         "seconds_per_video": float(np.median([m.seconds_per_video for m in made])),
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from ray_distill.data.pipeline import real_videos
 from ray_distill.data.transform import to_frames
 from ray_distill.data.video import write_clip
 from ray_distill.diffusion.samplers import by_level, sample
-from ray_distill.evaluate.metrics import Metric
+from ray_distill.evaluate.made import Candidate, Made, kept_name
+from ray_distill.evaluate.metrics import Metric, diversity
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
@@ -34,28 +34,6 @@ from ray_distill.models.loading import folder_hash, load_transformer, random_tra
 from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Denoiser, Sampler
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Weights and how to sample them: ``checkpoint`` holds what was trained of ``role``, or of the recipe's experts;
-    None are the untrained sources. ``averaged``: the average of a trained role, where one is kept."""
-
-    role: str
-    sampler: Sampler
-    checkpoint: Path | None = None
-    averaged: bool = True
-
-
-@dataclass(frozen=True)
-class Made:
-    """What one candidate made from one seed."""
-
-    features: Tensor | None
-    accuracy: float | None
-    seconds_per_video: float
-    videos: np.ndarray
-    """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
 
 
 def load_network(config: RunConfig, role: str, checkpoint: Path | None, averaged: bool = True) -> nn.Module:
@@ -77,16 +55,16 @@ def load_network(config: RunConfig, role: str, checkpoint: Path | None, averaged
 
 
 @lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def _networks(key: str, roles: tuple[str, ...], *what: Any) -> dict[str, nn.Module]:
     return {role: load_network(RunConfig.model_validate_json(key), role, *what) for role in roles}
 
 
 def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
     """What ``candidate`` samples with: one network, or the two experts of its recipe."""
-    experts = candidate.sampler.experts
-    roles = (experts.high, experts.low) if experts else (candidate.role,)
-    modules = _networks(config.model_dump_json(), roles, candidate.checkpoint, candidate.averaged)
+    modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged)
     networks = {role: family(config.model.family).denoiser(module.to(device)) for role, module in modules.items()}
+    experts = candidate.sampler.experts
     return by_level(experts, networks) if experts else networks[candidate.role]
 
 
@@ -106,11 +84,24 @@ def make_latents(
     return sample(denoise, sampler, x_T, cond, uncond, noise=lambda i: rng.noise(f"sample/step{i}", ids, shape))
 
 
-@torch.no_grad()
 def generate(
+    config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int, keep: Path
+) -> Made:
+    """Sample one video a prompt (text [N, L, D], uncond [L, D]) in batches, and measure them; what no training moves
+    is kept in the folder ``keep`` and made once."""
+    name = kept_name(config, candidate, prompts, seed)
+    if name is not None and (keep / name).is_file():
+        return Made.load(keep / name)
+    made = _generate(config, candidate, prompts, text, uncond, seed)
+    if name is not None:
+        made.save(keep / name)
+    return made
+
+
+@torch.no_grad()
+def _generate(
     config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int
 ) -> Made:
-    """Sample one video a prompt (text [N, L, D], uncond [L, D]) in batches, and measure them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoise = denoiser(config, candidate, device)
     codec = load_codec(config.model.path / "vae").to(device)
@@ -125,9 +116,10 @@ def generate(
     videos = np.concatenate(pixels)
     shown = videos[: config.evaluate.pictures]
     if config.evaluate.metric is None:
-        return Made(None, None, seconds, shown)
+        return Made(None, None, None, seconds, shown)
     metric = Metric.load(config.evaluate.metric)
-    return Made(metric.features(videos), metric.accuracy(videos, prompts), seconds, shown)
+    features = metric.features(videos)
+    return Made(features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, shown)
 
 
 def real_features(config: RunConfig, cache: Cache) -> Tensor:
@@ -187,7 +179,7 @@ class Generator:
         else:
             self.prompts, text = _captions(cache, settings.videos if settings.metric else settings.pictures)
         self.real = real_features(config, cache) if settings.metric else None
-        self._config = config
+        self._config, self._keep = config, cache.folder
         self._text = ray.put(text)
         self._uncond = ray.put(torch.from_numpy(cache.uncond))
 
@@ -196,5 +188,7 @@ class Generator:
         gpus = 1 if self._config.train.use_gpu else 0
         # "DEFAULT", or a trial's tasks would have to fit into the placement group that holds its driver.
         task = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
-        ref: ray.ObjectRef[Made] = task.remote(self._config, candidate, self.prompts, self._text, self._uncond, seed)
+        ref: ray.ObjectRef[Made] = task.remote(
+            self._config, candidate, self.prompts, self._text, self._uncond, seed, self._keep
+        )
         return ref

@@ -109,3 +109,15 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
     distance = (a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
     return max(distance.item(), 0.0)
+
+
+def diversity(features: Tensor, prompts: Sequence[str]) -> float | None:
+    """The mean distance between the features [N, D] of two videos of one prompt; None where none has two.
+
+    It falls where a student shows the same video for every noise; an accurate teacher's says what is enough.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    means = [torch.pdist(features[several].double()).mean() for several in rows.values() if len(several) > 1]
+    return float(torch.stack(means).mean()) if means else None

@@ -25,6 +25,7 @@ ROWS = {
 
 INK, QUIET, RULE, PAPER = "#1f2430", "#7a8190", "#dfe2e8", "#ffffff"
 LINE = "#2f6db5"
+COUNTED = ("exit_step",)  # a draw: how often each value came says more than when
 FRAME_PX = 96  # frames smaller than this are magnified by a whole factor, so that pixels stay pixels
 
 
@@ -80,7 +81,8 @@ def _fit(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
 
 
 def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """A PNG with one small curve per name over ``step``: the values, thin, and their running mean.
+    """A PNG with one small curve per name over ``step``: the values, thin, and their running mean; a histogram of what
+    is ``COUNTED``.
 
     ``rows`` hold ``step`` and named values; a name may be missing in some rows (a role that was not updated).
     Non-finite values and names with a slash (parts of another value) are left out. An axis is logarithmic where all
@@ -103,12 +105,11 @@ def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     figure = Figure(figsize=(4.2 * across, 2.5 * down + 0.3), dpi=120, layout="constrained", facecolor=PAPER)
     axes = figure.subplots(down, across, squeeze=False, sharex=True).flat
     for axis, (name, (steps, values)) in zip(axes, sorted(curves.items()), strict=False):
-        axis.plot(steps, values, color=LINE, alpha=0.3, linewidth=0.8)
-        axis.plot(steps, running_mean(values), color=LINE, linewidth=1.8)
         axis.set_title(name, loc="left", fontsize=10, color=INK)
-        low, high = np.quantile(values, (0.05, 0.95))
-        if min(values) > 0 and high > 20 * low:
-            axis.set_yscale("log")
+        if name in COUNTED:
+            _counts(axis, values, steps)
+        else:
+            _curve(axis, values, steps)
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(RULE)
         axis.tick_params(which="both", colors=QUIET, labelsize=8, length=0)
@@ -124,6 +125,24 @@ def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     figure.savefig(path, format="png")
 
 
+def _curve(axis: Any, values: Sequence[float], steps: Sequence[float]) -> None:
+    axis.plot(steps, values, color=LINE, alpha=0.3, linewidth=0.8)
+    axis.plot(steps, running_mean(values), color=LINE, linewidth=1.8)
+    low, high = np.quantile(values, (0.05, 0.95))
+    if min(values) > 0 and high > 20 * low:
+        axis.set_yscale("log")
+
+
+def _counts(axis: Any, values: Sequence[float], steps: Sequence[float]) -> None:
+    """Bars across the common axis of steps, one a value, as high as its share, with the value below its bar."""
+    found, counts = np.unique(values, return_counts=True)
+    width = (max(steps) - min(steps)) / len(found) or 1.0
+    at = min(steps) + width * (np.arange(len(found)) + 0.5)
+    axis.bar(at, counts / len(values), width=0.8 * width, color=LINE, alpha=0.6)
+    for x, value in zip(at, found, strict=True):
+        axis.text(x, 0.0, f"{value:g}", ha="center", va="bottom", fontsize=9, color=INK)
+
+
 def running_mean(values: Sequence[float]) -> np.ndarray:
     """The centred mean over about a fifteenth of the curve, cut off at its ends; as long as ``values``."""
     half, sums = len(values) // 30, np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
@@ -133,18 +152,22 @@ def running_mean(values: Sequence[float]) -> np.ndarray:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The report's samplers as aligned plain text: sampler, FD (+- spread over seeds), accuracy, nfe, s/video.
+    """The report's samplers as aligned text: sampler, FD (+- spread over seeds), accuracy, diversity, nfe, s/video.
 
-    A value that is None (no metric for this data) is printed as ``-``.
+    A value that is None (no metric for this data) is printed as ``-``; of a report without samplers the last line is
+    left.
     """
     rows = [(label, report[key]) for key, label in ROWS.items() if report.get(key) is not None]
+    if not rows:
+        return _footer(report)
     spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
     room = max(map(len, spreads), default=0)  # a missing spread leaves its room, so that the points stay below another
-    lines: list[tuple[str, ...]] = [("sampler", f"FD{'':{room}}", "accuracy", "nfe", "s/video")]
+    lines: list[tuple[str, ...]] = [("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")]
     for (label, row), spread in zip(rows, spreads, strict=True):
         distance = _number(row.get("frechet"), ".1f") + f"{spread:{room}}"
         share, seconds = _number(row.get("accuracy"), ".3f"), _number(row.get("seconds_per_video"), ".3f")
-        lines.append((label, distance, share, _number(row.get("nfe"), "g"), seconds))
+        varied = _number(row.get("diversity"), ".2f")
+        lines.append((label, distance, share, varied, _number(row.get("nfe"), "g"), seconds))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
     text = "\n".join(

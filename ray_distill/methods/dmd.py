@@ -28,6 +28,7 @@ from ray_distill.types import (
     STUDENT,
     TEACHER,
     Batch,
+    Heads,
     LossTerms,
     Need,
     Networks,
@@ -64,6 +65,10 @@ class DMD(Scores):
             raise ValueError(f"student_interval = {self.student_interval}: use {enough}")
         if self.reuse_rollout and replaces:
             raise ValueError("reuse_rollout = True: no fake-score update follows where student_turn = replaces")
+
+    @property
+    def heads(self) -> Mapping[Role, Heads]:
+        return {}
 
     @property
     def uses_latents(self) -> bool:
@@ -109,6 +114,10 @@ class DMD(Scores):
         x = self.roll_out(networks, batch, rng, "student", grad=True)
         if self.reuse_rollout:
             shared["x"] = x.detach()
+        return self.match(x, networks, batch, rng)
+
+    def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
+        """The student's loss on its rollout ``x``."""
         with torch.no_grad():
             x_s, sigma, _ = self.diffuse(x, batch, rng, "student", self.exit_window(rng, "student"))
             prompts = batch.cond, batch.uncond
@@ -123,9 +132,14 @@ class DMD(Scores):
             loss, student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=x, **real)
         )
 
+    def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
+        """(x without gradient, the purpose of its draws): what the fake score learns from."""
+        if "x" in shared:
+            return shared["x"], "student"
+        return self.roll_out(networks, batch, rng, "fake_score", grad=False), "fake_score"
+
     def fake_score_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
-        source = "student" if "x" in shared else "fake_score"
-        x = shared["x"] if "x" in shared else self.roll_out(networks, batch, rng, source, grad=False)
+        x, source = self.fake_samples(networks, batch, rng, shared)
         x_s, sigma, eps = self.diffuse(x, batch, rng, "fake_score", self.exit_window(rng, source))
         v = networks[FAKE_SCORE](x_s, sigma, batch.cond).velocity
         each = score_weight(sigma, self.fake_score_target) * sample_mse(v, velocity(x, eps))

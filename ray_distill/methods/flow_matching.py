@@ -17,7 +17,7 @@ from torch import Tensor
 from ray_distill.diffusion.flow import add_noise, velocity
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
-from ray_distill.types import STUDENT, Batch, Cond, LossTerms, Need, Networks, Rng, Role, Sampler, Shared, Update
+from ray_distill.types import STUDENT, Batch, Cond, Heads, LossTerms, Need, Networks, Rng, Role, Sampler, Shared, Update
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class FlowMatching:
 
     name: ClassVar[str] = "flow_matching"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
+    heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -13,11 +13,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ray_distill.diffusion.consistency import Phases, consistency_pair, even_indices
+from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_phases
 from ray_distill.diffusion.flow import add_noise
 from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.losses import pseudo_huber, sample_mse
-from ray_distill.diffusion.timesteps import shift_sigma
 from ray_distill.methods.watch import consistency_logs
 from ray_distill.types import (
     STUDENT,
@@ -25,6 +24,7 @@ from ray_distill.types import (
     TEACHER,
     Average,
     Batch,
+    Heads,
     LossTerms,
     Need,
     Networks,
@@ -50,6 +50,7 @@ class LCM:
     sampling_steps: int = 4
 
     name: ClassVar[str] = "lcm"
+    heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ class LCM:
 
     @property
     def phases(self) -> Phases:
-        return Phases(tuple(shift_sigma(n / self.euler_steps, self.shift) for n in range(self.euler_steps + 1)))
+        return solver_phases(self.euler_steps, self.shift, 0.0, 1.0)
 
     def describe(self) -> str:
         low, high = self.scales
@@ -92,8 +93,7 @@ class LCM:
         return (Update((STUDENT,), self.student_loss),)
 
     def sampler(self) -> Sampler:
-        levels = self.phases.levels
-        return Sampler(tuple(1000 * levels[n] for n in even_indices(self.euler_steps, self.sampling_steps)), "sde")
+        return Sampler(self.phases.timesteps(self.sampling_steps), "sde")
 
     def guide(self, batch: Batch, rng: Rng) -> float | Tensor:
         low, high = self.scales

@@ -11,6 +11,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from ray_distill.models.causal_wan import causal_attention
+from ray_distill.models.features import tapped
 from ray_distill.types import Cache, Cond, Prediction
 
 
@@ -33,15 +34,17 @@ class WanDenoiser:
         chunks: Sequence[int] = (),
         cache: Cache | None = None,
         remember: bool = False,
+        features: Sequence[int] = (),
     ) -> Prediction:
-        with causal_attention(self.network, x_t.shape[2], chunks, cache, remember):
+        causal = causal_attention(self.network, x_t.shape[2], chunks, cache, remember)
+        with causal, tapped(self.network, features) as taken:
             (velocity,) = self.network(
                 hidden_states=x_t.to(self.dtype),
                 timestep=1000 * (self._by_token(sigma, x_t) if sigma.ndim == 2 else sigma),
                 encoder_hidden_states=cond["text"].to(self.dtype),
                 return_dict=False,
             )
-        return Prediction(velocity.to(x_t.dtype))
+        return Prediction(velocity.to(x_t.dtype), tuple(taken))
 
     def _by_token(self, sigma: Tensor, x_t: Tensor) -> Tensor:
         """``sigma`` [B, T] as [B, tokens], which is how diffusers takes levels that differ within a clip."""
@@ -54,6 +57,11 @@ class Wan:
 
     transformer: ClassVar[type[WanTransformer3DModel]] = WanTransformer3DModel
     denoiser: ClassVar[type[WanDenoiser]] = WanDenoiser
+
+    @staticmethod
+    def features(config: Mapping[str, Any]) -> tuple[int, int]:
+        """(blocks, width D of what they return) of a transformer's configuration."""
+        return int(config["num_layers"]), int(config["num_attention_heads"]) * int(config["attention_head_dim"])
 
     @staticmethod
     def patch(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ray_distill.config import RunConfig
+from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.plan.estimate import Estimate, estimate
-from ray_distill.types import Average, Start
+from ray_distill.types import Average, Role, Start
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def changes(config: RunConfig) -> Changes:
         yield from ORDER[name](config)
 
 
-def of_roles(config: RunConfig, key: str, value: Any, wanted: Callable[[Any], bool]) -> Changes:
-    """``key`` of every role whose section is ``wanted``; what follows another role has none."""
+def of_roles(config: RunConfig, key: str, value: Any, wanted: Callable[[Role, RoleConfig], Any]) -> Changes:
+    """``key`` of every role that is ``wanted``, by its name and section; what follows another role has none."""
     own = [role for role, need in config.method.roles.items() if not isinstance(need, Average | Start)]
-    roles = [role for role in own if wanted(config.role(role))]
+    roles = [role for role in own if wanted(role, config.role(role))]
     if roles:
         tree = config.dump()
         for role in roles:
@@ -72,13 +72,23 @@ def workers(config: RunConfig) -> Changes:
     yield from (of_train(config, "workers", n) for n in range(train.workers + 1, most + 1) if most % n == 0)
 
 
+def checkpointing(config: RunConfig) -> Changes:
+    """Of all transformers that gradients pass: those that are trained, and those that heads look at."""
+    heads = config.method.heads
+    passed = {given.of for given in heads.values()} | {r for r in config.method.roles if config.role(r).optimizer}
+    return of_roles(
+        config,
+        "gradient_checkpointing",
+        True,
+        lambda role, held: role in passed - heads.keys() and not held.gradient_checkpointing,
+    )
+
+
 ORDER: dict[str, Callable[[RunConfig], Changes]] = {
-    "checkpointing": lambda config: of_roles(
-        config, "gradient_checkpointing", True, lambda held: held.optimizer and not held.gradient_checkpointing
-    ),
+    "checkpointing": checkpointing,
     "micro_batch": micro_batches,
-    "zero": lambda config: of_roles(config, "zero", 3, lambda held: held.zero < 3),
-    "bfloat16": lambda config: of_roles(config, "dtype", "bfloat16", lambda held: held.dtype != "bfloat16"),
-    "ema": lambda config: of_roles(config, "ema_decay", None, lambda held: held.ema_decay is not None),
+    "zero": lambda config: of_roles(config, "zero", 3, lambda role, held: held.zero < 3),
+    "bfloat16": lambda config: of_roles(config, "dtype", "bfloat16", lambda role, held: held.dtype != "bfloat16"),
+    "ema": lambda config: of_roles(config, "ema_decay", None, lambda role, held: held.ema_decay is not None),
     "workers": workers,
 }

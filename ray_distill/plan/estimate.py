@@ -65,8 +65,7 @@ class Counted:
 
     def one(self, call: Call) -> Pass:
         config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]
-        # Only trained roles checkpoint (train/engines.py), and only where autograd is on.
-        checkpointing = held.gradient_checkpointing and held.optimizer is not None and call.grad
+        checkpointing = held.gradient_checkpointing and call.grad  # only where autograd is on
         text = (config.model.max_sequence_length, int(described["text_dim"]))
         rows = call.rows * config.train.micro_batch
         return count(
@@ -79,6 +78,7 @@ class Counted:
                 self.latent,
                 text,
                 call.grad,
+                call.trained,
             )
         )
 

@@ -17,11 +17,13 @@ ROWS, SHAPE = 2, (1, 1, 2, 2)
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a role's network on ``rows`` micro-batches (guidance makes it 2); ``grad``: autograd keeps it."""
+    """One call of a role's network on ``rows`` micro-batches (guidance makes it 2); ``grad``: autograd keeps it, on its
+    way to the role's own weights where it is ``trained``, else to its input."""
 
     role: Role
     rows: int
     grad: bool
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,10 @@ def paths(method: Method, update: Update) -> Iterator[Path]:
     while True:
         draws = Draws(choices)
         calls: list[Call] = []
-        networks = {role: Toy(role, role in update.roles, calls) for role in method.roles}
+        networks: dict[Role, Any] = {
+            role: ToyHeads() if role in method.heads else Toy(role, role in update.roles, calls)
+            for role in method.roles
+        }
         zeros = torch.zeros(ROWS, *SHAPE)
         text = {"text": torch.zeros(ROWS, 1, 1)}
         update.loss(networks, Batch(torch.arange(ROWS), SHAPE, text, text, zeros), draws, {})
@@ -132,7 +137,18 @@ class Toy:
         self.role, self.calls = role, calls
         self.weight = torch.full((), 0.5, requires_grad=trained)
 
-    def __call__(self, x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:
-        velocity = self.weight * x_t
-        self.calls.append(Call(self.role, len(x_t) // ROWS, velocity.requires_grad))
-        return Prediction(velocity)
+    def __call__(
+        self, x_t: Tensor, sigma: Tensor, cond: Cond, features: Sequence[int] = (), **causal: Any
+    ) -> Prediction:
+        velocity, grad = self.weight * x_t, torch.is_grad_enabled()
+        self.calls.append(Call(self.role, len(x_t) // ROWS, velocity.requires_grad, grad and self.weight.requires_grad))
+        return Prediction(velocity, tuple(velocity.flatten(2).transpose(1, 2) for _ in features))
+
+
+class ToyHeads:
+    """Heads on one block. Their calls are not counted: their work is small beside that of what they look at."""
+
+    blocks = (0,)
+
+    def __call__(self, features: Sequence[Tensor]) -> Tensor:
+        return torch.stack([x.sum(2) for x in features], dim=1)

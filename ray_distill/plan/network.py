@@ -15,6 +15,7 @@ from torch import nn
 
 from ray_distill.config import RunConfig
 from ray_distill.models import family
+from ray_distill.models.heads import FeatureHeads, placed
 from ray_distill.models.int8 import is_quantized
 from ray_distill.models.loading import check_folder
 from ray_distill.models.lora import LoRA
@@ -35,8 +36,11 @@ class Parameters:
 
 
 def architecture(config: RunConfig, role: Role) -> dict[str, Any]:
-    """The transformer's configuration: the role's folder, or the published one of a folder's name; else ValueError."""
-    folder = config.source(role)
+    """The transformer's configuration: the role's folder, or the published one of a folder's name; else ValueError.
+
+    Of heads, that of the role which they look at."""
+    heads = config.method.heads.get(role)
+    folder = config.source(heads.of if heads else role)
     if folder.is_dir():
         return check_folder(config.model.family, folder)
     published = PUBLISHED / f"{folder.name}.json"
@@ -61,6 +65,11 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
     if isinstance(need := config.method.roles[role], Average):
         source = parameters(config, need.of)
         return Parameters(source.every, (), source.trainable)
+    if role in config.method.heads:
+        blocks, width = placed(role, config.method.heads[role], config.model.family, architecture(config, role))
+        with torch.device("meta"):
+            heads = tuple(p.numel() for p in FeatureHeads(len(blocks), width).parameters())
+        return Parameters(heads, heads)
     described, lora = json.dumps(architecture(config, role)), config.role(role).lora
     every = sizes(config.model.family, described)
     int8 = int8_size(config.model.family, described) if config.role(role).base_precision == "int8" else 0

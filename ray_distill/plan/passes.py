@@ -47,6 +47,8 @@ class Workload:
     latent: tuple[int, int, int, int]
     text: tuple[int, int]
     grad: bool
+    trained: bool = True
+    """Whether gradients go to the weights, else to the input alone."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,13 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
         if work.gradient_checkpointing:
             network.enable_gradient_checkpointing()  # type: ignore[operator]
         for p in network.parameters():
-            p.requires_grad_(work.grad)
-            if work.grad:  # gradients belong to the state
+            p.requires_grad_(work.grad and work.trained)
+            if p.requires_grad:  # gradients belong to the state
                 p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
         denoiser = family(work.family).denoiser(network, dtype)
         x_t, text = torch.empty(work.rows, *work.latent), torch.empty(work.rows, *work.text)
         sigma = torch.empty(work.rows)
+        x_t.requires_grad_(work.grad and not work.trained)
         with Counter([*network.parameters(), *network.buffers()]) as counter, torch.set_grad_enabled(work.grad):
             velocity = denoiser(x_t, sigma, {"text": text}).velocity
             saved, forward, flops = counter.now, counter.most, counter.flops

@@ -81,7 +81,7 @@ def forwards_table(found: Estimate) -> str:
     repeated = found.cycle
     times = ", ".join(f"{kind.times} of {' and '.join(kind.roles)}" for kind in repeated.kinds)
     rows = []
-    for role in found.parameters:
+    for role in [role for role in found.parameters if role not in found.config.method.heads]:
         each = [f"{float(repeated.expected(role, grad)):g}" for grad in (True, False)]
         rows.append([role, *each, digits(found.flops[role] / 1e12, 4)])
     head = ["forwards of a micro-batch per cycle", "with gradient", "without", "TFLOP per GPU and step"]
@@ -115,6 +115,10 @@ def cost(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
         f"a checkpoint: {found.checkpoint / 1e9:,.3g} GB on disk",
         "counted: weights, gradients, optimizer (fp32 masters, moments), EMA, forwards, FLOPs; activations",
         "  with a CPU's kernels, an upper bound. Estimated: buffers. On no GPU measured: docs/plan.md",
+        *(
+            f"not counted: the calls of {role}, heads on {heads.of}"
+            for role, heads in found.config.method.heads.items()
+        ),
     ]
     return "\n".join(lines)
 

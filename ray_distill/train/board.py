@@ -14,7 +14,9 @@ Row = Mapping[str, float]
 class Board:
     """A tiny actor. Ray's own report is polled every 2 s and has no end of run; this is what the driver watches."""
 
-    def __init__(self) -> None:
+    def __init__(self, rollbacks: int = 0) -> None:
+        """``rollbacks``: how often the run has gone back before, as its checkpoint says."""
+        self._rollbacks = rollbacks
         self._rows: list[Row] = []
         self._notes: list[str] = []
         self._stopping = False
@@ -40,11 +42,19 @@ class Board:
     def resumed_from(self) -> str | None:
         return self._resume
 
+    def roll_back(self, why: str) -> None:
+        """The worker group that starts next does so at lower learning rates."""
+        self._rollbacks += 1
+        self._notes.append(f"rollback {self._rollbacks}: {why}")
+
+    def rollbacks(self) -> int:
+        return self._rollbacks
+
     def request_stop(self) -> None:
         self._stopping = True
 
 
-def start_board() -> Any:
+def start_board(rollbacks: int = 0) -> Any:
     # Beside the driver: what outlives it is of no use, and it must not go down with a worker's node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(rollbacks)

@@ -14,6 +14,7 @@ from ray_distill.data import listing
 from ray_distill.data.index import Models
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.export.hub import check_token
+from ray_distill.models.heads import placed
 from ray_distill.models.loading import check_attention, check_folder, empty_transformer
 from ray_distill.models.lora import check_targets
 from ray_distill.track.webhook import read_hook
@@ -24,9 +25,12 @@ from ray_distill.train.job import resumed_from
 def check(config: RunConfig) -> None:
     """What can be known to fail is known before a cluster starts; raises ConfigError or ValueError."""
     for role in config.method.roles:
-        check_folder(
+        folder = check_folder(
             config.model.family, config.source(role), f"roles.{role}.path" if config.role(role).path else "model.path"
         )
+        for name, heads in config.method.heads.items():
+            if heads.of == role:
+                placed(name, heads, config.model.family, folder)
         if lora := config.role(role).lora:
             check_targets(lora, empty_transformer(config.model.family, config.source(role)), f"roles.{role}.lora")
     check_attention(config.model.attention)

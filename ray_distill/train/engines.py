@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config.schema import RoleConfig
+from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
 from ray_distill.train import zero
 from ray_distill.train.average import AverageRole
@@ -26,10 +28,16 @@ NO_GRADIENT_LIMIT = 10  # updates in a row; fewer are honest: a DMD student whos
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+class NotFinite(RuntimeError):
+    """A role's gradients stay non-finite: skipping does not help."""
+
+
 class Engines(Protocol):
     """What the step and the worker ask of however the roles are held."""
 
     networks: Networks
+    rate_factor: float
+    """Of every learning rate: below 1 after a rollback."""
 
     def training(self, roles: tuple[Role, ...]) -> Any: ...
     def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None: ...
@@ -50,10 +58,12 @@ class _Held:
     total_updates: int
     updates: int = 0
     skipped: int = 0
+    skipped_in_a_row: int = 0
     without_gradient: int = 0
     ema: ShardedEMA | None = None
     trainable: list[tuple[str, nn.Parameter]] = field(default_factory=list)
     averages: list[AverageRole] = field(default_factory=list)
+    descends: bool = False
 
     @property
     def zero_optimizer(self) -> Any:
@@ -63,6 +73,21 @@ class _Held:
     def optimizer(self) -> torch.optim.Optimizer:
         inner: torch.optim.Optimizer = self.engine.optimizer.optimizer
         return inner
+
+
+class _Network:
+    """A role's network as its adapter calls it: through the engine where the role is updated, else as the bare module,
+    whose hooks gather its weights as well. DeepSpeed takes a gradient that only passes through an engine's output for
+    a backward of that engine's own, and refuses it."""
+
+    def __init__(self, held: _Held) -> None:
+        self._held = held
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (self._held.engine if self._held.descends else self._held.module)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._held.module, name)  # parts that adapters hook
 
 
 class SeparateEngines:
@@ -75,10 +100,15 @@ class SeparateEngines:
         denoiser: type[Denoiser],
         total_updates: Mapping[Role, int],
         micro_batch: int,
-        averages: Mapping[Role, Average] | None = None,
+        heads: Mapping[Role, tuple[int, ...]] = MappingProxyType({}),
+        averages: Mapping[Role, Average] = MappingProxyType({}),
+        nonfinite_limit: int = 10,
     ) -> None:
         """``modules`` are taken one at a time: each is sharded before the next is loaded. Of a trained role, what does
-        not ask for gradients stays frozen (the base of its adapters). ``averages``: the roles that are one."""
+        not ask for gradients stays frozen (the base of its adapters). ``heads`` are the roles that are heads, and the
+        blocks that each looks at, ``averages`` those that are one; all others stand behind ``denoiser``. More than
+        ``nonfinite_limit`` skipped updates in a row are NotFinite."""
+        self.rate_factor, self._nonfinite_limit = 1.0, nonfinite_limit
         self._held = {
             role: _Held(
                 module,
@@ -92,11 +122,13 @@ class SeparateEngines:
         for held in self._held.values():
             if held.config.ema_decay is not None:
                 held.ema = ShardedEMA(zero.local_shards(held.trainable), held.config.ema_decay)
-        for role, average in (averages or {}).items():
+        for role, average in averages.items():
             source = self._held[average.of]
             source.averages.append(AverageRole(role, source.trainable, self._held[role].module, average.decay))
         self.networks: Networks = {
-            role: denoiser(held.engine, DTYPES[held.config.dtype])  # type: ignore[call-arg]
+            role: FeatureDiscriminator(_Network(held), DTYPES[held.config.dtype], heads[role])  # type: ignore[misc]
+            if role in heads
+            else denoiser(_Network(held), DTYPES[held.config.dtype])  # type: ignore[call-arg]
             for role, held in self._held.items()
         }
 
@@ -106,15 +138,19 @@ class SeparateEngines:
 
     @contextmanager
     def training(self, roles: tuple[Role, ...]) -> Iterator[None]:
-        """Only ``roles`` can receive a gradient inside."""
+        """Only ``roles`` can receive a gradient inside; it may pass through the others on its way."""
         others = [p for role, held in self._trained.items() if role not in roles for _, p in held.trainable]
         for parameter in others:
             parameter.requires_grad_(False)
+        for role in roles:
+            self._held[role].descends = True
         try:
             yield
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
+            for role in roles:
+                self._held[role].descends = False
 
     def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None:
         """Accumulate gradients; ``last`` marks the last micro-batch of an update."""
@@ -130,14 +166,21 @@ class SeparateEngines:
         for role in roles:
             held = self._held[role]
             assert held.config.optimizer is not None
-            rate = learning_rate(held.config.optimizer, held.updates, held.total_updates)
+            rate = self.rate_factor * learning_rate(held.config.optimizer, held.updates, held.total_updates)
             for group in held.optimizer.param_groups:
                 group["lr"] = rate
             held.engine.step()
             if held.zero_optimizer.overflow:
                 held.skipped += 1
+                held.skipped_in_a_row += 1
+                if held.skipped_in_a_row > self._nonfinite_limit:
+                    raise NotFinite(
+                        f"loss or gradient of {role} was not finite in {held.skipped_in_a_row} updates in a row, after "
+                        f"{held.updates} good ones: lower roles.{role}.optimizer.learning_rate, or its clip_norm"
+                    )
             else:
                 held.updates += 1
+                held.skipped_in_a_row = 0
                 if held.ema is not None and held.updates % held.config.ema_interval == 0:
                     held.ema.update()
                 for average in held.averages:

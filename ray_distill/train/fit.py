@@ -19,7 +19,7 @@ from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
-from ray_distill.train.job import Job, resumed_from, train_worker
+from ray_distill.train.job import ROLLBACKS, Job, resumed_from, train_worker
 from ray_distill.train.progress import Progress, Row
 from ray_distill.train.rows import append, stored
 from ray_distill.train.stop import Signals, Stopped
@@ -49,7 +49,7 @@ def train(
         return last
     if last is not None:
         say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
-    board = start_board()
+    board = start_board(last.state.get(ROLLBACKS, 0) if last else 0)
     stream = stream_of(config, cache)
     if stream.left_out:
         say(

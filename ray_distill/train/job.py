@@ -17,6 +17,9 @@ from ray_distill.data.stream import Stream
 if TYPE_CHECKING:
     from ray_distill.config import RunConfig
 
+ROLLBACKS = "rollbacks"
+"""Key of a checkpoint's state."""
+
 
 @dataclass(frozen=True)
 class Job:

@@ -20,7 +20,7 @@ from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
 from ray_distill.data.index import Models, told
 from ray_distill.data.pipeline import prepare
-from ray_distill.evaluate.compare import baseline
+from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.export.hub import Hub
 from ray_distill.track.client import Status, one_line
@@ -28,9 +28,10 @@ from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.arrivals import Arrivals
 from ray_distill.train.check import check, warnings
+from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
-from ray_distill.train.publish import export_student, measure, publish
+from ray_distill.train.publish import export_student, publish, trained
 from ray_distill.train.stop import Signals, Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
 
@@ -107,8 +108,12 @@ def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
     Raises ConfigError before anything starts, Stopped after an orderly end on a signal, and the workers' own errors.
     """
     check(config)
+    with claimed(config.run_dir):
+        return _launch(config, trial)
+
+
+def _launch(config: RunConfig, trial: Trial | None) -> dict[str, Any]:
     hook, hub = WebHook(config.track.webhook, config.name), Hub(config)
-    config.run_dir.mkdir(parents=True, exist_ok=True)
     outlets = Outlets(start_tracker(config, trial.parent_run_id if trial else None), hook, hub)
     status: Status = "FAILED"
     try:
@@ -165,8 +170,11 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     validations.finish()
     if trial is not None:
         return {"validations": validations.rows}
-    with phases("evaluate: the student against its teacher, by samples"):
-        report = measure(config, cache, last)
+    measured = {}
+    if config.evaluate.enabled:
+        with phases("evaluate: the student against its teacher, by samples"):
+            measured = evaluate(config, cache, last.folder, config.run_dir)
+    report = measured | trained(config, cache, last)
     with phases("export"):
         folder = export_student(config, cache, last, report)
     report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}

@@ -1,4 +1,4 @@
-"""What becomes of a trained student: measured, exported, and published to MLflow."""
+"""What becomes of a trained student: exported, and published to MLflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ray_distill import checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.data.cache import Cache
-from ray_distill.evaluate.compare import COMPARED, evaluate
+from ray_distill.evaluate.compare import COMPARED
 from ray_distill.evaluate.report import loss_plot, table, write_report
 from ray_distill.export.student import export
 from ray_distill.track.names import summary
@@ -28,10 +28,9 @@ def known(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def measure(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dict[str, Any]:
-    """The run's report: the student against its teacher where that is asked for, and how far it was trained."""
-    measured = evaluate(config, cache, last.folder, config.run_dir) if config.evaluate.enabled else {}
-    return measured | {
+def trained(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dict[str, Any]:
+    """How far the student of the run's report was trained."""
+    return {
         "prompt": cache.captions()[0],
         "steps": last.step,
         "student_updates": last.state["roles"][STUDENT]["updates"],

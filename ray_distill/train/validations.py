@@ -13,7 +13,8 @@ from ray_distill.checkpoint.layout import PREFIX, folder_name
 from ray_distill.config import RunConfig
 from ray_distill.data.cache import Cache
 from ray_distill.evaluate.compare import summary
-from ray_distill.evaluate.generate import Candidate, Generator, write_videos
+from ray_distill.evaluate.generate import Generator, write_videos
+from ray_distill.evaluate.made import Candidate
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.fit import say

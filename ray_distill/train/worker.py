@@ -20,16 +20,20 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
 from ray_distill.models import family
+from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
-from ray_distill.models.loading import load_transformer, random_transformer, use_attention
+from ray_distill.models.loading import check_folder, load_transformer, random_transformer, use_attention
 from ray_distill.models.lora import add_lora
 from ray_distill.rng import StatelessRng
-from ray_distill.train.engines import DTYPES, Engines, SeparateEngines
-from ray_distill.train.job import Job
+from ray_distill.train.engines import DTYPES, Engines, NotFinite, SeparateEngines
+from ray_distill.train.job import ROLLBACKS, Job
 from ray_distill.train.rows import reduced
 from ray_distill.train.schedule import total_updates
 from ray_distill.train.step import train_step
 from ray_distill.types import Average, Placement, Role
+
+ROLLBACK_FACTOR = 0.5
+"""Of the learning rates, at each rollback."""
 
 
 def work(job: Job) -> None:
@@ -44,15 +48,21 @@ def work(job: Job) -> None:
     last = job.resume_point()
     if last is not None:
         engines.load(last)
+    rollbacks = _rolled_back(job, engines)
     stream = replace(job.stream, start=last.step if last else 0)
     teacher = engines.frozen_hash()
-    reporter = Reporter(job, placement, engines, device)
+    reporter = Reporter(job, placement, engines, device, rollbacks)
     rng = StatelessRng(config.seed)
     if last is not None and placement.data_rank == 0:
         ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"), timeout=60)
     iterator = ray.train.get_dataset_shard("train")
     for step, batches in enumerate(micro_batches(stream, iterator, placement, device), stream.start):
-        logs = train_step(config.method, engines, batches, step, rng)
+        try:
+            logs = train_step(config.method, engines, batches, step, rng)
+        except NotFinite as error:  # on all ranks, which share the norm
+            if placement.data_rank == 0:
+                ray.get(job.board.roll_back.remote(str(error)), timeout=60)
+            raise
         stopping = reporter.add(step, logs)
         done = step + 1
         if done == config.train.steps and engines.frozen_hash() != teacher:
@@ -65,16 +75,36 @@ def work(job: Job) -> None:
     dist.destroy_process_group()  # without it a process aborts at exit now and then
 
 
+def _rolled_back(job: Job, engines: Engines) -> int:
+    """How often the run has gone back because of what was not finite; RuntimeError where that was too often."""
+    count: int = ray.get(job.board.rollbacks.remote(), timeout=60)
+    if count > job.config.train.rollbacks:
+        raise RuntimeError(
+            f"loss or gradient stayed non-finite after {count - 1} rollbacks (train.rollbacks = "
+            f"{job.config.train.rollbacks}): the last checkpoint stands; lower the learning rates and go on from it"
+        )
+    engines.rate_factor = ROLLBACK_FACTOR**count
+    return count
+
+
 def build_engines(config: RunConfig) -> Engines:
     """One engine per role that training holds, each with its own weights and adapters."""
+    name = config.model.family
+    heads = {
+        role: placed(role, given, name, check_folder(name, config.source(given.of)))
+        for role, given in config.method.heads.items()
+    }
 
     def module(role: Role) -> nn.Module:
         held = config.role(role)
+        if role in heads:
+            blocks, width = heads[role]
+            return random_heads(len(blocks), width, config.seed)
         if held.init == "random":
-            network = random_transformer(config.model.family, config.source(role), config.seed)
+            network = random_transformer(name, config.source(role), config.seed)
         else:
             # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
-            network = load_transformer(config.model.family, config.source(role), DTYPES[held.dtype])
+            network = load_transformer(name, config.source(role), DTYPES[held.dtype])
         use_attention(network, config.model.attention)
         if held.base_precision == "int8":
             quantize(network)
@@ -85,10 +115,12 @@ def build_engines(config: RunConfig) -> Engines:
     return SeparateEngines(
         ((role, module(role)) for role in config.held_roles),
         {role: config.role(role) for role in config.held_roles},
-        family(config.model.family).denoiser,
+        family(name).denoiser,
         total_updates(config),
         config.train.micro_batch,
-        {role: need for role, need in config.method.roles.items() if isinstance(need, Average)},
+        heads={role: blocks for role, (blocks, _) in heads.items()},
+        averages={role: need for role, need in config.method.roles.items() if isinstance(need, Average)},
+        nonfinite_limit=config.train.nonfinite_limit,
     )
 
 
@@ -101,8 +133,9 @@ def is_due(config: RunConfig, done: int) -> bool:
 class Reporter:
     """Rows to the board, checkpoints to Ray Train. Ranks meet only every few seconds, by rank 0's clock."""
 
-    def __init__(self, job: Job, placement: Placement, engines: Engines, device: torch.device) -> None:
+    def __init__(self, job: Job, placement: Placement, engines: Engines, device: torch.device, rollbacks: int) -> None:
         self.job, self.placement, self.engines, self.device = job, placement, engines, device
+        self.rollbacks = rollbacks
         self.rows: list[tuple[int, dict[str, Tensor]]] = []
         self.meeting = time.monotonic()
         self.next_step: int | None = None
@@ -140,6 +173,7 @@ class Reporter:
             "run_id": self.job.run_id,
             "data": self.job.stream.cache.folder.name,
             "world": self.placement.data_size,
+            ROLLBACKS: self.rollbacks,
         }
         with tempfile.TemporaryDirectory() as folder:
             rank, world = self.placement.data_rank, self.placement.data_size

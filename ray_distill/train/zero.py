@@ -38,6 +38,8 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
     """A DeepSpeed engine of ``module``: without an optimizer frozen, else trained where it asks for gradients.
 
     Stage 0 leaves a frozen ``module`` as it is: no engine could make its calls cheaper."""
+    if config.gradient_checkpointing:  # of a frozen role, too: gradients may pass through it
+        module.enable_gradient_checkpointing()  # type: ignore[operator]
     if config.zero == 0:
         return module.requires_grad_(False).eval().to(deepspeed.get_accelerator().current_device_name())
     settings: dict[str, Any] = {
@@ -56,8 +58,6 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
         engine, *_ = deepspeed.initialize(model=module, config=settings)
         engine.eval()
         return engine
-    if config.gradient_checkpointing:
-        module.enable_gradient_checkpointing()  # type: ignore[operator]
     settings["gradient_clipping"] = config.optimizer.clip_norm
     optimizer = _adamw(module, config.optimizer)
     if config.optimizer.clip_value:

@@ -10,8 +10,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm, Searcher
 
 from ray_distill import __version__
 from ray_distill.config import ConfigError, RunConfig
@@ -24,6 +23,7 @@ from ray_distill.train.fit import say
 from ray_distill.train.launch import RUN, cluster, make_cache
 from ray_distill.train.stop import Stopped, watch_signals
 from ray_distill.train.validations import read
+from ray_distill.tune.asha import scheduler
 from ray_distill.tune.report import Ending, Trial, parallel_plot, table, write_best, write_trials
 from ray_distill.tune.slots import DRIVER_CPUS, slots
 from ray_distill.tune.space import Range, Sweep, base_point, best_config
@@ -112,9 +112,8 @@ def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tun
             metric=OBJECTIVE,
             mode="min",
             num_samples=settings.trials,
-            max_concurrent_trials=concurrent,
-            search_alg=_search(settings, base),
-            scheduler=_scheduler(settings, base),
+            search_alg=search_algorithm(settings, base, concurrent),
+            scheduler=scheduler(settings, base.train.steps),
         ),
         run_config=tune.RunConfig(
             name=home.name, storage_path=str(home.parent), verbose=0, callbacks=[Told(settings.trials)]
@@ -122,26 +121,16 @@ def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tun
     )
 
 
-def _search(settings: Sweep, base: RunConfig) -> SearchAlgorithm | Searcher:
+def search_algorithm(settings: Sweep, base: RunConfig, concurrent: int) -> SearchAlgorithm | Searcher:
+    """Holds to ``concurrent`` itself: Tune's ``max_concurrent_trials`` does not reach random search."""
     first = [base_point(settings, base)] if settings.try_base else []
     if settings.search == "random":
-        return BasicVariantGenerator(points_to_evaluate=first, random_state=settings.seed)
+        return BasicVariantGenerator(first, max_concurrent=concurrent, random_state=settings.seed)
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch(points_to_evaluate=first, seed=settings.seed)
-
-
-def _scheduler(settings: Sweep, base: RunConfig) -> TrialScheduler:
-    if settings.first_rung is None:
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr=TIME,
-        max_t=base.train.steps,
-        grace_period=settings.first_rung,
-        reduction_factor=settings.reduction,
-    )
+    return ConcurrencyLimiter(OptunaSearch(points_to_evaluate=first, seed=settings.seed), concurrent)
 
 
 def _domain(range_: Range) -> Any:

@@ -17,11 +17,12 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config.schema import Optimizer, RoleConfig
 from ray_distill.data.plan import share
 from ray_distill.methods import DMD, FlowMatching
+from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
-from ray_distill.train.engines import SeparateEngines
+from ray_distill.train.engines import NotFinite, SeparateEngines
 from ray_distill.train.step import train_step
 from ray_distill.types import Average, Batch, Method
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
@@ -35,6 +36,7 @@ class Case:
     """One small run; every field can be sent to the ranks."""
 
     zero: int = 2
+    frozen_zero: int = 3
     dtype: str = "float32"
     micro_batch: int = 2
     method: Method = DMD(student_interval=2, teacher_guidance=2.0)  # noqa: RUF009 (frozen)
@@ -49,30 +51,37 @@ class Case:
 
 def engines(case: Case) -> SeparateEngines:
     optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm, clip_value=case.clip_value)
-    trained = RoleConfig(
-        zero=case.zero,
-        dtype=case.dtype,
-        optimizer=optimizer,
+    int8 = case.base_precision == "int8"
+    small = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=optimizer)
+    own = {key: getattr(case, key) for key in ("gradient_checkpointing", "lora", "base_precision")}
+    trained = small.model_copy(update=own)
+    frozen = RoleConfig(
+        zero=0 if int8 else case.frozen_zero,
         gradient_checkpointing=case.gradient_checkpointing,
-        lora=case.lora,
         base_precision=case.base_precision,
     )
-    frozen = RoleConfig(zero=3) if case.base_precision == "dtype" else RoleConfig(zero=0, base_precision="int8")
     averages = {role: need for role, need in case.method.roles.items() if isinstance(need, Average)}
     configs = {
-        role: frozen if need == "frozen" else trained
+        role: frozen if need == "frozen" else small if role in case.method.heads else trained
         for role, need in case.method.roles.items()
-        if role not in averages
+        if need in ("frozen", "trained")
     }
     configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
     followed = {"optimizer": None, "ema_decay": None, "zero": 3 if case.zero == 3 else 0}  # as RunConfig.role has it
     configs |= {role: configs[average.of].model_copy(update=followed) for role, average in averages.items()}
     modules = ((role, network(case, role)) for role in configs)
-    totals = {"student": 100, "fake_score": 100}
-    return SeparateEngines(modules, configs, WanDenoiser, totals, case.micro_batch, averages)
+    blocks, totals = {role: heads(case, role)[0] for role in case.method.heads}, dict.fromkeys(configs, 100)
+    return SeparateEngines(modules, configs, WanDenoiser, totals, case.micro_batch, blocks, averages)
+
+
+def heads(case: Case, role: str) -> tuple[tuple[int, ...], int]:
+    return placed(role, case.method.heads[role], "wan", tiny_wan(0).config)
 
 
 def network(case: Case, role: str) -> nn.Module:
+    if role in case.method.heads:
+        blocks, width = heads(case, role)
+        return random_heads(len(blocks), width, seed=0)
     module = tiny_wan(0 if role == "teacher" else 1)
     if case.base_precision == "int8":
         quantize(module)
@@ -209,6 +218,21 @@ def poison_rank_1(held: SeparateEngines, rank: int) -> None:
     """One rank's loss becomes nan."""
     if rank == 1:
         around_backward(held, lambda loss: loss * float("nan"))
+
+
+def poison_for_long(held: SeparateEngines, rank: int) -> None:
+    """One rank's loss is nan for longer than is borne."""
+    held._nonfinite_limit = 2
+    poison_rank_1(held, rank)
+
+
+def end_of_patience(rank: int, world: int, case: Case) -> str:
+    """What this rank raises where one rank's loss stays nan."""
+    try:
+        run(rank, world, case, 5, poison_for_long)
+    except NotFinite as error:
+        return str(error)
+    return ""
 
 
 def gather(value: Any) -> list[Any]:

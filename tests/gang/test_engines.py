@@ -1,9 +1,10 @@
-"""Worlds, ZeRO stages, accumulation, skips and resume: the numerics of sharded roles."""
+"""Worlds, ZeRO stages, accumulation, skips and resume: the numerics of sharded roles (oracle 7.18)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -132,6 +133,11 @@ def test_one_bad_rank_makes_all_ranks_skip(gang: Gang, zero: int) -> None:
         assert all(torch.equal(result["tensors"][name], t) for name, t in jobs.initial(case).items())
 
 
+def test_skips_without_end_are_an_error_on_all_ranks(gang: Gang) -> None:
+    for said in gang.run(jobs.end_of_patience, jobs.Case(micro_batch=4), world=2):
+        assert "fake_score was not finite in 3 updates in a row, after 0 good ones" in said
+
+
 def test_a_role_that_is_not_updated_stays_bit_identical(gang: Gang) -> None:
     case = jobs.Case(micro_batch=8, method=jobs.DMD(student_interval=100))
     start, result = jobs.initial(case), gang.run(jobs.run, case, 2, world=1)[0]
@@ -139,6 +145,38 @@ def test_a_role_that_is_not_updated_stays_bit_identical(gang: Gang) -> None:
         same = torch.equal(tensor, result["tensors"][name])
         assert same if name.startswith("student/") else True
     assert any(not torch.equal(t, result["tensors"][n]) for n, t in start.items() if n.startswith("fake_score/weights"))
+
+
+def test_the_fake_scores_gradient_is_that_of_all_ranks(gang: Gang) -> None:
+    """One step, seen in AdamW's first moment: on two ranks it is the whole batch's, not that of a rank's half."""
+    method = jobs.DMD(student_interval=100)
+
+    def first_moment(micro_batch: int, world: int, fault=None) -> torch.Tensor:
+        case = jobs.Case(zero=2, micro_batch=micro_batch, method=method, clip_norm=0.0)
+        tensors = gang.run(jobs.run, case, 1, fault, world=world)[0]["tensors"]
+        return torch.cat([t.flatten() for n, t in tensors.items() if n.startswith("fake_score/exp_avg/")])
+
+    whole = first_moment(8, 1)
+    torch.testing.assert_close(first_moment(4, 2), whole, rtol=1e-3, atol=1e-6)
+    assert (first_moment(4, 2, jobs.leave_out_the_reduction) - whole).abs().max() > 0.1 * whole.abs().max()
+
+
+def slowly(rank: int, world: int, case: jobs.Case) -> dict:
+    with patch.object(jobs, "LR", 1e-6):
+        return jobs.run(rank, world, case, 3)
+
+
+def test_masters_move_where_bf16_would_not(gang: Gang) -> None:
+    """Three updates of 1e-6: below bf16's step of every weight above 2.6e-4, and not lost."""
+    case = jobs.Case(dtype="bfloat16", micro_batch=8, method=jobs.FlowMatching(), ema_decay=None)
+    result = gang.run(slowly, case, world=1)[0]["tensors"]
+    start = jobs.initial(case)
+    before = torch.cat([t.flatten() for t in start.values()]).bfloat16()
+    after = torch.cat([result[name].flatten() for name in start])
+    large = before.abs() > 1e-2
+    assert torch.equal(after[large].bfloat16(), before[large])  # what a bf16 optimizer would have: nothing
+    moved = (after - before.float()).abs()[large]
+    assert moved.median().item() == pytest.approx(3e-6, rel=0.5) and moved.max() < 4e-6
 
 
 def test_norm_and_value_clip_under_every_stage(gang: Gang) -> None:

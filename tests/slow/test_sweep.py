@@ -24,6 +24,7 @@ def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:  # noqa: F8
 
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: len(list(out.glob("runs/*/validations.jsonl"))) > 0, "the first rung", 300)
+    assert len(list(out.glob("runs/*"))) == 2, "concurrent: 2"
     # Ray's agents outlive their raylet by minutes, and do nothing.
     descended = psutil.Process(first.pid).children(recursive=True)
     working = [p for p in descended if "Agent" not in " ".join(p.cmdline())]
@@ -35,7 +36,9 @@ def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:  # noqa: F8
     assert again.returncode == 0, again.stderr[-3000:]
     assert "killed_sweep goes on where it was" in again.stderr
     trials = json.loads((out / "trials.json").read_text())
-    assert len(trials) == 4 and "failed" not in {trial["status"] for trial in trials}
+    statuses = [trial["status"] for trial in trials]
+    assert len(trials) == 4 and "failed" not in statuses
+    assert "pruned" in statuses, "ASHA forgot the base, beside which the others are bad"
     for trial in trials:
         steps = [row["step"] for row in trial["rows"]]
         assert steps == sorted(set(steps)), "a rung was measured twice"

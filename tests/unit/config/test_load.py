@@ -61,6 +61,24 @@ def test_spellings_of_a_step_list(load, text, steps):
     assert load(f"method.timesteps={text}").config.method.timesteps == steps
 
 
+def test_a_method_with_modes_and_another_tools_spelling(load):
+    roles = {"student": {"optimizer": {"learning_rate": 1e-4}}}
+    seed = {"name": "dcm", "mode": "semantic", "euler_timesteps": 100}
+    loaded = load(method=seed, roles=roles)
+    assert (loaded.config.method.name, loaded.config.method.euler_steps) == ("dcm_semantic", 100)
+    assert loaded.source("method.euler_steps").endswith("run.yaml")
+    assert load("method.multiphase=[0.8, 0.9]", method=seed, roles=roles).config.method.multiphase == (0.8, 0.9)
+    for changed, message in (
+        ("method.euler_steps=50", "method.euler_timesteps: another spelling of method.euler_steps"),
+        ("method.mode=semantics", "method.mode = 'semantics': 'dcm' has the modes semantic"),
+        ("method={name: dcm}", "method.mode = None: 'dcm' has the modes semantic"),
+        ("method={name: dmd, mode: fine}", "method.mode: method 'dmd' has no such key"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load(changed, method=seed, roles=roles)
+        assert message in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("override", "key", "near"),
     [
@@ -103,10 +121,21 @@ def test_every_mistake_is_told_at_once_with_its_source(load):
         ("method.name=dmdd", "method.name = 'dmdd': did you mean 'dmd'?"),
         ("method=dmd", "method = 'dmd': write a section with a name"),
         ("method.timesteps=500,757", "method.timesteps = [500.0, 757.0]: give one or more strictly decreasing"),
+        ("method.timesteps=[]", "method.timesteps = []: give one or more"),
+        ("method.timesteps=1200,500", "method.timesteps = [1200.0, 500.0]: give one or more strictly decreasing"),
+        (
+            "method.timesteps=500,0",
+            "method.timesteps = [500.0, 0.0]: give one or more strictly decreasing timesteps in (0",
+        ),
         ("method.timesteps=1000,x", "method.timesteps.1 = 'x': "),
         ("seed=-1", "seed = -1 (command line): "),
         ("method.student_interval=0", "method.student_interval = 0: use 1 for every step"),
         ("method.teacher_guidance=high", "method.teacher_guidance = 'high': "),
+        (
+            "method.num_frame_per_block=3",  # a causal key on a bidirectional student
+            "method.num_frame_per_block: method 'dmd' has no such key; it is a key of self_forcing, ",
+        ),
+        ("method.context_noise=0", "method 'dmd' has no such key; it is a key of self_forcing, "),
         ("method.rollout=euler", "method.rollout = 'euler': "),
         ("model.family=wann", "model.family = 'wann': did you mean 'wan'?"),
         ("train.steps", "'train.steps': overrides are written key=value"),

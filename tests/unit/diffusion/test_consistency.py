@@ -11,7 +11,7 @@ from ray_distill.diffusion.consistency import (
     consistency_function,
     consistency_pair,
     even_edges,
-    even_indices,
+    solver_phases,
 )
 from ray_distill.diffusion.flow import x_0_from_velocity
 from ray_distill.types import Prediction
@@ -115,9 +115,22 @@ def test_even_phases():
 
 
 def test_as_many_steps_as_phases_start_at_their_tops():
-    assert even_indices(50, 4) == [50, 37, 25, 12] and even_indices(8, 8) == list(range(8, 0, -1))
-    for steps, phases in ((50, 4), (15, 3), (35, 4), (100, 7)):
-        assert even_indices(steps, phases) == [steps, *reversed(even_edges(steps, phases)[1:])]
+    assert solver_phases(50, 1.0, 0.0, 1.0).timesteps(4) == pytest.approx((1000, 740, 500, 240))
+    for steps, phases in ((50, 4), (20, 3), (40, 5), (100, 7)):
+        cut = solver_phases(steps, 5.0, 0.0, 1.0, phases)
+        assert cut.timesteps(phases) == tuple(1000 * cut.levels[top] for top in (steps, *reversed(cut.edges[1:])))
+    with pytest.raises(ValueError, match="9 of them fall on a grid of 8 levels"):
+        solver_phases(8, 1.0, 0.0, 1.0).timesteps(9)
+
+
+def test_a_grid_halts_at_its_ends_and_at_given_edges():
+    cut = solver_phases(8, 1.0, 0.3, 1.0, (0.8, 0.6))
+    assert cut.levels == pytest.approx((0.3, 0.375, 0.5, 0.6, 0.625, 0.75, 0.8, 0.875, 1))
+    assert cut.edges == (0, 3, 6)
+    assert solver_phases(10, 1.0, 0.3, 1.0).levels == pytest.approx([k / 10 for k in range(3, 11)])
+    for edge in (0.3, 1.0):
+        with pytest.raises(ValueError, match=f"multiphase = .{edge}.: raw levels between 0.3 and 1"):
+            solver_phases(8, 1.0, 0.3, 1.0, (edge,))
 
 
 # The pair that is compared

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 
 from ray_distill.data.transform import to_frames, to_pixels
-from ray_distill.evaluate.metrics import Metric, frechet_distance
+from ray_distill.evaluate.metrics import Metric, diversity, frechet_distance
 
 TEACHER = Path(__file__).parents[3] / "examples" / "digits_teacher"
 HEADS = {"digit": ["zero", "one"], "direction": ["left", "right"]}
@@ -108,3 +108,9 @@ def test_shipped_metric_reads_digits_and_directions():
     assert metric.accuracy(videos, prompts) >= 0.9
     assert metric.accuracy(videos, prompts[4:] + prompts[:4]) < 0.4
     assert metric.accuracy(videos[:, ::-1].copy(), prompts) == 0.0, "played backwards, no direction is right"
+
+
+def test_diversity_is_the_distance_within_a_prompt_alone():
+    features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [100.0, 0.0], [100.0, 1.0], [-50.0, 0.0]])
+    assert diversity(features, ["a", "a", "b", "b", "c"]) == pytest.approx((5.0 + 1.0) / 2)
+    assert diversity(features[:1], ["a"]) is None

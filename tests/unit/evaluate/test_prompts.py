@@ -66,9 +66,9 @@ def test_they_are_encoded_once(config, no_ray):
     assert encode_prompts(changed).shape[0] == 1 and len(no_ray) == 2
 
 
-def test_validations_show_all_of_them(config, no_ray):
+def test_validations_show_all_of_them(config, no_ray, tmp_path):
     class Cache:
-        uncond = torch.zeros(8, 64).numpy()
+        folder, uncond = tmp_path, torch.zeros(8, 64).numpy()
 
     made = generate.Generator(config, Cache())
     assert made.prompts == list(PROMPTS.values()) and made._text.shape[0] == 2

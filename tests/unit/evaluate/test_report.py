@@ -7,7 +7,16 @@ import pytest
 from PIL import Image
 
 from ray_distill.config.schema import Goals
-from ray_distill.evaluate.report import ROWS, contact_sheet, loss_plot, missed, running_mean, table, write_report
+from ray_distill.evaluate.report import (
+    ROWS,
+    _counts,
+    contact_sheet,
+    loss_plot,
+    missed,
+    running_mean,
+    table,
+    write_report,
+)
 
 
 def videos(value: int, count: int = 2) -> np.ndarray:
@@ -68,22 +77,23 @@ def test_running_mean_is_as_long_as_its_input_and_keeps_a_constant():
     assert running_mean(range(61))[30] == 30 and running_mean(range(61))[0] == 1.0
 
 
-def row(frechet, spread, accuracy, nfe, seconds):
+def row(frechet, spread, accuracy, diversity, nfe, seconds):
     return {
         "frechet": frechet,
         "frechet_spread": spread,
         "accuracy": accuracy,
+        "diversity": diversity,
         "nfe": nfe,
         "seconds_per_video": seconds,
     }
 
 
 REPORT = {
-    "teacher_many": row(25.1, 1.5, 0.956, 64, 0.31),
-    "teacher_same_nfe": row(142.0, None, 0.697, 3, 0.02),
-    "teacher_same_steps_guided": row(32.9, 0.9, 0.972, 6, 0.03),
-    "student_before": row(150.2, 2.0, 0.6, 3, 0.02),
-    "student": row(25.5, 0.9, 0.957, 3, 0.02),
+    "teacher_many": row(25.1, 1.5, 0.956, 4.5, 64, 0.31),
+    "teacher_same_nfe": row(142.0, None, 0.697, 6.25, 3, 0.02),
+    "teacher_same_steps_guided": row(32.9, 0.9, 0.972, 3.5, 6, 0.03),
+    "student_before": row(150.2, 2.0, 0.6, 6.0, 3, 0.02),
+    "student": row(25.5, 0.9, 0.957, 4.25, 3, 0.02),
     "seeds": [1, 2, 3],
     "steps": 800,
     "student_updates": 160,
@@ -93,22 +103,26 @@ REPORT = {
 
 def test_table_is_aligned_and_complete():
     lines = table(REPORT).splitlines()
-    assert lines[0].split() == ["sampler", "FD", "accuracy", "nfe", "s/video"]
+    assert lines[0].split() == ["sampler", "FD", "accuracy", "diversity", "nfe", "s/video"]
     assert [line.split("  ")[0] for line in lines[2:7]] == list(ROWS.values())
-    assert lines[6].split()[1:] == ["25.5", "+-", "0.9", "0.957", "3", "0.020"]
+    assert lines[6].split()[1:] == ["25.5", "+-", "0.9", "0.957", "4.25", "3", "0.020"]
     assert len({len(line) for line in lines[:7]}) == 1
     assert len({line.index(".") for line in lines[2:7]}) == 1  # the points of the distances stand below one another
     assert lines[7] == "160 student updates, 800 steps, 95.3 s in all, 3 sampling seeds"
 
 
 def test_table_without_a_metric_prints_dashes():
-    lines = table({"student": row(None, None, None, 3, 0.02)}).splitlines()
-    assert lines[2].split() == ["student", "-", "-", "3", "0.020"] and len(lines) == 3
+    lines = table({"student": row(None, None, None, None, 3, 0.02)}).splitlines()
+    assert lines[2].split() == ["student", "-", "-", "-", "3", "0.020"] and len(lines) == 3
+
+
+def test_table_of_a_run_that_was_not_evaluated_has_no_empty_head():
+    assert table({"steps": 8, "student_updates": 4}) == "4 student updates, 8 steps"
 
 
 def test_report_is_json_that_every_reader_takes(tmp_path):
     path = tmp_path / "run" / "report.json"
-    write_report(path, REPORT | {"student_before": row(float("nan"), None, np.float32(0.5), 3, 0.02)})
+    write_report(path, REPORT | {"student_before": row(float("nan"), None, np.float32(0.5), 6.0, 3, 0.02)})
     read = json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))
     assert read["student"] == REPORT["student"]
     assert read["student_before"]["frechet"] is None and read["student_before"]["accuracy"] == 0.5
@@ -124,3 +138,12 @@ def test_missed_names_each_goal_that_was_not_reached():
         "at least 0.9 was asked",
     ]
     assert missed(worse, Goals()) == []
+
+
+def test_a_draw_is_shown_by_how_often_each_value_came():
+    from matplotlib.figure import Figure
+
+    axis = Figure().subplots()
+    _counts(axis, [0.0, 2.0, 2.0, 1.0], [0, 5, 10, 15])
+    assert [bar.get_height() for bar in axis.patches] == [0.25, 0.25, 0.5]
+    assert [text.get_text() for text in axis.texts] == ["0", "1", "2"]

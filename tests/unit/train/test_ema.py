@@ -18,6 +18,18 @@ def test_constant_weights(decay, updates, left):
     torch.testing.assert_close(ema.average["b"], torch.full((2,), 6 - left), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("decay", "updates", "left"), [(0.99, 200, 0.13397967485796), (0.999, 1000, 0.36769542477)])
+def test_constant_weights_in_fp64(decay, updates, left):
+    """Oracle 7.15, to the digits that it gives."""
+    weights = {"a": torch.ones(3, dtype=torch.float64)}
+    ema = ShardedEMA(weights, decay)
+    weights["a"].zero_()
+    for _ in range(updates):
+        ema.update()
+    torch.testing.assert_close(ema.average["a"], torch.full_like(weights["a"], decay**updates), atol=1e-12, rtol=0)
+    assert decay**updates == pytest.approx(left, abs=5e-12)
+
+
 def test_fp32_moves_where_bf16_would_not():
     weights = {"a": torch.ones(1)}
     ema, bf16 = ShardedEMA(weights, 0.999), torch.ones(1, dtype=torch.bfloat16)

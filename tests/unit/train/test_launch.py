@@ -125,6 +125,15 @@ def test_what_cannot_work_is_said_before_ray_starts(ready, change, message):
     assert not config.run_dir.exists()
 
 
+def test_a_discriminator_is_checked_by_what_it_looks_at(ready):
+    digits = Path(__file__).parents[3] / "examples" / "digits_teacher"
+    own = {"model__path": str(digits), "roles__discriminator": {"optimizer": {"learning_rate": 1e-4}}}
+    check(run_config(ready, method={"name": "dmd_gan"}, **own))
+    teacher = {"roles__teacher__path": str(ready / "none")}
+    with pytest.raises(ValueError, match=r"^roles\.teacher\.path = .*/none: no transformer"):
+        check(run_config(ready, method={"name": "dmd_gan"}, **own, **teacher))
+
+
 @pytest.mark.parametrize(
     ("change", "difference"),
     [

@@ -7,7 +7,7 @@ import torch
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
-from ray_distill.evaluate.generate import Made
+from ray_distill.evaluate.made import Made
 from ray_distill.train import validations
 from ray_distill.train.validations import Validations, read
 from tests.unit.toys import run_config
@@ -48,7 +48,7 @@ def run(tmp_path, monkeypatch):
     def get(task, timeout):
         if not task.is_dir():
             raise FileNotFoundError(task)
-        return Made(Generator.real + int(task.name[5:]), 0.5, 0.01, pictures)
+        return Made(Generator.real + int(task.name[5:]), 0.5, 0.3, 0.01, pictures)
 
     fake = SimpleNamespace(wait=lambda tasks, timeout: ([t for t in tasks if t in ready], []), get=get)
     monkeypatch.setattr(validations, "ray", fake)

@@ -93,3 +93,11 @@ def test_shipped_sweeps_load(path, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
     sweep, base = load_sweep(path, [])
     assert set(base_point(sweep, base.config)) == set(sweep.space)
+
+
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_both_searches_hold_to_the_trials_at_a_time(written, search):
+    from ray_distill.tune.sweep import search_algorithm
+
+    sweep, base = written(f"search={search}")
+    assert search_algorithm(sweep, base.config, 2).max_concurrent == 2

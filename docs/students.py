@@ -1,0 +1,79 @@
+"""The table of docs/students.md: every student, three training seeds each.
+
+    python docs/students.py [key=value ...] [--seeds 1 2 3] [--only dmd_3 ...]
+
+Runs `ray-distill train` for each that has no report yet, so that it goes on where it stood, and prints the table. An
+hour on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+DMD = "configs/quickstart.yaml"
+LORA = [
+    *("roles.student.lora={rank: 16, alpha: 16}", "roles.fake_score.lora={rank: 16, alpha: 16}"),
+    *("roles.student.optimizer.learning_rate=0.0015", "roles.fake_score.optimizer.learning_rate=0.005"),
+]
+STUDENTS: dict[str, tuple[str, list[str]]] = {
+    "dmd_3": (DMD, []),
+    "dmd_3_lora": (DMD, LORA),
+    "dmd_2": (DMD, ["method.timesteps=[1000, 750]"]),
+    "dmd_1": (DMD, ["method.timesteps=[1000]"]),
+    "lcm_4": ("configs/lcm_quickstart.yaml", []),
+    "dcm_4": ("configs/dcm_quickstart.yaml", []),
+}
+TEACHERS = {"teacher_many": "teacher", "teacher_same_steps_guided": "teacher, guided", "teacher_same_nfe": "teacher"}
+
+
+def train(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
+    """The report of one run, made now or before."""
+    config, own = STUDENTS[name]
+    report = Path(f"output/students/{name}_seed{seed}/report.json")
+    if not report.is_file() or "student" not in json.loads(report.read_text()):
+        given = ["output_dir=output/students", f"name={name}_seed{seed}", f"seed={seed}", "evaluate.goals={}"]
+        command = [sys.executable, ROOT / "train.py", ROOT / config, *given, *own, *overrides]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    read: dict[str, Any] = json.loads(report.read_text())
+    return read
+
+
+def row(label: str, rows: list[dict[str, Any]], seconds: str = "") -> str:
+    """One line of the table; the spread is that of the training seeds, of a teacher that of the sampling seeds."""
+    distances = [r["frechet"] for r in rows]
+    spread = stdev(distances) if len(distances) > 1 else rows[0]["frechet_spread"]
+    each = ", ".join(f"{d:.1f}" for d in distances) if len(distances) > 1 else ""
+    numbers = f"{mean(distances):.1f} ± {spread:.1f} | {each} | {mean(r['accuracy'] for r in rows):.3f}"
+    return f"| {label} | {rows[0]['nfe']} | {numbers} | {mean(r['diversity'] for r in rows):.2f} | {seconds} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--only", nargs="+", choices=STUDENTS, default=list(STUDENTS))
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_intermixed_args()
+    reports = {name: [train(name, seed, args.overrides) for seed in args.seeds] for name in args.only}
+    print(
+        "| sampler | evaluations | FD | each seed | accuracy | diversity | training s |\n|---|---|---|---|---|---|---|"
+    )
+    told = set()
+    for name, several in reports.items():
+        for key, label in TEACHERS.items():
+            teacher = several[0].get(key)
+            if teacher is not None and (label, teacher["nfe"]) not in told:
+                told.add((label, teacher["nfe"]))
+                print(row(label, [teacher]))
+        seconds = f"{mean(r['phases']['train'] for r in several):.0f}"
+        print(row(f"`{name}`", [r["student"] for r in several], seconds))
+
+
+if __name__ == "__main__":
+    main()

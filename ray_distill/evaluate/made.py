@@ -1,0 +1,92 @@
+"""What one candidate made from one seed; of a network that never changes it is kept, so that no run makes it twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ray_distill import __version__
+from ray_distill.config import RunConfig
+from ray_distill.models.loading import folder_hash
+from ray_distill.types import Sampler
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights and how to sample them: ``checkpoint`` holds what was trained of ``role``, or of the recipe's experts,
+    None are the untrained sources. ``averaged``: the average of a trained role, where one is kept."""
+
+    role: str
+    sampler: Sampler
+    checkpoint: Path | None = None
+    averaged: bool = True
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Whose networks predict."""
+        experts = self.sampler.experts
+        return (experts.high, experts.low) if experts else (self.role,)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the metric saw in a candidate's videos, None without a metric, and the first of them."""
+
+    features: Tensor | None
+    accuracy: float | None
+    diversity: float | None
+    seconds_per_video: float
+    videos: np.ndarray
+    """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all: another task may look for it at the same time."""
+        tensors = {"videos": torch.from_numpy(self.videos)}
+        if self.features is not None:
+            tensors["features"] = self.features.contiguous()
+        numbers = {name: getattr(self, name) for name in ("accuracy", "diversity", "seconds_per_video")}
+        part = path.with_suffix(f".{os.getpid()}")
+        save_file(tensors, part, {"numbers": json.dumps(numbers)})
+        part.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Made:
+        with safe_open(path, "pt") as file:
+            features = file.get_tensor("features") if "features" in file.keys() else None  # noqa: SIM118 (no mapping)
+            return cls(features=features, videos=file.get_tensor("videos").numpy(), **_numbers(file.metadata()))
+
+
+def _numbers(metadata: dict[str, str]) -> dict[str, float]:
+    numbers: dict[str, float] = json.loads(metadata["numbers"])
+    return numbers
+
+
+def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int) -> str | None:
+    """The file of a candidate that no training moves, named after all that its videos depend on; else None.
+
+    It stands beside the cache's embeddings of the prompts, which say the rest.
+    """
+    settings = config.evaluate
+    if candidate.checkpoint is not None or any(config.role(role).init == "random" for role in candidate.roles):
+        return None
+    depends = {
+        "version": __version__,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "weights": [folder_hash(config.source(role)) for role in candidate.roles],
+        "model": [folder_hash(config.model.path), config.model.family],
+        "sampler": asdict(candidate.sampler),
+        "prompts": [list(prompts), settings.pictures, seed],
+        "clip": config.shown_size,
+        "metric": folder_hash(settings.metric) if settings.metric else None,
+    }
+    return f"made-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]}.safetensors"

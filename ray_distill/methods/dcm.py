@@ -1,0 +1,157 @@
+"""DCM, the dual-expert consistency model (arXiv 2506.03123): the semantic expert, for the levels of high noise.
+
+1. k ~ U{the expert's steps} of the teacher's Euler grid;  x_k = (1 - sigma_k) x_0 + sigma_k eps
+2. the teacher's Euler step with c + w (c - u) takes x_k to x_prev, one level below
+3. f(x, sigma) = x + (sigma_e - sigma) v, e the end of the phase:  pred = f_student(x_k), aim = sg f_target(x_prev)
+4. descend mean (sqrt((pred - aim)^2 + c^2) - c) + mean (D pred - D aim)^2, D the difference of frames ``lag`` apart
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_phases
+from ray_distill.diffusion.flow import add_noise
+from ray_distill.diffusion.guidance import Form, standard_scale
+from ray_distill.diffusion.losses import frame_differences, mse, pseudo_huber
+from ray_distill.methods.watch import consistency_logs
+from ray_distill.types import (
+    STUDENT,
+    STUDENT_EMA,
+    TEACHER,
+    Average,
+    Batch,
+    Experts,
+    Heads,
+    LossTerms,
+    Need,
+    Networks,
+    Rng,
+    Role,
+    Sampler,
+    Shared,
+    Update,
+)
+
+END = 1 / 1000
+"""The raw level at which the grid ends."""
+BOUNDARIES = {"wan": 0.70, "hunyuan": 0.76}
+"""Raw: steps 35 and 38 of DCM's 50."""
+
+
+@dataclass(frozen=True)
+class DCM:
+    euler_steps: int = field(default=50, metadata={"elsewhere": "euler_timesteps"})
+    shift: float = 17.0
+    multiphase: int | tuple[float, ...] = 1
+    """Phases of even length, or the raw levels at which they end beside the range's own end."""
+    boundary: Literal["wan", "hunyuan"] | float = "wan"
+    """The raw level that parts the experts; 0: one expert for all levels."""
+    distill_cfg: float = 5.0
+    distill_cfg_form: Form = "extra"
+    huber_c: float = 1e-3
+    temporal_lag: int = 3
+    """Latent frames between those that are compared; 0 leaves the term out, and so does a clip that is no longer."""
+    target_decay: float = 0.0
+    """The target is this average of the student; 0 is the student itself."""
+    sampling_steps: int = 6
+    """Of both experts, half of them each."""
+
+    name: ClassVar[str] = "dcm_semantic"
+    uses_latents: ClassVar[bool] = True
+
+    @property
+    def heads(self) -> Mapping[Role, Heads]:
+        return {}
+
+    def __post_init__(self) -> None:
+        if self.euler_steps < 1 or 1000 % self.euler_steps:
+            raise ValueError(f"euler_steps = {self.euler_steps}: must divide 1000, as 25, 50 or 100 do")
+        if self.shift <= 0 or self.huber_c <= 0 or self.temporal_lag < 0:
+            raise ValueError(
+                f"shift, huber_c, temporal_lag = {self.shift}, {self.huber_c}, {self.temporal_lag}: "
+                "need shift and huber_c above 0 and a lag of 0 or more"
+            )
+        if not (self.split == 0 or END < self.split < 1):
+            raise ValueError(
+                f"boundary = {self.boundary}: 'wan', 'hunyuan', a raw level in ({END:g}, 1), or 0 for none"
+            )
+        if not 0 <= self.target_decay < 1:
+            raise ValueError(f"target_decay = {self.target_decay}: a decay in [0, 1); 0 is the student itself")
+        if self.sampling_steps < 1 + (self.split > 0):
+            raise ValueError(f"sampling_steps = {self.sampling_steps}: give each expert one, 2 or more in all")
+        self.describe()  # phases and steps fit the grid
+
+    @property
+    def roles(self) -> Mapping[Role, Need]:
+        average: Mapping[Role, Need] = {STUDENT_EMA: Average(STUDENT, self.target_decay)} if self.target_decay else {}
+        return {STUDENT: "trained", TEACHER: "frozen", **average}
+
+    @property
+    def split(self) -> float:
+        """The raw boundary, whatever the number of Euler steps."""
+        return BOUNDARIES[self.boundary] if isinstance(self.boundary, str) else self.boundary
+
+    @property
+    def scale(self) -> float:
+        """Standard: u + s (c - u), 1 is off."""
+        return standard_scale(self.distill_cfg, self.distill_cfg_form)
+
+    @property
+    def phases(self) -> Phases:
+        """The solver's steps that this expert learns."""
+        return solver_phases(self.euler_steps, self.shift, self.split or END, 1.0, self.multiphase)
+
+    def describe(self) -> str:
+        low, high = (1000 * self.phases.levels[i] for i in (0, -1))
+        steps = ", ".join(f"{t:.4g}" for t in self.sampler().timesteps)
+        return (
+            f"timesteps {low:.5g} to {high:.5g}, phases: {len(self.phases.edges)}; student steps {steps} (ode); the "
+            f"teacher's {self.euler_steps} Euler steps at guidance u + s (c - u), 1 is off: s = {self.scale:g} "
+            f"(from {self.distill_cfg:g} {self.distill_cfg_form})"
+        )
+
+    def updates(self, step: int) -> tuple[Update, ...]:
+        return (Update((STUDENT,), self.student_loss),)
+
+    def sampler(self) -> Sampler:
+        """Below the boundary the teacher predicts, as this expert never learns those levels."""
+        return self.recipe(STUDENT, TEACHER)
+
+    def recipe(self, high: Role, low: Role) -> Sampler:
+        """Euler steps on the grid, half of them an expert's. They part half-way between the last level of the one and
+        the first of the other."""
+        upper = solver_phases(self.euler_steps, self.shift, self.split or END, 1.0)
+        if not self.split:
+            return Sampler(upper.timesteps(self.sampling_steps), "ode")
+        lower, half = solver_phases(self.euler_steps, self.shift, END, self.split), self.sampling_steps // 2
+        experts = Experts(high, low, 500 * (upper.levels[0] + upper.levels[1]))
+        timesteps = upper.timesteps(self.sampling_steps - half) + lower.timesteps(half)
+        return Sampler(timesteps, "ode", experts=experts)
+
+    def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        pred, aim, each, logs = self.consistency(networks, batch, rng)
+        loss, lag = each.mean(), self.temporal_lag
+        if 0 < lag < batch.latent_shape[1]:
+            temporal = mse(frame_differences(pred, lag), frame_differences(aim, lag))
+            loss, logs = loss + temporal, {**logs, "temporal_loss": temporal.detach()}
+        return LossTerms(loss, logs)
+
+    def consistency(
+        self, networks: Networks, batch: Batch, rng: Rng
+    ) -> tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]]:
+        """(pred, aim, the loss of each sample [B], logs)."""
+        assert batch.x_0 is not None
+        step = self.phases.draw(rng.uniform("step", batch.sample_ids))
+        eps = rng.noise("eps", batch.sample_ids, batch.latent_shape)
+        student, target = networks[STUDENT], networks[STUDENT_EMA if self.target_decay else STUDENT]
+        x_k = add_noise(batch.x_0, eps, step.sigma)
+        pred, aim = consistency_pair(
+            student, target, networks[TEACHER], x_k, step, batch.cond, batch.uncond, self.scale
+        )
+        each = pseudo_huber(pred, aim, self.huber_c)
+        return pred, aim, each, consistency_logs(each, pred, add_noise(batch.x_0, eps, step.sigma_end), step.sigma)

@@ -1,0 +1,42 @@
+"""Hidden features of a transformer: what its blocks return, taken by hooks.
+
+A hook sees a block's output while the block is called, so nothing here touches a parameter: ZeRO-3 gathers and releases
+as in any other call. Under gradient checkpointing that output is what the checkpoint keeps, and the call in the
+backward, when the hooks are gone, adds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+
+@contextmanager
+def tapped(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Inside, one call of ``network`` (a transformer with ``blocks``, or an engine around one) fills the list with what
+    these blocks return, [B, tokens, D] each, in the order of ``blocks``. ValueError where there is no such block."""
+    taken: list[Tensor] = []
+    if not blocks:
+        yield taken
+        return
+    count = len(network.blocks)
+    if wrong := [i for i in blocks if not 0 <= i < count]:
+        raise ValueError(f"features = {tuple(blocks)}: the network has blocks 0 to {count - 1}, and no {wrong[0]}")
+    seen: dict[int, Tensor] = {}
+
+    def keep(i: int) -> Any:
+        def hook(block: Any, args: Any, output: Tensor) -> None:
+            seen[i] = output
+
+        return hook
+
+    handles = [network.blocks[i].register_forward_hook(keep(i)) for i in set(blocks)]
+    try:
+        yield taken
+    finally:
+        for handle in handles:
+            handle.remove()
+    taken += [seen[i] for i in blocks]

@@ -1,0 +1,40 @@
+"""One driver a run: two that wrote into one folder would spoil each other's checkpoints and rows."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ray_distill.config import ConfigError
+
+FILE = ".driver"
+
+
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder, made where it is not there, as its only driver; ConfigError names the one that holds it.
+
+    The system lets go of it when the process ends, however it ends. A file system without locks claims nothing.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / FILE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(
+                f"{run_dir} is being written by another driver ({file.read() or 'of an unknown place'}): "
+                "wait for it, stop it, or choose another name"
+            ) from None
+        except OSError:
+            yield
+            return
+        file.truncate(0)
+        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        file.flush()
+        yield

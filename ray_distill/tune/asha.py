@@ -1,0 +1,33 @@
+"""ASHA (arXiv 1810.05934) that a killed sweep does not empty: Tune restores its trials, not their scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from ray_distill.train.validations import read
+from ray_distill.tune.space import Sweep
+from ray_distill.tune.trial import TIME, run_name
+
+
+class Asha(ASHAScheduler):
+    """Knows of each trial that is added again what its run measured at the rungs before."""
+
+    def __init__(self, runs: Path, first_rung: int, steps: int, reduction: int) -> None:
+        super().__init__(time_attr=TIME, grace_period=first_rung, max_t=steps, reduction_factor=reduction)
+        self.runs = runs
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for row in read(self.runs / run_name(trial.trial_id)):
+            # What it decided then stands: an ended trial has ended, and one that is here to go on goes on.
+            self.on_trial_result(tune_controller, trial, dict(row))
+
+
+def scheduler(settings: Sweep, steps: int) -> TrialScheduler | None:
+    """None, which runs every trial to its end, where the sweep names no rung."""
+    if settings.first_rung is None:
+        return None
+    return Asha(settings.home / "runs", settings.first_rung, steps, settings.reduction)

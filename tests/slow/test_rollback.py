@@ -1,0 +1,23 @@
+"""A run whose updates stay non-finite goes back once, at half the rates, and ends with its cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_distill.cli import main
+from tests.ray.conftest import STEPS, Home, digits, home, local_ray, straight  # noqa: F401 (fixtures)
+
+
+def test_a_broken_run_ends_with_its_cause(
+    straight: Path,  # noqa: F811
+    home: Home,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rates = ["roles.student.optimizer.learning_rate=1e30", "roles.fake_score.optimizer.learning_rate=1e30"]
+    limits = ["train.nonfinite_limit=2", "train.rollbacks=1", "train.max_failures=2"]
+    with pytest.raises(Exception, match=r"stayed non-finite after 1 rollbacks \(train.rollbacks = 1\)"):
+        main(["train", "configs/quickstart.yaml", *home.overrides("broken"), *rates, *limits])
+    said = capsys.readouterr().err
+    assert "rollback 1: loss or gradient of" in said and "rollback 2:" in said

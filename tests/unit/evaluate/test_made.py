@@ -1,0 +1,54 @@
+"""What a teacher made is kept, under a name that all that it depends on changes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ray_distill.config.load import validated
+from ray_distill.config.schema import RunConfig
+from ray_distill.evaluate.made import Candidate, Made, kept_name
+from ray_distill.types import Sampler
+from tests.unit.toys import settings
+
+SAMPLER = Sampler((1000.0, 500.0), "ode")
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "teacher").mkdir()
+
+    def make(**changed):
+        return validated(RunConfig, settings(tmp_path, model__path=str(tmp_path / "teacher"), **changed))
+
+    return make
+
+
+@pytest.mark.parametrize("features", [torch.randn(4, 3), None])
+def test_what_was_made_comes_back(tmp_path, features):
+    made = Made(features, 0.5, None, 0.01, np.arange(12, dtype=np.uint8).reshape(1, 1, 2, 2, 3))
+    made.save(tmp_path / "made.safetensors")
+    again = Made.load(tmp_path / "made.safetensors")
+    assert (again.features is None) if features is None else torch.equal(again.features, features)
+    assert np.array_equal(again.videos, made.videos)
+    assert (again.accuracy, again.diversity, again.seconds_per_video) == (0.5, None, 0.01)
+    assert [path.name for path in tmp_path.iterdir()] == ["made.safetensors"]
+
+
+def test_the_name_changes_with_all_that_the_videos_depend_on(config):
+    base = kept_name(config(), Candidate("teacher", SAMPLER), ["a"], 1)
+    others = [
+        kept_name(config(), Candidate("teacher", Sampler((1000.0, 400.0), "ode")), ["a"], 1),
+        kept_name(config(), Candidate("teacher", SAMPLER), ["b"], 1),
+        kept_name(config(), Candidate("teacher", SAMPLER), ["a"], 2),
+        kept_name(config(data__height=48), Candidate("teacher", SAMPLER), ["a"], 1),
+    ]
+    (config().model.path / "weights").write_text("other")
+    others.append(kept_name(config(), Candidate("teacher", SAMPLER), ["a"], 1))
+    assert base not in others and len(set(others)) == len(others)
+    assert others[-1] == kept_name(config(train__steps=7, seed=9), Candidate("teacher", SAMPLER), ["a"], 1)
+
+
+def test_what_training_moves_is_not_kept(config):
+    assert kept_name(config(), Candidate("student", SAMPLER, Path("step_1")), ["a"], 1) is None

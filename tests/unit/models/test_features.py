@@ -1,0 +1,87 @@
+"""Hidden features of a real (tiny) Wan, against its own blocks called by hand."""
+
+import pytest
+import torch
+
+from ray_distill.models.wan import WanDenoiser
+from ray_distill.rng import StatelessRng
+from ray_distill.types import Cache
+from tests.tiny_wan import SHAPE, TEXT, tiny_wan
+
+SIGMA = torch.tensor([0.757, 1.0])
+TOKENS, WIDTH = 3 * 2 * 2, 24
+
+
+def inputs():
+    rng, ids = StatelessRng(0), torch.arange(2)
+    return rng.noise("x", ids, SHAPE), SIGMA, {"text": rng.noise("text", ids, TEXT)}
+
+
+def by_hand(network, x_t, sigma, cond):
+    """What each block returns, by the layers of diffusers' forward."""
+    x = network.patch_embedding(x_t).flatten(2).transpose(1, 2)
+    _, modulation, text, _ = network.condition_embedder(1000 * sigma, cond["text"], None)
+    out = []
+    for block in network.blocks:
+        x = block(x, text, modulation.unflatten(1, (6, -1)), network.rope(x_t))
+        out.append(x)
+    return out
+
+
+@torch.no_grad()
+def test_features_are_what_the_blocks_return():
+    network = tiny_wan(0)
+    first, second = by_hand(network, *inputs())
+    plain = WanDenoiser(network)(*inputs())
+    tapped = WanDenoiser(network)(*inputs(), features=(1, 0))
+    assert plain.features == () and torch.equal(tapped.velocity, plain.velocity)
+    assert torch.equal(tapped.features[0], second) and torch.equal(tapped.features[1], first)
+    assert first.shape == (2, TOKENS, WIDTH) and not torch.equal(first, second)
+    assert not any(block._forward_hooks for block in network.blocks)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_flow_through_features_with_and_without_checkpointing(checkpointing):
+    """To the input, and to the blocks up to the one that was tapped; a backward adds nothing to what was taken."""
+    x_t, sigma, cond = inputs()
+    x_t.requires_grad_()
+    network = tiny_wan(0).train()
+    by_hand(network, x_t, sigma, cond)[0].square().mean().backward()
+    wanted = x_t.grad.clone(), [None if p.grad is None else p.grad.clone() for p in network.parameters()]
+    x_t.grad = None
+    network.zero_grad()
+    if checkpointing:
+        network.enable_gradient_checkpointing()
+    (first,) = WanDenoiser(network)(x_t, sigma, cond, features=(0,)).features
+    first.square().mean().backward()
+    torch.testing.assert_close(x_t.grad, wanted[0], rtol=1e-5, atol=1e-9)
+    for p, grad in zip(network.parameters(), wanted[1], strict=True):
+        assert (p.grad is None) == (grad is None)
+        if grad is not None:
+            torch.testing.assert_close(p.grad, grad, rtol=1e-5, atol=1e-9)
+    assert all(p.grad is None for p in network.blocks[1].parameters())
+
+
+@torch.no_grad()
+def test_features_of_causal_calls():
+    """A chunk's features with a cache are those of the masked forward."""
+    x_t, sigma, cond = inputs()
+    model, cache = WanDenoiser(tiny_wan(0)), Cache()
+    (whole,) = model(x_t, sigma, cond, chunks=(1, 2), features=(1,)).features
+    parts = []
+    for where in (slice(0, 1), slice(1, 3)):
+        parts.append(model(x_t[:, :, where], sigma, cond, cache=cache, features=(1,)).features[0])
+        model(x_t[:, :, where], sigma, cond, cache=cache, remember=True)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_features_keep_the_networks_dtype():
+    prediction = WanDenoiser(tiny_wan(0).bfloat16(), torch.bfloat16)(*inputs(), features=(1,))
+    assert prediction.features[0].dtype == torch.bfloat16 and prediction.velocity.dtype == torch.float32
+
+
+@pytest.mark.parametrize("blocks", [(2,), (0, -1)])
+def test_a_block_that_is_not_there_is_named(blocks):
+    with pytest.raises(ValueError, match=r"features = .*the network has blocks 0 to 1, and no"):
+        WanDenoiser(tiny_wan(0))(*inputs(), features=blocks)

@@ -1,0 +1,35 @@
+"""The scheduler knows what trials measured before the sweep was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from ray_distill.train.validations import FILE
+from ray_distill.tune.asha import Asha
+from ray_distill.tune.trial import OBJECTIVE, TIME, run_name
+
+
+def scheduler(runs: Path) -> Asha:
+    asha = Asha(runs, first_rung=4, steps=8, reduction=2)
+    asha.set_search_properties(OBJECTIVE, "min")
+    return asha
+
+
+def test_a_new_scheduler_compares_with_the_trials_of_the_killed_one(tmp_path: Path) -> None:
+    good = SimpleNamespace(trial_id="good")
+    folder = tmp_path / run_name(good.trial_id)
+    folder.mkdir()
+    (folder / FILE).write_text(json.dumps({TIME: 4, OBJECTIVE: 20.0}) + "\n")
+
+    def decision(asha: Asha, name: str, distance: float) -> str:
+        trial = SimpleNamespace(trial_id=name)
+        asha.on_trial_add(None, trial)
+        return asha.on_trial_result(None, trial, {TIME: 4, OBJECTIVE: distance})
+
+    assert decision(scheduler(tmp_path), "bad", 90.0) == Asha.CONTINUE  # nothing to compare with
+    restored = scheduler(tmp_path)
+    restored.on_trial_add(None, good)
+    assert decision(restored, "bad", 90.0) == Asha.STOP
+    assert decision(restored, "better", 10.0) == Asha.CONTINUE
