@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -132,10 +133,10 @@ def finish(made: Made) -> Cache:
     """The cache's folder, whole or not there; ValueError where nothing is left."""
     source, clips, texts = made.source, made.latents.places(), made.text.places()
     bad = [row for row in made.rows if row["error"]]
-    reasons = [{"file": row["video"], "reason": row["error"]} for row in sorted(bad, key=lambda row: row["error"])]
+    reasons = [{"file": row["video"], "reason": _reason(row)} for row in sorted(bad, key=lambda row: row["video"])]
     quarantine = "".join(json.dumps(reason, ensure_ascii=False) + "\n" for reason in reasons)
     for row in reasons:
-        log.warning("skipped %s", row["reason"])
+        log.warning("left out %s: %s", row["file"], row["reason"])
     # Equal lines of a dataset are one row; the order is that of their content.
     good = {(row["id"], address(row["caption"]), row["dataset"]): row for row in made.rows if not row["error"]}
     if not good:
@@ -160,6 +161,11 @@ def finish(made: Made) -> Cache:
     return cache
 
 
+def _reason(row: Row) -> str:
+    reason: str = row["error"]
+    return reason.removeprefix(f"{row['path']}: ").removeprefix(f"{row['video']}: ")
+
+
 def _indexed(made: Made, row: Row, clip: Place, texts: Mapping[str, Place]) -> Row:
     text = texts[address(row["caption"])]
     kept = ("id", "dataset", "video", "caption", "number", "height", "width")
@@ -179,6 +185,7 @@ def _card(made: Made, index: Sequence[Row], bad: Sequence[Row]) -> dict[str, Any
     return {
         "clips": len(index),
         "skipped": len(bad),
+        "reasons": dict(Counter(re.sub(r"\d[\d.]*", "N", _reason(row)) for row in bad)),
         "captions": len({row["caption"] for row in index}),
         "latent_shape": list(made.models.latent_shape(source.frames, source.height, source.width)),
         "buckets": dict(Counter("x".join(map(str, row["shape"])) for row in index)),
