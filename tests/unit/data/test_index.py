@@ -64,7 +64,7 @@ def make(source, models=MODELS):
     made = Made(source, models, rows)
     captions, clips = made.missing_text(), made.missing_clips()
     if captions:
-        Write(made.text)(EncodeText(models.path, models.max_sequence_length)(columns(captions)))
+        Write(made.text)(EncodeText(models.path, models.max_sequence_length, int8=False)(columns(captions)))
     if clips:
         decoded = columns([Decode(source)(row) for row in clips])
         told = Write(made.latents)(EncodeClips(models.path)(decoded))
