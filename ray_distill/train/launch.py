@@ -17,7 +17,8 @@ from ray_distill import __version__
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
-from ray_distill.data.index import Models, told
+from ray_distill.data.index import SHEET, told
+from ray_distill.data.made import Models
 from ray_distill.data.pipeline import prepare
 from ray_distill.track.client import Status
 from ray_distill.track.tracker import Tracker
@@ -102,6 +103,8 @@ def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
                 cache = make_cache(config)
                 say(f"   {told(cache.card)}")
             tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
+            if (cache.folder / SHEET).is_file():
+                tracker.artifact(cache.folder / SHEET, "data")
             validations = Validations(config, cache, tracker, trial.report if trial else None)
             with phases("train"):
                 last = train(config, cache, tracker, signals, validations.poll)

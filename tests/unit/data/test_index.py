@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ray_distill.data import encode, files
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
 from ray_distill.data.files import Decode, Look, Write
-from ray_distill.data.index import Made, Models, finish, known, remember, told
+from ray_distill.data.index import finish, told
 from ray_distill.data.listing import entries
+from ray_distill.data.made import Made, Models
+from ray_distill.data.memo import known, remember
+from ray_distill.data.sheet import some
 from ray_distill.data.source import Source
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
@@ -258,6 +262,24 @@ def test_encoders_take_clips_of_several_shapes_at_once():
     for number in (1, 2, 3):
         alone = codec.codec.encode(to_pixels(pixels[number])[None])[0]
         assert np.frombuffer(encoded["latents"][number], np.float32).tolist() == alone.flatten().tolist()
+
+
+def test_the_contact_sheet_shows_what_the_model_sees(folder):
+    cache, _ = make(source(folder))
+    picture = np.asarray(Image.open(cache.folder / "contact_sheet.png"))
+    rows = cache.index["caption"].to_pylist()
+    assert picture.shape == (3 * (120 + 22), 4 * 164, 3)  # 24 x 32 enlarged to 120 x 160, and a line of text
+    top = 142 * rows.index("square") + 16
+    pixels = resize(read_clip(str(folder / "in/square.mp4"), source(folder).cut(0)).frames, 24, 32)
+    assert np.array_equal(picture[top : top + 120 : 5, 0:160:5], pixels[0])
+    assert np.array_equal(picture[top : top + 120 : 5, 328 : 328 + 160 : 5], pixels[2])
+    (folder / "p.txt").write_text("a kite")
+    cache, _ = make(source(folder, {"prompts": folder / "p.txt"}))
+    assert not (cache.folder / "contact_sheet.png").exists()
+
+
+def test_a_sheet_takes_some_of_many():
+    assert some(0) == [] and some(3) == [0, 1, 2] and len(some(1000)) == 12 and some(1000)[-1] == 999
 
 
 def test_a_cache_can_be_moved(folder):
