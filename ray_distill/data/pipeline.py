@@ -18,8 +18,10 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
 from ray_distill.data.files import Decode, Look, Write
-from ray_distill.data.index import Made, Models, finish, known, remember
+from ray_distill.data.index import finish
 from ray_distill.data.listing import Entry, entries
+from ray_distill.data.made import Made, Models
+from ray_distill.data.memo import known, remember
 from ray_distill.data.source import Source
 from ray_distill.data.store import FILE, Store
 from ray_distill.data.stream import quiet

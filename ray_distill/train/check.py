@@ -11,7 +11,7 @@ from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data import listing
-from ray_distill.data.index import Models
+from ray_distill.data.made import Models
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.export.hub import check_token
 from ray_distill.models.heads import placed

@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ray_distill.data import encode, files
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
 from ray_distill.data.files import Decode, Look, Write
-from ray_distill.data.index import Made, Models, finish, known, remember, told
+from ray_distill.data.index import finish, told
 from ray_distill.data.listing import entries
+from ray_distill.data.made import Made, Models
+from ray_distill.data.memo import known, remember
+from ray_distill.data.sheet import some
 from ray_distill.data.source import Source
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
@@ -28,7 +32,7 @@ MODELS = Models("wan", DIGITS, 8)
 class Characters:
     """Captions as their characters' numbers, in place of a text encoder."""
 
-    def __init__(self, folder, max_length):
+    def __init__(self, folder, max_length, int8):
         self.max_length = max_length
 
     def to(self, device):
@@ -101,7 +105,7 @@ def test_clips_come_out_as_the_codec_sees_them(folder):
         frames = read_clip(str(folder / f"in/{name}.mp4"), source(folder).cut(0)).frames
         wanted = codec.encode(to_pixels(resize(frames, 24, 32))[None])[0].numpy()
         assert np.array_equal(cache.latents([row])[0], wanted)
-        wanted = Characters(DIGITS, 8).encode([name, "", "bad"])
+        wanted = Characters(DIGITS, 8, False).encode([name, "", "bad"])
         assert np.array_equal(cache.text([row]), wanted[:1])
         assert np.array_equal(cache.prompts["null"], wanted[1]) and np.array_equal(cache.uncond, wanted[2])
     assert cache.card["clips"] == 3 and cache.card["skipped"] == 2 and cache.card["buckets"] == {"16x1x6x8": 3}
@@ -257,7 +261,26 @@ def test_encoders_take_clips_of_several_shapes_at_once():
     assert encoded["latents"][0] is None and encoded["error"][0] == "broken"
     for number in (1, 2, 3):
         alone = codec.codec.encode(to_pixels(pixels[number])[None])[0]
-        assert np.frombuffer(encoded["latents"][number], np.float32).tolist() == alone.flatten().tolist()
+        got = np.frombuffer(encoded["latents"][number], np.float32)
+        assert np.allclose(got, alone.flatten(), atol=1e-5)  # another batch size may sum in another order
+
+
+def test_the_contact_sheet_shows_what_the_model_sees(folder):
+    cache, _ = make(source(folder))
+    picture = np.asarray(Image.open(cache.folder / "contact_sheet.png"))
+    rows = cache.index["caption"].to_pylist()
+    assert picture.shape == (3 * (120 + 22), 4 * 164, 3)  # 24 x 32 enlarged to 120 x 160, and a line of text
+    top = 142 * rows.index("square") + 16
+    pixels = resize(read_clip(str(folder / "in/square.mp4"), source(folder).cut(0)).frames, 24, 32)
+    assert np.array_equal(picture[top : top + 120 : 5, 0:160:5], pixels[0])
+    assert np.array_equal(picture[top : top + 120 : 5, 328 : 328 + 160 : 5], pixels[2])
+    (folder / "p.txt").write_text("a kite")
+    cache, _ = make(source(folder, {"prompts": folder / "p.txt"}))
+    assert not (cache.folder / "contact_sheet.png").exists()
+
+
+def test_a_sheet_takes_some_of_many():
+    assert some(0) == [] and some(3) == [0, 1, 2] and len(some(1000)) == 12 and some(1000)[-1] == 999
 
 
 def test_a_cache_can_be_moved(folder):
