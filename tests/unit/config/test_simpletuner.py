@@ -48,6 +48,18 @@ def test_the_dmd_seed_is_taken_as_it_stands(folder):
     assert len(loaded.report) >= len(dmd()) + len(dmd()["distillation_config"]) - 1
 
 
+def test_the_dcm_seed_is_taken_as_it_stands(folder):
+    loaded = load(folder, seed("dcm_config.json"))
+    config, optimizer = loaded.config, loaded.config.role("student").optimizer
+    assert config.method.name == "dcm_semantic" and config.method.euler_steps == 100 and config.method.shift == 17
+    assert config.train.steps == 400000 and optimizer.warmup_updates == 400000 and optimizer.clip_value == 0.01
+    assert config.role("student").ema_decay is None and config.evaluate.every == 4
+    assert config.shown_size == (17, 480, 832) and list(config.evaluate.prompts) == ["validation"]
+    expected = ("use_ema", "ema_update_interval", "lycoris_config", "prodigy_steps", "validation_num_video_frames")
+    assert all(any(key in text for text in loaded.warnings) for key in expected)
+    assert len(loaded.warnings) == 5
+
+
 def test_flat_nested_dashed_and_textual_spellings_are_one(folder):
     wanted = load(folder, dmd()).config
     section = dmd()["distillation_config"]
@@ -105,6 +117,15 @@ def test_overrides_and_environment_come_after(folder):
         ),
         ({"distillation_config": {"mode": "fine"}}, "distillation_config.mode: unknown key"),
         ({"distillation_config": 3}, "distillation_config = 3: expected a section"),
+        ({"distillation_config": "{"}, "distillation_config = '{': not valid JSON"),
+        (
+            seed("dcm_config.json") | {"distillation_config": {"mode": "coarse"}},
+            "distillation_config.mode = 'coarse': known: ",
+        ),
+        (
+            seed("dcm_config.json") | {"distillation_config": {"dcm_shift": 5}},
+            "flow_schedule_shift = 17 is the one shift",
+        ),
     ],
 )
 def test_what_is_unknown_names_the_nearest(folder, change, message):
