@@ -11,6 +11,7 @@ from ray_distill.cli import main
 from ray_distill.config import ConfigError, load_config
 from ray_distill.config.simpletuner.keys import KEYS
 from ray_distill.config.simpletuner.method import TABLES
+from ray_distill.config.simpletuner.tables import tables
 from tests.unit.config.simpletuner import ADDRESS, MODEL, SEEDS, home, load, seed
 
 ROOT = Path(__file__).parents[3]
@@ -333,3 +334,8 @@ def test_every_key_of_the_contract_is_in_the_tables():
         ts_schedule_max num_frame_per_block independent_first_frame same_step_across_blocks last_step_only
         num_training_frames context_noise"""
     assert set(distillation.split()) <= TABLES["dmd"].keys()
+
+
+def test_the_documentation_shows_the_tables_of_the_code():
+    page = (ROOT / "docs" / "simpletuner.md").read_text()
+    assert page.partition("## Every key\n\n")[2].strip() == tables()  # python -m ray_distill.config.simpletuner.tables
