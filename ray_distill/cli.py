@@ -60,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    args = parser().parse_intermixed_args(argv)
+    if args.no_push:
+        args.overrides += ["publish=null", "track.webhook=null"]
+    return args
+
+
 def check_config(args: argparse.Namespace) -> None:
     loaded = load_config(args.config, args.overrides)
     print(loaded.table())
@@ -194,9 +201,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 a goal was missed or a plan does not fit, 2 the configuration is wrong, 128 + signal
     after an orderly stop."""
-    args = parser().parse_intermixed_args(argv)
-    if args.no_push:
-        args.overrides += ["publish=null", "track.webhook=null"]
+    args = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_distill.cli import main, parser
+from ray_distill.cli import main, parse
 from ray_distill.config import load_config
 from ray_distill.tune.space import load_sweep
 
@@ -30,9 +30,11 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("line", commands())
 def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    args = parser().parse_intermixed_args(shlex.split(line)[1:])
+    args = parse(shlex.split(line)[1:])
     if str(args.config).startswith(MADE):
         assert args.verb == "train"
+    elif args.verb == "import":
+        load_config(Path(args.overrides[0]), args.overrides[1:], environment={})
     elif args.verb == "tune":
         load_sweep(args.config, args.overrides)
     elif args.verb == "plan":

@@ -109,16 +109,23 @@ def _open(path: Path, given: Mapping[str, Any], overridden: Mapping[str, Any]) -
     named = given.get(METHOD)
     if named not in METHOD_NAMES:
         raise ConfigError(f"{path}: {METHOD} = {named!r}: known: {', '.join(METHOD_NAMES)}")
-    method = overridden.get("method.name", METHOD_NAMES[named])
-    if method not in METHODS:
-        raise ConfigError(f"method.name = {method!r}: {nearest(str(method), METHODS)}")
     section = given.get(SECTION) or {}
     if isinstance(section, str):
-        section = json.loads(section)
+        try:
+            section = json.loads(section)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}: {SECTION} = {section!r}: not valid JSON: {error}") from None
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: {SECTION} = {section!r}: expected a section")
-    if section and set(section) <= {*METHOD_NAMES, "dcm"}:  # the nested spelling, by method
+    if section and set(section) <= set(METHOD_NAMES):  # the nested spelling, by method
         section = section.get(named, {})
+    modes = [name.removeprefix(f"{named}_") for name in METHODS if name.startswith("dcm_") and named == "dcm"]
+    mode = section.get("mode", "semantic")
+    if modes and mode not in modes:
+        raise ConfigError(f"{path}: {SECTION}.mode = {mode!r}: known: {', '.join(modes)}")
+    method = overridden.get("method.name", f"{named}_{mode}" if modes else named)
+    if method not in METHODS:
+        raise ConfigError(f"method.name = {method!r}: {nearest(str(method), METHODS)}")
     keys = {ALIASES.get(key, key): value for key, value in section.items()}
     table = table_of(method)
     assumed = {key: entry.default for key, entry in table.items() if entry.default is not ABSENT}
@@ -145,6 +152,8 @@ def _apply(table: Mapping[str, Key], given: Mapping[str, Any], file: File, secti
 def _base(file: File) -> dict[str, Any]:
     """What no key of SimpleTuner's says: how roles are sharded, and whether there are GPUs."""
     gpu = torch.cuda.is_available()
+    judge = {"zero": 2, "optimizer": {"learning_rate": 1e-5, "betas": [0.0, 0.999], "weight_decay": 0.0}}
+    heads = {f"roles.{role}": judge for role in file.heads}
     zero = {f"roles.{role}.zero": 2 if role in file.trained else 3 for role in file.held}
     shown = file.data.get("data.resolution", 480)
     sides = (
@@ -158,6 +167,7 @@ def _base(file: File) -> dict[str, Any]:
         "evaluate.batch": 1,
         **sides,
         **zero,
+        **heads,
         **file.data,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ray_distill.config.keys import ConfigError
 from ray_distill.config.simpletuner.outcome import (
     File,
     Key,
@@ -12,6 +13,7 @@ from ray_distill.config.simpletuner.outcome import (
     Refused,
     Rule,
     flag,
+    nothing,
     number,
     one_of,
     to,
@@ -149,12 +151,71 @@ LCM: Mapping[str, Key] = {
     "huber_c": Key(to("method.huber_c"), "`method.huber_c`"),
 }
 
-METHOD_NAMES = {"dmd": "dmd", "self_forcing": "self_forcing", "lcm": "lcm"}
-"""``distillation_method`` -> ``method.name``."""
-TABLES: Mapping[str, Mapping[str, Key]] = {"dmd": DMD, "self_forcing": DMD, "lcm": LCM}
+
+def mode(value: Any, file: File) -> Outcome:
+    return Outcome({"method.name": file.method})
+
+
+def phases(value: Any, file: File) -> Outcome:
+    """A count, or the edges as a list or as text."""
+    if isinstance(value, str) and "," in value:
+        value = value.split(",")
+    if isinstance(value, list):
+        return Outcome({"method.multiphase": [number(each) for each in value]})
+    return Outcome({"method.multiphase": whole(value)})
+
+
+def own_shift(value: Any, file: File) -> Outcome:
+    one = file.given.get("flow_schedule_shift")
+    if one is None:
+        return Outcome({"method.shift": number(value)})
+    if number(one) != number(value):
+        raise Refused(f"flow_schedule_shift = {one} is the one shift of solver and samples; remove one of them")
+    return Outcome(note="as flow_schedule_shift")
+
+
+def of_fine(key: str, read: Any) -> Rule:
+    def rule(value: Any, file: File) -> Outcome:
+        read(value)
+        if file.method != "dcm_fine":
+            return Outcome(note="no effect: it belongs to mode=fine", warn=True)
+        return Outcome({key: read(value)})
+
+    return rule
+
+
+DCM: Mapping[str, Key] = {
+    "mode": Key(mode, "`method.name`: `dcm_semantic` or `dcm_fine`", default="semantic"),
+    "euler_steps": Key(
+        to("method.euler_steps", kind=whole), "`method.euler_steps` of the teacher's solver; divides 1000", default=50
+    ),
+    "multiphase": Key(phases, "`method.multiphase`: a count, or the levels at which phases end", default=4),
+    "dcm_shift": Key(own_shift, "`method.shift`; must agree with flow_schedule_shift"),
+    "distill_cfg": Key(to("method.distill_cfg"), "`method.distill_cfg` of the teacher's step", default=5.0),
+    "distill_cfg_form": Key(
+        form("method.distill_cfg_form"), "`method.distill_cfg_form`: `extra`, c + w (c - u), or `std`", default="extra"
+    ),
+    "adv_weight": Key(
+        of_fine("method.adversarial_weight", number), "`method.adversarial_weight`; mode=fine", default=0.1
+    ),
+    "discriminator_head_stride": Key(
+        of_fine("method.discriminator_stride", whole), "`method.discriminator_stride`; mode=fine", default=2
+    ),
+    "discriminator_total_layers": Key(
+        nothing("no effect: the discriminator takes its size from the model"),
+        "no effect: the discriminator takes its size from the model",
+    ),
+    "model_family": Key(nothing("no effect: model_family beside it says so"), "no effect: it stands beside it, too"),
+}
+METHOD_NAMES = ("dmd", "dcm", "lcm", "self_forcing")
+"""``distillation_method``; dcm goes on with its mode."""
+TABLES: Mapping[str, Mapping[str, Key]] = {"dmd": DMD, "dcm_semantic": DCM, "lcm": LCM}
 ALIASES = {"euler_timesteps": "euler_steps"}
 
 
 def table_of(method: str) -> Mapping[str, Key]:
     """The keys of a method of ours, variants included."""
-    return TABLES[next(name for name in TABLES if METHODS[name] in METHODS[method].__mro__)]
+    found = [table for name, table in TABLES.items() if METHODS[name] in METHODS[method].__mro__]
+    if not found:
+        raise ConfigError(f"method.name = {method!r}: SimpleTuner's files are those of {', '.join(METHOD_NAMES)}")
+    return found[0]

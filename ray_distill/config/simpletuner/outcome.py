@@ -57,13 +57,19 @@ class File:
         return METHODS[self.method]().roles
 
     @property
+    def heads(self) -> list[Role]:
+        """Roles that are small heads on another's features."""
+        return list(METHODS[self.method]().heads)
+
+    @property
     def trained(self) -> list[Role]:
-        return [role for role, need in self.roles.items() if need == "trained"]
+        """Networks that are trained."""
+        return [role for role, need in self.roles.items() if need == "trained" and role not in self.heads]
 
     @property
     def held(self) -> list[Role]:
-        """Roles with weights of their own: an average has none."""
-        return [role for role, need in self.roles.items() if isinstance(need, str)]
+        """Networks with weights of their own: an average has none."""
+        return [role for role, need in self.roles.items() if isinstance(need, str) and role not in self.heads]
 
     @property
     def workers(self) -> int:

@@ -11,6 +11,7 @@ from ray_distill.cli import main
 from ray_distill.config import ConfigError, load_config
 from ray_distill.config.simpletuner.keys import KEYS
 from ray_distill.config.simpletuner.method import TABLES
+from ray_distill.config.simpletuner.tables import tables
 from tests.unit.config.simpletuner import ADDRESS, MODEL, SEEDS, home, load, seed
 
 ROOT = Path(__file__).parents[3]
@@ -46,6 +47,18 @@ def test_the_dmd_seed_is_taken_as_it_stands(folder):
     assert (fake.learning_rate, fake.clip_norm, fake.betas) == (1e-5, 1.0, (0.9, 0.999))
     assert config.publish.hub_model_id == "wan-disney-DMD-3step" and config.publish.per_checkpoint
     assert len(loaded.report) >= len(dmd()) + len(dmd()["distillation_config"]) - 1
+
+
+def test_the_dcm_seed_is_taken_as_it_stands(folder):
+    loaded = load(folder, seed("dcm_config.json"))
+    config, optimizer = loaded.config, loaded.config.role("student").optimizer
+    assert config.method.name == "dcm_semantic" and config.method.euler_steps == 100 and config.method.shift == 17
+    assert config.train.steps == 400000 and optimizer.warmup_updates == 400000 and optimizer.clip_value == 0.01
+    assert config.role("student").ema_decay is None and config.evaluate.every == 4
+    assert config.shown_size == (17, 480, 832) and list(config.evaluate.prompts) == ["validation"]
+    expected = ("use_ema", "ema_update_interval", "lycoris_config", "prodigy_steps", "validation_num_video_frames")
+    assert all(any(key in text for text in loaded.warnings) for key in expected)
+    assert len(loaded.warnings) == 5
 
 
 def test_flat_nested_dashed_and_textual_spellings_are_one(folder):
@@ -105,6 +118,15 @@ def test_overrides_and_environment_come_after(folder):
         ),
         ({"distillation_config": {"mode": "fine"}}, "distillation_config.mode: unknown key"),
         ({"distillation_config": 3}, "distillation_config = 3: expected a section"),
+        ({"distillation_config": "{"}, "distillation_config = '{': not valid JSON"),
+        (
+            seed("dcm_config.json") | {"distillation_config": {"mode": "coarse"}},
+            "distillation_config.mode = 'coarse': known: ",
+        ),
+        (
+            seed("dcm_config.json") | {"distillation_config": {"dcm_shift": 5}},
+            "flow_schedule_shift = 17 is the one shift",
+        ),
     ],
 )
 def test_what_is_unknown_names_the_nearest(folder, change, message):
@@ -312,3 +334,8 @@ def test_every_key_of_the_contract_is_in_the_tables():
         ts_schedule_max num_frame_per_block independent_first_frame same_step_across_blocks last_step_only
         num_training_frames context_noise"""
     assert set(distillation.split()) <= TABLES["dmd"].keys()
+
+
+def test_the_documentation_shows_the_tables_of_the_code():
+    page = (ROOT / "docs" / "simpletuner.md").read_text()
+    assert page.partition("## Every key\n\n")[2].strip() == tables()  # python -m ray_distill.config.simpletuner.tables

@@ -140,6 +140,17 @@ LCM = [
     ("huber_c", 0.01, {"method.huber_c": 0.01}),
 ]
 
+DCM = [
+    ("mode", "semantic", {"method.name": "dcm_semantic"}),
+    ("euler_steps", 50, {"method.euler_steps": 50}),
+    ("euler_timesteps", 40, {"method.euler_steps": 40}),
+    ("multiphase", 2, {"method.multiphase": 2}),
+    ("multiphase", "0.9,0.8", {"method.multiphase": [0.9, 0.8]}),
+    ("dcm_shift", 17, {"method.shift": 17.0}),
+    ("distill_cfg", 4, {"method.distill_cfg": 4.0, "method.distill_cfg_form": "extra"}),
+    ("distill_cfg_form", "std", {"method.distill_cfg_form": "std"}),
+]
+
 DATASET = [
     ("id", "films", {"data.datasets": [{"id": "films"}]}),
     ("instance_data_dir", "clips", {"data.datasets": [{"videos": "{home}/clips"}]}),
@@ -286,6 +297,28 @@ def test_a_key_of_lcm_has_its_effect(key, value, expected, folder):
     assert config.method.sampling_steps == 8 and config.method.shift == 17  # validations' steps, the one shift
 
 
+@pytest.mark.parametrize(("key", "value", "expected"), DCM)
+def test_a_key_of_dcm_has_its_effect(key, value, expected, folder):
+    given = seed("dcm_config.json") | {"distillation_config": {key: value}}
+    config = load(folder, given).config
+    assert_effect(config, expected, folder)
+    assert config.method.sampling_steps == 8 and config.method.shift == config.evaluate.teacher_shift == 17
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "note"),
+    [
+        ("adv_weight", 0.2, "no effect: it belongs to mode=fine"),
+        ("discriminator_head_stride", 3, "no effect: it belongs to mode=fine"),
+        ("discriminator_total_layers", 30, "takes its size from the model"),
+        ("model_family", "wan", "beside it"),
+    ],
+)
+def test_a_key_of_dcms_other_mode_says_so(key, value, note, folder):
+    loaded = load(folder, seed("dcm_config.json") | {"distillation_config": {key: value}})
+    assert any(f"distillation_config.{key} = {value}: " in text and note in text for text in loaded.warnings)
+
+
 @pytest.mark.parametrize(("key", "value", "expected"), DATASET)
 def test_a_key_of_a_dataset_has_its_effect(key, value, expected, folder, tmp_path):
     path = dataset(tmp_path, **{key: value})
@@ -327,6 +360,8 @@ def test_every_key_of_the_tables_is_tried_above():
     assert KEYS.keys() - tried == set()
     assert TABLES["dmd"].keys() == {key for key, *_ in [*METHOD, *CAUSAL]}
     assert TABLES["lcm"].keys() <= {key for key, *_ in LCM}
+    of_fine = {"adv_weight", "discriminator_head_stride", "discriminator_total_layers", "model_family"}
+    assert TABLES["dcm_semantic"].keys() - of_fine <= {key for key, *_ in DCM}
     assert FIELDS.keys() - {key for key, *_ in DATASET} <= {
         "type", "dataset_type", "disabled", "metadata_backend", "parquet", "instance_prompt", "crop_aspect",
         "probability",
@@ -337,6 +372,7 @@ def test_every_key_of_the_seeds_is_known():
     for name in ("dmd_config.json", "dcm_config.json"):
         assert seed(name).keys() - KEYS.keys() == {"distillation_method", "distillation_config"}
     assert seed("dmd_config.json")["distillation_config"].keys() <= TABLES["dmd"].keys()
+    assert seed("dcm_config.json")["distillation_config"].keys() <= TABLES["dcm_semantic"].keys()
     assert seed("dmd_dataset.json").keys() <= FIELDS.keys()
 
 
