@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
@@ -74,6 +75,19 @@ def surrogate(x: Tensor, gradient: Tensor, mask: Tensor | None = None) -> Tensor
         return value.mean()
     m = mask.expand_as(value)
     return torch.where(m, value, 0).sum() / m.sum()
+
+
+def adversarial_loss(logits: Tensor, real: bool, form: str) -> Tensor:
+    """Mean over all elements, in fp32 or better, of what it costs to call ``logits`` D real, or fake.
+
+    softplus (Goodfellow et al., arXiv 1406.2661, non-saturating): softplus(-D) and softplus(D).
+    hinge (Lim & Ye, arXiv 1705.02894): relu(1 - D) and relu(1 + D).
+    A discriminator descends the sum of data called real and samples called fake; a student, its samples called real.
+    """
+    d = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    wrong = -d if real else d
+    cost = {"softplus": softplus(wrong), "hinge": (1 + wrong).relu()}[form]
+    return cost.mean()
 
 
 def finite_samples(*tensors: Tensor) -> Tensor:

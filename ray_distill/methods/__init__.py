@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from ray_distill.methods.causal_gan import CausalGAN
 from ray_distill.methods.causal_warm_start import CausalWarmStart
 from ray_distill.methods.dcm import DCM
 from ray_distill.methods.dmd import DMD
 from ray_distill.methods.flow_matching import FlowMatching
+from ray_distill.methods.gan import GAN
 from ray_distill.methods.lcm import LCM
 from ray_distill.methods.self_forcing import SelfForcing
 from ray_distill.methods.warm_start import WarmStart
 from ray_distill.types import Method
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (CausalWarmStart, DCM, DMD, FlowMatching, LCM, SelfForcing, WarmStart)
+    method.name: method
+    for method in (CausalGAN, CausalWarmStart, DCM, DMD, FlowMatching, GAN, LCM, SelfForcing, WarmStart)
 }

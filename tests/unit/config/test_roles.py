@@ -78,3 +78,33 @@ def test_an_average_has_no_section(tmp_path):
         run_config(tmp_path, **LCM | {"roles": roles})
     with pytest.raises(ValidationError, match=r"roles\.student_ema: method 'lcm' has no such role"):
         run_config(tmp_path, **LCM | {"roles": roles, "method": {"name": "lcm", "target_decay": 0}})
+
+
+HEADS = {"zero": 2, "optimizer": {"learning_rate": 1e-4}}
+
+
+def test_a_discriminator_has_an_engine_of_its_own(tmp_path):
+    config = run_config(tmp_path, method={"name": "dmd_gan"}, roles__discriminator=HEADS)
+    assert config.role("discriminator").optimizer.learning_rate == 1e-4
+    assert RunConfig.model_validate(config.dump()) == config
+    with pytest.raises(ValidationError, match=r"roles\.discriminator\.optimizer: method 'dmd_gan' trains this role"):
+        run_config(tmp_path, method={"name": "dmd_gan"})
+    with pytest.raises(ValidationError, match=r"roles\.discriminator: method 'dmd' has no such role"):
+        run_config(tmp_path, roles__discriminator=HEADS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "elsewhere"},
+        {"init": "random"},
+        {"lora": {"rank": 4}},
+        {"gradient_checkpointing": True},
+        {"ema_decay": 0.9},
+    ],
+)
+def test_what_heads_have_no_use_for_is_refused(tmp_path, change):
+    (key,) = change
+    message = rf"roles\.discriminator: it is small heads on features of teacher, .* remove its {key}"
+    with pytest.raises(ValidationError, match=message):
+        run_config(tmp_path, method={"name": "dmd_gan"}, roles__discriminator=HEADS | change)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from ray_distill.methods import DMD, METHODS, FlowMatching
+from ray_distill.methods import DMD, GAN, METHODS, FlowMatching
 from ray_distill.plan.forwards import Call, cycle
 from ray_distill.types import LossTerms, Sampler, Update
 
@@ -39,6 +39,19 @@ def test_every_exit_is_a_path():
     (student,) = (kind for kind in cycle(DMD(timesteps=(1000, 757, 522)), 20).kinds if kind.roles == ("student",))
     assert [path.weight for path in student.paths] == [Fraction(1, 3)] * 3
     assert [len([c for c in path.calls if c == Call("student", 1, False)]) for path in student.paths] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("features", ["teacher", "fake_score"])
+def test_what_heads_look_at(features):
+    """One pass with gradient for the student's term, real and fake without for each of the discriminator's updates,
+    whose rollout is counted as its own."""
+    plain = cycle(DMD(timesteps=(1000,), student_interval=5), 5)
+    found = cycle(GAN(timesteps=(1000,), student_interval=5, gan_features=features), 5)
+    more = {role: (a - c, b - d) for role, (a, b) in expected(found).items() for c, d in [expected(plain)[role]]}
+    assert more == {"student": (0, 5), "fake_score": (0, 0), "teacher": (0, 0)} | {features: (1, 10)}
+    (student,) = (kind for kind in found.kinds if kind.roles == ("student",))
+    assert {(c.role, c.trained) for c in student.paths[0].calls if c.grad} == {("student", True), (features, False)}
+    assert not any(c.role == "discriminator" for kind in found.kinds for path in kind.paths for c in path.calls)
 
 
 def test_flow_matching():

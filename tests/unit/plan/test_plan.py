@@ -85,6 +85,30 @@ def test_flops_of_a_forward():
     assert found(SMALL).flops["teacher"] == pytest.approx(2 * forward * 8 / 5, rel=0.05)
 
 
+GAN = ("method.name=dmd_gan", "roles.discriminator.optimizer={learning_rate: 1e-5}")
+
+
+def test_heads_are_planned_as_a_role():
+    """On 2 of 3 blocks: two linear layers, the norm and the logit each. The teacher's pass for the student's gradient
+    makes no gradients of weights: forward, forward again and backward cost three forwards."""
+    start = (*GAN, "roles.teacher.gradient_checkpointing=true")
+    plain, heads, width = found(QUICK), found(QUICK, *start), 3 * 32
+    each, sizes = 2 * (width**2 + width) + 2 * width + width + 1, heads.parameters["discriminator"]
+    assert sum(sizes.trainable) == sum(sizes.every) == 2 * each
+    assert heads.states["discriminator"].moments == 2 * 4 * each
+    assert heads.checkpoint == plain.checkpoint + 12 * 2 * each
+    one = plain.flops["teacher"] / 2  # guidance made them two
+    assert heads.flops["teacher"] - plain.flops["teacher"] == pytest.approx((3 + 2 * 5) * one, rel=0.1)
+    assert "not counted: the calls of discriminator, heads on teacher" in plan(config(QUICK, *start), {})[0]
+
+
+def test_checkpointing_of_what_heads_look_at_is_a_change():
+    start, teacher = [*GAN, *BFLOAT16, *CHECKPOINTING], "roles.teacher.gradient_checkpointing=true"
+    limit = found(QUICK, *start, teacher).peak.total
+    first = cheapest(config(QUICK, *start), lambda plan: plan.peak.total <= limit)
+    assert first is not None and first.keys == (teacher,)
+
+
 def test_it_fits_where_it_should():
     text, fits = plan(config(SMALL), {"cluster": "8xH100-80GB"})
     assert fits and text.startswith("fits: ")

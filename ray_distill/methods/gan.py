@@ -1,0 +1,139 @@
+"""DMD2's GAN term (arXiv 2405.14867, section 4.3): real data around distribution matching.
+
+1. noise x and the batch's x_0 to one level s ~ U(0, gan_max_timestep / 1000), with the same eps
+2. show both to the teacher or the fake score; heads on its hidden features give logits D, one a token
+3. discriminator, wherever the fake score is updated: descend cost(D(x_s), fake) + cost(D(x_0_s), real)
+   + gan_r1_weight mean (D(x_0_s) - D((x_0 + gan_r1_noise n)_s))^2     (approximate R1, arXiv 2501.08316)
+4. student: descend DMD2's loss + gan_weight cost(D(x_s), real); its gradient passes heads and features
+5. fake score, where the features are its own: descend DMD2's loss + gan_trunk_weight times the discriminator's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from ray_distill.diffusion.flow import add_noise
+from ray_distill.diffusion.losses import adversarial_loss, mse
+from ray_distill.methods.dmd import DMD
+from ray_distill.types import (
+    DISCRIMINATOR,
+    FAKE_SCORE,
+    Batch,
+    Discriminator,
+    Heads,
+    LossTerms,
+    Need,
+    Networks,
+    Rng,
+    Role,
+    Shared,
+    Update,
+)
+
+
+@dataclass(frozen=True)
+class GAN(DMD):
+    gan_weight: float = 0.03
+    gan_loss: Literal["softplus", "hinge"] = "softplus"
+    gan_features: Literal["teacher", "fake_score"] = "teacher"
+    gan_depths: tuple[float, ...] = (0.53, 0.76, 1.0)
+    """The blocks that are looked at, as parts of the depth: of 30 blocks 15, 22 and 29, counted from 0."""
+    gan_max_timestep: float = 1000.0
+    gan_trunk_weight: float = 0.0
+    gan_r1_weight: float = 0.0
+    gan_r1_noise: float = 0.1
+
+    name: ClassVar[str] = "dmd_gan"
+    roles: ClassVar[Mapping[Role, Need]] = {**DMD.roles, DISCRIMINATOR: "trained"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = self.gan_weight, self.gan_trunk_weight, self.gan_r1_weight
+        if min(weights) < 0 or self.gan_r1_noise <= 0:
+            raise ValueError(
+                f"gan_weight, gan_trunk_weight, gan_r1_weight, gan_r1_noise = {weights}, {self.gan_r1_noise}: weights "
+                "are 0 (off) or more, the noise is above 0"
+            )
+        if self.gan_trunk_weight and self.gan_features != FAKE_SCORE:
+            raise ValueError(
+                f"gan_trunk_weight = {self.gan_trunk_weight}: features of the {self.gan_features} stay frozen; take "
+                f"gan_features = {FAKE_SCORE}, or remove it"
+            )
+        if not 0 < self.gan_max_timestep <= 1000:
+            raise ValueError(f"gan_max_timestep = {self.gan_max_timestep}: a timestep in (0, 1000]")
+        if not self.gan_depths or not all(0 < depth <= 1 for depth in self.gan_depths):
+            raise ValueError(f"gan_depths = {list(self.gan_depths)}: one or more parts of the depth in (0, 1]")
+
+    @property
+    def uses_latents(self) -> bool:
+        return True
+
+    @property
+    def heads(self) -> Mapping[Role, Heads]:
+        return {DISCRIMINATOR: Heads(self.gan_features, self.blocks)}
+
+    def blocks(self, count: int) -> tuple[int, ...]:
+        return tuple(sorted({ceil(depth * count) - 1 for depth in self.gan_depths}))
+
+    def describe(self) -> str:
+        return (
+            f"{super().describe()}; GAN ({self.gan_loss}, {self.gan_weight:g}) on features of the {self.gan_features}"
+        )
+
+    def updates(self, step: int) -> tuple[Update, ...]:
+        updates = super().updates(step)
+        follows = any(FAKE_SCORE in update.roles for update in updates)
+        return (*updates, Update((DISCRIMINATOR,), self.discriminator_loss)) if follows else updates
+
+    def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
+        terms = super().match(x, networks, batch, rng)
+        if not self.gan_weight:
+            return terms
+        loss = adversarial_loss(self.logits(x, networks, batch, rng, "student"), True, self.gan_loss)
+        return LossTerms(terms.loss + self.gan_weight * loss, {**terms.logs, "gan_loss": loss.detach()})
+
+    def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
+        """DMD2's, made once a step: the discriminator learns from what the fake score learns from."""
+        if "x" not in shared and "fake_x" not in shared:
+            shared["fake_x"], _ = super().fake_samples(networks, batch, rng, shared)
+        return (shared["x"], "student") if "x" in shared else (shared["fake_x"], FAKE_SCORE)
+
+    def fake_score_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        terms = super().fake_score_loss(networks, batch, rng, shared)
+        if not self.gan_trunk_weight:
+            return terms
+        x, _ = self.fake_samples(networks, batch, rng, shared)
+        return LossTerms(terms.loss + self.gan_trunk_weight * self.separate(x, networks, batch, rng).loss, terms.logs)
+
+    def discriminator_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        x, _ = self.fake_samples(networks, batch, rng, shared)
+        return self.separate(x, networks, batch, rng, trunk=False)
+
+    def separate(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, trunk: bool = True) -> LossTerms:
+        """The discriminator's loss between ``x`` and the batch's x_0, with gradient to the ``trunk`` or without."""
+        assert batch.x_0 is not None
+        x_0 = batch.x_0[:, :, : x.shape[2]]  # a rollout can be shorter than its clip
+        fake, real = (self.logits(each, networks, batch, rng, DISCRIMINATOR, trunk) for each in (x, x_0))
+        loss = adversarial_loss(fake, False, self.gan_loss) + adversarial_loss(real, True, self.gan_loss)
+        logs = {"discriminator_fake": fake.flatten(1).mean(1), "discriminator_real": real.flatten(1).mean(1)}
+        if self.gan_r1_weight:
+            near = x_0 + self.gan_r1_noise * rng.noise("discriminator/r1", batch.sample_ids, x_0.shape[1:])
+            logs["discriminator_r1"] = mse(self.logits(near, networks, batch, rng, DISCRIMINATOR, trunk), real)
+            loss = loss + self.gan_r1_weight * logs["discriminator_r1"]
+        logs["discriminator_loss"] = loss
+        return LossTerms(loss, {name: value.detach() for name, value in logs.items()})
+
+    def logits(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, purpose: str, trunk: bool = True) -> Tensor:
+        """[B, heads, tokens]: the discriminator on noised ``x``; what shares a ``purpose`` shares level and noise."""
+        sigma = rng.uniform(f"{purpose}/gan_sigma", batch.sample_ids) * (self.gan_max_timestep / 1000)
+        x_s = add_noise(x, rng.noise(f"{purpose}/gan_eps", batch.sample_ids, x.shape[1:]), sigma)
+        judge = cast(Discriminator, networks[DISCRIMINATOR])
+        with torch.set_grad_enabled(trunk and torch.is_grad_enabled()):
+            features = networks[self.gan_features](x_s, sigma, batch.cond, features=judge.blocks).features
+        return judge(features)
