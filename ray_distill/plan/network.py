@@ -72,7 +72,7 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
     every = sizes(config.model.family, described)
     if lora is not None:
         adapters = adapter_sizes(config.model.family, described, lora)
-        return Parameters(every + adapters, adapters)
+        return Parameters(every + adapters, adapters + whole_sizes(config.model.family, described, lora))
     return Parameters(every, every if need == "trained" else ())
 
 
@@ -91,6 +91,14 @@ def adapter_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int,
         module = build(family_name, json.loads(architecture))
     layers = [m for name, m in module.named_modules() if isinstance(m, nn.Linear) and lora.adapts(name)]
     return tuple(lora.rank * features for m in layers for features in (m.in_features, m.out_features))
+
+
+@cache
+def whole_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int, ...]:
+    """Elements of what is trained whole beside the adapters."""
+    with torch.device("meta"):
+        module = build(family_name, json.loads(architecture))
+    return tuple(p.numel() for name, p in module.named_parameters() if lora.trains_whole(name))
 
 
 def latent_shape(config: RunConfig) -> tuple[int, int, int, int]:
