@@ -46,10 +46,12 @@ Cond = Mapping[str, Tensor]
 @dataclass(frozen=True)
 class Prediction:
     """What a Denoiser returns: the velocity ``eps - x_0``, shaped like ``x_t``, and the hidden ``features`` that were
-    asked for, [B, tokens, D] each, in the network's own dtype."""
+    asked for, [B, tokens, D] each, in the network's own dtype; ``readings``, where these were asked for, too: what the
+    network's last layers make of each feature in the place of the last, [B, tokens, D']."""
 
     velocity: Tensor
     features: tuple[Tensor, ...] = ()
+    readings: tuple[Tensor, ...] = ()
 
 
 @dataclass
@@ -74,9 +76,11 @@ class Denoiser(Protocol):
         cache: Cache | None = None,
         remember: bool = False,
         features: Sequence[int] = (),
+        read: bool = False,
     ) -> Prediction:
         """``x_t`` [B, C, T, H, W]; ``sigma`` [B] in [0, 1], or [B, T] where frames differ. ``features`` name
-        the transformer blocks, from 0, whose outputs are returned, too; gradient flows through these as well.
+        the transformer blocks, from 0, whose outputs are returned, too, and ``read`` asks for their readings;
+        gradient flows through these as well.
 
         A causal call names what a frame sees. ``chunks``, lengths that add up to T: itself and the chunks before it
         (none given: all T frames). ``cache``: the chunks in it, too; x_t is what follows them. ``remember`` adds x_t

@@ -48,6 +48,13 @@ class Phases:
         edges = torch.tensor(self.edges, device=k.device)
         return edges[torch.bucketize(k, edges, right=True) - 1]
 
+    def within(self, k: Tensor, u: Tensor) -> Tensor:
+        """sigma [B] of one of the levels, but the highest, of the phase of step k: by ``u`` [B], uniform in [0, 1)."""
+        edges = torch.tensor([*self.edges, len(self.levels) - 1], device=k.device)
+        phase = torch.bucketize(k, edges[:-1], right=True)
+        low, high = edges[phase - 1], edges[phase]
+        return u.new_tensor(self.levels)[(low + (u * (high - low)).long()).clamp_max(high - 1)]
+
     def timesteps(self, wanted: int) -> tuple[float, ...]:
         """``wanted`` of the levels above the lowest, even from the top down; as many as there are even phases are their
         tops. ValueError where there are not so many."""

@@ -60,6 +60,8 @@ def export_student(
             raise TypeError(f"transformer is a {type(module).__name__}: give the plain WanTransformer3DModel inside it")
     folder = Path(folder).resolve()
     _check(folder, base, sampler)
+    if (low is None) != (sampler.experts is None):
+        raise ValueError("two networks leave together with a recipe of two experts, and only so")
     local = Path(base).is_dir()
     recipe = {
         "version": VERSION,
@@ -123,15 +125,14 @@ def _check(folder: Path, base: Path | str, sampler: Sampler) -> None:
 
 def _save_networks(folder: Path, transformer: torch.nn.Module, low: torch.nn.Module | None, sampler: Sampler) -> None:
     scheduler = SCHEDULERS[sampler.kind](shift=1.0)  # the timesteps are already shifted
-    if sampler.experts is None:
-        transformer.save_pretrained(folder / "transformer", safe_serialization=True)  # type: ignore[operator]
-        scheduler.save_pretrained(folder / "scheduler")
-        return
-    assert low is not None, "a recipe of two experts needs both"
-    networks = {"transformer": transformer, "transformer_2": low}
-    rest = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
-    pipeline = WanPipeline(**networks, **rest, scheduler=scheduler, boundary_ratio=sampler.experts.boundary / 1000)
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    networks = {"transformer": transformer} | ({} if low is None else {"transformer_2": low})
+    for name, network in networks.items():
+        network.save_pretrained(folder / name, safe_serialization=True)  # type: ignore[operator]
+    scheduler.save_pretrained(folder / "scheduler")
+    if sampler.experts is not None:
+        rest = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
+        ratio = sampler.experts.boundary / 1000
+        WanPipeline(**networks, **rest, scheduler=scheduler, boundary_ratio=ratio).save_config(folder)
 
 
 def _chunks(sampler: Sampler) -> dict[str, Any] | None:

@@ -25,6 +25,8 @@ def export(
     """Write ``folder``, else <run_dir>/export, from ``checkpoint`` with the method's own recipe; returns it."""
     lora, recipe = config.role(STUDENT).lora, config.method.sampler()
     high, low = (recipe.experts.high, recipe.experts.low) if recipe.experts else (STUDENT, None)
+    # load_lora_weights puts adapters, and nothing else, on the first transformer.
+    alone = lora is not None and not lora.whole and high == STUDENT
     return export_student(
         folder or config.run_dir / FOLDER,
         load_network(config, high, checkpoint),
@@ -37,7 +39,7 @@ def export(
         fps=config.data.fps,
         max_sequence_length=config.model.max_sequence_length,
         negative_prompt=config.data.negative_prompt,
-        adapter=None if lora is None else (lora, Checkpoint(checkpoint).tensors(STUDENT, config.student_tensors)),
+        adapter=(lora, Checkpoint(checkpoint).tensors(STUDENT, config.student_tensors)) if lora and alone else None,
         low=None if low is None else load_network(config, low, checkpoint),
         card={"title": config.name, "method": config.method.name, "report": report or {}},
     )

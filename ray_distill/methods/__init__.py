@@ -5,6 +5,7 @@ from __future__ import annotations
 from ray_distill.methods.causal_gan import CausalGAN
 from ray_distill.methods.causal_warm_start import CausalWarmStart
 from ray_distill.methods.dcm import DCM
+from ray_distill.methods.dcm_fine import DCMFine
 from ray_distill.methods.dmd import DMD
 from ray_distill.methods.flow_matching import FlowMatching
 from ray_distill.methods.gan import GAN
@@ -15,5 +16,5 @@ from ray_distill.types import Method
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (CausalGAN, CausalWarmStart, DCM, DMD, FlowMatching, GAN, LCM, SelfForcing, WarmStart)
+    for method in (CausalGAN, CausalWarmStart, DCM, DCMFine, DMD, FlowMatching, GAN, LCM, SelfForcing, WarmStart)
 }

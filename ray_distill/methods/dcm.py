@@ -134,17 +134,10 @@ class DCM:
         return Sampler(timesteps, "ode", experts=experts)
 
     def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
-        pred, aim, each, logs = self.consistency(networks, batch, rng)
-        loss, lag = each.mean(), self.temporal_lag
-        if 0 < lag < batch.latent_shape[1]:
-            temporal = mse(frame_differences(pred, lag), frame_differences(aim, lag))
-            loss, logs = loss + temporal, {**logs, "temporal_loss": temporal.detach()}
-        return LossTerms(loss, logs)
+        return self.consistency(networks, batch, rng)[2]
 
-    def consistency(
-        self, networks: Networks, batch: Batch, rng: Rng
-    ) -> tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]]:
-        """(pred, aim, the loss of each sample [B], logs)."""
+    def consistency(self, networks: Networks, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor, LossTerms]:
+        """(pred, aim, what is descended of their difference)."""
         assert batch.x_0 is not None
         step = self.phases.draw(rng.uniform("step", batch.sample_ids))
         eps = rng.noise("eps", batch.sample_ids, batch.latent_shape)
@@ -154,4 +147,9 @@ class DCM:
             student, target, networks[TEACHER], x_k, step, batch.cond, batch.uncond, self.scale
         )
         each = pseudo_huber(pred, aim, self.huber_c)
-        return pred, aim, each, consistency_logs(each, pred, add_noise(batch.x_0, eps, step.sigma_end), step.sigma)
+        logs = consistency_logs(each, pred, add_noise(batch.x_0, eps, step.sigma_end), step.sigma)
+        loss, lag = each.mean(), self.temporal_lag
+        if 0 < lag < batch.latent_shape[1]:
+            temporal = mse(frame_differences(pred, lag), frame_differences(aim, lag))
+            loss, logs["temporal_loss"] = loss + temporal, temporal.detach()
+        return pred, aim, LossTerms(loss, logs)

@@ -1,4 +1,4 @@
-"""Hidden features of a transformer: what its blocks return, taken by hooks.
+"""Hidden features of a transformer: what its blocks return, taken by hooks, and what its last layers make of them.
 
 A hook sees a block's output while the block is called, so nothing here touches a parameter: ZeRO-3 gathers and releases
 as in any other call. Under gradient checkpointing that output is what the checkpoint keeps, and the call in the
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -30,6 +31,8 @@ def tapped(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
     def keep(i: int) -> Any:
         def hook(block: Any, args: Any, output: Tensor) -> None:
             seen[i] = output
+            if len(seen) == len(set(blocks)):
+                taken[:] = [seen[i] for i in blocks]
 
         return hook
 
@@ -39,4 +42,31 @@ def tapped(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-    taken += [seen[i] for i in blocks]
+
+
+@contextmanager
+def read_out(network: Any, taken: Sequence[Tensor], wanted: bool = True) -> Iterator[list[Tensor]]:
+    """Inside a :func:`tapped` call: fills the list with what the network's last norm and projection make of each of the
+    features ``taken``, [B, tokens, out], in the place of the last block's output.
+
+    They pass these layers as further tokens of the same call, so that again no parameter is touched from outside.
+    """
+    read: list[Tensor] = []
+    if not wanted:
+        yield read
+        return
+
+    def add(norm: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (torch.cat([args[0], *(x.to(args[0].dtype) for x in taken)], dim=1),)
+
+    def divide(projection: Any, args: Any, output: Tensor) -> Tensor:
+        last, *rest = output.chunk(1 + len(taken), dim=1)
+        read.extend(rest)
+        return last
+
+    handles = [network.norm_out.register_forward_pre_hook(add), network.proj_out.register_forward_hook(divide)]
+    try:
+        yield read
+    finally:
+        for handle in handles:
+            handle.remove()

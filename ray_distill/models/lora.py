@@ -22,10 +22,16 @@ class LoRA(BaseModel):
     alpha: Annotated[float, Field(gt=0)] | None = None
     """None is the rank: the adapter enters as it is."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
+    whole: tuple[str, ...] = ()
+    """Parts that are trained whole beside the adapters, by the beginnings of their parameters' names."""
 
     def adapts(self, name: str) -> bool:
         """Whether the layer ``name`` is one of the targets."""
         return any(_ends(name, target) for target in self.targets)
+
+    def trains_whole(self, name: str) -> bool:
+        """Whether the parameter ``name`` belongs to a part that is trained whole."""
+        return any(f"{name}.".startswith(f"{part}.") for part in self.whole)
 
     def peft(self) -> dict[str, Any]:
         """The arguments of peft's LoraConfig, which are also the metadata of an adapter's file."""
@@ -33,7 +39,13 @@ class LoRA(BaseModel):
 
 
 def check_targets(lora: LoRA, module: nn.Module, key: str) -> None:
-    """ValueError, with the nearest names, for a target that no linear layer of ``module`` (meta will do) answers to."""
+    """ValueError, with the nearest names, for a target that no linear layer of ``module`` (meta will do) answers to, or
+    a whole part that has no parameter."""
+    parameters = {name for name, _ in module.named_parameters()}
+    for part in lora.whole:
+        if not any(f"{name}.".startswith(f"{part}.") for name in parameters):
+            tops = sorted({name.partition(".")[0] for name in parameters})
+            raise ValueError(f"{key}.whole: {part!r} has no parameter in {type(module).__name__}; it has {tops}")
     for target in lora.targets:
         found = {name: m for name, m in module.named_modules() if _ends(name, target)}
         others = [f"{name}, a {type(m).__name__}" for name, m in found.items() if not isinstance(m, nn.Linear)]
@@ -56,13 +68,16 @@ def _near(target: str, module: nn.Module) -> str:
 
 
 def add_lora(module: nn.Module, lora: LoRA, seed: int) -> None:
-    """Freeze ``module`` and put adapters on it: B = 0, A drawn from ``seed`` alone, both trainable."""
+    """Freeze ``module`` but for its whole parts, and put adapters on it: B = 0, A drawn from ``seed`` alone."""
     from peft import LoraConfig  # it takes seconds, and a configuration needs the section above only
 
     module.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module.add_adapter(LoraConfig(**lora.peft()), ADAPTER)  # type: ignore[operator]
+    for name, parameter in module.named_parameters():
+        if lora.trains_whole(name):
+            parameter.requires_grad_(True)
 
 
 def plain(name: str) -> str:
@@ -72,7 +87,8 @@ def plain(name: str) -> str:
 
 @torch.no_grad()
 def merge(module: nn.Module, lora: LoRA, adapter: Mapping[str, Tensor]) -> None:
-    """Add the ``adapter`` (tensors by plain name) to the weights of ``module``, which is a bare network again after it.
+    """Add the ``adapter`` (tensors by plain name) to the weights of ``module``, which is a bare network again after it;
+    parts that were trained whole take the place of its own.
 
     ValueError unless the adapter has exactly the tensors that ``lora`` puts on this network.
     """

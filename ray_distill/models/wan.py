@@ -11,7 +11,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from ray_distill.models.causal_wan import causal_attention
-from ray_distill.models.features import tapped
+from ray_distill.models.features import read_out, tapped
 from ray_distill.types import Cache, Cond, Prediction
 
 
@@ -35,16 +35,17 @@ class WanDenoiser:
         cache: Cache | None = None,
         remember: bool = False,
         features: Sequence[int] = (),
+        read: bool = False,
     ) -> Prediction:
         causal = causal_attention(self.network, x_t.shape[2], chunks, cache, remember)
-        with causal, tapped(self.network, features) as taken:
+        with causal, tapped(self.network, features) as taken, read_out(self.network, taken, read) as readings:
             (velocity,) = self.network(
                 hidden_states=x_t.to(self.dtype),
                 timestep=1000 * (self._by_token(sigma, x_t) if sigma.ndim == 2 else sigma),
                 encoder_hidden_states=cond["text"].to(self.dtype),
                 return_dict=False,
             )
-        return Prediction(velocity.to(x_t.dtype), tuple(taken))
+        return Prediction(velocity.to(x_t.dtype), tuple(taken), tuple(readings))
 
     def _by_token(self, sigma: Tensor, x_t: Tensor) -> Tensor:
         """``sigma`` [B, T] as [B, tokens], which is how diffusers takes levels that differ within a clip."""

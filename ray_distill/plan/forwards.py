@@ -142,7 +142,8 @@ class Toy:
     ) -> Prediction:
         velocity, grad = self.weight * x_t, torch.is_grad_enabled()
         self.calls.append(Call(self.role, len(x_t) // ROWS, velocity.requires_grad, grad and self.weight.requires_grad))
-        return Prediction(velocity, tuple(velocity.flatten(2).transpose(1, 2) for _ in features))
+        hidden = tuple(velocity.flatten(2).transpose(1, 2) for _ in features)
+        return Prediction(velocity, hidden, hidden)
 
 
 class ToyHeads:

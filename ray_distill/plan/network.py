@@ -75,7 +75,8 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
     int8 = int8_size(config.model.family, described) if config.role(role).base_precision == "int8" else 0
     if lora is not None:
         adapters = adapter_sizes(config.model.family, described, lora)
-        return Parameters(every + adapters, adapters, int8=int8)
+        whole = whole_sizes(config.model.family, described, lora)
+        return Parameters(every + adapters, adapters + whole, int8=int8)
     return Parameters(every, every if need == "trained" else (), int8=int8)
 
 
@@ -103,6 +104,14 @@ def int8_size(family_name: str, architecture: str) -> int:
         module = build(family_name, json.loads(architecture))
     layers = [m for name, m in module.named_modules() if isinstance(m, nn.Linear) and is_quantized(name)]
     return sum(m.weight.numel() for m in layers)
+
+
+@cache
+def whole_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int, ...]:
+    """Elements of what is trained whole beside the adapters."""
+    with torch.device("meta"):
+        module = build(family_name, json.loads(architecture))
+    return tuple(p.numel() for name, p in module.named_parameters() if lora.trains_whole(name))
 
 
 def latent_shape(config: RunConfig) -> tuple[int, int, int, int]:

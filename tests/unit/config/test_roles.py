@@ -108,3 +108,20 @@ def test_what_heads_have_no_use_for_is_refused(tmp_path, change):
     message = rf"roles\.discriminator: it is small heads on features of teacher, .* remove its {key}"
     with pytest.raises(ValidationError, match=message):
         run_config(tmp_path, method={"name": "dmd_gan"}, roles__discriminator=HEADS | change)
+
+
+def fine(tmp_path, **student):
+    trained = {"optimizer": {"learning_rate": 1e-4}}
+    lora = {"rank": 4, "whole": ["proj_out"]}
+    roles = {"student": trained | {"path": "semantic", "lora": lora} | student, "discriminator": trained}
+    return run_config(tmp_path, method={"name": "dcm", "mode": "fine"}, roles=roles)
+
+
+def test_what_a_role_began_with_is_sampled_and_not_held(tmp_path):
+    config = fine(tmp_path)
+    assert config.source("semantic") == config.source("student") != config.source("teacher")
+    assert config.role("semantic").lora is None
+    assert config.held_roles == ("student", "teacher", "discriminator")
+    assert RunConfig.model_validate(config.dump()) == config
+    with pytest.raises(ValidationError, match=r"roles\.student\.path: method 'dcm_fine' also samples with what"):
+        fine(tmp_path, path=None)

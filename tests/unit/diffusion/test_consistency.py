@@ -169,3 +169,13 @@ def test_the_teachers_step_is_guided_by_each_samples_own_scale():
     for row, scale in zip(aim, (1.0, 3.0), strict=True):
         v_c, v_u = Gaussian(1.0)(X_1, level(0.7), {}).velocity, Gaussian(0.0)(X_1, level(0.7), {}).velocity
         assert row.item() == pytest.approx((X_1 - 0.1 * (v_u + scale * (v_c - v_u))).item(), abs=1e-12)
+
+
+# Within a phase
+
+
+def test_a_level_of_the_same_phase():
+    phases = Phases((0.0, 0.1, 0.3, 0.6, 1.0), edges=(0, 2))
+    k = torch.tensor([0, 1, 1, 2, 3, 3])
+    u = torch.tensor([0.0, 0.4, 1 - 2**-24, 0.0, 0.5, 1 - 2**-24])
+    assert phases.within(k, u).tolist() == pytest.approx([0.0, 0.0, 0.1, 0.3, 0.6, 0.6])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ray_distill.diffusion.flow import add_noise, eps_from_velocity, euler_step, velocity, x_0_from_velocity
+from ray_distill.diffusion.flow import add_noise, eps_from_velocity, euler_step, renoise, velocity, x_0_from_velocity
 from tests.unit.toys import Gaussian, Mixture
 
 SIGMA = torch.tensor([0.0, 0.02, 0.5, 0.98, 1.0], dtype=torch.float64)
@@ -72,3 +72,15 @@ def test_bf16_keeps_its_dtype_and_fp32_its_bits():
     x_t = add_noise(x_0, eps, sigma)
     assert x_t.dtype == torch.bfloat16
     assert torch.equal(x_t, add_noise(x_0.float(), eps.float(), sigma).bfloat16())  # rounded once, at the end
+
+
+def test_noise_from_one_level_to_a_higher_one():
+    """Oracle 7.17: the marginal there, exactly; DCM's bridge has 0.213 in the place of the variance 0.36."""
+    s, t = torch.tensor([0.3], dtype=torch.float64), torch.tensor([0.6], dtype=torch.float64)
+    one, zero = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
+    a, b = renoise(one, zero, s, t).item(), renoise(zero, one, s, t).item()
+    assert a == pytest.approx(0.5714285714, abs=1e-10) and b == pytest.approx(0.5749889085, abs=1e-10)
+    assert (a * 0.3) ** 2 + b**2 == pytest.approx(0.36, abs=1e-12)
+    assert a * (1 - 0.3) == pytest.approx(1 - 0.6, abs=1e-12)
+    assert renoise(one, zero, 0 * s, t).item() == pytest.approx(0.4) and renoise(zero, one, 0 * s, t).item() == 0.6
+    assert torch.equal(renoise(one, one, s, s), one)

@@ -224,5 +224,7 @@ def test_two_experts_are_one_pipeline(tmp_path, base):
 
 
 def test_a_causal_student_has_no_experts(tmp_path, base):
+    with pytest.raises(ValueError, match="two networks leave together"):
+        export(tmp_path / "student", base, TWO)
     with pytest.raises(ValueError, match="causal student with two experts"):
         export(tmp_path / "student", base, replace(TWO, chunks=Chunks(1)))

@@ -85,3 +85,32 @@ def test_features_keep_the_networks_dtype():
 def test_a_block_that_is_not_there_is_named(blocks):
     with pytest.raises(ValueError, match=r"features = .*the network has blocks 0 to 1, and no"):
         WanDenoiser(tiny_wan(0))(*inputs(), features=blocks)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_readings_are_what_the_last_layers_make_of_a_feature(checkpointing):
+    """Of the last block that is the velocity itself, patch by patch; of another what it would be as the last."""
+    network = tiny_wan(0).train()
+    plain = WanDenoiser(network)(*inputs())
+    if checkpointing:
+        network.enable_gradient_checkpointing()
+    with torch.enable_grad():
+        seen = WanDenoiser(network)(*inputs(), features=(1, 0), read=True)
+    assert plain.readings == () and len(seen.readings) == 2
+    torch.testing.assert_close(seen.velocity, plain.velocity, rtol=0, atol=1e-6)
+    last = seen.readings[0].unflatten(1, (3, 2, 2)).unflatten(-1, (1, 2, 2, 4))  # [B, t, h, w, 1, 2, 2, C]
+    patches = last.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(2, 4, 3, 4, 4)
+    torch.testing.assert_close(patches, plain.velocity, rtol=0, atol=1e-6)
+    table, (temb, *_) = network.scale_shift_table, network.condition_embedder(1000 * SIGMA, inputs()[2]["text"], None)
+    shift, scale = (table + temb.unsqueeze(1)).chunk(2, dim=1)
+    by_hand = network.proj_out(network.norm_out(seen.features[1]) * (1 + scale) + shift)
+    torch.testing.assert_close(seen.readings[1], by_hand, rtol=0, atol=1e-6)
+    assert not network.norm_out._forward_pre_hooks and not network.proj_out._forward_hooks
+
+
+def test_gradients_flow_through_readings():
+    x_t, sigma, cond = inputs()
+    x_t.requires_grad_()
+    WanDenoiser(tiny_wan(0))(x_t, sigma, cond, features=(0,), read=True).readings[0].square().mean().backward()
+    assert x_t.grad is not None and x_t.grad.any()

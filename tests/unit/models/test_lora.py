@@ -111,3 +111,30 @@ def test_targets_that_match_nothing_are_named(tmp_path, target, message):
     check_targets(LoRA(targets=["ffn.net.2", "proj_out"]), module, "roles.student.lora")
     with pytest.raises(ValueError, match=rf"^roles\.student\.lora\.targets: '{target}' is {message}"):
         check_targets(LoRA(targets=["to_q", target]), module, "roles.student.lora")
+
+
+WHOLE = LoRA(rank=4, whole=("condition_embedder", "scale_shift_table", "proj_out"))
+
+
+def test_whole_parts_train_beside_the_adapters_and_come_with_a_merge():
+    module = adapted(WHOLE)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if WHOLE.trains_whole(name):
+                parameter += 0.1 * torch.randn_like(parameter)
+    adapter = adapter_of(module)
+    whole = {name for name in adapter if ".lora_" not in name}
+    assert whole == {n for n, _ in tiny_wan(1).named_parameters() if n.split(".")[0] in WHOLE.whole}
+    assert "blocks.0.scale_shift_table" not in whole and len(adapter) > len(whole)
+    bare = tiny_wan(1)
+    merge(bare, WHOLE, adapter)
+    torch.testing.assert_close(velocity(bare), velocity(module), rtol=0, atol=1e-5)
+    assert torch.equal(bare.proj_out.weight, module.proj_out.weight) and not hasattr(bare, "peft_config")
+
+
+def test_a_whole_part_that_is_not_there_is_named():
+    empty = tiny_wan(1).to("meta")
+    check_targets(WHOLE, empty, "roles.student.lora")
+    with pytest.raises(ValueError, match=r"lora\.whole: 'norm_out' has no parameter .*'proj_out'"):
+        check_targets(LoRA(whole=("norm_out",)), empty, "roles.student.lora")

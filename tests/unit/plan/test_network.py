@@ -6,7 +6,14 @@ from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 
 
-@pytest.mark.parametrize("lora", [LoRA(rank=3), LoRA(rank=2, targets=("attn1.to_q", "ffn.net.2"))])
+@pytest.mark.parametrize(
+    "lora",
+    [
+        LoRA(rank=3),
+        LoRA(rank=2, targets=("attn1.to_q", "ffn.net.2")),
+        LoRA(rank=2, whole=("proj_out", "condition_embedder")),
+    ],
+)
 def test_adapters_are_counted_as_peft_makes_them(tmp_path, lora):
     network = tiny_wan(0)
     network.save_pretrained(tmp_path / "model" / "transformer")

@@ -165,6 +165,15 @@ def test_an_average_role_is_planned_and_changed_with_its_source():
     assert first.estimate.states["student_ema"].weights < average.weights
 
 
+def test_a_detail_expert_is_planned_without_the_expert_that_it_only_samples_with():
+    plan = estimate(config("configs/dcm_fine_quickstart.yaml", "roles.student.path=examples/digits_teacher"))
+    assert plan.parameters.keys() == {"student", "teacher", "discriminator", "student_ema"}
+    whole = sum(plan.parameters["teacher"].every)
+    assert 0 < sum(plan.parameters["student"].trainable) < whole / 2
+    calls = {role: (plan.cycle.expected(role, True), plan.cycle.expected(role, False)) for role in plan.parameters}
+    assert calls["student"][0] == 1 and calls["teacher"][0] == 1  # one gradient passes the teacher
+
+
 def test_seconds_and_money_follow_the_assumptions():
     texts = [plan(config(SMALL), {"cluster": "8xH100-80GB", "mfu": mfu, "price": "2"})[0] for mfu in ("0.4", "0.2")]
     flops = sum(found(SMALL).flops.values())
