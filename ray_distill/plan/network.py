@@ -75,8 +75,8 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
     int8 = int8_size(config.model.family, described) if config.role(role).base_precision == "int8" else 0
     if lora is not None:
         adapters = adapter_sizes(config.model.family, described, lora)
-        own = adapters + whole_sizes(config.model.family, described, lora)
-        return Parameters(every + adapters, own, int8=int8)
+        whole = whole_sizes(config.model.family, described, lora)
+        return Parameters(every + adapters, adapters + whole, int8=int8)
     return Parameters(every, every if need == "trained" else (), int8=int8)
 
 
