@@ -31,8 +31,10 @@ def finish(made: Made) -> Cache:
     """The cache's folder, whole or not there; ValueError where nothing is left."""
     source, clips, texts = made.source, made.latents.places(), made.text.places()
     bad = [row for row in made.rows if row["error"]]
-    reasons = [{"file": row["video"], "reason": _reason(row)} for row in sorted(bad, key=lambda row: row["video"])]
-    quarantine = "".join(json.dumps(reason, ensure_ascii=False) + "\n" for reason in reasons)
+    reasons = [{"file": row["video"] or row["caption"], "reason": _reason(row)} for row in bad]
+    quarantine = "".join(
+        json.dumps(reason, ensure_ascii=False) + "\n" for reason in sorted(reasons, key=lambda reason: reason["file"])
+    )
     for row in reasons:
         log.warning("left out %s: %s", row["file"], row["reason"])
     # Equal lines of a dataset are one row; the order is that of their content.
@@ -62,7 +64,7 @@ def finish(made: Made) -> Cache:
 def _sheet(made: Made, path: Path, index: Sequence[Row]) -> None:
     """Some clips, decoded once more; none where there are prompts alone."""
     paths = {(row["dataset"], row["video"]): row["path"] for row in made.rows}
-    clips = [row for row in index if row["latents_file"]]
+    clips = [row for row in index if row["video"]]
     decoded = [
         (row["caption"], Decode(made.source)(row | {"path": paths[row["dataset"], row["video"]]}))
         for row in (clips[number] for number in some(len(clips)))
@@ -98,7 +100,7 @@ def _card(made: Made, index: Sequence[Row], bad: Sequence[Row]) -> dict[str, Any
         "skipped": len(bad),
         "reasons": dict(Counter(re.sub(r"\d[\d.]*", "N", _reason(row)) for row in bad)),
         "captions": len({row["caption"] for row in index}),
-        "latent_shape": list(made.models.latent_shape(source.frames, source.height, source.width)),
+        "latent_shape": list(made.sample_shape),
         "buckets": dict(Counter("x".join(map(str, row["shape"])) for row in index)),
         "datasets": [
             {"name": part.name, "place": str(part.place), "rows": count, "passes": often}
@@ -123,9 +125,7 @@ def _write(
     temporary.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(list(index)), temporary / INDEX, compression="zstd")
     asked = [texts[address(caption)] for caption in (made.source.negative_prompt, "")]
-    negative, null = made.text.read(asked, "text")
-    length = made.text.read(asked[:1], "length")[0]
-    shape = made.models.max_sequence_length, len(negative) // (4 * length)
+    (negative, null), shape = made.text.read(asked, "text"), made.text_shape()
     save_file({"negative": padded(negative, shape), "null": padded(null, shape)}, temporary / PROMPTS)
     _sheet(made, temporary / SHEET, index)
     (temporary / QUARANTINE).write_text(quarantine)

@@ -29,7 +29,9 @@ def remember(source: Source, models: Models, listed: Sequence[Entry], cache: Cac
 def _memo(source: Source, models: Models, listed: Sequence[Entry]) -> Path:
     settings = source.model_dump(mode="json", exclude={"cache_dir", "encode_batch", "encoders", "encoder_gpus"})
     files = [(entry.dataset, entry.video, entry.caption, entry.error, _stat(entry.path)) for entry in listed]
-    return source.cache_dir / "known" / address(settings, files, models.codec, models.encoder, models.multiple)
+    teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]
+    made_by = models.codec, models.encoder, models.multiple, teachers
+    return source.cache_dir / "known" / address(settings, files, *made_by)
 
 
 def _stat(path: str) -> tuple[int, int] | None:

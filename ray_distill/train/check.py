@@ -78,11 +78,14 @@ def check_size(config: RunConfig) -> None:
 def check_data(config: RunConfig) -> None:
     """The datasets are there, and they are what the method and the metric need."""
     listing.check(config.data)
-    prompts = [part.name for part in config.data.parts if part.kind == "prompts"]
+    prompts = [part.name for part in config.data.parts if part.kind == "prompts" and part.teacher is None]
+    for number, part in enumerate(config.data.parts):
+        if part.teacher is not None and part.teacher.path is not None:
+            check_folder(config.model.family, part.teacher.path, f"data.datasets.{number}.teacher.path")
     if config.method.uses_latents and prompts:
         raise ConfigError(
             f"data.datasets: {prompts[0]!r} has prompts alone, and method {config.method.name!r} learns from videos; "
-            "give manifest or videos in place of prompts"
+            "give manifest or videos in place of prompts, or a teacher that makes theirs"
         )
     if config.evaluate.metric is not None and not config.data.has_videos:
         raise ConfigError(

@@ -20,9 +20,17 @@ from ray_distill.data.made import Made, Models
 from ray_distill.data.memo import known, remember
 from ray_distill.data.sheet import some
 from ray_distill.data.source import Source
+from ray_distill.data.store import address
+from ray_distill.data.teach import PURPOSE, MakeClips
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
+from ray_distill.diffusion.samplers import sample
+from ray_distill.diffusion.timesteps import euler_timesteps
+from ray_distill.models import family
 from ray_distill.models.codec import load_codec
+from ray_distill.models.loading import load_transformer
+from ray_distill.rng import StatelessRng
+from ray_distill.types import Sampler
 from tests.unit.data import odd
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
@@ -39,10 +47,10 @@ class Characters:
         return self
 
     def encode(self, prompts):
-        out = torch.zeros(len(prompts), self.max_length, 2)
+        out = torch.zeros(len(prompts), self.max_length, 64)
         for row, prompt in zip(out, prompts, strict=True):
             numbers = torch.tensor([1.0, *map(ord, prompt)])[: self.max_length]
-            row[: len(numbers), 0] = numbers
+            row[: len(numbers), 0] = numbers / 100
         return out
 
 
@@ -60,12 +68,10 @@ def make(source, models=MODELS):
     listed = entries(source)
     if (found := known(source, models, listed)) is not None:
         return found, ([], [])
-    look = Look(source, models.multiple)
-    rows = []
-    for entry in listed:
-        prompt = source.parts[entry.dataset].kind == "prompts"
-        rows += [asdict(entry) | {"number": 0, "height": 0, "width": 0, "id": ""}] if prompt else look(asdict(entry))
-    made = Made(source, models, rows)
+    look, kinds = Look(source, models.multiple), [part.kind for part in source.parts]
+    prompts = [entry for entry in listed if kinds[entry.dataset] == "prompts"]
+    looked = [row for entry in listed if kinds[entry.dataset] != "prompts" for row in look(asdict(entry))]
+    made = Made(source, models, prompts, looked)
     captions, clips = made.missing_text(), made.missing_clips()
     if captions:
         Write(made.text)(EncodeText(models.path, models.max_sequence_length, int8=False)(columns(captions)))
@@ -73,9 +79,18 @@ def make(source, models=MODELS):
         decoded = columns([Decode(source)(row) for row in clips])
         told = Write(made.latents)(EncodeClips(models.path)(decoded))
         made.failed(dict(zip(told["id"], told["error"], strict=True)))
+    for number, part in enumerate(source.parts):
+        if part.teacher and (rows := made.missing_taught(number)):
+            uncond = made.text.places()[address(source.negative_prompt)]
+            sizes = made.sample_shape, made.text_shape()
+            actor = MakeClips("wan", models.folder(part.teacher), part.teacher, *sizes, made.text, uncond)
+            for first in range(0, len(rows), 2):
+                told = Write(made.latents)(actor(columns(rows[first : first + 2])))
+                made.failed(dict(zip(told["id"], told["error"], strict=True)))
+            clips = clips + rows
     cache = finish(made)
     remember(source, models, listed, cache)
-    return cache, ([row["caption"] for row in captions], [row["video"] for row in clips])
+    return cache, ([row["caption"] for row in captions], [row.get("video") for row in clips])
 
 
 def source(folder, *datasets, **given):
@@ -197,7 +212,7 @@ def test_what_makes_no_clip_anew_changes_the_cache_alone(folder):
 def test_another_model_is_another_store(folder, tmp_path):
     first, _ = make(source(folder))
     longer, (captions, clips) = make(source(folder), Models("wan", DIGITS, 9))
-    assert len(captions) == 5 and clips == ["short.mp4"] and longer.uncond.shape == (9, 2)
+    assert len(captions) == 5 and clips == ["short.mp4"] and longer.uncond.shape == (9, 64)
     assert longer.folder != first.folder
 
 
@@ -227,6 +242,36 @@ def test_prompts_need_no_clip_and_have_the_samples_shape(folder):
         source(folder, {"prompts": folder / "p.txt", "repeats": 3}, {"videos": folder / "in", "captions": "filename"})
     )
     assert both.passes == [4.0, 4.0, 1.0, 1.0, 1.0] and len(both.index) == 5
+
+
+@torch.no_grad()
+def test_the_teacher_makes_the_clips_of_prompts(folder):
+    (folder / "p.txt").write_text("a kite\na bird\n")
+    recipe = {"steps": 3, "shift": 2.0, "guidance": 1.5, "clips_per_prompt": 2, "seed": 7}
+    taught = source(folder, {"prompts": folder / "p.txt", "teacher": recipe}, negative_prompt="bad")
+    cache, (captions, clips) = make(taught)
+    assert len(captions) == 4 and len(clips) == 4 and cache.card["clips"] == 4
+    assert cache.buckets() == {(16, 1, 6, 8): [0, 1, 2, 3]} and cache.captions() == ["a bird", "a kite"]
+    denoise = family("wan").denoiser(load_transformer("wan", DIGITS))
+    text = {name: {"text": Characters(DIGITS, 8).encode([name])} for name in ("a bird", "a kite", "bad")}
+    for row in cache.rows(range(4), ["id", "caption", "latents", "shape"]):
+        x_T = StatelessRng(7).noise(PURPOSE, torch.tensor([int(row["id"][:15], 16)]), (16, 1, 6, 8))
+        sampler = Sampler(euler_timesteps(3, 2.0), "ode", 1.5)
+        x_0 = sample(denoise, sampler, x_T, text[row["caption"]], text["bad"], noise=None)
+        assert np.allclose(cache.latents([row]), x_0.numpy(), atol=1e-5)
+    # One prompt more, and another batch: only its clips are made. Another recipe: all.
+    (folder / "p.txt").write_text("a kite\na bird\na fish\n")
+    for change, count in (({"batch": 3}, 2), ({"steps": 2}, 6), ({"clips_per_prompt": 3}, 3)):
+        part = {"prompts": folder / "p.txt", "teacher": recipe | change}
+        assert len(make(source(folder, part, negative_prompt="bad"))[1][1]) == count
+
+
+def test_a_teachers_clips_that_are_not_finite_are_left_out(folder, monkeypatch):
+    (folder / "p.txt").write_text("a kite\na bird\n")
+    bad = torch.tensor([0])
+    monkeypatch.setattr("ray_distill.data.teach.sample", lambda d, s, x_T, *a, **k: x_T.index_fill(0, bad, torch.nan))
+    cache, _ = make(source(folder, {"prompts": folder / "p.txt", "teacher": {"steps": 1}}))
+    assert cache.card["clips"] == 1 and cache.card["reasons"] == {"the teacher's latents are not finite": 1}
 
 
 def test_files_that_vanish_or_rot_half_way_cost_themselves(folder, monkeypatch):

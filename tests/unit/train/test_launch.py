@@ -76,6 +76,12 @@ def test_prompts_alone_do_for_a_method_without_data(ready):
     check(run_config(ready, **prompts))
     with pytest.raises(ConfigError, match=r"'prompts' has prompts alone, and method 'dmd' learns from videos"):
         check(run_config(ready, method__backward_simulation=False, **prompts))
+    taught = {"prompts": str(ready / "prompts.txt"), "teacher": {"steps": 4}}
+    own = {"data__manifest": None, "method__backward_simulation": False}
+    check(run_config(ready, data__datasets=[taught], **own))
+    taught["teacher"] = {"path": str(ready / "none")}
+    with pytest.raises(ValueError, match=r"data.datasets.0.teacher.path = .*/none: no transformer"):
+        check(run_config(ready, data__datasets=[taught], **own))
     (ready / "metric").mkdir()
     (ready / "metric" / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"evaluate.metric = .* compares with real videos"):
