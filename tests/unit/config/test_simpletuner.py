@@ -218,8 +218,10 @@ def test_the_seeds_dataset_alone_asks_for_its_folder(folder):
     shutil.copy(SEEDS / "dmd_dataset.json", folder / "config" / "wan" / "multidatabackend.json")
     with pytest.raises(ConfigError, match=r"instance_data_dir: it names the folder with the videos, and is not set"):
         load(folder, dmd())
-    config = load(folder, dmd(), "data.datasets=[{videos: clips}]", "data.frames=121").config
-    assert config.data.resolution == 480 and config.data.resolution_type == "pixel_area"  # those beside it
+    loaded = load(folder, dmd(), "data.datasets=[{videos: clips}]", "data.frames=121")
+    data = loaded.config.data
+    assert data.resolution == 480 and data.resolution_type == "pixel_area"  # those beside it
+    assert "resolution = 480 -> data.resolution_type = pixel_area, data.resolution = 480" in loaded.report
 
 
 def test_datasets_are_mixed_and_others_are_passed_over(folder):

@@ -180,7 +180,7 @@ NOTES = [
     ("num_train_epochs", 0, "train.steps says how long", False),
     ("use_ema", False, "no average is kept", True),
     ("report_to", "wandb", "MLflow takes its place", False),
-    ("lr_warmup_steps", 4000, "as long as the run, in which the student is updated 4000 times", False),
+    ("lr_warmup_steps", 4000, "no shorter than the run, in which the student is updated 4000 times", False),
     ("validation_num_inference_steps", 3, "the student's own steps", False),
     ("validation_num_inference_steps", 8, "sampled with its own 3 steps", True),
     ("validation_guidance", 1.0, "sampled without guidance", False),
