@@ -74,7 +74,7 @@ def check_config(args: argparse.Namespace) -> None:
         print(f"\n{args.config}, key by key:", *loaded.report, sep="\n  ")
     from ray_distill.train.check import check, warnings
 
-    check(loaded.config)
+    check((loaded.before or loaded).config)  # what the second starts from is not there yet
     print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         print(f"warning: {message}")
@@ -87,12 +87,16 @@ def import_(args: argparse.Namespace) -> None:
     file, *overrides = args.overrides
     loaded = load_config(Path(file), overrides)
     write_yaml(args.output, loaded, file)
+    written = [args.output]
+    if loaded.before:
+        written.insert(0, args.output.with_suffix(".semantic.yaml"))
+        write_yaml(written[0], loaded.before, file)
     print(*loaded.report, sep="\n")
     from ray_distill.train.check import warnings
 
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         print(f"warning: {message}")
-    print(f"\n{args.output}\nNext:\n  ray-distill check {args.output}")
+    print("\nNext:", *(f"ray-distill train {path}" for path in written), sep="\n  ")
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -101,7 +105,8 @@ def plan(args: argparse.Namespace) -> int:
     # A cluster, its price and use are no part of a run's configuration.
     given = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
     loaded = load_config(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
-    text, fits = plan(loaded.config, given)
+    # What a second run starts from is not there yet; the first one's networks are of the same size.
+    text, fits = plan((loaded.before or loaded).config, given)
     print(text)
     return 0 if fits else 1
 
@@ -121,6 +126,8 @@ def train(args: argparse.Namespace) -> int:
 
     for message in loaded.warnings:
         print(f"warning: {message}", file=sys.stderr)
+    if loaded.before:
+        launch(loaded.before.config)
     report = launch(loaded.config)
     run = loaded.config.run_dir
     print(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,13 +17,16 @@ from ray_distill.config.schema import RunConfig, aliases
 ENVIRONMENT = "RAY_DISTILL_"
 M = TypeVar("M", bound=BaseModel)
 
+if TYPE_CHECKING:
+    from ray_distill.config.simpletuner.convert import Converted
+
 
 @dataclass(frozen=True)
 class Loaded:
     """A configuration and where each of its values came from ("default" where nobody set it).
 
     Of another tool's file: ``tree``, what it became; ``report``, a line for each of its keys; ``warnings``, what of
-    it a user should read.
+    it a user should read; ``before``, a run that has to come first.
     """
 
     config: RunConfig
@@ -31,6 +34,7 @@ class Loaded:
     tree: Mapping[str, Any] = field(default_factory=dict)
     report: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    before: Loaded | None = None
 
     def table(self) -> str:
         """One line a key: key, value, source."""
@@ -56,15 +60,23 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
     if path.suffix != ".json":
         tree, sources = read_yaml(path)
         return Loaded(validated(RunConfig, apply(changes, tree, sources), sources), sources)
-    from ray_distill.config.simpletuner.convert import convert
+    from ray_distill.config.simpletuner.convert import convert, semantic_before
 
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
-    made = convert(path, {change.key: change.value for change in changes})
+    overridden = {change.key: change.value for change in changes}
+    made = convert(path, overridden)
+    if not made.needs_semantic:
+        return _imported(made, changes)
+    before, kept = semantic_before(path, overridden)
+    return _imported(made, changes, _imported(before, [change for change in changes if change.key in kept]))
+
+
+def _imported(made: Converted, changes: Sequence[Override], before: Loaded | None = None) -> Loaded:
     sources = dict(made.sources)
     tree = apply(changes, made.tree, sources)
     config = validated(RunConfig, tree, sources)
-    return Loaded(config, sources, tree, made.report(), made.warnings())
+    return Loaded(config, sources, tree, made.report(), made.warnings(), before)
 
 
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:

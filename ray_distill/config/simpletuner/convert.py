@@ -12,6 +12,7 @@ import torch
 
 from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
 from ray_distill.config.simpletuner.dataset import datasets
+from ray_distill.config.simpletuner.dcm import BEFORE, COMES_FIRST
 from ray_distill.config.simpletuner.keys import KEYS
 from ray_distill.config.simpletuner.method import ALIASES, METHOD_NAMES, table_of
 from ray_distill.config.simpletuner.outcome import ABSENT, File, Key, Outcome, Refused
@@ -20,6 +21,8 @@ from ray_distill.data.source import Source
 from ray_distill.methods import METHODS
 
 METHOD, SECTION = "distillation_method", "distillation_config"
+FINE_ALONE = ("method.", "roles.discriminator", "roles.student.path", "publish")
+"""Overrides of a fine run that are not for the semantic run before it: method keys may be those of fine alone."""
 SECRET = ("webhook_config",)  # some write the address itself in place of a file's name, which is refused
 
 
@@ -49,6 +52,11 @@ class Converted:
     lines: tuple[Line, ...]
     overridden: Mapping[str, Any]
 
+    @property
+    def needs_semantic(self) -> bool:
+        """Whether a semantic run comes first."""
+        return any(line.outcome.note == COMES_FIRST for line in self.lines)
+
     def report(self) -> list[str]:
         """One line a key."""
         return [line.told(self.overridden) for line in self.lines]
@@ -57,15 +65,29 @@ class Converted:
         """What a user should read, each reason once with the keys that it is about."""
         by_note: dict[str, list[str]] = {}
         for line in self.lines:
-            if line.outcome.warn and not line.assumed:
+            if line.outcome.warn and (line.outcome.values or not line.assumed):
                 by_note.setdefault(line.outcome.note, []).append(f"{line.key} = {_short(line.value)}")
         return [f"{', '.join(keys)}: {note}" for note, keys in by_note.items()]
 
 
-def convert(path: Path, overridden: Mapping[str, Any]) -> Converted:
-    """ConfigError, with key, value and remedy, for what is unknown or refused; ``overridden`` is set elsewhere."""
+def semantic_before(path: Path, overridden: Mapping[str, Any]) -> tuple[Converted, dict[str, Any]]:
+    """The semantic run that a fine one starts from, and what of ``overridden`` goes for it, too."""
+    _, keys = _open(path, _read(path), overridden)
+    kept = {key: value for key, value in overridden.items() if not key.startswith(FINE_ALONE)}
+    made = convert(path, kept, "semantic")
+    steps = keys.get("semantic_steps") or kept.pop("train.steps", None) or made.tree["train"]["steps"]
+    made.tree["name"] = f"{kept.pop('name', made.tree['name'])}{BEFORE}"
+    made.tree.pop("publish", None)
+    made.tree["train"]["steps"] = steps
+    kept.pop("train.steps", None)
+    return made, kept
+
+
+def convert(path: Path, overridden: Mapping[str, Any], mode: str | None = None) -> Converted:
+    """ConfigError, with key, value and remedy, for what is unknown or refused; ``overridden`` is set elsewhere.
+    ``mode`` is DCM's, in place of the file's."""
     given = _read(path)
-    file, method_keys = _open(path, given, overridden)
+    file, method_keys = _open(path, given, overridden, mode)
     try:
         data, data_lines = datasets(file)
     except Refused as error:
@@ -104,7 +126,9 @@ def _read(path: Path) -> dict[str, Any]:
     return given
 
 
-def _open(path: Path, given: Mapping[str, Any], overridden: Mapping[str, Any]) -> tuple[File, dict[str, Any]]:
+def _open(
+    path: Path, given: Mapping[str, Any], overridden: Mapping[str, Any], mode: str | None = None
+) -> tuple[File, dict[str, Any]]:
     """The file with its method, and the keys of its distillation section."""
     named = given.get(METHOD)
     if named not in METHOD_NAMES:
@@ -120,6 +144,7 @@ def _open(path: Path, given: Mapping[str, Any], overridden: Mapping[str, Any]) -
     if section and set(section) <= set(METHOD_NAMES):  # the nested spelling, by method
         section = section.get(named, {})
     modes = [name.removeprefix(f"{named}_") for name in METHODS if name.startswith("dcm_") and named == "dcm"]
+    section = section | ({"mode": mode} if mode else {})
     mode = section.get("mode", "semantic")
     if modes and mode not in modes:
         raise ConfigError(f"{path}: {SECTION}.mode = {mode!r}: known: {', '.join(modes)}")
@@ -160,7 +185,7 @@ def _base(file: File) -> dict[str, Any]:
         {} if "data.height" in file.data else dict.fromkeys(("data.height", "data.width"), max(16, shown // 16 * 16))
     )
     return {
-        "name": file.path.parent.name if not file.given.get("output_dir") else Path(str(file.given["output_dir"])).name,
+        "name": file.name,
         "train.use_gpu": gpu,
         "data.encoder_gpus": 1 if gpu else 0,
         "data.resample": False,

@@ -14,6 +14,7 @@ from ray_distill.config.simpletuner.outcome import (
     Key,
     Outcome,
     Refused,
+    Rule,
     flag,
     number,
     one_of,
@@ -172,8 +173,18 @@ def datasets(file: File) -> tuple[dict[str, Any], list[tuple[str, Any, Outcome]]
     return tree | {f"data.{key}": value for key, value in shared.items()} | {"data.datasets": own}, lines
 
 
+def _beside(file: File) -> Entry:
+    """What stands beside ``data_backend_config`` and is for datasets that do not set it."""
+    return {key: file.given[key] for key in INHERITED if key in file.given}
+
+
+def _global(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A dataset's keys as those of all data."""
+    return {key if "." in key else f"data.{key}": value for key, value in values.items()}
+
+
 def _dataset(entry: Entry, where: str, file: File, lines: list[tuple[str, Any, Outcome]]) -> dict[str, Any]:
-    whole_ = {key: file.given[key] for key in INHERITED if key in file.given} | dict(entry)
+    whole_ = {**_beside(file), **entry}
     part: dict[str, Any] = {}
     for key, value in whole_.items():
         if key not in FIELDS:
@@ -199,15 +210,23 @@ def backend(value: Any, file: File) -> Outcome:
     return Outcome(file.data)
 
 
-def inherited(value: Any, file: File) -> Outcome:
-    return Outcome(note="for datasets that do not set it")
+def inherited(key: str) -> Rule:
+    """A key for datasets that do not set it; for all of the data where these are named elsewhere."""
+
+    def rule(value: Any, file: File) -> Outcome:
+        if "data.datasets" in file.data:
+            return Outcome(note="for datasets that do not set it")
+        made = FIELDS[key].rule(value, _beside(file), file)
+        return Outcome(_global(made.values), made.note, made.warn)
+
+    return rule
 
 
 DATA: Mapping[str, Key] = {
     "data_backend_config": Key(backend, "`data.datasets`: a file with one dataset or a list"),
-    "resolution": Key(inherited, "for datasets that do not set it"),
-    "resolution_type": Key(inherited, "for datasets that do not set it"),
-    "minimum_image_size": Key(inherited, "for datasets that do not set it"),
+    "resolution": Key(inherited("resolution"), "for datasets that do not set it"),
+    "resolution_type": Key(inherited("resolution_type"), "for datasets that do not set it"),
+    "minimum_image_size": Key(inherited("minimum_image_size"), "for datasets that do not set it"),
     "aspect_bucket_rounding": Key(to("data.aspect_bucket_rounding", kind=whole), "`data.aspect_bucket_rounding`"),
     "caption_dropout_probability": Key(to("data.caption_dropout"), "`data.caption_dropout`; DMD warns of it"),
     "compress_disk_cache": Key(taken("the cache is always zstd"), "accepted: the cache is always zstd"),

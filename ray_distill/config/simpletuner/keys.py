@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ray_distill.config.simpletuner import outputs, training
+from ray_distill.config.simpletuner import networks, outputs, training
 from ray_distill.config.simpletuner.dataset import DATA
 from ray_distill.config.simpletuner.outcome import Key, Outcome, flag, nothing, number, taken, text, to, whole
 
 KEYS: Mapping[str, Key] = {
     **DATA,
-    "model_family": Key(training.model_family, "`model.family`"),
-    "model_type": Key(training.model_type, "`lora`: adapters on student and fake score; `full`: all of their weights"),
-    "lora_type": Key(training.lora_type, "`standard` is peft's LoRA; `lycoris` is refused", default="standard"),
-    "lora_rank": Key(training.lora("rank", whole), "`roles.*.lora.rank` of each trained role", default=16),
-    "lora_alpha": Key(training.lora("alpha", number), "`roles.*.lora.alpha`; absent: the rank"),
-    "lycoris_config": Key(training.lycoris_config, "no effect: it belongs to LyCORIS; the file is not read"),
+    "model_family": Key(networks.model_family, "`model.family`"),
+    "model_type": Key(networks.model_type, "`lora`: adapters on student and fake score; `full`: all of their weights"),
+    "lora_type": Key(networks.lora_type, "`standard` is peft's LoRA; `lycoris` is refused", default="standard"),
+    "lora_rank": Key(networks.lora("rank", whole), "`roles.*.lora.rank` of each trained role", default=16),
+    "lora_alpha": Key(networks.lora("alpha", number), "`roles.*.lora.alpha`; absent: the rank"),
+    "lycoris_config": Key(networks.lycoris_config, "no effect: it belongs to LyCORIS; the file is not read"),
     "pretrained_model_name_or_path": Key(
-        training.model, "`model.path`: a local folder, else the hub's cache; nothing is fetched"
+        networks.model, "`model.path`: a local folder, else the hub's cache; nothing is fetched"
     ),
     "pretrained_t5_model_name_or_path": Key(
-        training.text_encoder, "must be the model's own name: text encoders come from there"
+        networks.text_encoder, "must be the model's own name: text encoders come from there"
     ),
-    "mixed_precision": Key(training.mixed_precision, "`roles.*.dtype`; masters and moments are fp32", default="bf16"),
+    "mixed_precision": Key(networks.mixed_precision, "`roles.*.dtype`; masters and moments are fp32", default="bf16"),
     "base_model_precision": Key(
-        training.precision, "`roles.*.base_precision`: int8 of what is frozen; refused where all weights are trained"
+        networks.precision, "`roles.*.base_precision`: int8 of what is frozen; refused where all weights are trained"
     ),
-    "quantize_via": Key(training.quantize_via, "`cpu`: where weights are quantised, always"),
-    "text_encoder_1_precision": Key(training.text_precision, "`model.text_encoder_precision`"),
-    "attention_mechanism": Key(training.attention, "`model.attention`, by diffusers' names"),
+    "quantize_via": Key(networks.quantize_via, "`cpu`: where weights are quantised, always"),
+    "text_encoder_1_precision": Key(networks.text_precision, "`model.text_encoder_precision`"),
+    "attention_mechanism": Key(networks.attention, "`model.attention`, by diffusers' names"),
     "gradient_checkpointing": Key(
-        training.gradient_checkpointing,
+        networks.gradient_checkpointing,
         "`roles.*.gradient_checkpointing` of each trained role",
     ),
     "optimizer": Key(training.optimizer, "AdamW with fp32 master weights; others are refused"),

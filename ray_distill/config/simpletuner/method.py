@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_distill.config.keys import ConfigError
+from ray_distill.config.simpletuner.dcm import DCM
 from ray_distill.config.simpletuner.outcome import (
     File,
     Key,
@@ -13,7 +14,7 @@ from ray_distill.config.simpletuner.outcome import (
     Refused,
     Rule,
     flag,
-    nothing,
+    form,
     number,
     one_of,
     to,
@@ -42,10 +43,6 @@ def betas(value: Any, file: File) -> Outcome:
 
 def clip(value: Any, file: File) -> Outcome:
     return Outcome({f"{FAKE_SCORE}.clip_norm": number(value)})
-
-
-def form(key: str) -> Rule:
-    return lambda value, file: Outcome({key: one_of(value, ("std", "extra"))})
 
 
 def by_chunks(name: str, kind: Any) -> Rule:
@@ -152,61 +149,6 @@ LCM: Mapping[str, Key] = {
 }
 
 
-def mode(value: Any, file: File) -> Outcome:
-    return Outcome({"method.name": file.method})
-
-
-def phases(value: Any, file: File) -> Outcome:
-    """A count, or the edges as a list or as text."""
-    if isinstance(value, str) and "," in value:
-        value = value.split(",")
-    if isinstance(value, list):
-        return Outcome({"method.multiphase": [number(each) for each in value]})
-    return Outcome({"method.multiphase": whole(value)})
-
-
-def own_shift(value: Any, file: File) -> Outcome:
-    one = file.given.get("flow_schedule_shift")
-    if one is None:
-        return Outcome({"method.shift": number(value)})
-    if number(one) != number(value):
-        raise Refused(f"flow_schedule_shift = {one} is the one shift of solver and samples; remove one of them")
-    return Outcome(note="as flow_schedule_shift")
-
-
-def of_fine(key: str, read: Any) -> Rule:
-    def rule(value: Any, file: File) -> Outcome:
-        read(value)
-        if file.method != "dcm_fine":
-            return Outcome(note="no effect: it belongs to mode=fine", warn=True)
-        return Outcome({key: read(value)})
-
-    return rule
-
-
-DCM: Mapping[str, Key] = {
-    "mode": Key(mode, "`method.name`: `dcm_semantic` or `dcm_fine`", default="semantic"),
-    "euler_steps": Key(
-        to("method.euler_steps", kind=whole), "`method.euler_steps` of the teacher's solver; divides 1000", default=50
-    ),
-    "multiphase": Key(phases, "`method.multiphase`: a count, or the levels at which phases end", default=4),
-    "dcm_shift": Key(own_shift, "`method.shift`; must agree with flow_schedule_shift"),
-    "distill_cfg": Key(to("method.distill_cfg"), "`method.distill_cfg` of the teacher's step", default=5.0),
-    "distill_cfg_form": Key(
-        form("method.distill_cfg_form"), "`method.distill_cfg_form`: `extra`, c + w (c - u), or `std`", default="extra"
-    ),
-    "adv_weight": Key(
-        of_fine("method.adversarial_weight", number), "`method.adversarial_weight`; mode=fine", default=0.1
-    ),
-    "discriminator_head_stride": Key(
-        of_fine("method.discriminator_stride", whole), "`method.discriminator_stride`; mode=fine", default=2
-    ),
-    "discriminator_total_layers": Key(
-        nothing("no effect: the discriminator takes its size from the model"),
-        "no effect: the discriminator takes its size from the model",
-    ),
-    "model_family": Key(nothing("no effect: model_family beside it says so"), "no effect: it stands beside it, too"),
-}
 METHOD_NAMES = ("dmd", "dcm", "lcm", "self_forcing")
 """``distillation_method``; dcm goes on with its mode."""
 TABLES: Mapping[str, Mapping[str, Key]] = {"dmd": DMD, "dcm_semantic": DCM, "lcm": LCM}

@@ -72,6 +72,16 @@ class File:
         return [role for role, need in self.roles.items() if isinstance(need, str) and role not in self.heads]
 
     @property
+    def name(self) -> str:
+        """Of the run, as tracker_run_name says it, else as its folder is called."""
+        folder = Path(str(self.given.get("output_dir") or self.path.parent.absolute())).name
+        return str(self.overridden.get("name", as_name(str(self.given.get("tracker_run_name") or folder))))
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(str(self.overridden.get("output_dir", self.given.get("output_dir", "output"))))
+
+    @property
     def workers(self) -> int:
         return whole(self.overridden.get("train.workers", 1))
 
@@ -144,6 +154,10 @@ def to(*keys: str, kind: Callable[[Any], Any] = number, note: str = "") -> Rule:
     return lambda value, file: Outcome(dict.fromkeys(keys, kind(value)), note)
 
 
+def form(key: str) -> Rule:
+    return lambda value, file: Outcome({key: one_of(value, ("std", "extra"))})
+
+
 def nothing(why: str) -> Rule:
     return lambda value, file: Outcome(note=why, warn=True)
 
@@ -156,6 +170,11 @@ def taken(note: str) -> Rule:
 def four_k_plus_one(frames: int) -> int:
     """The next number of frames at or above it that a Wan clip can have."""
     return -(-(max(frames, 1) - 1) // 4) * 4 + 1
+
+
+def as_name(text: str) -> str:
+    """``text`` in the letters that a run's name has."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-")
 
 
 def is_hub_name(name: str) -> bool:

@@ -11,6 +11,7 @@ from ray_distill.config.simpletuner.outcome import (
     File,
     Outcome,
     Refused,
+    as_name,
     flag,
     four_k_plus_one,
     is_hub_name,
@@ -21,7 +22,7 @@ from ray_distill.config.simpletuner.outcome import (
 
 
 def run_name(value: Any, file: File) -> Outcome:
-    name = re.sub(r"[^\w.-]+", "-", text(value)).strip("-")
+    name = as_name(text(value))
     return Outcome({"name": name}, "" if name == value else "a name has letters, digits, '_', '.' and '-'")
 
 

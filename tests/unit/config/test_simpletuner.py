@@ -1,6 +1,7 @@
 """SimpleTuner's files as they stand: the seeds, their spellings, the files that they name, and what is refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,63 @@ def test_the_dcm_seed_is_taken_as_it_stands(folder):
     expected = ("use_ema", "ema_update_interval", "lycoris_config", "prodigy_steps", "validation_num_video_frames")
     assert all(any(key in text for text in loaded.warnings) for key in expected)
     assert len(loaded.warnings) == 5
+
+
+def fine(**keys):
+    return seed("dcm_config.json") | {"distillation_config": {"mode": "fine", "euler_steps": 100, **keys}}
+
+
+def semantic_run(folder, name, method="dcm_semantic"):
+    """What a run leaves behind that was exported."""
+    run = folder / "output" / "wan" / name
+    (run / "export" / "transformer").mkdir(parents=True)
+    (run / "export" / "recipe.json").write_text("{}")
+    (run / "step_00000004").mkdir()
+    (run / "step_00000004" / "state.json").write_text(json.dumps({"config": {"method": {"name": method}}}))
+    return run
+
+
+def test_the_fine_mode_starts_from_the_semantic_expert_that_is_named(folder):
+    run = semantic_run(folder, "first")
+    for named in (run, run / "export"):
+        loaded = load(folder, fine(semantic_checkpoint=str(named), adv_weight=0.3, discriminator_head_stride=3))
+        config = loaded.config
+        assert config.method.name == "dcm_fine" and loaded.before is None
+        assert config.source("student") == run / "export" and config.source("teacher") == folder / MODEL
+        assert (config.method.adversarial_weight, config.method.discriminator_stride) == (0.3, 3)
+        lora = config.role("student").lora
+        assert lora.rank == 128 and lora.whole == ("condition_embedder", "scale_shift_table", "proj_out")
+        assert config.role("discriminator").optimizer.betas == (0.0, 0.999)
+    with pytest.raises(ConfigError, match=r"semantic_checkpoint = 'clips': no transformer/ there"):
+        load(folder, fine(semantic_checkpoint="clips"))
+
+
+def test_else_from_the_latest_semantic_run(folder):
+    for number, (name, method) in enumerate((("a", "dcm_semantic"), ("b", "dcm_semantic"), ("c", "dmd"))):
+        run = semantic_run(folder, name, method)
+        os.utime(run / "export" / "recipe.json", (number, number))
+    loaded = load(folder, fine())
+    assert loaded.before is None and loaded.config.source("student") == folder / "output/wan/b/export"
+    assert any("the latest semantic run under output_dir" in text for text in loaded.warnings)
+    other = load(folder, fine(), "roles.student.path=elsewhere")
+    assert other.config.source("student") == folder / "elsewhere" and other.before is None
+
+
+def test_else_a_semantic_run_comes_first(folder, capsys):
+    loaded = load(folder, fine(semantic_steps=30), "train.workers=2", "method.adversarial_weight=0.2")
+    first, then = loaded.before.config, loaded.config
+    assert (first.method.name, first.train.steps, first.train.workers) == ("dcm_semantic", 30, 2)
+    assert (then.method.name, then.train.steps, then.train.workers) == ("dcm_fine", 400000, 2)
+    assert then.method.adversarial_weight == 0.2 and then.publish is not None and first.publish is None
+    assert then.source("student") == first.run_dir / "export" and first.run_dir.name == "wan-AdamW-DCM-semantic"
+    assert any("there is no semantic run yet: one comes first" in text for text in loaded.warnings)
+    short = load(folder, fine(), "train.steps=6", "name=x")
+    assert short.before.config.train.steps == 6 and short.before.config.name == "x-semantic"
+    (folder / "fine.json").write_text(json.dumps(fine()))
+    assert main(["import", "simpletuner", "fine.json", "-o", "fine.yaml"]) == 0
+    assert "ray-distill train fine.semantic.yaml\n  ray-distill train fine.yaml" in capsys.readouterr().out
+    written = [load_config(folder / name, environment={}).config for name in ("fine.semantic.yaml", "fine.yaml")]
+    assert [config.method.name for config in written] == ["dcm_semantic", "dcm_fine"]
 
 
 def test_flat_nested_dashed_and_textual_spellings_are_one(folder):
@@ -160,8 +218,10 @@ def test_the_seeds_dataset_alone_asks_for_its_folder(folder):
     shutil.copy(SEEDS / "dmd_dataset.json", folder / "config" / "wan" / "multidatabackend.json")
     with pytest.raises(ConfigError, match=r"instance_data_dir: it names the folder with the videos, and is not set"):
         load(folder, dmd())
-    config = load(folder, dmd(), "data.datasets=[{videos: clips}]", "data.frames=121").config
-    assert config.data.resolution == 480 and config.data.resolution_type == "pixel_area"  # those beside it
+    loaded = load(folder, dmd(), "data.datasets=[{videos: clips}]", "data.frames=121")
+    data = loaded.config.data
+    assert data.resolution == 480 and data.resolution_type == "pixel_area"  # those beside it
+    assert "resolution = 480 -> data.resolution_type = pixel_area, data.resolution = 480" in loaded.report
 
 
 def test_datasets_are_mixed_and_others_are_passed_over(folder):

@@ -180,7 +180,7 @@ NOTES = [
     ("num_train_epochs", 0, "train.steps says how long", False),
     ("use_ema", False, "no average is kept", True),
     ("report_to", "wandb", "MLflow takes its place", False),
-    ("lr_warmup_steps", 4000, "as long as the run, in which the student is updated 4000 times", False),
+    ("lr_warmup_steps", 4000, "no shorter than the run, in which the student is updated 4000 times", False),
     ("validation_num_inference_steps", 3, "the student's own steps", False),
     ("validation_num_inference_steps", 8, "sampled with its own 3 steps", True),
     ("validation_guidance", 1.0, "sampled without guidance", False),
@@ -309,6 +309,8 @@ def test_a_key_of_dcm_has_its_effect(key, value, expected, folder):
     ("key", "value", "note"),
     [
         ("adv_weight", 0.2, "no effect: it belongs to mode=fine"),
+        ("semantic_steps", 5, "no effect: it belongs to mode=fine"),
+        ("semantic_checkpoint", "clips", "no effect: it belongs to mode=fine"),
         ("discriminator_head_stride", 3, "no effect: it belongs to mode=fine"),
         ("discriminator_total_layers", 30, "takes its size from the model"),
         ("model_family", "wan", "beside it"),
@@ -360,7 +362,14 @@ def test_every_key_of_the_tables_is_tried_above():
     assert KEYS.keys() - tried == set()
     assert TABLES["dmd"].keys() == {key for key, *_ in [*METHOD, *CAUSAL]}
     assert TABLES["lcm"].keys() <= {key for key, *_ in LCM}
-    of_fine = {"adv_weight", "discriminator_head_stride", "discriminator_total_layers", "model_family"}
+    of_fine = {
+        "semantic_steps",
+        "semantic_checkpoint",
+        "adv_weight",
+        "discriminator_head_stride",
+        "discriminator_total_layers",
+        "model_family",
+    }
     assert TABLES["dcm_semantic"].keys() - of_fine <= {key for key, *_ in DCM}
     assert FIELDS.keys() - {key for key, *_ in DATASET} <= {
         "type", "dataset_type", "disabled", "metadata_backend", "parquet", "instance_prompt", "crop_aspect",
