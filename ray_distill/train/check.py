@@ -50,6 +50,7 @@ def check(config: RunConfig) -> None:
         )
     if last is not None:
         check_resumable(config, last)
+    check_pulls(config)
 
 
 def check_size(config: RunConfig) -> None:
@@ -135,3 +136,20 @@ def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
         return RunConfig.model_validate(stored).dump()
     except ValidationError:
         return stored
+
+
+def check_pulls(config: RunConfig) -> None:
+    """ConfigError where a role should follow another one's weights, and the two do not have the same tensors."""
+    steps = range(config.train.steps)
+    for pull in {pull for step in steps for update in config.method.updates(step) for pull in update.pulls}:
+        roles = pull.role, pull.towards
+        why = f"method.{pull.key} = {pull.decay}: {pull.role} follows the weights of {pull.towards}"
+        if adapted := [role for role in roles if config.role(role).lora]:
+            raise ConfigError(f"{why}, and adapters cannot be averaged; remove roles.{adapted[0]}.lora or {pull.key}")
+        own, other = (check_folder(config.model.family, config.source(role)) for role in roles)
+        public = {key for key in own.keys() | other.keys() if not key.startswith("_")}
+        if different := sorted(key for key in public if own.get(key) != other.get(key)):
+            difference = ", ".join(f"{key} is {own.get(key)} and {other.get(key)}" for key in different)
+            raise ConfigError(
+                f"{why}, but they are of two architectures: {difference}. Give both one path, or remove {pull.key}"
+            )

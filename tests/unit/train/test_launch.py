@@ -140,6 +140,26 @@ def test_a_discriminator_is_checked_by_what_it_looks_at(ready):
         check(run_config(ready, method={"name": "dmd_gan"}, **own, **teacher))
 
 
+def test_a_fake_score_follows_a_student_of_its_own_architecture_only(ready):
+    """Sharing weights, by the key that asks for it; without the key the two may differ."""
+    other = model(ready / "other") / "transformer/config.json"
+    other.write_text(json.dumps({"_class_name": "WanTransformer3DModel", "_name_or_path": "x", "num_layers": 40}))
+    ida, differs = {"method__ida_decay": 0.97}, {"roles__fake_score__path": str(ready / "other")}
+    check(run_config(ready, **ida))
+    check(run_config(ready, **differs))
+    message = (
+        r"^method\.ida_decay = 0\.97: fake_score follows .* two architectures: num_layers is 40 and None\. Give both"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check(run_config(ready, **ida, **differs))
+
+
+def test_adapters_follow_nothing(ready):
+    own = {"model__path": str(Path(__file__).parents[3] / "examples" / "digits_teacher"), "method__ida_decay": 0.97}
+    with pytest.raises(ConfigError, match=r"adapters cannot be averaged; remove roles\.student\.lora or ida_decay"):
+        check(run_config(ready, **own, roles__student__lora={"rank": 4}))
+
+
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
