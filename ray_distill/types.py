@@ -164,11 +164,23 @@ Shared = MutableMapping[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Pull:
+    """``role`` <- decay ``role`` + (1 - decay) ``towards``, tensor by tensor, once ``towards`` was updated. ``key``, in
+    the method's configuration, asks for it."""
+
+    role: Role
+    towards: Role
+    decay: float
+    key: str
+
+
+@dataclass(frozen=True)
 class Update:
-    """One descent: ``loss`` moves ``roles``; every other role is frozen during its backward."""
+    """One descent: ``loss`` moves ``roles``; every other role is frozen during its backward. ``pulls`` come after."""
 
     roles: tuple[Role, ...]
     loss: Callable[[Networks, Batch, Rng, Shared], LossTerms]
+    pulls: tuple[Pull, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,14 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
 from ray_distill.data.files import Decode, Look, Write
-from ray_distill.data.index import Made, Models, finish, known, remember
+from ray_distill.data.index import finish
 from ray_distill.data.listing import Entry, entries
-from ray_distill.data.source import Source
-from ray_distill.data.store import FILE, Store
+from ray_distill.data.made import Made, Models
+from ray_distill.data.memo import known, remember
+from ray_distill.data.source import Source, Teacher
+from ray_distill.data.store import FILE, Store, address
 from ray_distill.data.stream import quiet
+from ray_distill.data.teach import MakeClips
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -40,9 +43,13 @@ def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
     found = known(source, models, listed)
     if found is not None:
         return found
-    made = Made(source, models, _looked(source, models, listed, say))
+    prompts = [entry for entry in listed if source.parts[entry.dataset].kind == "prompts"]
+    made = Made(source, models, prompts, _looked(source, models, listed, say))
     _captions(source, models, made, say)
     _clips(source, models, made, say)
+    for number, part in enumerate(source.parts):
+        if part.teacher is not None:
+            _taught(source, models, made, number, part.teacher, say)
     cache = finish(made)
     remember(source, models, listed, cache)
     return cache
@@ -59,10 +66,9 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
 
 
 def _looked(source: Source, models: Models, listed: Sequence[Entry], say: Say) -> list[Row]:
-    """Each clip and each prompt of the source, or the error in its place."""
-    prompts = [entry for entry in listed if source.parts[entry.dataset].kind == "prompts"]
+    """Each clip of the source's files, or the error in its place."""
     files = [asdict(entry) for entry in listed if source.parts[entry.dataset].kind != "prompts"]
-    rows = [asdict(entry) | {"number": 0, "height": 0, "width": 0, "id": ""} for entry in prompts]
+    rows: list[Row] = []
     if files:
         looked = _dataset(files).flat_map(Look(source, models.multiple), num_cpus=LOOK)
         progress = Progress("files looked into", len(files), say)
@@ -92,8 +98,27 @@ def _clips(source: Source, models: Models, made: Made, say: Say) -> None:
         rows.sort(key=lambda row: (row["height"], row["width"], row["id"]))
         decoded = _dataset(rows).map(Decode(source), num_cpus=DECODE)
         encoded = _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch)
-        per_file = max(1, min(256, FILE // made.row_bytes))
-        made.failed(_written(encoded, made.latents, per_file, Progress("clips", len(rows), say)))
+        made.failed(_written(encoded, made.latents, _per_file(made, len(rows)), Progress("clips", len(rows), say)))
+
+
+def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: Teacher, say: Say) -> None:
+    """Prompts through the teacher's sampler."""
+    rows = made.missing_taught(dataset)
+    if rows:
+        uncond = made.text.places()[address(source.negative_prompt)]
+        sizes = made.sample_shape, made.text_shape()
+        given = (models.family, models.folder(teacher), teacher, *sizes, made.text, uncond)
+        encoded = _encoded(_dataset(rows), MakeClips, given, source, teacher.batch)
+        made.failed(
+            _written(
+                encoded, made.latents, _per_file(made, len(rows)), Progress("clips by the teacher", len(rows), say)
+            )
+        )
+
+
+def _per_file(made: Made, rows: int) -> int:
+    """Rows of a file: what a kill may cost is a twentieth of the work, or ``FILE`` bytes."""
+    return max(1, min(-(-rows // 20), 256, FILE // made.row_bytes))
 
 
 def _encoded(rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int) -> Dataset:

@@ -17,6 +17,21 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+class Teacher(Section):
+    """The teacher makes a video of each prompt: its sampler's recipe."""
+
+    path: Absolute | None = None
+    """Its pipeline folder; model.path without."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    steps: PositiveInt = 50
+    shift: Annotated[float, Field(gt=0)] = 8.0
+    guidance: float = 6.0
+    """Standard: u + s (c - u)."""
+    clips_per_prompt: PositiveInt = 1
+    seed: NonNegativeInt = 0
+    batch: PositiveInt = 1
+
+
 class Dataset(Section):
     """One of ``manifest``, ``videos`` and ``prompts``, and how often it is seen."""
 
@@ -32,6 +47,8 @@ class Dataset(Section):
     """Of ``videos``: in a .txt beside the video, or its name with spaces for underscores."""
     caption: str | None = None
     """One caption for every video, in place of their own."""
+    teacher: Teacher | None = None
+    """Of ``prompts``: the teacher makes their videos."""
     video_column: str = "video"
     caption_column: str = "caption"
     repeats: Annotated[float, Field(ge=0)] = 0
@@ -56,6 +73,8 @@ class Dataset(Section):
             raise ValueError(f"captions = {self.captions!r}: only videos without a caption have captions; remove it")
         if self.caption is not None and self.prompts is not None:
             raise ValueError(f"caption = {self.caption!r}: prompts are captions already; remove it")
+        if self.teacher is not None and self.prompts is None:
+            raise ValueError("teacher: it makes videos of prompts, and this dataset has its own; remove it")
         if self.probability is not None and self.repeats:
             raise ValueError(f"repeats = {self.repeats:g}: probability says how often it is seen; remove one")
         return self

@@ -24,6 +24,8 @@ except ImportError:  # it has no wheels for some platforms; PyAV then reads ever
 
 CHUNK = 64 << 20
 """Bytes of decoded frames that are in memory before they are resized."""
+AHEAD = 320 << 20
+"""Bytes that decord may read ahead: it decodes to the next key frame, as a rule 250 frames, whatever is asked for."""
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273
 BROKEN = (av.FFmpegError, OSError, ValueError, MemoryError)
 """What PyAV raises on files that are damaged or lie about their size."""
@@ -73,16 +75,16 @@ def probe(path: str) -> Video:
 def read_clip(
     path: str, cut: Cut, fit: Callable[[np.ndarray, Video], np.ndarray] = lambda frames, video: frames
 ) -> Clip:
-    """The frames of ``cut``, turned upright, each passed through ``fit``: what is in memory at once is the result and
-    ``CHUNK`` bytes of frames of the file's size.
+    """The frames of ``cut``, turned upright, each passed through ``fit``, so that few of the file's size are in memory.
 
-    decord first, but for what it reads wrong without an error; where it is missing or fails (it does on some small
-    widths, and knows no AV1), PyAV has the last word. Raises BadClip for a file that is missing, broken or too short.
+    decord first, but for large frames and for what it reads wrong without an error; where it is missing or fails (it
+    does on some small widths, and knows no AV1), PyAV has the last word. Raises BadClip for a file that is missing,
+    broken or too short.
     """
     if cut.frames < 1 or cut.stride < 1:
         raise ValueError(f"frames and stride must be at least 1, got frames={cut.frames}, stride={cut.stride}")
     video = probe(path)
-    if decord is not None and video.plain:
+    if decord is not None and video.plain and 250 * 3 * video.width * video.height <= AHEAD:
         try:
             return Clip(np.concatenate([fit(chunk, video) for chunk in _decord(path, cut, video)]), "decord")
         except (decord.DECORDError, RuntimeError, IndexError, BadClip):  # odd, broken or too short: PyAV tells which

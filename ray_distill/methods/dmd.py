@@ -5,6 +5,7 @@
 3. student, every ``student_interval`` steps: g = (mu_fake(x_s) - mu_real(x_s)) / mean abs(x - mu_real(x_s));
    descend 0.5 mean (x - sg[x - g])^2, whose gradient at x is g / N
 4. fake score: descend mean (v_fake(x_s) - (eps - x))^2 on a rollout without gradient
+Where ida_decay is below 1, the fake score also follows the student's weights (SenseFlow, arXiv 2506.00523).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from ray_distill.types import (
     LossTerms,
     Need,
     Networks,
+    Pull,
     Rng,
     Role,
     Sampler,
@@ -50,6 +52,7 @@ class DMD(Scores):
     student_interval: int = 5
     student_turn: Literal["joins", "replaces"] = "joins"
     reuse_rollout: bool = False
+    ida_decay: float = 1.0
 
     name: ClassVar[str] = "dmd"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained", FAKE_SCORE: "trained", TEACHER: "frozen"}
@@ -65,6 +68,8 @@ class DMD(Scores):
             raise ValueError(f"student_interval = {self.student_interval}: use {enough}")
         if self.reuse_rollout and replaces:
             raise ValueError("reuse_rollout = True: no fake-score update follows where student_turn = replaces")
+        if not 0 < self.ida_decay <= 1:
+            raise ValueError(f"ida_decay = {self.ida_decay}: a share of the fake score in (0, 1]; 1 is off")
 
     @property
     def heads(self) -> Mapping[Role, Heads]:
@@ -79,7 +84,9 @@ class DMD(Scores):
         return f"student steps {steps} ({self.rollout}); {self.describe_scores()}"
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        student, fake_score = Update((STUDENT,), self.student_loss), Update((FAKE_SCORE,), self.fake_score_loss)
+        pulls = (Pull(FAKE_SCORE, STUDENT, self.ida_decay, "ida_decay"),) if self.ida_decay < 1 else ()
+        student = Update((STUDENT,), self.student_loss, pulls)
+        fake_score = Update((FAKE_SCORE,), self.fake_score_loss)
         if (step + 1) % self.student_interval:
             return (fake_score,)
         return (student,) if self.student_turn == "replaces" else (student, fake_score)

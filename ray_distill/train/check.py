@@ -11,7 +11,7 @@ from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data import listing
-from ray_distill.data.index import Models
+from ray_distill.data.made import Models
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.export.hub import check_token
 from ray_distill.models.heads import placed
@@ -50,6 +50,7 @@ def check(config: RunConfig) -> None:
         )
     if last is not None:
         check_resumable(config, last)
+    check_pulls(config)
 
 
 def check_size(config: RunConfig) -> None:
@@ -78,11 +79,14 @@ def check_size(config: RunConfig) -> None:
 def check_data(config: RunConfig) -> None:
     """The datasets are there, and they are what the method and the metric need."""
     listing.check(config.data)
-    prompts = [part.name for part in config.data.parts if part.kind == "prompts"]
+    prompts = [part.name for part in config.data.parts if part.kind == "prompts" and part.teacher is None]
+    for number, part in enumerate(config.data.parts):
+        if part.teacher is not None and part.teacher.path is not None:
+            check_folder(config.model.family, part.teacher.path, f"data.datasets.{number}.teacher.path")
     if config.method.uses_latents and prompts:
         raise ConfigError(
             f"data.datasets: {prompts[0]!r} has prompts alone, and method {config.method.name!r} learns from videos; "
-            "give manifest or videos in place of prompts"
+            "give manifest or videos in place of prompts, or a teacher that makes theirs"
         )
     if config.evaluate.metric is not None and not config.data.has_videos:
         raise ConfigError(
@@ -132,3 +136,20 @@ def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
         return RunConfig.model_validate(stored).dump()
     except ValidationError:
         return stored
+
+
+def check_pulls(config: RunConfig) -> None:
+    """ConfigError where a role should follow another one's weights, and the two do not have the same tensors."""
+    steps = range(config.train.steps)
+    for pull in {pull for step in steps for update in config.method.updates(step) for pull in update.pulls}:
+        roles = pull.role, pull.towards
+        why = f"method.{pull.key} = {pull.decay}: {pull.role} follows the weights of {pull.towards}"
+        if adapted := [role for role in roles if config.role(role).lora]:
+            raise ConfigError(f"{why}, and adapters cannot be averaged; remove roles.{adapted[0]}.lora or {pull.key}")
+        own, other = (check_folder(config.model.family, config.source(role)) for role in roles)
+        public = {key for key in own.keys() | other.keys() if not key.startswith("_")}
+        if different := sorted(key for key in public if own.get(key) != other.get(key)):
+            difference = ", ".join(f"{key} is {own.get(key)} and {other.get(key)}" for key in different)
+            raise ConfigError(
+                f"{why}, but they are of two architectures: {difference}. Give both one path, or remove {pull.key}"
+            )

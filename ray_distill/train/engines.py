@@ -42,6 +42,7 @@ class Engines(Protocol):
     def training(self, roles: tuple[Role, ...]) -> Any: ...
     def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None: ...
     def step(self, roles: tuple[Role, ...]) -> dict[str, Tensor]: ...
+    def pull(self, role: Role, towards: Role, decay: float) -> None: ...
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]: ...
     def state(self) -> dict[str, Any]: ...
     def load(self, checkpoint: Checkpoint) -> None: ...
@@ -191,6 +192,17 @@ class SeparateEngines:
             logs[f"{role}_lr"] = torch.tensor(rate)
             logs[f"{role}_skipped"] = torch.tensor(float(held.skipped))
         return logs
+
+    @torch.no_grad()
+    def pull(self, role: Role, towards: Role, decay: float) -> None:
+        """Move one role's weights towards another's, unless that one's update was skipped. Tensor by tensor, each whole
+        for a moment (a collective): the two may be held under different ZeRO stages."""
+        if self._held[towards].zero_optimizer.overflow:
+            return
+        for (_, own), (_, other) in zip(self._held[role].trainable, self._held[towards].trainable, strict=True):
+            weights = torch.lerp(zero.master(other), zero.master(own), decay)
+            zero.set_master(own, weights)
+            zero.set_compute_weights(own, weights)
 
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
         """(role, "kind/parameter", whole fp32 tensor) of all that a checkpoint keeps; each is a collective."""

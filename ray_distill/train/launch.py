@@ -18,7 +18,8 @@ from ray_distill import __version__
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
-from ray_distill.data.index import Models, told
+from ray_distill.data.index import SHEET, told
+from ray_distill.data.made import Models
 from ray_distill.data.pipeline import prepare
 from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
@@ -155,6 +156,8 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
         say(f"   {told(cache.card)}")
         encode_prompts(config)
     tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
+    if (cache.folder / SHEET).is_file():
+        tracker.artifact(cache.folder / SHEET, "data")
     if config.evaluate.baseline and trial is None:
         with phases("baseline: what the teacher makes, before training"):
             if made := baseline(config, cache):

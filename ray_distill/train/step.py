@@ -26,4 +26,6 @@ def train_step(
                 for name, value in terms.logs.items():
                     logs.setdefault(name, []).append(value.reshape(-1))
             logs |= {name: [value.reshape(-1)] for name, value in engines.step(update.roles).items()}
+        for pull in update.pulls:
+            engines.pull(pull.role, pull.towards, pull.decay)
     return {name: torch.cat(values) for name, values in logs.items()}

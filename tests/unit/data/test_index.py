@@ -8,17 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ray_distill.data import encode, files
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
 from ray_distill.data.files import Decode, Look, Write
-from ray_distill.data.index import Made, Models, finish, known, remember, told
+from ray_distill.data.index import finish, told
 from ray_distill.data.listing import entries
+from ray_distill.data.made import Made, Models
+from ray_distill.data.memo import known, remember
+from ray_distill.data.sheet import some
 from ray_distill.data.source import Source
+from ray_distill.data.store import address
+from ray_distill.data.teach import PURPOSE, MakeClips
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
+from ray_distill.diffusion.samplers import sample
+from ray_distill.diffusion.timesteps import euler_timesteps
+from ray_distill.models import family
 from ray_distill.models.codec import load_codec
+from ray_distill.models.loading import load_transformer
+from ray_distill.rng import StatelessRng
+from ray_distill.types import Sampler
 from tests.unit.data import odd
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
@@ -28,17 +40,17 @@ MODELS = Models("wan", DIGITS, 8)
 class Characters:
     """Captions as their characters' numbers, in place of a text encoder."""
 
-    def __init__(self, folder, max_length):
+    def __init__(self, folder, max_length, int8):
         self.max_length = max_length
 
     def to(self, device):
         return self
 
     def encode(self, prompts):
-        out = torch.zeros(len(prompts), self.max_length, 2)
+        out = torch.zeros(len(prompts), self.max_length, 64)
         for row, prompt in zip(out, prompts, strict=True):
             numbers = torch.tensor([1.0, *map(ord, prompt)])[: self.max_length]
-            row[: len(numbers), 0] = numbers
+            row[: len(numbers), 0] = numbers / 100
         return out
 
 
@@ -56,22 +68,29 @@ def make(source, models=MODELS):
     listed = entries(source)
     if (found := known(source, models, listed)) is not None:
         return found, ([], [])
-    look = Look(source, models.multiple)
-    rows = []
-    for entry in listed:
-        prompt = source.parts[entry.dataset].kind == "prompts"
-        rows += [asdict(entry) | {"number": 0, "height": 0, "width": 0, "id": ""}] if prompt else look(asdict(entry))
-    made = Made(source, models, rows)
+    look, kinds = Look(source, models.multiple), [part.kind for part in source.parts]
+    prompts = [entry for entry in listed if kinds[entry.dataset] == "prompts"]
+    looked = [row for entry in listed if kinds[entry.dataset] != "prompts" for row in look(asdict(entry))]
+    made = Made(source, models, prompts, looked)
     captions, clips = made.missing_text(), made.missing_clips()
     if captions:
-        Write(made.text)(EncodeText(models.path, models.max_sequence_length)(columns(captions)))
+        Write(made.text)(EncodeText(models.path, models.max_sequence_length, int8=False)(columns(captions)))
     if clips:
         decoded = columns([Decode(source)(row) for row in clips])
         told = Write(made.latents)(EncodeClips(models.path)(decoded))
         made.failed(dict(zip(told["id"], told["error"], strict=True)))
+    for number, part in enumerate(source.parts):
+        if part.teacher and (rows := made.missing_taught(number)):
+            uncond = made.text.places()[address(source.negative_prompt)]
+            sizes = made.sample_shape, made.text_shape()
+            actor = MakeClips("wan", models.folder(part.teacher), part.teacher, *sizes, made.text, uncond)
+            for first in range(0, len(rows), 2):
+                told = Write(made.latents)(actor(columns(rows[first : first + 2])))
+                made.failed(dict(zip(told["id"], told["error"], strict=True)))
+            clips = clips + rows
     cache = finish(made)
     remember(source, models, listed, cache)
-    return cache, ([row["caption"] for row in captions], [row["video"] for row in clips])
+    return cache, ([row["caption"] for row in captions], [row.get("video") for row in clips])
 
 
 def source(folder, *datasets, **given):
@@ -101,7 +120,7 @@ def test_clips_come_out_as_the_codec_sees_them(folder):
         frames = read_clip(str(folder / f"in/{name}.mp4"), source(folder).cut(0)).frames
         wanted = codec.encode(to_pixels(resize(frames, 24, 32))[None])[0].numpy()
         assert np.array_equal(cache.latents([row])[0], wanted)
-        wanted = Characters(DIGITS, 8).encode([name, "", "bad"])
+        wanted = Characters(DIGITS, 8, False).encode([name, "", "bad"])
         assert np.array_equal(cache.text([row]), wanted[:1])
         assert np.array_equal(cache.prompts["null"], wanted[1]) and np.array_equal(cache.uncond, wanted[2])
     assert cache.card["clips"] == 3 and cache.card["skipped"] == 2 and cache.card["buckets"] == {"16x1x6x8": 3}
@@ -113,7 +132,17 @@ def test_what_was_left_out_is_named_with_its_reason(folder):
     rows = [json.loads(line) for line in (cache.folder / "quarantine.jsonl").read_text().splitlines()]
     assert {row["file"] for row in rows} == {"short.mp4", "text.mp4"}
     assert any("lasts 0.25 s and 0.375 s are needed" in row["reason"] for row in rows)
-    assert any("cannot be decoded" in row["reason"] for row in rows)
+    assert any(row["reason"].startswith("cannot be decoded") for row in rows)
+    assert (
+        cache.card["reasons"]["lasts N s and N s are needed at N fps; lower data.frames or data.stride, or drop it"]
+        == 1
+    )
+
+
+def test_sources_stay_as_they_were(folder):
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (folder / "in").iterdir()}
+    make(source(folder))
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (folder / "in").iterdir()} == before
 
 
 def test_areas_make_buckets_of_the_files_aspects(folder):
@@ -183,7 +212,7 @@ def test_what_makes_no_clip_anew_changes_the_cache_alone(folder):
 def test_another_model_is_another_store(folder, tmp_path):
     first, _ = make(source(folder))
     longer, (captions, clips) = make(source(folder), Models("wan", DIGITS, 9))
-    assert len(captions) == 5 and clips == ["short.mp4"] and longer.uncond.shape == (9, 2)
+    assert len(captions) == 5 and clips == ["short.mp4"] and longer.uncond.shape == (9, 64)
     assert longer.folder != first.folder
 
 
@@ -213,6 +242,36 @@ def test_prompts_need_no_clip_and_have_the_samples_shape(folder):
         source(folder, {"prompts": folder / "p.txt", "repeats": 3}, {"videos": folder / "in", "captions": "filename"})
     )
     assert both.passes == [4.0, 4.0, 1.0, 1.0, 1.0] and len(both.index) == 5
+
+
+@torch.no_grad()
+def test_the_teacher_makes_the_clips_of_prompts(folder):
+    (folder / "p.txt").write_text("a kite\na bird\n")
+    recipe = {"steps": 3, "shift": 2.0, "guidance": 1.5, "clips_per_prompt": 2, "seed": 7}
+    taught = source(folder, {"prompts": folder / "p.txt", "teacher": recipe}, negative_prompt="bad")
+    cache, (captions, clips) = make(taught)
+    assert len(captions) == 4 and len(clips) == 4 and cache.card["clips"] == 4
+    assert cache.buckets() == {(16, 1, 6, 8): [0, 1, 2, 3]} and cache.captions() == ["a bird", "a kite"]
+    denoise = family("wan").denoiser(load_transformer("wan", DIGITS))
+    text = {name: {"text": Characters(DIGITS, 8).encode([name])} for name in ("a bird", "a kite", "bad")}
+    for row in cache.rows(range(4), ["id", "caption", "latents", "shape"]):
+        x_T = StatelessRng(7).noise(PURPOSE, torch.tensor([int(row["id"][:15], 16)]), (16, 1, 6, 8))
+        sampler = Sampler(euler_timesteps(3, 2.0), "ode", 1.5)
+        x_0 = sample(denoise, sampler, x_T, text[row["caption"]], text["bad"], noise=None)
+        assert np.allclose(cache.latents([row]), x_0.numpy(), atol=1e-5)
+    # One prompt more, and another batch: only its clips are made. Another recipe: all.
+    (folder / "p.txt").write_text("a kite\na bird\na fish\n")
+    for change, count in (({"batch": 3}, 2), ({"steps": 2}, 6), ({"clips_per_prompt": 3}, 3)):
+        part = {"prompts": folder / "p.txt", "teacher": recipe | change}
+        assert len(make(source(folder, part, negative_prompt="bad"))[1][1]) == count
+
+
+def test_a_teachers_clips_that_are_not_finite_are_left_out(folder, monkeypatch):
+    (folder / "p.txt").write_text("a kite\na bird\n")
+    bad = torch.tensor([0])
+    monkeypatch.setattr("ray_distill.data.teach.sample", lambda d, s, x_T, *a, **k: x_T.index_fill(0, bad, torch.nan))
+    cache, _ = make(source(folder, {"prompts": folder / "p.txt", "teacher": {"steps": 1}}))
+    assert cache.card["clips"] == 1 and cache.card["reasons"] == {"the teacher's latents are not finite": 1}
 
 
 def test_files_that_vanish_or_rot_half_way_cost_themselves(folder, monkeypatch):
@@ -247,7 +306,26 @@ def test_encoders_take_clips_of_several_shapes_at_once():
     assert encoded["latents"][0] is None and encoded["error"][0] == "broken"
     for number in (1, 2, 3):
         alone = codec.codec.encode(to_pixels(pixels[number])[None])[0]
-        assert np.frombuffer(encoded["latents"][number], np.float32).tolist() == alone.flatten().tolist()
+        got = np.frombuffer(encoded["latents"][number], np.float32)
+        assert np.allclose(got, alone.flatten(), atol=1e-5)  # another batch size may sum in another order
+
+
+def test_the_contact_sheet_shows_what_the_model_sees(folder):
+    cache, _ = make(source(folder))
+    picture = np.asarray(Image.open(cache.folder / "contact_sheet.png"))
+    rows = cache.index["caption"].to_pylist()
+    assert picture.shape == (3 * (120 + 22), 4 * 164, 3)  # 24 x 32 enlarged to 120 x 160, and a line of text
+    top = 142 * rows.index("square") + 16
+    pixels = resize(read_clip(str(folder / "in/square.mp4"), source(folder).cut(0)).frames, 24, 32)
+    assert np.array_equal(picture[top : top + 120 : 5, 0:160:5], pixels[0])
+    assert np.array_equal(picture[top : top + 120 : 5, 328 : 328 + 160 : 5], pixels[2])
+    (folder / "p.txt").write_text("a kite")
+    cache, _ = make(source(folder, {"prompts": folder / "p.txt"}))
+    assert not (cache.folder / "contact_sheet.png").exists()
+
+
+def test_a_sheet_takes_some_of_many():
+    assert some(0) == [] and some(3) == [0, 1, 2] and len(some(1000)) == 12 and some(1000)[-1] == 999
 
 
 def test_a_cache_can_be_moved(folder):

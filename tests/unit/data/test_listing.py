@@ -131,6 +131,7 @@ def test_what_is_not_there_is_named_with_its_key(tmp_path):
         ([{"videos": "a", "prompts": "b"}], "it has videos and prompts"),
         ([{"prompts": "a", "captions": "filename"}], "captions = 'filename': only videos"),
         ([{"prompts": "a", "caption": "b"}], "caption = 'b': prompts are captions"),
+        ([{"videos": "a", "teacher": {}}], "teacher: it makes videos of prompts"),
         ([{"prompts": "a", "repeats": 1, "probability": 1}], "repeats = 1: probability"),
         ([{"id": "x", "prompts": "a"}, {"prompts": "b", "probability": 1}], "'x' has no probability"),
     ],

@@ -122,6 +122,13 @@ def test_what_is_in_memory_at_once_is_bounded(tmp_path, read, monkeypatch):
     assert whole.frames.shape == (12, 12, 16, 3) and max(sizes) <= 4 and odd.counted(whole.frames) == list(range(12))
 
 
+def test_large_frames_are_pyavs(tmp_path, monkeypatch):
+    path = str(odd.write(tmp_path / "a.mp4"))
+    assert read_clip(path, Cut(3)).decoder == "decord"
+    monkeypatch.setattr(video, "AHEAD", 250 * 3 * 96 * 128 - 1)
+    assert read_clip(path, Cut(3)).decoder == "pyav"
+
+
 def fifo(path):
     os.mkfifo(path)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
+from ray_distill.data.cut import Cut
 from ray_distill.data.video import read_clip
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
@@ -32,7 +33,7 @@ def test_it_is_a_few_megabytes(folder):
 
 def test_our_loaders_take_it_from_pixels_and_prompt_to_a_velocity(folder):
     codec = load_codec(folder / "vae")
-    frames = read_clip(str(folder / "clips" / "00000.mp4"), 9).frames
+    frames = read_clip(str(folder / "clips" / "00000.mp4"), Cut(9)).frames
     x_0 = codec.encode(torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1)
     assert x_0.shape == (1, *codec.latent_shape(9, 48, 80)) == (1, 16, 3, 6, 10)
     assert 0.3 < x_0.std() < 3  # about unit variance, as of a real VAE
@@ -66,4 +67,4 @@ def test_clips_are_of_two_shapes_with_captions_beside_them(folder):
     for row, shape in zip(rows, [(48, 80), (80, 48), (48, 80)], strict=True):
         video = folder / "clips" / row["video"]
         assert video.with_suffix(".txt").read_text().strip() == row["caption"]
-        assert read_clip(str(video), 25).frames.shape == (25, *shape, 3)
+        assert read_clip(str(video), Cut(25)).frames.shape == (25, *shape, 3)

@@ -7,7 +7,7 @@ from torch import nn
 from ray_distill.methods import DMD
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
-from ray_distill.types import Prediction, Sampler
+from ray_distill.types import Prediction, Pull, Sampler
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 from tests.unit.toys import Gaussian, batch
 
@@ -233,6 +233,12 @@ def test_schedule(interval):
         assert taken == ([("student",), ("fake_score",)] if step % interval == 0 else [("fake_score",)])
 
 
+def test_the_fake_score_follows_the_students_updates_alone():
+    updates = DMD(student_interval=2, ida_decay=0.97).updates(1)
+    assert [update.pulls for update in updates] == [(Pull("fake_score", "student", 0.97, "ida_decay"),), ()]
+    assert not any(update.pulls for step in range(2) for update in DMD(student_interval=2).updates(step))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_broken_sample_gives_no_gradient(bad):
     data = batch(shape=(1, 2, 4, 4))
@@ -269,6 +275,8 @@ def test_a_broken_sample_gives_no_gradient(bad):
         ({"student_interval": 1, "student_turn": "replaces"}, "student_interval = 1: use 2 or more"),
         ({"reuse_rollout": True, "student_turn": "replaces"}, "reuse_rollout = True"),
         ({"flow_shift": 0.0}, "flow_shift = 0.0"),
+        ({"ida_decay": 0.0}, "ida_decay = 0.0: a share of the fake score in .0, 1.; 1 is off"),
+        ({"ida_decay": 1.1}, "ida_decay = 1.1"),
         ({"score_min": 0.9, "score_max": 0.1}, "score_min, score_max = 0.9, 0.1"),
         ({"score_shift": -1.0}, "score_shift, min_norm = -1.0"),
         ({"min_norm": 0.0}, "score_shift, min_norm = 1.0, 0.0"),

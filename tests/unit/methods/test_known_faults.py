@@ -103,7 +103,9 @@ def outcome(method):
     for step in range(6):
         shared = {}
         for update in method.updates(step):
-            found.append(f"{step} {update.roles} {update.loss(networks, data, RNG.at(step), shared).loss.item()}")
+            found.append(
+                f"{step} {update.roles} {update.pulls} {update.loss(networks, data, RNG.at(step), shared).loss.item()}"
+            )
     return found
 
 
@@ -117,6 +119,7 @@ CHANGED = {
     "student_interval": (BASE, 3),
     "student_turn": (BASE, "replaces"),
     "reuse_rollout": (BASE, True),
+    "ida_decay": (BASE, 0.97),
     "teacher_guidance": (BASE, 4.0),
     "teacher_guidance_form": (BASE, "extra"),
     "fake_score_guidance": (BASE, 1.2),

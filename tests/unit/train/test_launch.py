@@ -76,6 +76,12 @@ def test_prompts_alone_do_for_a_method_without_data(ready):
     check(run_config(ready, **prompts))
     with pytest.raises(ConfigError, match=r"'prompts' has prompts alone, and method 'dmd' learns from videos"):
         check(run_config(ready, method__backward_simulation=False, **prompts))
+    taught = {"prompts": str(ready / "prompts.txt"), "teacher": {"steps": 4}}
+    own = {"data__manifest": None, "method__backward_simulation": False}
+    check(run_config(ready, data__datasets=[taught], **own))
+    taught["teacher"] = {"path": str(ready / "none")}
+    with pytest.raises(ValueError, match=r"data.datasets.0.teacher.path = .*/none: no transformer"):
+        check(run_config(ready, data__datasets=[taught], **own))
     (ready / "metric").mkdir()
     (ready / "metric" / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"evaluate.metric = .* compares with real videos"):
@@ -132,6 +138,26 @@ def test_a_discriminator_is_checked_by_what_it_looks_at(ready):
     teacher = {"roles__teacher__path": str(ready / "none")}
     with pytest.raises(ValueError, match=r"^roles\.teacher\.path = .*/none: no transformer"):
         check(run_config(ready, method={"name": "dmd_gan"}, **own, **teacher))
+
+
+def test_a_fake_score_follows_a_student_of_its_own_architecture_only(ready):
+    """Sharing weights, by the key that asks for it; without the key the two may differ."""
+    other = model(ready / "other") / "transformer/config.json"
+    other.write_text(json.dumps({"_class_name": "WanTransformer3DModel", "_name_or_path": "x", "num_layers": 40}))
+    ida, differs = {"method__ida_decay": 0.97}, {"roles__fake_score__path": str(ready / "other")}
+    check(run_config(ready, **ida))
+    check(run_config(ready, **differs))
+    message = (
+        r"^method\.ida_decay = 0\.97: fake_score follows .* two architectures: num_layers is 40 and None\. Give both"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check(run_config(ready, **ida, **differs))
+
+
+def test_adapters_follow_nothing(ready):
+    own = {"model__path": str(Path(__file__).parents[3] / "examples" / "digits_teacher"), "method__ida_decay": 0.97}
+    with pytest.raises(ConfigError, match=r"adapters cannot be averaged; remove roles\.student\.lora or ida_decay"):
+        check(run_config(ready, **own, roles__student__lora={"rank": 4}))
 
 
 @pytest.mark.parametrize(
