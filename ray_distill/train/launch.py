@@ -114,7 +114,8 @@ def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
 
 
 def _launch(config: RunConfig, trial: Trial | None) -> dict[str, Any]:
-    hook, hub = WebHook(config.track.webhook, config.name), Hub(config)
+    seen = config if trial is None else without_outlets(config)
+    hook, hub = WebHook(seen.track.webhook, config.name), Hub(seen)
     outlets = Outlets(start_tracker(config, trial.parent_run_id if trial else None), hook, hub)
     status: Status = "FAILED"
     try:
@@ -133,6 +134,12 @@ def _launch(config: RunConfig, trial: Trial | None) -> dict[str, Any]:
         raise
     finally:
         outlets.close(status)
+
+
+def without_outlets(config: RunConfig) -> RunConfig:
+    """A trial of a sweep is nobody's news: it posts and publishes nothing."""
+    track = config.track.model_copy(update={"webhook": None})
+    return config.model_copy(update={"publish": None, "track": track})
 
 
 def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Signals) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ray_distill.config import ConfigError
 from ray_distill.train.check import check, check_resumable, warnings
 from ray_distill.train.fit import newest
 from ray_distill.train.job import resumed_from
-from ray_distill.train.launch import launch
+from ray_distill.train.launch import launch, without_outlets
 from tests.unit.toys import run_config
 
 
@@ -206,3 +206,11 @@ def test_a_run_may_refuse_to_go_on_or_begin_from_anothers_checkpoint(ready):
 def test_no_checkpoint_is_said(ready):
     with pytest.raises(ConfigError, match="no checkpoint there yet; train it first"):
         newest(run_config(ready))
+
+
+def test_a_trial_of_a_sweep_posts_and_publishes_nothing(ready):
+    publish = {"hub_model_id": "a", "base_model": "b"}
+    config = run_config(ready, publish=publish, track={"webhook": str(ready / "hook.json"), "experiment": "e"})
+    quiet = without_outlets(config)
+    assert quiet.publish is None and quiet.track.webhook is None and quiet.track.experiment == "e"
+    assert config.publish is not None and config.track.webhook is not None
