@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ray_distill.data.cut import BadClip, Video
+from ray_distill.data.remote import local
 from ray_distill.data.source import Source
 from ray_distill.data.store import Store, address
 from ray_distill.data.transform import resize
@@ -41,7 +42,8 @@ class Look:
         if row["error"]:
             return [row | empty]
         try:
-            video, content = probe(row["path"]), fingerprint(row["path"])
+            with local(row["path"]) as path:
+                video, content = probe(path), fingerprint(path)
             height, width = video.shown
             if min(height, width) < clips.minimum_image_size:
                 least = clips.minimum_image_size
@@ -81,7 +83,8 @@ class Decode:
         cut = clips.cut(row["number"])
         try:
             fit = partial(_fit, height=row["height"], width=row["width"], crop=clips.crop)
-            pixels, error = read_clip(row["path"], cut, fit).frames, ""
+            with local(row["path"]) as path:
+                pixels, error = read_clip(path, cut, fit).frames, ""
         except BadClip as bad:
             pixels, error = np.zeros((cut.frames, row["height"], row["width"], 3), dtype=np.uint8), str(bad)
         return row | {"pixels": pixels, "error": error}

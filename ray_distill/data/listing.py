@@ -1,19 +1,28 @@
-"""What a source names: every clip and prompt with its caption, before a file is opened."""
+"""What a source names: every clip and prompt with its caption, before a video is opened."""
 
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from ray_distill.data.remote import SLICE, UNREADABLE, is_inside, join, kind, open_at, parent, read, walk
 from ray_distill.data.source import Dataset, Source
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"}
+WANTED = {
+    "manifest": 'It holds JSON lines such as {"video": "clips/0.mp4", "caption": "a red kite"}; the quick start\'s is '
+    "made by python examples/moving_digits.py data/digits",
+    "videos": "It holds videos, each with a .txt beside it",
+    "shards": "It is a tar file, or a folder of them",
+    "prompts": "It holds a prompt a line",
+}
 
 
 @dataclass(frozen=True)
@@ -32,16 +41,13 @@ def check(source: Source) -> None:
     """ValueError where a dataset's file or folder is not there."""
     for number, part in enumerate(source.parts):
         key = f"data.{part.kind}" if not source.datasets else f"data.datasets.{number}.{part.kind}"
-        if part.kind == "videos" and not part.place.is_dir():
-            raise ValueError(f"{key} = {part.place}: no such folder. It holds videos, each with a .txt beside it")
-        if part.kind == "prompts" and not part.place.is_file():
-            raise ValueError(f"{key} = {part.place}: no such file. It holds a prompt a line")
-        if part.kind == "manifest" and not part.place.is_file():
-            raise ValueError(
-                f"{key} = {part.place}: no such file. It holds JSON lines such as "
-                '{"video": "clips/0.mp4", "caption": "a red kite"}; the quick start\'s is made by '
-                "python examples/moving_digits.py data/digits"
-            )
+        try:
+            found = kind(part.place)
+        except UNREADABLE as error:
+            raise ValueError(f"{key} = {part.place}: cannot be looked at ({error})") from None
+        wanted = {"videos": ("folder",), "shards": ("file", "folder")}.get(part.kind, ("file",))
+        if found not in wanted:
+            raise ValueError(f"{key} = {part.place}: no such {' or '.join(wanted)}. {WANTED[part.kind]}")
 
 
 def entries(source: Source) -> list[Entry]:
@@ -49,7 +55,10 @@ def entries(source: Source) -> list[Entry]:
     check(source)
     found: list[Entry] = []
     for number, part in enumerate(source.parts):
-        one = list(_READERS[part.kind](source, number, part))
+        try:
+            one = list(_READERS[part.kind](source, number, part))
+        except (pa.ArrowException, UnicodeDecodeError, tarfile.TarError) as error:
+            raise ValueError(f"data.{part.kind} = {part.place}: not readable: {error}") from None
         if not one:
             raise ValueError(f"data.{part.kind} = {part.place}: nothing in it")
         found += one
@@ -57,19 +66,47 @@ def entries(source: Source) -> list[Entry]:
 
 
 def _folder(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
-    """Symbolic links to files are followed, those to folders are not: a loop has no end."""
-    for path in sorted(path for path in part.place.rglob("*") if path.suffix.lower() in VIDEOS):
+    names = walk(part.place)
+    there = set(names)
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in VIDEOS:
+            continue
         sidecar, caption = path.with_suffix(".txt"), part.caption
         if caption is None and part.captions == "filename":
             caption = path.stem.replace("_", " ")
-        elif caption is None and sidecar.is_file():
-            caption = " ".join(sidecar.read_text(errors="replace").split())
-        error = "" if caption else f"{path}: no caption; write it into {sidecar.name} beside it"
-        yield Entry(number, str(path.relative_to(part.place)), str(path), caption or "", error)
+        elif caption is None and sidecar.as_posix() in there:
+            caption = _text(read(join(part.place, sidecar.as_posix())))
+        full = join(part.place, name)
+        error = "" if caption else f"{full}: no caption; write it into {sidecar.name} beside it"
+        yield Entry(number, name, full, caption or "", error)
+
+
+def _shards(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
+    """Members that share a name up to its first dot belong together."""
+    folder = kind(part.place) == "folder"
+    tars = (
+        [join(part.place, name) for name in walk(part.place) if name.endswith(".tar")] if folder else [str(part.place)]
+    )
+    for tar in tars:
+        videos: dict[str, tuple[str, str]] = {}
+        captions: dict[str, str] = {}
+        with open_at(tar) as file, tarfile.open(fileobj=file, mode="r:") as shard:
+            for member in shard:
+                path = PurePosixPath(member.name)
+                key = f"{path.parent}/{path.name.partition('.')[0]}"
+                if member.isfile() and path.suffix.lower() in VIDEOS:
+                    inside = SLICE.join(map(str, (tar, member.offset_data, member.size, member.name)))
+                    videos[key] = f"{PurePosixPath(tar).name}/{member.name}", inside
+                elif member.isfile() and path.suffix in (".txt", ".json") and (content := shard.extractfile(member)):
+                    captions[key] = _caption(part, path.suffix, content.read())
+        for key, (name, inside) in videos.items():
+            caption = part.caption or captions.get(key, "")
+            yield Entry(number, name, inside, caption, "" if caption else f"{name}: no caption in its shard")
 
 
 def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
-    root = part.place.parent
+    root = parent(part.place)
     known: set[str] = set()
     for row in _rows(part):
         known |= row.keys()
@@ -78,9 +115,9 @@ def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
             error = f"{video}: the line needs both a {part.video_column} and a {part.caption_column}"
             yield Entry(number, str(video), "", str(caption), error)
             continue
-        path, outside = _inside(root, video)
+        path = join(root, video)
         error = f"{video}: it lies outside the manifest's folder {root}; data.allow_outside=true allows it"
-        yield Entry(number, video, path, caption, error if outside and not source.allow_outside else "")
+        yield Entry(number, video, path, caption, "" if source.allow_outside or is_inside(root, path) else error)
     needed = {part.video_column} | ({part.caption_column} if part.caption is None else set())
     if known and not known >= needed:
         raise ValueError(
@@ -89,18 +126,9 @@ def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
         )
 
 
-def _inside(root: Path, video: str) -> tuple[str, bool]:
-    """The path of ``video``, and whether it leads outside ``root``."""
-    try:
-        path = (root / video).resolve()
-        return str(path), not path.is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long, a zero byte
-        return str(root / video), False
-
-
 def _prompts(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
-    plain = part.place.suffix not in (".jsonl", ".json")
-    for line, text in enumerate(part.place.read_text().splitlines(), 1):
+    plain = not str(part.place).endswith((".jsonl", ".json"))
+    for line, text in enumerate(_lines(read(part.place)), 1):
         value: Any = text.strip() if plain or not text.strip() else _json(part, line, text)
         caption = value.get(part.caption_column) if isinstance(value, dict) else value
         if isinstance(caption, str) and caption:
@@ -110,24 +138,27 @@ def _prompts(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
 
 
 def _rows(part: Dataset) -> Iterator[dict[str, Any]]:
-    path, kind = part.place, part.place.suffix.lower()
-    try:
-        if kind == ".parquet":
-            yield from parquet.read_table(path).to_pylist()
-        elif kind == ".csv":
-            texts = csv.ConvertOptions(column_types={part.video_column: pa.string(), part.caption_column: pa.string()})
-            # A caption may go over several lines, within quotes.
-            lines = csv.ParseOptions(newlines_in_values=True)
-            yield from csv.read_csv(path, parse_options=lines, convert_options=texts).to_pylist()
-        elif kind in (".jsonl", ".json"):
-            with path.open() as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield _json(part, number, line)
-        else:
-            raise ValueError(f"data.manifest = {path}: a manifest is .jsonl, .csv or .parquet, not {kind or 'that'}")
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise ValueError(f"data.manifest = {path}: not readable as {kind}: {error}") from None
+    suffix, content = PurePosixPath(str(part.place)).suffix.lower(), read(part.place)
+    if suffix == ".parquet":
+        yield from parquet.read_table(pa.BufferReader(content)).to_pylist()
+    elif suffix == ".csv":
+        texts = csv.ConvertOptions(column_types={part.video_column: pa.string(), part.caption_column: pa.string()})
+        # A caption may go over several lines, within quotes.
+        lines = csv.ParseOptions(newlines_in_values=True)
+        yield from csv.read_csv(pa.BufferReader(content), parse_options=lines, convert_options=texts).to_pylist()
+    elif suffix in (".jsonl", ".json"):
+        for number, line in enumerate(_lines(content), 1):
+            if line.strip():
+                yield _json(part, number, line)
+    else:
+        raise ValueError(
+            f"data.manifest = {part.place}: a manifest is .jsonl, .csv or .parquet, not {suffix or 'that'}"
+        )
+
+
+def _lines(content: bytes) -> list[str]:
+    """A caption may hold other signs that Python takes for the end of a line."""
+    return content.decode().split("\n")
 
 
 def _json(part: Dataset, line: int, text: str) -> Any:
@@ -140,4 +171,20 @@ def _json(part: Dataset, line: int, text: str) -> Any:
     return value
 
 
-_READERS = {"videos": _folder, "manifest": _manifest, "prompts": _prompts}
+def _caption(part: Dataset, suffix: str, content: bytes) -> str:
+    """Of a shard's member; "" where there is none."""
+    if suffix == ".txt":
+        return _text(content)
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return ""
+    caption = found.get(part.caption_column) if isinstance(found, dict) else None
+    return caption if isinstance(caption, str) else ""
+
+
+def _text(content: bytes) -> str:
+    return " ".join(content.decode(errors="replace").split())
+
+
+_READERS = {"videos": _folder, "shards": _shards, "manifest": _manifest, "prompts": _prompts}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ray_distill.data.cache import CARD, Cache
 from ray_distill.data.listing import Entry
 from ray_distill.data.made import Models
+from ray_distill.data.remote import version
 from ray_distill.data.source import Source
 from ray_distill.data.store import address
 
@@ -28,15 +28,7 @@ def remember(source: Source, models: Models, listed: Sequence[Entry], cache: Cac
 
 def _memo(source: Source, models: Models, listed: Sequence[Entry]) -> Path:
     settings = source.model_dump(mode="json", exclude={"cache_dir", "encode_batch", "encoders", "encoder_gpus"})
-    files = [(entry.dataset, entry.video, entry.caption, entry.error, _stat(entry.path)) for entry in listed]
+    files = [(entry.dataset, entry.video, entry.caption, entry.error, version(entry.path)) for entry in listed]
     teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]
     made_by = models.codec, models.encoder, models.multiple, teachers
     return source.cache_dir / "known" / address(settings, files, *made_by)
-
-
-def _stat(path: str) -> tuple[int, int] | None:
-    try:
-        told = os.stat(path)
-        return told.st_size, told.st_mtime_ns
-    except (OSError, ValueError):
-        return None

@@ -81,14 +81,9 @@ def _looked(source: Source, models: Models, listed: Sequence[Entry], say: Say) -
 def _captions(source: Source, models: Models, made: Made, say: Say) -> None:
     rows = made.missing_text()
     if rows:
-        encoded = _encoded(
-            _dataset(rows),
-            EncodeText,
-            (models.path, models.max_sequence_length, models.int8_text),
-            source,
-            max(8, source.encode_batch),
-        )
-        _written(encoded, made.text, 256, Progress("captions", len(rows), say))
+        made_of = (models.path, models.max_sequence_length, models.int8_text)
+        encoded = _encoded(_dataset(rows), EncodeText, made_of, source, max(8, source.encode_batch))
+        _written(encoded, made.text, 1 << 20, Progress("captions", len(rows), say))
 
 
 def _clips(source: Source, models: Models, made: Made, say: Say) -> None:
@@ -98,7 +93,7 @@ def _clips(source: Source, models: Models, made: Made, say: Say) -> None:
         rows.sort(key=lambda row: (row["height"], row["width"], row["id"]))
         decoded = _dataset(rows).map(Decode(source), num_cpus=DECODE)
         encoded = _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch)
-        made.failed(_written(encoded, made.latents, _per_file(made, len(rows)), Progress("clips", len(rows), say)))
+        made.failed(_written(encoded, made.latents, made.row_bytes, Progress("clips", len(rows), say)))
 
 
 def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: Teacher, say: Say) -> None:
@@ -109,16 +104,8 @@ def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: T
         sizes = made.sample_shape, made.text_shape()
         given = (models.family, models.folder(teacher), teacher, *sizes, made.text, uncond)
         encoded = _encoded(_dataset(rows), MakeClips, given, source, teacher.batch)
-        made.failed(
-            _written(
-                encoded, made.latents, _per_file(made, len(rows)), Progress("clips by the teacher", len(rows), say)
-            )
-        )
-
-
-def _per_file(made: Made, rows: int) -> int:
-    """Rows of a file: what a kill may cost is a twentieth of the work, or ``FILE`` bytes."""
-    return max(1, min(-(-rows // 20), 256, FILE // made.row_bytes))
+        progress = Progress("clips by the teacher", len(rows), say)
+        made.failed(_written(encoded, made.latents, made.row_bytes, progress))
 
 
 def _encoded(rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int) -> Dataset:
@@ -133,9 +120,13 @@ def _encoded(rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: S
     )
 
 
-def _written(rows: Dataset, store: Store, per_file: int, progress: Progress) -> dict[str, str]:
-    """Write ``rows`` to ``store``; returns the errors of those that are not there, by id."""
+def _written(rows: Dataset, store: Store, row_bytes: int, progress: Progress) -> dict[str, str]:
+    """Write ``rows`` to ``store``; returns the errors of those that are not there, by id.
+
+    What a kill may cost each writer is a file: a twentieth of the work, 256 rows, or ``FILE`` bytes.
+    """
     errors: dict[str, str] = {}
+    per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
     told = rows.map_batches(Write(store), batch_size=per_file, num_cpus=WRITE)
     for batch in told.iter_batches(batch_size=None, batch_format="numpy"):
         bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}

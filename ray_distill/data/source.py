@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.data.cut import Cut
+from ray_distill.data.remote import Location
 
 Absolute = Annotated[Path, AfterValidator(Path.absolute)]  # workers run in directories of Ray's own
-PLACES = ("manifest", "videos", "prompts")
+PLACES = ("manifest", "videos", "shards", "prompts")
 
 
 class Section(BaseModel):
@@ -37,11 +38,13 @@ class Dataset(Section):
 
     id: str = ""
     """Its name in messages and in the card; else that of its file or folder."""
-    manifest: Absolute | None = None
+    manifest: Location | None = None
     """JSON lines, CSV or parquet with a row a clip; a video's path starts at the manifest's folder."""
-    videos: Absolute | None = None
+    videos: Location | None = None
     """A folder, searched with all that is below it."""
-    prompts: Absolute | None = None
+    shards: Location | None = None
+    """A tar file, or a folder of them, as WebDataset makes them: 0001.mp4 beside 0001.txt or 0001.json."""
+    prompts: Location | None = None
     """No videos: a text file with a prompt a line, or JSON lines, for methods that need no data."""
     captions: Literal["sidecar", "filename"] = "sidecar"
     """Of ``videos``: in a .txt beside the video, or its name with spaces for underscores."""
@@ -84,13 +87,14 @@ class Dataset(Section):
         return next(name for name in PLACES if getattr(self, name) is not None)
 
     @property
-    def place(self) -> Path:
-        path: Path = getattr(self, self.kind)
-        return path
+    def place(self) -> Path | str:
+        place: Path | str = getattr(self, self.kind)
+        return place
 
     @property
     def name(self) -> str:
-        return self.id or (self.place.parent.name if self.kind == "manifest" else self.place.stem)
+        path = PurePosixPath(str(self.place))
+        return self.id or (path.parent.name if self.kind == "manifest" else path.stem)
 
 
 class Clips(Section):
@@ -142,7 +146,7 @@ class Clips(Section):
 class Source(Clips):
     """``manifest``, or a list of ``datasets``."""
 
-    manifest: Absolute | None = None
+    manifest: Location | None = None
     """Short for one dataset with this manifest."""
     datasets: tuple[Dataset, ...] = ()
     allow_outside: bool = False

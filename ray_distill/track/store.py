@@ -103,7 +103,7 @@ def log_picture(client: MlflowClient, run_id: str, path: Path, step: int) -> Non
 
 
 def log_dataset(
-    client: MlflowClient, run_id: str, name: str, source: Path, digest: str, profile: Mapping[str, Any]
+    client: MlflowClient, run_id: str, name: str, source: str | Path, digest: str, profile: Mapping[str, Any]
 ) -> None:
     """The run's training data as MLflow's dataset input; ``digest`` has at most 36 characters."""
     from mlflow.entities import Dataset, DatasetInput, InputTag

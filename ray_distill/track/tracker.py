@@ -96,9 +96,9 @@ class Tracker:
         """What MLflow shows as the run's description."""
         self.tags({"mlflow.note.content": markdown})
 
-    def dataset(self, name: str, source: Path, digest: str, card: Mapping[str, Any]) -> None:
+    def dataset(self, name: str, source: str | Path, digest: str, card: Mapping[str, Any]) -> None:
         """Log the data that the run is trained on: its manifest, a digest of at most 36 characters and its counts."""
-        self._send(lambda: store.log_dataset(self._connect(), self._run, name, Path(source), digest, card))
+        self._send(lambda: store.log_dataset(self._connect(), self._run, name, source, digest, card))
 
     def videos(self, folder: Path, step: int) -> None:
         """Upload ``folder`` as ``videos/step_000175``, where MLflow plays its MP4s."""

@@ -1,11 +1,17 @@
+import io
 import json
+import tarfile
+from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from ray_distill.data.cut import BadClip
 from ray_distill.data.listing import Entry, check, entries
+from ray_distill.data.remote import local, version
 from ray_distill.data.source import Source
 
 
@@ -106,7 +112,7 @@ def test_a_link_that_leads_outside_and_a_loop_of_links(tmp_path):
         ("m.jsonl", "\n", "nothing in it"),
         ("m.jsonl", '{"clip": "a", "text": "b"}\n', r"needs 'video' and 'caption'; it has \['clip', 'text'\]"),
         ("m.csv", "clip,caption\na,b\n", "needs 'video' and 'caption'"),
-        ("m.parquet", "text", "not readable as .parquet"),
+        ("m.parquet", "text", "m.parquet: not readable: "),
         ("m.yaml", "a", "a manifest is .jsonl, .csv or .parquet, not .yaml"),
     ],
 )
@@ -127,7 +133,7 @@ def test_what_is_not_there_is_named_with_its_key(tmp_path):
     ("datasets", "message"),
     [
         ([], "give manifest or datasets, which holds several; neither"),
-        ([{}], "exactly one of manifest, videos, prompts; it has none"),
+        ([{}], "exactly one of manifest, videos, shards, prompts; it has none"),
         ([{"videos": "a", "prompts": "b"}], "it has videos and prompts"),
         ([{"prompts": "a", "captions": "filename"}], "captions = 'filename': only videos"),
         ([{"prompts": "a", "caption": "b"}], "caption = 'b': prompts are captions"),
@@ -149,3 +155,88 @@ def test_repeats_and_probabilities_become_passes():
     # Shares of 1/4 and 3/4: the larger dataset once, of the smaller as many rows as make a third of that.
     assert source(one(probability=1), one(probability=3)).passes([10, 60]) == pytest.approx([2, 1])
     assert source(one(probability=1), one(probability=3)).passes([10, 0]) == [1, 0]
+
+
+def tar(path, members):
+    with tarfile.open(path, "w") as shard:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            shard.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_shards_hold_videos_beside_their_captions(tmp_path):
+    (tmp_path / "in").mkdir()
+    first = {"a/1.mp4": b"one" * 500, "a/1.txt": b" a\ncat ", "a/2.0.webm": b"two", "a/2.json": b'{"caption": "a dog"}'}
+    second = {"3.json": b"no JSON", "3.mp4": b"three", "4.cls": b"x"}
+    tar(tmp_path / "in/00.tar", first), tar(tmp_path / "in/01.tar", second)
+    found = entries(source({"shards": tmp_path / "in"}))
+    assert [(e.video, e.caption, e.error) for e in found] == [
+        ("00.tar/a/1.mp4", "a cat", ""),
+        ("00.tar/a/2.0.webm", "a dog", ""),
+        ("01.tar/3.mp4", "", "01.tar/3.mp4: no caption in its shard"),
+    ]
+    contents = [b"one" * 500, b"two", b"three"]
+    for entry, content in zip(found, contents, strict=True):
+        with local(entry.path) as path:
+            assert Path(path).read_bytes() == content and Path(path).suffix == Path(entry.video).suffix
+        assert not Path(path).exists()
+        assert version(entry.path) == version(str(tmp_path / "in" / entry.video[:6]))
+    alone = entries(source({"shards": tmp_path / "in/01.tar", "caption": "one for all"}))
+    assert [e.caption for e in alone] == ["one for all"]
+    (tmp_path / "in/02.tar").write_text("no tar" * 200)
+    with pytest.raises(ValueError, match=r"data.shards = .*in: not readable"):
+        entries(source({"shards": tmp_path / "in"}))
+
+
+def test_names_that_look_like_members_are_files(tmp_path):
+    path = write(tmp_path / "a::1::2::b.mp4", "x")
+    with local(path) as same:
+        assert same == path and version(path)[0] == 1
+
+
+@pytest.fixture
+def bucket():
+    """fsspec's file system in memory, for what object stores have in common."""
+    there = fsspec.filesystem("memory")
+    there.pipe(
+        {
+            "/clips/a.mp4": b"one",
+            "/clips/a.txt": b"a cat",
+            "/clips/deep/b.mp4": b"two",
+            "/clips/m.csv": b"video,caption\na.mp4,x\n../c.mp4,y\n",
+        }
+    )
+    there.pipe("/clips/p.txt", b"a kite\n")
+    yield "memory://clips"
+    there.rm("/clips", recursive=True)
+
+
+def test_uris_are_listed_and_read_like_paths(bucket, tmp_path):
+    found = entries(source({"videos": bucket}, {"manifest": f"{bucket}/m.csv"}, {"prompts": f"{bucket}/p.txt"}))
+    assert [(e.dataset, e.video, e.path, e.caption, bool(e.error)) for e in found] == [
+        (0, "a.mp4", "memory://clips/a.mp4", "a cat", False),
+        (0, "deep/b.mp4", "memory://clips/deep/b.mp4", "", True),
+        (1, "a.mp4", "memory://clips/a.mp4", "x", False),
+        (1, "../c.mp4", "memory://c.mp4", "y", True),
+        (2, "", "", "a kite", False),
+    ]
+    with local(found[0].path) as path:
+        assert Path(path).read_bytes() == b"one" and version(found[0].path)[0] == 3
+    with pytest.raises(BadClip, match=r"memory://clips/none.mp4: cannot be read"), local("memory://clips/none.mp4"):
+        pass
+    with pytest.raises(BadClip, match=r"memory://clips/a.mp4: too short"), local("memory://clips/a.mp4") as path:
+        raise BadClip(path, "too short")
+    with pytest.raises(ValueError, match=r"data.datasets.0.videos = memory://clips/none: no such folder"):
+        check(source({"videos": f"{bucket}/none"}))
+    with pytest.raises(ValueError, match=r"data.datasets.0.videos = ghost://clips: cannot be looked at .*ghost"):
+        check(source({"videos": "ghost://clips"}))
+
+
+def test_places_are_kept_by_a_dump(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = source({"videos": "s3://bucket/clips"}, {"prompts": "p.txt"})
+    dumped = given.model_dump(mode="json")
+    assert [d["videos"] or d["prompts"] for d in dumped["datasets"]] == ["s3://bucket/clips", f"{tmp_path}/p.txt"]
+    assert Source.model_validate(dumped) == given and given.title == "clips + p"

@@ -1,0 +1,53 @@
+"""A preparation that is killed costs what it was about to write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ray_distill.data.cache import Cache
+from tests.ray.conftest import ROOT, Home, digits, home, wait_for  # noqa: F401 (fixtures)
+
+COMMAND = "import sys; from ray_distill.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def prepare(home: Home, cache: Path) -> subprocess.Popen[str]:  # noqa: F811
+    """A process group of its own, with a Ray of its own."""
+    command = ["prepare", str(ROOT / "configs/quickstart.yaml"), *home.overrides("killed", f"data.cache_dir={cache}")]
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *command, "data.encode_batch=2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def written(cache: Path) -> dict[Path, float]:
+    return {path: path.stat().st_mtime for path in cache.glob("latents/*/*.parquet")}
+
+
+def test_a_killed_preparation_goes_on_and_ends_equal(home: Home, tmp_path: Path) -> None:  # noqa: F811
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert prepare(home, whole).wait(timeout=300) == 0
+    first = prepare(home, killed)
+    wait_for(lambda: len(written(killed)) >= 3, "three files of latents", 120)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait(timeout=60)
+    before = written(killed)
+    assert 3 <= len(before) < len(written(whole)) == 20 and not list(killed.glob("*/card.json"))
+    again = prepare(home, killed)
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert f"clips: {60 - 3 * len(before)} of {60 - 3 * len(before)}" in errors
+    assert {path: time for path, time in written(killed).items() if path in before} == before
+
+    caches = [Cache(next(folder.glob("*/card.json")).parent) for folder in (whole, killed)]
+    assert caches[0].folder.name == caches[1].folder.name
+    rows = [cache.rows(range(60), ["id", "caption", "shape", "latents", "text"]) for cache in caches]
+    assert rows[0] == rows[1]
+    shutil.rmtree(tmp_path)
