@@ -36,12 +36,13 @@ teacher: install  ## train anew the teacher that the quickstart ships with
 	cp output/digits_teacher/export/transformer/* examples/digits_teacher/transformer/
 
 test: install  ## the tests: units, then a gang of gloo processes, then Ray
-	$(BIN)/python -m pytest tests/unit -n auto --durations=5
+	$(BIN)/python -m pytest tests/unit -n auto -m "not slow" --durations=5
 	$(BIN)/python -m pytest tests/gang --durations=5
 	$(BIN)/python -m pytest tests/ray --durations=5
 
 slow: install  ## tests that take minutes: a worker and a sweep that are killed, the benchmarks
 	$(BIN)/python -m pytest tests/slow --durations=5
+	$(BIN)/python -m pytest tests/unit -n auto -m slow
 
 lint: install  ## format, style and types, changing nothing
 	$(BIN)/ruff format --check .

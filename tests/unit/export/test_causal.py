@@ -82,6 +82,7 @@ def test_the_folder_needs_diffusers_alone(tmp_path, base):
     assert foreign == {"torch", "diffusers", "safetensors", "causal_wan"}
 
 
+@pytest.mark.slow
 def test_with_a_vae_the_script_writes_a_video(tmp_path, monkeypatch):
     pytest.importorskip("imageio_ffmpeg", reason="diffusers writes videos through imageio-ffmpeg")
     torch.manual_seed(0)

@@ -122,6 +122,7 @@ def test_diffusers_reproduces_our_sampler(tmp_path, base, sampler):
     assert verify(folder, "three moving left", seed=3) < 1e-4
 
 
+@pytest.mark.slow
 def test_verify_sees_a_wrong_recipe(tmp_path, base, monkeypatch):
     folder = export(tmp_path / "student", base)
     script = (folder / "sample.py").read_text()
@@ -132,6 +133,7 @@ def test_verify_sees_a_wrong_recipe(tmp_path, base, monkeypatch):
         verify(folder, "three moving left")
 
 
+@pytest.mark.slow
 def test_with_a_vae_the_script_writes_a_video(tmp_path):
     pytest.importorskip("imageio_ffmpeg", reason="diffusers writes videos through imageio-ffmpeg")
     torch.manual_seed(0)
