@@ -253,7 +253,7 @@ def test_the_teacher_makes_the_clips_of_prompts(folder):
     assert len(captions) == 4 and len(clips) == 4 and cache.card["clips"] == 4
     assert cache.buckets() == {(16, 1, 6, 8): [0, 1, 2, 3]} and cache.captions() == ["a bird", "a kite"]
     denoise = family("wan").denoiser(load_transformer("wan", DIGITS))
-    text = {name: {"text": Characters(DIGITS, 8).encode([name])} for name in ("a bird", "a kite", "bad")}
+    text = {name: {"text": Characters(DIGITS, 8, False).encode([name])} for name in ("a bird", "a kite", "bad")}
     for row in cache.rows(range(4), ["id", "caption", "latents", "shape"]):
         x_T = StatelessRng(7).noise(PURPOSE, torch.tensor([int(row["id"][:15], 16)]), (16, 1, 6, 8))
         sampler = Sampler(euler_timesteps(3, 2.0), "ode", 1.5)

@@ -114,7 +114,11 @@ def test_the_script_is_short_and_needs_diffusers_alone(tmp_path, base):
 
 @pytest.mark.parametrize(
     "sampler",
-    [SDE, Sampler((1000.0, 900.0, 750.0, 500.0), "ode"), Sampler((960.0, 522.0), "sde", guidance_scale=2.5)],
+    [
+        SDE,
+        pytest.param(Sampler((1000.0, 900.0, 750.0, 500.0), "ode"), marks=pytest.mark.slow),
+        pytest.param(Sampler((960.0, 522.0), "sde", guidance_scale=2.5), marks=pytest.mark.slow),
+    ],
     ids=["sde", "ode", "guided"],
 )
 def test_diffusers_reproduces_our_sampler(tmp_path, base, sampler):
