@@ -40,7 +40,7 @@ test: install  ## the tests: units, then a gang of gloo processes, then Ray
 	$(BIN)/python -m pytest tests/gang --durations=5
 	$(BIN)/python -m pytest tests/ray --durations=5
 
-slow: install  ## tests that take minutes: a worker and a sweep that are killed, the benchmarks
+slow: install  ## tests that take minutes: killed workers and sweeps, SimpleTuner's files, the benchmarks
 	$(BIN)/python -m pytest tests/slow --durations=5
 	$(BIN)/python -m pytest tests/unit -n auto -m slow
 

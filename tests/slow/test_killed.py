@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from ray_distill.cli import main
-from tests.ray.conftest import STEPS, Home, digits, home, local_ray, straight  # noqa: F401 (fixtures)
+from tests.ray.conftest import STEPS, Home
 from tests.ray.test_train import assert_equal_runs
 
 
 def test_a_run_whose_worker_was_killed_ends_equal(
-    straight: Path,  # noqa: F811
-    home: Home,  # noqa: F811
+    straight: Path,
+    home: Home,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """kill -9 in the middle; Ray starts the workers anew and they go on from the last checkpoint."""

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from ray_distill.data.cache import Cache
-from tests.ray.conftest import ROOT, Home, digits, home, wait_for  # noqa: F401 (fixtures)
+from tests.ray.conftest import ROOT, Home, wait_for
 
 COMMAND = "import sys; from ray_distill.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-def prepare(home: Home, cache: Path) -> subprocess.Popen[str]:  # noqa: F811
+def prepare(home: Home, cache: Path) -> subprocess.Popen[str]:
     """A process group of its own, with a Ray of its own."""
     command = ["prepare", str(ROOT / "configs/quickstart.yaml"), *home.overrides("killed", f"data.cache_dir={cache}")]
     return subprocess.Popen(
@@ -31,7 +31,7 @@ def written(cache: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime for path in cache.glob("latents/*/*.parquet")}
 
 
-def test_a_killed_preparation_goes_on_and_ends_equal(home: Home, tmp_path: Path) -> None:  # noqa: F811
+def test_a_killed_preparation_goes_on_and_ends_equal(home: Home, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert prepare(home, whole).wait(timeout=300) == 0
     first = prepare(home, killed)

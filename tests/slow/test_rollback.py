@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from ray_distill.cli import main
-from tests.ray.conftest import STEPS, Home, digits, home, local_ray, straight  # noqa: F401 (fixtures)
+from tests.ray.conftest import Home
 
 
 def test_a_broken_run_ends_with_its_cause(
-    straight: Path,  # noqa: F811
-    home: Home,  # noqa: F811
+    local_ray: None,
+    home: Home,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rates = ["roles.student.optimizer.learning_rate=1e30", "roles.fake_score.optimizer.learning_rate=1e30"]

@@ -1,16 +1,64 @@
-"""SimpleTuner's DCM quick start, by the documented command."""
+"""SimpleTuner's quick starts, by the documented commands: their JSON as it stands, on a tiny random Wan."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from ray_distill.checkpoint import latest
 from ray_distill.cli import main
-from tests.ray.conftest import local_ray  # noqa: F401 (fixture)
-from tests.ray.test_simpletuner import documented, run_of, tiny_wan  # noqa: F401 (fixture)
+from tests.ray.conftest import ROOT
+
+SEEDS = "tests/data/simpletuner"
 
 
-def test_the_dcm_seed_runs(local_ray: None, tiny_wan: Path) -> None:  # noqa: F811
+def documented(seed: str) -> list[str]:
+    """The arguments of the command of docs/simpletuner.md that trains ``seed``."""
+    text = (ROOT / "docs/simpletuner.md").read_text().replace("\\\n", "")
+    found = re.search(rf"^ray-distill (train {SEEDS}/{seed} .*)$", text, re.M)
+    assert found
+    return shlex.split(found[1])
+
+
+@pytest.fixture
+def tiny_wan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with the model and the clips that the documented command makes."""
+    script = [sys.executable, ROOT / "examples/tiny_wan.py", "models/tiny_wan", "--clips", "8"]
+    subprocess.run(script, cwd=tmp_path, check=True, timeout=120)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "models/tiny_wan"
+
+
+def run_of(folder: Path) -> Path:
+    (manifest,) = folder.glob("output/*/*/export/recipe.json")
+    return manifest.parents[1]
+
+
+def test_the_dmd_seed_runs(
+    local_ray: None,
+    tiny_wan: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(documented("dmd_config.json")) == 0
+    said = capfd.readouterr().err
+    assert "student steps 1000, 757, 522 (sde); guidance u + s (c - u), 1 is off: teacher s = 3" in said
+    run = run_of(Path.cwd())
+    recipe = json.loads((run / "export/recipe.json").read_text())
+    assert recipe["timesteps"] == [1000.0, 757.0, 522.0]
+    last = latest(run, thorough=True)
+    assert last is not None and last.state["roles"]["student"] == {"updates": 6, "skipped": 0}
+    assert (run / "validation_videos/step_000006").is_dir() and (run / "baseline").is_dir()
+    assert (run / "export/pytorch_lora_weights.safetensors").is_file()
+
+
+def test_the_dcm_seed_runs(local_ray: None, tiny_wan: Path) -> None:
     assert main(documented("dcm_config.json")) == 0
     recipe = json.loads((run_of(Path.cwd()) / "export/recipe.json").read_text())
     assert recipe["kind"] == "ode" and 0 < recipe["boundary_ratio"] < 1

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 
-from tests.ray.conftest import ROOT, Home, digits, home, wait_for  # noqa: F401 (fixtures)
+from tests.ray.conftest import ROOT, Home, wait_for
 from tests.ray.test_tune import children, write_sweep
 
 
-def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:  # noqa: F811
+def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:
     config = write_sweep(
         tmp_path, home.overrides("killed_sweep"), name="killed_sweep", trials=4, seed=0
     )  # the base, then three bad ones
