@@ -79,7 +79,7 @@ def build_engines(config: RunConfig) -> Engines:
             blocks, width = heads[role]
             return random_heads(len(blocks), width, config.seed)
         if held.init == "random":
-            return random_transformer(name, config.source(role), config.seed)
+            return random_transformer(name, config.source(role), config.seed).to(DTYPES[held.dtype])
         # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
         network = load_transformer(name, config.source(role), DTYPES[held.dtype])
         if held.lora is not None:
