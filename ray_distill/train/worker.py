@@ -101,7 +101,7 @@ def build_engines(config: RunConfig) -> Engines:
             blocks, width = heads[role]
             return random_heads(len(blocks), width, config.seed)
         if held.init == "random":
-            network = random_transformer(name, config.source(role), config.seed)
+            network = random_transformer(name, config.source(role), config.seed).to(DTYPES[held.dtype])
         else:
             # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
             network = load_transformer(name, config.source(role), DTYPES[held.dtype])

@@ -163,7 +163,7 @@ def set_from_shard(frozen: nn.Parameter, parameter: nn.Parameter, shard: Tensor 
     if _is_zero3(frozen):
         frozen.ds_tensor.copy_(shard)  # type: ignore[attr-defined]
     else:
-        frozen.data.copy_(whole(parameter, shard))
+        frozen.data.copy_(whole(parameter, shard))  # in fp32: gloo adds no bf16
 
 
 def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:

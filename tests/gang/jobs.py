@@ -22,7 +22,7 @@ from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
-from ray_distill.train.engines import NotFinite, SeparateEngines
+from ray_distill.train.engines import DTYPES, NotFinite, SeparateEngines
 from ray_distill.train.step import train_step
 from ray_distill.types import Average, Batch, Method
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
@@ -69,7 +69,8 @@ def engines(case: Case) -> SeparateEngines:
     configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
     followed = {"optimizer": None, "ema_decay": None, "zero": 3 if case.zero == 3 else 0}  # as RunConfig.role has it
     configs |= {role: configs[average.of].model_copy(update=followed) for role, average in averages.items()}
-    modules = ((role, network(case, role)) for role in configs)
+    # As weights are loaded: DeepSpeed casts, but not at stage 0.
+    modules = ((r, network(case, r).to(DTYPES[c.dtype] if r in averages else None)) for r, c in configs.items())
     blocks, totals = {role: heads(case, role)[0] for role in case.method.heads}, dict.fromkeys(configs, 100)
     return SeparateEngines(modules, configs, WanDenoiser, totals, case.micro_batch, blocks, averages)
 
