@@ -24,7 +24,7 @@ class EncodeClips:
         self.codec = load_codec(model / "vae").to(self.device)
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
-        latents: list[bytes | None] = [None] * len(rows["id"])
+        latents = [b""] * len(rows["id"])  # no None: a block of broken clips alone would have another schema
         shapes: dict[tuple[int, ...], list[int]] = {}
         for place in np.flatnonzero(rows["error"] == "").tolist():
             shapes.setdefault(rows["pixels"][place].shape, []).append(place)
