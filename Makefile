@@ -37,12 +37,13 @@ teacher: install  ## train anew the teacher that the quickstart ships with
 
 test: install  ## the tests: units, then a gang of gloo processes, then Ray
 	$(BIN)/python -m pytest tests/unit -n auto -m "not slow" --durations=5
-	$(BIN)/python -m pytest tests/gang --durations=5
+	$(BIN)/python -m pytest tests/gang -m "not slow" --durations=5
 	$(BIN)/python -m pytest tests/ray --durations=5
 
 slow: install  ## tests that take minutes: killed workers and sweeps, SimpleTuner's files, the benchmarks
 	$(BIN)/python -m pytest tests/slow --durations=5
 	$(BIN)/python -m pytest tests/unit -n auto -m slow
+	$(BIN)/python -m pytest tests/gang -m slow
 
 lint: install  ## format, style and types, changing nothing
 	$(BIN)/ruff format --check .

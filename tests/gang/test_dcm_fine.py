@@ -15,6 +15,8 @@ from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.gang.test_engines import TOLERANCE, distance
 
+pytestmark = pytest.mark.slow
+
 METHOD = DCMFine(shift=3.0, target_decay=0.9, discriminator_stride=1)
 EXPERT = LoRA(rank=4, alpha=8, whole=("condition_embedder", "scale_shift_table", "proj_out"))
 STEPS = 3

@@ -20,6 +20,8 @@ from tests.gang.test_engines import TOLERANCE, assert_moved, distance
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 
+pytestmark = pytest.mark.slow
+
 METHOD = GAN(student_interval=2, teacher_guidance=2.0, gan_weight=0.5, gan_r1_weight=0.1)
 TRUNK = replace(METHOD, gan_features="fake_score", gan_trunk_weight=0.1, gan_loss="hinge", gan_r1_weight=0.0)
 STEPS = 4

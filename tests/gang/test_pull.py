@@ -13,6 +13,8 @@ from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.gang.test_engines import TOLERANCE, distance
 
+pytestmark = pytest.mark.slow
+
 METHOD = DMD(student_interval=2, student_turn="replaces", teacher_guidance=2.0, ida_decay=0.9)
 
 
