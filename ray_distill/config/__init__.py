@@ -1,6 +1,7 @@
 """RunConfig and how it is read."""
 
 from ray_distill.config.load import ConfigError, Loaded, load_config
-from ray_distill.config.schema import RoleConfig, RunConfig
+from ray_distill.config.roles import RoleConfig
+from ray_distill.config.schema import RunConfig
 
 __all__ = ["ConfigError", "Loaded", "RoleConfig", "RunConfig", "load_config"]

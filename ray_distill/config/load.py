@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
-from ray_distill.config.schema import RunConfig, aliases
+from ray_distill.config.method import aliases
+from ray_distill.config.schema import RunConfig
 
 ENVIRONMENT = "RAY_DISTILL_"
 M = TypeVar("M", bound=BaseModel)

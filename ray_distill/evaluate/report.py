@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ray_distill.config.schema import Goals
+from ray_distill.config.evaluate import Goals
 
 ROWS = {
     "teacher_many": "teacher, many steps",

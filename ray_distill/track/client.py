@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Literal
 
-from ray_distill.config.schema import absolute_uri, sqlite_path
+from ray_distill.config.sections import absolute_uri, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

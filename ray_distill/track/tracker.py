@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ray_distill.config.schema import absolute_uri
+from ray_distill.config.sections import absolute_uri
 from ray_distill.track import store
 from ray_distill.track.client import Status, key, mask, one_line, quiet_client
 

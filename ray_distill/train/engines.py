@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
-from ray_distill.config.schema import RoleConfig
+from ray_distill.config.roles import RoleConfig
 from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
 from ray_distill.train import zero

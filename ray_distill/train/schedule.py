@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ray_distill.config import RunConfig
-from ray_distill.config.schema import Optimizer
+from ray_distill.config.roles import Optimizer
 from ray_distill.types import Role
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ray_distill.config.schema import Optimizer, RoleConfig
+from ray_distill.config.roles import Optimizer, RoleConfig
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

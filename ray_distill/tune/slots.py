@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ray_distill.config import ConfigError
-from ray_distill.config.schema import Train
+from ray_distill.config.sections import Train
 
 DRIVER_CPUS = 0.1
 """A trial's driver mostly sleeps; Tune's default of a whole CPU would leave its workers none."""

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from ray_distill.config import ConfigError, Loaded, RunConfig, load_config
 from ray_distill.config.keys import flatten, set_dotted
 from ray_distill.config.load import load, validated
-from ray_distill.config.schema import Section
+from ray_distill.config.section import Section
 from ray_distill.data.source import Absolute
 
 NOT_SEARCHED = ("name", "output_dir", "seed", "model.", "data.", "evaluate.", "track.", "train.steps", "train.workers")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.writer import write
-from ray_distill.config.schema import Optimizer, RoleConfig
+from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.data.plan import share
 from ray_distill.methods import DMD, FlowMatching
 from ray_distill.models.heads import placed, random_heads

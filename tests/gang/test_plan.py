@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from ray_distill.config import RoleConfig
-from ray_distill.config.schema import Optimizer
+from ray_distill.config.roles import Optimizer
 from ray_distill.plan.memory import state
 from ray_distill.plan.network import Parameters
 from ray_distill.rng import StatelessRng

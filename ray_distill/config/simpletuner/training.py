@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray_distill.config.schema import Optimizer
+from ray_distill.config.roles import Optimizer
 from ray_distill.config.simpletuner.outcome import File, Outcome, Refused, flag, number, one_of, whole
 from ray_distill.types import FAKE_SCORE
 

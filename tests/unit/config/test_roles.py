@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from ray_distill.config import RunConfig
-from ray_distill.config.schema import Optimizer, RoleConfig
+from ray_distill.config.roles import Optimizer, RoleConfig
 from tests.unit.toys import run_config
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_distill.config.schema import Goals
+from ray_distill.config.evaluate import Goals
 from ray_distill.evaluate.report import (
     ROWS,
     _counts,

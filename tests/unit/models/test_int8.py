@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ray_distill.config.schema import RoleConfig
+from ray_distill.config.roles import RoleConfig
 from ray_distill.models.int8 import Int8Linear, quantize
 from ray_distill.models.lora import LoRA, add_lora
 from tests.tiny_wan import tiny_wan

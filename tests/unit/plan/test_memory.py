@@ -3,7 +3,7 @@
 import pytest
 
 from ray_distill.config import RoleConfig
-from ray_distill.config.schema import Optimizer
+from ray_distill.config.roles import Optimizer
 from ray_distill.plan.memory import BUCKET, Moment, start, state, update
 from ray_distill.plan.network import Parameters
 

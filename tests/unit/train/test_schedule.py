@@ -9,7 +9,7 @@ from transformers.optimization import (
     get_polynomial_decay_schedule_with_warmup,
 )
 
-from ray_distill.config.schema import Optimizer
+from ray_distill.config.roles import Optimizer
 from ray_distill.train.schedule import learning_rate, total_updates, warnings
 from tests.unit.toys import run_config
 

@@ -1,7 +1,7 @@
 import pytest
 
 from ray_distill.config import ConfigError
-from ray_distill.config.schema import Train
+from ray_distill.config.sections import Train
 from ray_distill.tune.slots import BESIDE_CPUS, DRIVER_CPUS, Slots, slots
 
 

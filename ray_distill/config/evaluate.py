@@ -1,0 +1,78 @@
+"""What a student is measured by, and what it must reach."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+
+from ray_distill.config.section import Section
+from ray_distill.data.source import Absolute
+
+
+class Goals(Section):
+    """What a student must reach to be called good; a run that misses one ends with exit code 1 and says which."""
+
+    frechet_ratio: float | None = None
+    """Largest Fréchet distance, as a multiple of teacher_many's."""
+    frechet_margin: float | None = None
+    """Least distance below teacher_same_steps_guided's."""
+    accuracy: float | None = None
+
+
+class Evaluate(Section):
+    """The student against its teacher, by samples. ``metric`` is a classifier's folder; without it only pictures."""
+
+    enabled: bool = True
+    """Whether the student is held against its teacher when training has ended."""
+    every: PositiveInt | None = None
+    """Validate each so many steps and at the end: a checkpoint is saved, and sampled beside the training."""
+    metric: Absolute | None = None
+    videos: PositiveInt = 400
+    seeds: tuple[int, ...] = (1, 2, 3)
+    tune_seed: int = 0
+    """The guided few-step teacher is chosen on this seed, and reported on the others."""
+    batch: PositiveInt = 50
+    teacher_steps: PositiveInt = 32
+    teacher_shift: Annotated[float, Field(gt=0)] = 3.0
+    teacher_guidance: float = 2.0
+    guidance_grid: tuple[float, ...] = (1.5, 2.0, 3.0)
+    shift_grid: tuple[float, ...] = (1.0, 3.0, 5.0)
+    pictures: PositiveInt = 6
+    """Prompts on the contact sheet, and sample videos."""
+    prompts: Annotated[dict[str, str], BeforeValidator(_prompts)] = Field(default_factory=dict)
+    """Name -> prompt, or a file: JSON of the same, or text with a prompt a line. None takes captions of the data."""
+    frames: PositiveInt | None = None
+    """Of the videos that are made, as are height and width; None is the data's."""
+    height: PositiveInt | None = None
+    width: PositiveInt | None = None
+    weights: Literal["average", "trained", "both"] = "average"
+    """Which student a validation samples where an average is kept."""
+    baseline: bool = False
+    """Sample the teacher before training, with many steps and with the student's evaluations."""
+    goals: Goals = Goals()
+
+    @model_validator(mode="after")
+    def _a_metric_sees_one_size(self) -> Evaluate:
+        sizes = [name for name in ("frames", "height", "width") if getattr(self, name) is not None]
+        if sizes and self.metric is not None:
+            raise ValueError(f"evaluate.{sizes[0]}: evaluate.metric compares with the data's clips; remove one of them")
+        return self
+
+
+def _prompts(value: Any) -> Any:
+    """A file of prompts as {name: prompt}."""
+    if not isinstance(value, str | Path):
+        return {} if value is None else value
+    path = Path(value)
+    if not path.is_file():
+        raise ValueError(f"evaluate.prompts = {path}: no such file")
+    if path.suffix != ".json":
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return {f"prompt_{number}": line for number, line in enumerate(lines, 1)}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"evaluate.prompts = {path}: not valid JSON: {error}") from None

@@ -1,0 +1,69 @@
+"""``{name: dmd, ...}``: the section of a method is the method's own frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ray_distill.config.keys import nearest
+from ray_distill.methods import METHODS
+
+
+def read_method(value: Any) -> Any:
+    """``{name: dmd, ...}`` -> the method's own frozen dataclass."""
+    if not isinstance(value, dict):
+        raise ValueError(f"method = {value!r}: write a section with a name, one of {', '.join(METHODS)}")
+    fields = dict(value)
+    name, mode = fields.pop("name", None), fields.get("mode")
+    modes = [method.removeprefix(f"{name}_") for method in METHODS if method.startswith(f"{name}_")]
+    if mode in modes:
+        name = f"{name}_{fields.pop('mode')}"
+    elif modes and name not in METHODS:
+        raise ValueError(f"method.mode = {mode!r}: {name!r} has the modes {', '.join(modes)}")
+    if name not in METHODS:
+        raise ValueError(f"method.name = {name!r}: {nearest(str(name), METHODS)}")
+    cls = METHODS[name]
+    for alias, key in aliases(cls).items():
+        if alias in fields and key in fields:
+            raise ValueError(f"method.{alias}: another spelling of method.{key}; remove one of them")
+        if alias in fields:
+            fields[key] = fields.pop(alias)
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in fields:
+        if key not in known:
+            others = [
+                other for other in sorted(METHODS, key=len) if key in vars(METHODS[other])["__dataclass_fields__"]
+            ]
+            remedy = f"it is a key of {', '.join(others)}" if others else nearest(key, known)
+            raise ValueError(f"method.{key}: method {name!r} has no such key; {remedy}")
+    if "timesteps" in fields:
+        fields["timesteps"] = _numbers(fields["timesteps"])
+    try:
+        return TypeAdapter(cls).validate_python(fields)
+    except ValidationError as error:
+        raise ValueError("; ".join(_problem(problem) for problem in error.errors())) from None
+
+
+def aliases(method: Any) -> dict[str, str]:
+    """Other tools' spellings of a method's keys (pydantic has a meaning of its own for "alias")."""
+    fields = dataclasses.fields(method)
+    return {field.metadata["elsewhere"]: field.name for field in fields if "elsewhere" in field.metadata}
+
+
+def _problem(problem: Any) -> str:
+    key = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"method.{key} = {problem['input']!r}: {message}" if key else f"method.{message}"
+
+
+def method_fields(method: Any) -> dict[str, Any]:
+    return {"name": method.name, **dataclasses.asdict(method)}
+
+
+def _numbers(value: Any) -> Any:
+    """``1000,757,522``, which YAML reads as text, or a single number, as a list."""
+    if isinstance(value, str):
+        return value.split(",")
+    return [value] if isinstance(value, int | float) else value

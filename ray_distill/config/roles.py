@@ -1,0 +1,97 @@
+"""How one role is held and trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ray_distill.config.section import Fraction, Section
+from ray_distill.data.source import Absolute
+from ray_distill.models.lora import LoRA
+
+
+class Optimizer(Section):
+    """AdamW with fp32 master weights. The schedule counts this role's own updates."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr", "polynomial"] = (
+        "constant"
+    )
+    warmup_updates: Annotated[int, Field(ge=0)] = 0
+    """Linear, before any schedule."""
+    min_lr_ratio: Fraction = 0.0
+    """Where a falling schedule ends, as a part of learning_rate."""
+    power: Annotated[float, Field(gt=0)] = 1.0
+    """Of the polynomial schedule."""
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 is off, and so it is where clip_value is given."""
+    clip_value: Annotated[float, Field(ge=0)] = 0.0
+    """Largest element of a gradient; 0 is off."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clip_value_alone(cls, fields: Any) -> Any:
+        return {"clip_norm": 0.0} | fields if isinstance(fields, dict) and fields.get("clip_value") else fields
+
+    @model_validator(mode="after")
+    def _every_key_has_an_effect(self) -> Optimizer:
+        if self.clip_norm and self.clip_value:
+            raise ValueError(
+                f"clip_norm = {self.clip_norm:g} and clip_value = {self.clip_value:g}: only one clips; remove the other"
+            )
+        if self.min_lr_ratio and self.schedule.startswith("constant"):
+            raise ValueError(
+                f"min_lr_ratio = {self.min_lr_ratio:g}: schedule {self.schedule!r} does not fall; remove it"
+            )
+        if not self.min_lr_ratio and self.schedule == "cosine_with_min_lr":
+            raise ValueError("schedule = 'cosine_with_min_lr': give min_lr_ratio above 0, or take 'cosine'")
+        if self.power != 1 and self.schedule != "polynomial":
+            raise ValueError(f"power = {self.power:g}: only schedule 'polynomial' has one; remove it")
+        return self
+
+
+class RoleConfig(Section):
+    """How one role is held. ``optimizer`` for trained roles; ``ema_decay`` keeps a sharded fp32 average beside it."""
+
+    path: Absolute | None = None
+    """Another source than model.path."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    lora: LoRA | None = None
+    """Train adapters on the frozen weights of the source, in place of the weights."""
+    zero: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed's stage; 0, for a frozen role, is a whole network on each worker: no gathering, where it fits."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    base_precision: Literal["dtype", "int8"] = "dtype"
+    """int8: what is frozen is held so, whole on each worker. Evaluation and export take the source's own weights."""
+    gradient_checkpointing: bool = False
+    optimizer: Optimizer | None = None
+    ema_decay: Fraction | None = None
+    ema_interval: PositiveInt = 1
+    """The average moves after each so many updates of this role."""
+
+    @model_validator(mode="after")
+    def _lora_has_a_base(self) -> RoleConfig:
+        if self.lora and self.init == "random":
+            raise ValueError("init = 'random': lora adapts pretrained weights; remove init, or lora")
+        return self
+
+    @model_validator(mode="after")
+    def _int8_is_frozen_and_whole(self) -> RoleConfig:
+        if self.base_precision == "int8" and self.optimizer and not self.lora:
+            raise ValueError("base_precision = 'int8': only frozen weights can be; give the role a lora, or remove it")
+        if self.base_precision == "int8" and self.zero == 3:
+            raise ValueError(
+                "base_precision = 'int8': ZeRO-3 cannot shard such weights; use zero: 0 for a frozen role, 1 or 2 for "
+                "one with adapters, or remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _interval_of_an_average(self) -> RoleConfig:
+        if self.ema_interval > 1 and self.ema_decay is None:
+            raise ValueError(f"ema_interval = {self.ema_interval}: no average is kept; give ema_decay, or remove it")
+        return self

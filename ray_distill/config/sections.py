@@ -1,0 +1,104 @@
+"""The sections of a run but for its method, its roles, its data and its evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+
+from ray_distill.config.keys import nearest
+from ray_distill.config.section import Section
+from ray_distill.data.source import Absolute
+from ray_distill.models import FAMILIES
+
+
+def _family(value: str) -> str:
+    if value not in FAMILIES:
+        raise ValueError(f"model.family = {value!r}: {nearest(value, FAMILIES)}")
+    return value
+
+
+class Model(Section):
+    """Where the teacher's pipeline stands: a folder in diffusers' format."""
+
+    family: Annotated[str, BeforeValidator(_family)] = "wan"
+    path: Absolute
+    max_sequence_length: PositiveInt = 512
+    text_encoder_precision: Literal["float32", "int8"] = "float32"
+    attention: str = "native"
+    """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
+
+    @property
+    def int8_text(self) -> bool:
+        return self.text_encoder_precision == "int8"
+
+
+class Train(Section):
+    steps: PositiveInt
+    workers: PositiveInt = 1
+    global_batch: PositiveInt
+    micro_batch: PositiveInt
+    """Samples of one forward on one worker; the rest of the global batch is accumulated."""
+    use_gpu: bool = False
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    log_every_s: Annotated[float, Field(gt=0)] = 5
+    checkpoint_every: PositiveInt = 500
+    checkpoints_keep: PositiveInt = 3
+    resume_from: Literal["latest", "none"] | Absolute = "latest"
+    """none: refuse to go on where a run of this name stands. A checkpoint's folder: a new run begins from it."""
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    nonfinite_limit: PositiveInt = 10
+    """Updates of a role in a row whose loss or gradient may be non-finite; each is skipped and counted."""
+    rollbacks: Annotated[int, Field(ge=0)] = 1
+    """How often a run that passes this limit goes back to its last checkpoint, each time at half the learning rates;
+    then it ends. Each counts as one of max_failures."""
+    timeout_s: PositiveInt = 1800
+    """Longest wait in a collective before the ranks that did not come are named."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Train:
+        if self.global_batch % (self.workers * self.micro_batch):
+            raise ValueError(
+                f"train.global_batch = {self.global_batch} is no multiple of workers x micro_batch = "
+                f"{self.workers} x {self.micro_batch}"
+            )
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        return self.global_batch // (self.workers * self.micro_batch)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for every other."""
+    path = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else ""
+    return Path(path).absolute() if path and path != ":memory:" else None
+
+
+def absolute_uri(uri: str) -> str:
+    """A SQLite file by its absolute path: Ray's processes run in folders of their own. Every other URI as it is."""
+    path = sqlite_path(uri)
+    return f"sqlite:///{path}" if path else uri
+
+
+class Track(Section):
+    """MLflow. An empty uri tracks nothing."""
+
+    uri: Annotated[str, AfterValidator(absolute_uri)] = "sqlite:///mlruns/mlflow.db"
+    experiment: str = "ray_distill"
+    register_as: str | None = None
+    webhook: Absolute | None = None
+    """A JSON file of {"callback_url": ...}, which gets a POST at start, checkpoint, validation, end and failure."""
+
+
+class Publish(Section):
+    """To the hub, at the end. The token is the machine's: HF_TOKEN, or what ``hf auth login`` has stored."""
+
+    hub_model_id: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+    """Without a user or organisation it is the token's own."""
+    base_model: str
+    """The hub's name of what model.path holds: others take text encoder and VAE from there."""
+    private: bool = True
+    per_checkpoint: bool = False
+    """The student of each train.checkpoint_every, too, into checkpoints/."""
