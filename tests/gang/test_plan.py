@@ -78,7 +78,7 @@ def gradients(held) -> int:
     ("world", "case"),
     [
         (2, jobs.Case(zero=1)),
-        (4, jobs.Case(zero=2, dtype="bfloat16", micro_batch=1)),
+        pytest.param(4, jobs.Case(zero=2, dtype="bfloat16", micro_batch=1), marks=pytest.mark.slow),
         (4, jobs.Case(zero=3, dtype="bfloat16")),
     ],
 )
