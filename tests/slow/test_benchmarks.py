@@ -1,10 +1,11 @@
-"""The benchmarks run, shortened, and print what they promise."""
+"""The benchmarks and the table of students run, shortened, and print what they promise."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.ray.conftest import ROOT
 
@@ -29,3 +30,16 @@ def test_launch() -> None:
     measured = last_line("benchmarks/launch.py")
     assert measured["launch_to_first_step_s"] > 0
     assert list(measured["moments"]) == ["driver is up", "cache is written", "first rows", "trained", "report", "ended"]
+
+
+def test_students(digits: Path, tmp_path: Path) -> None:
+    short = ["train.steps=5", "evaluate.videos=20", "evaluate.seeds=[1,2]", "evaluate.teacher_steps=2"]
+    short += ["evaluate.guidance_grid=[2.0]", "evaluate.shift_grid=[3.0]", f"data.manifest={digits}"]
+    teacher = ROOT / "examples/digits_teacher"
+    short += [f"model.path={teacher}", f"evaluate.metric={teacher / 'metric'}"]
+    command = [sys.executable, ROOT / "docs/students.py", *short, "--seeds", "1", "--only", "dmd_1"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert told.returncode == 0, told.stderr[-3000:]
+    rows = [line.split(" | ") for line in told.stdout.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["| teacher", "| teacher, guided", "| teacher", "| `dmd_1`"]
+    assert [row[1] for row in rows[2:]] == ["4", "2", "1", "1"]
