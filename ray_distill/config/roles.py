@@ -65,6 +65,9 @@ class RoleConfig(Section):
     zero: Literal[0, 1, 2, 3] = 2
     """DeepSpeed's stage; 0, for a frozen role, is a whole network on each worker: no gathering, where it fits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which gradients of a bf16 role add up and are kept under ZeRO-2 and 3; bf16 is half the bytes, and loses what
+    is small where several micro-batches make an update."""
     base_precision: Literal["dtype", "int8"] = "dtype"
     """int8: what is frozen is held so, whole on each worker. Evaluation and export take the source's own weights."""
     offload_optimizer: bool = False
@@ -106,6 +109,15 @@ class RoleConfig(Section):
             raise ValueError(
                 f"offload_parameters = true: only ZeRO-3's shards can be moved, and zero = {self.zero}; use zero: 3, "
                 "or remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_are_no_rougher_than_their_role(self) -> RoleConfig:
+        if self.gradient_dtype == "bfloat16" and (self.dtype == "float32" or self.zero < 2):
+            raise ValueError(
+                f"gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-2 and 3, and this role has dtype "
+                f"{self.dtype} and zero {self.zero}; remove it"
             )
         return self
 

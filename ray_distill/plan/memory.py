@@ -2,8 +2,8 @@
 
 As in train/engines.py and DeepSpeed 0.19. The compute weights have the role's dtype; masters, both moments of AdamW and
 the average are fp32 and sharded in every stage. Stages 1 and 2 keep whole weights, stage 3 a piece of each tensor.
-Gradients: stage 1 whole in the role's dtype, stage 2 a shard in fp32, both from the backward to the step; stage 3 a
-shard in fp32, always. What is offloaded is in CPU memory, the gradients' fp32 shards with the optimizer.
+Gradients: stage 1 whole in the role's dtype, stage 2 a shard in ``gradient_dtype``, both from the backward to the step;
+stage 3 such a shard, always. What is offloaded is in CPU memory, the gradients' fp32 shards with the optimizer.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
     shard = share(parameters.trainable)
     whole = (sum(parameters.every) - parameters.int8) * size + parameters.int8
     weights = share(parameters.every) * size if zero3 else whole
-    gradients = sum(parameters.trainable) * size if held.zero == 1 else shard * FP32
+    gradients = sum(parameters.trainable) * size if held.zero == 1 else shard * BYTES[held.gradient_dtype]
     masters, moments = shard * FP32, 2 * shard * FP32
     average = (shard if held.ema_decay is not None else share(parameters.averaged)) * FP32
     on = State(

@@ -33,7 +33,6 @@ from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, publish, trained
-from ray_distill.train.room import check_room
 from ray_distill.train.stop import Signals, Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
 
@@ -151,8 +150,11 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
     for message in warnings(config):
         say(f"   warning: {message}")
-    if config.train.use_gpu and (found := check_room(config)):
-        say(f"   {found}")
+    if config.train.use_gpu:
+        from ray_distill.train.room import check_room  # what plan counts with takes a second to import
+
+        if found := check_room(config):
+            say(f"   {found}")
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
         cache = make_cache(config)

@@ -58,8 +58,8 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
         "zero_force_ds_cpu_optimizer": False,  # it would be compiled on the spot; torch's AdamW runs on a CPU as well
         "steps_per_print": 1 << 60,
     }
-    if config.dtype == "bfloat16" and config.zero > 1:  # else micro-batches add up in bf16, and lose what is small
-        made["data_types"] = {"grad_accum_dtype": "fp32"}
+    if config.dtype == "bfloat16" and config.zero > 1:  # DeepSpeed's default is the role's own
+        made["data_types"] = {"grad_accum_dtype": {"float32": "fp32", "bfloat16": "bf16"}[config.gradient_dtype]}
     if config.optimizer is not None:
         made["gradient_clipping"] = config.optimizer.clip_norm
     return made

@@ -53,6 +53,7 @@ class Case:
     shared_base: bool = False
     """One base under all roles, held as the teacher is; ``separate`` roles then begin as it does, too."""
     same_weights: bool = False
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     offload: bool = False
     """Optimizer, and under ZeRO-3 parameters, in CPU memory."""
 
@@ -61,7 +62,7 @@ def engines(case: Case) -> SeparateEngines:
     optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm, clip_value=case.clip_value)
     int8 = case.base_precision == "int8"
     small = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=optimizer)
-    own = {key: getattr(case, key) for key in ("gradient_checkpointing", "lora", "base_precision")}
+    own = {key: getattr(case, key) for key in ("gradient_checkpointing", "lora", "base_precision", "gradient_dtype")}
     trained = small.model_copy(update=own | offloaded(case))
     frozen = RoleConfig(
         zero=0 if int8 else case.frozen_zero,

@@ -77,7 +77,7 @@ def test_no_rank_holds_a_network_whole_under_zero3(gang: Gang, tmp_path: Path) -
     for world in (2, 4):
         for rise, held in gang.run(loading, str(tmp_path), RoleConfig(zero=3, dtype="bfloat16"), world=world):
             assert held == pytest.approx(whole / world, rel=0.01)
-            assert rise < whole / world + 12 * MIB
+            assert rise < whole / world + 0.3 * whole  # the largest tensor, the allocator
 
 
 def once(rank: int, world: int, config: RunConfig) -> dict[str, torch.Tensor]:

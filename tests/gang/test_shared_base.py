@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.evaluate.generate import load_network
 from ray_distill.export.student import export
+from ray_distill.plan.network import parameters
 from ray_distill.rng import StatelessRng
 from ray_distill.train.build import build_engines
 from ray_distill.train.step import train_step
@@ -128,3 +130,46 @@ def predict(network: nn.Module) -> torch.Tensor:
     x, text = (torch.ones(1, *shape) * torch.linspace(-1, 1, shape[-1]) for shape in (SHAPE, TEXT))
     with torch.no_grad():
         return network(x, torch.tensor([500.0]), text, return_dict=False)[0]
+
+
+def live() -> dict[int, int]:
+    """Storages of all tensors that Python holds, and their bytes."""
+    gc.collect()
+    tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.device.type == "cpu"]
+    storages = [t.untyped_storage() for t in tensors] + [
+        p.ds_tensor.untyped_storage() for p in tensors if hasattr(p, "ds_tensor")
+    ]
+    return {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr()}
+
+
+def held(rank: int, world: int, config: RunConfig) -> int:
+    """Bytes of all tensors that a rank holds after two updates of each role, engines and buffers included."""
+    before = live()
+    engines = build_engines(config)
+    for step in range(2):
+        batches = jobs.micro_batches(jobs.Case(micro_batch=4), step, rank, world)
+        train_step(config.method, engines, batches, step, StatelessRng(0))
+    del batches
+    return sum(size for pointer, size in live().items() if pointer not in before)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_it_costs_one_network_and_the_adapters(gang: Gang, tmp_path: Path, zero: int) -> None:
+    sizes = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512, "num_layers": 4}
+    model = WanTransformer3DModel(in_channels=4, out_channels=4, text_dim=8, freq_dim=16, rope_max_seq_len=32, **sizes)
+    model.save_pretrained(tmp_path / "model/transformer")
+    trained = {"lora": {"rank": 1}, "optimizer": {"learning_rate": jobs.LR}}
+    roles = {"student": trained | {"ema_decay": 0.9}, "fake_score": trained, "teacher": {"zero": zero}}
+    config = run_config(
+        tmp_path,
+        model__shared_base=True,
+        method={"name": "dmd", "student_interval": 1},
+        roles=roles,
+        train__micro_batch=4,
+    )
+    world, whole = 2, sum(4 * p.numel() for p in model.parameters())
+    adapter = sum(parameters(config, "student").every)
+    # An adapter and its gradients whole, masters, moments and average in shards; DeepSpeed's bucket and flat copy.
+    of_adapters = 4 * adapter * (2 * (1 + 1 + 2) + (3 + 3 + 1) / world)
+    for size in gang.run(held, config, world=world):
+        assert whole / (world if zero == 3 else 1) < size < 1.15 * whole / (world if zero == 3 else 1) + of_adapters

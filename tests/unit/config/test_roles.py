@@ -35,6 +35,7 @@ def test_norm_clips_unless_a_value_does():
         ({"lora": {"targets": []}}, r"lora\.targets[\s\S]*at least 1 item"),
         ({"lora": {"r": 4}}, r"lora\.r\b[\s\S]*not permitted"),
         ({"lora": {}, "init": "random"}, "init = 'random': lora adapts pretrained weights"),
+        ({"gradient_dtype": "bfloat16"}, "gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-2 and 3"),
         ({"offload_parameters": True}, "offload_parameters = true: only ZeRO-3's shards can be moved, and zero = 2"),
         ({"compile": True, "zero": 3}, "compile = true: ZeRO-3 gathers inside the blocks"),
         ({"ema_interval": 5}, "ema_interval = 5: no average is kept; give ema_decay"),

@@ -1,6 +1,7 @@
 """A run that cannot fit on the cluster's GPUs is refused before anything is prepared; others say what they need."""
 
 import pytest
+from diffusers import WanTransformer3DModel
 
 from ray_distill.config import ConfigError
 from ray_distill.plan.hardware import GIB
@@ -11,7 +12,8 @@ from tests.unit.toys import run_config
 
 @pytest.fixture
 def config(tmp_path):
-    tiny_wan(0).save_pretrained(tmp_path / "model/transformer")
+    described = dict(tiny_wan(0).config) | {"in_channels": 16, "out_channels": 16}  # as the published VAE makes them
+    WanTransformer3DModel.from_config(described).save_pretrained(tmp_path / "model/transformer")
     return run_config(tmp_path)
 
 
