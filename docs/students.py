@@ -29,6 +29,7 @@ STUDENTS: dict[str, tuple[str, list[str]]] = {
     "dmd_1": (DMD, ["method.timesteps=[1000]"]),
     "lcm_4": ("configs/lcm_quickstart.yaml", []),
     "dcm_4": ("configs/dcm_quickstart.yaml", []),
+    "dcm_fine_4": ("configs/dcm_fine_quickstart.yaml", ["roles.student.path=output/students/dcm_4_seed{seed}/export"]),
 }
 TEACHERS = {"teacher_many": "teacher", "teacher_same_steps_guided": "teacher, guided", "teacher_same_nfe": "teacher"}
 
@@ -39,6 +40,7 @@ def train(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     report = Path(f"output/students/{name}_seed{seed}/report.json")
     if not report.is_file() or "student" not in json.loads(report.read_text()):
         given = ["output_dir=output/students", f"name={name}_seed{seed}", f"seed={seed}", "evaluate.goals={}"]
+        own = [override.replace("{seed}", str(seed)) for override in own]
         command = [sys.executable, ROOT / "train.py", ROOT / config, *given, *own, *overrides]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     read: dict[str, Any] = json.loads(report.read_text())
