@@ -252,7 +252,7 @@ def main() -> None:
             ],
             environment={},
         ).config
-        cache, board = make_cache(config), start_board()
+        cache, board = make_cache(config), start_board(config.train.hang_timeout_s)
         job = Job(config.dump(), config.run_dir, stream_of(config, cache), board, None)
         fit = trainer(job)
         out = f"{folder}/measured.json"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_distill.train.pulse import Place, failed, stuck
 
 Row = Mapping[str, float]
 
@@ -14,13 +17,19 @@ Row = Mapping[str, float]
 class Board:
     """A tiny actor. Ray's own report is polled every 2 s and has no end of run; this is what the driver watches."""
 
-    def __init__(self, rollbacks: int = 0) -> None:
+    def __init__(self, hang_timeout_s: float, rollbacks: int = 0) -> None:
         """``rollbacks``: how often the run has gone back before, as its checkpoint says."""
-        self._rollbacks = rollbacks
+        self._hang_timeout_s, self._rollbacks = hang_timeout_s, rollbacks
         self._rows: list[Row] = []
         self._notes: list[str] = []
         self._stopping = False
         self._resume: str | None = None
+        self._new_group()
+
+    def _new_group(self) -> None:
+        self._places: dict[int, Place] = {}
+        self._failures: dict[int, tuple[Place, str]] = {}
+        self._moved, self._hang = time.monotonic(), ""
 
     def push(self, rows: list[Row]) -> bool:
         """Rank 0 leaves its rows and learns whether to stop."""
@@ -32,12 +41,38 @@ class Board:
 
     def pull(self) -> tuple[list[Row], list[str]]:
         """Rows and notes since the last call."""
+        self._look()
         taken = self._rows, self._notes
         self._rows, self._notes = [], []
         return taken
 
+    def beat(self, rank: int, place: Place) -> bool:
+        """A rank says where it is, and learns whether its group is given up."""
+        if self._places.get(rank) != place:
+            self._places[rank], self._moved = place, time.monotonic()
+        self._look()
+        return bool(self._hang)
+
+    def _look(self) -> None:
+        still = time.monotonic() - self._moved
+        if self._places and not self._hang and still > self._hang_timeout_s:
+            self._hang = stuck(self._places, still)
+            self._notes.append(self._hang)
+
+    def fail(self, rank: int, place: Place, text: str) -> None:
+        """A rank ends with an exception, whose traceback is ``text``."""
+        self._failures[rank] = place, text
+        if len(self._failures) == 1:
+            self._notes.append(failed(self._failures).partition("\n")[0])
+
+    def cause(self) -> str:
+        """Why the newest group ended, as far as its ranks could tell; "" where none could."""
+        return self._hang or (failed(self._failures) if self._failures else "")
+
     def resume_from(self, folder: str | None) -> None:
+        """What the worker group that starts now resumes from."""
         self._resume = folder
+        self._new_group()
 
     def resumed_from(self) -> str | None:
         return self._resume
@@ -54,7 +89,7 @@ class Board:
         self._stopping = True
 
 
-def start_board(rollbacks: int = 0) -> Any:
+def start_board(hang_timeout_s: float, rollbacks: int = 0) -> Any:
     # Beside the driver: what outlives it is of no use, and it must not go down with a worker's node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(rollbacks)
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(hang_timeout_s, rollbacks)

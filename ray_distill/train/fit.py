@@ -19,7 +19,7 @@ from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
-from ray_distill.train.job import ROLLBACKS, Job, resumed_from, train_worker
+from ray_distill.train.job import ROLLBACKS, Job, Split, resumed_from, train_worker
 from ray_distill.train.progress import Progress, Row
 from ray_distill.train.rows import append, stored
 from ray_distill.train.stop import Signals, Stopped
@@ -49,7 +49,7 @@ def train(
         return last
     if last is not None:
         say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
-    board = start_board(last.state.get(ROLLBACKS, 0) if last else 0)
+    board = start_board(config.train.hang_timeout_s, last.state.get(ROLLBACKS, 0) if last else 0)
     stream = stream_of(config, cache)
     if stream.left_out:
         say(
@@ -112,17 +112,22 @@ def trainer(job: Job) -> ray.train.torch.TorchTrainer:
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=resources
+            num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),  # type: ignore[arg-type]
+            use_gpu=train.use_gpu,
+            resources_per_worker=resources,
         ),
         torch_config=ray.train.torch.TorchConfig(timeout_s=train.timeout_s),
         run_config=ray.train.RunConfig(
             name=job.config.name,
             storage_path=str(job.config.output_dir),
-            failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=train.max_failures,
+                max_preemption_failures=train.max_preemptions,  # type: ignore[call-arg]
+            ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.checkpoints_keep),
         ),
-        datasets={"train": job.data},
-        dataset_config=ray.train.DataConfig(execution_options=ordered()),
+        datasets={"train": job.data},  # type: ignore[dict-item]
+        dataset_config=Split(execution_options=ordered()),
     )
 
 
@@ -143,6 +148,9 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
         drain()
     drain()
     if failed:
+        cause = ray.get(job.board.cause.remote(), timeout=60)
+        if cause:
+            raise RuntimeError(f"{cause}\n{failed[0]}") from failed[0]
         raise failed[0]
 
 
