@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.config.keys import nearest
 from ray_distill.config.section import Section
@@ -47,6 +47,13 @@ class Train(Section):
     log_every_s: Annotated[float, Field(gt=0)] = 5
     checkpoint_every: PositiveInt = 500
     checkpoints_keep: PositiveInt = 3
+    """The newest; the newest whole one is never removed."""
+    checkpoints_keep_best: NonNegativeInt = 1
+    """Beyond those the best by validation/frechet, where evaluate.every and evaluate.metric measure it."""
+    checkpoint_in_background: bool = True
+    """Write while training goes on, from a copy of this worker's share of weights, moments and averages in memory."""
+    on_failed_save: Literal["continue", "stop"] = "continue"
+    """What a run does that a full or read-only disk kept from saving; the checkpoints that it has stand."""
     resume_from: Literal["latest", "none"] | Absolute = "latest"
     """none: refuse to go on where a run of this name stands. A checkpoint's folder: a new run begins from it."""
     max_failures: Annotated[int, Field(ge=-1)] = 3

@@ -30,6 +30,7 @@ class Board:
         self._places: dict[int, Place] = {}
         self._failures: dict[int, tuple[Place, str]] = {}
         self._moved, self._hang = time.monotonic(), ""
+        self._unsaved = ""
 
     def push(self, rows: list[Row]) -> bool:
         """Rank 0 leaves its rows and learns whether to stop."""
@@ -84,6 +85,15 @@ class Board:
 
     def rollbacks(self) -> int:
         return self._rollbacks
+
+    def save_failed(self, why: str, stop: bool) -> None:
+        self._unsaved = why
+        self._notes.append(f"{why}. {'The run stops' if stop else 'The run goes on'} (train.on_failed_save)")
+        self._stopping = self._stopping or stop
+
+    def unsaved(self) -> str:
+        """Why the last save that failed did so; "" where none did."""
+        return self._unsaved
 
     def request_stop(self) -> None:
         self._stopping = True

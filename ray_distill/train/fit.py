@@ -21,7 +21,7 @@ from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
 from ray_distill.train.job import ROLLBACKS, Job, Split, resumed_from, train_worker
 from ray_distill.train.progress import Progress, Row
-from ray_distill.train.rows import append, stored
+from ray_distill.train.rows import Series, stored
 from ray_distill.train.stop import Signals, Stopped
 
 ROWS = "metrics.jsonl"
@@ -57,10 +57,10 @@ def train(
         )
     job = Job(config.dump(), config.run_dir, stream, board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
-    seen, said = rows_of(config.run_dir), set[str]()
+    seen, said, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / ROWS)
 
     def drain() -> None:
-        fresh = _drain(job, progress, tracker)
+        fresh = _drain(job, progress, tracker, series)
         seen.extend(fresh)
         for text in warnings(seen) if fresh else ():
             if text not in said:
@@ -77,13 +77,15 @@ def train(
     if signals.signum is not None:
         raise Stopped(signals.signum, last.step if last else 0)
     if last is None or last.step < config.train.steps:
-        raise RuntimeError(f"{config.run_dir}: training ended, but its last checkpoint is not there")
+        why = ray.get(board.unsaved.remote(), timeout=60)
+        stands = f"{last.folder} stands" if last else "there is none"
+        raise RuntimeError(f"training ended without its last checkpoint ({stands}): {why or 'it is not there'}")
     return last
 
 
 def newest(config: RunConfig) -> checkpoint.Checkpoint:
-    """The run's newest whole checkpoint; ConfigError where it has none."""
-    last = checkpoint.latest(config.run_dir)
+    """The run's newest whole checkpoint, every byte of it; ConfigError where it has none."""
+    last = checkpoint.latest(config.run_dir, thorough=True)
     if last is None:
         raise ConfigError(f"{config.run_dir}: no checkpoint there yet; train it first: ray-distill train ...")
     return last
@@ -124,7 +126,6 @@ def trainer(job: Job) -> ray.train.torch.TorchTrainer:
                 max_failures=train.max_failures,
                 max_preemption_failures=train.max_preemptions,  # type: ignore[call-arg]
             ),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.checkpoints_keep),
         ),
         datasets={"train": job.data},  # type: ignore[dict-item]
         dataset_config=Split(execution_options=ordered()),
@@ -165,14 +166,14 @@ def logged_to(run_dir: Path) -> int:
     return int(rows[-1]["step"]) if rows else -1
 
 
-def _drain(job: Job, progress: Progress, tracker: Tracker) -> list[Row]:
+def _drain(job: Job, progress: Progress, tracker: Tracker, series: Series) -> list[Row]:
     """Rows to the screen, the run's folder and MLflow; returns those that are new."""
     rows, notes = ray.get(job.board.pull.remote(), timeout=60)
     for note in notes:
         say(f"   {note}")
     fresh = progress.new(rows)
     method = job.config.method
-    append(job.config.run_dir / ROWS, fresh)
+    series.add(fresh)
     for row in fresh:
         values = {grouped(name, method.roles, method.name): value for name, value in row.items() if name != "step"}
         tracker.metrics(int(row["step"]), values)

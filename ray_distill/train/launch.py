@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from ray_distill import __version__
+from ray_distill.checkpoint.retention import prune
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
@@ -167,6 +168,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     def saved(folder: Path, step: int) -> None:
         hook.send("checkpoint", f"step {step} is saved", step=step)
         hub.checkpoint(folder, step, cache.latent_shape)
+        prune(config.run_dir, config.train.checkpoints_keep, validations.kept)
 
     arrivals = Arrivals(config.run_dir, saved)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
@@ -15,8 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
 from ray_distill.models import family
@@ -26,9 +21,10 @@ from ray_distill.models.loading import check_folder, load_transformer, random_tr
 from ray_distill.models.lora import add_lora
 from ray_distill.rng import StatelessRng
 from ray_distill.train.engines import DTYPES, Engines, NotFinite, SeparateEngines
-from ray_distill.train.job import ROLLBACKS, Job
+from ray_distill.train.job import Job
 from ray_distill.train.pulse import Pulse
 from ray_distill.train.rows import reduced
+from ray_distill.train.saving import Saver
 from ray_distill.train.schedule import total_updates
 from ray_distill.train.step import At, train_step, unseen
 from ray_distill.types import Average, Placement, Role
@@ -58,7 +54,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     rollbacks = _rolled_back(job, engines)
     stream = replace(job.stream, start=last.step if last else 0)
     teacher = engines.frozen_hash()
-    reporter = Reporter(job, placement, engines, device, rollbacks, pulse)
+    reporter = Reporter(job, placement, engines, device, pulse, rollbacks)
     rng = StatelessRng(config.seed)
     if last is not None and placement.data_rank == 0:
         ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"), timeout=60)
@@ -68,6 +64,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
         try:
             logs = train_step(config.method, engines, batches, step, rng, pulse.at)
         except NotFinite as error:  # on all ranks, which share the norm
+            reporter.saver.settle()
             if placement.data_rank == 0:
                 ray.get(job.board.roll_back.remote(str(error)), timeout=60)
             raise
@@ -76,7 +73,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
         if done == config.train.steps and engines.frozen_hash() != teacher:
             raise RuntimeError("the frozen teacher's weights changed during training")
         if stopping or leaving or is_due(config, done):
-            reporter.save(done)
+            reporter.save(done, wait=stopping or leaving or done == config.train.steps)
         if stopping:
             break
         pulse.at("data", step=done)
@@ -141,7 +138,7 @@ def is_due(config: RunConfig, done: int) -> bool:
 
 
 class Reporter:
-    """Rows to the board, checkpoints to Ray Train. Ranks meet only every few seconds, by rank 0's clock."""
+    """Rows to the board, checkpoints to the run's folder. Ranks meet only every few seconds, by rank 0's clock."""
 
     def __init__(
         self,
@@ -149,11 +146,11 @@ class Reporter:
         placement: Placement,
         engines: Engines,
         device: torch.device,
-        rollbacks: int,
         pulse: Pulse,
+        rollbacks: int = 0,
     ) -> None:
-        self.job, self.placement, self.engines, self.device = job, placement, engines, device
-        self.rollbacks, self.pulse = rollbacks, pulse
+        self.job, self.placement, self.device, self.pulse = job, placement, device, pulse
+        self.saver = Saver(job, placement, engines, rollbacks)
         self.notice: ray.train.PreemptionInfo | None = None
         self.rows: list[tuple[int, dict[str, Tensor]]] = []
         self.meeting = time.monotonic()
@@ -196,32 +193,10 @@ class Reporter:
             verdict = [stopping, ahead]
         dist.broadcast_object_list(verdict, src=0)
         self.rows, self.meeting, self.next_step = [], now, step + int(verdict[1])
+        self.saver.poll()
         return bool(verdict[0])
 
-    def save(self, step: int) -> None:
-        """A checkpoint after ``step`` steps; each rank's files are merged into one folder by Ray Train."""
-        state = {
-            "step": step,
-            "roles": self.engines.state(),
-            "config": self.job.config.dump(),
-            "run_id": self.job.run_id,
-            "data": self.job.stream.cache.folder.name,
-            "world": self.placement.data_size,
-            ROLLBACKS: self.rollbacks,
-        }
+    def save(self, step: int, wait: bool = True) -> bool:
+        """A checkpoint after ``step`` steps; without ``wait`` it is written while training goes on, where it may be."""
         self.pulse.at("save")
-        with tempfile.TemporaryDirectory() as folder:
-            rank, world = self.placement.data_rank, self.placement.data_size
-            write(Path(folder), self.engines.tensors(), state, rank, world, _gather)
-            self.pulse.at("report")
-            ray.train.report(
-                {"step": step},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=folder_name(step),
-            )
-
-
-def _gather(value: Any) -> list[Any]:
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, value)
-    return every
+        return self.saver.save(step, wait or not self.job.config.train.checkpoint_in_background)
