@@ -142,17 +142,20 @@ def _dataset(rows: Sequence[Row]) -> Dataset:
 
 
 class Progress:
-    """Counts and the time left, every few seconds."""
+    """Counts and the time left, every few seconds. Actors take theirs to start: the pace is since the first row."""
 
     def __init__(self, what: str, total: int, say: Say, every_s: float = 5) -> None:
         self.what, self.total, self.say, self.every_s = what, total, say, every_s
         self.done = self.bad = 0
-        self.began = self.told = time.monotonic()
+        self.told = time.monotonic()
+        self.first: tuple[float, int] | None = None
 
     def add(self, done: int, bad: int) -> None:
-        self.done, self.bad = self.done + done, self.bad + bad
         now = time.monotonic()
+        self.done, self.bad = self.done + done, self.bad + bad
+        began, before = self.first = self.first or (now, self.done)
         if now - self.told >= self.every_s or self.done == self.total:
-            self.told, pace = now, self.done / max(now - self.began, 1e-6)
-            left = "" if self.done == self.total else f", {(self.total - self.done) / max(pace, 1e-6):.0f} s left"
-            self.say(f"   {self.what}: {self.done} of {self.total}, {self.bad} skipped, {pace:.3g}/s{left}")
+            self.told, left = now, self.total - self.done
+            pace = (self.done - before) / (now - began) if now > began else 0.0
+            ahead = f", {pace:.3g}/s, {left / pace:.0f} s left" if left and pace else ""
+            self.say(f"   {self.what}: {self.done} of {self.total}, {self.bad} skipped{ahead}")

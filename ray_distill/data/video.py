@@ -191,4 +191,5 @@ def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream
 
 
 def _damaged(path: str, seen: int, error: BaseException) -> BadClip:
-    return BadClip(path, f"cannot be decoded after {seen} frames ({type(error).__name__}: {error})")
+    told = getattr(error, "strerror", None) or error  # without the path, which is said already
+    return BadClip(path, f"cannot be decoded after {seen} frames ({type(error).__name__}: {told})")

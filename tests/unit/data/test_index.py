@@ -40,7 +40,7 @@ MODELS = Models("wan", DIGITS, 8)
 class Characters:
     """Captions as their characters' numbers, in place of a text encoder."""
 
-    def __init__(self, folder, max_length, int8):
+    def __init__(self, folder, max_length, int8=False):
         self.max_length = max_length
 
     def to(self, device):
@@ -120,7 +120,7 @@ def test_clips_come_out_as_the_codec_sees_them(folder):
         frames = read_clip(str(folder / f"in/{name}.mp4"), source(folder).cut(0)).frames
         wanted = codec.encode(to_pixels(resize(frames, 24, 32))[None])[0].numpy()
         assert np.array_equal(cache.latents([row])[0], wanted)
-        wanted = Characters(DIGITS, 8, False).encode([name, "", "bad"])
+        wanted = Characters(DIGITS, 8).encode([name, "", "bad"])
         assert np.array_equal(cache.text([row]), wanted[:1])
         assert np.array_equal(cache.prompts["null"], wanted[1]) and np.array_equal(cache.uncond, wanted[2])
     assert cache.card["clips"] == 3 and cache.card["skipped"] == 2 and cache.card["buckets"] == {"16x1x6x8": 3}
@@ -133,6 +133,7 @@ def test_what_was_left_out_is_named_with_its_reason(folder):
     assert {row["file"] for row in rows} == {"short.mp4", "text.mp4"}
     assert any("lasts 0.25 s and 0.375 s are needed" in row["reason"] for row in rows)
     assert any(row["reason"].startswith("cannot be decoded") for row in rows)
+    assert not any(str(folder) in row["reason"] for row in rows)
     assert (
         cache.card["reasons"]["lasts N s and N s are needed at N fps; lower data.frames or data.stride, or drop it"]
         == 1
