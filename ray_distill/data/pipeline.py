@@ -30,7 +30,7 @@ from ray_distill.data.teach import MakeClips
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Say = Callable[[str], None]
-LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.5, 0.25
+LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
 """CPUs of each stage. They differ, or Ray would fuse two of them and decode in the encoder's one process."""
 
 
@@ -62,7 +62,7 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     rows = [row for row in cache.rows(range(len(cache.index)), ["dataset", "video", "number"]) if row["video"]]
     size = {"height": source.height, "width": source.width}
     rows = [row | size | {"path": paths[row["dataset"], row["video"]]} for row in rows]
-    return _dataset(rows).map(Decode(source), num_cpus=DECODE)
+    return dataset(rows).map(Decode(source), num_cpus=share(DECODE))
 
 
 def _looked(source: Source, models: Models, listed: Sequence[Entry], say: Say) -> list[Row]:
@@ -70,7 +70,7 @@ def _looked(source: Source, models: Models, listed: Sequence[Entry], say: Say) -
     files = [asdict(entry) for entry in listed if source.parts[entry.dataset].kind != "prompts"]
     rows: list[Row] = []
     if files:
-        looked = _dataset(files).flat_map(Look(source, models.multiple), num_cpus=LOOK)
+        looked = dataset(files).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
         progress = Progress("files looked into", len(files), say)
         for row in looked.iter_rows():
             rows.append(row)
@@ -82,7 +82,7 @@ def _captions(source: Source, models: Models, made: Made, say: Say) -> None:
     rows = made.missing_text()
     if rows:
         made_of = (models.path, models.max_sequence_length, models.int8_text)
-        encoded = _encoded(_dataset(rows), EncodeText, made_of, source, max(8, source.encode_batch))
+        encoded = _encoded(dataset(rows), EncodeText, made_of, source, max(8, source.encode_batch))
         _written(encoded, made.text, 1 << 20, Progress("captions", len(rows), say))
 
 
@@ -91,7 +91,7 @@ def _clips(source: Source, models: Models, made: Made, say: Say) -> None:
     if rows:
         # Clips of one size follow each other, so that the encoder's batches are full.
         rows.sort(key=lambda row: (row["height"], row["width"], row["id"]))
-        decoded = _dataset(rows).map(Decode(source), num_cpus=DECODE)
+        decoded = dataset(rows).map(Decode(source), num_cpus=share(DECODE))
         encoded = _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch)
         made.failed(_written(encoded, made.latents, made.row_bytes, Progress("clips", len(rows), say)))
 
@@ -103,7 +103,7 @@ def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: T
         uncond = made.text.places()[address(source.negative_prompt)]
         sizes = made.sample_shape, made.text_shape()
         given = (models.family, models.folder(teacher), teacher, *sizes, made.text, uncond)
-        encoded = _encoded(_dataset(rows), MakeClips, given, source, teacher.batch)
+        encoded = _encoded(dataset(rows), MakeClips, given, source, teacher.batch)
         progress = Progress("clips by the teacher", len(rows), say)
         made.failed(_written(encoded, made.latents, made.row_bytes, progress))
 
@@ -115,7 +115,7 @@ def _encoded(rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: S
         fn_constructor_args=arguments,
         batch_size=batch,
         compute=ActorPoolStrategy(min_size=1, max_size=source.encoders),
-        num_cpus=ENCODE,
+        num_cpus=share(ENCODE),
         num_gpus=source.encoder_gpus or None,
     )
 
@@ -127,7 +127,7 @@ def _written(rows: Dataset, store: Store, row_bytes: int, progress: Progress) ->
     """
     errors: dict[str, str] = {}
     per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
-    told = rows.map_batches(Write(store), batch_size=per_file, num_cpus=WRITE)
+    told = rows.map_batches(Write(store), batch_size=per_file, num_cpus=share(WRITE))
     for batch in told.iter_batches(batch_size=None, batch_format="numpy"):
         bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
         errors |= bad
@@ -135,7 +135,12 @@ def _written(rows: Dataset, store: Store, row_bytes: int, progress: Progress) ->
     return errors
 
 
-def _dataset(rows: Sequence[Row]) -> Dataset:
+def share(cpus: float) -> float:
+    """Of a stage: on one CPU all stages must fit beside each other, or none but the first would ever start."""
+    return cpus * min(1.0, ray.cluster_resources().get("CPU", 1) / 2)
+
+
+def dataset(rows: Sequence[Row]) -> Dataset:
     quiet()
     blocks = max(2, min(4 * int(ray.cluster_resources().get("CPU", 1)), 256))
     return ray.data.from_items(list(rows), override_num_blocks=max(1, min(blocks, len(rows))))
