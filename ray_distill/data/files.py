@@ -101,11 +101,15 @@ def _fit(frames: np.ndarray, video: Video, height: int, width: int, crop: bool) 
 
 @dataclass(frozen=True)
 class Write:
-    """Good rows -> a file of ``store``; what is left are ``id`` and ``error``."""
+    """Good rows -> a file of ``store``; what is left are ``id`` and ``error``. With ``errors`` these are there, too."""
 
     store: Store
+    errors: bool = False
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
         told = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
         self.store.write([{k: v for k, v in row.items() if k != "error"} for row in told if not row["error"]])
+        bad = {row["id"]: row["error"] for row in told if row["error"]}
+        if self.errors and bad:
+            self.store.write_errors(bad)
         return {"id": list(rows["id"]), "error": list(rows["error"])}

@@ -30,6 +30,7 @@ from ray_distill.data.teach import MakeClips
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Say = Callable[[str], None]
+Stopped = Callable[[], bool]
 LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
 """CPUs of each stage. They differ, or Ray would fuse two of them and decode in the encoder's one process."""
 
@@ -46,7 +47,8 @@ def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
     prompts = [entry for entry in listed if source.parts[entry.dataset].kind == "prompts"]
     made = Made(source, models, prompts, _looked(source, models, listed, say))
     _captions(source, models, made, say)
-    _clips(source, models, made, say)
+    if not source.stream:
+        _clips(source, models, made, say)
     for number, part in enumerate(source.parts):
         if part.teacher is not None:
             _taught(source, models, made, number, part.teacher, say)
@@ -91,9 +93,25 @@ def _clips(source: Source, models: Models, made: Made, say: Say) -> None:
     if rows:
         # Clips of one size follow each other, so that the encoder's batches are full.
         rows.sort(key=lambda row: (row["height"], row["width"], row["id"]))
-        decoded = dataset(rows).map(Decode(source), num_cpus=share(DECODE))
-        encoded = _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch)
+        encoded = _encoded_clips(source, models, dataset(rows))
         made.failed(_written(encoded, made.latents, made.row_bytes, Progress("clips", len(rows), say)))
+
+
+def encode_beside(
+    source: Source, models: Models, rows: Sequence[Row], store: Store, cpus: float, say: Say, stopped: Stopped
+) -> dict[str, str]:
+    """Clips in the order of ``rows``, with the CPUs that a training leaves, until they are all there or ``stopped``.
+
+    Files are small, since training waits for them. Returns the errors by id; they stand in the store, too.
+    """
+    batch = max(8, source.encode_batch)
+    encoded = _encoded_clips(source, models, dataset(rows, batch), cpus)
+    return _written(encoded, store, FILE // batch, Progress("clips", len(rows), say), cpus, stopped)
+
+
+def _encoded_clips(source: Source, models: Models, rows: Dataset, cpus: float | None = None) -> Dataset:
+    decoded = rows.map(Decode(source), num_cpus=share(DECODE, cpus))
+    return _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch, cpus)
 
 
 def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: Teacher, say: Say) -> None:
@@ -108,41 +126,55 @@ def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: T
         made.failed(_written(encoded, made.latents, made.row_bytes, progress))
 
 
-def _encoded(rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int) -> Dataset:
+def _encoded(
+    rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int, cpus: float | None = None
+) -> Dataset:
     """``rows`` through a pool of actors that grows to ``data.encoders``."""
     return rows.map_batches(
         encoder,
         fn_constructor_args=arguments,
         batch_size=batch,
         compute=ActorPoolStrategy(min_size=1, max_size=source.encoders),
-        num_cpus=share(ENCODE),
+        num_cpus=share(ENCODE, cpus),
         num_gpus=source.encoder_gpus or None,
     )
 
 
-def _written(rows: Dataset, store: Store, row_bytes: int, progress: Progress) -> dict[str, str]:
+def _written(
+    rows: Dataset,
+    store: Store,
+    row_bytes: int,
+    progress: Progress,
+    cpus: float | None = None,
+    stopped: Stopped = lambda: False,
+) -> dict[str, str]:
     """Write ``rows`` to ``store``; returns the errors of those that are not there, by id.
 
     What a kill may cost each writer is a file: a twentieth of the work, 256 rows, or ``FILE`` bytes.
     """
     errors: dict[str, str] = {}
     per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
-    told = rows.map_batches(Write(store), batch_size=per_file, num_cpus=share(WRITE))
+    told = rows.map_batches(Write(store, cpus is not None), batch_size=per_file, num_cpus=share(WRITE, cpus))
     for batch in told.iter_batches(batch_size=None, batch_format="numpy"):
         bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
         errors |= bad
         progress.add(len(batch["id"]), len(bad))
+        if stopped():
+            break
     return errors
 
 
-def share(cpus: float) -> float:
-    """Of a stage: on one CPU all stages must fit beside each other, or none but the first would ever start."""
-    return cpus * min(1.0, ray.cluster_resources().get("CPU", 1) / 2)
+def share(of: float, cpus: float | None = None) -> float:
+    """The CPUs of a stage, of ``cpus`` or the cluster's: all stages must fit beside each other, or all but the first
+    would never start."""
+    return of * min(1.0, (ray.cluster_resources().get("CPU", 1) if cpus is None else cpus) / 2)
 
 
-def dataset(rows: Sequence[Row]) -> Dataset:
+def dataset(rows: Sequence[Row], per_block: int | None = None) -> Dataset:
     quiet()
     blocks = max(2, min(4 * int(ray.cluster_resources().get("CPU", 1)), 256))
+    if per_block is not None:
+        blocks = -(-len(rows) // per_block)
     return ray.data.from_items(list(rows), override_num_blocks=max(1, min(blocks, len(rows))))
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ray_distill.data import encode, files
+from ray_distill.data import encode, files, growing
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
 from ray_distill.data.files import Decode, Look, Write
+from ray_distill.data.growing import Growing
 from ray_distill.data.index import finish, told
 from ray_distill.data.listing import entries
 from ray_distill.data.made import Made, Models
@@ -327,6 +328,29 @@ def test_the_contact_sheet_shows_what_the_model_sees(folder):
 
 def test_a_sheet_takes_some_of_many():
     assert some(0) == [] and some(3) == [0, 1, 2] and len(some(1000)) == 12 and some(1000)[-1] == 999
+
+
+def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
+    """All that looks right is in it; what cannot be decoded is found while it is encoded."""
+    wanted = source(folder, stream=True)
+    listed = entries(wanted)
+    made = Made(wanted, MODELS, [], [row for e in listed for row in Look(wanted, MODELS.multiple)(asdict(e))])
+    Write(made.text)(EncodeText(DIGITS, 8, int8=False)(columns(made.missing_text())))
+    cache = finish(made)
+    assert cache.streamed and sorted(cache.captions()) == ["short", "square", "turned", "wide"]
+    rows = cache.rows(range(4), ["id", "dataset", "video", "path", "number", "height", "width", "header"])
+    encoded = EncodeClips(DIGITS)(columns([Decode(wanted)(row) for row in rows]))
+    Write(made.latents, errors=True)({name: np.array(values, dtype=object) for name, values in encoded.items()})
+    there = Growing(cache.latents_folder)
+    there.wait_for(row["id"] for row in rows)
+    assert len(there.places) == 3 and ["lasts 0.25 s" in error for error in there.errors.values()] == [True]
+    prepared, encoded = make(source(folder))
+    assert not prepared.streamed and prepared.folder != cache.folder and encoded == ([], ["short.mp4"])
+    index = [row for row in prepared.rows(range(3), ["id", "caption", "shape", "latents"])]
+    growing.growing.cache_clear()
+    growing.growing(cache.latents_folder).look()
+    numbers = [number for number, caption in enumerate(cache.index["caption"].to_pylist()) if caption != "short"]
+    assert cache.rows(numbers, ["id", "caption", "shape", "latents"]) == index
 
 
 def test_a_cache_can_be_moved(folder):
