@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -14,6 +15,8 @@ import ray.train.torch
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.cache import Cache
+from ray_distill.data.filling import Filling
+from ray_distill.data.made import Models
 from ray_distill.data.stream import Stream, ordered
 from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
@@ -55,6 +58,7 @@ def train(
         say(
             f"   {stream.left_out} clips are left out: their sizes do not fill a global batch (data.keep_small_buckets)"
         )
+    filling = filling_of(config, replace(stream, start=last.step if last else 0))
     job = Job(config.dump(), config.run_dir, stream, board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
     seen, said, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / ROWS)
@@ -67,12 +71,16 @@ def train(
                 say(f"   warning: {text}")
                 said.add(text)
         beside()
+        if filling is not None:
+            filling.check()
 
     signals.request_stop = board.request_stop.remote
     try:
         _fit(job, drain)
     finally:
         signals.request_stop = None
+        if filling is not None:
+            filling.stop()
     last = checkpoint.latest(config.run_dir)
     if signals.signum is not None:
         raise Stopped(signals.signum, last.step if last else 0)
@@ -104,6 +112,23 @@ def stream_of(config: RunConfig, cache: Cache) -> Stream:
         keep_small_buckets=config.data.keep_small_buckets,
         caption_dropout=config.data.caption_dropout,
     )
+
+
+def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
+    """Encoders beside the training, started, where it does not wait for all; ConfigError without a CPU left."""
+    if not stream.waits:
+        return None
+    model, taken = config.model, config.train.workers * config.train.cpus_per_worker
+    cpus = ray.cluster_resources().get("CPU", 0) - taken
+    if cpus < 0.2:
+        raise ConfigError(
+            f"data.stream: train.workers x train.cpus_per_worker = {taken:g} leaves {max(0, cpus):g} CPUs "
+            "to the encoders; lower train.cpus_per_worker, or set data.stream=false"
+        )
+    models = Models(model.family, model.path, model.max_sequence_length, model.int8_text)
+    filling = Filling(config.data, models, stream.cache, stream.needed(), cpus, say)
+    filling.start()
+    return filling
 
 
 def trainer(job: Job) -> ray.train.torch.TorchTrainer:
