@@ -24,6 +24,7 @@ class Board:
         self._notes: list[str] = []
         self._stopping = False
         self._resume: str | None = None
+        self._memory = 0
         self._new_group()
 
     def _new_group(self) -> None:
@@ -94,6 +95,14 @@ class Board:
     def unsaved(self) -> str:
         """Why the last save that failed did so; "" where none did."""
         return self._unsaved
+
+    def held(self, memory: int) -> None:
+        """A worker says how many bytes it held at most."""
+        self._memory = max(self._memory, memory)
+
+    def memory(self) -> int:
+        """The most bytes that a worker held, as far as they ended in good order; else 0."""
+        return self._memory
 
     def request_stop(self) -> None:
         self._stopping = True

@@ -36,8 +36,10 @@ def say(text: str) -> None:
 
 def train(
     config: RunConfig, cache: Cache, tracker: Tracker, signals: Signals, beside: Callable[[], None]
-) -> checkpoint.Checkpoint:
-    """Train to the last step, or to a stop on a signal (Stopped); returns the newest checkpoint.
+) -> tuple[checkpoint.Checkpoint, int]:
+    """Train to the last step, or to a stop on a signal (Stopped).
+
+    Returns the newest checkpoint, and the most bytes that a worker held (0 where there was nothing left to train).
 
     ``beside`` is called twice a second meanwhile.
     """
@@ -49,7 +51,7 @@ def train(
         )
     if last is not None and last.step >= config.train.steps:
         say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
-        return last
+        return last, 0
     if last is not None:
         say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
     board = start_board(config.train.hang_timeout_s, last.state.get(ROLLBACKS, 0) if last else 0)
@@ -88,7 +90,7 @@ def train(
         why = ray.get(board.unsaved.remote(), timeout=60)
         stands = f"{last.folder} stands" if last else "there is none"
         raise RuntimeError(f"training ended without its last checkpoint ({stands}): {why or 'it is not there'}")
-    return last
+    return last, ray.get(board.memory.remote(), timeout=60)
 
 
 def newest(config: RunConfig) -> checkpoint.Checkpoint:

@@ -33,7 +33,7 @@ from ray_distill.train.check import check, warnings
 from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
-from ray_distill.train.publish import export_student, publish, trained
+from ray_distill.train.publish import export_student, known, publish, trained
 from ray_distill.train.stop import Signals, Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
 
@@ -177,7 +177,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
         arrivals.poll()
 
     with phases("train"):
-        last = train(config, cache, tracker, signals, beside)
+        last, memory = train(config, cache, tracker, signals, beside)
     arrivals.poll()
     validations.finish()
     if trial is not None:
@@ -187,6 +187,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
         with phases("evaluate: the student against its teacher, by samples"):
             measured = evaluate(config, cache, last.folder, config.run_dir)
     report = measured | trained(config, cache, last)
+    report["memory_gib"] = round(memory / 2**30, 2) if memory else known(config.run_dir).get("memory_gib")
     with phases("export"):
         folder = export_student(config, cache, last, report)
     report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from dataclasses import replace
 
@@ -78,7 +79,15 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
             break
         pulse.at("data", step=done)
     pulse.at("end")
+    ray.get(job.board.held.remote(most_memory(device)), timeout=60)
     dist.barrier()
+
+
+def most_memory(device: torch.device) -> int:
+    """Bytes that this process held at most: on a GPU what torch allocated, else what was resident, libraries too."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
 
 
 def _rolled_back(job: Job, engines: Engines) -> int:
