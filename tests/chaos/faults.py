@@ -1,8 +1,8 @@
 """Faults from a plan, put into the workers of a run from outside: nothing of ray_distill knows of them.
 
-A fault strikes once, at the first mark of its phase at or after its step on its rank, in a worker that was started after
-the fault before it: there the worker leaves a note in the folder, and does to itself what the fault says, or goes on
-where the fault is someone else's to make (a driver's, a node's).
+A fault strikes once, at the first mark of its phase at or after its step on its rank, in a worker that was started
+after the fault before it: there the worker leaves a note in the folder, and does to itself what the fault says, or goes
+on where the fault is someone else's to make (a driver's, a node's).
 """
 
 from __future__ import annotations
