@@ -42,7 +42,6 @@ class Board:
 
     def pull(self) -> tuple[list[Row], list[str]]:
         """Rows and notes since the last call."""
-        self._look()
         taken = self._rows, self._notes
         self._rows, self._notes = [], []
         return taken
@@ -52,14 +51,11 @@ class Board:
         self._lines[rank] = line
         if self._places.get(rank) != place:
             self._places[rank], self._moved = place, time.monotonic()
-        self._look()
-        return bool(self._hang)
-
-    def _look(self) -> None:
         still = time.monotonic() - self._moved
-        if self._places and not self._hang and still > self._hang_timeout_s:
+        if not self._hang and still > self._hang_timeout_s:
             self._hang = stuck(self._places, self._lines, still)
             self._notes.append(self._hang)
+        return bool(self._hang)
 
     def fail(self, rank: int, place: Place, text: str) -> None:
         """A rank ends with an exception, whose traceback is ``text``."""

@@ -29,7 +29,7 @@ from tests.chaos.machines import WORKER_CPUS, Machines
 ROOT = Path(__file__).parents[2]
 EVERY = 4
 """Steps from checkpoint to checkpoint."""
-NOTICE_S = 6.0
+HANG_S, NOTICE_S = 20, 6.0
 KINDS = [
     *(("kill", phase) for phase in ("data", "forward", "backward", "step", "meet", "save", "report", "load")),
     ("kill", "forward"),
@@ -56,6 +56,7 @@ class Home:
     folder: Path
     steps: int
     machines: Machines
+    patience: float
     taken: list[tuple[float, str, bool]] = field(default_factory=list)
     """(when, node, whether another one comes) of nodes under notice."""
 
@@ -76,7 +77,7 @@ class Home:
             "train.checkpoints_keep": 1000,
             "train.log_every_s": 0.2,
             "train.max_failures": 100,
-            "train.hang_timeout_s": 20,
+            "train.hang_timeout_s": round(HANG_S * self.patience),
             "method.student_interval": 2,
             "evaluate.enabled": "false",
             "evaluate.metric": "null",
@@ -128,7 +129,7 @@ class Home:
     def _take(self, fault: Fault, node: str) -> None:
         wait = 0.0
         if fault.kind.startswith("node-notice"):
-            wait = NOTICE_S
+            wait = NOTICE_S * self.patience
             self.machines.notice(node, wait)
         self.taken.append((time.time() + wait, node, not fault.kind.endswith("no other comes")))
 
@@ -147,6 +148,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=int, default=len(KINDS), help="only the first so many, in the seed's order")
+    parser.add_argument("--patience", type=float, default=1.0, help="more than 1 for a busy machine: hangs, notices")
     parser.add_argument("--folder", type=Path, help="where runs and logs are kept")
     args = parser.parse_args()
     planned = faults.plan(KINDS, args.seed)[: args.faults]
@@ -166,7 +168,7 @@ def main() -> int:
         machines = Machines()
         os.environ["RAY_ADDRESS"] = machines.address
         try:
-            home = Home(folder, steps, machines)
+            home = Home(folder, steps, machines, args.patience)
             straight = home.run("straight", [])
             print(f"{steps} steps without a fault: {time.monotonic() - began:.0f} s", flush=True)
             run = home.run("chaos", planned)

@@ -29,14 +29,6 @@ def test_a_group_is_given_up_only_when_no_rank_moves() -> None:
     assert not board.beat(1, Place(), "") and board.cause() == ""
 
 
-def test_a_silent_group_is_named_without_its_help() -> None:
-    board = Board(hang_timeout_s=0.05)
-    assert board.pull() == ([], [])
-    board.beat(0, Place(4, 1, "save"), "")
-    time.sleep(0.1)
-    assert "rank 0" not in board.pull()[1][0].partition("(")[0] and "step 1, save" in board.cause()
-
-
 def test_a_rank_that_fails_says_so_with_its_own_traceback() -> None:
     board = Board(hang_timeout_s=60)
     board.fail(1, Place(5, 2, "step", ("student",)), "Traceback ...\n  in descend\nValueError: planted\n")
