@@ -29,6 +29,7 @@ class Board:
 
     def _new_group(self) -> None:
         self._places: dict[int, Place] = {}
+        self._lines: dict[int, str] = {}
         self._failures: dict[int, tuple[Place, str]] = {}
         self._moved, self._hang = time.monotonic(), ""
         self._unsaved = ""
@@ -43,23 +44,20 @@ class Board:
 
     def pull(self) -> tuple[list[Row], list[str]]:
         """Rows and notes since the last call."""
-        self._look()
         taken = self._rows, self._notes
         self._rows, self._notes = [], []
         return taken
 
-    def beat(self, rank: int, place: Place) -> bool:
+    def beat(self, rank: int, place: Place, line: str) -> bool:
         """A rank says where it is, and learns whether its group is given up."""
+        self._lines[rank] = line
         if self._places.get(rank) != place:
             self._places[rank], self._moved = place, time.monotonic()
-        self._look()
-        return bool(self._hang)
-
-    def _look(self) -> None:
         still = time.monotonic() - self._moved
-        if self._places and not self._hang and still > self._hang_timeout_s:
-            self._hang = stuck(self._places, still)
+        if not self._hang and still > self._hang_timeout_s:
+            self._hang = stuck(self._places, self._lines, still)
             self._notes.append(self._hang)
+        return bool(self._hang)
 
     def fail(self, rank: int, place: Place, text: str) -> None:
         """A rank ends with an exception, whose traceback is ``text``."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -41,7 +43,7 @@ class Pulse:
 
     def __init__(self, board: Any, rank: int) -> None:
         self.board, self.rank, self.place = board, rank, Place()
-        self._done = threading.Event()
+        self._done, self._thread = threading.Event(), threading.get_ident()
 
     def at(self, phase: str, roles: tuple[str, ...] = (), step: int | None = None) -> None:
         """This rank is now in ``phase``; without ``step`` in that of the mark before."""
@@ -60,18 +62,23 @@ class Pulse:
 
     def _beat(self) -> None:
         while not self._done.wait(BEAT_S):
-            if ray.get(self.board.beat.remote(self.rank, self.place)):
+            if ray.get(self.board.beat.remote(self.rank, self.place, self._line())):
                 faulthandler.dump_traceback()
                 os._exit(HUNG)  # the other thread cannot be interrupted inside a collective; Ray starts the group anew
 
+    def _line(self) -> str:
+        """The line of Python that training is at: within one phase it tells who waits from who is waited for."""
+        frame = sys._current_frames().get(self._thread)
+        return f"{frame.f_code.co_name}, {Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else "ended"
 
-def stuck(places: Mapping[int, Place], seconds: float) -> str:
+
+def stuck(places: Mapping[int, Place], lines: Mapping[int, str], seconds: float) -> str:
     """Who is waited for, and where all ranks are."""
     behind = min(place.marks for place in places.values())
     late = sorted(rank for rank, place in places.items() if place.marks == behind)
     where: dict[str, list[int]] = {}
     for rank in sorted(places, key=lambda rank: (places[rank].marks, rank)):
-        where.setdefault(str(places[rank]), []).append(rank)
+        where.setdefault(f"{places[rank]} ({lines[rank]})", []).append(rank)
     told = "; ".join(f"{_ranks(ranks)}: {place}" for place, ranks in where.items())
     whom = "" if len(late) == len(places) else f", waiting for {_ranks(late)}"
     return f"no rank has moved for {seconds:.0f} s{whom} (train.hang_timeout_s). {told}"

@@ -49,6 +49,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     engines = build_engines(config, pulse.at)
+    pulse.at("resume")
     last = job.resume_point()
     if last is not None:
         engines.load(last)
