@@ -8,13 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.secrets import mask
+from ray_distill.config.sections import Publish
 from ray_distill.export.student import export
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
+UNREACHABLE = (OfflineModeIsEnabled, httpx.TransportError, ConnectionError, TimeoutError)
 
 
 def check_token(config: RunConfig) -> None:
@@ -32,21 +37,28 @@ class Hub:
     def __init__(self, config: RunConfig, api: Any = None) -> None:
         """Makes the repository unless it is there: what is wrong with it is known before the training.
 
-        ConfigError where the hub refuses. ``api`` is huggingface_hub's HfApi.
+        ConfigError where the hub refuses; one that cannot be reached is tried again at each upload. ``api`` is
+        huggingface_hub's HfApi.
         """
         self.config = config
+        self.repository = ""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hub")  # starts no thread until used
         if config.publish is None:
             return
         self._api = api or HfApi()
         try:
-            made = self._api.create_repo(config.publish.hub_model_id, private=config.publish.private, exist_ok=True)
+            self.repository = self._made(config.publish)
+        except UNREACHABLE as error:
+            log.warning("the hub cannot be reached (%s); it is tried again at each upload", type(error).__name__)
         except Exception as error:
             raise ConfigError(
                 f"publish.hub_model_id = {config.publish.hub_model_id}: the hub refuses it "
-                f"({type(error).__name__}: {error}). Check the name and the token's rights, or use --no-push"
-            ) from error
-        self.repository = str(made.repo_id)
+                f"({type(error).__name__}: {mask(str(error))}). Check the name and the token's rights, or use --no-push"
+            ) from None
+
+    def _made(self, publish: Publish) -> str:
+        made = self._api.create_repo(publish.hub_model_id, private=publish.private, exist_ok=True)
+        return str(made.repo_id)
 
     def checkpoint(self, folder: Path, step: int, latent_shape: tuple[int, int, int, int]) -> None:
         """Export and upload the student of a checkpoint, beside the training, where ``per_checkpoint`` asks for it."""
@@ -59,7 +71,7 @@ class Hub:
         try:
             self._upload(export(self.config, folder, latent_shape, folder=out), f"{CHECKPOINTS}/{folder.name}")
         except Exception as error:  # retention took the checkpoint, the disk is full, ...: the run is worth more
-            log.warning("%s was not published (%s: %s)", folder.name, type(error).__name__, error)
+            log.warning("%s was not published (%s: %s)", folder.name, type(error).__name__, mask(str(error)))
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
@@ -72,11 +84,14 @@ class Hub:
         try:
             return self._upload(folder, None)
         except Exception as error:
-            again = f"hf upload {self.repository} {folder}"
-            log.warning("the student was not published (%s: %s). Again: %s", type(error).__name__, error, again)
+            again = f"hf upload {self.repository or self.config.publish.hub_model_id} {folder}"
+            why = f"{type(error).__name__}: {mask(str(error))}"
+            log.warning("the student was not published (%s). Again: %s", why, again)
             return None
 
     def _upload(self, folder: Path, path: str | None) -> str:
+        assert self.config.publish is not None
+        self.repository = self.repository or self._made(self.config.publish)
         self._api.upload_folder(
             repo_id=self.repository,
             folder_path=folder,
