@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-_USER = re.compile(r"(://[^:/@\s]*):[^/\s]*@")
+_USER = re.compile(r"(//[^:/@\s]*):[^/\s]*@")
 _QUERY = re.compile(r"([?&][^=&\s]*(?:secret|token|password|signature|key)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
 _NAMES = re.compile(r"(TOKEN|PASSWORD|SECRET|SECRET_ACCESS_KEY|API_KEY)$", re.IGNORECASE)
 SHORTEST = 6  # of the environment's values: a shorter one stands in texts by chance

@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import OfflineModeIsEnabled
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.secrets import mask
@@ -19,7 +17,6 @@ from ray_distill.export.student import export
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
-UNREACHABLE = (OfflineModeIsEnabled, httpx.TransportError, ConnectionError, TimeoutError)
 
 
 def check_token(config: RunConfig) -> None:
@@ -48,9 +45,10 @@ class Hub:
         self._api = api or HfApi()
         try:
             self.repository = self._made(config.publish)
-        except UNREACHABLE as error:
-            log.warning("the hub cannot be reached (%s); it is tried again at each upload", type(error).__name__)
         except Exception as error:
+            if not _is_refusal(error):
+                log.warning("the hub cannot be reached (%s); it is tried again at each upload", type(error).__name__)
+                return
             raise ConfigError(
                 f"publish.hub_model_id = {config.publish.hub_model_id}: the hub refuses it "
                 f"({type(error).__name__}: {mask(str(error))}). Check the name and the token's rights, or use --no-push"
@@ -103,3 +101,9 @@ class Hub:
     def close(self) -> None:
         """Drop what has not begun; what is under way ends."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the hub has said no, to this name or token; else it is away, which stops no run."""
+    response = getattr(error, "response", None)
+    return response.status_code < 500 if response is not None else isinstance(error, ValueError | PermissionError)

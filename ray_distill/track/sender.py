@@ -55,12 +55,12 @@ class Sender:
             case "register":
                 return store.register(client, self._run, _there(entry), entry["name"], entry["alias"], entry["id"])
             case "end":
-                client.set_terminated(self._run, entry["status"])
+                client.set_terminated(self._run, entry["status"], entry["at"])
         return None
 
     def _open(self, client: MlflowClient, entry: Entry) -> None:
         opening = (entry[name] for name in ("experiment", "name", "params", "tags"))
-        run = store.open_run(client, self.uri, *opening, self.run_id)
+        run = store.open_run(client, self.uri, *opening, self.run_id, entry["at"])
         self.run_id, self._began = run.info.run_id, run.info.start_time
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,12 +30,14 @@ def open_run(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     run_id: str | None,
+    at: int,
 ) -> Run:
-    """Continue ``run_id`` where the server knows it, else make a run; with parameters, tags and its source."""
+    """Continue ``run_id`` where the server knows it, else make a run that began ``at`` (ms); with parameters, tags and
+    its source."""
     experiment_id = _experiment(client, uri, experiment)
     run = _resume(client, uri, run_id) if run_id else None
     known = run.data.params if run else {}
-    run = run or client.create_run(experiment_id, tags=_cut(source_tags()), run_name=name)
+    run = run or client.create_run(experiment_id, start_time=at, tags=_cut(source_tags()), run_name=name)
     _describe(client, run.info.run_id, known, params)
     set_tags(client, run.info.run_id, tags)
     return run
@@ -99,11 +101,10 @@ def log_picture(client: MlflowClient, run_id: str, path: Path, step: int, at: in
     """An image named by the file's stem, one of a series over steps; unless there is one of that time, ``at`` (ms)."""
     from PIL import Image
 
-    if any(f"+timestamp+{at}+" in there.path for there in client.list_artifacts(run_id, "images")):
+    name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", path.stem)
+    if any(f"{name}+step+{step}+timestamp+{at}+" in there.path for there in client.list_artifacts(run_id, "images")):
         return
-
     with Image.open(path) as image:
-        name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", path.stem)
         client.log_image(run_id, image.convert("RGB"), key=name, step=step, timestamp=at)
 
 
@@ -130,9 +131,9 @@ def register(client: MlflowClient, run_id: str, folder: Path, name: str, alias: 
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/student"
     made = [found for found in client.search_model_versions(f"name='{name}'") if found.tags.get(SENT_AS) == sent_as]
-    version = str(
-        (made or [client.create_model_version(name, source, run_id=run_id, tags={SENT_AS: sent_as})])[0].version
-    )
+    if not made:
+        made = [client.create_model_version(name, source, run_id=run_id, tags={SENT_AS: sent_as})]
+    version = str(made[0].version)
     if alias:
         client.set_registered_model_alias(name, alias, version)
     return version

@@ -147,7 +147,8 @@ class Tracker:
         while (entry := self._outbox.first()) is not None:
             entries = self._outbox.ahead(self._sender.most(entry))
             try:
-                self._results[entry["id"]] = self._sender.send(entries)
+                if (result := self._sender.send(entries)) is not None:
+                    self._results[entry["id"]] = result
             except Exception as error:  # whatever a tracker or its network raises, the run is worth more
                 if not is_refused(entry, error):
                     self._retry_at = time.monotonic() + COOL_DOWN_S
@@ -170,7 +171,7 @@ class Tracker:
         if wait_s is None:
             return None
         self._await(sending, wait_s)
-        return self._results.get(entry["id"])
+        return self._results.pop(entry["id"], None)
 
     def _await(self, future: Future[bool], wait_s: float) -> None:
         try:
