@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
+from ray_distill.config.secrets import HIDDEN
 from ray_distill.data import listing
 from ray_distill.data.made import Models
 from ray_distill.diffusion.causal import chunk_lengths
@@ -34,6 +35,7 @@ def check(config: RunConfig) -> None:
         if lora := config.role(role).lora:
             check_targets(lora, empty_transformer(config.model.family, config.source(role)), f"roles.{role}.lora")
     check_attention(config.model.attention)
+    check_track(config)
     metric = config.evaluate.metric
     if metric is not None and not (metric / "config.json").is_file():
         raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
@@ -51,6 +53,15 @@ def check(config: RunConfig) -> None:
     if last is not None:
         check_resumable(config, last)
     check_pulls(config)
+
+
+def check_track(config: RunConfig) -> None:
+    """A password that was hidden, in the configuration that a run or a sweep wrote, is none."""
+    if HIDDEN in config.track.uri:
+        raise ConfigError(
+            f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
+            "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
 
 
 def check_size(config: RunConfig) -> None:

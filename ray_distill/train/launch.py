@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -36,8 +35,6 @@ from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, known, publish, trained
 from ray_distill.train.stop import Signals, Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
-
-RUN = "run.json"
 
 
 @dataclass
@@ -199,8 +196,6 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
 
 def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracker:
     """Continue the run's MLflow run where there is one."""
-    path = config.run_dir / RUN
-    run_id = json.loads(path.read_text())["run_id"] if path.is_file() else None
     tags = {
         "method": config.method.name,
         "family": config.model.family,
@@ -209,10 +204,10 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
         "version": __version__,
     }
     params = {key: value for key, value in flatten(config.dump()).items() if value is not None}
-    tracker = Tracker.start(config.track.uri, config.track.experiment, config.name, params, tags, run_id, parent_run_id)
-    if tracker.run_id:
-        path.write_text(json.dumps({"run_id": tracker.run_id}))
-    return tracker
+    track = config.track
+    return Tracker.start(
+        track.uri, track.experiment, config.name, params, tags, parent_run_id=parent_run_id, folder=config.run_dir
+    )
 
 
 def make_cache(config: RunConfig) -> Cache:
