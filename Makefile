@@ -7,7 +7,7 @@ BENCHMARKS := $(wildcard benchmarks/*.py)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart sweep teacher test slow lint check bench clean
+.PHONY: help install quickstart sweep teacher test slow chaos lint check bench clean
 
 help:  ## this list
 	@awk -F ':.*  ## *' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ slow: install  ## tests that take minutes: killed workers and sweeps, SimpleTune
 	$(BIN)/python -m pytest tests/slow --durations=5
 	$(BIN)/python -m pytest tests/unit -n auto -m slow
 	$(BIN)/python -m pytest tests/gang -m slow
+
+chaos: install  ## 23 faults over a tiny run on three Ray nodes of this machine; ARGS="--seed 1"
+	$(BIN)/python -m tests.chaos.chaos $(ARGS)
 
 lint: install  ## format, style and types, changing nothing
 	$(BIN)/ruff format --check .

@@ -156,6 +156,7 @@ class Run(Ours):
     """What a worker of a run does: batches from Ray Data, ``train_step``, rows to the driver's board."""
 
     def __init__(self, config: RunConfig, job: Job, batches: Iterator[Any], device: Any) -> None:
+        from ray_distill.train.pulse import Pulse
         from ray_distill.train.worker import Reporter
         from ray_distill.types import Placement
 
@@ -163,7 +164,7 @@ class Run(Ours):
         context = ray.train.get_context()
         placement = Placement(context.get_world_rank(), context.get_world_size())
         self.batches, self.done = batches, 0
-        self.reporter = Reporter(job, placement, self.engines, device)
+        self.reporter = Reporter(job, placement, self.engines, device, Pulse(job.board, placement.data_rank))
 
     def step(self, step: int, batch: Any) -> None:
         from ray_distill.rng import StatelessRng
@@ -252,7 +253,7 @@ def main() -> None:
             ],
             environment={},
         ).config
-        cache, board = make_cache(config), start_board()
+        cache, board = make_cache(config), start_board(config.train.hang_timeout_s)
         job = Job(config.dump(), config.run_dir, stream_of(config, cache), board, None)
         fit = trainer(job)
         out = f"{folder}/measured.json"

@@ -29,6 +29,7 @@ STUDENTS: dict[str, tuple[str, list[str]]] = {
     "dmd_1": (DMD, ["method.timesteps=[1000]"]),
     "lcm_4": ("configs/lcm_quickstart.yaml", []),
     "dcm_4": ("configs/dcm_quickstart.yaml", []),
+    "dcm_fine_4": ("configs/dcm_fine_quickstart.yaml", ["roles.student.path=output/students/dcm_4_seed{seed}/export"]),
 }
 TEACHERS = {"teacher_many": "teacher", "teacher_same_steps_guided": "teacher, guided", "teacher_same_nfe": "teacher"}
 
@@ -39,19 +40,20 @@ def train(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     report = Path(f"output/students/{name}_seed{seed}/report.json")
     if not report.is_file() or "student" not in json.loads(report.read_text()):
         given = ["output_dir=output/students", f"name={name}_seed{seed}", f"seed={seed}", "evaluate.goals={}"]
+        own = [override.replace("{seed}", str(seed)) for override in own]
         command = [sys.executable, ROOT / "train.py", ROOT / config, *given, *own, *overrides]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     read: dict[str, Any] = json.loads(report.read_text())
     return read
 
 
-def row(label: str, rows: list[dict[str, Any]], seconds: str = "") -> str:
+def row(label: str, rows: list[dict[str, Any]], cost: str = " | ") -> str:
     """One line of the table; the spread is that of the training seeds, of a teacher that of the sampling seeds."""
     distances = [r["frechet"] for r in rows]
     spread = stdev(distances) if len(distances) > 1 else rows[0]["frechet_spread"]
     each = ", ".join(f"{d:.1f}" for d in distances) if len(distances) > 1 else ""
     numbers = f"{mean(distances):.1f} ± {spread:.1f} | {each} | {mean(r['accuracy'] for r in rows):.3f}"
-    return f"| {label} | {rows[0]['nfe']} | {numbers} | {mean(r['diversity'] for r in rows):.2f} | {seconds} |"
+    return f"| {label} | {rows[0]['nfe']} | {numbers} | {mean(r['diversity'] for r in rows):.2f} | {cost} |"
 
 
 def main() -> None:
@@ -62,7 +64,8 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     reports = {name: [train(name, seed, args.overrides) for seed in args.seeds] for name in args.only}
     print(
-        "| sampler | evaluations | FD | each seed | accuracy | diversity | training s |\n|---|---|---|---|---|---|---|"
+        "| sampler | evaluations | FD | each seed | accuracy | diversity | training s | GiB a worker |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     told = set()
     for name, several in reports.items():
@@ -71,8 +74,8 @@ def main() -> None:
             if teacher is not None and (label, teacher["nfe"]) not in told:
                 told.add((label, teacher["nfe"]))
                 print(row(label, [teacher]))
-        seconds = f"{mean(r['phases']['train'] for r in several):.0f}"
-        print(row(f"`{name}`", [r["student"] for r in several], seconds))
+        cost = f"{mean(r['phases']['train'] for r in several):.0f} | {max(r['memory_gib'] for r in several):.2f}"
+        print(row(f"`{name}`", [r["student"] for r in several], cost))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ray_distill import __version__
 from ray_distill.config import ConfigError, load_config
-from ray_distill.config.load import write_yaml
+from ray_distill.config.load import ENVIRONMENT, write_yaml
+from ray_distill.config.secrets import mask
 
 DESCRIPTION = """\
 Distil many-step video diffusion teachers into few-step students on Ray.
@@ -27,6 +29,7 @@ Distil many-step video diffusion teachers into few-step students on Ray.
   ray-distill sample   CONFIG --prompt TEXT     one video from the newest checkpoint
   ray-distill import   simpletuner FILE -o OUT.yaml [key=value ...]
                                                 SimpleTuner's JSON as YAML, with what each of its keys became
+  ray-distill track    sync RUN                 what MLflow missed of the run in the folder RUN
 """
 EPILOG = """\
 CONFIG is a YAML file, or SimpleTuner's JSON as it stands. A key is set by the file, then by the
@@ -132,7 +135,7 @@ def train(args: argparse.Namespace) -> int:
     run = loaded.config.run_dir
     print(
         f"\nstudent   {run / 'export'}\npictures  {run / 'contact_sheet.png'}, {run / 'losses.png'}, {run / 'videos'}\n"
-        f"\nNext:\n  mlflow ui --backend-store-uri {loaded.config.track.uri} --host 127.0.0.1\n"
+        f"\nNext:\n  mlflow ui --backend-store-uri {mask(loaded.config.track.uri)} --host 127.0.0.1\n"
         f'  ray-distill sample {args.config} --prompt "{report["prompt"]}" --out sample.mp4'
     )
     for goal in report.get("missed", []):
@@ -192,6 +195,23 @@ def tune(args: argparse.Namespace) -> None:
     )
 
 
+def track(args: argparse.Namespace) -> int:
+    """``track sync RUN``: what MLflow missed of a run, from its folder."""
+    from ray_distill.track.sync import sync
+    from ray_distill.train.claim import claimed
+
+    folder, *overrides = args.overrides or [""]
+    if str(args.config) != "sync" or not folder or any(not item.startswith("track.uri=") for item in overrides):
+        raise ConfigError("write: ray-distill track sync RUN [track.uri=...], where RUN is a folder: output/quickstart")
+    if not Path(folder).is_dir():
+        raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
+    given = overrides[-1].partition("=")[2] if overrides else os.environ.get(f"{ENVIRONMENT}TRACK__URI")
+    with claimed(Path(folder)):
+        sent, left = sync(Path(folder).absolute(), given)
+    print(f"{folder}: {sent} calls were sent to MLflow, {left} wait")
+    return 1 if left else 0
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "check": check_config,
     "plan": plan,
@@ -202,12 +222,13 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "export": export,
     "sample": sample,
     "import": import_,
+    "track": track,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 a goal was missed or a plan does not fit, 2 the configuration is wrong, 128 + signal
-    after an orderly stop."""
+    """The exit code: 0 done, 1 a goal was missed, a plan does not fit or MLflow is still away, 2 the configuration is
+    wrong, 128 + signal after an orderly stop."""
     args = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
@@ -218,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return VERBS[args.verb](args) or 0
     except (ConfigError, ValueError) as error:
-        print(f"ray-distill {args.verb}: {error}", file=sys.stderr)
+        print(f"ray-distill {args.verb}: {mask(str(error))}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"ray-distill {args.verb}: {stopped}", file=sys.stderr)

@@ -13,15 +13,29 @@ from pathlib import Path
 
 STATE = "state.json"
 MANIFEST = "manifest.json"
+TENSORS = ".safetensors"
 PREFIX = "step_"
+ASIDE = "passed_over_"
+"""Before the name of a folder that a run did not go on from, and that is kept to be looked at."""
 
 
 def folder_name(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
+def step_of(folder: Path) -> int | None:
+    """The step that a folder's name tells; None of one that was renamed."""
+    number = folder.name.removeprefix(PREFIX)
+    return int(number) if folder.name.startswith(PREFIX) and number.isdecimal() else None
+
+
+def folders(run_dir: Path) -> list[Path]:
+    """A run's checkpoints, whole or not, oldest first."""
+    return sorted((path for path in run_dir.glob(f"{PREFIX}*") if step_of(path) is not None), key=lambda p: p.name)
+
+
 def file_name(role: str, writer: int, part: int) -> str:
-    return f"{role}-{writer:04d}-{part:03d}.safetensors"
+    return f"{role}-{writer:04d}-{part:03d}{TENSORS}"
 
 
 def fingerprint(path: Path) -> dict[str, int | str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from ray_distill.checkpoint.layout import MANIFEST, PREFIX, STATE, fingerprint
+from ray_distill.checkpoint.layout import MANIFEST, STATE, TENSORS, fingerprint, folders, step_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,36 +30,85 @@ class Checkpoint:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads((self.folder / STATE).read_text())
-        return state
+        return self._json(STATE)
 
     @property
     def step(self) -> int:
         return int(self.state["step"])
 
     def verify(self, thorough: bool = True) -> None:
-        """BadCheckpoint unless every file of the manifest is there with its size and, if ``thorough``, its hash."""
+        """BadCheckpoint unless every file of the manifest is there with its size, and the state is this folder's.
+
+        ``thorough`` reads all bytes, too: their hashes, and that files of tensors are such.
+        """
+        manifest = self._manifest
+        for name, wanted in manifest.items():
+            found = self._look(name, wanted, thorough)
+            for fault, differs in (("size", "size"), ("content (its hash)", "sha256")):
+                if found[differs] != wanted[differs]:
+                    raise self._bad(name, f"{fault} is not as it was written")
+        step = self.state.get("step")
+        if not isinstance(step, int) or step_of(self.folder) not in (None, step):
+            raise self._bad(STATE, f"it is of step {step}, and the folder is not")
+
+    def _look(self, name: str, wanted: Mapping[str, Any], thorough: bool) -> Mapping[str, Any]:
+        """Size and hash of a file; the hash as it is ``wanted`` unless ``thorough``."""
+        path = self._file(name)
         try:
-            files = json.loads((self.folder / MANIFEST).read_text())
-            for name, wanted in files.items():
-                path = self.folder / name
-                found = fingerprint(path) if thorough else wanted | {"size": path.stat().st_size}
-                if path.parent != self.folder or found != wanted:
-                    raise BadCheckpoint(f"{self.folder}: {name} is not as it was written (size or hash differs)")
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            if isinstance(error, BadCheckpoint):
-                raise
-            raise BadCheckpoint(f"{self.folder}: unfinished or damaged ({error})") from error
+            if not thorough:
+                return {**wanted, "size": path.stat().st_size}
+            found = fingerprint(path)
+            if name.endswith(TENSORS) and found["sha256"] == wanted["sha256"]:
+                with safe_open(path, "np") as file:
+                    file.keys()
+            return found
+        except (OSError, SafetensorError) as error:
+            raise self._bad(name, str(error)) from error
+
+    @cached_property
+    def _manifest(self) -> dict[str, dict[str, Any]]:
+        manifest = self._json(MANIFEST)
+        if STATE not in manifest:
+            raise self._bad(MANIFEST, f"it names no {STATE}")
+        for name, wanted in manifest.items():
+            if Path(name).name != name or not (name == STATE or name.endswith(TENSORS)):
+                raise self._bad(name, "no file of a checkpoint has such a name")
+            if not isinstance(wanted, dict) or not {"size", "sha256"} <= wanted.keys():
+                raise self._bad(MANIFEST, f"it tells no size and hash of {name}")
+        return manifest
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            read = json.loads(self._file(name).read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._bad(name, str(error)) from error
+        if not isinstance(read, dict):
+            raise self._bad(name, f"it holds a {type(read).__name__}, not a mapping")
+        return read
+
+    def _file(self, name: str) -> Path:
+        """A plain file of the folder: links, which may lead out of it, devices and folders are not ours."""
+        path = self.folder / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise self._bad(name, "it is no plain file")
+        if not path.exists():
+            raise self._bad(name, "it is missing")
+        return path
+
+    def _bad(self, name: str, fault: str) -> BadCheckpoint:
+        return BadCheckpoint(f"{self.folder}: unfinished or damaged: {name}: {fault}")
 
     @cached_property
     def _index(self) -> dict[tuple[str, str], Path]:
         found: dict[tuple[str, str], Path] = {}
         # By the manifest: an attempt that died here, in another world, may have left files that nobody vouches for.
-        names = json.loads((self.folder / MANIFEST).read_text())
-        for path in (self.folder / name for name in sorted(names) if name.endswith(".safetensors")):
-            role = path.name.rsplit("-", 2)[0]
-            with safe_open(path, "pt") as file:
-                found |= {(role, name): path for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        for name in sorted(name for name in self._manifest if name.endswith(TENSORS)):
+            path, role = self._file(name), name.rsplit("-", 2)[0]
+            try:
+                with safe_open(path, "pt") as file:
+                    found |= {(role, name): path for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            except SafetensorError as error:
+                raise self._bad(name, str(error)) from error
         return found
 
     def names(self, role: str, kind: str) -> list[str]:
@@ -87,17 +137,23 @@ def is_whole(folder: Path) -> bool:
     return True
 
 
-def latest(run_dir: Path, thorough: bool = False) -> Checkpoint | None:
-    """The newest checkpoint of a run that is whole; damaged ones are named and passed over.
+def latest(
+    run_dir: Path,
+    thorough: bool = False,
+    wanted: Callable[[Checkpoint], bool] = lambda _: True,
+    tell: Callable[[str], None] = log.warning,
+) -> Checkpoint | None:
+    """The newest checkpoint of a run that is whole and ``wanted``; of damaged ones ``tell`` gets the name and fault.
 
     ``thorough`` reads every byte, which a checkpoint deserves before a run goes on from it.
     """
-    for folder in sorted(run_dir.glob(f"{PREFIX}*"), reverse=True):
+    for folder in reversed(folders(run_dir)):
         checkpoint = Checkpoint(folder)
         try:
             checkpoint.verify(thorough)
         except BadCheckpoint as error:
-            log.warning("checkpoint passed over: %s", error)
+            tell(f"checkpoint passed over: {error}")
             continue
-        return checkpoint
+        if wanted(checkpoint):
+            return checkpoint
     return None

@@ -1,19 +1,157 @@
-"""Writing: tensor by tensor, each by the rank whose turn it is, the manifest last."""
+"""Writing: tensor by tensor, each by the rank whose turn it is, the manifest last; all ranks agree on how it ended."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ray_distill.checkpoint.layout import MANIFEST, STATE, file_name, fingerprint
 
 PART_BYTES = 1 << 30
-Fingerprints = dict[str, dict[str, int | str]]
+AHEAD = 1  # parts that wait in memory while another is written, where the disk is waited for
+SHARED = "output_dir must be storage that all nodes share"
+Gather = Callable[[Any], list[Any]]
+
+
+class SaveFailed(RuntimeError):
+    """A checkpoint could not be written, and nothing of it is left; the message names path, bytes needed and free."""
+
+
+class Writing:
+    """One checkpoint, of which each rank writes its part into a folder that all of them see.
+
+    When it is made, this rank's tensors are in memory, if not on disk yet; ``finish`` ends it. Both are collectives,
+    and both raise SaveFailed on all ranks where one of them failed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tensors: Iterable[tuple[str, str, Tensor]],
+        state: Mapping[str, Any],
+        rank: int,
+        world: int,
+        gather: Gather,
+        ahead: int | None = AHEAD,
+    ) -> None:
+        """``tensors`` yields (role, "kind/parameter", whole tensor) in the same order on all ranks, since making a
+        tensor whole is a collective; each tensor is kept by one rank. ``gather`` collects every rank's value on all
+        ranks. No more than ``ahead`` parts wait in memory for the disk; None: as many as there are."""
+        self.folder, self.state, self.rank, self.gather = folder, state, rank, gather
+        self.bytes = 0  # of all ranks' tensors
+        self._ahead = ahead
+        self._files: dict[str, dict[str, int | str]] = {}
+        self._error = ""
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._waiting: list[Future[None]] = []
+        self._agree(self._clear() if rank == 0 else "")
+        self._keep(tensors, world)
+
+    def done(self) -> bool:
+        """Whether this rank's part is on disk, or has failed."""
+        return all(part.done() for part in self._waiting)
+
+    def finish(self) -> None:
+        """Wait for the disk; then rank 0 vouches for all ranks' files."""
+        self._pool.shutdown(wait=True)
+        every = self.gather((self._error, self._files))
+        self._settle([error for error, _ in every])
+        self._agree(self._vouch({k: v for _, files in every for k, v in files.items()}) if self.rank == 0 else "")
+
+    def _keep(self, tensors: Iterable[tuple[str, str, Tensor]], world: int) -> None:
+        pending: dict[str, dict[str, Tensor]] = {}
+        for index, (role, name, tensor) in enumerate(tensors):
+            self.bytes += tensor.nbytes
+            if index % world == self.rank:
+                kept = pending.setdefault(role, {})
+                # A copy, whatever the device: training goes on while the disk is busy.
+                kept[name] = tensor.detach().to("cpu", copy=True).contiguous()
+                if sum(t.nbytes for t in kept.values()) >= PART_BYTES:
+                    self._flush(role, pending.pop(role))
+        for role, kept in pending.items():
+            self._flush(role, kept)
+
+    def _flush(self, role: str, kept: dict[str, Tensor]) -> None:
+        number = len(self._waiting)
+        if self._ahead is not None and number > self._ahead:
+            self._waiting[-1 - self._ahead].result()
+        name = file_name(role, self.rank, number)
+        self._waiting.append(self._pool.submit(self._guard, lambda: self._write(name, kept)))
+
+    def _guard(self, write: Callable[[], None]) -> None:
+        """What fails is told to all ranks later: a rank that raised now would leave the others in a collective."""
+        if self._error:
+            return
+        try:
+            write()
+        except (OSError, SafetensorError) as error:
+            self._error = self._told(error)
+
+    def _write(self, name: str, kept: dict[str, Tensor]) -> None:
+        path = self.folder / name
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"not seen on {socket.gethostname()}: {SHARED}")
+        save_file(kept, path)
+        _flush_to_disk(path)
+        self._files[name] = fingerprint(path)
+
+    def _clear(self) -> str:
+        """An empty folder, whatever an attempt that died has left there; what went wrong, or ""."""
+        try:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            return self._told(error)
+        return ""
+
+    def _vouch(self, files: dict[str, Any]) -> str:
+        """The manifest, of what rank 0 sees of all files."""
+
+        def write() -> None:
+            for name, content in ((STATE, self.state), (MANIFEST, files)):
+                path = self.folder / name
+                part = path.with_suffix(".part")
+                part.write_text(json.dumps(content, indent=1))
+                _flush_to_disk(part)
+                if name == STATE:
+                    files[name] = fingerprint(part)
+                part.replace(path)
+            _flush_to_disk(self.folder)
+
+        unseen = [name for name, file in files.items() if _size(self.folder / name) != file["size"]]
+        if unseen:
+            return f"{unseen[0]} is not seen on {socket.gethostname()}: {SHARED}"
+        self._guard(write)
+        return self._error
+
+    def _agree(self, error: str) -> None:
+        """SaveFailed on all ranks where any of them has an ``error``."""
+        self._settle(self.gather(error))
+
+    def _settle(self, errors: list[str]) -> None:
+        if not any(errors):
+            return
+        self._pool.shutdown(wait=True)
+        if self.rank == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        which, error = next((rank, error) for rank, error in enumerate(errors) if error)
+        needed = f"{self.bytes:,} bytes needed" if self.bytes else "nothing was written yet"
+        raise SaveFailed(f"{self.folder} was not saved ({needed}; rank {which}: {error})")
+
+    def _told(self, error: Exception) -> str:
+        """What is wrong, and what the disk has left before the half-written folder is removed."""
+        return f"{type(error).__name__}: {error}; {free(self.folder)}"
 
 
 def write(
@@ -22,35 +160,32 @@ def write(
     state: Mapping[str, Any],
     rank: int,
     world: int,
-    gather: Callable[[Fingerprints], list[Fingerprints]],
+    gather: Gather,
 ) -> None:
-    """Write this rank's part of a checkpoint into ``folder`` (a folder of its own, or one that all ranks share).
+    """Write a checkpoint and wait for it; as Writing."""
+    Writing(folder, tensors, state, rank, world, gather).finish()
 
-    ``tensors`` yields (role, "kind/parameter", whole tensor) in the same order on all ranks, since making a tensor
-    whole is a collective; each tensor is kept by one rank. ``gather`` collects every rank's value on all ranks:
-    the manifest names all files, so that a checkpoint with one missing is recognised.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    pending: dict[str, dict[str, Tensor]] = {}
-    written: list[str] = []
 
-    def flush(role: str) -> None:
-        name = file_name(role, rank, len(written))
-        save_file(pending.pop(role), folder / name)
-        written.append(name)
+def free(folder: Path) -> str:
+    """What the disk below a folder that need not be there has left, for a message."""
+    there = next((path for path in (folder, *folder.parents) if path.is_dir()), Path("/"))
+    try:
+        return f"{shutil.disk_usage(there).free:,} bytes free"
+    except OSError as error:
+        return f"free unknown: {error}"
 
-    for index, (role, name, tensor) in enumerate(tensors):
-        if index % world == rank:
-            kept = pending.setdefault(role, {})
-            kept[name] = tensor.detach().cpu().contiguous()
-            if sum(t.nbytes for t in kept.values()) >= PART_BYTES:
-                flush(role)
-    for role in list(pending):
-        flush(role)
-    if rank == 0:
-        (folder / STATE).write_text(json.dumps(state, indent=1))
-        written.append(STATE)
-    every = gather({name: fingerprint(folder / name) for name in written})
-    if rank == 0:
-        files = {name: value for part in every for name, value in part.items()}
-        (folder / MANIFEST).write_text(json.dumps(files, indent=1))
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _flush_to_disk(path: Path) -> None:
+    """A manifest must not outlive a power cut that its files did not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
 from ray_distill.config.method import aliases
 from ray_distill.config.schema import RunConfig
+from ray_distill.config.secrets import mask, masked
 
 ENVIRONMENT = "RAY_DISTILL_"
 M = TypeVar("M", bound=BaseModel)
@@ -83,7 +84,7 @@ def _imported(made: Converted, changes: Sequence[Override], before: Loaded | Non
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
     """What another tool's file became, as a configuration of ours, with its report on top."""
     head = [f"# ray-distill import of {origin}. What each of its keys became:", *(f"#   {r}" for r in loaded.report)]
-    body = yaml.safe_dump(dict(loaded.tree), sort_keys=False, allow_unicode=True, width=120)
+    body = yaml.safe_dump(masked(dict(loaded.tree)), sort_keys=False, allow_unicode=True, width=120)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*(line.replace("\n", " ") for line in head), body]))
 
@@ -103,7 +104,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        raise ConfigError(mask(f"{path}: not valid YAML: {error}")) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found a {type(tree).__name__}")
     return tree, {key: str(path) for key in flatten(tree)}
@@ -118,7 +119,7 @@ def read_overrides(overrides: Sequence[str], environment: Mapping[str, str]) -> 
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
-            raise ConfigError(f"{item!r}: overrides are written key=value, for example train.steps=100")
+            raise ConfigError(f"{mask(item)!r}: overrides are written key=value, for example train.steps=100")
         found.append(_override(key, text, "command line"))
     return found
 
@@ -130,7 +131,7 @@ def apply(changes: Sequence[Override], tree: dict[str, Any], sources: dict[str, 
         try:
             set_dotted(tree, key, value)
         except ValueError as error:
-            raise ConfigError(f"{change.source}: {key}={value}: {error}") from error
+            raise ConfigError(mask(f"{change.source}: {key}={value}: {error}")) from None
         for replaced in [name for name in sources if name.startswith(f"{key}.")]:
             del sources[replaced]
         sources |= dict.fromkeys(flatten({key: value}) if isinstance(value, dict) else [key], change.source)
@@ -142,14 +143,14 @@ def validated(model: type[M], tree: Mapping[str, Any], sources: Mapping[str, str
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, sources or {}, model)) from None
+        raise ConfigError(mask(_explain(error, sources or {}, model))) from None
 
 
 def _override(key: str, text: str, source: str) -> Override:
     try:
         return Override(key, yaml.safe_load(text), source)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: {key}={text}: {error}") from error
+        raise ConfigError(mask(f"{source}: {key}={text}: {error}")) from None
 
 
 def _explain(error: ValidationError, sources: Mapping[str, str], model: type[BaseModel]) -> str:

@@ -11,17 +11,18 @@ from ray_distill.config.evaluate import Evaluate
 from ray_distill.config.keys import nearest
 from ray_distill.config.method import method_fields, read_method
 from ray_distill.config.roles import RoleConfig
-from ray_distill.config.section import Section
+from ray_distill.config.secrets import masked
+from ray_distill.config.section import Folder, Section
 from ray_distill.config.sections import Model, Publish, Track, Train
 from ray_distill.config.shared import check_shared_base
-from ray_distill.data.source import Absolute, Source
+from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
 from ray_distill.types import STUDENT, TEACHER, Average, Method, Role, Start
 
 
 class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    output_dir: Absolute = Path("output")
+    output_dir: Folder = Path("output")
     seed: Annotated[int, Field(ge=0)] = 0
     model: Model
     method: Annotated[Method, PlainValidator(read_method), PlainSerializer(method_fields)]
@@ -142,6 +143,8 @@ class RunConfig(Section):
             return (True,)
         return {"average": (True,), "trained": (False,), "both": (True, False)}[self.evaluate.weights]
 
-    def dump(self) -> dict[str, Any]:
-        """Plain JSON types, enough to build this configuration again."""
-        return self.model_dump(mode="json")
+    def dump(self, secrets: bool = False) -> dict[str, Any]:
+        """Plain JSON types, enough to build this configuration again but for passwords, which are ``***`` unless
+        ``secrets`` asks for them."""
+        tree = self.model_dump(mode="json")
+        return tree if secrets else masked(tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.config.keys import nearest
 from ray_distill.config.section import Section
@@ -41,6 +41,8 @@ class Model(Section):
 class Train(Section):
     steps: PositiveInt
     workers: PositiveInt = 1
+    min_workers: PositiveInt | None = None
+    """With fewer nodes the run goes on with as few workers as this, at the same global batch; without it, it waits."""
     global_batch: PositiveInt
     micro_batch: PositiveInt
     """Samples of one forward on one worker; the rest of the global batch is accumulated."""
@@ -49,9 +51,19 @@ class Train(Section):
     log_every_s: Annotated[float, Field(gt=0)] = 5
     checkpoint_every: PositiveInt = 500
     checkpoints_keep: PositiveInt = 3
+    """The newest; the newest whole one is never removed."""
+    checkpoints_keep_best: NonNegativeInt = 1
+    """Beyond those the best by validation/frechet, where evaluate.every and evaluate.metric measure it."""
+    checkpoint_in_background: bool = True
+    """Write while training goes on, from a copy of this worker's share of weights, moments and averages in memory."""
+    on_failed_save: Literal["continue", "stop"] = "continue"
+    """What a run does that a full or read-only disk kept from saving; the checkpoints that it has stand."""
     resume_from: Literal["latest", "none"] | Absolute = "latest"
     """none: refuse to go on where a run of this name stands. A checkpoint's folder: a new run begins from it."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
+    """How often workers may fail, die or hang in one launch; -1 is without end."""
+    max_preemptions: Annotated[int, Field(ge=-1)] = -1
+    """How often nodes may be taken away with notice, which are not counted as failures."""
     nonfinite_limit: PositiveInt = 10
     """Updates of a role in a row whose loss or gradient may be non-finite; each is skipped and counted."""
     rollbacks: Annotated[int, Field(ge=0)] = 1
@@ -59,14 +71,21 @@ class Train(Section):
     then it ends. Each counts as one of max_failures."""
     timeout_s: PositiveInt = 1800
     """Longest wait in a collective before the ranks that did not come are named."""
+    hang_timeout_s: PositiveInt = 900
+    """No rank has come from one phase of a step to the next for so long: all are named, and the workers start anew."""
 
     @model_validator(mode="after")
     def _divides(self) -> Train:
-        if self.global_batch % (self.workers * self.micro_batch):
-            raise ValueError(
-                f"train.global_batch = {self.global_batch} is no multiple of workers x micro_batch = "
-                f"{self.workers} x {self.micro_batch}"
-            )
+        least = self.min_workers or self.workers
+        if least > self.workers:
+            raise ValueError(f"train.min_workers = {least} is more than train.workers = {self.workers}")
+        for workers in range(self.workers, least - 1, -1):
+            if self.global_batch % (workers * self.micro_batch):
+                few = "" if self.min_workers is None else f"; train.min_workers = {least} allows that many workers"
+                raise ValueError(
+                    f"train.global_batch = {self.global_batch} is no multiple of workers x micro_batch = "
+                    f"{workers} x {self.micro_batch}{few}"
+                )
         return self
 
     @property

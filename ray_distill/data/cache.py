@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
+from ray_distill.data.growing import growing
 from ray_distill.data.store import Place, Store
 
 CARD, INDEX, PROMPTS = "card.json", "index.parquet", "prompts.safetensors"
@@ -41,6 +42,10 @@ class Cache:
 
     folder: Path
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was read: each fetch task of training carries a cache."""
+        return {"folder": self.folder}
+
     @cached_property
     def card(self) -> dict[str, Any]:
         card: dict[str, Any] = json.loads((self.folder / CARD).read_text())
@@ -51,6 +56,15 @@ class Cache:
         """(C, t, h, w) of samples, and of prompts without a video."""
         c, t, h, w = self.card["latent_shape"]
         return c, t, h, w
+
+    @property
+    def streamed(self) -> bool:
+        """Whether its clips are encoded while they are trained on: latents are where they are by now."""
+        return bool(self.card.get("streamed", False))
+
+    @property
+    def latents_folder(self) -> Path:
+        return self.folder.parent / "latents" / str(self.card["latents"])
 
     @cached_property
     def prompts(self) -> dict[str, np.ndarray]:
@@ -87,9 +101,13 @@ class Cache:
         asked = self.index.take(list(numbers))
         values = {name: asked[name].to_pylist() for name in columns if name not in ("latents", "text")}
         for kind in {"latents", "text"}.intersection(columns):
-            store = Store(self.folder.parent / kind / self.card[kind])
-            places = zip(*(asked[f"{kind}_{part}"].to_pylist() for part in ("file", "group", "row")), strict=True)
-            values[kind] = store.read([Place(*place) for place in places], kind)
+            if kind == "latents" and self.streamed:
+                there = growing(self.latents_folder).places
+                places = [there[id_] for id_ in asked["id"].to_pylist()]
+            else:
+                stored = (asked[f"{kind}_{part}"].to_pylist() for part in Place._fields)
+                places = [Place(*place) for place in zip(*stored, strict=True)]
+            values[kind] = Store(self.folder.parent / kind / self.card[kind]).read(places, kind)
         return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
     def text(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:

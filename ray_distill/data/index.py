@@ -54,6 +54,7 @@ def finish(made: Made) -> Cache:
         made.models.encoder,
         source.negative_prompt,
         card["latent_shape"],
+        *(["streamed"] if card["streamed"] else []),
     )
     cache = Cache(source.cache_dir / key[:16])
     if not (cache.folder / CARD).is_file():
@@ -81,13 +82,15 @@ def _reason(row: Row) -> str:
 
 def _indexed(made: Made, row: Row, clip: Place, texts: Mapping[str, Place]) -> Row:
     text = texts[address(row["caption"])]
-    kept = ("id", "dataset", "video", "caption", "number", "height", "width")
+    kept = ["id", "dataset", "video", "caption", "number", "height", "width"]
+    if made.source.stream:
+        kept += ["path", "header"]  # what encoding it beside the training takes
     places = {
         f"{kind}_{name}": value
         for kind, place in (("latents", clip), ("text", text))
         for name, value in place._asdict().items()
     }
-    return {name: row[name] for name in kept} | {"shape": list(made.shape(row))} | places
+    return {name: row.get(name, "") for name in kept} | {"shape": list(made.shape(row))} | places
 
 
 def _card(made: Made, index: Sequence[Row], bad: Sequence[Row]) -> dict[str, Any]:
@@ -106,6 +109,7 @@ def _card(made: Made, index: Sequence[Row], bad: Sequence[Row]) -> dict[str, Any
             {"name": part.name, "place": str(part.place), "rows": count, "passes": often}
             for part, count, often in datasets
         ],
+        "streamed": source.stream,
         "latents": made.models.codec,
         "text": made.models.encoder,
     }

@@ -18,7 +18,7 @@ from ray_distill.models.codec import outline
 from ray_distill.models.loading import folder_hash, patch
 
 Row = dict[str, Any]
-FORMAT = 2
+FORMAT = 3
 """Of stores and index: a new number makes all rows anew."""
 
 

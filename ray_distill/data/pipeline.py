@@ -30,7 +30,8 @@ from ray_distill.data.teach import MakeClips
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Say = Callable[[str], None]
-LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.5, 0.25
+Stopped = Callable[[], bool]
+LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
 """CPUs of each stage. They differ, or Ray would fuse two of them and decode in the encoder's one process."""
 
 
@@ -46,7 +47,8 @@ def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
     prompts = [entry for entry in listed if source.parts[entry.dataset].kind == "prompts"]
     made = Made(source, models, prompts, _looked(source, models, listed, say))
     _captions(source, models, made, say)
-    _clips(source, models, made, say)
+    if not source.stream:
+        _clips(source, models, made, say)
     for number, part in enumerate(source.parts):
         if part.teacher is not None:
             _taught(source, models, made, number, part.teacher, say)
@@ -62,7 +64,7 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     rows = [row for row in cache.rows(range(len(cache.index)), ["dataset", "video", "number"]) if row["video"]]
     size = {"height": source.height, "width": source.width}
     rows = [row | size | {"path": paths[row["dataset"], row["video"]]} for row in rows]
-    return _dataset(rows).map(Decode(source), num_cpus=DECODE)
+    return dataset(rows).map(Decode(source), num_cpus=share(DECODE))
 
 
 def _looked(source: Source, models: Models, listed: Sequence[Entry], say: Say) -> list[Row]:
@@ -70,7 +72,7 @@ def _looked(source: Source, models: Models, listed: Sequence[Entry], say: Say) -
     files = [asdict(entry) for entry in listed if source.parts[entry.dataset].kind != "prompts"]
     rows: list[Row] = []
     if files:
-        looked = _dataset(files).flat_map(Look(source, models.multiple), num_cpus=LOOK)
+        looked = dataset(files).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
         progress = Progress("files looked into", len(files), say)
         for row in looked.iter_rows():
             rows.append(row)
@@ -82,7 +84,7 @@ def _captions(source: Source, models: Models, made: Made, say: Say) -> None:
     rows = made.missing_text()
     if rows:
         made_of = (models.path, models.max_sequence_length, models.int8_text)
-        encoded = _encoded(_dataset(rows), EncodeText, made_of, source, max(8, source.encode_batch))
+        encoded = _encoded(dataset(rows), EncodeText, made_of, source, max(8, source.encode_batch))
         _written(encoded, made.text, 1 << 20, Progress("captions", len(rows), say))
 
 
@@ -91,9 +93,25 @@ def _clips(source: Source, models: Models, made: Made, say: Say) -> None:
     if rows:
         # Clips of one size follow each other, so that the encoder's batches are full.
         rows.sort(key=lambda row: (row["height"], row["width"], row["id"]))
-        decoded = _dataset(rows).map(Decode(source), num_cpus=DECODE)
-        encoded = _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch)
+        encoded = _encoded_clips(source, models, dataset(rows))
         made.failed(_written(encoded, made.latents, made.row_bytes, Progress("clips", len(rows), say)))
+
+
+def encode_beside(
+    source: Source, models: Models, rows: Sequence[Row], store: Store, cpus: float, say: Say, stopped: Stopped
+) -> dict[str, str]:
+    """Clips in the order of ``rows``, with the CPUs that a training leaves, until they are all there or ``stopped``.
+
+    Files are small, since training waits for them. Returns the errors by id; they stand in the store, too.
+    """
+    batch = max(8, source.encode_batch)
+    encoded = _encoded_clips(source, models, dataset(rows, batch), cpus)
+    return _written(encoded, store, FILE // batch, Progress("clips", len(rows), say), cpus, stopped)
+
+
+def _encoded_clips(source: Source, models: Models, rows: Dataset, cpus: float | None = None) -> Dataset:
+    decoded = rows.map(Decode(source), num_cpus=share(DECODE, cpus))
+    return _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch, cpus)
 
 
 def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: Teacher, say: Say) -> None:
@@ -103,56 +121,78 @@ def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: T
         uncond = made.text.places()[address(source.negative_prompt)]
         sizes = made.sample_shape, made.text_shape()
         given = (models.family, models.folder(teacher), teacher, *sizes, made.text, uncond)
-        encoded = _encoded(_dataset(rows), MakeClips, given, source, teacher.batch)
+        encoded = _encoded(dataset(rows), MakeClips, given, source, teacher.batch)
         progress = Progress("clips by the teacher", len(rows), say)
         made.failed(_written(encoded, made.latents, made.row_bytes, progress))
 
 
-def _encoded(rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int) -> Dataset:
+def _encoded(
+    rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int, cpus: float | None = None
+) -> Dataset:
     """``rows`` through a pool of actors that grows to ``data.encoders``."""
     return rows.map_batches(
         encoder,
         fn_constructor_args=arguments,
         batch_size=batch,
         compute=ActorPoolStrategy(min_size=1, max_size=source.encoders),
-        num_cpus=ENCODE,
+        num_cpus=share(ENCODE, cpus),
         num_gpus=source.encoder_gpus or None,
     )
 
 
-def _written(rows: Dataset, store: Store, row_bytes: int, progress: Progress) -> dict[str, str]:
+def _written(
+    rows: Dataset,
+    store: Store,
+    row_bytes: int,
+    progress: Progress,
+    cpus: float | None = None,
+    stopped: Stopped = lambda: False,
+) -> dict[str, str]:
     """Write ``rows`` to ``store``; returns the errors of those that are not there, by id.
 
     What a kill may cost each writer is a file: a twentieth of the work, 256 rows, or ``FILE`` bytes.
     """
     errors: dict[str, str] = {}
     per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
-    told = rows.map_batches(Write(store), batch_size=per_file, num_cpus=WRITE)
+    told = rows.map_batches(Write(store, cpus is not None), batch_size=per_file, num_cpus=share(WRITE, cpus))
     for batch in told.iter_batches(batch_size=None, batch_format="numpy"):
         bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
         errors |= bad
         progress.add(len(batch["id"]), len(bad))
+        if stopped():
+            break
     return errors
 
 
-def _dataset(rows: Sequence[Row]) -> Dataset:
+def share(of: float, cpus: float | None = None) -> float:
+    """The CPUs of a stage, of ``cpus`` or the cluster's: all stages must fit beside each other, or all but the first
+    would never start."""
+    return of * min(1.0, (ray.cluster_resources().get("CPU", 1) if cpus is None else cpus) / 2)
+
+
+def dataset(rows: Sequence[Row], per_block: int | None = None) -> Dataset:
     quiet()
     blocks = max(2, min(4 * int(ray.cluster_resources().get("CPU", 1)), 256))
+    if per_block is not None:
+        blocks = -(-len(rows) // per_block)
     return ray.data.from_items(list(rows), override_num_blocks=max(1, min(blocks, len(rows))))
 
 
 class Progress:
-    """Counts and the time left, every few seconds."""
+    """Counts and the time left, every few seconds. Actors take theirs to start: the pace is since the first row."""
 
     def __init__(self, what: str, total: int, say: Say, every_s: float = 5) -> None:
         self.what, self.total, self.say, self.every_s = what, total, say, every_s
         self.done = self.bad = 0
-        self.began = self.told = time.monotonic()
+        self.told = time.monotonic()
+        self.first: tuple[float, int] | None = None
 
     def add(self, done: int, bad: int) -> None:
-        self.done, self.bad = self.done + done, self.bad + bad
         now = time.monotonic()
+        self.done, self.bad = self.done + done, self.bad + bad
+        began, before = self.first = self.first or (now, self.done)
         if now - self.told >= self.every_s or self.done == self.total:
-            self.told, pace = now, self.done / max(now - self.began, 1e-6)
-            left = "" if self.done == self.total else f", {(self.total - self.done) / max(pace, 1e-6):.0f} s left"
-            self.say(f"   {self.what}: {self.done} of {self.total}, {self.bad} skipped, {pace:.3g}/s{left}")
+            self.told, left = now, self.total - self.done
+            pace = (self.done - before) / (now - began) if now > began else 0.0
+            ahead = f", {pace:.3g}/s, {left / pace:.0f} s left" if left and pace else ""
+            self.say(f"   {self.what}: {self.done} of {self.total}, {self.bad} skipped{ahead}")

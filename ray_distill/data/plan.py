@@ -79,6 +79,12 @@ class Plan:
         return epoch_batches(self.buckets, self.seed, epoch, self.global_batch, self.passes)
 
 
+def substitutes(bucket: Sequence[int], seed: int, epoch: int, row: int) -> np.ndarray:
+    """The rows [n] of a bucket in the order in which they are asked to stand in for ``row``, which cannot be had: a
+    function of the row and the epoch, so that no other row of the plan moves."""
+    return np.random.default_rng([seed, epoch, row]).permutation(np.asarray(bucket, dtype=np.int64))
+
+
 def dropped(seed: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
     """Which samples lose their caption [n]: a function of the seed and the sample, which is one of an epoch."""
     key = np.frombuffer(hashlib.blake2b(f"{seed}/caption_dropout".encode(), digest_size=16).digest(), dtype=np.uint64)

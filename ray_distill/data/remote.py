@@ -36,6 +36,11 @@ def is_remote(place: str | Path) -> bool:
 def _location(value: Any) -> Path | str:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError("a path or a URI such as s3://bucket/clips is needed")
+    if is_remote(value) and "@" in str(value).partition("://")[2].partition("/")[0]:
+        raise ValueError(
+            "a URI with a user or a key in it: they would be seen. Give them as AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or as the store's own variables, in the environment"
+        )
     return str(value) if is_remote(value) else Path(value).absolute()  # workers run in directories of Ray's own
 
 

@@ -168,6 +168,8 @@ class Source(Clips):
     allow_outside: bool = False
     """Whether a manifest may name files outside its folder."""
     cache_dir: Absolute = Path("cache")
+    stream: bool = False
+    """Whether training begins while clips are still being encoded, beside it."""
     keep_small_buckets: bool = True
     """Whether sizes that fewer clips have than a global batch are kept, and repeated within it, or left out."""
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0

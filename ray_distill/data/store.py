@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+ERRORS = ".errors.json"
 GROUP, FILE = 1 << 20, 64 << 20
 """Bytes of a row group, which is what one read decodes, and of a file."""
 
@@ -39,10 +41,15 @@ class Store:
         """Where each id stands. What two attempts of one write left behind twice is one row."""
         found: dict[str, Place] = {}
         for path in sorted(self.folder.glob("*.parquet")):
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
-                    found |= {id_: Place(path.name, group, row) for row, id_ in enumerate(ids)}
+            found |= self.places_in(path.name)
+        return found
+
+    def places_in(self, name: str) -> dict[str, Place]:
+        found: dict[str, Place] = {}
+        with pq.ParquetFile(self.folder / name) as file:
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
+                found |= {id_: Place(name, group, row) for row, id_ in enumerate(ids)}
         return found
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -55,6 +62,14 @@ class Store:
         table = pa.Table.from_pylist([dict(row) for row in rows])
         group = max(1, GROUP * len(rows) // max(1, table.nbytes))
         pq.write_table(table, temporary, row_group_size=group, compression="zstd")
+        temporary.replace(path)
+
+    def write_errors(self, errors: Mapping[str, str]) -> None:
+        """For those who wait for rows that cannot be made: why not, by id."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{address(*sorted(errors))}{ERRORS}"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(dict(errors)))
         temporary.replace(path)
 
     def read(self, places: Iterable[Place], column: str) -> list[Any]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from ray.data import DataContext, Dataset, Datasource, ExecutionOptions, ReadTas
 from ray.data.block import BlockAccessor, BlockMetadata
 
 from ray_distill.data.cache import Cache
-from ray_distill.data.plan import Buckets, Plan, dropped, kept, share
+from ray_distill.data.growing import growing
+from ray_distill.data.plan import Buckets, Plan, dropped, kept, share, substitutes
 
 
 def quiet() -> None:
@@ -45,9 +47,17 @@ class Stream:
     caption_dropout: float = 0.0
     block_bytes: int = 64 << 20
 
-    @cached_property
+    def __getstate__(self) -> dict[str, Any]:
+        """Each of thousands of fetch tasks carries a stream: without what was computed from it."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def plan(self) -> Plan:
+        return _plan(self.cache, self.seed, self.global_batch, self.keep_small_buckets)
+
+    @property
     def buckets(self) -> Buckets:
-        return kept(self.cache.buckets(), self.cache.passes, self.global_batch, self.keep_small_buckets)
+        return self.plan.buckets
 
     @property
     def left_out(self) -> int:
@@ -59,7 +69,19 @@ class Stream:
         """As many as fit into ``block_bytes``. Ray Data's executor spins while blocks wait, and takes a good part of
         a core from the training: where all data fit into a few blocks it ends before the first step."""
         row = 4 * self.cache.uncond.size + 4 * max(map(math.prod, self.buckets)) * self.with_latents
-        return max(1, self.block_bytes // (row * self.global_batch // self.world))
+        fitting = self.block_bytes // (row * self.global_batch // self.world)
+        # A block that is still being encoded is waited for as a whole.
+        return max(1, min(fitting, self.plan.steps_per_epoch // 32) if self.waits else fitting)
+
+    @property
+    def waits(self) -> bool:
+        """Whether rows are waited for, which are encoded meanwhile."""
+        return self.with_latents and self.cache.streamed
+
+    def needed(self) -> list[int]:
+        """All rows, in the order in which training needs them first."""
+        first = range(self.start, self.start + 2 * self.plan.steps_per_epoch)  # each row is in each whole epoch
+        return list(dict.fromkeys(int(row) for step in first for row in self.plan[step]))
 
     def dataset(self) -> Dataset:
         blocks = -(-(self.steps - self.start) // self.steps_per_block) * self.world
@@ -67,8 +89,10 @@ class Stream:
         context.enable_progress_bars = False
         context.target_max_block_size = 1 << 32  # a block that Ray splits would land on two ranks
         quiet()
-        # A fetch is light, and the training workers hold the CPUs: at 1 CPU a task nothing would ever start.
-        return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, num_cpus=0.1)
+        # A fetch is light, and the training workers hold the CPUs: at 1 CPU a task nothing would ever start. One that
+        # waits for encoders must not hold what these need.
+        how: dict[str, Any] = {"num_cpus": 0, "concurrency": 2 * self.world} if self.waits else {"num_cpus": 0.1}
+        return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, **how)
 
     def block(self, number: int) -> dict[str, Any]:
         """The rows of one block: sample_id, text [L, D], the latents' shape [4] and, where they are used, latents.
@@ -78,10 +102,13 @@ class Stream:
         part, rank = divmod(number, self.world)
         first = self.start + part * self.steps_per_block
         steps = range(first, min(first + self.steps_per_block, self.steps))
-        plan = Plan(self.buckets, self.seed, self.global_batch, self.cache.passes)
         mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
         columns = ["shape", "text", "latents"] if self.with_latents else ["shape", "text"]
-        rows = self.cache.rows(np.concatenate([plan[step][mine] for step in steps]).tolist(), columns)
+        numbers = np.concatenate([self.plan[step][mine] for step in steps]).tolist()
+        if self.waits:
+            epochs = [step // self.plan.steps_per_epoch for step in steps for _ in mine]
+            numbers = self._there(numbers, epochs)
+        rows = self.cache.rows(numbers, columns)
         sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
         shapes = np.array([row["shape"] for row in rows], dtype=np.int64)
         text = self.cache.text(rows)
@@ -89,6 +116,29 @@ class Stream:
             text[dropped(self.seed, sample_ids, self.caption_dropout)] = self.cache.prompts["null"]
         block = {"sample_id": sample_ids, "shape": shapes, "text": text}
         return block | {"latents": [row["latents"] for row in rows]} if self.with_latents else block
+
+    def _there(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
+        """Rows once they are encoded; one that cannot be has a substitute from its bucket."""
+        ids = self.cache.index["id"]
+        store = growing(self.cache.latents_folder)
+        store.wait_for(ids[number].as_py() for number in numbers)
+
+        def there(number: int, epoch: int) -> int:
+            if ids[number].as_py() in store.places:
+                return number
+            bucket = next(rows for rows in self.buckets.values() if number in rows)
+            for other in substitutes(bucket, self.seed, epoch, number).tolist():
+                store.wait_for([ids[other].as_py()])
+                if ids[other].as_py() in store.places:
+                    return int(other)
+            raise ValueError(f"data.stream: none of the {len(bucket)} clips of one size can be decoded")
+
+        return [there(number, epoch) for number, epoch in zip(numbers, epochs, strict=True)]
+
+
+@lru_cache(maxsize=4)
+def _plan(cache: Cache, seed: int, global_batch: int, keep_small: bool) -> Plan:
+    return Plan(kept(cache.buckets(), cache.passes, global_batch, keep_small), seed, global_batch, cache.passes)
 
 
 class _PlanSource(Datasource):

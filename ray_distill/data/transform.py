@@ -11,19 +11,19 @@ from torch.nn.functional import interpolate
 def resize(frames: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0, crop: bool = True) -> np.ndarray:
     """uint8 [T, H, W, 3] -> uint8 [T, height, width, 3]: centre crop to the target's aspect, then one interpolation.
 
-    ``pixel_aspect`` is width / height of a pixel of ``frames``. Without ``crop`` the whole picture is squeezed. Area
-    means when shrinking (exact for whole factors), antialiased bilinear otherwise.
+    ``pixel_aspect`` is width / height of a pixel of ``frames``. Without ``crop`` the whole picture is squeezed. Means
+    of whole pixels when shrinking by whole factors, otherwise antialiased bilinear, in the 8 bits that it is in.
     """
     if crop:
         frames = _centre_crop(frames, height, width / pixel_aspect)
     if frames.shape[1:3] == (height, width):
         return np.ascontiguousarray(frames)
-    images = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1).float()
-    if height <= frames.shape[1] and width <= frames.shape[2]:
-        images = interpolate(images, (height, width), mode="area")
-    else:
+    images = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1)
+    if frames.shape[1] % height == 0 and frames.shape[2] % width == 0:
+        images = interpolate(images.float(), (height, width), mode="area").round().to(torch.uint8)
+    else:  # 15 to 30 times as fast as in floats, from which it differs by 1 of 255 at most
         images = interpolate(images, (height, width), mode="bilinear", antialias=True)
-    return images.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous().numpy()
+    return images.movedim(1, -1).contiguous().numpy()
 
 
 def to_pixels(frames: np.ndarray | Tensor) -> Tensor:

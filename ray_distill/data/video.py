@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from ray_distill.data.cut import BadClip, Cut, Video
 
@@ -73,9 +74,13 @@ def probe(path: str) -> Video:
 
 
 def read_clip(
-    path: str, cut: Cut, fit: Callable[[np.ndarray, Video], np.ndarray] = lambda frames, video: frames
+    path: str,
+    cut: Cut,
+    fit: Callable[[np.ndarray, Video], np.ndarray] = lambda frames, video: frames,
+    video: Video | None = None,
 ) -> Clip:
     """The frames of ``cut``, turned upright, each passed through ``fit``, so that few of the file's size are in memory.
+    ``video`` is what ``probe`` said of the file, if it was asked before.
 
     decord first, but for large frames and for what it reads wrong without an error; where it is missing or fails (it
     does on some small widths, and knows no AV1), PyAV has the last word. Raises BadClip for a file that is missing,
@@ -83,7 +88,8 @@ def read_clip(
     """
     if cut.frames < 1 or cut.stride < 1:
         raise ValueError(f"frames and stride must be at least 1, got frames={cut.frames}, stride={cut.stride}")
-    video = probe(path)
+    if video is None or not os.path.isfile(path):
+        video = probe(path)
     if decord is not None and video.plain and 250 * 3 * video.width * video.height <= AHEAD:
         try:
             return Clip(np.concatenate([fit(chunk, video) for chunk in _decord(path, cut, video)]), "decord")
@@ -129,7 +135,7 @@ def _decord(path: str, cut: Cut, video: Video) -> Iterator[np.ndarray]:
 
 def _pyav(path: str, cut: Cut, video: Video) -> Iterator[np.ndarray]:
     """Single frames uint8 [1, H, W, 3]."""
-    place = 0
+    place, colours = 0, VideoReformatter()
     try:
         with av.open(path) as container:
             marks, seconds = _marks(container, _stream(path, container), video)
@@ -138,7 +144,7 @@ def _pyav(path: str, cut: Cut, video: Video) -> Iterator[np.ndarray]:
             if frame.is_corrupt and number >= indices[0]:
                 raise BadClip(path, f"frame {number} is damaged")
             while place < len(indices) and number == indices[place]:  # a slow file shows a frame more than once
-                yield np.rot90(frame.to_ndarray(format="rgb24"), video.quarter_turns)[None]
+                yield np.rot90(colours.reformat(frame, format="rgb24").to_ndarray(), video.quarter_turns)[None]
                 place += 1
             if place == len(indices):
                 return
@@ -175,10 +181,11 @@ def _marks(
     None where the container has none: frames are then counted, at the rate of the header. AVI claims to have them, but
     they are those of decoding, which is another order.
     """
-    packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-    marks = sorted(packet.pts for packet in packets if packet.pts is not None)
-    if len(marks) < len(packets) or container.format.name == "avi":
-        return None, np.arange(len(packets)) / (video.rate or 1)
+    # No list of packets: that would be the whole file.
+    told = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+    marks = sorted(pts for pts in told if pts is not None)
+    if len(marks) < len(told) or container.format.name == "avi":
+        return None, np.arange(len(told)) / (video.rate or 1)
     return np.array(marks, dtype=np.int64), np.array(marks) * float(stream.time_base or 1)
 
 
@@ -191,4 +198,5 @@ def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream
 
 
 def _damaged(path: str, seen: int, error: BaseException) -> BadClip:
-    return BadClip(path, f"cannot be decoded after {seen} frames ({type(error).__name__}: {error})")
+    told = getattr(error, "strerror", None) or error  # without the path, which is said already
+    return BadClip(path, f"cannot be decoded after {seen} frames ({type(error).__name__}: {told})")

@@ -211,6 +211,7 @@ def _footer(report: Mapping[str, Any]) -> str:
             ("student_updates", "student updates"),
             ("steps", "steps"),
             ("wall_seconds", "s in all"),
+            ("memory_gib", "GiB a worker"),
         )
         if report.get(key) is not None
     ]

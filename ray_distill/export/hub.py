@@ -11,6 +11,8 @@ from typing import Any
 from huggingface_hub import HfApi, get_token
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.secrets import mask
+from ray_distill.config.sections import Publish
 from ray_distill.export.student import export
 
 log = logging.getLogger(__name__)
@@ -32,21 +34,29 @@ class Hub:
     def __init__(self, config: RunConfig, api: Any = None) -> None:
         """Makes the repository unless it is there: what is wrong with it is known before the training.
 
-        ConfigError where the hub refuses. ``api`` is huggingface_hub's HfApi.
+        ConfigError where the hub refuses; one that cannot be reached is tried again at each upload. ``api`` is
+        huggingface_hub's HfApi.
         """
         self.config = config
+        self.repository = ""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hub")  # starts no thread until used
         if config.publish is None:
             return
         self._api = api or HfApi()
         try:
-            made = self._api.create_repo(config.publish.hub_model_id, private=config.publish.private, exist_ok=True)
+            self.repository = self._made(config.publish)
         except Exception as error:
+            if not _is_refusal(error):
+                log.warning("the hub cannot be reached (%s); it is tried again at each upload", type(error).__name__)
+                return
             raise ConfigError(
                 f"publish.hub_model_id = {config.publish.hub_model_id}: the hub refuses it "
-                f"({type(error).__name__}: {error}). Check the name and the token's rights, or use --no-push"
-            ) from error
-        self.repository = str(made.repo_id)
+                f"({type(error).__name__}: {mask(str(error))}). Check the name and the token's rights, or use --no-push"
+            ) from None
+
+    def _made(self, publish: Publish) -> str:
+        made = self._api.create_repo(publish.hub_model_id, private=publish.private, exist_ok=True)
+        return str(made.repo_id)
 
     def checkpoint(self, folder: Path, step: int, latent_shape: tuple[int, int, int, int]) -> None:
         """Export and upload the student of a checkpoint, beside the training, where ``per_checkpoint`` asks for it."""
@@ -59,7 +69,7 @@ class Hub:
         try:
             self._upload(export(self.config, folder, latent_shape, folder=out), f"{CHECKPOINTS}/{folder.name}")
         except Exception as error:  # retention took the checkpoint, the disk is full, ...: the run is worth more
-            log.warning("%s was not published (%s: %s)", folder.name, type(error).__name__, error)
+            log.warning("%s was not published (%s: %s)", folder.name, type(error).__name__, mask(str(error)))
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
@@ -72,11 +82,14 @@ class Hub:
         try:
             return self._upload(folder, None)
         except Exception as error:
-            again = f"hf upload {self.repository} {folder}"
-            log.warning("the student was not published (%s: %s). Again: %s", type(error).__name__, error, again)
+            again = f"hf upload {self.repository or self.config.publish.hub_model_id} {folder}"
+            why = f"{type(error).__name__}: {mask(str(error))}"
+            log.warning("the student was not published (%s). Again: %s", why, again)
             return None
 
     def _upload(self, folder: Path, path: str | None) -> str:
+        assert self.config.publish is not None
+        self.repository = self.repository or self._made(self.config.publish)
         self._api.upload_folder(
             repo_id=self.repository,
             folder_path=folder,
@@ -88,3 +101,9 @@ class Hub:
     def close(self) -> None:
         """Drop what has not begun; what is under way ends."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the hub has said no, to this name or token; else it is away, which stops no run."""
+    response = getattr(error, "response", None)
+    return response.status_code < 500 if response is not None else isinstance(error, ValueError | PermissionError)

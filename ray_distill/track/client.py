@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Literal
 
+from ray_distill.config.secrets import mask
 from ray_distill.config.sections import absolute_uri, sqlite_path
 
 if TYPE_CHECKING:
@@ -61,11 +62,6 @@ def close_run(uri: str, run_id: str, status: Status) -> bool:
     except Exception as error:  # whatever the tracker or its network raises, the caller's work is worth more
         log.warning("MLflow at %s: run %s could not be closed (%s).", mask(uri), run_id, one_line(error))
         return False
-
-
-def mask(text: str) -> str:
-    """``text`` with the password of every URI in it replaced: ``https://user:***@host``."""
-    return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)
 
 
 def one_line(error: Exception) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_distill.track.client import artifact_root, key, mask
+from ray_distill.config.secrets import mask
+from ray_distill.track.client import artifact_root, key
 from ray_distill.track.names import source_tags
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
+SENT_AS = "sent_as"
 PARAM_LENGTH, TAG_LENGTH, BATCH = 6000, 5000, 100  # MLflow refuses more
 
 
@@ -28,12 +30,14 @@ def open_run(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     run_id: str | None,
+    at: int,
 ) -> Run:
-    """Continue ``run_id`` where the server knows it, else make a run; with parameters, tags and its source."""
+    """Continue ``run_id`` where the server knows it, else make a run that began ``at`` (ms); with parameters, tags and
+    its source."""
     experiment_id = _experiment(client, uri, experiment)
     run = _resume(client, uri, run_id) if run_id else None
     known = run.data.params if run else {}
-    run = run or client.create_run(experiment_id, tags=_cut(source_tags()), run_name=name)
+    run = run or client.create_run(experiment_id, start_time=at, tags=_cut(source_tags()), run_name=name)
     _describe(client, run.info.run_id, known, params)
     set_tags(client, run.info.run_id, tags)
     return run
@@ -85,7 +89,7 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 
 
 def _cut(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key(name): str(value)[:TAG_LENGTH] for name, value in tags.items()}
+    return {key(name): mask(str(value))[:TAG_LENGTH] for name, value in tags.items()}
 
 
 def upload(client: MlflowClient, run_id: str, path: Path, folder: str) -> None:
@@ -93,13 +97,15 @@ def upload(client: MlflowClient, run_id: str, path: Path, folder: str) -> None:
     (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder or None)
 
 
-def log_picture(client: MlflowClient, run_id: str, path: Path, step: int) -> None:
-    """An image named by the file's stem, one of a series over steps."""
+def log_picture(client: MlflowClient, run_id: str, path: Path, step: int, at: int) -> None:
+    """An image named by the file's stem, one of a series over steps; unless there is one of that time, ``at`` (ms)."""
     from PIL import Image
 
+    name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", path.stem)
+    if any(f"{name}+step+{step}+timestamp+{at}+" in there.path for there in client.list_artifacts(run_id, "images")):
+        return
     with Image.open(path) as image:
-        name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", path.stem)
-        client.log_image(run_id, image.convert("RGB"), key=name, step=step)
+        client.log_image(run_id, image.convert("RGB"), key=name, step=step, timestamp=at)
 
 
 def log_dataset(
@@ -113,8 +119,8 @@ def log_dataset(
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
-def register(client: MlflowClient, run_id: str, folder: Path, name: str, alias: str | None) -> str:
-    """Upload ``folder`` as the artifact ``student`` and register it; returns the version."""
+def register(client: MlflowClient, run_id: str, folder: Path, name: str, alias: str | None, sent_as: str) -> str:
+    """Upload ``folder`` as the artifact ``student`` and register it, unless ``sent_as`` was already; the version."""
     from mlflow.exceptions import MlflowException
 
     upload(client, run_id, folder, "student")
@@ -124,7 +130,10 @@ def register(client: MlflowClient, run_id: str, folder: Path, name: str, alias: 
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/student"
-    version = str(client.create_model_version(name, source, run_id=run_id).version)
+    made = [found for found in client.search_model_versions(f"name='{name}'") if found.tags.get(SENT_AS) == sent_as]
+    if not made:
+        made = [client.create_model_version(name, source, run_id=run_id, tags={SENT_AS: sent_as})]
+    version = str(made[0].version)
     if alias:
         client.set_registered_model_alias(name, alias, version)
     return version

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ray_distill.checkpoint import is_whole
-from ray_distill.checkpoint.layout import PREFIX
+from ray_distill.checkpoint.layout import folders, step_of
 
 
 class Arrivals:
@@ -14,13 +14,11 @@ class Arrivals:
 
     def __init__(self, run_dir: Path, take: Callable[[Path, int], None]) -> None:
         self.run_dir, self.take = run_dir, take
-        self._seen = {folder.name for folder in self._folders() if is_whole(folder)}
+        self._seen = {folder.name for folder in folders(run_dir) if is_whole(folder)}
 
     def poll(self) -> None:
-        for folder in self._folders():
-            if folder.name not in self._seen and is_whole(folder):
+        for folder in folders(self.run_dir):
+            step = step_of(folder)
+            if step is not None and folder.name not in self._seen and is_whole(folder):
                 self._seen.add(folder.name)
-                self.take(folder, int(folder.name.removeprefix(PREFIX)))
-
-    def _folders(self) -> list[Path]:
-        return sorted(self.run_dir.glob(f"{PREFIX}*"))
+                self.take(folder, step)

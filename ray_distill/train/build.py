@@ -24,17 +24,18 @@ from ray_distill.models.shared import on_one_base
 from ray_distill.train import zero
 from ray_distill.train.engines import Engines, SeparateEngines
 from ray_distill.train.schedule import total_updates
+from ray_distill.train.step import At, unseen
 from ray_distill.types import TEACHER, Average, Role
 
 
-def build_engines(config: RunConfig) -> Engines:
-    """One engine per role that training holds, each with its own weights and adapters."""
+def build_engines(config: RunConfig, at: At = unseen) -> Engines:
+    """One engine per role that training holds, each with its own weights; ``at`` is told which role is loaded."""
     heads = {
         role: placed(role, given, config.model.family, check_folder(config.model.family, config.source(given.of)))
         for role, given in config.method.heads.items()
     }
     return SeparateEngines(
-        modules(config, heads),
+        modules(config, heads, at),
         {role: config.role(role) for role in config.held_roles},
         family(config.model.family).denoiser,
         total_updates(config),
@@ -45,16 +46,19 @@ def build_engines(config: RunConfig) -> Engines:
     )
 
 
-def modules(config: RunConfig, heads: Mapping[Role, tuple[tuple[int, ...], int]]) -> Iterable[tuple[Role, nn.Module]]:
+def modules(
+    config: RunConfig, heads: Mapping[Role, tuple[tuple[int, ...], int]], at: At
+) -> Iterable[tuple[Role, nn.Module]]:
     """The roles' networks, each made when it is asked for; ``heads``: (blocks, their width) of roles that are heads."""
     judges = ((role, random_heads(len(blocks), width, config.seed)) for role, (blocks, width) in heads.items())
     if config.model.shared_base:
-        return chain(on_one_base(transformer(config, TEACHER), config.adapters, config.seed), judges)
-    return chain(((role, transformer(config, role)) for role in config.held_roles if role not in heads), judges)
+        return chain(on_one_base(transformer(config, TEACHER, at), config.adapters, config.seed), judges)
+    return chain(((role, transformer(config, role, at)) for role in config.held_roles if role not in heads), judges)
 
 
-def transformer(config: RunConfig, role: Role) -> nn.Module:
+def transformer(config: RunConfig, role: Role, at: At) -> nn.Module:
     """The role's network with its weights and its adapters, on the rank's device; under ZeRO-3 in shards."""
+    at("load", (role,))
     held = config.role(role)
     network = loaded(config, held, role)
     use_attention(network, held.attention or config.model.attention)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
+from ray_distill.config.secrets import HIDDEN
 from ray_distill.data import listing
 from ray_distill.data.made import Models
 from ray_distill.diffusion.causal import chunk_lengths
@@ -32,6 +33,7 @@ from ray_distill.train.job import resumed_from
 def check(config: RunConfig) -> None:
     """What can be known to fail is known before a cluster starts; raises ConfigError or ValueError."""
     check_networks(config)
+    check_track(config)
     metric = config.evaluate.metric
     if metric is not None and not (metric / "config.json").is_file():
         raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
@@ -81,6 +83,15 @@ def check_networks(config: RunConfig) -> None:
 
 def _spelt(ends: tuple[tuple[str, Any], ...]) -> str:
     return ", ".join(f"{name} {value}" for name, value in ends)
+
+
+def check_track(config: RunConfig) -> None:
+    """A password that was hidden, in the configuration that a run or a sweep wrote, is none."""
+    if HIDDEN in config.track.uri:
+        raise ConfigError(
+            f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
+            "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
 
 
 def check_size(config: RunConfig) -> None:

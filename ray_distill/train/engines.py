@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
+from ray_distill.checkpoint.retention import SKIPPING
 from ray_distill.config.roles import RoleConfig
 from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
@@ -45,6 +46,7 @@ class Engines(Protocol):
     def pull(self, role: Role, towards: Role, decay: float) -> None: ...
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]: ...
     def state(self) -> dict[str, Any]: ...
+    def skipping(self) -> dict[Role, int]: ...
     def load(self, checkpoint: Checkpoint) -> None: ...
     def frozen_hash(self) -> str: ...
 
@@ -227,12 +229,17 @@ class SeparateEngines:
         """Counters per role: attempts and successes differ where updates were skipped."""
         return {role: {"updates": held.updates, "skipped": held.skipped} for role, held in self._trained.items()}
 
+    def skipping(self) -> dict[Role, int]:
+        """Of roles whose last updates were skipped: how many in a row."""
+        return {role: held.skipped_in_a_row for role, held in self._trained.items() if held.skipped_in_a_row}
+
     @torch.no_grad()
     def load(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of any world size and ZeRO stage, bit for bit at the same world size."""
         for role, held in self._trained.items():
             counters = checkpoint.state["roles"][role]
             held.updates, held.skipped = counters["updates"], counters["skipped"]
+            held.skipped_in_a_row = checkpoint.state.get(SKIPPING, {}).get(role, 0)
             if held.updates:
                 zero.make_moments(held.engine, held.updates)
             for name, parameter in held.trainable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -14,14 +15,16 @@ import ray.train.torch
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.cache import Cache
+from ray_distill.data.filling import Filling
+from ray_distill.data.made import Models
 from ray_distill.data.stream import Stream, ordered
 from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
-from ray_distill.train.job import ROLLBACKS, Job, resumed_from, train_worker
+from ray_distill.train.job import ROLLBACKS, Job, Split, resumed_from, train_worker
 from ray_distill.train.progress import Progress, Row
-from ray_distill.train.rows import append, stored
+from ray_distill.train.rows import Series, stored
 from ray_distill.train.stop import Signals, Stopped
 
 ROWS = "metrics.jsonl"
@@ -33,8 +36,10 @@ def say(text: str) -> None:
 
 def train(
     config: RunConfig, cache: Cache, tracker: Tracker, signals: Signals, beside: Callable[[], None]
-) -> checkpoint.Checkpoint:
-    """Train to the last step, or to a stop on a signal (Stopped); returns the newest checkpoint.
+) -> tuple[checkpoint.Checkpoint, int]:
+    """Train to the last step, or to a stop on a signal (Stopped).
+
+    Returns the newest checkpoint, and the most bytes that a worker held (0 where there was nothing left to train).
 
     ``beside`` is called twice a second meanwhile.
     """
@@ -46,44 +51,51 @@ def train(
         )
     if last is not None and last.step >= config.train.steps:
         say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
-        return last
+        return last, 0
     if last is not None:
         say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
-    board = start_board(last.state.get(ROLLBACKS, 0) if last else 0)
+    board = start_board(config.train.hang_timeout_s, last.state.get(ROLLBACKS, 0) if last else 0)
     stream = stream_of(config, cache)
     if stream.left_out:
         say(
             f"   {stream.left_out} clips are left out: their sizes do not fill a global batch (data.keep_small_buckets)"
         )
+    filling = filling_of(config, replace(stream, start=last.step if last else 0))
     job = Job(config.dump(), config.run_dir, stream, board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
-    seen, said = rows_of(config.run_dir), set[str]()
+    seen, said, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / ROWS)
 
     def drain() -> None:
-        fresh = _drain(job, progress, tracker)
+        fresh = _drain(job, progress, tracker, series)
         seen.extend(fresh)
         for text in warnings(seen) if fresh else ():
             if text not in said:
                 say(f"   warning: {text}")
                 said.add(text)
         beside()
+        if filling is not None:
+            filling.check()
 
     signals.request_stop = board.request_stop.remote
     try:
         _fit(job, drain)
     finally:
         signals.request_stop = None
+        if filling is not None:
+            filling.stop()
     last = checkpoint.latest(config.run_dir)
     if signals.signum is not None:
         raise Stopped(signals.signum, last.step if last else 0)
     if last is None or last.step < config.train.steps:
-        raise RuntimeError(f"{config.run_dir}: training ended, but its last checkpoint is not there")
-    return last
+        why = ray.get(board.unsaved.remote(), timeout=60)
+        stands = f"{last.folder} stands" if last else "there is none"
+        raise RuntimeError(f"training ended without its last checkpoint ({stands}): {why or 'it is not there'}")
+    return last, ray.get(board.memory.remote(), timeout=60)
 
 
 def newest(config: RunConfig) -> checkpoint.Checkpoint:
-    """The run's newest whole checkpoint; ConfigError where it has none."""
-    last = checkpoint.latest(config.run_dir)
+    """The run's newest whole checkpoint, every byte of it; ConfigError where it has none."""
+    last = checkpoint.latest(config.run_dir, thorough=True)
     if last is None:
         raise ConfigError(f"{config.run_dir}: no checkpoint there yet; train it first: ray-distill train ...")
     return last
@@ -104,6 +116,23 @@ def stream_of(config: RunConfig, cache: Cache) -> Stream:
     )
 
 
+def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
+    """Encoders beside the training, started, where it does not wait for all; ConfigError without a CPU left."""
+    if not stream.waits:
+        return None
+    model, taken = config.model, config.train.workers * config.train.cpus_per_worker
+    cpus = ray.cluster_resources().get("CPU", 0) - taken
+    if cpus < 0.2:
+        raise ConfigError(
+            f"data.stream: train.workers x train.cpus_per_worker = {taken:g} leaves {max(0, cpus):g} CPUs "
+            "to the encoders; lower train.cpus_per_worker, or set data.stream=false"
+        )
+    models = Models(model.family, model.path, model.max_sequence_length, model.int8_text)
+    filling = Filling(config.data, models, stream.cache, stream.needed(), cpus, say)
+    filling.start()
+    return filling
+
+
 def trainer(job: Job) -> ray.train.torch.TorchTrainer:
     """The Ray Train side of a run: its name and storage path are what it resumes by."""
     train = job.config.train
@@ -112,17 +141,21 @@ def trainer(job: Job) -> ray.train.torch.TorchTrainer:
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=resources
+            num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),  # type: ignore[arg-type]
+            use_gpu=train.use_gpu,
+            resources_per_worker=resources,
         ),
         torch_config=ray.train.torch.TorchConfig(timeout_s=train.timeout_s),
         run_config=ray.train.RunConfig(
             name=job.config.name,
             storage_path=str(job.config.output_dir),
-            failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.checkpoints_keep),
+            failure_config=ray.train.FailureConfig(
+                max_failures=train.max_failures,
+                max_preemption_failures=train.max_preemptions,  # type: ignore[call-arg]
+            ),
         ),
-        datasets={"train": job.data},
-        dataset_config=ray.train.DataConfig(execution_options=ordered()),
+        datasets={"train": job.data},  # type: ignore[dict-item]
+        dataset_config=Split(execution_options=ordered()),
     )
 
 
@@ -143,6 +176,9 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
         drain()
     drain()
     if failed:
+        cause = ray.get(job.board.cause.remote(), timeout=60)
+        if cause:
+            raise RuntimeError(f"{cause}\n{failed[0]}") from failed[0]
         raise failed[0]
 
 
@@ -157,14 +193,14 @@ def logged_to(run_dir: Path) -> int:
     return int(rows[-1]["step"]) if rows else -1
 
 
-def _drain(job: Job, progress: Progress, tracker: Tracker) -> list[Row]:
+def _drain(job: Job, progress: Progress, tracker: Tracker, series: Series) -> list[Row]:
     """Rows to the screen, the run's folder and MLflow; returns those that are new."""
     rows, notes = ray.get(job.board.pull.remote(), timeout=60)
     for note in notes:
         say(f"   {note}")
     fresh = progress.new(rows)
     method = job.config.method
-    append(job.config.run_dir / ROWS, fresh)
+    series.add(fresh)
     for row in fresh:
         values = {grouped(name, method.roles, method.name): value for name, value in row.items() if name != "step"}
         tracker.metrics(int(row["step"]), values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import ray
 
 from ray_distill import __version__
+from ray_distill.checkpoint.retention import prune
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.cache import Cache
@@ -32,11 +32,9 @@ from ray_distill.train.check import check, warnings
 from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
-from ray_distill.train.publish import export_student, publish, trained
+from ray_distill.train.publish import export_student, known, publish, trained
 from ray_distill.train.stop import Signals, Stopped, watch_signals
 from ray_distill.train.validations import Row, Validations
-
-RUN = "run.json"
 
 
 @dataclass
@@ -172,6 +170,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     def saved(folder: Path, step: int) -> None:
         hook.send("checkpoint", f"step {step} is saved", step=step)
         hub.checkpoint(folder, step, cache.latent_shape)
+        prune(config.run_dir, config.train.checkpoints_keep, validations.kept)
 
     arrivals = Arrivals(config.run_dir, saved)
 
@@ -180,7 +179,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
         arrivals.poll()
 
     with phases("train"):
-        last = train(config, cache, tracker, signals, beside)
+        last, memory = train(config, cache, tracker, signals, beside)
     arrivals.poll()
     validations.finish()
     if trial is not None:
@@ -190,6 +189,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
         with phases("evaluate: the student against its teacher, by samples"):
             measured = evaluate(config, cache, last.folder, config.run_dir)
     report = measured | trained(config, cache, last)
+    report["memory_gib"] = round(memory / 2**30, 2) if memory else known(config.run_dir).get("memory_gib")
     with phases("export"):
         folder = export_student(config, cache, last, report)
     report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}
@@ -201,8 +201,6 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
 
 def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracker:
     """Continue the run's MLflow run where there is one."""
-    path = config.run_dir / RUN
-    run_id = json.loads(path.read_text())["run_id"] if path.is_file() else None
     tags = {
         "method": config.method.name,
         "family": config.model.family,
@@ -211,10 +209,10 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
         "version": __version__,
     }
     params = {key: value for key, value in flatten(config.dump()).items() if value is not None}
-    tracker = Tracker.start(config.track.uri, config.track.experiment, config.name, params, tags, run_id, parent_run_id)
-    if tracker.run_id:
-        path.write_text(json.dumps({"run_id": tracker.run_id}))
-    return tracker
+    track = config.track
+    return Tracker.start(
+        track.uri, track.experiment, config.name, params, tags, parent_run_id=parent_run_id, folder=config.run_dir
+    )
 
 
 def make_cache(config: RunConfig) -> Cache:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+log = logging.getLogger(__name__)
 Row = dict[str, float]
 
 
@@ -43,7 +46,32 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     with path.open("a") as file:
-        file.writelines(f"{json.dumps(dict(row))}\n" for row in rows)
+        before = file.tell()
+        try:
+            file.writelines(f"{json.dumps(dict(row))}\n" for row in rows)
+            file.flush()
+        except OSError:
+            os.truncate(path, before)  # a torn line would make one with what follows
+            raise
+
+
+class Series:
+    """A JSON-lines file whose rows wait in memory while the disk takes none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.waiting: list[Mapping[str, Any]] = []
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Never raises; the first failure is warned about."""
+        warned = bool(self.waiting)
+        self.waiting += rows
+        try:
+            append(self.path, self.waiting)
+            self.waiting = []
+        except OSError as error:
+            if not warned:
+                log.warning("%s takes no rows (%s); they wait in memory", self.path, error)
 
 
 def stored(path: Path) -> list[dict[str, Any]]:

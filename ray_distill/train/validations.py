@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import ray
 
 from ray_distill.checkpoint import is_whole
-from ray_distill.checkpoint.layout import PREFIX, folder_name
+from ray_distill.checkpoint.layout import folder_name, folders
+from ray_distill.checkpoint.retention import best_steps
 from ray_distill.config import RunConfig
 from ray_distill.data.cache import Cache
 from ray_distill.evaluate.compare import summary
@@ -18,12 +20,13 @@ from ray_distill.evaluate.made import Candidate
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.fit import say
-from ray_distill.train.rows import append, stored
+from ray_distill.train.rows import Series, stored
 from ray_distill.types import STUDENT
 
 Row = Mapping[str, Any]
 FILE = "validations.jsonl"
 VIDEOS = "validation_videos"
+SCORE = "frechet"
 TASK_CPUS = 0.1
 """What a validation asks Ray for: it must find room beside the training's workers."""
 
@@ -46,7 +49,7 @@ class Validations:
         self.config, self.cache, self.tracker, self.report = config, cache, tracker, report
         self.hook = hook or WebHook(None, config.name)
         every = config.evaluate.every
-        self.rows = read(config.run_dir)
+        self.rows, self._series = read(config.run_dir), Series(config.run_dir / FILE)
         known = {row["step"] for row in self.rows}
         due = [*range(every, config.train.steps, every), config.train.steps] if every else []
         self._due = [step for step in due if step not in known]
@@ -66,9 +69,18 @@ class Validations:
                 self._take(step, [ray.get(task, timeout=self.config.train.timeout_s) for task in tasks])
             except FileNotFoundError:  # Ray raises a task's error as its own class
                 self._gone(step)
+            except OSError as error:  # a disk that takes no videos: the run is worth more
+                say(f"   step {step} is not validated: {error}")
         due = self._next()
         if due is not None:
             self._start(due)
+
+    @property
+    def kept(self) -> set[int]:
+        """Steps whose checkpoints have to stay: the best so far, and the one that is being sampled."""
+        scores = {row["step"]: row[SCORE] for row in self.rows if math.isfinite(row.get(SCORE, math.nan))}
+        running = {self._running[0]} if self._running else set()
+        return best_steps(scores, self.config.train.checkpoints_keep_best) | running
 
     def finish(self) -> None:
         """Measure what is still due, when training has ended."""
@@ -78,7 +90,7 @@ class Validations:
 
     def _next(self) -> int | None:
         """The next due step whose checkpoint is whole."""
-        newest = max(self.config.run_dir.glob(f"{PREFIX}*"), default=None)
+        newest = max(folders(self.config.run_dir), default=None)
         while self._due and newest is not None and folder_name(self._due[0]) <= newest.name:
             folder = self.config.run_dir / folder_name(self._due[0])
             if folder.is_dir():
@@ -106,7 +118,7 @@ class Validations:
             measured = summary([each], self._generator.real, self.config.method.sampler())
             row |= {f"{prefix}{name}": value for name, value in measured.items() if value is not None}
             write_videos(place, each.videos, self._generator.prompts, self.config.data.fps)
-        append(self.config.run_dir / FILE, [row])
+        self._series.add([row])
         self.rows.append(row)
         shown = "  ".join(f"{name} {row[name]:.3f}" for name in ("frechet", "accuracy") if name in row)
         say(f"   validation at step {step}: {shown or folder}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import resource
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
@@ -15,15 +13,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
 from ray_distill.rng import StatelessRng
-from ray_distill.train.build import bases, build_engines
+from ray_distill.train.build import build_engines
 from ray_distill.train.engines import Engines, NotFinite
-from ray_distill.train.job import ROLLBACKS, Job
+from ray_distill.train.job import Job
+from ray_distill.train.pulse import Pulse
 from ray_distill.train.rows import reduced
+from ray_distill.train.saving import Saver
 from ray_distill.train.step import train_step
 from ray_distill.types import Placement
 
@@ -33,41 +31,59 @@ ROLLBACK_FACTOR = 0.5
 
 def work(job: Job) -> None:
     """Train to ``train.steps``, or to the step at which the driver asks for a stop; both end with a checkpoint."""
-    config = job.config
     context = ray.train.get_context()
     placement = Placement(context.get_world_rank(), context.get_world_size())
+    with Pulse(job.board, placement.data_rank) as pulse:
+        _work(job, placement, pulse)
+    dist.destroy_process_group()  # without it a process aborts at exit now and then
+
+
+def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
+    config = job.config
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    engines = build_engines(config)
+    engines = build_engines(config, pulse.at)
+    pulse.at("resume")
     last = job.resume_point()
     if last is not None:
         engines.load(last)
     rollbacks = _rolled_back(job, engines)
     stream = replace(job.stream, start=last.step if last else 0)
     teacher = engines.frozen_hash()
-    reporter = Reporter(job, placement, engines, device, rollbacks)
+    reporter = Reporter(job, placement, engines, device, pulse, rollbacks)
     rng = StatelessRng(config.seed)
     if last is not None and placement.data_rank == 0:
         ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"), timeout=60)
+    pulse.at("data", step=stream.start)
     iterator = ray.train.get_dataset_shard("train")
     for step, batches in enumerate(micro_batches(stream, iterator, placement, device), stream.start):
         try:
-            logs = train_step(config.method, engines, batches, step, rng)
+            logs = train_step(config.method, engines, batches, step, rng, pulse.at)
         except NotFinite as error:  # on all ranks, which share the norm
+            reporter.saver.settle()
             if placement.data_rank == 0:
                 ray.get(job.board.roll_back.remote(str(error)), timeout=60)
             raise
-        stopping = reporter.add(step, logs)
+        stopping, leaving = reporter.add(step, logs)
         done = step + 1
         if done == config.train.steps and engines.frozen_hash() != teacher:
             raise RuntimeError("the frozen teacher's weights changed during training")
-        if stopping or is_due(config, done):
-            reporter.save(done)
+        if stopping or leaving or is_due(config, done):
+            reporter.save(done, wait=stopping or leaving or done == config.train.steps)
         if stopping:
             break
+        pulse.at("data", step=done)
+    pulse.at("end")
+    ray.get(job.board.held.remote(most_memory(device)), timeout=60)
     dist.barrier()
-    dist.destroy_process_group()  # without it a process aborts at exit now and then
+
+
+def most_memory(device: torch.device) -> int:
+    """Bytes that this process held at most: on a GPU what torch allocated, else what was resident, libraries too."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
 
 
 def _rolled_back(job: Job, engines: Engines) -> int:
@@ -89,21 +105,45 @@ def is_due(config: RunConfig, done: int) -> bool:
 
 
 class Reporter:
-    """Rows to the board, checkpoints to Ray Train. Ranks meet only every few seconds, by rank 0's clock."""
+    """Rows to the board, checkpoints to the run's folder. Ranks meet only every few seconds, by rank 0's clock."""
 
-    def __init__(self, job: Job, placement: Placement, engines: Engines, device: torch.device, rollbacks: int) -> None:
-        self.job, self.placement, self.engines, self.device = job, placement, engines, device
-        self.rollbacks, self.bases = rollbacks, bases(job.config)
+    def __init__(
+        self,
+        job: Job,
+        placement: Placement,
+        engines: Engines,
+        device: torch.device,
+        pulse: Pulse,
+        rollbacks: int = 0,
+    ) -> None:
+        self.job, self.placement, self.device, self.pulse = job, placement, device, pulse
+        self.saver = Saver(job, placement, engines, rollbacks)
+        self.notice: ray.train.PreemptionInfo | None = None
         self.rows: list[tuple[int, dict[str, Tensor]]] = []
         self.meeting = time.monotonic()
         self.next_step: int | None = None
 
-    def add(self, step: int, logs: dict[str, Tensor]) -> bool:
-        """Keep this step's values; at a meeting gather those of all ranks, push rows, and learn whether to stop."""
+    def add(self, step: int, logs: dict[str, Tensor]) -> tuple[bool, bool]:
+        """Keep this step's values; at a meeting gather those of all ranks and push rows. Returns whether to stop, and
+        whether a node is about to be taken away, for which nothing has been saved yet."""
         self.rows.append((step, logs))
         # Before each checkpoint, too: rows of steps that a resumed run does not repeat must not die with a worker.
         saving = is_due(self.job.config, step + 1)
-        return self._meet(step) if self.next_step in (None, step) or saving else False
+        if self.next_step not in (None, step) and not saving:
+            return False, False
+        self.pulse.at("meet")
+        return self._meet(step), self._noticed(step)
+
+    def _noticed(self, step: int) -> bool:
+        """Whether Ray has heard since the last meeting that nodes will be taken away; the same on all ranks."""
+        notice = ray.train.get_preemption_info()
+        fresh = notice is not None and notice != self.notice
+        self.notice = notice
+        if fresh and self.placement.data_rank == 0:
+            ranks = ", ".join(map(str, notice.preempted_ranks))
+            text = f"a node is about to be taken away, and with it ranks {ranks}: saving step {step + 1}"
+            ray.get(self.job.board.note.remote(text), timeout=60)
+        return fresh
 
     def _meet(self, step: int) -> bool:
         values = torch.cat([value.to(self.device, torch.float32) for _, logs in self.rows for value in logs.values()])
@@ -120,31 +160,10 @@ class Reporter:
             verdict = [stopping, ahead]
         dist.broadcast_object_list(verdict, src=0)
         self.rows, self.meeting, self.next_step = [], now, step + int(verdict[1])
+        self.saver.poll()
         return bool(verdict[0])
 
-    def save(self, step: int) -> None:
-        """A checkpoint after ``step`` steps; each rank's files are merged into one folder by Ray Train."""
-        state = {
-            "step": step,
-            "roles": self.engines.state(),
-            "config": self.job.config.dump(),
-            "run_id": self.job.run_id,
-            "data": self.job.stream.cache.folder.name,
-            "world": self.placement.data_size,
-            "bases": self.bases,
-            ROLLBACKS: self.rollbacks,
-        }
-        with tempfile.TemporaryDirectory() as folder:
-            rank, world = self.placement.data_rank, self.placement.data_size
-            write(Path(folder), self.engines.tensors(), state, rank, world, _gather)
-            ray.train.report(
-                {"step": step},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=folder_name(step),
-            )
-
-
-def _gather(value: Any) -> list[Any]:
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, value)
-    return every
+    def save(self, step: int, wait: bool = True) -> bool:
+        """A checkpoint after ``step`` steps; without ``wait`` it is written while training goes on, where it may be."""
+        self.pulse.at("save")
+        return self.saver.save(step, wait or not self.job.config.train.checkpoint_in_background)

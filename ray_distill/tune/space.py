@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from ray_distill.config import ConfigError, Loaded, RunConfig, load_config
 from ray_distill.config.keys import flatten, set_dotted
 from ray_distill.config.load import load, validated
-from ray_distill.config.section import Section
+from ray_distill.config.section import Folder, Section
 from ray_distill.data.source import Absolute
 
 NOT_SEARCHED = ("name", "output_dir", "seed", "model.", "data.", "evaluate.", "track.", "train.steps", "train.workers")
@@ -51,7 +51,7 @@ class Sweep(Section):
     """The run that is searched around: a configuration that ``train`` takes."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Keys of the base that every trial has otherwise."""
-    output_dir: Absolute = Path("output")
+    output_dir: Folder = Path("output")
     space: Annotated[dict[str, Range], Field(min_length=1)]
     search: Literal["optuna", "random"] = "optuna"
     trials: PositiveInt = 16
@@ -135,7 +135,7 @@ def base_point(sweep: Sweep, base: RunConfig) -> dict[str, Any]:
 
 
 def _with(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    tree = base.dump()
+    tree = base.dump(secrets=True)
     for key, value in values.items():
         try:
             set_dotted(tree, key, value)

@@ -17,10 +17,11 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.evaluate.generate import Generator
 from ray_distill.track.client import Status, close_run
+from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.check import check
 from ray_distill.train.fit import say
-from ray_distill.train.launch import RUN, cluster, make_cache
+from ray_distill.train.launch import cluster, make_cache
 from ray_distill.train.stop import Stopped, watch_signals
 from ray_distill.train.validations import read
 from ray_distill.tune.asha import scheduler
@@ -46,7 +47,9 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
             found = slots(ray.cluster_resources(), base.train, settings.concurrent)
             say(f"== sweep: {settings.trials} trials, {found.concurrent} at a time")
             Generator(base, make_cache(base))  # the cache and the data's features are made once, for all trials
-            plan = Plan(settings.model_dump(mode="json"), base.dump(), found.cpus_per_worker, tracker.run_id)
+            plan = Plan(
+                settings.model_dump(mode="json"), base.dump(secrets=True), found.cpus_per_worker, tracker.run_id
+            )
             # Tune's own way to end in good order; it keeps what it knows, and its trials keep their checkpoints.
             signals.request_stop = lambda: signal.raise_signal(signal.SIGUSR1)
             _tuner(settings, base, plan, found.concurrent).fit()

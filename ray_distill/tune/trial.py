@@ -31,6 +31,7 @@ def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
     ``trial.json`` in the run's folder says where it searched, and what it failed of.
     """
     from ray_distill.config import RunConfig
+    from ray_distill.config.secrets import mask
     from ray_distill.train.launch import Trial, launch
     from ray_distill.tune.space import Sweep, trial_config
 
@@ -45,7 +46,7 @@ def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
     try:
         rows = launch(config, Trial(plan.parent_run_id, report))["validations"]
     except Exception as error:  # written down for the sweep, and raised again
-        _write(config.run_dir, point, f"{type(error).__name__}: {error}")
+        _write(config.run_dir, point, mask(f"{type(error).__name__}: {error}"))
         raise
     # Tune ends a trial at its last report: that waits until the run is closed.
     tune.report(dict(rows[-1]))

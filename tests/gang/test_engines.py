@@ -156,10 +156,27 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(gang: Gang, tmp_
         assert (masters != masters.bfloat16().float()).float().mean() > 0.5  # the masters are finer than bf16
 
 
-def test_another_world_and_stage_resume_within_tolerance(gang: Gang, reference: dict, tmp_path: Path) -> None:
-    gang.run(jobs.run, jobs.Case(zero=2, micro_batch=4), 15, None, None, 0, str(tmp_path / "c"), world=2)
-    four = gang.run(jobs.run, jobs.Case(zero=3, micro_batch=1), STEPS, None, str(tmp_path / "c"), 15, world=4)[0]
-    assert distance(four, reference) < TOLERANCE
+@pytest.fixture(scope="module")
+def long_reference(gang: Gang) -> dict:
+    return gang.run(jobs.run, jobs.Case(micro_batch=8), 12, world=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "stage_before", "after", "stage"),
+    [(2, 1, 1, 2), (1, 2, 2, 3), (2, 3, 4, 1)],
+    ids=["2-to-1", "1-to-2", "2-to-4"],
+)
+def test_another_world_and_stage_resume_within_tolerance(
+    gang: Gang, long_reference: dict, tmp_path: Path, before: int, stage_before: int, after: int, stage: int
+) -> None:
+    """Ten steps on, at the same global batch; each stage once gives and once takes a checkpoint."""
+    first = jobs.Case(zero=stage_before, micro_batch=2)
+    gang.run(jobs.run, first, 2, None, None, 0, str(tmp_path / "c"), world=before)
+    then = jobs.Case(zero=stage, micro_batch=1 if after == 4 else 4)
+    resumed = gang.run(jobs.run, then, 12, None, str(tmp_path / "c"), 2, world=after)
+    assert resumed[0]["state"] == long_reference["state"]
+    assert distance(resumed[0], long_reference) < TOLERANCE
+    assert all(distance(resumed[0], other) == 0.0 for other in resumed[1:])
 
 
 @pytest.mark.parametrize("zero", [2, 3])

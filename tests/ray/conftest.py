@@ -41,6 +41,13 @@ MEASURED = [
 
 
 TOKEN = os.environ["RAY_AUTH_TOKEN"]
+PLANTED = {
+    "HF_TOKEN": "hf_planted-1",
+    "MLFLOW_TRACKING_PASSWORD": "planted-2",
+    "AWS_SECRET_ACCESS_KEY": "planted-3",
+    "RAY_DISTILL_TRACK__URI": "http://ann:planted-4@127.0.0.1:9",
+}
+"""In the environment of Ray's processes: what a job may find there, and must show nowhere. No server answers."""
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +55,9 @@ def local_ray() -> Iterator[None]:
     """A head as a cluster has it: a token is asked for, jobs can be submitted and have time to save when stopped."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "120")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        for name, value in PLANTED.items():
+            patch.setenv(name, value)
         # A job's `python` is this one, whether or not its environment is activated.
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         context = ray.init(
@@ -59,6 +69,8 @@ def local_ray() -> Iterator[None]:
             logging_level="ERROR",
             logging_config=ray.LoggingConfig(log_level="ERROR"),
         )
+        for name in PLANTED:
+            patch.delenv(name)
         patch.setenv("TEST_DASHBOARD", f"http://{context.dashboard_url}")
         yield
         ray.shutdown()

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import ray
+from mlflow import MlflowClient
 
 from ray_distill.checkpoint import latest
-from tests.ray.conftest import ROOT, STEPS, TOKEN, Home, read_rows, wait_for
+from ray_distill.cli import main
+from tests.ray.conftest import PLANTED, ROOT, STEPS, TOKEN, Home, read_rows, wait_for
 from tests.ray.test_train import assert_equal_runs
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -52,8 +54,12 @@ def test_without_the_token_nothing_is_submitted(local_ray: None) -> None:
 
 
 def test_a_job_that_is_stopped_and_submitted_again_ends_equal(straight: Path, home: Home) -> None:
-    """`ray job stop` saves, then ends; the same job submitted again goes on."""
-    arguments = home.overrides("stopped")
+    """`ray job stop` saves, then ends; the same job submitted again goes on. MLflow, named by the environment, is away
+    all the time, and so is the web hook."""
+    hook = home.folder / "hook.json"
+    hook.write_text('{"callback_url": "http://ann:planted-5@127.0.0.1:9/planted-6"}')
+    arguments = [item for item in home.overrides("stopped") if not item.startswith("track.uri=")]
+    arguments.append(f"track.webhook={hook}")
     run = home.folder / "output/stopped"
     command = documented()
     submitted = job(*command[:2], "--submission-id", "stopped", "--no-wait", *command[2:], *arguments)
@@ -71,6 +77,24 @@ def test_a_job_that_is_stopped_and_submitted_again_ends_equal(straight: Path, ho
     assert f"goes on from step {stopped.step}" in again.stdout and TOKEN not in again.stdout
     assert [row["step"] for row in read_rows(run)] == list(range(STEPS))
     assert_equal_runs(run, straight)
+
+    told = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    told |= {Path("logs"): (logs + again.stdout + again.stderr).encode()}
+    assert len(told) > 20 and run / "track.jsonl" in told
+    secrets = [*PLANTED.values(), *(f"planted-{number}" for number in range(1, 7)), TOKEN]
+    assert [(path, secret) for path, content in told.items() for secret in secrets if secret.encode() in content] == []
+
+    assert main(["track", "sync", str(run), f"track.uri={home.uri}"]) == 0
+    client = MlflowClient(home.uri)
+    (tracked,) = client.search_runs(
+        [client.get_experiment_by_name("ray_distill").experiment_id], "attributes.run_name = 'stopped'"
+    )
+    assert tracked.info.status == "FINISHED" and "report.json" in {
+        item.path for item in client.list_artifacts(tracked.info.run_id)
+    }
+    steps = [point.step for point in client.get_metric_history(tracked.info.run_id, "fake_score/loss")]
+    assert sorted(steps) == list(range(STEPS))
+    assert "planted" not in f"{tracked.data.params}{tracked.data.tags}"
 
 
 def test_what_is_uploaded_is_small_and_only_code(local_ray: None) -> None:

@@ -45,7 +45,7 @@ def test_a_run_leaves_numbers_pictures_videos_and_a_student(straight: Path) -> N
         assert row["frechet"] > 0 and 0 <= row["accuracy"] <= 1 and row["seconds_per_video"] > 0
     assert (report["student"]["nfe"], report["teacher_many"]["nfe"]) == (3, 8)
     assert (report["steps"], report["student_updates"], report["seeds"]) == (STEPS, STEPS // 2, 1)
-    assert report["wall_seconds"] > 0
+    assert report["wall_seconds"] > 0 and 0.1 < report["memory_gib"] < 8
     for picture in ("contact_sheet.png", "losses.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")
     assert len(list((run / "videos/student").glob("*.mp4"))) == 6

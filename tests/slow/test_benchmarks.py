@@ -28,6 +28,13 @@ def test_steps() -> None:
     assert all(ratio > 0 for ratio in measured["ratios"].values())
 
 
+def test_checkpoint() -> None:
+    measured = last_line("benchmarks/checkpoint.py", "--saves", "1", "--cycles", "1")
+    assert measured["bytes"] > 1 << 20 and set(measured["shares"]) == {"save", "begin"}
+    assert all(0 < share < 1 for share in measured["shares"].values())
+    assert all(value > 0 for value in measured["medians"].values())
+
+
 def test_launch() -> None:
     measured = last_line("benchmarks/launch.py")
     assert measured["launch_to_first_step_s"] > 0

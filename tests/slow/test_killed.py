@@ -1,50 +1,36 @@
-"""A worker that dies costs its steps since the last checkpoint, and nothing else."""
+"""Workers that die, fail and hang cost their steps since the last checkpoint, and nothing else. All: ``make chaos``."""
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ray_distill.cli import main
-from tests.ray.conftest import STEPS, Home
+from ray_distill.train import fit
+from tests.chaos import faults
+from tests.chaos.faults import Fault
+from tests.ray.conftest import Home
 from tests.ray.test_train import assert_equal_runs
 
 
-def test_a_run_whose_worker_was_killed_ends_equal(
-    straight: Path,
-    home: Home,
-    capsys: pytest.CaptureFixture[str],
+def test_a_run_whose_workers_were_struck_ends_equal(
+    straight: Path, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kill -9 in the middle; Ray starts the workers anew and they go on from the last checkpoint."""
-    run = home.folder / "output/killed"
-    killer = Killer(run, after=STEPS // 2)
-    assert main(["train", "configs/quickstart.yaml", *home.overrides("killed")]) == 0
-    assert killer.killed() and "resumed from step" in capsys.readouterr().err
+    """kill -9 in a backward, an exception in a rollout, and a hang; after each Ray starts the workers anew."""
+    run = home.folder / "output/struck"
+    kinds = [("kill", "backward", 25), ("raise", "forward", 35), ("hang", "forward", 45)]
+    planned = [Fault(i, kind, phase, step, rank=i % 2, delay=0.0) for i, (kind, phase, step) in enumerate(kinds)]
+    folder = faults.folder_of(run)
+    folder.mkdir(parents=True)
+    faults.write_plan(folder, planned)
+    monkeypatch.setattr(fit, "train_worker", faults.train_worker)
+    patience = ["train.hang_timeout_s=20", "train.max_failures=3"]
+    assert main(["train", "configs/quickstart.yaml", *home.overrides("struck", *patience)]) == 0
+    assert all((folder / fault.note).exists() for fault in planned)
+    said = capsys.readouterr().err
+    assert said.count("resumed from step") == 3
+    assert "rank 1 failed at step 35, forward of " in said and "RuntimeError: planted by chaos" in said
+    assert "waiting for rank 0 (train.hang_timeout_s). rank 0: step 45, forward of " in said
+    assert "(strike, faults.py:" in said
     assert_equal_runs(run, straight)
-
-
-class Killer(threading.Thread):
-    """kill -9 of a training worker, once the run has logged more than ``after`` steps."""
-
-    def __init__(self, run: Path, after: int) -> None:
-        super().__init__(daemon=True)
-        self.run_dir, self.after, self.pid = run, after, 0
-        self.start()
-
-    def run(self) -> None:
-        while not self.pid:
-            time.sleep(0.05)
-            rows = self.run_dir / "metrics.jsonl"
-            if rows.is_file() and rows.read_text().count("\n") > self.after:
-                ours = psutil.Process().children(recursive=True)
-                workers = [p for p in ours if "RayTrainWorker" in " ".join(p.cmdline())]
-                workers[0].kill()
-                self.pid = workers[0].pid
-
-    def killed(self) -> bool:
-        self.join(timeout=5)
-        return bool(self.pid)

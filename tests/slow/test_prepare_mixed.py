@@ -23,7 +23,7 @@ def test_folders_prompts_and_the_teachers_clips_in_buckets(
     folder = tmp_path / "videos"
     folder.mkdir()
     for number in range(5):
-        odd.write(folder / f"clip_{number}.mp4", size=(48, 96) if number % 2 else (96, 64), frames=10)
+        odd.write(folder / f"clip_{number}.mp4", size=(48, 96) if number % 2 else (96, 64), frames=10 + number)
     (folder / "no_video.mp4").write_text("none")
     for name, lines in (("prompts.txt", "a zero\n"), ("more.txt", "a one\na two\n")):
         (tmp_path / name).write_text(lines)
@@ -56,7 +56,7 @@ def test_folders_prompts_and_the_teachers_clips_in_buckets(
     assert latents.shape == (4, 16, 3, 6, 6) and np.isfinite(latents).all()
     assert len({latent.tobytes() for latent in latents}) == 4
 
-    odd.write(folder / "clip_5.mp4", size=(48, 96), frames=10)
+    odd.write(folder / "clip_5.mp4", size=(48, 96), frames=15)
     (tmp_path / "more.txt").write_text("a one\na two\na three\n")
     assert main(["prepare", str(CONFIG), *arguments]) == 0
     told = capsys.readouterr()

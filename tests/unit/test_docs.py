@@ -35,6 +35,8 @@ def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatc
         assert args.verb == "train"
     elif args.verb == "import":
         load_config(Path(args.overrides[0]), args.overrides[1:], environment={})
+    elif args.verb == "track":
+        assert str(args.config) == "sync" and args.overrides[0].startswith(MADE)
     elif args.verb == "tune":
         load_sweep(args.config, args.overrides)
     elif args.verb == "plan":

@@ -1,4 +1,3 @@
-import json
 import logging
 import pickle
 import shutil
@@ -6,33 +5,9 @@ import shutil
 import pytest
 import torch
 
-from ray_distill.checkpoint import BadCheckpoint, Checkpoint, latest, writer
-from ray_distill.checkpoint.layout import MANIFEST, STATE, folder_name
-from ray_distill.checkpoint.writer import write
-
-NAMES = ["blocks.0.weight", "blocks.0.bias", "scale"]
-SHAPES = [(3, 4), (5,), ()]
-
-
-def tensors(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    for role in ("student", "fake_score"):
-        for name, shape in zip(NAMES, SHAPES, strict=True):
-            for kind in ("weights", "exp_avg", "exp_avg_sq", "ema"):
-                yield role, f"{kind}/{name}", torch.randn(shape, generator=generator)
-
-
-def write_all(folder, step, world=2, seed=0):
-    """What ``world`` ranks do, one after another; rank 0, which writes the manifest, is the last."""
-    parts = []
-
-    def gather(part):
-        parts.append(part)
-        return parts
-
-    for rank in reversed(range(world)):
-        write(folder, tensors(seed), {"step": step, "roles": {"student": {"updates": step}}}, rank, world, gather)
-    return Checkpoint(folder)
+from ray_distill.checkpoint import latest, writer
+from ray_distill.checkpoint.layout import folder_name
+from tests.unit.checkpoint.ranks import NAMES, tensors, write_all
 
 
 @pytest.mark.parametrize("part_bytes", [1, 100, 1 << 30])
@@ -52,14 +27,14 @@ def test_what_was_written_is_read(tmp_path, monkeypatch, world, part_bytes):
 
 
 def test_each_rank_keeps_its_turn(tmp_path):
-    write_all(tmp_path, 1, world=2)
-    sizes = {p.name: p.stat().st_size for p in tmp_path.glob("*.safetensors")}
+    write_all(tmp_path / "a", 1, world=2)
+    sizes = {p.name: p.stat().st_size for p in tmp_path.glob("a/*.safetensors")}
     assert len(sizes) == 4 and max(sizes.values()) < 1.5 * min(sizes.values())
 
 
 def test_a_tensor_that_is_not_there_is_named(tmp_path):
     with pytest.raises(KeyError, match=r"no ema of student's head\.weight"):
-        write_all(tmp_path, 1).tensor("student", "ema", "head.weight")
+        write_all(tmp_path / "a", 1).tensor("student", "ema", "head.weight")
 
 
 def test_nothing_is_pickled(tmp_path, monkeypatch):
@@ -70,78 +45,14 @@ def test_nothing_is_pickled(tmp_path, monkeypatch):
         monkeypatch.setattr(pickle, name, refuse)
     monkeypatch.setattr(torch, "load", refuse)
     monkeypatch.setattr(torch, "save", refuse)
-    checkpoint = write_all(tmp_path, 1)
+    checkpoint = write_all(tmp_path / "a", 1)
     checkpoint.verify()
     assert checkpoint.tensors("student", "weights")
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
-
-
-def some_file(folder):
-    return sorted(folder.glob("*.safetensors"))[0]
-
-
-def truncated(folder):
-    path = some_file(folder)
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def flipped(folder):
-    path = some_file(folder)
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(content)
-
-
-def cut_manifest(folder):
-    path = folder / MANIFEST
-    path.write_text(path.read_text()[:-10])
-
-
-def foreign_file(folder):
-    shutil.copy(some_file(folder), folder.parent / "outside.safetensors")
-    files = json.loads((folder / MANIFEST).read_text())
-    files["../outside.safetensors"] = files[some_file(folder).name]
-    (folder / MANIFEST).write_text(json.dumps(files))
-
-
-DAMAGE = {
-    "a file is missing": lambda folder: some_file(folder).unlink(),
-    "a file is cut": truncated,
-    "a bit is flipped": flipped,
-    "no state": lambda folder: (folder / STATE).unlink(),
-    "another state": lambda folder: (folder / STATE).write_text("{}"),
-    "no manifest": lambda folder: (folder / MANIFEST).unlink(),
-    "a cut manifest": cut_manifest,
-    "a manifest that is a list": lambda folder: (folder / MANIFEST).write_text("[]"),
-    "a manifest without sizes": lambda folder: (folder / MANIFEST).write_text('{"state.json": 3}'),
-    "a manifest that points outside": foreign_file,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_found_and_the_one_before_is_taken(tmp_path, caplog, damage):
-    whole = write_all(tmp_path / folder_name(200), 200)
-    damaged = write_all(tmp_path / folder_name(400), 400)
-    assert latest(tmp_path) == damaged
-    damage(damaged.folder)
-    with pytest.raises(BadCheckpoint, match=str(damaged.folder)):
-        damaged.verify()
-    with caplog.at_level(logging.WARNING):
-        assert latest(tmp_path, thorough=True) == whole
-    assert [r.levelname for r in caplog.records] == ["WARNING"] and str(damaged.folder) in caplog.text
-
-
-@pytest.mark.parametrize("damage", [name for name in DAMAGE if name != "a bit is flipped"])
-def test_a_quick_look_sees_all_but_flipped_bits(tmp_path, damage):
-    whole = write_all(tmp_path / folder_name(200), 200)
-    DAMAGE[damage](write_all(tmp_path / folder_name(400), 400).folder)
-    assert latest(tmp_path) == whole
+    assert {path.suffix for path in checkpoint.folder.iterdir()} == {".json", ".safetensors"}
 
 
 def test_no_checkpoint_is_none(tmp_path):
     assert latest(tmp_path) is None and latest(tmp_path / "nowhere") is None
-    truncated(write_all(tmp_path / folder_name(1), 1).folder)
-    assert latest(tmp_path) is None
 
 
 def test_the_newest_is_by_step(tmp_path):
@@ -149,10 +60,12 @@ def test_the_newest_is_by_step(tmp_path):
         write_all(tmp_path / folder_name(step), step)
     newest = latest(tmp_path)
     assert newest is not None and newest.step == 1000
+    wanted = latest(tmp_path, wanted=lambda checkpoint: checkpoint.step < 500)
+    assert wanted is not None and wanted.step == 200
 
 
-def test_a_file_that_the_manifest_does_not_name_is_not_read(tmp_path):
-    """An attempt that died half-way through this folder leaves its ranks' files: nobody vouches for them."""
+def test_a_file_that_the_manifest_does_not_name_is_not_read(tmp_path, caplog):
+    """What somebody has put there: nobody vouches for it."""
     checkpoint = write_all(tmp_path / "a", 1)
     stale = write_all(tmp_path / "b", 1, world=1, seed=1)
     for path in stale.folder.glob("*.safetensors"):
@@ -162,3 +75,22 @@ def test_a_file_that_the_manifest_does_not_name_is_not_read(tmp_path):
     for role, name, tensor in tensors():
         kind, _, parameter = name.partition("/")
         assert torch.equal(checkpoint.tensor(role, kind, parameter), tensor)
+
+
+def test_what_a_dead_attempt_left_is_gone_when_the_step_is_saved_again(tmp_path):
+    folder = tmp_path / folder_name(3)
+    write_all(folder, 3, world=3, seed=1)
+    (folder / "manifest.json").unlink()
+    again = write_all(folder, 3, world=2)
+    again.verify()
+    assert not list(folder.glob("*-0002-*")) and not list(folder.glob("*.part"))
+
+
+def test_what_is_passed_over_is_told_to_whom_it_concerns(tmp_path, caplog):
+    write_all(tmp_path / folder_name(1), 1)
+    (write_all(tmp_path / folder_name(2), 2).folder / "state.json").unlink()
+    told = []
+    with caplog.at_level(logging.WARNING):
+        latest(tmp_path, tell=told.append)
+    assert len(told) == 1 and "step_00000002: unfinished or damaged: state.json: it is missing" in told[0]
+    assert not caplog.records

@@ -115,6 +115,11 @@ def test_every_mistake_is_told_at_once_with_its_source(load):
         ("train.steps=0", "train.steps = 0 (command line): "),
         ("train.steps=many", "train.steps = 'many' (command line): "),
         ("train.global_batch=6", "train.global_batch = 6 is no multiple of workers x micro_batch = 2 x 2"),
+        (
+            "train={steps: 1, micro_batch: 2, global_batch: 16, workers: 4, min_workers: 2}",
+            "workers x micro_batch = 3 x 2; train.min_workers = 2",
+        ),
+        ("train.min_workers=3", "train.min_workers = 3 is more than train.workers = 2"),
         ("roles.student.zero=4", "roles.student.zero = 4 (command line): "),
         ("roles.student.optimizer.betas=[0, 1]", "roles.student.optimizer.betas.1 = 1"),
         ("name=a/b", "name = 'a/b' (command line): "),
@@ -147,6 +152,11 @@ def test_bad_values_name_key_and_value(load, override, message):
     with pytest.raises(ConfigError) as error:
         load(override, seed=0)
     assert message in str(error.value)
+
+
+def test_fewer_workers_are_taken_where_each_number_divides_the_batch(load):
+    train = load("train={steps: 1, micro_batch: 2, global_batch: 24, workers: 4, min_workers: 2}").config.train
+    assert (train.min_workers, train.workers) == (2, 4)
 
 
 @pytest.mark.parametrize(

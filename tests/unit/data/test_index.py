@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ray_distill.data import encode, files
+from ray_distill.data import encode, files, growing
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
 from ray_distill.data.files import Decode, Look, Write
+from ray_distill.data.growing import Growing
 from ray_distill.data.index import finish, told
 from ray_distill.data.listing import entries
 from ray_distill.data.made import Made, Models
@@ -40,7 +41,7 @@ MODELS = Models("wan", DIGITS, 8)
 class Characters:
     """Captions as their characters' numbers, in place of a text encoder."""
 
-    def __init__(self, folder, max_length, int8):
+    def __init__(self, folder, max_length, int8=False):
         self.max_length = max_length
 
     def to(self, device):
@@ -120,7 +121,7 @@ def test_clips_come_out_as_the_codec_sees_them(folder):
         frames = read_clip(str(folder / f"in/{name}.mp4"), source(folder).cut(0)).frames
         wanted = codec.encode(to_pixels(resize(frames, 24, 32))[None])[0].numpy()
         assert np.array_equal(cache.latents([row])[0], wanted)
-        wanted = Characters(DIGITS, 8, False).encode([name, "", "bad"])
+        wanted = Characters(DIGITS, 8).encode([name, "", "bad"])
         assert np.array_equal(cache.text([row]), wanted[:1])
         assert np.array_equal(cache.prompts["null"], wanted[1]) and np.array_equal(cache.uncond, wanted[2])
     assert cache.card["clips"] == 3 and cache.card["skipped"] == 2 and cache.card["buckets"] == {"16x1x6x8": 3}
@@ -133,6 +134,7 @@ def test_what_was_left_out_is_named_with_its_reason(folder):
     assert {row["file"] for row in rows} == {"short.mp4", "text.mp4"}
     assert any("lasts 0.25 s and 0.375 s are needed" in row["reason"] for row in rows)
     assert any(row["reason"].startswith("cannot be decoded") for row in rows)
+    assert not any(str(folder) in row["reason"] for row in rows)
     assert (
         cache.card["reasons"]["lasts N s and N s are needed at N fps; lower data.frames or data.stride, or drop it"]
         == 1
@@ -326,6 +328,29 @@ def test_the_contact_sheet_shows_what_the_model_sees(folder):
 
 def test_a_sheet_takes_some_of_many():
     assert some(0) == [] and some(3) == [0, 1, 2] and len(some(1000)) == 12 and some(1000)[-1] == 999
+
+
+def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
+    """All that looks right is in it; what cannot be decoded is found while it is encoded."""
+    wanted = source(folder, stream=True)
+    listed = entries(wanted)
+    made = Made(wanted, MODELS, [], [row for e in listed for row in Look(wanted, MODELS.multiple)(asdict(e))])
+    Write(made.text)(EncodeText(DIGITS, 8, int8=False)(columns(made.missing_text())))
+    cache = finish(made)
+    assert cache.streamed and sorted(cache.captions()) == ["short", "square", "turned", "wide"]
+    rows = cache.rows(range(4), ["id", "dataset", "video", "path", "number", "height", "width", "header"])
+    encoded = EncodeClips(DIGITS)(columns([Decode(wanted)(row) for row in rows]))
+    Write(made.latents, errors=True)({name: np.array(values, dtype=object) for name, values in encoded.items()})
+    there = Growing(cache.latents_folder)
+    there.wait_for(row["id"] for row in rows)
+    assert len(there.places) == 3 and ["lasts 0.25 s" in error for error in there.errors.values()] == [True]
+    prepared, encoded = make(source(folder))
+    assert not prepared.streamed and prepared.folder != cache.folder and encoded == ([], ["short.mp4"])
+    index = [row for row in prepared.rows(range(3), ["id", "caption", "shape", "latents"])]
+    growing.growing.cache_clear()
+    growing.growing(cache.latents_folder).look()
+    numbers = [number for number, caption in enumerate(cache.index["caption"].to_pylist()) if caption != "short"]
+    assert cache.rows(numbers, ["id", "caption", "shape", "latents"]) == index
 
 
 def test_a_cache_can_be_moved(folder):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ray_distill.data.transform import resize, to_frames, to_pixels
 
@@ -18,6 +19,14 @@ def test_area_is_the_mean_of_each_window():
     frames = noise(2, 8, 8, 3)
     means = frames.reshape(2, 4, 2, 4, 2, 3).mean(axis=(2, 4))
     assert np.abs(resize(frames, 4, 4) - means).max() <= 0.5
+
+
+@pytest.mark.parametrize("size", [(37, 51), (65, 85), (100, 70)])
+def test_other_factors_are_pillows_antialiased_bilinear(size):
+    frames = noise(2, 60, 80, 3)
+    wanted = [Image.fromarray(f).resize(size[::-1], Image.Resampling.BILINEAR) for f in frames]
+    off = np.abs(resize(frames, *size, crop=False).astype(int) - np.stack([np.asarray(image) for image in wanted]))
+    assert off.max() <= 1
 
 
 def test_centre_crop_keeps_the_middle_and_the_aspect():

@@ -98,6 +98,7 @@ REPORT = {
     "steps": 800,
     "student_updates": 160,
     "wall_seconds": 95.3,
+    "memory_gib": 0.81,
 }
 
 
@@ -108,7 +109,7 @@ def test_table_is_aligned_and_complete():
     assert lines[6].split()[1:] == ["25.5", "+-", "0.9", "0.957", "4.25", "3", "0.020"]
     assert len({len(line) for line in lines[:7]}) == 1
     assert len({line.index(".") for line in lines[2:7]}) == 1  # the points of the distances stand below one another
-    assert lines[7] == "160 student updates, 800 steps, 95.3 s in all, 3 sampling seeds"
+    assert lines[7] == "160 student updates, 800 steps, 95.3 s in all, 0.81 GiB a worker, 3 sampling seeds"
 
 
 def test_table_without_a_metric_prints_dashes():

@@ -1,6 +1,7 @@
 """Publishing: known to work before the training, at the end and from checkpoints; a dead hub stops nothing."""
 
 import logging
+import traceback
 from types import SimpleNamespace
 
 import pytest
@@ -21,8 +22,14 @@ class Api:
         self.fails, self.made, self.uploads = fails, [], []
 
     def create_repo(self, name, **kwargs):
+        if isinstance(self.fails, int):
+            error = OSError("the hub's answer")
+            error.response = SimpleNamespace(status_code=self.fails)
+            raise error
         if "create" in self.fails:
-            raise PermissionError("403")
+            raise PermissionError("403 for https://ann:hunter2@hub")
+        if "reach" in self.fails:
+            raise TimeoutError("no route")
         self.made.append((name, kwargs))
         return SimpleNamespace(repo_id=f"me/{name}")
 
@@ -61,8 +68,26 @@ def test_without_a_token_the_way_out_is_named(tmp_path, monkeypatch):
 
 
 def test_a_refusal_is_known_before_the_training(tmp_path):
-    with pytest.raises(ConfigError, match=r"hub refuses it \(PermissionError: 403\).*--no-push"):
+    with pytest.raises(ConfigError, match=r"hub refuses it \(PermissionError: 403 .*\*@hub\).*--no-push") as error:
         Hub(config(tmp_path), Api(fails=("create",)))
+    assert "hunter2" not in "".join(traceback.format_exception(error.value))
+
+
+def test_an_answer_of_the_hub_is_a_refusal_unless_it_is_its_own_fault(tmp_path):
+    Hub(config(tmp_path), Api(fails=503))
+    with pytest.raises(ConfigError, match="hub refuses it"):
+        Hub(config(tmp_path), Api(fails=403))
+
+
+def test_a_hub_that_is_away_at_the_start_is_asked_again(tmp_path, exports, caplog):
+    api = Api(fails=["reach"])
+    made = Hub(config(tmp_path, per_checkpoint=True), api)
+    assert "the hub cannot be reached (TimeoutError)" in caplog.text
+    made.checkpoint(tmp_path / "step_00000010", 10, SHAPE)
+    made._pool.submit(lambda: None).result()
+    assert api.uploads == []
+    api.fails.clear()
+    assert made.finish(tmp_path) == "me/wan-3step" and len(api.uploads) == 1
 
 
 def test_the_student_is_published_at_the_end(tmp_path, exports):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ray_distill.track import tracker as module
-from ray_distill.track.client import close_run, mask
+from ray_distill.track.client import close_run
 from ray_distill.track.tracker import Tracker
 
 
@@ -126,19 +126,19 @@ def test_a_run_that_cannot_be_closed_costs_a_warning(uri, caplog):
 
 def test_metrics_of_an_outage_arrive_when_the_server_is_back(uri, monkeypatch, caplog):
     tracker = Tracker.start(uri, "digits", "run", {}, {})
-    client, calls = tracker._client, []
+    client, calls = tracker._sender._client, []
 
     class Down:
         def log_batch(self, *_, **__):
             calls.append(time.monotonic())
             raise ConnectionError("down")
 
-    tracker._client = Down()
+    tracker._sender._client = Down()
     for step in range(20):
         tracker.metrics(step, {"loss": 0.0})
     tracker._pool.submit(lambda: None).result()
     assert len(calls) == 1  # the cool-down spares the other nineteen
-    tracker._client = client
+    tracker._sender._client = client
     tracker.end("FINISHED")
     assert len(client.get_metric_history(tracker.run_id, "loss")) == 20
     assert len([record for record in caplog.records if record.name == module.__name__]) == 1
@@ -178,8 +178,3 @@ def test_without_a_uri_nothing_happens(uri, tmp_path):
     tracker.artifact(tmp_path)
     assert tracker.register(tmp_path, "name") is None and tracker.run_id is None
     tracker.end("FINISHED")
-
-
-def test_mask():
-    assert mask("at https://ann:p@ss:w@host:5000/x") == "at https://ann:***@host:5000/x"
-    assert mask("http://127.0.0.1:5000 sqlite:////a/b.db") == "http://127.0.0.1:5000 sqlite:////a/b.db"

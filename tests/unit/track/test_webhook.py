@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -82,6 +83,22 @@ def test_a_dead_hook_costs_one_warning_without_its_address(tmp_path, caplog, mon
     (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert SECRET not in record.getMessage() and "The run goes on" in record.getMessage()
     assert SECRET not in repr(hook._hook)
+
+
+def test_a_hook_that_accepts_and_never_answers_delays_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(webhook, "END_WAIT_S", 0.2)
+    monkeypatch.setattr(webhook, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(webhook, "ATTEMPTS", 1)
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        dead.listen()
+        hook = WebHook(file(tmp_path, callback_url=f"http://127.0.0.1:{dead.getsockname()[1]}/x"), "run")
+        began = time.monotonic()
+        for step in range(20):
+            hook.send("checkpoint", "saved", step=step)
+        assert time.monotonic() - began < 0.5
+        hook.close()
+        assert time.monotonic() - began < 2
 
 
 def test_without_a_file_nothing_happens():

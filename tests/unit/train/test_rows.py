@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ray_distill.train.rows import append, reduced, stored
+from ray_distill.train.rows import Series, append, reduced, stored
+from tests.unit.disks import file_limit
 
 NAN = float("nan")
 
@@ -53,3 +54,16 @@ def test_a_torn_last_line_is_cut_off(tmp_path):
     assert stored(path) == [{"step": 0.0}, {"step": 1.0}]
     append(path, [{"step": 2.0}])
     assert [row["step"] for row in stored(path)] == [0.0, 1.0, 2.0]
+
+
+def test_rows_wait_while_the_disk_takes_none(tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    series = Series(path)
+    series.add([{"step": 0.0}])
+    with file_limit(path.stat().st_size + 20):  # of the next rows the first fits, and a part of the second
+        for step in (1.0, 2.0, 3.0):
+            series.add([{"step": step}])
+    assert [row["step"] for row in stored(path)] == [0.0, 1.0]
+    assert len(caplog.records) == 1 and "they wait in memory" in caplog.text
+    series.add([{"step": 4.0}])
+    assert [row["step"] for row in stored(path)] == [0.0, 1.0, 2.0, 3.0, 4.0] and series.waiting == []

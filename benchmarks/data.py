@@ -1,0 +1,229 @@
+"""Clips through Ray Data against a loop written by hand, and what memory a preparation takes.
+
+    python benchmarks/data.py [--clips 600] [--rounds 5] [--cpus 1,2] [--memory 1000,10000]
+
+Both decode and resize the same files, to equal pixels, in as many processes as there are CPUs, in turn after a warm-up;
+the pipeline hands its clips to an actor, as it does to an encoder. Each number of CPUs is a process (and a Ray) of its
+own that is bound to so many cores, each size of a preparation one that reads its own peaks. Prints a table and JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import decord
+import numpy as np
+import psutil
+import ray
+import torch
+from ray.data import ActorPoolStrategy
+
+from ray_distill.data.files import Decode, Look
+from ray_distill.data.listing import entries
+from ray_distill.data.made import Models
+from ray_distill.data.pipeline import DECODE, ENCODE, dataset, prepare, share
+from ray_distill.data.source import Source
+from ray_distill.data.transform import resize
+from ray_distill.data.video import write_clip
+from ray_distill.train.launch import cluster
+
+ROOT = Path(__file__).parents[1]
+FRAMES, SIZE, SMALL, FPS = 33, (144, 256), (96, 160), 16
+DIGITS = ROOT / "examples/digits_teacher"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpus", type=numbers, default=[1, 2])
+    parser.add_argument("--memory", type=numbers, default=[1000, 10000])
+    parser.add_argument("--one", choices=["throughput", "memory"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one == "throughput":
+        told: Any = throughput(args.cpus[0], args.clips, args.rounds)
+    elif args.one == "memory":
+        told = memory(args.memory[0])
+    else:
+        clips, rounds = f"--clips={args.clips}", f"--rounds={args.rounds}"
+        fast = [alone("--one=throughput", f"--cpus={count}", clips, rounds) for count in args.cpus]
+        told = {"throughput": fast, "memory": [alone("--one=memory", f"--memory={count}") for count in args.memory]}
+        report(told)
+    print(json.dumps(told))
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
+
+
+def alone(*arguments: str) -> Any:
+    done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# Throughput
+
+
+def throughput(cpus: int, clips: int, rounds: int) -> dict[str, Any]:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # Ray's processes and the pool's are bound, too
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(cpus) as pool:
+        source = clips_in(Path(folder), clips)
+        rows = [row for entry in entries(source) for row in Look(source, (8, 8))(vars(entry))]
+        paths = [row["path"] for row in rows]
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ways = {"loop": lambda: by_hand(pool, paths), "Ray Data": lambda: by_ray(source, rows)}
+        seen = [way()["sums"] for way in ways.values()]  # warms up, too
+        assert seen[0] == seen[1] and len(seen[0]) == clips, "the two ways do not give equal pixels"
+        measured: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                told = way()
+                measured[name].append({"wall": time.perf_counter() - began, "work": told["work"]})
+        ray.shutdown()
+    walls = {name: statistics.median(one["wall"] for one in those) for name, those in measured.items()}
+    work = {name: statistics.median(one["work"] for one in those) / clips for name, those in measured.items()}
+    ratios = [one["wall"] / other["wall"] for one, other in zip(*measured.values(), strict=True)]
+    return {
+        "cpus": cpus,
+        "clips": clips,
+        "clips_per_second": {name: clips / wall for name, wall in walls.items()},
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "ms_of_work_a_clip": {name: 1000 * seconds for name, seconds in work.items()},
+        "ms_of_a_cpu_a_clip": {name: 1000 * cpus * wall / clips for name, wall in walls.items()},
+    }
+
+
+def clips_in(folder: Path, count: int, size: tuple[int, int] = SIZE, frames: int = FRAMES) -> Source:
+    """``count`` files of ten pictures that drift; each has content of its own in a box that no player reads."""
+    for number in range(10):
+        noise = np.random.default_rng(number).integers(0, 256, (3, *(edge // 8 + 8 for edge in size)), np.uint8)
+        large = np.kron(noise, np.ones((1, 8, 8), np.uint8)).transpose(1, 2, 0)
+        drift = [np.roll(large, (frame, 2 * frame), (0, 1))[: size[0], : size[1]] for frame in range(frames)]
+        write_clip(folder / "one.mp4", np.stack(drift), FPS)
+        whole = (folder / "one.mp4").read_bytes()
+        for copy in range(number, count, 10):
+            (folder / f"a_{copy}.mp4").write_bytes(whole + struct.pack(">I4sQ", 16, b"free", copy))
+    (folder / "one.mp4").unlink()
+    shape = {"frames": frames, "height": SMALL[0], "width": SMALL[1], "fps": FPS, "cache_dir": folder / "cache"}
+    return Source(datasets=[{"videos": folder, "captions": "filename"}], **shape)
+
+
+def hand(path: str) -> tuple[int, float]:
+    """The sum of a clip's pixels, so that both ways are known to see the same, and the seconds that it took."""
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    reader = decord.VideoReader(path, num_threads=1)
+    frames = reader.get_batch(range(FRAMES)).asnumpy()
+    del reader
+    pixels = resize(frames, *SMALL)
+    seconds = time.perf_counter() - began
+    return int(pixels.sum(dtype=np.int64)), seconds
+
+
+def by_hand(pool: Any, paths: list[str]) -> dict[str, Any]:
+    sums, seconds = zip(*pool.imap(hand, paths, chunksize=4), strict=True)
+    return {"sums": sorted(sums), "work": sum(seconds)}
+
+
+class Timed(Decode):
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        began = time.perf_counter()
+        done = super().__call__(row)
+        return done | {"seconds": time.perf_counter() - began}
+
+
+class Take:
+    """In an encoder's place."""
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+        assert not any(rows["error"])
+        return {"sum": [int(clip.sum(dtype=np.int64)) for clip in rows["pixels"]], "seconds": rows["seconds"]}
+
+
+def by_ray(source: Source, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    decoded = dataset(rows).map(Timed(source), num_cpus=share(DECODE))
+    compute = ActorPoolStrategy(min_size=1, max_size=1)
+    taken = decoded.map_batches(Take, batch_size=8, compute=compute, num_cpus=share(ENCODE))
+    told = list(taken.iter_batches(batch_size=None, batch_format="numpy"))
+    sums = sorted(int(value) for batch in told for value in batch["sum"])
+    if os.environ.get("STATS"):
+        print(taken.stats())
+    return {"sums": sums, "work": float(sum(batch["seconds"].sum() for batch in told))}
+
+
+# Memory
+
+
+def memory(clips: int) -> dict[str, Any]:
+    """Peaks of a whole preparation, each in MiB: the driver, its largest worker, and what all of them hold."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = clips_in(Path(folder), clips, (96, 96), 9)
+        source = source.model_copy(update={"height": 24, "width": 24, "encode_batch": 64})
+        began = time.perf_counter()
+        with cluster(log_to_driver=False), watched() as peaks:
+            cache = prepare(source, Models("wan", DIGITS, 8), lambda text: None)
+        assert len(cache.index) == clips
+    return {"clips": clips, "seconds": time.perf_counter() - began, **peaks}
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[dict[str, float]]:
+    peaks: dict[str, float] = {"driver": 0, "largest worker": 0, "store": 0}
+    ended = threading.Event()
+
+    def watch() -> None:
+        me = psutil.Process()
+        while not ended.wait(0.2):
+            found = {"driver": private(me), "largest worker": 0.0, "store": 0.0}
+            for process in me.children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if process.name().startswith("ray::"):
+                        found["largest worker"] = max(found["largest worker"], private(process))
+            for name, value in found.items():
+                peaks[name] = max(peaks[name], round(value / 2**20, 1))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
+
+
+def private(process: psutil.Process) -> float:
+    """Without the object store's pages, which all processes share."""
+    told = process.memory_info()
+    return float(told.rss - told.shared)
+
+
+def report(told: dict[str, Any]) -> None:
+    print(f"{'CPUs':>4} {'way':9} {'clips/s':>8} {'ratio':>6}   ms of a CPU a clip, of them decoding and resizing")
+    for one in told["throughput"]:
+        for name, rate in one["clips_per_second"].items():
+            ratio = one["ratio"] if name != "loop" else 1.0
+            whole, work = one["ms_of_a_cpu_a_clip"][name], one["ms_of_work_a_clip"][name]
+            print(f"{one['cpus']:4} {name:9} {rate:8.1f} {ratio:6.2f}   {whole:.2f}, {work:.2f}")
+    for one in told["memory"]:
+        sizes = ", ".join(f"{name} {one[name]} MiB" for name in ("driver", "largest worker"))
+        print(f"{one['clips']} clips in {one['seconds']:.0f} s: {sizes}")
+
+
+if __name__ == "__main__":
+    main()

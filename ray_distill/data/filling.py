@@ -1,0 +1,59 @@
+"""Straight through: clips are encoded beside the training, in the order in which it needs them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+
+from ray_distill.data.cache import Cache
+from ray_distill.data.growing import Growing
+from ray_distill.data.index import QUARANTINE
+from ray_distill.data.made import Models
+from ray_distill.data.pipeline import Say, encode_beside
+from ray_distill.data.source import Source
+
+COLUMNS = ("id", "dataset", "video", "path", "number", "height", "width", "header")
+
+
+class Filling(threading.Thread):
+    """Encodes the ``needed`` rows of ``cache`` that are not in its store yet, with ``cpus`` of the cluster."""
+
+    def __init__(
+        self, source: Source, models: Models, cache: Cache, needed: Sequence[int], cpus: float, say: Say
+    ) -> None:
+        super().__init__(daemon=True, name="filling")
+        self.source, self.models, self.cache, self.cpus, self.say = source, models, cache, cpus, say
+        there = Growing(cache.latents_folder)
+        there.look()
+        rows = {row["id"]: row for row in cache.rows(needed, COLUMNS) if row["video"]}
+        self.rows = [row for id_, row in rows.items() if id_ not in there.places and id_ not in there.errors]
+        self.stopped = threading.Event()
+        self.failed: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            if self.rows:
+                self._encode()
+        except BaseException as error:  # the thread that trains raises it
+            self.failed = error
+
+    def _encode(self) -> None:
+        store = Growing(self.cache.latents_folder).store
+        errors = encode_beside(self.source, self.models, self.rows, store, self.cpus, self.say, self.stopped.is_set)
+        by_id = {row["id"]: row for row in self.rows}
+        with (self.cache.folder / QUARANTINE).open("a") as file:
+            for id_, error in errors.items():
+                row = by_id[id_]
+                line = {"file": row["video"], "reason": error.removeprefix(f"{row['path']}: ")}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def check(self) -> None:
+        """Raises what ended it before its time: training would wait for ever."""
+        if self.failed is not None:
+            raise RuntimeError("encoding beside the training has failed") from self.failed
+
+    def stop(self) -> None:
+        """Ends it after the file that is being written."""
+        self.stopped.set()
+        self.join(timeout=120)

@@ -1,0 +1,36 @@
+"""What MLflow missed of a run, sent later: ``ray-distill track sync RUN``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ray_distill.config import ConfigError
+from ray_distill.config.secrets import HIDDEN
+from ray_distill.track.client import close_run
+from ray_distill.track.outbox import Outbox
+from ray_distill.track.sender import RUN
+from ray_distill.track.tracker import Tracker
+
+
+def sync(folder: Path, uri: str | None = None) -> tuple[int, int]:
+    """Send what waits in a run's folder, and close the run if its driver could not: (what was sent, what still waits).
+
+    ``uri`` in place of the run's own, which it has to be where that holds a password: those are not kept. ConfigError
+    where none is known. Nothing is sent twice.
+    """
+    waiting = Outbox(folder)
+    known = [entry["uri"] for entry in waiting.ahead(len(waiting)) if entry["call"] == "open"]
+    if (folder / RUN).is_file():
+        known.append(json.loads((folder / RUN).read_text()).get("uri", ""))
+    if not len(waiting) and not known:
+        raise ConfigError(f"{folder}: no run was tracked here; name the folder of one, such as output/quickstart")
+    uri = uri or next(filter(None, known), "")
+    if not uri or HIDDEN in uri:
+        raise ConfigError(f"{folder}: its tracking URI ({uri or 'unknown'}) is not kept whole; add track.uri=...")
+    tracker, before = Tracker(uri, folder=folder), len(waiting)
+    tracker.send(at_once=True)
+    left = tracker.left
+    if not left and tracker.run_id:
+        close_run(uri, tracker.run_id, "KILLED")
+    return before - left, left

@@ -1,0 +1,95 @@
+"""Where each rank is, told to the board: a group that stands still is named and ended, a rank that fails says so."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ray
+
+BEAT_S = 1.0
+HUNG = 86
+"""Exit code of a worker whose group stands still."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is. Ranks run one program, so that the one with the fewest ``marks`` is the one waited for."""
+
+    marks: int = 0
+    step: int | None = None
+    phase: str = "start"
+    roles: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = self.phase + (f" of {' and '.join(self.roles)}" if self.roles else "")
+        return where if self.step is None else f"step {self.step}, {where}"
+
+
+class Pulse:
+    """This rank's place, which costs nothing to change; a thread tells it to the board each second.
+
+    As a context it tells the board of the exception that ends it. A phase is the host's: what a GPU still computes
+    shows in the next one that waits for it.
+    """
+
+    def __init__(self, board: Any, rank: int) -> None:
+        self.board, self.rank, self.place = board, rank, Place()
+        self._done, self._thread = threading.Event(), threading.get_ident()
+
+    def at(self, phase: str, roles: tuple[str, ...] = (), step: int | None = None) -> None:
+        """This rank is now in ``phase``; without ``step`` in that of the mark before."""
+        before = self.place
+        self.place = Place(before.marks + 1, before.step if step is None else step, phase, roles)
+
+    def __enter__(self) -> Pulse:
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._done.set()
+        if error is not None:
+            text = "".join(traceback.format_exception(error))
+            ray.get(self.board.fail.remote(self.rank, self.place, text), timeout=60)
+
+    def _beat(self) -> None:
+        while not self._done.wait(BEAT_S):
+            if ray.get(self.board.beat.remote(self.rank, self.place, self._line())):
+                faulthandler.dump_traceback()
+                os._exit(HUNG)  # the other thread cannot be interrupted inside a collective; Ray starts the group anew
+
+    def _line(self) -> str:
+        """The line of Python that training is at: within one phase it tells who waits from who is waited for."""
+        frame = sys._current_frames().get(self._thread)
+        return f"{frame.f_code.co_name}, {Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else "ended"
+
+
+def stuck(places: Mapping[int, Place], lines: Mapping[int, str], seconds: float) -> str:
+    """Who is waited for, and where all ranks are."""
+    behind = min(place.marks for place in places.values())
+    late = sorted(rank for rank, place in places.items() if place.marks == behind)
+    where: dict[str, list[int]] = {}
+    for rank in sorted(places, key=lambda rank: (places[rank].marks, rank)):
+        where.setdefault(f"{places[rank]} ({lines[rank]})", []).append(rank)
+    told = "; ".join(f"{_ranks(ranks)}: {place}" for place, ranks in where.items())
+    whom = "" if len(late) == len(places) else f", waiting for {_ranks(late)}"
+    return f"no rank has moved for {seconds:.0f} s{whom} (train.hang_timeout_s). {told}"
+
+
+def failed(failures: Mapping[int, tuple[Place, str]]) -> str:
+    """The first rank to fail with its traceback, and who failed after it; ``failures`` in the order of their coming."""
+    (first, (place, text)), *others = failures.items()
+    after = f"{_ranks([rank for rank, _ in others])} failed after it" if others else ""
+    return f"rank {first} failed at {place}: {text.strip().splitlines()[-1]}\n{text}{after}"
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

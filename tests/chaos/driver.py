@@ -1,0 +1,32 @@
+"""python -m tests.chaos.driver train CONFIG ...: `ray-distill train`, whose workers suffer the faults of their plan."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from ray_distill.cli import main
+from ray_distill.train import fit
+from ray_distill.train.progress import Progress, Row
+from tests.chaos import faults
+
+
+class RawProgress(Progress):
+    """Keeps every row that reaches the driver, those that it drops included."""
+
+    folder: Path
+
+    def new(self, rows: list[Row]) -> list[Row]:
+        with (self.folder / faults.RAW).open("a") as file:
+            file.writelines(f"{json.dumps(dict(row))}\n" for row in rows)
+        return super().new(rows)
+
+
+if __name__ == "__main__":
+    (name, folder) = (
+        next(a for a in sys.argv if a.startswith(f"{key}=")).split("=")[1] for key in ("name", "output_dir")
+    )
+    RawProgress.folder = faults.folder_of(Path(folder, name))
+    fit.train_worker, fit.Progress = faults.train_worker, RawProgress  # type: ignore[misc]
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""A save that fails on one rank ends on all of them alike, without a hang, and the training goes on."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+
+from ray_distill.checkpoint import Checkpoint, latest
+from ray_distill.checkpoint.layout import folder_name
+from ray_distill.checkpoint.retention import SKIPPING, is_good
+from ray_distill.rng import StatelessRng
+from ray_distill.train import saving
+from ray_distill.train.saving import Saver
+from ray_distill.train.step import train_step
+from ray_distill.types import Placement
+from tests.gang.gang import Gang
+from tests.gang.jobs import Case, engines, micro_batches, poison_rank_1
+from tests.unit.disks import file_limit
+
+WORLD = 4
+
+
+class Shards:
+    """What a Saver asks of engines; each tensor is made whole by a collective, as ZeRO's are."""
+
+    def tensors(self) -> Any:
+        for number in range(24):
+            whole = torch.full((64,), float(number))
+            dist.all_reduce(whole)
+            yield "student", f"weights/{number}", whole
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def skipping(self) -> dict[str, int]:
+        return {}
+
+
+def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, bool]]) -> Saver:
+    """On a board that is a list."""
+    board = SimpleNamespace(save_failed=SimpleNamespace(remote=lambda why, stop: told.append((why, stop))))
+    config = SimpleNamespace(train=SimpleNamespace(on_failed_save="continue"), dump=dict)
+    stream = SimpleNamespace(cache=SimpleNamespace(folder=Path("cache")))
+    job = SimpleNamespace(config=config, run_dir=Path(folder), board=board, run_id=None, stream=stream)
+    return Saver(job, Placement(rank, world), held, 0)  # type: ignore[arg-type]
+
+
+def one_full_disk(rank: int, world: int, folder: str, wait: bool) -> tuple[list[bool], list[tuple[str, bool]]]:
+    """Three saves; at the second rank 2 can write no file."""
+    told: list[tuple[str, bool]] = []
+    writes = saver(rank, world, folder, Shards(), told)
+    with patch.object(saving, "ray", SimpleNamespace(get=lambda answer, timeout: answer)):
+        results = []
+        for step in (1, 2, 3):
+            with file_limit(100) if (rank, step) == (2, 2) else nullcontext():
+                writes.save(step, wait)
+                while writes.busy and not wait:
+                    writes.poll()  # as at each meeting of the ranks
+            results.append((Path(folder) / folder_name(step)).is_dir())
+    return results, told
+
+
+def test_one_ranks_full_disk_ends_that_save_on_all_ranks(gang: Gang, tmp_path: Path) -> None:
+    for wait in (True, False):
+        run = tmp_path / str(wait)
+        answers = gang.run(one_full_disk, str(run), wait, world=WORLD)
+        assert [results for results, _ in answers] == [[True, False, True]] * WORLD
+        ((why, stop),) = answers[0][1]
+        assert (
+            "step_00000002 was not saved (6,144 bytes needed; rank 2: " in why and "File too large" in why and not stop
+        )
+        assert [told for _, told in answers[1:]] == [[]] * (WORLD - 1)  # once for all
+        last = latest(run, thorough=True)
+        assert last is not None and last.step == 3 and len(last.names("student", "weights")) == 24
+
+
+def saved_amid_skips(rank: int, world: int, folder: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Two skipped updates a role, then a save; what is skipping before it, and after a load."""
+    case = Case()
+    held = engines(case)
+    poison_rank_1(held, rank)
+    for step in range(2):
+        train_step(case.method, held, micro_batches(case, step, rank, world), step, StatelessRng(0))
+    assert saver(rank, world, folder, held, []).save(2)
+    fresh = engines(case)
+    fresh.load(Checkpoint(Path(folder) / folder_name(2)))
+    return held.skipping(), fresh.skipping()
+
+
+def test_a_checkpoint_remembers_that_updates_were_being_skipped(gang: Gang, tmp_path: Path) -> None:
+    """A resumed run loses patience when the uninterrupted one does; a rollback goes further back."""
+    for before, after in gang.run(saved_amid_skips, str(tmp_path), world=2):
+        assert before == after == {"student": 1, "fake_score": 2}
+    saved = Checkpoint(tmp_path / folder_name(2))
+    assert saved.state[SKIPPING] == {"student": 1, "fake_score": 2} and not is_good(saved)

@@ -1,0 +1,60 @@
+"""Straight through: training begins while its clips are encoded, and is the training on a prepared cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ray_distill.checkpoint import latest
+from ray_distill.cli import main
+from tests.ray.conftest import ROOT, Home, read_rows
+from tests.unit.data import odd
+
+
+def test_a_streamed_run_equals_one_on_a_prepared_cache(
+    local_ray: None, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["train.steps=12", "train.checkpoint_every=12", "train.global_batch=8", "train.micro_batch=4"]
+    short += ["train.cpus_per_worker=0.3", "data.encode_batch=4"]
+    runs = []
+    for name, streamed in (("prepared", "false"), ("streamed", "true")):
+        own = [f"name={name}", f"data.cache_dir={tmp_path / name}", f"data.stream={streamed}"]
+        where = [one for one in home.overrides(name) if one.split("=")[0] in WHERE]
+        assert main(["train", str(ROOT / "configs/teacher_quickstart.yaml"), *where, *short, *own, *UNMEASURED]) == 0
+        runs.append(home.folder / "output" / name)
+    assert "clips: 60 of 60, 0 skipped" in capsys.readouterr().err
+    one, other = (latest(run) for run in runs)
+    assert one is not None and other is not None and one.step == other.step == 12
+    for kind in ("weights", "ema"):
+        left, right = (dict(checkpoint.tensors("student", kind)) for checkpoint in (one, other))
+        assert all(torch.equal(left[key], right[key]) for key in left.keys() | right.keys())
+    assert read_rows(runs[0]) == read_rows(runs[1])
+
+
+WHERE = {"output_dir", "data.manifest", "track.uri", "model.path"}
+UNMEASURED = ["evaluate.enabled=false", "evaluate.metric=null"]
+
+
+def test_a_clip_that_rots_while_it_is_trained_on_costs_itself(local_ray: None, home: Home, tmp_path: Path) -> None:
+    """Its header is right and its frames are not: another clip of its size stands in, and it is named."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(8):
+        path = odd.write(folder / f"clip_{number}.mp4", frames=10 + number)
+    whole = bytearray(path.read_bytes())
+    start = whole.index(b"mdat") + 4
+    size = int.from_bytes(whole[start - 8 : start - 4], "big") - 8
+    whole[start + size // 2 : start + size] = bytes(size - size // 2)
+    path.write_bytes(whole)
+    datasets = json.dumps([{"videos": str(folder), "captions": "filename"}])
+    where = [one for one in home.overrides("rotten") if one.split("=")[0] in WHERE - {"data.manifest"}]
+    own = ["name=rotten", "data.manifest=null", f"data.datasets={datasets}", f"data.cache_dir={tmp_path / 'cache'}"]
+    own += ["data.stream=true", "train.steps=8", "train.checkpoint_every=8", "train.global_batch=4"]
+    own += ["train.micro_batch=2", "train.cpus_per_worker=0.3"]
+    assert main(["train", str(ROOT / "configs/teacher_quickstart.yaml"), *where, *own, *UNMEASURED]) == 0
+    (quarantine,) = (tmp_path / "cache").glob("*/quarantine.jsonl")
+    (named,) = [json.loads(line) for line in quarantine.read_text().splitlines()]
+    assert named["file"] == "clip_7.mp4" and "cannot be decoded" in named["reason"]

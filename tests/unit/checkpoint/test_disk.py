@@ -1,0 +1,129 @@
+"""A full or read-only disk ends the save on all ranks alike, names itself, and leaves the last good checkpoint."""
+
+import errno
+import os
+import re
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from ray_distill.checkpoint import latest, writer
+from ray_distill.checkpoint.layout import folder_name
+from ray_distill.checkpoint.writer import SaveFailed, Writing, write
+from tests.unit.checkpoint.ranks import tensors, together, write_all
+from tests.unit.disks import file_limit
+
+WORLD = 3
+
+
+@pytest.fixture
+def good(tmp_path):
+    return write_all(tmp_path / folder_name(200), 200)
+
+
+def outcomes(folder, plant=lambda rank: None):
+    """What ``write`` raises on each rank; ``plant`` may change a rank first."""
+
+    def rank_writes(rank, gather):
+        plant(rank)
+        write(folder, tensors(), {"step": 400}, rank, WORLD, gather)
+
+    return together(WORLD, rank_writes)
+
+
+def assert_ended(good, failures, why):
+    """All ranks raised the same, it says what a user needs, nothing is left, and the one before stands."""
+    assert {type(failure) for failure in failures} == {SaveFailed}
+    (message,) = {str(failure) for failure in failures}
+    folder = good.folder.parent / folder_name(400)
+    assert message.startswith(f"{folder} was not saved (") and re.search(r"[\d,]+ bytes free", message)
+    assert re.search(why, message), message
+    assert not folder.exists()
+    assert latest(good.folder.parent, thorough=True) == good
+
+
+def test_a_disk_that_fills_up(good):
+    with file_limit(200):
+        failures = outcomes(good.folder.parent / folder_name(400))
+    needed = sum(tensor.nbytes for _, _, tensor in tensors())
+    assert_ended(good, failures, rf"{needed:,} bytes needed; rank 0: SafetensorError: .*File too large")
+
+
+@pytest.mark.parametrize("culprit", [0, 2])
+def test_one_ranks_disk_is_full(good, monkeypatch, culprit):
+    """Each node may have a quota of its own."""
+    save_file = writer.save_file
+
+    def full(kept, path):
+        if f"-{culprit:04d}-" in path.name:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        save_file(kept, path)
+
+    monkeypatch.setattr(writer, "save_file", full)
+    failures = outcomes(good.folder.parent / folder_name(400))
+    assert_ended(good, failures, rf"rank {culprit}: OSError: \[Errno 28\] No space left on device: '.*-000\d-")
+
+
+@pytest.mark.parametrize("name", ["state.part", "manifest.part"])
+def test_the_last_bytes_do_not_fit(good, monkeypatch, name):
+    write_text = Path.write_text
+
+    def full(path, text):
+        if path.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_text(path, text)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert_ended(good, outcomes(good.folder.parent / folder_name(400)), rf"rank 0: .*No space left.*{name}")
+
+
+def test_a_read_only_disk(good, monkeypatch):
+    """Injected: root writes into folders that say otherwise."""
+    mkdir = Path.mkdir
+
+    def refuse(path, **how):
+        if path.name == folder_name(400):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        mkdir(path, **how)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    failures = outcomes(good.folder.parent / folder_name(400))
+    assert_ended(good, failures, "nothing was written yet; rank 0: OSError: .*Read-only file system")
+
+
+def test_storage_that_only_one_node_sees(good, monkeypatch):
+    size = writer._size
+    monkeypatch.setattr(writer, "_size", lambda path: -1 if "-0002-" in path.name else size(path))
+    failures = outcomes(good.folder.parent / folder_name(400))
+    message = {str(failure) for failure in failures}
+    assert len(message) == 1 and "is not seen on" in (text := message.pop()) and "all nodes share" in text
+    assert latest(good.folder.parent, thorough=True) == good
+
+
+def test_what_was_taken_is_what_is_written_whatever_happens_to_the_tensors_meanwhile(tmp_path, monkeypatch):
+    """Training goes on while the disk is busy."""
+    hold, save_file = threading.Event(), writer.save_file
+
+    def slow(kept, path):
+        assert hold.wait(20)
+        save_file(kept, path)
+
+    monkeypatch.setattr(writer, "save_file", slow)
+    mine = {name: tensor.clone() for _, name, tensor in tensors()}
+    given = [("student", name, tensor) for name, tensor in mine.items()]
+    writing = Writing(tmp_path / "a", given, {"step": 1}, 0, 1, lambda value: [value], ahead=None)
+    wanted = {name: tensor.clone() for name, tensor in mine.items()}
+    for tensor in mine.values():
+        tensor.fill_(float("nan"))
+    assert not writing.done() and latest(tmp_path) is None
+    hold.set()
+    writing.finish()
+    (tmp_path / "a").rename(tmp_path / folder_name(1))
+    last = latest(tmp_path, thorough=True)
+    assert last is not None
+    for name, tensor in wanted.items():
+        kind, _, parameter = name.partition("/")
+        assert torch.equal(last.tensor("student", kind, parameter), tensor)

@@ -1,0 +1,46 @@
+"""Who is waited for, and who failed: what the board says of its ranks."""
+
+import time
+
+from ray_distill.train.board import Board
+from ray_distill.train.pulse import Place, Pulse, failed, stuck
+
+
+def test_a_hang_names_who_is_waited_for_and_where_all_are() -> None:
+    ahead, behind = Place(8, 3, "backward", ("student",)), Place(7, 3, "forward", ("student",))
+    said = stuck({0: ahead, 1: behind, 2: ahead}, {0: "reduce, a.py:5", 1: "sleep, b.py:1", 2: "reduce, a.py:5"}, 30.2)
+    assert said == (
+        "no rank has moved for 30 s, waiting for rank 1 (train.hang_timeout_s). "
+        "rank 1: step 3, forward of student (sleep, b.py:1); ranks 0, 2: step 3, backward of student (reduce, a.py:5)"
+    )
+    same = stuck({0: Place(), 1: Place()}, {0: "read, a.py:2", 1: "wait, b.py:4"}, 9)
+    assert same.endswith("for 9 s (train.hang_timeout_s). rank 0: start (read, a.py:2); rank 1: start (wait, b.py:4)")
+
+
+def test_a_group_is_given_up_only_when_no_rank_moves() -> None:
+    board = Board(hang_timeout_s=0.2)
+    for marks in range(4):  # rank 1 stands still for longer than the limit, and rank 0 does not
+        assert not board.beat(0, Place(marks), "") and not board.beat(1, Place(), "")
+        time.sleep(0.1)
+    time.sleep(0.15)
+    assert board.beat(0, Place(3), "") and board.beat(1, Place(), "")
+    assert "waiting for rank 1" in board.cause() and board.cause() in board.pull()[1]
+    board.resume_from(None)  # the next group
+    assert not board.beat(1, Place(), "") and board.cause() == ""
+
+
+def test_a_rank_that_fails_says_so_with_its_own_traceback() -> None:
+    board = Board(hang_timeout_s=60)
+    board.fail(1, Place(5, 2, "step", ("student",)), "Traceback ...\n  in descend\nValueError: planted\n")
+    board.fail(0, Place(5, 2, "step", ("student",)), "Traceback ...\nRuntimeError: closed by peer\n")
+    assert board.pull()[1] == ["rank 1 failed at step 2, step of student: ValueError: planted"]
+    assert "in descend" in board.cause() and board.cause().endswith("rank 0 failed after it")
+    assert "after" not in failed({1: (Place(), "ValueError: planted")})
+
+
+def test_a_mark_keeps_the_step_and_counts() -> None:
+    pulse = Pulse(board=None, rank=0)
+    pulse.at("data", step=7)
+    pulse.at("forward", ("student",))
+    assert pulse._line().startswith("_line, pulse.py:")
+    assert pulse.place == Place(2, 7, "forward", ("student",))
