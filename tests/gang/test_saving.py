@@ -45,7 +45,7 @@ class Shards:
 def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, bool]]) -> Saver:
     """On a board that is a list."""
     board = SimpleNamespace(save_failed=SimpleNamespace(remote=lambda why, stop: told.append((why, stop))))
-    config = SimpleNamespace(train=SimpleNamespace(on_failed_save="continue"), dump=dict)
+    config = SimpleNamespace(train=SimpleNamespace(on_failed_save="continue"), dump=dict, held_roles=())
     stream = SimpleNamespace(cache=SimpleNamespace(folder=Path("cache")))
     job = SimpleNamespace(config=config, run_dir=Path(folder), board=board, run_id=None, stream=stream)
     return Saver(job, Placement(rank, world), held, 0)  # type: ignore[arg-type]
