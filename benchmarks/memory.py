@@ -46,7 +46,7 @@ def configure(folder: Path, world: int, mode: dict[str, Any]) -> Any:
                 "fake_score": held,
                 "teacher": {"zero": mode.get("teacher", 3), "dtype": "bfloat16"},
             },
-            "data": {"prompts": folder / "prompts.txt", "frames": 9, "height": 32, "width": 32},
+            "data": {"manifest": folder / "manifest.jsonl", "frames": 9, "height": 32, "width": 32},
             "train": {"steps": 10, "workers": world, "global_batch": world, "micro_batch": 1},
             "evaluate": {"enabled": False},
         }
@@ -124,7 +124,6 @@ def model(folder: Path, layers: int) -> int:
     heads = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512, "num_layers": layers}
     made = WanTransformer3DModel(in_channels=4, out_channels=4, text_dim=8, freq_dim=16, rope_max_seq_len=32, **heads)
     made.save_pretrained(folder / "transformer")
-    (folder / "prompts.txt").write_text("a prompt\n")
     return sum(p.numel() for p in made.parameters())
 
 

@@ -121,9 +121,12 @@ def check_attention(backend: str, key: str = "model.attention") -> None:
         raise ValueError(f"{key} = {backend!r}: diffusers has no such backend; it has {', '.join(known)}")
 
 
-def use_attention(module: nn.Module, backend: str) -> None:
-    """Attend by ``backend``; diffusers' own error where its package, or a GPU for it, is missing."""
-    if backend != AttentionBackendName.NATIVE.value:
+def use_attention(module: nn.Module, backend: str, always: bool = False) -> None:
+    """Attend by ``backend``; diffusers' own error where its package, or a GPU for it, is missing.
+
+    ``always``: where networks differ, native is said, too. diffusers keeps the last backend that any network was given,
+    and a network without one takes that."""
+    if always or backend != AttentionBackendName.NATIVE.value:
         module.set_attention_backend(backend)  # type: ignore[operator]
 
 

@@ -61,7 +61,8 @@ def transformer(config: RunConfig, role: Role, at: At) -> nn.Module:
     at("load", (role,))
     held = config.role(role)
     network = loaded(config, held, role)
-    use_attention(network, held.attention or config.model.attention)
+    differ = any(config.role(other).attention for other in config.held_roles)
+    use_attention(network, held.attention or config.model.attention, always=differ)
     if held.base_precision == "int8":
         quantize(network)
     if held.lora is not None:

@@ -58,6 +58,8 @@ def test_attention_goes_by_the_backend_that_was_asked_for():
         x_t, text = torch.randn(1, other.config.in_channels, 1, 4, 4), torch.randn(1, 3, other.config.text_dim)
         made = [m(x_t, torch.tensor([500.0]), text, return_dict=False)[0] for m in (plain, other)]
         assert (made[0] - made[1]).abs().max() < 1e-5
+        use_attention(plain, "native", always=True)
+        assert {block.attn1.processor._attention_backend.value for block in plain.blocks} == {"native"}
     finally:
         other.set_attention_backend("native")  # diffusers keeps the last one for the whole process
 
