@@ -19,6 +19,11 @@ def check_shared_base(config: RunConfig) -> None:
     if method.roles.get(TEACHER) != "frozen":
         raise ValueError(f"{KEY}: the base is the frozen teacher, and method {method.name!r} has none; remove it")
     base = config.role(TEACHER)
+    if base.init != "pretrained":
+        raise ValueError(
+            f"{KEY}: roles.{TEACHER}.init = {base.init!r}: adapters are merged into the weights of its path; remove "
+            "init"
+        )
     for role in config.held_roles:
         if role == TEACHER or role in method.heads:
             continue

@@ -32,6 +32,7 @@ def test_all_trained_roles_are_adapters(tmp_path):
         ({"roles__student__base_precision": "int8"}, "roles.student.base_precision = 'int8' and roles.teacher"),
         ({"roles__fake_score__path": "elsewhere"}, "fake_score starts from .*/elsewhere and the base is"),
         ({"roles__teacher": {"base_precision": "int8", "zero": 3}}, "ZeRO-3 cannot shard such weights"),
+        ({"roles__teacher": {"init": "random"}}, "roles.teacher.init = 'random': adapters are merged into the weights"),
         ({"method": {"name": "flow_matching"}, "roles": {"student": LORA}}, "method 'flow_matching' has none"),
     ],
 )

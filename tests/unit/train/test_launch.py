@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from diffusers import WanTransformer3DModel
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
@@ -11,6 +12,7 @@ from ray_distill.train.check import check, check_resumable, warnings
 from ray_distill.train.fit import newest
 from ray_distill.train.job import resumed_from
 from ray_distill.train.launch import launch, without_outlets
+from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 
 
@@ -23,8 +25,9 @@ def no_ray(monkeypatch):
 
 
 def model(folder, cls="WanTransformer3DModel"):
-    (folder / "transformer").mkdir(parents=True)
-    (folder / "transformer" / "config.json").write_text(json.dumps({"_class_name": cls}))
+    tiny_wan(0).save_pretrained(folder / "transformer")
+    described = json.loads((folder / "transformer" / "config.json").read_text())
+    (folder / "transformer" / "config.json").write_text(json.dumps(described | {"_class_name": cls}))
     return folder
 
 
@@ -142,14 +145,12 @@ def test_a_discriminator_is_checked_by_what_it_looks_at(ready):
 
 def test_a_fake_score_follows_a_student_of_its_own_architecture_only(ready):
     """Sharing weights, by the key that asks for it; without the key the two may differ."""
-    other = model(ready / "other") / "transformer/config.json"
-    other.write_text(json.dumps({"_class_name": "WanTransformer3DModel", "_name_or_path": "x", "num_layers": 40}))
+    deeper = WanTransformer3DModel.from_config(dict(tiny_wan(0).config) | {"num_layers": 3})
+    deeper.save_pretrained(ready / "other/transformer")
     ida, differs = {"method__ida_decay": 0.97}, {"roles__fake_score__path": str(ready / "other")}
     check(run_config(ready, **ida))
     check(run_config(ready, **differs))
-    message = (
-        r"^method\.ida_decay = 0\.97: fake_score follows .* two architectures: num_layers is 40 and None\. Give both"
-    )
+    message = r"^method\.ida_decay = 0\.97: fake_score follows .* two architectures: num_layers is 3 and 2\. Give both"
     with pytest.raises(ConfigError, match=message):
         check(run_config(ready, **ida, **differs))
 
