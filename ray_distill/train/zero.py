@@ -83,7 +83,10 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], config: RoleConfig) -
         if sharded:
             _shard(parameter, config)
         setattr(owner, last, parameter)
-    return module.to(device) if not sharded else module  # buffers
+    for part in module.modules():  # DeepSpeed moves nothing of a module that is sharded already
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(device))
+    return module
 
 
 def _shard(parameter: nn.Parameter, config: RoleConfig) -> None:
