@@ -98,7 +98,12 @@ class RunConfig(Section):
             return RoleConfig(path=self.role(need.of).path, zero=3)
         if isinstance(need, Average):
             held = self.role(need.of)
-            unused = {"optimizer": None, "ema_decay": None, "ema_interval": 1, "gradient_checkpointing": False}
+            unused: dict[str, Any] = {
+                "optimizer": None,
+                "ema_decay": None,
+                "ema_interval": 1,
+                "gradient_checkpointing": False,
+            }
             unused |= {"offload_optimizer": False, "gradient_dtype": "float32"}
             return held.model_copy(update={"zero": 3 if held.zero == 3 else 0, **unused})
         return self.roles.get(role, RoleConfig(zero=3))

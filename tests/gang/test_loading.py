@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from pathlib import Path
@@ -26,9 +27,13 @@ MIB = 1 << 20
 
 
 class Peak:
-    """The most memory of its own, pages of files left out, that this process holds above where it began."""
+    """The most memory of its own, pages of files left out, that this process holds above where it began.
+
+    What is freed is given back at once: malloc would keep holes that say nothing of what is held."""
 
     def __init__(self) -> None:
+        M_MMAP_THRESHOLD = -3
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
         self.start = self.most = self._now()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -77,7 +82,7 @@ def test_no_rank_holds_a_network_whole_under_zero3(gang: Gang, tmp_path: Path) -
     for world in (2, 4):
         for rise, held in gang.run(loading, str(tmp_path), RoleConfig(zero=3, dtype="bfloat16"), world=world):
             assert held == pytest.approx(whole / world, rel=0.01)
-            assert rise < whole / world + 0.3 * whole  # the largest tensor, the allocator
+            assert rise < whole / world + 16 * MIB  # the largest tensor, and what the first engine of a rank imports
 
 
 def once(rank: int, world: int, config: RunConfig) -> dict[str, torch.Tensor]:

@@ -132,6 +132,7 @@ def test_the_overflow_and_the_cheapest_change():
 
 BFLOAT16 = [f"roles.{role}.dtype=bfloat16" for role in ("student", "fake_score", "teacher")]
 CHECKPOINTING = [f"roles.{role}.gradient_checkpointing=true" for role in ("student", "fake_score")]
+SHARDS = [f"roles.{role}.zero=3" for role in ("student", "fake_score")]
 OFFLOAD = [f"roles.{role}.offload_optimizer=true" for role in ("student", "fake_score")]
 
 
@@ -142,7 +143,7 @@ OFFLOAD = [f"roles.{role}.offload_optimizer=true" for role in ("student", "fake_
         ([*BFLOAT16, *CHECKPOINTING], ["train.micro_batch=2"]),
         (["train.micro_batch=2"], BFLOAT16),
         ([*BFLOAT16, *CHECKPOINTING, "train.micro_batch=1"], OFFLOAD),
-        ([*BFLOAT16, *CHECKPOINTING, *OFFLOAD, "train.micro_batch=1"], ["train.workers=8"]),
+        ([*BFLOAT16, *CHECKPOINTING, *OFFLOAD, *SHARDS, "train.micro_batch=1"], ["train.workers=8"]),
     ],
 )
 def test_the_first_change_that_fits_is_named(start, change):
@@ -238,7 +239,7 @@ def test_the_verb(capsys):
 
 SHARED = "configs/wan2.1_14b/dmd_shared_base.yaml"
 BF16_GRADIENTS = [f"roles.{role}.gradient_dtype=bfloat16" for role in ("student", "fake_score")]
-ZERO3 = ["model.shared_base=false", "roles.student.zero=3", "roles.fake_score.zero=3"]
+ZERO3 = ["model.shared_base=false", *SHARDS]
 WHOLE = ["roles.teacher.zero=0"]
 # As in docs/plan.md.
 MODES = {
