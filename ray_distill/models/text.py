@@ -1,5 +1,4 @@
-"""Prompts to the text conditioning that denoisers read, equal to what diffusers' WanPipeline computes; LTX-Video's T5
-beside Wan's UMT5."""
+"""Prompts to the text conditioning that denoisers read, as diffusers' WanPipeline and LTXPipeline compute it."""
 
 from __future__ import annotations
 
@@ -26,7 +25,8 @@ class TextEncoder:
         self.max_length = max_length
         self.tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", local_files_only=True)
         kind = json.loads((Path(folder) / "text_encoder/config.json").read_text())["model_type"]
-        encoder = T5EncoderModel if kind == "t5" else UMT5EncoderModel  # LTX-Video's and Wan's
+        self.of_ltx = kind == "t5"  # LTX-Video's; Wan's is UMT5
+        encoder = T5EncoderModel if self.of_ltx else UMT5EncoderModel
         model = encoder.from_pretrained(Path(folder) / "text_encoder", local_files_only=True, use_safetensors=True)
         self.model = model.eval().requires_grad_(False)
         if int8:
@@ -40,7 +40,7 @@ class TextEncoder:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """fp32 [B, max_length, D], zero behind each prompt's last token; longer prompts are cut."""
         tokens = self.tokenizer(
-            [prompt_clean(prompt) for prompt in prompts],
+            list(prompts) if self.of_ltx else [prompt_clean(prompt) for prompt in prompts],
             padding="max_length",
             max_length=self.max_length,
             truncation=True,
@@ -48,7 +48,8 @@ class TextEncoder:
             return_attention_mask=True,
             return_tensors="pt",
         ).to(self.model.device)
-        hidden = self.model(tokens.input_ids, tokens.attention_mask).last_hidden_state.float()
+        # LTX-Video's text was encoded without a mask: its network has one instead.
+        hidden = self.model(tokens.input_ids, None if self.of_ltx else tokens.attention_mask).last_hidden_state.float()
         # Behind the mask T5 still computes something. Wan was trained with zeros there, and it attends to all of them.
         # torch.where, not a product: 0 x inf would be nan.
         return torch.where(tokens.attention_mask.bool()[..., None], hidden, 0.0)

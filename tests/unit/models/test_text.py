@@ -1,9 +1,11 @@
+import shutil
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, WanPipeline
+from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from ray_distill.models.text import TextEncoder
 
@@ -30,6 +32,21 @@ def test_equals_wan_pipeline(encoder):
         wanted, unwanted = pipeline.encode_prompt(prompts, negative, max_sequence_length=8)
     torch.testing.assert_close(encoder.encode(prompts), wanted, atol=1e-6, rtol=0)
     torch.testing.assert_close(encoder.encode(negative), unwanted, atol=1e-6, rtol=0)
+
+
+def test_equals_ltx_pipeline_where_its_mask_is(tmp_path):
+    """Its T5 sees the padding, and its prompts are taken as they are."""
+    shutil.copytree(TEACHER / "tokenizer", tmp_path / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer", local_files_only=True)
+    torch.manual_seed(0)
+    size = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    T5EncoderModel(T5Config(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "text_encoder")
+    ours = TextEncoder(tmp_path, max_length=8)
+    pipeline = LTXPipeline(FlowMatchEulerDiscreteScheduler(), None, ours.model, ours.tokenizer, None)
+    prompts = ["a seven moving left", "", "a one  moving &amp; up"]
+    with torch.no_grad():
+        wanted, mask, *_ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=8)
+    torch.testing.assert_close(ours.encode(prompts), wanted * mask[..., None], atol=1e-6, rtol=0)
 
 
 def test_behind_the_last_token_is_zero(encoder):
