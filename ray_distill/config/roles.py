@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from ray_distill.config.section import Fraction, Section
-from ray_distill.data.source import Absolute
+from ray_distill.data.source import Pipeline
 from ray_distill.models.lora import LoRA
 
 
@@ -57,16 +57,27 @@ class Optimizer(Section):
 class RoleConfig(Section):
     """How one role is held. ``optimizer`` for trained roles; ``ema_decay`` keeps a sharded fp32 average beside it."""
 
-    path: Absolute | None = None
-    """Another source than model.path."""
+    path: Pipeline | None = None
+    """Another source than model.path: such a folder or name, or one .safetensors file."""
     init: Literal["pretrained", "random"] = "pretrained"
     lora: LoRA | None = None
     """Train adapters on the frozen weights of the source, in place of the weights."""
     zero: Literal[0, 1, 2, 3] = 2
     """DeepSpeed's stage; 0, for a frozen role, is a whole network on each worker: no gathering, where it fits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which gradients of a bf16 role add up and are kept under ZeRO-2 and 3; bf16 is half the bytes, and loses what
+    is small where several micro-batches make an update."""
     base_precision: Literal["dtype", "int8"] = "dtype"
     """int8: what is frozen is held so, whole on each worker. Evaluation and export take the source's own weights."""
+    offload_optimizer: bool = False
+    """Masters and moments in CPU memory, where AdamW then runs."""
+    offload_parameters: bool = False
+    """Under ZeRO-3 the shards of the weights, too; each layer is fetched when it is at work."""
+    attention: str | None = None
+    """Of this role, in place of model.attention."""
+    compile: bool = False
+    """torch.compile of the repeated blocks; its first steps are slow."""
     gradient_checkpointing: bool = False
     optimizer: Optimizer | None = None
     ema_decay: Fraction | None = None
@@ -87,6 +98,35 @@ class RoleConfig(Section):
             raise ValueError(
                 "base_precision = 'int8': ZeRO-3 cannot shard such weights; use zero: 0 for a frozen role, 1 or 2 for "
                 "one with adapters, or remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _offload_has_something_to_move(self) -> RoleConfig:
+        if self.offload_optimizer and self.optimizer is None:
+            raise ValueError("offload_optimizer = true: a role without an optimizer has none to move; remove it")
+        if self.offload_parameters and self.zero != 3:
+            raise ValueError(
+                f"offload_parameters = true: only ZeRO-3's shards can be moved, and zero = {self.zero}; use zero: 3, "
+                "or remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_are_no_rougher_than_their_role(self) -> RoleConfig:
+        if self.gradient_dtype == "bfloat16" and (self.dtype == "float32" or self.zero < 2):
+            raise ValueError(
+                f"gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-2 and 3, and this role has dtype "
+                f"{self.dtype} and zero {self.zero}; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_blocks_are_whole(self) -> RoleConfig:
+        if self.compile and self.zero == 3:
+            raise ValueError(
+                "compile = true: ZeRO-3 gathers inside the blocks, which is not compiled; use zero: 0, 1 or 2, or "
+                "remove it"
             )
         return self
 

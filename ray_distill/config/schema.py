@@ -14,7 +14,9 @@ from ray_distill.config.roles import RoleConfig
 from ray_distill.config.secrets import masked
 from ray_distill.config.section import Folder, Section
 from ray_distill.config.sections import Model, Publish, Track, Train
+from ray_distill.config.shared import check_shared_base
 from ray_distill.data.source import Source
+from ray_distill.models.lora import LoRA
 from ray_distill.types import STUDENT, TEACHER, Average, Method, Role, Start
 
 
@@ -75,6 +77,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_shared_base_is_one_network(self) -> RunConfig:
+        if self.model.shared_base:
+            check_shared_base(self)
+        return self
+
+    @model_validator(mode="after")
     def _goals_can_be_measured(self) -> RunConfig:
         goals = [name for name, value in self.evaluate.goals if value is not None]
         if goals and (self.evaluate.metric is None or TEACHER not in self.method.roles):
@@ -91,8 +99,15 @@ class RunConfig(Section):
         if isinstance(need, Average):
             held = self.role(need.of)
             unused = {"optimizer": None, "ema_decay": None, "ema_interval": 1, "gradient_checkpointing": False}
+            unused |= {"offload_optimizer": False, "gradient_dtype": "float32"}
             return held.model_copy(update={"zero": 3 if held.zero == 3 else 0, **unused})
         return self.roles.get(role, RoleConfig(zero=3))
+
+    @property
+    def adapters(self) -> dict[Role, LoRA]:
+        """Of a shared base: its roles but the teacher, which is the base itself."""
+        roles = [role for role in self.held_roles if role != TEACHER and role not in self.method.heads]
+        return {role: lora for role in roles if (lora := self.role(role).lora) is not None}
 
     @property
     def held_roles(self) -> tuple[Role, ...]:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Pos
 
 from ray_distill.config.keys import nearest
 from ray_distill.config.section import Section
-from ray_distill.data.source import Absolute
+from ray_distill.data.source import Absolute, Pipeline
 from ray_distill.models import FAMILIES
 
 
@@ -20,14 +20,18 @@ def _family(value: str) -> str:
 
 
 class Model(Section):
-    """Where the teacher's pipeline stands: a folder in diffusers' format."""
+    """Where the teacher's pipeline stands: a folder in diffusers' format, or ORGANISATION/NAME in the hub's cache."""
 
     family: Annotated[str, BeforeValidator(_family)] = "wan"
-    path: Absolute
+    path: Pipeline
     max_sequence_length: PositiveInt = 512
     text_encoder_precision: Literal["float32", "int8"] = "float32"
     attention: str = "native"
     """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
+
+    shared_base: bool = False
+    """One frozen base in place of a network for each role: the teacher is the base, all trained transformers are
+    adapters on it. It is held as roles.teacher says."""
 
     @property
     def int8_text(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 from ray_distill.data.cut import Cut
 from ray_distill.data.remote import Location
 
-Absolute = Annotated[Path, AfterValidator(Path.absolute)]  # workers run in directories of Ray's own
+
+def located(path: Path) -> Path:
+    """``path``, absolute: workers run in directories of Ray's own. ORGANISATION/NAME, where no such folder is there, is
+    that repository in the hub's cache of this machine, if it has it."""
+    if not path.is_absolute() and not path.exists() and len(path.parts) == 2:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        with suppress(HFValidationError, LocalEntryNotFoundError):
+            return Path(snapshot_download(path.as_posix(), local_files_only=True))
+    return path.absolute()
+
+
+Absolute = Annotated[Path, AfterValidator(Path.absolute)]
+Pipeline = Annotated[Path, AfterValidator(located)]
+"""A pipeline's folder, or its name on the hub."""
 PLACES = ("manifest", "videos", "shards", "prompts")
 
 
@@ -21,7 +37,7 @@ class Section(BaseModel):
 class Teacher(Section):
     """The teacher makes a video of each prompt: its sampler's recipe."""
 
-    path: Absolute | None = None
+    path: Pipeline | None = None
     """Its pipeline folder; model.path without."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     steps: PositiveInt = 50

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from huggingface_hub import ModelCardData
 
 from ray_distill.evaluate.report import table
@@ -21,6 +28,11 @@ from ray_distill.types import Sampler
 RECIPE = "recipe.json"
 ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 VERSION = 1  # of recipe.json
+PIPELINES: dict[type[torch.nn.Module], Any] = {
+    WanTransformer3DModel: WanPipeline,
+    LTXVideoTransformer3DModel: LTXPipeline,
+}
+TEMPLATES = {WanPipeline: "sample_template.py", LTXPipeline: "ltx_template.py"}
 SCHEDULERS = {"sde": FlowMatchLCMScheduler, "ode": FlowMatchEulerDiscreteScheduler}
 
 
@@ -43,12 +55,12 @@ def export_student(
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
-    ``transformer`` is a WanTransformer3DModel with the student's weights and is saved in its own dtype.
+    ``transformer`` is one of ``PIPELINES``, with the student's weights, and is saved in its own dtype.
     ``base`` is the teacher's pipeline folder, kept as a path relative to ``folder``, or a name on the hub: text
     encoder and VAE come from there. ``latent_shape`` is (C, t, h, w). ``card`` may hold ``title``, ``method``,
     ``report`` (an evaluation's, shown as a table) and further values that are listed as they are. ``adapter``, where
     the student was trained as one, is what ``transformer`` has merged already, by plain name; it is written, too, as
-    pytorch_lora_weights.safetensors for ``WanPipeline.load_lora_weights``. ``low`` is the expert of low noise of a
+    pytorch_lora_weights.safetensors for the pipeline's ``load_lora_weights``. ``low`` is the expert of low noise of a
     recipe with two: the folder is then a WanPipeline with transformer_2 and boundary_ratio, but for text and VAE.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
@@ -56,8 +68,12 @@ def export_student(
     TypeError for another transformer.
     """
     for module in (transformer, low):
-        if not isinstance(module, WanTransformer3DModel) and module is not None:
-            raise TypeError(f"transformer is a {type(module).__name__}: give the plain WanTransformer3DModel inside it")
+        if type(module) not in PIPELINES and module is not None:
+            known = " or ".join(cls.__name__ for cls in PIPELINES)
+            raise TypeError(f"transformer is a {type(module).__name__}: give the plain {known} inside it")
+    pipeline = PIPELINES[type(transformer)]
+    if pipeline is not WanPipeline and (sampler.chunks or sampler.experts):
+        raise ValueError(f"{pipeline.__name__} samples neither chunks nor two experts")
     folder = Path(folder).resolve()
     _check(folder, base, sampler)
     if (low is None) != (sampler.experts is None):
@@ -86,18 +102,20 @@ def export_student(
         _save_networks(fresh, transformer, low, sampler)
         if adapter is not None:
             lora, tensors = adapter
-            WanPipeline.save_lora_weights(
+            pipeline.save_lora_weights(
                 fresh,
                 transformer_lora_layers=dict(tensors),
                 weight_name=ADAPTER,
                 transformer_lora_adapter_metadata=lora.peft(),
             )
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
-        template = "sample_template.py" if sampler.chunks is None else "causal_template.py"
+        template = TEMPLATES[pipeline] if sampler.chunks is None else "causal_template.py"
         shutil.copyfile(Path(__file__).with_name(template), fresh / "sample.py")
         if sampler.chunks is not None:
             shutil.copyfile(causal_wan.__file__, fresh / "causal_wan.py")
-        (fresh / "README.md").write_text(_model_card(recipe, sampler, card, local, adapter and adapter[0]))
+        (fresh / "README.md").write_text(
+            _model_card(recipe, sampler, card, local, adapter and adapter[0], pipeline.__name__)
+        )
         _swap(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -157,7 +175,7 @@ def _swap(fresh: Path, folder: Path) -> None:
 
 
 def _model_card(
-    recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, Any], local: bool, lora: LoRA | None
+    recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, Any], local: bool, lora: LoRA | None, pipeline: str
 ) -> str:
     title = str(card.get("title", "A few-step video student"))
     data = ModelCardData(
@@ -181,7 +199,7 @@ def _model_card(
         'python sample.py "a prompt" out.mp4 [seed]\n```',
         f"`sample.py` reads the steps from `{RECIPE}` and takes the text encoder and the VAE from {where}. For "
         "`out.safetensors`, and where that base has no VAE that diffusers knows, it saves the normalised latents.",
-        f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `WanPipeline` call would choose other timesteps.",
+        f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `{pipeline}` call would choose other timesteps.",
     ]
     if lora is not None:
         lines += [

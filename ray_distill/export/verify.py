@@ -10,15 +10,14 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import WanTransformer3DModel
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.export.diffusers import RECIPE
+from ray_distill.models import FAMILIES, family
 from ray_distill.models.text import TextEncoder
-from ray_distill.models.wan import WanDenoiser
 from ray_distill.types import Chunks, Denoiser, Experts, Sampler
 
 
@@ -59,7 +58,9 @@ def _by_sampler(folder: Path, prompt: str, seed: int) -> Tensor:
     chunks = Chunks(**recipe["chunks"]) if recipe.get("chunks") else None
     sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
     names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
-    networks = {n: WanDenoiser(WanTransformer3DModel.from_pretrained(folder / n, dtype=torch.float32)) for n in names}
+    kind = json.loads((folder / "transformer/config.json").read_text())["_class_name"]
+    of = next(found for found in map(family, FAMILIES) if found.transformer.__name__ == kind)
+    networks = {n: of.denoiser(of.transformer.from_pretrained(folder / n, dtype=torch.float32)) for n in names}
     denoise: Denoiser = networks["transformer"]
     if len(names) == 2:
         denoise = by_level(Experts("transformer", "transformer_2", 1000 * recipe["boundary_ratio"]), networks)
@@ -67,4 +68,4 @@ def _by_sampler(folder: Path, prompt: str, seed: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         x_T = torch.randn(shape)
-        return sample(denoise, sampler, x_T, text, empty, noise=lambda _: torch.randn(shape))
+        return sample(denoise, sampler, x_T, text, empty, noise=lambda _: of.noise(shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-FAMILIES = {"wan": "ray_distill.models.wan.Wan"}
+FAMILIES = {"wan": "ray_distill.models.wan.Wan", "ltx": "ray_distill.models.ltx.LTX"}
 
 
 def family(name: str) -> Any:

@@ -6,14 +6,17 @@ Latents leave a codec normalised (each channel about zero mean and unit variance
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from ray_distill.models.ltx import LTXVAE
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -133,6 +136,11 @@ class WanVAE(nn.Module):
         )
         return cls(vae)
 
+    @classmethod
+    def outline(cls, described: Mapping[str, Any]) -> WanVAE:
+        """Of a configuration alone, whose defaults are Wan 2.1's, on the device that surrounds the call."""
+        return cls(AutoencoderKLWan.from_config(dict(described)))
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         self.latent_shape(*pixels.shape[2:])
@@ -159,7 +167,7 @@ class WanVAE(nn.Module):
         return self.vae.config.z_dim, (frames - 1) // time + 1, height // space, width // space
 
 
-CODECS: dict[str, type[PatchPCA] | type[WanVAE]] = {"PatchPCA": PatchPCA, "AutoencoderKLWan": WanVAE}
+CODECS: dict[str, Any] = {"PatchPCA": PatchPCA, "AutoencoderKLWan": WanVAE, "AutoencoderKLLTXVideo": LTXVAE}
 
 
 def load_codec(folder: Path) -> Codec:
@@ -172,7 +180,8 @@ def load_codec(folder: Path) -> Codec:
         raise ValueError(
             f"{folder}: _class_name {name!r} is no codec that ray_distill knows; it knows {sorted(CODECS)}"
         )
-    return CODECS[name].load(Path(folder))
+    codec: Codec = CODECS[name].load(Path(folder))
+    return codec
 
 
 @cache
@@ -181,10 +190,12 @@ def outline(folder: Path) -> Codec:
     no folder. No weights are read but PatchPCA's few."""
     config = folder / "config.json"
     described = json.loads(config.read_text()) if config.is_file() else {}
-    if described.get("_class_name", "AutoencoderKLWan") != "AutoencoderKLWan":
+    name = described.get("_class_name", "AutoencoderKLWan")
+    if not hasattr(CODECS.get(name), "outline"):
         return load_codec(folder)
     with torch.device("meta"):
-        return WanVAE(AutoencoderKLWan.from_config(described))  # its defaults are Wan 2.1's
+        codec: Codec = CODECS[name].outline(described)
+    return codec
 
 
 def _blocks(pixels: Tensor, patch: tuple[int, int, int]) -> Tensor:

@@ -1,24 +1,31 @@
-"""Weights from a diffusers folder, checked before anything starts."""
+"""Transformers out of pipeline folders and single files, checked before anything starts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 
 from ray_distill.models import family as adapter
+from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
+PUBLISHED = Path(__file__).parent / "published"
 
 
 def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str, Any]:
-    """The transformer's configuration in ``folder``; ValueError names what is missing or of another family."""
-    path = folder / "transformer" / CONFIG
+    """The transformer's configuration in ``folder``, or that of a single file: the config.json beside it, else the
+    published one that has its tensors. ValueError names what is missing or of another family."""
+    path = folder.with_name(CONFIG) if folder.is_file() else folder / "transformer" / CONFIG
+    if folder.is_file() and not path.is_file():
+        return _published(family, folder, key)
     if not path.is_file():
         raise ValueError(f"{key} = {folder}: no transformer/{CONFIG} there. Give a pipeline folder in diffusers format")
     config: dict[str, Any] = json.loads(path.read_text())
@@ -30,6 +37,24 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
     return config
 
 
+def _published(family: str, file: Path, key: str) -> dict[str, Any]:
+    name = adapter(family).transformer.__name__
+    known = {path.stem: json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("*.json"))}
+    known = {stem: config for stem, config in known.items() if config["_class_name"] == name}
+    for config in known.values():
+        if Weights(file, _empty(family, config), key).fit:
+            return config
+    raise ValueError(
+        f"{key} = {file}: its tensors are those of no published {name} ({', '.join(known) or 'none is known'}); put "
+        f"the transformer's {CONFIG} beside the file"
+    )
+
+
+def check_weights(family: str, folder: Path, key: str = "model.path") -> None:
+    """ValueError where files are missing, or hold other tensors than the configuration says; reads headers alone."""
+    Weights(folder, empty_transformer(family, folder), key).check()
+
+
 def patch(family: str, folder: Path) -> tuple[int, int]:
     """Rows and columns of latents that the transformer in ``folder`` takes as one token."""
     found: tuple[int, int] = adapter(family).patch(check_folder(family, folder))
@@ -37,11 +62,36 @@ def patch(family: str, folder: Path) -> tuple[int, int]:
 
 
 def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The family's transformer with the weights of ``folder``/transformer (safetensors only)."""
-    check_folder(family, folder)
-    cls = adapter(family).transformer
-    model: nn.Module = cls.from_pretrained(folder, subfolder="transformer", torch_dtype=dtype, use_safetensors=True)
-    return model
+    """The family's transformer with the weights of ``folder``/transformer, or of the single file (safetensors only)."""
+    network, weights = hollow_transformer(family, folder, dtype)
+    for owner, last, name, parameter in own_parameters(network):
+        setattr(owner, last, nn.Parameter(weights[name].to(parameter.dtype, copy=True)))
+    return network.eval()
+
+
+def hollow_transformer(family: str, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Weights]:
+    """The architecture with its parameters on the meta device and its buffers as they are, and the weights that belong
+    there. Parts that diffusers keeps in fp32 are so, others in ``dtype``. ValueError as in :func:`check_weights`."""
+    config = check_folder(family, folder)
+    with init_empty_weights(include_buffers=False):
+        network: nn.Module = adapter(family).transformer.from_config(config)
+    weights = Weights(folder, network)
+    weights.check()
+    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for owner, last, name, parameter in own_parameters(network):
+        if not kept & set(name.split(".")):
+            setattr(owner, last, nn.Parameter(parameter.to(dtype)))
+    return network, weights
+
+
+def own_parameters(network: nn.Module) -> list[tuple[nn.Module, str, str, nn.Parameter]]:
+    """(module, the parameter's name in it, its whole name, itself), those of parts before those of what they are in."""
+    modules = list(network.named_modules())
+    return [
+        (module, last, f"{prefix}.{last}".removeprefix("."), parameter)
+        for prefix, module in reversed(modules)
+        for last, parameter in module.named_parameters(recurse=False)
+    ]
 
 
 def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
@@ -55,17 +105,20 @@ def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
 
 def empty_transformer(family: str, folder: Path) -> nn.Module:
     """The architecture of ``folder``/transformer on the meta device: names and shapes without memory."""
-    config = check_folder(family, folder)
+    return _empty(family, check_folder(family, folder))
+
+
+def _empty(family: str, config: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = adapter(family).transformer.from_config(config)
     return model
 
 
-def check_attention(backend: str) -> None:
+def check_attention(backend: str, key: str = "model.attention") -> None:
     """ValueError, with the names that diffusers knows, for an attention backend that is none of them."""
     known = sorted(name.value for name in AttentionBackendName)
     if backend not in known:
-        raise ValueError(f"model.attention = {backend!r}: diffusers has no such backend; it has {', '.join(known)}")
+        raise ValueError(f"{key} = {backend!r}: diffusers has no such backend; it has {', '.join(known)}")
 
 
 def use_attention(module: nn.Module, backend: str) -> None:
@@ -74,10 +127,25 @@ def use_attention(module: nn.Module, backend: str) -> None:
         module.set_attention_backend(backend)  # type: ignore[operator]
 
 
+def compile_blocks(module: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """torch.compile of each repeated block, where it stands: equal blocks share their code, and a second shape makes it
+    general in place of compiling it anew for each."""
+    module.compile_repeated_blocks(backend=backend)  # type: ignore[operator]
+
+
+def weights_hash(source: Path) -> str:
+    """:func:`folder_hash` of a pipeline's transformer; of a single file the same of it alone."""
+    return folder_hash(source / "transformer") if source.is_dir() else _hashed([source], source.parent)
+
+
 def folder_hash(folder: Path) -> str:
     """sha256 over the names, sizes and contents of a folder's files; of large files the first and last MiB."""
+    return _hashed(sorted(p for p in folder.rglob("*") if p.is_file()), folder)
+
+
+def _hashed(files: list[Path], folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in files:
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder)}{size}".encode())
         with path.open("rb") as file:

@@ -67,14 +67,14 @@ def _near(target: str, module: nn.Module) -> str:
     return ", ".join(sorted({min((e for e in ends if _ends(".".join(parts), e)), key=len) for parts in layers}))
 
 
-def add_lora(module: nn.Module, lora: LoRA, seed: int) -> None:
+def add_lora(module: nn.Module, lora: LoRA, seed: int, adapter: str = ADAPTER) -> None:
     """Freeze ``module`` but for its whole parts, and put adapters on it: B = 0, A drawn from ``seed`` alone."""
     from peft import LoraConfig  # it takes seconds, and a configuration needs the section above only
 
     module.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module.add_adapter(LoraConfig(**lora.peft()), ADAPTER)  # type: ignore[operator]
+        module.add_adapter(LoraConfig(**lora.peft()), adapter)  # type: ignore[operator]
     for name, parameter in module.named_parameters():
         if lora.trains_whole(name):
             parameter.requires_grad_(True)

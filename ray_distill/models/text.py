@@ -1,14 +1,16 @@
-"""Prompts to the text conditioning that Wan's denoiser reads, equal to what diffusers' WanPipeline computes."""
+"""Prompts to the text conditioning that denoisers read, equal to what diffusers' WanPipeline computes; LTX-Video's T5
+beside Wan's UMT5."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
-from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
 
 from ray_distill.models.int8 import quantize
 
@@ -23,9 +25,9 @@ class TextEncoder:
                 raise FileNotFoundError(f"{folder} has no {part}/: it must be a diffusers pipeline folder")
         self.max_length = max_length
         self.tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", local_files_only=True)
-        model = UMT5EncoderModel.from_pretrained(
-            Path(folder) / "text_encoder", local_files_only=True, use_safetensors=True
-        )
+        kind = json.loads((Path(folder) / "text_encoder/config.json").read_text())["model_type"]
+        encoder = T5EncoderModel if kind == "t5" else UMT5EncoderModel  # LTX-Video's and Wan's
+        model = encoder.from_pretrained(Path(folder) / "text_encoder", local_files_only=True, use_safetensors=True)
         self.model = model.eval().requires_grad_(False)
         if int8:
             quantize(self.model)

@@ -58,6 +58,15 @@ class Wan:
 
     transformer: ClassVar[type[WanTransformer3DModel]] = WanTransformer3DModel
     denoiser: ClassVar[type[WanDenoiser]] = WanDenoiser
+    text_width: ClassVar[str] = "text_dim"
+    """The key of the transformer's configuration that is the width of its text."""
+    ends: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "text_dim")
+    """Keys of the transformer's configuration in which networks of one run must agree."""
+
+    @staticmethod
+    def noise(shape: Sequence[int]) -> torch.Tensor:
+        """Latents [B, C, T, H, W] of noise as diffusers' pipeline draws them from torch's global generator."""
+        return torch.randn(*shape)
 
     @staticmethod
     def features(config: Mapping[str, Any]) -> tuple[int, int]:

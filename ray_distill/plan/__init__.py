@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ray_distill.config import RunConfig
 from ray_distill.plan.changes import cheapest
 from ray_distill.plan.estimate import Estimate, estimate
-from ray_distill.plan.hardware import Cluster, parse_cluster
+from ray_distill.plan.hardware import GIB, Cluster, parse_cluster
 from ray_distill.plan.report import Assumed, report
 
 
@@ -25,6 +25,23 @@ def plan(config: RunConfig, given: Mapping[str, str]) -> tuple[str, bool]:
 
     change = None if fits(found) else cheapest(config, fits)
     return report(found, cluster, assumed, change, note), fits(found)
+
+
+def room(config: RunConfig, memory: int) -> tuple[bool, str]:
+    """(whether a rank can be in ``memory`` bytes, what to say). It cannot where what is counted and lasts, weights,
+    optimizer and averages, is more; where only the whole estimate is more, that is said."""
+    found = estimate(config)
+    lasting = sum(s.weights + s.masters + s.moments + s.ema for s in found.states.values())
+    most, has = found.peak.total, f"{memory / GIB:.1f} GiB"
+    about = f"memory of a GPU: about {most / GIB:.1f} GiB of {has}, most in: {found.peak.name}"
+    if lasting <= memory:
+        return True, about if most <= memory else f"warning: {about}; ray-distill plan names the cheapest change"
+    change = cheapest(config, lambda changed: changed.peak.total <= memory)
+    remedy = f"cheapest change: {' '.join(change.keys)}" if change else "no change that plan knows makes it fit"
+    return False, (
+        f"weights, optimizer and averages alone are {lasting / GIB:.1f} GiB on each of {config.train.workers} workers, "
+        f"and the smallest GPU has {has}; {remedy}"
+    )
 
 
 def assumptions(cluster: Cluster | None, given: Mapping[str, str]) -> Assumed:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.plan.estimate import Estimate, estimate
@@ -84,11 +87,40 @@ def checkpointing(config: RunConfig) -> Changes:
     )
 
 
+def zero3(config: RunConfig) -> Changes:
+    """Of a shared base it is the base that is sharded; int8 weights cannot be."""
+    on_it = set(config.adapters) if config.model.shared_base else set()
+    return of_roles(
+        config,
+        "zero",
+        3,
+        lambda role, held: held.zero < 3 and role not in on_it and held.base_precision == "dtype" and not held.compile,
+    )
+
+
+def shared_base(config: RunConfig) -> Changes:
+    """One network for roles that are adapters on the same weights."""
+    tree = config.dump()
+    tree["model"]["shared_base"] = True
+    keys = ["model.shared_base=true"]
+    for role in config.roles:
+        if config.role(role).lora and config.role(role).zero == 3:
+            tree["roles"][role]["zero"] = 2
+            keys.append(f"roles.{role}.zero=2")
+    with suppress(ValidationError):  # not where a role has weights of its own
+        if not config.model.shared_base:
+            yield tuple(keys), RunConfig.model_validate(tree)
+
+
 ORDER: dict[str, Callable[[RunConfig], Changes]] = {
     "checkpointing": checkpointing,
     "micro_batch": micro_batches,
-    "zero": lambda config: of_roles(config, "zero", 3, lambda role, held: held.zero < 3),
+    "zero": zero3,
     "bfloat16": lambda config: of_roles(config, "dtype", "bfloat16", lambda role, held: held.dtype != "bfloat16"),
     "ema": lambda config: of_roles(config, "ema_decay", None, lambda role, held: held.ema_decay is not None),
+    "shared_base": shared_base,
+    "offload": lambda config: of_roles(
+        config, "offload_optimizer", True, lambda role, held: held.optimizer and not held.offload_optimizer
+    ),
     "workers": workers,
 }

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_distill.config import RunConfig
+from ray_distill.models import family
 from ray_distill.plan import memory
 from ray_distill.plan.forwards import Call, Cycle, Kind, cycle
 from ray_distill.plan.memory import Moment, State
 from ray_distill.plan.network import Parameters, architecture, latent_shape, parameters
 from ray_distill.plan.passes import Pass, Workload, count
-from ray_distill.types import Role
+from ray_distill.types import TEACHER, Role
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Estimate:
 
     @property
     def host(self) -> int:
-        """Bytes of CPU memory of one worker at the start: all roles whole."""
-        return sum(held.whole for held in self.states.values())
+        """Bytes of CPU memory of one worker: what is offloaded."""
+        return sum(held.host for held in self.states.values())
 
     @property
     def checkpoint(self) -> int:
@@ -46,6 +47,9 @@ def estimate(config: RunConfig) -> Estimate:
     counted = Counted(config)
     sizes = {role: parameters(config, role) for role in config.held_roles}
     states = {role: memory.state(config.role(role), sizes[role], config.train.workers) for role in sizes}
+    if config.model.shared_base:  # a call of any role gathers the base
+        gathered = states[TEACHER].gathered
+        states |= {role: replace(states[role], gathered=gathered) for role in config.adapters}
     repeated = cycle(config.method, config.train.steps)
     moments = list(memory.start(states))
     for kind in repeated.kinds:
@@ -66,7 +70,7 @@ class Counted:
     def one(self, call: Call) -> Pass:
         config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]
         checkpointing = held.gradient_checkpointing and call.grad  # only where autograd is on
-        text = (config.model.max_sequence_length, int(described["text_dim"]))
+        text = (config.model.max_sequence_length, int(described[family(config.model.family).text_width]))
         rows = call.rows * config.train.micro_batch
         return count(
             Workload(

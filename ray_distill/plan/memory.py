@@ -2,14 +2,15 @@
 
 As in train/engines.py and DeepSpeed 0.19. The compute weights have the role's dtype; masters, both moments of AdamW and
 the average are fp32 and sharded in every stage. Stages 1 and 2 keep whole weights, stage 3 a piece of each tensor.
-Gradients: stage 1 whole in the role's dtype, stage 2 a shard in fp32, both from the backward to the step; stage 3 a
-shard in fp32, always.
+Gradients: stage 1 whole in the role's dtype, stage 2 a shard in ``gradient_dtype``, both from the backward to the step;
+stage 3 such a shard, always. What is offloaded is in CPU memory, the gradients' fp32 shards with the optimizer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ray_distill.config import RoleConfig
 from ray_distill.plan.network import Parameters
@@ -28,8 +29,8 @@ class State:
     """Bytes of one role on one rank. ``lasting`` ones of gradients and bucket stay between updates (ZeRO-3)."""
 
     weights: int
-    whole: int
-    """The weights before ZeRO-3 shards them."""
+    start: int
+    """The weights while they are put in place: under ZeRO-3 beside the largest tensor, else whole."""
     gradients: int
     masters: int
     moments: int
@@ -40,12 +41,13 @@ class State:
     descent: int
     """AdamW's and DeepSpeed's copies during a step: an estimate."""
     lasting: bool
+    host: int = 0
+    """What is offloaded, in CPU memory."""
 
 
 def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
     """``held`` says stage, dtype and average; ``parameters`` the elements of each tensor."""
     size, zero3 = BYTES[held.dtype], held.zero == 3
-    trained = bool(parameters.trainable)
 
     def share(tensors: Sequence[int]) -> int:
         """Elements of a rank's shard: ZeRO-3 cuts each tensor, 1 and 2 all of them laid end to end."""
@@ -53,19 +55,36 @@ def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
 
     shard = share(parameters.trainable)
     whole = (sum(parameters.every) - parameters.int8) * size + parameters.int8
-    gradients = sum(parameters.trainable) * size if held.zero == 1 else shard * FP32
-    return State(
-        weights=share(parameters.every) * size if zero3 else whole,
-        whole=whole,
+    weights = share(parameters.every) * size if zero3 else whole
+    gradients = sum(parameters.trainable) * size if held.zero == 1 else shard * BYTES[held.gradient_dtype]
+    masters, moments = shard * FP32, 2 * shard * FP32
+    average = (shard if held.ema_decay is not None else share(parameters.averaged)) * FP32
+    on = State(
+        weights=weights,
+        start=weights + (max(parameters.every) * size if zero3 else 0),
         gradients=gradients,
-        masters=shard * FP32,
-        moments=2 * shard * FP32,
-        ema=(shard if held.ema_decay is not None else share(parameters.averaged)) * FP32,
-        bucket=BUCKET * size if trained else 0,
+        masters=masters,
+        moments=moments,
+        ema=average,
+        bucket=min(BUCKET, sum(parameters.trainable)) * size,
         gathered=min(sum(parameters.every), GATHERED) * size if zero3 else 0,
         descent=2 * FP32 * (min(shard, SUBGROUP) if zero3 else shard),
         lasting=zero3,
     )
+    return offloaded(on, held)
+
+
+def offloaded(on: State, held: RoleConfig) -> State:
+    """``on`` with what ``held`` moves to the CPU's memory there. DeepSpeed keeps fp32 gradients beside the masters, but
+    for ZeRO-1's whole ones, and AdamW's descent is where they are; the average is of the masters' shards."""
+    if held.offload_optimizer:
+        moved = ("masters", "moments", "ema", "descent", *(("gradients",) if held.zero > 1 else ()))
+        host = sum(getattr(on, name) for name in moved)
+        nothing: dict[str, Any] = dict.fromkeys(moved, 0)
+        on = replace(on, **nothing, host=on.host + host)
+    if held.offload_parameters:
+        on = replace(on, host=on.host + on.weights, start=on.start - on.weights, weights=0)
+    return on
 
 
 @dataclass(frozen=True)
@@ -84,10 +103,10 @@ class Moment:
 
 
 def start(states: Mapping[Role, State]) -> Iterator[Moment]:
-    """Roles are set up in turn, each whole on the GPU before ZeRO-3 shards it; AdamW's moments come with a step."""
+    """Roles are set up in turn, tensor by tensor; AdamW's moments come with a step."""
     rows: dict[Role, tuple[int, ...]] = {}
     for role, held in states.items():
-        yield Moment(f"setting up {role}", {**rows, role: (held.whole, 0, 0, 0, 0, 0)})
+        yield Moment(f"setting up {role}", {**rows, role: (held.start, 0, 0, 0, 0, 0)})
         kept = (held.gradients, held.bucket) if held.lasting else (0, 0)
         rows[role] = (held.weights, kept[0], held.masters, 0, 0, kept[1])
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +16,9 @@ from ray_distill.config import RunConfig
 from ray_distill.models import family
 from ray_distill.models.heads import FeatureHeads, placed
 from ray_distill.models.int8 import is_quantized
-from ray_distill.models.loading import check_folder
+from ray_distill.models.loading import PUBLISHED, check_folder
 from ray_distill.models.lora import LoRA
 from ray_distill.types import Average, Role
-
-PUBLISHED = Path(__file__).parent / "published"
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ def architecture(config: RunConfig, role: Role) -> dict[str, Any]:
     Of heads, that of the role which they look at."""
     heads = config.method.heads.get(role)
     folder = config.source(heads.of if heads else role)
-    if folder.is_dir():
+    if folder.exists():
         return check_folder(config.model.family, folder)
     published = PUBLISHED / f"{folder.name}.json"
     if not published.is_file():
@@ -65,6 +62,9 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
     if isinstance(need := config.method.roles[role], Average):
         source = parameters(config, need.of)
         return Parameters(source.every, (), source.trainable)
+    if config.model.shared_base and role in config.adapters:
+        adapters = adapter_sizes(config.model.family, json.dumps(architecture(config, role)), config.adapters[role])
+        return Parameters(adapters, adapters)
     if role in config.method.heads:
         blocks, width = placed(role, config.method.heads[role], config.model.family, architecture(config, role))
         with torch.device("meta"):

@@ -110,7 +110,8 @@ def cost(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
             f"  {assumed.reserve:.0%} of memory for CUDA, NCCL, fragmentation and what a card shows below its name",
         ]
         node = cluster.per_node * found.host / GIB
-        lines.append(f"CPU memory at the start: {found.host / GIB:.1f} GiB a worker, {node:.0f} a node")
+        if found.host:
+            lines.append(f"offloaded to CPU memory: {found.host / GIB:.1f} GiB a worker, {node:.0f} a node")
     lines += [
         f"a checkpoint: {found.checkpoint / 1e9:,.3g} GB on disk",
         "counted: weights, gradients, optimizer (fp32 masters, moments), EMA, forwards, FLOPs; activations",

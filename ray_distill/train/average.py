@@ -20,7 +20,7 @@ class AverageRole:
 
     def __init__(self, role: Role, source: Sequence[tuple[str, nn.Parameter]], module: nn.Module, decay: float) -> None:
         own = {plain(name): parameter for name, parameter in module.named_parameters()}
-        self.role, self.names = role, {name for name, _ in source}
+        self.role, self.parameters = role, [own[name] for name, _ in source]
         self._pairs = [(name, parameter, own[name]) for name, parameter in source]
         self._ema = ShardedEMA(zero.local_shards(source), decay)
 

@@ -15,8 +15,15 @@ from ray_distill.data import listing
 from ray_distill.data.made import Models
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.export.hub import check_token
+from ray_distill.models import family as adapter
 from ray_distill.models.heads import placed
-from ray_distill.models.loading import check_attention, check_folder, empty_transformer
+from ray_distill.models.loading import (
+    check_attention,
+    check_folder,
+    check_weights,
+    empty_transformer,
+    weights_hash,
+)
 from ray_distill.models.lora import check_targets
 from ray_distill.track.webhook import read_hook
 from ray_distill.train import schedule
@@ -25,16 +32,7 @@ from ray_distill.train.job import resumed_from
 
 def check(config: RunConfig) -> None:
     """What can be known to fail is known before a cluster starts; raises ConfigError or ValueError."""
-    for role in config.method.roles:
-        folder = check_folder(
-            config.model.family, config.source(role), f"roles.{role}.path" if config.role(role).path else "model.path"
-        )
-        for name, heads in config.method.heads.items():
-            if heads.of == role:
-                placed(name, heads, config.model.family, folder)
-        if lora := config.role(role).lora:
-            check_targets(lora, empty_transformer(config.model.family, config.source(role)), f"roles.{role}.lora")
-    check_attention(config.model.attention)
+    check_networks(config)
     check_track(config)
     metric = config.evaluate.metric
     if metric is not None and not (metric / "config.json").is_file():
@@ -62,6 +60,38 @@ def check_track(config: RunConfig) -> None:
             f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
             "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
+
+
+def check_networks(config: RunConfig) -> None:
+    """Every role's weights are there, whole and of this family, and what is put on them is possible."""
+    check_attention(config.model.attention)
+    family, whose = config.model.family, ""
+    ends: tuple[tuple[str, Any], ...] = ()
+    for role in config.method.roles:
+        held, key = config.role(role), f"roles.{role}.path" if config.role(role).path else "model.path"
+        described = check_folder(family, config.source(role), key)
+        for name, heads in config.method.heads.items():
+            if heads.of == role:
+                placed(name, heads, family, described)
+        if role in config.method.heads:
+            continue
+        if held.init == "pretrained":
+            check_weights(family, config.source(role), key)
+        if held.attention:
+            check_attention(held.attention, f"roles.{role}.attention")
+        if held.lora:
+            check_targets(held.lora, empty_transformer(family, config.source(role)), f"roles.{role}.lora")
+        own = tuple((name, described.get(name)) for name in adapter(family).ends)
+        if whose and own != ends:
+            raise ConfigError(
+                f"{key} = {config.source(role)}: {role} takes and gives {_spelt(own)}, and {whose} {_spelt(ends)}: "
+                "roles see the same latents and the same text"
+            )
+        whose, ends = role, own
+
+
+def _spelt(ends: tuple[tuple[str, Any], ...]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in ends)
 
 
 def check_size(config: RunConfig) -> None:
@@ -139,6 +169,12 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
         raise ConfigError(
             f"{last.folder} is another run's: {differences}. Choose another name, or remove {config.run_dir}"
         )
+    for role, then_hash in last.state.get("bases", {}).items():
+        if config.role(role).lora and weights_hash(config.source(role)) != then_hash:
+            raise ConfigError(
+                f"{last.folder} holds adapters of {role} that were trained on other weights than {config.source(role)} "
+                f"has; give those back, choose another name, or remove {config.run_dir}"
+            )
 
 
 def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,10 +23,10 @@ from ray_distill.train import zero
 from ray_distill.train.average import AverageRole
 from ray_distill.train.ema import ShardedEMA
 from ray_distill.train.schedule import learning_rate
+from ray_distill.train.zero import DTYPES
 from ray_distill.types import Average, Denoiser, Networks, Role
 
 NO_GRADIENT_LIMIT = 10  # updates in a row; fewer are honest: a DMD student whose fake score still equals the teacher
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class NotFinite(RuntimeError):
@@ -69,6 +69,12 @@ class _Held:
     descends: bool = False
 
     @property
+    def body(self) -> nn.Module:
+        """The network that is called: the module itself, or the base that it is an adapter on."""
+        body: nn.Module = getattr(self.module, "body", self.module)
+        return body
+
+    @property
     def zero_optimizer(self) -> Any:
         return self.engine.optimizer
 
@@ -90,7 +96,7 @@ class _Network:
         return (self._held.engine if self._held.descends else self._held.module)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._held.module, name)  # parts that adapters hook
+        return getattr(self._held.body, name)  # parts that adapters hook
 
 
 class SeparateEngines:
@@ -253,11 +259,11 @@ class SeparateEngines:
         """sha256 over all ranks' shards of what is frozen, roles and bases of adapters: equal at the start and the end
         of a run. What is trained and what is an average are left out."""
         digest = hashlib.sha256()
-        averaged = {average.role: average.names for held in self._held.values() for average in held.averages}
-        for role, held in self._held.items():
-            trainable = {name for name, _ in held.trainable} | averaged.get(role, set())
+        moving = {id(p) for held in self._held.values() for _, p in held.trainable}
+        moving |= {id(p) for held in self._held.values() for average in held.averages for p in average.parameters}
+        for held in self._held.values():
             for name, tensor in chain(held.module.named_parameters(), held.module.named_buffers()):  # int8 weights
-                if plain(name) not in trainable:
+                if id(tensor) not in moving:
                     shard: Any = getattr(tensor, "ds_tensor", tensor).detach().cpu().contiguous()
                     digest.update(name.encode())
                     digest.update(shard.reshape(-1).view(torch.uint8).numpy())

@@ -148,6 +148,11 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
     for message in warnings(config):
         say(f"   warning: {message}")
+    if config.train.use_gpu:
+        from ray_distill.train.room import check_room  # what plan counts with takes a second to import
+
+        if found := check_room(config):
+            say(f"   {found}")
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
         cache = make_cache(config)

@@ -60,6 +60,16 @@ def _gpus() -> list[Any]:
         return []
 
 
+def gpu_bytes() -> list[int]:
+    """Memory of each of this machine's GPUs."""
+    gpus = _gpus()
+    if not gpus:
+        return []
+    import pynvml
+
+    return [int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total) for gpu in gpus]
+
+
 def _of_gpu(gpu: Any) -> Values:
     import pynvml
 

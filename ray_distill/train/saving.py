@@ -10,6 +10,7 @@ import torch.distributed as dist
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.retention import SKIPPING
 from ray_distill.checkpoint.writer import AHEAD, SaveFailed, Writing
+from ray_distill.train.build import bases
 from ray_distill.train.engines import Engines
 from ray_distill.train.job import ROLLBACKS, Job
 from ray_distill.types import Placement
@@ -20,6 +21,7 @@ class Saver:
 
     def __init__(self, job: Job, placement: Placement, engines: Engines, rollbacks: int = 0) -> None:
         self.job, self.placement, self.engines, self.rollbacks = job, placement, engines, rollbacks
+        self._bases = bases(job.config)
         self._writing: Writing | None = None
         self._step = -1
 
@@ -84,6 +86,7 @@ class Saver:
             "run_id": self.job.run_id,
             "data": self.job.stream.cache.folder.name,
             "world": self.placement.data_size,
+            "bases": self._bases,
             ROLLBACKS: self.rollbacks,
             SKIPPING: self.engines.skipping(),
         }

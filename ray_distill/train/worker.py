@@ -11,24 +11,19 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
-from ray_distill.models import family
-from ray_distill.models.heads import placed, random_heads
-from ray_distill.models.int8 import quantize
-from ray_distill.models.loading import check_folder, load_transformer, random_transformer, use_attention
-from ray_distill.models.lora import add_lora
 from ray_distill.rng import StatelessRng
-from ray_distill.train.engines import DTYPES, Engines, NotFinite, SeparateEngines
+from ray_distill.train.build import build_engines
+from ray_distill.train.engines import Engines, NotFinite
 from ray_distill.train.job import Job
 from ray_distill.train.pulse import Pulse
 from ray_distill.train.rows import reduced
 from ray_distill.train.saving import Saver
-from ray_distill.train.schedule import total_updates
-from ray_distill.train.step import At, train_step, unseen
-from ray_distill.types import Average, Placement, Role
+from ray_distill.train.step import train_step
+from ray_distill.types import Placement
 
 ROLLBACK_FACTOR = 0.5
 """Of the learning rates, at each rollback."""
@@ -101,44 +96,6 @@ def _rolled_back(job: Job, engines: Engines) -> int:
         )
     engines.rate_factor = ROLLBACK_FACTOR**count
     return count
-
-
-def build_engines(config: RunConfig, at: At = unseen) -> Engines:
-    """One engine per role that training holds, each with its own weights and adapters."""
-    name = config.model.family
-    heads = {
-        role: placed(role, given, name, check_folder(name, config.source(given.of)))
-        for role, given in config.method.heads.items()
-    }
-
-    def module(role: Role) -> nn.Module:
-        at("load", (role,))
-        held = config.role(role)
-        if role in heads:
-            blocks, width = heads[role]
-            return random_heads(len(blocks), width, config.seed)
-        if held.init == "random":
-            network = random_transformer(name, config.source(role), config.seed).to(DTYPES[held.dtype])
-        else:
-            # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
-            network = load_transformer(name, config.source(role), DTYPES[held.dtype])
-        use_attention(network, config.model.attention)
-        if held.base_precision == "int8":
-            quantize(network)
-        if held.lora is not None:
-            add_lora(network, held.lora, config.seed)
-        return network
-
-    return SeparateEngines(
-        ((role, module(role)) for role in config.held_roles),
-        {role: config.role(role) for role in config.held_roles},
-        family(name).denoiser,
-        total_updates(config),
-        config.train.micro_batch,
-        heads={role: blocks for role, (blocks, _) in heads.items()},
-        averages={role: need for role, need in config.method.roles.items() if isinstance(need, Average)},
-        nonfinite_limit=config.train.nonfinite_limit,
-    )
 
 
 def is_due(config: RunConfig, done: int) -> bool:

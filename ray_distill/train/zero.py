@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ray_distill.config.roles import Optimizer, RoleConfig
+from ray_distill.models.loading import own_parameters
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -32,37 +33,84 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.utils.logger.setLevel(logging.WARNING)
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+BUCKET = 5 * 10**8  # DeepSpeed's own number of elements that it reduces at once
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of a role with ``trained`` elements that ask for gradients."""
+    zero: dict[str, Any] = {
+        "stage": config.zero,
+        "stage3_param_persistence_threshold": 0,
+        "reduce_bucket_size": max(1, min(BUCKET, trained)),
+    }
+    pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = pinned
+    if config.offload_parameters:
+        zero["offload_param"] = pinned
+    made: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": 1,  # Engines.backward marks the last micro-batch itself
+        "zero_optimization": zero,
+        "bf16": {"enabled": config.dtype == "bfloat16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # it would be compiled on the spot; torch's AdamW runs on a CPU as well
+        "steps_per_print": 1 << 60,
+    }
+    if config.dtype == "bfloat16" and config.zero > 1:  # DeepSpeed's default is the role's own
+        made["data_types"] = {"grad_accum_dtype": {"float32": "fp32", "bfloat16": "bf16"}[config.gradient_dtype]}
+    if config.optimizer is not None:
+        made["gradient_clipping"] = config.optimizer.clip_norm
+    return made
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], config: RoleConfig) -> nn.Module:
+    """Put ``weights`` in the place of the parameters of ``module``, which are on the meta device, one after the other
+    and at once on the rank's own device (a collective under ZeRO-3).
+
+    Under ZeRO-3 rank 0 alone reads: it sends each to the others, and all keep their shard before the next is read. Else
+    every rank reads all of them; the file's pages are in a node's memory once.
+    """
+    device, sharded = deepspeed.get_accelerator().current_device_name(), config.zero == 3
+    reads = not sharded or dist.get_rank() == 0
+    for owner, last, name, empty in own_parameters(module):
+        dtype = empty.dtype if config.zero == 0 else DTYPES[config.dtype]  # an engine casts all to the one
+        value = torch.empty(empty.shape, dtype=dtype, device=device)
+        if reads:
+            value.copy_(weights[name])
+        parameter = nn.Parameter(value)
+        if sharded:
+            _shard(parameter, config)
+        setattr(owner, last, parameter)
+    return module.to(device) if not sharded else module  # buffers
+
+
+def _shard(parameter: nn.Parameter, config: RoleConfig) -> None:
+    """Rank 0's value in all ranks' shards, as ``deepspeed.initialize`` would have it."""
+    alone = nn.ParameterList([parameter])
+    deepspeed.zero.Init(module=alone, config_dict_or_path=settings(config, 1, 0))
 
 
 def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
     """A DeepSpeed engine of ``module``: without an optimizer frozen, else trained where it asks for gradients.
 
-    Stage 0 leaves a frozen ``module`` as it is: no engine could make its calls cheaper."""
+    Below stage 3 a frozen ``module`` is left as it is: no engine could make its calls cheaper."""
     if config.gradient_checkpointing:  # of a frozen role, too: gradients may pass through it
         module.enable_gradient_checkpointing()  # type: ignore[operator]
-    if config.zero == 0:
+    if config.optimizer is None and config.zero < 3:
         return module.requires_grad_(False).eval().to(deepspeed.get_accelerator().current_device_name())
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": 1,  # Engines.backward marks the last micro-batch itself
-        "zero_optimization": {"stage": config.zero, "stage3_param_persistence_threshold": 0},
-        "bf16": {"enabled": config.dtype == "bfloat16"},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1 << 60,
-    }
-    if config.dtype == "bfloat16" and config.zero > 1:  # else micro-batches add up in bf16, and lose what is small
-        settings["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.optimizer is None:
         module.requires_grad_(False)
-        engine, *_ = deepspeed.initialize(model=module, config=settings)
+        engine, *_ = deepspeed.initialize(model=module, config=settings(config, micro_batch, 0))
         engine.eval()
         return engine
-    settings["gradient_clipping"] = config.optimizer.clip_norm
+    trained = sum(_shape(p).numel() for p in module.parameters() if p.requires_grad)
     optimizer = _adamw(module, config.optimizer)
     if config.optimizer.clip_value:
         optimizer.register_step_pre_hook(_clamp(config.optimizer.clip_value))
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+    made = settings(config, micro_batch, trained)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=made)
     # In fp32 DeepSpeed looks for bad gradients only where this is set.
     engine.optimizer.check_grad_overflow = True
     engine.train()

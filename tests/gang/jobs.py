@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import DEFAULT, patch
@@ -20,10 +21,12 @@ from ray_distill.methods import DMD, FlowMatching
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
+from ray_distill.models.shared import on_one_base
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
-from ray_distill.train.engines import DTYPES, NotFinite, SeparateEngines
+from ray_distill.train.engines import NotFinite, SeparateEngines
 from ray_distill.train.step import train_step
+from ray_distill.train.zero import DTYPES
 from ray_distill.types import Average, Batch, Method
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
@@ -47,14 +50,20 @@ class Case:
     gradient_checkpointing: bool = False
     lora: LoRA | None = None
     base_precision: Literal["dtype", "int8"] = "dtype"
+    shared_base: bool = False
+    """One base under all roles, held as the teacher is; ``separate`` roles then begin as it does, too."""
+    same_weights: bool = False
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    offload: bool = False
+    """Optimizer, and under ZeRO-3 parameters, in CPU memory."""
 
 
 def engines(case: Case) -> SeparateEngines:
     optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm, clip_value=case.clip_value)
     int8 = case.base_precision == "int8"
     small = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=optimizer)
-    own = {key: getattr(case, key) for key in ("gradient_checkpointing", "lora", "base_precision")}
-    trained = small.model_copy(update=own)
+    own = {key: getattr(case, key) for key in ("gradient_checkpointing", "lora", "base_precision", "gradient_dtype")}
+    trained = small.model_copy(update=own | offloaded(case))
     frozen = RoleConfig(
         zero=0 if int8 else case.frozen_zero,
         gradient_checkpointing=case.gradient_checkpointing,
@@ -70,9 +79,22 @@ def engines(case: Case) -> SeparateEngines:
     followed = {"optimizer": None, "ema_decay": None, "zero": 3 if case.zero == 3 else 0}  # as RunConfig.role has it
     configs |= {role: configs[average.of].model_copy(update=followed) for role, average in averages.items()}
     # As weights are loaded: DeepSpeed casts, but not at stage 0.
-    modules = ((r, network(case, r).to(DTYPES[c.dtype] if r in averages else None)) for r, c in configs.items())
+    modules: Iterable[tuple[str, nn.Module]] = (
+        (r, network(case, r).to(DTYPES[c.dtype] if r in averages else None)) for r, c in configs.items()
+    )
+    if case.shared_base:
+        assert case.lora is not None
+        base = network(case, "teacher").to(DTYPES[case.dtype])
+        apart = {r: network(case, r) for r in case.method.heads}
+        adapters = {r: case.lora for r in configs if r not in ("teacher", *apart)}
+        configs["teacher"] = frozen.model_copy(update={"dtype": case.dtype})
+        modules = chain(on_one_base(base, adapters, seed=0), apart.items())
     blocks, totals = {role: heads(case, role)[0] for role in case.method.heads}, dict.fromkeys(configs, 100)
     return SeparateEngines(modules, configs, WanDenoiser, totals, case.micro_batch, blocks, averages)
+
+
+def offloaded(case: Case) -> dict[str, bool]:
+    return {"offload_optimizer": case.offload, "offload_parameters": case.offload and case.zero == 3}
 
 
 def heads(case: Case, role: str) -> tuple[tuple[int, ...], int]:
@@ -83,7 +105,7 @@ def network(case: Case, role: str) -> nn.Module:
     if role in case.method.heads:
         blocks, width = heads(case, role)
         return random_heads(len(blocks), width, seed=0)
-    module = tiny_wan(0 if role == "teacher" else 1)
+    module = tiny_wan(0 if role == "teacher" or case.same_weights else 1)
     if case.base_precision == "int8":
         quantize(module)
     if case.lora is not None and role != "teacher":

@@ -8,13 +8,18 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from deepspeed.runtime.config import DeepSpeedConfig
 
 from ray_distill.checkpoint import Checkpoint
+from ray_distill.config import RoleConfig
+from ray_distill.config.roles import Optimizer
 from ray_distill.models.lora import LoRA
-from tests.gang import jobs
+from ray_distill.train.zero import settings
+from tests.gang import jobs, plain
 from tests.gang.gang import Gang
 
 TOLERANCE = 0.05 * jobs.LR
+STEPS = 20
 ADAPTERS = LoRA(rank=4, alpha=8)
 
 
@@ -30,8 +35,8 @@ def distance(a: dict, b: dict) -> float:
 
 @pytest.fixture(scope="module")
 def reference(gang: Gang) -> dict:
-    """World 1, ZeRO-2, no accumulation: what every other way of holding the roles must equal."""
-    return gang.run(jobs.run, jobs.Case(micro_batch=8), world=1)[0]
+    """World 1, torch alone, no accumulation: what every way of holding the roles must equal."""
+    return gang.run(plain.run, jobs.Case(micro_batch=8), STEPS, world=1)[0]
 
 
 def assert_moved(result: dict, start: dict[str, torch.Tensor]) -> None:
@@ -42,30 +47,64 @@ def assert_moved(result: dict, start: dict[str, torch.Tensor]) -> None:
         assert result["logs"][f"{role}_grad_norm"] > 0
 
 
-def test_parameters_moved_and_the_teacher_did_not(reference: dict) -> None:
+def test_parameters_moved(reference: dict) -> None:
     assert_moved(reference, jobs.initial(jobs.Case()))
-    assert reference["frozen"][0] == reference["frozen"][1]
-    assert reference["state"] == {"student": {"updates": 5, "skipped": 0}, "fake_score": {"updates": 10, "skipped": 0}}
 
 
 @pytest.mark.parametrize(
     ("world", "case"),
     [
+        (1, jobs.Case(zero=2, micro_batch=8)),
         (2, jobs.Case(zero=1, micro_batch=2)),
         (2, jobs.Case(zero=3, micro_batch=4, gradient_checkpointing=True)),
         (4, jobs.Case(zero=2, micro_batch=2)),
+        pytest.param(1, jobs.Case(zero=1, micro_batch=4), marks=pytest.mark.slow),
+        pytest.param(1, jobs.Case(zero=3, micro_batch=8), marks=pytest.mark.slow),
+        pytest.param(2, jobs.Case(zero=2, micro_batch=4), marks=pytest.mark.slow),
+        pytest.param(4, jobs.Case(zero=1, micro_batch=1, gradient_checkpointing=True), marks=pytest.mark.slow),
+        pytest.param(4, jobs.Case(zero=3, micro_batch=2), marks=pytest.mark.slow),
     ],
+    ids=lambda value: f"zero{value.zero}" if isinstance(value, jobs.Case) else str(value),
 )
 def test_worlds_stages_and_accumulation_agree(gang: Gang, reference: dict, world: int, case: jobs.Case) -> None:
-    results = gang.run(jobs.run, case, world=world)
+    results = gang.run(jobs.run, case, STEPS, world=world)
     assert distance(results[0], reference) < TOLERANCE
     for other in results[1:]:
         assert distance(results[0], other) == 0.0
+    for result in results:
+        assert result["frozen"][0] == result["frozen"][1]
+        assert result["state"] == {
+            "student": {"updates": STEPS // 2, "skipped": 0},
+            "fake_score": {"updates": STEPS, "skipped": 0},
+        }
+
+
+@pytest.mark.parametrize("zero", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
+def test_what_is_offloaded_trains_as_what_is_not(gang: Gang, tmp_path: Path, zero: int) -> None:
+    """Optimizer, average and, under ZeRO-3, weights; saved and resumed, too."""
+    case = jobs.Case(zero=zero, micro_batch=4, offload=True)
+    kept = gang.run(jobs.run, replace(case, offload=False), 4, world=2)[0]
+    moved = gang.run(jobs.run, case, 4, None, None, 0, str(tmp_path / "c"), 2, world=2)[0]
+    resumed = gang.run(jobs.run, case, 4, None, str(tmp_path / "c"), 2, world=2)[0]
+    assert distance(moved, kept) < 1e-3 * TOLERANCE
+    assert {n for n, t in moved["tensors"].items() if not torch.equal(t, resumed["tensors"][n])} == set()
+    assert_moved(moved, jobs.initial(case))
+
+
+def test_offload_is_deepspeeds_and_each_roles_own() -> None:
+    adamw = Optimizer(learning_rate=1e-3, clip_norm=2.0)
+    held = RoleConfig(zero=3, dtype="bfloat16", optimizer=adamw, offload_optimizer=True, offload_parameters=True)
+    made = DeepSpeedConfig(settings(held, 2, 1000))
+    assert made.zero_config.offload_optimizer.device == made.zero_config.offload_param.device == "cpu"
+    assert (made.zero_optimization_stage, made.gradient_clipping, made.bfloat16_config.enabled) == (3, 2.0, True)
+    assert made.zero_config.reduce_bucket_size == 1000 and not made.zero_force_ds_cpu_optimizer
+    plainly = DeepSpeedConfig(settings(RoleConfig(zero=3), 2, 10**12)).zero_config
+    assert plainly.offload_optimizer is plainly.offload_param is None and plainly.reduce_bucket_size == 5 * 10**8
 
 
 @pytest.mark.parametrize("fault", [jobs.halve_rank_0, jobs.leave_out_the_reduction])
 def test_a_planted_fault_is_seen(gang: Gang, reference: dict, fault) -> None:
-    results = gang.run(jobs.run, jobs.Case(micro_batch=4), 10, fault, world=2)
+    results = gang.run(jobs.run, jobs.Case(micro_batch=4), STEPS, fault, world=2)
     assert distance(results[0], reference) > TOLERANCE
 
 

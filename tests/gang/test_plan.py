@@ -80,6 +80,7 @@ def gradients(held) -> int:
         (2, jobs.Case(zero=1)),
         pytest.param(4, jobs.Case(zero=2, dtype="bfloat16", micro_batch=1), marks=pytest.mark.slow),
         (4, jobs.Case(zero=3, dtype="bfloat16")),
+        (2, jobs.Case(zero=3, dtype="bfloat16", gradient_dtype="bfloat16", micro_batch=4)),
     ],
 )
 def test_bytes_of_state_are_what_deepspeed_holds(gang: Gang, world: int, case: jobs.Case) -> None:
@@ -88,7 +89,8 @@ def test_bytes_of_state_are_what_deepspeed_holds(gang: Gang, world: int, case: j
         for role, terms in found.items():
             frozen = RoleConfig(zero=3)
             average = case.ema_decay if role == "student" else None
-            trained = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=ADAMW, ema_decay=average)
+            own = {"zero": case.zero, "dtype": case.dtype, "gradient_dtype": case.gradient_dtype}
+            trained = RoleConfig(optimizer=ADAMW, ema_decay=average, **own)
             plan = (
                 state(frozen, Parameters(every, ()), world)
                 if role == "teacher"

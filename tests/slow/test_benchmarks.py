@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.ray.conftest import ROOT
 
 
@@ -50,3 +52,15 @@ def test_students(digits: Path, tmp_path: Path) -> None:
     rows = [line.split(" | ") for line in told.stdout.splitlines()]
     assert [row[0] for row in rows[2:]] == ["| teacher", "| teacher, guided", "| teacher", "| `dmd_1`"]
     assert [row[1] for row in rows[2:]] == ["4", "2", "1", "1"]
+
+
+def test_memory() -> None:
+    """What is planned is what is held, ZeRO-3 falls as 1/n, and a shared base is one network."""
+    rows = {(row["mode"], row["ranks"]): row for row in last_line("benchmarks/memory.py")["rows"]}
+    for row in rows.values():
+        assert row["planned"] == {role: pytest.approx(size, rel=0.03) for role, size in row["bytes"].items()}
+    two, four = (sum(rows["full ZeRO-3", n]["bytes"].values()) for n in (2, 4))
+    assert four / two == pytest.approx(1 / 2, rel=0.03)
+    for mode, shards in (("shared base whole", 1), ("shared base ZeRO-3", 2)):
+        row = rows[mode, 2]
+        assert row["bytes"]["teacher"] <= 1.15 * 2 * row["elements"] / shards

@@ -114,6 +114,8 @@ def test_unknown_codecs_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config.json"):
         load_codec(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "VQGAN"}))
-    with pytest.raises(ValueError, match=r"'VQGAN' .* knows \['AutoencoderKLWan', 'PatchPCA'\]") as caught:
+    with pytest.raises(
+        ValueError, match=r"'VQGAN' .* knows \['AutoencoderKLLTXVideo', 'AutoencoderKLWan', 'PatchPCA'\]"
+    ) as caught:
         load_codec(tmp_path)
     assert str(tmp_path) in str(caught.value)

@@ -3,8 +3,16 @@ import json
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from torch._dynamo.testing import CompileCounter
 
-from ray_distill.models.loading import check_folder, folder_hash, load_transformer, random_transformer, use_attention
+from ray_distill.models.loading import (
+    check_folder,
+    compile_blocks,
+    folder_hash,
+    load_transformer,
+    random_transformer,
+    use_attention,
+)
 from tests.tiny_wan import tiny_wan
 
 PUBLISHED = {"text_dim": 4096, "freq_dim": 256, "in_channels": 16, "out_channels": 16, "attention_head_dim": 128}
@@ -68,7 +76,7 @@ def test_pickled_weights_are_refused(folder, tmp_path):
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "config.json").write_text((folder / "transformer" / "config.json").read_text())
     torch.save(tiny_wan(0).state_dict(), tmp_path / "transformer" / "diffusion_pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(ValueError, match="no diffusion_pytorch_model.safetensors nor .* no other is read"):
         load_transformer("wan", tmp_path)
 
 
@@ -107,3 +115,18 @@ def test_wan_of_the_published_sizes(size, parameters):
     with torch.device("meta"):
         model = WanTransformer3DModel(**PUBLISHED, **size)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_blocks_are_compiled_once_for_all_and_not_anew_for_each_shape():
+    plain, compiled = tiny_wan(0), tiny_wan(0)
+    counter = CompileCounter()
+    compile_blocks(compiled, counter)
+    for frames in (1, 2, 3, 4):
+        x_t, text = torch.randn(1, 4, frames, 4, 4), torch.randn(1, 3, 8)
+        made = [m(x_t, torch.tensor([500.0]), text, return_dict=False)[0] for m in (plain, compiled)]
+        torch.testing.assert_close(made[1], made[0])
+    # One of the first shape, one for all others; two equal blocks share them.
+    assert 1 <= counter.frame_count <= 4
+    before = counter.frame_count
+    compiled(torch.randn(1, 4, 5, 4, 4), torch.tensor([500.0]), torch.randn(1, 3, 8))
+    assert counter.frame_count == before

@@ -30,7 +30,7 @@ def test_a_trained_role_on_four_ranks(zero, dtype, weights, gradients):
     found = held(zero, dtype, ema=0.9)
     assert (found.weights, found.gradients) == (weights, gradients)
     assert (found.masters, found.moments, found.ema) == (1000, 2000, 1000)
-    assert found.bucket == BUCKET * (2 if dtype == "bfloat16" else 4)
+    assert found.bucket == 1000 * (2 if dtype == "bfloat16" else 4)
 
 
 def test_zero3_rounds_up_each_tensor_and_zero2_the_sum():
@@ -42,13 +42,13 @@ def test_zero3_rounds_up_each_tensor_and_zero2_the_sum():
 
 def test_a_frozen_role_has_weights_only():
     found = state(RoleConfig(zero=3, dtype="bfloat16"), Parameters((600, 400), ()), 4)
-    assert (found.weights, found.whole) == (500, 2000)
+    assert (found.weights, found.start) == (500, 500 + 1200)
     assert (found.gradients, found.masters, found.moments, found.ema, found.bucket) == (0, 0, 0, 0, 0)
 
 
 def test_int8_weights_are_a_byte_each():
     found = state(RoleConfig(zero=0, dtype="bfloat16", base_precision="int8"), Parameters((600, 400), (), int8=600), 4)
-    assert found.weights == found.whole == 600 + 2 * 400
+    assert found.weights == found.start == 600 + 2 * 400
 
 
 def test_only_what_is_trained_has_a_state():
@@ -71,16 +71,36 @@ def test_gradients_of_stages_1_and_2_last_for_their_own_update():
     busy, descent = update(states, ("student",), "student", {"student": 70})
     column = {role: row[1] for role, row in busy.rows.items()}
     assert column == {"student": 1000, "fake_score": 1000}
-    assert busy.rows["student"] == (2000, 1000, 3000, 0, 70, BUCKET * 2)
+    assert busy.rows["student"] == (2000, 1000, 3000, 0, 70, 2000)
     assert descent.rows["student"] == (2000, 1000, 3000, 0, 0, 2 * 1000)
     (other, _) = update(states, ("fake_score",), "fake_score", {})
     assert other.rows["student"] == (2000, 0, 3000, 0, 0, 0)
-    assert other.rows["fake_score"] == (500, 1000, 3000, 0, 0, BUCKET * 2 + 2000)  # the weights gathered, once
+    assert other.rows["fake_score"] == (500, 1000, 3000, 0, 0, 2000 + 2000)  # the weights gathered, once
 
 
-def test_a_role_stands_whole_while_it_is_set_up():
+def test_a_role_under_zero3_is_set_up_in_shards_tensor_by_tensor():
     states = {"student": held(3), "teacher": state(RoleConfig(zero=3), Parameters((600, 400), ()), 4)}
     first, second = start(states)
-    assert first.total == 2000
-    assert second.total == 500 + 1000 + 1000 + BUCKET * 2 + 4000
+    assert first.total == 500 + 1200  # the largest of the tensors whole
+    assert second.total == 500 + 1000 + 1000 + 2000 + 1000 + 2400
+    whole = state(RoleConfig(zero=0), Parameters((600, 400), ()), 4)
+    assert [moment.total for moment in start({"teacher": whole})] == [4000]
     assert Moment("", {"a": (1, 2, 3, 4, 5, 6), "b": (1, 1, 1, 1, 1, 1)}).term("EMA") == 5
+
+
+def test_the_bucket_is_deepspeeds_own_at_most():
+    assert held(2, parameters=Parameters((BUCKET, BUCKET), (BUCKET, BUCKET))).bucket == 2 * BUCKET
+
+
+@pytest.mark.parametrize(("zero", "gradients"), [(1, 2000), (2, 0), (3, 0)])
+def test_an_offloaded_optimizer_is_in_cpu_memory(zero, gradients):
+    role = RoleConfig(zero=zero, dtype="bfloat16", optimizer=ADAMW, ema_decay=0.9, offload_optimizer=True)
+    found = state(role, FULL, 4)
+    assert (found.masters, found.moments, found.ema, found.descent, found.gradients) == (0, 0, 0, 0, gradients)
+    assert found.weights == (500 if zero == 3 else 2000)
+    assert found.host == 1000 + 2000 + 1000 + 2000 + (1000 if zero > 1 else 0)
+
+
+def test_offloaded_parameters_are_in_cpu_memory():
+    found = state(RoleConfig(zero=3, dtype="bfloat16", offload_parameters=True), Parameters((600, 400), ()), 4)
+    assert (found.weights, found.host, found.start, found.gathered) == (0, 500, 1200, 2000)

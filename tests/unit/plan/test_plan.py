@@ -1,5 +1,6 @@
 """The shipped configurations, verdicts, and the verb."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -8,10 +9,14 @@ from safetensors.torch import load_file
 
 from ray_distill.cli import main
 from ray_distill.config import load_config
+from ray_distill.models.loading import PUBLISHED
 from ray_distill.plan import plan
 from ray_distill.plan.changes import cheapest
 from ray_distill.plan.estimate import estimate
+from ray_distill.plan.memory import state
+from ray_distill.plan.network import parameters
 from ray_distill.plan.report import digits
+from tests.unit.config import simpletuner
 
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / "examples/digits_teacher/transformer/diffusion_pytorch_model.safetensors"
@@ -120,11 +125,14 @@ def test_it_fits_where_it_should():
 def test_the_overflow_and_the_cheapest_change():
     text, fits = plan(config(LARGE), {"cluster": "8xH100-80GB"})
     assert not fits and text.startswith("does not fit: ")
-    assert "train.workers=16" in text and "2x8xH100-80GB" in text and "train.workers is 64" in text
+    assert "roles.student.offload_optimizer=true" in text and "train.workers is 64" in text
+    text, fits = plan(config(LARGE, *OFFLOAD), {"cluster": "8xA100-40GB"})
+    assert not fits and "train.workers=16" in text and "2x8xA100-40GB" in text
 
 
 BFLOAT16 = [f"roles.{role}.dtype=bfloat16" for role in ("student", "fake_score", "teacher")]
 CHECKPOINTING = [f"roles.{role}.gradient_checkpointing=true" for role in ("student", "fake_score")]
+OFFLOAD = [f"roles.{role}.offload_optimizer=true" for role in ("student", "fake_score")]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +141,8 @@ CHECKPOINTING = [f"roles.{role}.gradient_checkpointing=true" for role in ("stude
         ([*BFLOAT16, "train.micro_batch=2"], CHECKPOINTING),
         ([*BFLOAT16, *CHECKPOINTING], ["train.micro_batch=2"]),
         (["train.micro_batch=2"], BFLOAT16),
-        ([*BFLOAT16, *CHECKPOINTING, "train.micro_batch=1"], ["train.workers=8"]),
+        ([*BFLOAT16, *CHECKPOINTING, "train.micro_batch=1"], OFFLOAD),
+        ([*BFLOAT16, *CHECKPOINTING, *OFFLOAD, "train.micro_batch=1"], ["train.workers=8"]),
     ],
 )
 def test_the_first_change_that_fits_is_named(start, change):
@@ -145,10 +154,9 @@ def test_the_first_change_that_fits_is_named(start, change):
 
 
 def test_changes_add_up_where_one_is_not_enough():
-    limit = found(QUICK, *BFLOAT16, *CHECKPOINTING, "train.micro_batch=1").peak.total
-    start = config(QUICK, *BFLOAT16, "train.micro_batch=2", "train.global_batch=4")  # no more workers
+    limit, start = found(QUICK, *CHECKPOINTING, "train.micro_batch=2").peak.total, config(QUICK)
     both = cheapest(start, lambda plan: plan.peak.total <= limit)
-    assert both is not None and set(both.keys) == {"train.micro_batch=1", *CHECKPOINTING}
+    assert both is not None and set(both.keys) == {"train.micro_batch=2", *CHECKPOINTING}
     assert cheapest(start, lambda plan: False) is None
 
 
@@ -226,3 +234,72 @@ def test_the_verb(capsys):
     assert "cluster = '8'" in capsys.readouterr().err
     assert main(["check", QUICK, "cluster=8xH100-80GB"]) == 2
     assert "cluster: unknown key" in capsys.readouterr().err
+
+
+SHARED = "configs/wan2.1_14b/dmd_shared_base.yaml"
+BF16_GRADIENTS = [f"roles.{role}.gradient_dtype=bfloat16" for role in ("student", "fake_score")]
+ZERO3 = ["model.shared_base=false", "roles.student.zero=3", "roles.fake_score.zero=3"]
+WHOLE = ["roles.teacher.zero=0"]
+# As in docs/plan.md.
+MODES = {
+    "separate, all weights": (LARGE, []),
+    "without EMA, bf16 gradients": (LARGE, ["roles.student.ema_decay=null", *BF16_GRADIENTS]),
+    "optimizer offloaded": (LARGE, OFFLOAD),
+    "separate, LoRA": (SHARED, ZERO3),
+    "shared base, ZeRO-3": (SHARED, []),
+    "shared base, whole": (SHARED, WHOLE),
+    "shared base, whole, int8": (SHARED, [*WHOLE, "roles.teacher.base_precision=int8"]),
+}
+CLUSTERS = ("8xH100-80GB", "8xH200-141GB", "2x8xH100-80GB")
+
+
+def test_the_table_of_what_holds_14b():
+    documented = (ROOT / "docs/plan.md").read_text().splitlines()
+    for mode, (path, changes) in MODES.items():
+        cells = []
+        for cluster in CLUSTERS:
+            text, fits = plan(config(path, *changes), {"cluster": cluster})
+            cells.append(re.search(r"([0-9.]+) of", text).group(1) + ("" if fits else ", no"))
+        assert f"| {mode} | {' | '.join(cells)} |" in documented
+
+
+@pytest.mark.parametrize(("ema", "most"), [(None, 34), (0.98, 38)])
+def test_bytes_a_parameter_of_separate_networks_at_14b(ema, most):
+    """bf16 weights, teacher and gradients; masters, moments and average in fp32; activations are not counted."""
+    changed = config(LARGE, *BF16_GRADIENTS, f"roles.student.ema_decay={'null' if ema is None else ema}")
+    elements, ranks = 14_288_491_584, changed.train.workers
+    total = 0
+    for role in changed.held_roles:
+        held = state(changed.role(role), parameters(changed, role), ranks)
+        total += held.weights + held.gradients + held.masters + held.moments + held.ema
+    assert most - 0.01 < total * ranks / elements < most + 0.01
+
+
+def test_a_shared_base_is_planned_as_one_network_and_adapters():
+    base, ranks = 14_288_491_584, 8
+    shared = config(SHARED)
+    sizes = {role: parameters(shared, role) for role in shared.held_roles}
+    assert sum(sizes["teacher"].every) == base and sizes["teacher"].trainable == ()
+    adapters = sum(sizes["student"].every)
+    assert sizes["student"] == sizes["fake_score"] and adapters == sum(sizes["student"].trainable) < 0.05 * base
+    states = {role: state(shared.role(role), sizes[role], ranks) for role in sizes}
+    assert states["teacher"].weights == pytest.approx(2 * base / ranks, rel=1e-3)
+    assert states["student"].weights == 2 * adapters
+    assert states["student"].moments == pytest.approx(8 * adapters / ranks, rel=1e-3)
+    whole = config(SHARED, *WHOLE, "roles.teacher.base_precision=int8")
+    int8 = state(whole.role("teacher"), parameters(whole, "teacher"), ranks)
+    assert 1.0 * base < int8.weights < 1.1 * base
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dmd_config.json", "dcm_config.json"])
+@pytest.mark.parametrize(("size", "elements"), [("1.3B", 1_418_996_800), ("14B", 14_288_491_584)])
+def test_the_seeds_are_planned_at_both_sizes(name, size, elements, tmp_path, monkeypatch):
+    """SimpleTuner's two files as they stand, over the published architecture of each size."""
+    folder = simpletuner.home(tmp_path)
+    described = PUBLISHED / f"Wan2.1-T2V-{size}-Diffusers.json"
+    (folder / simpletuner.MODEL / "transformer/config.json").write_text(described.read_text())
+    monkeypatch.chdir(folder)
+    loaded = simpletuner.load(folder, simpletuner.seed(name))
+    found = estimate((loaded.before or loaded).config)
+    assert sum(found.parameters["teacher"].every) >= elements and found.peak.total > 2 * elements / 8

@@ -1,0 +1,98 @@
+"""Tensors of a transformer by name out of safetensors, each read when asked for; what is missing is named before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+SINGLE, INDEX = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
+SUFFIX = ".safetensors"
+PREFIX = "model.diffusion_model."  # of single files that hold a whole pipeline
+
+
+class Weights(Mapping[str, Tensor]):
+    """``path``: a pipeline folder in diffusers' format, its weights in one file or in shards, or a single file, whose
+    names diffusers translates where they are not its own. A tensor is mapped from the file: only what is read of it is
+    touched."""
+
+    def __init__(self, path: Path, network: nn.Module, key: str = "model.path") -> None:
+        """``network``, which may be on the meta device, says whose tensors these should be. ValueError, with ``key``,
+        for files that are missing or no safetensors."""
+        self._key, self._path = key, path
+        self._network = type(network).__name__
+        self._wanted = {name: tuple(p.shape) for name, p in network.named_parameters()}
+        self._files: dict[Path, Any] = {}
+        self._where = self._single(path) if path.is_file() else self._folder(path / "transformer")
+
+    def _folder(self, folder: Path) -> dict[str, tuple[Path, str]]:
+        if (index := folder / INDEX).is_file():
+            where = {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+            if missing := sorted({str(file) for file in where.values() if not file.is_file()}):
+                raise ValueError(
+                    f"{self._key} = {self._path}: {index.name} names files that are not there: {', '.join(missing)}"
+                )
+            return {name: (file, name) for name, file in where.items()}
+        if not (folder / SINGLE).is_file():
+            raise ValueError(f"{self._key} = {self._path}: no {SINGLE} nor {INDEX} in {folder}, and no other is read")
+        return {name: (folder / SINGLE, name) for name in self._open(folder / SINGLE).keys()}  # noqa: SIM118
+
+    def _single(self, file: Path) -> dict[str, tuple[Path, str]]:
+        names = {name.removeprefix(PREFIX): name for name in self._open(file).keys()}  # noqa: SIM118
+        if not self._wanted.keys() <= names.keys():
+            # The converter renames keys, and of Wan's and LTX-Video's text-to-video networks it touches no tensor.
+            convert = SINGLE_FILE_LOADABLE_CLASSES[self._network]["checkpoint_mapping_fn"]
+            with suppress(KeyError, AttributeError, TypeError):  # names of another kind: check tells
+                names = convert(checkpoint=dict(names))
+        return {name: (file, stored) for name, stored in names.items()}
+
+    def _open(self, file: Path) -> Any:
+        if file not in self._files:
+            try:
+                self._files[file] = safe_open(file, "pt")
+            except SafetensorError as error:
+                raise ValueError(f"{self._key} = {self._path}: {file} is no safetensors file: {error}") from error
+        return self._files[file]
+
+    def __getitem__(self, name: str) -> Tensor:
+        file, stored = self._where[name]
+        tensor: Tensor = self._open(file).get_tensor(stored)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """From the files' headers."""
+        return {n: tuple(self._open(file).get_slice(stored).get_shape()) for n, (file, stored) in self._where.items()}
+
+    @property
+    def fit(self) -> bool:
+        """Whether names and shapes are those of the network."""
+        return self.shapes == self._wanted
+
+    def check(self) -> None:
+        """ValueError, with what differs, unless the network's tensors are there in its shapes."""
+        try:
+            found = self.shapes
+        except SafetensorError as error:  # an index that names a tensor which its file lacks
+            raise ValueError(f"{self._key} = {self._path}: its index is another checkpoint's: {error}") from error
+        of = f"{self._key} = {self._path}: its weights are not those of this {self._network}"
+        if missing := sorted(self._wanted.keys() - found.keys()):
+            unknown = sorted(found.keys() - self._wanted.keys())
+            has = f", and has {unknown[0]}" if unknown else ""
+            raise ValueError(f"{of}: it lacks {len(missing)} of {len(self._wanted)} tensors, such as {missing[0]}{has}")
+        for name, shape in self._wanted.items():
+            if found[name] != shape:
+                raise ValueError(f"{of}: {name} is {list(found[name])}, and its configuration says {list(shape)}")

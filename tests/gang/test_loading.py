@@ -1,0 +1,125 @@
+"""Weights go tensor by tensor into shards: no rank ever holds a network whole, and what trains is the same."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from torch import nn
+
+from ray_distill.config import RoleConfig, RunConfig
+from ray_distill.models.loading import hollow_transformer, load_transformer
+from ray_distill.rng import StatelessRng
+from ray_distill.train import zero
+from ray_distill.train.build import build_engines
+from ray_distill.train.step import train_step
+from tests.gang import jobs
+from tests.gang.gang import Gang
+from tests.tiny_wan import tiny_wan
+from tests.unit.toys import run_config
+
+MIB = 1 << 20
+
+
+class Peak:
+    """The most memory of its own, pages of files left out, that this process holds above where it began."""
+
+    def __init__(self) -> None:
+        self.start = self.most = self._now()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @staticmethod
+    def _now() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            self.most = max(self.most, self._now())
+            time.sleep(0.0005)
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.most = max(self.most, self._now())
+
+    @property
+    def rise(self) -> int:
+        return self.most - self.start
+
+
+def loading(rank: int, world: int, folder: str, held: RoleConfig) -> tuple[int, int]:
+    """(the most that a rank held while it loaded, bytes of its weights afterwards)."""
+    with Peak() as peak:
+        network, weights = hollow_transformer("wan", Path(folder), torch.bfloat16)
+        zero.fill(network, weights, held)
+    return peak.rise, sum(getattr(p, "ds_tensor", p).nbytes for p in network.parameters())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's count of a process's own pages")
+def test_no_rank_holds_a_network_whole_under_zero3(gang: Gang, tmp_path: Path) -> None:
+    sizes = {"num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048, "num_layers": 10}
+    model = WanTransformer3DModel(in_channels=4, out_channels=4, text_dim=8, freq_dim=16, **sizes)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "transformer", max_shard_size="20MB")
+    whole = sum(p.numel() * 2 for p in model.parameters())
+    assert whole > 70 * MIB and len(list((tmp_path / "transformer").glob("*.safetensors"))) > 3
+    whole_rise = gang.run(loading, str(tmp_path), RoleConfig(zero=0, dtype="bfloat16"), world=1)[0][0]
+    assert whole_rise > 0.9 * whole  # what it is compared with is really seen
+    for world in (2, 4):
+        for rise, held in gang.run(loading, str(tmp_path), RoleConfig(zero=3, dtype="bfloat16"), world=world):
+            assert held == pytest.approx(whole / world, rel=0.01)
+            assert rise < whole / world + 0.3 * whole  # the largest tensor, the allocator
+
+
+def once(rank: int, world: int, config: RunConfig) -> dict[str, torch.Tensor]:
+    engines = build_engines(config)
+    for step in range(2):
+        batches = jobs.micro_batches(jobs.Case(micro_batch=8 // world), step, rank, world)
+        train_step(config.method, engines, batches, step, StatelessRng(0))
+    return {f"{role}/{name}": t.clone() for role, name, t in engines.tensors() if name.startswith("weights/")}
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_what_is_filled_trains_as_what_is_loaded_whole(gang: Gang, tmp_path: Path, zero: int) -> None:
+    for name, seed in (("model", 0), ("other", 1)):
+        tiny_wan(seed).save_pretrained(tmp_path / name / "transformer", max_shard_size="20KB")
+    trained = {"optimizer": {"learning_rate": jobs.LR}, "zero": zero, "path": str(tmp_path / "other")}
+    method = {"name": "dmd", "student_interval": 2, "teacher_guidance": 2.0}
+    config = run_config(
+        tmp_path, method=method, roles={"student": trained, "fake_score": trained}, train__micro_batch=4
+    )
+    filled = gang.run(once, config, world=2)[0]
+    case = jobs.Case(zero=zero, micro_batch=4, ema_decay=None)
+    wanted = gang.run(jobs.run, case, 2, world=2)[0]["tensors"]
+    assert {n: t for n, t in filled.items() if not torch.equal(t, wanted[n])} == {}
+
+
+def reloaded(rank: int, world: int, folder: str, held: RoleConfig) -> dict[str, torch.Tensor]:
+    network, weights = hollow_transformer("wan", Path(folder), torch.float32)
+    network = zero.fill(network, weights, held)
+    network.requires_grad_(False)
+    engine = zero.initialize(network, held, 1)
+    body: nn.Module = getattr(engine, "module", engine)
+    with torch.no_grad():
+        x, text = torch.ones(1, 4, 3, 4, 4), torch.ones(1, 5, 8)
+        return {"velocity": body(x, torch.tensor([500.0]), text, return_dict=False)[0]}
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_shards_give_back_the_network(gang: Gang, tmp_path: Path, offload: bool) -> None:
+    tiny_wan(3).save_pretrained(tmp_path / "transformer")
+    held = RoleConfig(zero=3, offload_parameters=offload)
+    x, text = torch.ones(1, 4, 3, 4, 4), torch.ones(1, 5, 8)
+    with torch.no_grad():
+        wanted = load_transformer("wan", tmp_path)(x, torch.tensor([500.0]), text, return_dict=False)[0]
+    for found in gang.run(reloaded, str(tmp_path), held, world=2):
+        torch.testing.assert_close(found["velocity"], wanted, rtol=0, atol=1e-6)
