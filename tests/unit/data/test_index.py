@@ -22,6 +22,7 @@ from ray_distill.data.memo import known, remember
 from ray_distill.data.sheet import some
 from ray_distill.data.source import Source
 from ray_distill.data.store import address
+from ray_distill.data.stream import Stream
 from ray_distill.data.teach import PURPOSE, MakeClips
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
@@ -268,10 +269,41 @@ def test_the_teacher_makes_the_clips_of_prompts(folder):
         assert len(make(source(folder, part, negative_prompt="bad"))[1][1]) == count
 
 
+@torch.no_grad()
+def test_the_teachers_trajectories_halt_at_levels(folder):
+    (folder / "p.txt").write_text("a kite\na bird\n")
+    recipe = {"steps": 3, "shift": 2.0, "guidance": 1.5, "seed": 7, "levels": [1000, 700.5, 333], "batch": 2}
+    plain, _ = make(source(folder, {"prompts": folder / "p.txt", "teacher": recipe | {"levels": []}}))
+    cache, (_, clips) = make(source(folder, {"prompts": folder / "p.txt", "teacher": recipe}))
+    assert len(clips) == 2 and not {*plain.index["id"].to_pylist()} & {*cache.index["id"].to_pylist()}
+    denoise_by = family("wan").denoiser(load_transformer("wan", DIGITS))
+    grid = sorted({*euler_timesteps(3, 2.0), 1000, 700.5, 333}, reverse=True)
+    solver = Sampler(tuple(grid), "ode", 1.5)
+    text = {name: {"text": Characters(DIGITS, 8).encode([name])} for name in ("a bird", "a kite", "")}
+    for row in cache.rows(range(2), ["id", "caption", "latents", "states", "shape"]):
+        x_T = StatelessRng(7).noise(PURPOSE, torch.tensor([int(row["id"][:15], 16)]), (16, 1, 6, 8))
+        states = np.frombuffer(row["states"], np.float32).reshape(3, *row["shape"])
+        assert np.array_equal(states[0], x_T[0].numpy())  # at 1000 it is the noise
+        for state, level in zip(states, recipe["levels"], strict=True):
+            rest = solver.timesteps[grid.index(level) :]
+            x_0 = sample(
+                denoise_by,
+                Sampler(rest, "ode", 1.5),
+                torch.tensor(state)[None],
+                text[row["caption"]],
+                text[""],
+                noise=None,
+            )
+            assert np.allclose(cache.latents([row]), x_0.numpy(), atol=1e-4)
+    stream = Stream(cache, 0, 0, 1, world=1, global_batch=2, micro_batch=2, with_latents=True, states=3)
+    block = stream.block(0)
+    assert [len(one) for one in block["states"]] == [3 * 4 * 16 * 6 * 8] * 2
+
+
 def test_a_teachers_clips_that_are_not_finite_are_left_out(folder, monkeypatch):
     (folder / "p.txt").write_text("a kite\na bird\n")
     bad = torch.tensor([0])
-    monkeypatch.setattr("ray_distill.data.teach.sample", lambda d, s, x_T, *a, **k: x_T.index_fill(0, bad, torch.nan))
+    monkeypatch.setattr("ray_distill.data.teach.trajectory", lambda d, s, x_T, *a: [x_T.index_fill(0, bad, torch.nan)])
     cache, _ = make(source(folder, {"prompts": folder / "p.txt", "teacher": {"steps": 1}}))
     assert cache.card["clips"] == 1 and cache.card["reasons"] == {"the teacher's latents are not finite": 1}
 
