@@ -217,7 +217,7 @@ def make_cache(config: RunConfig) -> Cache:
 
 
 def prepare_alone(config: RunConfig) -> Cache:
-    """All clips encoded, whatever data.stream says; counts, card and sheet go to the MLflow run that training goes on."""
+    """All clips encoded, whatever data.stream says; card and sheet go to the MLflow run that training goes on with."""
     data = config.data.model_copy(update={"stream": False})
     with claimed(config.run_dir), cluster():
         cache = make_cache(config.model_copy(update={"data": data}))

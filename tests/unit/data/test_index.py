@@ -34,6 +34,7 @@ from ray_distill.models.loading import load_transformer
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Sampler
 from tests.unit.data import odd
+from tests.unit.data.test_odd_files import BAD, CODECS
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
 MODELS = Models("wan", DIGITS, 8)
@@ -321,6 +322,36 @@ def test_files_that_vanish_or_rot_half_way_cost_themselves(folder, monkeypatch):
     cache, _ = make(source(folder))
     assert cache.captions() == ["square", "turned"]
     assert "cannot be read" in (cache.folder / "quarantine.jsonl").read_text()
+
+
+def test_each_odd_file_is_kept_or_one_row_of_the_quarantine(tmp_path):
+    """All kinds in one folder; a FIFO that was opened would wait for ever."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, form in CODECS.items():
+        odd.write(folder / name, **form)
+    whole = (folder / "h264.mp4").read_bytes()
+    for tenth in range(1, 10):
+        (folder / f"cut {tenth}.mp4").write_bytes(whole[: len(whole) * tenth // 10])
+    odd.write(
+        folder / "slow and fast.mp4", milliseconds=[0, 100, 160, 400, 460, 500, 1000, 1100, 1200, 1300, 2000, 2100]
+    )
+    odd.write(folder / "turned.mp4", turn=90)
+    for number, (write, _) in enumerate(BAD.values()):
+        write(folder / f'bad {number} "it\'s" ü.mp4')
+    names = {path.name for path in folder.iterdir()}
+    before = {name: os.lstat(folder / name).st_mtime_ns for name in names}
+    manifest = tmp_path / "m.jsonl"
+    rows = [{"video": f"in/{name}", "caption": name} for name in sorted(names | {"not there.mp4"})]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cache, _ = make(source(tmp_path, {"manifest": manifest}))
+    kept = [Path(video).name for video in cache.index["video"].to_pylist()]
+    lines = [json.loads(line) for line in (cache.folder / "quarantine.jsonl").read_text().splitlines()]
+    out = {Path(line["file"]).name: line["reason"] for line in lines}
+    assert len(lines) == len(out) and sorted([*kept, *out]) == sorted([*names, "not there.mp4"])
+    assert all(out.values()) and {*CODECS, "slow and fast.mp4", "turned.mp4"} <= {*kept}
+    assert sum(name.startswith("bad") for name in out) == len(BAD) - 1 and out["not there.mp4"] == "no such file"
+    assert {name: os.lstat(folder / name).st_mtime_ns for name in names} == before
 
 
 def test_nothing_left_is_an_error_with_the_reasons_at_hand(tmp_path):
