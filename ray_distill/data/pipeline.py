@@ -117,9 +117,9 @@ def _encoded_clips(source: Source, models: Models, rows: Dataset, cpus: float | 
     return _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch, cpus)
 
 
-def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: Teacher, say: Say) -> None:
+def _taught(source: Source, models: Models, made: Made, part: int, teacher: Teacher, say: Say) -> None:
     """Prompts through the teacher's sampler."""
-    rows = made.missing_taught(dataset)
+    rows = made.missing_taught(part)
     if rows:
         uncond = made.text.places()[address(source.negative_prompt)]
         sizes = made.sample_shape, made.text_shape()
