@@ -1,10 +1,11 @@
-"""Clips through Ray Data against a loop written by hand, and what memory a preparation takes.
+"""Clips through Ray Data against a loop written by hand, what memory a preparation takes, and whether training waits.
 
-    python benchmarks/data.py [--clips 600] [--rounds 5] [--cpus 1,2] [--memory 1000,10000]
+    python benchmarks/data.py [--clips 600] [--rounds 5] [--cpus 1,2] [--memory 1000,10000] [--wait 160]
 
 Both decode and resize the same files, to equal pixels, in as many processes as there are CPUs, in turn after a warm-up;
 the pipeline hands its clips to an actor, as it does to an encoder. Each number of CPUs is a process (and a Ray) of its
-own that is bound to so many cores, each size of a preparation one that reads its own peaks. Prints a table and JSON.
+own that is bound to so many cores, each size of a preparation one that reads its own peaks. What waits is a step that
+sleeps as long as its batch takes to encode, while ``data.stream`` encodes beside it. Prints a table and JSON.
 """
 
 from __future__ import annotations
@@ -32,16 +33,23 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
+from ray_distill.data.batches import micro_batches
+from ray_distill.data.cache import Cache
+from ray_distill.data.encode import EncodeClips
 from ray_distill.data.files import Decode, Look
+from ray_distill.data.filling import COLUMNS, Filling
 from ray_distill.data.listing import entries
 from ray_distill.data.made import Models
 from ray_distill.data.pipeline import DECODE, ENCODE, dataset, prepare, share
 from ray_distill.data.source import Source
+from ray_distill.data.stream import Stream
 from ray_distill.data.transform import resize
 from ray_distill.data.video import write_clip
 from ray_distill.train.launch import cluster
+from ray_distill.types import Placement
 
 ROOT = Path(__file__).parents[1]
+BATCH = 8
 FRAMES, SIZE, SMALL, FPS = 33, (144, 256), (96, 160), 16
 DIGITS = ROOT / "examples/digits_teacher"
 
@@ -52,16 +60,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cpus", type=numbers, default=[1, 2])
     parser.add_argument("--memory", type=numbers, default=[1000, 10000])
-    parser.add_argument("--one", choices=["throughput", "memory"], help=argparse.SUPPRESS)
+    parser.add_argument("--wait", type=int, default=160)
+    parser.add_argument("--one", choices=["throughput", "memory", "wait"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one == "throughput":
         told: Any = throughput(args.cpus[0], args.clips, args.rounds)
     elif args.one == "memory":
         told = memory(args.memory[0])
+    elif args.one == "wait":
+        told = wait(args.wait)
     else:
         clips, rounds = f"--clips={args.clips}", f"--rounds={args.rounds}"
         fast = [alone("--one=throughput", f"--cpus={count}", clips, rounds) for count in args.cpus]
         told = {"throughput": fast, "memory": [alone("--one=memory", f"--memory={count}") for count in args.memory]}
+        told["wait"] = alone("--one=wait", f"--wait={args.wait}")
         report(told)
     print(json.dumps(told))
 
@@ -162,8 +174,6 @@ def by_ray(source: Source, rows: list[dict[str, Any]]) -> dict[str, Any]:
     taken = decoded.map_batches(Take, batch_size=8, compute=compute, num_cpus=share(ENCODE))
     told = list(taken.iter_batches(batch_size=None, batch_format="numpy"))
     sums = sorted(int(value) for batch in told for value in batch["sum"])
-    if os.environ.get("STATS"):
-        print(taken.stats())
     return {"sums": sums, "work": float(sum(batch["seconds"].sum() for batch in told))}
 
 
@@ -213,6 +223,50 @@ def private(process: psutil.Process) -> float:
     return float(told.rss - told.shared)
 
 
+# Waiting
+
+
+def wait(clips: int) -> dict[str, Any]:
+    """The share of its time that a step waits for data which is decoded and encoded on all CPUs meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = [sys.executable, ROOT / "examples/tiny_wan.py", f"{folder}/wan"]
+        subprocess.run(script, check=True, stdout=subprocess.DEVNULL)
+        (Path(folder) / "in").mkdir()
+        given = {"encode_batch": BATCH, "encoders": 2, "stream": True}
+        source = clips_in(Path(folder) / "in", clips, frames=17).model_copy(update=given)
+        models = Models("wan", Path(folder) / "wan", 16)
+        with cluster(log_to_driver=False):
+            cache = prepare(source, models, lambda text: None)
+            stream = Stream(cache, 0, 0, clips // BATCH, 1, BATCH, BATCH, with_latents=True)
+            seconds = encoding(source, models, cache)
+            cpus = ray.cluster_resources()["CPU"]
+            filling = Filling(source, models, cache, stream.needed(), cpus, lambda text: None)
+            filling.start()
+            batches = micro_batches(stream, stream.dataset().iterator(), Placement(0, 1), torch.device("cpu"))
+            next(batches)  # actors have started
+            waits = []
+            for _ in range(1, stream.steps):
+                began = time.perf_counter()
+                next(batches)
+                waits.append(time.perf_counter() - began)
+                time.sleep(seconds)
+            filling.check()
+    share_waited = sum(waits) / (sum(waits) + seconds * len(waits))
+    return {"steps": len(waits), "sleep_s": seconds, "share_waited": share_waited, "cpus": cpus}
+
+
+def encoding(source: Source, models: Models, cache: Cache) -> float:
+    """Seconds of a batch in an encoder on one core, before anything else runs."""
+    torch.set_num_threads(1)
+    rows = [Decode(source)(row) for row in cache.rows(range(BATCH), COLUMNS)]
+    encoder, seconds = EncodeClips(models.path), []
+    for _ in range(3):
+        began = time.perf_counter()
+        encoder({name: np.array([row[name] for row in rows] + [None], object)[:-1] for name in rows[0]})
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
 def report(told: dict[str, Any]) -> None:
     print(f"{'CPUs':>4} {'way':9} {'clips/s':>8} {'ratio':>6}   ms of a CPU a clip, of them decoding and resizing")
     for one in told["throughput"]:
@@ -223,6 +277,10 @@ def report(told: dict[str, Any]) -> None:
     for one in told["memory"]:
         sizes = ", ".join(f"{name} {one[name]} MiB" for name in ("driver", "largest worker"))
         print(f"{one['clips']} clips in {one['seconds']:.0f} s: {sizes}")
+    one = told["wait"]
+    print(
+        f"{one['steps']} steps of {one['sleep_s']:.2f} s, as a batch takes to encode: {one['share_waited']:.1%} waited"
+    )
 
 
 if __name__ == "__main__":

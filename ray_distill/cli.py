@@ -116,10 +116,9 @@ def plan(args: argparse.Namespace) -> int:
 
 def prepare(args: argparse.Namespace) -> None:
     loaded = load_config(args.config, args.overrides)
-    from ray_distill.train.launch import cluster, make_cache
+    from ray_distill.train.launch import prepare_alone
 
-    with cluster():
-        cache = make_cache(loaded.config)
+    cache = prepare_alone(loaded.config)
     print(json.dumps({"cache": str(cache.folder), **cache.card}, indent=2))
 
 

@@ -34,9 +34,8 @@ def micro_batches(
                     f"but samples {rows['sample_id'][:3]}... came"
                 )
             shape: Shape = tuple(rows["shape"][0].tolist())
-            x_0 = None
-            if stream.with_latents:
-                x_0 = np.stack([np.frombuffer(latents, np.float32).reshape(shape) for latents in rows["latents"]])
+            x_0 = _stacked(rows["latents"], shape) if stream.with_latents else None
+            states = _stacked(rows["states"], (stream.states, *shape)) if stream.states else None
             batches.append(
                 Batch(
                     sample_ids=_tensor(rows["sample_id"], device),
@@ -44,9 +43,14 @@ def micro_batches(
                     cond={"text": _tensor(rows["text"], device)},
                     uncond={"text": uncond},
                     x_0=None if x_0 is None else _tensor(x_0, device),
+                    states=None if states is None else _tensor(states, device),
                 )
             )
         yield batches
+
+
+def _stacked(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack([np.frombuffer(row, np.float32).reshape(shape) for row in rows])
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:

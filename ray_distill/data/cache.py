@@ -97,17 +97,20 @@ class Cache:
         return [often[part] for part in self.index["dataset"].to_pylist()]
 
     def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows by number, with columns of the index, and ``latents`` and ``text`` as bytes out of their stores."""
+        """Rows by number, with columns of the index, and ``latents``, ``states`` and ``text`` as bytes out of their
+        stores."""
         asked = self.index.take(list(numbers))
-        values = {name: asked[name].to_pylist() for name in columns if name not in ("latents", "text")}
-        for kind in {"latents", "text"}.intersection(columns):
+        stored_in = {"latents": "latents", "states": "latents", "text": "text"}
+        values = {name: asked[name].to_pylist() for name in columns if name not in stored_in}
+        for column in stored_in.keys() & set(columns):
+            kind = stored_in[column]
             if kind == "latents" and self.streamed:
                 there = growing(self.latents_folder).places
                 places = [there[id_] for id_ in asked["id"].to_pylist()]
             else:
                 stored = (asked[f"{kind}_{part}"].to_pylist() for part in Place._fields)
                 places = [Place(*place) for place in zip(*stored, strict=True)]
-            values[kind] = Store(self.folder.parent / kind / self.card[kind]).read(places, kind)
+            values[column] = Store(self.folder.parent / kind / self.card[kind]).read(places, column)
         return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
     def text(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -98,6 +98,8 @@ class Made:
         if teacher is None:
             return [row]
         recipe = teacher.model_dump(exclude={"path", "batch", "clips_per_prompt"})
+        if not teacher.levels:
+            del recipe["levels"]
         made_of = self.models.transformer(teacher), self.models.encoder, self.source.negative_prompt, self.sample_shape
         ids = [address(*made_of, recipe, entry.caption, number) for number in range(teacher.clips_per_prompt)]
         return [row | {"number": number, "id": id_} for number, id_ in enumerate(ids)]

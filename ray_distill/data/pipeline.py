@@ -34,6 +34,9 @@ Stopped = Callable[[], bool]
 LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
 """CPUs of each stage. They differ, or Ray would fuse two of them and decode in the encoder's one process."""
 
+BLOCK = 64
+"""Most clips of a task, so that what a worker holds does not grow with the source."""
+
 
 def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
     """The cache of the source, made unless it is there. What cannot be used is counted, named and left out.
@@ -114,9 +117,9 @@ def _encoded_clips(source: Source, models: Models, rows: Dataset, cpus: float | 
     return _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch, cpus)
 
 
-def _taught(source: Source, models: Models, made: Made, dataset: int, teacher: Teacher, say: Say) -> None:
+def _taught(source: Source, models: Models, made: Made, part: int, teacher: Teacher, say: Say) -> None:
     """Prompts through the teacher's sampler."""
-    rows = made.missing_taught(dataset)
+    rows = made.missing_taught(part)
     if rows:
         uncond = made.text.places()[address(source.negative_prompt)]
         sizes = made.sample_shape, made.text_shape()
@@ -170,11 +173,9 @@ def share(of: float, cpus: float | None = None) -> float:
     return of * min(1.0, (ray.cluster_resources().get("CPU", 1) if cpus is None else cpus) / 2)
 
 
-def dataset(rows: Sequence[Row], per_block: int | None = None) -> Dataset:
+def dataset(rows: Sequence[Row], per_block: int = BLOCK) -> Dataset:
     quiet()
-    blocks = max(2, min(4 * int(ray.cluster_resources().get("CPU", 1)), 256))
-    if per_block is not None:
-        blocks = -(-len(rows) // per_block)
+    blocks = max(4 * int(ray.cluster_resources().get("CPU", 1)), -(-len(rows) // per_block))
     return ray.data.from_items(list(rows), override_num_blocks=max(1, min(blocks, len(rows))))
 
 

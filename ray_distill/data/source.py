@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from ray_distill.data.cut import Cut
 from ray_distill.data.remote import Location
+from ray_distill.diffusion.timesteps import check_timesteps
 
 
 def located(path: Path) -> Path:
@@ -47,6 +48,14 @@ class Teacher(Section):
     clips_per_prompt: PositiveInt = 1
     seed: NonNegativeInt = 0
     batch: PositiveInt = 1
+    levels: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
+    """Timesteps, falling, at which the trajectory's states are kept, too: the pairs of a warm start."""
+
+    @model_validator(mode="after")
+    def _levels_fall(self) -> Teacher:
+        if self.levels:
+            check_timesteps(self.levels, "levels")
+        return self
 
 
 class Dataset(Section):

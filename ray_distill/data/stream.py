@@ -43,6 +43,8 @@ class Stream:
     global_batch: int
     micro_batch: int
     with_latents: bool
+    states: int = 0
+    """How many states of the teacher's trajectory come with each row's latents."""
     keep_small_buckets: bool = True
     caption_dropout: float = 0.0
     block_bytes: int = 64 << 20
@@ -68,7 +70,7 @@ class Stream:
     def steps_per_block(self) -> int:
         """As many as fit into ``block_bytes``. Ray Data's executor spins while blocks wait, and takes a good part of
         a core from the training: where all data fit into a few blocks it ends before the first step."""
-        row = 4 * self.cache.uncond.size + 4 * max(map(math.prod, self.buckets)) * self.with_latents
+        row = 4 * self.cache.uncond.size + 4 * max(map(math.prod, self.buckets)) * self.with_latents * (1 + self.states)
         fitting = self.block_bytes // (row * self.global_batch // self.world)
         # A block that is still being encoded is waited for as a whole.
         return max(1, min(fitting, self.plan.steps_per_epoch // 32) if self.waits else fitting)
@@ -95,7 +97,8 @@ class Stream:
         return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, **how)
 
     def block(self, number: int) -> dict[str, Any]:
-        """The rows of one block: sample_id, text [L, D], the latents' shape [4] and, where they are used, latents.
+        """The rows of one block: sample_id, text [L, D], the latents' shape [4] and, where they are used, latents
+        and states.
 
         These are bytes: the steps of a block may differ in shape.
         """
@@ -103,7 +106,8 @@ class Stream:
         first = self.start + part * self.steps_per_block
         steps = range(first, min(first + self.steps_per_block, self.steps))
         mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
-        columns = ["shape", "text", "latents"] if self.with_latents else ["shape", "text"]
+        stored = ["latents"] * self.with_latents + ["states"] * (self.states > 0)
+        columns = ["shape", "text", *stored]
         numbers = np.concatenate([self.plan[step][mine] for step in steps]).tolist()
         if self.waits:
             epochs = [step // self.plan.steps_per_epoch for step in steps for _ in mine]
@@ -115,7 +119,7 @@ class Stream:
         if self.caption_dropout:
             text[dropped(self.seed, sample_ids, self.caption_dropout)] = self.cache.prompts["null"]
         block = {"sample_id": sample_ids, "shape": shapes, "text": text}
-        return block | {"latents": [row["latents"] for row in rows]} if self.with_latents else block
+        return block | {name: [row[name] for row in rows] for name in stored}
 
     def _there(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
         """Rows once they are encoded; one that cannot be has a substitute from its bucket."""

@@ -13,18 +13,18 @@ from ray_distill.data.cache import padded
 from ray_distill.data.encode import Batch
 from ray_distill.data.source import Teacher
 from ray_distill.data.store import Place, Store
-from ray_distill.diffusion.samplers import sample
+from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.models import family
 from ray_distill.models.loading import load_transformer
 from ray_distill.rng import StatelessRng
-from ray_distill.types import Sampler
 
 PURPOSE = "teacher_clips"
 
 
 class MakeClips:
-    """An actor with a teacher: rows with ``id`` and the place of their text -> ``latents``.
+    """An actor with a teacher: rows with ``id`` and the place of their text -> ``latents``, and the ``states``
+    [K, C, T, H, W] at ``teacher.levels`` on the way to them.
 
     ``uncond`` is the place of the negative prompt. The noise of a row belongs to its id, whatever batch it comes in.
     """
@@ -44,7 +44,7 @@ class MakeClips:
         dtype = getattr(torch, teacher.dtype)
         network = load_transformer(family_name, folder, dtype).to(self.device).eval().requires_grad_(False)
         self.denoise = family(family_name).denoiser(network, dtype)
-        self.sampler = Sampler(euler_timesteps(teacher.steps, teacher.shift), "ode", teacher.guidance)
+        self.sampler = halting(euler_timesteps(teacher.steps, teacher.shift), teacher.levels, teacher.guidance)
         self.uncond = self._embedded([uncond])
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
@@ -54,14 +54,17 @@ class MakeClips:
         ids = torch.tensor([int(id_[:15], 16) for id_ in rows["id"]], device=self.device)
         x_T = StatelessRng(self.teacher.seed).noise(PURPOSE, ids, self.shape)
         uncond = {"text": self.uncond.expand_as(text)}
-        x_0 = sample(
-            self.denoise, self.sampler, x_T, {"text": text}, uncond, noise=lambda i: x_T
-        )  # "ode" asks for none
-        latents = [np.ascontiguousarray(x).tobytes() for x in x_0.float().cpu().numpy()]
+        levels = self.teacher.levels
+        *states, x_0 = trajectory(self.denoise, self.sampler, x_T, {"text": text}, uncond, levels)
         errors = ["" if torch.isfinite(x).all() else "the teacher's latents are not finite" for x in x_0]
-        return {"id": list(rows["id"]), "error": errors, "latents": latents}
+        made = {"id": list(rows["id"]), "error": errors, "latents": _bytes(x_0)}
+        return made | {"states": _bytes(torch.stack(states, dim=1))} if levels else made
 
     def _embedded(self, places: Sequence[Place]) -> torch.Tensor:
         """[B, L, D] fp32."""
         text = [padded(tokens, self.text_shape) for tokens in self.text.read(places, "text")]
         return torch.from_numpy(np.stack(text)).to(self.device)
+
+
+def _bytes(batch: torch.Tensor) -> list[bytes]:
+    return [np.ascontiguousarray(x).tobytes() for x in batch.float().cpu().numpy()]

@@ -92,10 +92,24 @@ def read_clip(
         video = probe(path)
     if decord is not None and video.plain and 250 * 3 * video.width * video.height <= AHEAD:
         try:
-            return Clip(np.concatenate([fit(chunk, video) for chunk in _decord(path, cut, video)]), "decord")
+            return Clip(_joined((fit(chunk, video) for chunk in _decord(path, cut, video)), cut.frames), "decord")
         except (decord.DECORDError, RuntimeError, IndexError, BadClip):  # odd, broken or too short: PyAV tells which
             pass
-    return Clip(np.concatenate([fit(chunk, video) for chunk in _pyav(path, cut, video)]), "pyav")
+    return Clip(_joined((fit(chunk, video) for chunk in _pyav(path, cut, video)), cut.frames), "pyav")
+
+
+def _joined(chunks: Iterator[np.ndarray], frames: int) -> np.ndarray:
+    """One array, made before the second chunk comes: small chunks that are kept between large frames that are freed
+    would leave holes in the heap, a large frame's size for each (4 MiB a frame of 720p)."""
+    first = next(chunks)
+    whole = np.empty((frames, *first.shape[1:]), dtype=first.dtype)
+    whole[: len(first)], place = first, len(first)
+    del first
+    for chunk in chunks:
+        whole[place : place + len(chunk)] = chunk
+        place += len(chunk)
+    assert place == frames, f"{place} of {frames} frames"
+    return whole
 
 
 def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -37,6 +37,24 @@ def denoise(
         eps = noise(i) if sampler.kind == "sde" else eps_from_velocity(x_t, v, sigma)
         x_t = add_noise(x_0, eps, sigma_next)
     return x_t
+
+
+def halting(timesteps: Sequence[float], levels: Sequence[float], guidance: float) -> Sampler:
+    """Euler's solver on ``timesteps`` that halts at each of ``levels``, too."""
+    return Sampler(tuple(sorted({*timesteps, *levels}, reverse=True)), "ode", guidance)
+
+
+@torch.no_grad()
+def trajectory(
+    denoiser: Denoiser, sampler: Sampler, x_T: Tensor, cond: Cond, uncond: Cond | None, levels: Sequence[float]
+) -> list[Tensor]:
+    """From ``x_T``: the states at each of ``levels``, which ``sampler`` halts at, and x_0, each [B, C, T, H, W]."""
+    halts = [sampler.timesteps.index(level) for level in levels]
+    x, states = x_T, []
+    for start, stop in zip([0, *halts], [*halts, len(sampler.timesteps)], strict=True):
+        x = denoise(denoiser, sampler, x, cond, uncond, lambda i: x_T, start, stop)  # "ode" adds no noise
+        states.append(x)
+    return states
 
 
 def simulate(

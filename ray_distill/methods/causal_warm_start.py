@@ -11,36 +11,25 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.diffusion.flow import x_0_from_velocity
 from ray_distill.diffusion.losses import mse
-from ray_distill.diffusion.samplers import denoise
 from ray_distill.methods.self_forcing import SelfForcing
 from ray_distill.methods.warm_start import WarmStart
-from ray_distill.types import STUDENT, TEACHER, Batch, LossTerms, Networks, Rng, Shared
+from ray_distill.types import STUDENT, Batch, LossTerms, Networks, Rng, Shared
 
 
 @dataclass(frozen=True)
 class CausalWarmStart(WarmStart, SelfForcing):
     name: ClassVar[str] = "self_forcing_warm_start"
 
-    def trajectory(self, networks: Networks, batch: Batch, rng: Rng) -> list[Tensor]:
-        """The teacher's states [B, C, T, H, W] at the student's levels, and its x_0 behind them."""
-        solver, (channels, clip, *size) = self.solver(), batch.latent_shape
-        x = x_T = rng.noise("warm_start/noise", batch.sample_ids, (channels, self.frames(clip), *size))
-        halts = [solver.timesteps.index(timestep) for timestep in self.sampler().timesteps]
-        states = []
-        for start, stop in zip([0, *halts], [*halts, len(solver.timesteps)], strict=True):
-            # "ode" adds no noise
-            x = denoise(networks[TEACHER], solver, x, batch.cond, batch.uncond, lambda i: x_T, start, stop)
-            states.append(x)
-        return states
+    def made_shape(self, batch: Batch) -> tuple[int, int, int, int]:
+        channels, clip, height, width = batch.latent_shape
+        return channels, self.frames(clip), height, width
 
     def warm_start_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
-        with torch.no_grad():
-            *states, x_clean = self.trajectory(networks, batch, rng)
+        *states, x_clean = self.trajectory(networks, batch, rng)
         lengths = chunk_lengths(x_clean.shape[2], self.chunks)
         drawn = [rng.uniform(f"warm_start/level{chunk}", batch.sample_ids) for chunk in range(len(lengths))]
         by_chunk = (torch.stack(drawn, dim=1) * len(states)).long()

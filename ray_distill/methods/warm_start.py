@@ -1,6 +1,7 @@
 """DMD after a regression on the teacher's own trajectories (the ODE initialisation of CausVid, arXiv 2412.07772).
 
 1. the teacher's Euler solver takes noise over x_k, at the level of a student's step, to x_clean, without gradient
+   (``pairs``: that was done before, by `prepare`)
 2. for ``warm_start_steps`` steps descend mean (G(x_k) - x_clean)^2; then distil
 """
 
@@ -9,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import x_0_from_velocity
 from ray_distill.diffusion.losses import mse
-from ray_distill.diffusion.samplers import denoise
+from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.methods.dmd import DMD
 from ray_distill.types import STUDENT, TEACHER, Batch, LossTerms, Networks, Rng, Sampler, Shared, Update
@@ -27,6 +27,8 @@ class WarmStart(DMD):
     solver_shift: float = 8.0
     solver_guidance: float = 7.0
     """Standard: u + s (c - u)."""
+    pairs: bool = False
+    """Regress on trajectories that were prepared, in place of the teacher's calls at each step."""
 
     name: ClassVar[str] = "dmd_warm_start"
 
@@ -43,23 +45,32 @@ class WarmStart(DMD):
             return (Update((STUDENT,), self.warm_start_loss),)
         return super().updates(step - self.warm_start_steps)
 
+    @property
+    def uses_latents(self) -> bool:
+        return self.pairs or super().uses_latents
+
     def solver(self) -> Sampler:
         """The teacher's recipe, which halts at each of the student's levels."""
-        levels = {*euler_timesteps(self.solver_steps, self.solver_shift), *self.sampler().timesteps}
-        return Sampler(tuple(sorted(levels, reverse=True)), "ode", self.solver_guidance)
+        grid = euler_timesteps(self.solver_steps, self.solver_shift)
+        return halting(grid, self.sampler().timesteps, self.solver_guidance)
+
+    def trajectory(self, networks: Networks, batch: Batch, rng: Rng) -> list[Tensor]:
+        """The teacher's states [B, C, T, H, W] at the student's levels, and its x_0 behind them."""
+        if self.pairs:
+            if batch.states is None or batch.x_0 is None:
+                raise ValueError("pairs = True: the batch brings no states of the teacher's trajectory")
+            return [*batch.states.unbind(1), batch.x_0]
+        x_T = rng.noise("warm_start/noise", batch.sample_ids, self.made_shape(batch))
+        levels = self.sampler().timesteps
+        return trajectory(networks[TEACHER], self.solver(), x_T, batch.cond, batch.uncond, levels)
+
+    def made_shape(self, batch: Batch) -> tuple[int, int, int, int]:
+        return batch.latent_shape
 
     def warm_start_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
-        timestep, solver = self.sampler().timesteps[self.exit_step(rng, "warm_start")], self.solver()
-        halt, end = solver.timesteps.index(timestep), len(solver.timesteps)
-        x_T = rng.noise("warm_start/noise", batch.sample_ids, batch.latent_shape)
-
-        def solve(x_t: Tensor, start: int, stop: int) -> Tensor:
-            # "ode" asks for no noise.
-            return denoise(networks[TEACHER], solver, x_t, batch.cond, batch.uncond, lambda i: x_t, start, stop)
-
-        with torch.no_grad():
-            x_k = solve(x_T, 0, halt)
-            x_clean = solve(x_k, halt, end)
-        sigma = x_k.new_full((len(x_k),), timestep / 1000)
+        k = self.exit_step(rng, "warm_start")
+        *states, x_clean = self.trajectory(networks, batch, rng)
+        x_k = states[k]
+        sigma = x_k.new_full((len(x_k),), self.sampler().timesteps[k] / 1000)
         loss = mse(x_0_from_velocity(x_k, networks[STUDENT](x_k, sigma, batch.cond).velocity, sigma), x_clean)
         return LossTerms(loss, {"warm_start_loss": loss.detach()})

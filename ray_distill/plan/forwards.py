@@ -93,7 +93,8 @@ def paths(method: Method, update: Update) -> Iterator[Path]:
         }
         zeros = torch.zeros(ROWS, *SHAPE)
         text = {"text": torch.zeros(ROWS, 1, 1)}
-        update.loss(networks, Batch(torch.arange(ROWS), SHAPE, text, text, zeros), draws, {})
+        states = zeros[:, None].expand(-1, len(method.sampler().timesteps), *SHAPE)
+        update.loss(networks, Batch(torch.arange(ROWS), SHAPE, text, text, zeros, states), draws, {})
         weight = Fraction(1)
         for high in draws.highs:
             weight /= high

@@ -29,7 +29,7 @@ from ray_distill.types import TEACHER, Average, Role
 
 
 def build_engines(config: RunConfig, at: At = unseen) -> Engines:
-    """One engine per role that training holds, each with its own weights; ``at`` is told which role is loaded."""
+    """One engine per role that training holds, each with its own weights and adapters; ``at`` learns which is made."""
     heads = {
         role: placed(role, given, config.model.family, check_folder(config.model.family, config.source(given.of)))
         for role, given in config.method.heads.items()
@@ -47,7 +47,7 @@ def build_engines(config: RunConfig, at: At = unseen) -> Engines:
 
 
 def modules(
-    config: RunConfig, heads: Mapping[Role, tuple[tuple[int, ...], int]], at: At
+    config: RunConfig, heads: Mapping[Role, tuple[tuple[int, ...], int]], at: At = unseen
 ) -> Iterable[tuple[Role, nn.Module]]:
     """The roles' networks, each made when it is asked for; ``heads``: (blocks, their width) of roles that are heads."""
     judges = ((role, random_heads(len(blocks), width, config.seed)) for role, (blocks, width) in heads.items())
@@ -56,7 +56,7 @@ def modules(
     return chain(((role, transformer(config, role, at)) for role in config.held_roles if role not in heads), judges)
 
 
-def transformer(config: RunConfig, role: Role, at: At) -> nn.Module:
+def transformer(config: RunConfig, role: Role, at: At = unseen) -> nn.Module:
     """The role's network with its weights and its adapters, on the rank's device; under ZeRO-3 in shards."""
     at("load", (role,))
     held = config.role(role)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from operator import sub
 from typing import Any
 
 from pydantic import ValidationError
@@ -53,6 +55,15 @@ def check(config: RunConfig) -> None:
     check_pulls(config)
 
 
+def check_track(config: RunConfig) -> None:
+    """A password that was hidden, in the configuration that a run or a sweep wrote, is none."""
+    if HIDDEN in config.track.uri:
+        raise ConfigError(
+            f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
+            "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+
+
 def check_networks(config: RunConfig) -> None:
     """Every role's weights are there, whole and of this family, and what is put on them is possible."""
     check_attention(config.model.attention)
@@ -83,15 +94,6 @@ def check_networks(config: RunConfig) -> None:
 
 def _spelt(ends: tuple[tuple[str, Any], ...]) -> str:
     return ", ".join(f"{name} {value}" for name, value in ends)
-
-
-def check_track(config: RunConfig) -> None:
-    """A password that was hidden, in the configuration that a run or a sweep wrote, is none."""
-    if HIDDEN in config.track.uri:
-        raise ConfigError(
-            f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
-            "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
 
 
 def check_size(config: RunConfig) -> None:
@@ -129,11 +131,34 @@ def check_data(config: RunConfig) -> None:
             f"data.datasets: {prompts[0]!r} has prompts alone, and method {config.method.name!r} learns from videos; "
             "give manifest or videos in place of prompts, or a teacher that makes theirs"
         )
+    check_pairs(config)
     if config.evaluate.metric is not None and not config.data.has_videos:
         raise ConfigError(
             f"evaluate.metric = {config.evaluate.metric}: it compares with real videos, and data has prompts alone; "
             "set evaluate.metric=null, or add a dataset with videos"
         )
+
+
+def check_pairs(config: RunConfig) -> None:
+    """Prepared trajectories are those of the method's own solver; ConfigError names what differs."""
+    method: Any = config.method
+    if not getattr(method, "pairs", False):
+        return
+    numbers = {"steps": method.solver_steps, "shift": method.solver_shift, "guidance": method.solver_guidance}
+    levels = list(method.sampler().timesteps)
+    recipe = json.dumps(numbers | {"levels": levels})
+    for number, part in enumerate(config.data.parts):
+        if part.teacher is None:
+            raise ConfigError(
+                f"data.datasets.{number}: method.pairs = true learns from trajectories alone; give it prompts with "
+                f"teacher: {recipe}"
+            )
+        same = len(part.teacher.levels) == len(levels) and max(map(abs, map(sub, part.teacher.levels, levels))) < 1e-3
+        if not same or any(getattr(part.teacher, key) != value for key, value in numbers.items()):
+            raise ConfigError(
+                f"data.datasets.{number}.teacher: method.pairs = true needs the method's own solver and levels; "
+                f"use teacher: {recipe}"
+            )
 
 
 def warnings(config: RunConfig) -> list[str]:

@@ -158,9 +158,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
         cache = make_cache(config)
         say(f"   {told(cache.card)}")
         encode_prompts(config)
-    tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
-    if (cache.folder / SHEET).is_file():
-        tracker.artifact(cache.folder / SHEET, "data")
+    log_data(config, cache, tracker)
     if config.evaluate.baseline and trial is None:
         with phases("baseline: what the teacher makes, before training"):
             if made := baseline(config, cache):
@@ -219,3 +217,20 @@ def make_cache(config: RunConfig) -> Cache:
     """The cache of the run's data, made unless it is there."""
     model = config.model
     return prepare(config.data, Models(model.family, model.path, model.max_sequence_length, model.int8_text), say)
+
+
+def prepare_alone(config: RunConfig) -> Cache:
+    """All clips encoded, whatever data.stream says; card and sheet go to the MLflow run that training goes on with."""
+    data = config.data.model_copy(update={"stream": False})
+    with claimed(config.run_dir), cluster():
+        cache = make_cache(config.model_copy(update={"data": data}))
+        tracker = start_tracker(config)
+        log_data(config, cache, tracker)
+        tracker.end("FINISHED")
+    return cache
+
+
+def log_data(config: RunConfig, cache: Cache, tracker: Tracker) -> None:
+    tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
+    if (cache.folder / SHEET).is_file():
+        tracker.artifact(cache.folder / SHEET, "data")

@@ -21,7 +21,7 @@ class Saver:
 
     def __init__(self, job: Job, placement: Placement, engines: Engines, rollbacks: int = 0) -> None:
         self.job, self.placement, self.engines, self.rollbacks = job, placement, engines, rollbacks
-        self.bases = bases(job.config)
+        self._bases = bases(job.config)
         self._writing: Writing | None = None
         self._step = -1
 
@@ -86,7 +86,7 @@ class Saver:
             "run_id": self.job.run_id,
             "data": self.job.stream.cache.folder.name,
             "world": self.placement.data_size,
-            "bases": self.bases,
+            "bases": self._bases,
             ROLLBACKS: self.rollbacks,
             SKIPPING: self.engines.skipping(),
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from ray_distill.cli import main
 from ray_distill.data.cache import Cache
@@ -44,6 +45,13 @@ def test_bad_clips_are_skipped_counted_and_named(
     named = (Path(card["cache"]) / "quarantine.jsonl").read_text()
     for name in ("torn.mp4", "empty.mp4", "absent.mp4", "elsewhere.mp4", "both a video and a caption"):
         assert name in named
+
+    client = MlflowClient(home.uri)
+    run = client.get_run(json.loads((home.folder / "output/bad/run.json").read_text())["run_id"])
+    (logged,) = run.inputs.dataset_inputs
+    counts = json.loads(logged.dataset.profile)
+    assert run.info.status == "FINISHED" and (counts["clips"], counts["skipped"]) == (5, 5)
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "data")] == ["data/contact_sheet.png"]
 
     cache = Cache(Path(card["cache"]))
     assert cache.latent_shape == (16, 3, 6, 6) and len(cache.index) == 5

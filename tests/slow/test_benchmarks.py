@@ -41,6 +41,17 @@ def test_launch() -> None:
     assert list(measured["moments"]) == ["driver is up", "cache is written", "first rows", "trained", "report", "ended"]
 
 
+def test_data() -> None:
+    """Ratios belong to a quiet machine: here the two ways agree on pixels, and each number is there."""
+    measured = last_line(
+        *("benchmarks/data.py", "--clips", "40", "--rounds", "1", "--cpus", "2", "--memory", "40", "--wait", "24")
+    )
+    (fast,), (prepared,) = measured["throughput"], measured["memory"]
+    assert fast["ratio"] > 0 and all(rate > 0 for rate in fast["clips_per_second"].values())
+    assert prepared["driver"] > 0 and prepared["largest worker"] > 0
+    assert measured["wait"]["steps"] == 2 and 0 <= measured["wait"]["share_waited"] < 1
+
+
 def test_students(digits: Path, tmp_path: Path) -> None:
     short = ["train.steps=5", "evaluate.videos=20", "evaluate.seeds=[1,2]", "evaluate.teacher_steps=2"]
     short += ["evaluate.guidance_grid=[2.0]", "evaluate.shift_grid=[3.0]", f"data.manifest={digits}"]

@@ -124,6 +124,32 @@ def test_a_method_without_latents_reads_none_and_has_the_shape(cache):
     assert all(batch.x_0 is None for batch in batches) and {b.latent_shape for b in batches} == set(SHAPES)
 
 
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("killed_at", [0, 1, 3])
+def test_each_row_comes_exactly_once_an_epoch_with_a_kill_in_the_middle(tmp_path, world, killed_at):
+    """Workers that are killed at any step start again from it, as many of them or not."""
+    cache = caches.make(tmp_path, [list(range(12)), list(range(50, 62))])
+    first = stream_of(cache, world=world, global_batch=6, micro_batch=1, steps=8)
+    again = replace(first, start=killed_at, world=5 - world)
+    batches = [step for rank in range(world) for step in delivered(first, rank)[:killed_at]]
+    batches += [step for rank in range(5 - world) for step in delivered(again, rank)]
+    seen = [(int(batch.sample_ids[0]), batch.x_0.numpy().tobytes()) for step in batches for batch in step]
+    assert sorted(sample for sample, _ in seen) == list(range(48))
+    everything = {latents(n, SHAPES[n >= 50]).tobytes() for n in (*range(12), *range(50, 62))}
+    for epoch in range(2):
+        those = [row for sample, row in seen if sample // 24 == epoch]
+        assert len(those) == 24 and set(those) == everything
+
+
+def test_states_of_the_teachers_trajectory_come_in_their_shape(cache):
+    stream = stream_of(cache, world=1, states=2)
+    shard = Shard(stream_of(cache, world=1), 0)
+    shard.rows["states"] = np.array([2 * one for one in shard.rows["latents"]], dtype=object)
+    for step in delivered(stream, 0, shard):
+        for batch in step:
+            assert torch.equal(batch.states, torch.stack([batch.x_0, batch.x_0], dim=1))
+
+
 def test_small_buckets_are_kept_or_left_out_with_a_count(cache):
     assert stream_of(cache).left_out == 0 and set(stream_of(cache, global_batch=8).buckets) == set(SHAPES)
     dropped = replace(stream_of(cache), global_batch=5, micro_batch=1, world=1, keep_small_buckets=False)

@@ -22,6 +22,7 @@ from ray_distill.data.memo import known, remember
 from ray_distill.data.sheet import some
 from ray_distill.data.source import Source
 from ray_distill.data.store import address
+from ray_distill.data.stream import Stream
 from ray_distill.data.teach import PURPOSE, MakeClips
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
@@ -33,6 +34,7 @@ from ray_distill.models.loading import load_transformer
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Sampler
 from tests.unit.data import odd
+from tests.unit.data.test_odd_files import BAD, CODECS
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
 MODELS = Models("wan", DIGITS, 8)
@@ -268,10 +270,41 @@ def test_the_teacher_makes_the_clips_of_prompts(folder):
         assert len(make(source(folder, part, negative_prompt="bad"))[1][1]) == count
 
 
+@torch.no_grad()
+def test_the_teachers_trajectories_halt_at_levels(folder):
+    (folder / "p.txt").write_text("a kite\na bird\n")
+    recipe = {"steps": 3, "shift": 2.0, "guidance": 1.5, "seed": 7, "levels": [1000, 700.5, 333], "batch": 2}
+    plain, _ = make(source(folder, {"prompts": folder / "p.txt", "teacher": recipe | {"levels": []}}))
+    cache, (_, clips) = make(source(folder, {"prompts": folder / "p.txt", "teacher": recipe}))
+    assert len(clips) == 2 and not {*plain.index["id"].to_pylist()} & {*cache.index["id"].to_pylist()}
+    denoise_by = family("wan").denoiser(load_transformer("wan", DIGITS))
+    grid = sorted({*euler_timesteps(3, 2.0), 1000, 700.5, 333}, reverse=True)
+    solver = Sampler(tuple(grid), "ode", 1.5)
+    text = {name: {"text": Characters(DIGITS, 8).encode([name])} for name in ("a bird", "a kite", "")}
+    for row in cache.rows(range(2), ["id", "caption", "latents", "states", "shape"]):
+        x_T = StatelessRng(7).noise(PURPOSE, torch.tensor([int(row["id"][:15], 16)]), (16, 1, 6, 8))
+        states = np.frombuffer(row["states"], np.float32).reshape(3, *row["shape"])
+        assert np.array_equal(states[0], x_T[0].numpy())  # at 1000 it is the noise
+        for state, level in zip(states, recipe["levels"], strict=True):
+            rest = solver.timesteps[grid.index(level) :]
+            x_0 = sample(
+                denoise_by,
+                Sampler(rest, "ode", 1.5),
+                torch.tensor(state)[None],
+                text[row["caption"]],
+                text[""],
+                noise=None,
+            )
+            assert np.allclose(cache.latents([row]), x_0.numpy(), atol=1e-4)
+    stream = Stream(cache, 0, 0, 1, world=1, global_batch=2, micro_batch=2, with_latents=True, states=3)
+    block = stream.block(0)
+    assert [len(one) for one in block["states"]] == [3 * 4 * 16 * 6 * 8] * 2
+
+
 def test_a_teachers_clips_that_are_not_finite_are_left_out(folder, monkeypatch):
     (folder / "p.txt").write_text("a kite\na bird\n")
     bad = torch.tensor([0])
-    monkeypatch.setattr("ray_distill.data.teach.sample", lambda d, s, x_T, *a, **k: x_T.index_fill(0, bad, torch.nan))
+    monkeypatch.setattr("ray_distill.data.teach.trajectory", lambda d, s, x_T, *a: [x_T.index_fill(0, bad, torch.nan)])
     cache, _ = make(source(folder, {"prompts": folder / "p.txt", "teacher": {"steps": 1}}))
     assert cache.card["clips"] == 1 and cache.card["reasons"] == {"the teacher's latents are not finite": 1}
 
@@ -289,6 +322,36 @@ def test_files_that_vanish_or_rot_half_way_cost_themselves(folder, monkeypatch):
     cache, _ = make(source(folder))
     assert cache.captions() == ["square", "turned"]
     assert "cannot be read" in (cache.folder / "quarantine.jsonl").read_text()
+
+
+def test_each_odd_file_is_kept_or_one_row_of_the_quarantine(tmp_path):
+    """All kinds in one folder; a FIFO that was opened would wait for ever."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, form in CODECS.items():
+        odd.write(folder / name, **form)
+    whole = (folder / "h264.mp4").read_bytes()
+    for tenth in range(1, 10):
+        (folder / f"cut {tenth}.mp4").write_bytes(whole[: len(whole) * tenth // 10])
+    odd.write(
+        folder / "slow and fast.mp4", milliseconds=[0, 100, 160, 400, 460, 500, 1000, 1100, 1200, 1300, 2000, 2100]
+    )
+    odd.write(folder / "turned.mp4", turn=90)
+    for number, (write, _) in enumerate(BAD.values()):
+        write(folder / f'bad {number} "it\'s" ü.mp4')
+    names = {path.name for path in folder.iterdir()}
+    before = {name: os.lstat(folder / name).st_mtime_ns for name in names}
+    manifest = tmp_path / "m.jsonl"
+    rows = [{"video": f"in/{name}", "caption": name} for name in sorted(names | {"not there.mp4"})]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cache, _ = make(source(tmp_path, {"manifest": manifest}))
+    kept = [Path(video).name for video in cache.index["video"].to_pylist()]
+    lines = [json.loads(line) for line in (cache.folder / "quarantine.jsonl").read_text().splitlines()]
+    out = {Path(line["file"]).name: line["reason"] for line in lines}
+    assert len(lines) == len(out) and sorted([*kept, *out]) == sorted([*names, "not there.mp4"])
+    assert all(out.values()) and {*CODECS, "slow and fast.mp4", "turned.mp4"} <= {*kept}
+    assert sum(name.startswith("bad") for name in out) == len(BAD) - 1 and out["not there.mp4"] == "no such file"
+    assert {name: os.lstat(folder / name).st_mtime_ns for name in names} == before
 
 
 def test_nothing_left_is_an_error_with_the_reasons_at_hand(tmp_path):

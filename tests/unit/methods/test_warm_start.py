@@ -1,9 +1,10 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from ray_distill.methods import METHODS
+from ray_distill.methods.causal_warm_start import CausalWarmStart
 from ray_distill.methods.warm_start import WarmStart
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
@@ -80,3 +81,21 @@ def test_bad_fields_are_named(fields):
     (key,) = fields
     with pytest.raises(ValueError, match=key):
         WarmStart(**fields)
+
+
+@pytest.mark.parametrize("kind", [WarmStart, CausalWarmStart])
+def test_prepared_pairs_are_learned_from_as_those_made_on_the_fly_and_ask_no_teacher(kind):
+    more = {"num_frame_per_block": 1} if kind is CausalWarmStart else {}
+    method = kind(solver_steps=4, solver_guidance=1.0, **more)
+    networks = {"teacher": Gaussian(MEAN, STD), "student": lambda x_t, sigma, cond, chunks=None: Prediction(0 * x_t)}
+    data = batch(shape=(1, 3, 2, 2))
+    fly = method.warm_start_loss(networks, data, RNG, {}).loss
+    *states, x_0 = method.trajectory(networks, data, RNG)
+    assert not x_0.requires_grad and len(states) == len(method.timesteps)
+    pairs = replace(method, pairs=True)
+    prepared = batch(shape=(1, 3, 2, 2), x_0=x_0, states=torch.stack(states, dim=1))
+    assert pairs.uses_latents and not method.uses_latents
+    loss = pairs.warm_start_loss({"student": networks["student"]}, prepared, RNG, {}).loss
+    assert loss == fly and loss > 0
+    with pytest.raises(ValueError, match="pairs = True: the batch brings no states"):
+        pairs.warm_start_loss({"student": networks["student"]}, data, RNG, {})

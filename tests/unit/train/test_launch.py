@@ -73,6 +73,24 @@ def test_dropped_captions_are_warned_of_where_there_is_no_data(ready):
     assert warnings(run_config(ready, data__caption_dropout=0.1, method__backward_simulation=False)) == []
 
 
+def test_prepared_pairs_must_be_of_the_methods_own_solver(ready):
+    (ready / "prompts.txt").write_text("a cat\n")
+    teacher = {"steps": 48, "shift": 8, "guidance": 7, "levels": [1000, 757, 522]}
+
+    def config(**teacher):
+        dataset = {"prompts": str(ready / "prompts.txt")} | ({"teacher": teacher} if teacher else {})
+        own = {"data__manifest": None, "data__datasets": [dataset]}
+        return run_config(ready, method__name="dmd_warm_start", method__pairs=True, **own)
+
+    check(config(**teacher))
+    for wrong in (teacher | {"steps": 20}, teacher | {"guidance": 6}, teacher | {"levels": [1000, 757]}):
+        with pytest.raises(ConfigError, match=r"datasets.0.teacher: method.pairs = true needs .* \[1000.0, 757.0, 522"):
+            check(config(**wrong))
+    clips = run_config(ready, method__name="dmd_warm_start", method__pairs=True)
+    with pytest.raises(ConfigError, match=r'datasets.0: method.pairs = true .* teacher: {"steps": 48, "shift": 8.0'):
+        check(clips)
+
+
 def test_prompts_alone_do_for_a_method_without_data(ready):
     (ready / "prompts.txt").write_text("a cat\n")
     prompts = {"data__manifest": None, "data__datasets": [{"prompts": str(ready / "prompts.txt")}]}
