@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
@@ -138,13 +139,12 @@ def trainer(job: Job) -> ray.train.torch.TorchTrainer:
     """The Ray Train side of a run: its name and storage path are what it resumes by."""
     train = job.config.train
     resources: dict[str, float] = {"CPU": train.cpus_per_worker} | ({"GPU": 1} if train.use_gpu else {})
+    workers: Any = train.workers if train.min_workers is None else (train.min_workers, train.workers)
     return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),  # type: ignore[arg-type]
-            use_gpu=train.use_gpu,
-            resources_per_worker=resources,
+            num_workers=workers, use_gpu=train.use_gpu, resources_per_worker=resources
         ),
         torch_config=ray.train.torch.TorchConfig(timeout_s=train.timeout_s),
         run_config=ray.train.RunConfig(

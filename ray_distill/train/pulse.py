@@ -63,7 +63,7 @@ class Pulse:
     def _beat(self) -> None:
         while not self._done.wait(BEAT_S):
             if ray.get(self.board.beat.remote(self.rank, self.place, self._line())):
-                faulthandler.dump_traceback()
+                faulthandler.dump_traceback(2)  # of all threads, into the worker's log
                 os._exit(HUNG)  # the other thread cannot be interrupted inside a collective; Ray starts the group anew
 
     def _line(self) -> str:
