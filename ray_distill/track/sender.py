@@ -26,7 +26,8 @@ class Sender:
 
     def __init__(self, uri: str, folder: Path | None, run_id: str | None) -> None:
         self.uri, self._path = uri, folder / RUN if folder else None
-        self.run_id = run_id or (json.loads(self._path.read_text())["run_id"] if self._known() else None)
+        known = json.loads(self._path.read_text()) if self._path and self._path.is_file() else {}
+        self.run_id: str | None = run_id or known.get("run_id")
         self._client: MlflowClient | None = None
         self._began: int | None = None  # when the run was opened, ms since the epoch
 
@@ -59,8 +60,8 @@ class Sender:
         return None
 
     def _open(self, client: MlflowClient, entry: Entry) -> None:
-        opening = (entry[name] for name in ("experiment", "name", "params", "tags"))
-        run = store.open_run(client, self.uri, *opening, self.run_id, entry["at"])
+        own = entry["opening"]
+        run = store.open_run(client, self.uri, entry["experiment"], **own, run_id=self.run_id, at=entry["at"])
         self.run_id, self._began = run.info.run_id, run.info.start_time
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,9 +90,6 @@ class Sender:
     def _run(self) -> str:
         assert self.run_id is not None, "a session begins with open"
         return self.run_id
-
-    def _known(self) -> bool:
-        return self._path is not None and self._path.is_file()
 
 
 def is_refused(entry: Entry, error: Exception) -> bool:

@@ -78,9 +78,9 @@ class Tracker:
         tracker = cls(uri, run_id, folder)
         parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
         texts = {name: mask(str(value)) for name, value in params.items()}
-        opening = {"experiment": experiment, "name": run_name, "params": texts, "tags": {**tags, **parent}}
+        own = {"name": run_name, "params": texts, "tags": {**tags, **parent}}
         # What is left of a session before stays in front: the run that it opened is the one that goes on.
-        tracker._post("open", wait_s=START_WAIT_S, uri=mask(tracker.uri), **opening)
+        tracker._post("open", wait_s=START_WAIT_S, uri=mask(tracker.uri), experiment=experiment, opening=own)
         return tracker
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:

@@ -42,10 +42,10 @@ class Shards:
         return {}
 
 
-def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, bool]]) -> Saver:
+def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, bool]], on: str = "continue") -> Saver:
     """On a board that is a list."""
     board = SimpleNamespace(save_failed=SimpleNamespace(remote=lambda why, stop: told.append((why, stop))))
-    config = SimpleNamespace(train=SimpleNamespace(on_failed_save="continue"), dump=dict, held_roles=())
+    config = SimpleNamespace(train=SimpleNamespace(on_failed_save=on), dump=dict, held_roles=())
     stream = SimpleNamespace(cache=SimpleNamespace(folder=Path("cache")))
     job = SimpleNamespace(config=config, run_dir=Path(folder), board=board, run_id=None, stream=stream)
     return Saver(job, Placement(rank, world), held, 0)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, b
 def one_full_disk(rank: int, world: int, folder: str, wait: bool) -> tuple[list[bool], list[tuple[str, bool]]]:
     """Three saves; at the second rank 2 can write no file."""
     told: list[tuple[str, bool]] = []
-    writes = saver(rank, world, folder, Shards(), told)
+    writes = saver(rank, world, folder, Shards(), told, on="continue" if wait else "stop")
     with patch.object(saving, "ray", SimpleNamespace(get=lambda answer, timeout: answer)):
         results = []
         for step in (1, 2, 3):
@@ -62,6 +62,7 @@ def one_full_disk(rank: int, world: int, folder: str, wait: bool) -> tuple[list[
                 writes.save(step, wait)
                 while writes.busy and not wait:
                     writes.poll()  # as at each meeting of the ranks
+            dist.barrier()  # rank 0 removes what was half written
             results.append((Path(folder) / folder_name(step)).is_dir())
     return results, told
 
@@ -73,7 +74,9 @@ def test_one_ranks_full_disk_ends_that_save_on_all_ranks(gang: Gang, tmp_path: P
         assert [results for results, _ in answers] == [[True, False, True]] * WORLD
         ((why, stop),) = answers[0][1]
         assert (
-            "step_00000002 was not saved (6,144 bytes needed; rank 2: " in why and "File too large" in why and not stop
+            "step_00000002 was not saved (6,144 bytes needed; rank 2: " in why
+            and "File too large" in why
+            and stop == (not wait)
         )
         assert [told for _, told in answers[1:]] == [[]] * (WORLD - 1)  # once for all
         last = latest(run, thorough=True)

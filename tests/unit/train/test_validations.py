@@ -143,6 +143,18 @@ def test_the_average_and_the_trained_weights_can_be_shown_side_by_side(run, tmp_
     assert len(list(videos.glob("*.mp4"))) == len(list(videos.glob("trained/*.mp4"))) == 1
 
 
+def test_the_best_and_the_one_that_is_sampled_stay(run):
+    found = run.make()
+    found.rows += [{"step": 1, "frechet": 3.0}, {"step": 2, "frechet": 1.0}, {"step": 3, "frechet": float("nan")}]
+    found.rows += [{"step": 4}, {"step": 5, "frechet": 2.0}]
+    assert found.kept == {2}
+    run.checkpoint(4)
+    found.poll()
+    assert found.kept == {2, 4}
+    found.config = run_config(run.config.output_dir.parent, train__checkpoints_keep_best=0)
+    assert found.kept == {4}
+
+
 def test_nothing_is_due_unless_asked_for(run, tmp_path):
     config = run_config(tmp_path / "other", train__steps=8)
     found = Validations(config, None, run.told)
