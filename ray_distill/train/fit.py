@@ -119,17 +119,24 @@ def stream_of(config: RunConfig, cache: Cache) -> Stream:
 
 
 def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
-    """Encoders beside the training, started, where it does not wait for all; ConfigError without a CPU left."""
+    """Encoders beside the training, started, where they are wanted; ConfigError where nothing is left to them."""
     if not stream.waits:
         return None
-    model, taken = config.model, config.train.workers * config.train.cpus_per_worker
-    cpus = ray.cluster_resources().get("CPU", 0) - taken
-    if cpus < 0.2:
-        raise ConfigError(
-            f"data.stream: train.workers x train.cpus_per_worker = {taken:g} leaves {max(0, cpus):g} CPUs "
-            "to the encoders; lower train.cpus_per_worker, or set data.stream=false"
-        )
+    train, there = config.train, ray.cluster_resources()
+    taken = {"CPU": train.workers * train.cpus_per_worker, "GPU": float(train.workers * train.use_gpu)}
+    needed = {"CPU": 0.2, "GPU": config.data.encoder_gpus}
+    left = {name: there.get(name, 0.0) - count for name, count in taken.items()}
+    for name, least in needed.items():
+        # Below 0 the cluster has still to grow for the training itself.
+        if 0 <= left[name] < least:
+            raise ConfigError(
+                f"data.stream: the training takes {taken[name]:g} of the cluster's {there.get(name, 0):g} {name}s, and "
+                f"encoders beside it need {least:g}; lower train.workers or train.cpus_per_worker, or set "
+                "data.stream=false"
+            )
+    model = config.model
     models = Models(model.family, model.path, model.max_sequence_length, model.int8_text)
+    cpus = left["CPU"] if left["CPU"] > 0 else there.get("CPU", 1.0)
     filling = Filling(config.data, models, stream.cache, stream.needed(), cpus, say)
     filling.start()
     return filling
