@@ -18,7 +18,7 @@ RNG = StatelessRng(0)
 TESTS = Path(__file__).parents[2]
 
 ELSEWHERE = {
-    "the teacher is the student": "gang/test_engines.py::test_parameters_moved_and_the_teacher_did_not",
+    "the teacher is the student": "gang/test_engines.py::test_worlds_stages_and_accumulation_agree",
     "the teacher moves with its adapters": "gang/test_engines.py::test_adapters_agree_and_their_base_stays",
     "gradients at every step": "unit/methods/test_dmd.py::test_gradient_at_the_exit_step_and_no_forward_after_it",
     "exits differ between ranks": "unit/methods/test_dmd.py::test_exit_steps_depend_on_the_step_alone",
