@@ -42,7 +42,7 @@ from ray_distill.data.listing import entries
 from ray_distill.data.made import Models
 from ray_distill.data.pipeline import DECODE, ENCODE, dataset, prepare, share
 from ray_distill.data.source import Source
-from ray_distill.data.stream import Stream
+from ray_distill.data.stream import Stream, ordered
 from ray_distill.data.transform import resize
 from ray_distill.data.video import write_clip
 from ray_distill.train.launch import cluster
@@ -242,7 +242,9 @@ def wait(clips: int) -> dict[str, Any]:
             cpus = ray.cluster_resources()["CPU"]
             filling = Filling(source, models, cache, stream.needed(), cpus, lambda text: None)
             filling.start()
-            batches = micro_batches(stream, stream.dataset().iterator(), Placement(0, 1), torch.device("cpu"))
+            data = stream.dataset()
+            data.context.execution_options = ordered()
+            batches = micro_batches(stream, data.iterator(), Placement(0, 1), torch.device("cpu"))
             next(batches)  # actors have started
             waits = []
             for _ in range(1, stream.steps):

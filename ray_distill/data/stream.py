@@ -93,7 +93,7 @@ class Stream:
         quiet()
         # A fetch is light, and the training workers hold the CPUs: at 1 CPU a task nothing would ever start. One that
         # waits for encoders must not hold what these need.
-        how: dict[str, Any] = {"num_cpus": 0, "concurrency": 2 * self.world} if self.waits else {"num_cpus": 0.1}
+        how: dict[str, Any] = {"num_cpus": 0.01, "concurrency": 2 * self.world} if self.waits else {"num_cpus": 0.1}
         return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, **how)
 
     def block(self, number: int) -> dict[str, Any]:
