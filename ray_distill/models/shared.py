@@ -6,6 +6,7 @@ change it copies nothing and, unlike peft's own ``set_adapter``, leaves alone wh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -33,8 +34,10 @@ class SharedBase:
     def __init__(self, module: nn.Module, adapters: Mapping[Role, LoRA], seed: int) -> None:
         from peft.tuners.lora import LoraLayer  # it takes seconds
 
-        for role, lora in adapters.items():
-            add_lora(module, lora, seed, role)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is meant
+            for role, lora in adapters.items():
+                add_lora(module, lora, seed, role)
         self.module, self._role = module, ""
         self.checkpointed: set[Role] = set()
         self.layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}

@@ -153,7 +153,7 @@ def held(rank: int, world: int, config: RunConfig) -> int:
     return sum(size for pointer, size in live().items() if pointer not in before)
 
 
-@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("zero", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_it_costs_one_network_and_the_adapters(gang: Gang, tmp_path: Path, zero: int) -> None:
     sizes = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512, "num_layers": 4}
     model = WanTransformer3DModel(in_channels=4, out_channels=4, text_dim=8, freq_dim=16, rope_max_seq_len=32, **sizes)
