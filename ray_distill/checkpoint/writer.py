@@ -102,6 +102,7 @@ class Writing:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"not seen on {socket.gethostname()}: {SHARED}")
         save_file(kept, path)
+        path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors' are their owner's alone
         _flush_to_disk(path)
         self._files[name] = fingerprint(path)
 

@@ -165,10 +165,13 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
                 tracker.videos(made, 0)
     validations = Validations(config, cache, tracker, trial.report if trial else None, hook)
 
+    def tidy() -> None:
+        prune(config.run_dir, config.train.checkpoints_keep, validations.kept)
+
     def saved(folder: Path, step: int) -> None:
         hook.send("checkpoint", f"step {step} is saved", step=step)
         hub.checkpoint(folder, step, cache.latent_shape)
-        prune(config.run_dir, config.train.checkpoints_keep, validations.kept)
+        tidy()
 
     arrivals = Arrivals(config.run_dir, saved)
 
@@ -180,6 +183,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
         last, memory = train(config, cache, tracker, signals, beside)
     arrivals.poll()
     validations.finish()
+    tidy()  # the last validation may have found another best
     if trial is not None:
         return {"validations": validations.rows}
     measured = {}

@@ -29,6 +29,7 @@ def test_what_was_written_is_read(tmp_path, monkeypatch, world, part_bytes):
 def test_each_rank_keeps_its_turn(tmp_path):
     write_all(tmp_path / "a", 1, world=2)
     sizes = {p.name: p.stat().st_size for p in tmp_path.glob("a/*.safetensors")}
+    assert {p.stat().st_mode & 0o777 for p in tmp_path.glob("a/*")} == {(tmp_path / "a").stat().st_mode & 0o666}
     assert len(sizes) == 4 and max(sizes.values()) < 1.5 * min(sizes.values())
 
 
