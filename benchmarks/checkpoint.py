@@ -105,7 +105,13 @@ def main() -> None:
             ],
             environment={},
         ).config
-        job = Job(config.dump(), config.run_dir, stream_of(config, make_cache(config)), start_board(), None)
+        job = Job(
+            config.dump(),
+            config.run_dir,
+            stream_of(config, make_cache(config)),
+            start_board(config.train.hang_timeout_s),
+            None,
+        )
         fit, out = trainer(job), f"{folder}/measured.json"
         fit.train_loop_per_worker = worker
         fit.train_loop_config = {"job": job, "saves": args.saves, "cycles": args.cycles, "out": out}

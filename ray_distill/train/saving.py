@@ -13,14 +13,15 @@ from ray_distill.checkpoint.writer import AHEAD, SaveFailed, Writing
 from ray_distill.train.build import bases
 from ray_distill.train.engines import Engines
 from ray_distill.train.job import ROLLBACKS, Job
+from ray_distill.train.step import At, unseen
 from ray_distill.types import Placement
 
 
 class Saver:
     """Every method is a collective; one save is in the writing at most."""
 
-    def __init__(self, job: Job, placement: Placement, engines: Engines, rollbacks: int = 0) -> None:
-        self.job, self.placement, self.engines, self.rollbacks = job, placement, engines, rollbacks
+    def __init__(self, job: Job, placement: Placement, engines: Engines, rollbacks: int = 0, at: At = unseen) -> None:
+        self.job, self.placement, self.engines, self.rollbacks, self.at = job, placement, engines, rollbacks, at
         self._bases = bases(job.config)
         self._writing: Writing | None = None
         self._step = -1
@@ -38,6 +39,7 @@ class Saver:
         if step == self._step:
             return self.settle() if wait else True
         self.settle()
+        self.at("save")
         self._step = step
         placement, folder = self.placement, self.job.run_dir / folder_name(step)
         ahead = AHEAD if wait else None
@@ -65,6 +67,7 @@ class Saver:
         writing, self._writing = self._writing, None
         if writing is None:
             return True
+        self.at("settle")
         try:
             writing.finish()
         except SaveFailed as error:

@@ -117,7 +117,7 @@ class Reporter:
         rollbacks: int = 0,
     ) -> None:
         self.job, self.placement, self.device, self.pulse = job, placement, device, pulse
-        self.saver = Saver(job, placement, engines, rollbacks)
+        self.saver = Saver(job, placement, engines, rollbacks, pulse.at)
         self.notice: ray.train.PreemptionInfo | None = None
         self.rows: list[tuple[int, dict[str, Tensor]]] = []
         self.meeting = time.monotonic()
@@ -165,5 +165,4 @@ class Reporter:
 
     def save(self, step: int, wait: bool = True) -> bool:
         """A checkpoint after ``step`` steps; without ``wait`` it is written while training goes on, where it may be."""
-        self.pulse.at("save")
         return self.saver.save(step, wait or not self.job.config.train.checkpoint_in_background)

@@ -31,7 +31,7 @@ EVERY = 4
 """Steps from checkpoint to checkpoint."""
 HANG_S, NOTICE_S = 20, 6.0
 KINDS = [
-    *(("kill", phase) for phase in ("data", "forward", "backward", "step", "meet", "save", "report", "load")),
+    *(("kill", phase) for phase in ("data", "forward", "backward", "step", "meet", "save", "settle", "load")),
     ("kill", "forward"),
     ("kill", "backward"),
     ("raise", "forward"),
