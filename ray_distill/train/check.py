@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from operator import sub
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +36,7 @@ from ray_distill.train.job import resumed_from
 def check(config: RunConfig) -> None:
     """What can be known to fail is known before a cluster starts; raises ConfigError or ValueError."""
     check_networks(config)
+    check_parts(config.model.path)
     check_track(config)
     metric = config.evaluate.metric
     if metric is not None and not (metric / "config.json").is_file():
@@ -96,11 +98,18 @@ def _spelt(ends: tuple[tuple[str, Any], ...]) -> str:
     return ", ".join(f"{name} {value}" for name, value in ends)
 
 
+def check_parts(folder: Path) -> None:
+    """What makes latents and embeddings is there, beside the transformer."""
+    parts = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")
+    if missing := [part for part in parts if not (folder / part).is_file()]:
+        raise ConfigError(
+            f"model.path = {folder}: no {', '.join(missing)} there. Give a whole pipeline folder in diffusers format"
+        )
+
+
 def check_size(config: RunConfig) -> None:
     """Clips fit the codec, the transformer's patches and the method's chunks."""
-    folder, data = config.model.path / "vae", config.data
-    if not (folder / "config.json").is_file():
-        return
+    data = config.data
     models = Models(config.model.family, config.model.path, config.model.max_sequence_length)
     shown = config.shown_size
     for section, (height, width) in (("data", (data.height, data.width)), ("evaluate", shown[1:])):

@@ -22,7 +22,7 @@ CASE = jobs.Case(micro_batch=4, method=LCM(target_decay=DECAY), ema_decay=None)
     "case",
     [
         pytest.param(CASE, marks=pytest.mark.slow),
-        replace(CASE, zero=2, dtype="bfloat16"),
+        pytest.param(replace(CASE, zero=2, dtype="bfloat16"), marks=pytest.mark.slow),
         pytest.param(replace(CASE, zero=3), marks=pytest.mark.slow),
         replace(CASE, zero=3, dtype="bfloat16"),
         replace(CASE, zero=3, lora=LoRA(rank=4, alpha=8)),

@@ -138,9 +138,9 @@ def test_adapters_learn_on_an_int8_base_which_stays(gang: Gang) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        jobs.Case(zero=1, micro_batch=4),
+        pytest.param(jobs.Case(zero=1, micro_batch=4), marks=pytest.mark.slow),
         jobs.Case(zero=2, dtype="bfloat16", micro_batch=4),
-        jobs.Case(zero=3, micro_batch=4),
+        pytest.param(jobs.Case(zero=3, micro_batch=4), marks=pytest.mark.slow),
         jobs.Case(zero=3, dtype="bfloat16", micro_batch=4, lora=ADAPTERS, ema_interval=2),
     ],
     ids=["1", "2-bf16", "3", "3-bf16-lora"],
@@ -163,7 +163,7 @@ def long_reference(gang: Gang) -> dict:
 
 @pytest.mark.parametrize(
     ("before", "stage_before", "after", "stage"),
-    [(2, 1, 1, 2), (1, 2, 2, 3), (2, 3, 4, 1)],
+    [(2, 1, 1, 2), pytest.param(1, 2, 2, 3, marks=pytest.mark.slow), (2, 3, 4, 1)],
     ids=["2-to-1", "1-to-2", "2-to-4"],
 )
 def test_another_world_and_stage_resume_within_tolerance(

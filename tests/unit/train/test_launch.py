@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from ray_distill.train.launch import launch, without_outlets
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 
+DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
+PARTS = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")
+
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch):
@@ -28,6 +32,10 @@ def model(folder, cls="WanTransformer3DModel"):
     tiny_wan(0).save_pretrained(folder / "transformer")
     described = json.loads((folder / "transformer" / "config.json").read_text())
     (folder / "transformer" / "config.json").write_text(json.dumps(described | {"_class_name": cls}))
+    shutil.copytree(DIGITS / "vae", folder / "vae")
+    for part in PARTS[1:]:
+        (folder / part).parent.mkdir()
+        (folder / part).write_bytes((DIGITS / part).read_bytes())
     return folder
 
 
@@ -40,8 +48,7 @@ def ready(tmp_path):
 
 
 def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(ready):
-    digits = Path(__file__).parents[3] / "examples" / "digits_teacher"
-    own = {"model__path": str(digits), "data__frames": 12}
+    own = {"model__path": str(DIGITS), "data__frames": 12}
     check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 4}, **own))
     with pytest.raises(ValueError, match="num_frame_per_block = 3: a clip of 4 latent frames .* use 3 or 6"):
         check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 3}, **own))
@@ -59,11 +66,18 @@ def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(ready):
     ],
 )
 def test_a_size_that_the_model_does_not_take_is_refused(ready, change, message):
-    (ready / "model/vae").mkdir()
     (ready / "model/vae/config.json").write_text('{"_class_name": "AutoencoderKLWan"}')
     check(run_config(ready, data__frames=9, data__height=48, data__width=32))
     with pytest.raises(ValueError, match=message):
         check(run_config(ready, **change))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_folder_without_one_of_its_parts_is_refused(ready, part):
+    check(run_config(ready))
+    (ready / "model" / part).unlink()
+    with pytest.raises(ConfigError, match=rf"^model.path = .*/model: no {part} there"):
+        check(run_config(ready))
 
 
 def test_dropped_captions_are_warned_of_where_there_is_no_data(ready):
