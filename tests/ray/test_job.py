@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import time
 import sys
 from pathlib import Path
 
@@ -29,15 +30,21 @@ def documented() -> list[str]:
     return shlex.split(line[1])
 
 
-def job(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [RAY, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "RAY_API_SERVER_ADDRESS": os.environ["TEST_DASHBOARD"], **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def job(*arguments: str, patience_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command of Ray's, again while the head's agent, which takes jobs, has not come up yet."""
+    end = time.monotonic() + patience_s
+    while True:
+        done = subprocess.run(
+            [RAY, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "RAY_API_SERVER_ADDRESS": os.environ["TEST_DASHBOARD"], **environment},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        if "No available agent" not in done.stderr or time.monotonic() > end:
+            return done
+        time.sleep(1)
 
 
 def test_a_job_that_fails_says_why_in_its_last_lines(local_ray: None) -> None:
