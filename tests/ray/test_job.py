@@ -6,8 +6,8 @@ import os
 import re
 import shlex
 import subprocess
-import time
 import sys
+import time
 from pathlib import Path
 
 import ray
