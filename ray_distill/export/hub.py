@@ -45,7 +45,7 @@ class Hub:
         self._api = api or HfApi()
         try:
             self.repository = self._made(config.publish)
-        except Exception as error:
+        except Exception as error:  # whatever a network raises that is no refusal: the run need not wait for the hub
             if not _is_refusal(error):
                 log.warning("the hub cannot be reached (%s); it is tried again at each upload", type(error).__name__)
                 return
@@ -81,7 +81,7 @@ class Hub:
         self._pool.shutdown(wait=True)
         try:
             return self._upload(folder, None)
-        except Exception as error:
+        except Exception as error:  # whatever the hub raises, the student is there and can be sent again
             again = f"hf upload {self.repository or self.config.publish.hub_model_id} {folder}"
             why = f"{type(error).__name__}: {mask(str(error))}"
             log.warning("the student was not published (%s). Again: %s", why, again)

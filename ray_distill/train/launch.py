@@ -127,7 +127,7 @@ def _launch(config: RunConfig, trial: Trial | None) -> dict[str, Any]:
         status = "KILLED"
         hook.send("end", f"{config.name} was stopped", status=status)
         raise
-    except Exception as error:
+    except Exception as error:  # told, and raised again
         hook.send("failure", one_line(error), status=status)
         raise
     finally:
