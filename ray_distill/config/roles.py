@@ -63,7 +63,8 @@ class RoleConfig(Section):
     lora: LoRA | None = None
     """Train adapters on the frozen weights of the source, in place of the weights."""
     zero: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed's stage; 0, for a frozen role, is a whole network on each worker: no gathering, where it fits."""
+    """DeepSpeed's stage; 0 is all whole on each worker, gradients and moments of a trained role (in float32) too: no
+    gathering, where it fits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     """In which gradients of a bf16 role add up and are kept under ZeRO-2 and 3; bf16 is half the bytes, and loses what
@@ -99,6 +100,17 @@ class RoleConfig(Section):
                 "base_precision = 'int8': ZeRO-3 cannot shard such weights; use zero: 0 for a frozen role, 1 or 2 for "
                 "one with adapters, or remove it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_weights_are_their_own_masters(self) -> RoleConfig:
+        if self.zero == 0 and self.optimizer and self.dtype != "float32":
+            raise ValueError(
+                f"zero = 0: without shards a role trains in float32, and this one has dtype {self.dtype}; use zero: 1, "
+                "which keeps fp32 masters beside it"
+            )
+        if self.zero == 0 and self.offload_optimizer:
+            raise ValueError("offload_optimizer = true: it is ZeRO's, and zero = 0; use zero: 1, 2 or 3, or remove it")
         return self
 
     @model_validator(mode="after")

@@ -55,10 +55,6 @@ class RunConfig(Section):
                 raise ValueError(
                     f"roles.{role}.optimizer: method {self.method.name!r} trains this role; give at least learning_rate"
                 )
-            if need == "trained" and config is not None and config.zero == 0:
-                raise ValueError(
-                    f"roles.{role}.zero = 0: only a frozen role can be whole on each worker; use 1, 2 or 3"
-                )
             given = [key for key in ("optimizer", "lora", "ema_decay") if config and getattr(config, key) is not None]
             if need == "frozen" and given:
                 raise ValueError(f"roles.{role}: this role is frozen; remove its {' and '.join(given)}")
@@ -105,7 +101,7 @@ class RunConfig(Section):
                 "gradient_checkpointing": False,
             }
             unused |= {"offload_optimizer": False, "gradient_dtype": "float32"}
-            return held.model_copy(update={"zero": 3 if held.zero == 3 else 0, **unused})
+            return held.model_copy(update=unused)
         return self.roles.get(role, RoleConfig(zero=3))
 
     @property

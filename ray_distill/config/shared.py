@@ -50,7 +50,7 @@ def _check_adapter(role: Role, held: RoleConfig, base: RoleConfig) -> None:
     if held.zero == 3:
         raise ValueError(
             f"{KEY}: roles.{role}.zero = 3: its adapter is whole on each worker; use 1 or 2, which shard its "
-            f"optimizer, and roles.{TEACHER}.zero = 3 for the base"
+            f"optimizer, or 0, and roles.{TEACHER}.zero = 3 for the base"
         )
     nothing = RoleConfig()
     for key in ("dtype", "base_precision", "attention", "compile", "offload_parameters"):

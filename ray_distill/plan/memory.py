@@ -1,9 +1,10 @@
 """Bytes of one rank: what each role holds under its ZeRO stage, and the moments of a run at which most is alive.
 
 As in train/engines.py and DeepSpeed 0.19. The compute weights have the role's dtype; masters, both moments of AdamW and
-the average are fp32 and sharded in every stage. Stages 1 and 2 keep whole weights, stage 3 a piece of each tensor.
-Gradients: stage 1 whole in the role's dtype, stage 2 a shard in ``gradient_dtype``, both from the backward to the step;
-stage 3 such a shard, always. What is offloaded is in CPU memory, the gradients' fp32 shards with the optimizer.
+the average are fp32, and sharded but for stage 0, where all is whole and the weights are the masters. Stages 1 and 2
+keep whole weights, stage 3 a piece of each tensor. Gradients: stages 0 and 1 whole in the role's dtype, stage 2 a shard
+in ``gradient_dtype``, each from the backward to the step; stage 3 such a shard, always. What is offloaded is in CPU
+memory, the gradients' fp32 shards with the optimizer.
 """
 
 from __future__ import annotations
@@ -51,13 +52,15 @@ def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
 
     def share(tensors: Sequence[int]) -> int:
         """Elements of a rank's shard: ZeRO-3 cuts each tensor, 1 and 2 all of them laid end to end."""
+        if held.zero == 0:
+            return sum(tensors)
         return sum(-(-n // ranks) for n in tensors) if zero3 else -(-sum(tensors) // ranks)
 
     shard = share(parameters.trainable)
     whole = (sum(parameters.every) - parameters.int8) * size + parameters.int8
     weights = share(parameters.every) * size if zero3 else whole
-    gradients = sum(parameters.trainable) * size if held.zero == 1 else shard * BYTES[held.gradient_dtype]
-    masters, moments = shard * FP32, 2 * shard * FP32
+    gradients = sum(parameters.trainable) * size if held.zero < 2 else shard * BYTES[held.gradient_dtype]
+    masters, moments = (shard if held.zero else 0) * FP32, 2 * shard * FP32
     average = (shard if held.ema_decay is not None else share(parameters.averaged)) * FP32
     on = State(
         weights=weights,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.models.loading import own_parameters
+from ray_distill.train import whole as unsharded
+from ray_distill.train.whole import WholeAdamW, is_whole
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -60,7 +62,7 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
     }
     if config.dtype == "bfloat16" and config.zero > 1:  # DeepSpeed's default is the role's own
         made["data_types"] = {"grad_accum_dtype": {"float32": "fp32", "bfloat16": "bf16"}[config.gradient_dtype]}
-    if config.optimizer is not None:
+    if config.optimizer is not None and config.zero:
         made["gradient_clipping"] = config.optimizer.clip_norm
     return made
 
@@ -113,6 +115,11 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
     if config.optimizer.clip_value:
         optimizer.register_step_pre_hook(_clamp(config.optimizer.clip_value))
     made = settings(config, micro_batch, trained)
+    if config.zero == 0:
+        whole = WholeAdamW(optimizer, config.optimizer.clip_norm)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=lambda _: whole, config=made)
+        engine.train()
+        return engine
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=made)
     # In fp32 DeepSpeed looks for bad gradients only where this is set.
     engine.optimizer.check_grad_overflow = True
@@ -144,12 +151,17 @@ def _clamp(limit: float) -> Callable[..., None]:
 
 def master(parameter: nn.Parameter) -> Tensor:
     """The whole fp32 master weights (a collective)."""
+    if is_whole(parameter):
+        return parameter.detach().clone()
     weights: Tensor = safe_get_full_fp32_param(parameter)
     return weights
 
 
 def moment(parameter: nn.Parameter, name: str) -> Tensor:
     """A whole moment of AdamW, by its name there (a collective)."""
+    if is_whole(parameter):
+        own: Tensor = unsharded.moments(parameter)[name].clone()
+        return own
     value: Tensor = safe_get_full_optimizer_state(parameter, name)
     return value
 
@@ -163,6 +175,8 @@ def local_shard(parameter: nn.Parameter) -> Tensor | None:
     if _is_zero3(parameter):
         shard: Tensor = safe_get_local_fp32_param(parameter)
         return shard
+    if is_whole(parameter):
+        return parameter.data.view(-1)
     mapping = parameter._hp_mapping  # type: ignore[attr-defined]
     return None if mapping is None else mapping.get_hp_fragment()
 
@@ -176,6 +190,8 @@ def _shard_start(parameter: nn.Parameter) -> int:
     """Where this rank's piece starts in the flat parameter."""
     if _is_zero3(parameter):
         return dist.get_rank() * int(parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
+    if is_whole(parameter):
+        return 0
     return int(parameter._hp_mapping.lp_fragment_address.start)  # type: ignore[attr-defined]
 
 
@@ -186,6 +202,9 @@ def _shape(parameter: nn.Parameter) -> torch.Size:
 def whole(parameter: nn.Parameter, shard: Tensor | None) -> Tensor:
     """The whole tensor of which every rank holds a shard laid out as ``parameter``'s (a collective)."""
     shape = _shape(parameter)
+    if is_whole(parameter):
+        assert shard is not None
+        return shard.clone().reshape(shape)
     flat = torch.zeros(shape.numel(), dtype=torch.float32, device=parameter.device)
     if shard is not None:
         piece = flat[_shard_start(parameter) :][: shard.numel()]
@@ -219,6 +238,10 @@ def set_from_shard(frozen: nn.Parameter, parameter: nn.Parameter, shard: Tensor 
 
 def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:
     """Set the fp32 master weights (or a moment of AdamW) from the whole tensor; each rank keeps its piece."""
+    if is_whole(parameter):
+        with torch.no_grad():
+            (parameter if moment is None else unsharded.moments(parameter)[moment]).copy_(value)
+        return
     if not _is_zero3(parameter):
         if moment is None:
             safe_set_full_fp32_param(parameter, value)
@@ -252,5 +275,5 @@ def make_moments(engine: Any, updates: int) -> None:
     for flat in masters:
         moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
         adamw.state[flat] = {"step": torch.tensor(float(updates)), **moments}
-    if engine.zero_optimization_stage() < 3:
-        sharded._lazy_init_hp_params_optimizer_state()  # ZeRO 1 and 2 link a parameter to its moments at the first step
+    if engine.zero_optimization_stage() in (1, 2):
+        sharded._lazy_init_hp_params_optimizer_state()  # they link a parameter to its moments at the first step

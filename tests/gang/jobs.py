@@ -76,7 +76,7 @@ def engines(case: Case) -> SeparateEngines:
         if need in ("frozen", "trained")
     }
     configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
-    followed = {"optimizer": None, "ema_decay": None, "zero": 3 if case.zero == 3 else 0}  # as RunConfig.role has it
+    followed = {"optimizer": None, "ema_decay": None}  # as RunConfig.role has it
     configs |= {role: configs[average.of].model_copy(update=followed) for role, average in averages.items()}
     # As weights are loaded: DeepSpeed casts, but not at stage 0.
     modules: Iterable[tuple[str, nn.Module]] = (
@@ -202,7 +202,7 @@ def first_gradients(rank: int, world: int, clips: list[dict[str, float]]) -> dic
     """By ZeRO stage and number in ``clips``: the gradient that AdamW was given, all parameters in one, seen in its
     first moment (1 - beta_1) g."""
     seen = {}
-    for zero in (1, 2, 3):
+    for zero in (0, 1, 2, 3):
         for number, clip in enumerate(clips):
             case = Case(zero=zero, micro_batch=8 // world, method=FlowMatching(), ema_decay=None, **clip)
             tensors = run(rank, world, case, 1)["tensors"]

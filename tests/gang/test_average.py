@@ -21,13 +21,14 @@ CASE = jobs.Case(micro_batch=4, method=LCM(target_decay=DECAY), ema_decay=None)
 @pytest.mark.parametrize(
     "case",
     [
+        pytest.param(replace(CASE, zero=0), marks=pytest.mark.slow),
         pytest.param(CASE, marks=pytest.mark.slow),
         pytest.param(replace(CASE, zero=2, dtype="bfloat16"), marks=pytest.mark.slow),
         pytest.param(replace(CASE, zero=3), marks=pytest.mark.slow),
         replace(CASE, zero=3, dtype="bfloat16"),
         replace(CASE, zero=3, lora=LoRA(rank=4, alpha=8)),
     ],
-    ids=["2", "2-bf16", "3", "3-bf16", "3-lora"],
+    ids=["0", "2", "2-bf16", "3", "3-bf16", "3-lora"],
 )
 def test_the_target_is_the_averaged_student(gang: Gang, case: jobs.Case) -> None:
     ranks = gang.run(jobs.averaged, case, 3, world=2)

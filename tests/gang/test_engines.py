@@ -55,9 +55,12 @@ def test_parameters_moved(reference: dict) -> None:
     ("world", "case"),
     [
         (1, jobs.Case(zero=2, micro_batch=8)),
+        (2, jobs.Case(zero=0, micro_batch=2)),
         (2, jobs.Case(zero=1, micro_batch=2)),
         (2, jobs.Case(zero=3, micro_batch=4, gradient_checkpointing=True)),
         (4, jobs.Case(zero=2, micro_batch=2)),
+        pytest.param(1, jobs.Case(zero=0, micro_batch=8), marks=pytest.mark.slow),
+        pytest.param(4, jobs.Case(zero=0, micro_batch=1, gradient_checkpointing=True), marks=pytest.mark.slow),
         pytest.param(1, jobs.Case(zero=1, micro_batch=4), marks=pytest.mark.slow),
         pytest.param(1, jobs.Case(zero=3, micro_batch=8), marks=pytest.mark.slow),
         pytest.param(2, jobs.Case(zero=2, micro_batch=4), marks=pytest.mark.slow),
@@ -138,12 +141,13 @@ def test_adapters_learn_on_an_int8_base_which_stays(gang: Gang) -> None:
 @pytest.mark.parametrize(
     "case",
     [
+        jobs.Case(zero=0, micro_batch=4),
         pytest.param(jobs.Case(zero=1, micro_batch=4), marks=pytest.mark.slow),
         jobs.Case(zero=2, dtype="bfloat16", micro_batch=4),
         pytest.param(jobs.Case(zero=3, micro_batch=4), marks=pytest.mark.slow),
         jobs.Case(zero=3, dtype="bfloat16", micro_batch=4, lora=ADAPTERS, ema_interval=2),
     ],
-    ids=["1", "2-bf16", "3", "3-bf16-lora"],
+    ids=["0", "1", "2-bf16", "3", "3-bf16-lora"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(gang: Gang, tmp_path: Path, case: jobs.Case) -> None:
     straight = gang.run(jobs.run, case, 5, None, None, 0, str(tmp_path / "c"), 3, world=2)[0]
@@ -163,8 +167,8 @@ def long_reference(gang: Gang) -> dict:
 
 @pytest.mark.parametrize(
     ("before", "stage_before", "after", "stage"),
-    [(2, 1, 1, 2), pytest.param(1, 2, 2, 3, marks=pytest.mark.slow), (2, 3, 4, 1)],
-    ids=["2-to-1", "1-to-2", "2-to-4"],
+    [(2, 1, 1, 2), pytest.param(1, 2, 2, 3, marks=pytest.mark.slow), (2, 3, 4, 1), (2, 0, 1, 3), (1, 3, 2, 0)],
+    ids=["2-to-1", "1-to-2", "2-to-4", "2-to-1-from-whole", "1-to-2-to-whole"],
 )
 def test_another_world_and_stage_resume_within_tolerance(
     gang: Gang, long_reference: dict, tmp_path: Path, before: int, stage_before: int, after: int, stage: int
@@ -179,7 +183,7 @@ def test_another_world_and_stage_resume_within_tolerance(
     assert all(distance(resumed[0], other) == 0.0 for other in resumed[1:])
 
 
-@pytest.mark.parametrize("zero", [2, 3])
+@pytest.mark.parametrize("zero", [0, 2, 3])
 def test_one_bad_rank_makes_all_ranks_skip(gang: Gang, zero: int) -> None:
     case = jobs.Case(zero=zero, micro_batch=4)
     results = gang.run(jobs.run, case, 2, jobs.poison_rank_1, world=2)
@@ -238,7 +242,7 @@ def test_masters_move_where_bf16_would_not(gang: Gang) -> None:
 def test_norm_and_value_clip_under_every_stage(gang: Gang) -> None:
     clips = [{"clip_norm": 0.0}, {"clip_norm": 0.01}, {"clip_norm": 0.0, "clip_value": 1e-3}]
     for seen in gang.run(jobs.first_gradients, clips, world=2):
-        for zero in (1, 2, 3):
+        for zero in (0, 1, 2, 3):
             free, by_norm, by_value = (seen[zero, number] for number in range(len(clips)))
             assert free.norm() > 0.02 and (free.abs() > 2e-3).any() and (free.abs() < 5e-4).any()
             torch.testing.assert_close(by_norm, free * 0.01 / free.norm(), rtol=1e-4, atol=1e-8)

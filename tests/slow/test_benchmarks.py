@@ -75,3 +75,11 @@ def test_memory() -> None:
     for mode, shards in (("shared base whole", 1), ("shared base ZeRO-3", 2)):
         row = rows[mode, 2]
         assert row["bytes"]["teacher"] <= 1.15 * 2 * row["elements"] / shards
+
+
+def test_activations() -> None:
+    """The plan's bytes are autograd's, each of eight ways."""
+    rows = last_line("benchmarks/activations.py", "--layers", "4", "--width", "128")["rows"]
+    assert len(rows) == 8 and all(row["saved"] > 1 << 16 for row in rows)
+    for row in rows:
+        assert row["planned"] == pytest.approx(row["saved"], rel=0.15)

@@ -57,9 +57,15 @@ def test_only_what_is_trained_has_a_state():
 
 
 def test_an_average_role_is_a_frozen_network_and_a_shard_in_fp32():
-    found = state(RoleConfig(zero=0, dtype="bfloat16"), Parameters((600, 400), (), (600, 400)), 4)
+    found = state(RoleConfig(zero=2, dtype="bfloat16"), Parameters((600, 400), (), (600, 400)), 4)
     assert (found.weights, found.ema, found.masters, found.gradients, found.bucket) == (2000, 1000, 0, 0, 0)
     assert state(RoleConfig(zero=3), Parameters((3, 4), (), (3, 4)), 4).ema == (1 + 1) * 4
+    assert state(RoleConfig(zero=0), Parameters((3, 4), (), (3, 4)), 4).ema == 7 * 4
+
+
+def test_without_shards_all_is_whole_and_the_weights_are_the_masters():
+    found = held(0, "float32", ranks=4, parameters=Parameters((600, 400), (600,)), ema=0.9)
+    assert (found.weights, found.gradients, found.masters, found.moments, found.ema) == (4000, 2400, 0, 4800, 2400)
 
 
 def test_without_an_average():
