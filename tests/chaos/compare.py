@@ -117,7 +117,7 @@ def recovery(chaos: Path, fault: Fault) -> tuple[str, int, str]:
     before = {mark["pid"] for mark in marks if mark["time"] <= struck["time"]}
     again = next(mark for mark in marks if mark["time"] > struck["time"] and mark["pid"] not in before)
     done = max((mark["step"] for mark in marks if mark["time"] < again["time"] and mark["pid"] in before), default=0)
-    return f"{again['time'] - struck['time']:.0f} s", again["step"], str(done - again["step"])
+    return f"{again['time'] - struck['time']:.0f} s", again["step"], str(max(0, done - again["step"]))
 
 
 def table(rows: list[Row]) -> str:
