@@ -1,11 +1,14 @@
-"""Clips through Ray Data against a loop written by hand, what memory a preparation takes, and whether training waits.
+"""Clips through Ray Data against loops written by hand, what memory a preparation takes, and whether training waits.
 
     python benchmarks/data.py [--clips 600] [--rounds 5] [--cpus 1,2] [--memory 1000,10000] [--wait 160]
 
-Both decode and resize the same files, to equal pixels, in as many processes as there are CPUs, in turn after a warm-up;
-the pipeline hands its clips to an actor, as it does to an encoder. Each number of CPUs is a process (and a Ray) of its
-own that is bound to so many cores, each size of a preparation one that reads its own peaks. What waits is a step that
-sleeps as long as its batch takes to encode, while ``data.stream`` encodes beside it. Prints a table and JSON.
+All decode and resize the same files, to equal pixels, in as many processes as there are CPUs, in turn after a warm-up:
+a loop over decord that keeps its pixels where it made them, the same loop in PyTorch's DataLoader, and the pipeline;
+these two hand their clips to another process, as encoders need it. A rate is that of three quarters of the clips: the
+time of all less the time of a quarter, so that what a pipeline takes to start, each time anew, stands by itself. Each
+number of CPUs is a process (and a Ray) of its own that is bound to so many cores, each size of a preparation one that
+reads its own peaks. What waits is a step that sleeps as long as its batch takes to encode, while ``data.stream``
+encodes beside it. Prints a table and JSON.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ import psutil
 import ray
 import torch
 from ray.data import ActorPoolStrategy
+from torch.utils.data import DataLoader, Dataset
 
 from ray_distill.data.batches import micro_batches
 from ray_distill.data.cache import Cache
@@ -50,7 +55,7 @@ from ray_distill.types import Placement
 
 ROOT = Path(__file__).parents[1]
 BATCH = 8
-FRAMES, SIZE, SMALL, FPS = 33, (144, 256), (96, 160), 16
+FRAMES, SIZE, SMALL, FPS = 33, (288, 512), (192, 320), 16
 DIGITS = ROOT / "examples/digits_teacher"
 
 
@@ -92,32 +97,48 @@ def alone(*arguments: str) -> Any:
 
 def throughput(cpus: int, clips: int, rounds: int) -> dict[str, Any]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # Ray's processes and the pool's are bound, too
+    few = clips // 4
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(cpus) as pool:
         source = clips_in(Path(folder), clips)
-        rows = [row for entry in entries(source) for row in Look(source, (8, 8))(vars(entry))]
+        rows = [row for entry in entries(source) for row in Look(source, (8, 8))(asdict(entry))]
         paths = [row["path"] for row in rows]
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        ways = {"loop": lambda: by_hand(pool, paths), "Ray Data": lambda: by_ray(source, rows)}
-        seen = [way()["sums"] for way in ways.values()]  # warms up, too
-        assert seen[0] == seen[1] and len(seen[0]) == clips, "the two ways do not give equal pixels"
-        measured: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+        loader = ByLoader(paths, cpus)
+        ways = {
+            "loop": lambda n: by_hand(pool, paths[:n]),
+            "DataLoader": loader,
+            "Ray Data": lambda n: by_ray(source, rows[:n]),
+        }
+        seen = [way(clips)["sums"] for way in ways.values()]  # warms up, too
+        assert seen == [seen[0]] * 3 and len(seen[0]) == clips, "the ways do not give equal pixels"
+        measured: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
-                began = time.perf_counter()
-                told = way()
-                measured[name].append({"wall": time.perf_counter() - began, "work": told["work"]})
+                walls, work = {}, 0.0
+                for count in (few, clips):
+                    began = time.perf_counter()
+                    work = way(count)["work"] / count
+                    walls[count] = time.perf_counter() - began
+                clip = (walls[clips] - walls[few]) / (clips - few)
+                measured[name].append({"clip": clip, "start": walls[few] - few * clip, "work": work})
         ray.shutdown()
-    walls = {name: statistics.median(one["wall"] for one in those) for name, those in measured.items()}
-    work = {name: statistics.median(one["work"] for one in those) / clips for name, those in measured.items()}
-    ratios = [one["wall"] / other["wall"] for one, other in zip(*measured.values(), strict=True)]
+    medians = {
+        name: {key: statistics.median(one[key] for one in those) for key in those[0]}
+        for name, those in measured.items()
+    }
+    ratios = {
+        name: [one["clip"] / ours["clip"] for one, ours in zip(measured[name], measured["Ray Data"], strict=True)]
+        for name in ("loop", "DataLoader")
+    }
     return {
         "cpus": cpus,
         "clips": clips,
-        "clips_per_second": {name: clips / wall for name, wall in walls.items()},
-        "ratio": statistics.median(ratios),
+        "clips_per_second": {name: 1 / one["clip"] for name, one in medians.items()},
+        "ratio": {name: statistics.median(those) for name, those in ratios.items()},
         "ratios": ratios,
-        "ms_of_work_a_clip": {name: 1000 * seconds for name, seconds in work.items()},
-        "ms_of_a_cpu_a_clip": {name: 1000 * cpus * wall / clips for name, wall in walls.items()},
+        "ms_of_work_a_clip": {name: 1000 * one["work"] for name, one in medians.items()},
+        "ms_of_a_cpu_a_clip": {name: 1000 * cpus * one["clip"] for name, one in medians.items()},
+        "start_s": {name: one["start"] for name, one in medians.items()},
     }
 
 
@@ -136,21 +157,49 @@ def clips_in(folder: Path, count: int, size: tuple[int, int] = SIZE, frames: int
     return Source(datasets=[{"videos": folder, "captions": "filename"}], **shape)
 
 
-def hand(path: str) -> tuple[int, float]:
-    """The sum of a clip's pixels, so that both ways are known to see the same, and the seconds that it took."""
+def decoded(path: str) -> tuple[np.ndarray, float]:
+    """A clip's pixels, and the seconds that it took."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     reader = decord.VideoReader(path, num_threads=1)
     frames = reader.get_batch(range(FRAMES)).asnumpy()
     del reader
     pixels = resize(frames, *SMALL)
-    seconds = time.perf_counter() - began
+    return pixels, time.perf_counter() - began
+
+
+def hand(path: str) -> tuple[int, float]:
+    """The sum of a clip's pixels, so that all ways are known to see the same: they stay where they were decoded."""
+    pixels, seconds = decoded(path)
     return int(pixels.sum(dtype=np.int64)), seconds
 
 
 def by_hand(pool: Any, paths: list[str]) -> dict[str, Any]:
     sums, seconds = zip(*pool.imap(hand, paths, chunksize=4), strict=True)
     return {"sums": sorted(sums), "work": sum(seconds)}
+
+
+class ByLoader(Dataset):
+    """The same loop as a PyTorch data set: its loader's processes hand their pixels to one that encodes."""
+
+    def __init__(self, paths: list[str], processes: int) -> None:
+        self.paths, self.order = paths, list(range(len(paths)))
+        given: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True}
+        self.loader = DataLoader(self, batch_size=8, sampler=self.order, num_workers=processes, **given)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"paths": self.paths}
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, float]:
+        return decoded(self.paths[number])
+
+    def __call__(self, count: int) -> dict[str, Any]:
+        self.order[:] = range(count)
+        sums, work = [], 0.0
+        for pixels, seconds in self.loader:
+            sums += [int(clip.sum(dtype=np.int64)) for clip in pixels.numpy()]
+            work += float(seconds.sum())
+        return {"sums": sorted(sums), "work": work}
 
 
 class Timed(Decode):
@@ -270,12 +319,12 @@ def encoding(source: Source, models: Models, cache: Cache) -> float:
 
 
 def report(told: dict[str, Any]) -> None:
-    print(f"{'CPUs':>4} {'way':9} {'clips/s':>8} {'ratio':>6}   ms of a CPU a clip, of them decoding and resizing")
+    print(f"{'CPUs':>4} {'way':10} {'clips/s':>8} {'start, s':>8} {'ours to it':>10}   ms of a CPU a clip, decoding")
     for one in told["throughput"]:
         for name, rate in one["clips_per_second"].items():
-            ratio = one["ratio"] if name != "loop" else 1.0
-            whole, work = one["ms_of_a_cpu_a_clip"][name], one["ms_of_work_a_clip"][name]
-            print(f"{one['cpus']:4} {name:9} {rate:8.1f} {ratio:6.2f}   {whole:.2f}, {work:.2f}")
+            ratio = f"{one['ratio'][name]:.2f}" if name in one["ratio"] else ""
+            whole, work, start = (one[key][name] for key in ("ms_of_a_cpu_a_clip", "ms_of_work_a_clip", "start_s"))
+            print(f"{one['cpus']:4} {name:10} {rate:8.1f} {start:8.1f} {ratio:>10}   {whole:.1f}, {work:.1f}")
     for one in told["memory"]:
         sizes = ", ".join(f"{name} {one[name]} MiB" for name in ("driver", "largest worker"))
         print(f"{one['clips']} clips in {one['seconds']:.0f} s: {sizes}")

@@ -25,7 +25,7 @@ WANTED = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A line of a dataset (its number ``dataset``): ``video`` as it is named there, "" where it is a prompt alone,
     and ``path``. ``error`` says why it cannot be used, "" where nothing speaks against it yet."""

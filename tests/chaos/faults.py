@@ -23,7 +23,7 @@ import ray
 from ray_distill.train import job
 from ray_distill.train.pulse import Pulse
 
-PLAN, STEPS, RAW = "plan.json", "steps.jsonl", "raw.jsonl"
+PLAN, STEPS, RAW, SAMPLES = "plan.json", "steps.jsonl", "raw.jsonl", "samples.jsonl"
 SPACING = 6
 """Steps from one fault to the next: more than what a checkpoint is apart."""
 OUTSIDE = ("driver-", "node-")
@@ -71,9 +71,17 @@ def folder_of(run_dir: Path) -> Path:
 
 
 def train_worker(settings: Mapping[str, Any]) -> None:
-    """In the place of ray_distill's own, which it calls: the marks of this worker's pulse strike."""
+    """In the place of ray_distill's own, which it calls: the marks of this worker's pulse strike, and what each step
+    trains on is written down."""
+    from ray_distill.train import worker  # torch: not for the controller, which imports this file
+
     folder = folder_of(settings["job"].run_dir)
-    faults, plain, born = read_plan(folder), Pulse.at, time.time()
+    faults, plain, plain_step, born = read_plan(folder), Pulse.at, worker.train_step, time.time()
+
+    def train_step(method: Any, engines: Any, batches: Any, step: int, *given: Any) -> Any:
+        samples = [int(sample) for batch in batches for sample in batch.sample_ids]
+        _append(folder / SAMPLES, {"step": step, "rank": worker.dist.get_rank(), "samples": samples})
+        return plain_step(method, engines, batches, step, *given)
 
     def at(self: Pulse, phase: str, *given: Any, **more: Any) -> None:
         plain(self, phase, *given, **more)
@@ -83,7 +91,7 @@ def train_worker(settings: Mapping[str, Any]) -> None:
             if _claim(folder, fault, self, born):
                 strike(fault)
 
-    Pulse.at = at  # type: ignore[method-assign]
+    Pulse.at, worker.train_step = at, train_step  # type: ignore[method-assign]
     job.train_worker(settings)
 
 

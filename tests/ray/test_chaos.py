@@ -11,11 +11,11 @@ from ray_distill.cli import main
 from ray_distill.train import fit
 from tests.chaos import compare, faults
 from tests.chaos.driver import RawProgress
-from tests.ray.conftest import Home
+from tests.ray.conftest import STEPS, Home
 
 KINDS = [("kill", phase) for phase in ("data", "forward", "backward", "step", "meet", "save", "settle")]
-EVERY = 20
-"""Steps from checkpoint to checkpoint, as ``SHORT`` has it."""
+EVERY, BATCH = 20, 8
+"""Steps from checkpoint to checkpoint, and the global batch, as ``SHORT`` has them."""
 
 
 def test_workers_that_are_killed_cost_their_steps_and_nothing_else(
@@ -36,3 +36,9 @@ def test_workers_that_are_killed_cost_their_steps_and_nothing_else(
     rows = compare.held_against(run, straight, planned, EVERY)
     assert [(row.fault, row.held) for row in rows] == [("kill", "bit for bit")] * 2, compare.table(rows)
     assert len(compare.read(folder / faults.RAW)) > len(compare.read(run / "metrics.jsonl"))  # some steps came twice
+    trained: dict[int, dict[int, list[int]]] = {}
+    for row in compare.read(folder / faults.SAMPLES):
+        assert trained.setdefault(row["step"], {}).setdefault(row["rank"], row["samples"]) == row["samples"]
+    assert sorted(trained) == list(range(STEPS))
+    for step, ranks in trained.items():
+        assert sorted(ranks[0] + ranks[1]) == list(range(BATCH * step, BATCH * (step + 1)))

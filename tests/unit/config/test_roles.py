@@ -68,7 +68,7 @@ def test_an_average_is_held_as_what_it_is_of(tmp_path):
     lcm = LCM | {"roles": {"student": student | {"lora": {"rank": 8}, "gradient_checkpointing": True}}}
     config = run_config(tmp_path, **lcm)
     held = config.role("student_ema")
-    assert (held.zero, held.dtype, held.lora.rank, held.optimizer, held.ema_decay) == (0, "bfloat16", 8, None, None)
+    assert (held.zero, held.dtype, held.lora.rank, held.optimizer, held.ema_decay) == (2, "bfloat16", 8, None, None)
     assert config.source("student_ema") == config.source("student") != config.model.path
     assert run_config(tmp_path, **lcm, roles__student__zero=3).role("student_ema").zero == 3
     assert config.method.guidance == (1.0, 3.0)

@@ -1,6 +1,7 @@
 """Videos that cameras made, decoded by both decoders and prepared."""
 
 import hashlib
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_a_folder_of_them_becomes_latents_and_stays_as_it_was(tmp_path):
         **{"frames": 9, "height": 24, "width": 24, "resolution_type": "pixel_area", "resolution": 64},
         **{"clips_per_video": 3, "cache_dir": tmp_path},
     )
-    clips = [clip for entry in entries(source) for clip in Look(source, (8, 8))(vars(entry))]
+    clips = [clip for entry in entries(source) for clip in Look(source, (8, 8))(asdict(entry))]
     # The phone's pixels are 1.094 wide: 176 x 144 of them are shown at 4:3.
     sizes = {clip["caption"]: (clip["height"], clip["width"]) for clip in clips}
     assert sizes == {

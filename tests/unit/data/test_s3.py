@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +74,11 @@ def test_clips_of_a_bucket_are_those_of_a_folder(bucket: Path) -> None:
         ("from a shard", False),
     ]
     assert all(version(entry.path) for entry in found if not entry.error)
-    looked = [row for entry in found for row in Look(source, (8, 8))(vars(entry))]
+    looked = [row for entry in found for row in Look(source, (8, 8))(asdict(entry))]
     assert [bool(row["error"]) for row in looked] == [False, True, False, True, False]
     assert looked[1]["error"].startswith("s3://clips/in/bad.mp4: cannot be decoded")
     assert len({row["id"] for row in looked if not row["error"]}) == 1  # the content is the same, wherever it stands
-    local = Look(source, (8, 8))(vars(found[0]) | {"path": str(bucket / "a.mp4")})[0]
+    local = Look(source, (8, 8))(asdict(found[0]) | {"path": str(bucket / "a.mp4")})[0]
     assert local["id"] == looked[0]["id"]
     wanted = Decode(source)(local)["pixels"]
     for row in (looked[0], looked[2], looked[4]):
