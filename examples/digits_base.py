@@ -33,7 +33,7 @@ from ray_distill.data.cut import Cut
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
 from ray_distill.evaluate.metrics import Metric
-from ray_distill.models.codec import PatchPCA
+from ray_distill.models.patch_pca import PatchPCA
 
 PARTS = ("vae", "metric", "pipeline")
 MAX_LENGTH = 8

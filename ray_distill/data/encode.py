@@ -11,7 +11,6 @@ import torch
 
 from ray_distill.data.transform import to_pixels
 from ray_distill.models.codec import load_codec
-from ray_distill.models.text import TextEncoder
 
 Batch = Mapping[str, np.ndarray]
 
@@ -40,6 +39,8 @@ class EncodeText:
     """An actor with the text encoder: captions -> ``text``, without the zeros behind the last token."""
 
     def __init__(self, model: Path, max_sequence_length: int, int8: bool) -> None:
+        from ray_distill.models.text import TextEncoder  # seconds of transformers, which EncodeClips does without
+
         self.text = TextEncoder(model, max_sequence_length, int8).to("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, rows: Batch) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def test_worlds_stages_and_accumulation_agree(gang: Gang, reference: dict, world
         }
 
 
-@pytest.mark.parametrize("zero", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 2, 3])
 def test_what_is_offloaded_trains_as_what_is_not(gang: Gang, tmp_path: Path, zero: int) -> None:
     """Optimizer, average and, under ZeRO-3, weights; saved and resumed, too."""
     case = jobs.Case(zero=zero, micro_batch=4, offload=True)
@@ -111,18 +112,16 @@ def test_a_planted_fault_is_seen(gang: Gang, reference: dict, fault) -> None:
     assert distance(results[0], reference) > TOLERANCE
 
 
-def test_adapters_agree_and_their_base_stays(gang: Gang) -> None:
+@pytest.mark.parametrize(("zero", "checkpointing"), [(2, False), pytest.param(3, True, marks=pytest.mark.slow)])
+def test_adapters_agree_and_their_base_stays(gang: Gang, zero: int, checkpointing: bool) -> None:
     alone = jobs.Case(zero=1, micro_batch=8, lora=ADAPTERS)
     reference = gang.run(jobs.run, alone, world=1)[0]
     assert_moved(reference, jobs.initial(alone))
     assert all(".lora_" in name for name in reference["tensors"])
-    for case in (
-        replace(alone, zero=2, micro_batch=4),
-        replace(alone, zero=3, micro_batch=4, gradient_checkpointing=True),
-    ):
-        for result in gang.run(jobs.run, case, world=2):
-            assert distance(result, reference) < TOLERANCE
-            assert result["frozen"][0] == result["frozen"][1]  # the teacher and both bases
+    case = replace(alone, zero=zero, micro_batch=4, gradient_checkpointing=checkpointing)
+    for result in gang.run(jobs.run, case, world=2):
+        assert distance(result, reference) < TOLERANCE
+        assert result["frozen"][0] == result["frozen"][1]  # the teacher and both bases
 
 
 def test_adapters_learn_on_an_int8_base_which_stays(gang: Gang) -> None:
@@ -145,7 +144,9 @@ def test_adapters_learn_on_an_int8_base_which_stays(gang: Gang) -> None:
         pytest.param(jobs.Case(zero=1, micro_batch=4), marks=pytest.mark.slow),
         jobs.Case(zero=2, dtype="bfloat16", micro_batch=4),
         pytest.param(jobs.Case(zero=3, micro_batch=4), marks=pytest.mark.slow),
-        jobs.Case(zero=3, dtype="bfloat16", micro_batch=4, lora=ADAPTERS, ema_interval=2),
+        pytest.param(
+            jobs.Case(zero=3, dtype="bfloat16", micro_batch=4, lora=ADAPTERS, ema_interval=2), marks=pytest.mark.slow
+        ),
     ],
     ids=["0", "1", "2-bf16", "3", "3-bf16-lora"],
 )
@@ -167,7 +168,13 @@ def long_reference(gang: Gang) -> dict:
 
 @pytest.mark.parametrize(
     ("before", "stage_before", "after", "stage"),
-    [(2, 1, 1, 2), pytest.param(1, 2, 2, 3, marks=pytest.mark.slow), (2, 3, 4, 1), (2, 0, 1, 3), (1, 3, 2, 0)],
+    [
+        (2, 1, 1, 2),
+        pytest.param(1, 2, 2, 3, marks=pytest.mark.slow),
+        pytest.param(2, 3, 4, 1, marks=pytest.mark.slow),
+        pytest.param(2, 0, 1, 3, marks=pytest.mark.slow),
+        pytest.param(1, 3, 2, 0, marks=pytest.mark.slow),
+    ],
     ids=["2-to-1", "1-to-2", "2-to-4", "2-to-1-from-whole", "1-to-2-to-whole"],
 )
 def test_another_world_and_stage_resume_within_tolerance(
@@ -183,7 +190,7 @@ def test_another_world_and_stage_resume_within_tolerance(
     assert all(distance(resumed[0], other) == 0.0 for other in resumed[1:])
 
 
-@pytest.mark.parametrize("zero", [0, 2, 3])
+@pytest.mark.parametrize("zero", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_bad_rank_makes_all_ranks_skip(gang: Gang, zero: int) -> None:
     case = jobs.Case(zero=zero, micro_batch=4)
     results = gang.run(jobs.run, case, 2, jobs.poison_rank_1, world=2)

@@ -81,7 +81,7 @@ def gradients(held) -> int:
         (2, jobs.Case(zero=0)),
         pytest.param(2, jobs.Case(zero=1), marks=pytest.mark.slow),
         pytest.param(4, jobs.Case(zero=2, dtype="bfloat16", micro_batch=1), marks=pytest.mark.slow),
-        (4, jobs.Case(zero=3, dtype="bfloat16")),
+        pytest.param(4, jobs.Case(zero=3, dtype="bfloat16"), marks=pytest.mark.slow),
         (2, jobs.Case(zero=3, dtype="bfloat16", gradient_dtype="bfloat16", micro_batch=4)),
     ],
 )

@@ -41,7 +41,7 @@ def separate(gang: Gang) -> dict:
     ("world", "case"),
     [
         (1, replace(SHARED, frozen_zero=0)),
-        (2, replace(SHARED, zero=2, micro_batch=2, gradient_checkpointing=True)),
+        pytest.param(2, replace(SHARED, zero=2, micro_batch=2, gradient_checkpointing=True), marks=pytest.mark.slow),
         pytest.param(4, replace(SHARED, frozen_zero=3, micro_batch=1), marks=pytest.mark.slow),
     ],
     ids=["whole", "zero3-checkpointed", "zero3-accumulated"],

@@ -31,7 +31,7 @@ def test_workers_that_are_killed_cost_their_steps_and_nothing_else(
     monkeypatch.setattr(RawProgress, "folder", folder, raising=False)
     monkeypatch.setattr(fit, "train_worker", faults.train_worker)
     monkeypatch.setattr(fit, "Progress", RawProgress)
-    overrides = home.overrides("chaos", "train.max_failures=2", "track.uri=")
+    overrides = home.overrides("chaos", "train.max_failures=2", "track.uri=''")
     assert main(["train", "configs/quickstart.yaml", *overrides]) == 0
     rows = compare.held_against(run, straight, planned, EVERY)
     assert [(row.fault, row.held) for row in rows] == [("kill", "bit for bit")] * 2, compare.table(rows)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -117,6 +118,25 @@ def test_wan_of_the_published_sizes(size, parameters):
     with torch.device("meta"):
         model = WanTransformer3DModel(**PUBLISHED, **size)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="on a CPU inductor needs a C++ compiler")
+def test_compiled_blocks_compute_and_learn_the_same():
+    plain, compiled = tiny_wan(0), tiny_wan(0)
+    compile_blocks(compiled)
+    for frames in (1, 2):
+        x_t, text = torch.randn(1, 4, frames, 4, 4), torch.randn(1, 3, 8)
+        made = [m(x_t, torch.tensor([500.0]), text, return_dict=False)[0] for m in (plain, compiled)]
+        torch.testing.assert_close(made[1], made[0])
+        for velocity in made:
+            velocity.square().sum().backward()
+    gradients = dict(plain.named_parameters())
+    for name, parameter in compiled.named_parameters():
+        wanted = gradients[name.replace("_orig_mod.", "")].grad
+        assert (wanted is None) == (parameter.grad is None)
+        if wanted is not None:
+            torch.testing.assert_close(parameter.grad, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_blocks_are_compiled_once_for_all_and_not_anew_for_each_shape():
