@@ -116,11 +116,16 @@ ORDER: dict[str, Callable[[RunConfig], Changes]] = {
     "checkpointing": checkpointing,
     "micro_batch": micro_batches,
     "zero": zero3,
-    "bfloat16": lambda config: of_roles(config, "dtype", "bfloat16", lambda role, held: held.dtype != "bfloat16"),
+    "bfloat16": lambda config: of_roles(
+        config, "dtype", "bfloat16", lambda role, held: held.dtype != "bfloat16" and (held.zero or not held.optimizer)
+    ),
     "ema": lambda config: of_roles(config, "ema_decay", None, lambda role, held: held.ema_decay is not None),
     "shared_base": shared_base,
     "offload": lambda config: of_roles(
-        config, "offload_optimizer", True, lambda role, held: held.optimizer and not held.offload_optimizer
+        config,
+        "offload_optimizer",
+        True,
+        lambda role, held: held.optimizer and held.zero and not held.offload_optimizer,
     ),
     "workers": workers,
 }

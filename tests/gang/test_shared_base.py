@@ -41,10 +41,11 @@ def separate(gang: Gang) -> dict:
     ("world", "case"),
     [
         (1, replace(SHARED, frozen_zero=0)),
+        pytest.param(2, replace(SHARED, zero=0, frozen_zero=0, micro_batch=4), marks=pytest.mark.slow),
         pytest.param(2, replace(SHARED, zero=2, micro_batch=2, gradient_checkpointing=True), marks=pytest.mark.slow),
         pytest.param(4, replace(SHARED, frozen_zero=3, micro_batch=1), marks=pytest.mark.slow),
     ],
-    ids=["whole", "zero3-checkpointed", "zero3-accumulated"],
+    ids=["whole", "zero0", "zero3-checkpointed", "zero3-accumulated"],
 )
 def test_it_equals_separate_networks(gang: Gang, separate: dict, world: int, case: jobs.Case) -> None:
     assert_moved(separate, jobs.initial(case))

@@ -37,6 +37,8 @@ def test_norm_clips_unless_a_value_does():
         ({"lora": {}, "init": "random"}, "init = 'random': lora adapts pretrained weights"),
         ({"gradient_dtype": "bfloat16"}, "gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-2 and 3"),
         ({"offload_parameters": True}, "offload_parameters = true: only ZeRO-3's shards can be moved, and zero = 2"),
+        ({"zero": 0, "dtype": "bfloat16"}, "zero = 0: without shards a role trains in float32"),
+        ({"zero": 0, "offload_optimizer": True}, "offload_optimizer = true: it is ZeRO's, and zero = 0"),
         ({"compile": True, "zero": 3}, "compile = true: ZeRO-3 gathers inside the blocks"),
         ({"ema_interval": 5}, "ema_interval = 5: no average is kept; give ema_decay"),
         ({"ema_decay": 0.9, "ema_interval": 0}, r"ema_interval[\s\S]*greater than 0"),

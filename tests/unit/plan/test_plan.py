@@ -11,7 +11,7 @@ from ray_distill.cli import main
 from ray_distill.config import load_config
 from ray_distill.models.loading import PUBLISHED
 from ray_distill.plan import plan
-from ray_distill.plan.changes import cheapest
+from ray_distill.plan.changes import changes, cheapest
 from ray_distill.plan.estimate import estimate
 from ray_distill.plan.memory import state
 from ray_distill.plan.network import parameters
@@ -161,6 +161,15 @@ def test_changes_add_up_where_one_is_not_enough():
     assert cheapest(start, lambda plan: False) is None
 
 
+def test_whole_roles_are_offered_only_what_they_can_have():
+    """In bf16, or offloaded, only shards of them train."""
+    whole = [f"roles.{role}.zero=0" for role in ("student", "fake_score", "teacher")]
+    offered = [key for keys, _ in changes(config(QUICK, *whole)) for key in keys]
+    assert "roles.student.zero=3" in offered and "roles.teacher.dtype=bfloat16" in offered
+    assert not [key for key in offered if "offload" in key or key == "roles.student.dtype=bfloat16"]
+    assert cheapest(config(QUICK, *whole), lambda plan: False) is None
+
+
 def test_an_average_role_is_planned_and_changed_with_its_source():
     lcm = config(LCM)
     plan = estimate(lcm)
@@ -256,10 +265,10 @@ CLUSTERS = ("8xH100-80GB", "8xH200-141GB", "2x8xH100-80GB")
 
 def test_the_table_of_what_holds_14b():
     documented = (ROOT / "docs/plan.md").read_text().splitlines()
-    for mode, (path, changes) in MODES.items():
+    for mode, (path, changed) in MODES.items():
         cells = []
         for cluster in CLUSTERS:
-            text, fits = plan(config(path, *changes), {"cluster": cluster})
+            text, fits = plan(config(path, *changed), {"cluster": cluster})
             cells.append(re.search(r"([0-9.]+) of", text).group(1) + ("" if fits else ", no"))
         assert f"| {mode} | {' | '.join(cells)} |" in documented
 
