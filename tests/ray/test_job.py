@@ -1,4 +1,4 @@
-"""`ray job submit` against a head that asks for a token: exit codes, last lines, and a stop that saves."""
+"""`ray job submit` against a head that asks for a token: exit codes, last lines, a stop that saves; then some chaos."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 import ray
 from mlflow import MlflowClient
 
 from ray_distill.checkpoint import latest
 from ray_distill.cli import main
+from ray_distill.train import fit
+from tests.chaos import compare, faults
+from tests.chaos.driver import RawProgress
 from tests.ray.conftest import PLANTED, ROOT, STEPS, TOKEN, Home, read_rows, wait_for
 from tests.ray.test_train import assert_equal_runs
 
+KINDS = [("kill", phase) for phase in ("data", "forward", "backward", "step", "meet")]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -60,33 +66,45 @@ def test_without_the_token_nothing_is_submitted(local_ray: None) -> None:
     assert told.returncode != 0 and "token authentication" in told.stderr.lower()
 
 
-def test_a_job_that_is_stopped_and_submitted_again_ends_equal(straight: Path, home: Home) -> None:
-    """`ray job stop` saves, then ends; the same job submitted again goes on. MLflow, named by the environment, is away
-    all the time, and so is the web hook."""
+@dataclass(frozen=True)
+class Stopped:
+    """A run whose job was stopped."""
+
+    run: Path
+    arguments: list[str]
+    step: int
+    logs: str
+
+
+def stop(home: Home, name: str) -> Stopped:
+    """Submit a job that trains, and stop it when it does. MLflow, named by the environment, is away, and so is the web
+    hook."""
     hook = home.folder / "hook.json"
     hook.write_text('{"callback_url": "http://ann:planted-5@127.0.0.1:9/planted-6"}')
-    arguments = [item for item in home.overrides("stopped") if not item.startswith("track.uri=")]
+    arguments = [item for item in home.overrides(name) if not item.startswith("track.uri=")]
     arguments.append(f"track.webhook={hook}")
-    run = home.folder / "output/stopped"
+    run = home.folder / "output" / name
     command = documented()
-    submitted = job(*command[:2], "--submission-id", "stopped", "--no-wait", *command[2:], *arguments)
+    submitted = job(*command[:2], "--submission-id", name, "--no-wait", *command[2:], *arguments)
     assert submitted.returncode == 0, submitted.stderr
     wait_for((run / "metrics.jsonl").is_file, "the first rows of the job", 240)
-    assert job("job", "stop", "stopped").returncode == 0
-    logs = job("job", "logs", "stopped").stdout
+    assert job("job", "stop", name).returncode == 0
+    logs = job("job", "logs", name).stdout
     assert "SIGTERM: saving" in logs and "the same command goes on from there" in logs
-    assert "was stopped" in job("job", "status", "stopped").stdout
+    assert "was stopped" in job("job", "status", name).stdout
     stopped = latest(run)
-    assert stopped is not None and 0 < stopped.step < STEPS
+    assert stopped is not None and 0 < stopped.step < STEPS - 3
+    return Stopped(run, arguments, stopped.step, logs)
 
-    again = job(*command, *arguments)
-    assert again.returncode == 0, again.stdout[-2000:]
-    assert f"goes on from step {stopped.step}" in again.stdout and TOKEN not in again.stdout
+
+def assert_whole(stopped: Stopped, straight: Path, home: Home, said: str) -> None:
+    """It went on to its end, equals the run that nothing happened to, told no secret, and MLflow gets it all later."""
+    run = stopped.run
+    assert f"goes on from step {stopped.step}" in said
     assert [row["step"] for row in read_rows(run)] == list(range(STEPS))
     assert_equal_runs(run, straight)
-
     told = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    told |= {Path("logs"): (logs + again.stdout + again.stderr).encode()}
+    told |= {Path("logs"): (stopped.logs + said).encode()}
     assert len(told) > 20 and run / "track.jsonl" in told
     secrets = [*PLANTED.values(), *(f"planted-{number}" for number in range(1, 7)), TOKEN]
     assert [(path, secret) for path, content in told.items() for secret in secrets if secret.encode() in content] == []
@@ -94,7 +112,7 @@ def test_a_job_that_is_stopped_and_submitted_again_ends_equal(straight: Path, ho
     assert main(["track", "sync", str(run), f"track.uri={home.uri}"]) == 0
     client = MlflowClient(home.uri)
     (tracked,) = client.search_runs(
-        [client.get_experiment_by_name("ray_distill").experiment_id], "attributes.run_name = 'stopped'"
+        [client.get_experiment_by_name("ray_distill").experiment_id], f"attributes.run_name = '{run.name}'"
     )
     assert tracked.info.status == "FINISHED" and "report.json" in {
         item.path for item in client.list_artifacts(tracked.info.run_id)
@@ -102,6 +120,39 @@ def test_a_job_that_is_stopped_and_submitted_again_ends_equal(straight: Path, ho
     steps = [point.step for point in client.get_metric_history(tracked.info.run_id, "fake_score/loss")]
     assert sorted(steps) == list(range(STEPS))
     assert "planted" not in f"{tracked.data.params}{tracked.data.tags}"
+
+
+def test_a_job_that_is_stopped_goes_on_through_chaos_and_ends_equal(
+    straight: Path, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ray job stop` saves, then ends; the same command goes on. It then suffers a share of `make chaos`: kill -9 of a
+    worker at two moments from a seed. What went before, what came again and what came after equals the straight run."""
+    stopped = stop(home, "stopped")
+    drawn = faults.plan(KINDS, seed=4)[:2]
+    planned = [replace(fault, step=min(stopped.step + 3 + 5 * n, STEPS - 2)) for n, fault in enumerate(drawn)]
+    folder = faults.folder_of(stopped.run)
+    folder.mkdir()
+    faults.write_plan(folder, planned)
+    monkeypatch.setattr(RawProgress, "folder", folder, raising=False)
+    monkeypatch.setattr(fit, "train_worker", faults.train_worker)
+    monkeypatch.setattr(fit, "Progress", RawProgress)
+    for name, value in {**PLANTED, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}.items():
+        monkeypatch.setenv(name, value)
+    capsys.readouterr()
+    assert main(["train", "configs/quickstart.yaml", "train.max_failures=2", *stopped.arguments]) == 0
+    told = capsys.readouterr()
+    for name in PLANTED:
+        monkeypatch.delenv(name)
+    assert_whole(stopped, straight, home, told.out + told.err)
+
+    assert all(compare.note(folder, fault) for fault in planned)
+    assert compare.differing_rows(stopped.run, straight) == []  # nor do those that were dropped as they came again
+    trained: dict[int, dict[int, list[int]]] = {}
+    for row in compare.read(folder / faults.SAMPLES):
+        assert trained.setdefault(row["step"], {}).setdefault(row["rank"], row["samples"]) == row["samples"]
+    assert sorted(trained) == list(range(stopped.step, STEPS))
+    for step, ranks in trained.items():  # a global batch of 8, each sample once
+        assert sorted(ranks[0] + ranks[1]) == list(range(8 * step, 8 * (step + 1)))
 
 
 def test_what_is_uploaded_is_small_and_only_code(local_ray: None) -> None:
