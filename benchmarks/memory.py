@@ -22,6 +22,7 @@ from torch import Tensor
 
 LORA = {"rank": 8}
 MODES: dict[str, dict[str, Any]] = {
+    "full ZeRO-0, fp32": {"zero": 0, "dtype": "float32"},
     "full ZeRO-1": {"zero": 1},
     "full ZeRO-2": {"zero": 2},
     "full ZeRO-3": {"zero": 3},
@@ -35,7 +36,8 @@ MODES: dict[str, dict[str, Any]] = {
 def configure(folder: Path, world: int, mode: dict[str, Any]) -> Any:
     from ray_distill.config import RunConfig
 
-    held = {"zero": mode["zero"], "dtype": "bfloat16", "optimizer": {"learning_rate": 1e-4}, "lora": mode.get("lora")}
+    dtype = mode.get("dtype", "bfloat16")
+    held = {"zero": mode["zero"], "dtype": dtype, "optimizer": {"learning_rate": 1e-4}, "lora": mode.get("lora")}
     return RunConfig.model_validate(
         {
             "name": "memory",
@@ -68,8 +70,8 @@ def held_bytes(engines: Any) -> dict[str, dict[str, int]]:
         terms = {"weights": size(weights)}
         if held.trainable:
             sharded = held.zero_optimizer
-            masters = getattr(sharded, "fp32_partitioned_groups_flat", None) or sharded.single_partition_of_fp32_groups
-            terms["masters"] = size(masters)
+            masters = getattr(sharded, "fp32_partitioned_groups_flat", None)
+            terms["masters"] = size(masters or getattr(sharded, "single_partition_of_fp32_groups", []))  # neither at 0
             terms["moments"] = size(t for s in held.optimizer.state.values() for t in s.values() if t.ndim)
             terms["ema"] = size(held.ema.average.values()) if held.ema else 0
         found[role] = terms
@@ -138,7 +140,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         elements = model(folder, args.layers)
-        print(f"{elements:,} parameters in bf16; KiB a rank, and bytes a parameter of one network\n")
+        print(f"{elements:,} parameters, in bf16 but where said; KiB a rank, and bytes a parameter of one network\n")
         print(f"{'mode':<22} {'ranks':>5} {'student':>9} {'fake':>9} {'teacher':>9} {'sum':>9} {'bytes':>6}   plan")
         for world in map(int, args.worlds.split(",")):
             torch.multiprocessing.spawn(measure, (world, scratch, modes), nprocs=world)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ray_distill.data import encode, files, growing
+from ray_distill.data import files, growing
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
 from ray_distill.data.files import Decode, Look, Write
@@ -28,7 +28,7 @@ from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
 from ray_distill.diffusion.samplers import sample
 from ray_distill.diffusion.timesteps import euler_timesteps
-from ray_distill.models import family
+from ray_distill.models import family, text
 from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import load_transformer
 from ray_distill.rng import StatelessRng
@@ -59,7 +59,7 @@ class Characters:
 
 @pytest.fixture(autouse=True)
 def characters(monkeypatch):
-    monkeypatch.setattr(encode, "TextEncoder", Characters)
+    monkeypatch.setattr(text, "TextEncoder", Characters)
 
 
 def columns(rows):
