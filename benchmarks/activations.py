@@ -3,7 +3,7 @@
     python benchmarks/activations.py [--layers 6] [--width 256]
 
 A Wan with random weights on this machine's CPU, no GPU; each distinct storage that the hooks for saved tensors see is
-counted once, weights left out. The share does not depend on the width but for small ones. The last line is JSON.
+counted once, weights left out. The last line is JSON.
 """
 
 from __future__ import annotations

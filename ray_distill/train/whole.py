@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,12 +27,12 @@ class WholeAdamW:
     def param_groups(self) -> list[dict[str, Any]]:
         return self.optimizer.param_groups
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self) -> None:
         norm = nn.utils.clip_grad_norm_(self.parameters, self._clip_norm or float("inf"))
         self._global_grad_norm = norm.item()
         self.overflow = not norm.isfinite()
         if not self.overflow:
-            self.optimizer.step(closure)
+            self.optimizer.step()
 
 
 def is_whole(parameter: nn.Parameter) -> bool:
@@ -41,7 +40,7 @@ def is_whole(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "adamw")
 
 
-def moments(parameter: nn.Parameter) -> dict[str, Any]:
+def state_of(parameter: nn.Parameter) -> dict[str, Any]:
     """AdamW's state of a whole parameter."""
     state: dict[str, Any] = parameter.adamw.state[parameter]  # type: ignore[attr-defined]
     return state

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.models.loading import own_parameters
-from ray_distill.train import whole as unsharded
-from ray_distill.train.whole import WholeAdamW, is_whole
+from ray_distill.train.whole import WholeAdamW, is_whole, state_of
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -166,7 +165,7 @@ def master(parameter: nn.Parameter) -> Tensor:
 def moment(parameter: nn.Parameter, name: str) -> Tensor:
     """A whole moment of AdamW, by its name there (a collective)."""
     if is_whole(parameter):
-        own: Tensor = unsharded.moments(parameter)[name].clone()
+        own: Tensor = state_of(parameter)[name].clone()
         return own
     value: Tensor = safe_get_full_optimizer_state(parameter, name)
     return value
@@ -246,7 +245,7 @@ def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None
     """Set the fp32 master weights (or a moment of AdamW) from the whole tensor; each rank keeps its piece."""
     if is_whole(parameter):
         with torch.no_grad():
-            (parameter if moment is None else unsharded.moments(parameter)[moment]).copy_(value)
+            (parameter if moment is None else state_of(parameter)[moment]).copy_(value)
         return
     if not _is_zero3(parameter):
         if moment is None:
