@@ -1,14 +1,14 @@
 """Clips through Ray Data against loops written by hand, what memory a preparation takes, and whether training waits.
 
-    python benchmarks/data.py [--clips 600] [--rounds 5] [--cpus 1,2] [--memory 1000,10000] [--wait 160]
+    python benchmarks/data.py [--clips 800] [--rounds 5] [--cpus 1,2] [--memory 1000,10000] [--wait 160]
 
 All decode and resize the same files, to equal pixels, in as many processes as there are CPUs, in turn after a warm-up:
 a loop over decord that keeps its pixels where it made them, the same loop in PyTorch's DataLoader, and the pipeline;
-these two hand their clips to another process, as encoders need it. A rate is that of three quarters of the clips: the
-time of all less the time of a quarter, so that what a pipeline takes to start, each time anew, stands by itself. Each
-number of CPUs is a process (and a Ray) of its own that is bound to so many cores, each size of a preparation one that
-reads its own peaks. What waits is a step that sleeps as long as its batch takes to encode, while ``data.stream``
-encodes beside it. Prints a table and JSON.
+these two hand their clips to another process, as encoders need it. A rate is that of the clips that come after the
+first quarter of them: what a pipeline takes to start, each time anew, stands by itself. Each number of CPUs is a
+process (and a Ray) of its own that is bound to so many cores, each size of a preparation one that reads its own peaks.
+What waits is a step that sleeps as long as its batch takes to encode, while ``data.stream`` encodes beside it. Prints
+a table and JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,13 @@ ROOT = Path(__file__).parents[1]
 BATCH = 8
 FRAMES, SIZE, SMALL, FPS = 33, (288, 512), (192, 320), 16
 DIGITS = ROOT / "examples/digits_teacher"
+Seen = tuple[list[int], float]
+"""Some clips' sums of pixels, and the seconds that they took to decode."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--clips", type=int, default=800)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cpus", type=numbers, default=[1, 2])
     parser.add_argument("--memory", type=numbers, default=[1000, 10000])
@@ -97,30 +99,23 @@ def alone(*arguments: str) -> Any:
 
 def throughput(cpus: int, clips: int, rounds: int) -> dict[str, Any]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # Ray's processes and the pool's are bound, too
-    few = clips // 4
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(cpus) as pool:
         source = clips_in(Path(folder), clips)
         rows = [row for entry in entries(source) for row in Look(source, (8, 8))(asdict(entry))]
         paths = [row["path"] for row in rows]
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         loader = ByLoader(paths, cpus)
-        ways = {
-            "loop": lambda n: by_hand(pool, paths[:n]),
-            "DataLoader": loader,
-            "Ray Data": lambda n: by_ray(source, rows[:n]),
+        ways: dict[str, Callable[[], Iterator[Seen]]] = {
+            "loop": lambda: by_hand(pool, paths),
+            "DataLoader": lambda: iter(loader),
+            "Ray Data": lambda: by_ray(source, rows),
         }
-        seen = [way(clips)["sums"] for way in ways.values()]  # warms up, too
-        assert seen == [seen[0]] * 3 and len(seen[0]) == clips, "the ways do not give equal pixels"
+        sums = [sorted(one for some, _ in way() for one in some) for way in ways.values()]  # warms up, too
+        assert sums == [sums[0]] * 3 and len(sums[0]) == clips, "the ways do not give equal pixels"
         measured: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
-                walls, work = {}, 0.0
-                for count in (few, clips):
-                    began = time.perf_counter()
-                    work = way(count)["work"] / count
-                    walls[count] = time.perf_counter() - began
-                clip = (walls[clips] - walls[few]) / (clips - few)
-                measured[name].append({"clip": clip, "start": walls[few] - few * clip, "work": work})
+                measured[name].append(timed(way(), clips))
         ray.shutdown()
     medians = {
         name: {key: statistics.median(one[key] for one in those) for key in those[0]}
@@ -142,6 +137,19 @@ def throughput(cpus: int, clips: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def timed(way: Iterator[Seen], clips: int) -> dict[str, float]:
+    """Seconds a clip after the first quarter has come, those that came before on top, and those in a decoder."""
+    began, seen, work = time.perf_counter(), 0, 0.0
+    first: tuple[float, int] | None = None
+    for sums, seconds in way:
+        seen, work = seen + len(sums), work + seconds
+        if first is None and seen >= clips // 4:
+            first = time.perf_counter(), seen
+    assert first is not None and seen == clips, f"{seen} of {clips} clips came"
+    clip = (time.perf_counter() - first[0]) / (clips - first[1])
+    return {"clip": clip, "start": first[0] - began - first[1] * clip, "work": work / clips}
+
+
 def clips_in(folder: Path, count: int, size: tuple[int, int] = SIZE, frames: int = FRAMES) -> Source:
     """``count`` files of ten pictures that drift; each has content of its own in a box that no player reads."""
     for number in range(10):
@@ -153,7 +161,8 @@ def clips_in(folder: Path, count: int, size: tuple[int, int] = SIZE, frames: int
         for copy in range(number, count, 10):
             (folder / f"a_{copy}.mp4").write_bytes(whole + struct.pack(">I4sQ", 16, b"free", copy))
     (folder / "one.mp4").unlink()
-    shape = {"frames": frames, "height": SMALL[0], "width": SMALL[1], "fps": FPS, "cache_dir": folder / "cache"}
+    shape = {"frames": frames, "height": SMALL[0], "width": SMALL[1], "fps": FPS, "encode_batch": BATCH}
+    shape["cache_dir"] = folder / "cache"
     return Source(datasets=[{"videos": folder, "captions": "filename"}], **shape)
 
 
@@ -174,56 +183,56 @@ def hand(path: str) -> tuple[int, float]:
     return int(pixels.sum(dtype=np.int64)), seconds
 
 
-def by_hand(pool: Any, paths: list[str]) -> dict[str, Any]:
-    sums, seconds = zip(*pool.imap(hand, paths, chunksize=4), strict=True)
-    return {"sums": sorted(sums), "work": sum(seconds)}
+def by_hand(pool: Any, paths: list[str]) -> Iterator[Seen]:
+    for value, seconds in pool.imap(hand, paths, chunksize=4):
+        yield [value], seconds
 
 
 class ByLoader(Dataset):
     """The same loop as a PyTorch data set: its loader's processes hand their pixels to one that encodes."""
 
     def __init__(self, paths: list[str], processes: int) -> None:
-        self.paths, self.order = paths, list(range(len(paths)))
+        self.paths = paths
         given: dict[str, Any] = {"multiprocessing_context": "spawn", "persistent_workers": True}
-        self.loader = DataLoader(self, batch_size=8, sampler=self.order, num_workers=processes, **given)
+        self.loader = DataLoader(self, batch_size=BATCH, num_workers=processes, **given)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paths": self.paths}
 
+    def __len__(self) -> int:
+        return len(self.paths)
+
     def __getitem__(self, number: int) -> tuple[np.ndarray, float]:
         return decoded(self.paths[number])
 
-    def __call__(self, count: int) -> dict[str, Any]:
-        self.order[:] = range(count)
-        sums, work = [], 0.0
+    def __iter__(self) -> Iterator[Seen]:
         for pixels, seconds in self.loader:
-            sums += [int(clip.sum(dtype=np.int64)) for clip in pixels.numpy()]
-            work += float(seconds.sum())
-        return {"sums": sorted(sums), "work": work}
+            yield [int(clip.sum(dtype=np.int64)) for clip in pixels.numpy()], float(seconds.sum())
 
 
 class Timed(Decode):
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def clip(self, row: dict[str, Any], out: np.ndarray | None = None) -> tuple[np.ndarray, str]:
+        """The seconds, in place of the error that there is none of."""
         began = time.perf_counter()
-        done = super().__call__(row)
-        return done | {"seconds": time.perf_counter() - began}
+        pixels, error = super().clip(row, out)
+        assert not error, error
+        return pixels, str(time.perf_counter() - began)
 
 
 class Take:
     """In an encoder's place."""
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        assert not any(rows["error"])
-        return {"sum": [int(clip.sum(dtype=np.int64)) for clip in rows["pixels"]], "seconds": rows["seconds"]}
+        sums = [int(clip.sum(dtype=np.int64)) for clip in rows["pixels"]]
+        return {"sum": sums, "seconds": rows["error"].astype(float)}
 
 
-def by_ray(source: Source, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    decoded = dataset(rows).map(Timed(source), num_cpus=share(DECODE))
+def by_ray(source: Source, rows: list[dict[str, Any]]) -> Iterator[Seen]:
+    decoded = dataset(rows).map_batches(Timed(source), batch_size=None, num_cpus=share(DECODE))
     compute = ActorPoolStrategy(min_size=1, max_size=1)
-    taken = decoded.map_batches(Take, batch_size=8, compute=compute, num_cpus=share(ENCODE))
-    told = list(taken.iter_batches(batch_size=None, batch_format="numpy"))
-    sums = sorted(int(value) for batch in told for value in batch["sum"])
-    return {"sums": sums, "work": float(sum(batch["seconds"].sum() for batch in told))}
+    taken = decoded.map_batches(Take, batch_size=BATCH, compute=compute, num_cpus=share(ENCODE))
+    for batch in taken.iter_batches(batch_size=None, batch_format="numpy"):
+        yield batch["sum"].tolist(), float(batch["seconds"].sum())
 
 
 # Memory
@@ -309,11 +318,12 @@ def wait(clips: int) -> dict[str, Any]:
 def encoding(source: Source, models: Models, cache: Cache) -> float:
     """Seconds of a batch in an encoder on one core, before anything else runs."""
     torch.set_num_threads(1)
-    rows = [Decode(source)(row) for row in cache.rows(range(BATCH), COLUMNS)]
+    rows = cache.rows(range(BATCH), COLUMNS)
+    decoded = next(Decode(source)({name: np.array([row[name] for row in rows], object) for name in rows[0]}))
     encoder, seconds = EncodeClips(models.path), []
     for _ in range(3):
         began = time.perf_counter()
-        encoder({name: np.array([row[name] for row in rows] + [None], object)[:-1] for name in rows[0]})
+        encoder(decoded)
         seconds.append(time.perf_counter() - began)
     return min(seconds)
 

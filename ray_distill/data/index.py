@@ -72,10 +72,9 @@ def _sheet(made: Made, path: Path, index: pa.Table) -> None:
     shown_of = {(row["dataset"], row["video"]) for row in rows}
     files = (row for row in made.rows if (row["dataset"], row["video"]) in shown_of)
     paths = {(row["dataset"], row["video"]): row["path"] for row in files}
-    decoded = [
-        (row["caption"], Decode(made.source)(row | {"path": paths[row["dataset"], row["video"]]})) for row in rows
-    ]
-    shown = [(caption, row["pixels"]) for caption, row in decoded if not row["error"]]
+    decode = Decode(made.source)
+    decoded = [(row["caption"], *decode.clip(row | {"path": paths[row["dataset"], row["video"]]})) for row in rows]
+    shown = [(caption, pixels) for caption, pixels, error in decoded if not error]
     if shown:
         sheet(path, shown)
 

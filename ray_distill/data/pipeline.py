@@ -67,7 +67,7 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     rows = [row for row in cache.rows(range(len(cache.index)), ["dataset", "video", "number"]) if row["video"]]
     size = {"height": source.height, "width": source.width}
     rows = [row | size | {"path": paths[row["dataset"], row["video"]]} for row in rows]
-    return dataset(rows).map(Decode(source), num_cpus=share(DECODE))
+    return _decoded(source, dataset(rows))
 
 
 def _looked(source: Source, models: Models, listed: Sequence[Entry], say: Say) -> list[Row]:
@@ -113,8 +113,11 @@ def encode_beside(
 
 
 def _encoded_clips(source: Source, models: Models, rows: Dataset, cpus: float | None = None) -> Dataset:
-    decoded = rows.map(Decode(source), num_cpus=share(DECODE, cpus))
-    return _encoded(decoded, EncodeClips, (models.path,), source, source.encode_batch, cpus)
+    return _encoded(_decoded(source, rows, cpus), EncodeClips, (models.path,), source, source.encode_batch, cpus)
+
+
+def _decoded(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset:
+    return rows.map_batches(Decode(source), batch_size=None, num_cpus=share(DECODE, cpus))
 
 
 def _taught(source: Source, models: Models, made: Made, part: int, teacher: Teacher, say: Say) -> None:

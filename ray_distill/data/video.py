@@ -23,8 +23,9 @@ try:
 except ImportError:  # it has no wheels for some platforms; PyAV then reads everything
     decord = None
 
-CHUNK = 64 << 20
-"""Bytes of decoded frames that are in memory before they are resized."""
+CHUNK = 4 << 20
+"""Bytes of decoded frames that are in memory before they are resized: so few that the allocator keeps them for the next
+chunk. Pages that go back to the kernel and come again cost a quarter of the decoding (benchmarks/data.py)."""
 AHEAD = 320 << 20
 """Bytes that decord may read ahead: it decodes to the next key frame, as a rule 250 frames, whatever is asked for."""
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273
@@ -78,9 +79,10 @@ def read_clip(
     cut: Cut,
     fit: Callable[[np.ndarray, Video], np.ndarray] = lambda frames, video: frames,
     video: Video | None = None,
+    out: np.ndarray | None = None,
 ) -> Clip:
     """The frames of ``cut``, turned upright, each passed through ``fit``, so that few of the file's size are in memory.
-    ``video`` is what ``probe`` said of the file, if it was asked before.
+    ``video`` is what ``probe`` said of the file, if it was asked before; ``out`` takes the frames, if it is given.
 
     decord first, but for large frames and for what it reads wrong without an error; where it is missing or fails (it
     does on some small widths, and knows no AV1), PyAV has the last word. Raises BadClip for a file that is missing,
@@ -92,17 +94,17 @@ def read_clip(
         video = probe(path)
     if decord is not None and video.plain and 250 * 3 * video.width * video.height <= AHEAD:
         try:
-            return Clip(_joined((fit(chunk, video) for chunk in _decord(path, cut, video)), cut.frames), "decord")
+            return Clip(_joined((fit(chunk, video) for chunk in _decord(path, cut, video)), cut.frames, out), "decord")
         except (decord.DECORDError, RuntimeError, IndexError, BadClip):  # odd, broken or too short: PyAV tells which
             pass
-    return Clip(_joined((fit(chunk, video) for chunk in _pyav(path, cut, video)), cut.frames), "pyav")
+    return Clip(_joined((fit(chunk, video) for chunk in _pyav(path, cut, video)), cut.frames, out), "pyav")
 
 
-def _joined(chunks: Iterator[np.ndarray], frames: int) -> np.ndarray:
+def _joined(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -> np.ndarray:
     """One array, made before the second chunk comes: small chunks that are kept between large frames that are freed
     would leave holes in the heap, a large frame's size for each (4 MiB a frame of 720p)."""
     first = next(chunks)
-    whole = np.empty((frames, *first.shape[1:]), dtype=first.dtype)
+    whole = np.empty((frames, *first.shape[1:]), dtype=first.dtype) if out is None else out
     whole[: len(first)], place = first, len(first)
     del first
     for chunk in chunks:

@@ -79,9 +79,9 @@ def make(source, models=MODELS):
     if captions:
         Write(made.text)(EncodeText(models.path, models.max_sequence_length, int8=False)(columns(captions)))
     if clips:
-        decoded = columns([Decode(source)(row) for row in clips])
-        told = Write(made.latents)(EncodeClips(models.path)(decoded))
-        made.failed(dict(zip(told["id"], told["error"], strict=True)))
+        for decoded in Decode(source)(columns(clips)):
+            told = Write(made.latents)(EncodeClips(models.path)(decoded))
+            made.failed(dict(zip(told["id"], told["error"], strict=True)))
     for number, part in enumerate(source.parts):
         if part.teacher and (rows := made.missing_taught(number)):
             uncond = made.text.places()[address(source.negative_prompt)]
@@ -227,7 +227,7 @@ def test_a_long_file_is_cut_into_clips(folder):
     assert {number for video, number in numbers if video == "long.mp4"} == {0, 1, 2}
     entry = {"dataset": 0, "path": str(folder / "in/long.mp4"), "error": ""}
     clips = Look(source(folder, clips_per_video=3), (8, 8))(entry)
-    seen = [Decode(source(folder))(row)["pixels"] for row in clips]
+    seen = [Decode(source(folder)).clip(row)[0] for row in clips]
     assert [odd.counted(pixels) for pixels in seen] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
@@ -402,8 +402,9 @@ def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
     cache = finish(made)
     assert cache.streamed and sorted(cache.captions()) == ["short", "square", "turned", "wide"]
     rows = cache.rows(range(4), ["id", "dataset", "video", "path", "number", "height", "width", "header"])
-    encoded = EncodeClips(DIGITS)(columns([Decode(wanted)(row) for row in rows]))
-    Write(made.latents, errors=True)({name: np.array(values, dtype=object) for name, values in encoded.items()})
+    for decoded in Decode(wanted)(columns(rows)):
+        encoded = EncodeClips(DIGITS)(decoded)
+        Write(made.latents, errors=True)({name: np.array(values, dtype=object) for name, values in encoded.items()})
     there = Growing(cache.latents_folder)
     there.wait_for(row["id"] for row in rows)
     assert len(there.places) == 3 and ["lasts 0.25 s" in error for error in there.errors.values()] == [True]

@@ -51,10 +51,11 @@ def test_a_folder_of_them_becomes_latents_and_stays_as_it_was(tmp_path):
         "carphone pristine": (56, 72),
     }
     assert len(clips) == 12 and len({clip["id"] for clip in clips}) == 12
-    decoded = [Decode(source)(clip) for clip in clips]
-    assert not any(row["error"] for row in decoded)
-    for row in decoded:
-        assert row["pixels"].shape == (9, row["height"], row["width"], 3) and row["pixels"].std() > 20
-    latents = EncodeClips(DIGITS)(columns(decoded))["latents"]
+    latents, codec = [], EncodeClips(DIGITS)
+    for decoded in Decode(source)(columns(clips)):
+        assert not any(decoded["error"])
+        for row, height, width in zip(decoded["pixels"], decoded["height"], decoded["width"], strict=True):
+            assert row.shape == (9, height, width, 3) and row.std() > 20
+        latents += codec(decoded)["latents"]
     assert len(set(latents)) == 12 and all(np.isfinite(np.frombuffer(one, np.float32)).all() for one in latents)
     assert {path: hashlib.sha256(path.read_bytes()).digest() for path in folder.iterdir()} == before
