@@ -16,8 +16,10 @@ from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ray_distill.data.cut import BadClip, Video
+from ray_distill.data.listing import LISTED
 from ray_distill.data.remote import local
 from ray_distill.data.source import Source
 from ray_distill.data.store import Store, address
@@ -26,6 +28,14 @@ from ray_distill.data.video import probe, read_clip
 
 Row = dict[str, Any]
 Batch = Mapping[str, np.ndarray]
+CLIPS = pa.schema(
+    [
+        *LISTED,
+        *((name, pa.int64()) for name in ("number", "height", "width")),
+        *((name, pa.string()) for name in ("id", "header")),
+    ]
+)
+"""What ``Look`` makes of ``listing.LISTED``."""
 EDGE = 1 << 20
 TOGETHER = 64 << 20
 """Bytes of clips that are handed on together."""

@@ -6,14 +6,17 @@ import json
 import threading
 from collections.abc import Sequence
 
+import pyarrow as pa
+
 from ray_distill.data.cache import Cache
 from ray_distill.data.growing import Growing
 from ray_distill.data.index import QUARANTINE
 from ray_distill.data.made import Models
 from ray_distill.data.pipeline import Say, encode_beside
 from ray_distill.data.source import Source
+from ray_distill.data.tables import among, distinct, unequal, without
 
-COLUMNS = ("id", "dataset", "video", "path", "number", "height", "width", "header")
+COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "header"]
 
 
 class Filling(threading.Thread):
@@ -26,14 +29,15 @@ class Filling(threading.Thread):
         self.source, self.models, self.cache, self.cpus, self.say = source, models, cache, cpus, say
         there = Growing(cache.latents_folder)
         there.look()
-        rows = {row["id"]: row for row in cache.rows(needed, COLUMNS) if row["video"]}
-        self.rows = [row for id_, row in rows.items() if id_ not in there.places and id_ not in there.errors]
+        rows = unequal(cache.index.take(pa.array(needed, pa.int64())), video="")
+        told = pa.array([*there.places, *there.errors], pa.string())
+        self.rows = without(distinct(rows.select(COLUMNS), "id"), "id", told)
         self.stopped = threading.Event()
         self.failed: BaseException | None = None
 
     def run(self) -> None:
         try:
-            if self.rows:
+            if len(self.rows):
                 self._encode()
         except BaseException as error:  # the thread that trains raises it
             self.failed = error
@@ -41,11 +45,10 @@ class Filling(threading.Thread):
     def _encode(self) -> None:
         store = Growing(self.cache.latents_folder).store
         errors = encode_beside(self.source, self.models, self.rows, store, self.cpus, self.say, self.stopped.is_set)
-        by_id = {row["id"]: row for row in self.rows}
+        bad = among(self.rows, "id", pa.array(errors, pa.string())).to_pylist()
         with (self.cache.folder / QUARANTINE).open("a") as file:
-            for id_, error in errors.items():
-                row = by_id[id_]
-                line = {"file": row["video"], "reason": error.removeprefix(f"{row['path']}: ")}
+            for row in bad:
+                line = {"file": row["video"], "reason": errors[row["id"]].removeprefix(f"{row['path']}: ")}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def check(self) -> None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ray_distill.data.store import ERRORS, Place, Store
+from ray_distill.data.tables import rows_of
 
 LOOK_S, WAIT_S = 0.1, 1800.0
 """Seconds between looks, and until a store that nothing was added to is given up."""
@@ -32,7 +33,7 @@ class Growing:
             if name.endswith(ERRORS):
                 self.errors |= json.loads((self.store.folder / name).read_text())
             elif name.endswith(".parquet"):
-                self.places |= self.store.places_in(name)
+                self.places |= {row.pop("id"): Place(**row) for row in rows_of(self.store.places_in(name))}
         self.seen |= names
         return bool(new)
 

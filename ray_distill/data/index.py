@@ -9,6 +9,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +22,52 @@ from ray_distill.data.cache import CARD, INDEX, PROMPTS, Cache, padded
 from ray_distill.data.files import Decode
 from ray_distill.data.made import Made
 from ray_distill.data.sheet import sheet, some
-from ray_distill.data.store import Place, address
+from ray_distill.data.store import address, address_of, placed
+from ray_distill.data.tables import among, distinct, equal, rows_of, unequal
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
 QUARANTINE, SHEET = "quarantine.jsonl", "contact_sheet.png"
-CHUNK = 1024
 
 
 def finish(made: Made) -> Cache:
     """The cache's folder, whole or not there; ValueError where nothing is left."""
-    source, clips, texts = made.source, made.latents.places(), made.text.places()
-    bad = [row for row in made.rows if row["error"]]
+    source = made.source
+    bad = unequal(made.rows, error="").to_pylist()
     reasons = [{"file": row["video"] or row["caption"], "reason": _reason(row)} for row in bad]
     quarantine = "".join(
         json.dumps(reason, ensure_ascii=False) + "\n" for reason in sorted(reasons, key=lambda reason: reason["file"])
     )
     for row in reasons:
         log.warning("left out %s: %s", row["file"], row["reason"])
-    # Equal lines of a dataset are one row; the order is that of their content.
-    good = {(row["id"], address(row["caption"]), row["dataset"]): row for row in made.rows if not row["error"]}
-    if not good:
+    if len(bad) == len(made.rows):
         source.cache_dir.mkdir(parents=True, exist_ok=True)
         (source.cache_dir / QUARANTINE).write_text(quarantine)
         raise ValueError(
             f"data: none of its {len(bad)} clips can be used ({source.title}); "
             f"the reasons are in {source.cache_dir / QUARANTINE}"
         )
-    index = _indexed(made, [good[key] for key in sorted(good)], clips, texts)
+    index = _indexed(made)
     card = _card(made, index, bad)
-    columns = (index[name].to_pylist() for name in ("id", "caption", "dataset"))
-    key = address(
-        *((id_, caption, card["datasets"][dataset]["passes"]) for id_, caption, dataset in zip(*columns, strict=True)),
-        made.models.codec,
-        made.models.encoder,
-        source.negative_prompt,
-        card["latent_shape"],
-        *(["streamed"] if card["streamed"] else []),
+    samples = rows_of(index.select(["id", "caption", "dataset"]))
+    key = address_of(
+        chain(
+            ((row["id"], row["caption"], card["datasets"][row["dataset"]]["passes"]) for row in samples),
+            (made.models.codec, made.models.encoder, source.negative_prompt, card["latent_shape"]),
+            ["streamed"] if card["streamed"] else [],
+        )
     )
     cache = Cache(source.cache_dir / key[:16])
     if not (cache.folder / CARD).is_file():
-        _write(made, cache, index, card, quarantine, texts)
+        _write(made, cache, index, card, quarantine)
     return cache
 
 
 def _sheet(made: Made, path: Path, index: pa.Table) -> None:
     """Some clips, decoded once more; none where there are prompts alone."""
-    clips = index.filter(pc.not_equal(index["video"], ""))
+    clips = unequal(index, video="")
     rows = clips.take(pa.array(some(len(clips)), pa.int64())).to_pylist()
-    shown_of = {(row["dataset"], row["video"]) for row in rows}
-    files = (row for row in made.rows if (row["dataset"], row["video"]) in shown_of)
+    files = among(made.rows, "video", pa.array((row["video"] for row in rows), pa.string())).to_pylist()
     paths = {(row["dataset"], row["video"]): row["path"] for row in files}
     decode = Decode(made.source)
     decoded = [(row["caption"], *decode.clip(row | {"path": paths[row["dataset"], row["video"]]})) for row in rows]
@@ -84,29 +81,27 @@ def _reason(row: Row) -> str:
     return reason.removeprefix(f"{row['path']}: ").removeprefix(f"{row['video']}: ")
 
 
-def _indexed(made: Made, rows: Sequence[Row], clips: Mapping[str, Place], texts: Mapping[str, Place]) -> pa.Table:
-    """The index of ``rows``, which are made some at a time: as dictionaries they take much more than in a table."""
+def _indexed(made: Made) -> pa.Table:
+    """The index. Equal lines of a dataset are one row; the order is that of their content."""
     kept = ["id", "dataset", "video", "caption", "number", "height", "width"]
     if made.source.stream:
         kept += ["path", "header"]  # what encoding it beside the training takes
-
-    def indexed(row: Row) -> Row:
-        clip, text = clips.get(row["id"], Place("", -1, -1)), texts[address(row["caption"])]
-        places = {
-            f"{kind}_{name}": value
-            for kind, place in (("latents", clip), ("text", text))
-            for name, value in place._asdict().items()
-        }
-        return {name: row.get(name, "") for name in kept} | {"shape": list(made.shape(row))} | places
-
-    chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-    return pa.concat_tables([pa.Table.from_pylist(list(map(indexed, chunk))) for chunk in chunks]).combine_chunks()
+    rows, captions = equal(made.rows, error=""), made.captions()
+    text = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
+    rows = distinct(rows.select(kept).append_column("text", text), "id", "text", "dataset")
+    rows = rows.sort_by([(name, "ascending") for name in ("id", "text", "dataset")])
+    index = rows.select(kept).append_column("shape", pa.array(made.shapes(rows), pa.list_(pa.int64())))
+    for kind, ids, store in (("latents", rows["id"], made.latents), ("text", rows["text"], made.text)):
+        places = placed(ids, store.places())
+        for name in places.column_names:
+            index = index.append_column(f"{kind}_{name}", places[name])
+    return index.combine_chunks()
 
 
 def _card(made: Made, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
     """Counts and settings."""
-    source, parts = made.source, Counter(index["dataset"].to_pylist())
-    counts = [parts[number] for number in range(len(source.parts))]
+    source, parts = made.source, _counts(index["dataset"])
+    counts = [parts.get(number, 0) for number in range(len(source.parts))]
     datasets = zip(source.parts, counts, source.passes(counts), strict=True)
     return {
         "clips": len(index),
@@ -114,7 +109,7 @@ def _card(made: Made, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
         "reasons": dict(Counter(re.sub(r"\d[\d.]*", "N", _reason(row)) for row in bad)),
         "captions": len(index["caption"].unique()),
         "latent_shape": list(made.sample_shape),
-        "buckets": dict(Counter("x".join(map(str, shape)) for shape in index["shape"].to_pylist())),
+        "buckets": dict(Counter("x".join(map(str, row["shape"])) for row in rows_of(index.select(["shape"])))),
         "datasets": [
             {"name": part.name, "place": str(part.place), "rows": count, "passes": often}
             for part, count, often in datasets
@@ -125,18 +120,22 @@ def _card(made: Made, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
+    return {row["values"]: row["counts"] for row in column.value_counts().to_pylist()}
+
+
 def told(card: Mapping[str, Any]) -> str:
     """A cache in one line."""
     buckets = ", ".join(f"{count} of {shape}" for shape, count in card["buckets"].items())
     return f"{card['clips']} kept, {card['skipped']} left out; latents C x t x h x w: {buckets}"
 
 
-def _write(made: Made, cache: Cache, index: pa.Table, card: Row, quarantine: str, texts: Mapping[str, Place]) -> None:
+def _write(made: Made, cache: Cache, index: pa.Table, card: Row, quarantine: str) -> None:
     temporary = cache.folder.with_name(f".{cache.folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     pq.write_table(index, temporary / INDEX, compression="zstd")
-    asked = [texts[address(caption)] for caption in (made.source.negative_prompt, "")]
+    asked = made.text.find([address(caption) for caption in (made.source.negative_prompt, "")])
     (negative, null), shape = made.text.read(asked, "text"), made.text_shape()
     save_file({"negative": padded(negative, shape), "null": padded(null, shape)}, temporary / PROMPTS)
     _sheet(made, temporary / SHEET, index)

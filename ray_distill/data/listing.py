@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyarrow import csv, parquet
 
 from ray_distill.data.remote import SLICE, UNREADABLE, is_inside, join, kind, open_at, parent, read, walk
 from ray_distill.data.source import Dataset, Source
+from ray_distill.data.tables import rows_of, table_of
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"}
 WANTED = {
@@ -23,6 +25,9 @@ WANTED = {
     "shards": "It is a tar file, or a folder of them",
     "prompts": "It holds a prompt a line",
 }
+
+
+LISTED = pa.schema([("dataset", pa.int64()), *((name, pa.string()) for name in ("video", "path", "caption", "error"))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +55,24 @@ def check(source: Source) -> None:
             raise ValueError(f"{key} = {part.place}: no such {' or '.join(wanted)}. {WANTED[part.kind]}")
 
 
-def entries(source: Source) -> list[Entry]:
+def listing(source: Source) -> pa.Table:
+    """All ``entries`` of a source, a row each."""
+    return table_of(map(asdict, entries(source)), LISTED)
+
+
+def entries(source: Source) -> Iterator[Entry]:
     """All of a source, in the order of its datasets; ValueError where a dataset is missing, unreadable or empty."""
     check(source)
-    found: list[Entry] = []
     for number, part in enumerate(source.parts):
+        empty = True
         try:
-            one = list(_READERS[part.kind](source, number, part))
+            for entry in _READERS[part.kind](source, number, part):
+                empty = False
+                yield entry
         except (pa.ArrowException, UnicodeDecodeError, tarfile.TarError) as error:
             raise ValueError(f"data.{part.kind} = {part.place}: not readable: {error}") from None
-        if not one:
+        if empty:
             raise ValueError(f"data.{part.kind} = {part.place}: nothing in it")
-        found += one
-    return found
 
 
 def _folder(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
@@ -128,7 +138,7 @@ def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
 
 def _prompts(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
     plain = not str(part.place).endswith((".jsonl", ".json"))
-    for line, text in enumerate(_lines(read(part.place)), 1):
+    for line, text in enumerate(_lines(part), 1):
         value: Any = text.strip() if plain or not text.strip() else _json(part, line, text)
         caption = value.get(part.caption_column) if isinstance(value, dict) else value
         if isinstance(caption, str) and caption:
@@ -138,16 +148,17 @@ def _prompts(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
 
 
 def _rows(part: Dataset) -> Iterator[dict[str, Any]]:
-    suffix, content = PurePosixPath(str(part.place)).suffix.lower(), read(part.place)
+    suffix = PurePosixPath(str(part.place)).suffix.lower()
     if suffix == ".parquet":
-        yield from parquet.read_table(pa.BufferReader(content)).to_pylist()
+        yield from rows_of(parquet.read_table(pa.BufferReader(read(part.place))))
     elif suffix == ".csv":
         texts = csv.ConvertOptions(column_types={part.video_column: pa.string(), part.caption_column: pa.string()})
         # A caption may go over several lines, within quotes.
         lines = csv.ParseOptions(newlines_in_values=True)
-        yield from csv.read_csv(pa.BufferReader(content), parse_options=lines, convert_options=texts).to_pylist()
+        content = pa.BufferReader(read(part.place))
+        yield from rows_of(csv.read_csv(content, parse_options=lines, convert_options=texts))
     elif suffix in (".jsonl", ".json"):
-        for number, line in enumerate(_lines(content), 1):
+        for number, line in enumerate(_lines(part), 1):
             if line.strip():
                 yield _json(part, number, line)
     else:
@@ -156,9 +167,11 @@ def _rows(part: Dataset) -> Iterator[dict[str, Any]]:
         )
 
 
-def _lines(content: bytes) -> list[str]:
+def _lines(part: Dataset) -> Iterator[str]:
     """A caption may hold other signs that Python takes for the end of a line."""
-    return content.decode().split("\n")
+    with open_at(part.place) as file:
+        for line in io.TextIOWrapper(file, encoding="utf-8", newline="\n"):
+            yield line.removesuffix("\n")
 
 
 def _json(part: Dataset, line: int, text: str) -> Any:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_distill.data.cache import Shape
-from ray_distill.data.listing import Entry
+from ray_distill.data.files import CLIPS
 from ray_distill.data.source import Source, Teacher
-from ray_distill.data.store import Store, address
+from ray_distill.data.store import Store, address, placed
+from ray_distill.data.tables import distinct, equal, rows_of, table_of, unequal, without
 from ray_distill.models.codec import outline
 from ray_distill.models.loading import folder_hash, patch
 
@@ -60,18 +63,21 @@ class Models:
 
 
 class Made:
-    """A source whose files were looked into: ``rows``, each a clip, a prompt alone, or the error in its place."""
+    """A source whose files were looked into: ``rows`` (``files.CLIPS``), each a clip, a prompt alone, or the error in
+    its place."""
 
-    def __init__(self, source: Source, models: Models, prompts: Sequence[Entry], files: Sequence[Row]) -> None:
+    def __init__(self, source: Source, models: Models, prompts: pa.Table, files: pa.Table) -> None:
         self.source, self.models = source, models
-        self.rows = [row for entry in prompts for row in self.taught(entry)] + list(files)
+        taught = (row for prompt in rows_of(prompts) for row in self._taught(prompt))
+        self.rows = pa.concat_tables([table_of(taught, CLIPS), files])
         self.latents = Store(source.cache_dir / "latents" / models.codec)
         self.text = Store(source.cache_dir / "text" / models.encoder)
 
     @cached_property
     def row_bytes(self) -> int:
         """Of the largest latents."""
-        return max((4 * int(np.prod(self.shape(row))) for row in self.rows if row["id"]), default=1)
+        shapes = self.shapes(unequal(self.rows, id=""))
+        return max((4 * int(np.prod(shape)) for shape in set(shapes)), default=1)
 
     @property
     def sample_shape(self) -> Shape:
@@ -80,51 +86,64 @@ class Made:
 
     def text_shape(self) -> tuple[int, int]:
         """[L, D] of an embedding, by that of the negative prompt, which is in its store."""
-        place = [self.text.places()[address(self.source.negative_prompt)]]
+        place = self.text.find([address(self.source.negative_prompt)])
         size, length = len(self.text.read(place, "text")[0]), self.text.read(place, "length")[0]
         return self.models.max_sequence_length, size // (4 * length)
 
-    def shape(self, row: Row) -> Shape:
-        """(C, t, h, w); a prompt has that of samples, as has what the teacher makes of it."""
-        if not row["video"]:
-            return self.sample_shape
-        clips = self.source.clips(self.source.parts[row["dataset"]])
-        return self.models.latent_shape(clips.frames, row["height"], row["width"])
+    def shapes(self, rows: pa.Table) -> list[Shape]:
+        """(C, t, h, w) of each; a prompt has that of samples, as has what the teacher makes of it."""
 
-    def taught(self, entry: Entry) -> list[Row]:
+        @cache
+        def shape(dataset: int, height: int, width: int) -> Shape:
+            if not height:
+                return self.sample_shape
+            return self.models.latent_shape(self.source.clips(self.source.parts[dataset]).frames, height, width)
+
+        return [shape(**row) for row in rows_of(rows.select(["dataset", "height", "width"]))]
+
+    def _taught(self, prompt: Row) -> list[Row]:
         """The rows of a prompt: one, without an id, or those of its teacher."""
-        teacher = self.source.parts[entry.dataset].teacher
-        row = asdict(entry) | {"number": 0, "height": 0, "width": 0, "id": ""}
+        teacher = self.source.parts[prompt["dataset"]].teacher
+        row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": ""}
         if teacher is None:
             return [row]
         recipe = teacher.model_dump(exclude={"path", "batch", "clips_per_prompt"})
         if not teacher.levels:
             del recipe["levels"]
         made_of = self.models.transformer(teacher), self.models.encoder, self.source.negative_prompt, self.sample_shape
-        ids = [address(*made_of, recipe, entry.caption, number) for number in range(teacher.clips_per_prompt)]
+        ids = [address(*made_of, recipe, prompt["caption"], number) for number in range(teacher.clips_per_prompt)]
         return [row | {"number": number, "id": id_} for number, id_ in enumerate(ids)]
 
-    def missing_text(self) -> list[Row]:
-        """The distinct captions, the negative prompt and the empty one, that are not in their store."""
-        captions = {self.source.negative_prompt, "", *(row["caption"] for row in self.rows if not row["error"])}
-        stored = self.text.places()
-        rows = [{"id": address(caption), "caption": caption} for caption in sorted(captions)]
-        return [row for row in rows if row["id"] not in stored]
+    def captions(self) -> pa.Table:
+        """The distinct captions, sorted, the negative prompt and the empty one among them, each with its id."""
+        good = equal(self.rows, error="")["caption"]
+        captions = pc.unique(pa.chunked_array([*good.chunks, pa.array([self.source.negative_prompt, ""])]))
+        captions = captions.take(pc.sort_indices(captions))
+        ids = pa.array((address(caption.as_py()) for caption in captions), pa.string())
+        return pa.table({"id": ids, "caption": captions})
 
-    def missing_clips(self) -> list[Row]:
+    def missing_text(self) -> pa.Table:
+        """The ``captions`` that are not in their store."""
+        return without(self.captions(), "id", self.text.places()["id"])
+
+    def missing_clips(self) -> pa.Table:
         """The distinct clips that are not in their store."""
-        stored = self.latents.places()
-        wanted = {row["id"]: row for row in self.rows if row["id"] and row["video"] and not row["error"]}
-        return [row for id_, row in wanted.items() if id_ not in stored]
+        wanted = equal(unequal(self.rows, id="", video=""), error="")
+        return without(distinct(wanted, "id"), "id", self.latents.places()["id"])
 
-    def missing_taught(self, dataset: int) -> list[Row]:
+    def missing_taught(self, dataset: int) -> pa.Table:
         """The clips of a dataset's teacher that are not in their store, each with the place of its text."""
-        stored, texts = self.latents.places(), self.text.places()
-        wanted = {row["id"]: row for row in self.rows if row["id"] and row["dataset"] == dataset}
-        places = {id_: texts[address(row["caption"])] for id_, row in wanted.items() if id_ not in stored}
-        return [{"id": id_} | {f"text_{k}": v for k, v in place._asdict().items()} for id_, place in places.items()]
+        wanted = equal(unequal(self.rows, id=""), dataset=dataset)
+        rows, captions = without(distinct(wanted, "id"), "id", self.latents.places()["id"]), self.captions()
+        texts = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
+        found = placed(texts, self.text.places())
+        return found.rename_columns([f"text_{name}" for name in found.column_names]).add_column(0, "id", rows["id"])
 
     def failed(self, errors: Mapping[str, str]) -> None:
         """Clips that could not be decoded."""
-        for row in self.rows:
-            row["error"] = row["error"] or errors.get(row["id"], "")
+        if errors:
+            told = pa.array(errors.values(), pa.string())
+            told = told.take(pc.index_in(self.rows["id"], value_set=pa.array(errors, pa.string())))
+            error = self.rows["error"]
+            error = pc.if_else(pc.equal(error, ""), pc.fill_null(told, ""), error)
+            self.rows = self.rows.set_column(self.rows.column_names.index("error"), "error", error)

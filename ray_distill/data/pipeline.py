@@ -7,35 +7,38 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
-from ray_distill.data.files import Decode, Look, Write
+from ray_distill.data.files import CLIPS, Decode, Look, Write
 from ray_distill.data.index import finish
-from ray_distill.data.listing import Entry, entries
+from ray_distill.data.listing import entries, listing
 from ray_distill.data.made import Made, Models
 from ray_distill.data.memo import known, remember
 from ray_distill.data.source import Source, Teacher
 from ray_distill.data.store import FILE, Store, address
 from ray_distill.data.stream import quiet
+from ray_distill.data.tables import among, equal, unequal, without
 from ray_distill.data.teach import MakeClips
 
 log = logging.getLogger(__name__)
-Row = dict[str, Any]
 Say = Callable[[str], None]
 Stopped = Callable[[], bool]
 LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
 """CPUs of each stage. They differ, or Ray would fuse two of them and decode in the encoder's one process."""
 
-BLOCK = 64
-"""Most clips of a task, so that what a worker holds does not grow with the source."""
+BLOCK, LIGHT = 64, 256
+"""Most clips of a task, so that what a worker holds does not grow with the source; and most files to look into, or
+captions: light ones, of which a task should hold many."""
 
 
 def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
@@ -43,12 +46,13 @@ def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
 
     ValueError where a dataset is missing or nothing of the source is left.
     """
-    listed = entries(source)
+    listed = listing(source)
     found = known(source, models, listed)
     if found is not None:
         return found
-    prompts = [entry for entry in listed if source.parts[entry.dataset].kind == "prompts"]
-    made = Made(source, models, prompts, _looked(source, models, listed, say))
+    prompts = pa.array((n for n, part in enumerate(source.parts) if part.kind == "prompts"), pa.int64())
+    looked = _looked(source, models, without(listed, "dataset", prompts), say)
+    made = Made(source, models, among(listed, "dataset", prompts), looked)
     _captions(source, models, made, say)
     if not source.stream:
         _clips(source, models, made, say)
@@ -64,44 +68,44 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     """The cache's clips as ``pixels`` uint8 [T, height, width, 3] of the size of samples, read from their files again;
     ``error`` is "" unless a file has changed since."""
     paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
-    rows = [row for row in cache.rows(range(len(cache.index)), ["dataset", "video", "number"]) if row["video"]]
+    clips = unequal(cache.index, video="").select(["dataset", "video", "number"])
     size = {"height": source.height, "width": source.width}
-    rows = [row | size | {"path": paths[row["dataset"], row["video"]]} for row in rows]
-    return _decoded(source, dataset(rows))
+    rows = [row | size | {"path": paths[row["dataset"], row["video"]]} for row in clips.to_pylist()]
+    return _decoded(source, dataset(pa.Table.from_pylist(rows)))
 
 
-def _looked(source: Source, models: Models, listed: Sequence[Entry], say: Say) -> list[Row]:
+def _looked(source: Source, models: Models, files: pa.Table, say: Say) -> pa.Table:
     """Each clip of the source's files, or the error in its place."""
-    files = [asdict(entry) for entry in listed if source.parts[entry.dataset].kind != "prompts"]
-    rows: list[Row] = []
-    if files:
-        looked = dataset(files).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
+    tables = [CLIPS.empty_table()]
+    if len(files):
+        looked = dataset(files, LIGHT).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
         progress = Progress("files looked into", len(files), say)
-        for row in looked.iter_rows():
-            rows.append(row)
-            progress.add(row["number"] == 0, row["error"] != "")
-    return rows
+        for batch in looked.iter_batches(batch_size=None, batch_format="pyarrow"):
+            rows: Any = batch
+            tables.append(rows.select(CLIPS.names).cast(CLIPS))
+            progress.add(len(equal(rows, number=0)), len(unequal(rows, error="")))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _captions(source: Source, models: Models, made: Made, say: Say) -> None:
     rows = made.missing_text()
-    if rows:
+    if len(rows):
         made_of = (models.path, models.max_sequence_length, models.int8_text)
-        encoded = _encoded(dataset(rows), EncodeText, made_of, source, max(8, source.encode_batch))
+        encoded = _encoded(dataset(rows, LIGHT), EncodeText, made_of, source, max(8, source.encode_batch))
         _written(encoded, made.text, 1 << 20, Progress("captions", len(rows), say))
 
 
 def _clips(source: Source, models: Models, made: Made, say: Say) -> None:
     rows = made.missing_clips()
-    if rows:
+    if len(rows):
         # Clips of one size follow each other, so that the encoder's batches are full.
-        rows.sort(key=lambda row: (row["height"], row["width"], row["id"]))
+        rows = rows.sort_by([(name, "ascending") for name in ("height", "width", "id")])
         encoded = _encoded_clips(source, models, dataset(rows))
         made.failed(_written(encoded, made.latents, made.row_bytes, Progress("clips", len(rows), say)))
 
 
 def encode_beside(
-    source: Source, models: Models, rows: Sequence[Row], store: Store, cpus: float, say: Say, stopped: Stopped
+    source: Source, models: Models, rows: pa.Table, store: Store, cpus: float, say: Say, stopped: Stopped
 ) -> dict[str, str]:
     """Clips in the order of ``rows``, with the CPUs that a training leaves, until they are all there or ``stopped``.
 
@@ -123,8 +127,8 @@ def _decoded(source: Source, rows: Dataset, cpus: float | None = None) -> Datase
 def _taught(source: Source, models: Models, made: Made, part: int, teacher: Teacher, say: Say) -> None:
     """Prompts through the teacher's sampler."""
     rows = made.missing_taught(part)
-    if rows:
-        uncond = made.text.places()[address(source.negative_prompt)]
+    if len(rows):
+        (uncond,) = made.text.find([address(source.negative_prompt)])
         sizes = made.sample_shape, made.text_shape()
         given = (models.family, models.folder(teacher), teacher, *sizes, made.text, uncond)
         encoded = _encoded(dataset(rows), MakeClips, given, source, teacher.batch)
@@ -176,10 +180,11 @@ def share(of: float, cpus: float | None = None) -> float:
     return of * min(1.0, (ray.cluster_resources().get("CPU", 1) if cpus is None else cpus) / 2)
 
 
-def dataset(rows: Sequence[Row], per_block: int = BLOCK) -> Dataset:
+def dataset(rows: pa.Table, per_block: int = BLOCK) -> Dataset:
     quiet()
     blocks = max(4 * int(ray.cluster_resources().get("CPU", 1)), -(-len(rows) // per_block))
-    return ray.data.from_items(list(rows), override_num_blocks=max(1, min(blocks, len(rows))))
+    bounds = np.linspace(0, len(rows), min(blocks, len(rows)) + 1).astype(int).tolist()
+    return ray.data.from_arrow([rows.slice(start, end - start) for start, end in pairwise(bounds)])
 
 
 class Progress:

@@ -5,7 +5,6 @@ A place is a path or a URI. A member of a shard is ``shard.tar::offset::size::na
 
 from __future__ import annotations
 
-import io
 import os
 import posixpath
 import re
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
@@ -86,10 +85,10 @@ def read(place: str | Path) -> bytes:
         return data
 
 
-def open_at(place: str | Path) -> io.BufferedIOBase:
+def open_at(place: str | Path) -> BinaryIO:
     """For reading, with ``seek``."""
     there, path = filesystem(place)
-    file: io.BufferedIOBase = there.open_input_file(path)
+    file: BinaryIO = there.open_input_file(path)
     return file
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ERRORS = ".errors.json"
@@ -26,9 +27,28 @@ class Place(NamedTuple):
     row: int
 
 
+PLACES = pa.schema([("id", pa.string()), ("file", pa.string()), ("group", pa.int64()), ("row", pa.int64())])
+
+
+def placed(ids: pa.Array | pa.ChunkedArray, places: pa.Table) -> pa.Table:
+    """file, group, row of each of ``ids``; "", -1, -1 of one that is not in ``places``."""
+    found = places.select(Place._fields).take(pc.index_in(ids, value_set=places["id"]))
+    empty = zip(found.columns, ("", -1, -1), strict=True)
+    return pa.table([pc.fill_null(column, value) for column, value in empty], Place._fields)
+
+
 def address(*parts: Any) -> str:
     """The id of a row that is made from ``parts``."""
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+    return address_of(parts)
+
+
+def address_of(parts: Iterable[Any]) -> str:
+    """That of parts which come one by one: as of ``repr`` of their tuple."""
+    digest, count = hashlib.blake2b(b"(", digest_size=16), 0
+    for count, part in enumerate(parts, 1):
+        digest.update(f"{', ' if count > 1 else ''}{part!r}".encode())
+    digest.update(b",)" if count == 1 else b")")
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -37,20 +57,27 @@ class Store:
 
     folder: Path
 
-    def places(self) -> dict[str, Place]:
-        """Where each id stands. What two attempts of one write left behind twice is one row."""
-        found: dict[str, Place] = {}
-        for path in sorted(self.folder.glob("*.parquet")):
-            found |= self.places_in(path.name)
-        return found
+    def places(self) -> pa.Table:
+        """Where each id stands: id, file, group, row. What two attempts of one write left behind is there twice."""
+        return pa.concat_tables(
+            [PLACES.empty_table(), *(self.places_in(path.name) for path in sorted(self.folder.glob("*.parquet")))]
+        )
 
-    def places_in(self, name: str) -> dict[str, Place]:
-        found: dict[str, Place] = {}
+    def places_in(self, name: str) -> pa.Table:
+        groups = [PLACES.empty_table()]
         with pq.ParquetFile(self.folder / name) as file:
             for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
-                found |= {id_: Place(name, group, row) for row, id_ in enumerate(ids)}
-        return found
+                ids = file.read_row_group(group, columns=["id"])["id"]
+                count = len(ids)
+                stands = [pa.repeat(name, count), pa.repeat(group, count), pa.array(range(count))]
+                groups.append(pa.table([ids, *stands], PLACES.names).cast(PLACES))
+        return pa.concat_tables(groups)
+
+    def find(self, ids: Sequence[str]) -> list[Place]:
+        """Where ``ids`` stand, which are all there."""
+        asked = placed(pa.array(ids, pa.string()), self.places())
+        assert "" not in asked["file"].to_pylist(), f"{self.folder}: not all of {ids} are there"
+        return [Place(**row) for row in asked.to_pylist()]
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """A file of ``rows``, whole or not there; the same ids make the same file."""

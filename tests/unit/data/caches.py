@@ -36,7 +36,7 @@ def make(folder: Path, numbers: list[list[int]], passes: list[float] | None = No
     texts.write([{"id": str(number), "text": text(number).tobytes()} for number, _ in rows])
     index = []
     for number, shape in sorted(rows):
-        places = {"latents": clips.places()[str(number)], "text": texts.places()[str(number)]}
+        places = {"latents": clips.find([str(number)])[0], "text": texts.find([str(number)])[0]}
         index.append(
             {"id": str(number), "dataset": number // 50, "video": f"{number}.mp4", "shape": list(shape)}
             | {"caption": f"caption {number % 20}"}

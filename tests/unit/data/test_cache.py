@@ -1,12 +1,14 @@
+import hashlib
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from ray_distill.data.batches import micro_batches
 from ray_distill.data.plan import Plan
-from ray_distill.data.store import Place, Store, address
+from ray_distill.data.store import PLACES, Place, Store, address, address_of, placed
 from ray_distill.data.stream import Stream
 from ray_distill.types import Placement
 from tests.unit.data import caches
@@ -47,22 +49,28 @@ def test_what_was_written_is_read(cache):
 def test_a_store_is_only_added_to_and_torn_files_are_not_there(tmp_path):
     store = Store(tmp_path)
     store.write([{"id": "a", "x": 1}, {"id": "b", "x": 2}])
-    before = store.places()
+    before = store.find(["a", "b"])
     store.write([{"id": "c", "x": 3}])
     store.write([{"id": "c", "x": 3}])
     (tmp_path / ".torn.parquet.1").write_bytes(b"PAR1")
-    after = store.places()
+    a, b, c = store.find("abc")
     assert len(list(tmp_path.glob("*.parquet"))) == 2
-    assert {id_: after[id_] for id_ in before} == before and set(after) == {"a", "b", "c"}
-    assert store.read([after["c"], after["a"], after["c"]], "x") == [3, 1, 3]
-    assert Store(tmp_path / "none").places() == {} and isinstance(after["a"], Place)
+    assert [a, b] == before and len(store.places()) == 3
+    assert store.read([c, a, c], "x") == [3, 1, 3]
+    assert Store(tmp_path / "none").places() == PLACES.empty_table()
+    assert placed(pa.array(["d", "b"]), store.places()).to_pylist()[1] == b._asdict()
+    assert placed(pa.array(["d", "b"]), store.places()).to_pylist()[0] == Place("", -1, -1)._asdict()
+    with pytest.raises(AssertionError, match="not all"):
+        store.find(["a", "d"])
     assert address("a", 1) == address("a", 1) != address("a", 2) != address("a1")
+    for parts in ((), ("a",), ("a", 1, None)):
+        assert address_of(iter(parts)) == hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def test_one_row_reads_one_row_group(tmp_path):
     store = Store(tmp_path)
     store.write([{"id": str(n), "x": np.random.default_rng(n).bytes(700_000)} for n in range(4)])
-    assert {place.group for place in store.places().values()} == {0, 1, 2, 3}
+    assert store.places()["group"].to_pylist() == [0, 1, 2, 3]
 
 
 def stream_of(cache, **changes):

@@ -13,16 +13,17 @@ from PIL import Image
 from ray_distill.data import files, growing
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips, EncodeText
-from ray_distill.data.files import Decode, Look, Write
+from ray_distill.data.files import CLIPS, Decode, Look, Write
 from ray_distill.data.growing import Growing
 from ray_distill.data.index import finish, told
-from ray_distill.data.listing import entries
+from ray_distill.data.listing import LISTED, entries, listing
 from ray_distill.data.made import Made, Models
 from ray_distill.data.memo import known, remember
 from ray_distill.data.sheet import some
 from ray_distill.data.source import Source
 from ray_distill.data.store import address
 from ray_distill.data.stream import Stream
+from ray_distill.data.tables import rows_of, table_of
 from ray_distill.data.teach import PURPOSE, MakeClips
 from ray_distill.data.transform import resize, to_pixels
 from ray_distill.data.video import read_clip
@@ -68,14 +69,14 @@ def columns(rows):
 
 def make(source, models=MODELS):
     """What data/pipeline.py does, without Ray; returns the cache and what was encoded for it."""
-    listed = entries(source)
+    listed = listing(source)
     if (found := known(source, models, listed)) is not None:
         return found, ([], [])
     look, kinds = Look(source, models.multiple), [part.kind for part in source.parts]
-    prompts = [entry for entry in listed if kinds[entry.dataset] == "prompts"]
-    looked = [row for entry in listed if kinds[entry.dataset] != "prompts" for row in look(asdict(entry))]
-    made = Made(source, models, prompts, looked)
-    captions, clips = made.missing_text(), made.missing_clips()
+    prompts = [row for row in rows_of(listed) if kinds[row["dataset"]] == "prompts"]
+    looked = [clip for row in rows_of(listed) if kinds[row["dataset"]] != "prompts" for clip in look(row)]
+    made = Made(source, models, table_of(prompts, LISTED), table_of(looked, CLIPS))
+    captions, clips = made.missing_text().to_pylist(), made.missing_clips().to_pylist()
     if captions:
         Write(made.text)(EncodeText(models.path, models.max_sequence_length, int8=False)(columns(captions)))
     if clips:
@@ -83,8 +84,8 @@ def make(source, models=MODELS):
             told = Write(made.latents)(EncodeClips(models.path)(decoded))
             made.failed(dict(zip(told["id"], told["error"], strict=True)))
     for number, part in enumerate(source.parts):
-        if part.teacher and (rows := made.missing_taught(number)):
-            uncond = made.text.places()[address(source.negative_prompt)]
+        if part.teacher and (rows := made.missing_taught(number).to_pylist()):
+            (uncond,) = made.text.find([address(source.negative_prompt)])
             sizes = made.sample_shape, made.text_shape()
             actor = MakeClips("wan", models.folder(part.teacher), part.teacher, *sizes, made.text, uncond)
             for first in range(0, len(rows), 2):
@@ -396,9 +397,9 @@ def test_a_sheet_takes_some_of_many():
 def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
     """All that looks right is in it; what cannot be decoded is found while it is encoded."""
     wanted = source(folder, stream=True)
-    listed = entries(wanted)
-    made = Made(wanted, MODELS, [], [row for e in listed for row in Look(wanted, MODELS.multiple)(asdict(e))])
-    Write(made.text)(EncodeText(DIGITS, 8, int8=False)(columns(made.missing_text())))
+    looked = [row for entry in entries(wanted) for row in Look(wanted, MODELS.multiple)(asdict(entry))]
+    made = Made(wanted, MODELS, LISTED.empty_table(), table_of(looked, CLIPS))
+    Write(made.text)(EncodeText(DIGITS, 8, int8=False)(columns(made.missing_text().to_pylist())))
     cache = finish(made)
     assert cache.streamed and sorted(cache.captions()) == ["short", "square", "turned", "wide"]
     rows = cache.rows(range(4), ["id", "dataset", "video", "path", "number", "height", "width", "header"])

@@ -9,14 +9,19 @@ import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from ray_distill.data import listing
 from ray_distill.data.cut import BadClip
-from ray_distill.data.listing import Entry, check, entries
+from ray_distill.data.listing import Entry, check
 from ray_distill.data.remote import local, version
 from ray_distill.data.source import Source
 
 
 def source(*datasets, **given):
     return Source(datasets=list(datasets), frames=9, height=24, width=24, **given)
+
+
+def entries(source):
+    return list(listing.entries(source))
 
 
 def write(path, text=""):

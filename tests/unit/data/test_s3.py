@@ -65,7 +65,7 @@ def bucket(tmp_path, monkeypatch):
 def test_clips_of_a_bucket_are_those_of_a_folder(bucket: Path) -> None:
     datasets = [{"videos": "s3://clips/in"}, {"manifest": "s3://clips/in/m.jsonl"}, {"shards": "s3://clips/shards"}]
     source = Source(datasets=datasets, frames=3, height=24, width=32, fps=8)
-    found = entries(source)
+    found = list(entries(source))
     assert [(e.caption, e.error != "") for e in found] == [
         ("a cat", False),
         ("bad", False),

@@ -1,0 +1,53 @@
+"""Rows in Arrow tables: a row of strings takes a tenth there of what it takes in a Python dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+CHUNK = 1024
+"""Rows that are Python objects at a time."""
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """A table of rows that are made one by one."""
+    rest = iter(rows)
+    chunks = iter(lambda: list(islice(rest, CHUNK)), [])
+    return pa.Table.from_batches([pa.RecordBatch.from_pylist(chunk, schema) for chunk in chunks], schema)
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=CHUNK):
+        yield from batch.to_pylist()
+
+
+def equal(table: pa.Table, **values: Any) -> pa.Table:
+    """The rows whose columns are all as given, in the table's order, which filters by expressions do not promise."""
+    for name, value in values.items():
+        table = table.filter(pc.equal(table[name], value))
+    return table
+
+
+def unequal(table: pa.Table, **values: Any) -> pa.Table:
+    """The rows none of whose columns is as given."""
+    for name, value in values.items():
+        table = table.filter(pc.not_equal(table[name], value))
+    return table
+
+
+def among(table: pa.Table, column: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return table.filter(pc.is_in(table[column], value_set=values))
+
+
+def without(table: pa.Table, column: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table[column], value_set=values)))
+
+
+def distinct(table: pa.Table, *columns: str) -> pa.Table:
+    """The first row of each value of ``columns``, in the table's order."""
+    keys = pc.binary_join_element_wise(*(table[name].cast(pa.string()) for name in columns), "\0")
+    return table.take(pc.index_in(pc.unique(keys), value_set=keys))
