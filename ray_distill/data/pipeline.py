@@ -139,12 +139,18 @@ def _taught(source: Source, models: Models, made: Made, part: int, teacher: Teac
 def _encoded(
     rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int, cpus: float | None = None
 ) -> Dataset:
-    """``rows`` through a pool of actors that grows to ``data.encoders``."""
+    """``rows`` through a pool of actors that grows to ``data.encoders``.
+
+    Beside a training they are there from the start, as many as leave CPUs to the other stages: Ray adds one once the
+    decoders have ended, and until then the training would wait.
+    """
+    others = share(DECODE, cpus) + share(WRITE, cpus) + 0.05
+    least = 1 if cpus is None else max(1, min(source.encoders, int((cpus - others) / share(ENCODE, cpus))))
     return rows.map_batches(
         encoder,
         fn_constructor_args=arguments,
         batch_size=batch,
-        compute=ActorPoolStrategy(min_size=1, max_size=source.encoders),
+        compute=ActorPoolStrategy(min_size=least, max_size=source.encoders),
         num_cpus=share(ENCODE, cpus),
         num_gpus=source.encoder_gpus or None,
     )
