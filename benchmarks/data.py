@@ -33,6 +33,7 @@ from typing import Any
 import decord
 import numpy as np
 import psutil
+import pyarrow as pa
 import ray
 import torch
 from ray.data import ActorPoolStrategy
@@ -41,13 +42,14 @@ from torch.utils.data import DataLoader, Dataset
 from ray_distill.data.batches import micro_batches
 from ray_distill.data.cache import Cache
 from ray_distill.data.encode import EncodeClips
-from ray_distill.data.files import Decode, Look
+from ray_distill.data.files import CLIPS, Decode, Look
 from ray_distill.data.filling import COLUMNS, Filling
 from ray_distill.data.listing import entries
 from ray_distill.data.made import Models
 from ray_distill.data.pipeline import DECODE, ENCODE, dataset, prepare, share
 from ray_distill.data.source import Source
 from ray_distill.data.stream import Stream, ordered
+from ray_distill.data.tables import table_of
 from ray_distill.data.transform import resize
 from ray_distill.data.video import write_clip
 from ray_distill.train.launch import cluster
@@ -101,8 +103,8 @@ def throughput(cpus: int, clips: int, rounds: int) -> dict[str, Any]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # Ray's processes and the pool's are bound, too
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(cpus) as pool:
         source = clips_in(Path(folder), clips)
-        rows = [row for entry in entries(source) for row in Look(source, (8, 8))(asdict(entry))]
-        paths = [row["path"] for row in rows]
+        rows = table_of((row for entry in entries(source) for row in Look(source, (8, 8))(asdict(entry))), CLIPS)
+        paths = rows["path"].to_pylist()
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         loader = ByLoader(paths, cpus)
         ways: dict[str, Callable[[], Iterator[Seen]]] = {
@@ -227,7 +229,7 @@ class Take:
         return {"sum": sums, "seconds": rows["error"].astype(float)}
 
 
-def by_ray(source: Source, rows: list[dict[str, Any]]) -> Iterator[Seen]:
+def by_ray(source: Source, rows: pa.Table) -> Iterator[Seen]:
     decoded = dataset(rows).map_batches(Timed(source), batch_size=None, num_cpus=share(DECODE))
     compute = ActorPoolStrategy(min_size=1, max_size=1)
     taken = decoded.map_batches(Take, batch_size=BATCH, compute=compute, num_cpus=share(ENCODE))
