@@ -68,11 +68,22 @@ def entries(source: Source) -> Iterator[Entry]:
         try:
             for entry in _READERS[part.kind](source, number, part):
                 empty = False
-                yield entry
+                yield _in_utf8(entry)
         except (pa.ArrowException, UnicodeDecodeError, tarfile.TarError) as error:
             raise ValueError(f"data.{part.kind} = {part.place}: not readable: {error}") from None
         if empty:
             raise ValueError(f"data.{part.kind} = {part.place}: nothing in it")
+
+
+def _in_utf8(entry: Entry) -> Entry:
+    """Names on a disk may be any bytes and JSON may hold half a character; a table cannot."""
+    texts = {name: getattr(entry, name) for name in ("video", "path", "caption")}
+    try:
+        "".join(texts.values()).encode()
+        return entry
+    except UnicodeEncodeError:
+        shown = {name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
+        return Entry(entry.dataset, **shown, error=f"{shown['video']}: its name or caption is not UTF-8; rename it")
 
 
 def _folder(source: Source, number: int, part: Dataset) -> Iterator[Entry]:

@@ -133,7 +133,7 @@ class Made:
 
     def missing_taught(self, dataset: int) -> pa.Table:
         """The clips of a dataset's teacher that are not in their store, each with the place of its text."""
-        wanted = equal(unequal(self.rows, id=""), dataset=dataset)
+        wanted = equal(unequal(self.rows, id=""), dataset=dataset, error="")
         rows, captions = without(distinct(wanted, "id"), "id", self.latents.places()["id"]), self.captions()
         texts = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
         found = placed(texts, self.text.places())

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def lines(*rows):
 
 
 ROWS = [{"video": "a.mp4", "caption": "a cat"}, {"video": "sub/b c.mp4", "caption": 'two "quoted"\nlines, über'}]
+
+
+def test_what_is_not_utf_8_is_named_and_left_out(tmp_path):
+    """Not the listing of all the others."""
+    os.close(os.open(os.fsencode(tmp_path) + b"/a\xff.mp4", os.O_CREAT))
+    write(tmp_path / "b.mp4")
+    broken, good = listing.listing(source({"videos": tmp_path, "captions": "filename"})).to_pylist()
+    assert broken["error"] == "a\\udcff.mp4: its name or caption is not UTF-8; rename it" and not good["error"]
+    path = write(tmp_path / "p.jsonl", '{"caption": "half \\ud800"}\n{"caption": "über"}\n')
+    half, whole = listing.listing(source({"prompts": path})).to_pylist()
+    assert "not UTF-8" in half["error"] and (whole["caption"], whole["error"]) == ("über", "")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
