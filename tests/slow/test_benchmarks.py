@@ -47,7 +47,7 @@ def test_data() -> None:
         *("benchmarks/data.py", "--clips", "40", "--rounds", "1", "--cpus", "2", "--memory", "40", "--wait", "24")
     )
     (fast,), (prepared,) = measured["throughput"], measured["memory"]
-    # Slopes of so few clips may have either sign; that all ways saw equal pixels is asserted there.
+    # Rates of so few clips say nothing; that all ways saw equal pixels is asserted there.
     assert set(fast["ratio"]) == {"loop", "DataLoader"} and all(ms > 0 for ms in fast["ms_of_work_a_clip"].values())
     assert prepared["driver"] > 0 and prepared["largest worker"] > 0
     assert measured["wait"]["steps"] == 2 and 0 <= measured["wait"]["share_waited"] < 1
