@@ -125,8 +125,9 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with av.open(str(temporary), "w", format="mp4") as container:
-            # x264's output depends on its number of threads: with one, a file is the same on every machine.
-            options = {"crf": str(crf), "threads": "1"}
+            # Equal frames, equal files: x264's output depends on its number of threads, and its macroblock tree reads
+            # memory that nothing has written.
+            options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
             for frame in frames:
