@@ -99,7 +99,7 @@ class Decode:
         told, start = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)], 0
         for shape, alike in groupby(told, self._shape):
             while some := list(islice(alike, self._together(shape))):
-                # One array from the start: each further copy of a clip costs a tenth of its decoding.
+                # One array from the start: stacked clips would be copied once more.
                 pixels = np.empty((len(some), *shape), dtype=np.uint8)
                 errors = [self.clip(row, out)[1] for row, out in zip(some, pixels, strict=True)]
                 given = {name: column[start : start + len(some)] for name, column in rows.items()}

@@ -86,7 +86,7 @@ def _indexed(made: Made) -> pa.Table:
     kept = ["id", "dataset", "video", "caption", "number", "height", "width"]
     if made.source.stream:
         kept += ["path", "header"]  # what encoding it beside the training takes
-    rows, captions = equal(made.rows, error=""), made.captions()
+    rows, captions = equal(made.rows, error=""), made.captions
     text = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
     rows = distinct(rows.select(kept).append_column("text", text), "id", "text", "dataset")
     rows = rows.sort_by([(name, "ascending") for name in ("id", "text", "dataset")])

@@ -114,6 +114,7 @@ class Made:
         ids = [address(*made_of, recipe, prompt["caption"], number) for number in range(teacher.clips_per_prompt)]
         return [row | {"number": number, "id": id_} for number, id_ in enumerate(ids)]
 
+    @cached_property
     def captions(self) -> pa.Table:
         """The distinct captions, sorted, the negative prompt and the empty one among them, each with its id."""
         good = equal(self.rows, error="")["caption"]
@@ -124,7 +125,7 @@ class Made:
 
     def missing_text(self) -> pa.Table:
         """The ``captions`` that are not in their store."""
-        return without(self.captions(), "id", self.text.places()["id"])
+        return without(self.captions, "id", self.text.places()["id"])
 
     def missing_clips(self) -> pa.Table:
         """The distinct clips that are not in their store."""
@@ -134,7 +135,7 @@ class Made:
     def missing_taught(self, dataset: int) -> pa.Table:
         """The clips of a dataset's teacher that are not in their store, each with the place of its text."""
         wanted = equal(unequal(self.rows, id=""), dataset=dataset, error="")
-        rows, captions = without(distinct(wanted, "id"), "id", self.latents.places()["id"]), self.captions()
+        rows, captions = without(distinct(wanted, "id"), "id", self.latents.places()["id"]), self.captions
         texts = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
         found = placed(texts, self.text.places())
         return found.rename_columns([f"text_{name}" for name in found.column_names]).add_column(0, "id", rows["id"])

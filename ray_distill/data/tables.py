@@ -1,4 +1,4 @@
-"""Rows in Arrow tables: a row of strings takes a tenth there of what it takes in a Python dictionary."""
+"""Rows in Arrow tables, which hold millions of them where Python dictionaries would fill the driver."""
 
 from __future__ import annotations
 

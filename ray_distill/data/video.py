@@ -25,7 +25,7 @@ except ImportError:  # it has no wheels for some platforms; PyAV then reads ever
 
 CHUNK = 4 << 20
 """Bytes of decoded frames that are in memory before they are resized: so few that the allocator keeps them for the next
-chunk. Pages that go back to the kernel and come again cost a quarter of the decoding (benchmarks/data.py)."""
+chunk. Pages that went back to the kernel would cost faults when they come again (docs/benchmarks.md)."""
 AHEAD = 320 << 20
 """Bytes that decord may read ahead: it decodes to the next key frame, as a rule 250 frames, whatever is asked for."""
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273

@@ -137,7 +137,11 @@ def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
     model = config.model
     models = Models(model.family, model.path, model.max_sequence_length, model.int8_text)
     cpus = left["CPU"] if left["CPU"] > 0 else there.get("CPU", 1.0)
-    filling = Filling(config.data, models, stream.cache, stream.needed(), cpus, say)
+    data = config.data
+    if data.encoder_gpus and left["GPU"] > 0:
+        # One that waited for a GPU would take that of a training worker which has to be started again.
+        data = data.model_copy(update={"encoders": min(data.encoders, int(left["GPU"] / data.encoder_gpus))})
+    filling = Filling(data, models, stream.cache, stream.needed(), cpus, say)
     filling.start()
     return filling
 

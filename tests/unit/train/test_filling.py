@@ -13,7 +13,7 @@ def filling_of(tmp_path, monkeypatch):
 
     class Filling:
         def __init__(self, source, models, cache, needed, cpus, say):
-            self.cpus = cpus
+            self.cpus, self.encoders = cpus, source.encoders
 
         def start(self):
             self.started = True
@@ -43,3 +43,10 @@ def test_a_training_that_leaves_nothing_is_refused(filling_of):
     with pytest.raises(ConfigError, match=r"takes 2 of the cluster's 2 GPUs, and encoders beside it need 1; lower"):
         filling_of({"CPU": 16.0, "GPU": 2.0}, **gpus)
     assert filling_of({"CPU": 16.0, "GPU": 3.0}, **gpus).cpus == 14.5
+
+
+def test_no_encoder_waits_for_a_gpu_of_the_training(filling_of):
+    """It would have it before a worker that is started again."""
+    gpus = {"train__use_gpu": True, "data__encoder_gpus": 0.5, "data__encoders": 8}
+    assert filling_of({"CPU": 16.0, "GPU": 3.0}, **gpus).encoders == 2
+    assert filling_of({"CPU": 16.0, "GPU": 8.0}, **gpus).encoders == 8
