@@ -1,4 +1,4 @@
-"""Worlds, ZeRO stages, accumulation, skips and resume: the numerics of sharded roles (oracle 7.18)."""
+"""Worlds, ZeRO stages, accumulation, skips and resume: the numerics of sharded roles (oracle 18)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def column(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The exact denoiser of elementwise N(mean, std^2) data (oracle 7.1). Without a mean, the prompt says it."""
+    """The exact denoiser of elementwise N(mean, std^2) data (oracle 1). Without a mean, the prompt says it."""
 
     mean: Any = None
     std: Any = 0.5
@@ -34,7 +34,7 @@ class Gaussian:
         return Prediction((s - (1 - s) * self.std**2) / variance * (x_t - (1 - s) * mean) - mean)
 
     def flow_map(self, x_t: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """Where the exact ODE takes x_t (oracle 7.9): (1 - r) m + sqrt(D(r) / D(sigma)) (x_t - (1 - sigma) m)."""
+        """Where the exact ODE takes x_t (oracle 9): (1 - r) m + sqrt(D(r) / D(sigma)) (x_t - (1 - sigma) m)."""
         s, r = (column(level).to(x_t.dtype) for level in (sigma, sigma_next))
         variance, after = ((1 - level) ** 2 * self.std**2 + level**2 for level in (s, r))
         return (1 - r) * self.mean + (after / variance).sqrt() * (x_t - (1 - s) * self.mean)
@@ -56,7 +56,7 @@ class ExactMap:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The exact denoiser of an equal mixture of N(mean, std^2) (oracle 7.1)."""
+    """The exact denoiser of an equal mixture of N(mean, std^2) (oracle 1)."""
 
     means: tuple[float, ...]
     std: float

@@ -1,4 +1,4 @@
-"""Oracles 7.9 to 7.12 and 7.14: the exact flow map of Gaussian data, and what a consistency model makes of it."""
+"""Oracles 9 to 12 and 14: the exact flow map of Gaussian data, and what a consistency model makes of it."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_the_flow_map(end, wanted):
 
 
 def test_the_mean_velocity_of_the_exact_map():
-    """Oracle 7.10: u = (x_t - x_r) / (t - r) keeps u = v - (t - r) du/dt along the ODE."""
+    """Oracle 10: u = (x_t - x_r) / (t - r) keeps u = v - (t - r) du/dt along the ODE."""
     t, r, step = 0.8, 0.3, 1e-5
 
     def u(x, t):
@@ -79,7 +79,7 @@ def test_the_scalings():
 
 
 def test_the_x_0_prediction_in_the_other_parametrisation():
-    """Oracle 7.14: TrigFlow's y = cos x_0 + sin eps with its own scalings says the same x_0."""
+    """Oracle 14: TrigFlow's y = cos x_0 + sin eps with its own scalings says the same x_0."""
     for sigma in (0.02, 0.3, 0.5, 0.9, 1.0):
         theta = math.atan2(sigma, 1 - sigma)
         both = math.cos(theta) + math.sin(theta)
@@ -145,7 +145,7 @@ def pair(sigma, width, student=None, end=0.0, teacher=DATA, scale=1.0):
 
 @pytest.mark.parametrize("end", [0.0, 0.4])
 def test_the_exact_map_is_consistent_up_to_the_square_of_the_step(end):
-    """Oracle 7.12: what is left is Euler's, and halves twice with the step."""
+    """Oracle 12: what is left is Euler's, and halves twice with the step."""
     widths = (0.1, 0.05, 0.025, 0.0125)
     gaps = [(a - b).abs().item() for a, b in (pair(0.7, width, end=end) for width in widths)]
     ratios = [large / small for large, small in zip(gaps, gaps[1:], strict=False)]
@@ -154,7 +154,7 @@ def test_the_exact_map_is_consistent_up_to_the_square_of_the_step(end):
 
 
 def test_at_a_phases_last_step_the_teacher_is_the_target():
-    """Oracle 7.11: pred - target = (sigma_prev - sigma)(v_student - v_teacher), and the target network has no say."""
+    """Oracle 11: pred - target = (sigma_prev - sigma)(v_student - v_teacher), and the target network has no say."""
     prediction, aim = pair(0.7, 0.1, student=Gaussian(0.0), end=0.6)
     gap = Gaussian(0.0)(X_1, level(0.7), {}).velocity - velocity(X_1, 0.7)
     torch.testing.assert_close(prediction - aim, -0.1 * gap, rtol=0, atol=1e-12)

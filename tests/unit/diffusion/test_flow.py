@@ -29,7 +29,7 @@ def test_ends_are_data_and_noise():
 
 
 def test_gaussian_velocity():
-    """Oracle 7.1: m = 2, s = 0.5, sigma = 0.5."""
+    """Oracle 1: m = 2, s = 0.5, sigma = 0.5."""
     x_t, sigma = torch.full((1, 1, 1, 1, 1), 1.5, dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
     v = Gaussian(2.0, 0.5)(x_t, sigma, {}).velocity
     assert v.item() == pytest.approx(-1.4, abs=1e-12)
@@ -40,7 +40,7 @@ def test_gaussian_velocity():
     ("x", "sigma", "wanted"), [(0.0, 0.5, 0.0), (0.5, 0.5, 2.8125600793), (0.5, 0.9, 0.5536352748), (2.7, 0.1, 3.0)]
 )
 def test_mixture_posterior_mean(x, sigma, wanted):
-    """Oracle 7.1: two modes at +-3, s = 0.3."""
+    """Oracle 1: two modes at +-3, s = 0.3."""
     x_t, level = torch.full((1, 1, 1, 1, 1), x, dtype=torch.float64), torch.tensor([sigma], dtype=torch.float64)
     v = Mixture((-3.0, 3.0), 0.3)(x_t, level, {}).velocity
     assert x_0_from_velocity(x_t, v, level).item() == pytest.approx(wanted, abs=1e-9)
@@ -60,7 +60,7 @@ def test_regression_on_the_path_finds_the_gaussian_velocity(sigma):
     points = torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1, 1)
     wanted = exact(points, level[:2], {}).velocity.flatten()
     variance = (1 - sigma) ** 2 * 0.25 + sigma**2
-    residual = (0.25 / variance) ** 0.5  # oracle 7.7: the floor of the flow loss is s^2 / D
+    residual = (0.25 / variance) ** 0.5  # oracle 7: the floor of the flow loss is s^2 / D
     assert abs(slope - (wanted[1] - wanted[0])) < 4 * residual / (n * variance) ** 0.5
     assert abs(at_0 + slope * x_t.mean() - (wanted[0] + (wanted[1] - wanted[0]) * x_t.mean())) < 4 * residual / n**0.5
     assert abs((v - at_0 - slope * x_t).square().mean() - residual**2) < 4 * residual**2 * (2 / n) ** 0.5
@@ -75,7 +75,7 @@ def test_bf16_keeps_its_dtype_and_fp32_its_bits():
 
 
 def test_noise_from_one_level_to_a_higher_one():
-    """Oracle 7.17: the marginal there, exactly; DCM's bridge has 0.213 in the place of the variance 0.36."""
+    """Oracle 17: the marginal there, exactly; DCM's bridge has 0.213 in the place of the variance 0.36."""
     s, t = torch.tensor([0.3], dtype=torch.float64), torch.tensor([0.6], dtype=torch.float64)
     one, zero = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64)
     a, b = renoise(one, zero, s, t).item(), renoise(zero, one, s, t).item()

@@ -33,7 +33,7 @@ def scores(sigma, scale=1.0, a=A):
 
 @pytest.mark.parametrize(("sigma", "raw"), [(0.1, -0.0941176471), (0.5, -1.6), (0.9, -1.9938461538)])
 def test_gradient_of_two_gaussians(sigma, raw):
-    """Oracle 7.2: (a - m) sigma^2 / D for every x; and it is (sigma / (1 - sigma))^2 dKL / da."""
+    """Oracle 2: (a - m) sigma^2 / D for every x; and it is (sigma / (1 - sigma))^2 dKL / da."""
     x, mu_fake, mu_real = scores(sigma)
     g, n = dmd_gradient(x, mu_fake, mu_real)
     torch.testing.assert_close(n, (x - mu_real).abs().mean((1, 2, 3, 4)), atol=1e-12, rtol=0)
@@ -78,7 +78,7 @@ def test_bf16_scores_are_subtracted_in_fp32():
 
 
 def test_equal_scores_give_exactly_nothing():
-    """Oracle 7.3."""
+    """Oracle 3."""
     x, _, mu = scores(0.5)
     x.requires_grad_()
     g, _ = dmd_gradient(x.detach(), mu, mu.clone())
@@ -89,7 +89,7 @@ def test_equal_scores_give_exactly_nothing():
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_surrogate(dtype, tolerance):
-    """Oracle 7.4: the value is 0.5 mean g^2, the gradient g / N with N = B C T H W."""
+    """Oracle 4: the value is 0.5 mean g^2, the gradient g / N with N = B C T H W."""
     x, g = draw(3, 4, 2, 4, 4, dtype=dtype).requires_grad_(), draw(3, 4, 2, 4, 4, dtype=dtype, seed=1)
     loss = surrogate(x, g)
     loss.backward()
@@ -99,7 +99,7 @@ def test_surrogate(dtype, tolerance):
 
 @pytest.mark.parametrize("shape", [(3, 1, 1, 1, 1), (1, 1, 2, 1, 1), (3, 4, 2, 4, 4)])
 def test_surrogate_under_a_mask(shape):
-    """Oracle 7.4: g m / N_m with N_m the number of true elements, and nothing outside."""
+    """Oracle 4: g m / N_m with N_m the number of true elements, and nothing outside."""
     x, g = draw(3, 4, 2, 4, 4).requires_grad_(), draw(3, 4, 2, 4, 4, seed=1)
     mask = draw(*shape, seed=2) > 0
     loss = surrogate(x, g, mask)
@@ -126,7 +126,7 @@ def test_mse_is_in_fp32():
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 0.9])
 def test_targets_of_the_fake_score_are_one_loss_with_a_weight(sigma):
-    """Oracle 7.7: x_0 / flow = sigma^2 and eps / flow = (1 - sigma)^2 of any prediction, each computed as named."""
+    """Oracle 7: x_0 / flow = sigma^2 and eps / flow = (1 - sigma)^2 of any prediction, each computed as named."""
     x, eps, v = (draw(3, 1, 2, 4, 4, seed=seed) for seed in range(3))
     level = torch.full((3,), sigma, dtype=torch.float64)
     x_s, flow = add_noise(x, eps, level), sample_mse(v, eps - x)
@@ -141,7 +141,7 @@ def test_targets_of_the_fake_score_are_one_loss_with_a_weight(sigma):
 
 @pytest.mark.parametrize(("sigma", "floor"), [(0.1, 1.17647), (0.5, 0.8), (0.9, 0.307692)])
 def test_floor_of_the_flow_loss(sigma, floor):
-    """Oracle 7.7, with a sample of exactly that spread."""
+    """Oracle 7, with a sample of exactly that spread."""
     x = torch.tensor([1.5, 2.5, 1.5, 2.5], dtype=torch.float64).reshape(2, 1, 1, 1, 2)
     level = torch.full((2,), sigma, dtype=torch.float64)
     assert gaussian_floor(x, level).tolist() == pytest.approx([floor] * 2, abs=1e-5)
@@ -155,7 +155,7 @@ def test_finite_samples(bad):
 
 
 def test_pseudo_huber():
-    """Oracle 7.16; the digits are kept in fp32, too."""
+    """Oracle 16; the digits are kept in fp32, too."""
     zeros = torch.zeros(2, 1, 1, 2, 2)
     assert torch.equal(pseudo_huber(zeros, zeros, 1e-3), torch.zeros(2))
     for dtype in (torch.float32, torch.float64):

@@ -23,7 +23,7 @@ def no_noise(i):
     [(50, 1, -0.018984), (100, 1, -0.009561), (200, 1, -0.004798), (50, 5, -0.055705), (100, 5, -0.028413)],
 )
 def test_euler_errors_against_the_exact_flow(steps, shift, error):
-    """Oracle 7.9: the flow of N(2, .5^2) takes 1.3 at sigma = 1 to 2.65."""
+    """Oracle 9: the flow of N(2, .5^2) takes 1.3 at sigma = 1 to 2.65."""
     x_0 = sample(Gaussian(MEAN, STD), Sampler(euler_timesteps(steps, shift), "ode"), X_1, {}, noise=no_noise)
     assert x_0.item() - 2.65 == pytest.approx(error, abs=1e-6)
 

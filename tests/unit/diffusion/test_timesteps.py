@@ -18,7 +18,7 @@ from ray_distill.diffusion.timesteps import (
     [(1, [1000, 750, 500, 250]), (5, [1000, 937.5, 833.333333, 625]), (8, [1000, 960, 888.888889, 727.272727])],
 )
 def test_warped_steps(shift, wanted):
-    """Oracle 7.13."""
+    """Oracle 13."""
     assert euler_timesteps(4, shift) == pytest.approx(wanted, abs=1e-6)
     assert warp((1000, 750, 500, 250), shift) == pytest.approx(wanted, abs=1e-6)
 

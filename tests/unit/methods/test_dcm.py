@@ -35,7 +35,7 @@ def wans():
 
 
 def test_the_semantic_experts_grid():
-    """Oracle 7.14: steps 35 to 49 of 50 at shift 17 end where the boundary stands."""
+    """Oracle 14: steps 35 to 49 of 50 at shift 17 end where the boundary stands."""
     phases = DCM().phases
     timesteps = [1000 * sigma for sigma in phases.levels]
     assert timesteps[:4] == pytest.approx([975.410, 977.636, 979.751, 981.763], abs=5e-4)
@@ -43,7 +43,7 @@ def test_the_semantic_experts_grid():
 
 
 def test_the_whole_grid():
-    """Oracle 7.14; the last step ends at raw index 1 of 1000, not at 0."""
+    """Oracle 14; the last step ends at raw index 1 of 1000, not at 0."""
     timesteps = [1000 * sigma for sigma in DCM(boundary=0.0).phases.levels]
     assert [timesteps[k + 1] for k in (0, 1, 34, 35, 49)] == pytest.approx(
         [257.576, 414.634, 975.410, 977.636, 1000], abs=5e-4
@@ -106,7 +106,7 @@ def test_one_data_point_leaves_nothing(multiphase):
 
 
 def test_at_the_boundary_the_teachers_step_is_the_target():
-    """Oracle 7.11: at k = 35 pred - aim = (sigma_prev - sigma)(v_student - v_teacher)."""
+    """Oracle 11: at k = 35 pred - aim = (sigma_prev - sigma)(v_student - v_teacher)."""
     method = DCM(10, multiphase=(0.8, 0.9), huber_c=1e-9, temporal_lag=0, **OFF)  # three steps, each a phase
 
     def student(x_t, sigma, cond):

@@ -82,7 +82,7 @@ def training(modules, role):
 
 
 def test_the_detail_experts_grid():
-    """Oracle 7.14: steps 0 to 34 of 50, from the boundary down to raw index 1 of 1000."""
+    """Oracle 14: steps 0 to 34 of 50, from the boundary down to raw index 1 of 1000."""
     timesteps = [1000 * sigma for sigma in DCMFine().phases.levels]
     assert len(timesteps) == 36
     assert [timesteps[i] for i in (0, 1, 2, 35)] == pytest.approx([16.732, 257.576, 414.634, 975.410], abs=5e-4)
@@ -116,7 +116,7 @@ def test_the_stride_counts_back_from_the_last_block(stride, count, blocks):
 
 
 def test_values_at_logit_0():
-    """Oracle 7.16: hinge costs a student 1 and a discriminator 2 there."""
+    """Oracle 16: hinge costs a student 1 and a discriminator 2 there."""
     method = DCMFine(shift=3.0, **OFF)
     terms = method.student_loss(toys(), data_batch(), RNG, {})
     assert terms.logs["adversarial_loss"] == 1

@@ -79,7 +79,7 @@ def touched(module):
 
 @pytest.mark.parametrize(("sigma", "raw"), [(0.1, -0.0941176471), (0.5, -1.6), (0.9, -1.9938461538)])
 def test_gradient_between_two_gaussians(sigma, raw):
-    """Oracle 7.2, through the whole loss. A large min_norm turns the normaliser into a constant."""
+    """Oracle 2, through the whole loss. A large min_norm turns the normaliser into a constant."""
     data = batch(shape=(1, 2, 4, 4))
     student = Says(RNG.noise("x", data.sample_ids, data.latent_shape))
     networks = {"student": student, "fake_score": Gaussian(0.0), "teacher": Gaussian(2.0)}
@@ -112,7 +112,7 @@ def test_normalised_gradient():
 
 
 def test_equal_scores_give_exactly_nothing():
-    """Oracle 7.3, with real networks."""
+    """Oracle 3, with real networks."""
     networks, held, data = wans(fake_score=3)
     loss = DMD(teacher_guidance=1.0).student_loss(held, data, RNG, {}).loss
     loss.backward()
@@ -121,7 +121,7 @@ def test_equal_scores_give_exactly_nothing():
 
 
 def test_equal_scores_under_guidance_leave_the_guidance_term():
-    """Oracle 7.3: g = -(w - 1)(mu_c - mu_u) / n; prompts are 1 apart, so mu_c - mu_u = sigma^2 / D."""
+    """Oracle 3: g = -(w - 1)(mu_c - mu_u) / n; prompts are 1 apart, so mu_c - mu_u = sigma^2 / D."""
     data = batch(shape=(1, 2, 4, 4))
     student = Says(RNG.noise("x", data.sample_ids, data.latent_shape))
     networks = {"student": student, "fake_score": Gaussian(), "teacher": Gaussian()}
@@ -132,7 +132,7 @@ def test_equal_scores_under_guidance_leave_the_guidance_term():
 
 @pytest.mark.parametrize(("form", "mean"), [("std", 3.0), ("extra", 4.0)])
 def test_fixed_point_of_guidance(form, mean):
-    """Oracle 7.5: with a perfect fake score the student's mean ends at the guided teacher's, w or w + 1."""
+    """Oracle 5: with a perfect fake score the student's mean ends at the guided teacher's, w or w + 1."""
     method = DMD((1000.0,), teacher_guidance=3.0, teacher_guidance_form=form)
     student = OneStep(0.0, 0.5)
     networks = {"student": student, "fake_score": Gaussian(student.mean), "teacher": Gaussian()}

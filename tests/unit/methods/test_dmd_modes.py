@@ -103,7 +103,7 @@ def test_a_rollout_can_be_reused(reuse):
 
 
 def test_exit_steps_are_uniform():
-    """Oracle 7.19: chi^2 over 10,000 draws."""
+    """Oracle 19: chi^2 over 10,000 draws."""
     method = DMD((1000.0, 750.0, 500.0, 250.0))
     counts = torch.bincount(torch.tensor([method.exit_step(RNG.at(i), "student") for i in range(10_000)]))
     assert chisquare(counts.numpy()).pvalue > 1e-3
@@ -170,7 +170,7 @@ def test_guidance_of_the_fake_score(scale, form, standard):
 
     loss = method.student_loss(networks(student=student, fake_score=fake_score, teacher=teacher), batch(), RNG, {}).loss
     loss.backward()
-    wanted = (standard - 2.0) * 0.25 / 0.3125 / 1000 / x.numel()  # oracle 7.2 with a = s
+    wanted = (standard - 2.0) * 0.25 / 0.3125 / 1000 / x.numel()  # oracle 2 with a = s
     torch.testing.assert_close(x.grad, torch.full_like(x, wanted), rtol=1e-4, atol=0)
     method.fake_score_loss(networks(fake_score=fake_score), batch(), RNG, {})
     assert len(fake_score.x[-1]) == 4 and fake_score.text[-1].all()
@@ -211,7 +211,7 @@ def test_logs_of_a_student_update():
 
 @pytest.mark.parametrize("target", ["velocity", "x_0", "eps"])
 def test_an_optimal_fake_score_is_logged_at_its_floor(target):
-    """Oracle 7.7 at all levels at once, over the levels that it was shown."""
+    """Oracle 7 at all levels at once, over the levels that it was shown."""
     method = DMD((1000.0,), fake_score_target=target)
 
     def student(x_t, sigma, cond):

@@ -79,7 +79,7 @@ def at_level(sigma, **kwargs):
     ],
 )
 def test_floor_of_the_fake_score(sigma, target, floor):
-    """Oracle 7.7: at its optimum the loss is at its floor, flow s^2 / D, and any other fake score is above."""
+    """Oracle 7: at its optimum the loss is at its floor, flow s^2 / D, and any other fake score is above."""
     data, method = batch(range(4), (1, 1, 250, 500)), at_level(sigma, fake_score_target=target)
     networks = {"student": Linear(2.0, 0.5), "fake_score": Gaussian(2.0, 0.5)}
     loss = method.fake_score_loss(networks, data, RNG, {}).loss
@@ -89,7 +89,7 @@ def test_floor_of_the_fake_score(sigma, target, floor):
 
 
 def test_a_student_at_its_optimum_stays_there():
-    """Oracle 7.8: with both scores right E[g] = 0 within 4 standard errors, and a step moves less than lr x 4 SE."""
+    """Oracle 8: with both scores right E[g] = 0 within 4 standard errors, and a step moves less than lr x 4 SE."""
     student, n = Linear(2.0, 0.5), 40_000
     networks = {"student": student, "fake_score": Gaussian(2.0, 0.5), "teacher": Gaussian(2.0, 0.5)}
     data, method = batch(range(4), (1, 1, 100, 100)), DMD((1000.0,), teacher_guidance=1.0)
@@ -118,7 +118,7 @@ def test_a_student_at_its_optimum_stays_there():
     [(1, 0.5, 120, True), (5, 0.5, 200, True), (1, 0.05, 200, True), (5, 0.1, 600, False), (5, 0.05, 600, False)],
 )
 def test_a_slow_fake_score_makes_the_student_overshoot(interval, rate, steps, overshoots):
-    """Oracle 7.6: teacher at 2, a fake score that tracks the student at kappa = 0.05 a step, and the student's own
+    """Oracle 6: teacher at 2, a fake score that tracks the student at kappa = 0.05 a step, and the student's own
     gamma = rate x 0.651 / interval. Past 1.05 x 2 iff kappa is below 4 gamma by a factor of 2 or more."""
     method = DMD((1000.0,), student_interval=interval, teacher_guidance=1.0, min_norm=1000.0)
     student, fake_mean, rng, most = Linear(0.0, 0.5), torch.tensor(0.0), Quick(1), 0.0
@@ -160,7 +160,7 @@ def train(networks, steps, rates):
 
 
 def test_a_student_becomes_its_teacher():
-    """Oracle 7.20, its bounds: from N(0, .3^2) to N(2, .5^2). Falling rates, and a fake score that can be right, make
+    """Oracle 20, its bounds: from N(0, .3^2) to N(2, .5^2). Falling rates, and a fake score that can be right, make
     1000 steps enough: five seeds ended within 0.008 of the mean and 0.005 of the spread."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -171,7 +171,7 @@ def test_a_student_becomes_its_teacher():
 
 
 def test_reverse_kl_seeks_modes():
-    """Oracle 7.20's failure, which is expected: a student that starts at one of two modes never sees the other."""
+    """Oracle 20's failure, which is expected: a student that starts at one of two modes never sees the other."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         student, fake_score = Student(), FakeScore()

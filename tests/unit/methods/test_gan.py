@@ -104,7 +104,7 @@ def training(modules, role):
 
 @pytest.mark.parametrize(("form", "student", "discriminator"), [("softplus", 0.693147, 1.386294), ("hinge", 1.0, 2.0)])
 def test_values_at_logit_0(form, student, discriminator):
-    """Oracle 7.16."""
+    """Oracle 16."""
     method = one_step(gan_loss=form)
     terms = method.student_loss(toys(), data(), RNG, {})
     assert terms.logs["gan_loss"].item() == pytest.approx(student, abs=1e-6)

@@ -139,7 +139,7 @@ class Leaves(StatelessRng):
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_no_gradient_between_chunks(samples):
-    """Oracle 7.19: frame j has a gradient at the noise of its own chunk, and none at that of the chunks before."""
+    """Oracle 19: frame j has a gradient at the noise of its own chunk, and none at that of the chunks before."""
     _, held, data = wans(samples, frames=7)
     rng = Leaves(0)
     x = SelfForcing(independent_first_frame=True).roll_out(held, data, rng, "student", True)
@@ -200,7 +200,7 @@ def exits(method, step, chunks=3):
 
 
 def test_exit_steps_are_uniform():
-    """Oracle 7.19: chi^2 over 10,000 draws, for one exit of all chunks and for those of each."""
+    """Oracle 19: chi^2 over 10,000 draws, for one exit of all chunks and for those of each."""
     for same in (True, False):
         drawn = np.array(
             [exits(SelfForcing(same_step_across_blocks=same), step, 2) for step in range(5000 * (1 + same))]
@@ -334,7 +334,7 @@ def test_bad_keys_are_named(bad, message):
 
 
 def test_the_gradient_between_two_gaussians():
-    """Oracle 7.2 through chunks: a student of elementwise x_0 gets g / N at every frame."""
+    """Oracle 2 through chunks: a student of elementwise x_0 gets g / N at every frame."""
 
     class Says(torch.nn.Module):
         def __init__(self, shape):

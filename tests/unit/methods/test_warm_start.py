@@ -22,7 +22,7 @@ class ExitAt(StatelessRng):
 
 
 def end_of_the_flow(x_t, sigma, cond):
-    """The student at the regression's optimum: N(m, s^2)'s exact flow map to 0 (oracle 7.9)."""
+    """The student at the regression's optimum: N(m, s^2)'s exact flow map to 0 (oracle 9)."""
     s = column(sigma)
     x_0 = MEAN + STD / ((1 - s) ** 2 * STD**2 + s**2).sqrt() * (x_t - (1 - s) * MEAN)
     return Prediction((x_t - x_0) / s)

@@ -58,7 +58,7 @@ def masked(network, layout, tokens):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
 def test_chunks_with_a_cache_equal_the_masked_forward(layout, batch):
-    """Oracle 7.19, against our masked forward and against diffusers' own attention under an explicit mask."""
+    """Oracle 19, against our masked forward and against diffusers' own attention under an explicit mask."""
     x_t, sigma, cond = inputs(batch)
     model = WanDenoiser(tiny_wan(0))
     full = model(x_t, sigma, cond, chunks=layout).velocity

@@ -6,7 +6,7 @@ from ray_distill.train.ema import ShardedEMA
 
 @pytest.mark.parametrize(("decay", "updates", "left"), [(0.99, 200, 0.13397967485796), (0.999, 1000, 0.36769542477)])
 def test_constant_weights(decay, updates, left):
-    """Oracle 7.15: e_n = p + d^n (e_0 - p)."""
+    """Oracle 15: e_n = p + d^n (e_0 - p)."""
     weights = {"a": torch.ones(3), "b": torch.full((2,), 5.0)}
     ema = ShardedEMA(weights, decay)
     weights["a"].zero_()
@@ -20,7 +20,7 @@ def test_constant_weights(decay, updates, left):
 
 @pytest.mark.parametrize(("decay", "updates", "left"), [(0.99, 200, 0.13397967485796), (0.999, 1000, 0.36769542477)])
 def test_constant_weights_in_fp64(decay, updates, left):
-    """Oracle 7.15, to the digits that it gives."""
+    """Oracle 15, to the digits that it gives."""
     weights = {"a": torch.ones(3, dtype=torch.float64)}
     ema = ShardedEMA(weights, decay)
     weights["a"].zero_()
