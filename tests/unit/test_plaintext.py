@@ -31,7 +31,7 @@ def test_a_mark_at_a_seam_goes():
     [
         ("un café".encode("latin-1"), "utf-8", "not UTF-8 (byte 0xe9)"),
         ("“red”".encode("cp1252"), "utf-8", "not UTF-8 (byte 0x93)"),
-        ("a\0b".encode(), "utf-8", "NUL characters"),
+        (b"a\0b", "utf-8", "NUL characters"),
         (b"\xed\xa0\x80", "utf-8", "not UTF-8 (byte 0xed)"),  # half a character, in no UTF
         ("\ud800".encode("utf-16-le", "surrogatepass"), "utf-16", "not UTF-16-LE (byte 0x00)"),
         (b"\xff\xff\xff\xff", "utf-32", "not UTF-32-LE (byte 0xff)"),
