@@ -3,7 +3,8 @@
 <cache_dir>/latents/<codec>/*.parquet     id, latents; under the hash of file, cut, size and codec (data/store.py)
             text/<encoder>/*.parquet      id, text; under the hash of caption and encoder
             known/<hash>                  which cache a source came to, so that nothing is opened to find it again
-            <key>/  index.parquet         a row a sample: dataset, video, caption, shape, and where its rows stand
+            <key>/  index.parquet         a row a sample: dataset, video, caption, shape, and where its rows stand;
+                                          behind it one for each other caption that it may come with
                     prompts.safetensors   embeddings of the negative prompt and of the empty one
                     quarantine.jsonl      what was left out: file and reason
                     contact_sheet.png     some clips as the model sees them
@@ -86,9 +87,17 @@ class Cache:
     def buckets(self) -> dict[Shape, list[int]]:
         """Row numbers by latent shape."""
         found: dict[Shape, list[int]] = {}
-        for number, shape in enumerate(self.shapes(range(len(self.index)))):
+        numbers = np.flatnonzero(self.choices).tolist()
+        for number, shape in zip(numbers, self.shapes(numbers), strict=True):
             found.setdefault(shape, []).append(number)
         return found
+
+    @cached_property
+    def choices(self) -> np.ndarray:
+        """How many captions each row [n] may come with: its own, and those of the rows behind it, which have 0."""
+        if "choices" not in self.index.column_names:  # of an earlier version
+            return np.ones(len(self.index), dtype=np.int64)
+        return self.index["choices"].to_numpy()
 
     @property
     def passes(self) -> list[float]:

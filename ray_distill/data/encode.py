@@ -36,7 +36,8 @@ class EncodeClips:
 
 
 class EncodeText:
-    """An actor with the text encoder: captions -> ``text``, without the zeros behind the last token."""
+    """An actor with the text encoder: captions -> ``text``, without the zeros behind the last token; ``tokens`` is how
+    many a caption has, those that were cut included."""
 
     def __init__(self, model: Path, max_sequence_length: int, int8: bool) -> None:
         from ray_distill.models.text import TextEncoder  # seconds of transformers, which EncodeClips does without
@@ -47,4 +48,5 @@ class EncodeText:
         encoded = self.text.encode(list(rows["caption"])).cpu().numpy()
         lengths = [1 + int(np.flatnonzero(tokens.any(axis=1)).max(initial=0)) for tokens in encoded]
         text = [np.ascontiguousarray(t[:length]).tobytes() for t, length in zip(encoded, lengths, strict=True)]
-        return {"id": list(rows["id"]), "error": [""] * len(text), "text": text, "length": lengths}
+        tokens = self.text.tokens(list(rows["caption"]))
+        return {"id": list(rows["id"]), "error": [""] * len(text), "text": text, "length": lengths, "tokens": tokens}

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -49,10 +50,13 @@ def finish(made: Made) -> Cache:
         )
     index = _indexed(made)
     card = _card(made, index, bad)
-    samples = rows_of(index.select(["id", "caption", "dataset"]))
+    samples = rows_of(index.select(["id", "caption", "choices", "dataset"]))
     key = address_of(
         chain(
-            ((row["id"], row["caption"], card["datasets"][row["dataset"]]["passes"]) for row in samples),
+            (
+                (row["id"], row["caption"], row["choices"], card["datasets"][row["dataset"]]["passes"])
+                for row in samples
+            ),
             (made.models.codec, made.models.encoder, source.negative_prompt, card["latent_shape"]),
             ["streamed"] if card["streamed"] else [],
         )
@@ -65,7 +69,7 @@ def finish(made: Made) -> Cache:
 
 def _sheet(made: Made, path: Path, index: pa.Table) -> None:
     """Some clips, decoded once more; none where there are prompts alone."""
-    clips = unequal(index, video="")
+    clips = unequal(index, video="", choices=0)
     rows = clips.take(pa.array(some(len(clips)), pa.int64())).to_pylist()
     files = among(made.rows, "video", pa.array((row["video"] for row in rows), pa.string())).to_pylist()
     paths = {(row["dataset"], row["video"]): row["path"] for row in files}
@@ -88,9 +92,10 @@ def _indexed(made: Made) -> pa.Table:
         kept += ["path", "header"]  # what encoding it beside the training takes
     rows, captions = equal(made.rows, error=""), made.captions
     text = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
-    rows = distinct(rows.select(kept).append_column("text", text), "id", "text", "dataset")
-    rows = rows.sort_by([(name, "ascending") for name in ("id", "text", "dataset")])
-    index = rows.select(kept).append_column("shape", pa.array(made.shapes(rows), pa.list_(pa.int64())))
+    order = "id", "text", "dataset", "others"
+    rows = distinct(rows.select([*kept, "others"]).append_column("text", text), *order)
+    rows = _with_choices(rows.sort_by([(name, "ascending") for name in order]), captions)
+    index = rows.select([*kept, "choices"]).append_column("shape", pa.array(made.shapes(rows), pa.list_(pa.int64())))
     for kind, ids, store in (("latents", rows["id"], made.latents), ("text", rows["text"], made.text)):
         places = placed(ids, store.places())
         for name in places.column_names:
@@ -98,18 +103,55 @@ def _indexed(made: Made) -> pa.Table:
     return index.combine_chunks()
 
 
+def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
+    """Each row, and behind it one for each of its other captions. ``choices`` is their number, 0 of those behind."""
+    others = [json.loads(value or "[]") for value in rows["others"].to_pylist()]
+    counts = np.array([1 + len(each) for each in others], dtype=np.int64)
+    first = np.cumsum(counts) - counts
+    rows = rows.take(pa.array(np.repeat(np.arange(len(counts)), counts)))
+    choices = np.zeros(len(rows), dtype=np.int64)
+    choices[first] = counts
+    if len(rows) > len(counts):
+        values = rows["caption"].to_pylist()
+        for place, each in zip(first.tolist(), others, strict=True):
+            values[place + 1 : place + 1 + len(each)] = each
+        caption = pa.array(values, pa.string())
+        text = captions["id"].take(pc.index_in(caption, value_set=captions["caption"]))
+        for name, column in (("caption", caption), ("text", text)):
+            rows = rows.set_column(rows.column_names.index(name), name, column)
+    return rows.append_column("choices", pa.array(choices))
+
+
+def _cut(made: Made, index: pa.Table) -> int:
+    """How many captions, the negative prompt among them, have more tokens than the model takes."""
+    captions = [*index["caption"].unique().to_pylist(), made.source.negative_prompt]
+    tokens = made.text.read(made.text.find([address(caption) for caption in dict.fromkeys(captions)]), "tokens")
+    cut = sum(count > made.models.max_sequence_length for count in tokens)
+    if cut:
+        log.warning(
+            "%d of %d captions have more tokens than model.max_sequence_length = %d, which are cut off: raise it, or "
+            "shorten them",
+            cut,
+            len(tokens),
+            made.models.max_sequence_length,
+        )
+    return cut
+
+
 def _card(made: Made, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
     """Counts and settings."""
-    source, parts = made.source, _counts(index["dataset"])
+    source, samples = made.source, unequal(index, choices=0)
+    parts = _counts(samples["dataset"])
     counts = [parts.get(number, 0) for number in range(len(source.parts))]
     datasets = zip(source.parts, counts, source.passes(counts), strict=True)
     return {
-        "clips": len(index),
+        "clips": len(samples),
         "skipped": len(bad),
         "reasons": dict(Counter(re.sub(r"\d[\d.]*", "N", _reason(row)) for row in bad)),
         "captions": len(index["caption"].unique()),
+        "captions_cut": _cut(made, index),
         "latent_shape": list(made.sample_shape),
-        "buckets": dict(Counter("x".join(map(str, row["shape"])) for row in rows_of(index.select(["shape"])))),
+        "buckets": dict(Counter("x".join(map(str, row["shape"])) for row in rows_of(samples.select(["shape"])))),
         "datasets": [
             {"name": part.name, "place": str(part.place), "rows": count, "passes": often}
             for part, count, often in datasets
@@ -127,7 +169,8 @@ def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
 def told(card: Mapping[str, Any]) -> str:
     """A cache in one line."""
     buckets = ", ".join(f"{count} of {shape}" for shape, count in card["buckets"].items())
-    return f"{card['clips']} kept, {card['skipped']} left out; latents C x t x h x w: {buckets}"
+    cut = f", {card['captions_cut']} captions cut" if card["captions_cut"] else ""
+    return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
 
 
 def _write(made: Made, cache: Cache, index: pa.Table, card: Row, quarantine: str) -> None:

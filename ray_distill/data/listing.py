@@ -1,23 +1,23 @@
-"""What a source names: every clip and prompt with its caption, before a video is opened."""
+"""What a source names: every clip and prompt with its captions, before a video is opened."""
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import csv, parquet
 
-from ray_distill.data.remote import SLICE, UNREADABLE, is_inside, join, kind, open_at, parent, read, walk
+from ray_distill.data.captions import Captions, captions_of, read_caption
+from ray_distill.data.remote import UNREADABLE, again, is_inside, join, kind, open_at, parent, walk
+from ray_distill.data.rows import TABLES, Row, rows_in
+from ray_distill.data.shards import VIDEOS, Clip, clips_in, is_shard
 from ray_distill.data.source import Dataset, Source
-from ray_distill.data.tables import rows_of, table_of
+from ray_distill.data.tables import table_of
 
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"}
 WANTED = {
     "manifest": 'It holds JSON lines such as {"video": "clips/0.mp4", "caption": "a red kite"}; the quick start\'s is '
     "made by python examples/moving_digits.py data/digits",
@@ -27,19 +27,28 @@ WANTED = {
 }
 
 
-LISTED = pa.schema([("dataset", pa.int64()), *((name, pa.string()) for name in ("video", "path", "caption", "error"))])
+LISTED = pa.schema(
+    [("dataset", pa.int64()), *((name, pa.string()) for name in ("video", "path", "caption", "error", "others"))]
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A line of a dataset (its number ``dataset``): ``video`` as it is named there, "" where it is a prompt alone,
-    and ``path``. ``error`` says why it cannot be used, "" where nothing speaks against it yet."""
+    and ``path``. ``error`` says why it cannot be used, "" where nothing speaks against it yet. ``others`` are the
+    captions beside ``caption`` among which each sample draws one, as a JSON list; "" where there are none."""
 
     dataset: int
     video: str
     path: str
     caption: str
     error: str = ""
+    others: str = ""
+
+
+def _entry(number: int, video: str, path: str, captions: Captions, error: str = "") -> Entry:
+    caption, *others = captions or ("",)
+    return Entry(number, video, path, caption, error, json.dumps(others) if others else "")
 
 
 def check(source: Source) -> None:
@@ -69,146 +78,154 @@ def entries(source: Source) -> Iterator[Entry]:
             for entry in _READERS[part.kind](source, number, part):
                 empty = False
                 yield _in_utf8(entry)
-        except (pa.ArrowException, UnicodeDecodeError, tarfile.TarError) as error:
+        except (pa.ArrowException, OSError, RuntimeError) as error:
             raise ValueError(f"data.{part.kind} = {part.place}: not readable: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"data.{part.kind} = {part.place}: {error}") from None
         if empty:
             raise ValueError(f"data.{part.kind} = {part.place}: nothing in it")
 
 
 def _in_utf8(entry: Entry) -> Entry:
     """Names on a disk may be any bytes and JSON may hold half a character; a table cannot."""
-    texts = {name: getattr(entry, name) for name in ("video", "path", "caption")}
+    texts = {name: getattr(entry, name) for name in ("video", "path", "caption", "error")}
     try:
-        "".join(texts.values()).encode()
+        "".join([*texts.values(), *json.loads(entry.others or "[]")]).encode()
         return entry
     except UnicodeEncodeError:
         shown = {name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
-        return Entry(entry.dataset, **shown, error=f"{shown['video']}: its name or caption is not UTF-8; rename it")
+        shown["error"] = f"{shown['video']}: its name or caption is not UTF-8; rename it"
+        return Entry(entry.dataset, **shown)
 
 
 def _folder(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
-    names = walk(part.place)
-    there = set(names)
+    unread: dict[str, OSError] = {}
+    names = walk(part.place, unread.__setitem__)
+    yield from _unread(number, unread)
+    sidecars = {  # .TXT, too; where both are there, .txt comes later
+        path.with_suffix(".txt").as_posix(): name
+        for path, name in ((PurePosixPath(name), name) for name in names)
+        if path.suffix.lower() == ".txt"
+    }
     for name in names:
         path = PurePosixPath(name)
         if path.suffix.lower() not in VIDEOS:
             continue
-        sidecar, caption = path.with_suffix(".txt"), part.caption
-        if caption is None and part.captions == "filename":
-            caption = path.stem.replace("_", " ")
-        elif caption is None and sidecar.as_posix() in there:
-            caption = _text(read(join(part.place, sidecar.as_posix())))
-        full = join(part.place, name)
-        error = "" if caption else f"{full}: no caption; write it into {sidecar.name} beside it"
-        yield Entry(number, name, full, caption or "", error)
+        full, error = join(part.place, name), ""
+        sidecar = path.with_suffix(".txt")
+        captions: Captions = () if part.caption is None else (part.caption,)
+        if part.caption is None and part.captions == "filename":
+            captions = captions_of(path.stem.replace("_", " "))
+        elif part.caption is None and sidecar.as_posix() in sidecars:
+            captions, error = _sidecar(part, sidecars[sidecar.as_posix()])
+        error = error or ("" if captions else f"no caption; write it into {sidecar.name} beside it")
+        yield _entry(number, name, full, captions, error and f"{full}: {error}")
+
+
+def _sidecar(part: Dataset, name: str) -> tuple[Captions, str]:
+    place, short = join(part.place, name), PurePosixPath(name).name
+
+    def content() -> tuple[Captions, str]:
+        with open_at(place) as file:
+            return read_caption(short, file, part.caption_column, part.captions == "lines")
+
+    try:
+        return again(place, content)
+    except UNREADABLE as error:
+        return (), f"its caption {short} cannot be read ({error})"
 
 
 def _shards(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
-    """Members that share a name up to its first dot belong together."""
-    folder = kind(part.place) == "folder"
-    tars = (
-        [join(part.place, name) for name in walk(part.place) if name.endswith(".tar")] if folder else [str(part.place)]
-    )
-    for tar in tars:
-        videos: dict[str, tuple[str, str]] = {}
-        captions: dict[str, str] = {}
-        with open_at(tar) as file, tarfile.open(fileobj=file, mode="r:") as shard:
-            for member in shard:
-                path = PurePosixPath(member.name)
-                key = f"{path.parent}/{path.name.partition('.')[0]}"
-                if member.isfile() and path.suffix.lower() in VIDEOS:
-                    inside = SLICE.join(map(str, (tar, member.offset_data, member.size, member.name)))
-                    videos[key] = f"{PurePosixPath(tar).name}/{member.name}", inside
-                elif member.isfile() and path.suffix in (".txt", ".json") and (content := shard.extractfile(member)):
-                    captions[key] = _caption(part, path.suffix, content.read())
-        for key, (name, inside) in videos.items():
-            caption = part.caption or captions.get(key, "")
-            yield Entry(number, name, inside, caption, "" if caption else f"{name}: no caption in its shard")
+    tars = {PurePosixPath(str(part.place)).name: str(part.place)}
+    if kind(part.place) == "folder":
+        unread: dict[str, OSError] = {}
+        tars = {name: join(part.place, name) for name in walk(part.place, unread.__setitem__) if is_shard(name)}
+        yield from _unread(number, unread)
+    column, choices, own = part.caption_column, part.captions == "lines", part.caption
+    for name, tar in tars.items():
+        try:
+            clips = again(tar, partial(clips_in, tar, column, choices, own is not None))
+        except UNREADABLE as error:
+            clips = [Clip("", fault=f"cannot be read ({error})")]
+        for clip in clips:
+            video = f"{name}/{clip.name}" if clip.name else name
+            captions = clip.captions if own is None else (own,)
+            yield _entry(number, video, clip.place, captions, clip.fault and f"{video}: {clip.fault}")
+
+
+def _unread(number: int, folders: Mapping[str, OSError]) -> Iterator[Entry]:
+    for name, error in folders.items():
+        yield Entry(number, name, "", "", f"{name}: a folder that cannot be read ({error.strerror})")
 
 
 def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
-    root = parent(part.place)
-    known: set[str] = set()
-    for row in _rows(part):
-        known |= row.keys()
-        video, caption = row.get(part.video_column), part.caption or row.get(part.caption_column)
-        if not (isinstance(video, str) and video and isinstance(caption, str)):
-            error = f"{video}: the line needs both a {part.video_column} and a {part.caption_column}"
-            yield Entry(number, str(video), "", str(caption), error)
-            continue
-        path = join(root, video)
-        error = f"{video}: it lies outside the manifest's folder {root}; data.allow_outside=true allows it"
-        yield Entry(number, video, path, caption, "" if source.allow_outside or is_inside(root, path) else error)
-    needed = {part.video_column} | ({part.caption_column} if part.caption is None else set())
-    if known and not known >= needed:
-        raise ValueError(
-            f"data.manifest = {part.place}: each line needs {' and '.join(map(repr, sorted(needed, reverse=True)))}; "
-            f"it has {sorted(known)}. Other names: datasets with video_column and caption_column"
-        )
+    if (suffix := PurePosixPath(str(part.place)).suffix.lower()) not in TABLES:
+        raise ValueError(f"a manifest is .jsonl, .csv or .parquet, not {suffix or 'that'}")
+    root, own = parent(part.place), part.caption
+    columns = [part.video_column] + ([part.caption_column] if own is None else [])
+    for row in _rows(part, columns):
+        video, fault = row.value.get(part.video_column), row.fault
+        captions: Captions = () if own is None else (own,)
+        named = isinstance(video, str) and bool(video)
+        if not fault and own is None:
+            captions, fault = _captions(row.value.get(part.caption_column))
+        if not fault and not (named and captions):
+            missing = f"the line needs both a {part.video_column} and a {part.caption_column}"
+            fault = missing if captions else f"no caption: {missing}"
+        path = join(root, video) if named else ""
+        if not fault and not source.allow_outside and not is_inside(root, path):
+            fault = f"it lies outside the manifest's folder {root}; data.allow_outside=true allows it"
+        error = f"{video}: {fault} ({row.where})" if named else f"{_title(part, row)}: {fault}"
+        yield _entry(number, video if named else _title(part, row), path, captions, error if fault else "")
 
 
 def _prompts(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
-    plain = not str(part.place).endswith((".jsonl", ".json"))
-    for line, text in enumerate(_lines(part), 1):
-        value: Any = text.strip() if plain or not text.strip() else _json(part, line, text)
-        caption = value.get(part.caption_column) if isinstance(value, dict) else value
-        if isinstance(caption, str) and caption:
-            yield Entry(number, "", "", caption)
-        elif value:
-            raise ValueError(f"data.prompts = {part.place}, line {line}: no text under {part.caption_column!r}")
+    for row in _rows(part, [part.caption_column]):
+        captions, fault = _captions(row.value.get(part.caption_column))
+        if len(captions) > 1 and part.teacher is not None:
+            fault = "the teacher makes a video of one caption; give each a line of its own"
+        fault = row.fault or fault or ("" if captions else f"no caption: no text under {part.caption_column!r}")
+        title = _title(part, row) if fault else ""
+        yield _entry(number, title, "", captions, fault and f"{title}: {fault}")
 
 
-def _rows(part: Dataset) -> Iterator[dict[str, Any]]:
-    suffix = PurePosixPath(str(part.place)).suffix.lower()
-    if suffix == ".parquet":
-        yield from rows_of(parquet.read_table(pa.BufferReader(read(part.place))))
-    elif suffix == ".csv":
-        texts = csv.ConvertOptions(column_types={part.video_column: pa.string(), part.caption_column: pa.string()})
-        # A caption may go over several lines, within quotes.
-        lines = csv.ParseOptions(newlines_in_values=True)
-        content = pa.BufferReader(read(part.place))
-        yield from rows_of(csv.read_csv(content, parse_options=lines, convert_options=texts))
-    elif suffix in (".jsonl", ".json"):
-        for number, line in enumerate(_lines(part), 1):
-            if line.strip():
-                yield _json(part, number, line)
-    else:
+def _captions(value: Any) -> tuple[Captions, str]:
+    try:
+        return captions_of(value), ""
+    except ValueError as error:
+        return (), str(error)
+
+
+def _title(part: Dataset, row: Row) -> str:
+    return f"{PurePosixPath(str(part.place)).name}, {row.where}"
+
+
+def _rows(part: Dataset, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of a manifest or of prompts, each a mapping or a fault. ValueError where none of them is a mapping,
+    or has ``columns``: the file is something else."""
+    seen: set[str] | None = None
+    wrong = ""
+    for row in rows_in(part.place, columns):
+        value = {part.caption_column: row.value} if _is_prompt(part, row.value) else row.value
+        if not row.fault and not isinstance(value, dict):
+            shown = json.dumps(value, ensure_ascii=False)[:60]
+            row = Row(row.where, fault=f"one JSON object a line, not {shown}", alien=True)
+        if not row.fault:
+            seen = (seen or set()) | set(value)
+        elif row.alien:
+            wrong = wrong or f"{_title(part, row)}: {row.fault}"
+        yield Row(row.where, {} if row.fault else value, row.fault)
+    if seen is None and wrong:
+        raise ValueError(f"no row of it can be read; {wrong}")
+    if seen is not None and not seen >= set(columns):
         raise ValueError(
-            f"data.manifest = {part.place}: a manifest is .jsonl, .csv or .parquet, not {suffix or 'that'}"
+            f"each line needs {' and '.join(map(repr, columns))}; it has {sorted(seen)}. Other names: datasets with "
+            "video_column and caption_column"
         )
 
 
-def _lines(part: Dataset) -> Iterator[str]:
-    """A caption may hold other signs that Python takes for the end of a line."""
-    with open_at(part.place) as file:
-        for line in io.TextIOWrapper(file, encoding="utf-8", newline="\n"):
-            yield line.removesuffix("\n")
-
-
-def _json(part: Dataset, line: int, text: str) -> Any:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"data.{part.kind} = {part.place}, line {line}: not valid JSON: {error}") from None
-    if part.kind == "manifest" and not isinstance(value, dict):
-        raise ValueError(f"data.manifest = {part.place}, line {line}: one JSON object a line, not {text.strip()[:60]}")
-    return value
-
-
-def _caption(part: Dataset, suffix: str, content: bytes) -> str:
-    """Of a shard's member; "" where there is none."""
-    if suffix == ".txt":
-        return _text(content)
-    try:
-        found = json.loads(content)
-    except ValueError:
-        return ""
-    caption = found.get(part.caption_column) if isinstance(found, dict) else None
-    return caption if isinstance(caption, str) else ""
-
-
-def _text(content: bytes) -> str:
-    return " ".join(content.decode(errors="replace").split())
+def _is_prompt(part: Dataset, value: Any) -> bool:
+    return part.kind == "prompts" and not isinstance(value, dict)
 
 
 _READERS = {"videos": _folder, "shards": _shards, "manifest": _manifest, "prompts": _prompts}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,11 @@ FORMAT = 3
 """Of stores and index: a new number makes all rows anew."""
 
 
+def cleaning() -> str:
+    """What prompts go through before they are tokens."""
+    return f"ftfy {metadata.version('ftfy')}"
+
+
 @dataclass(frozen=True)
 class Models:
     """The pipeline folder that codec and text encoder come from, and what they make of clips."""
@@ -41,7 +49,7 @@ class Models:
     @cached_property
     def encoder(self) -> str:
         parts = [folder_hash(self.path / part) for part in ("text_encoder", "tokenizer")]
-        return address(FORMAT, parts, self.max_sequence_length, *(["int8"] if self.int8_text else []))
+        return address(FORMAT, parts, self.max_sequence_length, cleaning(), *(["int8"] if self.int8_text else []))
 
     def folder(self, teacher: Teacher) -> Path:
         return teacher.path or self.path
@@ -105,7 +113,7 @@ class Made:
         """The rows of a prompt: one, without an id, or those of its teacher."""
         teacher = self.source.parts[prompt["dataset"]].teacher
         row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": ""}
-        if teacher is None:
+        if teacher is None or row["error"]:
             return [row]
         recipe = teacher.model_dump(exclude={"path", "batch", "clips_per_prompt"})
         if not teacher.levels:
@@ -117,8 +125,10 @@ class Made:
     @cached_property
     def captions(self) -> pa.Table:
         """The distinct captions, sorted, the negative prompt and the empty one among them, each with its id."""
-        good = equal(self.rows, error="")["caption"]
-        captions = pc.unique(pa.chunked_array([*good.chunks, pa.array([self.source.negative_prompt, ""])]))
+        good = equal(self.rows, error="")
+        others = chain.from_iterable(map(json.loads, unequal(good, others="")["others"].to_pylist()))
+        more = pa.array([*others, self.source.negative_prompt, ""], pa.string())
+        captions = pc.unique(pa.chunked_array([*good["caption"].chunks, more]))
         captions = captions.take(pc.sort_indices(captions))
         ids = pa.array((address(caption.as_py()) for caption in captions), pa.string())
         return pa.table({"id": ids, "caption": captions})

@@ -68,7 +68,7 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     """The cache's clips as ``pixels`` uint8 [T, height, width, 3] of the size of samples, read from their files again;
     ``error`` is "" unless a file has changed since."""
     paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
-    clips = unequal(cache.index, video="").select(["dataset", "video", "number"])
+    clips = unequal(cache.index.filter(pa.array(cache.choices > 0)), video="").select(["dataset", "video", "number"])
     size = {"height": source.height, "width": source.width}
     rows = [row | size | {"path": paths[row["dataset"], row["video"]]} for row in clips.to_pylist()]
     return _decoded(source, dataset(pa.Table.from_pylist(rows)))

@@ -87,13 +87,24 @@ def substitutes(bucket: Sequence[int], seed: int, epoch: int, row: int) -> np.nd
 
 def dropped(seed: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
     """Which samples lose their caption [n]: a function of the seed and the sample, which is one of an epoch."""
-    key = np.frombuffer(hashlib.blake2b(f"{seed}/caption_dropout".encode(), digest_size=16).digest(), dtype=np.uint64)
+    return _uniform(seed, "caption_dropout", sample_ids) < probability
+
+
+def chosen(seed: int, sample_ids: np.ndarray, captions: np.ndarray) -> np.ndarray:
+    """Which of its ``captions`` [n] (how many its clip has) each sample comes with [n], from 0: a function of the seed
+    and the sample."""
+    return (_uniform(seed, "caption", sample_ids) * captions).astype(np.int64)
+
+
+def _uniform(seed: int, purpose: str, sample_ids: np.ndarray) -> np.ndarray:
+    """A number in [0, 1) a sample [n]."""
+    key = np.frombuffer(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest(), dtype=np.uint64)
 
     def draw(sample: int) -> float:
         counter = np.array([0, 0, 0, sample], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key, counter=counter)).random()
 
-    return np.array([draw(sample) < probability for sample in sample_ids], dtype=bool)
+    return np.array([draw(sample) for sample in sample_ids])
 
 
 def share(positions: int, rank: int, world: int, micro_batch: int) -> np.ndarray:

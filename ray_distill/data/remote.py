@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -21,11 +24,16 @@ from pydantic import PlainSerializer, PlainValidator
 
 from ray_distill.data.cut import BadClip
 
+T = TypeVar("T")
 SLICE = "::"
-_MEMBER = re.compile(r"(.*\.tar)::(\d+)::(\d+)::(.*)", re.DOTALL)
+_MEMBER = re.compile(r"(.*?\.tar)::(\d+)::(\d+)::(.*)", re.DOTALL | re.IGNORECASE)
 PIECE = 16 << 20
 UNREADABLE = (OSError, pa.ArrowException, RuntimeError, ValueError)
 """What file systems raise where a file is not there, or where a link loops or a name is none."""
+FOR_GOOD = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
+"""What another try does not change."""
+WAITS_S = (0.5, 2.0)
+"""Seconds before a remote place is tried again."""
 
 
 def is_remote(place: str | Path) -> bool:
@@ -74,31 +82,72 @@ def kind(place: str | Path) -> str:
     if not is_remote(place):
         return "file" if os.path.isfile(place) else "folder" if os.path.isdir(place) else ""
     there, path = filesystem(place)
-    told = there.get_file_info(path).type
-    return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(told, "")
+    info = again(place, lambda: there.get_file_info(path))
+    return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(info.type, "")
 
 
-def read(place: str | Path) -> bytes:
-    there, path = filesystem(place)
-    with there.open_input_stream(path) as file:
-        data: bytes = file.read()
+def again(place: str | Path, call: Callable[[], T]) -> T:
+    """``call()``; where a remote place fails it is called again, after each of ``WAITS_S``. OSError at the end."""
+    if not is_remote(place):
+        return call()
+    for wait in WAITS_S:
+        with suppress(_Passing):
+            return _remotely(call)
+        time.sleep(wait)
+    return _remotely(call)
+
+
+class _Passing(OSError):
+    """A failure that may pass."""
+
+
+def _remotely(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except FOR_GOOD:
+        raise
+    except Exception as error:  # the clients of stores raise their own kinds, which have no common class
+        raise _Passing(f"{type(error).__name__}: {error}") from error
+
+
+def read(place: str | Path, limit: int | None = None) -> bytes:
+    """The bytes of a file; OSError where they are more than ``limit``."""
+
+    def content() -> bytes:
+        with open_at(place) as file:
+            data = file.read() if limit is None else file.read(limit + 1)
+        if limit is not None and len(data) > limit:
+            raise OSError(f"it has more than {limit} bytes")
         return data
+
+    return again(place, content)
 
 
 def open_at(place: str | Path) -> BinaryIO:
-    """For reading, with ``seek``."""
+    """A regular file for reading, with ``seek`` and ``size``: opening a pipe would wait for its writer."""
     there, path = filesystem(place)
+    if (on_disk := _on_disk(place)) is not None and not stat.S_ISREG(os.stat(on_disk).st_mode):
+        raise OSError("it is no regular file")
     file: BinaryIO = there.open_input_file(path)
     return file
 
 
-def walk(place: str | Path) -> list[str]:
-    """The names, relative to it, of all that is below a folder, sorted. Links to folders are not followed."""
-    if not is_remote(place):
-        return sorted(path.relative_to(place).as_posix() for path in Path(place).rglob("*"))
-    there, path = filesystem(place)
-    found = there.get_file_info(fs.FileSelector(path, recursive=True))
-    return sorted(posixpath.relpath(told.path, path) for told in found if told.is_file)
+def walk(place: str | Path, failed: Callable[[str, OSError], None]) -> list[str]:
+    """The names, relative to it, of all that is below a folder, sorted. Links to folders are not followed; ``failed``
+    hears of folders that cannot be read."""
+    top = _on_disk(place)
+    if top is None:
+        there, path = filesystem(place)
+        infos = again(place, lambda: there.get_file_info(fs.FileSelector(path, recursive=True)))
+        return sorted(posixpath.relpath(info.path, path) for info in infos if info.is_file)
+
+    def report(error: OSError) -> None:
+        failed(Path(error.filename).relative_to(top).as_posix(), error)
+
+    below = os.walk(top, onerror=report)
+    return sorted(
+        Path(root, name).relative_to(top).as_posix() for root, folders, files in below for name in folders + files
+    )
 
 
 def join(root: str | Path, name: str) -> str:
@@ -115,13 +164,30 @@ def parent(place: str | Path) -> str:
 
 
 def is_inside(root: str, place: str) -> bool:
-    """Whether a place is below ``root``, links followed. What cannot be found out is for the decoder to refuse."""
-    if is_remote(root) or is_remote(place):
-        return place.startswith(root.rstrip("/") + "/")
+    """Whether a place, or the shard that it is a member of, is below ``root``, links followed. What cannot be found
+    out is for the decoder to refuse."""
+    member = _MEMBER.fullmatch(place)
     try:
-        return Path(place).resolve().is_relative_to(Path(root).resolve())
+        folder, path = _on_disk(root), _on_disk(member[1] if member else place)
+        if folder is not None and path is not None:
+            return os.path.realpath(path).startswith(os.path.realpath(folder).rstrip("/") + "/")
     except UNREADABLE:
-        return True
+        return not is_remote(place)
+    if folder is not None or path is not None:
+        return False
+    (scheme, _, within), (other, _, name) = (str(p).partition("://") for p in (root, member[1] if member else place))
+    # A web server takes %2e%2e for two dots.
+    return scheme == other and posixpath.normpath(unquote(name)).startswith(posixpath.normpath(unquote(within)) + "/")
+
+
+def _on_disk(place: str | Path) -> str | None:
+    """The path of a place on this machine, which a URI may name, too."""
+    if not is_remote(place):
+        return str(place)
+    there, path = filesystem(place)
+    handler = there.handler.fs if isinstance(there, fs.PyFileSystem) else None
+    local = isinstance(there, fs.LocalFileSystem) or "file" in getattr(handler, "protocol", ())
+    return path if local else None
 
 
 def version(path: str) -> tuple[int, int] | None:
@@ -131,7 +197,7 @@ def version(path: str) -> tuple[int, int] | None:
     try:
         if is_remote(path):
             there, inner = filesystem(path)
-            remote = there.get_file_info(inner)
+            remote = again(path, lambda: there.get_file_info(inner))
             return (remote.size, remote.mtime_ns or 0) if remote.is_file else None
         told = os.stat(path)
         return told.st_size, told.st_mtime_ns
@@ -146,19 +212,28 @@ def local(path: str) -> Iterator[str]:
     if not is_remote(path) and not member:
         yield path
         return
-    shard, offset, size, name = member.groups() if member else (path, "0", "-1", path)
+    name = member[4] if member else path
     with tempfile.TemporaryDirectory(prefix="clip-") as folder:
         copy = Path(folder) / f"clip{PurePosixPath(name).suffix}"
         try:
-            with open_at(shard) as file, copy.open("wb") as out:
-                file.seek(int(offset))
-                left = int(size)
-                while left and (piece := file.read(PIECE if left < 0 else min(PIECE, left))):
-                    out.write(piece)
-                    left -= len(piece) if left > 0 else 0
+            again(path, lambda: _copy(path, copy))
         except UNREADABLE as error:
             raise BadClip(path, f"cannot be read ({error})") from error
         try:
             yield str(copy)
         except BadClip as bad:
             raise BadClip(path, bad.reason) from bad
+
+
+def _copy(path: str, copy: Path) -> None:
+    """All bytes of a file, or of a member of a shard."""
+    member = _MEMBER.fullmatch(path)
+    with open_at(member[1] if member else path) as file, copy.open("wb") as out:
+        size: int = int(member[3]) if member else file.size()  # type: ignore[attr-defined]
+        file.seek(int(member[2]) if member else 0)
+        left = size
+        while left and (piece := file.read(min(PIECE, left))):
+            out.write(piece)
+            left -= len(piece)
+    if left:
+        raise OSError(f"cut off: {size - left} of its {size} bytes came")

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 ROWS, COLUMNS, EDGE, LINE = 12, 4, 160, 16
+CUT = 90
+"""Characters of a title."""
 
 
 def some(count: int) -> list[int]:
@@ -33,7 +35,7 @@ def _row(title: str, frames: np.ndarray) -> Image.Image:
     factor = EDGE / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
     row = Image.new("RGB", (COLUMNS * (EDGE + 4), size[1] + LINE + 6), "white")
-    text = f"{title}  [{len(frames)} x {height} x {width}]"
+    text = f"{_short(title)}  [{len(frames)} x {height} x {width}]"
     ImageDraw.Draw(row).text((2, 1), text, fill="black", font=ImageFont.load_default(11))
     for column, time in enumerate(times):
         picture = Image.fromarray(frames[time]).resize(
@@ -41,3 +43,9 @@ def _row(title: str, frames: np.ndarray) -> Image.Image:
         )
         row.paste(picture, (column * (EDGE + 4), LINE))
     return row
+
+
+def _short(title: str) -> str:
+    """One line of the sheet's width: Pillow breaks at line ends, and refuses a million characters."""
+    line = " ".join(title[: 4 * CUT].split())
+    return line if len(line) <= CUT else f"{line[: CUT - 3]}..."

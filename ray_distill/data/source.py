@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 from ray_distill.data.cut import Cut
 from ray_distill.data.remote import Location
 from ray_distill.diffusion.timesteps import check_timesteps
+from ray_distill.plaintext import blank
 
 
 def located(path: Path) -> Path:
@@ -71,8 +72,9 @@ class Dataset(Section):
     """A tar file, or a folder of them, as WebDataset makes them: 0001.mp4 beside 0001.txt or 0001.json."""
     prompts: Location | None = None
     """No videos: a text file with a prompt a line, or JSON lines, for methods that need no data."""
-    captions: Literal["sidecar", "filename"] = "sidecar"
-    """Of ``videos``: in a .txt beside the video, or its name with spaces for underscores."""
+    captions: Literal["sidecar", "lines", "filename"] = "sidecar"
+    """Of ``videos`` and ``shards``: one in a .txt beside the video; or one a line of it, of which each sample draws
+    one; or, of ``videos``, its name with spaces for underscores."""
     caption: str | None = None
     """One caption for every video, in place of their own."""
     teacher: Teacher | None = None
@@ -97,8 +99,12 @@ class Dataset(Section):
             raise ValueError(
                 f"a dataset needs exactly one of {', '.join(PLACES)}; it has {' and '.join(given) or 'none'}"
             )
-        if self.captions != "sidecar" and (self.videos is None or self.caption is not None):
-            raise ValueError(f"captions = {self.captions!r}: only videos without a caption have captions; remove it")
+        of = {"filename": (self.videos,), "lines": (self.videos, self.shards)}.get(self.captions)
+        if of is not None and (self.caption is not None or not any(of)):
+            also = " or shards" * (len(of) - 1)
+            raise ValueError(f"captions = {self.captions!r}: only videos{also} without a caption have it; remove it")
+        if self.caption is not None and blank(self.caption):
+            raise ValueError("caption is blank: give a text, or remove it and let each clip have its own")
         if self.caption is not None and self.prompts is not None:
             raise ValueError(f"caption = {self.caption!r}: prompts are captions already; remove it")
         if self.teacher is not None and self.prompts is None:

@@ -19,7 +19,7 @@ from ray.data.block import BlockAccessor, BlockMetadata
 
 from ray_distill.data.cache import Cache
 from ray_distill.data.growing import growing
-from ray_distill.data.plan import Buckets, Plan, dropped, kept, share, substitutes
+from ray_distill.data.plan import Buckets, Plan, chosen, dropped, kept, share, substitutes
 
 
 def quiet() -> None:
@@ -64,7 +64,7 @@ class Stream:
     @property
     def left_out(self) -> int:
         """Rows in buckets that are not trained on."""
-        return len(self.cache.index) - sum(map(len, self.buckets.values()))
+        return int((self.cache.choices > 0).sum()) - sum(map(len, self.buckets.values()))
 
     @property
     def steps_per_block(self) -> int:
@@ -112,14 +112,22 @@ class Stream:
         if self.waits:
             epochs = [step // self.plan.steps_per_epoch for step in steps for _ in mine]
             numbers = self._there(numbers, epochs)
-        rows = self.cache.rows(numbers, columns)
         sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
+        rows = self.cache.rows(self._captioned(numbers, sample_ids), columns)
         shapes = np.array([row["shape"] for row in rows], dtype=np.int64)
         text = self.cache.text(rows)
         if self.caption_dropout:
             text[dropped(self.seed, sample_ids, self.caption_dropout)] = self.cache.prompts["null"]
         block = {"sample_id": sample_ids, "shape": shapes, "text": text}
         return block | {name: [row[name] for row in rows] for name in stored}
+
+    def _captioned(self, numbers: Sequence[int], sample_ids: np.ndarray) -> list[int]:
+        """The rows with the captions that these samples draw: a clip's stand one behind the other."""
+        choices = self.cache.choices[numbers]
+        if (choices == 1).all():
+            return list(numbers)
+        drawn: list[int] = (np.asarray(numbers) + chosen(self.seed, sample_ids, choices)).tolist()
+        return drawn
 
     def _there(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
         """Rows once they are encoded; one that cannot be has a substitute from its bucket."""

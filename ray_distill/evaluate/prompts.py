@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ray_distill.config import RunConfig
+from ray_distill.data.made import cleaning
 from ray_distill.models.loading import folder_hash
 from ray_distill.models.text import TextEncoder
 
@@ -40,7 +41,7 @@ def _encode(config: RunConfig, path: Path) -> None:
 
 def _file(config: RunConfig) -> Path:
     said = [list(config.evaluate.prompts.values()), config.model.max_sequence_length, config.model.int8_text]
-    digest = hashlib.sha256(json.dumps(said).encode())
+    digest = hashlib.sha256(json.dumps([*said, cleaning()]).encode())
     for part in ("text_encoder", "tokenizer"):
         digest.update(folder_hash(config.model.path / part).encode())
     return config.run_dir / f"prompts-{digest.hexdigest()[:16]}.safetensors"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import ftfy  # noqa: F401 (where it is not there, diffusers' prompt_clean leaves it out: other tokens without a word)
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
@@ -23,7 +25,7 @@ class TextEncoder:
             if not (Path(folder) / part).is_dir():
                 raise FileNotFoundError(f"{folder} has no {part}/: it must be a diffusers pipeline folder")
         self.max_length = max_length
-        self.tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", local_files_only=True)
+        self.tokenizer = _tokenizer(Path(folder) / "tokenizer")
         kind = json.loads((Path(folder) / "text_encoder/config.json").read_text())["model_type"]
         self.of_ltx = kind == "t5"  # LTX-Video's; Wan's is UMT5
         encoder = T5EncoderModel if self.of_ltx else UMT5EncoderModel
@@ -40,7 +42,7 @@ class TextEncoder:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """fp32 [B, max_length, D], zero behind each prompt's last token; longer prompts are cut."""
         tokens = self.tokenizer(
-            list(prompts) if self.of_ltx else [prompt_clean(prompt) for prompt in prompts],
+            self._cleaned(prompts),
             padding="max_length",
             max_length=self.max_length,
             truncation=True,
@@ -53,3 +55,23 @@ class TextEncoder:
         # Behind the mask T5 still computes something. Wan was trained with zeros there, and it attends to all of them.
         # torch.where, not a product: 0 x inf would be nan.
         return torch.where(tokens.attention_mask.bool()[..., None], hidden, 0.0)
+
+    def tokens(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens each prompt has; what is beyond ``max_length`` is cut by ``encode``."""
+        return [len(ids) for ids in self.tokenizer(self._cleaned(prompts), verbose=False).input_ids]
+
+    def _cleaned(self, prompts: Sequence[str]) -> list[str]:
+        """As the pipelines do it: Wan's mends mojibake and curly quotes, LTX-Video's takes prompts as they are."""
+        return list(prompts) if self.of_ltx else [prompt_clean(prompt) for prompt in prompts]
+
+
+def _tokenizer(folder: Path) -> Any:
+    """ValueError where it is code of its own: no code out of a model's folder is run."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{folder}: its tokenizer is Python code of its own, which is not run; use a plain one"
+        ) from None

@@ -1,3 +1,4 @@
+import json
 import shutil
 from itertools import product
 from pathlib import Path
@@ -90,3 +91,37 @@ def test_int8_says_nearly_the_same(encoder):
     a, b = (each.encode(["a seven moving left", "a two moving up"]) for each in (encoder, small))
     assert 0 < (a - b).norm() / a.norm() < 0.03
     assert torch.equal(a == 0, b == 0)
+
+
+def test_prompts_are_cleaned_as_wan_was_trained(encoder, monkeypatch):
+    """By ftfy, without which diffusers would leave mojibake, curly quotes and full-width signs as they are."""
+    pairs = {
+        "a child\u2019s kite": "a child's kite",
+        "cafÃ©": "café",
+        "过曝，静态": "过曝,静态",
+        "\ufeffa kite": "a kite",
+    }
+    asked, tokenizer = [], encoder.tokenizer
+    monkeypatch.setattr(encoder, "tokenizer", lambda texts, **how: asked.append(texts) or tokenizer(texts, **how))
+    encoder.encode(list(pairs))
+    assert asked == [list(pairs.values())]
+
+
+def test_tokens_are_counted_beyond_what_is_cut(encoder):
+    assert encoder.tokens(["", "a one moving up", "a nine moving down and then some more words here"]) == [1, 5, 11]
+
+
+@pytest.mark.parametrize("name", ["Own", "PreTrainedTokenizerFast"])
+def test_no_code_of_a_tokenizers_folder_is_run(tmp_path, name):
+    """Whether its class is one that transformers has, too, or not."""
+    shutil.copytree(TEACHER, tmp_path / "model", ignore=shutil.ignore_patterns("transformer"))
+    path = tmp_path / "model/tokenizer/tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"tokenizer_class": name, "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    path.write_text(json.dumps(config))
+    (path.parent / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
+    if name == "Own":
+        with pytest.raises(ValueError, match=r"tokenizer: its tokenizer is Python code of its own, which is not run"):
+            TextEncoder(tmp_path / "model", 8)
+    else:
+        TextEncoder(tmp_path / "model", 8)
+    assert not (tmp_path / "ran").exists()
