@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from ray_distill import durable, sealed
 from ray_distill.data.growing import growing
-from ray_distill.data.store import Place, Store
+from ray_distill.data.store import Place, Store, ends_well
 from ray_distill.sealed import Damaged
 
 FORMAT = 4
@@ -124,21 +124,22 @@ class Cache:
 
     def check(self) -> None:
         """Damaged where card, index, prompts or a store's file that the index names is not what was written: read whole
-        are the first three, of the files only their sizes. Their rows are proven when they are read."""
+        are the first three, of the files their sizes and ends. Their rows are proven when they are read."""
         if not (self.folder / CARD).is_file():
             raise Damaged(self.folder / CARD, "is gone")
         self.prompts  # noqa: B018 (read for its own check)
         if lost := self.lost():
-            raise Damaged(lost[0], f"is gone or has another size ({len(lost)} of the index's files are so)")
+            raise Damaged(lost[0], f"is gone, cut or damaged ({len(lost)} of the index's files are)")
 
     def lost(self) -> list[Path]:
-        """The stores' files that the index names and that are gone or have another size."""
+        """The stores' files that the index names and that are gone, have another size, or end as no Parquet does: in
+        zeros, where a machine stopped before its disk had them."""
         found = []
         for kind in ("latents", "text"):
             named = self._index().select([f"{kind}_file", f"{kind}_size"]).group_by([f"{kind}_file", f"{kind}_size"])
             for row in named.aggregate([]).sort_by(f"{kind}_file").to_pylist():
                 path, size = (self.folder.parent / kind / self.card[kind] / row[f"{kind}_file"]), row[f"{kind}_size"]
-                if row[f"{kind}_file"] and not (path.is_file() and path.stat().st_size == size):
+                if row[f"{kind}_file"] and not ends_well(path, size):
                     found.append(path)
         return found
 

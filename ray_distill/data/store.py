@@ -121,7 +121,8 @@ class Store:
                 table = table.append_column(name + SEAL, seals)
         group = max(1, GROUP * len(rows) // max(1, table.nbytes))
         with durable.replacing(path) as temporary:
-            pq.write_table(table, temporary, row_group_size=group, compression="zstd", write_page_checksum=True)
+            how = {"compression": "zstd", "write_page_checksum": True, "write_statistics": False}
+            pq.write_table(table, temporary, row_group_size=group, **how)
 
     def write_errors(self, errors: Mapping[str, str]) -> None:
         """For those who wait for rows that cannot be made: why not, by id."""
@@ -178,6 +179,15 @@ class Store:
         except Damaged:
             return False
         return True
+
+
+def ends_well(path: Path, size: int) -> bool:
+    """Whether a file is there, of this size, and ends as Parquet does."""
+    try:
+        with path.open("rb") as file:
+            return file.seek(0, os.SEEK_END) == size > 4 and file.seek(size - 4) > 0 and file.read() == b"PAR1"
+    except FileNotFoundError:
+        return False
 
 
 def _seal(id_: str, column: str, value: pa.Scalar) -> bytes:
