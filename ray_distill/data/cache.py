@@ -8,13 +8,15 @@
                     prompts.safetensors   embeddings of the negative prompt and of the empty one
                     quarantine.jsonl      what was left out: file and reason
                     contact_sheet.png     some clips as the model sees them
-                    card.json             counts and settings
+                    card.json             counts and settings, and the index's hash; written last
+
+Each value that is read is proven by a digest that was written with it; what is not, is Damaged (``sealed.py``).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,18 +25,49 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import load_file
 
+from ray_distill import durable, sealed
 from ray_distill.data.growing import growing
-from ray_distill.data.store import Place, Store
+from ray_distill.data.store import Place, Store, ends_well
+from ray_distill.sealed import Damaged
 
+FORMAT = 4
+"""Of stores, index and card: a new number makes all rows anew."""
 CARD, INDEX, PROMPTS = "card.json", "index.parquet", "prompts.safetensors"
 Shape = tuple[int, int, int, int]
 
 
 @lru_cache(maxsize=4)
-def index_of(folder: Path) -> pa.Table:
-    return pq.read_table(folder / INDEX)
+def index_of(path: Path, digest: str) -> pa.Table:
+    """The index whose bytes have this sha256; Damaged where it has another or is gone."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise Damaged(path, "is gone") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise Damaged(path, "is not the one that its card was written with")
+    return pq.read_table(pa.BufferReader(content))
+
+
+def write(folder: Path, index: pa.Table, card: Mapping[str, Any], prompts: Mapping[str, np.ndarray]) -> None:
+    """Make ``folder`` a cache, the card last; what stands there already is replaced file by file."""
+    sealed.write_tensors(folder / PROMPTS, prompts)
+    with durable.replacing(folder / INDEX) as temporary:
+        pq.write_table(index, temporary, compression="zstd", write_page_checksum=True)
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    sealed.write_json(folder / CARD, {**card, "format": FORMAT, "index": digest})
+
+
+def older(folder: Path) -> list[Path]:
+    """The caches in ``data.cache_dir`` that an earlier version has made, or that are damaged."""
+    return [path.parent for path in sorted(folder.glob(f"*/{CARD}")) if not _is_of_this_format(path)]
+
+
+def _is_of_this_format(card: Path) -> bool:
+    try:
+        return bool(sealed.read_json(card).get("format") == FORMAT)
+    except (Damaged, FileNotFoundError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -49,8 +82,7 @@ class Cache:
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        card: dict[str, Any] = json.loads((self.folder / CARD).read_text())
-        return card
+        return sealed.read_json(self.folder / CARD)
 
     @property
     def latent_shape(self) -> Shape:
@@ -70,7 +102,10 @@ class Cache:
     @cached_property
     def prompts(self) -> dict[str, np.ndarray]:
         """The embeddings [L, D] fp32 of the ``negative`` prompt and of the ``null`` one."""
-        return load_file(self.folder / PROMPTS)
+        try:
+            return sealed.read_tensors(self.folder / PROMPTS)[0]
+        except FileNotFoundError:
+            raise Damaged(self.folder / PROMPTS, "is gone") from None
 
     @property
     def uncond(self) -> np.ndarray:
@@ -78,7 +113,36 @@ class Cache:
 
     @property
     def index(self) -> pa.Table:
-        return index_of(self.folder)
+        try:
+            return self._index()
+        except Damaged:
+            with durable.alone(self.folder.parent):  # another preparation may just be replacing index and card
+                self.__dict__.pop("card", None)
+                return self._index()
+
+    def _index(self) -> pa.Table:
+        return index_of(self.folder / INDEX, self.card["index"])
+
+    def check(self) -> None:
+        """Damaged where card, index, prompts or a store's file that the index names is not what was written: read whole
+        are the first three, of the files their sizes and ends. Their rows are proven when they are read."""
+        if not (self.folder / CARD).is_file():
+            raise Damaged(self.folder / CARD, "is gone")
+        self.prompts  # noqa: B018 (read for its own check)
+        if lost := self.lost():
+            raise Damaged(lost[0], f"is gone, cut or damaged ({len(lost)} of the index's files are)")
+
+    def lost(self) -> list[Path]:
+        """The stores' files that the index names and that are gone, have another size, or end as no Parquet does: in
+        zeros, where a machine stopped before its disk had them."""
+        found = []
+        for kind in ("latents", "text"):
+            named = self._index().select([f"{kind}_file", f"{kind}_size"]).group_by([f"{kind}_file", f"{kind}_size"])
+            for row in named.aggregate([]).sort_by(f"{kind}_file").to_pylist():
+                path, size = (self.folder.parent / kind / self.card[kind] / row[f"{kind}_file"]), row[f"{kind}_size"]
+                if row[f"{kind}_file"] and not ends_well(path, size):
+                    found.append(path)
+        return found
 
     def shapes(self, numbers: Sequence[int]) -> list[Shape]:
         """(C, t, h, w) of rows."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ray_distill.data.cut import BadClip, Video
 from ray_distill.data.listing import LISTED
-from ray_distill.data.remote import local
+from ray_distill.data.remote import local, version
 from ray_distill.data.source import Source
 from ray_distill.data.store import Store, address
 from ray_distill.data.transform import resize
@@ -32,11 +32,12 @@ CLIPS = pa.schema(
     [
         *LISTED,
         *((name, pa.int64()) for name in ("number", "height", "width")),
-        *((name, pa.string()) for name in ("id", "header")),
+        *((name, pa.string()) for name in ("id", "header", "content")),
     ]
 )
 """What ``Look`` makes of ``listing.LISTED``."""
-EDGE = 1 << 20
+PIECES, PIECE = 128, 128 << 10
+"""Of a file that is larger than all of them together (16 MiB) so many pieces are read to tell it from others."""
 TOGETHER = 64 << 20
 """Bytes of clips that are handed on together."""
 
@@ -54,12 +55,15 @@ class Look:
 
     def __call__(self, row: Row) -> list[Row]:
         clips = self.source.clips(self.source.parts[row["dataset"]])
-        empty = {"number": 0, "height": 0, "width": 0, "id": "", "header": ""}
+        empty = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
         if row["error"]:
             return [row | empty]
         try:
             with local(row["path"]) as path:
+                before = version(path)
                 video, content = probe(path), fingerprint(path)
+                if version(path) != before:
+                    raise BadClip(row["path"], "was replaced while it was looked into")
             height, width = video.shown
             if min(height, width) < clips.minimum_image_size:
                 least = clips.minimum_image_size
@@ -71,18 +75,24 @@ class Look:
         found, header = [], json.dumps(asdict(video))
         for number in range(min(clips.clips_per_video, clips.cut(0).count(video))):
             id_ = address(content, clips.cut(number), size, clips.crop)
-            found.append(row | {"number": number, "height": size[0], "width": size[1], "id": id_, "header": header})
+            clip = {"number": number, "height": size[0], "width": size[1], "id": id_, "header": header}
+            found.append(row | clip | {"content": content})
         return found
 
 
 def fingerprint(path: str) -> str:
-    """sha256 over a file's size and its first and last MiB, where a video's tables of frames stand."""
+    """sha256 over a file's size and content; of one that is larger than 16 MiB over ``PIECES`` of it, evenly apart from
+    its first byte to its last. Two files of one size that differ in none of them are taken for one."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256(f"{size}".encode() + file.read(EDGE))
-            file.seek(max(0, size - EDGE))
-            digest.update(file.read())
+            digest = hashlib.sha256(f"{size}".encode())
+            if size <= PIECES * PIECE:
+                digest.update(file.read())
+            else:
+                for number in range(PIECES):
+                    file.seek((size - PIECE) * number // (PIECES - 1))
+                    digest.update(file.read(PIECE))
             return digest.hexdigest()
     except OSError as error:
         raise BadClip(path, f"cannot be read ({error})") from error
@@ -91,7 +101,8 @@ def fingerprint(path: str) -> str:
 @dataclass(frozen=True)
 class Decode:
     """Clips -> ``pixels`` uint8 [n, T, H, W, 3], some clips of one shape at a time; ``error`` says why one's are zeros,
-    else "". Without a ``header`` its file is looked into again."""
+    else "". Without a ``header`` its file is looked into again; with a ``content`` it must be the one that was looked
+    into."""
 
     source: Source
 
@@ -116,6 +127,8 @@ class Decode:
         try:
             with local(row["path"]) as path:
                 read_clip(path, clips.cut(row["number"]), fit, video, pixels)
+                if row.get("content") and row["content"] != fingerprint(path):
+                    raise BadClip(row["path"], "was replaced since it was looked into")
         except BadClip as bad:
             pixels[:] = 0
             return pixels, str(bad)

@@ -16,7 +16,7 @@ from ray_distill.data.pipeline import Say, encode_beside
 from ray_distill.data.source import Source
 from ray_distill.data.tables import among, distinct, unequal, without
 
-COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "header"]
+COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "header", "content"]
 
 
 class Filling(threading.Thread):
@@ -46,10 +46,9 @@ class Filling(threading.Thread):
         store = Growing(self.cache.latents_folder).store
         errors = encode_beside(self.source, self.models, self.rows, store, self.cpus, self.say, self.stopped.is_set)
         bad = among(self.rows, "id", pa.array(errors, pa.string())).to_pylist()
+        lines = [{"file": row["video"], "reason": errors[row["id"]].removeprefix(f"{row['path']}: ")} for row in bad]
         with (self.cache.folder / QUARANTINE).open("a") as file:
-            for row in bad:
-                line = {"file": row["video"], "reason": errors[row["id"]].removeprefix(f"{row['path']}: ")}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def check(self) -> None:
         """Raises what ended it before its time: training would wait for ever."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import time
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from ray_distill import sealed
 from ray_distill.data.store import ERRORS, Place, Store
 from ray_distill.data.tables import rows_of
+from ray_distill.sealed import Damaged
 
+log = logging.getLogger(__name__)
 LOOK_S, WAIT_S = 0.1, 1800.0
 """Seconds between looks, and until a store that nothing was added to is given up."""
 
@@ -30,10 +33,15 @@ class Growing:
         names = {name for name in os.listdir(self.store.folder)} if self.store.folder.is_dir() else set()
         new = sorted(name for name in names - self.seen if not name.startswith("."))
         for name in new:
-            if name.endswith(ERRORS):
-                self.errors |= json.loads((self.store.folder / name).read_text())
-            elif name.endswith(".parquet"):
-                self.places |= {row.pop("id"): Place(**row) for row in rows_of(self.store.places_in(name))}
+            try:
+                if name.endswith(ERRORS):
+                    self.errors |= sealed.read_json(self.store.folder / name)
+                elif name.endswith(".parquet"):
+                    self.places |= {row["id"]: Place(**row) for row in rows_of(self.store.places_in(name))}
+            except Damaged as damaged:
+                log.warning("%s", damaged)
+                if not (self.store.folder / name).exists():
+                    names.discard(name)  # it is looked at again once it is made again
         self.seen |= names
         return bool(new)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -16,15 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from safetensors.numpy import save_file
 
-from ray_distill.data.cache import CARD, INDEX, PROMPTS, Cache, padded
+from ray_distill import durable
+from ray_distill.data.cache import Cache, padded, write
 from ray_distill.data.files import Decode
 from ray_distill.data.made import Made
 from ray_distill.data.sheet import sheet, some
 from ray_distill.data.store import address, address_of, placed
 from ray_distill.data.tables import among, distinct, equal, rows_of, unequal
+from ray_distill.sealed import Damaged
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -42,8 +40,7 @@ def finish(made: Made) -> Cache:
     for row in reasons:
         log.warning("left out %s: %s", row["file"], row["reason"])
     if len(bad) == len(made.rows):
-        source.cache_dir.mkdir(parents=True, exist_ok=True)
-        (source.cache_dir / QUARANTINE).write_text(quarantine)
+        durable.write(source.cache_dir / QUARANTINE, quarantine)
         raise ValueError(
             f"data: none of its {len(bad)} clips can be used ({source.title}); "
             f"the reasons are in {source.cache_dir / QUARANTINE}"
@@ -62,9 +59,18 @@ def finish(made: Made) -> Cache:
         )
     )
     cache = Cache(source.cache_dir / key[:16])
-    if not (cache.folder / CARD).is_file():
-        _write(made, cache, index, card, quarantine)
-    return cache
+    with durable.alone(source.cache_dir):
+        if not _whole(cache):
+            _write(made, cache.folder, index, card, quarantine)
+    return Cache(cache.folder)
+
+
+def _whole(cache: Cache) -> bool:
+    try:
+        cache.check()
+    except Damaged:
+        return False
+    return True
 
 
 def _sheet(made: Made, path: Path, index: pa.Table) -> None:
@@ -87,7 +93,7 @@ def _reason(row: Row) -> str:
 
 def _indexed(made: Made) -> pa.Table:
     """The index. Equal lines of a dataset are one row; the order is that of their content."""
-    kept = ["id", "dataset", "video", "caption", "number", "height", "width"]
+    kept = ["id", "dataset", "video", "caption", "number", "height", "width", "content"]
     if made.source.stream:
         kept += ["path", "header"]  # what encoding it beside the training takes
     rows, captions = equal(made.rows, error=""), made.captions
@@ -98,6 +104,9 @@ def _indexed(made: Made) -> pa.Table:
     index = rows.select([*kept, "choices"]).append_column("shape", pa.array(made.shapes(rows), pa.list_(pa.int64())))
     for kind, ids, store in (("latents", rows["id"], made.latents), ("text", rows["text"], made.text)):
         places = placed(ids, store.places())
+        needed = pc.not_equal(ids, "") if kind == "text" or not made.source.stream else pa.scalar(False)
+        if pc.any(pc.and_(needed, pc.equal(places["file"], ""))).as_py():
+            raise Damaged(store.folder, "has lost rows while it was being prepared")
         for name in places.column_names:
             index = index.append_column(f"{kind}_{name}", places[name])
     return index.combine_chunks()
@@ -173,18 +182,17 @@ def told(card: Mapping[str, Any]) -> str:
     return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
 
 
-def _write(made: Made, cache: Cache, index: pa.Table, card: Row, quarantine: str) -> None:
-    temporary = cache.folder.with_name(f".{cache.folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    pq.write_table(index, temporary / INDEX, compression="zstd")
+def _said_before(path: Path, now: str) -> str:
+    """The other lines of a quarantine list: those of clips that failed while they were encoded beside a training."""
+    if not path.is_file():
+        return ""
+    lines = path.read_text(errors="replace").splitlines()
+    return "".join(f"{line}\n" for line in lines if line not in now.splitlines())
+
+
+def _write(made: Made, folder: Path, index: pa.Table, card: Row, quarantine: str) -> None:
     asked = made.text.find([address(caption) for caption in (made.source.negative_prompt, "")])
     (negative, null), shape = made.text.read(asked, "text"), made.text_shape()
-    save_file({"negative": padded(negative, shape), "null": padded(null, shape)}, temporary / PROMPTS)
-    _sheet(made, temporary / SHEET, index)
-    (temporary / QUARANTINE).write_text(quarantine)
-    (temporary / CARD).write_text(json.dumps(card, indent=2))
-    try:
-        temporary.rename(cache.folder)
-    except OSError:  # another preparation was faster, with equal content
-        shutil.rmtree(temporary)
+    durable.write(folder / QUARANTINE, quarantine + _said_before(folder / QUARANTINE, quarantine) * made.source.stream)
+    _sheet(made, folder / SHEET, index)
+    write(folder, index, card, {"negative": padded(negative, shape), "null": padded(null, shape)})

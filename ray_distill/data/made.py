@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_distill.data.cache import Shape
+from ray_distill.data.cache import FORMAT, Shape
 from ray_distill.data.files import CLIPS
 from ray_distill.data.source import Source, Teacher
 from ray_distill.data.store import Store, address, placed
@@ -24,8 +24,6 @@ from ray_distill.models.codec import outline
 from ray_distill.models.loading import folder_hash, patch
 
 Row = dict[str, Any]
-FORMAT = 3
-"""Of stores and index: a new number makes all rows anew."""
 
 
 def cleaning() -> str:
@@ -112,7 +110,7 @@ class Made:
     def _taught(self, prompt: Row) -> list[Row]:
         """The rows of a prompt: one, without an id, or those of its teacher."""
         teacher = self.source.parts[prompt["dataset"]].teacher
-        row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": ""}
+        row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
         if teacher is None or row["error"]:
             return [row]
         recipe = teacher.model_dump(exclude={"path", "batch", "clips_per_prompt"})

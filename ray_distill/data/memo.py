@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 
-from ray_distill.data.cache import CARD, Cache
+from ray_distill import sealed
+from ray_distill.data.cache import Cache
 from ray_distill.data.made import Models
 from ray_distill.data.remote import version
 from ray_distill.data.source import Source
 from ray_distill.data.store import address_of
 from ray_distill.data.tables import rows_of
+from ray_distill.sealed import Damaged
+
+log = logging.getLogger(__name__)
 
 
 def known(source: Source, models: Models, listed: pa.Table) -> Cache | None:
-    """The cache that this source came to before, if none of its files has another size or time since."""
-    path = _memo(source, models, listed)
-    cache = Cache(source.cache_dir / path.read_text()) if path.is_file() else None
-    return cache if cache and (cache.folder / CARD).is_file() else None
+    """The cache that this source came to before, if none of its files has another size or time since, and if it is
+    whole; what is not is named."""
+    try:
+        cache = Cache(source.cache_dir / sealed.read_json(memo(source, models, listed))["cache"])
+        cache.check()
+    except FileNotFoundError:
+        return None
+    except Damaged as damaged:
+        log.warning("%s: it is made again", damaged)
+        return None
+    return cache
 
 
 def remember(source: Source, models: Models, listed: pa.Table, cache: Cache) -> None:
-    path = _memo(source, models, listed)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(cache.folder.name)
+    sealed.write_json(memo(source, models, listed), {"cache": cache.folder.name})
 
 
-def _memo(source: Source, models: Models, listed: pa.Table) -> Path:
+def memo(source: Source, models: Models, listed: pa.Table) -> Path:
+    """The file that holds the answer, under settings, models, and the names, sizes and times of all files."""
     settings = source.model_dump(mode="json", exclude={"cache_dir", "encode_batch", "encoders", "encoder_gpus"})
     files = ((*row.values(), version(row["path"])) for row in rows_of(listed))
     teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]

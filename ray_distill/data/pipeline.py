@@ -17,24 +17,28 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
-from ray_distill.data.cache import Cache
+from ray_distill.data.cache import Cache, older
 from ray_distill.data.encode import EncodeClips, EncodeText
 from ray_distill.data.files import CLIPS, Decode, Look, Write
 from ray_distill.data.index import finish
 from ray_distill.data.listing import entries, listing
 from ray_distill.data.made import Made, Models
-from ray_distill.data.memo import known, remember
+from ray_distill.data.memo import known, memo, remember
 from ray_distill.data.source import Source, Teacher
 from ray_distill.data.store import FILE, Store, address
 from ray_distill.data.stream import quiet
 from ray_distill.data.tables import among, equal, unequal, without
 from ray_distill.data.teach import MakeClips
+from ray_distill.sealed import Damaged
 
 log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 Stopped = Callable[[], bool]
 LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
 """CPUs of each stage. They differ, or Ray would fuse two of them and decode in the encoder's one process."""
+
+ATTEMPTS = 3
+"""At a preparation, each of which may find a file of the cache damaged."""
 
 BLOCK, LIGHT = 64, 256
 """Most clips of a task, so that what a worker holds does not grow with the source; and most files to look into, or
@@ -47,9 +51,21 @@ def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
     ValueError where a dataset is missing or nothing of the source is left.
     """
     listed = listing(source)
-    found = known(source, models, listed)
-    if found is not None:
-        return found
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return known(source, models, listed) or _made(source, models, listed, say)
+        except Damaged as damaged:  # it is set aside: what it held is missing now
+            say(f"   {damaged}")
+    return _made(source, models, listed, say)
+
+
+def _made(source: Source, models: Models, listed: pa.Table, say: Say) -> Cache:
+    if not (source.cache_dir / "text" / models.encoder).is_dir() and (past := older(source.cache_dir)):
+        say(
+            f"   {source.cache_dir}: {len(past)} caches of an earlier version, such as {past[0].name}, know no digests "
+            "of their rows: all is encoded anew, and what was there before may be removed"
+        )
+    before = memo(source, models, listed)
     prompts = pa.array((n for n, part in enumerate(source.parts) if part.kind == "prompts"), pa.int64())
     looked = _looked(source, models, without(listed, "dataset", prompts), say)
     made = Made(source, models, among(listed, "dataset", prompts), looked)
@@ -60,7 +76,8 @@ def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
         if part.teacher is not None:
             _taught(source, models, made, number, part.teacher, say)
     cache = finish(made)
-    remember(source, models, listed, cache)
+    if memo(source, models, listed) == before:  # else a file was replaced meanwhile: the next preparation looks again
+        remember(source, models, listed, cache)
     return cache
 
 
@@ -68,7 +85,8 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     """The cache's clips as ``pixels`` uint8 [T, height, width, 3] of the size of samples, read from their files again;
     ``error`` is "" unless a file has changed since."""
     paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
-    clips = unequal(cache.index.filter(pa.array(cache.choices > 0)), video="").select(["dataset", "video", "number"])
+    clips = unequal(cache.index.filter(pa.array(cache.choices > 0)), video="")
+    clips = clips.select(["dataset", "video", "number", "content"])
     size = {"height": source.height, "width": source.width}
     rows = [row | size | {"path": paths[row["dataset"], row["video"]]} for row in clips.to_pylist()]
     return _decoded(source, dataset(pa.Table.from_pylist(rows)))

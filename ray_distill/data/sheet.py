@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ray_distill import durable
+
 ROWS, COLUMNS, EDGE, LINE = 12, 4, 160, 16
 CUT = 90
 """Characters of a title."""
@@ -26,7 +28,8 @@ def sheet(path: Path, clips: Sequence[tuple[str, np.ndarray]]) -> None:
     for row in rows:
         canvas.paste(row, (0, top))
         top += row.height
-    canvas.save(path)
+    with durable.replacing(path) as temporary:
+        canvas.save(temporary, "png")
 
 
 def _row(title: str, frames: np.ndarray) -> Image.Image:

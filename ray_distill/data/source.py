@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from ray_distill.data.cut import Cut
 from ray_distill.data.remote import Location
@@ -26,7 +36,18 @@ def located(path: Path) -> Path:
     return path.absolute()
 
 
+def _on_a_file_system(value: Any) -> Any:
+    if found := re.match(r"([A-Za-z][\w+.-]+):/", str(value)):
+        raise ValueError(
+            f"a place of {found[1]}:// is no folder: rows are added to it and read out of it in pieces, so it must be "
+            "storage that all nodes mount, such as NFS, or a local disk on one machine. Clips and prompts may be URIs"
+        )
+    return value
+
+
 Absolute = Annotated[Path, AfterValidator(Path.absolute)]
+Folder = Annotated[Path, BeforeValidator(_on_a_file_system), AfterValidator(Path.absolute)]
+"""On this machine's file systems."""
 Pipeline = Annotated[Path, AfterValidator(located)]
 """A pipeline's folder, or its name on the hub."""
 PLACES = ("manifest", "videos", "shards", "prompts")
@@ -182,7 +203,7 @@ class Source(Clips):
     datasets: tuple[Dataset, ...] = ()
     allow_outside: bool = False
     """Whether a manifest may name files outside its folder."""
-    cache_dir: Absolute = Path("cache")
+    cache_dir: Folder = Path("cache")
     stream: bool = False
     """Whether training begins while clips are still being encoded, beside it."""
     keep_small_buckets: bool = True

@@ -1,11 +1,17 @@
-"""Parquet files of encoded rows, each row under the hash of all that it was made from; files are only ever added."""
+"""Parquet files of encoded rows, each row under the hash of all that it was made from; files are only ever added.
+
+Nothing that a disk has changed is read: a file's name is the hash of its rows' ids, each value has a digest of itself
+and its row's id beside it, and pages have the checksums that Parquet knows. What fails one of these is renamed to
+``*.parquet.damaged``: its rows are no longer there, so that the next preparation makes them again.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,26 +20,39 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-ERRORS = ".errors.json"
+from ray_distill import durable, sealed
+from ray_distill.sealed import Damaged
+
+log = logging.getLogger(__name__)
+ERRORS, ASIDE = ".errors.json", ".damaged"
+SEAL = "_seal"
+"""Ends the name of the column with the digests of another."""
 GROUP, FILE = 1 << 20, 64 << 20
 """Bytes of a row group, which is what one read decodes, and of a file."""
+BROKEN = (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError)
+"""What Arrow raises on bytes that are no Parquet."""
+REMEDY = "what it held is made again by the next preparation, which train begins with, too"
 
 
 class Place(NamedTuple):
-    """Where a stored row stands."""
+    """Where the row ``id`` stands, in a ``file`` of ``size`` bytes."""
 
     file: str
     group: int
     row: int
+    id: str = ""
+    size: int = -1
 
 
-PLACES = pa.schema([("id", pa.string()), ("file", pa.string()), ("group", pa.int64()), ("row", pa.int64())])
+PLACES = pa.schema(
+    [("file", pa.string()), ("group", pa.int64()), ("row", pa.int64()), ("id", pa.string()), ("size", pa.int64())]
+)
 
 
 def placed(ids: pa.Array | pa.ChunkedArray, places: pa.Table) -> pa.Table:
-    """file, group, row of each of ``ids``; "", -1, -1 of one that is not in ``places``."""
+    """The columns of Place for each of ``ids``; "", -1, -1, "", -1 of one that is not in ``places``."""
     found = places.select(Place._fields).take(pc.index_in(ids, value_set=places["id"]))
-    empty = zip(found.columns, ("", -1, -1), strict=True)
+    empty = zip(found.columns, Place("", -1, -1), strict=True)
     return pa.table([pc.fill_null(column, value) for column, value in empty], Place._fields)
 
 
@@ -58,20 +77,27 @@ class Store:
     folder: Path
 
     def places(self) -> pa.Table:
-        """Where each id stands: id, file, group, row. What two attempts of one write left behind is there twice."""
-        return pa.concat_tables(
-            [PLACES.empty_table(), *(self.places_in(path.name) for path in sorted(self.folder.glob("*.parquet")))]
-        )
+        """Where each row stands (``PLACES``). What two attempts of one write left behind is there twice. A file that
+        is damaged is named, set aside and has no rows."""
+        tables = [PLACES.empty_table()]
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                tables.append(self.places_in(path.name))
+            except Damaged as damaged:
+                log.warning("%s", damaged)
+        return pa.concat_tables(tables)
 
     def places_in(self, name: str) -> pa.Table:
-        groups = [PLACES.empty_table()]
-        with pq.ParquetFile(self.folder / name) as file:
-            for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, columns=["id"])["id"]
-                count = len(ids)
-                stands = [pa.repeat(name, count), pa.repeat(group, count), pa.array(range(count))]
-                groups.append(pa.table([ids, *stands], PLACES.names).cast(PLACES))
-        return pa.concat_tables(groups)
+        """Those of one file. Damaged where its ids are not those that it was written with."""
+        with self._opened(name) as (file, size):
+            ids = file.read(columns=["id"])["id"].combine_chunks()
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            if f"{address(*ids.to_pylist())}.parquet" != name or sum(counts) != len(ids):
+                raise ValueError("its ids are not those that it was written with")
+        groups = [number for number, count in enumerate(counts) for _ in range(count)]
+        rows = [row for count in counts for row in range(count)]
+        constant = pa.repeat(name, len(ids)), pa.repeat(size, len(ids))
+        return pa.table([constant[0], groups, rows, ids, constant[1]], PLACES.names).cast(PLACES)
 
     def find(self, ids: Sequence[str]) -> list[Place]:
         """Where ``ids`` stand, which are all there."""
@@ -80,35 +106,91 @@ class Store:
         return [Place(**row) for row in asked.to_pylist()]
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A file of ``rows``, whole or not there; the same ids make the same file."""
+        """A file of ``rows``, whole or not there; one of the same ids that stands already is left as it is, since
+        others may have it in their index."""
         if not rows:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{address(*(row['id'] for row in rows))}.parquet"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        path = self.folder / f"{address(*(str(row['id']) for row in rows))}.parquet"
+        if self._stands(path.name):
+            return
         table = pa.Table.from_pylist([dict(row) for row in rows])
+        for name in table.column_names:
+            if name != "id":
+                pairs = zip(table["id"], table[name], strict=True)
+                seals = pa.array([_seal(id_.as_py(), name, value) for id_, value in pairs], pa.binary(16))
+                table = table.append_column(name + SEAL, seals)
         group = max(1, GROUP * len(rows) // max(1, table.nbytes))
-        pq.write_table(table, temporary, row_group_size=group, compression="zstd")
-        temporary.replace(path)
+        with durable.replacing(path) as temporary:
+            how = {"compression": "zstd", "write_page_checksum": True, "write_statistics": False}
+            pq.write_table(table, temporary, row_group_size=group, **how)
 
     def write_errors(self, errors: Mapping[str, str]) -> None:
         """For those who wait for rows that cannot be made: why not, by id."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{address(*sorted(errors))}{ERRORS}"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(dict(errors)))
-        temporary.replace(path)
+        sealed.write_json(self.folder / f"{address(*sorted(errors))}{ERRORS}", dict(errors))
 
     def read(self, places: Iterable[Place], column: str) -> list[Any]:
-        """The values at ``places``; a row group is decoded once, however many of its rows are asked for."""
-        wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        """The values at ``places``, each proven by its digest; a row group is decoded once, however many of its rows
+        are asked for. Damaged, and the file set aside, where a value is not the one that was written."""
+        wanted: dict[tuple[str, int], list[tuple[int, Place]]] = {}
         count = 0
-        for count, (name, group, row) in enumerate(places, 1):
-            wanted.setdefault((name, group), []).append((count - 1, row))
+        for count, place in enumerate(places, 1):
+            wanted.setdefault((place.file, place.group), []).append((count - 1, place))
         found: list[Any] = [None] * count
         for (name, group), asked in wanted.items():
-            with pq.ParquetFile(self.folder / name) as file:
-                values = file.read_row_group(group, columns=[column])[column]
-            for place, row in asked:
-                found[place] = values[row].as_py()
+            with self._opened(name) as (file, _):
+                table = file.read_row_group(group, columns=[column, column + SEAL])
+                values, seals = table[column], table[column + SEAL]
+                for number, place in asked:
+                    if _seal(place.id, column, values[place.row]) != seals[place.row].as_py():
+                        raise ValueError(f"row {place.row} of group {group} has another {column} than was written")
+                    found[number] = values[place.row].as_py()
         return found
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[pq.ParquetFile, int]]:
+        """A file and its size. What is wrong with its content is raised as Damaged, once the file is set aside; what
+        is wrong with the disk or the network is raised as it is."""
+        path = self.folder / name
+        try:
+            before = path.stat()
+        except FileNotFoundError:
+            raise Damaged(path, f"is gone; {REMEDY}") from None
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                yield file, before.st_size
+        except BROKEN as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            self._set_aside(path, before)
+            raise Damaged(path, f"is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
+
+    def _set_aside(self, path: Path, judged: os.stat_result) -> None:
+        """Unless another preparation has put a new file in its place; on a disk that cannot be written it stays."""
+        try:
+            now = path.stat()
+            if (now.st_ino, now.st_mtime_ns) == (judged.st_ino, judged.st_mtime_ns):
+                path.rename(path.with_name(path.name + ASIDE))
+        except OSError as error:
+            log.warning("%s could not be set aside: %s", path, error)
+
+    def _stands(self, name: str) -> bool:
+        try:
+            self.places_in(name)
+        except Damaged:
+            return False
+        return True
+
+
+def ends_well(path: Path, size: int) -> bool:
+    """Whether a file is there, of this size, and ends as Parquet does."""
+    try:
+        with path.open("rb") as file:
+            return file.seek(0, os.SEEK_END) == size > 4 and file.seek(size - 4) > 0 and file.read() == b"PAR1"
+    except FileNotFoundError:
+        return False
+
+
+def _seal(id_: str, column: str, value: pa.Scalar) -> bytes:
+    """A value's digest, which knows whose it is: another row's value, or another column's, has another one."""
+    binary = pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type)
+    return sealed.digest(id_, column, value.as_buffer() if binary and value.is_valid else repr(value.as_py()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ray_distill import sealed
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.data.cache import Cache
@@ -33,6 +34,7 @@ from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
 from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
+from ray_distill.sealed import Damaged
 from ray_distill.types import Denoiser, Sampler
 
 
@@ -90,8 +92,9 @@ def generate(
     """Sample one video a prompt (text [N, L, D], uncond [L, D]) in batches, and measure them; what no training moves
     is kept in the folder ``keep`` and made once."""
     name = kept_name(config, candidate, prompts, seed)
-    if name is not None and (keep / name).is_file():
-        return Made.load(keep / name)
+    if name is not None:
+        with suppress(FileNotFoundError, Damaged):  # not made yet, or to be made again
+            return Made.load(keep / name)
     made = _generate(config, candidate, prompts, text, uncond, seed)
     if name is not None:
         made.save(keep / name)
@@ -126,16 +129,18 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
     """The metric's features [N, 64] of the data set's own clips, kept beside the cache."""
     assert config.evaluate.metric is not None
     path = cache.folder / f"features-{folder_hash(config.evaluate.metric)[:16]}.safetensors"
-    if not path.is_file():
-        metric = Metric.load(config.evaluate.metric)
+    with suppress(FileNotFoundError, Damaged):  # not measured yet, or to be measured again
+        return torch.from_numpy(sealed.read_tensors(path)[0]["features"])
+    metric = Metric.load(config.evaluate.metric)
 
-        def measure(rows: dict[str, Any]) -> dict[str, np.ndarray]:
-            good = rows["error"] == ""
-            return {"features": metric.features(rows["pixels"][good]).numpy()}
+    def measure(rows: dict[str, Any]) -> dict[str, np.ndarray]:
+        good = rows["error"] == ""
+        return {"features": metric.features(rows["pixels"][good]).numpy()}
 
-        rows = real_videos(config.data, cache).map_batches(measure, batch_size=256).take_all()
-        save_file({"features": torch.from_numpy(np.stack([row["features"] for row in rows]))}, path)
-    return load_file(path)["features"]
+    rows = real_videos(config.data, cache).map_batches(measure, batch_size=256).take_all()
+    features = np.stack([row["features"] for row in rows])
+    sealed.write_tensors(path, {"features": features})
+    return torch.from_numpy(features)
 
 
 def write_videos(folder: Path, videos: np.ndarray, prompts: Sequence[str], fps: float) -> None:

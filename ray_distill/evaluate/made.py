@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ray_distill import __version__
+from ray_distill import __version__, sealed
 from ray_distill.config import RunConfig
-from ray_distill.models.loading import folder_hash
+from ray_distill.models.hashing import folder_hash, weights_hash
 from ray_distill.types import Sampler
 
 
@@ -51,24 +48,19 @@ class Made:
 
     def save(self, path: Path) -> None:
         """Whole or not at all: another task may look for it at the same time."""
-        tensors = {"videos": torch.from_numpy(self.videos)}
+        tensors = {"videos": self.videos}
         if self.features is not None:
-            tensors["features"] = self.features.contiguous()
+            tensors["features"] = self.features.cpu().numpy()
         numbers = {name: getattr(self, name) for name in ("accuracy", "diversity", "seconds_per_video")}
-        part = path.with_suffix(f".{os.getpid()}")
-        save_file(tensors, part, {"numbers": json.dumps(numbers)})
-        part.rename(path)
+        sealed.write_tensors(path, tensors, {"numbers": json.dumps(numbers)})
 
     @classmethod
     def load(cls, path: Path) -> Made:
-        with safe_open(path, "pt") as file:
-            features = file.get_tensor("features") if "features" in file.keys() else None  # noqa: SIM118 (no mapping)
-            return cls(features=features, videos=file.get_tensor("videos").numpy(), **_numbers(file.metadata()))
-
-
-def _numbers(metadata: dict[str, str]) -> dict[str, float]:
-    numbers: dict[str, float] = json.loads(metadata["numbers"])
-    return numbers
+        """What :meth:`save` has written; Damaged where it is not that, FileNotFoundError where there is nothing."""
+        tensors, metadata = sealed.read_tensors(path)
+        features = torch.from_numpy(tensors["features"]) if "features" in tensors else None
+        numbers: dict[str, float] = json.loads(metadata["numbers"])
+        return cls(features=features, videos=tensors["videos"], **numbers)
 
 
 def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int) -> str | None:
@@ -82,7 +74,7 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
     depends = {
         "version": __version__,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "weights": [folder_hash(config.source(role)) for role in candidate.roles],
+        "weights": [weights_hash(config.source(role)) for role in candidate.roles],
         "model": [folder_hash(config.model.path), config.model.family],
         "sampler": asdict(candidate.sampler),
         "prompts": [list(prompts), settings.pictures, seed],

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import ray
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ray_distill import sealed
 from ray_distill.config import RunConfig
 from ray_distill.data.made import cleaning
 from ray_distill.models.loading import folder_hash
 from ray_distill.models.text import TextEncoder
+from ray_distill.sealed import Damaged
 
 
 def encode_prompts(config: RunConfig) -> Tensor | None:
@@ -22,10 +24,15 @@ def encode_prompts(config: RunConfig) -> Tensor | None:
     if not config.evaluate.prompts:
         return None
     path = _file(config)
-    if not path.is_file():
-        task = ray.remote(num_cpus=0.5, num_gpus=config.data.encoder_gpus, scheduling_strategy="DEFAULT")(_encode)
-        ray.get(task.remote(config, path), timeout=config.train.timeout_s)
-    return load_file(path)["text"]
+    with suppress(FileNotFoundError, Damaged):  # not encoded yet, or to be encoded again
+        return _read(path)
+    task = ray.remote(num_cpus=0.5, num_gpus=config.data.encoder_gpus, scheduling_strategy="DEFAULT")(_encode)
+    ray.get(task.remote(config, path), timeout=config.train.timeout_s)
+    return _read(path)
+
+
+def _read(path: Path) -> Tensor:
+    return torch.from_numpy(sealed.read_tensors(path)[0]["text"])
 
 
 def _encode(config: RunConfig, path: Path) -> None:
@@ -33,10 +40,7 @@ def _encode(config: RunConfig, path: Path) -> None:
     model = config.model
     encoder = TextEncoder(model.path, model.max_sequence_length, model.int8_text).to(device)
     text = encoder.encode(list(config.evaluate.prompts.values())).cpu()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    save_file({"text": text}, temporary)
-    temporary.replace(path)
+    sealed.write_tensors(path, {"text": text.numpy()})
 
 
 def _file(config: RunConfig) -> Path:

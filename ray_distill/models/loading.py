@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 
 from ray_distill.models import family as adapter
+from ray_distill.models.hashing import folder_hash as folder_hash
+from ray_distill.models.hashing import weights_hash as weights_hash
 from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
@@ -134,25 +135,3 @@ def compile_blocks(module: nn.Module, backend: str | Callable[..., Any] = "induc
     """torch.compile of each repeated block, where it stands: equal blocks share their code, and a second shape makes it
     general in place of compiling it anew for each."""
     module.compile_repeated_blocks(backend=backend)  # type: ignore[operator]
-
-
-def weights_hash(source: Path) -> str:
-    """:func:`folder_hash` of a pipeline's transformer; of a single file the same of it alone."""
-    return folder_hash(source / "transformer") if source.is_dir() else _hashed([source], source.parent)
-
-
-def folder_hash(folder: Path) -> str:
-    """sha256 over the names, sizes and contents of a folder's files; of large files the first and last MiB."""
-    return _hashed(sorted(p for p in folder.rglob("*") if p.is_file()), folder)
-
-
-def _hashed(files: list[Path], folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)}{size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            digest.update(file.read())
-    return digest.hexdigest()

@@ -9,6 +9,7 @@ from torch import nn
 
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.models import family
+from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.loading import (
@@ -17,7 +18,6 @@ from ray_distill.models.loading import (
     hollow_transformer,
     random_transformer,
     use_attention,
-    weights_hash,
 )
 from ray_distill.models.lora import add_lora
 from ray_distill.models.shared import on_one_base

@@ -19,13 +19,13 @@ from ray_distill.data.made import Models
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.export.hub import check_token
 from ray_distill.models import family as adapter
+from ray_distill.models.hashing import ends_hash, weights_hash
 from ray_distill.models.heads import placed
 from ray_distill.models.loading import (
     check_attention,
     check_folder,
     check_weights,
     empty_transformer,
-    weights_hash,
 )
 from ray_distill.models.lora import check_targets
 from ray_distill.track.webhook import read_hook
@@ -204,9 +204,10 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
             f"{last.folder} is another run's: {differences}. Choose another name, or remove {config.run_dir}"
         )
     for role, then_hash in last.state.get("bases", {}).items():
-        if config.role(role).lora and weights_hash(config.source(role)) != then_hash:
+        source = config.source(role)
+        if config.role(role).lora and then_hash not in (weights_hash(source), ends_hash(source)):
             raise ConfigError(
-                f"{last.folder} holds adapters of {role} that were trained on other weights than {config.source(role)} "
+                f"{last.folder} holds adapters of {role} that were trained on other weights than {source} "
                 f"has; give those back, choose another name, or remove {config.run_dir}"
             )
 

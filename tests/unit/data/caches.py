@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors.numpy import save_file
 
-from ray_distill.data.cache import CARD, INDEX, PROMPTS, Cache
+from ray_distill.data.cache import Cache, write
 from ray_distill.data.store import Store
 
 SHAPES = [(2, 3, 2, 2), (2, 3, 2, 4)]
@@ -42,14 +39,11 @@ def make(folder: Path, numbers: list[list[int]], passes: list[float] | None = No
             | {"caption": f"caption {number % 20}"}
             | {f"{kind}_{part}": value for kind, place in places.items() for part, value in place._asdict().items()}
         )
-    (folder / "key").mkdir()
-    pq.write_table(pa.Table.from_pylist(index), folder / "key" / INDEX)
-    save_file({"negative": NEGATIVE, "null": NULL}, folder / "key" / PROMPTS)
     card = {
         "latent_shape": SHAPES[0],
         "datasets": [{"passes": often} for often in passes or [1.0, 1.0]],
         "latents": "codec",
         "text": "encoder",
     }
-    (folder / "key" / CARD).write_text(json.dumps(card))
+    write(folder / "key", pa.Table.from_pylist(index), card, {"negative": NEGATIVE, "null": NULL})
     return Cache(folder / "key")

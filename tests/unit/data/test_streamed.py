@@ -1,6 +1,5 @@
 """Training that begins while its clips are encoded: the same rows in the same order, whenever they come."""
 
-import json
 import pickle
 import threading
 import time
@@ -9,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ray_distill import sealed
 from ray_distill.data import growing
 from ray_distill.data.cache import CARD, Cache
 from ray_distill.data.growing import Growing
@@ -30,8 +30,7 @@ def both(tmp_path):
     """A prepared cache, and the same one streamed: its store is empty, its index knows no places of latents."""
     whole = caches.make(tmp_path / "whole", [SQUARE, WIDE])
     other = caches.make(tmp_path / "streamed", [SQUARE, WIDE])
-    card = json.loads((other.folder / CARD).read_text()) | {"streamed": True}
-    (other.folder / CARD).write_text(json.dumps(card))
+    sealed.write_json(other.folder / CARD, other.card | {"streamed": True})
     for path in other.latents_folder.iterdir():
         path.unlink()
     return whole, Cache(other.folder)

@@ -1,0 +1,101 @@
+"""Hashes of weights: every byte, read once.
+
+The hash of a large file is remembered in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache) under the file's
+path, and holds as long as its size, times and inode are those that it had. Where nothing can be kept there it is read
+again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from ray_distill import sealed
+from ray_distill.sealed import Damaged
+
+LARGE = 16 << 20
+"""Bytes from which on a file's hash is remembered; a smaller one is read faster than it is worth."""
+SETTLED_NS = 2 * 10**9
+"""A file that was written more recently may be written again without another time."""
+
+
+def folder_hash(folder: Path) -> str:
+    """sha256 over the names, sizes and contents of all files below a folder, links followed."""
+    return _of(_files(folder), folder)
+
+
+def weights_hash(source: Path) -> str:
+    """:func:`folder_hash` of a pipeline's transformer; of a single file the same of it alone."""
+    return folder_hash(source / "transformer") if source.is_dir() else _of([source], source.parent)
+
+
+def ends_hash(source: Path) -> str:
+    """:func:`weights_hash` as older checkpoints hold it: of large files the first and last MiB alone."""
+    folder = source / "transformer" if source.is_dir() else source.parent
+    digest = hashlib.sha256()
+    for path in _files(folder) if source.is_dir() else [source]:
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)}{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    path, now = path.resolve(), time.time_ns()
+    state = _state(path)
+    if state["size"] < LARGE:
+        return _read(path)
+    memo = _memory() / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+    with suppress(OSError, Damaged):  # not remembered, or not readably so
+        known = sealed.read_json(memo)
+        if {name: known.get(name) for name in state} == state:
+            return str(known["sha256"])
+    sha256 = _read(path)
+    if _state(path) == state and now - max(state["mtime_ns"], state["ctime_ns"]) > SETTLED_NS:
+        with suppress(OSError):  # a home that cannot be written: the next process reads the file again
+            sealed.write_json(memo, {"path": str(path), **state, "sha256": sha256})
+    return sha256
+
+
+def _of(files: Sequence[Path], folder: Path) -> str:
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for path, content in zip(files, pool.map(file_hash, files), strict=True):
+            digest.update(os.fsencode(path.relative_to(folder)) + f"\0{path.stat().st_size}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """Sorted; below a link to a folder, too, and none of them twice in a loop of links."""
+    seen, files = set[str](), list[Path]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        files += [path for path in (Path(place, name) for name in names) if path.is_file()]
+    return sorted(files)
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _state(path: Path) -> dict[str, int]:
+    """What changes when a file does."""
+    found = path.stat()
+    return {name: getattr(found, f"st_{name}") for name in ("size", "mtime_ns", "ctime_ns", "ino", "dev")}
+
+
+def _memory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "ray_distill" / "hashes"
