@@ -21,7 +21,7 @@ from ray_distill.models.codec import outline
 from ray_distill.models.loading import folder_hash, patch
 
 Row = dict[str, Any]
-FORMAT = 3
+FORMAT = 4
 """Of stores and index: a new number makes all rows anew."""
 
 

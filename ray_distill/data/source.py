@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from ray_distill.data.container import PIXELS
 from ray_distill.data.cut import Cut
 from ray_distill.data.remote import Location
 from ray_distill.diffusion.timesteps import check_timesteps
@@ -176,6 +177,10 @@ class Source(Clips):
     datasets: tuple[Dataset, ...] = ()
     allow_outside: bool = False
     """Whether a manifest may name files outside its folder."""
+    maximum_pixels: PositiveInt = PIXELS
+    """Files with larger frames are left out before one of them is decoded."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """decord: it reads the files that it is proven to read right, and PyAV all others."""
     cache_dir: Absolute = Path("cache")
     stream: bool = False
     """Whether training begins while clips are still being encoded, beside it."""
