@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -22,22 +23,62 @@ class BadClip(ValueError):
 
 @dataclass(frozen=True)
 class Video:
-    """What a file's header and first frame say: ``width`` and ``height`` as stored after the turn that the file asks
-    for, ``pixel_aspect`` = width / height of a pixel, ``seconds`` and ``rate`` (0 where the header is silent)."""
+    """What a file's header and first frame say: ``width`` and ``height`` of the upright picture in the file's pixels,
+    ``pixel_aspect`` = width / height of a pixel. The picture is upright once it was ``mirrored`` (left for right), if
+    it has to be, and then turned anticlockwise by ``quarter_turns``."""
 
     width: int
     height: int
     pixel_aspect: float
     quarter_turns: int
+    mirrored: bool
     plain: bool
-    """8 bits a colour and no AVI: decord's colours of more bits and its frames of some AVI files are wrong."""
+    """Whether decord gives the same frames as PyAV (docs/data.md)."""
+    frames: int
+    """Of the file, or up to the last clip that was asked for; where a decode from the start tells, those announced."""
     seconds: float
+    """From the first frame to the end of the last."""
+    tick: float
+    """Seconds that the file's times are whole multiples of."""
     rate: float
+    """Frames a second, by the header."""
 
     @property
     def shown(self) -> tuple[float, float]:
         """Height and width in square pixels."""
         return self.height, self.width * self.pixel_aspect
+
+
+@dataclass(frozen=True)
+class Times:
+    """When the frames of a file begin to be shown: ``marks`` int64 [frames], never falling, in ``tick`` seconds."""
+
+    marks: np.ndarray
+    tick: Fraction
+
+    @property
+    def frames(self) -> int:
+        return len(self.marks)
+
+    @property
+    def seconds(self) -> float:
+        """From the first frame to the end of the last, which is shown as long as the median of the others."""
+        if len(self.marks) < 2:
+            return 0.0
+        return float(int(self.marks[-1] - self.marks[0]) + np.median(np.diff(self.marks))) * float(self.tick)
+
+
+@dataclass(frozen=True)
+class Seek:
+    """Where the frames of a clip are: ``numbers`` in the order of showing. A decoder that begins with the key frame at
+    ``start`` (a time in the file's ticks; None for the file's first) has ``before`` frames behind it. ``first`` and
+    ``last`` are the times of the clip's first and last frame."""
+
+    start: int | None
+    before: int
+    numbers: tuple[int, ...]
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -50,28 +91,54 @@ class Cut:
     fps: float | None = None
     number: int = 0
 
-    def pick(self, path: str, times: np.ndarray) -> np.ndarray:
-        """Indices [frames] into a file's frames, which are shown from ``times`` (seconds) on; BadClip if too short.
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.stride < 1:
+            raise ValueError(f"frames and stride must be at least 1, got frames={self.frames}, stride={self.stride}")
 
-        At a rate the frame of time t is the last that is shown before t + 1 / (2 fps), as FFmpeg's fps filter rounds.
+    @property
+    def wanted(self) -> np.ndarray:
+        """Numbers int64 [frames]: of the file's frames, or of those at ``fps``."""
+        return self.stride * (self.number * self.frames + np.arange(self.frames))
+
+    def due(self, tick: Fraction | float) -> np.ndarray:
+        """The latest times float64 [frames], in ticks after the file's first frame, at which the frames of the clip may
+        begin, at a rate.
+
+        The frame of time t is the last that begins before t + 1 / (2 fps), as FFmpeg's fps filter rounds. A file knows
+        its times to a tick (Matroska: 1 ms), so that a frame less than a tick before this border counts as on it:
+        30 frames a second become 15 by every second one. Ticks above 1 ms are whole frames and taken as exact.
         """
-        wanted = self.stride * (self.number * self.frames + np.arange(self.frames))
-        if self.fps is None:
-            if wanted[-1] >= len(times):
-                raise BadClip(path, f"has {len(times)} frames and {wanted[-1] + 1} are needed; {REMEDY}")
-            return wanted
-        if len(times) == 0:
-            raise BadClip(path, "has no frames")
-        shown = times - times[0]
-        end = shown[-1] + (float(np.median(np.diff(shown))) if len(shown) > 1 else 0.0)
-        due = (wanted + 0.5) / self.fps
-        if due[-1] > end + 1e-6 and wanted[-1] > 0:
-            needed = (wanted[-1] + 1) / self.fps
-            raise BadClip(path, f"lasts {end:.3g} s and {needed:.3g} s are needed at {self.fps:g} fps; {REMEDY}")
-        return np.searchsorted(shown, due - 1e-6) - 1
+        assert self.fps is not None, "frames that come as they are have no rate"
+        return np.maximum((self.wanted + 0.5) / (self.fps * float(tick)) - self._slack(tick), 0.0)
 
-    def count(self, video: Video) -> int:
-        """How many such clips follow each other in a file, by its header; at least 1."""
-        frames = int(video.seconds * (self.fps or video.rate) + 0.5)
+    def _slack(self, tick: Fraction | float) -> float:
+        assert self.fps is not None
+        if tick > 0.001:
+            return 1e-6 / float(tick)
+        return min(1.0, 0.25 / (self.fps * float(tick))) - 1e-3
+
+    def pick(self, path: str, times: Times) -> np.ndarray:
+        """Numbers int64 [frames] of the file's frames that make the clip; BadClip where the file is too short."""
+        wanted, frames = self.wanted, self._frames(times)
+        if wanted[-1] >= frames:
+            if self.fps is None:
+                raise BadClip(path, f"has {frames} frames and {wanted[-1] + 1} are needed; {REMEDY}")
+            needed = (wanted[-1] + 1) / self.fps
+            raise BadClip(
+                path, f"lasts {times.seconds:.3g} s and {needed:.3g} s are needed at {self.fps:g} fps; {REMEDY}"
+            )
+        if self.fps is None:
+            return wanted
+        return np.searchsorted(times.marks - times.marks[0], self.due(times.tick), side="right") - 1
+
+    def count(self, file: Video | Times) -> int:
+        """How many such clips follow each other in a file, at least 1."""
         span = (self.frames - 1) * self.stride + 1
-        return 1 + max(0, frames - span) // (self.frames * self.stride)
+        return 1 + max(0, self._frames(file) - span) // (self.frames * self.stride)
+
+    def _frames(self, file: Video | Times) -> int:
+        """Frames of the file, at the rate if there is one, and then at least 1 where there is any."""
+        if self.fps is None or file.frames == 0:
+            return file.frames
+        lasts = file.seconds + 1.5 * self._slack(file.tick) * float(file.tick)
+        return max(1, int(lasts * self.fps + 0.5))

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_distill.data.cut import BadClip, Video
+from ray_distill.data.cut import BadClip, Seek, Video
 from ray_distill.data.listing import LISTED
 from ray_distill.data.remote import local, version
 from ray_distill.data.source import Source
 from ray_distill.data.store import Store, address
 from ray_distill.data.transform import resize
-from ray_distill.data.video import probe, read_clip
+from ray_distill.data.video import look, read_clip
 
 Row = dict[str, Any]
 Batch = Mapping[str, np.ndarray]
@@ -61,7 +61,8 @@ class Look:
         try:
             with local(row["path"]) as path:
                 before = version(path)
-                video, content = probe(path), fingerprint(path)
+                most, limit = clips.clips_per_video, self.source.maximum_pixels
+                (video, seeks), content = look(path, clips.cut(0), most, limit), fingerprint(path)
                 if version(path) != before:
                     raise BadClip(row["path"], "was replaced while it was looked into")
             height, width = video.shown
@@ -72,9 +73,10 @@ class Look:
         except BadClip as bad:
             return [row | empty | {"error": str(bad)}]
         size = clips.size(video.shown, self.multiple)
-        found, header = [], json.dumps(asdict(video))
-        for number in range(min(clips.clips_per_video, clips.cut(0).count(video))):
+        found = []
+        for number, seek in enumerate(seeks):
             id_ = address(content, clips.cut(number), size, clips.crop)
+            header = json.dumps([asdict(video), seek and asdict(seek)])
             clip = {"number": number, "height": size[0], "width": size[1], "id": id_, "header": header}
             found.append(row | clip | {"content": content})
         return found
@@ -121,12 +123,12 @@ class Decode:
         """One clip's pixels [T, H, W, 3], in ``out`` if it is given, and its error."""
         clips = self.source.clips(self.source.parts[row["dataset"]])
         pixels = np.empty(self._shape(row), dtype=np.uint8) if out is None else out
-        header = row.get("header")
-        video = Video(**json.loads(header)) if header else None
+        known = _known(row["header"]) if row.get("header") else None
+        source = self.source
         fit = partial(_fit, height=row["height"], width=row["width"], crop=clips.crop)
         try:
             with local(row["path"]) as path:
-                read_clip(path, clips.cut(row["number"]), fit, video, pixels)
+                read_clip(path, clips.cut(row["number"]), fit, known, pixels, source.decoder, source.maximum_pixels)
                 if row.get("content") and row["content"] != fingerprint(path):
                     raise BadClip(row["path"], "was replaced since it was looked into")
         except BadClip as bad:
@@ -141,6 +143,12 @@ class Decode:
         """As many as ``TOGETHER`` takes, in whole batches of the encoder, if one fits."""
         fitting, batch = TOGETHER // math.prod(shape), self.source.encode_batch
         return max(1, fitting - fitting % batch if fitting > batch else fitting)
+
+
+def _known(header: str) -> tuple[Video, Seek | None]:
+    """What ``look`` said of a row's clip."""
+    video, seek = json.loads(header)
+    return Video(**video), seek and Seek(**seek | {"numbers": tuple(seek["numbers"])})
 
 
 def _fit(frames: np.ndarray, video: Video, height: int, width: int, crop: bool) -> np.ndarray:

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from ray_distill.data.container import PIXELS
 from ray_distill.data.cut import Cut
 from ray_distill.data.remote import Location
 from ray_distill.diffusion.timesteps import check_timesteps
@@ -203,6 +204,10 @@ class Source(Clips):
     datasets: tuple[Dataset, ...] = ()
     allow_outside: bool = False
     """Whether a manifest may name files outside its folder."""
+    maximum_pixels: PositiveInt = PIXELS
+    """Files with larger frames are left out before one of them is decoded."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """decord: it reads the files that it is proven to read right, and PyAV all others."""
     cache_dir: Folder = Path("cache")
     stream: bool = False
     """Whether training begins while clips are still being encoded, beside it."""

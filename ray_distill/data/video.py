@@ -1,36 +1,46 @@
 """Video files to frames and back. Torch-free, so that decode workers start fast.
 
-A reader lives for one call: decord readers that are shared by threads return wrong frames without an error,
-and open, idle ones read ahead without bound. Files are only ever read.
+A reader lives for one call: decord readers that are shared by threads return wrong frames without an error, and open,
+idle ones read ahead without bound. Files are only ever read.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
-from ray_distill.data.cut import BadClip, Cut, Video
+from ray_distill.data import readers
+from ray_distill.data.container import MOV, PIXELS, check_size, opened
+from ray_distill.data.cut import BadClip, Cut, Seek, Times, Video
+from ray_distill.data.scan import Scan, scan, seekable
 
 try:
     import decord
 except ImportError:  # it has no wheels for some platforms; PyAV then reads everything
     decord = None
 
-CHUNK = 4 << 20
-"""Bytes of decoded frames that are in memory before they are resized: so few that the allocator keeps them for the next
-chunk. Pages that went back to the kernel would cost faults when they come again (docs/benchmarks.md)."""
 AHEAD = 320 << 20
 """Bytes that decord may read ahead: it decodes to the next key frame, as a rule 250 frames, whatever is asked for."""
-HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273
-BROKEN = (av.FFmpegError, OSError, ValueError, MemoryError)
-"""What PyAV raises on files that are damaged or lie about their size."""
+CHUNK = 4 << 20
+"""Bytes of decord's frames that are in memory before they are resized: so few that the allocator keeps them for the
+next chunk. Pages that went back to the kernel would cost faults when they come again (docs/benchmarks.md)."""
+UNFIT = {8: "linear", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 17: "SMPTE ST 428-1", 18: "HDR (HLG)"}
+"""Transfer characteristics (ITU-T H.273) that would show wrong brightness."""
+WIDE = {9: "BT.2020", 10: "CIE XYZ", 11: "DCI-P3", 12: "Display P3"}
+"""Colour primaries (ITU-T H.273) that would show pale colours."""
+BT2020 = (9, 10)
+"""Matrix coefficients (ITU-T H.273) of BT.2020."""
+
+
+Fit = Callable[[np.ndarray, Video], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,63 +51,74 @@ class Clip:
     decoder: str
 
 
-def probe(path: str) -> Video:
-    """The header and the first frame of a file; BadClip where it is missing, broken, or no video that can be used."""
-    if not os.path.isfile(path):
-        raise BadClip(path, "no such file" if not os.path.lexists(path) else "no regular file")
+def look(path: str, cut: Cut, most: int = 1, limit: int = PIXELS) -> tuple[Video, list[Seek | None]]:
+    """What a file is, and where its clips are, from ``cut`` on and at most ``most``; None where a decode from the start
+    tells. The file's packets are read once, up to the end of the last clip.
+
+    BadClip where the file is missing, broken, no video that can be used, or larger than ``limit`` pixels.
+    """
+    last = replace(cut, number=cut.number + most - 1)
+    video, found = _scanned(path, last, limit)
+    if found is None:
+        count = 1 if most == 1 else last.count(_decoded(path, last, limit)) - cut.number
+        return video, [None] * max(1, min(most, count))
+    count = max(1, min(most, cut.count(found.times) - cut.number))
     try:
-        with av.open(path) as container:
-            stream = _stream(path, container)
-            frame = next(container.decode(stream), None)
-            if frame is None:
-                raise BadClip(path, "cannot be decoded: it has no frame")
-            context = stream.codec_context
-            if context.color_trc in HDR:
-                raise BadClip(path, f"is HDR ({HDR[context.color_trc]}); convert it to SDR first")
-            turns = round(frame.rotation / 90) % 4
-            aspect = float(stream.sample_aspect_ratio or 1) or 1.0
-            size, aspect = (
-                ((frame.height, frame.width), 1 / aspect) if turns % 2 else ((frame.width, frame.height), aspect)
-            )
-            duration = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-            return Video(
-                *size,
-                pixel_aspect=aspect,
-                quarter_turns=turns,
-                plain=max(part.bits for part in frame.format.components) == 8 and container.format.name != "avi",
-                seconds=duration or (container.duration or 0) / av.time_base,
-                rate=float(stream.average_rate or stream.guessed_rate or 0),
-            )
-    except BadClip:
-        raise
-    except BROKEN as error:
-        raise _damaged(path, 0, error) from error
+        return video, [found.seek(path, replace(cut, number=cut.number + later)) for later in range(count)]
+    except BadClip:  # too short by its packets: a decode from the start has the last word, and is short, too
+        return video, [None]
+
+
+def probe(path: str, limit: int = PIXELS) -> Video:
+    """What a whole file is; BadClip as ``look``."""
+    video, found = _scanned(path, None, limit)
+    return video if found else _lasting(video, _decoded(path, None, limit))
+
+
+def decoder(asked: str, video: Video, seek: Seek | None) -> str:
+    """The decoder that reads a clip: decord where it was ``asked`` for, is installed and is proven to give the same
+    frames, else PyAV (the table in docs/data.md)."""
+    small = 250 * 3 * video.width * video.height <= AHEAD
+    proven = video.plain and small and seek is not None
+    return "decord" if asked == "decord" and decord is not None and proven else "pyav"
 
 
 def read_clip(
     path: str,
     cut: Cut,
-    fit: Callable[[np.ndarray, Video], np.ndarray] = lambda frames, video: frames,
-    video: Video | None = None,
+    fit: Fit = lambda frames, video: frames,
+    known: tuple[Video, Seek | None] | None = None,
     out: np.ndarray | None = None,
+    asked: str = "pyav",
+    limit: int = PIXELS,
 ) -> Clip:
-    """The frames of ``cut``, turned upright, each passed through ``fit``, so that few of the file's size are in memory.
-    ``video`` is what ``probe`` said of the file, if it was asked before; ``out`` takes the frames, if it is given.
+    """The frames of ``cut``, upright, each passed through ``fit``, so that few of the file's size are in memory.
+    ``known`` is what ``look`` said of this clip, if it was asked before; ``out`` takes the frames, if it is given.
 
-    decord first, but for large frames and for what it reads wrong without an error; where it is missing or fails (it
-    does on some small widths, and knows no AV1), PyAV has the last word. Raises BadClip for a file that is missing,
-    broken or too short.
+    They equal those of a decode of the whole file from its start, in number, order and time. Raises BadClip for a file
+    that is missing, broken or too short.
     """
-    if cut.frames < 1 or cut.stride < 1:
-        raise ValueError(f"frames and stride must be at least 1, got frames={cut.frames}, stride={cut.stride}")
-    if video is None or not os.path.isfile(path):
-        video = probe(path)
-    if decord is not None and video.plain and 250 * 3 * video.width * video.height <= AHEAD:
+    video, (seek,) = look(path, cut, limit=limit) if known is None else (known[0], known[1:])
+    if seek is not None and decoder(asked, video, seek) == "decord":
         try:
-            return Clip(_joined((fit(chunk, video) for chunk in _decord(path, cut, video)), cut.frames, out), "decord")
-        except (decord.DECORDError, RuntimeError, IndexError, BadClip):  # odd, broken or too short: PyAV tells which
+            return Clip(_joined(_fitted(_decord(path, seek, video), fit, video), cut.frames, out), "decord")
+        except (decord.DECORDError, RuntimeError, IndexError):  # some widths, broken files: PyAV tells which
             pass
-    return Clip(_joined((fit(chunk, video) for chunk in _pyav(path, cut, video)), cut.frames, out), "pyav")
+    if seek is not None:
+        try:
+            pictures = readers.sought(path, seek, video, limit)
+            return Clip(_joined(_fitted(pictures, fit, video), cut.frames, out), "pyav")
+        except readers.Drift:  # packets do not tell this file's frames: the way through the file does
+            pass
+    pictures = readers.through(path, cut, video, limit)
+    return Clip(_joined(_fitted(pictures, fit, video), cut.frames, out), "pyav")
+
+
+def _fitted(pictures: Iterator[np.ndarray], fit: Fit, video: Video) -> Iterator[np.ndarray]:
+    while (picture := next(pictures, None)) is not None:
+        fitted = fit(picture, video)
+        del picture  # its memory is for the next one
+        yield fitted
 
 
 def _joined(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -> np.ndarray:
@@ -138,82 +159,104 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) 
         temporary.unlink(missing_ok=True)
 
 
-def _decord(path: str, cut: Cut, video: Video) -> Iterator[np.ndarray]:
-    """Chunks uint8 [n, H, W, 3]; decord turns frames upright itself."""
+def _decord(path: str, seek: Seek, video: Video) -> Iterator[np.ndarray]:
+    """Chunks uint8 [n, H, W, 3] of a file that is ``plain``; decord turns frames upright itself."""
     reader = decord.VideoReader(path, num_threads=1)
     try:
-        indices = cut.pick(path, reader.get_frame_timestamp(range(len(reader)))[:, 0]).tolist()
         size = max(1, CHUNK // (3 * video.width * video.height))
-        for start in range(0, len(indices), size):
-            yield reader.get_batch(indices[start : start + size]).asnumpy()
+        for start in range(0, len(seek.numbers), size):
+            yield reader.get_batch(seek.numbers[start : start + size]).asnumpy()
     finally:
         del reader
 
 
-def _pyav(path: str, cut: Cut, video: Video) -> Iterator[np.ndarray]:
-    """Single frames uint8 [1, H, W, 3]."""
-    place, colours = 0, VideoReformatter()
-    try:
-        with av.open(path) as container:
-            marks, seconds = _marks(container, _stream(path, container), video)
-        indices = cut.pick(path, seconds)
-        for number, frame in _numbered(path, marks, int(indices[0])):
-            if frame.is_corrupt and number >= indices[0]:
-                raise BadClip(path, f"frame {number} is damaged")
-            while place < len(indices) and number == indices[place]:  # a slow file shows a frame more than once
-                yield np.rot90(colours.reformat(frame, format="rgb24").to_ndarray(), video.quarter_turns)[None]
-                place += 1
-            if place == len(indices):
-                return
-    except BadClip:
-        raise
-    except BROKEN as error:
-        raise _damaged(path, place, error) from error
-    raise BadClip(path, f"cannot be decoded to its end: {place} of {len(indices)} frames came")
+def _scanned(path: str, last: Cut | None, limit: int) -> tuple[Video, Scan | None]:
+    """A file's header, first frame and packets, these up to the end of ``last``."""
+    with opened(path, limit) as (container, stream):
+        first: list[av.VideoFrame] = []
+        packets = _packets(container, stream, first)
+        found = scan(stream, packets, last) if seekable(container, stream) else None
+        while not first and next(packets, None) is not None:
+            pass
+        if not first:
+            raise BadClip(path, "cannot be decoded: it has no frame")
+        video = _video(path, container, stream, first[0])
+        check_size(path, video.width, video.height, limit)
+        if found is None:
+            return replace(video, plain=False), None
+        return _lasting(replace(video, plain=video.plain and found.closed), found.times), found
 
 
-def _numbered(path: str, marks: np.ndarray | None, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames with their numbers, from a key frame before number ``first`` on."""
-    numbers = {} if marks is None else {int(mark): number for number, mark in enumerate(marks)}
-    # A key frame may be one that frames before it refer to: then from an earlier one, in the end from the start.
-    for target in (first, max(0, first - 100), 0):
-        with av.open(path) as container:
-            stream = _stream(path, container)
-            if seeks := marks is not None and target > 0:
-                container.seek(int(marks[target]), stream=stream)
-            for seen, frame in enumerate(container.decode(stream)):
-                number = seen if marks is None else -1 if frame.pts is None else numbers.get(frame.pts, -1)
-                if seeks and seen == 0 and number > first:
-                    break
-                yield number, frame
-            else:
-                return
+def _packets(
+    container: av.container.InputContainer, stream: av.VideoStream, first: list[av.VideoFrame]
+) -> Iterator[av.Packet]:
+    """All packets; the frames that come with the first of them go to ``first``, until there are any."""
+    for packet in container.demux(stream):
+        if not first:
+            first += packet.decode()
+        yield packet
 
 
-def _marks(
-    container: av.container.InputContainer, stream: av.VideoStream, video: Video
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """Presentation times of all frames, in the stream's own unit and in seconds, without decoding one.
-
-    None where the container has none: frames are then counted, at the rate of the header. AVI claims to have them, but
-    they are those of decoding, which is another order.
-    """
-    # No list of packets: that would be the whole file.
-    told = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
-    marks = sorted(pts for pts in told if pts is not None)
-    if len(marks) < len(told) or container.format.name == "avi":
-        return None, np.arange(len(told)) / (video.rate or 1)
-    return np.array(marks, dtype=np.int64), np.array(marks) * float(stream.time_base or 1)
+def _decoded(path: str, last: Cut | None, limit: int) -> Times:
+    """Times of the frames, up to the end of ``last``, by a decode from the start."""
+    marks: list[int] = []
+    with opened(path, limit) as (container, stream):
+        frames, tick = readers.timed(container, stream)
+        due = last.due(tick)[-1] if last and last.fps else None
+        for _, mark in frames:
+            marks.append(max(mark, marks[-1]) if marks else mark)
+            if last and (len(marks) > last.wanted[-1] if due is None else mark - marks[0] > due):
+                break
+    return Times(np.array(marks, dtype=np.int64), tick)
 
 
-def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream:
-    pictures = av.stream.Disposition.attached_pic
-    streams = [s for s in container.streams.video if not s.disposition & pictures]
-    if not streams:
-        raise BadClip(path, "the file has no video stream")
-    return streams[0]
+def _lasting(video: Video, times: Times) -> Video:
+    return replace(video, frames=times.frames, seconds=times.seconds, tick=float(times.tick))
 
 
-def _damaged(path: str, seen: int, error: BaseException) -> BadClip:
-    told = getattr(error, "strerror", None) or error  # without the path, which is said already
-    return BadClip(path, f"cannot be decoded after {seen} frames ({type(error).__name__}: {told})")
+def _video(
+    path: str,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    frame: av.VideoFrame,
+) -> Video:
+    """BadClip where the colours are none that training takes."""
+    context = stream.codec_context
+    if context.color_trc in UNFIT:
+        raise BadClip(path, f"is {UNFIT[context.color_trc]}; convert it to SDR first")
+    if context.color_primaries in WIDE or context.colorspace in BT2020:
+        gamut = WIDE.get(context.color_primaries, WIDE[9])
+        raise BadClip(path, f"is {gamut}, a wide gamut that would come out pale; convert it to BT.709 first")
+    turns, mirrored = _orientation(path, frame)
+    aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+    (width, height), aspect = (
+        ((frame.height, frame.width), 1 / aspect) if turns % 2 else ((frame.width, frame.height), aspect)
+    )
+    plain = container.format.name == MOV and stream.codec.canonical_name == "h264" and frame.format.name == "yuv420p"
+    return Video(
+        width,
+        height,
+        pixel_aspect=aspect,
+        quarter_turns=turns,
+        mirrored=mirrored,
+        plain=plain and not mirrored and len(container.streams.video) == 1,
+        frames=0,
+        seconds=0.0,
+        tick=0.0,
+        rate=float(stream.average_rate or stream.guessed_rate or 0),
+    )
+
+
+def _orientation(path: str, frame: av.VideoFrame) -> tuple[int, bool]:
+    """Quarter turns anticlockwise, and whether the picture is mirrored before: FFmpeg's display matrix [[a, b], [c, d]]
+    takes (x, y) to (a x + c y, b x + d y), and a negative determinant mirrors."""
+    sides: Any = frame.side_data
+    found = [bytes(side) for side in sides if side.type.name == "DISPLAYMATRIX"]
+    if not found:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(found[0], np.int32)[:5].astype(float)
+    mirrored = a * d - b * c < 0
+    turns = -math.degrees(math.atan2(-b if mirrored else b, -a if mirrored else a)) / 90
+    if abs(turns - round(turns)) > 1 / 90:
+        raise BadClip(path, f"is turned by {90 * turns:.0f} degrees; turn it by a quarter, or write it upright")
+    return round(turns) % 4, bool(mirrored)

@@ -314,15 +314,15 @@ def test_a_teachers_clips_that_are_not_finite_are_left_out(folder, monkeypatch):
 
 
 def test_files_that_vanish_or_rot_half_way_cost_themselves(folder, monkeypatch):
-    looked = files.probe
+    looked = files.look
 
-    def vanish(path):
-        told = looked(path)
+    def vanish(path, *rest):
+        told = looked(path, *rest)
         if path.endswith("wide.mp4"):
             os.unlink(path)
         return told
 
-    monkeypatch.setattr(files, "probe", vanish)
+    monkeypatch.setattr(files, "look", vanish)
     cache, _ = make(source(folder))
     assert cache.captions() == ["square", "turned"]
     assert "cannot be read" in (cache.folder / "quarantine.jsonl").read_text()
