@@ -49,7 +49,7 @@ def check(config: RunConfig) -> None:
     last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is not None and config.train.resume_from == "none":
         raise ConfigError(
-            f"train.resume_from = none: {last.folder} is there. Choose another name, remove {config.run_dir}, or go on "
+            f"train.resume_from = none: {last.folder} is there. Choose another name, or go on "
             "from it with train.resume_from=latest"
         )
     if last is not None:
@@ -200,14 +200,12 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     changed = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k) and k.startswith(fixed)]
     if changed:
         differences = ", ".join(f"{key} was {then.get(key)} and is {now.get(key)}" for key in changed)
-        raise ConfigError(
-            f"{last.folder} is another run's: {differences}. Choose another name, or remove {config.run_dir}"
-        )
+        raise ConfigError(f"{last.folder} is another run's: {differences}. Choose another name, or give these back")
     for role, then_hash in last.state.get("bases", {}).items():
         if config.role(role).lora and weights_hash(config.source(role)) != then_hash:
             raise ConfigError(
                 f"{last.folder} holds adapters of {role} that were trained on other weights than {config.source(role)} "
-                f"has; give those back, choose another name, or remove {config.run_dir}"
+                f"has; give those back, or choose another name"
             )
 
 

@@ -48,7 +48,7 @@ def train(
     if last is not None and last.state["data"] != cache.folder.name:
         raise ConfigError(
             f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
-            f"choose another name, or remove {config.run_dir}"
+            "give those back, or choose another name"
         )
     if last is not None and last.step >= config.train.steps:
         say(f"   {config.name} is already trained to step {last.step}: {last.folder}")

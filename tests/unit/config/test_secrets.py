@@ -54,7 +54,6 @@ def test_a_configuration_shows_no_password(tmp_path):
 
 
 def test_what_users_see_shows_none(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("RAY_DISTILL_TRACK__URI", URI)
     loaded = load_config(ROOT / "configs/quickstart.yaml")
     assert loaded.config.track.uri == URI
