@@ -173,7 +173,7 @@ def _value(text: str, match: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _environment(text: str, whole: bool) -> str:
-    values = {value for name, value in os.environ.items() if len(value) >= SHORTEST and _VARIABLE.search(name)}
+    values = {value for name, value in os.environ.items() if _names_a_secret(name) and len(value) >= SHORTEST}
     values = {value for value in values if value in text or quote(value, safe="") in text}
     if not values:
         return text
@@ -182,6 +182,11 @@ def _environment(text: str, whole: bool) -> str:
         text = _WEB_PATH.sub(lambda address: _pattern(made, "").sub(HIDDEN, address[0]), text)
     alone = made if whole else made | {value for value in values if not _WORD.fullmatch(value)}
     return _pattern(alone, "/").sub(HIDDEN, text) if alone else text
+
+
+@lru_cache(maxsize=4096)
+def _names_a_secret(variable: str) -> bool:
+    return bool(_VARIABLE.search(variable))
 
 
 @lru_cache(maxsize=64)

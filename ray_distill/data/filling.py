@@ -12,9 +12,10 @@ from ray_distill.data.cache import Cache
 from ray_distill.data.growing import Growing
 from ray_distill.data.index import QUARANTINE
 from ray_distill.data.made import Models
-from ray_distill.data.pipeline import Say, encode_beside
+from ray_distill.data.pipeline import Say, encode_beside, with_paths
 from ray_distill.data.source import Source
 from ray_distill.data.tables import among, distinct, unequal, without
+from ray_distill.masking import mask
 
 COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "header"]
 
@@ -31,7 +32,7 @@ class Filling(threading.Thread):
         there.look()
         rows = unequal(cache.index.take(pa.array(needed, pa.int64())), video="")
         told = pa.array([*there.places, *there.errors], pa.string())
-        self.rows = without(distinct(rows.select(COLUMNS), "id"), "id", told)
+        self.rows = with_paths(source, without(distinct(rows.select(COLUMNS), "id"), "id", told))
         self.stopped = threading.Event()
         self.failed: BaseException | None = None
 
@@ -48,7 +49,7 @@ class Filling(threading.Thread):
         bad = among(self.rows, "id", pa.array(errors, pa.string())).to_pylist()
         with (self.cache.folder / QUARANTINE).open("a") as file:
             for row in bad:
-                line = {"file": row["video"], "reason": errors[row["id"]].removeprefix(f"{row['path']}: ")}
+                line = {"file": row["video"], "reason": mask(errors[row["id"]].removeprefix(f"{row['path']}: "))}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def check(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from ray_distill.data.names import Names
 from ray_distill.data.remote import SLICE, UNREADABLE, is_inside, join, kind, open_at, parent, read, walk
 from ray_distill.data.source import Dataset, Source
 from ray_distill.data.tables import rows_of, table_of
@@ -63,12 +64,13 @@ def listing(source: Source) -> pa.Table:
 def entries(source: Source) -> Iterator[Entry]:
     """All of a source, in the order of its datasets; ValueError where a dataset is missing, unreadable or empty."""
     check(source)
+    named = Names()
     for number, part in enumerate(source.parts):
         empty = True
         try:
             for entry in _READERS[part.kind](source, number, part):
                 empty = False
-                yield _in_utf8(entry)
+                yield named(_in_utf8(entry))
         except (pa.ArrowException, UnicodeDecodeError, tarfile.TarError) as error:
             raise ValueError(f"data.{part.kind} = {part.place}: not readable: {error}") from None
         if empty:

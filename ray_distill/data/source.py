@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.data.cut import Cut
-from ray_distill.data.remote import Location
+from ray_distill.data.remote import Location, is_remote
 from ray_distill.diffusion.timesteps import check_timesteps
 
 
@@ -118,7 +118,8 @@ class Dataset(Section):
 
     @property
     def name(self) -> str:
-        path = PurePosixPath(str(self.place))
+        place = str(self.place)
+        path = PurePosixPath(place.partition("?")[0] if is_remote(place) else place)  # without a signature
         return self.id or (path.parent.name if self.kind == "manifest" else path.stem)
 
 
