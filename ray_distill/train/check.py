@@ -16,6 +16,7 @@ from ray_distill.config.keys import flatten
 from ray_distill.config.secrets import HIDDEN
 from ray_distill.data import listing
 from ray_distill.data.made import Models
+from ray_distill.data.remote import is_remote
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.export.hub import check_token
 from ray_distill.models import family as adapter
@@ -64,6 +65,10 @@ def check_track(config: RunConfig) -> None:
             f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
             "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
+    for number, part in enumerate(config.data.parts):
+        if is_remote(part.place) and HIDDEN in str(part.place):
+            key = f"data.datasets.{number}.{part.kind}" if config.data.datasets else f"data.{part.kind}"
+            raise ConfigError(f"{key} = {part.place}: its signature was hidden when this was written; give it again")
 
 
 def check_networks(config: RunConfig) -> None:

@@ -15,6 +15,7 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlg
 from ray_distill import __version__
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
+from ray_distill.config.secrets import masked
 from ray_distill.evaluate.generate import Generator
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.sender import RUN
@@ -97,14 +98,14 @@ def trials_of(settings: Sweep, steps: int) -> list[Trial]:
 def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
     """The sweep's own MLflow run, and ``sweep.json``; ConfigError where another sweep has this name."""
     path = settings.home / SWEEP
-    now = {"sweep": settings.model_dump(mode="json"), "base": base.dump()}
+    now = {"sweep": masked(settings.model_dump(mode="json")), "base": base.dump()}
     then: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else now | {"run_id": None}
     old, new = (flatten({key: tree[key] for key in now}) for tree in (then, now))
     if changed := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         differences = ", ".join(f"{key} was {old.get(key)} and is {new.get(key)}" for key in changed)
         raise ConfigError(f"{settings.home} is another sweep's: {differences}. Choose another name, or give these back")
     tags = {"kind": "sweep", "method": base.method.name, "version": __version__}
-    params = flatten(settings.model_dump(mode="json", exclude_none=True))
+    params = flatten(masked(settings.model_dump(mode="json", exclude_none=True)))
     tracker = Tracker.start(base.track.uri, base.track.experiment, settings.name, params, tags, then["run_id"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now | {"run_id": tracker.run_id}, indent=2))
