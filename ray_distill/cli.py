@@ -13,7 +13,7 @@ from pathlib import Path
 from ray_distill import __version__
 from ray_distill.config import ConfigError, load_config
 from ray_distill.config.load import ENVIRONMENT, write_yaml
-from ray_distill.config.secrets import mask
+from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
 
 DESCRIPTION = """\
 Distil many-step video diffusion teachers into few-step students on Ray.
@@ -74,13 +74,13 @@ def check_config(args: argparse.Namespace) -> None:
     loaded = load_config(args.config, args.overrides)
     print(loaded.table())
     if loaded.report:
-        print(f"\n{args.config}, key by key:", *loaded.report, sep="\n  ")
+        show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
     from ray_distill.train.check import check, warnings
 
     check((loaded.before or loaded).config)  # what the second starts from is not there yet
     print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")
     for message in [*loaded.warnings, *warnings(loaded.config)]:
-        print(f"warning: {message}")
+        show(f"warning: {message}")
     print(f"\n{args.config}: ready to train")
 
 
@@ -94,11 +94,11 @@ def import_(args: argparse.Namespace) -> None:
     if loaded.before:
         written.insert(0, args.output.with_suffix(".semantic.yaml"))
         write_yaml(written[0], loaded.before, file)
-    print(*loaded.report, sep="\n")
+    show(*loaded.report)
     from ray_distill.train.check import warnings
 
     for message in [*loaded.warnings, *warnings(loaded.config)]:
-        print(f"warning: {message}")
+        show(f"warning: {message}")
     print("\nNext:", *(f"ray-distill train {path}" for path in written), sep="\n  ")
 
 
@@ -119,7 +119,7 @@ def prepare(args: argparse.Namespace) -> None:
     from ray_distill.train.launch import prepare_alone
 
     cache = prepare_alone(loaded.config)
-    print(json.dumps({"cache": str(cache.folder), **cache.card}, indent=2))
+    print(json.dumps(masked({"cache": str(cache.folder), **cache.card}), indent=2))
 
 
 def train(args: argparse.Namespace) -> int:
@@ -127,7 +127,7 @@ def train(args: argparse.Namespace) -> int:
     from ray_distill.train.launch import launch
 
     for message in loaded.warnings:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {mask(message)}", file=sys.stderr)
     if loaded.before:
         launch(loaded.before.config)
     report = launch(loaded.config)
@@ -226,10 +226,13 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 a goal was missed, a plan does not fit or MLflow is still away, 2 the configuration is
-    wrong, 128 + signal after an orderly stop."""
+    """The exit code: 0 done, 1 a goal was missed, a plan does not fit, MLflow is still away, or the traceback of an
+    error was printed, 2 the configuration is wrong, 128 + signal after an orderly stop."""
     args = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(MaskedFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    mask_threads()
     logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -243,3 +246,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"ray-distill {args.verb}: {stopped}", file=sys.stderr)
         return 128 + stopped.signum
+    except Exception as error:  # printed here: Python and Ray would print it as it is
+        print(masked_traceback(error), file=sys.stderr)
+        return 1

@@ -1,32 +1,38 @@
-"""What no log, file, tracker or error may show, as ``***``."""
+"""What nothing may show, hidden on its way out: in texts, logs and tracebacks (ray_distill/masking.py)."""
 
-from __future__ import annotations
+import logging
+import sys
+import threading
+import traceback
 
-import os
-import re
-from typing import Any
+from ray_distill.masking import HIDDEN, mask, masked
 
-HIDDEN = "***"
-_USER = re.compile(r"(//[^:/@\s]*):[^/\s]*@")
-_QUERY = re.compile(r"([?&][^=&\s]*(?:secret|token|password|signature|key)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
-_NAMES = re.compile(r"(TOKEN|PASSWORD|SECRET|SECRET_ACCESS_KEY|API_KEY)$", re.IGNORECASE)
-SHORTEST = 6  # of the environment's values: a shorter one stands in texts by chance
+__all__ = ["HIDDEN", "MaskedFormatter", "mask", "mask_threads", "masked", "masked_traceback", "show"]
 
 
-def mask(text: str) -> str:
-    """``text`` without passwords and signatures of URIs, ``https://user:***@host?token=***``, and without what the
-    environment's variables of tokens, passwords and secret keys hold."""
-    text = _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1:{HIDDEN}@", text))
-    for name, value in os.environ.items():
-        if len(value) >= SHORTEST and _NAMES.search(name):
-            text = text.replace(value, HIDDEN)
-    return text
+class MaskedFormatter(logging.Formatter):
+    """Log lines, their tracebacks too, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
 
 
-def masked(tree: Any) -> Any:
-    """Plain JSON types, with every text masked."""
-    if isinstance(tree, dict):
-        return {key: masked(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [masked(value) for value in tree]
-    return mask(tree) if isinstance(tree, str) else tree
+def show(*lines: str) -> None:
+    """Print to standard output, without secrets."""
+    print(mask("\n".join(lines)))
+
+
+def masked_traceback(error: BaseException | None) -> str:
+    """As Python prints it, with the errors that led to it, and without secrets."""
+    return mask("".join(traceback.format_exception(error)))
+
+
+def mask_threads() -> None:
+    """Have threads that end by an error print it without secrets."""
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            name = args.thread.name if args.thread else "a thread"
+            print(f"Exception in {name}:\n{masked_traceback(args.exc_value)}", file=sys.stderr)
+
+    threading.excepthook = hook

@@ -25,6 +25,7 @@ from ray_distill.data.source import Source
 from ray_distill.data.store import Store, address
 from ray_distill.data.transform import resize
 from ray_distill.data.video import look, read_clip
+from ray_distill.masking import mask
 
 Row = dict[str, Any]
 Batch = Mapping[str, np.ndarray]
@@ -165,7 +166,7 @@ class Write:
     def __call__(self, rows: Batch) -> dict[str, Any]:
         told = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
         self.store.write([{k: v for k, v in row.items() if k != "error"} for row in told if not row["error"]])
-        bad = {row["id"]: row["error"] for row in told if row["error"]}
+        bad = {row["id"]: mask(row["error"]) for row in told if row["error"]}
         if self.errors and bad:
             self.store.write_errors(bad)
         return {"id": list(rows["id"]), "error": list(rows["error"])}

@@ -12,9 +12,10 @@ from ray_distill.data.cache import Cache
 from ray_distill.data.growing import Growing
 from ray_distill.data.index import QUARANTINE
 from ray_distill.data.made import Models
-from ray_distill.data.pipeline import Say, encode_beside
+from ray_distill.data.pipeline import Say, encode_beside, with_paths
 from ray_distill.data.source import Source
 from ray_distill.data.tables import among, distinct, unequal, without
+from ray_distill.masking import mask
 
 COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "header", "content"]
 
@@ -31,7 +32,7 @@ class Filling(threading.Thread):
         there.look()
         rows = unequal(cache.index.take(pa.array(needed, pa.int64())), video="")
         told = pa.array([*there.places, *there.errors], pa.string())
-        self.rows = without(distinct(rows.select(COLUMNS), "id"), "id", told)
+        self.rows = with_paths(source, without(distinct(rows.select(COLUMNS), "id"), "id", told))
         self.stopped = threading.Event()
         self.failed: BaseException | None = None
 
@@ -47,6 +48,9 @@ class Filling(threading.Thread):
         errors = encode_beside(self.source, self.models, self.rows, store, self.cpus, self.say, self.stopped.is_set)
         bad = among(self.rows, "id", pa.array(errors, pa.string())).to_pylist()
         lines = [{"file": row["video"], "reason": errors[row["id"]].removeprefix(f"{row['path']}: ")} for row in bad]
+        with (self.cache.folder / QUARANTINE).open("a") as file:
+        reasons = {row["id"]: errors[row["id"]].removeprefix(f"{row['path']}: ") for row in bad}
+        lines = [{"file": row["video"], "reason": mask(reasons[row["id"]])} for row in bad]
         with (self.cache.folder / QUARANTINE).open("a") as file:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 

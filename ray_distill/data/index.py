@@ -22,6 +22,7 @@ from ray_distill.data.made import Made
 from ray_distill.data.sheet import sheet, some
 from ray_distill.data.store import address, address_of, placed
 from ray_distill.data.tables import among, distinct, equal, rows_of, unequal
+from ray_distill.masking import mask
 from ray_distill.sealed import Damaged
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def _sheet(made: Made, path: Path, index: pa.Table) -> None:
 
 def _reason(row: Row) -> str:
     reason: str = row["error"]
-    return reason.removeprefix(f"{row['path']}: ").removeprefix(f"{row['video']}: ")
+    return mask(reason.removeprefix(f"{row['path']}: ").removeprefix(f"{row['video']}: "))
 
 
 def _indexed(made: Made) -> pa.Table:
@@ -101,6 +102,9 @@ def _indexed(made: Made) -> pa.Table:
     order = "id", "text", "dataset", "others"
     rows = distinct(rows.select([*kept, "others"]).append_column("text", text), *order)
     rows = _with_choices(rows.sort_by([(name, "ascending") for name in order]), captions)
+    if "path" in kept:
+        shown = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # pipeline.with_paths finds them again
+        rows = rows.set_column(rows.column_names.index("path"), "path", shown)
     index = rows.select([*kept, "choices"]).append_column("shape", pa.array(made.shapes(rows), pa.list_(pa.int64())))
     for kind, ids, store in (("latents", rows["id"], made.latents), ("text", rows["text"], made.text)):
         places = placed(ids, store.places())
@@ -162,7 +166,7 @@ def _card(made: Made, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
         "latent_shape": list(made.sample_shape),
         "buckets": dict(Counter("x".join(map(str, row["shape"])) for row in rows_of(samples.select(["shape"])))),
         "datasets": [
-            {"name": part.name, "place": str(part.place), "rows": count, "passes": often}
+            {"name": part.name, "place": mask(str(part.place)), "rows": count, "passes": often}
             for part, count, often in datasets
         ],
         "streamed": source.stream,

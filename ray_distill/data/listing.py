@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_distill.data.captions import Captions, captions_of, read_caption
+from ray_distill.data.names import Names
 from ray_distill.data.remote import UNREADABLE, again, is_inside, join, kind, open_at, parent, walk
 from ray_distill.data.rows import TABLES, Row, rows_in
 from ray_distill.data.shards import VIDEOS, Clip, clips_in, is_shard
@@ -72,12 +73,13 @@ def listing(source: Source) -> pa.Table:
 def entries(source: Source) -> Iterator[Entry]:
     """All of a source, in the order of its datasets; ValueError where a dataset is missing, unreadable or empty."""
     check(source)
+    named = Names()
     for number, part in enumerate(source.parts):
         empty = True
         try:
             for entry in _READERS[part.kind](source, number, part):
                 empty = False
-                yield _in_utf8(entry)
+                yield named(_in_utf8(entry))
         except (pa.ArrowException, OSError, RuntimeError) as error:
             raise ValueError(f"data.{part.kind} = {part.place}: not readable: {error}") from None
         except ValueError as error:

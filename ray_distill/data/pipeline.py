@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
@@ -29,6 +30,7 @@ from ray_distill.data.store import FILE, Store, address
 from ray_distill.data.stream import quiet
 from ray_distill.data.tables import among, equal, unequal, without
 from ray_distill.data.teach import MakeClips
+from ray_distill.masking import HIDDEN
 from ray_distill.sealed import Damaged
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,16 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     size = {"height": source.height, "width": source.width}
     rows = [row | size | {"path": paths[row["dataset"], row["video"]]} for row in clips.to_pylist()]
     return _decoded(source, dataset(pa.Table.from_pylist(rows)))
+
+
+def with_paths(source: Source, rows: pa.Table) -> pa.Table:
+    """Rows of an index, with the addresses that it holds masked as the source gives them now, signed anew perhaps."""
+    if not pc.any(pc.match_substring(rows["path"], HIDDEN)).as_py():
+        return rows
+    paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
+    keys = zip(rows["dataset"].to_pylist(), rows["video"].to_pylist(), rows["path"].to_pylist(), strict=True)
+    found = pa.array((paths.get((dataset, video), path) for dataset, video, path in keys), pa.string())
+    return rows.set_column(rows.column_names.index("path"), "path", found)
 
 
 def _looked(source: Source, models: Models, files: pa.Table, say: Say) -> pa.Table:

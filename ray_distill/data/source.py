@@ -20,7 +20,7 @@ from pydantic import (
 
 from ray_distill.data.container import PIXELS
 from ray_distill.data.cut import Cut
-from ray_distill.data.remote import Location
+from ray_distill.data.remote import Location, is_remote
 from ray_distill.diffusion.timesteps import check_timesteps
 from ray_distill.plaintext import blank
 
@@ -146,7 +146,8 @@ class Dataset(Section):
 
     @property
     def name(self) -> str:
-        path = PurePosixPath(str(self.place))
+        place = str(self.place)
+        path = PurePosixPath(place.partition("?")[0] if is_remote(place) else place)  # without a signature
         return self.id or (path.parent.name if self.kind == "manifest" else path.stem)
 
 

@@ -20,6 +20,7 @@ from diffusers import (
 )
 from huggingface_hub import ModelCardData
 
+from ray_distill.config.secrets import mask
 from ray_distill.evaluate.report import table
 from ray_distill.models import causal_wan
 from ray_distill.models.lora import LoRA
@@ -114,7 +115,7 @@ def export_student(
         if sampler.chunks is not None:
             shutil.copyfile(causal_wan.__file__, fresh / "causal_wan.py")
         (fresh / "README.md").write_text(
-            _model_card(recipe, sampler, card, local, adapter and adapter[0], pipeline.__name__)
+            mask(_model_card(recipe, sampler, card, local, adapter and adapter[0], pipeline.__name__))
         )
         _swap(fresh, folder)
     finally:

@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from pathlib import Path
 from typing import Any
 
-from ray_distill.config.secrets import mask
+from ray_distill.config.secrets import mask, masked
 from ray_distill.config.sections import absolute_uri
 from ray_distill.track.client import Status, key, one_line
 from ray_distill.track.outbox import Entry, Outbox
@@ -92,7 +92,7 @@ class Tracker:
         self._post("metrics", True, step=None, values=_numbers({f"system/{k}": value for k, value in values.items()}))
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self._post("tags", values=dict(values))
+        self._post("tags", values={name: mask(value) for name, value in values.items()})
 
     def note(self, markdown: str) -> None:
         """What MLflow shows as the run's description."""
@@ -100,7 +100,7 @@ class Tracker:
 
     def dataset(self, name: str, source: str | Path, digest: str, card: Mapping[str, Any]) -> None:
         """Log the data that the run is trained on: its manifest, a digest of at most 36 characters and its counts."""
-        self._post("dataset", name=name, source=mask(str(source)), digest=digest, card=dict(card))
+        self._post("dataset", name=name, source=mask(str(source)), digest=digest, card=masked(dict(card)))
 
     def videos(self, folder: Path, step: int) -> None:
         """Upload ``folder`` as ``videos/step_000175``, where MLflow plays its MP4s."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from ray_distill.config import ConfigError
+from ray_distill.config.secrets import masked
 
 log = logging.getLogger(__name__)
 Event = Literal["start", "checkpoint", "validation", "end", "failure"]
@@ -58,6 +59,13 @@ def read_hook(path: Path) -> Hook:
     return hook
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry events, and what the address holds, to a host that nobody has named."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 class WebHook:
     """``send`` returns at once and never raises. Without a file nothing is sent."""
 
@@ -67,6 +75,7 @@ class WebHook:
         self._queue: Queue[bytes | None] = Queue(WAITING)
         self._thread = threading.Thread(target=self._work, name="webhook", daemon=True)
         self._warned = False
+        self._opener = urllib.request.build_opener(_NoRedirect)
         if self._hook:
             self._thread.start()
 
@@ -75,8 +84,8 @@ class WebHook:
         if self._hook is None:
             return
         told = {"event": event, "run": self._run, "time": time.time()}
-        body = json.dumps(told | {"message": f"{self._hook.message_prefix}{message}"} | values).encode()
-        self._put(body)
+        body = masked(told | {"message": f"{self._hook.message_prefix}{message}"} | values)
+        self._put(json.dumps(body).encode())
 
     def close(self) -> None:
         """Give what is waiting ``END_WAIT_S``."""
@@ -101,7 +110,7 @@ class WebHook:
                 request = urllib.request.Request(
                     self._hook.callback_url.get_secret_value(), body, {"Content-Type": "application/json"}
                 )
-                with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+                with self._opener.open(request, timeout=TIMEOUT_S):
                     return
             except Exception as error:  # whatever a network raises, the run is worth more
                 cause = error

@@ -16,6 +16,7 @@ from ray_distill.config.keys import flatten
 from ray_distill.config.secrets import HIDDEN
 from ray_distill.data import listing
 from ray_distill.data.made import Models
+from ray_distill.data.remote import is_remote
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.export.hub import check_token
 from ray_distill.models import family as adapter
@@ -49,7 +50,7 @@ def check(config: RunConfig) -> None:
     last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is not None and config.train.resume_from == "none":
         raise ConfigError(
-            f"train.resume_from = none: {last.folder} is there. Choose another name, remove {config.run_dir}, or go on "
+            f"train.resume_from = none: {last.folder} is there. Choose another name, or go on "
             "from it with train.resume_from=latest"
         )
     if last is not None:
@@ -64,6 +65,10 @@ def check_track(config: RunConfig) -> None:
             f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
             "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
+    for number, part in enumerate(config.data.parts):
+        if is_remote(part.place) and HIDDEN in str(part.place):
+            key = f"data.datasets.{number}.{part.kind}" if config.data.datasets else f"data.{part.kind}"
+            raise ConfigError(f"{key} = {part.place}: its signature was hidden when this was written; give it again")
 
 
 def check_networks(config: RunConfig) -> None:
@@ -200,15 +205,13 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     changed = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k) and k.startswith(fixed)]
     if changed:
         differences = ", ".join(f"{key} was {then.get(key)} and is {now.get(key)}" for key in changed)
-        raise ConfigError(
-            f"{last.folder} is another run's: {differences}. Choose another name, or remove {config.run_dir}"
-        )
+        raise ConfigError(f"{last.folder} is another run's: {differences}. Choose another name, or give these back")
     for role, then_hash in last.state.get("bases", {}).items():
         source = config.source(role)
         if config.role(role).lora and then_hash not in (weights_hash(source), ends_hash(source)):
             raise ConfigError(
                 f"{last.folder} holds adapters of {role} that were trained on other weights than {source} "
-                f"has; give those back, choose another name, or remove {config.run_dir}"
+                "has; give those back, or choose another name"
             )
 
 

@@ -15,6 +15,7 @@ import ray.train.torch
 
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.secrets import mask
 from ray_distill.data.cache import Cache
 from ray_distill.data.filling import Filling
 from ray_distill.data.made import Models
@@ -32,7 +33,8 @@ ROWS = "metrics.jsonl"
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """To the terminal, without secrets."""
+    print(mask(text), file=sys.stderr, flush=True)
 
 
 def train(
@@ -48,7 +50,7 @@ def train(
     if last is not None and last.state["data"] != cache.folder.name:
         raise ConfigError(
             f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
-            f"choose another name, or remove {config.run_dir}"
+            "give those back, or choose another name"
         )
     if last is not None and last.step >= config.train.steps:
         say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
@@ -62,7 +64,7 @@ def train(
             f"   {stream.left_out} clips are left out: their sizes do not fill a global batch (data.keep_small_buckets)"
         )
     filling = filling_of(config, replace(stream, start=last.step if last else 0))
-    job = Job(config.dump(), config.run_dir, stream, board, tracker.run_id)
+    job = Job(config.dump(secrets=True), config.run_dir, stream, board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
     seen, said, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / ROWS)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +26,10 @@ ROLLBACKS = "rollbacks"
 
 @dataclass(frozen=True)
 class Job:
-    """One training, for each worker. ``settings`` is RunConfig.dump()."""
+    """One training, for each worker. ``settings`` is RunConfig.dump(secrets=True): a masked path would be another one.
+    They stay out of ``repr``, which Ray Train keeps for its dashboard."""
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(repr=False)
     run_dir: Path
     stream: Stream
     board: Any

@@ -106,6 +106,8 @@ def trial_config(
             "evaluate.enabled": False,
             "evaluate.every": sweep.first_rung or base.train.steps,
             "evaluate.goals": {},
+            # A trial that Tune starts again goes on from its own checkpoint.
+            **({"train.resume_from": "latest"} if base.train.resume_from == "none" else {}),
             "train.cpus_per_worker": cpus_per_worker or base.train.cpus_per_worker,
         },
     )

@@ -15,10 +15,12 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlg
 from ray_distill import __version__
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
+from ray_distill.config.secrets import masked
 from ray_distill.evaluate.generate import Generator
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
+from ray_distill.train import claim
 from ray_distill.train.check import check
 from ray_distill.train.fit import say
 from ray_distill.train.launch import cluster, make_cache
@@ -27,10 +29,12 @@ from ray_distill.train.validations import read
 from ray_distill.tune.asha import scheduler
 from ray_distill.tune.report import Ending, Trial, parallel_plot, table, write_best, write_trials
 from ray_distill.tune.slots import DRIVER_CPUS, slots
-from ray_distill.tune.space import Range, Sweep, base_point, best_config
+from ray_distill.tune.space import Range, Sweep, base_point, best_config, trial_config
 from ray_distill.tune.trial import FILE, OBJECTIVE, TIME, Plan, run_name, run_trial
 
 SWEEP = "sweep.json"
+SHARED = "shared"
+"""Stands for the name of any trial: its folder holds what all of them have in common."""
 
 
 def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
@@ -39,14 +43,15 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
     Raises ConfigError before anything starts, Stopped after an orderly end on a signal, RuntimeError where no trial
     came to its end.
     """
-    check(base)
+    check_sweep(settings, base)
     tracker = _tracker(settings, base)
     status: Status = "FAILED"
     try:
         with cluster(log_to_driver=False, dashboard=True), watch_signals() as signals:
             found = slots(ray.cluster_resources(), base.train, settings.concurrent)
             say(f"== sweep: {settings.trials} trials, {found.concurrent} at a time")
-            Generator(base, make_cache(base))  # the cache and the data's features are made once, for all trials
+            # The cache and the data's features are made once, for all trials.
+            Generator(trial_config(settings, base, {}, SHARED), make_cache(base))
             plan = Plan(
                 settings.model_dump(mode="json"), base.dump(secrets=True), found.cpus_per_worker, tracker.run_id
             )
@@ -68,6 +73,17 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
         tracker.end(status)
 
 
+def check_sweep(settings: Sweep, base: RunConfig) -> None:
+    """What any trial would fail of, before a cluster starts: ConfigError or ValueError.
+
+    No trial uses the folder of the base's own run, so whatever lies there is neither read nor written.
+    """
+    home = settings.home.resolve()
+    if home == base.run_dir.resolve() or (home / claim.FILE).exists():
+        raise ConfigError(f"name = {settings.name}: {settings.home} is the folder of a run; choose another name")
+    check(trial_config(settings, base, {}, SHARED))
+
+
 def trials_of(settings: Sweep, steps: int) -> list[Trial]:
     """What became of each trial, best first, by what lies in its folder."""
     found = []
@@ -82,16 +98,14 @@ def trials_of(settings: Sweep, steps: int) -> list[Trial]:
 def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
     """The sweep's own MLflow run, and ``sweep.json``; ConfigError where another sweep has this name."""
     path = settings.home / SWEEP
-    now = {"sweep": settings.model_dump(mode="json"), "base": base.dump()}
+    now = {"sweep": masked(settings.model_dump(mode="json")), "base": base.dump()}
     then: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else now | {"run_id": None}
     old, new = (flatten({key: tree[key] for key in now}) for tree in (then, now))
     if changed := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         differences = ", ".join(f"{key} was {old.get(key)} and is {new.get(key)}" for key in changed)
-        raise ConfigError(
-            f"{settings.home} is another sweep's: {differences}. Choose another name, or remove {settings.home}"
-        )
+        raise ConfigError(f"{settings.home} is another sweep's: {differences}. Choose another name, or give these back")
     tags = {"kind": "sweep", "method": base.method.name, "version": __version__}
-    params = flatten(settings.model_dump(mode="json", exclude_none=True))
+    params = flatten(masked(settings.model_dump(mode="json", exclude_none=True)))
     tracker = Tracker.start(base.track.uri, base.track.experiment, settings.name, params, tags, then["run_id"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now | {"run_id": tracker.run_id}, indent=2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ FILE = "trial.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What every trial shares. ``sweep`` and ``base`` are dumps."""
+    """What every trial shares. ``sweep`` and ``base`` are dumps as they are, secrets too: nothing shows them."""
 
-    sweep: Mapping[str, Any]
-    base: Mapping[str, Any]
+    sweep: Mapping[str, Any] = field(repr=False)
+    base: Mapping[str, Any] = field(repr=False)
     cpus_per_worker: float
     parent_run_id: str | None
 

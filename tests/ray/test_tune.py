@@ -11,8 +11,10 @@ import ray
 import yaml
 from mlflow import MlflowClient
 
+from ray_distill.checkpoint.layout import folder_name
+from ray_distill.checkpoint.writer import write
 from ray_distill.cli import main
-from ray_distill.config import load_config
+from ray_distill.config import RunConfig, load_config
 from tests.ray.conftest import ROOT, Home, wait_for
 
 RATE = "roles.student.optimizer.learning_rate"
@@ -53,6 +55,12 @@ def children(uri: str, sweep: str) -> tuple[str, dict[str, str]]:
     return parent.info.status, {run.info.run_name: run.info.status for run in nested}
 
 
+def plant(config: RunConfig) -> None:
+    """A checkpoint of ``config``'s run, whole and without tensors."""
+    state = {"step": 700, "config": config.dump(), "data": "another", "roles": {}}
+    write(config.run_dir / folder_name(700), [], state, 0, 1, lambda part: [part])
+
+
 def command(process: psutil.Process) -> str:
     """Empty of one that has just ended."""
     try:
@@ -62,8 +70,20 @@ def command(process: psutil.Process) -> str:
 
 
 def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
-    local_ray: None, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    local_ray: None,
+    home: Home,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # In a clone whose own quick start has run, with other settings than the sweep's base has.
+    (tmp_path / "clone").mkdir()
+    monkeypatch.chdir(tmp_path / "clone")
+    foreign = tmp_path / "clone/output/quickstart"
+    plant(load_config(ROOT / "configs/quickstart.yaml", environment={}).config)
+    held = {path: path.read_bytes() for path in foreign.rglob("*") if path.is_file()}
+    assert held
+
     config = write_sweep(tmp_path, home.overrides("sweep"), trials=2, seed=0)  # the base, then the bad rate
     before = ray.available_resources()["CPU"]
     assert main(["tune", str(config)]) == 0
@@ -93,3 +113,4 @@ def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
 
     assert main(["tune", str(config), "trials=9"]) == 2
     assert "trials was 2 and is 9. Choose another name" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in foreign.rglob("*") if path.is_file()} == held

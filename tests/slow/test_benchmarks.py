@@ -13,7 +13,7 @@ from tests.ray.conftest import ROOT
 
 
 def last_line(*command: str) -> dict:
-    told = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    told = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600)
     assert told.returncode == 0, told.stderr[-3000:]
     result: dict = json.loads(told.stdout.splitlines()[-1])
     return result

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.ray.conftest import ROOT, Home, wait_for
+from tests.ray.conftest import Home, wait_for
 from tests.ray.test_tune import children, write_sweep
 
 
@@ -22,7 +22,7 @@ def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:
     out = home.folder / "output/killed_sweep"
     command = [sys.executable, "-c", "import sys; from ray_distill.cli import main; sys.exit(main())", "tune", config]
 
-    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    first = subprocess.Popen(command, cwd=home.folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: len(list(out.glob("runs/*/validations.jsonl"))) > 0, "the first rung", 300)
     assert len(list(out.glob("runs/*"))) == 2, "concurrent: 2"
     # Ray's agents outlive their raylet by minutes, and do nothing.
@@ -32,7 +32,7 @@ def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:
     first.communicate()
     wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in working), "Ray's processes", 120)
 
-    again = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=900, check=False)
+    again = subprocess.run(command, cwd=home.folder, stderr=subprocess.PIPE, text=True, timeout=900, check=False)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "killed_sweep goes on where it was" in again.stderr
     trials = json.loads((out / "trials.json").read_text())

@@ -28,8 +28,7 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_a_documented_command_is_taken(line: str) -> None:
     args = parse(shlex.split(line)[1:])
     if str(args.config).startswith(MADE):
         assert args.verb == "train"

@@ -24,7 +24,9 @@ BELOW: dict[str, tuple[str, ...]] = {
     "tune": ("train",),
     "cli": ("tune",),
 }
-EVERYWHERE = {"types", "rng", "plaintext", "durable", "sealed", "__version__"}  # they stand on nothing but each other
+EVERYWHERE = {  # they stand on nothing but each other
+    *("types", "rng", "plaintext", "durable", "sealed", "masking", "__version__"),
+}
 ROOMS = {
     "ray": ("data/pipeline.py", "data/stream.py", "data/batches.py", "evaluate/", "train/", "tune/", "cli.py"),
     "deepspeed": ("train/zero.py",),

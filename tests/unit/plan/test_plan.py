@@ -33,11 +33,6 @@ def found(path, *overrides):
     return estimate(config(path, *overrides))
 
 
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch):
-    monkeypatch.chdir(ROOT)  # paths of configurations are relative
-
-
 @pytest.mark.parametrize(
     ("path", "every", "latent"),
     [

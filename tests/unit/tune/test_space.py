@@ -89,8 +89,7 @@ def test_bad_sweeps_are_refused_by_name(written, changed, message):
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("sweep_*.yaml")), ids=lambda path: path.name)
-def test_shipped_sweeps_load(path, monkeypatch):
-    monkeypatch.chdir(CONFIGS.parent)
+def test_shipped_sweeps_load(path):
     sweep, base = load_sweep(path, [])
     assert set(base_point(sweep, base.config)) == set(sweep.space)
 
