@@ -1,0 +1,106 @@
+"""Bytes to text, the same way for captions, manifests, prompts and configurations.
+
+A byte order mark names the encoding; without one it is UTF-8. Nothing else is guessed, and no character is replaced:
+text that cannot be read is refused with its line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MARKS = (  # UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+MARK, NUL = "\ufeff", "\0"
+ESCAPE = "ray_distill.half_surrogate"
+
+
+class NotText(ValueError):
+    """Bytes that are no text."""
+
+
+def lines_of(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    """Each line without its end, and why it is no text ("" for a good one). Ends are those of Unix, Windows and old
+    Macs: other characters that Python takes for the end of a line may stand in a caption."""
+    encoding, start = _marked(file.read(4))
+    file.seek(start)
+    for line in io.TextIOWrapper(file, encoding, errors=ESCAPE):
+        text = line.removesuffix("\n").lstrip(MARK)  # files that were put together have a mark at the seam
+        yield text, _fault(text, encoding)
+
+
+def text_of(content: bytes) -> str:
+    """NotText where ``content`` is none, with the line of the first fault."""
+    encoding, start = _marked(content[:4])
+    text = content[start:].decode(encoding, errors=ESCAPE).lstrip(MARK)
+    if fault := _fault(text, encoding):
+        bad = next(number for number, character in enumerate(text) if _is_bad(character))
+        line = text.count("\n", 0, bad) + 1
+        raise NotText(f"line {line}: {fault}" if "\n" in text.rstrip() else fault)
+    return text
+
+
+def read_text(path: Path) -> str:
+    """A file's text; NotText names the file."""
+    try:
+        return text_of(path.read_bytes())
+    except NotText as error:
+        raise NotText(f"{path}: {error}") from None
+
+
+def json_of(text: str) -> Any:
+    """ValueError where it is no JSON, or nested deeper than Python reads."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("not valid JSON: nested too deep") from None
+
+
+def blank(text: str) -> bool:
+    """Whether nothing of it would be seen on paper."""
+    return not any(character.isprintable() and not character.isspace() for character in text)
+
+
+def _marked(head: bytes) -> tuple[str, int]:
+    """The encoding that a file's first four bytes name, and the length of the mark."""
+    return next(((name, len(mark)) for mark, name in MARKS if head.startswith(mark)), ("utf-8", 0))
+
+
+def _fault(text: str, encoding: str) -> str:
+    bad = next((character for character in text if _is_bad(character)), "") if _may_be_bad(text) else ""
+    if bad == NUL:
+        return "not text: it holds NUL characters, as UTF-16 without a byte order mark does; save it as UTF-8"
+    return f"not {encoding.upper()} (byte 0x{ord(bad) & 0xFF:02x}); save it as UTF-8" if bad else ""
+
+
+def _may_be_bad(text: str) -> bool:
+    """A quick look: most lines are good."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return NUL in text
+
+
+def _is_bad(character: str) -> bool:
+    return character == NUL or "\ud800" <= character <= "\udfff"
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """A bad byte as half a surrogate, which no text holds: Python's surrogateescape is for UTF-8 alone."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(chr(0xDC00 | byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(ESCAPE, _escape)
