@@ -60,10 +60,7 @@ class Look:
         try:
             with local(row["path"]) as path:
                 video, content = probe(path), fingerprint(path)
-            height, width = video.shown
-            if min(height, width) < clips.minimum_image_size:
-                least = clips.minimum_image_size
-                reason = f"shows {width:.0f}x{height:.0f} pixels, below data.minimum_image_size = {least}"
+            if reason := clips.unfit(video.shown):
                 raise BadClip(row["path"], reason)
         except BadClip as bad:
             return [row | empty | {"error": str(bad)}]

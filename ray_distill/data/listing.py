@@ -127,7 +127,7 @@ def _shards(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
 
 
 def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
-    root = parent(part.place)
+    root = parent(part.place) if part.root is None else str(part.root)
     known: set[str] = set()
     for row in _rows(part):
         known |= row.keys()
