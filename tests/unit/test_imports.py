@@ -22,7 +22,8 @@ BELOW: dict[str, tuple[str, ...]] = {
     "export": ("evaluate",),
     "train": ("export", "plan", "track"),
     "tune": ("train",),
-    "cli": ("tune",),
+    "terminal": (),
+    "cli": ("tune", "terminal"),
 }
 EVERYWHERE = {"types", "rng", "plaintext", "__version__"}  # they themselves stand on nothing
 ROOMS = {
