@@ -14,6 +14,7 @@ from ray_distill import __version__
 from ray_distill.config import ConfigError, load_config
 from ray_distill.config.load import ENVIRONMENT, write_yaml
 from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
+from ray_distill.terminal import patient
 
 DESCRIPTION = """\
 Distil many-step video diffusion teachers into few-step students on Ray.
@@ -228,6 +229,11 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 a goal was missed, a plan does not fit, MLflow is still away, or the traceback of an
     error was printed, 2 the configuration is wrong, 128 + signal after an orderly stop."""
+    with patient():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = parse(argv)
     handler = logging.StreamHandler()
     handler.setFormatter(MaskedFormatter("%(message)s"))

@@ -66,10 +66,7 @@ class Look:
                 (video, seeks), content = look(path, clips.cut(0), most, limit), fingerprint(path)
                 if version(path) != before:
                     raise BadClip(row["path"], "was replaced while it was looked into")
-            height, width = video.shown
-            if min(height, width) < clips.minimum_image_size:
-                least = clips.minimum_image_size
-                reason = f"shows {width:.0f}x{height:.0f} pixels, below data.minimum_image_size = {least}"
+            if reason := clips.unfit(video.shown):
                 raise BadClip(row["path"], reason)
         except BadClip as bad:
             return [row | empty | {"error": str(bad)}]

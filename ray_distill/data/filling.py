@@ -47,8 +47,6 @@ class Filling(threading.Thread):
         store = Growing(self.cache.latents_folder).store
         errors = encode_beside(self.source, self.models, self.rows, store, self.cpus, self.say, self.stopped.is_set)
         bad = among(self.rows, "id", pa.array(errors, pa.string())).to_pylist()
-        lines = [{"file": row["video"], "reason": errors[row["id"]].removeprefix(f"{row['path']}: ")} for row in bad]
-        with (self.cache.folder / QUARANTINE).open("a") as file:
         reasons = {row["id"]: errors[row["id"]].removeprefix(f"{row['path']}: ") for row in bad}
         lines = [{"file": row["video"], "reason": mask(reasons[row["id"]])} for row in bad]
         with (self.cache.folder / QUARANTINE).open("a") as file:

@@ -163,7 +163,7 @@ def _unread(number: int, folders: Mapping[str, OSError]) -> Iterator[Entry]:
 def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
     if (suffix := PurePosixPath(str(part.place)).suffix.lower()) not in TABLES:
         raise ValueError(f"a manifest is .jsonl, .csv or .parquet, not {suffix or 'that'}")
-    root, own = parent(part.place), part.caption
+    root, own = parent(part.place) if part.root is None else str(part.root), part.caption
     columns = [part.video_column] + ([part.caption_column] if own is None else [])
     for row in _rows(part, columns):
         video, fault = row.value.get(part.video_column), row.fault

@@ -101,6 +101,8 @@ class Dataset(Section):
     """One caption for every video, in place of their own."""
     teacher: Teacher | None = None
     """Of ``prompts``: the teacher makes their videos."""
+    root: Location | None = None
+    """Of a ``manifest``: the folder at which its videos' paths start, in place of its own."""
     video_column: str = "video"
     caption_column: str = "caption"
     repeats: Annotated[float, Field(ge=0)] = 0
@@ -113,6 +115,8 @@ class Dataset(Section):
     resolution: PositiveInt | None = None
     crop: bool | None = None
     minimum_image_size: NonNegativeInt | None = None
+    minimum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
+    maximum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> Dataset:
@@ -129,6 +133,8 @@ class Dataset(Section):
             raise ValueError("caption is blank: give a text, or remove it and let each clip have its own")
         if self.caption is not None and self.prompts is not None:
             raise ValueError(f"caption = {self.caption!r}: prompts are captions already; remove it")
+        if self.root is not None and self.manifest is None:
+            raise ValueError(f"root = {self.root}: only a manifest's videos have one; remove it")
         if self.teacher is not None and self.prompts is None:
             raise ValueError("teacher: it makes videos of prompts, and this dataset has its own; remove it")
         if self.probability is not None and self.repeats:
@@ -173,7 +179,10 @@ class Clips(Section):
     crop: bool = True
     """What does not fit the size is cut off, evenly on both sides; false: the whole picture is squeezed into it."""
     minimum_image_size: NonNegativeInt = 0
-    """Files with a shorter edge below this are left out."""
+    """Files with a shorter edge below this are left out; with pixel_area, those with fewer pixels than its square."""
+    minimum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Files with a lower width / height are left out."""
+    maximum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
     clips_per_video: PositiveInt = 1
     """A long file is cut into at most so many clips, one after the other."""
 
@@ -186,6 +195,21 @@ class Clips(Section):
 
     def cut(self, number: int) -> Cut:
         return Cut(self.frames, self.stride, self.fps if self.resample else None, number)
+
+    def unfit(self, shown: tuple[float, float]) -> str:
+        """Why a file that shows ``shown`` square pixels (height, width) is left out; "" where it is not."""
+        height, width = shown
+        least, lowest, highest = self.minimum_image_size, self.minimum_aspect_ratio, self.maximum_aspect_ratio
+        what = f"shows {width:.0f}x{height:.0f} pixels"
+        edge = (height * width) ** 0.5 if self.resolution_type == "pixel_area" else min(height, width)
+        if round(edge, 6) < least:
+            area = f", which are {least}^2 of them" if self.resolution_type == "pixel_area" else ""
+            return f"{what}, below data.minimum_image_size = {least}{area}"
+        if lowest is not None and width / height < lowest:
+            return f"{what}, a width / height below data.minimum_aspect_ratio = {lowest:g}"
+        if highest is not None and width / height > highest:
+            return f"{what}, a width / height above data.maximum_aspect_ratio = {highest:g}"
+        return ""
 
     def size(self, shown: tuple[float, float], multiple: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the bucket of a file that shows ``shown`` square pixels, in whole ``multiple``s."""

@@ -22,7 +22,8 @@ BELOW: dict[str, tuple[str, ...]] = {
     "export": ("evaluate",),
     "train": ("export", "plan", "track"),
     "tune": ("train",),
-    "cli": ("tune",),
+    "terminal": (),
+    "cli": ("tune", "terminal"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
     *("types", "rng", "plaintext", "durable", "sealed", "masking", "__version__"),

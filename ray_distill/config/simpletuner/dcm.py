@@ -7,18 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_distill.config.simpletuner.outcome import (
-    File,
-    Key,
-    Outcome,
-    Refused,
-    Rule,
-    form,
-    nothing,
-    number,
-    to,
-    whole,
-)
+from ray_distill.config.simpletuner.outcome import File, Key, Outcome, Rule
+from ray_distill.config.simpletuner.rules import form, nothing, to
+from ray_distill.config.simpletuner.values import Refused, number, whole
 
 FINE, SEMANTIC = "dcm_fine", "dcm_semantic"
 BEFORE = "-semantic"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ray_distill.config.simpletuner.outcome import File, Refused, is_hub_name
+from ray_distill.config.simpletuner.document import read_json
+from ray_distill.config.simpletuner.outcome import File
+from ray_distill.config.simpletuner.rules import is_hub_name
+from ray_distill.config.simpletuner.values import FALSE, TRUE, Refused
 
+LIBRARIES = ("validation_prompt_library", "user_prompt_library")
 LIBRARY = Path(__file__).with_name("prompts.json")
 
 
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise Refused(f"{path} is not valid JSON: {error}") from None
-
-
-def model_folder(name: str, file: File) -> Path:
+def model_folder(name: str, file: File, revision: str | None = None) -> Path:
     """A local folder first, then the hub's cache on this machine; nothing is fetched."""
     for root in (Path.cwd(), file.path.parent):
         if (root / name).is_dir():
@@ -28,24 +24,37 @@ def model_folder(name: str, file: File) -> Path:
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(name, local_files_only=True))
+            return Path(snapshot_download(name, revision=revision, local_files_only=True))
         except LocalEntryNotFoundError:
+            which = f" --revision {revision}" if revision else ""
             raise Refused(
-                f"no such folder here, and nothing of that name in the hub's cache. Fetch it: hf download {name}; "
-                "or name a folder: model.path=FOLDER"
+                "no such folder here, and nothing of that name in the hub's cache. Fetch it: "
+                f"hf download {name}{which}; or name a folder: model.path=FOLDER"
             ) from None
     raise Refused("no such folder; model.path=FOLDER names another")
 
 
-def prompts(file: File) -> dict[str, str]:
-    """What validations show: the library, where one is named, and ``validation_prompt``."""
-    named = file.given.get("validation_prompt_library")
-    library: Any = {}
-    if named is True or named == LIBRARY.stem:
-        library = read_json(LIBRARY)
-    elif named not in (None, False, ""):
-        library = read_json(file.locate(named))
-    if not isinstance(library, dict) or not all(isinstance(prompt, str) for prompt in library.values()):
-        raise Refused("expected a file of {name: prompt}")
+def prompts(file: File) -> tuple[dict[str, str], list[str]]:
+    """(what validations show, by name: the libraries, where they are named, and ``validation_prompt``; the keys beside
+    a prompt that have no effect)."""
+    found: dict[str, str] = {}
+    more: set[str] = set()
+    for key in LIBRARIES:
+        for name, entry in _library(file.given.get(key), file).items():
+            prompt = entry.get("prompt") if isinstance(entry, dict) else entry
+            if not isinstance(prompt, str):
+                raise Refused(f"{name!r} has no text in it; expected a file of {{name: prompt}}")
+            found[name] = prompt
+            more |= entry.keys() - {"prompt"} if isinstance(entry, dict) else set()
     own = file.given.get("validation_prompt")
-    return library | ({"validation": own} if own else {})
+    return found | ({"validation": str(own)} if own else {}), sorted(more)
+
+
+def _library(named: Any, file: File) -> dict[str, Any]:
+    word = str(named).strip().lower()
+    if named is None or word in FALSE:
+        return {}
+    library = read_json(LIBRARY if word in (*TRUE, LIBRARY.stem) else file.locate(named))
+    if not isinstance(library, dict):
+        raise Refused("expected a file of {name: prompt}")
+    return library

@@ -7,19 +7,10 @@ from typing import Any
 
 from ray_distill.config.keys import ConfigError
 from ray_distill.config.simpletuner.dcm import DCM
-from ray_distill.config.simpletuner.outcome import (
-    File,
-    Key,
-    Outcome,
-    Refused,
-    Rule,
-    flag,
-    form,
-    number,
-    one_of,
-    to,
-    whole,
-)
+from ray_distill.config.simpletuner.older import DMD_OF_2025
+from ray_distill.config.simpletuner.outcome import File, Key, Outcome, Rule
+from ray_distill.config.simpletuner.rules import form, to
+from ray_distill.config.simpletuner.values import Refused, flag, number, one_of, whole
 from ray_distill.methods import METHODS
 from ray_distill.methods.self_forcing import SelfForcing
 
@@ -28,7 +19,7 @@ WHOLE = "no effect: the student is bidirectional and takes the whole clip as one
 
 
 def steps(value: Any, file: File) -> Outcome:
-    numbers = value.split(",") if isinstance(value, str) else value
+    numbers = [each for each in value.split(",") if each.strip()] if isinstance(value, str) else value
     if not isinstance(numbers, list | tuple):
         numbers = [numbers]
     return Outcome({"method.timesteps": [number(each) for each in numbers]})
@@ -64,7 +55,8 @@ def frames_per_chunk(value: Any, file: File) -> Outcome:
         raise Refused("use 1 or more")
     latent = (file.frames - 1) // 4 + 1 if file.frames else None
     odd = latent is not None and latent % chunk
-    alone = file.distillation.get("independent_first_frame") and latent is not None and not (latent - 1) % chunk
+    first_alone = file.of_method("independent_first_frame", flag, False)
+    alone = first_alone and latent is not None and not (latent - 1) % chunk
     uneven = f"{file.frames} frames are {latent} latent frames, no whole number of chunks of {chunk}"
     if not causal:
         return Outcome(note=f"{WHOLE}; {uneven}, which a causal one could not take" if odd else WHOLE, warn=True)
@@ -128,12 +120,13 @@ DMD: Mapping[str, Key] = {
         by_chunks("num_training_frames", whole), "`method.num_training_frames`; causal students", default=21
     ),
     "context_noise": Key(by_chunks("context_noise", number), "`method.context_noise`; causal students", default=0),
+    **DMD_OF_2025,
 }
 
 
 def lcm_guidance(value: Any, file: File) -> Outcome:
     """w_min and w_max are the ends of a range."""
-    ends = [number(file.distillation.get(name, value)) for name in ("w_min", "w_max")]
+    ends = [file.of_method(name, number, number(value)) for name in ("w_min", "w_max")]
     return Outcome({"method.guidance": ends})
 
 
@@ -152,7 +145,25 @@ LCM: Mapping[str, Key] = {
 METHOD_NAMES = ("dmd", "dcm", "lcm", "self_forcing")
 """``distillation_method``; dcm goes on with its mode."""
 TABLES: Mapping[str, Mapping[str, Key]] = {"dmd": DMD, "dcm_semantic": DCM, "lcm": LCM}
-ALIASES = {"euler_timesteps": "euler_steps"}
+ALIASES: Mapping[str, Mapping[str, str]] = {
+    "dmd": {"shift": "timestep_shift"},
+    "self_forcing": {"shift": "timestep_shift"},
+    "dcm": {"euler_timesteps": "euler_steps"},
+    "lcm": {"euler_timesteps": "euler_steps"},
+}
+"""By ``distillation_method``: another name of a key -> its name in the table."""
+
+
+def by_its_name(section: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The section with each key by its name in the table; Refused where two names of one key say two things."""
+    names = ALIASES.get(method, {})
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        name = names.get(key, key)
+        if name in section and name != key and section[name] != value:
+            raise Refused(f"{key} = {value!r} is {name}, which says {section[name]!r}; remove one of them")
+        found[name] = value
+    return found
 
 
 def table_of(method: str) -> Mapping[str, Key]:

@@ -1,12 +1,11 @@
-"""Model, adapters, precision and attention: rules for SimpleTuner's keys."""
+"""Adapters, precision and attention: rules for SimpleTuner's keys."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ray_distill.config.simpletuner.files import model_folder
-from ray_distill.config.simpletuner.outcome import File, Outcome, Refused, flag, one_of, text
-from ray_distill.models import FAMILIES
+from ray_distill.config.simpletuner.outcome import File, Outcome
+from ray_distill.config.simpletuner.values import Refused, flag, one_of, texts
 
 INT8 = ("int8-quanto", "int8-torchao")
 ATTENTION = {
@@ -21,22 +20,6 @@ ATTENTION = {
     "flex": "flex",
     "xformers": "xformers",
 }
-
-
-def model_family(value: Any, file: File) -> Outcome:
-    return Outcome({"model.family": one_of(value, FAMILIES, "families here")})
-
-
-def model(value: Any, file: File) -> Outcome:
-    if file.overrides("model.path"):
-        return Outcome(note="model.path is set elsewhere")
-    return Outcome({"model.path": str(model_folder(text(value), file))})
-
-
-def text_encoder(value: Any, file: File) -> Outcome:
-    if value in (None, "", file.given.get("pretrained_model_name_or_path")):
-        return Outcome(note="text encoder and tokenizer of model.path, which are these")
-    raise Refused("text encoder and tokenizer are those of pretrained_model_name_or_path; give that name, or remove it")
 
 
 def is_lora(file: File) -> bool:
@@ -58,6 +41,12 @@ def lora(name: str, kind: Any) -> Any:
     return rule
 
 
+def targets(value: Any, file: File) -> Outcome:
+    if not is_lora(file):
+        return Outcome(note="no effect: model_type is full", warn=True)
+    return Outcome({f"roles.{role}.lora.targets": texts(value) for role in file.trained})
+
+
 def lora_type(value: Any, file: File) -> Outcome:
     if one_of(value, ("standard", "lycoris")) == "lycoris":
         raise Refused("LyCORIS is not supported; use standard")
@@ -72,6 +61,12 @@ def mixed_precision(value: Any, file: File) -> Outcome:
     known = {"bf16": "bfloat16", "no": "float32", "fp32": "float32"}
     dtype = known[one_of(value, known, "master weights are fp32, and networks compute in one of")]
     return Outcome({f"roles.{role}.dtype": dtype for role in file.held})
+
+
+def unquantised(value: Any, file: File) -> Outcome:
+    same = one_of(value, ("bf16", "fp32")) == file.given.get("mixed_precision", "bf16")
+    note = "what is not quantised has the precision of mixed_precision"
+    return Outcome(note=note if same else f"no effect: {note}", warn=not same)
 
 
 def precision(value: Any, file: File) -> Outcome:

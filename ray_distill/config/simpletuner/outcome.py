@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ray_distill.config.simpletuner.values import Refused, flag, whole
 from ray_distill.methods import METHODS
 from ray_distill.types import Role
 
 ABSENT = object()
-
-
-class Refused(ValueError):
-    """A value that this tool does not take: why not, and what to do."""
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class File:
-    """A configuration as it was read. ``overridden`` are the keys that environment and command line set."""
+    """A configuration as it was read, without comments and keys that are not set. ``overridden`` are the keys that
+    environment and command line set."""
 
     path: Path
     given: Mapping[str, Any]
@@ -47,10 +46,15 @@ class File:
 
     def flag(self, key: str) -> bool:
         """Another key of the file, false where it is not set."""
-        try:
-            return flag(self.given.get(key, False))
-        except Refused as error:
-            raise Refused(f"{key} = {self.given[key]!r}: {error}") from None
+        return bool(self.read(key, flag, False))
+
+    def read(self, key: str, kind: Callable[[Any], Any], default: Any) -> Any:
+        """Another key of the file, as ``kind`` reads it; ``default`` where it is not set."""
+        return _read(self.given, key, kind, default)
+
+    def of_method(self, key: str, kind: Callable[[Any], Any], default: Any) -> Any:
+        """The same of a key of ``distillation_config``."""
+        return _read(self.distillation, key, kind, default)
 
     @property
     def roles(self) -> Mapping[Role, Any]:
@@ -83,7 +87,7 @@ class File:
 
     @property
     def workers(self) -> int:
-        return whole(self.overridden.get("train.workers", 1))
+        return whole(self.overridden.get("train.workers", self.read("num_processes", whole, 1)))
 
     @property
     def frames(self) -> int | None:
@@ -101,81 +105,34 @@ class File:
         raise Refused(f"no such file in {where}")
 
 
+def _read(given: Mapping[str, Any], key: str, kind: Callable[[Any], Any], default: Any) -> Any:
+    try:
+        return kind(given[key]) if key in given else default
+    except Refused as error:
+        raise Refused(f"{key} = {given[key]!r}: {error}") from None
+
+
 Rule = Callable[[Any, File], Outcome]
 
 
 @dataclass(frozen=True)
 class Key:
-    """``here`` is what the documentation says of it. ``default`` is SimpleTuner's, where that decides something."""
+    """``here`` is what the documentation says of it. ``default`` is SimpleTuner's, where that decides something.
+    ``null``: null says something of its own, and does not stand for an absent key."""
 
     rule: Rule
     here: str
     default: Any = ABSENT
+    null: bool = False
 
 
-def number(value: Any) -> float:
-    try:
-        if not isinstance(value, bool):
-            return float(value)
-    except (TypeError, ValueError):
-        pass
-    raise Refused("expected a number")
-
-
-def whole(value: Any) -> int:
-    count = number(value)
-    if count != int(count):
-        raise Refused("expected a whole number")
-    return int(count)
-
-
-def flag(value: Any) -> bool:
-    known = {"true": True, "false": False, "1": True, "0": False}
-    if str(value).lower() not in known:
-        raise Refused("expected true or false")
-    return known[str(value).lower()]
-
-
-def text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise Refused("expected text")
-    return value
-
-
-def one_of(value: Any, known: Iterable[str], key: str = "") -> str:
-    names = list(known)
-    if value not in names:
-        raise Refused(f"{key or 'known'}: {', '.join(names)}")
-    return str(value)
-
-
-def to(*keys: str, kind: Callable[[Any], Any] = number, note: str = "") -> Rule:
-    """The value, as ``kind`` reads it, under each of ``keys``."""
-    return lambda value, file: Outcome(dict.fromkeys(keys, kind(value)), note)
-
-
-def form(key: str) -> Rule:
-    return lambda value, file: Outcome({key: one_of(value, ("std", "extra"))})
-
-
-def nothing(why: str) -> Rule:
-    return lambda value, file: Outcome(note=why, warn=True)
-
-
-def taken(note: str) -> Rule:
-    """Accepted; there is nothing to set, since that is how it is."""
-    return lambda value, file: Outcome(note=note)
-
-
-def four_k_plus_one(frames: int) -> int:
-    """The next number of frames at or above it that a Wan clip can have."""
-    return -(-(max(frames, 1) - 1) // 4) * 4 + 1
+def looked_up(table: Mapping[str, K], key: str) -> K | None:
+    """The entry of a key: its own, or that of a name in the table that ends in * and stands for all that begin so."""
+    if key in table or key.endswith("*"):
+        return table.get(key)
+    return next((entry for name, entry in table.items() if name[-1:] == "*" and key.startswith(name[:-1])), None)
 
 
 def as_name(text: str) -> str:
     """``text`` in the letters that a run's name has."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-")
-
-
-def is_hub_name(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None

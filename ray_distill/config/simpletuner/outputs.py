@@ -1,24 +1,13 @@
-"""Where a run is seen and what validations show: rules for SimpleTuner's keys."""
+"""Checkpoints, trackers and publishing: rules for SimpleTuner's keys."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from ray_distill.config.simpletuner.files import prompts
-from ray_distill.config.simpletuner.method import steps
-from ray_distill.config.simpletuner.outcome import (
-    File,
-    Outcome,
-    Refused,
-    as_name,
-    flag,
-    four_k_plus_one,
-    is_hub_name,
-    number,
-    text,
-    whole,
-)
+from ray_distill.config.simpletuner.outcome import File, Outcome, as_name
+from ray_distill.config.simpletuner.rules import is_hub_name
+from ray_distill.config.simpletuner.values import Refused, blank, flag, text, whole
+from ray_distill.config.simpletuner.weights import model_name
 
 
 def run_name(value: Any, file: File) -> Outcome:
@@ -27,17 +16,33 @@ def run_name(value: Any, file: File) -> Outcome:
 
 
 def report_to(value: Any, file: File) -> Outcome:
-    if value in (None, "none", ""):
+    if blank(value) or _is_none(value):
         return Outcome({"track.uri": ""})
     return Outcome(note="" if value == "mlflow" else "MLflow takes its place, at track.uri")
+
+
+def _is_none(value: Any) -> bool:
+    return str(value).strip().lower() in ("none", "false", "no", "off")
 
 
 def resume(value: Any, file: File) -> Outcome:
     if value == "latest":
         return Outcome({"train.resume_from": "latest"})
-    if value in (None, False, "", "none"):
+    if blank(value) or _is_none(value):
         return Outcome({"train.resume_from": "none"})
-    return Outcome({"train.resume_from": str(file.locate(value))})
+    try:
+        return Outcome({"train.resume_from": str(file.locate(value))})
+    except Refused as error:
+        own = "; this tool's checkpoints are called step_00000100, and latest goes on from the newest"
+        raise Refused(f"{error}{own if str(value).startswith('checkpoint-') else ''}") from None
+
+
+KEEP_ALL = 1_000_000
+
+
+def keep(value: Any, file: File) -> Outcome:
+    count = whole(value)
+    return Outcome({"train.checkpoints_keep": count or KEEP_ALL}, "" if count else "0 keeps them all")
 
 
 def publishes(file: File) -> bool:
@@ -67,9 +72,15 @@ def hub_model_id(value: Any, file: File) -> Outcome:
         return Outcome(note=NO_PUSH)
     if not value:
         raise Refused(NAMELESS)
-    base = text(file.given.get("pretrained_model_name_or_path", ""))
+    base = model_name(file)
     note = "" if is_hub_name(base) else "its base is a local folder, which others do not have: set publish.base_model"
     return Outcome({"publish.hub_model_id": text(value), "publish.base_model": base}, note, warn=bool(note))
+
+
+def private(value: Any, file: File) -> Outcome:
+    if not publishes(file):
+        return Outcome(note=NO_PUSH)
+    return Outcome({"publish.private": flag(value)})
 
 
 def webhook(value: Any, file: File) -> Outcome:
@@ -78,62 +89,3 @@ def webhook(value: Any, file: File) -> Outcome:
     if not isinstance(value, str) or "://" in value:
         raise Refused("the address is a secret: write it into a file, and name that")
     return Outcome({"track.webhook": str(file.locate(value))})
-
-
-def validation_steps(value: Any, file: File) -> Outcome:
-    if file.distillation.get("dmd_denoising_steps") is None:
-        return Outcome({"method.sampling_steps": whole(value)})
-    own = len(steps(file.distillation["dmd_denoising_steps"], file).values["method.timesteps"])
-    if whole(value) == own:
-        return Outcome(note="the student's own steps, by its own sampler")
-    return Outcome(note=f"no effect: the student is sampled with its own {own} steps", warn=True)
-
-
-def guidance(value: Any, file: File) -> Outcome:
-    if number(value) not in (0.0, 1.0):
-        raise Refused("the student has its teacher's guidance within its weights, and is sampled without; set 1.0")
-    return Outcome(note="the student is sampled without guidance")
-
-
-def validation_frames(value: Any, file: File) -> Outcome:
-    """The seed's own contradiction is said here: no Wan makes 16 frames."""
-    frames = whole(value)
-    fitting = four_k_plus_one(frames)
-    if frames != fitting:
-        note = f"Wan makes 4k+1 frames: {fitting} in place of {frames}"
-        return Outcome({"evaluate.frames": fitting}, note, warn=True)
-    if frames == file.data.get("data.frames"):
-        return Outcome(note="as many as a clip of the data")
-    return Outcome({"evaluate.frames": frames})
-
-
-def validation_resolution(value: Any, file: File) -> Outcome:
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value).lower().strip())
-    if not found:
-        raise Refused("expected one size, WIDTHxHEIGHT")
-    width, height = int(found[1]), int(found[2] or found[1])
-    if width % 16 or height % 16 or not width * height:
-        near = "x".join(str(max(16, round(n / 16) * 16)) for n in (width, height))
-        raise Refused(f"Wan takes multiples of 16; the nearest is {near}")
-    # Where clips keep their own aspect, the data's one size is that of samples.
-    section = "data" if file.data.get("data.resolution_type") == "pixel_area" else "evaluate"
-    return Outcome({f"{section}.width": width, f"{section}.height": height})
-
-
-def validation_prompt(value: Any, file: File) -> Outcome:
-    if file.given.get("validation_prompt_library") is not None:
-        return Outcome(note="see validation_prompt_library")
-    return prompt_library(None, file)
-
-
-def prompt_library(value: Any, file: File) -> Outcome:
-    if file.overrides("evaluate.prompts"):
-        return Outcome(note="evaluate.prompts is set elsewhere")
-    found = prompts(file)
-    if not found:
-        return Outcome(note="validations show captions of the data")
-    return Outcome({"evaluate.prompts": found, "evaluate.pictures": len(found)})
-
-
-def seeds(value: Any, file: File) -> Outcome:
-    return Outcome({"evaluate.tune_seed": whole(value), "evaluate.seeds": [whole(value)]})

@@ -246,9 +246,9 @@ def test_datasets_are_mixed_and_others_are_passed_over(folder):
     (folder / "data.json").write_text(json.dumps(entries))
     data = load(folder, dmd(data_backend_config="data.json")).config.data
     assert [part.kind for part in data.parts] == ["videos", "manifest", "prompts"]
-    assert [part.probability for part in data.parts] == [2.0, 2.0, 1.0]
+    assert [part.repeats for part in data.parts] == [1.0, 1.0, 0.0]  # drawn by probability x clips
     assert data.frames == 81 and [part.frames for part in data.parts] == [None, 49, None]
-    assert data.parts[0].captions == "filename" and data.parts[1].crop is False
+    assert data.parts[0].captions == "filename" and data.clips(data.parts[1]).crop is False
 
 
 def test_other_ways_to_caption(folder):

@@ -8,9 +8,13 @@ import pytest
 from ray_distill.config import ConfigError
 from ray_distill.config.keys import flatten
 from ray_distill.config.simpletuner.dataset import FIELDS
+from ray_distill.config.simpletuner.datatable import FIELDS as DATATABLE
+from ray_distill.config.simpletuner.idle import idle_keys
 from ray_distill.config.simpletuner.keys import KEYS
 from ray_distill.config.simpletuner.method import TABLES
+from ray_distill.config.simpletuner.older import DMD_OF_2025
 from tests.unit.config.simpletuner import home, load, seed
+from tests.unit.config.test_simpletuner_today import FIELDS_OF_TODAY, TODAY
 
 FAKE, STUDENT = "roles.fake_score.optimizer", "roles.student.optimizer"
 MODEL = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -359,8 +363,9 @@ def dataset(folder, **changes):
 
 def test_every_key_of_the_tables_is_tried_above():
     tried = {key for key, *_ in [*EFFECTS, *NOTES, *REFUSED]}
-    assert KEYS.keys() - tried == set()
-    assert TABLES["dmd"].keys() == {key for key, *_ in [*METHOD, *CAUSAL]}
+    elsewhere = {name for names in (*TODAY, *idle_keys()) for name in names.split()}  # test_simpletuner_today.py
+    assert KEYS.keys() - tried - elsewhere == set()
+    assert TABLES["dmd"].keys() - DMD_OF_2025.keys() == {key for key, *_ in [*METHOD, *CAUSAL]}
     assert TABLES["lcm"].keys() <= {key for key, *_ in LCM}
     of_fine = {
         "semantic_steps",
@@ -371,8 +376,8 @@ def test_every_key_of_the_tables_is_tried_above():
         "model_family",
     }
     assert TABLES["dcm_semantic"].keys() - of_fine <= {key for key, *_ in DCM}
-    assert FIELDS.keys() - {key for key, *_ in DATASET} <= {
-        "type", "dataset_type", "disabled", "metadata_backend", "parquet", "instance_prompt", "crop_aspect",
+    assert DATATABLE.keys() - {key for key, *_ in [*DATASET, *FIELDS_OF_TODAY]} <= {
+        "type", "dataset_type", "disabled", "disable", "metadata_backend", "parquet", "instance_prompt", "crop_aspect",
         "probability",
     }  # fmt: skip
 

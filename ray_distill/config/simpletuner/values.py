@@ -1,0 +1,67 @@
+"""Values of SimpleTuner's files: numbers and flags may stand there as text, and null or "" is a key that is not set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+class Refused(ValueError):
+    """A value that this tool does not take: why not, and what to do."""
+
+
+def blank(value: Any) -> bool:
+    """Whether SimpleTuner reads the key as if it were absent."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def off(value: Any) -> bool:
+    """Whether a switch, a weight or a list with this value does nothing."""
+    return not value or str(value).strip().lower() in (*FALSE, "none", "null", "no_change", "[]", "{}", "0.0")
+
+
+def number(value: Any) -> float:
+    try:
+        if not isinstance(value, bool) and math.isfinite(float(value)):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise Refused("expected a number")
+
+
+def whole(value: Any) -> int:
+    count = number(value)
+    if count != int(count):
+        raise Refused("expected a whole number")
+    return int(count)
+
+
+def flag(value: Any) -> bool:
+    word = str(value).strip().lower()
+    if word not in TRUE + FALSE:
+        raise Refused("expected true or false")
+    return word in TRUE
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Refused("expected text")
+    return value
+
+
+def texts(value: Any) -> list[str]:
+    """A list of names, or text with commas between them."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Refused("expected a list of names")
+    return [name.strip() for name in names if name.strip()]
+
+
+def one_of(value: Any, known: Iterable[str], key: str = "") -> str:
+    names = list(known)
+    if value not in names:
+        raise Refused(f"{key or 'known'}: {', '.join(names)}")
+    return str(value)
