@@ -30,6 +30,7 @@ from ray_distill.models.loading import (
 from ray_distill.models.lora import check_targets
 from ray_distill.track.webhook import read_hook
 from ray_distill.train import schedule
+from ray_distill.train.schedule import distinct
 from ray_distill.train.job import resumed_from
 
 
@@ -221,8 +222,8 @@ def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def check_pulls(config: RunConfig) -> None:
     """ConfigError where a role should follow another one's weights, and the two do not have the same tensors."""
-    steps = range(config.train.steps)
-    for pull in {pull for step in steps for update in config.method.updates(step) for pull in update.pulls}:
+    steps = distinct(config.method, config.train.steps)
+    for pull in {pull for _, updates in steps for update in updates for pull in update.pulls}:
         roles = pull.role, pull.towards
         why = f"method.{pull.key} = {pull.decay}: {pull.role} follows the weights of {pull.towards}"
         if adapted := [role for role in roles if config.role(role).lora]:
