@@ -152,12 +152,16 @@ def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
     return video.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
+def spread(captions: Sequence[str], count: int) -> list[str]:
+    """``count`` of the sorted ``captions``, each before any comes again where their number shares no factor with 7:
+    other ones come first than in their alphabet."""
+    return [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
+
+
 def _captions(cache: Cache, count: int) -> tuple[list[str], Tensor]:
     """``count`` captions of the data and their text [N, L, D]."""
     rows = cache.by_caption()
-    captions = sorted(rows)
-    # A stride that shares no factor with their number shows different captions first than their alphabet does.
-    prompts = [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
+    prompts = spread(sorted(rows), count)
     distinct = sorted(set(prompts))
     text = dict(zip(distinct, cache.text(cache.rows([rows[c] for c in distinct], ["text"])), strict=True))
     return prompts, torch.from_numpy(np.stack([text[prompt] for prompt in prompts]))

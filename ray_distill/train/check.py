@@ -11,26 +11,37 @@ from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.config.secrets import HIDDEN
+from ray_distill.errors import mistakes
 from ray_distill.export.hub import check_token
 from ray_distill.models.loading import weights_hash
 from ray_distill.track.webhook import read_hook
 from ray_distill.train import schedule
 from ray_distill.train.checks.clips import check_data, check_size
-from ray_distill.train.checks.networks import check_networks, check_pulls
-from ray_distill.train.checks.pipeline import check_parts
+from ray_distill.train.checks.evaluation import check_evaluation
+from ray_distill.train.checks.folders import check_folders
+from ray_distill.train.checks.networks import check_ends, check_networks, check_pulls, check_updates
+from ray_distill.train.checks.pipeline import check_export, check_parts
 from ray_distill.train.job import resumed_from
 
 
 def check(config: RunConfig) -> None:
-    """What can be known to fail is known before a cluster starts; raises ConfigError or ValueError."""
+    """What can be known to fail in any later phase is known before a cluster starts: ConfigError.
+
+    Weights are looked at through the headers of their files alone."""
+    with mistakes():
+        _check(config)
+
+
+def _check(config: RunConfig) -> None:
+    check_updates(config)
     check_networks(config)
-    check_parts(config.model.path)
+    check_ends(config, check_parts(config))
     check_track(config)
-    metric = config.evaluate.metric
-    if metric is not None and not (metric / "config.json").is_file():
-        raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
     check_data(config)
     check_size(config)
+    check_evaluation(config)
+    check_export(config)
+    check_folders(config)
     if config.track.webhook is not None:
         read_hook(config.track.webhook)
     check_token(config)

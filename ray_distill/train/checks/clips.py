@@ -11,6 +11,7 @@ from ray_distill.data import listing
 from ray_distill.data.made import Models
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models.loading import check_folder
+from ray_distill.train.checks.networks import check_positions
 
 
 def check_size(config: RunConfig) -> None:
@@ -25,8 +26,9 @@ def check_size(config: RunConfig) -> None:
                 raise ConfigError(
                     f"{section}.{name} = {of}: the model takes multiples of {whole}; use {near} or {near + whole}"
                 )
-    for clips in (data, *map(data.clips, data.parts)):
-        models.latent_shape(clips.frames, data.height, data.width)
+    shapes = {models.latent_shape(clips.frames, data.height, data.width) for clips in map(data.clips, data.parts)}
+    shapes |= {models.latent_shape(data.frames, data.height, data.width), models.latent_shape(*shown)}
+    check_positions(config, sorted(shapes))
     chunks = config.method.sampler().chunks
     for frames in {data.frames, shown[0]}:
         latent = models.latent_shape(frames, data.height, data.width)[1]
@@ -47,11 +49,6 @@ def check_data(config: RunConfig) -> None:
             "give manifest or videos in place of prompts, or a teacher that makes theirs"
         )
     check_pairs(config)
-    if config.evaluate.metric is not None and not config.data.has_videos:
-        raise ConfigError(
-            f"evaluate.metric = {config.evaluate.metric}: it compares with real videos, and data has prompts alone; "
-            "set evaluate.metric=null, or add a dataset with videos"
-        )
 
 
 def check_pairs(config: RunConfig) -> None:
