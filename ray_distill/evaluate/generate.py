@@ -29,7 +29,7 @@ from ray_distill.evaluate.made import Candidate, Made, kept_name
 from ray_distill.evaluate.metrics import Metric, diversity
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.models import family
-from ray_distill.models.codec import load_codec
+from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
 from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
@@ -84,6 +84,28 @@ def make_latents(
     return sample(denoise, sampler, x_T, cond, uncond, noise=lambda i: rng.noise(f"sample/step{i}", ids, shape))
 
 
+class NotFinite(RuntimeError):
+    """Samples hold NaN or infinities: as a video they would be black, and as features spoil every distance."""
+
+
+def frames_of(codec: Codec, latents: Tensor, of: str, first: int = 0) -> np.ndarray:
+    """uint8 [B, T, H, W, 3] of latents [B, C, t, h, w]; NotFinite names the samples of ``of``, counted from ``first``,
+    whose latents, or else whose pixels, are not finite."""
+    _check_finite(latents, f"latents of {of}", first)
+    pixels = codec.decode(latents)
+    _check_finite(pixels, f"decoded pixels of {of}", first)
+    return to_frames(pixels)
+
+
+def _check_finite(samples: Tensor, what: str, first: int) -> None:
+    bad = [first + i for i, sample in enumerate(samples) if not torch.isfinite(sample).all()]
+    if bad:
+        raise NotFinite(
+            f"{len(bad)} of {len(samples)} samples are not finite (the first is number {bad[0]}): {what}. Weights or "
+            "activations have overflowed; take an earlier checkpoint, or lower the learning rate or the guidance"
+        )
+
+
 def generate(
     config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int, keep: Path
 ) -> Made:
@@ -111,7 +133,7 @@ def _generate(
         cond = {"text": text[first : first + config.evaluate.batch].to(device)}
         null = {"text": uncond.to(device).expand_as(cond["text"])}
         latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, shape)
-        pixels.append(to_frames(codec.decode(latents)))
+        pixels.append(frames_of(codec, latents, f"{candidate}, seed {seed}", first))
     seconds = (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
     shown = videos[: config.evaluate.pictures]
@@ -119,6 +141,7 @@ def _generate(
         return Made(None, None, None, seconds, shown)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
+    _check_finite(features, f"what evaluate.metric = {config.evaluate.metric} sees in {candidate}", 0)
     return Made(features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, shown)
 
 
