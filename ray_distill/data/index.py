@@ -24,6 +24,7 @@ from ray_distill.data.made import Made
 from ray_distill.data.sheet import sheet, some
 from ray_distill.data.store import address, address_of, placed
 from ray_distill.data.tables import among, distinct, equal, rows_of, unequal
+from ray_distill.errors import ConfigError
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -43,7 +44,7 @@ def finish(made: Made) -> Cache:
     if len(bad) == len(made.rows):
         source.cache_dir.mkdir(parents=True, exist_ok=True)
         (source.cache_dir / QUARANTINE).write_text(quarantine)
-        raise ValueError(
+        raise ConfigError(
             f"data: none of its {len(bad)} clips can be used ({source.title}); "
             f"the reasons are in {source.cache_dir / QUARANTINE}"
         )

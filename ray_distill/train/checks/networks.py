@@ -12,7 +12,7 @@ from ray_distill.models import family as adapter
 from ray_distill.models.heads import placed
 from ray_distill.models.loading import check_attention, check_folder, check_weights, empty_transformer
 from ray_distill.models.lora import check_targets
-from ray_distill.train.checks.pipeline import Ends
+from ray_distill.train.checks.pipeline import Ends, check_parts
 from ray_distill.train.schedule import distinct, total_updates
 from ray_distill.types import STUDENT
 
@@ -75,6 +75,12 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
                 f"{what} reads text of {width} {takes[width]}, and the text encoder of model.path gives {ends.width}; "
                 "give a folder whose parts belong together"
             )
+
+
+def check_latents(config: RunConfig) -> None:
+    """``check_ends`` of the pipeline that is there, before anything is computed of it."""
+    if (config.model.path / "vae/config.json").is_file() and (config.model.path / "text_encoder/config.json").is_file():
+        check_ends(config, check_parts(config))
 
 
 def check_positions(config: RunConfig, shapes: Iterable[tuple[int, int, int, int]]) -> None:
