@@ -14,6 +14,7 @@ from ray_distill import __version__
 from ray_distill.config import ConfigError, load_config
 from ray_distill.config.load import ENVIRONMENT, write_yaml
 from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
+from ray_distill.errors import mistakes
 from ray_distill.terminal import patient
 
 DESCRIPTION = """\
@@ -105,12 +106,17 @@ def import_(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> int:
     from ray_distill.plan import plan
+    from ray_distill.train.checks.networks import check_latents
 
     # A cluster, its price and use are no part of a run's configuration.
     given = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
     loaded = load_config(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
     # What a second run starts from is not there yet; the first one's networks are of the same size.
-    text, fits = plan((loaded.before or loaded).config, given)
+    config = (loaded.before or loaded).config
+    with mistakes():
+        if (config.model.path / "transformer").is_dir():  # else its architecture is a published one
+            check_latents(config)
+        text, fits = plan(config, given)
     print(text)
     return 0 if fits else 1
 
@@ -226,9 +232,18 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 }
 
 
+def plainly(error: OSError) -> str:
+    """One line with the path, also of an error that Ray brings from another process."""
+    error = cause if isinstance(cause := getattr(error, "cause", None), OSError) else error
+    paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
+    if not paths or error.strerror is None:
+        return " ".join(str(error).split()) or type(error).__name__
+    return f"{' -> '.join(paths)}: {error.strerror}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 a goal was missed, a plan does not fit, MLflow is still away, or the traceback of an
-    error was printed, 2 the configuration is wrong, 128 + signal after an orderly stop."""
+    """The exit code: 0 done, 1 a goal was missed, a plan does not fit, MLflow is still away, the system refuses a file,
+    or the traceback of an error was printed, 2 the configuration is wrong, 128 + signal after an orderly stop."""
     with patient():
         return _main(argv)
 
@@ -246,9 +261,12 @@ def _main(argv: Sequence[str] | None) -> int:
 
     try:
         return VERBS[args.verb](args) or 0
-    except (ConfigError, ValueError) as error:
+    except ConfigError as error:
         print(f"ray-distill {args.verb}: {mask(str(error))}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"ray-distill {args.verb}: {mask(plainly(error))}", file=sys.stderr)
+        return 1
     except Stopped as stopped:
         print(f"ray-distill {args.verb}: {stopped}", file=sys.stderr)
         return 128 + stopped.signum

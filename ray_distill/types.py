@@ -255,6 +255,12 @@ class Method(Protocol):
         """The descents of this step, in order: a pure function of the step."""
         ...
 
+    @property
+    def period(self) -> tuple[int, int]:
+        """(first, length): from the step ``first`` on updates repeat every ``length`` steps, and before it each step
+        has those of step 0. A class variable, or a property where the configuration says it."""
+        ...
+
     def describe(self) -> str:
         """One line for the head of a run: what is not plain from the keys."""
         ...

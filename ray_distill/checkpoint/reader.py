@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from ray_distill.checkpoint.layout import MANIFEST, STATE, TENSORS, fingerprint, folders, step_of
+from ray_distill.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class BadCheckpoint(ValueError):
+class BadCheckpoint(ConfigError):
     """A checkpoint that is unfinished or damaged; the message names folder, file and fault."""
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ray_distill.checkpoint.layout import MANIFEST, STATE, file_name, fingerprin
 PART_BYTES = 1 << 30
 AHEAD = 1  # parts that wait in memory while another is written, where the disk is waited for
 SHARED = "output_dir must be storage that all nodes share"
+UNSUPPORTED = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 Gather = Callable[[Any], list[Any]]
 
 
@@ -102,7 +105,8 @@ class Writing:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"not seen on {socket.gethostname()}: {SHARED}")
         save_file(kept, path)
-        path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors' are their owner's alone
+        with _where_supported():
+            path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors' are their owner's alone
         _flush_to_disk(path)
         self._files[name] = fingerprint(path)
 
@@ -128,7 +132,8 @@ class Writing:
                 if name == STATE:
                     files[name] = fingerprint(part)
                 part.replace(path)
-            _flush_to_disk(self.folder)
+            with _where_supported():
+                _flush_to_disk(self.folder)
 
         unseen = [name for name, file in files.items() if _size(self.folder / name) != file["size"]]
         if unseen:
@@ -181,6 +186,17 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+@contextmanager
+def _where_supported() -> Iterator[None]:
+    """Inside, a file system without what is asked (FAT and SMB have no modes, some FUSE no fsync of a folder) goes
+    without it: who may read, and in which order names reach the disk, is then its own affair. Any other error stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def _flush_to_disk(path: Path) -> None:

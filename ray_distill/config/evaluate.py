@@ -8,18 +8,34 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from ray_distill.config.section import Section
-from ray_distill.data.source import Absolute
+from ray_distill.config.section import Section, Seed
+from ray_distill.data.source import Absolute, Frames, Shift, Side, Steps, home
+
+
+def _prompts(value: Any) -> Any:
+    """A file of prompts as {name: prompt}."""
+    if not isinstance(value, str | Path):
+        return {} if value is None else value
+    path = home(Path(value))
+    if not path.is_file():
+        raise ValueError(f"evaluate.prompts = {path}: no such file")
+    if path.suffix != ".json":
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return {f"prompt_{number}": line for number, line in enumerate(lines, 1)}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"evaluate.prompts = {path}: not valid JSON: {error}") from None
 
 
 class Goals(Section):
     """What a student must reach to be called good; a run that misses one ends with exit code 1 and says which."""
 
-    frechet_ratio: float | None = None
+    frechet_ratio: Annotated[float, Field(gt=0)] | None = None
     """Largest Fréchet distance, as a multiple of teacher_many's."""
     frechet_margin: float | None = None
     """Least distance below teacher_same_steps_guided's."""
-    accuracy: float | None = None
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Evaluate(Section):
@@ -30,24 +46,24 @@ class Evaluate(Section):
     every: PositiveInt | None = None
     """Validate each so many steps and at the end: a checkpoint is saved, and sampled beside the training."""
     metric: Absolute | None = None
-    videos: PositiveInt = 400
-    seeds: tuple[int, ...] = (1, 2, 3)
-    tune_seed: int = 0
+    videos: Annotated[int, Field(gt=0, le=1_000_000)] = 400
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (1, 2, 3)
+    tune_seed: Seed = 0
     """The guided few-step teacher is chosen on this seed, and reported on the others."""
     batch: PositiveInt = 50
-    teacher_steps: PositiveInt = 32
-    teacher_shift: Annotated[float, Field(gt=0)] = 3.0
+    teacher_steps: Steps = 32
+    teacher_shift: Shift = 3.0
     teacher_guidance: float = 2.0
-    guidance_grid: tuple[float, ...] = (1.5, 2.0, 3.0)
-    shift_grid: tuple[float, ...] = (1.0, 3.0, 5.0)
-    pictures: PositiveInt = 6
+    guidance_grid: Annotated[tuple[float, ...], Field(min_length=1, max_length=100)] = (1.5, 2.0, 3.0)
+    shift_grid: Annotated[tuple[Shift, ...], Field(min_length=1, max_length=100)] = (1.0, 3.0, 5.0)
+    pictures: Annotated[int, Field(gt=0, le=10_000)] = 6
     """Prompts on the contact sheet, and sample videos."""
     prompts: Annotated[dict[str, str], BeforeValidator(_prompts)] = Field(default_factory=dict)
     """Name -> prompt, or a file: JSON of the same, or text with a prompt a line. None takes captions of the data."""
-    frames: PositiveInt | None = None
+    frames: Frames | None = None
     """Of the videos that are made, as are height and width; None is the data's."""
-    height: PositiveInt | None = None
-    width: PositiveInt | None = None
+    height: Side | None = None
+    width: Side | None = None
     weights: Literal["average", "trained", "both"] = "average"
     """Which student a validation samples where an average is kept."""
     baseline: bool = False
@@ -55,24 +71,23 @@ class Evaluate(Section):
     goals: Goals = Goals()
 
     @model_validator(mode="after")
+    def _seeds_differ(self) -> Evaluate:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"evaluate.seeds = {list(self.seeds)}: one stands there twice; give different ones")
+        return self
+
+    @model_validator(mode="after")
+    def _a_distance_needs_two_videos(self) -> Evaluate:
+        if self.metric is not None and self.videos < 2:
+            raise ValueError(
+                f"evaluate.videos = {self.videos}: evaluate.metric compares distributions, of 2 videos or more; raise "
+                "it, or set evaluate.metric=null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_metric_sees_one_size(self) -> Evaluate:
         sizes = [name for name in ("frames", "height", "width") if getattr(self, name) is not None]
         if sizes and self.metric is not None:
             raise ValueError(f"evaluate.{sizes[0]}: evaluate.metric compares with the data's clips; remove one of them")
         return self
-
-
-def _prompts(value: Any) -> Any:
-    """A file of prompts as {name: prompt}."""
-    if not isinstance(value, str | Path):
-        return {} if value is None else value
-    path = Path(value)
-    if not path.is_file():
-        raise ValueError(f"evaluate.prompts = {path}: no such file")
-    if path.suffix != ".json":
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        return {f"prompt_{number}": line for number, line in enumerate(lines, 1)}
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"evaluate.prompts = {path}: not valid JSON: {error}") from None

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ray_distill.errors import ConfigError
 
-class ConfigError(ValueError):
-    """The user's configuration is wrong; the message names key, value and remedy."""
+__all__ = ["ConfigError", "flatten", "nearest", "set_dotted"]
 
 
 def nearest(key: str, known: Iterable[str]) -> str:

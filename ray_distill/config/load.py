@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ray_distill.config import tree as yaml_tree
 from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
+from ray_distill.config.kinds import Kinds
 from ray_distill.config.method import aliases
 from ray_distill.config.schema import RunConfig
 from ray_distill.config.secrets import mask, masked
 
 ENVIRONMENT = "RAY_DISTILL_"
+EMPTY = "a text is needed; nothing behind the key is the empty one, and 'null' in quotes is that word"
 M = TypeVar("M", bound=BaseModel)
 
 if TYPE_CHECKING:
@@ -93,34 +96,37 @@ def load(
     model: type[M], path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> tuple[M, dict[str, str]]:
     """Any strict configuration from a YAML file; and where its values came from."""
-    tree, sources = read_yaml(path)
-    return validated(model, apply(read_overrides(overrides, environment or {}), tree, sources), sources), sources
+    tree, sources = read_yaml(path, model)
+    changes = read_overrides(overrides, environment or {}, model)
+    return validated(model, apply(changes, tree, sources), sources), sources
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The file's tree, and itself as the source of each of its keys."""
+def read_yaml(path: Path, model: type[BaseModel] = RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
+    """The file's tree, and itself as the source of each of its keys; ``model`` says which of them are text."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(mask(f"{path}: not valid YAML: {error}")) from None
+        tree = yaml_tree.parse(path.read_text(), Kinds.of(model)) or {}
+    except ConfigError as error:
+        raise ConfigError(mask(f"{path}: {error}")) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found a {type(tree).__name__}")
     return tree, {key: str(path) for key in flatten(tree)}
 
 
-def read_overrides(overrides: Sequence[str], environment: Mapping[str, str]) -> list[Override]:
+def read_overrides(
+    overrides: Sequence[str], environment: Mapping[str, str], model: type[BaseModel] = RunConfig
+) -> list[Override]:
     """The environment's, then the command line's: later ones win."""
     found = []
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT):
-            found.append(_override(name.removeprefix(ENVIRONMENT).lower().replace("__", "."), text, f"${name}"))
+            found.append(_override(name.removeprefix(ENVIRONMENT).lower().replace("__", "."), text, f"${name}", model))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"{mask(item)!r}: overrides are written key=value, for example train.steps=100")
-        found.append(_override(key, text, "command line"))
+        found.append(_override(key, text, "command line", model))
     return found
 
 
@@ -146,10 +152,10 @@ def validated(model: type[M], tree: Mapping[str, Any], sources: Mapping[str, str
         raise ConfigError(mask(_explain(error, sources or {}, model))) from None
 
 
-def _override(key: str, text: str, source: str) -> Override:
+def _override(key: str, text: str, source: str, model: type[BaseModel]) -> Override:
     try:
-        return Override(key, yaml.safe_load(text), source)
-    except yaml.YAMLError as error:
+        return Override(key, yaml_tree.override(text, Kinds.of(model).at(key.split("."))), source)
+    except ConfigError as error:
         raise ConfigError(mask(f"{source}: {key}={text}: {error}")) from None
 
 
@@ -167,9 +173,20 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
         elif problem["type"] == "value_error":
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(message if not key or key in message else f"{key}: {message}{where}")
+        elif problem["type"] == "too_short":
+            if len(problem["input"]) < problem["ctx"]["min_length"]:  # else its wrong items are told already
+                lines.append(f"{key} = {problem['input']!r}{where}: give at least {problem['ctx']['min_length']}")
         else:
-            lines.append(f"{key} = {problem['input']!r}{where}: {problem['msg']}")
+            no_text = problem["type"] in ("string_type", "path_type") and problem["input"] is None
+            message = EMPTY if no_text else problem["msg"]
+            lines.append(f"{key} = {shortened(problem['input'])}{where}: {message}")
     return "\n".join(lines)
+
+
+def shortened(value: Any, most: int = 200) -> str:
+    """Its repr, cut in the middle: a value may be a list of thousands."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
 
 
 def _siblings(location: tuple[int | str, ...], model: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,10 +41,31 @@ def read_method(value: Any) -> Any:
             raise ValueError(f"method.{key}: method {name!r} has no such key; {remedy}")
     if "timesteps" in fields:
         fields["timesteps"] = _numbers(fields["timesteps"])
+    for key, given in fields.items():
+        _check_number(key, given)
     try:
         return TypeAdapter(cls).validate_python(fields)
     except ValidationError as error:
         raise ValueError("; ".join(_problem(problem) for problem in error.errors())) from None
+
+
+LARGEST = 1e9
+LONGEST = dict.fromkeys(("euler_steps", "solver_steps", "sampling_steps", "multiphase"), 10_000)
+LONGEST["student_interval"] = 1_000_000
+"""Of lists that a method makes of a number."""
+
+
+def _check_number(key: str, value: Any) -> None:
+    """ValueError for NaN, infinities and numbers that no method means, however they are written."""
+    for one in value if isinstance(value, list | tuple) else [value]:
+        try:
+            number = float(one)
+        except (TypeError, ValueError, OverflowError):
+            number = math.inf if isinstance(one, int) else 0.0
+        if not abs(number) <= LONGEST.get(key, LARGEST):
+            raise ValueError(
+                f"method.{key} = {str(one)[:40]}: a finite number is needed, at most {LONGEST.get(key, LARGEST):g}"
+            )
 
 
 def aliases(method: Any) -> dict[str, str]:

@@ -14,9 +14,9 @@ from ray_distill.models.lora import LoRA
 class Optimizer(Section):
     """AdamW with fp32 master weights. The schedule counts this role's own updates."""
 
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr", "polynomial"] = (
         "constant"

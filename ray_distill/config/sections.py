@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Pos
 
 from ray_distill.config.keys import nearest
 from ray_distill.config.section import Section
-from ray_distill.data.source import Absolute, Pipeline
+from ray_distill.data.remote import home
+from ray_distill.data.source import Absolute, Many, Pipeline
 from ray_distill.models import FAMILIES
 
 
@@ -24,7 +26,7 @@ class Model(Section):
 
     family: Annotated[str, BeforeValidator(_family)] = "wan"
     path: Pipeline
-    max_sequence_length: PositiveInt = 512
+    max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
     text_encoder_precision: Literal["float32", "int8"] = "float32"
     attention: str = "native"
     """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
@@ -38,17 +40,21 @@ class Model(Section):
         return self.text_encoder_precision == "int8"
 
 
+YEAR_S = 366 * 24 * 3600  # clocks below take no more than some hundred of them
+Workers = Annotated[int, Field(gt=0, le=100_000)]
+
+
 class Train(Section):
-    steps: PositiveInt
-    workers: PositiveInt = 1
-    min_workers: PositiveInt | None = None
+    steps: Annotated[int, Field(gt=0, le=1_000_000_000)]
+    workers: Workers = 1
+    min_workers: Workers | None = None
     """With fewer nodes the run goes on with as few workers as this, at the same global batch; without it, it waits."""
-    global_batch: PositiveInt
-    micro_batch: PositiveInt
+    global_batch: Many
+    micro_batch: Many
     """Samples of one forward on one worker; the rest of the global batch is accumulated."""
     use_gpu: bool = False
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
-    log_every_s: Annotated[float, Field(gt=0)] = 5
+    cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1
+    log_every_s: Annotated[float, Field(gt=0, le=YEAR_S)] = 5
     checkpoint_every: PositiveInt = 500
     checkpoints_keep: PositiveInt = 3
     """The newest; the newest whole one is never removed."""
@@ -69,9 +75,9 @@ class Train(Section):
     rollbacks: Annotated[int, Field(ge=0)] = 1
     """How often a run that passes this limit goes back to its last checkpoint, each time at half the learning rates;
     then it ends. Each counts as one of max_failures."""
-    timeout_s: PositiveInt = 1800
+    timeout_s: Annotated[int, Field(gt=0, le=YEAR_S)] = 1800
     """Longest wait in a collective before the ranks that did not come are named."""
-    hang_timeout_s: PositiveInt = 900
+    hang_timeout_s: Annotated[int, Field(gt=0, le=YEAR_S)] = 900
     """No rank has come from one phase of a step to the next for so long: all are named, and the workers start anew."""
 
     @model_validator(mode="after")
@@ -96,11 +102,14 @@ class Train(Section):
 def sqlite_path(uri: str) -> Path | None:
     """The file of a SQLite URI; None for every other."""
     path = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else ""
-    return Path(path).absolute() if path and path != ":memory:" else None
+    return home(Path(path)).absolute() if path and path != ":memory:" else None
 
 
 def absolute_uri(uri: str) -> str:
-    """A SQLite file by its absolute path: Ray's processes run in folders of their own. Every other URI as it is."""
+    """A SQLite file by its absolute path: Ray's processes run in folders of their own. Every other URI as it is;
+    ValueError for what begins as neither a URI nor a path does."""
+    if uri and not re.match(r"[\w./~]", uri):
+        raise ValueError("a URI such as http://host:5000 or sqlite:///mlruns/mlflow.db is needed, or nothing")
     path = sqlite_path(uri)
     return f"sqlite:///{path}" if path else uri
 
@@ -109,7 +118,7 @@ class Track(Section):
     """MLflow. An empty uri tracks nothing."""
 
     uri: Annotated[str, AfterValidator(absolute_uri)] = "sqlite:///mlruns/mlflow.db"
-    experiment: str = "ray_distill"
+    experiment: Annotated[str, Field(min_length=1)] = "ray_distill"
     register_as: str | None = None
     webhook: Absolute | None = None
     """A JSON file of {"callback_url": ...}, which gets a POST at start, checkpoint, validation, end and failure."""
@@ -120,7 +129,7 @@ class Publish(Section):
 
     hub_model_id: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
     """Without a user or organisation it is the token's own."""
-    base_model: str
+    base_model: Annotated[str, Field(min_length=1)]
     """The hub's name of what model.path holds: others take text encoder and VAE from there."""
     private: bool = True
     per_checkpoint: bool = False

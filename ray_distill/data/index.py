@@ -22,6 +22,7 @@ from ray_distill.data.made import Made
 from ray_distill.data.sheet import sheet, some
 from ray_distill.data.store import address, address_of, placed
 from ray_distill.data.tables import among, distinct, equal, rows_of, unequal
+from ray_distill.errors import ConfigError
 from ray_distill.masking import mask
 from ray_distill.sealed import Damaged
 
@@ -42,7 +43,7 @@ def finish(made: Made) -> Cache:
         log.warning("left out %s: %s", row["file"], row["reason"])
     if len(bad) == len(made.rows):
         durable.write(source.cache_dir / QUARANTINE, quarantine)
-        raise ValueError(
+        raise ConfigError(
             f"data: none of its {len(bad)} clips can be used ({source.title}); "
             f"the reasons are in {source.cache_dir / QUARANTINE}"
         )

@@ -30,6 +30,7 @@ from ray_distill.data.store import FILE, Store, address
 from ray_distill.data.stream import quiet
 from ray_distill.data.tables import among, equal, unequal, without
 from ray_distill.data.teach import MakeClips
+from ray_distill.errors import mistakes
 from ray_distill.masking import HIDDEN
 from ray_distill.sealed import Damaged
 
@@ -50,9 +51,10 @@ captions: light ones, of which a task should hold many."""
 def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
     """The cache of the source, made unless it is there. What cannot be used is counted, named and left out.
 
-    ValueError where a dataset is missing or nothing of the source is left.
+    ConfigError where a dataset is missing or unreadable, or nothing of the source is left.
     """
-    listed = listing(source)
+    with mistakes():
+        listed = listing(source)
     for _ in range(ATTEMPTS - 1):
         try:
             return known(source, models, listed) or _made(source, models, listed, say)

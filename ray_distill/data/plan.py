@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ray_distill.errors import ConfigError
+
 Buckets = Mapping[Any, Sequence[int]]
 """Row numbers by latent shape."""
 
@@ -31,7 +33,7 @@ def epoch_batches(
         if len(rows):
             batches.append(np.resize(rows, (-(-len(rows) // global_batch), global_batch)))
     if not batches:
-        raise ValueError("the data plan has no rows: every clip was skipped, or the manifest is empty")
+        raise ConfigError("the data plan has no rows: every clip was skipped, or the manifest is empty")
     return rng.permutation(np.concatenate(batches))
 
 
@@ -52,7 +54,7 @@ def kept(buckets: Buckets, passes: Sequence[float], global_batch: int, keep_smal
         return buckets
     large = {key: rows for key, rows in buckets.items() if sum(passes[row] for row in rows) >= global_batch}
     if not large:
-        raise ValueError(
+        raise ConfigError(
             f"data.keep_small_buckets = false: no bucket has a global batch of {global_batch} rows "
             f"({', '.join(f'{len(rows)} of {key}' for key, rows in buckets.items())}); keep them, or lower "
             "train.global_batch"

@@ -40,6 +40,14 @@ def is_remote(place: str | Path) -> bool:
     return "://" in str(place)
 
 
+def home(path: Path) -> Path:
+    """``path`` with the folder of a user in place of its ``~``; ValueError where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: {path.parts[0]} is no user's home on this machine; write the whole path") from None
+
+
 def _location(value: Any) -> Path | str:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError("a path or a URI such as s3://bucket/clips is needed")
@@ -48,7 +56,7 @@ def _location(value: Any) -> Path | str:
             "a URI with a user or a key in it: they would be seen. Give them as AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or as the store's own variables, in the environment"
         )
-    return str(value) if is_remote(value) else Path(value).absolute()  # workers run in directories of Ray's own
+    return str(value) if is_remote(value) else home(Path(value)).absolute()  # workers run in directories of Ray's own
 
 
 Location = Annotated[Path | str, PlainValidator(_location), PlainSerializer(str)]

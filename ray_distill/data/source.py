@@ -20,14 +20,27 @@ from pydantic import (
 
 from ray_distill.data.container import PIXELS
 from ray_distill.data.cut import Cut
-from ray_distill.data.remote import Location, is_remote
+from ray_distill.data.remote import Location, home, is_remote
 from ray_distill.diffusion.timesteps import check_timesteps
 from ray_distill.plaintext import blank
 
 
+def absolute(path: Path) -> Path:
+    """``path`` with its ``~`` expanded, absolute: workers run in directories of Ray's own."""
+    return home(path).absolute()
+
+
+def not_empty(value: Any) -> Any:
+    """ValueError for the empty text, which Path takes for the working directory."""
+    if value == "":
+        raise ValueError("a path is needed, and this one is empty; the working directory is written .")
+    return value
+
+
 def located(path: Path) -> Path:
-    """``path``, absolute: workers run in directories of Ray's own. ORGANISATION/NAME, where no such folder is there, is
-    that repository in the hub's cache of this machine, if it has it."""
+    """``absolute(path)``; ORGANISATION/NAME, where no such folder is there, is that repository in the hub's cache of
+    this machine, if it has it."""
+    path = home(path)
     if not path.is_absolute() and not path.exists() and len(path.parts) == 2:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -46,16 +59,25 @@ def _on_a_file_system(value: Any) -> Any:
     return value
 
 
-Absolute = Annotated[Path, AfterValidator(Path.absolute)]
-Folder = Annotated[Path, BeforeValidator(_on_a_file_system), AfterValidator(Path.absolute)]
+Absolute = Annotated[Path, BeforeValidator(not_empty), AfterValidator(absolute)]
+Folder = Annotated[Path, BeforeValidator(not_empty), BeforeValidator(_on_a_file_system), AfterValidator(absolute)]
 """On this machine's file systems."""
-Pipeline = Annotated[Path, AfterValidator(located)]
+Pipeline = Annotated[Path, BeforeValidator(not_empty), AfterValidator(located)]
 """A pipeline's folder, or its name on the hub."""
 PLACES = ("manifest", "videos", "shards", "prompts")
 
 
+# Bounds that no video, network or machine reaches: a slip of the keyboard ends here, not in a full memory.
+Frames = Annotated[int, Field(gt=0, le=100_000)]
+Side = Annotated[int, Field(gt=0, le=65_536)]
+Steps = Annotated[int, Field(gt=0, le=10_000)]
+"""Of a solver, whose levels are listed."""
+Shift = Annotated[float, Field(gt=0, le=1e6)]
+Many = Annotated[int, Field(gt=0, le=1_000_000)]
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Teacher(Section):
@@ -64,12 +86,12 @@ class Teacher(Section):
     path: Pipeline | None = None
     """Its pipeline folder; model.path without."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    steps: PositiveInt = 50
-    shift: Annotated[float, Field(gt=0)] = 8.0
+    steps: Steps = 50
+    shift: Shift = 8.0
     guidance: float = 6.0
     """Standard: u + s (c - u)."""
-    clips_per_prompt: PositiveInt = 1
-    seed: NonNegativeInt = 0
+    clips_per_prompt: Many = 1
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     batch: PositiveInt = 1
     levels: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
     """Timesteps, falling, at which the trajectory's states are kept, too: the pairs of a warm start."""
@@ -105,14 +127,14 @@ class Dataset(Section):
     """Of a ``manifest``: the folder at which its videos' paths start, in place of its own."""
     video_column: str = "video"
     caption_column: str = "caption"
-    repeats: Annotated[float, Field(ge=0)] = 0
+    repeats: Annotated[float, Field(ge=0, le=1e6)] = 0
     """Extra passes in an epoch; of a pass and a half the half is another one each epoch."""
     probability: Annotated[float, Field(gt=0)] | None = None
     """Its share of the samples, in place of repeats; given for all datasets, as parts of their sum."""
-    frames: PositiveInt | None = None
+    frames: Frames | None = None
     """This and the next ones are for this dataset, in place of data's."""
-    stride: PositiveInt | None = None
-    resolution: PositiveInt | None = None
+    stride: Many | None = None
+    resolution: Side | None = None
     crop: bool | None = None
     minimum_image_size: NonNegativeInt | None = None
     minimum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
@@ -160,20 +182,20 @@ class Dataset(Section):
 class Clips(Section):
     """What becomes of a file: which frames, and of what size."""
 
-    frames: PositiveInt
-    stride: PositiveInt = 1
+    frames: Frames
+    stride: Many = 1
     """Every so many frames one is taken."""
-    fps: Annotated[float, Field(gt=0)] = 16
+    fps: Annotated[float, Field(ge=0.01, le=1000)] = 16
     """Of samples, and of clips: files are brought to this rate before ``stride``."""
     resample: bool = True
     """False: frames are taken as they come, whatever their file's rate."""
-    height: PositiveInt
+    height: Side
     """Of samples; of clips too, but for pixel_area."""
-    width: PositiveInt
+    width: Side
     resolution_type: Literal["fixed", "pixel_area"] = "fixed"
     """fixed: height x width. pixel_area: about resolution^2 pixels in the file's own aspect, in multiples of what the
     model takes."""
-    resolution: PositiveInt | None = None
+    resolution: Side | None = None
     aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
     """Decimals of width / height: files that agree in them share a bucket."""
     crop: bool = True
@@ -183,7 +205,7 @@ class Clips(Section):
     minimum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
     """Files with a lower width / height are left out."""
     maximum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
-    clips_per_video: PositiveInt = 1
+    clips_per_video: Many = 1
     """A long file is cut into at most so many clips, one after the other."""
 
     @model_validator(mode="after")

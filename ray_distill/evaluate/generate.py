@@ -30,7 +30,7 @@ from ray_distill.evaluate.made import Candidate, Made, kept_name
 from ray_distill.evaluate.metrics import Metric, diversity
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.models import family
-from ray_distill.models.codec import load_codec
+from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
 from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
@@ -86,6 +86,28 @@ def make_latents(
     return sample(denoise, sampler, x_T, cond, uncond, noise=lambda i: rng.noise(f"sample/step{i}", ids, shape))
 
 
+class NotFinite(RuntimeError):
+    """Samples hold NaN or infinities: as a video they would be black, and as features spoil every distance."""
+
+
+def frames_of(codec: Codec, latents: Tensor, of: str, first: int = 0) -> np.ndarray:
+    """uint8 [B, T, H, W, 3] of latents [B, C, t, h, w]; NotFinite names the samples of ``of``, counted from ``first``,
+    whose latents, or else whose pixels, are not finite."""
+    _check_finite(latents, f"latents of {of}", first)
+    pixels = codec.decode(latents)
+    _check_finite(pixels, f"decoded pixels of {of}", first)
+    return to_frames(pixels)
+
+
+def _check_finite(samples: Tensor, what: str, first: int) -> None:
+    bad = [first + i for i, sample in enumerate(samples) if not torch.isfinite(sample).all()]
+    if bad:
+        raise NotFinite(
+            f"{len(bad)} of {len(samples)} samples are not finite (the first is number {bad[0]}): {what}. Weights or "
+            "activations have overflowed; take an earlier checkpoint, or lower the learning rate or the guidance"
+        )
+
+
 def generate(
     config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int, keep: Path
 ) -> Made:
@@ -114,7 +136,7 @@ def _generate(
         cond = {"text": text[first : first + config.evaluate.batch].to(device)}
         null = {"text": uncond.to(device).expand_as(cond["text"])}
         latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, shape)
-        pixels.append(to_frames(codec.decode(latents)))
+        pixels.append(frames_of(codec, latents, f"{candidate}, seed {seed}", first))
     seconds = (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
     shown = videos[: config.evaluate.pictures]
@@ -122,6 +144,7 @@ def _generate(
         return Made(None, None, None, seconds, shown)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
+    _check_finite(features, f"what evaluate.metric = {config.evaluate.metric} sees in {candidate}", 0)
     return Made(features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, shown)
 
 
@@ -157,12 +180,16 @@ def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
     return video.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
+def spread(captions: Sequence[str], count: int) -> list[str]:
+    """``count`` of the sorted ``captions``, each before any comes again where their number shares no factor with 7:
+    other ones come first than in their alphabet."""
+    return [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
+
+
 def _captions(cache: Cache, count: int) -> tuple[list[str], Tensor]:
     """``count`` captions of the data and their text [N, L, D]."""
     rows = cache.by_caption()
-    captions = sorted(rows)
-    # A stride that shares no factor with their number shows different captions first than their alphabet does.
-    prompts = [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
+    prompts = spread(sorted(rows), count)
     distinct = sorted(set(prompts))
     text = dict(zip(distinct, cache.text(cache.rows([rows[c] for c in distinct], ["text"])), strict=True))
     return prompts, torch.from_numpy(np.stack([text[prompt] for prompt in prompts]))

@@ -28,6 +28,10 @@ class Candidate:
     checkpoint: Path | None = None
     averaged: bool = True
 
+    def __str__(self) -> str:
+        """Who sampled, for a message."""
+        return f"{' and '.join(self.roles)} {f'of {self.checkpoint.name}' if self.checkpoint else 'as it began'}"
+
     @property
     def roles(self) -> tuple[str, ...]:
         """Whose networks predict."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ray_distill.data.transform import to_pixels
+from ray_distill.errors import ConfigError
+from ray_distill.models.parts import check_stored, read_json, stored_shapes
 
 WEIGHTS = "model.safetensors"
 
@@ -70,12 +74,17 @@ class Metric(nn.Module):
         """The share of videos whose every predicted word is in their prompt."""
         if len(videos) != len(prompts):
             raise ValueError(f"{len(videos)} videos and {len(prompts)} prompts: each video needs its own prompt")
-        asked = [set(prompt.lower().split()) for prompt in prompts]
-        for prompt, said in zip(prompts, asked, strict=True):
-            for head, words in self.words.items():
-                if said.isdisjoint(words):
-                    raise ValueError(f"prompt {prompt!r} names no {head}: it must hold one of {', '.join(words)}")
+        asked = [_words(prompt) for prompt in prompts]
+        for prompt in prompts:
+            if head := self.unasked(prompt):
+                words = ", ".join(self.words[head])
+                raise ValueError(f"prompt {prompt!r} names no {head}: it must hold one of {words}")
         return float(np.mean([said.issuperset(seen) for seen, said in zip(self.classify(videos), asked, strict=True)]))
+
+    def unasked(self, prompt: str) -> str | None:
+        """The first head of whose words the prompt has none."""
+        said = _words(prompt)
+        return next((head for head, words in self.words.items() if said.isdisjoint(words)), None)
 
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors."""
@@ -83,6 +92,26 @@ class Metric(nn.Module):
         save_file(self.state_dict(), folder / WEIGHTS)
         config = {"heads": self.words, "size": self.size, "channels": self.channels}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def checked(cls, folder: Path, where: str) -> Metric:
+        """On the meta device, from config.json and the header of the weights; ConfigError, which begins with
+        ``where``, for what :meth:`load` could not read, or clips too small for its layers."""
+        described = read_json(folder / "config.json", where)
+        try:
+            described = _Described.model_validate(described).model_dump()
+        except ValidationError as error:
+            key = ".".join(map(str, error.errors()[0]["loc"]))
+            raise ConfigError(f"{where}: config.json: {key}: {error.errors()[0]['msg']}") from None
+        with torch.device("meta"):
+            metric = cls(described["heads"], described["size"], described["channels"])
+        wanted = {name: tuple(value.shape) for name, value in metric.state_dict().items()}
+        check_stored(stored_shapes(folder, Path(WEIGHTS).stem, where), wanted, where)
+        try:
+            metric.trunk(torch.empty(1, 3, *metric.size, device="meta"))
+        except RuntimeError as error:
+            raise ConfigError(f"{where}: its layers take no clips of {metric.size}: {error}") from None
+        return metric
 
     @classmethod
     def load(cls, folder: Path) -> Metric:
@@ -93,12 +122,28 @@ class Metric(nn.Module):
         return metric.eval().requires_grad_(False)
 
 
+class _Described(BaseModel):
+    """A metric's config.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    heads: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)]
+    size: tuple[PositiveInt, PositiveInt, PositiveInt]
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+def _words(prompt: str) -> set[str]:
+    return set(prompt.lower().split())
+
+
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), A and B the unbiased covariances, in fp64.
 
     Features [N, D] and [M, D]. Biased upwards for few samples: compare only figures of equal counts.
     """
     a, b = features_a.double(), features_b.double()
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise ValueError("features hold NaN or infinities: no distance can be told from them")
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"features must be [N, D] and [M, D] with N, M >= 2, got {tuple(a.shape)}, {tuple(b.shape)}")
     cov_a, cov_b = a.T.cov(), b.T.cov()

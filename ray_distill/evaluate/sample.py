@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 
 from ray_distill.config import RunConfig
-from ray_distill.data.transform import to_frames
 from ray_distill.data.video import write_clip
-from ray_distill.evaluate.generate import Candidate, denoiser, enlarge, make_latents
+from ray_distill.evaluate.generate import Candidate, denoiser, enlarge, frames_of, make_latents
 from ray_distill.models.codec import load_codec
 from ray_distill.models.text import TextEncoder
 from ray_distill.types import STUDENT
@@ -27,4 +26,4 @@ def sample_video(config: RunConfig, checkpoint: Path, prompt: str, seed: int, ou
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
     latents = make_latents(denoise, recipe, cond, uncond, 0, seed, shape)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_clip(out, enlarge(to_frames(codec.decode(latents))[0]), config.data.fps)
+    write_clip(out, enlarge(frames_of(codec, latents, checkpoint.name)[0]), config.data.fps)

@@ -22,6 +22,7 @@ from huggingface_hub import ModelCardData
 
 from ray_distill.config.secrets import mask
 from ray_distill.evaluate.report import table
+from ray_distill.export.base import read_index
 from ray_distill.models import causal_wan
 from ray_distill.models.lora import LoRA
 from ray_distill.types import Sampler
@@ -73,10 +74,11 @@ def export_student(
             known = " or ".join(cls.__name__ for cls in PIPELINES)
             raise TypeError(f"transformer is a {type(module).__name__}: give the plain {known} inside it")
     pipeline = PIPELINES[type(transformer)]
-    if pipeline is not WanPipeline and (sampler.chunks or sampler.experts):
-        raise ValueError(f"{pipeline.__name__} samples neither chunks nor two experts")
     folder = Path(folder).resolve()
-    _check(folder, base, sampler)
+    check_recipe(sampler, type(transformer))
+    check_place(folder)
+    if Path(base).is_dir():
+        read_index(Path(base))
     if (low is None) != (sampler.experts is None):
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
     local = Path(base).is_dir()
@@ -123,23 +125,25 @@ def export_student(
     return folder
 
 
-def _check(folder: Path, base: Path | str, sampler: Sampler) -> None:
+def check_recipe(sampler: Sampler, transformer: type[torch.nn.Module]) -> None:
+    """ValueError for what the pipeline of ``transformer`` cannot replay."""
+    pipeline = PIPELINES[transformer]
+    if pipeline is not WanPipeline and (sampler.chunks or sampler.experts):
+        raise ValueError(f"{pipeline.__name__} samples neither chunks nor two experts; use family wan")
     if sampler.guidance_scale < 1.0:
         raise ValueError(
             f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
         )
     if sampler.experts is not None and sampler.chunks is not None:
         raise ValueError("a causal student with two experts: WanPipeline samples no chunks, and sample.py no experts")
+
+
+def check_place(folder: Path) -> None:
+    """ValueError for a ``folder`` that holds something else than an export."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and an export is a folder: move it away")
     if folder.exists() and not (folder / RECIPE).is_file() and any(folder.iterdir()):
         raise ValueError(f"{folder} exists and is no export (it has no {RECIPE}): give another folder or empty it")
-    index = Path(base) / "model_index.json"
-    if not Path(base).is_dir():
-        return
-    if not index.is_file():
-        raise ValueError(f"base = {base}: no model_index.json there. Give a pipeline folder in diffusers format")
-    parts = json.loads(index.read_text())
-    if (parts.get("transformer_2") or [None])[0] or parts.get("expand_timesteps"):
-        raise ValueError(f"base = {base}: Wan 2.2 pipelines (transformer_2, expand_timesteps) cannot carry one student")
 
 
 def _save_networks(folder: Path, transformer: torch.nn.Module, low: torch.nn.Module | None, sampler: Sampler) -> None:

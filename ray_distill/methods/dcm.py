@@ -63,6 +63,7 @@ class DCM:
 
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
+    period: ClassVar[tuple[int, int]] = 0, 1
 
     @property
     def heads(self) -> Mapping[Role, Heads]:

@@ -91,6 +91,10 @@ class DMD(Scores):
             return (fake_score,)
         return (student,) if self.student_turn == "replaces" else (student, fake_score)
 
+    @property
+    def period(self) -> tuple[int, int]:
+        return 0, self.student_interval
+
     def sampler(self) -> Sampler:
         return Sampler(
             warp(self.timesteps, self.flow_shift) if self.warp_denoising_step else self.timesteps, self.rollout

@@ -31,6 +31,7 @@ class FlowMatching:
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
     heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
+    period: ClassVar[tuple[int, int]] = 0, 1
 
     def __post_init__(self) -> None:
         if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:

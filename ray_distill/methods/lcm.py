@@ -52,6 +52,7 @@ class LCM:
     name: ClassVar[str] = "lcm"
     heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
+    period: ClassVar[tuple[int, int]] = 0, 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.sampling_steps <= self.euler_steps:

@@ -46,6 +46,10 @@ class WarmStart(DMD):
         return super().updates(step - self.warm_start_steps)
 
     @property
+    def period(self) -> tuple[int, int]:
+        return self.warm_start_steps, self.student_interval
+
+    @property
     def uses_latents(self) -> bool:
         return self.pairs or super().uses_latents
 

@@ -42,6 +42,11 @@ class Codec(Protocol):
         """Frames, rows and columns of pixels for one of latents."""
         ...
 
+    @property
+    def channels(self) -> int:
+        """C of its latents."""
+        ...
+
     def to(self, device: torch.device | str) -> Self: ...
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 ADAPTER = "default"  # peft puts it into the names of parameters, and takes it out of those that it stores
@@ -16,9 +16,9 @@ ADAPTER = "default"  # peft puts it into the names of parameters, and takes it o
 class LoRA(BaseModel):
     """The ``lora`` section of a role. ``targets`` are names of linear layers, or their last parts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
-    rank: PositiveInt = 16
+    rank: Annotated[int, Field(gt=0, le=65_536)] = 16
     alpha: Annotated[float, Field(gt=0)] | None = None
     """None is the rank: the adapter enters as it is."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")

@@ -105,6 +105,10 @@ class LTXVAE(nn.Module):
         space = self.vae.spatial_compression_ratio
         return self.vae.temporal_compression_ratio, space, space
 
+    @property
+    def channels(self) -> int:
+        return int(self.vae.config.latent_channels)
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         time, space, _ = self.stride
         if frames % time != 1:

@@ -68,6 +68,10 @@ class PatchPCA(nn.Module):
         return self.patch
 
     @property
+    def channels(self) -> int:
+        return len(self.basis)
+
+    @property
     def config(self) -> dict[str, object]:
         return {"_class_name": "PatchPCA", "patch": list(self.patch), "channels": len(self.basis)}
 

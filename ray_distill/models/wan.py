@@ -123,6 +123,10 @@ class WanVAE(nn.Module):
         space = self.vae.config.scale_factor_spatial
         return self.vae.config.scale_factor_temporal, space, space
 
+    @property
+    def channels(self) -> int:
+        return int(self.vae.config.z_dim)
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         time, space, _ = self.stride
         if frames % time != 1:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from operator import sub
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,36 +11,38 @@ from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.config.secrets import HIDDEN
-from ray_distill.data import listing
-from ray_distill.data.made import Models
 from ray_distill.data.remote import is_remote
-from ray_distill.diffusion.causal import chunk_lengths
+from ray_distill.errors import mistakes
 from ray_distill.export.hub import check_token
-from ray_distill.models import family as adapter
 from ray_distill.models.hashing import ends_hash, weights_hash
-from ray_distill.models.heads import placed
-from ray_distill.models.loading import (
-    check_attention,
-    check_folder,
-    check_weights,
-    empty_transformer,
-)
-from ray_distill.models.lora import check_targets
 from ray_distill.track.webhook import read_hook
 from ray_distill.train import schedule
+from ray_distill.train.checks.clips import check_data, check_size
+from ray_distill.train.checks.evaluation import check_evaluation
+from ray_distill.train.checks.folders import check_folders
+from ray_distill.train.checks.networks import check_ends, check_networks, check_pulls, check_updates
+from ray_distill.train.checks.pipeline import check_export, check_parts
 from ray_distill.train.job import resumed_from
 
 
 def check(config: RunConfig) -> None:
-    """What can be known to fail is known before a cluster starts; raises ConfigError or ValueError."""
+    """What can be known to fail in any later phase is known before a cluster starts: ConfigError.
+
+    Weights are looked at through the headers of their files alone."""
+    with mistakes():
+        _check(config)
+
+
+def _check(config: RunConfig) -> None:
+    check_updates(config)
     check_networks(config)
-    check_parts(config.model.path)
+    check_ends(config, check_parts(config))
     check_track(config)
-    metric = config.evaluate.metric
-    if metric is not None and not (metric / "config.json").is_file():
-        raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
     check_data(config)
     check_size(config)
+    check_evaluation(config)
+    check_export(config)
+    check_folders(config)
     if config.track.webhook is not None:
         read_hook(config.track.webhook)
     check_token(config)
@@ -69,110 +68,6 @@ def check_track(config: RunConfig) -> None:
         if is_remote(part.place) and HIDDEN in str(part.place):
             key = f"data.datasets.{number}.{part.kind}" if config.data.datasets else f"data.{part.kind}"
             raise ConfigError(f"{key} = {part.place}: its signature was hidden when this was written; give it again")
-
-
-def check_networks(config: RunConfig) -> None:
-    """Every role's weights are there, whole and of this family, and what is put on them is possible."""
-    check_attention(config.model.attention)
-    family, whose = config.model.family, ""
-    ends: tuple[tuple[str, Any], ...] = ()
-    for role in config.method.roles:
-        held, key = config.role(role), f"roles.{role}.path" if config.role(role).path else "model.path"
-        described = check_folder(family, config.source(role), key)
-        for name, heads in config.method.heads.items():
-            if heads.of == role:
-                placed(name, heads, family, described)
-        if role in config.method.heads:
-            continue
-        if held.init == "pretrained":
-            check_weights(family, config.source(role), key)
-        if held.attention:
-            check_attention(held.attention, f"roles.{role}.attention")
-        if held.lora:
-            check_targets(held.lora, empty_transformer(family, config.source(role)), f"roles.{role}.lora")
-        own = tuple((name, described.get(name)) for name in adapter(family).ends)
-        if whose and own != ends:
-            raise ConfigError(
-                f"{key} = {config.source(role)}: {role} takes and gives {_spelt(own)}, and {whose} {_spelt(ends)}: "
-                "roles see the same latents and the same text"
-            )
-        whose, ends = role, own
-
-
-def _spelt(ends: tuple[tuple[str, Any], ...]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in ends)
-
-
-def check_parts(folder: Path) -> None:
-    """What makes latents and embeddings is there, beside the transformer."""
-    parts = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")
-    if missing := [part for part in parts if not (folder / part).is_file()]:
-        raise ConfigError(
-            f"model.path = {folder}: no {', '.join(missing)} there. Give a whole pipeline folder in diffusers format"
-        )
-
-
-def check_size(config: RunConfig) -> None:
-    """Clips fit the codec, the transformer's patches and the method's chunks."""
-    data = config.data
-    models = Models(config.model.family, config.model.path, config.model.max_sequence_length)
-    shown = config.shown_size
-    for section, (height, width) in (("data", (data.height, data.width)), ("evaluate", shown[1:])):
-        for name, of, whole in zip(("height", "width"), (height, width), models.multiple, strict=True):
-            if of % whole:
-                near = max(1, of // whole) * whole
-                raise ConfigError(
-                    f"{section}.{name} = {of}: the model takes multiples of {whole}; use {near} or {near + whole}"
-                )
-    for clips in (data, *map(data.clips, data.parts)):
-        models.latent_shape(clips.frames, data.height, data.width)
-    chunks = config.method.sampler().chunks
-    for frames in {data.frames, shown[0]}:
-        latent = models.latent_shape(frames, data.height, data.width)[1]
-        if chunks is not None:
-            chunk_lengths(latent, chunks)
-
-
-def check_data(config: RunConfig) -> None:
-    """The datasets are there, and they are what the method and the metric need."""
-    listing.check(config.data)
-    prompts = [part.name for part in config.data.parts if part.kind == "prompts" and part.teacher is None]
-    for number, part in enumerate(config.data.parts):
-        if part.teacher is not None and part.teacher.path is not None:
-            check_folder(config.model.family, part.teacher.path, f"data.datasets.{number}.teacher.path")
-    if config.method.uses_latents and prompts:
-        raise ConfigError(
-            f"data.datasets: {prompts[0]!r} has prompts alone, and method {config.method.name!r} learns from videos; "
-            "give manifest or videos in place of prompts, or a teacher that makes theirs"
-        )
-    check_pairs(config)
-    if config.evaluate.metric is not None and not config.data.has_videos:
-        raise ConfigError(
-            f"evaluate.metric = {config.evaluate.metric}: it compares with real videos, and data has prompts alone; "
-            "set evaluate.metric=null, or add a dataset with videos"
-        )
-
-
-def check_pairs(config: RunConfig) -> None:
-    """Prepared trajectories are those of the method's own solver; ConfigError names what differs."""
-    method: Any = config.method
-    if not getattr(method, "pairs", False):
-        return
-    numbers = {"steps": method.solver_steps, "shift": method.solver_shift, "guidance": method.solver_guidance}
-    levels = list(method.sampler().timesteps)
-    recipe = json.dumps(numbers | {"levels": levels})
-    for number, part in enumerate(config.data.parts):
-        if part.teacher is None:
-            raise ConfigError(
-                f"data.datasets.{number}: method.pairs = true learns from trajectories alone; give it prompts with "
-                f"teacher: {recipe}"
-            )
-        same = len(part.teacher.levels) == len(levels) and max(map(abs, map(sub, part.teacher.levels, levels))) < 1e-3
-        if not same or any(getattr(part.teacher, key) != value for key, value in numbers.items()):
-            raise ConfigError(
-                f"data.datasets.{number}.teacher: method.pairs = true needs the method's own solver and levels; "
-                f"use teacher: {recipe}"
-            )
 
 
 def warnings(config: RunConfig) -> list[str]:
@@ -221,20 +116,3 @@ def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
         return RunConfig.model_validate(stored).dump()
     except ValidationError:
         return stored
-
-
-def check_pulls(config: RunConfig) -> None:
-    """ConfigError where a role should follow another one's weights, and the two do not have the same tensors."""
-    steps = range(config.train.steps)
-    for pull in {pull for step in steps for update in config.method.updates(step) for pull in update.pulls}:
-        roles = pull.role, pull.towards
-        why = f"method.{pull.key} = {pull.decay}: {pull.role} follows the weights of {pull.towards}"
-        if adapted := [role for role in roles if config.role(role).lora]:
-            raise ConfigError(f"{why}, and adapters cannot be averaged; remove roles.{adapted[0]}.lora or {pull.key}")
-        own, other = (check_folder(config.model.family, config.source(role)) for role in roles)
-        public = {key for key in own.keys() | other.keys() if not key.startswith("_")}
-        if different := sorted(key for key in public if own.get(key) != other.get(key)):
-            difference = ", ".join(f"{key} is {own.get(key)} and {other.get(key)}" for key in different)
-            raise ConfigError(
-                f"{why}, but they are of two architectures: {difference}. Give both one path, or remove {pull.key}"
-            )

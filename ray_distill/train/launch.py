@@ -29,6 +29,7 @@ from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.arrivals import Arrivals
 from ray_distill.train.check import check, warnings
+from ray_distill.train.checks.evaluation import check_cache
 from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
@@ -156,6 +157,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
         cache = make_cache(config)
+        check_cache(config, cache)
         say(f"   {told(cache.card)}")
         encode_prompts(config)
     log_data(config, cache, tracker)

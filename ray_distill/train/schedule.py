@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from ray_distill.config import RunConfig
 from ray_distill.config.roles import Optimizer
-from ray_distill.types import Role
+from ray_distill.types import Method, Role, Update
 
 
 def learning_rate(optimizer: Optimizer, update: int, total: int) -> float:
@@ -47,8 +48,18 @@ def warnings(config: RunConfig) -> list[str]:
 def total_updates(config: RunConfig) -> dict[Role, int]:
     """How often each role is updated in the whole run: the length of its learning-rate schedule."""
     counts: dict[Role, int] = {}
-    for step in range(config.train.steps):
-        for update in config.method.updates(step):
-            for role in update.roles:
-                counts[role] = counts.get(role, 0) + 1
+    for times, updates in distinct(config.method, config.train.steps):
+        for role in (role for update in updates for role in update.roles):
+            counts[role] = counts.get(role, 0) + times
     return counts
+
+
+def distinct(method: Method, steps: int) -> Iterator[tuple[int, tuple[Update, ...]]]:
+    """How often, and which, updates come in ``steps`` steps: one period is looked at, however long the run is."""
+    first, length = method.period
+    first = min(first, steps)
+    if first:
+        yield first, method.updates(0)
+    periods, rest = divmod(steps - first, length)
+    for i in range(min(length, steps - first)):
+        yield periods + (i < rest), method.updates(first + i)

@@ -15,7 +15,7 @@ from ray_distill.checkpoint.retention import best_steps
 from ray_distill.config import RunConfig
 from ray_distill.data.cache import Cache
 from ray_distill.evaluate.compare import summary
-from ray_distill.evaluate.generate import Generator, write_videos
+from ray_distill.evaluate.generate import Generator, NotFinite, write_videos
 from ray_distill.evaluate.made import Candidate
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
@@ -69,6 +69,10 @@ class Validations:
                 self._take(step, [ray.get(task, timeout=self.config.train.timeout_s) for task in tasks])
             except FileNotFoundError:  # Ray raises a task's error as its own class
                 self._gone(step)
+            except NotFinite as error:
+                if self.report is not None:  # a trial has nothing to report: it fails, and the sweep goes on
+                    raise
+                say(f"   step {step} is not validated: {getattr(error, 'cause', error)}")  # Ray's text has a traceback
             except OSError as error:  # a disk that takes no videos: the run is worth more
                 say(f"   step {step} is not validated: {error}")
         due = self._next()

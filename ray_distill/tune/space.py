@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from ray_distill.config import ConfigError, Loaded, RunConfig, load_config
 from ray_distill.config.keys import flatten, set_dotted
 from ray_distill.config.load import load, validated
-from ray_distill.config.section import Folder, Section
+from ray_distill.config.section import Folder, Name, Section
 from ray_distill.data.source import Absolute
 
 NOT_SEARCHED = ("name", "output_dir", "seed", "model.", "data.", "evaluate.", "track.", "train.steps", "train.workers")
@@ -46,7 +46,7 @@ class Range(Section):
 class Sweep(Section):
     """A search over ``base``'s keys for the smallest Fréchet distance of the student's samples."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Name
     base: Absolute
     """The run that is searched around: a configuration that ``train`` takes."""
     overrides: dict[str, Any] = Field(default_factory=dict)

@@ -127,3 +127,34 @@ def test_what_was_taken_is_what_is_written_whatever_happens_to_the_tensors_meanw
     for name, tensor in wanted.items():
         kind, _, parameter = name.partition("/")
         assert torch.equal(last.tensor("student", kind, parameter), tensor)
+
+
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_modes_and_fsync_of_folders_is_written_without(tmp_path, monkeypatch, refusal):
+    fsync = os.fsync
+
+    def refuse(self, mode):
+        raise OSError(refusal, os.strerror(refusal), str(self))
+
+    def of_files_alone(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(refusal, os.strerror(refusal))
+        fsync(descriptor)
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    monkeypatch.setattr(os, "fsync", of_files_alone)
+    saved = write_all(tmp_path / folder_name(200), 200)
+    assert latest(tmp_path, thorough=True) == saved
+
+
+@pytest.mark.parametrize("refusal", [errno.EIO, errno.ENOSPC])
+def test_a_folder_that_does_not_reach_the_disk_is_no_checkpoint(good, monkeypatch, refusal):
+    fsync = os.fsync
+
+    def broken(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(refusal, os.strerror(refusal))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    assert_ended(good, outcomes(good.folder.parent / folder_name(400)), os.strerror(refusal))

@@ -12,7 +12,8 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
 from ray_distill.models.loading import weights_hash
 from ray_distill.train.build import bases
-from ray_distill.train.check import check_networks, check_resumable
+from ray_distill.train.check import check_resumable
+from ray_distill.train.checks.networks import check_networks
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 

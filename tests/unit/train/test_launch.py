@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from diffusers import WanTransformer3DModel
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
@@ -28,14 +29,14 @@ def no_ray(monkeypatch):
     monkeypatch.setattr(ray, "init", refuse)
 
 
-def model(folder, cls="WanTransformer3DModel"):
-    tiny_wan(0).save_pretrained(folder / "transformer")
+def model(folder, cls="WanTransformer3DModel", **other):
+    """A pipeline's folder with a small transformer that fits the digits' VAE and text encoder."""
+    shutil.copytree(DIGITS, folder, ignore=shutil.ignore_patterns("transformer", "metric"))
+    small = {"in_channels": 16, "out_channels": 16, "text_dim": 64, "num_layers": 1}
+    torch.manual_seed(0)
+    WanTransformer3DModel.from_config(dict(tiny_wan(0).config) | small | other).save_pretrained(folder / "transformer")
     described = json.loads((folder / "transformer" / "config.json").read_text())
     (folder / "transformer" / "config.json").write_text(json.dumps(described | {"_class_name": cls}))
-    shutil.copytree(DIGITS / "vae", folder / "vae")
-    for part in PARTS[1:]:
-        (folder / part).parent.mkdir()
-        (folder / part).write_bytes((DIGITS / part).read_bytes())
     return folder
 
 
@@ -43,7 +44,7 @@ def model(folder, cls="WanTransformer3DModel"):
 def ready(tmp_path):
     """A folder in which the small run passes its check."""
     model(tmp_path / "model")
-    (tmp_path / "manifest.jsonl").write_text("")
+    (tmp_path / "manifest.jsonl").write_text('{"video": "a.mp4", "caption": "a seven moving left"}\n')
     return tmp_path
 
 
@@ -66,7 +67,10 @@ def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(ready):
     ],
 )
 def test_a_size_that_the_model_does_not_take_is_refused(ready, change, message):
-    (ready / "model/vae/config.json").write_text('{"_class_name": "AutoencoderKLWan"}')
+    shutil.rmtree(ready / "model/vae")
+    AutoencoderKLWan(base_dim=4, num_res_blocks=1).save_pretrained(ready / "model/vae")
+    index = json.loads((ready / "model/model_index.json").read_text()) | {"vae": ["diffusers", "AutoencoderKLWan"]}
+    (ready / "model/model_index.json").write_text(json.dumps(index))
     check(run_config(ready, data__frames=9, data__height=48, data__width=32))
     with pytest.raises(ValueError, match=message):
         check(run_config(ready, **change))
@@ -117,10 +121,8 @@ def test_prompts_alone_do_for_a_method_without_data(ready):
     taught["teacher"] = {"path": str(ready / "none")}
     with pytest.raises(ValueError, match=r"data.datasets.0.teacher.path = .*/none: no transformer"):
         check(run_config(ready, data__datasets=[taught], **own))
-    (ready / "metric").mkdir()
-    (ready / "metric" / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"evaluate.metric = .* compares with real videos"):
-        check(run_config(ready, evaluate={"metric": str(ready / "metric")}, **prompts))
+        check(run_config(ready, evaluate={"metric": str(DIGITS / "metric")}, **prompts))
 
 
 def stored(config, step=3):
@@ -132,9 +134,7 @@ def stored(config, step=3):
 
 def test_a_good_configuration_passes(ready):
     check(run_config(ready))
-    (ready / "metric").mkdir()
-    (ready / "metric" / "config.json").write_text("{}")
-    check(run_config(ready, evaluate={"metric": str(ready / "metric")}))
+    check(run_config(ready, evaluate={"metric": str(DIGITS / "metric")}))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,10 @@ def test_a_good_configuration_passes(ready):
             r"^model\.attention = 'flashh': diffusers has no such backend; it has .*flash, ",
         ),
         ({"track__webhook": "{}/none.json"}, r"^track\.webhook = {}/none\.json: no such file"),
-        ({"evaluate": {"metric": "{}/none"}}, r"^evaluate\.metric = {}/none: no config\.json there; remove the key"),
+        (
+            {"evaluate": {"metric": "{}/none"}},
+            r"^evaluate\.metric = {}/none: no config\.json there; remove the key",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_ray_starts(ready, change, message):
@@ -177,12 +180,11 @@ def test_a_discriminator_is_checked_by_what_it_looks_at(ready):
 
 def test_a_fake_score_follows_a_student_of_its_own_architecture_only(ready):
     """Sharing weights, by the key that asks for it; without the key the two may differ."""
-    deeper = WanTransformer3DModel.from_config(dict(tiny_wan(0).config) | {"num_layers": 3})
-    deeper.save_pretrained(ready / "other/transformer")
+    model(ready / "other", num_layers=3)
     ida, differs = {"method__ida_decay": 0.97}, {"roles__fake_score__path": str(ready / "other")}
     check(run_config(ready, **ida))
     check(run_config(ready, **differs))
-    message = r"^method\.ida_decay = 0\.97: fake_score follows .* two architectures: num_layers is 3 and 2\. Give both"
+    message = r"^method\.ida_decay = 0\.97: fake_score follows .* two architectures: num_layers is 3 and 1\. Give both"
     with pytest.raises(ConfigError, match=message):
         check(run_config(ready, **ida, **differs))
 

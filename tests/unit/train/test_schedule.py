@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from transformers.optimization import (
 )
 
 from ray_distill.config.roles import Optimizer
-from ray_distill.train.schedule import learning_rate, total_updates, warnings
+from ray_distill.methods import METHODS
+from ray_distill.train.schedule import distinct, learning_rate, total_updates, warnings
 from tests.unit.toys import run_config
 
 RATE = 1e-3
@@ -95,6 +97,37 @@ def test_total_updates(tmp_path):
     assert total_updates(run_config(tmp_path, train__steps=4)) == {"fake_score": 4}
     flow = {"method": {"name": "flow_matching"}, "roles": {"student": {"optimizer": {"learning_rate": 1}}}}
     assert total_updates(run_config(tmp_path, **flow)) == {"student": 800}
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 6, 12, 100])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("dmd", {}),
+        ("dmd", {"student_interval": 1}),
+        ("dmd", {"student_interval": 3, "student_turn": "replaces"}),
+        ("dmd_gan", {"student_interval": 7}),
+        ("dmd_gan", {"student_turn": "replaces"}),
+        ("dmd_warm_start", {"warm_start_steps": 5, "student_interval": 3}),
+        ("self_forcing_warm_start", {"warm_start_steps": 100}),
+        *((name, {}) for name in sorted(METHODS)),
+    ],
+)
+def test_updates_repeat_as_the_method_says(name, fields, steps):
+    method = METHODS[name](**fields)
+
+    def named(updates):
+        return tuple((update.roles, update.loss.__qualname__) for update in updates)
+
+    walked = Counter(named(method.updates(step)) for step in range(steps))
+    counted = Counter()
+    for times, updates in distinct(method, steps):
+        counted[named(updates)] += times
+    assert counted == walked
+
+
+def test_a_long_run_is_counted_without_being_walked(tmp_path):
+    assert total_updates(run_config(tmp_path, train__steps=10**9)) == {"student": 2 * 10**8, "fake_score": 10**9}
 
 
 def test_a_warm_up_that_fills_the_run_is_said(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
+from ray_distill.evaluate.generate import NotFinite
 from ray_distill.evaluate.made import Made
 from ray_distill.train import validations
 from ray_distill.train.validations import Validations, read
@@ -160,3 +161,20 @@ def test_nothing_is_due_unless_asked_for(run, tmp_path):
     found = Validations(config, None, run.told)
     found.finish()
     assert found.rows == [] and json.dumps(run.told.rows) == "[]"
+
+
+def test_samples_that_are_not_finite_cost_their_validation_and_no_run(run, capsys, monkeypatch):
+    def get(task, timeout):
+        raise NotFinite("1 of 4 samples are not finite")
+
+    run.checkpoint(4)
+    monkeypatch.setattr(validations.ray, "get", get)
+    own = Validations(run.config, None, run.told, None)
+    own.poll()
+    own.poll(wait=True)
+    assert "step 4 is not validated: 1 of 4 samples are not finite" in capsys.readouterr().err
+    assert read(run.config.run_dir) == []
+    trial = run.make()
+    trial.poll()
+    with pytest.raises(NotFinite):
+        trial.poll(wait=True)

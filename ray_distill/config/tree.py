@@ -1,0 +1,140 @@
+"""YAML text as a tree of plain values, in bounded time and memory; text stays text where the schema asks for it.
+
+YAML 1.1 with three differences: a key twice in one mapping is an error, ``1e3`` is a number, and where a key of the
+schema is text a value without quotes is that text: ``no``, ``2026``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import yaml
+
+from ray_distill.config.kinds import Kinds
+from ray_distill.errors import ConfigError
+
+LETTERS = 4 << 20
+NODES = 100_000
+"""Values of a document, each alias counted with all that it stands for."""
+DEPTH = 50
+PLAIN = {yaml.MappingNode: "tag:yaml.org,2002:map", yaml.SequenceNode: "tag:yaml.org,2002:seq"}
+NULL, MERGE, TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "merge", "str"))
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's, which takes ``1e3`` for text."""
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+"), list("-+0123456789"))
+
+
+def parse(text: str, kinds: Kinds, nodes: int = NODES, depth: int = DEPTH) -> Any:
+    """The value that ``text`` holds, None where it holds nothing; ConfigError for what is no such YAML, or has more
+    than ``nodes`` values or ``depth`` levels. ``kinds``: what the schema takes there."""
+    if len(text) > LETTERS:
+        raise ConfigError(f"{len(text):,} letters, and a configuration has at most {LETTERS:,}; is it the right file?")
+    try:
+        _check_depth(text, depth)
+        loader = Loader(text)
+        root = loader.get_single_node()  # type: ignore[no-untyped-call]
+        if root is None:
+            return None
+        _count(root, nodes, {}, [])
+        return _value(loader, root, kinds)
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+        raise ConfigError(f"not valid YAML: {error}") from None
+
+
+def override(text: str, kinds: Kinds) -> Any:
+    """The value of ``key=text``. Where the key is text it is ``text`` as it stands, ``#`` and ``: `` included, or what
+    its quotes hold; the empty one is "", or null where null may stand, which is also written null."""
+    if not kinds.text:
+        return parse(text, kinds)
+    text = text.strip()
+    if text[:1] in ("'", '"') and text[-1:] == text[:1] and len(text) > 1:
+        try:
+            return parse(text, kinds)
+        except ConfigError:  # quotes within a text, as in "a" and "b"
+            return text
+    if _is_null(text) and not (text == "~" and kinds.path and not kinds.null):  # ~ is the home, too
+        return "" if not text and not kinds.null else None
+    return text
+
+
+def _is_null(text: str) -> bool:
+    return text in ("", "~", "null", "Null", "NULL")
+
+
+def _check_depth(text: str, most: int) -> None:
+    """Before nodes are made of it, which goes as deep as the text does."""
+    depth = 0
+    for event in yaml.parse(text, Loader):  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > most:
+                raise ConfigError(f"{_at(event)}: more than {most} levels, one in another; write it flatter")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _at(node: Any) -> str:
+    return f"line {node.start_mark.line + 1}"
+
+
+def _count(node: Any, most: int, known: dict[int, int], above: list[int]) -> int:
+    """The values in ``node``, each alias counted with all that it stands for, although none is expanded here."""
+    if id(node) in known:
+        return known[id(node)]
+    if id(node) in above:
+        raise ConfigError(f"{_at(node)}: an alias stands in its own anchor; write its value in its place")
+    total = 1
+    if isinstance(node, yaml.CollectionNode):
+        above.append(id(node))
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)  # here: merged mappings are written into their nodes later
+            parts = [part for pair in parts for part in pair]
+        total += sum(_count(part, most, known, above) for part in parts)
+        above.pop()
+    if total > most:
+        raise ConfigError(f"{_at(node)}: more than {most:,} values, aliases counted; write fewer aliases")
+    known[id(node)] = total
+    return total
+
+
+def _value(loader: Loader, node: Any, kinds: Kinds) -> Any:
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(loader, node, kinds)
+    if node.tag != PLAIN[type(node)]:
+        raise ConfigError(f"{_at(node)}: {node.tag} is not read; write it without a tag")
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(loader, item, kinds.child("0")) for item in node.value]
+    loader.flatten_mapping(node)  # type: ignore[no-untyped-call]
+    tree: dict[Any, Any] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"{_at(key)}: a key is a word, and this one is a list or a mapping")
+        name = key.value
+        tree[name] = _value(loader, value, kinds.child(name))
+    return tree
+
+
+def _scalar(loader: Loader, node: Any, kinds: Kinds) -> Any:
+    if not kinds.text or node.style is not None:
+        return loader.construct_object(node)  # type: ignore[no-untyped-call]
+    if node.tag == NULL:
+        return "" if not node.value and not kinds.null and not kinds.path else None
+    return node.value
+
+
+def _check_keys(node: Any) -> None:
+    """ConfigError, with both lines, for a key that stands in a mapping twice. Merged mappings may be overridden."""
+    counted = Counter(key.value for key, _ in node.value if key.tag != MERGE and isinstance(key, yaml.ScalarNode))
+    for name, count in counted.items():
+        if count > 1:
+            first, again = [key.start_mark.line + 1 for key, _ in node.value if key.value == name][:2]
+            raise ConfigError(f"{name!r} stands on line {first} and again on line {again}; keep one of them")

@@ -1,0 +1,151 @@
+"""The parts of a pipeline's folder beside its transformer, checked by their configurations and the headers of files.
+
+Each function takes the pipeline's folder and the ``key`` that names it, and raises ConfigError for what could not be
+loaded, or would be loaded without the tensors that it lacks: diffusers and transformers draw those at random.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ray_distill.errors import ConfigError
+from ray_distill.models.codec import CODECS, Codec
+
+Shapes = Mapping[str, tuple[int, ...]]
+PCA = "PatchPCA"
+TEXT = {"wan": "umt5", "ltx": "t5"}
+"""Of each family, transformers' name of the text encoder that its pipeline has."""
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in ``path``; ConfigError, which begins with ``what``, where there is none."""
+    if not path.is_file():
+        raise ConfigError(f"{what}: no {path.name} in {path.parent}")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{what}: {path} is no valid JSON ({error}); copy it again") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{what}: {path} holds a {type(found).__name__}, and a mapping is needed; copy it again")
+    return found
+
+
+def stored_shapes(folder: Path, stem: str, what: str) -> Shapes:
+    """Names and shapes of the tensors in ``stem``.safetensors, or in the shards of its index, from their headers."""
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    files = [single]
+    if index.is_file():
+        named = read_json(index, what).get("weight_map")
+        if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+            raise ConfigError(f"{what}: {index} has no weight_map of names and files; copy it again")
+        files = [folder / name for name in sorted(set(named.values()))]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{what}: no {file.name} in {folder}, and weights are read from safetensors alone")
+        try:
+            with safe_open(file, "pt") as opened:
+                names = opened.keys()
+                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+        except SafetensorError as error:
+            raise ConfigError(f"{what}: {file} is no whole safetensors file ({error}); copy it again") from None
+    return shapes
+
+
+def check_stored(found: Shapes, wanted: Shapes, what: str) -> None:
+    """ConfigError unless all ``wanted`` tensors were ``found`` in their shapes; more may be there."""
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise ConfigError(f"{what}: its weights lack {len(missing)} of {len(wanted)} tensors, such as {missing[0]}")
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise ConfigError(
+                f"{what}: {name} is {list(found[name])}, and its configuration says {list(shape)}; the two are of "
+                "different models"
+            )
+
+
+def check_vae(folder: Path, key: str) -> Codec:
+    """The codec of ``folder``/vae on the meta device."""
+    what = f"{key} = {folder}: vae"
+    described = read_json(folder / "vae/config.json", what)
+    name = described.get("_class_name")
+    if name not in CODECS:
+        raise ConfigError(f"{what}: _class_name {name!r} is no codec that is known; known are {', '.join(CODECS)}")
+    if name == PCA:
+        return _check_pca(folder / "vae", described, what)
+    spread = described.get("latents_std") or ()
+    if not all(isinstance(one, int | float) and math.isfinite(one) and one > 0 for one in spread):
+        raise ConfigError(f"{what}: latents_std = {spread}: finite numbers above 0 are needed; copy config.json again")
+    codec: Any = _outline(resolve_name(CODECS[name]).outline, described, f"{what}/config.json")
+    wanted = {name: tuple(parameter.shape) for name, parameter in codec.vae.named_parameters()}
+    check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), wanted, what)
+    return codec  # type: ignore[no-any-return]
+
+
+def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:
+    patch = described.get("patch")
+    if not (isinstance(patch, list) and len(patch) == 3 and all(isinstance(p, int) and p > 0 for p in patch)):
+        raise ConfigError(f"{what}: patch = {patch}: three numbers above 0 are needed; copy config.json again")
+    found, size = stored_shapes(folder, "diffusion_pytorch_model", what), 3 * math.prod(patch)
+    channels = found.get("basis", (0,))[0]
+    check_stored(found, {"mean": (size,), "basis": (channels, size), "scale": (channels,)}, what)
+    codec: Codec = resolve_name(CODECS[PCA]).load(folder)
+    return codec
+
+
+def _outline(make: Any, described: Mapping[str, Any], what: str) -> Any:
+    """``make(described)`` on the meta device; what a library says of values that make no network is the user's."""
+    try:
+        with torch.device("meta"):
+            return make(described)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise ConfigError(f"{what} makes no network ({type(error).__name__}: {error}); copy it again") from error
+
+
+def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
+    """(width, entries of the vocabulary) of ``folder``/text_encoder."""
+    from transformers import T5EncoderModel, UMT5EncoderModel
+
+    what = f"{key} = {folder}: text_encoder"
+    described = read_json(folder / "text_encoder/config.json", what)
+    kind = described.get("model_type")
+    if kind != TEXT[family]:
+        raise ConfigError(f"{what}: model_type {kind!r}, and family {family!r} reads text by {TEXT[family]!r}")
+    of = T5EncoderModel if kind == "t5" else UMT5EncoderModel
+    encoder: nn.Module = _outline(lambda values: of(of.config_class.from_dict(values)), dict(described), what)
+    wanted = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
+    found = dict(stored_shapes(folder / "text_encoder", "model", what))
+    for name in ("shared.weight", "encoder.embed_tokens.weight"):  # one matrix, stored under either name
+        if name in found:
+            found.setdefault("shared.weight", found[name])
+    check_stored(found, {name: shape for name, shape in wanted.items() if "embed_tokens" not in name}, what)
+    return int(described["d_model"]), int(described["vocab_size"])
+
+
+def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:
+    """It loads, pads, and its tokens are in a text encoder's ``vocabulary``."""
+    from transformers import AutoTokenizer
+
+    what = f"{key} = {folder}: tokenizer"
+    read_json(folder / "tokenizer/tokenizer_config.json", what)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers package raises plain ones for files that are cut or of another kind
+        message = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise ConfigError(f"{what} cannot be loaded ({type(error).__name__}: {message}); copy it again") from error
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"{what}: it has no pad token, and prompts are padded; name one in tokenizer_config.json")
+    if (most := max(tokenizer.get_vocab().values(), default=0)) >= vocabulary:
+        raise ConfigError(
+            f"{what}: it has the token {most}, and the text encoder knows {vocabulary:,}; the two are of different "
+            "pipelines"
+        )

@@ -1,0 +1,49 @@
+"""Folders that a run writes into: there or to be made, writable, with room."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ray_distill.config import ConfigError, RunConfig
+
+PROBE = b"\0" * (1 << 16)
+
+
+def check_folders(config: RunConfig) -> None:
+    """The run's folder and the cache can be written; nothing of the attempt stays."""
+    remedy = "choose another output_dir or name, or make room there"
+    check_writable(config.run_dir, f"output_dir = {config.output_dir}", remedy)
+    cache = config.data.cache_dir
+    check_writable(cache, f"data.cache_dir = {cache}", "choose another data.cache_dir, or make room there")
+
+
+def check_writable(folder: Path, key: str, remedy: str) -> None:
+    """ConfigError unless files can be made, written to the disk and renamed in ``folder``, or where it will be."""
+    try:
+        there = _nearest(folder)
+        if not there.is_dir():
+            raise NotADirectoryError(20, "is a file, not a folder", str(there))
+        probe = Path(tempfile.mkdtemp(prefix=".ray-distill-probe-", dir=there))
+        try:
+            _write(probe / "part")
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise ConfigError(f"{key}: cannot be written: {error.strerror or error}{where}; {remedy}") from None
+
+
+def _nearest(folder: Path) -> Path:
+    """``folder``, else the nearest above it that is there. A link that leads nowhere is there, and is no folder."""
+    return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+
+
+def _write(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(PROBE)
+        file.flush()
+        os.fsync(file.fileno())
+    path.rename(path.with_name("whole"))

@@ -1,0 +1,53 @@
+"""The folder of a pipeline: what makes latents and text beside its transformer, and what an export takes from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.export.base import INDEX, check_base
+from ray_distill.export.diffusers import check_place, check_recipe
+from ray_distill.export.student import FOLDER
+from ray_distill.models import family as adapter
+from ray_distill.models.parts import check_text, check_tokenizer, check_vae
+
+PARTS = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What all transformers of a run take: ``channels`` of latents, and text of a ``width``."""
+
+    channels: int
+    width: int
+
+
+def check_parts(config: RunConfig) -> Ends:
+    """VAE, text encoder and tokenizer are there, whole, and of one pipeline."""
+    folder = config.model.path
+    if missing := [part for part in PARTS if not (folder / part).is_file()]:
+        raise ConfigError(
+            f"model.path = {folder}: no {', '.join(missing)} there. Give a whole pipeline folder in diffusers format"
+        )
+    codec = check_vae(folder, "model.path")
+    width, vocabulary = check_text(folder, config.model.family, "model.path")
+    check_tokenizer(folder, vocabulary, "model.path")
+    return Ends(codec.channels, width)
+
+
+def check_export(config: RunConfig) -> None:
+    """The student can leave: its recipe, the parts that it takes from its base, and the place where it goes."""
+    sampler, folder = config.method.sampler(), config.model.path
+    times = sampler.timesteps
+    if not times or times[0] > 1000 or times[-1] <= 0 or any(a <= b for a, b in zip(times, times[1:], strict=False)):
+        shown = ", ".join(f"{t:g}" for t in times[:8])
+        raise ConfigError(
+            f"method.name = {config.method.name!r}: its sampling steps come to the timesteps {shown}, and they must "
+            "fall within (0, 1000]; lower its shift, or the number of steps"
+        )
+    check_recipe(sampler, adapter(config.model.family).transformer)
+    check_place(config.run_dir / FOLDER)
+    # With a section publish the base is a name on the hub, and what stands here is a copy of it.
+    if config.publish is None or Path(config.publish.base_model).is_dir() or (folder / INDEX).is_file():
+        check_base(folder, config.model.family, "model.path")
