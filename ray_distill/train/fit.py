@@ -19,13 +19,13 @@ from ray_distill.data.cache import Cache
 from ray_distill.data.filling import Filling
 from ray_distill.data.made import Models
 from ray_distill.data.stream import Stream, ordered
+from ray_distill.jsonl import Series, read_rows
 from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.board import start_board
 from ray_distill.train.job import ROLLBACKS, Job, Split, resumed_from, train_worker
 from ray_distill.train.progress import Progress, Row
-from ray_distill.train.rows import Series, stored
 from ray_distill.train.stop import Signals, Stopped
 
 ROWS = "metrics.jsonl"
@@ -196,7 +196,7 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
 
 def rows_of(run_dir: Path) -> list[Row]:
     """The rows of a run so far, by step."""
-    return list(stored(run_dir / ROWS))
+    return [*read_rows(run_dir / ROWS, "step")]
 
 
 def logged_to(run_dir: Path) -> int:
