@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ def read_rows(path: Path, *required: str) -> list[Row]:
     if damaged:
         shown = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
         log.warning("%s: torn or damaged lines are left out and removed: %s (%d in all)", path, shown, len(damaged))
-        _mend(path, rows)
+        try:
+            write_rows(path, rows)
+        except OSError as error:
+            log.warning("%s cannot be mended (%s)", path, error)
     return rows
 
 
@@ -55,6 +58,11 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         except OSError:
             os.ftruncate(file.fileno(), before)
             raise
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a JSON-lines file by one of ``rows``; OSError where the disk takes none, and the old one stands."""
+    _replace(path, "".join(f"{json.dumps(dict(row))}\n" for row in rows).encode())
 
 
 class Series:
@@ -121,13 +129,6 @@ def _row_at_the_end(line: bytes, required: Sequence[str]) -> Row | None:
             return row
         start = line.find(b'{"', start + 1)
     return None
-
-
-def _mend(path: Path, rows: Sequence[Row]) -> None:
-    try:
-        _replace(path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
-    except OSError as error:
-        log.warning("%s cannot be mended (%s)", path, error)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -44,6 +44,11 @@ def server(monkeypatch):
     return state
 
 
+def settle(tracker):
+    """Until the thread has done what it was asked for."""
+    assert tracker._courier.wait(tracker._courier.nudge(), 60)
+
+
 def client_of(uri):
     from mlflow import MlflowClient
 
@@ -127,7 +132,7 @@ def test_a_server_that_comes_back_gets_all_from_the_run_itself(uri, server, tmp_
     assert tracker.run_id is None and tracker.left == 12
     server["up"] = True
     tracker.tags({"node_0": "head"})
-    tracker._pool.submit(lambda: None).result()
+    settle(tracker)
     assert tracker.run_id and tracker.left == 0
     assert json.loads((tmp_path / RUN).read_text())["run_id"] == tracker.run_id
     tracker.end("FINISHED")
@@ -138,7 +143,7 @@ def test_a_run_that_resumes_sends_what_the_one_before_could_not(uri, server, tmp
     first = Tracker.start(uri, "digits", "resumed", {"lr": 1}, {}, folder=tmp_path)
     server["up"] = False
     first.metrics(0, {"loss": 1.0})
-    first._pool.shutdown(wait=True)  # killed: no end
+    settle(first)  # killed: no end
     server["up"] = True
     again = Tracker.start(uri, "digits", "resumed", {"lr": 1}, {}, folder=tmp_path)
     again.metrics(1, {"loss": 0.5})
@@ -150,7 +155,7 @@ def test_a_run_that_resumes_sends_what_the_one_before_could_not(uri, server, tmp
 
 def test_a_run_whose_driver_was_killed_is_closed(uri, tmp_path):
     tracker = Tracker.start(uri, "digits", "dead", {}, {}, folder=tmp_path)
-    tracker._pool.shutdown(wait=True)
+    settle(tracker)
     assert client_of(uri).get_run(tracker.run_id).info.status == "RUNNING"
     assert sync(tmp_path) == (0, 0)
     assert client_of(uri).get_run(tracker.run_id).info.status == "KILLED"
