@@ -73,10 +73,12 @@ def one_line(error: Exception) -> str:
 
 
 def key(name: str) -> str:
-    """``name`` as MLflow takes it: other characters replaced by ``_``, and so each part of a path that is empty or
-    dots; not cut, but shortened by a hash where it is too long."""
+    """``name`` as MLflow takes it: other characters replaced by ``_``, as is each part of a path that is empty or dots.
+
+    One that is too long ends in a hash, since its end may be what tells it from others.
+    """
     parts = text(re.sub(r"[^\w\-. :/]", "_", name)).split("/")
-    fit = "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)
+    fit = "/".join(re.sub(r"^(\.\.+|\.?$)", lambda dots: "_" * max(1, len(dots[0])), part) for part in parts)
     return fit if len(fit) <= KEY_LENGTH else f"{fit[: KEY_LENGTH - 9]}_{_hash(name)}"
 
 

@@ -32,7 +32,7 @@ class Sender:
     def __init__(self, uri: str, folder: Path | None, run_id: str | None) -> None:
         self.uri, self._path = uri, folder / RUN if folder else None
         known = read_document(self._path, "run_id") if self._path else {}
-        self.run_id: str | None = run_id or known.get("run_id")
+        self.run_id: str | None = known.get("run_id") or run_id
         self._remembered = known
         self.opened = False
         """Whether MLflow knows the run, as far as this process has asked."""

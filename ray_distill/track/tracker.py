@@ -76,7 +76,7 @@ class Tracker:
         parent_run_id: str | None = None,
         folder: Path | None = None,
     ) -> Tracker:
-        """Open a run, below ``parent_run_id`` where one is given, or continue ``run_id`` or the one of ``folder``.
+        """Open a run, below ``parent_run_id`` where one is given, or continue the one of ``folder``, else ``run_id``.
 
         ``params`` is flat; values beyond MLflow's 6000 characters are cut. ``run_id`` of the result is None while the
         server has not answered.

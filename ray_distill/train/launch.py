@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from ray_distill import __version__
+from ray_distill import __version__, checkpoint
 from ray_distill.checkpoint.retention import prune
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
@@ -33,7 +33,7 @@ from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, known, publish, trained
-from ray_distill.train.stop import Signals, Stopped, watch_signals
+from ray_distill.train.stop import Signals, Stopped, own_session, watch_signals
 from ray_distill.train.validations import Row, Validations
 
 
@@ -74,13 +74,14 @@ def cluster(log_to_driver: bool = True, dashboard: bool = False) -> Iterator[Non
     # Without an address ray.init would attach to whatever Ray runs on this host.
     address = os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": dashboard} if address == "local" else {}
-    ray.init(
-        address=address,
-        logging_level=logging.ERROR,
-        logging_config=ray.LoggingConfig(log_level="ERROR"),
-        log_to_driver=log_to_driver,
-        **local,
-    )
+    with own_session():
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+            log_to_driver=log_to_driver,
+            **local,
+        )
     try:
         yield
     finally:
@@ -211,10 +212,9 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
         "version": __version__,
     }
     params = {key: value for key, value in flatten(config.dump()).items() if value is not None}
-    track = config.track
-    return Tracker.start(
-        track.uri, track.experiment, config.name, params, tags, parent_run_id=parent_run_id, folder=config.run_dir
-    )
+    track, last = config.track, checkpoint.latest(config.run_dir)
+    run_id = last.state.get("run_id") if last else None  # where the run's folder has lost it
+    return Tracker.start(track.uri, track.experiment, config.name, params, tags, run_id, parent_run_id, config.run_dir)
 
 
 def make_cache(config: RunConfig) -> Cache:
@@ -237,4 +237,4 @@ def prepare_alone(config: RunConfig) -> Cache:
 def log_data(config: RunConfig, cache: Cache, tracker: Tracker) -> None:
     tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
     if (cache.folder / SHEET).is_file():
-        tracker.artifact(cache.folder / SHEET, "data")
+        tracker.artifact(cache.folder / SHEET, "data", wait=False)

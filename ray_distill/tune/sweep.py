@@ -94,7 +94,9 @@ def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
         )
     tags = {"kind": "sweep", "method": base.method.name, "version": __version__}
     params = flatten(settings.model_dump(mode="json", exclude_none=True))
-    tracker = Tracker.start(base.track.uri, base.track.experiment, settings.name, params, tags, then["run_id"])
+    tracker = Tracker.start(
+        base.track.uri, base.track.experiment, settings.name, params, tags, then["run_id"], folder=settings.home
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_document(path, now | {"run_id": tracker.run_id})
     return tracker

@@ -190,11 +190,6 @@ def answering(status: int | None, body: bytes) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-
-
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_a_broken_server_loses_nothing(kind, uri, tmp_path, monkeypatch, caplog, capfd):
     """In the middle of a run, and at the opening of the next: all waits, and arrives when MLflow is back."""

@@ -13,12 +13,6 @@ from ray_distill.track.client import close_run
 from ray_distill.track.tracker import Tracker
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory) -> str:
-    """One store for the tests that do not look at its place: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-
-
 def settle(tracker):
     """Until the thread has done what it was asked for."""
     assert tracker._courier.wait(tracker._courier.nudge(), 60)
