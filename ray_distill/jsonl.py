@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_distill import durable
+
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
 DAMAGED = ".damaged"
@@ -62,7 +64,7 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace a JSON-lines file by one of ``rows``; OSError where the disk takes none, and the old one stands."""
-    _replace(path, "".join(f"{json.dumps(dict(row))}\n" for row in rows).encode())
+    durable.write(path, "".join(f"{json.dumps(dict(row))}\n" for row in rows))
 
 
 class Series:
@@ -110,7 +112,7 @@ def read_document(path: Path, *required: str) -> Row:
 
 def write_document(path: Path, document: Any) -> None:
     """Replace a file by ``document`` as JSON: whoever reads it sees the old one or the new one, whole."""
-    _replace(path, f"{json.dumps(document, indent=2)}\n".encode())
+    durable.write(path, f"{json.dumps(document, indent=2)}\n")
 
 
 def _row(line: bytes, required: Sequence[str]) -> Row | None:
@@ -129,19 +131,6 @@ def _row_at_the_end(line: bytes, required: Sequence[str]) -> Row | None:
             return row
         start = line.find(b'{"', start + 1)
     return None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _write(descriptor: int, content: bytes) -> None:

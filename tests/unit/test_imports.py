@@ -24,7 +24,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "tune": ("train",),
     "cli": ("tune",),
 }
-EVERYWHERE = {"types", "rng", "jsonl", "__version__"}  # rng, types and jsonl themselves stand on nothing
+EVERYWHERE = {"types", "rng", "durable", "jsonl", "__version__"}  # they themselves stand on no other package
 ROOMS = {
     "ray": ("data/pipeline.py", "data/stream.py", "data/batches.py", "evaluate/", "train/", "tune/", "cli.py"),
     "deepspeed": ("train/zero.py",),
