@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from operator import sub
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
@@ -30,7 +27,9 @@ from ray_distill.models.loading import (
 from ray_distill.models.lora import check_targets
 from ray_distill.track.webhook import read_hook
 from ray_distill.train import schedule
+from ray_distill.train.begin import check_init
 from ray_distill.train.job import resumed_from
+from ray_distill.train.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults
 
 
 def check(config: RunConfig) -> None:
@@ -41,7 +40,9 @@ def check(config: RunConfig) -> None:
     metric = config.evaluate.metric
     if metric is not None and not (metric / "config.json").is_file():
         raise ConfigError(f"evaluate.metric = {metric}: no config.json there; remove the key to do without a metric")
-    check_data(config)
+    cache = kept_cache(config)
+    if cache is None or not_measured(config, cache):
+        check_data(config)
     check_size(config)
     if config.track.webhook is not None:
         read_hook(config.track.webhook)
@@ -49,11 +50,14 @@ def check(config: RunConfig) -> None:
     last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is not None and config.train.resume_from == "none":
         raise ConfigError(
-            f"train.resume_from = none: {last.folder} is there. Choose another name, remove {config.run_dir}, or go on "
-            "from it with train.resume_from=latest"
+            f"train.resume_from = none: {last.folder} is there. Choose another name, or go on from it with "
+            "train.resume_from=latest"
         )
     if last is not None:
         check_resumable(config, last)
+        check_teacher(config, last)
+    else:
+        check_init(config)
     check_pulls(config)
 
 
@@ -183,7 +187,7 @@ def warnings(config: RunConfig) -> list[str]:
 
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     """A run is resumed only as what it was; ConfigError names each key that differs and matters."""
-    then, now = flatten(_with_defaults(last.state["config"])), flatten(config.dump())
+    then, now = flatten(with_defaults(last.state["config"])), flatten(config.dump())
     fixed = (
         "seed",
         "method.",
@@ -200,23 +204,13 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     changed = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k) and k.startswith(fixed)]
     if changed:
         differences = ", ".join(f"{key} was {then.get(key)} and is {now.get(key)}" for key in changed)
-        raise ConfigError(
-            f"{last.folder} is another run's: {differences}. Choose another name, or remove {config.run_dir}"
-        )
+        raise ConfigError(f"{last.folder} is another run's: {differences}. Choose {new_run(last)}, or give these back")
     for role, then_hash in last.state.get("bases", {}).items():
         if config.role(role).lora and weights_hash(config.source(role)) != then_hash:
             raise ConfigError(
                 f"{last.folder} holds adapters of {role} that were trained on other weights than {config.source(role)} "
-                f"has; give those back, choose another name, or remove {config.run_dir}"
+                "has; give those back, or choose another name"
             )
-
-
-def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored configuration with the keys that came later, so that a checkpoint outlives them."""
-    try:
-        return RunConfig.model_validate(stored).dump()
-    except ValidationError:
-        return stored
 
 
 def check_pulls(config: RunConfig) -> None:

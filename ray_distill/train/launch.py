@@ -33,6 +33,7 @@ from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, known, publish, trained
+from ray_distill.train.resume import changes, kept_cache
 from ray_distill.train.stop import Signals, Stopped, own_session, watch_signals
 from ray_distill.train.validations import Row, Validations
 
@@ -156,7 +157,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
             say(f"   {found}")
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
-        cache = make_cache(config)
+        cache = cache_of(config)
         say(f"   {told(cache.card)}")
         encode_prompts(config)
     log_data(config, cache, tracker)
@@ -221,6 +222,16 @@ def make_cache(config: RunConfig) -> Cache:
     """The cache of the run's data, made unless it is there."""
     model = config.model
     return prepare(config.data, Models(model.family, model.path, model.max_sequence_length, model.int8_text), say)
+
+
+def cache_of(config: RunConfig) -> Cache:
+    """The cache that a run goes on with, whatever became of its sources; else the one of its data as it is now."""
+    cache = kept_cache(config)
+    if cache is None:
+        return make_cache(config)
+    for line in changes(config, cache):
+        say(f"   warning: {line}")
+    return cache
 
 
 def prepare_alone(config: RunConfig) -> Cache:
