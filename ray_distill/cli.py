@@ -154,12 +154,12 @@ def evaluate(args: argparse.Namespace) -> None:
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table, write_report
     from ray_distill.train.fit import newest
-    from ray_distill.train.launch import cluster, make_cache
+    from ray_distill.train.launch import cache_of, cluster
     from ray_distill.train.publish import REPORT, known
 
     last = newest(loaded.config)
     with cluster():
-        report = evaluate(loaded.config, make_cache(loaded.config), last.folder, loaded.config.run_dir)
+        report = evaluate(loaded.config, cache_of(loaded.config), last.folder, loaded.config.run_dir)
     write_report(loaded.config.run_dir / REPORT, known(loaded.config.run_dir) | report)
     print(table(report))
 

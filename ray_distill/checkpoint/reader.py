@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,14 @@ class Checkpoint:
         """Parameter names of which ``kind`` ("weights", "exp_avg", "exp_avg_sq", "ema") is stored."""
         return [name.removeprefix(f"{kind}/") for r, name in self._index if r == role and name.startswith(f"{kind}/")]
 
+    def shapes(self, role: str, kind: str) -> dict[str, tuple[int, ...]]:
+        """Shapes by parameter name, without reading a tensor."""
+        found = {}
+        for name in self.names(role, kind):
+            with safe_open(self._index[role, f"{kind}/{name}"], "np") as file:
+                found[name] = tuple(file.get_slice(f"{kind}/{name}").get_shape())
+        return found
+
     def tensor(self, role: str, kind: str, name: str) -> Tensor:
         """One whole tensor; KeyError names what is missing."""
         path = self._index.get((role, f"{kind}/{name}"))
@@ -136,6 +144,26 @@ def is_whole(folder: Path) -> bool:
     except BadCheckpoint:
         return False
     return True
+
+
+@lru_cache(maxsize=64)
+def _intact(folder: Path, _written_ns: int) -> bool:
+    try:
+        Checkpoint(folder).verify()
+    except BadCheckpoint as error:
+        log.warning("checkpoint passed over: %s", error)
+        return False
+    return True
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether every byte of a checkpoint is as it was written, as this process has found once; a warning names what is
+    not."""
+    try:
+        written = (folder / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return False
+    return _intact(folder, written)
 
 
 def latest(

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ray_distill.checkpoint.layout import ASIDE, MANIFEST, folders, step_of
-from ray_distill.checkpoint.reader import Checkpoint, is_whole
+from ray_distill.checkpoint.reader import Checkpoint, is_intact, is_whole
 
 log = logging.getLogger(__name__)
 SKIPPING = "skipping"
@@ -34,16 +34,21 @@ def surplus(whole: Sequence[int], good: Collection[int], keep: int, kept: Collec
 def prune(run_dir: Path, keep: int, kept: Collection[int] = ()) -> list[int]:
     """Remove a run's surplus, and what is unfinished and older than its newest whole checkpoint; returns their steps.
 
-    A folder that cannot be removed costs a warning: it is tried again next time.
+    The newest, and the newest good one, are read whole before any other goes: one whose bytes are damaged counts as
+    unfinished, and the one before it takes its place. A folder that cannot be removed costs a warning: it is tried
+    again next time.
     """
     found = {step: folder for folder in folders(run_dir) if (step := step_of(folder)) is not None}
     whole = [step for step, folder in found.items() if is_whole(folder)]
-    if not whole:
-        return []
-    good = {step for step in whole if is_good(Checkpoint(found[step]))}
-    torn = [step for step in found if step not in whole and step < whole[-1]]
-    gone = sorted([*surplus(whole, good, keep, kept), *torn])
-    return [step for step in gone if _remove(found[step])]
+    while whole:
+        good = [step for step in whole if is_good(Checkpoint(found[step]))]
+        gone = surplus(whole, good, keep, kept)
+        torn = [step for step in found if step not in whole and step < whole[-1]]
+        damaged = [step for step in {whole[-1], *good[-1:]} if (gone or torn) and not is_intact(found[step])]
+        if not damaged:
+            return [step for step in sorted([*gone, *torn]) if _remove(found[step])]
+        whole = [step for step in whole if step not in damaged]
+    return []
 
 
 def set_aside(run_dir: Path, newest: Checkpoint | None) -> None:

@@ -65,7 +65,13 @@ class Train(Section):
     on_failed_save: Literal["continue", "stop"] = "continue"
     """What a run does that a full or read-only disk kept from saving; the checkpoints that it has stand."""
     resume_from: Literal["latest", "none"] | Absolute = "latest"
-    """none: refuse to go on where a run of this name stands. A checkpoint's folder: a new run begins from it."""
+    """none: refuse to go on where a run of this name stands. A checkpoint's folder: that run goes on under this name,
+    at its step, with its seed and data."""
+    init_from: Absolute | None = None
+    """A checkpoint's folder: a new run begins at step 0 with the weights of its trained roles, and with its own seed,
+    data, method and optimizers."""
+    other_teacher: bool = False
+    """Go on although a frozen role has other weights than the run was trained with."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
     """How often workers may fail, die or hang in one launch; -1 is without end."""
     max_preemptions: Annotated[int, Field(ge=-1)] = -1
@@ -79,6 +85,15 @@ class Train(Section):
     """Longest wait in a collective before the ranks that did not come are named."""
     hang_timeout_s: Annotated[int, Field(gt=0, le=YEAR_S)] = 900
     """No rank has come from one phase of a step to the next for so long: all are named, and the workers start anew."""
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Train:
+        if self.init_from is not None and self.resume_from not in ("latest", "none"):
+            raise ValueError(
+                f"train.init_from = {self.init_from} begins a new run, and train.resume_from = {self.resume_from} goes "
+                "on with another: give one of the two"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> Train:

@@ -92,7 +92,10 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     clips = unequal(cache.index.filter(pa.array(cache.choices > 0)), video="")
     clips = clips.select(["dataset", "video", "number", "content"])
     size = {"height": source.height, "width": source.width}
-    rows = [row | size | {"path": paths[row["dataset"], row["video"]]} for row in clips.to_pylist()]
+    known = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
+    rows = [row | size | {"path": path} for row, path in known if path]  # a run outlives clips of its sources
+    if not rows:
+        raise ValueError("data: none of the cache's clips is in its sources any more; set evaluate.metric=null")
     return _decoded(source, dataset(pa.Table.from_pylist(rows)))
 
 

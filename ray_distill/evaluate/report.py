@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ray_distill.config.evaluate import Goals
+from ray_distill.jsonl import write_document
 
 ROWS = {
     "teacher_many": "teacher, many steps",
@@ -223,7 +223,7 @@ def _footer(report: Mapping[str, Any]) -> str:
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
     """``report`` as JSON; non-finite numbers become null, so that every JSON reader takes the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
+    write_document(path, _plain(report))
 
 
 def _plain(value: Any) -> Any:

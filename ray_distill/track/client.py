@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from ray_distill.config.secrets import mask
@@ -37,9 +40,9 @@ def quiet_client(uri: str) -> MlflowClient:
 
     # Each of these repeats what the tracker warns about once, some with the URI's password.
     for name, level in {
-        "mlflow": logging.WARNING,
-        "alembic": logging.WARNING,
-        "urllib3.connectionpool": logging.ERROR,
+        "mlflow": logging.CRITICAL,
+        "alembic": logging.CRITICAL,
+        "urllib3.connectionpool": logging.CRITICAL,
     }.items():
         logger = logging.getLogger(name)
         logger.setLevel(max(level, logger.level))
@@ -70,8 +73,38 @@ def one_line(error: Exception) -> str:
 
 
 def key(name: str) -> str:
-    """``name`` with what MLflow refuses in keys replaced by ``_``."""
-    return re.sub(r"[^\w\-. :/]", "_", name)[:KEY_LENGTH]
+    """``name`` as MLflow takes it: other characters replaced by ``_``, as is each part of a path that is empty or dots.
+
+    One that is too long ends in a hash, since its end may be what tells it from others.
+    """
+    parts = text(re.sub(r"[^\w\-. :/]", "_", name)).split("/")
+    fit = "/".join(re.sub(r"^(\.\.+|\.?$)", lambda dots: "_" * max(1, len(dots[0])), part) for part in parts)
+    return fit if len(fit) <= KEY_LENGTH else f"{fit[: KEY_LENGTH - 9]}_{_hash(name)}"
+
+
+def keys(names: Iterable[str]) -> list[str]:
+    """``key`` of each, with a hash where two of them would be one."""
+    names = list(names)
+    fit = [key(name) for name in names]
+    taken = Counter(fit)
+    return [
+        f"{own[: KEY_LENGTH - 9]}_{_hash(name)}" if taken[own] > 1 and own != name else own
+        for name, own in zip(names, fit, strict=True)
+    ]
+
+
+def model_name(name: str) -> str:
+    """``name`` as MLflow's registry takes it."""
+    return re.sub(r"[/:]", "_", key(name))
+
+
+def text(value: object, length: int | None = None) -> str:
+    """``value`` without secrets, cut, and without what a database or JSON does not take: NUL, half a surrogate pair."""
+    return mask(str(value)).encode("utf-8", "replace").decode().replace("\0", "?")[:length]
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
 
 
 def artifact_root(uri: str) -> str | None:

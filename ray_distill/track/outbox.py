@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_distill.jsonl import append_rows, read_rows, write_rows
+
 log = logging.getLogger(__name__)
 FILE = "track.jsonl"
 SYSTEM_BYTES = 64 << 20  # of a waiting file: beyond it a machine's load is not kept, and all else is
+SENT_BYTES = 4 << 20  # of a file that is never empty: beyond it what was sent is removed
 Entry = Mapping[str, Any]
 
 
@@ -24,22 +27,27 @@ class Outbox:
 
     def __init__(self, folder: Path | None) -> None:
         self.path = folder / FILE if folder else None
-        self._lock, self._bytes, self._warned = threading.Lock(), 0, False
-        self._waiting: deque[Entry] = deque(self._read())
+        self._lock, self._warned = threading.Lock(), False
+        self._waiting: deque[Entry] = deque(read_rows(self.path, "call") if self.path else ())
+        self._bytes, self._sent_bytes = sum(map(_size, self._waiting)), 0
+        self._unwritten: list[Entry] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, entry: Entry, dispensable: bool = False) -> None:
-        """Keep ``entry``, plain JSON types; a disk that takes nothing costs a warning, and it waits in memory."""
-        line = f"{json.dumps(entry)}\n"
+    def add(self, entry: Entry, dispensable: bool = False, first: bool = False) -> None:
+        """Keep ``entry``, plain JSON types; a disk that takes nothing costs a warning, and it waits in memory.
+
+        ``first``: it is sent before all that waits.
+        """
         with self._lock:
             if dispensable and self._bytes > SYSTEM_BYTES:
                 return
-            self._bytes += len(line)
-            self._waiting.append(entry)
+            self._bytes += _size(entry)
+            (self._waiting.appendleft if first else self._waiting.append)(entry)
             if self.path is not None:
-                self._write(line)
+                self._unwritten.append(entry)
+                self._write()
 
     def first(self) -> Entry | None:
         return self._waiting[0] if self._waiting else None
@@ -54,34 +62,59 @@ class Outbox:
                 found.append(entry)
             return found
 
+    def of(self, call: str) -> list[Entry]:
+        """All that wait of this kind."""
+        with self._lock:
+            return [entry for entry in self._waiting if entry["call"] == call]
+
     def sent(self, count: int = 1) -> None:
         """The first ``count`` entries are MLflow's now."""
         with self._lock:
-            for _ in range(count):
-                self._waiting.popleft()
-            if not self._waiting:
-                self._bytes = 0
-                if self.path is not None:
-                    self.path.unlink(missing_ok=True)
+            size = sum(_size(self._waiting.popleft()) for _ in range(count))
+            self._bytes, self._sent_bytes = self._bytes - size, self._sent_bytes + size
+            if not self._waiting or self._sent_bytes > SENT_BYTES:
+                self._shrink()
 
-    def _read(self) -> list[Entry]:
-        """What an earlier process left; a torn last line, of one that was killed, was not kept yet."""
-        if self.path is None or not self.path.is_file():
-            return []
-        text = self.path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            self.path.write_text(whole)
-        self._bytes = len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+    def postpone(self) -> None:
+        """Send the first entry after all others."""
+        with self._lock:
+            self._waiting.rotate(-1)
 
-    def _write(self, line: str) -> None:
+    def forget(self, call: str) -> None:
+        """Leave out what waits of this kind."""
+        with self._lock:
+            self._waiting = deque(entry for entry in self._waiting if entry["call"] != call)
+            self._bytes = sum(map(_size, self._waiting))
+
+    def _shrink(self) -> None:
+        """The file without what was sent; whoever reads one that could not be written sends that again."""
+        self._sent_bytes = 0
+        if self.path is None:
+            return
+        try:
+            if self._waiting:
+                write_rows(self.path, self._waiting)
+            else:
+                self.path.unlink(missing_ok=True)
+            self._unwritten = []
+        except OSError as error:
+            self._warn(error)
+
+    def _write(self) -> None:
         assert self.path is not None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(line)
+            append_rows(self.path, self._unwritten)
+            self._unwritten = []
         except OSError as error:
-            if not self._warned:
-                self._warned = True
-                log.warning("%s takes nothing (%s): what MLflow misses waits in memory", self.path, error)
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("%s takes nothing (%s): what MLflow misses waits in memory", self.path, error)
+
+
+def _size(entry: Entry) -> int:
+    """Bytes of its line."""
+    return len(json.dumps(entry)) + 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_distill.config.secrets import mask
+from ray_distill.jsonl import read_document, write_document
 from ray_distill.track import store
 from ray_distill.track.client import quiet_client
 from ray_distill.track.outbox import Entry
@@ -15,10 +17,13 @@ from ray_distill.track.outbox import Entry
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
 RUN = "run.json"
 """In a run's folder: its id at MLflow, and where that is."""
 METRICS_BATCH = 1000  # MLflow refuses more
-REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
+"""MLflow's words for a call that it will never take. Not among them: BAD_REQUEST, which is any 400 of a proxy and a
+damaged database, and RESOURCE_DOES_NOT_EXIST, which is another server's answer while ours is away."""
 
 
 class Sender:
@@ -26,9 +31,14 @@ class Sender:
 
     def __init__(self, uri: str, folder: Path | None, run_id: str | None) -> None:
         self.uri, self._path = uri, folder / RUN if folder else None
-        known = json.loads(self._path.read_text()) if self._path and self._path.is_file() else {}
-        self.run_id: str | None = run_id or known.get("run_id")
+        known = read_document(self._path, "run_id") if self._path else {}
+        self.run_id: str | None = known.get("run_id") or run_id
+        self._remembered = known
+        self.opened = False
+        """Whether MLflow knows the run, as far as this process has asked."""
         self._client: MlflowClient | None = None
+        self._born = int(time.time() * 1000)
+        self._asked: set[str] = set()  # runs whose creation was asked for, with an answer or without
         self._began: int | None = None  # when the run was opened, ms since the epoch
 
     def most(self, entry: Entry) -> int:
@@ -60,12 +70,32 @@ class Sender:
         return None
 
     def _open(self, client: MlflowClient, entry: Entry) -> None:
-        own = entry["opening"]
-        run = store.open_run(client, self.uri, entry["experiment"], **own, run_id=self.run_id, at=entry["at"])
-        self.run_id, self._began = run.info.run_id, run.info.start_time
-        if self._path is not None:
+        """Continue the run, or make it: one, however often its first call fails on the way."""
+        own, sent_as = entry["opening"], entry.get("id", "")
+        run = store.resume(client, self.run_id) if self.run_id else None
+        if run is None:
+            experiment = store.experiment(client, self.uri, entry["experiment"])
+            if entry["at"] < self._born or sent_as in self._asked:
+                run = store.opened_before(client, experiment, sent_as)
+            self._asked.add(sent_as)
+            run = run or store.make_run(client, experiment, own["name"], sent_as, entry["at"])
+            if self.run_id:
+                log.warning("MLflow at %s does not know run %s; a new run is opened.", mask(self.uri), self.run_id)
+        self.run_id, self._began, self.opened = run.info.run_id, run.info.start_time, True
+        self._remember()
+        store.describe(client, run, own["params"])
+        store.set_tags(client, self._run, own["tags"])
+
+    def _remember(self) -> None:
+        known = {"run_id": self.run_id, "uri": mask(self.uri)}
+        if self._path is None or known == self._remembered:
+            return
+        self._remembered = known
+        try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(json.dumps({"run_id": self.run_id, "uri": mask(self.uri)}))
+            write_document(self._path, known)
+        except OSError as error:
+            log.warning("%s cannot be written (%s): a run that goes on from here is another one in MLflow", RUN, error)
 
     def _metrics(self, client: MlflowClient, entries: Sequence[Entry]) -> None:
         from mlflow.entities import Metric
@@ -97,7 +127,14 @@ def is_refused(entry: Entry, error: Exception) -> bool:
     never left out: all else stands on it."""
     if entry["call"] == "open":
         return False
-    return isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in REFUSALS
+    gone = "path" in entry and not Path(entry["path"]).exists()
+    return gone or store.is_final(error, REFUSALS)
+
+
+def is_too_large(error: Exception) -> bool:
+    """Whether a server, or a proxy before it, takes no request of that size (HTTP 413)."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status == 413 or "error code 413" in str(error)
 
 
 def _there(entry: Entry) -> Path:

@@ -5,81 +5,108 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_distill.config.secrets import mask
-from ray_distill.track.client import artifact_root, key
+from ray_distill.track.client import artifact_root, keys, model_name, one_line, text
 from ray_distill.track.names import source_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Param, Run
 
 log = logging.getLogger(__name__)
 SENT_AS = "sent_as"
 PARAM_LENGTH, TAG_LENGTH, BATCH = 6000, 5000, 100  # MLflow refuses more
 
 
-def open_run(
-    client: MlflowClient,
-    uri: str,
-    experiment: str,
-    name: str,
-    params: Mapping[str, Any],
-    tags: Mapping[str, str],
-    run_id: str | None,
-    at: int,
-) -> Run:
-    """Continue ``run_id`` where the server knows it, else make a run that began ``at`` (ms); with parameters, tags and
-    its source."""
-    experiment_id = _experiment(client, uri, experiment)
-    run = _resume(client, uri, run_id) if run_id else None
-    known = run.data.params if run else {}
-    run = run or client.create_run(experiment_id, start_time=at, tags=_cut(source_tags()), run_name=name)
-    _describe(client, run.info.run_id, known, params)
-    set_tags(client, run.info.run_id, tags)
-    return run
-
-
-def _experiment(client: MlflowClient, uri: str, name: str) -> str:
+def experiment(client: MlflowClient, uri: str, name: str) -> str:
     """The id of the experiment ``name``, which is made where there is none."""
     if found := client.get_experiment_by_name(name):
-        return str(found.experiment_id)
+        return _id(found.experiment_id)
     try:
-        return client.create_experiment(name, artifact_location=artifact_root(uri))
+        return _id(client.create_experiment(name, artifact_location=artifact_root(uri)))
     except Exception:  # another trial was faster, which the look-up tells from a real failure
         if found := client.get_experiment_by_name(name):
-            return str(found.experiment_id)
+            return _id(found.experiment_id)
         raise
 
 
-def _resume(client: MlflowClient, uri: str, run_id: str) -> Run | None:
-    """The run, running again; None where this server does not know it."""
+def make_run(client: MlflowClient, experiment_id: str, name: str, sent_as: str, at: int) -> Run:
+    """A run that began ``at`` (ms), with its source."""
+    tags = _cut(source_tags()) | {SENT_AS: sent_as}
+    run = client.create_run(experiment_id, start_time=at, tags=tags, run_name=name)
+    _id(run.info.run_id)
+    return run
+
+
+def opened_before(client: MlflowClient, experiment_id: str, sent_as: str) -> Run | None:
+    """The run that an earlier call of ``make_run`` has made, whose answer was lost."""
+    return next(iter(client.search_runs([experiment_id], f"tags.{SENT_AS} = '{sent_as}'", max_results=1)), None)
+
+
+def resume(client: MlflowClient, run_id: str) -> Run | None:
+    """The run, running again; None where this server does not know it or its users have deleted it."""
     from mlflow.exceptions import MlflowException
 
     try:
         run = client.get_run(run_id)
-        client.update_run(run_id, status="RUNNING")
-        return run
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if not is_final(error, ("RESOURCE_DOES_NOT_EXIST",)):
             raise
-        log.warning("MLflow at %s does not know run %s; a new run is opened.", mask(uri), run_id)
         return None
+    _id(run.info.run_id)
+    if run.info.lifecycle_stage == "deleted":
+        return None
+    client.update_run(run_id, status="RUNNING")
+    return run
 
 
-def _describe(client: MlflowClient, run_id: str, known: Mapping[str, str], params: Mapping[str, Any]) -> None:
+def is_final(error: Exception, codes: Collection[str]) -> bool:
+    """Whether it is MLflow itself that has answered with one of ``codes``, and no proxy in front of it."""
+    from mlflow.exceptions import MlflowException, RestException
+
+    if isinstance(error, RestException):  # of a JSON body, which others send, too: with numbers, or without a code
+        return error.json.get("error_code") in codes
+    # Of a body that is no JSON this client makes BAD_REQUEST, ENDPOINT_NOT_FOUND or INTERNAL_ERROR out of the status.
+    return isinstance(error, MlflowException) and error.error_code in codes
+
+
+def _id(text: object) -> str:
+    """ConnectionError where a server gives no id: its answer is not MLflow's."""
+    if not isinstance(text, str) or not text:
+        raise ConnectionError("the answer is not MLflow's: it has no id")
+    return text
+
+
+def describe(client: MlflowClient, run: Run, params: Mapping[str, Any]) -> None:
+    """Log what is new of ``params``; what MLflow refuses of them is named and left out."""
     from mlflow.entities import Param
 
-    wanted = {key(name): mask(str(value))[:PARAM_LENGTH] for name, value in params.items()}
+    known, run_id = run.data.params, run.info.run_id
+    wanted = dict(zip(keys(params), (text(value, PARAM_LENGTH) for value in params.values()), strict=True))
     changed = sorted(name for name, value in wanted.items() if known.get(name, value) != value)
     if changed:
         log.warning("MLflow keeps the first values of the run's changed parameters: %s", ", ".join(changed))
     new = [Param(name, value) for name, value in wanted.items() if name not in known]
     for start in range(0, len(new), BATCH):
-        client.log_batch(run_id, params=new[start : start + BATCH])
+        _log_params(client, run_id, new[start : start + BATCH])
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Sequence[Param]) -> None:
+    """A batch, or its halves where MLflow refuses it."""
+    try:
+        client.log_batch(run_id, params=params)
+    except Exception as error:
+        if not is_final(error, ("INVALID_PARAMETER_VALUE",)):
+            raise
+        if len(params) == 1:
+            log.warning("MLflow does not take the parameter %s (%s); it is left out", params[0].key, one_line(error))
+            return
+        middle = len(params) // 2
+        _log_params(client, run_id, params[:middle])
+        _log_params(client, run_id, params[middle:])
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
@@ -89,7 +116,7 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 
 
 def _cut(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key(name): mask(str(value))[:TAG_LENGTH] for name, value in tags.items()}
+    return dict(zip(keys(tags), (text(value, TAG_LENGTH) for value in tags.values()), strict=True))
 
 
 def upload(client: MlflowClient, run_id: str, path: Path, folder: str) -> None:
@@ -123,6 +150,7 @@ def register(client: MlflowClient, run_id: str, folder: Path, name: str, alias: 
     """Upload ``folder`` as the artifact ``student`` and register it, unless ``sent_as`` was already; the version."""
     from mlflow.exceptions import MlflowException
 
+    name = model_name(name)
     upload(client, run_id, folder, "student")
     try:
         client.create_registered_model(name)

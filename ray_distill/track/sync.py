@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ray_distill.config import ConfigError
 from ray_distill.config.secrets import HIDDEN
+from ray_distill.jsonl import read_document
 from ray_distill.track.client import close_run
 from ray_distill.track.outbox import Outbox
 from ray_distill.track.sender import RUN
@@ -20,16 +20,17 @@ def sync(folder: Path, uri: str | None = None) -> tuple[int, int]:
     where none is known. Nothing is sent twice.
     """
     waiting = Outbox(folder)
-    known = [entry["uri"] for entry in waiting.ahead(len(waiting)) if entry["call"] == "open"]
-    if (folder / RUN).is_file():
-        known.append(json.loads((folder / RUN).read_text()).get("uri", ""))
+    opening = [entry["uri"] for entry in waiting.of("open")]
+    known = [*opening, *([read_document(folder / RUN, "run_id").get("uri", "")] if (folder / RUN).is_file() else [])]
     if not len(waiting) and not known:
         raise ConfigError(f"{folder}: no run was tracked here; name the folder of one, such as output/quickstart")
     uri = uri or next(filter(None, known), "")
     if not uri or HIDDEN in uri:
         raise ConfigError(f"{folder}: its tracking URI ({uri or 'unknown'}) is not kept whole; add track.uri=...")
     tracker, before = Tracker(uri, folder=folder), len(waiting)
-    tracker.send(at_once=True)
+    if before and not tracker.run_id and not opening:
+        raise ConfigError(f"{folder}: its {RUN} is lost; the run that goes on from here (the same command) sends all")
+    tracker.send()
     left = tracker.left
     if not left and tracker.run_id:
         close_run(uri, tracker.run_id, "KILLED")

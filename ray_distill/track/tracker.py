@@ -10,23 +10,25 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as WaitTimeout
 from pathlib import Path
 from typing import Any
 
 from ray_distill.config.secrets import mask, masked
 from ray_distill.config.sections import absolute_uri
 from ray_distill.track.client import Status, key, one_line
+from ray_distill.track.courier import Courier
 from ray_distill.track.outbox import Entry, Outbox
-from ray_distill.track.sender import Sender, is_refused
+from ray_distill.track.sender import METRICS_BATCH, Sender, is_refused, is_too_large
 
 log = logging.getLogger(__name__)
 
 COOL_DOWN_S = 30.0  # after a failure the server is left alone for this long
 START_WAIT_S = 30.0  # the driver waits this long for a run id, then goes on; the run may still open later
-UPLOAD_WAIT_S = 600.0
+UPLOAD_WAIT_S = 60.0  # for one file at the end of a run
+UPLOADS_WAIT_S = 90.0  # for all of them
 END_WAIT_S = 20.0
+FILES = ("artifact", "picture", "register", "dataset")
+"""Calls of which one may fail alone, by its size or its store: the others go on without it."""
 
 
 class Tracker:
@@ -36,18 +38,22 @@ class Tracker:
     outage leaves there is sent when the server is back, by the run that goes on, or by ``ray-distill track sync``.
     No method raises or delays a step for the server's sake: the first failure is warned about, and the server is then
     tried again at most every ``COOL_DOWN_S``. Without a URI every method does nothing. ``artifact`` and ``register``
-    wait for their upload, at most ``UPLOAD_WAIT_S``, the others return at once.
+    wait for their own upload, at most ``UPLOAD_WAIT_S`` each and ``UPLOADS_WAIT_S`` together, the others return at
+    once.
     """
 
     def __init__(self, uri: str | None, run_id: str | None = None, folder: Path | None = None) -> None:
         self.uri, self.folder = absolute_uri(uri or ""), folder
-        self._sender = Sender(self.uri, folder, run_id)
+        self._sender = Sender(self.uri, folder if self.uri else None, run_id)
         self._outbox = Outbox(folder if self.uri else None)
         self._results: dict[str, Any] = {}
+        self._awaited: set[str] = set()
         self._ended = not self.uri
-        self._warned = False
+        self._warned, self._warnings = False, set[str]()
+        self._patience = UPLOADS_WAIT_S
         self._retry_at = 0.0
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tracker")  # starts no thread until used
+        self._most: int | None = None  # entries of one call, after a server took no more
+        self._courier = Courier(self.send)
 
     @property
     def left(self) -> int:
@@ -70,7 +76,7 @@ class Tracker:
         parent_run_id: str | None = None,
         folder: Path | None = None,
     ) -> Tracker:
-        """Open a run, below ``parent_run_id`` where one is given, or continue ``run_id`` or the one of ``folder``.
+        """Open a run, below ``parent_run_id`` where one is given, or continue the one of ``folder``, else ``run_id``.
 
         ``params`` is flat; values beyond MLflow's 6000 characters are cut. ``run_id`` of the result is None while the
         server has not answered.
@@ -79,9 +85,23 @@ class Tracker:
         parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
         texts = {name: mask(str(value)) for name, value in params.items()}
         own = {"name": run_name, "params": texts, "tags": {**tags, **parent}}
-        # What is left of a session before stays in front: the run that it opened is the one that goes on.
-        tracker._post("open", wait_s=START_WAIT_S, uri=mask(tracker.uri), experiment=experiment, opening=own)
+        tracker._open(experiment, own)
         return tracker
+
+    def _open(self, experiment: str, opening: Mapping[str, Any]) -> None:
+        """Open the run, or ask for it; known within ``START_WAIT_S`` unless the server is slower."""
+        if self._ended:
+            return
+        left = self._outbox.first()
+        # The run that a session before has asked for is the one that goes on. Whatever else it left waits until a run
+        # is known to be there, but for its end.
+        first = left is not None and left["call"] != "open"
+        if first:
+            self._outbox.forget("end")
+        entry = self._entry("open", uri=mask(self.uri), experiment=experiment, opening=opening)
+        self._outbox.add(entry, first=first)
+        if not self._courier.wait(self._courier.nudge(), START_WAIT_S, lambda: self._sender.opened):
+            self._warn(f"no answer within {START_WAIT_S:.0f} s")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log ``values`` at ``step``."""
@@ -110,9 +130,12 @@ class Tracker:
         """Log an image file; those of equal names are one series over steps."""
         self._post("picture", path=str(path), step=step)
 
-    def artifact(self, path: Path, folder: str = "") -> None:
-        """Upload a file, or a directory's content, under ``folder`` of the run's artifacts."""
-        self._post("artifact", wait_s=UPLOAD_WAIT_S, path=str(path), folder=folder)
+    def artifact(self, path: Path, folder: str = "", wait: bool = True) -> None:
+        """Upload a file, or a directory's content, under ``folder`` of the run's artifacts.
+
+        Without ``wait`` it has to stay where it is: an outage sends it later.
+        """
+        self._post("artifact", wait=wait, path=str(path), folder=folder)
 
     def register(self, folder: Path, name: str, alias: str | None = None) -> str | None:
         """Upload ``folder`` as the run's artifact ``student`` and register it: the version, or None where that failed.
@@ -120,7 +143,7 @@ class Tracker:
         The version's source is the artifact folder itself, found again by ``models:/name/version`` or
         ``models:/name@alias``; nothing is pickled.
         """
-        version: str | None = self._post("register", wait_s=UPLOAD_WAIT_S, path=str(folder), name=name, alias=alias)
+        version: str | None = self._post("register", wait=True, path=str(folder), name=name, alias=alias)
         return version
 
     def end(self, status: Status) -> None:
@@ -128,67 +151,83 @@ class Tracker:
         if self._ended:
             return
         self._outbox.add(self._entry("end", status=status))
-        self._ended = True
-        closing = self._pool.submit(self.send, at_once=True)
-        self._pool.shutdown(wait=False)
-        self._await(closing, END_WAIT_S)
+        self._ended, self._retry_at = True, 0.0
+        self._courier.wait(self._courier.nudge(), END_WAIT_S, lambda: not self.left)
+        self._courier.close()
         if self.left and self.folder:
             log.warning(
                 "MLflow misses a part of this run, which is kept. When it is back: ray-distill track sync %s",
                 self.folder,
             )
 
-    # What follows runs in the tracker's thread, so that its state needs no lock.
-
-    def send(self, at_once: bool = False) -> bool:
-        """Send what is kept, in order; whether nothing is left. ``at_once``: however recent the last failure."""
-        if time.monotonic() < self._retry_at and not at_once:
+    def send(self) -> bool:
+        """Send what is kept, in order; whether nothing is left. In the courier's thread: its state needs no lock."""
+        if self._courier.now() < self._retry_at:
             return False
-        while (entry := self._outbox.first()) is not None:
-            entries = self._outbox.ahead(self._sender.most(entry))
+        postponed: list[str] = []
+        failures = 0
+        while (entry := self._outbox.first()) is not None and entry.get("id") not in postponed:
+            entries = self._outbox.ahead(min(self._most or METRICS_BATCH, self._sender.most(entry)))
             try:
-                if (result := self._sender.send(entries)) is not None:
-                    self._results[entry["id"]] = result
+                self._results[entry.get("id", "")] = self._sender.send(entries)
+                failures = 0
             except Exception as error:  # whatever a tracker or its network raises, the run is worth more
-                if not is_refused(entry, error):
-                    self._retry_at = time.monotonic() + COOL_DOWN_S
-                    self._warn(one_line(error))
-                    return False
-                log.warning("MLflow does not take %s of this run (%s); it is left out", entry["call"], one_line(error))
+                cause, large = one_line(error), is_too_large(error)
+                if is_refused(entry, error):
+                    self._say(f"MLflow does not take {entry['call']} of this run ({cause}); it is left out")
+                elif large and len(entries) > 1:
+                    self._most = len(entries) // 2
+                    continue
+                else:
+                    self._warn(cause)
+                    alone = entry["call"] in FILES or (large and entry["call"] != "open")
+                    failures += not large
+                    if alone:
+                        postponed.append(entry["id"])
+                        self._outbox.postpone()
+                        self._awaited.discard(entry["id"])
+                    if alone and failures < 2:
+                        continue
+                    break
             self._outbox.sent(len(entries))
-        return True
+            self._awaited.discard(entry.get("id", ""))
+        if self.left:
+            self._retry_at = self._courier.now() + COOL_DOWN_S
+        return not self.left
 
     def _entry(self, call: str, **values: Any) -> Entry:
         return {"call": call, "id": uuid.uuid4().hex, "at": int(time.time() * 1000), **values}
 
-    def _post(self, call: str, dispensable: bool = False, wait_s: float | None = None, **values: Any) -> Any:
-        """Keep a call and have it sent; with ``wait_s`` its result, or None where it was not sent by then."""
+    def _post(self, call: str, dispensable: bool = False, wait: bool = False, **values: Any) -> Any:
+        """Keep a call and have it sent; with ``wait`` its result, or None where it was not sent by then."""
         if self._ended:
             return None
         entry = self._entry(call, **values)
+        if wait:
+            self._awaited.add(entry["id"])
         self._outbox.add(entry, dispensable)
-        sending = self._pool.submit(self.send)
-        if wait_s is None:
+        nudge = self._courier.nudge()
+        if not wait:
             return None
-        self._await(sending, wait_s)
+        began, seconds = self._courier.now(), min(UPLOAD_WAIT_S, self._patience)
+        if not self._courier.wait(nudge, seconds, lambda: entry["id"] not in self._awaited):
+            self._warn(f"no answer within {seconds:.0f} s")
+        self._patience -= self._courier.now() - began
         return self._results.pop(entry["id"], None)
-
-    def _await(self, future: Future[bool], wait_s: float) -> None:
-        try:
-            future.result(timeout=wait_s)
-        except WaitTimeout:
-            self._warn(f"no answer within {wait_s:.0f} s")
 
     def _warn(self, cause: str) -> None:
         if not self._warned:
             self._warned = True
-            log.warning(
-                "MLflow at %s failed (%s). The run goes on, what MLflow misses is kept, and it is tried again every "
-                "%.0f s without further warnings; check the tracking URI and its server.",
-                mask(self.uri),
-                cause,
-                COOL_DOWN_S,
+            self._say(
+                f"MLflow at {mask(self.uri)} failed ({cause}). The run goes on, what MLflow misses is kept, and it is "
+                f"tried again every {COOL_DOWN_S:.0f} s without further warnings; check the URI and its server."
             )
+
+    def _say(self, warning: str) -> None:
+        """Once."""
+        if warning not in self._warnings:
+            self._warnings.add(warning)
+            log.warning("%s", warning)
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float]:

@@ -15,12 +15,14 @@ from ray_distill.types import Role
 
 
 class AverageRole:
-    """``source``: the trainable parameters, by plain name, of the role that is averaged. ``module``: a frozen network
-    of the same architecture, dtype and sharding, whose weights follow."""
+    """``source``: the trainable parameters, by plain name, of the role ``of`` that is averaged. ``module``: a frozen
+    network of the same architecture, dtype and sharding, whose weights follow."""
 
-    def __init__(self, role: Role, source: Sequence[tuple[str, nn.Parameter]], module: nn.Module, decay: float) -> None:
+    def __init__(
+        self, role: Role, of: Role, source: Sequence[tuple[str, nn.Parameter]], module: nn.Module, decay: float
+    ) -> None:
         own = {plain(name): parameter for name, parameter in module.named_parameters()}
-        self.role, self.parameters = role, [own[name] for name, _ in source]
+        self.of, self.role, self.parameters = of, role, [own[name] for name, _ in source]
         self._pairs = [(name, parameter, own[name]) for name, parameter in source]
         self._ema = ShardedEMA(zero.local_shards(source), decay)
 
@@ -34,8 +36,15 @@ class AverageRole:
             yield self.role, f"weights/{name}", zero.whole(parameter, self._ema.average.get(name))
 
     def load(self, checkpoint: Checkpoint) -> None:
+        self._set(checkpoint, self.role)
+
+    def begin(self, checkpoint: Checkpoint) -> None:
+        """Start with the weights of the role that is averaged, ``of``."""
+        self._set(checkpoint, self.of)
+
+    def _set(self, checkpoint: Checkpoint, role: Role) -> None:
         for name, parameter, _ in self._pairs:
-            zero.set_shard(parameter, self._ema.average.get(name), checkpoint.tensor(self.role, "weights", name))
+            zero.set_shard(parameter, self._ema.average.get(name), checkpoint.tensor(role, "weights", name))
         self._follow()
 
     @torch.no_grad()

@@ -77,6 +77,12 @@ def bases(config: RunConfig) -> dict[Role, str]:
     return {role: weights_hash(config.source(role)) for role in config.held_roles if config.role(role).lora}
 
 
+def frozen_sources(config: RunConfig) -> dict[Role, str]:
+    """Hashes of the weights of roles that are never trained: what a run has learned from."""
+    frozen = (role for role, need in config.method.roles.items() if need == "frozen")
+    return {role: weights_hash(config.source(role)) for role in frozen if config.role(role).init != "random"}
+
+
 def loaded(config: RunConfig, held: RoleConfig, role: Role) -> nn.Module:
     source, dtype = config.source(role), zero.DTYPES[held.dtype]
     if held.init == "random":

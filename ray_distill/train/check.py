@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from pydantic import ValidationError
-
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
@@ -17,12 +12,14 @@ from ray_distill.export.hub import check_token
 from ray_distill.models.hashing import ends_hash, weights_hash
 from ray_distill.track.webhook import read_hook
 from ray_distill.train import schedule
+from ray_distill.train.begin import check_init
 from ray_distill.train.checks.clips import check_data, check_size
 from ray_distill.train.checks.evaluation import check_evaluation
 from ray_distill.train.checks.folders import check_folders
 from ray_distill.train.checks.networks import check_ends, check_networks, check_pulls, check_updates
 from ray_distill.train.checks.pipeline import check_export, check_parts
 from ray_distill.train.job import resumed_from
+from ray_distill.train.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults
 
 
 def check(config: RunConfig) -> None:
@@ -38,7 +35,9 @@ def _check(config: RunConfig) -> None:
     check_networks(config)
     check_ends(config, check_parts(config))
     check_track(config)
-    check_data(config)
+    cache = kept_cache(config)
+    if cache is None or not_measured(config, cache):
+        check_data(config)
     check_size(config)
     check_evaluation(config)
     check_export(config)
@@ -54,6 +53,9 @@ def _check(config: RunConfig) -> None:
         )
     if last is not None:
         check_resumable(config, last)
+        check_teacher(config, last)
+    else:
+        check_init(config)
     check_pulls(config)
 
 
@@ -83,7 +85,7 @@ def warnings(config: RunConfig) -> list[str]:
 
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     """A run is resumed only as what it was; ConfigError names each key that differs and matters."""
-    then, now = flatten(_with_defaults(last.state["config"])), flatten(config.dump())
+    then, now = flatten(with_defaults(last.state["config"])), flatten(config.dump())
     fixed = (
         "seed",
         "method.",
@@ -100,7 +102,7 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     changed = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k) and k.startswith(fixed)]
     if changed:
         differences = ", ".join(f"{key} was {then.get(key)} and is {now.get(key)}" for key in changed)
-        raise ConfigError(f"{last.folder} is another run's: {differences}. Choose another name, or give these back")
+        raise ConfigError(f"{last.folder} is another run's: {differences}. Choose {new_run(last)}, or give these back")
     for role, then_hash in last.state.get("bases", {}).items():
         source = config.source(role)
         if config.role(role).lora and then_hash not in (weights_hash(source), ends_hash(source)):
@@ -110,9 +112,3 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
             )
 
 
-def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored configuration with the keys that came later, so that a checkpoint outlives them."""
-    try:
-        return RunConfig.model_validate(stored).dump()
-    except ValidationError:
-        return stored

@@ -48,6 +48,7 @@ class Engines(Protocol):
     def state(self) -> dict[str, Any]: ...
     def skipping(self) -> dict[Role, int]: ...
     def load(self, checkpoint: Checkpoint) -> None: ...
+    def begin(self, checkpoint: Checkpoint) -> None: ...
     def frozen_hash(self) -> str: ...
 
 
@@ -133,7 +134,9 @@ class SeparateEngines:
                 held.ema = ShardedEMA(zero.local_shards(held.trainable), held.config.ema_decay)
         for role, average in averages.items():
             source = self._held[average.of]
-            source.averages.append(AverageRole(role, source.trainable, self._held[role].module, average.decay))
+            source.averages.append(
+                AverageRole(role, average.of, source.trainable, self._held[role].module, average.decay)
+            )
         self.networks: Networks = {
             role: FeatureDiscriminator(_Network(held), DTYPES[held.config.dtype], heads[role])  # type: ignore[misc]
             if role in heads
@@ -240,6 +243,7 @@ class SeparateEngines:
             counters = checkpoint.state["roles"][role]
             held.updates, held.skipped = counters["updates"], counters["skipped"]
             held.skipped_in_a_row = checkpoint.state.get(SKIPPING, {}).get(role, 0)
+            averaged = set(checkpoint.names(role, "ema"))
             if held.updates:
                 zero.make_moments(held.engine, held.updates)
             for name, parameter in held.trainable:
@@ -250,10 +254,26 @@ class SeparateEngines:
                     for moment in zero.MOMENTS:
                         value = checkpoint.tensor(role, moment, name).to(parameter.device)
                         zero.set_master(parameter, value, moment)
-                if held.ema is not None:
-                    zero.set_shard(parameter, held.ema.average.get(name), checkpoint.tensor(role, "ema", name))
+                if held.ema is not None:  # of a run that had no average, one from now on
+                    value = checkpoint.tensor(role, "ema", name) if name in averaged else weights
+                    zero.set_shard(parameter, held.ema.average.get(name), value)
             for average in held.averages:
                 average.load(checkpoint)
+
+    @torch.no_grad()
+    def begin(self, checkpoint: Checkpoint) -> None:
+        """Start anew with the weights of the trained roles that ``checkpoint`` holds; averages begin with them."""
+        for role, held in self._trained.items():
+            if role not in checkpoint.state["roles"]:
+                continue
+            for name, parameter in held.trainable:
+                weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
+                zero.set_master(parameter, weights)
+                zero.set_compute_weights(parameter, weights)
+                if held.ema is not None:
+                    zero.set_shard(parameter, held.ema.average.get(name), weights)
+            for average in held.averages:
+                average.begin(checkpoint)
 
     def frozen_hash(self) -> str:
         """sha256 over all ranks' shards of what is frozen, roles and bases of adapters: equal at the start and the end

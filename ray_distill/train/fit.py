@@ -20,13 +20,15 @@ from ray_distill.data.cache import Cache
 from ray_distill.data.filling import Filling
 from ray_distill.data.made import Models
 from ray_distill.data.stream import Stream, ordered
+from ray_distill.jsonl import Series, read_rows
 from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
+from ray_distill.train.begin import check_init
 from ray_distill.train.board import start_board
 from ray_distill.train.job import ROLLBACKS, Job, Split, resumed_from, train_worker
 from ray_distill.train.progress import Progress, Row
-from ray_distill.train.rows import Series, stored
+from ray_distill.train.resume import averages, new_run
 from ray_distill.train.stop import Signals, Stopped
 
 ROWS = "metrics.jsonl"
@@ -50,13 +52,22 @@ def train(
     if last is not None and last.state["data"] != cache.folder.name:
         raise ConfigError(
             f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
-            "give those back, or choose another name"
+            f"choose {new_run(last)}, or give that data back"
         )
+    if last is not None and last.step >= config.train.steps:
+        # What is exported is read whole first; a damaged one is passed over, and trained again.
+        last = resumed_from(config.run_dir, str(config.train.resume_from), thorough=True, tell=say)
     if last is not None and last.step >= config.train.steps:
         say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
         return last, 0
     if last is not None:
         say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
+        for line in averages(config, last):
+            say(f"   {line}")
+    elif config.train.init_from is not None:
+        check_init(config, lambda line: say(f"   {line}"))
+        checkpoint.Checkpoint(config.train.init_from).verify()
+        say(f"   {config.name} begins with the weights of {config.train.init_from}")
     board = start_board(config.train.hang_timeout_s, last.state.get(ROLLBACKS, 0) if last else 0)
     stream = stream_of(config, cache)
     if stream.left_out:
@@ -86,7 +97,7 @@ def train(
         signals.request_stop = None
         if filling is not None:
             filling.stop()
-    last = checkpoint.latest(config.run_dir)
+    last = checkpoint.latest(config.run_dir, thorough=signals.signum is None)
     if signals.signum is not None:
         raise Stopped(signals.signum, last.step if last else 0)
     if last is None or last.step < config.train.steps:
@@ -198,7 +209,7 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
 
 def rows_of(run_dir: Path) -> list[Row]:
     """The rows of a run so far, by step."""
-    return list(stored(run_dir / ROWS))
+    return [*read_rows(run_dir / ROWS, "step")]
 
 
 def logged_to(run_dir: Path) -> int:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from ray_distill.config import RunConfig
 
-ROLLBACKS = "rollbacks"
-"""Key of a checkpoint's state."""
+ROLLBACKS, SOURCES = "rollbacks", "sources"
+"""Keys of a checkpoint's state: how often the run went back, and the hashes of its frozen roles' weights."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from ray_distill import __version__
+from ray_distill import __version__, checkpoint
 from ray_distill.checkpoint.retention import prune
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
@@ -34,7 +34,8 @@ from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
 from ray_distill.train.nodes import ray_job, watch_nodes
 from ray_distill.train.publish import export_student, known, publish, trained
-from ray_distill.train.stop import Signals, Stopped, watch_signals
+from ray_distill.train.resume import changes, kept_cache
+from ray_distill.train.stop import Signals, Stopped, own_session, watch_signals
 from ray_distill.train.validations import Row, Validations
 
 
@@ -75,13 +76,14 @@ def cluster(log_to_driver: bool = True, dashboard: bool = False) -> Iterator[Non
     # Without an address ray.init would attach to whatever Ray runs on this host.
     address = os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": dashboard} if address == "local" else {}
-    ray.init(
-        address=address,
-        logging_level=logging.ERROR,
-        logging_config=ray.LoggingConfig(log_level="ERROR"),
-        log_to_driver=log_to_driver,
-        **local,
-    )
+    with own_session():
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+            log_to_driver=log_to_driver,
+            **local,
+        )
     try:
         yield
     finally:
@@ -156,7 +158,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
             say(f"   {found}")
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
-        cache = make_cache(config)
+        cache = cache_of(config)
         check_cache(config, cache)
         say(f"   {told(cache.card)}")
         encode_prompts(config)
@@ -213,16 +215,25 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
         "version": __version__,
     }
     params = {key: value for key, value in flatten(config.dump()).items() if value is not None}
-    track = config.track
-    return Tracker.start(
-        track.uri, track.experiment, config.name, params, tags, parent_run_id=parent_run_id, folder=config.run_dir
-    )
+    track, last = config.track, checkpoint.latest(config.run_dir)
+    run_id = last.state.get("run_id") if last else None  # where the run's folder has lost it
+    return Tracker.start(track.uri, track.experiment, config.name, params, tags, run_id, parent_run_id, config.run_dir)
 
 
 def make_cache(config: RunConfig) -> Cache:
     """The cache of the run's data, made unless it is there."""
     model = config.model
     return prepare(config.data, Models(model.family, model.path, model.max_sequence_length, model.int8_text), say)
+
+
+def cache_of(config: RunConfig) -> Cache:
+    """The cache that a run goes on with, whatever became of its sources; else the one of its data as it is now."""
+    cache = kept_cache(config)
+    if cache is None:
+        return make_cache(config)
+    for line in changes(config, cache):
+        say(f"   warning: {line}")
+    return cache
 
 
 def prepare_alone(config: RunConfig) -> Cache:
@@ -239,4 +250,4 @@ def prepare_alone(config: RunConfig) -> Cache:
 def log_data(config: RunConfig, cache: Cache, tracker: Tracker) -> None:
     tracker.dataset(config.data.title, config.data.parts[0].place, cache.folder.name, cache.card)
     if (cache.folder / SHEET).is_file():
-        tracker.artifact(cache.folder / SHEET, "data")
+        tracker.artifact(cache.folder / SHEET, "data", wait=False)

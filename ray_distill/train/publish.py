@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ray_distill.data.cache import Cache
 from ray_distill.evaluate.compare import COMPARED
 from ray_distill.evaluate.report import loss_plot, table, write_report
 from ray_distill.export.student import export
+from ray_distill.jsonl import read_document
 from ray_distill.track.names import summary
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.fit import rows_of, say
@@ -24,8 +24,7 @@ REPORT = "report.json"
 
 def known(run_dir: Path) -> dict[str, Any]:
     """The run's report so far."""
-    path = run_dir / REPORT
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_document(run_dir / REPORT)
 
 
 def trained(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.retention import SKIPPING
 from ray_distill.checkpoint.writer import AHEAD, SaveFailed, Writing
-from ray_distill.train.build import bases
+from ray_distill.train.build import bases, frozen_sources
 from ray_distill.train.engines import Engines
-from ray_distill.train.job import ROLLBACKS, Job
+from ray_distill.train.job import ROLLBACKS, SOURCES, Job
 from ray_distill.train.step import At, unseen
 from ray_distill.types import Placement
 
@@ -23,6 +23,8 @@ class Saver:
     def __init__(self, job: Job, placement: Placement, engines: Engines, rollbacks: int = 0, at: At = unseen) -> None:
         self.job, self.placement, self.engines, self.rollbacks, self.at = job, placement, engines, rollbacks, at
         self._bases = bases(job.config)
+        # Rank 0 alone writes the state: a teacher's files are read once.
+        self._sources = frozen_sources(job.config) if placement.data_rank == 0 else {}
         self._writing: Writing | None = None
         self._step = -1
 
@@ -90,6 +92,7 @@ class Saver:
             "data": self.job.stream.cache.folder.name,
             "world": self.placement.data_size,
             "bases": self._bases,
+            SOURCES: self._sources,
             ROLLBACKS: self.rollbacks,
             SKIPPING: self.engines.skipping(),
         }

@@ -8,7 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from ray._private import services
 
 
 class Stopped(Exception):
@@ -50,3 +53,18 @@ def watch_signals() -> Iterator[Signals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def own_session() -> Iterator[None]:
+    """Let the processes of a Ray that is started inside be of a session, and so of a process group, of their own.
+
+    ``timeout`` and shells send SIGTERM to the driver's whole group: a Ray in it would end before the driver's last
+    save. ``ray.init`` has no option for it. Ray still ends with its driver, whose death its processes watch.
+    """
+    start: Any = services.ConsolePopen
+    services.ConsolePopen = partial(start, start_new_session=True)  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start  # type: ignore[misc]

@@ -17,10 +17,10 @@ from ray_distill.data.cache import Cache
 from ray_distill.evaluate.compare import summary
 from ray_distill.evaluate.generate import Generator, NotFinite, write_videos
 from ray_distill.evaluate.made import Candidate
+from ray_distill.jsonl import Series, read_rows
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.fit import say
-from ray_distill.train.rows import Series, stored
 from ray_distill.types import STUDENT
 
 Row = Mapping[str, Any]
@@ -138,4 +138,4 @@ class Validations:
 
 def read(run_dir: Path) -> list[Row]:
     """The validations of a run so far."""
-    return list(stored(run_dir / FILE))
+    return [*read_rows(run_dir / FILE, "step")]

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.data.batches import micro_batches
 from ray_distill.rng import StatelessRng
@@ -48,6 +49,8 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     last = job.resume_point()
     if last is not None:
         engines.load(last)
+    elif config.train.init_from is not None:
+        engines.begin(Checkpoint(config.train.init_from))
     rollbacks = _rolled_back(job, engines)
     stream = replace(job.stream, start=last.step if last else 0)
     teacher = engines.frozen_hash()

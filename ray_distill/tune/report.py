@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import yaml
 
 from ray_distill.config import RunConfig
 from ray_distill.evaluate.report import INK, PAPER, QUIET, RULE
+from ray_distill.jsonl import write_document
 from ray_distill.tune.space import Range
 
 Ending = Literal["done", "pruned", "failed"]
@@ -136,7 +136,7 @@ def _places(values: Sequence[Any], range_: Range) -> tuple[list[float], list[tup
 
 def write_trials(path: Path, trials: Sequence[Trial]) -> None:
     """Every trial with all its validations, best first."""
-    path.write_text(json.dumps([asdict(trial) for trial in trials], indent=2) + "\n")
+    write_document(path, [asdict(trial) for trial in trials])
 
 
 def write_best(path: Path, config: RunConfig, trial: Trial) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.config.secrets import masked
 from ray_distill.evaluate.generate import Generator
+from ray_distill.jsonl import read_document, write_document
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
@@ -88,7 +88,9 @@ def trials_of(settings: Sweep, steps: int) -> list[Trial]:
     """What became of each trial, best first, by what lies in its folder."""
     found = []
     for path in sorted((settings.home / "runs").glob(f"*/{FILE}")):
-        told, rows = json.loads(path.read_text()), read(path.parent)
+        if not (told := read_document(path, "point", "error")):
+            continue  # torn, and named: Tune starts that trial again where it had not ended
+        rows = read(path.parent)
         done = bool(rows) and rows[-1]["step"] >= steps
         status: Ending = "failed" if told["error"] else "done" if done else "pruned"
         found.append(Trial(path.parent.name, told["point"], rows, status, told["error"]))
@@ -99,16 +101,18 @@ def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
     """The sweep's own MLflow run, and ``sweep.json``; ConfigError where another sweep has this name."""
     path = settings.home / SWEEP
     now = {"sweep": masked(settings.model_dump(mode="json")), "base": base.dump()}
-    then: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else now | {"run_id": None}
+    then: dict[str, Any] = read_document(path, *now, "run_id") or now | {"run_id": None}
     old, new = (flatten({key: tree[key] for key in now}) for tree in (then, now))
     if changed := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         differences = ", ".join(f"{key} was {old.get(key)} and is {new.get(key)}" for key in changed)
         raise ConfigError(f"{settings.home} is another sweep's: {differences}. Choose another name, or give these back")
     tags = {"kind": "sweep", "method": base.method.name, "version": __version__}
     params = flatten(masked(settings.model_dump(mode="json", exclude_none=True)))
-    tracker = Tracker.start(base.track.uri, base.track.experiment, settings.name, params, tags, then["run_id"])
+    tracker = Tracker.start(
+        base.track.uri, base.track.experiment, settings.name, params, tags, then["run_id"], folder=settings.home
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now | {"run_id": tracker.run_id}, indent=2))
+    write_document(path, now | {"run_id": tracker.run_id})
     return tracker
 
 
@@ -198,5 +202,5 @@ def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Trac
 def _close(settings: Sweep, base: RunConfig) -> None:
     """A trial that was stopped or killed could not end its MLflow run itself."""
     for path in sorted((settings.home / "runs").glob(f"*/{RUN}")):
-        if base.track.uri:
-            close_run(base.track.uri, json.loads(path.read_text())["run_id"], "KILLED")
+        if base.track.uri and (run_id := read_document(path, "run_id").get("run_id")):
+            close_run(base.track.uri, run_id, "KILLED")

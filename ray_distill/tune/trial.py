@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+
+from ray_distill.jsonl import write_document
 
 OBJECTIVE = "frechet"
 TIME = "step"
@@ -58,4 +59,4 @@ def run_name(trial_id: str) -> str:
 
 def _write(folder: Path, point: Mapping[str, Any], error: str | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps({"point": dict(point), "error": error}))
+    write_document(folder / FILE, {"point": dict(point), "error": error})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -262,3 +262,17 @@ def gather(value: Any) -> list[Any]:
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, value)
     return every
+
+
+def begun(rank: int, world: int, case: Case, folder: str) -> dict[str, dict[str, Tensor]]:
+    """A run of two steps without an average is stored; what engines with one hold that go on from it, that do so for a
+    step more, and that begin anew with its weights. And the counters of the last."""
+    stored = run(rank, world, replace(case, ema_decay=None), 2, None, None, 0, folder)["tensors"]
+    result = {"stored": stored}
+    for name, steps in (("resumed", 2), ("further", 3)):
+        result[name] = run(rank, world, case, steps, None, folder, 2)["tensors"]
+    held = engines(case)
+    held.begin(Checkpoint(Path(folder)))
+    result["new"] = {f"{role}/{name}": tensor.clone() for role, name, tensor in held.tensors()}
+    result["state"] = held.state()
+    return result

@@ -271,3 +271,20 @@ def test_a_loss_that_reaches_nothing_is_an_error(gang: Gang) -> None:
     case = jobs.Case(zero=1, micro_batch=8, method=jobs.FlowMatching())
     with pytest.raises(RuntimeError, match="gradient of student was exactly 0 in 10 updates in a row"):
         gang.run(jobs.run, case, 10, jobs.cut_off, world=1)
+
+
+def test_an_average_is_added_and_a_new_run_begins_with_the_weights(gang: Gang, tmp_path: Path) -> None:
+    """Of a run that had none, the average begins with its weights, and follows; a new run has no moments of the old."""
+    case = jobs.Case(micro_batch=4, ema_decay=0.9)
+    result = gang.run(jobs.begun, case, str(tmp_path / "c"), world=2)[0]
+    stored, resumed, further, new = (result[name] for name in ("stored", "resumed", "further", "new"))
+    names = [name for name in stored if "student/weights/" in name]
+    assert names and not any("/ema/" in name for name in stored)
+    for name in names:
+        average = name.replace("/weights/", "/ema/")
+        assert torch.equal(resumed[name], stored[name]) and torch.equal(resumed[average], stored[name])
+        torch.testing.assert_close(further[average], 0.9 * stored[name] + 0.1 * further[name])
+        assert torch.equal(new[name], stored[name]) and torch.equal(new[average], stored[name])
+    assert any(not torch.equal(further[name], stored[name]) for name in names)
+    assert any("/exp_avg/" in name for name in resumed) and not any("/exp_avg/" in name for name in new)
+    assert all(counters["updates"] == 0 for counters in result["state"].values())

@@ -26,7 +26,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "cli": ("tune", "terminal"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
-    *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "__version__"),
+    *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "jsonl", "__version__"),
 }
 ROOMS = {
     "ray": ("data/pipeline.py", "data/stream.py", "data/batches.py", "evaluate/", "train/", "tune/", "cli.py"),

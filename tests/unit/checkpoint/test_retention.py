@@ -1,15 +1,19 @@
 import itertools
+import os
 
 import pytest
+import torch
 
 from ray_distill.checkpoint import Checkpoint, latest
 from ray_distill.checkpoint.layout import MANIFEST, folder_name, folders
 from ray_distill.checkpoint.retention import SKIPPING, best_steps, is_good, prune, set_aside, surplus
 from ray_distill.checkpoint.writer import write
 
+TENSORS = [("student", "weights/x", torch.arange(100.0))]
+
 
 def save(run, step, **state):
-    write(run / folder_name(step), [], {"step": step, **state}, 0, 1, lambda part: [part])
+    write(run / folder_name(step), TENSORS, {"step": step, **state}, 0, 1, lambda part: [part])
     return Checkpoint(run / folder_name(step))
 
 
@@ -90,3 +94,67 @@ def test_one_that_was_saved_amid_skipped_updates_is_not_good(tmp_path):
     assert prune(tmp_path, keep=1) == [10, 20]
     save(tmp_path, 40, **{SKIPPING: {"student": 1}})
     assert prune(tmp_path, keep=1) == [] and steps(tmp_path) == [30, 40]
+
+
+def damage(folder):
+    """A bit of its tensors, with the size and the times that it had."""
+    (path,) = folder.glob("*.safetensors")
+    content, times = bytearray(path.read_bytes()), (path.stat().st_atime, path.stat().st_mtime)
+    content[-10] ^= 1
+    path.write_bytes(content)
+    os.utime(path, times)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("fault", ["bit", "state", "short"])
+def test_a_damaged_newest_costs_no_good_one(tmp_path, caplog, keep, fault):
+    """Its sizes are right: only its bytes tell. With one to keep, the one before it is the last good one."""
+    for step in (10, 20, 30):
+        save(tmp_path, step)
+    newest = tmp_path / folder_name(30)
+    if fault == "bit":
+        damage(newest)
+    elif fault == "state":
+        (newest / "state.json").write_text((newest / "state.json").read_text().replace("30", "31"))
+    else:
+        (path,) = newest.glob("*.safetensors")
+        path.write_bytes(path.read_bytes()[:-1])
+    assert prune(tmp_path, keep=keep) == ([10] if keep == 1 else [])
+    assert latest(tmp_path, thorough=True).step == 20
+    assert fault == "short" or f"checkpoint passed over: {newest}" in caplog.text
+    save(tmp_path, 40)
+    prune(tmp_path, keep=1)
+    assert steps(tmp_path) == [40]
+
+
+def test_the_last_good_one_is_verified_too(tmp_path):
+    """Where the newest was saved amid skipped updates, a rollback needs another one."""
+    for step in (10, 20):
+        save(tmp_path, step)
+    save(tmp_path, 30, **{SKIPPING: {"student": 1}})
+    damage(tmp_path / folder_name(20))
+    assert prune(tmp_path, keep=1) == [20] and steps(tmp_path) == [10, 30]
+
+
+def test_all_damaged_removes_nothing(tmp_path):
+    for step in (10, 20):
+        save(tmp_path, step)
+        damage(tmp_path / folder_name(step))
+    assert prune(tmp_path, keep=1) == [] and steps(tmp_path) == [10, 20]
+
+
+def test_a_checkpoint_is_read_whole_once(tmp_path, monkeypatch):
+    for step in (10, 20, 30):
+        save(tmp_path, step)
+    read = []
+    monkeypatch.setattr(Checkpoint, "verify", spied(Checkpoint.verify, read))
+    assert prune(tmp_path, keep=2) == [10] and prune(tmp_path, keep=1) == [20]
+    assert [folder.name for folder, thorough in read if thorough] == [folder_name(30)]
+
+
+def spied(verify, read):
+    def spy(self, thorough=True):
+        read.append((self.folder, thorough))
+        return verify(self, thorough)
+
+    return spy

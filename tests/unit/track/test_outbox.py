@@ -20,12 +20,6 @@ from ray_distill.track.tracker import Tracker
 from tests.unit.disks import file_limit
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    """One store for all: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-
-
 @pytest.fixture
 def server(monkeypatch):
     """``server["up"] = False`` is an outage."""
@@ -42,6 +36,11 @@ def server(monkeypatch):
 
     monkeypatch.setattr(sender, "quiet_client", Client)
     return state
+
+
+def settle(tracker):
+    """Until the thread has done what it was asked for."""
+    assert tracker._courier.wait(tracker._courier.nudge(), 60)
 
 
 def client_of(uri):
@@ -127,7 +126,7 @@ def test_a_server_that_comes_back_gets_all_from_the_run_itself(uri, server, tmp_
     assert tracker.run_id is None and tracker.left == 12
     server["up"] = True
     tracker.tags({"node_0": "head"})
-    tracker._pool.submit(lambda: None).result()
+    settle(tracker)
     assert tracker.run_id and tracker.left == 0
     assert json.loads((tmp_path / RUN).read_text())["run_id"] == tracker.run_id
     tracker.end("FINISHED")
@@ -138,7 +137,7 @@ def test_a_run_that_resumes_sends_what_the_one_before_could_not(uri, server, tmp
     first = Tracker.start(uri, "digits", "resumed", {"lr": 1}, {}, folder=tmp_path)
     server["up"] = False
     first.metrics(0, {"loss": 1.0})
-    first._pool.shutdown(wait=True)  # killed: no end
+    settle(first)  # killed: no end
     server["up"] = True
     again = Tracker.start(uri, "digits", "resumed", {"lr": 1}, {}, folder=tmp_path)
     again.metrics(1, {"loss": 0.5})
@@ -150,7 +149,7 @@ def test_a_run_that_resumes_sends_what_the_one_before_could_not(uri, server, tmp
 
 def test_a_run_whose_driver_was_killed_is_closed(uri, tmp_path):
     tracker = Tracker.start(uri, "digits", "dead", {}, {}, folder=tmp_path)
-    tracker._pool.shutdown(wait=True)
+    settle(tracker)
     assert client_of(uri).get_run(tracker.run_id).info.status == "RUNNING"
     assert sync(tmp_path) == (0, 0)
     assert client_of(uri).get_run(tracker.run_id).info.status == "KILLED"
@@ -234,3 +233,54 @@ def test_a_machines_load_is_not_kept_for_ever(tmp_path, monkeypatch):
 def test_a_mistake_says_what_to_write(tmp_path, capsys, arguments, message):
     assert main(["track", *(part.format(tmp_path) for part in arguments)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("torn", ["middle", "glued", "zeros", "end"])
+def test_a_run_starts_and_syncs_whatever_is_torn(uri, server, tmp_path, caplog, torn):
+    """A full disk and a power cut leave half lines, rows behind them, blocks of zeros and empty files."""
+    server["up"] = False
+    tracker = Tracker.start(uri, "digits", f"torn-{torn}", {"lr": 1}, {}, folder=tmp_path)
+    tracker.metrics(0, {"loss": 1.0})
+    tracker.metrics(1, {"loss": 0.5})
+    settle(tracker)
+    lines = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
+    half = lines[1][: len(lines[1]) // 2]
+    middle = {"middle": half + b"\n" + lines[1], "glued": half + lines[1], "zeros": b"\0" * 40 + b"\n" + lines[1]}
+    (tmp_path / FILE).write_bytes(lines[0] + middle.get(torn, lines[1]) + lines[2] + (half if torn == "end" else b""))
+    (tmp_path / RUN).write_bytes(b"")
+    server["up"] = True
+    assert sync(tmp_path) == (3, 0)
+    assert f"{tmp_path / FILE}: torn or damaged lines" in caplog.text and f"{tmp_path / RUN} is torn" in caplog.text
+    run_id = json.loads((tmp_path / RUN).read_text())["run_id"]
+    assert sorted(point.step for point in client_of(uri).get_metric_history(run_id, "loss")) == [0, 1]
+
+
+def test_what_waits_of_a_lost_run_is_not_sent_to_another(uri, tmp_path):
+    Outbox(tmp_path).add({"call": "metrics", "id": "1", "at": 1, "step": 0, "values": {"loss": 1.0}})
+    (tmp_path / RUN).write_text("")
+    with pytest.raises(ConfigError, match=r"its run\.json is lost; the run that goes on from here"):
+        sync(tmp_path, uri)
+    again = Tracker.start(uri, "digits", "found", {}, {}, folder=tmp_path)
+    again.end("FINISHED")
+    assert client_of(uri).get_run(again.run_id).data.metrics == {"loss": 1.0}
+
+
+def test_the_end_of_an_earlier_session_does_not_end_the_run_that_goes_on(uri, server, tmp_path):
+    first = Tracker.start(uri, "digits", "again", {}, {}, folder=tmp_path)
+    server["up"] = False
+    first.metrics(0, {"loss": 1.0})
+    first.end("KILLED")
+    server["up"] = True
+    again = Tracker.start(uri, "digits", "again", {}, {}, folder=tmp_path)
+    settle(again)
+    assert again.left == 0 and client_of(uri).get_run(again.run_id).info.status == "RUNNING"
+    again.end("FINISHED")
+    assert client_of(uri).get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_rows_of_a_full_disk_are_kept_when_it_has_room_again(tmp_path):
+    outbox = Outbox(tmp_path)
+    with file_limit(10):
+        outbox.add({"call": "metrics", "step": 0})
+    outbox.add({"call": "metrics", "step": 1})
+    assert [entry["step"] for entry in Outbox(tmp_path).ahead(9)] == [0, 1]

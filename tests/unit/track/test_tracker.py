@@ -13,10 +13,9 @@ from ray_distill.track.client import close_run
 from ray_distill.track.tracker import Tracker
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory) -> str:
-    """One store for the tests that do not look at its place: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+def settle(tracker):
+    """Until the thread has done what it was asked for."""
+    assert tracker._courier.wait(tracker._courier.nudge(), 60)
 
 
 def client_of(tracker: Tracker):
@@ -136,7 +135,7 @@ def test_metrics_of_an_outage_arrive_when_the_server_is_back(uri, monkeypatch, c
     tracker._sender._client = Down()
     for step in range(20):
         tracker.metrics(step, {"loss": 0.0})
-    tracker._pool.submit(lambda: None).result()
+    settle(tracker)
     assert len(calls) == 1  # the cool-down spares the other nineteen
     tracker._sender._client = client
     tracker.end("FINISHED")

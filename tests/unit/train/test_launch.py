@@ -213,7 +213,8 @@ def test_another_runs_checkpoint_is_refused(ready, change, difference):
         with pytest.raises(ConfigError) as error:
             begin()
         assert str(last.folder) in str(error.value) and f"another run's: {difference}." in str(error.value)
-        assert str(error.value).endswith("Choose another name, or give these back")
+        assert f"Choose another name, with train.init_from={last.folder}" in str(error.value)
+        assert "remove" not in str(error.value)
 
 
 def test_what_does_not_change_the_mathematics_may_change(ready):

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from ray_distill.train.rows import Series, append, reduced, stored
-from tests.unit.disks import file_limit
+from ray_distill.train.rows import reduced
 
 NAN = float("nan")
 
@@ -42,28 +41,3 @@ def test_rows_of_several_steps_keep_apart():
 def test_a_broken_loss_is_not_averaged_away():
     (row,) = reduced([(0, {"loss": torch.tensor([1.0, NAN])})], torch.tensor([[1.0, NAN]]))
     assert row["loss"] != row["loss"]
-
-
-def test_a_torn_last_line_is_cut_off(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    append(path, [])
-    assert stored(path) == [] and not path.exists()
-    append(path, [{"step": 0.0}, {"step": 1.0}])
-    with path.open("a") as file:
-        file.write('{"step": 2.0, "lo')
-    assert stored(path) == [{"step": 0.0}, {"step": 1.0}]
-    append(path, [{"step": 2.0}])
-    assert [row["step"] for row in stored(path)] == [0.0, 1.0, 2.0]
-
-
-def test_rows_wait_while_the_disk_takes_none(tmp_path, caplog):
-    path = tmp_path / "rows.jsonl"
-    series = Series(path)
-    series.add([{"step": 0.0}])
-    with file_limit(path.stat().st_size + 20):  # of the next rows the first fits, and a part of the second
-        for step in (1.0, 2.0, 3.0):
-            series.add([{"step": step}])
-    assert [row["step"] for row in stored(path)] == [0.0, 1.0]
-    assert len(caplog.records) == 1 and "they wait in memory" in caplog.text
-    series.add([{"step": 4.0}])
-    assert [row["step"] for row in stored(path)] == [0.0, 1.0, 2.0, 3.0, 4.0] and series.waiting == []

@@ -1,0 +1,139 @@
+"""State files that outlive a full disk, a power cut and a kill: rows as JSON lines, and files of one JSON document.
+
+What is torn is named, left out and mended: a damaged line is removed from its file, a damaged document set aside under
+``NAME.damaged``. Neither keeps a run from starting.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_distill import durable
+
+log = logging.getLogger(__name__)
+Row = dict[str, Any]
+DAMAGED = ".damaged"
+
+
+def read_rows(path: Path, *required: str) -> list[Row]:
+    """The rows of a JSON-lines file, each an object with all ``required`` keys; none where there is no file.
+
+    Damaged lines are warned about by their numbers and removed from the file. A row that was appended to a torn line is
+    still read. A file system that does not let the file be mended costs a warning.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    rows: list[Row] = []
+    damaged: list[int] = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        row = _row(line, required)
+        if row is None and line.strip():
+            damaged.append(number)
+            row = _row_at_the_end(line, required)
+        if row is not None:
+            rows.append(row)
+    if damaged:
+        shown = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
+        log.warning("%s: torn or damaged lines are left out and removed: %s (%d in all)", path, shown, len(damaged))
+        try:
+            write_rows(path, rows)
+        except OSError as error:
+            log.warning("%s cannot be mended (%s)", path, error)
+    return rows
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add ``rows``, all or none, on lines of their own even after a torn one; OSError where the disk takes none."""
+    if not rows:
+        return
+    lines = "".join(f"{json.dumps(dict(row))}\n" for row in rows).encode()
+    with path.open("ab+", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            if before and os.pread(file.fileno(), 1, before - 1) != b"\n":
+                _write(file.fileno(), b"\n")
+            _write(file.fileno(), lines)
+        except OSError:
+            os.ftruncate(file.fileno(), before)
+            raise
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a JSON-lines file by one of ``rows``; OSError where the disk takes none, and the old one stands."""
+    durable.write(path, "".join(f"{json.dumps(dict(row))}\n" for row in rows))
+
+
+class Series:
+    """A JSON-lines file whose rows wait in memory while the disk takes none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.waiting: list[Mapping[str, Any]] = []
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Never raises; the first failure is warned about."""
+        warned = bool(self.waiting)
+        self.waiting += rows
+        try:
+            append_rows(self.path, self.waiting)
+            self.waiting = []
+        except OSError as error:
+            if not warned:
+                log.warning("%s takes no rows (%s); they wait in memory", self.path, error)
+
+
+def read_document(path: Path, *required: str) -> Row:
+    """The JSON object that is a file's content; empty where there is no file.
+
+    A file that holds none with all ``required`` keys (empty, torn, zeros) is warned about, and set aside as
+    ``NAME.damaged``.
+    """
+    if not path.is_file():
+        return {}
+    content = path.read_bytes()
+    document = _row(content, required)
+    if document is not None:
+        return document
+    aside = path.with_name(path.name + DAMAGED)
+    try:
+        path.replace(aside)
+    except OSError as error:
+        log.warning(
+            "%s is torn or damaged (%d bytes) and not used; nor can it be renamed: %s", path, len(content), error
+        )
+    else:
+        log.warning("%s is torn or damaged (%d bytes) and not used; it is kept as %s", path, len(content), aside)
+    return {}
+
+
+def write_document(path: Path, document: Any) -> None:
+    """Replace a file by ``document`` as JSON: whoever reads it sees the old one or the new one, whole."""
+    durable.write(path, f"{json.dumps(document, indent=2)}\n")
+
+
+def _row(line: bytes, required: Sequence[str]) -> Row | None:
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError):  # of which a decoding error is one
+        return None
+    return row if isinstance(row, dict) and all(key in row for key in required) else None
+
+
+def _row_at_the_end(line: bytes, required: Sequence[str]) -> Row | None:
+    """The row that was appended to a torn one: no inner object ends a line by itself, since its row's brace follows."""
+    start = line.find(b'{"', 1)
+    while start > 0:
+        if (row := _row(line[start:], required)) is not None:
+            return row
+        start = line.find(b'{"', start + 1)
+    return None
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    """All of ``content``: a disk that fills up takes a part first, and refuses the rest."""
+    while content:
+        content = content[os.write(descriptor, content) :]
