@@ -70,8 +70,8 @@ def held_bytes(engines: Any) -> dict[str, dict[str, int]]:
         terms = {"weights": size(weights)}
         if held.trainable:
             sharded = held.zero_optimizer
-            masters = getattr(sharded, "fp32_partitioned_groups_flat", None)
-            terms["masters"] = size(masters or getattr(sharded, "single_partition_of_fp32_groups", []))  # neither at 0
+            names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
+            terms["masters"] = size(m for name in names for m in getattr(sharded, name, []))  # none at stage 0
             terms["moments"] = size(t for s in held.optimizer.state.values() for t in s.values() if t.ndim)
             terms["ema"] = size(held.ema.average.values()) if held.ema else 0
         found[role] = terms

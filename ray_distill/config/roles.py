@@ -66,9 +66,11 @@ class RoleConfig(Section):
     """DeepSpeed's stage; 0 is all whole on each worker, gradients and moments of a trained role (in float32) too: no
     gathering, where it fits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of all weights that the role computes with, under every stage; buffers stay as they are. Master weights, moments
+    and averages are float32, and the masters begin from the source's float32 weights where it has such."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which gradients of a bf16 role add up and are kept under ZeRO-2 and 3; bf16 is half the bytes, and loses what
-    is small where several micro-batches make an update."""
+    """In which the gradients of a bf16 role's micro-batches add up and are kept; bf16 is half the bytes, and loses what
+    is small where several micro-batches make an update. Ranks' gradients are added in dtype."""
     base_precision: Literal["dtype", "int8"] = "dtype"
     """int8: what is frozen is held so, whole on each worker. Evaluation and export take the source's own weights."""
     offload_optimizer: bool = False
@@ -126,9 +128,9 @@ class RoleConfig(Section):
 
     @model_validator(mode="after")
     def _gradients_are_no_rougher_than_their_role(self) -> RoleConfig:
-        if self.gradient_dtype == "bfloat16" and (self.dtype == "float32" or self.zero < 2):
+        if self.gradient_dtype == "bfloat16" and (self.dtype == "float32" or self.zero == 0):
             raise ValueError(
-                f"gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-2 and 3, and this role has dtype "
+                f"gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-1, 2 and 3, and this role has dtype "
                 f"{self.dtype} and zero {self.zero}; remove it"
             )
         return self

@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 SINGLE, INDEX = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
 SUFFIX = ".safetensors"
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 PREFIX = "model.diffusion_model."  # of single files that hold a whole pipeline
 
 
@@ -76,6 +78,11 @@ class Weights(Mapping[str, Tensor]):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """From the files' headers."""
         return {n: tuple(self._open(file).get_slice(stored).get_shape()) for n, (file, stored) in self._where.items()}
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of a tensor in its file, from the header."""
+        file, stored = self._where[name]
+        return DTYPES.get(self._open(file).get_slice(stored).get_dtype(), torch.float32)
 
     @property
     def fit(self) -> bool:

@@ -3,8 +3,9 @@
 As in train/engines.py and DeepSpeed 0.19. The compute weights have the role's dtype; masters, both moments of AdamW and
 the average are fp32, and sharded but for stage 0, where all is whole and the weights are the masters. Stages 1 and 2
 keep whole weights, stage 3 a piece of each tensor. Gradients: stages 0 and 1 whole in the role's dtype, stage 2 a shard
-in ``gradient_dtype``, each from the backward to the step; stage 3 such a shard, always. What is offloaded is in CPU
-memory, the gradients' fp32 shards with the optimizer.
+in ``gradient_dtype``, each from the backward to the step; stage 3 such a shard, always. Where stage 1 adds up bf16
+gradients in fp32, it keeps both whole, always. What is offloaded is in CPU memory, the gradients' fp32 shards with the
+optimizer.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TERMS = ("weights", "gradients", "optimizer", "EMA", "activations", "buffers")
 
 @dataclass(frozen=True)
 class State:
-    """Bytes of one role on one rank. ``lasting`` ones of gradients and bucket stay between updates (ZeRO-3)."""
+    """Bytes of one role on one rank."""
 
     weights: int
     start: int
@@ -41,7 +42,8 @@ class State:
     """At most, while the network is at work under ZeRO-3: an estimate."""
     descent: int
     """AdamW's and DeepSpeed's copies during a step: an estimate."""
-    lasting: bool
+    lasting: tuple[bool, bool]
+    """Whether gradients and bucket stay between updates."""
     host: int = 0
     """What is offloaded, in CPU memory."""
 
@@ -59,7 +61,10 @@ def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
     shard = share(parameters.trainable)
     whole = (sum(parameters.every) - parameters.int8) * size + parameters.int8
     weights = share(parameters.every) * size if zero3 else whole
-    gradients = sum(parameters.trainable) * size if held.zero < 2 else shard * BYTES[held.gradient_dtype]
+    both = held.zero == 1 and held.dtype != held.gradient_dtype  # bf16 from each backward, and their fp32 sum
+    gradients = sum(parameters.trainable) * (size + (FP32 if both else 0))
+    if held.zero > 1:
+        gradients = shard * BYTES[held.gradient_dtype]
     masters, moments = (shard if held.zero else 0) * FP32, 2 * shard * FP32
     average = (shard if held.ema_decay is not None else share(parameters.averaged)) * FP32
     on = State(
@@ -69,10 +74,11 @@ def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
         masters=masters,
         moments=moments,
         ema=average,
-        bucket=min(BUCKET, sum(parameters.trainable)) * size,
+        # All of a fp32 sum is reduced at once, from a copy and its bf16 rounding.
+        bucket=sum(parameters.trainable) * (FP32 + size) if both else min(BUCKET, sum(parameters.trainable)) * size,
         gathered=min(sum(parameters.every), GATHERED) * size if zero3 else 0,
         descent=2 * FP32 * (min(shard, SUBGROUP) if zero3 else shard),
-        lasting=zero3,
+        lasting=(zero3 or both, zero3),
     )
     return offloaded(on, held)
 
@@ -110,7 +116,7 @@ def start(states: Mapping[Role, State]) -> Iterator[Moment]:
     rows: dict[Role, tuple[int, ...]] = {}
     for role, held in states.items():
         yield Moment(f"setting up {role}", {**rows, role: (held.start, 0, 0, 0, 0, 0)})
-        kept = (held.gradients, held.bucket) if held.lasting else (0, 0)
+        kept = (held.gradients * held.lasting[0], held.bucket * held.lasting[1])
         rows[role] = (held.weights, kept[0], held.masters, 0, 0, kept[1])
 
 
@@ -121,10 +127,10 @@ def update(
 
     def row(role: Role, held: State, stepping: bool) -> tuple[int, ...]:
         now = role in roles
-        buffers = held.bucket if held.lasting or (now and not stepping) else 0
+        buffers = held.bucket if held.lasting[1] or (now and not stepping) else 0
         buffers += held.descent if now and stepping else 0
         buffers += held.gathered if role == at_work and not stepping else 0
-        gradients = held.gradients if held.lasting or now else 0
+        gradients = held.gradients if held.lasting[0] or now else 0
         alive = 0 if stepping else activations.get(role, 0)
         return held.weights, gradients, held.masters + held.moments, held.ema, alive, buffers
 

@@ -86,7 +86,9 @@ def frozen_sources(config: RunConfig) -> dict[Role, str]:
 def loaded(config: RunConfig, held: RoleConfig, role: Role) -> nn.Module:
     source, dtype = config.source(role), zero.DTYPES[held.dtype]
     if held.init == "random":
-        return random_transformer(config.model.family, source, config.seed).to(dtype)
-    # DeepSpeed makes its fp32 masters from weights of the compute dtype: loading wider ones would gain nothing.
+        network = random_transformer(config.model.family, source, config.seed)
+        for parameter in network.parameters() if held.optimizer is None else ():  # an engine casts what is trained
+            parameter.data = parameter.data.to(dtype)
+        return network
     network, weights = hollow_transformer(config.model.family, source, dtype)
     return zero.fill(network, weights, held)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.models.loading import own_parameters
+from ray_distill.models.weights import Weights
+from ray_distill.train.masters import Read, exact, remember
 from ray_distill.train.whole import WholeAdamW, is_whole, state_of
 
 if not torch.cuda.is_available():
@@ -23,6 +25,7 @@ if without := "mlflow" not in sys.modules:
     sys.modules["mlflow"] = None  # type: ignore[assignment]
 import deepspeed  # after DS_ACCELERATOR, which it reads at import
 import deepspeed.ops
+import deepspeed.runtime.bf16_optimizer
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -38,14 +41,20 @@ if without:
 # On a CPU DeepSpeed would compile a shared-memory op for minutes, and needs gcc for it. gloo does without.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.utils.logger.setLevel(logging.WARNING)
+# The optimizer of bf16 under ZeRO-1 prints the machine's memory seven times, and collects garbage for it.
+deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 5 * 10**8  # DeepSpeed's own number of elements that it reduces at once
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+NAMES = {"float32": "fp32", "bfloat16": "bf16"}  # DeepSpeed's
 
 
 def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, Any]:
-    """DeepSpeed's configuration of a role with ``trained`` elements that ask for gradients."""
+    """DeepSpeed's configuration of a role with ``trained`` elements that ask for gradients.
+
+    Every key stands in every configuration: what is left out has DeepSpeed's own default, a clip at a norm of 1 among
+    them."""
     zero: dict[str, Any] = {
         "stage": config.zero,
         "stage3_param_persistence_threshold": 0,
@@ -60,21 +69,22 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,  # Engines.backward marks the last micro-batch itself
         "zero_optimization": zero,
-        "bf16": {"enabled": config.dtype == "bfloat16"},
+        "bf16": {"enabled": config.dtype == "bfloat16", "check_grad_overflow": True},
+        "data_types": {"grad_accum_dtype": NAMES[config.gradient_dtype]},
+        "communication_data_type": NAMES[config.dtype],
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # it would be compiled on the spot; torch's AdamW runs on a CPU as well
         "steps_per_print": 1 << 60,
+        # At stage 0 WholeAdamW clips; DeepSpeed would before it, and hide the norm.
+        "gradient_clipping": config.optimizer.clip_norm if config.optimizer is not None and config.zero else 0.0,
     }
-    if config.dtype == "bfloat16" and config.zero > 1:  # DeepSpeed's default is the role's own
-        made["data_types"] = {"grad_accum_dtype": {"float32": "fp32", "bfloat16": "bf16"}[config.gradient_dtype]}
-    if config.optimizer is not None and config.zero:
-        made["gradient_clipping"] = config.optimizer.clip_norm
     return made
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor], config: RoleConfig) -> nn.Module:
+def fill(module: nn.Module, weights: Weights, config: RoleConfig) -> nn.Module:
     """Put ``weights`` in the place of the parameters of ``module``, which are on the meta device, one after the other
-    and at once on the rank's own device (a collective under ZeRO-3).
+    and at once on the rank's own device (a collective under ZeRO-3). All take the role's dtype under every stage, also
+    the parts that diffusers would keep in fp32: a DeepSpeed engine has one dtype.
 
     Under ZeRO-3 rank 0 alone reads: it sends each to the others, and all keep their shard before the next is read. Else
     every rank reads all of them; the file's pages are in a node's memory once.
@@ -82,11 +92,11 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], config: RoleConfig) -
     device, sharded = deepspeed.get_accelerator().current_device_name(), config.zero == 3
     reads = not sharded or dist.get_rank() == 0
     for owner, last, name, empty in own_parameters(module):
-        dtype = empty.dtype if config.zero == 0 else DTYPES[config.dtype]  # an engine casts all to the one
-        value = torch.empty(empty.shape, dtype=dtype, device=device)
+        value = torch.empty(empty.shape, dtype=DTYPES[config.dtype], device=device)
         if reads:
             value.copy_(weights[name])
         parameter = nn.Parameter(value)
+        remember(parameter, weights, name)
         if sharded:
             _shard(parameter, config)
         setattr(owner, last, parameter)
@@ -108,13 +118,9 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
     Below stage 3 a frozen ``module`` is left as it is: no engine could make its calls cheaper."""
     if config.gradient_checkpointing:  # of a frozen role, too: gradients may pass through it
         module.enable_gradient_checkpointing()  # type: ignore[operator]
-    if config.optimizer is None and config.zero < 3:
-        return module.requires_grad_(False).eval().to(deepspeed.get_accelerator().current_device_name())
     if config.optimizer is None:
-        module.requires_grad_(False)
-        engine, *_ = deepspeed.initialize(model=module, config=settings(config, micro_batch, 0))
-        engine.eval()
-        return engine
+        return _frozen(module, config, micro_batch)
+    finer = exact(module) if config.dtype == "bfloat16" else []
     trained = sum(_shape(p).numel() for p in module.parameters() if p.requires_grad)
     optimizer = _adamw(module, config.optimizer)
     if config.optimizer.clip_value:
@@ -129,7 +135,27 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
     # In fp32 DeepSpeed looks for bad gradients only where this is set.
     engine.optimizer.check_grad_overflow = True
     engine.train()
+    for parameter, read in finer:
+        _begin(parameter, read)
     return engine
+
+
+def _frozen(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
+    exact(module.requires_grad_(False))  # nothing of it is read again
+    if config.zero < 3:
+        return module.eval().to(deepspeed.get_accelerator().current_device_name())
+    engine, *_ = deepspeed.initialize(model=module, config=settings(config, micro_batch, 0))
+    engine.eval()
+    return engine
+
+
+def _begin(parameter: nn.Parameter, read: Read) -> None:
+    """Set the masters to the exact value, which rank 0 reads and sends to the others (a collective)."""
+    value = torch.empty(_shape(parameter), device=deepspeed.get_accelerator().current_device_name())
+    if dist.get_rank() == 0:
+        value.copy_(read())
+    dist.broadcast(value, 0)
+    set_master(parameter, value)
 
 
 def _adamw(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -208,6 +209,33 @@ def first_gradients(rank: int, world: int, clips: list[dict[str, float]]) -> dic
             tensors = run(rank, world, case, 1)["tensors"]
             seen[zero, number] = torch.cat([t.flatten() for n, t in tensors.items() if "/exp_avg/" in n]) / (1 - 0.9)
     return seen
+
+
+def large_gradients(rank: int, world: int, norm: float, clips: list[float]) -> dict[tuple[int, float], dict[str, Any]]:
+    """By ZeRO stage and clip: the norm that is logged, what AdamW was given and the weights after a step whose gradient
+    has ``norm``."""
+    case = Case(micro_batch=8 // world, method=FlowMatching(), ema_decay=None, clip_norm=0.0)
+    factor = norm / run(rank, world, case, 1)["logs"]["student_grad_norm"]
+    seen = {}
+    for zero in (0, 1, 2, 3):
+        for clip in clips:
+            result = run(rank, world, replace(case, zero=zero, clip_norm=clip), 1, partial(scale_by, factor))
+            parts = {
+                kind: torch.cat([t.flatten() for n, t in result["tensors"].items() if f"/{kind}/" in n])
+                for kind in ("exp_avg", "weights")
+            }
+            given = parts["exp_avg"] / (1 - 0.9)
+            seen[zero, clip] = {
+                "norm": result["logs"]["student_grad_norm"],
+                "given": given,
+                "weights": parts["weights"],
+            }
+    return seen
+
+
+def scale_by(factor: float, held: SeparateEngines, rank: int) -> None:
+    """Every loss, and so every gradient, is ``factor`` times what it was."""
+    around_backward(held, lambda loss: loss * factor)
 
 
 def around_backward(held: SeparateEngines, change: Callable[[Tensor], Tensor]) -> None:

@@ -56,8 +56,8 @@ def held_bytes(rank: int, world: int, case: jobs.Case) -> dict[str, dict[str, in
         terms = found.setdefault(role, {})
         terms["weights"] = size(weights)
         if held.trainable:
-            masters = getattr(zero, "fp32_partitioned_groups_flat", None)
-            masters = masters or getattr(zero, "single_partition_of_fp32_groups", [])  # neither at stage 0
+            names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
+            masters = [m for name in names for m in getattr(zero, name, [])]  # none at stage 0
             known = {w.untyped_storage().data_ptr() for w in weights}
             terms["masters"] = size(m for m in masters if m.untyped_storage().data_ptr() not in known)
             moments = [t for state in held.optimizer.state.values() for t in state.values() if t.ndim]
@@ -70,7 +70,8 @@ def gradients(held) -> int:
     zero = held.zero_optimizer
     parameters = list(held.engine.module.parameters())
     kept = [p.grad for p in parameters] + [getattr(p, "grad_accum", None) for p in parameters]
-    for name in ("averaged_gradients", "all_grad_tensors", "grad_partitions_flat_buffer"):
+    stages = ("averaged_gradients", "all_grad_tensors", "grad_partitions_flat_buffer", "fp32_groups_gradients_flat")
+    for name in stages:
         kept += flat(getattr(zero, name, None))
     return size(kept)
 
@@ -80,6 +81,8 @@ def gradients(held) -> int:
     [
         (2, jobs.Case(zero=0)),
         pytest.param(2, jobs.Case(zero=1), marks=pytest.mark.slow),
+        pytest.param(2, jobs.Case(zero=1, dtype="bfloat16"), marks=pytest.mark.slow),
+        pytest.param(2, jobs.Case(zero=1, dtype="bfloat16", gradient_dtype="bfloat16"), marks=pytest.mark.slow),
         pytest.param(4, jobs.Case(zero=2, dtype="bfloat16", micro_batch=1), marks=pytest.mark.slow),
         pytest.param(4, jobs.Case(zero=3, dtype="bfloat16"), marks=pytest.mark.slow),
         (2, jobs.Case(zero=3, dtype="bfloat16", gradient_dtype="bfloat16", micro_batch=4)),

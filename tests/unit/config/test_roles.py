@@ -35,7 +35,7 @@ def test_norm_clips_unless_a_value_does():
         ({"lora": {"targets": []}}, r"lora\.targets[\s\S]*at least 1 item"),
         ({"lora": {"r": 4}}, r"lora\.r\b[\s\S]*not permitted"),
         ({"lora": {}, "init": "random"}, "init = 'random': lora adapts pretrained weights"),
-        ({"gradient_dtype": "bfloat16"}, "gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-2 and 3"),
+        ({"gradient_dtype": "bfloat16"}, "gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-1, 2 and 3"),
         ({"offload_parameters": True}, "offload_parameters = true: only ZeRO-3's shards can be moved, and zero = 2"),
         ({"zero": 0, "dtype": "bfloat16"}, "zero = 0: without shards a role trains in float32"),
         ({"zero": 0, "offload_optimizer": True}, "offload_optimizer = true: it is ZeRO's, and zero = 0"),

@@ -18,7 +18,7 @@ def held(zero, dtype="bfloat16", ema=None, parameters=FULL, ranks=4):
 @pytest.mark.parametrize(
     ("zero", "dtype", "weights", "gradients"),
     [
-        (1, "bfloat16", 2000, 2000),
+        (1, "bfloat16", 2000, 2000 + 4000),
         (2, "bfloat16", 2000, 1000),
         (3, "bfloat16", 500, 1000),
         (1, "float32", 4000, 4000),
@@ -30,7 +30,16 @@ def test_a_trained_role_on_four_ranks(zero, dtype, weights, gradients):
     found = held(zero, dtype, ema=0.9)
     assert (found.weights, found.gradients) == (weights, gradients)
     assert (found.masters, found.moments, found.ema) == (1000, 2000, 1000)
-    assert found.bucket == 1000 * (2 if dtype == "bfloat16" else 4)
+    assert found.bucket == 1000 * (2 + 4 * (zero == 1) if dtype == "bfloat16" else 4)
+
+
+def test_bf16_gradients_of_stage_1_have_a_lasting_fp32_sum_unless_they_add_up_in_bf16():
+    role = RoleConfig(zero=1, dtype="bfloat16", optimizer=ADAMW)
+    rough = state(role.model_copy(update={"gradient_dtype": "bfloat16"}), FULL, 4)
+    assert (rough.gradients, rough.bucket, rough.lasting) == (2000, 2000, (False, False))
+    states = {"student": state(role, FULL, 4), "fake_score": rough}
+    busy, _ = update(states, ("fake_score",), "fake_score", {})
+    assert busy.rows["student"] == (2000, 6000, 3000, 0, 0, 0)  # its bucket is of its own updates
 
 
 def test_zero3_rounds_up_each_tensor_and_zero2_the_sum():
@@ -98,7 +107,7 @@ def test_the_bucket_is_deepspeeds_own_at_most():
     assert held(2, parameters=Parameters((BUCKET, BUCKET), (BUCKET, BUCKET))).bucket == 2 * BUCKET
 
 
-@pytest.mark.parametrize(("zero", "gradients"), [(1, 2000), (2, 0), (3, 0)])
+@pytest.mark.parametrize(("zero", "gradients"), [(1, 6000), (2, 0), (3, 0)])
 def test_an_offloaded_optimizer_is_in_cpu_memory(zero, gradients):
     role = RoleConfig(zero=zero, dtype="bfloat16", optimizer=ADAMW, ema_decay=0.9, offload_optimizer=True)
     found = state(role, FULL, 4)
