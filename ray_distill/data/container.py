@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import av
+from av.container import InputContainer as Container
 
 from ray_distill.data.cut import BadClip
 
@@ -23,34 +23,43 @@ BROKEN = (av.FFmpegError, OSError, ValueError, MemoryError)
 
 
 @contextmanager
-def opened(path: str, limit: int = PIXELS) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def opened(path: str, limit: int = PIXELS, probed: bool = False) -> Iterator[tuple[Container, av.VideoStream]]:
     """The container of a file and its first stream of pictures, whose decoder has one thread and refuses frames above
-    ``limit`` pixels. BadClip where the file is missing, broken while it is used, or no video."""
+    ``limit`` pixels. BadClip where the file is missing, broken while it is used, or no video.
+
+    FFmpeg decodes the first frames of a file that it opens, which takes as long as ten more and looks at no limit: here
+    only if it is ``probed``, and then after its header was checked. What such frames tell is how far a decoder without
+    a word on it in its stream reorders frames; who does without must check their order.
+    """
     if not os.path.isfile(path):
         raise BadClip(path, "no such file" if not os.path.lexists(path) else "no regular file")
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-    bound: Any = {"max_pixels": str(limit + ALIGNED)}
+    bound = {"max_pixels": str(limit + ALIGNED)}
+    try:
+        with _container(path, bound | {"codec_whitelist": "none"}) as container:
+            stream = _stream(path, container, limit)
+            if not probed:
+                stream.codec_context.options = bound
+                yield container, stream
+                return
+        with _container(path, bound) as container:
+            stream = _stream(path, container, limit)
+            stream.codec_context.options = bound
+            yield container, stream
+    except BROKEN as error:
+        if isinstance(error, BadClip):
+            raise
+        reason = getattr(error, "strerror", None) or error  # without the path, which BadClip names already
+        raise BadClip(path, f"cannot be decoded ({type(error).__name__}: {reason})") from error
+
+
+def _container(path: str, options: dict[str, str]) -> Container:
+    options = options | {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
         # An absolute path: FFmpeg would take "take:2.mp4" for a protocol.
-        container = av.open(os.path.abspath(path), container_options=options, stream_options=[bound])
+        return av.open(os.path.abspath(path), options=options)
     except av.ArgumentError as error:
-        reason = "cannot be decoded: it is no video file of a known kind (text, a playlist, a list of files?)"
-        raise BadClip(path, f"{reason}, or larger than data.maximum_pixels = {limit}") from error
-    except BROKEN as error:
-        raise damaged(path, error) from error
-    with container:
-        try:
-            stream = _stream(path, container)
-            if stream.codec_context is None:
-                raise BadClip(path, "cannot be decoded: no decoder knows its codec")
-            check_size(path, stream.codec_context.width, stream.codec_context.height, limit)
-            stream.codec_context.options = bound
-            stream.codec_context.thread_count = 1  # a worker has one core, and threads cost more than they save
-            yield container, stream
-        except BadClip:
-            raise
-        except BROKEN as error:
-            raise damaged(path, error) from error
+        reason = "it is no video file of a known kind, but text, a playlist, a picture or the like"
+        raise BadClip(path, f"cannot be decoded: {reason}") from error
 
 
 def check_size(path: str, width: int, height: int, limit: int) -> None:
@@ -59,14 +68,14 @@ def check_size(path: str, width: int, height: int, limit: int) -> None:
         raise BadClip(path, f"{reason}; raise it, or drop the file")
 
 
-def damaged(path: str, error: BaseException) -> BadClip:
-    reason = getattr(error, "strerror", None) or error  # without the path, which BadClip names already
-    return BadClip(path, f"cannot be decoded ({type(error).__name__}: {reason})")
-
-
-def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream:
+def _stream(path: str, container: Container, limit: int) -> av.VideoStream:
     covers = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not streams:
         raise BadClip(path, "the file has no video stream")
+    context = streams[0].codec_context
+    if context is None:
+        raise BadClip(path, "cannot be decoded: no decoder knows its codec")
+    check_size(path, context.width, context.height, limit)
+    context.thread_count = 1  # a worker has one core, and threads cost more than they save
     return streams[0]

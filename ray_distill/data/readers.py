@@ -32,7 +32,7 @@ def sought(path: str, seek: Seek, video: Video, limit: int) -> Iterator[np.ndarr
 
 def through(path: str, cut: Cut, video: Video, limit: int) -> Iterator[np.ndarray]:
     """The same of ``cut``, decoded from the file's start: the frames themselves say when they are shown."""
-    with opened(path, limit) as (container, stream):
+    with opened(path, limit, probed=True) as (container, stream):
         yield from _pictures(_cut(path, cut, *timed(container, stream)), video, limit, path)
 
 
@@ -65,15 +65,16 @@ def _numbered(
     path: str, container: av.container.InputContainer, stream: av.VideoStream, seek: Seek
 ) -> Iterator[av.VideoFrame]:
     """The frames of ``seek``, one by one."""
-    place, broken = 0, False
+    place, broken, latest = 0, False, -(1 << 63)
     for number, frame in enumerate(_from(container, stream, seek.start), seek.before):
         broken = frame.is_corrupt or (broken and not frame.key_frame)
+        if frame.pts is None or frame.pts < latest or (number == seek.numbers[0] and frame.pts != seek.first):
+            raise Drift
+        latest = frame.pts
         if number < seek.numbers[place]:
             continue
         if broken:
             raise BadClip(path, f"frame {number} is damaged")
-        if number == seek.numbers[0] and frame.pts != seek.first:
-            raise Drift
         if number == seek.numbers[-1] and frame.pts != seek.last:
             raise Drift
         while place < len(seek.numbers) and number == seek.numbers[place]:  # a slow file shows a frame more than once

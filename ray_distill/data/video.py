@@ -200,7 +200,7 @@ def _packets(
 def _decoded(path: str, last: Cut | None, limit: int) -> Times:
     """Times of the frames, up to the end of ``last``, by a decode from the start."""
     marks: list[int] = []
-    with opened(path, limit) as (container, stream):
+    with opened(path, limit, probed=True) as (container, stream):
         frames, tick = readers.timed(container, stream)
         due = last.due(tick)[-1] if last and last.fps else None
         for _, mark in frames:
@@ -228,7 +228,7 @@ def _video(
         gamut = WIDE.get(context.color_primaries, WIDE[9])
         raise BadClip(path, f"is {gamut}, a wide gamut that would come out pale; convert it to BT.709 first")
     turns, mirrored = _orientation(path, frame)
-    aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+    aspect = float(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1) or 1.0
     (width, height), aspect = (
         ((frame.height, frame.width), 1 / aspect) if turns % 2 else ((frame.width, frame.height), aspect)
     )
