@@ -15,6 +15,7 @@ from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
 from ray_distill.config.method import aliases
 from ray_distill.config.schema import RunConfig
 from ray_distill.config.secrets import mask, masked
+from ray_distill.plaintext import NotText, read_text
 
 ENVIRONMENT = "RAY_DISTILL_"
 M = TypeVar("M", bound=BaseModel)
@@ -102,7 +103,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = yaml.safe_load(read_text(path)) or {}
+    except NotText as error:
+        raise ConfigError(str(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(mask(f"{path}: not valid YAML: {error}")) from None
     if not isinstance(tree, dict):
