@@ -225,7 +225,8 @@ def _rows(part: Dataset, columns: Sequence[str]) -> Iterator[Row]:
         value = {part.caption_column: row.value} if _is_prompt(part, row.value) else row.value
         if not row.fault and not isinstance(value, dict):
             shown = json.dumps(value, ensure_ascii=False)[:60]
-            row = Row(row.where, fault=f"one JSON object a line, not {shown}", alien=True)
+            kinds = "text or JSON object" if part.kind == "prompts" else "JSON object"
+            row = Row(row.where, fault=f"one {kinds} a line, not {shown}", alien=True)
         if not row.fault:
             seen = (seen or set()) | set(value)
         elif row.alien:
@@ -241,7 +242,7 @@ def _rows(part: Dataset, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _is_prompt(part: Dataset, value: Any) -> bool:
-    return part.kind == "prompts" and not isinstance(value, dict)
+    return part.kind == "prompts" and not isinstance(value, dict | list)
 
 
 _READERS = {"videos": _folder, "shards": _shards, "manifest": _manifest, "prompts": _prompts}

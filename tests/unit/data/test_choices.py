@@ -131,7 +131,9 @@ def test_cleaning_is_part_of_the_texts_address(monkeypatch):
     assert Models("wan", DIGITS, 8).encoder != address
 
 
-@pytest.mark.parametrize("title", ["word " * 200_001, "x" * 2_000_000, "a\n\nb\r\n\u2028c" * 40, "赤い凧" * 100, ""])
+@pytest.mark.parametrize(
+    "title", ["word " * 200_001, "x" * 2_000_000, "a\n\nb\r\n\u2028c" * 40, "赤い凧" * 100, "", "a\0b\x1b"]
+)
 def test_a_title_is_one_line_of_the_sheet(tmp_path, title):
     frames = np.random.default_rng(0).integers(0, 255, (9, 24, 24, 3)).astype(np.uint8)
     sheet(tmp_path / "one.png", [("short", frames)])
