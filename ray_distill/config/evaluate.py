@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,13 +18,12 @@ def _prompts(value: Any) -> Any:
     path = home(Path(value))
     if not path.is_file():
         raise ValueError(f"evaluate.prompts = {path}: no such file")
-    if path.suffix != ".json":
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        return {f"prompt_{number}": line for number, line in enumerate(lines, 1)}
+    from ray_distill.data.listing import named_prompts  # readers of tables, which most configurations do without
+
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"evaluate.prompts = {path}: not valid JSON: {error}") from None
+        return named_prompts(path)
+    except ValueError as error:
+        raise ValueError(f"evaluate.prompts = {path}: {error}") from None
 
 
 class Goals(Section):
@@ -59,7 +57,8 @@ class Evaluate(Section):
     pictures: Annotated[int, Field(gt=0, le=10_000)] = 6
     """Prompts on the contact sheet, and sample videos."""
     prompts: Annotated[dict[str, str], BeforeValidator(_prompts)] = Field(default_factory=dict)
-    """Name -> prompt, or a file: JSON of the same, or text with a prompt a line. None takes captions of the data."""
+    """Name -> prompt, or a file: JSON of the same, or prompts as ``data.datasets`` takes them. None takes captions of
+    the data."""
     frames: Frames | None = None
     """Of the videos that are made, as are height and width; None is the data's."""
     height: Side | None = None

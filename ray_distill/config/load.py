@@ -17,6 +17,7 @@ from ray_distill.config.kinds import Kinds
 from ray_distill.config.method import aliases
 from ray_distill.config.schema import RunConfig
 from ray_distill.config.secrets import mask, masked
+from ray_distill.plaintext import NotText, read_text
 
 ENVIRONMENT = "RAY_DISTILL_"
 EMPTY = "a text is needed; nothing behind the key is the empty one, and 'null' in quotes is that word"
@@ -106,7 +107,9 @@ def read_yaml(path: Path, model: type[BaseModel] = RunConfig) -> tuple[dict[str,
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
-        tree = yaml_tree.parse(path.read_text(), Kinds.of(model)) or {}
+        tree = yaml_tree.parse(read_text(path), Kinds.of(model)) or {}
+    except NotText as error:
+        raise ConfigError(str(error)) from None
     except ConfigError as error:
         raise ConfigError(mask(f"{path}: {error}")) from None
     if not isinstance(tree, dict):

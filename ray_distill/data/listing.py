@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from ray_distill.data.rows import TABLES, Row, rows_in
 from ray_distill.data.shards import VIDEOS, Clip, clips_in, is_shard
 from ray_distill.data.source import Dataset, Source
 from ray_distill.data.tables import table_of
+from ray_distill.plaintext import json_of, text_of
 
 WANTED = {
     "manifest": 'It holds JSON lines such as {"video": "clips/0.mp4", "caption": "a red kite"}; the quick start\'s is '
@@ -181,7 +182,7 @@ def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
         yield _entry(number, video if named else _title(part, row), path, captions, error if fault else "")
 
 
-def _prompts(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
+def _prompts(source: Source | None, number: int, part: Dataset) -> Iterator[Entry]:
     for row in _rows(part, [part.caption_column]):
         captions, fault = _captions(row.value.get(part.caption_column))
         if len(captions) > 1 and part.teacher is not None:
@@ -189,6 +190,21 @@ def _prompts(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
         fault = row.fault or fault or ("" if captions else f"no caption: no text under {part.caption_column!r}")
         title = _title(part, row) if fault else ""
         yield _entry(number, title, "", captions, fault and f"{title}: {fault}")
+
+
+def named_prompts(path: Path) -> dict[str, Any]:
+    """The prompts of a file by name: those of a JSON object have their own, all others are prompt_1, prompt_2, ...
+
+    ValueError names the first line that is no prompt.
+    """
+    if path.suffix.lower() == ".json" and isinstance(value := json_of(text_of(path.read_bytes())), dict):
+        return value
+    part = Dataset(prompts=path)
+    found = list(_prompts(None, 0, part))
+    for entry in found:
+        if entry.error or entry.others:
+            raise ValueError(entry.error or f"{entry.caption[:60]!r} and others are one prompt; give each its own")
+    return {f"prompt_{number}": entry.caption for number, entry in enumerate(found, 1)}
 
 
 def _captions(value: Any) -> tuple[Captions, str]:
@@ -211,7 +227,8 @@ def _rows(part: Dataset, columns: Sequence[str]) -> Iterator[Row]:
         value = {part.caption_column: row.value} if _is_prompt(part, row.value) else row.value
         if not row.fault and not isinstance(value, dict):
             shown = json.dumps(value, ensure_ascii=False)[:60]
-            row = Row(row.where, fault=f"one JSON object a line, not {shown}", alien=True)
+            kinds = "text or JSON object" if part.kind == "prompts" else "JSON object"
+            row = Row(row.where, fault=f"one {kinds} a line, not {shown}", alien=True)
         if not row.fault:
             seen = (seen or set()) | set(value)
         elif row.alien:
@@ -227,7 +244,7 @@ def _rows(part: Dataset, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _is_prompt(part: Dataset, value: Any) -> bool:
-    return part.kind == "prompts" and not isinstance(value, dict)
+    return part.kind == "prompts" and not isinstance(value, dict | list)
 
 
 _READERS = {"videos": _folder, "shards": _shards, "manifest": _manifest, "prompts": _prompts}

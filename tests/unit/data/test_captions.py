@@ -117,6 +117,10 @@ def test_prompts_are_tables_too(tmp_path):
     parquet.write_table(pa.table({"caption": [text for (text,) in expected]}), tmp_path / "p.parquet")
     for path in (table, array, tmp_path / "p.parquet"):
         assert captions(entries(source({"prompts": path}))) == expected
+    path = put(tmp_path / "q.jsonl", b'"a kite"\n["one", "two"]\n')  # two prompts, or one with two captions?
+    assert 'q.jsonl, line 2: one text or JSON object a line, not ["one", "two"]' in captions(
+        entries(source({"prompts": path}))
+    )
     path = put(tmp_path / "q.csv", b"prompt\na kite\n")
     with pytest.raises(ValueError, match=r"each line needs 'caption'; it has \['prompt'\]"):
         entries(source({"prompts": path}))

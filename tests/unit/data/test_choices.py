@@ -32,7 +32,7 @@ def cache(tmp_path):
 
 
 def stream(cache, **given):
-    settings = {"seed": 3, "start": 0, "steps": 300, "world": 1, "global_batch": 2, "micro_batch": 1}
+    settings = {"seed": 3, "start": 0, "steps": 200, "world": 1, "global_batch": 2, "micro_batch": 1}
     return Stream(cache, with_latents=True, **(settings | given))
 
 
@@ -68,8 +68,8 @@ def test_each_sample_draws_one_of_its_clips_captions(cache):
     for epoch in range(0, len(samples), 4):
         assert {video for video, _ in samples[epoch : epoch + 4]} == set(WORDS)
     counts = Counter(samples)
-    for video, words in WORDS.items():  # 150 draws a clip: 4 standard deviations are 25 at most
-        assert all(abs(counts[video, word] - 150 / len(words)) < 25 for word in words)
+    for video, words in WORDS.items():  # 100 draws a clip: 4 standard deviations are 20 at most
+        assert all(abs(counts[video, word] - 100 / len(words)) < 20 for word in words)
 
 
 def test_a_draw_is_the_same_in_all_worlds_and_after_a_resume(cache):
@@ -131,7 +131,9 @@ def test_cleaning_is_part_of_the_texts_address(monkeypatch):
     assert Models("wan", DIGITS, 8).encoder != address
 
 
-@pytest.mark.parametrize("title", ["word " * 200_001, "x" * 2_000_000, "a\n\nb\r\n\u2028c" * 40, "赤い凧" * 100, ""])
+@pytest.mark.parametrize(
+    "title", ["word " * 200_001, "x" * 2_000_000, "a\n\nb\r\n\u2028c" * 40, "赤い凧" * 100, "", "a\0b\x1b"]
+)
 def test_a_title_is_one_line_of_the_sheet(tmp_path, title):
     frames = np.random.default_rng(0).integers(0, 255, (9, 24, 24, 3)).astype(np.uint8)
     sheet(tmp_path / "one.png", [("short", frames)])

@@ -57,6 +57,49 @@ def test_prompts_may_be_written_down_or_lie_in_a_file(tmp_path):
         validated(RunConfig, settings(tmp_path, evaluate__prompts={"one": 1}))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_of_prompts_are_read_as_those_of_the_data(tmp_path, encoding):
+    def read(name, text):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        return run_config(tmp_path, evaluate__prompts=str(tmp_path / name)).evaluate.prompts
+
+    both = {"prompt_1": "un café, rouge", "prompt_2": "two \u2028 parts"}
+    first, second = both.values()
+    assert read("p.txt", f"{first}\r\n\r\n {second}\n") == both
+    assert read("p.csv", f'n,caption\n1,"{first}"\n2,{second}\n') == both
+    assert read("p.jsonl", f'"{first}"\n{{"caption": "{second}"}}\n') == both
+    assert read("p.json", json.dumps([first, second], indent=1, ensure_ascii=False)) == both
+    assert read("n.json", json.dumps({"one": first}, ensure_ascii=False)) == {"one": first}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", "a kite\ncafé".encode("latin-1"), r"p.txt: p.txt, line 2: not UTF-8 \(byte 0xe9\)"),
+        ("p.txt", "a kite".encode("utf-16-le"), "NUL characters"),
+        ("p.json", b'{"one": "caf\xe9"}', r"p.json: not UTF-8"),
+        ("p.json", b"[" * 100_000, "not valid JSON: nested too deep"),
+        ("p.json", b'["a", " "]', "entry 2: no caption"),
+        ("p.jsonl", b'{"caption": ["a", "b"]}', "'a' and others are one prompt"),
+        ("p.csv", b"prompt\na\n", r"each line needs 'caption'; it has \['prompt'\]"),
+    ],
+)
+def test_a_file_with_a_line_that_is_no_prompt_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        validated(RunConfig, settings(tmp_path, evaluate__prompts=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_may_have_a_mark(tmp_path, encoding):
+    text = json.dumps(settings(tmp_path, publish={"hub_model_id": "a", "base_model": "é"}), ensure_ascii=False)
+    (tmp_path / "run.yaml").write_bytes(text.encode(encoding))
+    assert load_config(tmp_path / "run.yaml", environment={}).config.publish.base_model == "é"
+    (tmp_path / "run.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"run.yaml: not UTF-8 \(byte 0xe9\); save it as UTF-8"):
+        load_config(tmp_path / "run.yaml", environment={})
+
+
 def test_they_are_encoded_once(config, no_ray):
     text = encode_prompts(config)
     assert torch.equal(text, TextEncoder(DIGITS, 8).encode(list(PROMPTS.values())))
