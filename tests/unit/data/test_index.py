@@ -376,7 +376,7 @@ def test_encoders_take_clips_of_several_shapes_at_once():
     for number in (1, 2, 3):
         alone = codec.codec.encode(to_pixels(pixels[number])[None])[0]
         got = np.frombuffer(encoded["latents"][number], np.float32)
-        assert np.allclose(got, alone.flatten(), atol=1e-5)  # another batch size may sum in another order
+        assert np.array_equal(got, alone.flatten().numpy())  # on a CPU a row is a function of its clip alone
 
 
 def test_the_contact_sheet_shows_what_the_model_sees(folder):

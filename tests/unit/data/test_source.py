@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -77,3 +79,22 @@ def test_a_cut_is_at_the_samples_rate_unless_frames_are_taken_as_they_come():
 def test_sizes_that_make_no_sense(given, message):
     with pytest.raises(ValidationError, match=message):
         source(**given)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/cache", "gs://b", "file:///cache", "s3:/bucket", "hdfs://host:9/a"])
+def test_a_cache_is_a_folder_and_no_uri(place):
+    with pytest.raises(ValidationError, match=r"cache_dir\n.*is no folder: .*storage that all nodes mount"):
+        source(cache_dir=place)
+    with pytest.raises(ValidationError, match="is no folder"):
+        source(cache_dir=Path(place))
+
+
+def test_no_user_or_key_of_a_uri_is_shown():
+    with pytest.raises(ValidationError) as error:
+        source(cache_dir="s3://somebody:hunter2@bucket/cache")
+    assert "hunter2" not in error.value.errors()[0]["msg"]
+
+
+@pytest.mark.parametrize("place", ["cache", "/mnt/a b/cache", "c:ache", "a/b:c/d", "~s3"])
+def test_a_cache_may_be_any_path(place):
+    assert source(cache_dir=place).cache_dir == Path(place).absolute()

@@ -8,6 +8,7 @@ import torch
 
 from ray_distill.config.load import validated
 from ray_distill.config.schema import RunConfig
+from ray_distill.evaluate import generate
 from ray_distill.evaluate.made import Candidate, Made, kept_name
 from ray_distill.types import Sampler
 from tests.unit.toys import settings
@@ -52,3 +53,26 @@ def test_the_name_changes_with_all_that_the_videos_depend_on(config):
 
 def test_what_training_moves_is_not_kept(config):
     assert kept_name(config(), Candidate("student", SAMPLER, Path("step_1")), ["a"], 1) is None
+
+
+def test_a_teacher_that_is_a_single_file_is_told_from_another(tmp_path, config):
+    """Of its bytes in the middle, too."""
+    file, names = tmp_path / "teacher.safetensors", []
+    for place in (0, 1 << 21, 1 << 22):
+        file.write_bytes(bytes(place) + b"1" + bytes((1 << 22) - place))
+        given = {"roles__teacher": {"zero": 0, "path": str(file)}}
+        names.append(kept_name(config(**given), Candidate("teacher", SAMPLER), ["a"], 1))
+    assert len(set(names)) == 3
+
+
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-20], lambda whole: whole[:-1] + b"\x07"])
+def test_what_is_kept_and_damaged_is_made_again(tmp_path, config, monkeypatch, damage):
+    made, calls = Made(torch.randn(4, 3), 0.5, None, 0.01, np.zeros((1, 1, 2, 2, 3), np.uint8)), []
+    monkeypatch.setattr(generate, "_generate", lambda *_: calls.append(1) or made)
+    ask = lambda: generate.generate(config(), Candidate("teacher", SAMPLER), ["a"], None, None, 1, tmp_path / "keep")  # noqa: E731
+    assert torch.equal(ask().features, made.features) and torch.equal(ask().features, made.features)
+    assert len(calls) == 1
+    (path,) = (tmp_path / "keep").iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert torch.equal(ask().features, made.features) and len(calls) == 2
+    assert torch.equal(ask().features, made.features) and len(calls) == 2

@@ -105,8 +105,14 @@ def test_they_are_encoded_once(config, no_ray):
     assert torch.equal(text, TextEncoder(DIGITS, 8).encode(list(PROMPTS.values())))
     encode_prompts(config)
     assert len(no_ray) == 1
+    (path,) = config.run_dir.glob("prompts-*.safetensors")
+    for damaged in (b"", path.read_bytes()[:-1], path.read_bytes()[:-1] + b"\x7f"):
+        path.write_bytes(damaged)
+        assert torch.equal(encode_prompts(config), text)
+    assert len(no_ray) == 4
+    no_ray.clear()
     changed = RunConfig.model_validate(config.dump() | {"evaluate": {"prompts": {"one": "a one"}}})
-    assert encode_prompts(changed).shape[0] == 1 and len(no_ray) == 2
+    assert encode_prompts(changed).shape[0] == 1 and len(no_ray) == 1
 
 
 def test_validations_show_all_of_them(config, no_ray, tmp_path):

@@ -10,7 +10,7 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
-from ray_distill.models.loading import weights_hash
+from ray_distill.models.hashing import ends_hash, weights_hash
 from ray_distill.train.build import bases
 from ray_distill.train.check import check_resumable
 from ray_distill.train.checks.networks import check_networks
@@ -82,6 +82,10 @@ def test_adapters_do_not_go_on_upon_another_base(home):
     folder = config.run_dir / folder_name(1)
     write(folder, [("student", "weights/x", torch.zeros(1))], state, 0, 1, lambda part: [part])
     check_resumable(config, Checkpoint(folder))
+    earlier = config.run_dir / folder_name(2)  # with the hash that earlier versions kept
+    state |= {"bases": {"student": ends_hash(home / "model")}}
+    write(earlier, [("student", "weights/x", torch.zeros(1))], state, 0, 1, lambda part: [part])
+    check_resumable(config, Checkpoint(earlier))
     shutil.rmtree(home / "model/transformer")
     tiny_wan(5).save_pretrained(home / "model/transformer")
     with pytest.raises(ConfigError, match="adapters of student that were trained on other weights than .*/model has"):
