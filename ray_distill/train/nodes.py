@@ -178,7 +178,8 @@ def watch_nodes(
 
 def ray_logs() -> Path:
     """The folder of log files of this Ray, on each of its machines."""
-    return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", ray.get_runtime_context().get_session_name(), "logs")
+    here = ray.get_runtime_context()
+    return Path(here.get_temp_dir(), here.get_session_name(), "logs")
 
 
 def ray_job() -> str:
