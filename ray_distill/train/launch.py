@@ -32,7 +32,7 @@ from ray_distill.train.check import check, warnings
 from ray_distill.train.checks.evaluation import check_cache
 from ray_distill.train.claim import claimed
 from ray_distill.train.fit import say, train
-from ray_distill.train.nodes import ray_job, watch_nodes
+from ray_distill.train.nodes import ray_job, ray_logs, watch_nodes
 from ray_distill.train.publish import export_student, known, publish, trained
 from ray_distill.train.resume import changes, kept_cache
 from ray_distill.train.stop import Signals, Stopped, own_session, watch_signals
@@ -65,9 +65,10 @@ class Trial:
 
 
 @contextmanager
-def cluster(log_to_driver: bool = True, dashboard: bool = False) -> Iterator[None]:
+def cluster(log_to_driver: bool = False, dashboard: bool = False) -> Iterator[None]:
     """The Ray that is there (a job's, or the caller's), else one of our own on this machine, ended with us.
 
+    What Ray's processes print stays in the log files of its session: a terminal holds our lines alone.
     Without a dashboard Ray Train cannot see that a controller died, and keeps what its workers held: sweeps need one.
     """
     if ray.is_initialized():
@@ -149,6 +150,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     phases, began = Phases(), time.monotonic()
     tracker.tags({"ray_job": ray_job()})
     say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
+    say(f"   what Ray and its workers say: {ray_logs()}")
     for message in warnings(config):
         say(f"   warning: {message}")
     if config.train.use_gpu:

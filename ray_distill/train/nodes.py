@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -173,6 +174,12 @@ def watch_nodes(
     finally:
         ended.set()
         thread.join(timeout=every_s)
+
+
+def ray_logs() -> Path:
+    """The folder of log files of this Ray, on each of its machines."""
+    here = ray.get_runtime_context()
+    return Path(here.get_temp_dir(), here.get_session_name(), "logs")
 
 
 def ray_job() -> str:

@@ -12,6 +12,7 @@ from ray_distill.config.simpletuner.document import FORM, hint, is_comment, read
 from ray_distill.config.simpletuner.fields import CACHE, Entry
 from ray_distill.config.simpletuner.mixing import mixed, own_keys, square
 from ray_distill.config.simpletuner.outcome import File, Key, Outcome, Rule, looked_up
+from ray_distill.config.simpletuner.placeholders import filled
 from ray_distill.config.simpletuner.report import Line, quoted
 from ray_distill.config.simpletuner.rules import taken, to
 from ray_distill.config.simpletuner.values import Refused, flag, one_of, whole
@@ -95,13 +96,14 @@ def _used(path: Path, file: File, lines: list[Line]) -> list[Used]:
     for number, given in enumerate(content if isinstance(content, list) else [content]):
         if not isinstance(given, dict):
             raise Refused("each dataset is a mapping")
-        entry, where = set_keys(given), f"{path}: dataset {number}"
-        if not entry:
-            continue  # comments alone
+        where = f"{path}: dataset {number}"
         try:
+            entry = filled(set_keys(given), file.given)
             reason = _passed_over(entry)
         except Refused as error:
             raise ConfigError(f"{where}: {error}") from None
+        if not entry:
+            continue  # comments alone
         if reason is None:
             beside = {key: file.given[key] for key in INHERITED if key in file.given}
             whole_ = beside | entry
@@ -121,7 +123,7 @@ def _passed_over(entry: Entry) -> Outcome | None:
                 return Outcome(note=f"{key} is true: the dataset is passed over")
         except Refused as error:
             raise Refused(f"{key} = {entry[key]!r}: {error}") from None
-    kind = entry.get("dataset_type")
+    kind = str(entry.get("dataset_type", "video")).lower()
     if kind in CACHES:
         filters = "caption_filter_list" in entry
         more = ", and captions are not filtered: caption_filter_list has no effect" if filters else ""

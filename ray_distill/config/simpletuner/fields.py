@@ -27,7 +27,7 @@ class Field:
 
 
 def kind(value: Any, entry: Entry, file: File) -> Outcome:
-    one_of(value, ("video", "prompts", "caption"), "videos, and prompts where the method needs no data")
+    one_of(text(value).lower(), ("video", "prompts", "caption"), "videos, and prompts where the method needs no data")
     return Outcome()
 
 
@@ -42,7 +42,7 @@ def store(value: Any, entry: Entry, file: File) -> Outcome:
 
 def place(value: Any, entry: Entry, file: File) -> Outcome:
     path = file.locate(text(value))
-    if entry.get("dataset_type") in ("prompts", "caption"):
+    if str(entry.get("dataset_type")).lower() in ("prompts", "caption"):
         return Outcome({"prompts": str(path)})
     if reads_table(entry):
         return Outcome({"root": str(path)})

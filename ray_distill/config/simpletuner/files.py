@@ -8,7 +8,7 @@ from typing import Any
 from ray_distill.config.simpletuner.document import read_json
 from ray_distill.config.simpletuner.outcome import File
 from ray_distill.config.simpletuner.rules import is_hub_name
-from ray_distill.config.simpletuner.values import FALSE, TRUE, Refused
+from ray_distill.config.simpletuner.values import TRUE, Refused, off
 
 LIBRARIES = ("validation_prompt_library", "user_prompt_library")
 LIBRARY = Path(__file__).with_name("prompts.json")
@@ -52,7 +52,7 @@ def prompts(file: File) -> tuple[dict[str, str], list[str]]:
 
 def _library(named: Any, file: File) -> dict[str, Any]:
     word = str(named).strip().lower()
-    if named is None or word in FALSE:
+    if off(named):
         return {}
     library = read_json(LIBRARY if word in (*TRUE, LIBRARY.stem) else file.locate(named))
     if not isinstance(library, dict):

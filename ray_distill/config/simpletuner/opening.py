@@ -11,6 +11,7 @@ from ray_distill.config.keys import ConfigError, nearest
 from ray_distill.config.simpletuner.document import configuration, read_json, set_keys
 from ray_distill.config.simpletuner.method import METHOD_NAMES, by_its_name, table_of
 from ray_distill.config.simpletuner.outcome import ABSENT, File
+from ray_distill.config.simpletuner.placeholders import filled
 from ray_distill.config.simpletuner.report import quoted
 from ray_distill.config.simpletuner.values import Refused, blank
 from ray_distill.methods import METHODS
@@ -22,7 +23,8 @@ METHOD, SECTION = "distillation_method", "distillation_config"
 def read_keys(path: Path) -> dict[str, Any]:
     """All keys of a configuration; ConfigError where it is none."""
     try:
-        return configuration(path)
+        given = configuration(path)
+        return filled(given, given)
     except Refused as error:
         raise ConfigError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
 

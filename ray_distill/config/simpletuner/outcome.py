@@ -97,9 +97,10 @@ class File:
 
     def locate(self, name: Any) -> Path:
         """A file that the configuration names: from the working directory, else from beside the configuration."""
+        path = Path(str(name)).expanduser()
         for folder in (Path.cwd(), self.path.parent):
-            if (folder / str(name)).exists():
-                return (folder / str(name)).absolute()
+            if (folder / path).exists():
+                return (folder / path).absolute()
         beside = self.path.parent.absolute()
         where = str(Path.cwd()) if beside == Path.cwd() else f"{Path.cwd()} nor in {beside}"
         raise Refused(f"no such file in {where}")

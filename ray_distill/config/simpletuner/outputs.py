@@ -6,7 +6,7 @@ from typing import Any
 
 from ray_distill.config.simpletuner.outcome import File, Outcome, as_name
 from ray_distill.config.simpletuner.rules import is_hub_name
-from ray_distill.config.simpletuner.values import Refused, blank, flag, text, whole
+from ray_distill.config.simpletuner.values import Refused, blank, flag, off, text, whole
 from ray_distill.config.simpletuner.weights import model_name
 
 
@@ -86,6 +86,8 @@ def private(value: Any, file: File) -> Outcome:
 def webhook(value: Any, file: File) -> Outcome:
     if file.overrides("track.webhook"):
         return Outcome(note="track.webhook is set elsewhere, or --no-push")
+    if off(value):
+        return Outcome(note="no web hook")
     if not isinstance(value, str) or "://" in value:
         raise Refused("the address is a secret: write it into a file, and name that")
     return Outcome({"track.webhook": str(file.locate(value))})

@@ -154,3 +154,24 @@ def test_the_web_forms_wrapper_comments_and_upper_case_are_taken(folder):
     wrapped = {"_metadata": {}, "config": [{"_comment": "no dataset"}, data[0] | {"_comment": "mine"}]}
     (folder / "config/wan/multidatabackend.json").write_text(json.dumps(wrapped))
     assert load(folder, given).config == wanted
+
+
+def test_placeholders_are_filled_in(folder, monkeypatch):
+    monkeypatch.setenv("CLIPS", "clips")
+    entry = AREA | {"instance_data_dir": "{env:CLIPS}", "cache_dir_vae": "cache/{model_family}/{output_dir}/{other}"}
+    loaded = two(folder, entry, AREA, tracker_run_name="{model_type}-run", validation_prompt="a {model_type}")
+    assert loaded.config.data.parts[0].place == folder / "clips" and loaded.config.name == "lora-run"
+    assert loaded.config.data.cache_dir == folder / "cache/wan/output/wan-dmd/{other}"
+    assert loaded.config.evaluate.prompts["validation"] == "a {model_type}"
+    for broken in (AREA | {"instance_data_dir": "{env:NO_SUCH}"}, {}):
+        more = {} if broken else {"output_dir": "{env:NO_SUCH}"}
+        with pytest.raises(ConfigError, match=r"\{env:NO_SUCH\}: this environment variable is not set"):
+            two(folder, AREA | broken, AREA, **more)
+
+
+def test_a_home_an_upper_case_type_and_a_none(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    none = {"validation_prompt_library": "none", "webhook_config": False}
+    loaded = two(folder, AREA | {"instance_data_dir": "~/clips", "dataset_type": "VIDEO"}, AREA, **none)
+    assert loaded.config.data.parts[0].place == folder / "clips" and loaded.config.track.webhook is None
+    assert list(loaded.config.evaluate.prompts) == ["validation"]
