@@ -46,9 +46,12 @@ def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint,
 
 
 def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder: Path) -> None:
-    """The report to its file, to MLflow and to the screen; the student into MLflow's registry."""
+    """The report to its file, to the screen and, which may take its time, to MLflow; the student into its registry."""
     out = config.run_dir
     write_report(out / REPORT, report)
+    say(f"\n{table(report)}")
+    phases = ", ".join(f"{name} {seconds} s" for name, seconds in report["phases"].items())
+    say(f"\n{clock(report['wall_seconds'])} in all: {phases}")
     step = int(report["steps"])
     tracker.metrics(step, summary(report))
     tracker.note(note(config, report))
@@ -60,9 +63,6 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
         tracker.picture(out / "contact_sheet.png", step)
     # MLflow keeps the alias "latest" for itself.
     tracker.register(folder, config.track.register_as or config.name, alias="newest")
-    say(f"\n{table(report)}")
-    phases = ", ".join(f"{name} {seconds} s" for name, seconds in report["phases"].items())
-    say(f"\n{clock(report['wall_seconds'])} in all: {phases}")
 
 
 def note(config: RunConfig, report: dict[str, Any]) -> str:
