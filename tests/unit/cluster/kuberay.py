@@ -24,7 +24,9 @@ POD = {
             "runAsGroup": int,
             "fsGroup": int,
             "fsGroupChangePolicy": ("Always", "OnRootMismatch"),
+            "seccompProfile": {"type": ("RuntimeDefault",)},
         },
+        "automountServiceAccountToken": bool,
         "tolerations": [
             {
                 "key": str,
@@ -37,6 +39,7 @@ POD = {
             {
                 "name": str,
                 "image": str,
+                "securityContext": {"allowPrivilegeEscalation": bool, "capabilities": {"drop": [str]}},
                 "env": [ENV],
                 "envFrom": [{"secretRef": {"name": str, "optional": bool}}],
                 "resources": {"requests": QUANTITIES, "limits": QUANTITIES},

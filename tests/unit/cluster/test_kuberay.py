@@ -82,3 +82,18 @@ def test_a_retried_rayjob_is_the_same_run() -> None:
     assert (
         document("kuberay/rayjob.yaml")["metadata"]["name"] != document("kuberay/raycluster.yaml")["metadata"]["name"]
     )
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_no_process_gains_rights_and_no_worker_speaks_to_kubernetes(name: str) -> None:
+    """Pod Security's "restricted", and no token of a service account where foreign videos are decoded."""
+    spec = cluster_spec(name)
+    head, *workers = pods(name)
+    assert workers and all(pod["automountServiceAccountToken"] is False for pod in workers)
+    assert "automountServiceAccountToken" not in head  # its autoscaler asks Kubernetes for nodes
+    for pod in (head, *workers):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    contained = [container["securityContext"] for pod in (head, *workers) for container in pod["containers"]]
+    for context in (*contained, spec["autoscalerOptions"]["securityContext"]):
+        assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}

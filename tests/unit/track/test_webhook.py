@@ -101,6 +101,37 @@ def test_a_hook_that_accepts_and_never_answers_delays_nothing(tmp_path, monkeypa
         assert time.monotonic() - began < 2
 
 
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(server, tmp_path, caplog, monkeypatch, code):
+    monkeypatch.setattr(webhook, "ATTEMPTS", 1)
+
+    def do_POST(handler):
+        server.got.append(handler.path)
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        handler.send_response(code)
+        handler.send_header("Location", f"http://127.0.0.1:{server.server_port}/elsewhere")
+        handler.end_headers()
+
+    monkeypatch.setattr(server.RequestHandlerClass, "do_POST", do_POST)
+    monkeypatch.setattr(
+        server.RequestHandlerClass, "do_GET", lambda handler: server.got.append(handler.path), raising=False
+    )
+    hook = WebHook(file(tmp_path, callback_url=f"http://127.0.0.1:{server.server_port}/{SECRET}"), "run")
+    hook.send("end", "done")
+    hook.close()
+    assert server.got == [f"/{SECRET}"]
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert f"HTTPError {code}" in record.getMessage() and SECRET not in record.getMessage()
+
+
+def test_what_is_posted_holds_no_secret(server, tmp_path):
+    hook = WebHook(file(tmp_path, callback_url=f"http://127.0.0.1:{server.server_port}/x"), "run")
+    hook.send("failure", "cannot read https://h/x?sig=planted-1", password="planted-2", at=["http://a:planted-3@h"])
+    hook.close()
+    ((_, body),) = server.got
+    assert "planted" not in json.dumps(body) and body["message"] == "cannot read https://h/x?sig=***"
+
+
 def test_without_a_file_nothing_happens():
     hook = WebHook(None, "run")
     hook.send("start", "begun")
