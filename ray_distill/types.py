@@ -265,6 +265,10 @@ class Method(Protocol):
         """One line for the head of a run: what is not plain from the keys."""
         ...
 
+    def warnings(self, bf16: bool) -> list[str]:
+        """Settings that will not do what they seem to, with a remedy each; ``bf16``: a network computes in that."""
+        ...
+
     def sampler(self) -> Sampler:
         """The recipe that rollout, validation and export share."""
         ...

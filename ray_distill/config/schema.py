@@ -115,6 +115,11 @@ class RunConfig(Section):
         """The roles that training holds a network for."""
         return tuple(role for role, need in self.method.roles.items() if not isinstance(need, Start))
 
+    @property
+    def computes_in_bf16(self) -> bool:
+        """Whether the network of some role does."""
+        return any(self.role(role).dtype == "bfloat16" for role in self.held_roles)
+
     def source(self, role: Role) -> Path:
         return self.role(role).path or self.model.path
 

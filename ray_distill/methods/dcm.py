@@ -18,6 +18,7 @@ from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_p
 from ray_distill.diffusion.flow import add_noise
 from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.losses import frame_differences, mse, pseudo_huber
+from ray_distill.methods.precision import bf16_warnings
 from ray_distill.methods.watch import consistency_logs
 from ray_distill.types import (
     STUDENT,
@@ -116,6 +117,10 @@ class DCM:
             f"(from {self.distill_cfg:g} {self.distill_cfg_form})"
         )
 
+    def warnings(self, bf16: bool) -> list[str]:
+        remedy = "Use more phases (method.multiphase) or fewer method.euler_steps"
+        return bf16_warnings(self.phases, self.scale, self.huber_c, remedy) if bf16 else []
+
     def updates(self, step: int) -> tuple[Update, ...]:
         return (Update((STUDENT,), self.student_loss),)
 
@@ -148,7 +153,7 @@ class DCM:
             student, target, networks[TEACHER], x_k, step, batch.cond, batch.uncond, self.scale
         )
         each = pseudo_huber(pred, aim, self.huber_c)
-        logs = consistency_logs(each, pred, add_noise(batch.x_0, eps, step.sigma_end), step.sigma)
+        logs = consistency_logs(each, pred, aim, x_k, add_noise(batch.x_0, eps, step.sigma_end), step.sigma)
         loss, lag = each.mean(), self.temporal_lag
         if 0 < lag < batch.latent_shape[1]:
             temporal = mse(frame_differences(pred, lag), frame_differences(aim, lag))

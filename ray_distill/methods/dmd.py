@@ -83,6 +83,9 @@ class DMD(Scores):
         steps = ", ".join(f"{t:g}" for t in self.sampler().timesteps)
         return f"student steps {steps} ({self.rollout}); {self.describe_scores()}"
 
+    def warnings(self, bf16: bool) -> list[str]:
+        return []
+
     def updates(self, step: int) -> tuple[Update, ...]:
         pulls = (Pull(FAKE_SCORE, STUDENT, self.ida_decay, "ida_decay"),) if self.ida_decay < 1 else ()
         student = Update((STUDENT,), self.student_loss, pulls)

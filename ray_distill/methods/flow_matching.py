@@ -40,6 +40,9 @@ class FlowMatching:
                 "need shift > 0, sampling_steps >= 1 and prompt_dropout in [0, 1]"
             )
 
+    def warnings(self, bf16: bool) -> list[str]:
+        return []
+
     def updates(self, step: int) -> tuple[Update, ...]:
         return (Update((STUDENT,), self.loss),)
 

@@ -17,6 +17,7 @@ from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_p
 from ray_distill.diffusion.flow import add_noise
 from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.losses import pseudo_huber, sample_mse
+from ray_distill.methods.precision import bf16_warnings
 from ray_distill.methods.watch import consistency_logs
 from ray_distill.types import (
     STUDENT,
@@ -90,6 +91,11 @@ class LCM:
             f"1 is off: s = {low:g}{f' to {high:g}' if high > low else ''} ({self.guidance_form} as given)"
         )
 
+    def warnings(self, bf16: bool) -> list[str]:
+        remedy = "Use fewer method.euler_steps or a lower method.shift"
+        c = self.huber_c if self.loss == "huber" else None
+        return bf16_warnings(self.phases, self.scales[0], c, remedy) if bf16 else []
+
     def updates(self, step: int) -> tuple[Update, ...]:
         return (Update((STUDENT,), self.student_loss),)
 
@@ -110,4 +116,4 @@ class LCM:
         )
         huber = self.loss == "huber"
         each = pseudo_huber(prediction, aim, self.huber_c) if huber else sample_mse(prediction, aim)
-        return LossTerms(each.mean(), consistency_logs(each, prediction, batch.x_0, step.sigma))
+        return LossTerms(each.mean(), consistency_logs(each, prediction, aim, x_n, batch.x_0, step.sigma))

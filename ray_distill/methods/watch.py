@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ray_distill.diffusion.consistency import CLEAR, bf16_share
 from ray_distill.diffusion.losses import gaussian_floor, score_weight
 
 BINS = 5
 LAG_WINDOW = 50
-"""Rows with a fake-score loss whose mean is one point of its curve."""
+"""Rows with a fake-score loss, or a share of rounding, whose mean is one point of its curve."""
 SPREAD_WINDOW = 20
 """Student updates whose mean spread is one point of its curve."""
 
@@ -56,12 +57,21 @@ def fake_score_logs(each: Tensor, x: Tensor, sigma: Tensor, target: str) -> dict
     }
 
 
-def consistency_logs(each: Tensor, prediction: Tensor, x_0: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-    """Of a consistency update: its loss ``each`` [B], whole and by sigma, and the spread of what the student predicts
-    against the data's."""
+def consistency_logs(
+    each: Tensor, prediction: Tensor, aim: Tensor, x_t: Tensor, x_0: Tensor, sigma: Tensor
+) -> dict[str, Tensor]:
+    """Of a consistency update: its loss ``each`` [B], whole and by sigma, the spread of what the student predicts
+    against the data's, and how much of prediction - aim bf16's rounding is, or would be."""
     each, spread = each.detach(), {"student_std": prediction.detach(), "data_std": x_0}
     logs = {name: x.flatten(1).std(1, correction=0) for name, x in spread.items()}
-    return {"consistency_loss": each.mean(), **logs, **by_sigma("consistency_loss_by_sigma", each, sigma)}
+    share = bf16_share(prediction.detach(), aim, x_t)
+    return {
+        "consistency_loss": each.mean(),
+        "bf16_share": share.mean(),
+        **logs,
+        **by_sigma("consistency_loss_by_sigma", each, sigma),
+        **by_sigma("bf16_share_by_sigma", share, sigma),
+    }
 
 
 def by_sigma(name: str, values: Tensor, sigma: Tensor) -> dict[str, Tensor]:
@@ -72,10 +82,21 @@ def by_sigma(name: str, values: Tensor, sigma: Tensor) -> dict[str, Tensor]:
     return {f"{name}/{i / BINS:.1f}-{(i + 1) / BINS:.1f}": row for i, row in enumerate(table)}
 
 
-def warnings(rows: Sequence[Mapping[str, float]]) -> list[str]:
-    """What the rows of a run so far warn of, in sentences with a remedy. More rows never change a sentence that stands,
-    so one that was said before is known by its text."""
-    return [text for text in (_lag(rows), _saturation(rows)) if text]
+def warnings(rows: Sequence[Mapping[str, float]], bf16: bool = False) -> list[str]:
+    """What the rows of a run so far warn of, in sentences with a remedy; ``bf16`` says that its networks compute in
+    that. More rows never change a sentence that stands, so one that was said before is known by its text."""
+    return [text for text in (_lag(rows), _saturation(rows), _rounding(rows) if bf16 else "") if text]
+
+
+def _rounding(rows: Sequence[Mapping[str, float]]) -> str:
+    """Much of what a consistency loss compares is bf16's rounding."""
+    for step, share in _curve(rows, "bf16_share", LAG_WINDOW):
+        if share > CLEAR:
+            return (
+                f"step {step:.0f}: bf16's rounding is about {share:.2f} of the difference that the loss compares. Use "
+                "fewer method.euler_steps, more phases (method.multiphase) or dtype float32"
+            )
+    return ""
 
 
 def _lag(rows: Sequence[Mapping[str, float]]) -> str:

@@ -74,7 +74,7 @@ def check_track(config: RunConfig) -> None:
 
 def warnings(config: RunConfig) -> list[str]:
     """What a run does that its author may not have meant."""
-    found = schedule.warnings(config)
+    found = [*schedule.warnings(config), *config.method.warnings(config.computes_in_bf16)]
     if config.data.caption_dropout and not config.method.uses_latents:
         found.append(
             f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no "

@@ -82,7 +82,7 @@ def train(
     def drain() -> None:
         fresh = _drain(job, progress, tracker, series)
         seen.extend(fresh)
-        for text in warnings(seen) if fresh else ():
+        for text in warnings(seen, config.computes_in_bf16) if fresh else ():
             if text not in said:
                 say(f"   warning: {text}")
                 said.add(text)

@@ -170,6 +170,7 @@ def test_what_is_logged():
     logs = LCM().student_loss(held, data, RNG, {}).logs
     assert {"consistency_loss", "student_std", "data_std"} < logs.keys()
     assert sum(name.startswith("consistency_loss_by_sigma/") for name in logs) == 5
+    assert sum(name.startswith("bf16_share_by_sigma/") for name in logs) == 5 and logs["bf16_share"] > 0
     assert not any(value.requires_grad for value in logs.values())
 
 
