@@ -253,6 +253,18 @@ def test_two_recordings_in_one_transport_stream(tmp_path):
         read_clip(str(tmp_path / "both.ts"), Cut(24, fps=8))
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
+def test_a_recording_that_begins_between_key_frames(tmp_path, codec):
+    """What FFmpeg shows of it is the clip; what lacks its key frame is not there."""
+    whole = odd.write(tmp_path / "a.ts", codec=codec, rate=25, frames=48, gop_size=12).read_bytes()
+    path = tmp_path / "b.ts"
+    path.write_bytes(whole[len(whole) // 3 // 188 * 188 :])
+    with av.open(str(path)) as container:
+        shown = odd.counted(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]))
+    assert 12 < len(shown) < 48
+    assert numbers(path, Cut(4, number=1)) == shown[4:8] and probe(str(path)).frames == len(shown)
+
+
 DARK = {"yuv420p10le": 10, "yuv422p10le": 10, "yuv444p12le": 12}
 
 
