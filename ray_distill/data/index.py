@@ -183,7 +183,7 @@ def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
 def told(card: Mapping[str, Any]) -> str:
     """A cache in one line."""
     buckets = ", ".join(f"{count} of {shape}" for shape, count in card["buckets"].items())
-    cut = f", {card['captions_cut']} captions cut" if card["captions_cut"] else ""
+    cut = f", {card['captions_cut']} captions cut" if card.get("captions_cut") else ""  # new in cards
     return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def _take(
     found: _Members, tar: str, shard: tarfile.TarFile, member: tarfile.TarInfo, size: int, column: str, choices: bool
 ) -> None:
     """A member's place or captions, or its fault."""
-    name, suffix = member.name, PurePosixPath(member.name).suffix.lower()
+    name, suffix = member.name, posixpath.splitext(member.name)[1].lower()
     if suffix not in VIDEOS and suffix not in TEXTS:
         return
     fault = ""
@@ -113,13 +114,13 @@ def _after(file: BinaryIO, offset: int) -> str:
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    return posixpath.splitext(posixpath.normpath(name))[0]
 
 
 def _key(name: str) -> str:
     """What WebDataset calls a sample: the name up to its first dot."""
-    path = PurePosixPath(name)
-    return f"{path.parent}/{path.name.partition('.')[0]}"
+    folder, _, file = posixpath.normpath(name).rpartition("/")
+    return f"{folder}/{file.partition('.')[0]}"
 
 
 def _captioned(members: _Members) -> Iterator[Clip]:
