@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ray_distill import durable
 from ray_distill.checkpoint.layout import MANIFEST, STATE, file_name, fingerprint
 
 PART_BYTES = 1 << 30
@@ -103,7 +103,7 @@ class Writing:
             raise FileNotFoundError(f"not seen on {socket.gethostname()}: {SHARED}")
         save_file(kept, path)
         path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors' are their owner's alone
-        _flush_to_disk(path)
+        durable.sync(path)  # a manifest must not outlive a power cut that its files did not
         self._files[name] = fingerprint(path)
 
     def _clear(self) -> str:
@@ -124,11 +124,11 @@ class Writing:
                 path = self.folder / name
                 part = path.with_suffix(".part")
                 part.write_text(json.dumps(content, indent=1))
-                _flush_to_disk(part)
+                durable.sync(part)
                 if name == STATE:
                     files[name] = fingerprint(part)
                 part.replace(path)
-            _flush_to_disk(self.folder)
+            durable.sync(self.folder)
 
         unseen = [name for name, file in files.items() if _size(self.folder / name) != file["size"]]
         if unseen:
@@ -181,12 +181,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _flush_to_disk(path: Path) -> None:
-    """A manifest must not outlive a power cut that its files did not."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
