@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ray_distill import durable
 from ray_distill.checkpoint.layout import MANIFEST, STATE, file_name, fingerprint
 
 PART_BYTES = 1 << 30
 AHEAD = 1  # parts that wait in memory while another is written, where the disk is waited for
 SHARED = "output_dir must be storage that all nodes share"
-UNSUPPORTED = {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 Gather = Callable[[Any], list[Any]]
 
 
@@ -107,7 +105,7 @@ class Writing:
         save_file(kept, path)
         with _where_supported():
             path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors' are their owner's alone
-        _flush_to_disk(path)
+        durable.sync(path)  # a manifest must not outlive a power cut that its files did not
         self._files[name] = fingerprint(path)
 
     def _clear(self) -> str:
@@ -128,12 +126,11 @@ class Writing:
                 path = self.folder / name
                 part = path.with_suffix(".part")
                 part.write_text(json.dumps(content, indent=1))
-                _flush_to_disk(part)
+                durable.sync(part)
                 if name == STATE:
                     files[name] = fingerprint(part)
                 part.replace(path)
-            with _where_supported():
-                _flush_to_disk(self.folder)
+            durable.sync(self.folder)
 
         unseen = [name for name, file in files.items() if _size(self.folder / name) != file["size"]]
         if unseen:
@@ -190,19 +187,10 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _where_supported() -> Iterator[None]:
-    """Inside, a file system without what is asked (FAT and SMB have no modes, some FUSE no fsync of a folder) goes
-    without it: who may read, and in which order names reach the disk, is then its own affair. Any other error stays."""
+    """Inside, a file system without modes (FAT, SMB) goes without them: who may read is then its own affair. Any other
+    error stays."""
     try:
         yield
     except OSError as error:
-        if error.errno not in UNSUPPORTED:
+        if error.errno not in durable.UNSUPPORTED:
             raise
-
-
-def _flush_to_disk(path: Path) -> None:
-    """A manifest must not outlive a power cut that its files did not."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
