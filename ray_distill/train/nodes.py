@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -176,10 +175,12 @@ def watch_nodes(
         thread.join(timeout=every_s)
 
 
-def ray_logs() -> Path:
-    """The folder of log files of this Ray, on each of its machines."""
+def ray_logs() -> str:
+    """Where this Ray's log files are, on each of its machines."""
+    if ray.util.client.ray.is_connected():  # which cannot tell the folder
+        return "in its dashboard, under Logs"
     here = ray.get_runtime_context()
-    return Path(here.get_temp_dir(), here.get_session_name(), "logs")
+    return f"{here.get_temp_dir()}/{here.get_session_name()}/logs"
 
 
 def ray_job() -> str:
