@@ -14,6 +14,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 
 from ray_distill.models import family as adapter
+from ray_distill.models.parts import outline, read_config
 from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
@@ -28,7 +29,7 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
         return _published(family, folder, key)
     if not path.is_file():
         raise ValueError(f"{key} = {folder}: no transformer/{CONFIG} there. Give a pipeline folder in diffusers format")
-    config: dict[str, Any] = json.loads(path.read_text())
+    config = read_config(path, f"{key} = {folder}")
     wanted = adapter(family).transformer.__name__
     if config.get("_class_name") != wanted:
         raise ValueError(
@@ -52,7 +53,7 @@ def _published(family: str, file: Path, key: str) -> dict[str, Any]:
 
 def check_weights(family: str, folder: Path, key: str = "model.path") -> None:
     """ValueError where files are missing, or hold other tensors than the configuration says; reads headers alone."""
-    Weights(folder, empty_transformer(family, folder), key).check()
+    Weights(folder, empty_transformer(family, folder, key), key).check()
 
 
 def patch(family: str, folder: Path) -> tuple[int, int]:
@@ -103,15 +104,14 @@ def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
     return model
 
 
-def empty_transformer(family: str, folder: Path) -> nn.Module:
+def empty_transformer(family: str, folder: Path, key: str = "model.path") -> nn.Module:
     """The architecture of ``folder``/transformer on the meta device: names and shapes without memory."""
-    return _empty(family, check_folder(family, folder))
+    return _empty(family, check_folder(family, folder, key), f"{key} = {folder}")
 
 
-def _empty(family: str, config: dict[str, Any]) -> nn.Module:
-    with torch.device("meta"):
-        model: nn.Module = adapter(family).transformer.from_config(config)
-    return model
+def _empty(family: str, config: dict[str, Any], what: str = "a published transformer") -> nn.Module:
+    network: nn.Module = outline(adapter(family).transformer.from_config, config, what)
+    return network
 
 
 def check_attention(backend: str, key: str = "model.attention") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -13,7 +13,10 @@ from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ray_distill.models.parts import read_json
+
 SINGLE, INDEX = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
+BLOCK = re.compile(r"(transformer_)?blocks\.\d+\.")
 SUFFIX = ".safetensors"
 PREFIX = "model.diffusion_model."  # of single files that hold a whole pipeline
 
@@ -34,7 +37,10 @@ class Weights(Mapping[str, Tensor]):
 
     def _folder(self, folder: Path) -> dict[str, tuple[Path, str]]:
         if (index := folder / INDEX).is_file():
-            where = {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+            named = read_json(index, f"{self._key} = {self._path}").get("weight_map")
+            if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+                raise ValueError(f"{self._key} = {self._path}: {index.name} has no weight_map of names and files")
+            where = {name: folder / file for name, file in named.items()}
             if missing := sorted({str(file) for file in where.values() if not file.is_file()}):
                 raise ValueError(
                     f"{self._key} = {self._path}: {index.name} names files that are not there: {', '.join(missing)}"
@@ -93,6 +99,8 @@ class Weights(Mapping[str, Tensor]):
             unknown = sorted(found.keys() - self._wanted.keys())
             has = f", and has {unknown[0]}" if unknown else ""
             raise ValueError(f"{of}: it lacks {len(missing)} of {len(self._wanted)} tensors, such as {missing[0]}{has}")
+        if more := sorted(name for name in found.keys() - self._wanted.keys() if BLOCK.match(name)):
+            raise ValueError(f"{of}: it has more blocks than its configuration says, such as {more[0]}")
         for name, shape in self._wanted.items():
             if found[name] != shape:
                 raise ValueError(f"{of}: {name} is {list(found[name])}, and its configuration says {list(shape)}")
