@@ -87,7 +87,7 @@ def stored_shapes(folder: Path, stem: str, what: str) -> Shapes:
         if not file.is_file():
             raise ConfigError(f"{what}: no {file.name} in {folder}, and weights are read from safetensors alone")
         try:
-            with safe_open(file, "pt") as opened:
+            with safe_open(file, "np") as opened:  # "pt" maps the file as memory that a machine must be able to give
                 names = opened.keys()
                 shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in names}
         except SafetensorError as error:

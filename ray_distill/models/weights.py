@@ -32,7 +32,7 @@ class Weights(Mapping[str, Tensor]):
         self._key, self._path = key, path
         self._network = type(network).__name__
         self._wanted = {name: tuple(p.shape) for name, p in network.named_parameters()}
-        self._files: dict[Path, Any] = {}
+        self._files: dict[tuple[Path, str], Any] = {}
         self._where = self._single(path) if path.is_file() else self._folder(path / "transformer")
 
     def _folder(self, folder: Path) -> dict[str, tuple[Path, str]]:
@@ -59,17 +59,18 @@ class Weights(Mapping[str, Tensor]):
                 names = convert(checkpoint=dict(names))
         return {name: (file, stored) for name, stored in names.items()}
 
-    def _open(self, file: Path) -> Any:
-        if file not in self._files:
+    def _open(self, file: Path, framework: str = "np") -> Any:
+        """The file, for its header: under "pt" it is mapped as memory that this machine must be able to give."""
+        if (file, framework) not in self._files:
             try:
-                self._files[file] = safe_open(file, "pt")
+                self._files[file, framework] = safe_open(file, framework)
             except SafetensorError as error:
                 raise ValueError(f"{self._key} = {self._path}: {file} is no safetensors file: {error}") from error
-        return self._files[file]
+        return self._files[file, framework]
 
     def __getitem__(self, name: str) -> Tensor:
         file, stored = self._where[name]
-        tensor: Tensor = self._open(file).get_tensor(stored)
+        tensor: Tensor = self._open(file, "pt").get_tensor(stored)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
