@@ -13,6 +13,12 @@ PARTS = {
     "ltx": {"text_encoder": "T5EncoderModel", "vae": "AutoencoderKLLTXVideo"},
 }
 """Classes that a family's pipeline loads, by its part."""
+PIPELINES = {
+    "wan": ("WanPipeline", "WanVideoToVideoPipeline"),
+    "ltx": ("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
+}
+"""Classes of diffusers whose folder a family's text-to-video pipeline loads, too."""
+TRANSFORMERS = {"wan": "WanTransformer3DModel", "ltx": "LTXVideoTransformer3DModel"}
 INDEX = "model_index.json"
 
 
@@ -45,10 +51,17 @@ def class_of(parts: dict[str, Any], name: str) -> str | None:
 
 def check_base(base: Path, family: str, key: str) -> None:
     """ConfigError where diffusers could not load the parts that an export takes from ``base``."""
+    import diffusers
     import transformers
 
     parts = read_index(base, key)
-    wanted = dict(PARTS[family])
+    kind = parts.get("_class_name")  # one that diffusers does not have is another tool's name
+    if kind not in PIPELINES[family] and hasattr(diffusers, str(kind)):
+        raise ConfigError(
+            f"{key} = {base}: {INDEX} is of a {kind}, and an export of family {family!r} is a {PIPELINES[family][0]}; "
+            "give a text-to-video folder"
+        )
+    wanted = PARTS[family] | {"transformer": TRANSFORMERS[family]}
     vae = json.loads((base / "vae/config.json").read_bytes()).get("_class_name")
     if vae != wanted["vae"]:  # a codec of ours: the export samples without one
         del wanted["vae"]

@@ -15,6 +15,7 @@ from torch import nn
 from ray_distill.models import family as adapter
 from ray_distill.models.hashing import folder_hash as folder_hash
 from ray_distill.models.hashing import weights_hash as weights_hash
+from ray_distill.models.parts import outline, read_config
 from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
@@ -29,7 +30,7 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
         return _published(family, folder, key)
     if not path.is_file():
         raise ValueError(f"{key} = {folder}: no transformer/{CONFIG} there. Give a pipeline folder in diffusers format")
-    config: dict[str, Any] = json.loads(path.read_text())
+    config = read_config(path, f"{key} = {folder}")
     wanted = adapter(family).transformer.__name__
     if config.get("_class_name") != wanted:
         raise ValueError(
@@ -53,7 +54,7 @@ def _published(family: str, file: Path, key: str) -> dict[str, Any]:
 
 def check_weights(family: str, folder: Path, key: str = "model.path") -> None:
     """ValueError where files are missing, or hold other tensors than the configuration says; reads headers alone."""
-    Weights(folder, empty_transformer(family, folder), key).check()
+    Weights(folder, empty_transformer(family, folder, key), key).check()
 
 
 def patch(family: str, folder: Path) -> tuple[int, int]:
@@ -104,15 +105,14 @@ def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
     return model
 
 
-def empty_transformer(family: str, folder: Path) -> nn.Module:
+def empty_transformer(family: str, folder: Path, key: str = "model.path") -> nn.Module:
     """The architecture of ``folder``/transformer on the meta device: names and shapes without memory."""
-    return _empty(family, check_folder(family, folder))
+    return _empty(family, check_folder(family, folder, key), f"{key} = {folder}")
 
 
-def _empty(family: str, config: dict[str, Any]) -> nn.Module:
-    with torch.device("meta"):
-        model: nn.Module = adapter(family).transformer.from_config(config)
-    return model
+def _empty(family: str, config: dict[str, Any], what: str = "a published transformer") -> nn.Module:
+    network: nn.Module = outline(adapter(family).transformer.from_config, config, what)
+    return network
 
 
 def check_attention(backend: str, key: str = "model.attention") -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -21,7 +22,8 @@ from ray_distill.errors import ConfigError
 from ray_distill.models.codec import CODECS, Codec
 
 Shapes = Mapping[str, tuple[int, ...]]
-PCA = "PatchPCA"
+CONFIG, PCA = "config.json", "PatchPCA"
+LAYERS, LARGEST = 1000, 10_000_000
 TEXT = {"wan": "umt5", "ltx": "t5"}
 """Of each family, transformers' name of the text encoder that its pipeline has."""
 
@@ -39,6 +41,38 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return found
 
 
+def read_config(path: Path, what: str) -> dict[str, Any]:
+    """A network's configuration; ConfigError for numbers of which no network is made, before one is tried."""
+    described = read_json(path, what)
+    for key, value in described.items():
+        most = LAYERS if key in ("num_layers", "num_decoder_layers", "num_res_blocks") else LARGEST
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= most:
+                raise ConfigError(
+                    f"{what}: {path.name} has {key} = {number}, and at most {most:,} is read; copy it again"
+                )
+    return described
+
+
+def outline(make: Callable[[dict[str, Any]], Any], described: Mapping[str, Any], what: str) -> Any:
+    """``make(described)`` on the meta device. Values that make no network are the user's, whatever a library calls
+    them: ConfigError."""
+    try:
+        with torch.device("meta"):
+            return make(dict(described))
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        StrictDataclassError,
+    ) as error:
+        raise ConfigError(f"{what}: its {CONFIG} makes no network ({type(error).__name__}: {error})") from error
+
+
 def stored_shapes(folder: Path, stem: str, what: str) -> Shapes:
     """Names and shapes of the tensors in ``stem``.safetensors, or in the shards of its index, from their headers."""
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
@@ -53,7 +87,7 @@ def stored_shapes(folder: Path, stem: str, what: str) -> Shapes:
         if not file.is_file():
             raise ConfigError(f"{what}: no {file.name} in {folder}, and weights are read from safetensors alone")
         try:
-            with safe_open(file, "pt") as opened:
+            with safe_open(file, "np") as opened:  # "pt" maps the file as memory that a machine must be able to give
                 names = opened.keys()
                 shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in names}
         except SafetensorError as error:
@@ -76,16 +110,17 @@ def check_stored(found: Shapes, wanted: Shapes, what: str) -> None:
 def check_vae(folder: Path, key: str) -> Codec:
     """The codec of ``folder``/vae on the meta device."""
     what = f"{key} = {folder}: vae"
-    described = read_json(folder / "vae/config.json", what)
+    described = read_config(folder / "vae/config.json", what)
     name = described.get("_class_name")
     if name not in CODECS:
         raise ConfigError(f"{what}: _class_name {name!r} is no codec that is known; known are {', '.join(CODECS)}")
     if name == PCA:
         return _check_pca(folder / "vae", described, what)
-    spread = described.get("latents_std") or ()
-    if not all(isinstance(one, int | float) and math.isfinite(one) and one > 0 for one in spread):
-        raise ConfigError(f"{what}: latents_std = {spread}: finite numbers above 0 are needed; copy config.json again")
-    codec: Any = _outline(resolve_name(CODECS[name]).outline, described, f"{what}/config.json")
+    for key, least in (("latents_mean", -math.inf), ("latents_std", 0)):
+        values = described.get(key) or []
+        if not isinstance(values, list) or not all(isinstance(one, int | float) and one > least for one in values):
+            raise ConfigError(f"{what}: {key} = {values}: numbers above {least} are needed; copy config.json again")
+    codec: Any = outline(resolve_name(CODECS[name]).outline, described, what)
     wanted = {name: tuple(parameter.shape) for name, parameter in codec.vae.named_parameters()}
     check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), wanted, what)
     return codec  # type: ignore[no-any-return]
@@ -102,26 +137,17 @@ def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:
     return codec
 
 
-def _outline(make: Any, described: Mapping[str, Any], what: str) -> Any:
-    """``make(described)`` on the meta device; what a library says of values that make no network is the user's."""
-    try:
-        with torch.device("meta"):
-            return make(described)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
-        raise ConfigError(f"{what} makes no network ({type(error).__name__}: {error}); copy it again") from error
-
-
 def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
     """(width, entries of the vocabulary) of ``folder``/text_encoder."""
     from transformers import T5EncoderModel, UMT5EncoderModel
 
     what = f"{key} = {folder}: text_encoder"
-    described = read_json(folder / "text_encoder/config.json", what)
+    described = read_config(folder / "text_encoder/config.json", what)
     kind = described.get("model_type")
     if kind != TEXT[family]:
         raise ConfigError(f"{what}: model_type {kind!r}, and family {family!r} reads text by {TEXT[family]!r}")
     of = T5EncoderModel if kind == "t5" else UMT5EncoderModel
-    encoder: nn.Module = _outline(lambda values: of(of.config_class.from_dict(values)), dict(described), what)
+    encoder: nn.Module = outline(lambda values: of(of.config_class.from_dict(values)), described, what)
     wanted = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
     found = dict(stored_shapes(folder / "text_encoder", "model", what))
     for name in ("shared.weight", "encoder.embed_tokens.weight"):  # one matrix, stored under either name

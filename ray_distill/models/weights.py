@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -14,7 +14,10 @@ from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ray_distill.models.parts import read_json
+
 SINGLE, INDEX = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
+BLOCK = re.compile(r"(transformer_)?blocks\.\d+\.")
 SUFFIX = ".safetensors"
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 PREFIX = "model.diffusion_model."  # of single files that hold a whole pipeline
@@ -31,12 +34,15 @@ class Weights(Mapping[str, Tensor]):
         self._key, self._path = key, path
         self._network = type(network).__name__
         self._wanted = {name: tuple(p.shape) for name, p in network.named_parameters()}
-        self._files: dict[Path, Any] = {}
+        self._files: dict[tuple[Path, str], Any] = {}
         self._where = self._single(path) if path.is_file() else self._folder(path / "transformer")
 
     def _folder(self, folder: Path) -> dict[str, tuple[Path, str]]:
         if (index := folder / INDEX).is_file():
-            where = {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+            named = read_json(index, f"{self._key} = {self._path}").get("weight_map")
+            if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+                raise ValueError(f"{self._key} = {self._path}: {index.name} has no weight_map of names and files")
+            where = {name: folder / file for name, file in named.items()}
             if missing := sorted({str(file) for file in where.values() if not file.is_file()}):
                 raise ValueError(
                     f"{self._key} = {self._path}: {index.name} names files that are not there: {', '.join(missing)}"
@@ -55,17 +61,18 @@ class Weights(Mapping[str, Tensor]):
                 names = convert(checkpoint=dict(names))
         return {name: (file, stored) for name, stored in names.items()}
 
-    def _open(self, file: Path) -> Any:
-        if file not in self._files:
+    def _open(self, file: Path, framework: str = "np") -> Any:
+        """The file, for its header: under "pt" it is mapped as memory that this machine must be able to give."""
+        if (file, framework) not in self._files:
             try:
-                self._files[file] = safe_open(file, "pt")
+                self._files[file, framework] = safe_open(file, framework)
             except SafetensorError as error:
                 raise ValueError(f"{self._key} = {self._path}: {file} is no safetensors file: {error}") from error
-        return self._files[file]
+        return self._files[file, framework]
 
     def __getitem__(self, name: str) -> Tensor:
         file, stored = self._where[name]
-        tensor: Tensor = self._open(file).get_tensor(stored)
+        tensor: Tensor = self._open(file, "pt").get_tensor(stored)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -100,6 +107,8 @@ class Weights(Mapping[str, Tensor]):
             unknown = sorted(found.keys() - self._wanted.keys())
             has = f", and has {unknown[0]}" if unknown else ""
             raise ValueError(f"{of}: it lacks {len(missing)} of {len(self._wanted)} tensors, such as {missing[0]}{has}")
+        if more := sorted(name for name in found.keys() - self._wanted.keys() if BLOCK.match(name)):
+            raise ValueError(f"{of}: it has more blocks than its configuration says, such as {more[0]}")
         for name, shape in self._wanted.items():
             if found[name] != shape:
                 raise ValueError(f"{of}: {name} is {list(found[name])}, and its configuration says {list(shape)}")

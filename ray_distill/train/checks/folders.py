@@ -28,7 +28,7 @@ def check_writable(folder: Path, key: str, remedy: str) -> None:
             raise NotADirectoryError(20, "is a file, not a folder", str(there))
         probe = Path(tempfile.mkdtemp(prefix=".ray-distill-probe-", dir=there))
         try:
-            _write(probe / "part")
+            _write(probe / folder.relative_to(there))
         finally:
             shutil.rmtree(probe, ignore_errors=True)
     except OSError as error:
@@ -41,7 +41,9 @@ def _nearest(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
 
 
-def _write(path: Path) -> None:
+def _write(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "part"
     with path.open("wb") as file:
         file.write(PROBE)
         file.flush()
