@@ -63,6 +63,9 @@ class Courier:
                 asked = self._asked
             try:
                 self._send()
+            except BaseException:
+                self._thread = None  # the next nudge starts another
+                raise
             finally:
                 with self._changed:
                     self._done = asked

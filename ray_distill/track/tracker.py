@@ -52,7 +52,7 @@ class Tracker:
         self._warned, self._warnings = False, set[str]()
         self._patience = UPLOADS_WAIT_S
         self._retry_at = 0.0
-        self._most: int | None = None  # entries of one call, after a server took no more
+        self._most = METRICS_BATCH  # entries of one call; fewer, after a server took no more
         self._courier = Courier(self.send)
 
     @property
@@ -164,12 +164,15 @@ class Tracker:
         """Send what is kept, in order; whether nothing is left. In the courier's thread: its state needs no lock."""
         if self._courier.now() < self._retry_at:
             return False
-        postponed: list[str] = []
+        postponed: list[Entry] = []
         failures = 0
-        while (entry := self._outbox.first()) is not None and entry.get("id") not in postponed:
-            entries = self._outbox.ahead(min(self._most or METRICS_BATCH, self._sender.most(entry)))
+        while (entry := self._outbox.first()) is not None:
+            if entry in postponed or failures > 1:
+                self._retry_at = self._courier.now() + COOL_DOWN_S
+                return False
+            entries = self._outbox.ahead(min(self._most, self._sender.most(entry)))
             try:
-                self._results[entry.get("id", "")] = self._sender.send(entries)
+                self._keep(entry, self._sender.send(entries))
                 failures = 0
             except Exception as error:  # whatever a tracker or its network raises, the run is worth more
                 cause, large = one_line(error), is_too_large(error)
@@ -180,20 +183,22 @@ class Tracker:
                     continue
                 else:
                     self._warn(cause)
+                    # What is too large fails alone, and a file may; if the next one fails as well, it is the server.
                     alone = entry["call"] in FILES or (large and entry["call"] != "open")
-                    failures += not large
-                    if alone:
-                        postponed.append(entry["id"])
+                    failures += int(not large) if alone else 2
+                    if failures < 2:
+                        postponed.append(entry)
                         self._outbox.postpone()
-                        self._awaited.discard(entry["id"])
-                    if alone and failures < 2:
-                        continue
-                    break
+                        self._awaited.discard(entry.get("id", ""))
+                    continue
             self._outbox.sent(len(entries))
             self._awaited.discard(entry.get("id", ""))
-        if self.left:
-            self._retry_at = self._courier.now() + COOL_DOWN_S
-        return not self.left
+        return True
+
+    def _keep(self, entry: Entry, result: Any) -> None:
+        """For whoever waits for it."""
+        if result is not None and entry.get("id") in self._awaited:
+            self._results[entry["id"]] = result
 
     def _entry(self, call: str, **values: Any) -> Entry:
         return {"call": call, "id": uuid.uuid4().hex, "at": int(time.time() * 1000), **values}

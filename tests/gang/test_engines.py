@@ -305,7 +305,7 @@ def test_a_loss_that_reaches_nothing_is_an_error(gang: Gang) -> None:
 
 def test_an_average_is_added_and_a_new_run_begins_with_the_weights(gang: Gang, tmp_path: Path) -> None:
     """Of a run that had none, the average begins with its weights, and follows; a new run has no moments of the old."""
-    case = jobs.Case(micro_batch=4, ema_decay=0.9)
+    case = jobs.Case(micro_batch=4, method=jobs.FlowMatching())
     result = gang.run(jobs.begun, case, str(tmp_path / "c"), world=2)[0]
     stored, resumed, further, new = (result[name] for name in ("stored", "resumed", "further", "new"))
     names = [name for name in stored if "student/weights/" in name]

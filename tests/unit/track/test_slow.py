@@ -140,6 +140,42 @@ def test_a_thread_that_sends_does_not_hold_the_end_of_the_process():
     assert not thread.is_alive()
 
 
+def test_what_comes_while_the_last_is_sent_is_no_failure(slow, tmp_path):
+    """An entry that is added behind a pass's last one is sent by the next pass, without a cool-down."""
+    server = slow(5)
+    tracker = Tracker.start("http://slow", "digits", "run", {}, {}, folder=tmp_path)
+    server.clock.advance(60)
+    real = tracker._outbox.first
+
+    def first():
+        entry = real()
+        if entry is None and not added:
+            added.append(True)
+            tracker.metrics(1, {"loss": 1.0})
+        return entry
+
+    added: list[bool] = []
+    tracker._outbox.first = first
+    tracker.metrics(0, {"loss": 1.0})
+    server.clock.advance(11)
+    assert added and tracker.left == 0
+
+
+def test_a_thread_that_dies_is_started_again(monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    calls = []
+
+    def send():
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    courier = Courier(send)
+    assert courier.wait(courier.nudge(), 30)
+    assert courier.wait(courier.nudge(), 30) and len(calls) == 2
+    courier.close()
+
+
 HTML = b"<html><body>Bad gateway</body></html>"
 ANSWERS = {
     "400 HTML": (400, HTML),
