@@ -7,10 +7,10 @@ BENCHMARKS := $(wildcard benchmarks/*.py)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart sweep teacher test slow chaos lint check bench clean
+.PHONY: help install quickstart sweep teacher test slow chaos lint check bench gpu-kit clean
 
 help:  ## this list
-	@awk -F ':.*  ## *' '/^[a-z]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*  ## *' '/^[a-z-]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -55,8 +55,13 @@ lint: install  ## format, style and types, changing nothing
 
 check: lint test  ## all that a change must pass
 
-bench: install  ## every benchmark, each printing its table
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+bench: install  ## every benchmark but the GPU kit, each printing its table
+	@set -e; for script in $(filter-out benchmarks/gpu.py,$(BENCHMARKS)); do echo "== $$script"; $(BIN)/python $$script; done
+
+gpu-kit: install  ## gpu-kit.tar for a machine with a GPU and torch alone; docs/benchmarks.md has its command
+	rm -rf gpu-kit && mkdir gpu-kit && cp benchmarks/gpu.py gpu-kit/
+	DS_BUILD_OPS=0 $(BIN)/python -m pip wheel -q --no-deps -w gpu-kit -c constraints.txt . -r benchmarks/gpu.txt
+	tar cf gpu-kit.tar gpu-kit && rm -r gpu-kit && ls -lh gpu-kit.tar
 
 clean:  ## remove .venv and caches; data, runs and outputs stay
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -15,6 +15,8 @@ from ray_distill.plan.network import Parameters, architecture, latent_shape, par
 from ray_distill.plan.passes import Pass, Workload, count
 from ray_distill.types import TEACHER, Role
 
+Shape = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -42,9 +44,12 @@ class Estimate:
         )
 
 
-def estimate(config: RunConfig) -> Estimate:
-    """ValueError where the network or the size of its clips is unknown or wrong."""
-    counted = Counted(config)
+def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
+    """Of clips that are ``latent`` (C, t, h, w); without it, of the configuration's own.
+
+    ValueError where the network or the size of its clips is unknown or wrong.
+    """
+    counted = Counted(config, latent)
     sizes = {role: parameters(config, role) for role in config.held_roles}
     states = {role: memory.state(config.role(role), sizes[role], config.train.workers) for role in sizes}
     if config.model.shared_base:  # a call of any role gathers the base
@@ -63,8 +68,8 @@ def estimate(config: RunConfig) -> Estimate:
 class Counted:
     """The passes of a configuration's networks."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config, self.latent = config, latent_shape(config)
+    def __init__(self, config: RunConfig, latent: Shape | None = None) -> None:
+        self.config, self.latent = config, latent or latent_shape(config)
         self.architectures = {role: architecture(config, role) for role in config.held_roles}
 
     def one(self, call: Call) -> Pass:

@@ -53,6 +53,41 @@ def test_data() -> None:
     assert measured["wait"]["steps"] == 2 and 0 <= measured["wait"]["share_waited"] < 1
 
 
+def test_gpu() -> None:
+    """The GPU kit on a CPU: every case ends with its numbers, and the same network twice is the same."""
+    measured = last_line("benchmarks/gpu.py", "--tiny", "--cycles", "1")
+    assert [row["failed"] for row in measured["rows"] if "failed" in row] == []
+    trained = [row for row in measured["rows"] if "cycle_s" in row]
+    assert len(trained) == 7 and all(row["flops_per_s"] > 0 and row["planned_bytes"] > 0 for row in trained)
+    (drift,) = [row for row in measured["rows"] if "cosine" in row]
+    assert 0 < drift["drift"] < 1 and drift["cosine"] > 0.5
+    if measured["devices"] == ["cpu", "cpu"]:
+        assert measured["difference"] == 0
+
+
+BARE = """
+import importlib.metadata, re, runpy, sys
+def plain(name):
+    return re.sub("[-_.]+", "-", name).lower()
+lines = open("benchmarks/gpu.txt").read().splitlines()
+torch = "torch filelock typing-extensions sympy networkx jinja2 fsspec setuptools markupsafe mpmath triton"
+there = {plain(name) for name in [*lines[1:], *torch.split(), "ray-distill"]}
+for module, names in importlib.metadata.packages_distributions().items():
+    if not {plain(name) for name in names} & there and not plain(names[0]).startswith(("nvidia", "cuda")):
+        sys.modules[module] = None
+sys.argv = ["benchmarks/gpu.py", "--cycles", "1", "--case", sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "case",
+    ['{"network": "tiny", "dtype": "bfloat16", "lora": {"rank": 4}, "shared": true}', '{"part": "text", "tiny": true}'],
+)
+def test_the_gpu_kit_takes_no_more_than_its_list(case: str) -> None:
+    assert last_line("-c", BARE, case)
+
+
 def test_students(digits: Path, tmp_path: Path) -> None:
     short = ["train.steps=5", "evaluate.videos=20", "evaluate.seeds=[1,2]", "evaluate.teacher_steps=2"]
     short += ["evaluate.guidance_grid=[2.0]", "evaluate.shift_grid=[3.0]", f"data.manifest={digits}"]

@@ -1,0 +1,344 @@
+"""Seconds and bytes of DMD on one GPU: real architectures on random weights, beside what `ray-distill plan` says.
+
+    python benchmarks/gpu.py [--only 1.3B] [--cycles 3] [--out gpu.json]      on one GPU
+    python benchmarks/gpu.py --tiny                                           small networks, on a CPU as well
+
+Needs torch, this package and what gpu.txt names; no Ray, no weights, no data. `make gpu-kit` packs these for a machine
+that has torch alone. Each case has a process of its
+own; one that fails is a row that says why. A cycle is five fake-score updates and one of the student. ``share`` is the
+share of the card's dense peak in the FLOPs that plan counts: its ``mfu``. The 14B is measured by two depths, and the
+row of all its 40 layers is the line through them. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.machinery
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import torch
+
+
+class Absent(types.ModuleType):
+    """In place of pyarrow, which is larger than all else together: the kit reads no data, and nothing calls it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return MagicMock()
+
+
+if importlib.util.find_spec("pyarrow") is None:
+    sys.modules |= {name: Absent(name) for name in ("pyarrow", *(f"pyarrow.{n}" for n in ("compute", "parquet")))}
+
+INTERVAL = 5
+WAN = {"_class_name": "WanTransformer3DModel", "patch_size": [1, 2, 2], "attention_head_dim": 128, "freq_dim": 256}
+WAN |= {"cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "text_dim": 4096, "eps": 1e-6}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "1.3B": WAN | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30, "in_channels": 16, "out_channels": 16},
+    "5B": WAN | {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
+    "14B": WAN | {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40, "in_channels": 16, "out_channels": 16},
+    "tiny": WAN
+    | {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2, "freq_dim": 16}
+    | {"in_channels": 4, "out_channels": 4, "text_dim": 8, "rope_max_seq_len": 32},
+}
+"""Wan 2.1 T2V 1.3B and 14B and Wan 2.2 TI2V 5B as their repositories describe them."""
+LATENTS = {"1.3B": (16, 21, 60, 104), "5B": (48, 31, 44, 80), "14B": (16, 21, 60, 104), "tiny": (4, 3, 4, 4)}
+"""81 x 480 x 832 pixels, for 5B 121 x 704 x 1280 through its own VAE."""
+BASE = {"dtype": "bfloat16", "checkpointing": True, "rows": 1, "steps": 3}
+LORA = {"lora": {"rank": 64}, "shared": True}
+
+
+def cases(tiny: bool) -> Iterator[dict[str, Any]]:
+    """Of 1.3B one change at a time from ``BASE``; the larger ones where they fit."""
+    first = "tiny" if tiny else "1.3B"
+    changes: list[dict[str, Any]] = [{}, {"checkpointing": False}, {"rows": 2}, {"fused": True}, {"dtype": "float32"}]
+    changes += [LORA, LORA | {"int8": True}]
+    if not tiny:
+        changes += [{"compile": True}, *({"attention": name} for name in ("_native_cudnn", "_native_flash", "flash"))]
+    yield from (BASE | {"network": first} | change for change in changes)
+    if not tiny:
+        yield BASE | {"network": "5B"} | LORA
+        yield from (BASE | {"network": "14B", "layers": layers} | LORA for layers in (2, 4))
+    yield {"drift": 50, "network": first, "layers": 2, "steps": 3}
+    yield from ({"part": part, "tiny": tiny} for part in ("vae", "text"))
+
+
+def configure(folder: Path, case: dict[str, Any]) -> Any:
+    from ray_distill.config import RunConfig
+
+    described = NETWORKS[case["network"]] | ({"num_layers": case["layers"]} if "layers" in case else {})
+    (folder / "transformer").mkdir(exist_ok=True)
+    (folder / "transformer/config.json").write_text(json.dumps(described))
+    held = {"zero": 1, "dtype": case["dtype"], "gradient_checkpointing": case.get("checkpointing", False)}
+    held |= {"compile": case.get("compile", False), "lora": case.get("lora")}
+    frozen = {"zero": 0, "dtype": case["dtype"], "base_precision": "int8" if case.get("int8") else "dtype"}
+    trained = held | {"optimizer": {"learning_rate": 1e-5, "clip_norm": 10.0}}
+    model = {"path": folder, "shared_base": case.get("shared", False), "max_sequence_length": 512}
+    if case["network"] == "tiny":
+        model["max_sequence_length"] = 5
+    rows = case.get("rows", 1)
+    return RunConfig.model_validate(
+        {
+            "name": "gpu",
+            "model": model | {"attention": case.get("attention", "native")},
+            "method": {"name": "dmd", "student_interval": INTERVAL, "timesteps": "1000,757,522"},
+            "roles": {"student": trained, "fake_score": trained, "teacher": frozen},
+            "data": {"manifest": folder / "none.jsonl", "frames": 81, "height": 480, "width": 832},
+            "train": {"steps": 1000, "workers": 1, "global_batch": rows, "micro_batch": rows},
+            "evaluate": {"enabled": False},
+        }
+    )
+
+
+def engines_of(config: Any, case: dict[str, Any], device: torch.device) -> Any:
+    """The run's own engines, with weights drawn on the device in place of those of files."""
+    from ray_distill.models import family
+    from ray_distill.train import build, zero
+
+    described = json.loads((config.model.path / "transformer/config.json").read_text())
+
+    def drawn(config: Any, held: Any, role: str) -> torch.nn.Module:
+        torch.manual_seed(0)
+        with device:
+            return family("wan").transformer.from_config(described).to(zero.DTYPES[held.dtype])
+
+    def fused(module: torch.nn.Module, held: Any) -> torch.optim.AdamW:
+        trained = [p for p in module.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, held.learning_rate, held.betas, held.eps, held.weight_decay, fused=True)
+
+    build.loaded = drawn
+    if case.get("fused"):
+        zero._adamw = fused  # type: ignore[assignment]
+    return build.build_engines(config)
+
+
+def batch_of(config: Any, case: dict[str, Any], device: torch.device) -> Any:
+    from ray_distill.types import Batch
+
+    rows, latent = config.train.micro_batch, LATENTS[case["network"]]
+    text = torch.randn(rows, config.model.max_sequence_length, NETWORKS[case["network"]]["text_dim"], device=device)
+    return Batch(torch.arange(rows, device=device), latent, {"text": text}, {"text": torch.zeros_like(text)})
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds of ``work``, to the end of what it gave the GPU."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize()
+    began = time.perf_counter()
+    work()
+    synchronize()
+    return time.perf_counter() - began
+
+
+def training(case: dict[str, Any], folder: Path, device: torch.device, cycles: int) -> dict[str, Any]:
+    """Seconds of an update of each kind, of a cycle and of a sample; bytes at most, and as planned."""
+    from ray_distill.diffusion.samplers import sample
+    from ray_distill.plan.estimate import estimate
+    from ray_distill.rng import StatelessRng
+    from ray_distill.train.step import train_step
+
+    config = configure(folder, case)
+    engines, batch = engines_of(config, case, device), batch_of(config, case, device)
+
+    def step(number: int) -> float:
+        return timed(lambda: train_step(config.method, engines, [batch], number, StatelessRng(0)))
+
+    for number in range(INTERVAL):  # compiles, allocates
+        step(number)
+    seconds = {number: step(number) for number in range(INTERVAL, INTERVAL * (1 + cycles))}
+    both = [s for number, s in seconds.items() if len(config.method.updates(number)) > 1]
+    fake = statistics.median(s for number, s in seconds.items() if len(config.method.updates(number)) == 1)
+    cycle = statistics.median(both) + (INTERVAL - 1) * fake
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+    planned = estimate(config, LATENTS[case["network"]])
+    with torch.no_grad():
+        x_T = torch.randn(1, *LATENTS[case["network"]], device=device)
+        cond, uncond = ({"text": c["text"][:1]} for c in (batch.cond, batch.uncond))
+        student, sampler = engines.networks["student"], config.method.sampler()
+        sampling = timed(lambda: sample(student, sampler, x_T, cond, uncond, noise=lambda i: torch.randn_like(x_T)))
+    return {
+        "student_s": statistics.median(both) - fake,
+        "fake_score_s": fake,
+        "cycle_s": cycle,
+        "sample_s": sampling,
+        "flops_per_s": sum(planned.flops.values()) * INTERVAL / cycle,
+        "bytes": peak,
+        "planned_bytes": planned.peak.total,
+    }
+
+
+def drift(case: dict[str, Any], folder: Path, device: torch.device) -> dict[str, Any]:
+    """How far the student's fp32 masters in bf16 are from those in fp32, as a share of the way that these have gone."""
+    from ray_distill.rng import StatelessRng
+    from ray_distill.train.step import train_step
+
+    ways = {}
+    for dtype in ("float32", "bfloat16"):
+        config = configure(folder, case | {"dtype": dtype})
+        engines = engines_of(config, case, device)
+        torch.manual_seed(1)
+        batch = batch_of(config, case, device)
+
+        def student(engines: Any = engines) -> torch.Tensor:
+            kept = (t for role, name, t in engines.tensors() if role == "student" and name.startswith("weights/"))
+            return torch.cat([tensor.detach().float().flatten().cpu() for tensor in kept])
+
+        start = student()
+        for number in range(case["drift"]):
+            train_step(config.method, engines, [batch], number, StatelessRng(0))
+        ways[dtype] = student() - start
+    exact, rounded = ways["float32"], ways["bfloat16"]
+    return {
+        "steps": case["drift"],
+        "drift": float((rounded - exact).norm() / exact.norm()),
+        "cosine": float(torch.nn.functional.cosine_similarity(rounded, exact, dim=0)),
+    }
+
+
+def part(case: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Seconds of a clip through Wan's VAE in fp32, or of a prompt through its text encoder in bf16."""
+    if case["part"] == "vae":
+        from diffusers import AutoencoderKLWan
+
+        small = {"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1} if case["tiny"] else {}
+        with device, torch.no_grad():
+            vae = AutoencoderKLWan(**small).eval()
+            clip = torch.randn(1, 3, *((5, 32, 32) if case["tiny"] else (81, 480, 832)))
+            latents = vae.encode(clip).latent_dist.mean
+            encode, decode = timed(lambda: vae.encode(clip)), timed(lambda: vae.decode(latents))
+        return {"encode_s": encode, "decode_s": decode}
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    xxl = {"vocab_size": 256384, "d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+    small = {"vocab_size": 32, "d_model": 16, "d_ff": 32, "num_layers": 2, "num_heads": 4, "d_kv": 4}
+    torch.set_default_dtype(torch.bfloat16)
+    with device, torch.no_grad():
+        encoder = UMT5EncoderModel(UMT5Config(**(small if case["tiny"] else xxl))).eval()
+        tokens = torch.randint(0, 32, (1, 512))
+        encoder(tokens)
+        return {"encode_s": timed(lambda: encoder(tokens))}
+
+
+def agreement(folder: Path, device: torch.device) -> list[float]:
+    """The student's weights after two cycles of a tiny network in fp32, whose first draws are the CPU's."""
+    from ray_distill.rng import StatelessRng
+    from ray_distill.train.step import train_step
+
+    case = {"network": "tiny", "dtype": "float32"}
+    config = configure(folder, case)
+    cpu = torch.device("cpu")
+    engines, batch = engines_of(config, case, cpu), batch_of(config, case, cpu)
+    moved = type(batch)(
+        batch.sample_ids.to(device),
+        batch.latent_shape,
+        *({"text": cond["text"].to(device)} for cond in (batch.cond, batch.uncond)),
+    )
+    for number in range(2 * INTERVAL):
+        train_step(config.method, engines, [moved], number, StatelessRng(0))
+    kept = (t for role, name, t in engines.tensors() if role == "student" and name.startswith("weights/"))
+    return [float(value) for tensor in kept for value in tensor.flatten()]
+
+
+def measure(case: dict[str, Any], cycles: int) -> Any:
+    """One case, in a process of its own."""
+    device = torch.device(case.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", DS_ACCELERATOR=device.type)
+    import torch.distributed as dist
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1
+        )
+        if "part" in case:
+            return part(case, device)
+        if "drift" in case:
+            return drift(case, folder, device)
+        return agreement(folder, device) if "agreement" in case else training(case, folder, device, cycles)
+
+
+def run(case: dict[str, Any], cycles: int) -> Any:
+    """What the case's process measured, or {"failed": its last line}."""
+    command = [sys.executable, __file__, "--case", json.dumps(case), "--cycles", str(cycles)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def whole(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of 14B with all its layers, by the line through two depths."""
+    low, high = ([r for r in rows if r.get("layers") == n and r.get("network") == "14B"] for n in (2, 4))
+    if not low or not high or "failed" in low[0] | high[0]:
+        return None
+    names = ("student_s", "fake_score_s", "cycle_s", "sample_s", "bytes")
+    at = {name: low[0][name] + (high[0][name] - low[0][name]) / 2 * 38 for name in names if low[0][name] is not None}
+    return high[0] | at | {"layers": 40, "by": "the line through 2 and 4 layers", "share": None, "planned_bytes": None}
+
+
+def line(row: dict[str, Any]) -> str:
+    shown = {k: v for k, v in row.items() if k not in ("flops_per_s", "tiny", "steps")}
+    texts = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items() if v is not None]
+    return "  ".join(texts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--only", help="a network: 1.3B, 5B or 14B")
+    parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.case:
+        print(json.dumps(measure(args.case, args.cycles)))
+        return
+    if not args.tiny and not torch.cuda.is_available():
+        parser.exit(2, "no GPU is at hand: --tiny runs small networks on a CPU\n")
+    from ray_distill.plan.hardware import GPUS
+
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+    known = [gpu for name, gpu in GPUS.items() if name.partition("-")[0].lower() in card.lower().replace(" ", "")]
+    versions = {name: __import__(name).__version__ for name in ("torch", "diffusers", "deepspeed", "peft")}
+    print(f"{card}; {', '.join(f'{name} {version}' for name, version in versions.items())}\n")
+    rows = []
+    for case in cases(args.tiny):
+        if args.only not in (None, case.get("network")):
+            continue
+        row = case | run(case, args.cycles)
+        if known and "flops_per_s" in row:
+            row["share"] = row["flops_per_s"] / known[0].peak(case["dtype"])
+        rows.append(row)
+        print(line(row), flush=True)
+    if (full := whole(rows)) is not None:
+        rows.append(full)
+        print(line(full))
+    devices = ("cpu", "cuda" if torch.cuda.is_available() else "cpu")
+    ours, theirs = (run({"agreement": True, "device": device}, 1) for device in devices)
+    most = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    print(f"{devices[0]} and {devices[1]} differ by {most:.2e} at most after {2 * INTERVAL} steps of a tiny network")
+    text = json.dumps({"card": card, "versions": versions, "rows": rows, "devices": devices, "difference": most})
+    if args.out:
+        args.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
