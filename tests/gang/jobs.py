@@ -211,13 +211,15 @@ def first_gradients(rank: int, world: int, clips: list[dict[str, float]]) -> dic
     return seen
 
 
-def large_gradients(rank: int, world: int, norm: float, clips: list[float]) -> dict[tuple[int, float], dict[str, Any]]:
+def large_gradients(
+    rank: int, world: int, norm: float, clips: list[float], dtype: str
+) -> dict[tuple[int, float], dict[str, Any]]:
     """By ZeRO stage and clip: the norm that is logged, what AdamW was given and the weights after a step whose gradient
     has ``norm``."""
-    case = Case(micro_batch=8 // world, method=FlowMatching(), ema_decay=None, clip_norm=0.0)
+    case = Case(dtype=dtype, micro_batch=8 // world, method=FlowMatching(), ema_decay=None, clip_norm=0.0)
     factor = norm / run(rank, world, case, 1)["logs"]["student_grad_norm"]
     seen = {}
-    for zero in (0, 1, 2, 3):
+    for zero in (0, 1, 2, 3) if dtype == "float32" else (1, 2, 3):
         for clip in clips:
             result = run(rank, world, replace(case, zero=zero, clip_norm=clip), 1, partial(scale_by, factor))
             parts = {

@@ -257,15 +257,19 @@ def test_norm_and_value_clip_under_every_stage(gang: Gang) -> None:
             torch.testing.assert_close(by_value, free.clamp(-1e-3, 1e-3), rtol=1e-4, atol=1e-8)
 
 
-def test_a_large_gradient_is_clipped_once_and_logged_as_it_was(gang: Gang) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [("float32", 1e-3), pytest.param("bfloat16", 2e-2, marks=pytest.mark.slow)]
+)
+def test_a_large_gradient_is_clipped_once_and_logged_as_it_was(gang: Gang, dtype: str, rounding: float) -> None:
     """A norm of 55 under each stage, clipped to 10, to 1 and not at all."""
-    for seen in gang.run(jobs.large_gradients, 55.0, [10.0, 1.0, 0.0], world=2):
+    for seen in gang.run(jobs.large_gradients, 55.0, [10.0, 1.0, 0.0], dtype, world=2):
         for (zero, clip), found in seen.items():
-            assert found["norm"] == pytest.approx(55, rel=1e-3), (zero, clip)
-            assert found["given"].norm().item() == pytest.approx(clip or 55, rel=1e-3), (zero, clip)
+            assert found["norm"] == pytest.approx(55, rel=rounding), (zero, clip)
+            assert found["given"].norm().item() == pytest.approx(clip or 55, rel=rounding), (zero, clip)
             wanted = seen[2, clip]
-            torch.testing.assert_close(found["given"], wanted["given"], rtol=1e-3, atol=1e-6 * (clip or 55))
-            assert (found["weights"] - wanted["weights"]).abs().max() < TOLERANCE
+            torch.testing.assert_close(found["given"], wanted["given"], rtol=rounding, atol=rounding**2 * (clip or 55))
+            if dtype == "float32":  # AdamW's first step is a sign, which rounding may turn
+                assert (found["weights"] - wanted["weights"]).abs().max() < TOLERANCE
 
 
 def test_no_key_of_deepspeeds_is_left_to_its_default_in_one_branch() -> None:

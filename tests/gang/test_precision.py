@@ -58,7 +58,12 @@ def beginnings(rank: int, world: int, folder: str, roles: dict[str, Any]) -> dic
 
 
 @pytest.mark.parametrize(
-    "own", [{}, {"init": "random"}, pytest.param({"offload_optimizer": True}, marks=pytest.mark.slow)]
+    "own",
+    [
+        {},
+        pytest.param({"init": "random"}, marks=pytest.mark.slow),
+        pytest.param({"offload_optimizer": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_masters_begin_from_the_published_fp32_weights(gang: Gang, tmp_path: Path, own: dict[str, Any]) -> None:
     """So do averages; what computes is their bf16 rounding."""
@@ -79,6 +84,7 @@ def test_masters_begin_from_the_published_fp32_weights(gang: Gang, tmp_path: Pat
             assert (masters != masters.bfloat16().float()).float().mean() > 0.5
 
 
+@pytest.mark.slow
 def test_weights_published_in_bf16_are_masters_as_they_are(gang: Gang, tmp_path: Path) -> None:
     tiny_wan(0).bfloat16().save_pretrained(tmp_path / "model" / "transformer")
     student = {"optimizer": {"learning_rate": jobs.LR}}
@@ -96,7 +102,7 @@ def added_up(rank: int, world: int) -> dict[tuple[int, str], float]:
     """By stage and gradient_dtype: the sum of a gradient and COUNT times SMALL of it, as a multiple of the gradient."""
     found = {}
     for stage in STAGES:
-        for dtype in ("float32", "bfloat16"):
+        for dtype in ("float32", "bfloat16") if stage < 3 else ("float32",):
             case = jobs.Case(zero=stage, dtype="bfloat16", gradient_dtype=dtype, micro_batch=4, method=FlowMatching())
             found[stage, dtype] = gradient(case, rank, world, COUNT).dot(once := gradient(case, rank, world, 0)).item()
             found[stage, dtype] /= once.square().sum().item()
@@ -117,6 +123,6 @@ def gradient(case: jobs.Case, rank: int, world: int, more: int) -> Tensor:
 
 def test_small_micro_batches_add_up_in_gradient_dtype_under_every_stage(gang: Gang) -> None:
     for found in gang.run(added_up, world=2):
-        for stage in STAGES:
-            assert found[stage, "float32"] == pytest.approx(1 + COUNT * SMALL, abs=2e-3), stage
-            assert found[stage, "bfloat16"] == pytest.approx(1, abs=2e-3), stage
+        for (stage, dtype), multiple in found.items():
+            wanted = 1 + COUNT * SMALL if dtype == "float32" else 1
+            assert multiple == pytest.approx(wanted, abs=2e-3), (stage, dtype)
