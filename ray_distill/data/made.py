@@ -21,7 +21,8 @@ from ray_distill.data.source import Source, Teacher
 from ray_distill.data.store import Store, address, placed
 from ray_distill.data.tables import distinct, equal, rows_of, table_of, unequal, without
 from ray_distill.models.codec import outline
-from ray_distill.models.loading import folder_hash, patch
+from ray_distill.models.hashing import folder_hash
+from ray_distill.models.loading import patch
 
 Row = dict[str, Any]
 

@@ -31,7 +31,8 @@ from ray_distill.evaluate.metrics import Metric, diversity
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
-from ray_distill.models.loading import folder_hash, load_transformer, random_transformer
+from ray_distill.models.hashing import folder_hash
+from ray_distill.models.loading import load_transformer, random_transformer
 from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
 from ray_distill.sealed import Damaged

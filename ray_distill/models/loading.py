@@ -13,8 +13,6 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 
 from ray_distill.models import family as adapter
-from ray_distill.models.hashing import folder_hash as folder_hash
-from ray_distill.models.hashing import weights_hash as weights_hash
 from ray_distill.models.parts import outline, read_config
 from ray_distill.models.weights import Weights
 

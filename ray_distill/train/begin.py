@@ -8,8 +8,9 @@ from typing import Any
 
 from ray_distill.checkpoint import BadCheckpoint, Checkpoint, latest
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import placed, random_heads
-from ray_distill.models.loading import check_folder, empty_transformer, weights_hash
+from ray_distill.models.loading import check_folder, empty_transformer
 from ray_distill.train.resume import with_defaults
 from ray_distill.types import STUDENT, Role, Start
 

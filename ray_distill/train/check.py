@@ -110,5 +110,3 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
                 f"{last.folder} holds adapters of {role} that were trained on other weights than {source} "
                 "has; give those back, or choose another name"
             )
-
-

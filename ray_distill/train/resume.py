@@ -13,7 +13,8 @@ from ray_distill.data.cache import CARD, Cache
 from ray_distill.data.listing import entries
 from ray_distill.data.made import Models
 from ray_distill.data.tables import rows_of, unequal
-from ray_distill.models.loading import weights_hash
+from ray_distill.models.hashing import weights_hash
+from ray_distill.sealed import Damaged
 from ray_distill.train.job import SOURCES, resumed_from
 
 HOW = ("cache_dir", "encode_batch", "encoders", "encoder_gpus")
@@ -24,8 +25,8 @@ SHOWN = 3
 def kept_cache(config: RunConfig) -> Cache | None:
     """The cache of the checkpoint that a run goes on from, whatever became of its sources since.
 
-    None where there is no checkpoint, where the configuration asks for other data, or where the cache is gone: it is
-    then made as for a new run.
+    None where there is no checkpoint, where the configuration asks for other data, or where the cache is gone or
+    damaged: it is then prepared as for a new run, which mends it.
     """
     last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is None or "data" not in last.state:
@@ -33,6 +34,10 @@ def kept_cache(config: RunConfig) -> Cache | None:
     then, now = with_defaults(last.state["config"]).get("data"), config.dump()["data"]
     cache = Cache(config.data.cache_dir / str(last.state["data"]))
     if not (cache.folder / CARD).is_file() or then is None or _asked(then) != _asked(now):
+        return None
+    try:
+        cache.check()
+    except Damaged:
         return None
     model = config.model
     models = Models(model.family, model.path, model.max_sequence_length, model.int8_text)

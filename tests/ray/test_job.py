@@ -66,6 +66,14 @@ def test_without_the_token_nothing_is_submitted(local_ray: None) -> None:
     assert told.returncode != 0 and "token authentication" in told.stderr.lower()
 
 
+def foreign(terminal: str) -> list[str]:
+    """Lines that others wrote: Ray's processes and logs, warnings of libraries, tracebacks, bars of progress."""
+    others = (
+        r"\(\w[\w.:]* pid=\d+|site-packages|\w+Warning\b|^Traceback|^\[?20\d\d-\d\d-\d\d[ T]|\d(it/s|s/it)\]|^\[rank\d"
+    )
+    return [line for line in terminal.splitlines() if re.search(others, line) and "job_manager.py" not in line]
+
+
 @dataclass(frozen=True)
 class Stopped:
     """A run whose job was stopped."""
@@ -91,6 +99,7 @@ def stop(home: Home, name: str) -> Stopped:
     assert job("job", "stop", name).returncode == 0
     logs = job("job", "logs", name).stdout
     assert "SIGTERM: saving" in logs and "the same command goes on from there" in logs
+    assert foreign(logs) == []
     assert "was stopped" in job("job", "status", name).stdout
     stopped = latest(run)
     assert stopped is not None and 0 < stopped.step < STEPS - 3

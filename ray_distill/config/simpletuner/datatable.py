@@ -29,8 +29,10 @@ FIELDS: Mapping[str, Field] = {
         "`manifest`, `video_column` and `caption_column`, with caption_strategy=parquet; sizes are those of the files",
     ),
     "caption_strategy": Field(
-        fields.captions, "`captions`: textfile, filename, instanceprompt, or a manifest's column"
+        fields.captions,
+        "`captions`: textfile (`lines`, a caption a line), filename, instanceprompt, or a manifest's column",
     ),
+    "disable_multiline_split": Field(fields.whole_sidecar, "true: a sidecar of several lines is one caption"),
     "instance_prompt": Field(says("see caption_strategy"), "`caption`, with caption_strategy=instanceprompt"),
     "only_instance_prompt": Field(fields.only_prompt, "true: `caption` = instance_prompt"),
     "prepend_instance_prompt": Field(fields.prepend, "false; true is refused"),
@@ -82,7 +84,6 @@ IDLE: Mapping[str, str] = {
     "sources are never deleted: a list names what was passed over": """
         delete_unwanted_images delete_problematic_images delete_nsfw_images""",
     "a method draws its own levels": "timestep_sampling_offset",
-    "a sidecar of several lines is one caption": "disable_multiline_split",
     "sound is not trained": "audio",
     "it belongs to text_embeds": "default",
     "it belongs to another kind of storage": "csv_* aws_* huggingface_* dataset_name split webshart source metadata",

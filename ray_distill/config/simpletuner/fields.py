@@ -64,8 +64,16 @@ def captions(value: Any, entry: Entry, file: File) -> Outcome:
         case "instanceprompt" | "instance_prompt":
             return Outcome({"caption": text(entry.get("instance_prompt"))})
         case "textfile":
-            return Outcome(note="a .txt beside each video")
+            if flag(entry.get("disable_multiline_split", False)):
+                return Outcome(note="a .txt beside each video, whole")
+            return Outcome({"captions": "lines"}, "a .txt beside each video, a caption a line")
     return Outcome(note="a column of the file that instance_data_dir or parquet names")
+
+
+def whole_sidecar(value: Any, entry: Entry, file: File) -> Outcome:
+    if flag(value):
+        return Outcome(note="a sidecar of several lines is one caption")
+    return Outcome(note="see caption_strategy")
 
 
 def only_prompt(value: Any, entry: Entry, file: File) -> Outcome:

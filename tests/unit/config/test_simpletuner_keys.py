@@ -170,7 +170,8 @@ DATASET = [
     ("crop", True, {"data.crop": True, "data.resolution_type": "fixed", "data.height": 480, "data.width": 480}),
     ("repeats", 2, {"data.datasets": [{"repeats": 2.0}]}),
     ("caption_strategy", "filename", {"data.datasets": [{"captions": "filename"}]}),
-    ("caption_strategy", "textfile", {"data.datasets": [{"captions": "sidecar"}]}),
+    ("caption_strategy", "textfile", {"data.datasets": [{"captions": "lines"}]}),
+    ("disable_multiline_split", True, {"data.datasets": [{"captions": "sidecar"}]}),
 ]  # fmt: skip
 
 # Accepted, and why nothing is set; warned of where a user may have meant something by it.

@@ -8,7 +8,8 @@ import torch
 from diffusers import LTXVideoTransformer3DModel
 from safetensors.torch import load_file, save_file
 
-from ray_distill.models.loading import check_folder, check_weights, hollow_transformer, load_transformer, weights_hash
+from ray_distill.models.hashing import weights_hash
+from ray_distill.models.loading import check_folder, check_weights, hollow_transformer, load_transformer
 from ray_distill.models.weights import INDEX, SINGLE
 from tests.tiny_wan import tiny_wan
 

@@ -14,7 +14,7 @@ from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
 from ray_distill.data.made import Models
-from ray_distill.models.loading import weights_hash
+from ray_distill.models.hashing import weights_hash
 from ray_distill.train.begin import check_init
 from ray_distill.train.build import bases, frozen_sources
 from ray_distill.train.check import check_data
