@@ -107,7 +107,7 @@ def read_yaml(path: Path, model: type[BaseModel] = RunConfig) -> tuple[dict[str,
         raise ConfigError(f"{path}: no such configuration file")
     try:
         tree = yaml_tree.parse(path.read_text(), Kinds.of(model)) or {}
-    except ConfigError as error:
+    except (ConfigError, UnicodeDecodeError) as error:
         raise ConfigError(mask(f"{path}: {error}")) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found a {type(tree).__name__}")
