@@ -159,3 +159,10 @@ def test_a_home_is_expanded_wherever_a_path_stands(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="~nobody_here is no user's home"):
         load_config(path, ["output_dir=~nobody_here/x"], {})
     assert load_config(path, ["output_dir=."], {}).config.output_dir == Path.cwd()
+
+
+def test_a_file_that_is_no_utf_8_is_named(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes("# café\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"run\.yaml: 'utf-8' codec"):
+        load_config(path, environment={})
