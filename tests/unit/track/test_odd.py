@@ -178,6 +178,7 @@ class TooLarge:
 def test_what_is_too_large_for_a_proxy_holds_nothing_else_up(uri, tmp_path, caplog):
     (tmp_path / "film.mp4").write_bytes(b"film")
     tracker = Tracker.start(uri, "digits", "large", {}, {}, folder=tmp_path)
+    settle(tracker)
     plain = tracker._sender._client
     proxy = tracker._sender._client = TooLarge(plain, 3)
     tracker._retry_at = 1e12  # an outage: the rows wait, and come together

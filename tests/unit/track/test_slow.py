@@ -19,6 +19,7 @@ from ray_distill.track.outbox import FILE, Outbox
 from ray_distill.track.sync import sync
 from ray_distill.track.tracker import Tracker
 from tests.unit.track.slow import Clock, SlowMlflow
+from tests.unit.track.test_outbox import settle
 
 
 @pytest.fixture
@@ -241,6 +242,7 @@ def test_a_broken_server_loses_nothing(kind, uri, tmp_path, monkeypatch, caplog,
     (run / "report.json").write_text("{}")
     tracker = Tracker.start(uri, "digits", name, {"lr": 1}, {}, folder=run)
     with answering(*ANSWERS[kind]) as broken:
+        settle(tracker)
         tracker._sender._client = quiet_client(broken)
         tracker.metrics(0, {"loss": 0.5})
         tracker.tags({"node_0": "head"})

@@ -71,7 +71,7 @@ def test_a_run_is_recorded_closed_and_continued(tmp_path, monkeypatch, caplog):
 def test_a_run_is_described_for_those_who_browse(uri, tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_COMMIT", "c0ffee")
     params = {"track.uri": "https://ann:hunter2@host"}
-    tracker = Tracker.start(uri, "digits", "digits-dmd", params, {"method": "dmd"})
+    tracker = Tracker.start(uri, "browsed", "digits-dmd", params, {"method": "dmd"})
     tracker.dataset("digits", tmp_path / "manifest.jsonl", "0123456789abcdef", {"clips": 60})
     validation = tmp_path / "validation"
     (validation / "student").mkdir(parents=True)
