@@ -84,8 +84,8 @@ class WebHook:
         if self._hook is None:
             return
         told = {"event": event, "run": self._run, "time": time.time()}
-        body = masked(told | {"message": f"{self._hook.message_prefix}{message}"} | values)
-        self._put(json.dumps(body).encode())
+        body = json.dumps(told | {"message": f"{self._hook.message_prefix}{message}"} | values).encode()
+        self._put(body)
 
     def close(self) -> None:
         """Give what is waiting ``END_WAIT_S``."""
@@ -101,7 +101,7 @@ class WebHook:
 
     def _work(self) -> None:
         while (body := self._queue.get()) is not None:
-            self._post(body)
+            self._post(json.dumps(masked(json.loads(body))).encode())
 
     def _post(self, body: bytes) -> None:
         assert self._hook is not None
