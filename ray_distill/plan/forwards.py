@@ -66,17 +66,22 @@ def cycle(method: Method, steps: int) -> Cycle:
             f"method.name = {method.name!r}: the calls of a causal student, by chunks, are not planned yet; "
             "method.name=dmd has the same roles and states"
         )
+    first, period = method.period
     updates: dict[tuple[tuple[Role, ...], str], Update] = {}
-    pattern = []
-    for step in range(steps):
+    pattern: list[tuple[tuple[tuple[Role, ...], str], ...]] = []
+    for step in range(min(steps, first + 2 * period)):  # what comes later repeats the last period
         made = {(u.roles, getattr(u.loss, "__qualname__", repr(u.loss))): u for u in method.updates(step)}
         updates = made | updates
         pattern.append(tuple(made))
-    length = next(n for n in range(1, steps + 1) if all(pattern[i] == pattern[i - n] for i in range(n, steps)))
+    walked = len(pattern)
+    length = next(n for n in range(1, walked + 1) if all(pattern[i] == pattern[i - n] for i in range(n, walked)))
+    times = [1] * length + [0] * (walked - length)
+    if length > walked - period and walked < steps:  # nothing repeats from the first step on: the whole run
+        length, (more, rest) = steps, divmod(steps - walked, period)
+        times = [1] * (walked - period) + [1 + more + (i < rest) for i in range(period)]
+    counts = {key: sum(n * each.count(key) for n, each in zip(times, pattern, strict=True)) for key in updates}
     kinds = tuple(
-        Kind(key[0], sum(each.count(key) for each in pattern[:length]), tuple(paths(method, update)))
-        for key, update in updates.items()
-        if any(key in each for each in pattern[:length])
+        Kind(key[0], counts[key], tuple(paths(method, update))) for key, update in updates.items() if counts[key]
     )
     return Cycle(length, kinds)
 

@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -64,6 +65,7 @@ class Late:
     """A made-up method: a term of its own from step 3 on, and a loss of two nested draws."""
 
     name = "late"
+    period = (3, 1)
     roles: ClassVar = {"student": "trained"}
     heads: ClassVar = {}
     uses_latents = False
@@ -98,3 +100,18 @@ def test_a_run_that_never_repeats_is_its_own_cycle():
 def test_a_causal_student_is_refused_by_name():
     with pytest.raises(ValueError, match=r"^method\.name = 'self_forcing': .* not planned yet"):
         cycle(METHODS["self_forcing"](), 10)
+
+
+@pytest.mark.parametrize("name", ["dmd", "dmd_warm_start", "lcm"])
+def test_a_long_run_is_counted_without_being_walked(name):
+    """The counts of 40 steps are those of a plain walk; a run of 10^9 steps, which nobody could walk, has the rates of
+    its last period."""
+    method = METHODS[name](**({"warm_start_steps": 7} if name == "dmd_warm_start" else {}))
+    short, long = cycle(method, 40), cycle(method, 10**9)
+    walked = Counter(update.roles for step in range(short.steps) for update in method.updates(step))
+    assert sum((Counter({kind.roles: kind.times}) for kind in short.kinds), Counter()) == walked
+    first, length = method.period
+    last = Counter(update.roles for step in range(first, first + length) for update in method.updates(step))
+    for roles, times in last.items():
+        counted = sum(kind.times for kind in long.kinds if kind.roles == roles)
+        assert counted / long.steps == pytest.approx(times / length, abs=1e-6)
