@@ -1,4 +1,4 @@
-"""The shared nouns. No logic lives here.
+"""The shared nouns: Batch, Denoiser, Method, Update, Rng, Sampler, Placement; no logic.
 
 Latents are ``[B, C, T, H, W]``; ``sigma`` is the noise level in [0, 1] with 1 = pure noise;
 ``x_t = (1 - sigma) x_0 + sigma eps`` and ``velocity = eps - x_0``.

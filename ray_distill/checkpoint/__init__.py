@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors of whole, named fp32 tensors; knows no Ray, no ZeRO stage and no world size.
+"""Checkpoints: whole, named fp32 tensors in safetensors; independent of Ray, ZeRO stage and world size.
 
 Writing is ``ray_distill.checkpoint.writer``; it imports torch, which those who only look for a checkpoint do without.
 """

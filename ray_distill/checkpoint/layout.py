@@ -1,4 +1,4 @@
-"""Names within a checkpoint.
+"""Names of the files and folders of a checkpoint.
 
 step_00000800/
   student-0000-000.safetensors ...   tensors "weights/<parameter>", "exp_avg/...", "exp_avg_sq/...", "ema/..."

@@ -1,4 +1,4 @@
-"""Reading: a checkpoint is verified against its manifest before a tensor of it is used."""
+"""Verify a checkpoint against its manifest, then read its tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: the newest, the best, and always the last good one."""
+"""Decide which checkpoints of a run stay: the newest, the best, and always the last good one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing: tensor by tensor, each by the rank whose turn it is, the manifest last; all ranks agree on how it ended."""
+"""Write a checkpoint tensor by tensor, the manifest last; all ranks agree on how the save ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RunConfig and how it is read."""
+"""RunConfig, the configuration of a run, and how it is read."""
 
 from ray_distill.config.load import ConfigError, Loaded, load_config
 from ray_distill.config.roles import RoleConfig

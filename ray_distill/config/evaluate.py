@@ -1,4 +1,4 @@
-"""What a student is measured by, and what it must reach."""
+"""The `evaluate` section: metrics, samples, and the goals that a student must reach."""
 
 from __future__ import annotations
 

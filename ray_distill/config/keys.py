@@ -1,4 +1,4 @@
-"""Dotted keys, and what to say of an unknown one."""
+"""Dotted keys, and the nearest known key for an unknown one."""
 
 from __future__ import annotations
 

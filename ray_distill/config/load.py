@@ -1,4 +1,4 @@
-"""YAML < environment (RAY_DISTILL_TRAIN__STEPS=10 is train.steps) < command line (train.steps=10), with provenance."""
+"""Read a configuration: YAML < environment (RAY_DISTILL_TRAIN__STEPS=10) < command line (train.steps=10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``{name: dmd, ...}``: the section of a method is the method's own frozen dataclass."""
+"""The `method` section: the method's own frozen dataclass, chosen by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How one role is held and trained."""
+"""The `roles` section: how one role is held (ZeRO, dtype, LoRA) and trained (optimizer, EMA)."""
 
 from __future__ import annotations
 

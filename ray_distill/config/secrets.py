@@ -1,4 +1,4 @@
-"""What nothing may show, hidden on its way out: in texts, logs and tracebacks (ray_distill/masking.py)."""
+"""Mask secrets as *** in everything that is printed, logged, tracked or stored."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""What every section of a configuration is: frozen, and strict about its keys."""
+"""Section, the base of every section of a configuration: frozen and strict about its keys."""
 
 from __future__ import annotations
 

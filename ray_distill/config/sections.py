@@ -1,4 +1,4 @@
-"""The sections of a run but for its method, its roles, its data and its evaluation."""
+"""The `model`, `train`, `track` and `publish` sections of a configuration."""
 
 from __future__ import annotations
 

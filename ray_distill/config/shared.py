@@ -1,4 +1,4 @@
-"""What the roles of a shared base must have of one another."""
+"""Check that the roles on one shared base agree with one another."""
 
 from __future__ import annotations
 

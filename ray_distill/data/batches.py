@@ -1,4 +1,4 @@
-"""The rows that Ray Data fetched, as the micro-batches of each step."""
+"""Turn fetched rows into the micro-batches of each step, checked against the data plan."""
 
 from __future__ import annotations
 

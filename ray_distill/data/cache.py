@@ -1,4 +1,4 @@
-"""What a run trains on: rows of latents and text embeddings, with the order of all samples that were kept.
+"""Cache: a run's rows of latents and text embeddings, in the order of all its samples.
 
 <cache_dir>/latents/<codec>/*.parquet     id, latents; under the hash of file, cut, size and codec (data/store.py)
             text/<encoder>/*.parquet      id, text; under the hash of caption and encoder

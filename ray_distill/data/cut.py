@@ -1,4 +1,4 @@
-"""Which frames of a file make a clip."""
+"""Choose which frames of a file make a clip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Actors with a model: pixels to latents, captions to embeddings."""
+"""Ray Data actors that hold a model: pixels to latents, captions to embeddings."""
 
 from __future__ import annotations
 

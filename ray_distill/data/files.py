@@ -1,4 +1,4 @@
-"""What Ray Data maps over a source's files: look into one, decode a clip of it; and write encoded rows to a store.
+"""Tasks that Ray Data maps over files: look into one, decode a clip of it, write encoded rows.
 
 Light to import: each worker does.
 """

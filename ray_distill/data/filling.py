@@ -1,4 +1,4 @@
-"""Straight through: clips are encoded beside the training, in the order in which it needs them."""
+"""Encode a run's clips beside its training, in the order in which training needs them."""
 
 from __future__ import annotations
 

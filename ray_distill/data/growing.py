@@ -1,4 +1,4 @@
-"""A store that is filled while it is read: training that does not wait until all of its clips are encoded."""
+"""Read a store that is still being filled, so that training need not wait for every clip."""
 
 from __future__ import annotations
 

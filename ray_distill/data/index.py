@@ -1,4 +1,4 @@
-"""From what the stores hold to the cache of a run: which samples there are, what was left out, and why."""
+"""Build a run's cache from its stores: the index of samples, the quarantine list and the card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a source names: every clip and prompt with its captions, before a video is opened."""
+"""List every clip and prompt that a source names, with captions, before a video is opened."""
 
 from __future__ import annotations
 

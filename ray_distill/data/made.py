@@ -1,4 +1,4 @@
-"""A source between its files and its cache: what is there, and what has to be encoded."""
+"""Inventory of a preparation: which clips and captions exist, and which still need encoding."""
 
 from __future__ import annotations
 

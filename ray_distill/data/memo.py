@@ -1,4 +1,4 @@
-"""Which cache a source came to, so that nothing is opened to find it again."""
+"""Remember which cache belongs to a source, so that an unchanged source opens no file again."""
 
 from __future__ import annotations
 

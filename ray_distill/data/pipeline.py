@@ -1,4 +1,4 @@
-"""Ray Data: a source's entries -> clips -> latents and text embeddings in their stores -> the cache of a run.
+"""The Ray Data pipeline: entries -> clips -> latents and text embeddings -> the cache of a run.
 
 What a store holds already is not made again: a preparation that was killed, or whose source has grown, goes on.
 """

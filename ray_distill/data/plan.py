@@ -1,4 +1,4 @@
-"""The data plan: which rows make up which step, as a pure function of the seed. Ray Data only fetches in this order.
+"""The data plan: which rows make up which step, as a pure function of the seed; Ray Data only fetches.
 
 The run's data position is one integer, the step: after a resume, in another world, the same rows make the same step.
 """

@@ -1,4 +1,4 @@
-"""Files wherever they are: on this machine, in an object store (s3://, gs:// and what fsspec knows), in a tar shard.
+"""Read files wherever they are: on this machine, in an object store (fsspec), in a tar shard.
 
 A place is a path or a URI. A member of a shard is ``shard.tar::offset::size::name``.
 """

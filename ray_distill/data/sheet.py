@@ -1,4 +1,4 @@
-"""A picture of some clips as the model sees them: cut, turned, resized, cropped."""
+"""Contact sheet of some clips as the model sees them: cut, turned, resized, cropped."""
 
 from __future__ import annotations
 

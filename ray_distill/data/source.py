@@ -1,4 +1,4 @@
-"""Where clips come from and what becomes of them: the ``data`` section of a configuration."""
+"""The `data` section of a configuration: where clips come from, and how they are cut and sized."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet files of encoded rows, each row under the hash of all that it was made from; files are only ever added.
+"""Stores: parquet files of encoded rows, each row under the hash of everything it depends on.
 
 Nothing that a disk has changed is read: a file's name is the hash of its rows' ids, each value has a digest of itself
 and its row's id beside it, and pages have the checksums that Parquet knows. What fails one of these is renamed to

@@ -1,4 +1,4 @@
-"""Ray Data: cache -> the rows of each step, in the data plan's order, split among training workers.
+"""Ray Data: the cache's rows of each step, in the data plan's order, split among training workers.
 
 Fetching runs in processes of its own: this file must not import torch, which would cost each of them seconds.
 """

@@ -1,4 +1,4 @@
-"""Rows in Arrow tables, which hold millions of them where Python dictionaries would fill the driver."""
+"""Build, read and filter Arrow tables, which hold millions of rows in little memory."""
 
 from __future__ import annotations
 

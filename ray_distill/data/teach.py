@@ -1,4 +1,4 @@
-"""Clips that a teacher makes: prompts through its sampler, into the same store as encoded videos."""
+"""Ray Data actor that holds a teacher and samples clips of prompts into a store."""
 
 from __future__ import annotations
 

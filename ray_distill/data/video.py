@@ -1,4 +1,4 @@
-"""Video files to frames and back. Torch-free, so that decode workers start fast.
+"""Read and write video files; free of torch, so that decode workers start fast.
 
 A reader lives for one call: decord readers that are shared by threads return wrong frames without an error, and open,
 idle ones read ahead without bound. Files are only ever read.

@@ -1,4 +1,4 @@
-"""Clips made chunk by chunk by a causal network (Self-Forcing, arXiv 2506.08009): one loop for rollout and sampling."""
+"""Rollouts chunk by chunk of a causal network (Self-Forcing, arXiv 2506.08009), for training and sampling."""
 
 from __future__ import annotations
 

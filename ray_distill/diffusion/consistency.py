@@ -1,4 +1,4 @@
-"""Consistency distillation of flows: a solver's levels cut into phases, and the two predictions that are compared.
+"""Consistency distillation: levels in phases, the consistency function, the pair it compares.
 
 Consistency models (arXiv 2303.01469), latent ones (2310.04378) and phased ones (2405.18407).
 """

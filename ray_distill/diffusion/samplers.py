@@ -1,4 +1,4 @@
-"""Sampling from noise by a recipe (:class:`ray_distill.types.Sampler`)."""
+"""Sample from noise by a recipe, "sde" or "ode", whole or in part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise levels: the shift, step lists, and the window that score timesteps are drawn from."""
+"""Noise levels: the shift, step lists, and the window from which score timesteps are drawn."""
 
 from __future__ import annotations
 

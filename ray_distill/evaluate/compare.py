@@ -1,4 +1,4 @@
-"""The student against its teacher, by samples: every sampler makes the same prompts from the same noise."""
+"""Compare the student with its teacher by samples: same prompts, same noise, one report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of one network: videos of a checkpoint's student or of a role as it began, and what the metric sees in them.
+"""Generate one network's videos as a Ray task, and compute the metric's features of them.
 
 ``generate`` runs as a Ray task, one sampler and one seed each, so that all CPUs or GPUs of the cluster take part.
 """

@@ -1,4 +1,4 @@
-"""What one candidate made from one seed; of a network that never changes it is kept, so that no run makes it twice."""
+"""Samples of one candidate and seed; those of a network that never changes are kept and reused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers for samples: a small video classifier's accuracy, and the Fréchet distance between feature sets."""
+"""Metrics of samples: a small video classifier's accuracy, and the Fréchet distance of features."""
 
 from __future__ import annotations
 

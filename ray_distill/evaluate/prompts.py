@@ -1,4 +1,4 @@
-"""The prompts of ``evaluate.prompts``, encoded once a run; those that a run takes from its data are in the cache."""
+"""Encode the prompts of `evaluate.prompts` once a run; prompts out of the data are in the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people look at: a contact sheet, loss curves, a table, and the same numbers as JSON."""
+"""Contact sheet, loss plot, table and JSON of an evaluation, and whether its goals are met."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One video from a checkpoint, with the method's own recipe."""
+"""Sample one video of a prompt from a checkpoint, by the method's own recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A student as a folder that diffusers loads, with the recipe that no file of diffusers' own holds."""
+"""Write a student as a folder for diffusers: transformer, scheduler, recipe, sample.py, model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A student to the hub: at the end, and from each checkpoint if asked; a dead hub costs a warning."""
+"""Upload a student to the hub: at the end, and from each checkpoint if asked; an outage is a warning."""
 
 from __future__ import annotations
 

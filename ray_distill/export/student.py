@@ -1,4 +1,4 @@
-"""A run's student, out of its newest checkpoint, as a folder for diffusers."""
+"""Export a run's student from its newest checkpoint, as a folder for diffusers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does diffusers alone reproduce what our sampler makes of an exported student?"""
+"""Verify that diffusers alone reproduces our sampler's latents of an exported student."""
 
 from __future__ import annotations
 

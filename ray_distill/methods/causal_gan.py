@@ -1,4 +1,4 @@
-"""Self-Forcing with DMD2's GAN term: the causal student's rollout against as many frames of the batch's clips."""
+"""Self-Forcing with DMD2's GAN term: the causal rollout against real clips of equal length."""
 
 from __future__ import annotations
 

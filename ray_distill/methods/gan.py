@@ -1,4 +1,4 @@
-"""DMD2's GAN term (arXiv 2405.14867, section 4.3): real data around distribution matching.
+"""DMD2's GAN term (arXiv 2405.14867, section 4.3), added to distribution matching.
 
 1. noise x and the batch's x_0 to one level s ~ U(0, gan_max_timestep / 1000), with the same eps
 2. show both to the teacher or the fake score; heads on its hidden features give logits D, one a token

@@ -1,4 +1,4 @@
-"""The two scores of distribution matching: with which guidance and at which noise levels a sample is compared."""
+"""The two scores of distribution matching: their guidance, and the noise levels they compare at."""
 
 from __future__ import annotations
 

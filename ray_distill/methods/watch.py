@@ -1,4 +1,4 @@
-"""What distribution matching logs, and what its rows warn of. Losses are no sign of quality; these are of trouble.
+"""What distribution matching logs, and the warnings that its rows give.
 
 All tensors are detached and none is read here: nothing waits for the device. A log of shape [B] has one value a sample.
 """

@@ -1,4 +1,4 @@
-"""Real networks behind Denoiser. A family is one adapter file, found by name."""
+"""Real networks behind Denoiser, and the registry of their families."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels to latents and back: the seam that the VAEs of families and the tiny PatchPCA stand behind.
+"""Codec: pixels to latents and back, by a family's VAE or by PatchPCA.
 
 Latents leave a codec normalised (each channel about zero mean and unit variance), as the denoiser wants them.
 """

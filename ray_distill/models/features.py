@@ -1,4 +1,4 @@
-"""Hidden features of a transformer: what its blocks return, taken by hooks, and what its last layers make of them.
+"""Hidden features of a transformer, read from its blocks by hooks.
 
 A hook sees a block's output while the block is called, so nothing here touches a parameter: ZeRO-3 gathers and releases
 as in any other call. Under gradient checkpointing that output is what the checkpoint keeps, and the call in the

@@ -1,4 +1,4 @@
-"""Heads that judge hidden features: a discriminator without a body of its own.
+"""Discriminator heads on hidden features.
 
 A head is DCM's (arXiv 2506.03123): linear, group norm, leaky ReLU, a residual layer, one logit a token; here as wide as
 the features that it sees.

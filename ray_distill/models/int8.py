@@ -1,4 +1,4 @@
-"""Frozen linear layers in int8, w ~ scale q with one scale a row: a base of a quarter of its fp32 bytes.
+"""Frozen linear layers in int8, w ~ scale q with one scale a row: a quarter of the fp32 bytes.
 
 q and scale are buffers, which DeepSpeed leaves where and as they are. torchao's and quanto's weights are subclasses of
 Tensor, and its casts and broadcasts fail on them (seen with torchao 0.18).

@@ -1,4 +1,4 @@
-"""Transformers out of pipeline folders and single files, checked before anything starts."""
+"""Load transformers from pipeline folders and single files, checked before anything starts."""
 
 from __future__ import annotations
 

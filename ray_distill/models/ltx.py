@@ -1,4 +1,4 @@
-"""LTX-Video text-to-video (diffusers' LTXVideoTransformer3DModel) behind Denoiser, and its VAE behind Codec.
+"""LTX-Video text-to-video (diffusers' LTXVideoTransformer3DModel) behind Denoiser, its VAE behind Codec.
 
 The network takes latents as tokens [B, t h w, C] and places them by pixels and seconds: a latent frame is 8 frames, a
 row 32 pixels, and clips count as 25 frames a second, the default of diffusers' pipeline.

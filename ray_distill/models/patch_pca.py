@@ -1,4 +1,4 @@
-"""A codec for laptop-sized videos and tests, without training."""
+"""PatchPCA: a codec for small videos and tests, without training."""
 
 from __future__ import annotations
 

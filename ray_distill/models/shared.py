@@ -1,4 +1,4 @@
-"""One frozen base under all roles: the teacher is the base alone, every other role an adapter on it.
+"""One frozen base for all roles: the teacher is the base, every other role is an adapter on it.
 
 Which adapter enters is the name that each adapted layer holds as active; peft passes over names that a layer lacks. To
 change it copies nothing and, unlike peft's own ``set_adapter``, leaves alone what asks for gradients.

@@ -1,4 +1,4 @@
-"""Prompts to the text conditioning that denoisers read, as diffusers' WanPipeline and LTXPipeline compute it."""
+"""Encode prompts as diffusers' WanPipeline and LTXPipeline do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of a transformer by name out of safetensors, each read when asked for; what is missing is named before."""
+"""Read a transformer's tensors by name from safetensors, one at a time; name missing ones first."""
 
 from __future__ import annotations
 

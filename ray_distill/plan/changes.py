@@ -1,4 +1,4 @@
-"""The cheapest change of a configuration that makes it fit: tried in order, each recomputed by the same code."""
+"""Find the cheapest change of a configuration that makes it fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration on a number of GPUs: the moment at which most memory is in use, and the FLOPs of a step."""
+"""Estimate one configuration on a number of GPUs: peak memory and FLOPs of a step."""
 
 from __future__ import annotations
 

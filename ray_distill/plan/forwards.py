@@ -1,4 +1,4 @@
-"""Which networks a method calls: counted by running its own updates on toy networks, for every outcome of its draws."""
+"""Count a method's network calls by running its own updates on toy networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GPUs hold, compute and are assumed to cost; clusters written as ``8xH100-80GB`` or ``2x8xH100-80GB``."""
+"""Memory, speed and assumed price of GPUs; clusters written as `8xH100-80GB` or `2x8xH100-80GB`."""
 
 from __future__ import annotations
 

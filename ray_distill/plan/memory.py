@@ -1,4 +1,4 @@
-"""Bytes of one rank: what each role holds under its ZeRO stage, and the moments of a run at which most is alive.
+"""Bytes of one rank: each role's state under its ZeRO stage, and the moments of peak memory.
 
 As in train/engines.py and DeepSpeed 0.19. The compute weights have the role's dtype; masters, both moments of AdamW and
 the average are fp32, and sharded but for stage 0, where all is whole and the weights are the masters. Stages 1 and 2

@@ -1,4 +1,4 @@
-"""The networks and the latents of a run from configuration files alone: no weight is read."""
+"""Networks and latent shapes of a run from configuration files alone; no weight is read."""
 
 from __future__ import annotations
 

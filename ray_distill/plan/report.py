@@ -1,4 +1,4 @@
-"""The plan as text, its answer first."""
+"""Print a plan as text, its answer first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow's client as we want it, quiet and with deadlines, and the names and places that MLflow takes."""
+"""MLflow's client with deadlines and without noise; valid names and places."""
 
 from __future__ import annotations
 

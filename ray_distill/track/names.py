@@ -1,4 +1,4 @@
-"""What MLflow's pages group and show: metrics by role, and where a run was started from."""
+"""Names of metrics, grouped by role for MLflow's pages; where a run was started from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow has not got yet, in order, in the run's folder: neither an outage nor the end of a process loses it.
+"""Outbox: what MLflow has not received yet, in order, on disk; survives outages and restarts.
 
 The file goes when all of it was sent: a process that dies before sends again, so sending twice must do no harm.
 """

@@ -1,4 +1,4 @@
-"""Entries of an outbox as MLflow's calls; each does no harm when it is made twice."""
+"""Send entries of an outbox as MLflow calls that may be repeated without harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run is in MLflow: each function makes its calls, and raises what they raise."""
+"""The MLflow calls that create a run and fill it; each raises what MLflow raises."""
 
 from __future__ import annotations
 

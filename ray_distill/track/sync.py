@@ -1,4 +1,4 @@
-"""What MLflow missed of a run, sent later: ``ray-distill track sync RUN``."""
+"""Send what MLflow missed of a run later: ray-distill track sync RUN."""
 
 from __future__ import annotations
 

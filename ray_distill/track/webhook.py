@@ -1,4 +1,4 @@
-"""A web hook: the events of a run's life as JSON, posted from a thread of its own; a dead one costs a warning."""
+"""Post a run's events as JSON to a web hook from a thread of its own; an outage is a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to a checkpoint when it has arrived whole, on the driver's side."""
+"""Announce each new whole checkpoint once, to web hook and hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A role that is the average of another one: sharded in fp32 as its source is, and a frozen network that runs on it."""
+"""A role that is the average of another: fp32 shards as its source has them, and a frozen network."""
 
 from __future__ import annotations
 

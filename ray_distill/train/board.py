@@ -1,4 +1,4 @@
-"""The wire between a running training and its driver: rows up, the wish to stop down."""
+"""Board: the actor between workers and driver; rows go up, the wish to stop goes down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a configuration to its engines: where each role's weights come from and how they are put in place."""
+"""Build a configuration's engines: load each role's weights and put them in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be known to fail before a cluster starts."""
+"""Check a configuration for what would fail later, before a cluster starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One driver a run: two that wrote into one folder would spoil each other's checkpoints and rows."""
+"""Lock a run's folder, so that it has one driver at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sharded exponential moving average: each rank averages the fp32 shards that it holds anyway."""
+"""A sharded exponential moving average: each rank averages the fp32 shards that it holds."""
 
 from __future__ import annotations
 

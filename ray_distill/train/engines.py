@@ -1,4 +1,4 @@
-"""One engine per role, each with its own ZeRO stage, precision, optimizer and EMA; DeepSpeed itself is in ``zero``."""
+"""DeepSpeedEngines: one engine per role, each with its own ZeRO stage, dtype, optimizer and EMA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training of a run on Ray Train: one fit, watched by the driver, to the last step or an orderly stop."""
+"""Run the training on Ray Train and watch it from the driver, to the last step or an orderly stop."""
 
 from __future__ import annotations
 

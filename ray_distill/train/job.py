@@ -1,4 +1,4 @@
-"""What the driver hands to Ray Train. Ray's controller unpickles it: this file must stay light to import."""
+"""Job: what the driver hands to Ray Train; light to import, because Ray's controller unpickles it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver: prepare, train, evaluate, export, publish; one MLflow run, from start to FINISHED."""
+"""Run all phases in order: prepare, train, evaluate, export, publish; one MLflow run from start to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""System metrics of every node: a tiny actor on each, sampled by the driver, which alone talks to MLflow.
+"""Sample system metrics of every node, by a small actor on each; light to import.
 
 Ray pickles the actor's class by name: this file must stay light to import.
 """

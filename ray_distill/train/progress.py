@@ -1,4 +1,4 @@
-"""Progress with ETA and the losses by name: one live line on a terminal, a line now and then elsewhere."""
+"""Show progress, ETA and losses: a live line on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a trained student: exported, and published to MLflow."""
+"""Export a trained student and publish it to MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each rank is, told to the board: a group that stands still is named and ended, a rank that fails says so."""
+"""Heartbeat: report where each rank is; a group that stands still is named and ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run's ranks have room on the cluster's GPUs: asked before anything is prepared."""
+"""Check that a run's ranks fit into the memory of the cluster's GPUs, before data is prepared."""
 
 from __future__ import annotations
 

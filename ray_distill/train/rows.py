@@ -1,4 +1,4 @@
-"""What all ranks logged, as one number a name and step (see :class:`ray_distill.types.LossTerms`)."""
+"""Reduce what all ranks logged to one number per name and step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a running training: taken at once, written while it goes on; a disk that fails ends the save alone."""
+"""Save checkpoints of a running training in the background; a failing disk ends that save alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaving in good order: the first signal saves, the second leaves at once."""
+"""Handle SIGINT and SIGTERM: the first one saves and stops, the second one leaves at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The student's quality on the way: samples of its checkpoints, made beside the training."""
+"""Sample checkpoints while training goes on, and record the student's quality by step."""
 
 from __future__ import annotations
 

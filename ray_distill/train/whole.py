@@ -1,4 +1,4 @@
-"""The optimizer of a trained role under ZeRO-0, where DeepSpeed's engine averages gradients and leaves the rest."""
+"""The optimizer of a trained role under ZeRO-0, where DeepSpeed's engine only averages gradients."""
 
 from __future__ import annotations
 

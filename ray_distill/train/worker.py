@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: build the engines, resume, loop over steps."""
+"""The training loop of one worker: build the engines, resume, step, report, save."""
 
 from __future__ import annotations
 

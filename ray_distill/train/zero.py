@@ -1,4 +1,4 @@
-"""DeepSpeed's room: an engine made, and whole fp32 tensors in and out of its shards, under every ZeRO stage."""
+"""The one place that touches DeepSpeed: build an engine; move whole fp32 tensors in and out of shards."""
 
 from __future__ import annotations
 

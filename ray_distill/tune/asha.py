@@ -1,4 +1,4 @@
-"""ASHA (arXiv 1810.05934) that a killed sweep does not empty: Tune restores its trials, not their scheduler."""
+"""ASHA (arXiv 1810.05934), told again after a restart what its trials measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep found: a table, a parallel-coordinates plot, the trials as JSON, the best one as a configuration."""
+"""Report a sweep: table, parallel-coordinates plot, trials as JSON, the best configuration."""
 
 from __future__ import annotations
 

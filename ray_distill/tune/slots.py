@@ -1,4 +1,4 @@
-"""How many trials run at a time, and with how much of a CPU each: arithmetic, so that nothing can wait for ever."""
+"""Compute how many trials run at a time, and how much of a CPU each one gets."""
 
 from __future__ import annotations
 

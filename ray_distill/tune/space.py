@@ -1,4 +1,4 @@
-"""What a sweep searches: ranges over RunConfig's keys, and how a point of it becomes a trial's configuration."""
+"""The configuration of a sweep: ranges over RunConfig's keys, and a point of it as a run's."""
 
 from __future__ import annotations
 

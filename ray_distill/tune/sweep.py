@@ -1,4 +1,4 @@
-"""The sweep's driver: Ray Tune runs the trials, MLflow nests them, and the best becomes a configuration."""
+"""Run a sweep: Ray Tune runs the trials, MLflow nests them, the best becomes a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One trial: an ordinary launch, in a driver that Tune starts. Light to import: Tune's processes unpickle it."""
+"""One trial: an ordinary launch in a driver that Tune starts; light to import."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""SimpleTuner's configurations, taken as they stand: its keys are the contract, its numerics are not."""
+"""Import of SimpleTuner's configurations: its keys are the contract, its numerics are not."""

@@ -1,4 +1,4 @@
-"""A SimpleTuner configuration as a RunConfig's tree, with a line for each key that says what it became."""
+"""Convert a SimpleTuner configuration into a RunConfig's tree, with one report line per key."""
 
 from __future__ import annotations
 

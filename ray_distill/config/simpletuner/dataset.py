@@ -1,4 +1,4 @@
-"""The dataset file that ``data_backend_config`` names, and the keys beside it that speak of data."""
+"""Rules for SimpleTuner's dataset file (`data_backend_config`) and the keys beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DCM's keys of ``distillation_config``, and where its detail expert starts from."""
+"""Rules for DCM's keys of `distillation_config`, and where its detail expert starts from."""
 
 from __future__ import annotations
 

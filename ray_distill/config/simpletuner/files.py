@@ -1,4 +1,4 @@
-"""The files that a SimpleTuner configuration names: the model, prompts, the web hook."""
+"""Find the files that a SimpleTuner configuration names: model, prompts, web hook."""
 
 from __future__ import annotations
 

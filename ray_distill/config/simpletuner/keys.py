@@ -1,4 +1,4 @@
-"""SimpleTuner's keys but for those of ``distillation_config``; docs/simpletuner.md shows this table."""
+"""The table of SimpleTuner's keys outside `distillation_config`; docs/simpletuner.md shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys of ``distillation_config``, by method."""
+"""The tables of the keys of `distillation_config`, one per method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters, precision and attention: rules for SimpleTuner's keys."""
+"""Rules for SimpleTuner's keys on model, adapters, precision and attention."""
 
 from __future__ import annotations
 

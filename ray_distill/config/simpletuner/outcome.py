@@ -1,4 +1,4 @@
-"""What becomes of a key of SimpleTuner's, and the file in which it stands."""
+"""Key, File and Outcome: what a rule reads, and what it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints, trackers and publishing: rules for SimpleTuner's keys."""
+"""Rules for SimpleTuner's keys on tracking, publishing and validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of docs/simpletuner.md: python -m ray_distill.config.simpletuner.tables"""
+"""Print the tables of docs/simpletuner.md: python -m ray_distill.config.simpletuner.tables"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Length, batch, average and shift: rules for SimpleTuner's keys."""
+"""Rules for SimpleTuner's keys on optimizer, length, batch and average."""
 
 from __future__ import annotations
 
