@@ -24,10 +24,10 @@ import ray.train
 import ray.train.torch
 
 from ray_distill.config import load_config
-from ray_distill.train.board import start_board
-from ray_distill.train.fit import stream_of, trainer
-from ray_distill.train.job import Job
+from ray_distill.train.driver.fit import stream_of, trainer
 from ray_distill.train.launch import cluster, make_cache
+from ray_distill.train.wire.board import start_board
+from ray_distill.train.wire.job import Job
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,11 +43,11 @@ def worker(settings: dict[str, Any]) -> None:
 
     from ray_distill.checkpoint import Checkpoint
     from ray_distill.checkpoint.layout import folder_name
-    from ray_distill.data.batches import micro_batches
+    from ray_distill.data.feed.batches import micro_batches
     from ray_distill.rng import StatelessRng
-    from ray_distill.train.build import build_engines
-    from ray_distill.train.saving import Saver
-    from ray_distill.train.step import train_step
+    from ray_distill.train.worker.build import build_engines
+    from ray_distill.train.worker.saving import Saver
+    from ray_distill.train.worker.step import train_step
     from ray_distill.types import Placement
 
     torch.set_num_threads(1)

@@ -39,19 +39,19 @@ import torch
 from ray.data import ActorPoolStrategy
 from torch.utils.data import DataLoader, Dataset
 
-from ray_distill.data.batches import micro_batches
-from ray_distill.data.cache import Cache
-from ray_distill.data.encode import EncodeClips
-from ray_distill.data.files import CLIPS, Decode, Look
-from ray_distill.data.filling import COLUMNS, Filling
-from ray_distill.data.listing import entries
-from ray_distill.data.made import Models
-from ray_distill.data.pipeline import DECODE, ENCODE, dataset, prepare, share
+from ray_distill.data.feed.batches import micro_batches
+from ray_distill.data.feed.stream import Stream, ordered
+from ray_distill.data.prepare.beside import COLUMNS, Filling
+from ray_distill.data.prepare.encode import EncodeClips
+from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.prepare.listing import entries
+from ray_distill.data.prepare.pipeline import DECODE, ENCODE, dataset, prepare, share
+from ray_distill.data.prepare.stages import CLIPS, Decode, Look
+from ray_distill.data.read.transform import resize
+from ray_distill.data.read.video import write_clip
 from ray_distill.data.source import Source
-from ray_distill.data.stream import Stream, ordered
-from ray_distill.data.tables import table_of
-from ray_distill.data.transform import resize
-from ray_distill.data.video import write_clip
+from ray_distill.data.store.cache import Cache
+from ray_distill.data.store.tables import table_of
 from ray_distill.train.launch import cluster
 from ray_distill.types import Placement
 

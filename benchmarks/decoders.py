@@ -22,8 +22,8 @@ from typing import Any
 import av
 import numpy as np
 
-from ray_distill.data.cut import BadClip, Cut
-from ray_distill.data.video import decoder, look, read_clip
+from ray_distill.data.read.clip import BadClip, Cut
+from ray_distill.data.read.video import decoder, look, read_clip
 
 FRAMES, HEIGHT, WIDTH = 48, 48, 64
 H264 = {"closed": "keyint=12:min-keyint=12:scenecut=0", "open": "keyint=12:min-keyint=12:scenecut=0:open-gop=1"}

@@ -110,7 +110,7 @@ def configure(folder: Path, case: dict[str, Any]) -> Any:
 def engines_of(config: Any, case: dict[str, Any], device: torch.device) -> Any:
     """The run's own engines, with weights drawn on the device in place of those of files."""
     from ray_distill.models import family
-    from ray_distill.train import build, zero
+    from ray_distill.train.worker import build, zero
 
     described = json.loads((config.model.path / "transformer/config.json").read_text())
 
@@ -152,7 +152,7 @@ def training(case: dict[str, Any], folder: Path, device: torch.device, cycles: i
     from ray_distill.diffusion.samplers import sample
     from ray_distill.plan.estimate import estimate
     from ray_distill.rng import StatelessRng
-    from ray_distill.train.step import train_step
+    from ray_distill.train.worker.step import train_step
 
     config = configure(folder, case)
     engines, batch = engines_of(config, case, device), batch_of(config, case, device)
@@ -187,7 +187,7 @@ def training(case: dict[str, Any], folder: Path, device: torch.device, cycles: i
 def drift(case: dict[str, Any], folder: Path, device: torch.device) -> dict[str, Any]:
     """How far the student's fp32 masters in bf16 are from those in fp32, as a share of the way that these have gone."""
     from ray_distill.rng import StatelessRng
-    from ray_distill.train.step import train_step
+    from ray_distill.train.worker.step import train_step
 
     ways = {}
     for dtype in ("float32", "bfloat16"):
@@ -239,7 +239,7 @@ def part(case: dict[str, Any], device: torch.device) -> dict[str, Any]:
 def agreement(folder: Path, device: torch.device) -> list[float]:
     """The student's weights after two cycles of a tiny network in fp32, whose first draws are the CPU's."""
     from ray_distill.rng import StatelessRng
-    from ray_distill.train.step import train_step
+    from ray_distill.train.worker.step import train_step
 
     case = {"network": "tiny", "dtype": "float32"}
     config = configure(folder, case)

@@ -90,8 +90,8 @@ def measure(rank: int, world: int, folder: str, modes: list[str]) -> None:
     import torch.distributed as dist
 
     from ray_distill.rng import StatelessRng
-    from ray_distill.train.build import build_engines
-    from ray_distill.train.step import train_step
+    from ray_distill.train.worker.build import build_engines
+    from ray_distill.train.worker.step import train_step
     from ray_distill.types import Batch
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-{world}", rank=rank, world_size=world)

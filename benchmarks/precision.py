@@ -64,8 +64,8 @@ def train(rank: int, world: int, folder: str, steps: int) -> None:
     import torch.distributed as dist
 
     from ray_distill.rng import StatelessRng
-    from ray_distill.train.build import build_engines
-    from ray_distill.train.step import train_step
+    from ray_distill.train.worker.build import build_engines
+    from ray_distill.train.worker.step import train_step
     from ray_distill.types import Batch
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)

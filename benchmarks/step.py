@@ -27,10 +27,10 @@ import ray.train
 import ray.train.torch
 
 from ray_distill.config import RunConfig, load_config
-from ray_distill.train.board import start_board
-from ray_distill.train.fit import stream_of, trainer
-from ray_distill.train.job import Job
+from ray_distill.train.driver.fit import stream_of, trainer
 from ray_distill.train.launch import cluster, make_cache
+from ray_distill.train.wire.board import start_board
+from ray_distill.train.wire.job import Job
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,7 +115,7 @@ class Alone(Loop):
 
     def __init__(self, config: RunConfig) -> None:
         from ray_distill.models.wan import WanDenoiser
-        from ray_distill.train import zero
+        from ray_distill.train.worker import zero
 
         super().__init__(config)
         micro = config.train.micro_batch
@@ -134,7 +134,7 @@ class Alone(Loop):
 class Ours(Loop):
     def __init__(self, config: RunConfig) -> None:
         from ray_distill.models.wan import WanDenoiser
-        from ray_distill.train.engines import SeparateEngines
+        from ray_distill.train.worker.engines import SeparateEngines
 
         super().__init__(config)
         roles = {role: config.role(role) for role in self.roles}
@@ -156,8 +156,8 @@ class Run(Ours):
     """What a worker of a run does: batches from Ray Data, ``train_step``, rows to the driver's board."""
 
     def __init__(self, config: RunConfig, job: Job, batches: Iterator[Any], device: Any) -> None:
-        from ray_distill.train.pulse import Pulse
-        from ray_distill.train.worker import Reporter
+        from ray_distill.train.wire.heartbeat import Pulse
+        from ray_distill.train.worker.loop import Reporter
         from ray_distill.types import Placement
 
         super().__init__(config)
@@ -168,7 +168,7 @@ class Run(Ours):
 
     def step(self, step: int, batch: Any) -> None:
         from ray_distill.rng import StatelessRng
-        from ray_distill.train.step import train_step
+        from ray_distill.train.worker.step import train_step
 
         with self.phase("data"):
             given = next(self.batches)
@@ -182,7 +182,7 @@ class Run(Ours):
 def worker(settings: dict[str, Any]) -> None:
     import torch
 
-    from ray_distill.data.batches import micro_batches
+    from ray_distill.data.feed.batches import micro_batches
     from ray_distill.types import Placement
 
     torch.set_num_threads(1)

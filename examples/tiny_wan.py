@@ -24,7 +24,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from ray_distill.data.video import write_clip
+from ray_distill.data.read.video import write_clip
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
 TEXT_DIM, LATENT_CHANNELS, MAX_LENGTH = 64, 16, 512

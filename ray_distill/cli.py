@@ -77,7 +77,7 @@ def check_config(args: argparse.Namespace) -> None:
     print(loaded.table())
     if loaded.report:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
-    from ray_distill.train.check import check, warnings
+    from ray_distill.train.driver.check import check, warnings
 
     check((loaded.before or loaded).config)  # what the second starts from is not there yet
     print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")
@@ -97,7 +97,7 @@ def import_(args: argparse.Namespace) -> None:
         written.insert(0, args.output.with_suffix(".semantic.yaml"))
         write_yaml(written[0], loaded.before, file)
     show(*loaded.report)
-    from ray_distill.train.check import warnings
+    from ray_distill.train.driver.check import warnings
 
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         show(f"warning: {message}")
@@ -106,7 +106,7 @@ def import_(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> int:
     from ray_distill.plan import plan
-    from ray_distill.train.checks.networks import check_latents
+    from ray_distill.train.driver.checks.networks import check_latents
 
     # A cluster, its price and use are no part of a run's configuration.
     given = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
@@ -153,9 +153,9 @@ def evaluate(args: argparse.Namespace) -> None:
     loaded = load_config(args.config, args.overrides)
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table, write_report
-    from ray_distill.train.fit import newest
+    from ray_distill.train.driver.fit import newest
+    from ray_distill.train.driver.publish import REPORT, known
     from ray_distill.train.launch import cache_of, cluster
-    from ray_distill.train.publish import REPORT, known
 
     last = newest(loaded.config)
     with cluster():
@@ -169,7 +169,7 @@ def export(args: argparse.Namespace) -> None:
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
     from ray_distill.models.codec import load_codec
-    from ray_distill.train.fit import newest
+    from ray_distill.train.driver.fit import newest
 
     data = loaded.config.data
     shape = load_codec(loaded.config.model.path / "vae").latent_shape(data.frames, data.height, data.width)
@@ -180,7 +180,7 @@ def export(args: argparse.Namespace) -> None:
 def sample(args: argparse.Namespace) -> None:
     loaded = load_config(args.config, args.overrides)
     from ray_distill.evaluate.sample import sample_video
-    from ray_distill.train.fit import newest
+    from ray_distill.train.driver.fit import newest
 
     if not args.prompt:
         raise ConfigError('sample needs a prompt: --prompt "a seven moving left"')
@@ -204,7 +204,7 @@ def tune(args: argparse.Namespace) -> None:
 def track(args: argparse.Namespace) -> int:
     """``track sync RUN``: what MLflow missed of a run, from its folder."""
     from ray_distill.track.sync import sync
-    from ray_distill.train.claim import claimed
+    from ray_distill.train.driver.run_lock import claimed
 
     folder, *overrides = args.overrides or [""]
     if str(args.config) != "sync" or not folder or any(not item.startswith("track.uri=") for item in overrides):
@@ -257,7 +257,7 @@ def _main(argv: Sequence[str] | None) -> int:
     logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    from ray_distill.train.stop import Stopped
+    from ray_distill.train.driver.signals import Stopped
 
     try:
         return VERBS[args.verb](args) or 0

@@ -18,7 +18,9 @@ def _prompts(value: Any) -> Any:
     path = home(Path(value))
     if not path.is_file():
         raise ValueError(f"evaluate.prompts = {path}: no such file")
-    from ray_distill.data.listing import named_prompts  # readers of tables, which most configurations do without
+    from ray_distill.data.prepare.listing import (
+        named_prompts,  # readers of tables, which most configurations do without
+    )
 
     try:
         return named_prompts(path)

@@ -14,7 +14,7 @@ from ray_distill.config.roles import RoleConfig
 from ray_distill.config.secrets import masked
 from ray_distill.config.section import Folder, Name, Section, Seed
 from ray_distill.config.sections import Model, Publish, Track, Train
-from ray_distill.config.shared import check_shared_base
+from ray_distill.config.shared_base import check_shared_base
 from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
 from ray_distill.types import STUDENT, TEACHER, Average, Method, Role, Start

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Pos
 
 from ray_distill.config.keys import nearest
 from ray_distill.config.section import Section
-from ray_distill.data.remote import home
+from ray_distill.data.read.remote import home
 from ray_distill.data.source import Absolute, Many, Pipeline
 from ray_distill.models import FAMILIES
 

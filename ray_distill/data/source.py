@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from ray_distill.data.container import PIXELS
-from ray_distill.data.cut import Cut
-from ray_distill.data.remote import Location, home, is_remote
+from ray_distill.data.read.clip import Cut
+from ray_distill.data.read.container import PIXELS
+from ray_distill.data.read.remote import Location, home, is_remote
 from ray_distill.diffusion.timesteps import check_timesteps
 from ray_distill.plaintext import blank
 

@@ -12,12 +12,12 @@ import ray
 from torch import Tensor
 
 from ray_distill.config import RunConfig
-from ray_distill.data.cache import Cache
+from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.generate import Generator, write_videos
-from ray_distill.evaluate.made import Candidate, Made
 from ray_distill.evaluate.metrics import frechet_distance
 from ray_distill.evaluate.report import contact_sheet, missed
+from ray_distill.evaluate.samples import Candidate, Made
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from ray_distill import sealed
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RunConfig
-from ray_distill.data.cache import Cache
-from ray_distill.data.pipeline import real_videos
-from ray_distill.data.transform import to_frames
-from ray_distill.data.video import write_clip
+from ray_distill.data.prepare.pipeline import real_videos
+from ray_distill.data.read.transform import to_frames
+from ray_distill.data.read.video import write_clip
+from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.samplers import by_level, sample
-from ray_distill.evaluate.made import Candidate, Made, kept_name
 from ray_distill.evaluate.metrics import Metric, diversity
 from ray_distill.evaluate.prompts import encode_prompts
+from ray_distill.evaluate.samples import Candidate, Made, kept_name
 from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.hashing import folder_hash

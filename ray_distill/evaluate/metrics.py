@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ray_distill.data.transform import to_pixels
+from ray_distill.data.read.transform import to_pixels
 from ray_distill.errors import ConfigError
 from ray_distill.models.parts import check_stored, read_json, stored_shapes
 

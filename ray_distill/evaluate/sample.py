@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ray_distill.config import RunConfig
-from ray_distill.data.video import write_clip
+from ray_distill.data.read.video import write_clip
 from ray_distill.evaluate.generate import Candidate, denoiser, enlarge, frames_of, make_latents
 from ray_distill.models.codec import load_codec
 from ray_distill.models.text import TextEncoder

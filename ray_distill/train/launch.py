@@ -17,26 +17,26 @@ from ray_distill import __version__, checkpoint
 from ray_distill.checkpoint.retention import prune
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
-from ray_distill.data.cache import Cache
-from ray_distill.data.index import SHEET, told
-from ray_distill.data.made import Models
-from ray_distill.data.pipeline import prepare
+from ray_distill.data.prepare.index import SHEET, told
+from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.prepare.pipeline import prepare
+from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.export.hub import Hub
 from ray_distill.track.client import Status, one_line
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
-from ray_distill.train.arrivals import Arrivals
-from ray_distill.train.check import check, warnings
-from ray_distill.train.checks.evaluation import check_cache
-from ray_distill.train.claim import claimed
-from ray_distill.train.fit import say, train
-from ray_distill.train.nodes import ray_job, ray_logs, watch_nodes
-from ray_distill.train.publish import export_student, known, publish, trained
-from ray_distill.train.resume import changes, kept_cache
-from ray_distill.train.stop import Signals, Stopped, own_session, watch_signals
-from ray_distill.train.validations import Row, Validations
+from ray_distill.train.driver.check import check, warnings
+from ray_distill.train.driver.checks.evaluation import check_cache
+from ray_distill.train.driver.fit import say, train
+from ray_distill.train.driver.new_checkpoints import Arrivals
+from ray_distill.train.driver.publish import export_student, known, publish, trained
+from ray_distill.train.driver.resume import changes, kept_cache
+from ray_distill.train.driver.run_lock import claimed
+from ray_distill.train.driver.signals import Signals, Stopped, own_session, watch_signals
+from ray_distill.train.driver.system_metrics import ray_job, ray_logs, watch_nodes
+from ray_distill.train.driver.validations import Row, Validations
 
 
 @dataclass
@@ -154,7 +154,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     for message in warnings(config):
         say(f"   warning: {message}")
     if config.train.use_gpu:
-        from ray_distill.train.room import check_room  # what plan counts with takes a second to import
+        from ray_distill.train.driver.gpu_memory import check_room  # what plan counts with takes a second to import
 
         if found := check_room(config):
             say(f"   {found}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from ray_distill.train.validations import read
+from ray_distill.train.driver.validations import read
 from ray_distill.tune.space import Sweep
 from ray_distill.tune.trial import TIME, run_name
 

@@ -20,12 +20,12 @@ from ray_distill.jsonl import read_document, write_document
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
-from ray_distill.train import claim
-from ray_distill.train.check import check
-from ray_distill.train.fit import say
+from ray_distill.train.driver import run_lock as claim
+from ray_distill.train.driver.check import check
+from ray_distill.train.driver.fit import say
+from ray_distill.train.driver.signals import Stopped, watch_signals
+from ray_distill.train.driver.validations import read
 from ray_distill.train.launch import cluster, make_cache
-from ray_distill.train.stop import Stopped, watch_signals
-from ray_distill.train.validations import read
 from ray_distill.tune.asha import scheduler
 from ray_distill.tune.report import Ending, Trial, parallel_plot, table, write_best, write_trials
 from ray_distill.tune.slots import DRIVER_CPUS, slots

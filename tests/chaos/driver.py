@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from ray_distill.cli import main
-from ray_distill.train import fit
-from ray_distill.train.progress import Progress, Row
+from ray_distill.train.driver import fit
+from ray_distill.train.driver.progress import Progress, Row
 from tests.chaos import faults
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import ray
 
-from ray_distill.train import job
-from ray_distill.train.pulse import Pulse
+from ray_distill.train.wire import job
+from ray_distill.train.wire.heartbeat import Pulse
 
 PLAN, STEPS, RAW, SAMPLES = "plan.json", "steps.jsonl", "raw.jsonl", "samples.jsonl"
 SPACING = 6
@@ -73,7 +73,7 @@ def folder_of(run_dir: Path) -> Path:
 def train_worker(settings: Mapping[str, Any]) -> None:
     """In the place of ray_distill's own, which it calls: the marks of this worker's pulse strike, and what each step
     trains on is written down."""
-    from ray_distill.train import worker  # torch: not for the controller, which imports this file
+    from ray_distill.train.worker import loop as worker
 
     folder = folder_of(settings["job"].run_dir)
     faults, plain, plain_step, born = read_plan(folder), Pulse.at, worker.train_step, time.time()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.writer import write
 from ray_distill.config.roles import Optimizer, RoleConfig
-from ray_distill.data.plan import share
+from ray_distill.data.feed.order import share
 from ray_distill.methods import DMD, FlowMatching
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
@@ -25,9 +25,9 @@ from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.shared import on_one_base
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
-from ray_distill.train.engines import NotFinite, SeparateEngines
-from ray_distill.train.step import train_step
-from ray_distill.train.zero import DTYPES
+from ray_distill.train.worker.engines import NotFinite, SeparateEngines
+from ray_distill.train.worker.step import train_step
+from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Batch, Method
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 

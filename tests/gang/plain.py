@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
-from ray_distill.train.step import train_step
+from ray_distill.train.worker.step import train_step
 from tests.gang import jobs
 
 

@@ -14,7 +14,7 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RoleConfig
 from ray_distill.config.roles import Optimizer
 from ray_distill.models.lora import LoRA
-from ray_distill.train.zero import settings
+from ray_distill.train.worker.zero import settings
 from tests.gang import jobs, plain
 from tests.gang.gang import Gang
 

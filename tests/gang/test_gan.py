@@ -11,8 +11,8 @@ import torch
 from ray_distill.config import RunConfig
 from ray_distill.methods import DMD, GAN
 from ray_distill.rng import StatelessRng
-from ray_distill.train.build import build_engines
-from ray_distill.train.step import train_step
+from ray_distill.train.worker.build import build_engines
+from ray_distill.train.worker.step import train_step
 from ray_distill.types import Update
 from tests.gang import jobs
 from tests.gang.gang import Gang

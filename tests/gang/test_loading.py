@@ -16,9 +16,9 @@ from torch import nn
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.models.loading import hollow_transformer, load_transformer
 from ray_distill.rng import StatelessRng
-from ray_distill.train import zero
-from ray_distill.train.build import build_engines
-from ray_distill.train.step import train_step
+from ray_distill.train.worker import zero
+from ray_distill.train.worker.build import build_engines
+from ray_distill.train.worker.step import train_step
 from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.tiny_wan import tiny_wan

@@ -13,8 +13,8 @@ from ray_distill.config.roles import RoleConfig
 from ray_distill.methods import FlowMatching
 from ray_distill.models.loading import hollow_transformer
 from ray_distill.rng import StatelessRng
-from ray_distill.train import zero
-from ray_distill.train.build import build_engines
+from ray_distill.train.worker import zero
+from ray_distill.train.worker.build import build_engines
 from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.tiny_wan import tiny_wan

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ray_distill.methods import DMD
-from ray_distill.train.engines import SeparateEngines
+from ray_distill.train.worker.engines import SeparateEngines
 from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.gang.test_engines import TOLERANCE, distance

@@ -15,9 +15,9 @@ from ray_distill.checkpoint import Checkpoint, latest
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.retention import SKIPPING, is_good
 from ray_distill.rng import StatelessRng
-from ray_distill.train import saving
-from ray_distill.train.saving import Saver
-from ray_distill.train.step import train_step
+from ray_distill.train.worker import saving
+from ray_distill.train.worker.saving import Saver
+from ray_distill.train.worker.step import train_step
 from ray_distill.types import Placement
 from tests.gang.gang import Gang
 from tests.gang.jobs import Case, engines, micro_batches, poison_rank_1

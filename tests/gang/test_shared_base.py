@@ -20,8 +20,8 @@ from ray_distill.evaluate.generate import load_network
 from ray_distill.export.student import export
 from ray_distill.plan.network import parameters
 from ray_distill.rng import StatelessRng
-from ray_distill.train.build import build_engines
-from ray_distill.train.step import train_step
+from ray_distill.train.worker.build import build_engines
+from ray_distill.train.worker.step import train_step
 from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.gang.test_engines import ADAPTERS, TOLERANCE, assert_moved, distance

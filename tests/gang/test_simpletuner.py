@@ -15,8 +15,8 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig, load_config
 from ray_distill.evaluate.generate import Candidate, denoiser, make_latents
 from ray_distill.rng import StatelessRng
-from ray_distill.train.build import build_engines
-from ray_distill.train.step import train_step
+from ray_distill.train.worker.build import build_engines
+from ray_distill.train.worker.step import train_step
 from ray_distill.types import STUDENT, Batch
 from tests.gang.gang import Gang
 from tests.unit.config.simpletuner import MODEL, home, seed

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from ray_distill.checkpoint import latest
 from ray_distill.cli import main
-from ray_distill.train import fit
+from ray_distill.train.driver import fit
 from tests.chaos import compare, faults
 from tests.chaos.driver import RawProgress
 from tests.ray.conftest import PLANTED, ROOT, STEPS, TOKEN, Home, read_rows, wait_for

@@ -12,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 from ray_distill.cli import main
-from ray_distill.data.cache import Cache
+from ray_distill.data.store.cache import Cache
 from ray_distill.models.codec import load_codec
 from tests.ray.conftest import ROOT, Home
 

@@ -12,10 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
-from ray_distill.data import video
-from ray_distill.data.cut import Cut
-from ray_distill.data.transform import resize
-from ray_distill.data.video import Video, read_clip
+from ray_distill.data.read import video
+from ray_distill.data.read.clip import Cut
+from ray_distill.data.read.transform import resize
+from ray_distill.data.read.video import Video, read_clip
 from tests.unit.data import real
 
 BOUND = 250 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ray_distill.cli import main
-from ray_distill.train import fit
+from ray_distill.train.driver import fit
 from tests.chaos import faults
 from tests.chaos.faults import Fault
 from tests.ray.conftest import Home

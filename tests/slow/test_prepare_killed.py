@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ray_distill.data.cache import Cache
+from ray_distill.data.store.cache import Cache
 from tests.ray.conftest import ROOT, Home, wait_for
 
 COMMAND = "import sys; from ray_distill.cli import main; sys.exit(main(sys.argv[1:]))"

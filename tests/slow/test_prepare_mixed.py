@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ray_distill.cli import main
-from ray_distill.data.cache import Cache
+from ray_distill.data.store.cache import Cache
 from tests.ray.conftest import ROOT, Home
 from tests.unit.data import odd
 

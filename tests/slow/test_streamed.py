@@ -10,7 +10,8 @@ import torch
 
 from ray_distill.checkpoint import latest
 from ray_distill.cli import main
-from ray_distill.train import fit, launch
+from ray_distill.train import launch
+from ray_distill.train.driver import fit
 from tests.ray.conftest import ROOT, Home, read_rows
 from tests.unit.data import odd
 

@@ -29,8 +29,16 @@ EVERYWHERE = {  # they stand on nothing but each other
     *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "jsonl", "__version__"),
 }
 ROOMS = {
-    "ray": ("data/pipeline.py", "data/stream.py", "data/batches.py", "evaluate/", "train/", "tune/", "cli.py"),
-    "deepspeed": ("train/zero.py",),
+    "ray": (
+        "data/prepare/pipeline.py",
+        "data/feed/stream.py",
+        "data/feed/batches.py",
+        "evaluate/",
+        "train/",
+        "tune/",
+        "cli.py",
+    ),
+    "deepspeed": ("train/worker/zero.py",),
     "mlflow": ("track/",),
 }
 MATHEMATICS = {"torch", "typing", "dataclasses", "collections.abc", "math", "functools", "__future__"}
@@ -99,8 +107,8 @@ def test_imports_go_one_way() -> None:
         ("types.py", "from ray_distill.diffusion import flow"),
         ("config/run.py", "import ray"),
         ("data/read.py", "import ray.data"),
-        ("train/engines.py", "from deepspeed.utils import safe_get_full_fp32_param"),
-        ("train/worker.py", "def log():\n    import mlflow"),
+        ("train/worker/engines.py", "from deepspeed.utils import safe_get_full_fp32_param"),
+        ("train/worker/loop.py", "def log():\n    import mlflow"),
     ],
 )
 def test_a_planted_violation_is_found(path: str, source: str) -> None:
@@ -115,8 +123,8 @@ def test_a_planted_violation_is_found(path: str, source: str) -> None:
             "from ray_distill.diffusion import flow\nfrom ray_distill.types import Batch\nimport torch.nn",
         ),
         ("methods/__init__.py", "from .dmd import DMD\nfrom . import lcm"),
-        ("data/pipeline.py", "import ray.data\nfrom ray_distill.models import vae"),
-        ("train/zero.py", "import deepspeed\nfrom ray_distill.checkpoint import manifest"),
+        ("data/prepare/pipeline.py", "import ray.data\nfrom ray_distill.models import vae"),
+        ("train/worker/zero.py", "import deepspeed\nfrom ray_distill.checkpoint import manifest"),
         ("cli.py", "def main():\n    from ray_distill.tune import search"),
     ],
 )

@@ -19,7 +19,7 @@ from ray_distill.config.simpletuner.opening import METHOD, SECTION, open_file, r
 from ray_distill.config.simpletuner.outcome import ABSENT, File, Key, Outcome, looked_up
 from ray_distill.config.simpletuner.report import Line, quoted, warnings
 from ray_distill.config.simpletuner.values import Refused, blank, whole
-from ray_distill.data.listing import entries
+from ray_distill.data.prepare.listing import entries
 from ray_distill.data.source import Source
 
 FINE_ALONE = ("method.", "roles.discriminator", "roles.student.path", "publish")

@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 from ray_distill.config import ConfigError
 from ray_distill.config.load import load_config
-from ray_distill.data.listing import entries
+from ray_distill.data.prepare.listing import entries
 from tests.unit.config.simpletuner import home, load, seed
 
 AREA = {"crop": False, "resolution": 64, "resolution_type": "pixel_area", "num_frames": 9}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ray_distill.data.cache import Cache, write
-from ray_distill.data.store import Store
+from ray_distill.data.store.cache import Cache, write
+from ray_distill.data.store.parquet import Store
 
 SHAPES = [(2, 3, 2, 2), (2, 3, 2, 4)]
 LENGTH, WIDTH = 4, 5

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ray_distill.data.batches import micro_batches
-from ray_distill.data.plan import Plan
-from ray_distill.data.store import PLACES, Place, Store, address, address_of, placed
-from ray_distill.data.stream import Stream
+from ray_distill.data.feed.batches import micro_batches
+from ray_distill.data.feed.order import Plan
+from ray_distill.data.feed.stream import Stream
+from ray_distill.data.store.parquet import PLACES, Place, Store, address, address_of, placed
 from ray_distill.types import Placement
 from tests.unit.data import caches
 from tests.unit.data.caches import LENGTH, NEGATIVE, NULL, SHAPES, WIDTH, latents, text

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_distill.data.cache import Cache
-from ray_distill.data.index import told
-from ray_distill.data.made import Models
-from ray_distill.data.plan import chosen
-from ray_distill.data.sheet import sheet
-from ray_distill.data.stream import Stream
+from ray_distill.data.feed.order import chosen
+from ray_distill.data.feed.stream import Stream
+from ray_distill.data.prepare.index import told
+from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.prepare.sheet import sheet
+from ray_distill.data.store.cache import Cache
 from tests.unit.data import odd
 from tests.unit.data.test_cache import delivered
 from tests.unit.data.test_index import DIGITS, Characters, characters, make, source

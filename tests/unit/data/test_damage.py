@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from ray_distill import sealed
-from ray_distill.data import files, pipeline, store
-from ray_distill.data.cache import CARD, INDEX, PROMPTS, Cache, index_of, older
-from ray_distill.data.files import PIECE, PIECES, Decode, Look, fingerprint
-from ray_distill.data.growing import Growing
-from ray_distill.data.memo import known, memo
-from ray_distill.data.store import Store
+from ray_distill.data.prepare import pipeline
+from ray_distill.data.prepare import stages as files
+from ray_distill.data.prepare.known_caches import known, memo
+from ray_distill.data.prepare.stages import PIECE, PIECES, Decode, Look, fingerprint
+from ray_distill.data.store import parquet as store
+from ray_distill.data.store.cache import CARD, INDEX, PROMPTS, Cache, index_of, older
+from ray_distill.data.store.growing import Growing
+from ray_distill.data.store.parquet import Store
 from ray_distill.models import text
 from ray_distill.sealed import Damaged
 from tests.unit.data import caches, odd

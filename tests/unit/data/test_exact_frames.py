@@ -12,9 +12,9 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks import decoders
 from benchmarks.decoders import Kind
-from ray_distill.data import readers, video
-from ray_distill.data.cut import BadClip, Cut, Times
-from ray_distill.data.video import decoder, look, probe, read_clip
+from ray_distill.data.read import readers, video
+from ray_distill.data.read.clip import BadClip, Cut, Times
+from ray_distill.data.read.video import decoder, look, probe, read_clip
 from tests.unit.data import odd
 
 KINDS = {kind.name: kind for kind in decoders.kinds()}

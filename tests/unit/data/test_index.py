@@ -10,23 +10,24 @@ import pytest
 import torch
 from PIL import Image
 
-from ray_distill.data import files, growing
-from ray_distill.data.cache import Cache
-from ray_distill.data.encode import EncodeClips, EncodeText
-from ray_distill.data.files import CLIPS, Decode, Look, Write
-from ray_distill.data.growing import Growing
-from ray_distill.data.index import finish, told
-from ray_distill.data.listing import LISTED, entries, listing
-from ray_distill.data.made import Made, Models
-from ray_distill.data.memo import known, remember
-from ray_distill.data.sheet import some
+from ray_distill.data.feed.stream import Stream
+from ray_distill.data.prepare import stages as files
+from ray_distill.data.prepare.encode import EncodeClips, EncodeText
+from ray_distill.data.prepare.index import finish, told
+from ray_distill.data.prepare.inventory import Made, Models
+from ray_distill.data.prepare.known_caches import known, remember
+from ray_distill.data.prepare.listing import LISTED, entries, listing
+from ray_distill.data.prepare.sheet import some
+from ray_distill.data.prepare.stages import CLIPS, Decode, Look, Write
+from ray_distill.data.prepare.teach import PURPOSE, MakeClips
+from ray_distill.data.read.transform import resize, to_pixels
+from ray_distill.data.read.video import read_clip
 from ray_distill.data.source import Source
-from ray_distill.data.store import address
-from ray_distill.data.stream import Stream
-from ray_distill.data.tables import rows_of, table_of
-from ray_distill.data.teach import PURPOSE, MakeClips
-from ray_distill.data.transform import resize, to_pixels
-from ray_distill.data.video import read_clip
+from ray_distill.data.store import growing
+from ray_distill.data.store.cache import Cache
+from ray_distill.data.store.growing import Growing
+from ray_distill.data.store.parquet import address
+from ray_distill.data.store.tables import rows_of, table_of
 from ray_distill.diffusion.samplers import sample
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.models import family, text
@@ -71,7 +72,7 @@ def columns(rows):
 
 
 def make(source, models=MODELS):
-    """What data/pipeline.py does, without Ray; returns the cache and what was encoded for it."""
+    """What data/prepare/pipeline.py does, without Ray; returns the cache and what was encoded for it."""
     listed = listing(source)
     if (found := known(source, models, listed)) is not None:
         return found, ([], [])
@@ -308,7 +309,9 @@ def test_the_teachers_trajectories_halt_at_levels(folder):
 def test_a_teachers_clips_that_are_not_finite_are_left_out(folder, monkeypatch):
     (folder / "p.txt").write_text("a kite\na bird\n")
     bad = torch.tensor([0])
-    monkeypatch.setattr("ray_distill.data.teach.trajectory", lambda d, s, x_T, *a: [x_T.index_fill(0, bad, torch.nan)])
+    monkeypatch.setattr(
+        "ray_distill.data.prepare.teach.trajectory", lambda d, s, x_T, *a: [x_T.index_fill(0, bad, torch.nan)]
+    )
     cache, _ = make(source(folder, {"prompts": folder / "p.txt", "teacher": {"steps": 1}}))
     assert cache.card["clips"] == 1 and cache.card["reasons"] == {"the teacher's latents are not finite": 1}
 

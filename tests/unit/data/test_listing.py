@@ -10,10 +10,10 @@ import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from ray_distill.data import listing
-from ray_distill.data.cut import BadClip
-from ray_distill.data.listing import Entry, check
-from ray_distill.data.remote import local, version
+from ray_distill.data.prepare import listing
+from ray_distill.data.prepare.listing import Entry, check
+from ray_distill.data.read.clip import BadClip
+from ray_distill.data.read.remote import local, version
 from ray_distill.data.source import Source
 
 

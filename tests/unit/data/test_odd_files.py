@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from ray_distill.data import video
-from ray_distill.data.cut import BadClip, Cut
-from ray_distill.data.video import probe, read_clip
+from ray_distill.data.read import video
+from ray_distill.data.read.clip import BadClip, Cut
+from ray_distill.data.read.video import probe, read_clip
 from tests.unit.data import odd
 
 CODECS = {

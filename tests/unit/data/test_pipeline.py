@@ -1,4 +1,4 @@
-from ray_distill.data import pipeline
+from ray_distill.data.prepare import pipeline
 
 
 def test_progress_counts_and_says_the_time_left(monkeypatch):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ray_distill.data.plan import Plan, epoch_batches, share
+from ray_distill.data.feed.order import Plan, epoch_batches, share
 
 BUCKETS = {(4, 3, 2, 2): list(range(10)), (4, 3, 2, 4): list(range(10, 13)), (1, 1, 1, 1): []}
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ray_distill.data.plan import Plan, kept, share
+from ray_distill.data.feed.order import Plan, kept, share
 
 
 def case(number):

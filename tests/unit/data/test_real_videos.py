@@ -6,13 +6,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from ray_distill.data import video
-from ray_distill.data.cut import Cut
-from ray_distill.data.encode import EncodeClips
-from ray_distill.data.files import Decode, Look
-from ray_distill.data.listing import entries
+from ray_distill.data.prepare.encode import EncodeClips
+from ray_distill.data.prepare.listing import entries
+from ray_distill.data.prepare.stages import Decode, Look
+from ray_distill.data.read import video
+from ray_distill.data.read.clip import Cut
+from ray_distill.data.read.video import read_clip
 from ray_distill.data.source import Source
-from ray_distill.data.video import read_clip
 from tests.unit.data import real
 from tests.unit.data.test_index import DIGITS, columns
 

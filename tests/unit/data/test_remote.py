@@ -7,9 +7,9 @@ import os
 import fsspec
 import pytest
 
-from ray_distill.data import remote
-from ray_distill.data.cut import BadClip
-from ray_distill.data.remote import SLICE, is_inside, local, read
+from ray_distill.data.read import remote
+from ray_distill.data.read.clip import BadClip
+from ray_distill.data.read.remote import SLICE, is_inside, local, read
 from tests.unit.data.test_listing import entries, lines, source, tar
 
 

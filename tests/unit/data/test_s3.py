@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
-from ray_distill.data.files import Decode, Look
-from ray_distill.data.listing import check, entries
-from ray_distill.data.remote import _opened, version
+from ray_distill.data.prepare.listing import check, entries
+from ray_distill.data.prepare.stages import Decode, Look
+from ray_distill.data.read.remote import _opened, version
 from ray_distill.data.source import Source
 from tests.unit.data import odd
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_distill.data.cut import BadClip
-from ray_distill.data.remote import local
+from ray_distill.data.read.clip import BadClip
+from ray_distill.data.read.remote import local
 from tests.unit.data.test_captions import captions, put
 from tests.unit.data.test_listing import entries, source, tar
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ray_distill.data.cut import Cut
+from ray_distill.data.read.clip import Cut
 from ray_distill.data.source import Source
 
 

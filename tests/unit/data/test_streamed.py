@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from ray_distill import sealed
-from ray_distill.data import growing
-from ray_distill.data.cache import CARD, Cache
-from ray_distill.data.growing import Growing
-from ray_distill.data.plan import substitutes
-from ray_distill.data.store import Store
-from ray_distill.data.stream import Stream
+from ray_distill.data.feed.order import substitutes
+from ray_distill.data.feed.stream import Stream
+from ray_distill.data.store import growing
+from ray_distill.data.store.cache import CARD, Cache
+from ray_distill.data.store.growing import Growing
+from ray_distill.data.store.parquet import Store
 from tests.unit.data import caches
 from tests.unit.data.caches import SHAPES
 

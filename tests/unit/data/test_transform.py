@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ray_distill.data.transform import resize, to_frames, to_pixels
+from ray_distill.data.read.transform import resize, to_frames, to_pixels
 
 
 def noise(*shape):

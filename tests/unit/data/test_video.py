@@ -3,8 +3,8 @@ import pickle
 import numpy as np
 import pytest
 
-from ray_distill.data.cut import BadClip, Cut
-from ray_distill.data.video import read_clip, write_clip
+from ray_distill.data.read.clip import BadClip, Cut
+from ray_distill.data.read.video import read_clip, write_clip
 
 
 def moving_square(frames=9, size=96):

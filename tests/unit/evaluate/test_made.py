@@ -9,7 +9,7 @@ import torch
 from ray_distill.config.load import validated
 from ray_distill.config.schema import RunConfig
 from ray_distill.evaluate import generate
-from ray_distill.evaluate.made import Candidate, Made, kept_name
+from ray_distill.evaluate.samples import Candidate, Made, kept_name
 from ray_distill.types import Sampler
 from tests.unit.toys import settings
 

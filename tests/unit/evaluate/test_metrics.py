@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 
-from ray_distill.data.transform import to_frames, to_pixels
+from ray_distill.data.read.transform import to_frames, to_pixels
 from ray_distill.evaluate.metrics import Metric, diversity, frechet_distance
 
 TEACHER = Path(__file__).parents[3] / "examples" / "digits_teacher"

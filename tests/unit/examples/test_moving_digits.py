@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_distill.data.cut import Cut
-from ray_distill.data.transform import resize
-from ray_distill.data.video import read_clip
+from ray_distill.data.read.clip import Cut
+from ray_distill.data.read.transform import resize
+from ray_distill.data.read.video import read_clip
 
 REPOSITORY = Path(__file__).parents[3]
 sys.path.insert(0, str(REPOSITORY / "examples"))

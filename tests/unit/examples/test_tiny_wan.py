@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from ray_distill.data.cut import Cut
-from ray_distill.data.video import read_clip
+from ray_distill.data.read.clip import Cut
+from ray_distill.data.read.video import read_clip
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import load_transformer

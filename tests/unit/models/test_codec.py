@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from sklearn.datasets import load_digits
 
-from ray_distill.data.transform import to_pixels
+from ray_distill.data.read.transform import to_pixels
 from ray_distill.models.codec import load_codec
 from ray_distill.models.patch_pca import PatchPCA
 from ray_distill.models.wan import WanVAE

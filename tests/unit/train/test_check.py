@@ -11,9 +11,9 @@ from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
 from ray_distill.models.hashing import ends_hash, weights_hash
-from ray_distill.train.build import bases
-from ray_distill.train.check import check_resumable
-from ray_distill.train.checks.networks import check_networks
+from ray_distill.train.driver.check import check_resumable
+from ray_distill.train.driver.checks.networks import check_networks
+from ray_distill.train.worker.build import bases
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 

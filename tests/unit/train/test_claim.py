@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from ray_distill.config import ConfigError
-from ray_distill.train.claim import claimed
+from ray_distill.train.driver.run_lock import claimed
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from ray_distill.train.claim import claimed
+from ray_distill.train.driver.run_lock import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ray_distill.train.ema import ShardedEMA
+from ray_distill.train.worker.ema import ShardedEMA
 
 
 @pytest.mark.parametrize(("decay", "updates", "left"), [(0.99, 200, 0.13397967485796), (0.999, 1000, 0.36769542477)])

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from ray_distill.config import ConfigError
-from ray_distill.train.checks.evaluation import check_cache, check_evaluation
-from ray_distill.train.checks.folders import check_folders
-from ray_distill.train.checks.networks import check_updates
-from ray_distill.train.checks.pipeline import check_export
+from ray_distill.train.driver.checks.evaluation import check_cache, check_evaluation
+from ray_distill.train.driver.checks.folders import check_folders
+from ray_distill.train.driver.checks.networks import check_updates
+from ray_distill.train.driver.checks.pipeline import check_export
 from tests.unit.disks import file_limit
 from tests.unit.toys import run_config
 

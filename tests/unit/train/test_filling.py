@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from ray_distill.config import ConfigError
-from ray_distill.train import fit
+from ray_distill.train.driver import fit
 from tests.unit.toys import run_config
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["ray_distill.train.job", "ray_distill.data.stream"])
+@pytest.mark.parametrize("module", ["ray_distill.train.wire.job", "ray_distill.data.feed.stream"])
 def test_it_is_light_to_import(module: str) -> None:
     code = f"import sys, {module}; print({{'torch', 'diffusers', 'transformers'}} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,10 +10,10 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
-from ray_distill.train.check import check, check_resumable, warnings
-from ray_distill.train.fit import newest
-from ray_distill.train.job import resumed_from
+from ray_distill.train.driver.check import check, check_resumable, warnings
+from ray_distill.train.driver.fit import newest
 from ray_distill.train.launch import launch, without_outlets
+from ray_distill.train.wire.job import resumed_from
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 

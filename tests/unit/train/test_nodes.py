@@ -8,8 +8,8 @@ import types
 import pytest
 import ray
 
-from ray_distill.train import nodes as module
-from ray_distill.train.nodes import Nodes, Sampler, ray_job
+from ray_distill.train.driver import system_metrics as module
+from ray_distill.train.driver.system_metrics import Nodes, Sampler, ray_job
 
 
 def test_a_machine_is_sampled_under_mlflow_s_names():
@@ -168,6 +168,8 @@ def test_the_job_of_ray_job_submit_is_named(monkeypatch):
 
 
 def test_it_is_light_to_import():
-    code = "import sys, ray_distill.train.nodes; print({'torch', 'mlflow', 'pandas'} & set(sys.modules))"
+    code = (
+        "import sys, ray_distill.train.driver.system_metrics; print({'torch', 'mlflow', 'pandas'} & set(sys.modules))"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"

@@ -7,10 +7,10 @@ import pytest
 
 from ray_distill.config import ConfigError
 from ray_distill.models.parts import check_text, check_tokenizer, check_vae, read_config
-from ray_distill.train.check import check
-from ray_distill.train.checks.clips import check_size
-from ray_distill.train.checks.networks import check_ends, check_networks
-from ray_distill.train.checks.pipeline import Ends, check_export, check_parts
+from ray_distill.train.driver.check import check
+from ray_distill.train.driver.checks.clips import check_size
+from ray_distill.train.driver.checks.networks import check_ends, check_networks
+from ray_distill.train.driver.checks.pipeline import Ends, check_export, check_parts
 from tests.unit.toys import run_config
 from tests.unit.train.test_launch import DIGITS, model
 

@@ -2,8 +2,8 @@ import io
 
 import pytest
 
-from ray_distill.train import progress
-from ray_distill.train.progress import Progress, clock
+from ray_distill.train.driver import progress
+from ray_distill.train.driver.progress import Progress, clock
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import time
 
-from ray_distill.train.board import Board
-from ray_distill.train.pulse import Place, Pulse, failed, stuck
+from ray_distill.train.wire.board import Board
+from ray_distill.train.wire.heartbeat import Place, Pulse, failed, stuck
 
 
 def test_a_hang_names_who_is_waited_for_and_where_all_are() -> None:

@@ -5,7 +5,7 @@ from diffusers import WanTransformer3DModel
 
 from ray_distill.config import ConfigError
 from ray_distill.plan.hardware import GIB
-from ray_distill.train import room
+from ray_distill.train.driver import gpu_memory as room
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 

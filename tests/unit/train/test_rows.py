@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ray_distill.train.rows import reduced
+from ray_distill.train.worker.rows import reduced
 
 NAN = float("nan")
 

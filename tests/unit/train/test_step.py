@@ -5,7 +5,7 @@ import torch
 
 from ray_distill.methods import DMD
 from ray_distill.rng import StatelessRng
-from ray_distill.train.step import train_step
+from ray_distill.train.worker.step import train_step
 from ray_distill.types import Prediction
 from tests.unit.toys import Gaussian, batch
 

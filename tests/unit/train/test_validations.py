@@ -8,9 +8,9 @@ import torch
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.evaluate.generate import NotFinite
-from ray_distill.evaluate.made import Made
-from ray_distill.train import validations
-from ray_distill.train.validations import Validations, read
+from ray_distill.evaluate.samples import Made
+from ray_distill.train.driver import validations
+from ray_distill.train.driver.validations import Validations, read
 from tests.unit.toys import run_config
 
 

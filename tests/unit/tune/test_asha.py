@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from ray_distill.train.validations import FILE
+from ray_distill.train.driver.validations import FILE
 from ray_distill.tune.asha import Asha
 from ray_distill.tune.trial import OBJECTIVE, TIME, run_name
 

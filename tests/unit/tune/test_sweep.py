@@ -7,8 +7,8 @@ import pytest
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
-from ray_distill.train.check import check
-from ray_distill.train.claim import claimed
+from ray_distill.train.driver.check import check
+from ray_distill.train.driver.run_lock import claimed
 from ray_distill.tune.space import load_sweep, trial_config
 from ray_distill.tune.sweep import check_sweep
 

@@ -1,0 +1,57 @@
+"""Turn fetched rows into the micro-batches of each step, checked against the data plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from ray.data import DataIterator
+
+from ray_distill.data.feed.order import share
+from ray_distill.data.feed.stream import Stream
+from ray_distill.data.store.cache import Shape
+from ray_distill.types import Batch, Placement
+
+
+def micro_batches(
+    stream: Stream, iterator: DataIterator, placement: Placement, device: torch.device
+) -> Iterator[list[Batch]]:
+    """The micro-batches of each step from ``stream.start`` on, for one worker.
+
+    RuntimeError where other samples come than the data plan says: a run never trains on data it cannot name.
+    """
+    raw = iter(iterator.iter_batches(batch_size=stream.micro_batch, batch_format="numpy", prefetch_batches=2))
+    positions = share(stream.global_batch, placement.data_rank, placement.data_size, stream.micro_batch)
+    uncond = torch.from_numpy(stream.cache.uncond).to(device).expand(stream.micro_batch, -1, -1)
+    for step in range(stream.start, stream.steps):
+        batches = []
+        for wanted in step * stream.global_batch + positions:
+            rows = next(raw)
+            if not np.array_equal(rows["sample_id"], wanted):
+                raise RuntimeError(
+                    f"rank {placement.data_rank}, step {step}: the data plan says samples {wanted[:3]}..., "
+                    f"but samples {rows['sample_id'][:3]}... came"
+                )
+            shape: Shape = tuple(rows["shape"][0].tolist())
+            x_0 = _stacked(rows["latents"], shape) if stream.with_latents else None
+            states = _stacked(rows["states"], (stream.states, *shape)) if stream.states else None
+            batches.append(
+                Batch(
+                    sample_ids=_tensor(rows["sample_id"], device),
+                    latent_shape=shape,
+                    cond={"text": _tensor(rows["text"], device)},
+                    uncond={"text": uncond},
+                    x_0=None if x_0 is None else _tensor(x_0, device),
+                    states=None if states is None else _tensor(states, device),
+                )
+            )
+        yield batches
+
+
+def _stacked(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack([np.frombuffer(row, np.float32).reshape(shape) for row in rows])
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.array(array)).to(device)  # a copy: Ray's arrays are read-only

@@ -1,0 +1,179 @@
+"""Ray Data: the cache's rows of each step, in the data plan's order, split among training workers.
+
+Fetching runs in processes of its own: this file must not import torch, which would cost each of them seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import ray.data
+from ray.data import DataContext, Dataset, Datasource, ExecutionOptions, ReadTask
+from ray.data.block import BlockAccessor, BlockMetadata
+
+from ray_distill.data.feed.order import Buckets, Plan, chosen, dropped, kept, share, substitutes
+from ray_distill.data.store.cache import Cache
+from ray_distill.data.store.growing import growing
+
+
+def quiet() -> None:
+    """Ray Data tells its plans at INFO; a user wants counts and an ETA."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The training data from ``start`` on, as a dataset that Ray Train splits among ``world`` workers.
+
+    A block holds one rank's samples of ``steps_per_block`` consecutive steps, and block k goes to rank k mod world;
+    each row carries its sample id, so the worker knows that it got what the plan says.
+    """
+
+    cache: Cache
+    seed: int
+    start: int
+    steps: int
+    world: int
+    global_batch: int
+    micro_batch: int
+    with_latents: bool
+    states: int = 0
+    """How many states of the teacher's trajectory come with each row's latents."""
+    keep_small_buckets: bool = True
+    caption_dropout: float = 0.0
+    block_bytes: int = 64 << 20
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Each of thousands of fetch tasks carries a stream: without what was computed from it."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def plan(self) -> Plan:
+        return _plan(self.cache, self.seed, self.global_batch, self.keep_small_buckets)
+
+    @property
+    def buckets(self) -> Buckets:
+        return self.plan.buckets
+
+    @property
+    def left_out(self) -> int:
+        """Rows in buckets that are not trained on."""
+        return int((self.cache.choices > 0).sum()) - sum(map(len, self.buckets.values()))
+
+    @property
+    def steps_per_block(self) -> int:
+        """As many as fit into ``block_bytes``. Ray Data's executor spins while blocks wait, and takes a good part of
+        a core from the training: where all data fit into a few blocks it ends before the first step."""
+        row = 4 * self.cache.uncond.size + 4 * max(map(math.prod, self.buckets)) * self.with_latents * (1 + self.states)
+        fitting = self.block_bytes // (row * self.global_batch // self.world)
+        # A block that is still being encoded is waited for as a whole.
+        return max(1, min(fitting, self.plan.steps_per_epoch // 32) if self.waits else fitting)
+
+    @property
+    def waits(self) -> bool:
+        """Whether rows are waited for, which are encoded meanwhile."""
+        return self.with_latents and self.cache.streamed
+
+    def needed(self) -> list[int]:
+        """All rows, in the order in which training needs them first."""
+        first = range(self.start, self.start + 2 * self.plan.steps_per_epoch)  # each row is in each whole epoch
+        return list(dict.fromkeys(int(row) for step in first for row in self.plan[step]))
+
+    def dataset(self) -> Dataset:
+        blocks = -(-(self.steps - self.start) // self.steps_per_block) * self.world
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.target_max_block_size = 1 << 32  # a block that Ray splits would land on two ranks
+        quiet()
+        # A fetch is light, and the training workers hold the CPUs: at 1 CPU a task nothing would ever start. One that
+        # waits for encoders must not hold what these need.
+        how: dict[str, Any] = {"num_cpus": 0.01, "concurrency": 2 * self.world} if self.waits else {"num_cpus": 0.1}
+        return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, **how)
+
+    def block(self, number: int) -> dict[str, Any]:
+        """The rows of one block: sample_id, text [L, D], the latents' shape [4] and, where they are used, latents
+        and states.
+
+        These are bytes: the steps of a block may differ in shape.
+        """
+        part, rank = divmod(number, self.world)
+        first = self.start + part * self.steps_per_block
+        steps = range(first, min(first + self.steps_per_block, self.steps))
+        mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
+        stored = ["latents"] * self.with_latents + ["states"] * (self.states > 0)
+        columns = ["shape", "text", *stored]
+        numbers = np.concatenate([self.plan[step][mine] for step in steps]).tolist()
+        if self.waits:
+            epochs = [step // self.plan.steps_per_epoch for step in steps for _ in mine]
+            numbers = self._there(numbers, epochs)
+        sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
+        rows = self.cache.rows(self._captioned(numbers, sample_ids), columns)
+        shapes = np.array([row["shape"] for row in rows], dtype=np.int64)
+        text = self.cache.text(rows)
+        if self.caption_dropout:
+            text[dropped(self.seed, sample_ids, self.caption_dropout)] = self.cache.prompts["null"]
+        block = {"sample_id": sample_ids, "shape": shapes, "text": text}
+        return block | {name: [row[name] for row in rows] for name in stored}
+
+    def _captioned(self, numbers: Sequence[int], sample_ids: np.ndarray) -> list[int]:
+        """The rows with the captions that these samples draw: a clip's stand one behind the other."""
+        choices = self.cache.choices[numbers]
+        if (choices == 1).all():
+            return list(numbers)
+        drawn: list[int] = (np.asarray(numbers) + chosen(self.seed, sample_ids, choices)).tolist()
+        return drawn
+
+    def _there(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
+        """Rows once they are encoded; one that cannot be has a substitute from its bucket."""
+        ids = self.cache.index["id"]
+        store = growing(self.cache.latents_folder)
+        store.wait_for(ids[number].as_py() for number in numbers)
+
+        def there(number: int, epoch: int) -> int:
+            if ids[number].as_py() in store.places:
+                return number
+            bucket = next(rows for rows in self.buckets.values() if number in rows)
+            for other in substitutes(bucket, self.seed, epoch, number).tolist():
+                store.wait_for([ids[other].as_py()])
+                if ids[other].as_py() in store.places:
+                    return int(other)
+            raise ValueError(f"data.stream: none of the {len(bucket)} clips of one size can be decoded")
+
+        return [there(number, epoch) for number, epoch in zip(numbers, epochs, strict=True)]
+
+
+@lru_cache(maxsize=4)
+def _plan(cache: Cache, seed: int, global_batch: int, keep_small: bool) -> Plan:
+    return Plan(kept(cache.buckets(), cache.passes, global_batch, keep_small), seed, global_batch, cache.passes)
+
+
+class _PlanSource(Datasource):
+    """One read task a block of the stream."""
+
+    def __init__(self, stream: Stream, blocks: int) -> None:
+        super().__init__()
+        self.stream, self.blocks = stream, blocks
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+
+        def task(number: int) -> ReadTask:
+            return ReadTask(lambda: [BlockAccessor.batch_to_block(self.stream.block(number))], unknown)
+
+        return [task(number) for number in range(self.blocks)]
+
+
+def ordered() -> ExecutionOptions:
+    """The execution options under which block k goes to rank k mod world, however long each took to fetch."""
+    return ExecutionOptions(preserve_order=True)

@@ -1,0 +1,63 @@
+"""Encode a run's clips beside its training, in the order in which training needs them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from ray_distill.data.prepare.index import QUARANTINE
+from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.prepare.pipeline import Say, encode_beside, with_paths
+from ray_distill.data.source import Source
+from ray_distill.data.store.cache import Cache
+from ray_distill.data.store.growing import Growing
+from ray_distill.data.store.tables import among, distinct, unequal, without
+from ray_distill.masking import mask
+
+COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "header", "content"]
+
+
+class Filling(threading.Thread):
+    """Encodes the ``needed`` rows of ``cache`` that are not in its store yet, with ``cpus`` of the cluster."""
+
+    def __init__(
+        self, source: Source, models: Models, cache: Cache, needed: Sequence[int], cpus: float, say: Say
+    ) -> None:
+        super().__init__(daemon=True, name="filling")
+        self.source, self.models, self.cache, self.cpus, self.say = source, models, cache, cpus, say
+        there = Growing(cache.latents_folder)
+        there.look()
+        rows = unequal(cache.index.take(pa.array(needed, pa.int64())), video="")
+        told = pa.array([*there.places, *there.errors], pa.string())
+        self.rows = with_paths(source, without(distinct(rows.select(COLUMNS), "id"), "id", told))
+        self.stopped = threading.Event()
+        self.failed: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            if len(self.rows):
+                self._encode()
+        except BaseException as error:  # the thread that trains raises it
+            self.failed = error
+
+    def _encode(self) -> None:
+        store = Growing(self.cache.latents_folder).store
+        errors = encode_beside(self.source, self.models, self.rows, store, self.cpus, self.say, self.stopped.is_set)
+        bad = among(self.rows, "id", pa.array(errors, pa.string())).to_pylist()
+        reasons = {row["id"]: errors[row["id"]].removeprefix(f"{row['path']}: ") for row in bad}
+        lines = [{"file": row["video"], "reason": mask(reasons[row["id"]])} for row in bad]
+        with (self.cache.folder / QUARANTINE).open("a") as file:
+            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    def check(self) -> None:
+        """Raises what ended it before its time: training would wait for ever."""
+        if self.failed is not None:
+            raise RuntimeError("encoding beside the training has failed") from self.failed
+
+    def stop(self) -> None:
+        """Ends it after the file that is being written."""
+        self.stopped.set()
+        self.join(timeout=120)

@@ -1,0 +1,203 @@
+"""Build a run's cache from its stores: the index of samples, the quarantine list and the card."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_distill import durable
+from ray_distill.data.prepare.inventory import Made
+from ray_distill.data.prepare.sheet import sheet, some
+from ray_distill.data.prepare.stages import Decode
+from ray_distill.data.store.cache import Cache, padded, write
+from ray_distill.data.store.parquet import address, address_of, placed
+from ray_distill.data.store.tables import among, distinct, equal, rows_of, unequal
+from ray_distill.errors import ConfigError
+from ray_distill.masking import mask
+from ray_distill.sealed import Damaged
+
+log = logging.getLogger(__name__)
+Row = dict[str, Any]
+QUARANTINE, SHEET = "quarantine.jsonl", "contact_sheet.png"
+
+
+def finish(made: Made) -> Cache:
+    """The cache's folder, whole or not there; ValueError where nothing is left."""
+    source = made.source
+    bad = unequal(made.rows, error="").to_pylist()
+    reasons = [{"file": row["video"] or row["caption"], "reason": _reason(row)} for row in bad]
+    quarantine = "".join(
+        json.dumps(reason, ensure_ascii=False) + "\n" for reason in sorted(reasons, key=lambda reason: reason["file"])
+    )
+    for row in reasons:
+        log.warning("left out %s: %s", row["file"], row["reason"])
+    if len(bad) == len(made.rows):
+        durable.write(source.cache_dir / QUARANTINE, quarantine)
+        raise ConfigError(
+            f"data: none of its {len(bad)} clips can be used ({source.title}); "
+            f"the reasons are in {source.cache_dir / QUARANTINE}"
+        )
+    index = _indexed(made)
+    card = _card(made, index, bad)
+    samples = rows_of(index.select(["id", "caption", "choices", "dataset"]))
+    key = address_of(
+        chain(
+            (
+                (row["id"], row["caption"], row["choices"], card["datasets"][row["dataset"]]["passes"])
+                for row in samples
+            ),
+            (made.models.codec, made.models.encoder, source.negative_prompt, card["latent_shape"]),
+            ["streamed"] if card["streamed"] else [],
+        )
+    )
+    cache = Cache(source.cache_dir / key[:16])
+    with durable.alone(source.cache_dir):
+        if not _whole(cache):
+            _write(made, cache.folder, index, card, quarantine)
+    return Cache(cache.folder)
+
+
+def _whole(cache: Cache) -> bool:
+    try:
+        cache.check()
+    except Damaged:
+        return False
+    return True
+
+
+def _sheet(made: Made, path: Path, index: pa.Table) -> None:
+    """Some clips, decoded once more; none where there are prompts alone."""
+    clips = unequal(index, video="", choices=0)
+    rows = clips.take(pa.array(some(len(clips)), pa.int64())).to_pylist()
+    files = among(made.rows, "video", pa.array((row["video"] for row in rows), pa.string())).to_pylist()
+    paths = {(row["dataset"], row["video"]): row["path"] for row in files}
+    decode = Decode(made.source)
+    decoded = [(row["caption"], *decode.clip(row | {"path": paths[row["dataset"], row["video"]]})) for row in rows]
+    shown = [(caption, pixels) for caption, pixels, error in decoded if not error]
+    if shown:
+        sheet(path, shown)
+
+
+def _reason(row: Row) -> str:
+    reason: str = row["error"]
+    return mask(reason.removeprefix(f"{row['path']}: ").removeprefix(f"{row['video']}: "))
+
+
+def _indexed(made: Made) -> pa.Table:
+    """The index. Equal lines of a dataset are one row; the order is that of their content."""
+    kept = ["id", "dataset", "video", "caption", "number", "height", "width", "content"]
+    if made.source.stream:
+        kept += ["path", "header"]  # what encoding it beside the training takes
+    rows, captions = equal(made.rows, error=""), made.captions
+    text = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
+    order = "id", "text", "dataset", "others"
+    rows = distinct(rows.select([*kept, "others"]).append_column("text", text), *order)
+    rows = _with_choices(rows.sort_by([(name, "ascending") for name in order]), captions)
+    if "path" in kept:
+        shown = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # pipeline.with_paths finds them again
+        rows = rows.set_column(rows.column_names.index("path"), "path", shown)
+    index = rows.select([*kept, "choices"]).append_column("shape", pa.array(made.shapes(rows), pa.list_(pa.int64())))
+    for kind, ids, store in (("latents", rows["id"], made.latents), ("text", rows["text"], made.text)):
+        places = placed(ids, store.places())
+        needed = pc.not_equal(ids, "") if kind == "text" or not made.source.stream else pa.scalar(False)
+        if pc.any(pc.and_(needed, pc.equal(places["file"], ""))).as_py():
+            raise Damaged(store.folder, "has lost rows while it was being prepared")
+        for name in places.column_names:
+            index = index.append_column(f"{kind}_{name}", places[name])
+    return index.combine_chunks()
+
+
+def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
+    """Each row, and behind it one for each of its other captions. ``choices`` is their number, 0 of those behind."""
+    others = [json.loads(value or "[]") for value in rows["others"].to_pylist()]
+    counts = np.array([1 + len(each) for each in others], dtype=np.int64)
+    first = np.cumsum(counts) - counts
+    rows = rows.take(pa.array(np.repeat(np.arange(len(counts)), counts)))
+    choices = np.zeros(len(rows), dtype=np.int64)
+    choices[first] = counts
+    if len(rows) > len(counts):
+        values = rows["caption"].to_pylist()
+        for place, each in zip(first.tolist(), others, strict=True):
+            values[place + 1 : place + 1 + len(each)] = each
+        caption = pa.array(values, pa.string())
+        text = captions["id"].take(pc.index_in(caption, value_set=captions["caption"]))
+        for name, column in (("caption", caption), ("text", text)):
+            rows = rows.set_column(rows.column_names.index(name), name, column)
+    return rows.append_column("choices", pa.array(choices))
+
+
+def _cut(made: Made, index: pa.Table) -> int:
+    """How many captions, the negative prompt among them, have more tokens than the model takes."""
+    captions = [*index["caption"].unique().to_pylist(), made.source.negative_prompt]
+    tokens = made.text.read(made.text.find([address(caption) for caption in dict.fromkeys(captions)]), "tokens")
+    cut = sum(count > made.models.max_sequence_length for count in tokens)
+    if cut:
+        log.warning(
+            "%d of %d captions have more tokens than model.max_sequence_length = %d, which are cut off: raise it, or "
+            "shorten them",
+            cut,
+            len(tokens),
+            made.models.max_sequence_length,
+        )
+    return cut
+
+
+def _card(made: Made, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
+    """Counts and settings."""
+    source, samples = made.source, unequal(index, choices=0)
+    parts = _counts(samples["dataset"])
+    counts = [parts.get(number, 0) for number in range(len(source.parts))]
+    datasets = zip(source.parts, counts, source.passes(counts), strict=True)
+    return {
+        "clips": len(samples),
+        "skipped": len(bad),
+        "reasons": dict(Counter(re.sub(r"\d[\d.]*", "N", _reason(row)) for row in bad)),
+        "captions": len(index["caption"].unique()),
+        "captions_cut": _cut(made, index),
+        "latent_shape": list(made.sample_shape),
+        "buckets": dict(Counter("x".join(map(str, row["shape"])) for row in rows_of(samples.select(["shape"])))),
+        "datasets": [
+            {"name": part.name, "place": mask(str(part.place)), "rows": count, "passes": often}
+            for part, count, often in datasets
+        ],
+        "streamed": source.stream,
+        "latents": made.models.codec,
+        "text": made.models.encoder,
+    }
+
+
+def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
+    return {row["values"]: row["counts"] for row in column.value_counts().to_pylist()}
+
+
+def told(card: Mapping[str, Any]) -> str:
+    """A cache in one line."""
+    buckets = ", ".join(f"{count} of {shape}" for shape, count in card["buckets"].items())
+    cut = f", {card['captions_cut']} captions cut" if card.get("captions_cut") else ""  # new in cards
+    return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
+
+
+def _said_before(path: Path, now: str) -> str:
+    """The other lines of a quarantine list: those of clips that failed while they were encoded beside a training."""
+    if not path.is_file():
+        return ""
+    lines = path.read_text(errors="replace").splitlines()
+    return "".join(f"{line}\n" for line in lines if line not in now.splitlines())
+
+
+def _write(made: Made, folder: Path, index: pa.Table, card: Row, quarantine: str) -> None:
+    asked = made.text.find([address(caption) for caption in (made.source.negative_prompt, "")])
+    (negative, null), shape = made.text.read(asked, "text"), made.text_shape()
+    durable.write(folder / QUARANTINE, quarantine + _said_before(folder / QUARANTINE, quarantine) * made.source.stream)
+    _sheet(made, folder / SHEET, index)
+    write(folder, index, card, {"negative": padded(negative, shape), "null": padded(null, shape)})

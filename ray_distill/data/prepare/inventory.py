@@ -1,0 +1,159 @@
+"""Inventory of a preparation: which clips and captions exist, and which still need encoding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_distill.data.prepare.stages import CLIPS
+from ray_distill.data.source import Source, Teacher
+from ray_distill.data.store.cache import FORMAT, Shape
+from ray_distill.data.store.parquet import Store, address, placed
+from ray_distill.data.store.tables import distinct, equal, rows_of, table_of, unequal, without
+from ray_distill.models.codec import outline
+from ray_distill.models.hashing import folder_hash
+from ray_distill.models.loading import patch
+
+Row = dict[str, Any]
+
+
+def cleaning() -> str:
+    """What prompts go through before they are tokens."""
+    return f"ftfy {metadata.version('ftfy')}"
+
+
+@dataclass(frozen=True)
+class Models:
+    """The pipeline folder that codec and text encoder come from, and what they make of clips."""
+
+    family: str
+    path: Path
+    max_sequence_length: int
+    int8_text: bool = False
+
+    @cached_property
+    def codec(self) -> str:
+        return address(FORMAT, folder_hash(self.path / "vae"))
+
+    @cached_property
+    def encoder(self) -> str:
+        parts = [folder_hash(self.path / part) for part in ("text_encoder", "tokenizer")]
+        return address(FORMAT, parts, self.max_sequence_length, cleaning(), *(["int8"] if self.int8_text else []))
+
+    def folder(self, teacher: Teacher) -> Path:
+        return teacher.path or self.path
+
+    def transformer(self, teacher: Teacher) -> str:
+        return address(FORMAT, folder_hash(self.folder(teacher) / "transformer"))
+
+    @cached_property
+    def multiple(self) -> tuple[int, int]:
+        """What height and width must be multiples of: the codec's stride times the transformer's patch."""
+        (_, height, width), (patch_height, patch_width) = (
+            outline(self.path / "vae").stride,
+            patch(self.family, self.path),
+        )
+        return height * patch_height, width * patch_width
+
+    def latent_shape(self, frames: int, height: int, width: int) -> Shape:
+        return outline(self.path / "vae").latent_shape(frames, height, width)
+
+
+class Made:
+    """A source whose files were looked into: ``rows`` (``files.CLIPS``), each a clip, a prompt alone, or the error in
+    its place."""
+
+    def __init__(self, source: Source, models: Models, prompts: pa.Table, files: pa.Table) -> None:
+        self.source, self.models = source, models
+        taught = (row for prompt in rows_of(prompts) for row in self._taught(prompt))
+        self.rows = pa.concat_tables([table_of(taught, CLIPS), files])
+        self.latents = Store(source.cache_dir / "latents" / models.codec)
+        self.text = Store(source.cache_dir / "text" / models.encoder)
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Of the largest latents."""
+        shapes = self.shapes(unequal(self.rows, id=""))
+        return max((4 * int(np.prod(shape)) for shape in set(shapes)), default=1)
+
+    @property
+    def sample_shape(self) -> Shape:
+        """(C, t, h, w)"""
+        return self.models.latent_shape(self.source.frames, self.source.height, self.source.width)
+
+    def text_shape(self) -> tuple[int, int]:
+        """[L, D] of an embedding, by that of the negative prompt, which is in its store."""
+        place = self.text.find([address(self.source.negative_prompt)])
+        size, length = len(self.text.read(place, "text")[0]), self.text.read(place, "length")[0]
+        return self.models.max_sequence_length, size // (4 * length)
+
+    def shapes(self, rows: pa.Table) -> list[Shape]:
+        """(C, t, h, w) of each; a prompt has that of samples, as has what the teacher makes of it."""
+
+        @cache
+        def shape(dataset: int, height: int, width: int) -> Shape:
+            if not height:
+                return self.sample_shape
+            return self.models.latent_shape(self.source.clips(self.source.parts[dataset]).frames, height, width)
+
+        return [shape(**row) for row in rows_of(rows.select(["dataset", "height", "width"]))]
+
+    def _taught(self, prompt: Row) -> list[Row]:
+        """The rows of a prompt: one, without an id, or those of its teacher."""
+        teacher = self.source.parts[prompt["dataset"]].teacher
+        row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
+        if teacher is None or row["error"]:
+            return [row]
+        recipe = teacher.model_dump(exclude={"path", "batch", "clips_per_prompt"})
+        if not teacher.levels:
+            del recipe["levels"]
+        made_of = self.models.transformer(teacher), self.models.encoder, self.source.negative_prompt, self.sample_shape
+        ids = [address(*made_of, recipe, prompt["caption"], number) for number in range(teacher.clips_per_prompt)]
+        return [row | {"number": number, "id": id_} for number, id_ in enumerate(ids)]
+
+    @cached_property
+    def captions(self) -> pa.Table:
+        """The distinct captions, sorted, the negative prompt and the empty one among them, each with its id."""
+        good = equal(self.rows, error="")
+        others = chain.from_iterable(map(json.loads, unequal(good, others="")["others"].to_pylist()))
+        more = pa.array([*others, self.source.negative_prompt, ""], pa.string())
+        captions = pc.unique(pa.chunked_array([*good["caption"].chunks, more]))
+        captions = captions.take(pc.sort_indices(captions))
+        ids = pa.array((address(caption.as_py()) for caption in captions), pa.string())
+        return pa.table({"id": ids, "caption": captions})
+
+    def missing_text(self) -> pa.Table:
+        """The ``captions`` that are not in their store."""
+        return without(self.captions, "id", self.text.places()["id"])
+
+    def missing_clips(self) -> pa.Table:
+        """The distinct clips that are not in their store."""
+        wanted = equal(unequal(self.rows, id="", video=""), error="")
+        return without(distinct(wanted, "id"), "id", self.latents.places()["id"])
+
+    def missing_taught(self, dataset: int) -> pa.Table:
+        """The clips of a dataset's teacher that are not in their store, each with the place of its text."""
+        wanted = equal(unequal(self.rows, id=""), dataset=dataset, error="")
+        rows, captions = without(distinct(wanted, "id"), "id", self.latents.places()["id"]), self.captions
+        texts = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
+        found = placed(texts, self.text.places())
+        return found.rename_columns([f"text_{name}" for name in found.column_names]).add_column(0, "id", rows["id"])
+
+    def failed(self, errors: Mapping[str, str]) -> None:
+        """Clips that could not be decoded."""
+        if errors:
+            told = pa.array(errors.values(), pa.string())
+            told = told.take(pc.index_in(self.rows["id"], value_set=pa.array(errors, pa.string())))
+            error = self.rows["error"]
+            error = pc.if_else(pc.equal(error, ""), pc.fill_null(told, ""), error)
+            self.rows = self.rows.set_column(self.rows.column_names.index("error"), "error", error)

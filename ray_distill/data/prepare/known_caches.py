@@ -1,0 +1,47 @@
+"""Remember which cache belongs to a source, so that an unchanged source opens no file again."""
+
+from __future__ import annotations
+
+import logging
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+
+from ray_distill import sealed
+from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.read.remote import version
+from ray_distill.data.source import Source
+from ray_distill.data.store.cache import Cache
+from ray_distill.data.store.parquet import address_of
+from ray_distill.data.store.tables import rows_of
+from ray_distill.sealed import Damaged
+
+log = logging.getLogger(__name__)
+
+
+def known(source: Source, models: Models, listed: pa.Table) -> Cache | None:
+    """The cache that this source came to before, if none of its files has another size or time since, and if it is
+    whole; what is not is named."""
+    try:
+        cache = Cache(source.cache_dir / sealed.read_json(memo(source, models, listed))["cache"])
+        cache.check()
+    except FileNotFoundError:
+        return None
+    except Damaged as damaged:
+        log.warning("%s: it is made again", damaged)
+        return None
+    return cache
+
+
+def remember(source: Source, models: Models, listed: pa.Table, cache: Cache) -> None:
+    sealed.write_json(memo(source, models, listed), {"cache": cache.folder.name})
+
+
+def memo(source: Source, models: Models, listed: pa.Table) -> Path:
+    """The file that holds the answer, under settings, models, and the names, sizes and times of all files."""
+    settings = source.model_dump(mode="json", exclude={"cache_dir", "encode_batch", "encoders", "encoder_gpus"})
+    files = ((*row.values(), version(row["path"])) for row in rows_of(listed))
+    teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]
+    made_by = settings, models.codec, models.encoder, models.multiple, teachers
+    return source.cache_dir / "known" / address_of(chain(made_by, files))

@@ -1,0 +1,250 @@
+"""List every clip and prompt that a source names, with captions, before a video is opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from ray_distill.data.prepare.captions import Captions, captions_of, read_caption
+from ray_distill.data.prepare.names import Names
+from ray_distill.data.prepare.rows import TABLES, Row, rows_in
+from ray_distill.data.prepare.shards import VIDEOS, Clip, clips_in, is_shard
+from ray_distill.data.read.remote import UNREADABLE, again, is_inside, join, kind, open_at, parent, walk
+from ray_distill.data.source import Dataset, Source
+from ray_distill.data.store.tables import table_of
+from ray_distill.plaintext import json_of, text_of
+
+WANTED = {
+    "manifest": 'It holds JSON lines such as {"video": "clips/0.mp4", "caption": "a red kite"}; the quick start\'s is '
+    "made by python examples/moving_digits.py data/digits",
+    "videos": "It holds videos, each with a .txt beside it",
+    "shards": "It is a tar file, or a folder of them",
+    "prompts": "It holds a prompt a line",
+}
+
+
+LISTED = pa.schema(
+    [("dataset", pa.int64()), *((name, pa.string()) for name in ("video", "path", "caption", "error", "others"))]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of a dataset (its number ``dataset``): ``video`` as it is named there, "" where it is a prompt alone,
+    and ``path``. ``error`` says why it cannot be used, "" where nothing speaks against it yet. ``others`` are the
+    captions beside ``caption`` among which each sample draws one, as a JSON list; "" where there are none."""
+
+    dataset: int
+    video: str
+    path: str
+    caption: str
+    error: str = ""
+    others: str = ""
+
+
+def _entry(number: int, video: str, path: str, captions: Captions, error: str = "") -> Entry:
+    caption, *others = captions or ("",)
+    return Entry(number, video, path, caption, error, json.dumps(others) if others else "")
+
+
+def check(source: Source) -> None:
+    """ValueError where a dataset's file or folder is not there."""
+    for number, part in enumerate(source.parts):
+        key = f"data.{part.kind}" if not source.datasets else f"data.datasets.{number}.{part.kind}"
+        try:
+            found = kind(part.place)
+        except UNREADABLE as error:
+            raise ValueError(f"{key} = {part.place}: cannot be looked at ({error})") from None
+        wanted = {"videos": ("folder",), "shards": ("file", "folder")}.get(part.kind, ("file",))
+        if found not in wanted:
+            raise ValueError(f"{key} = {part.place}: no such {' or '.join(wanted)}. {WANTED[part.kind]}")
+
+
+def listing(source: Source) -> pa.Table:
+    """All ``entries`` of a source, a row each."""
+    return table_of(map(asdict, entries(source)), LISTED)
+
+
+def entries(source: Source) -> Iterator[Entry]:
+    """All of a source, in the order of its datasets; ValueError where a dataset is missing, unreadable or empty."""
+    check(source)
+    named = Names()
+    for number, part in enumerate(source.parts):
+        empty = True
+        try:
+            for entry in _READERS[part.kind](source, number, part):
+                empty = False
+                yield named(_in_utf8(entry))
+        except (pa.ArrowException, OSError, RuntimeError) as error:
+            raise ValueError(f"data.{part.kind} = {part.place}: not readable: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"data.{part.kind} = {part.place}: {error}") from None
+        if empty:
+            raise ValueError(f"data.{part.kind} = {part.place}: nothing in it")
+
+
+def _in_utf8(entry: Entry) -> Entry:
+    """Names on a disk may be any bytes and JSON may hold half a character; a table cannot."""
+    texts = {name: getattr(entry, name) for name in ("video", "path", "caption", "error")}
+    try:
+        "".join([*texts.values(), *json.loads(entry.others or "[]")]).encode()
+        return entry
+    except UnicodeEncodeError:
+        shown = {name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
+        shown["error"] = f"{shown['video']}: its name or caption is not UTF-8; rename it"
+        return Entry(entry.dataset, **shown)
+
+
+def _folder(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
+    unread: dict[str, OSError] = {}
+    names = walk(part.place, unread.__setitem__)
+    yield from _unread(number, unread)
+    sidecars = {  # .TXT, too; where both are there, .txt comes later
+        path.with_suffix(".txt").as_posix(): name
+        for path, name in ((PurePosixPath(name), name) for name in names)
+        if path.suffix.lower() == ".txt"
+    }
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in VIDEOS:
+            continue
+        full, error = join(part.place, name), ""
+        sidecar = path.with_suffix(".txt")
+        captions: Captions = () if part.caption is None else (part.caption,)
+        if part.caption is None and part.captions == "filename":
+            captions = captions_of(path.stem.replace("_", " "))
+        elif part.caption is None and sidecar.as_posix() in sidecars:
+            captions, error = _sidecar(part, sidecars[sidecar.as_posix()])
+        error = error or ("" if captions else f"no caption; write it into {sidecar.name} beside it")
+        yield _entry(number, name, full, captions, error and f"{full}: {error}")
+
+
+def _sidecar(part: Dataset, name: str) -> tuple[Captions, str]:
+    place, short = join(part.place, name), PurePosixPath(name).name
+
+    def content() -> tuple[Captions, str]:
+        with open_at(place) as file:
+            return read_caption(short, file, part.caption_column, part.captions == "lines")
+
+    try:
+        return again(place, content)
+    except UNREADABLE as error:
+        return (), f"its caption {short} cannot be read ({error})"
+
+
+def _shards(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
+    tars = {PurePosixPath(str(part.place)).name: str(part.place)}
+    if kind(part.place) == "folder":
+        unread: dict[str, OSError] = {}
+        tars = {name: join(part.place, name) for name in walk(part.place, unread.__setitem__) if is_shard(name)}
+        yield from _unread(number, unread)
+    column, choices, own = part.caption_column, part.captions == "lines", part.caption
+    for name, tar in tars.items():
+        try:
+            clips = again(tar, partial(clips_in, tar, column, choices, own is not None))
+        except UNREADABLE as error:
+            clips = [Clip("", fault=f"cannot be read ({error})")]
+        for clip in clips:
+            video = f"{name}/{clip.name}" if clip.name else name
+            captions = clip.captions if own is None else (own,)
+            yield _entry(number, video, clip.place, captions, clip.fault and f"{video}: {clip.fault}")
+
+
+def _unread(number: int, folders: Mapping[str, OSError]) -> Iterator[Entry]:
+    for name, error in folders.items():
+        yield Entry(number, name, "", "", f"{name}: a folder that cannot be read ({error.strerror})")
+
+
+def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
+    if (suffix := PurePosixPath(str(part.place)).suffix.lower()) not in TABLES:
+        raise ValueError(f"a manifest is .jsonl, .csv or .parquet, not {suffix or 'that'}")
+    root, own = parent(part.place) if part.root is None else str(part.root), part.caption
+    columns = [part.video_column] + ([part.caption_column] if own is None else [])
+    for row in _rows(part, columns):
+        video, fault = row.value.get(part.video_column), row.fault
+        captions: Captions = () if own is None else (own,)
+        named = isinstance(video, str) and bool(video)
+        if not fault and own is None:
+            captions, fault = _captions(row.value.get(part.caption_column))
+        if not fault and not (named and captions):
+            missing = f"the line needs both a {part.video_column} and a {part.caption_column}"
+            fault = missing if captions else f"no caption: {missing}"
+        path = join(root, video) if named else ""
+        if not fault and not source.allow_outside and not is_inside(root, path):
+            fault = f"it lies outside the manifest's folder {root}; data.allow_outside=true allows it"
+        error = f"{video}: {fault} ({row.where})" if named else f"{_title(part, row)}: {fault}"
+        yield _entry(number, video if named else _title(part, row), path, captions, error if fault else "")
+
+
+def _prompts(source: Source | None, number: int, part: Dataset) -> Iterator[Entry]:
+    for row in _rows(part, [part.caption_column]):
+        captions, fault = _captions(row.value.get(part.caption_column))
+        if len(captions) > 1 and part.teacher is not None:
+            fault = "the teacher makes a video of one caption; give each a line of its own"
+        fault = row.fault or fault or ("" if captions else f"no caption: no text under {part.caption_column!r}")
+        title = _title(part, row) if fault else ""
+        yield _entry(number, title, "", captions, fault and f"{title}: {fault}")
+
+
+def named_prompts(path: Path) -> dict[str, Any]:
+    """The prompts of a file by name: those of a JSON object have their own, all others are prompt_1, prompt_2, ...
+
+    ValueError names the first line that is no prompt.
+    """
+    if path.suffix.lower() == ".json" and isinstance(value := json_of(text_of(path.read_bytes())), dict):
+        return value
+    part = Dataset(prompts=path)
+    found = list(_prompts(None, 0, part))
+    for entry in found:
+        if entry.error or entry.others:
+            raise ValueError(entry.error or f"{entry.caption[:60]!r} and others are one prompt; give each its own")
+    return {f"prompt_{number}": entry.caption for number, entry in enumerate(found, 1)}
+
+
+def _captions(value: Any) -> tuple[Captions, str]:
+    try:
+        return captions_of(value), ""
+    except ValueError as error:
+        return (), str(error)
+
+
+def _title(part: Dataset, row: Row) -> str:
+    return f"{PurePosixPath(str(part.place)).name}, {row.where}"
+
+
+def _rows(part: Dataset, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of a manifest or of prompts, each a mapping or a fault. ValueError where none of them is a mapping,
+    or has ``columns``: the file is something else."""
+    seen: set[str] | None = None
+    wrong = ""
+    for row in rows_in(part.place, columns):
+        value = {part.caption_column: row.value} if _is_prompt(part, row.value) else row.value
+        if not row.fault and not isinstance(value, dict):
+            shown = json.dumps(value, ensure_ascii=False)[:60]
+            kinds = "text or JSON object" if part.kind == "prompts" else "JSON object"
+            row = Row(row.where, fault=f"one {kinds} a line, not {shown}", alien=True)
+        if not row.fault:
+            seen = (seen or set()) | set(value)
+        elif row.alien:
+            wrong = wrong or f"{_title(part, row)}: {row.fault}"
+        yield Row(row.where, {} if row.fault else value, row.fault)
+    if seen is None and wrong:
+        raise ValueError(f"no row of it can be read; {wrong}")
+    if seen is not None and not seen >= set(columns):
+        raise ValueError(
+            f"each line needs {' and '.join(map(repr, columns))}; it has {sorted(seen)}. Other names: datasets with "
+            "video_column and caption_column"
+        )
+
+
+def _is_prompt(part: Dataset, value: Any) -> bool:
+    return part.kind == "prompts" and not isinstance(value, dict | list)
+
+
+_READERS = {"videos": _folder, "shards": _shards, "manifest": _manifest, "prompts": _prompts}

@@ -1,0 +1,35 @@
+"""Names of videos in caches, lists and logs: those of their source, without what is secret in an address."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ray_distill.data.read.remote import is_remote
+from ray_distill.masking import mask
+
+if TYPE_CHECKING:
+    from ray_distill.data.prepare.listing import Entry
+
+
+class Names:
+    """Entry -> the entry under a name that may be shown; its ``path`` stays as it is.
+
+    A name means one file: of addresses that differ in their secrets alone the second is called ``... (2)``. The
+    signature of a file that is signed anew changes no name.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}  # hashes of paths: millions of addresses would fill the driver
+        self._last: dict[int, int] = {}
+
+    def __call__(self, entry: Entry) -> Entry:
+        if not is_remote(entry.video) and not is_remote(entry.error):
+            return entry
+        name = mask(entry.video)
+        if name != entry.video:
+            path, key = hash((entry.dataset, entry.video)), hash((entry.dataset, name))
+            if path not in self._numbers:
+                self._numbers[path] = self._last[key] = self._last.get(key, 0) + 1
+            name += f" ({self._numbers[path]})" * (self._numbers[path] > 1)
+        return replace(entry, video=name, error=mask(entry.error))

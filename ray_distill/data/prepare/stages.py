@@ -1,0 +1,169 @@
+"""Tasks that Ray Data maps over files: look into one, decode a clip of it, write encoded rows.
+
+Light to import: each worker does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby, islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_distill.data.prepare.listing import LISTED
+from ray_distill.data.read.clip import BadClip, Seek, Video
+from ray_distill.data.read.remote import local, version
+from ray_distill.data.read.transform import resize
+from ray_distill.data.read.video import look, read_clip
+from ray_distill.data.source import Source
+from ray_distill.data.store.parquet import Store, address
+from ray_distill.masking import mask
+
+Row = dict[str, Any]
+Batch = Mapping[str, np.ndarray]
+CLIPS = pa.schema(
+    [
+        *LISTED,
+        *((name, pa.int64()) for name in ("number", "height", "width")),
+        *((name, pa.string()) for name in ("id", "header", "content")),
+    ]
+)
+"""What ``Look`` makes of ``listing.LISTED``."""
+PIECES, PIECE = 128, 128 << 10
+"""Of a file that is larger than all of them together (16 MiB) so many pieces are read to tell it from others."""
+TOGETHER = 64 << 20
+"""Bytes of clips that are handed on together."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """An entry -> its clips, each with what the file's header says, its cut, its size and an id; ``error`` says why
+    there is none.
+
+    ``multiple`` is what the model takes of height and width.
+    """
+
+    source: Source
+    multiple: tuple[int, int]
+
+    def __call__(self, row: Row) -> list[Row]:
+        clips = self.source.clips(self.source.parts[row["dataset"]])
+        empty = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
+        if row["error"]:
+            return [row | empty]
+        try:
+            with local(row["path"]) as path:
+                before = version(path)
+                most, limit = clips.clips_per_video, self.source.maximum_pixels
+                (video, seeks), content = look(path, clips.cut(0), most, limit), fingerprint(path)
+                if version(path) != before:
+                    raise BadClip(row["path"], "was replaced while it was looked into")
+            if reason := clips.unfit(video.shown):
+                raise BadClip(row["path"], reason)
+        except BadClip as bad:
+            return [row | empty | {"error": str(bad)}]
+        size = clips.size(video.shown, self.multiple)
+        found = []
+        for number, seek in enumerate(seeks):
+            id_ = address(content, clips.cut(number), size, clips.crop)
+            header = json.dumps([asdict(video), seek and asdict(seek)])
+            clip = {"number": number, "height": size[0], "width": size[1], "id": id_, "header": header}
+            found.append(row | clip | {"content": content})
+        return found
+
+
+def fingerprint(path: str) -> str:
+    """sha256 over a file's size and content; of one that is larger than 16 MiB over ``PIECES`` of it, evenly apart from
+    its first byte to its last. Two files of one size that differ in none of them are taken for one."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(f"{size}".encode())
+            if size <= PIECES * PIECE:
+                digest.update(file.read())
+            else:
+                for number in range(PIECES):
+                    file.seek((size - PIECE) * number // (PIECES - 1))
+                    digest.update(file.read(PIECE))
+            return digest.hexdigest()
+    except OSError as error:
+        raise BadClip(path, f"cannot be read ({error})") from error
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Clips -> ``pixels`` uint8 [n, T, H, W, 3], some clips of one shape at a time; ``error`` says why one's are zeros,
+    else "". Without a ``header`` its file is looked into again; with a ``content`` it must be the one that was looked
+    into."""
+
+    source: Source
+
+    def __call__(self, rows: Batch) -> Iterator[dict[str, Any]]:
+        told, start = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)], 0
+        for shape, alike in groupby(told, self._shape):
+            while some := list(islice(alike, self._together(shape))):
+                # One array from the start: stacked clips would be copied once more.
+                pixels = np.empty((len(some), *shape), dtype=np.uint8)
+                errors = [self.clip(row, out)[1] for row, out in zip(some, pixels, strict=True)]
+                given = {name: column[start : start + len(some)] for name, column in rows.items()}
+                yield given | {"pixels": pixels, "error": np.array(errors, dtype=object)}
+                start += len(some)
+
+    def clip(self, row: Row, out: np.ndarray | None = None) -> tuple[np.ndarray, str]:
+        """One clip's pixels [T, H, W, 3], in ``out`` if it is given, and its error."""
+        clips = self.source.clips(self.source.parts[row["dataset"]])
+        pixels = np.empty(self._shape(row), dtype=np.uint8) if out is None else out
+        known = _known(row["header"]) if row.get("header") else None
+        source = self.source
+        fit = partial(_fit, height=row["height"], width=row["width"], crop=clips.crop)
+        try:
+            with local(row["path"]) as path:
+                read_clip(path, clips.cut(row["number"]), fit, known, pixels, source.decoder, source.maximum_pixels)
+                if row.get("content") and row["content"] != fingerprint(path):
+                    raise BadClip(row["path"], "was replaced since it was looked into")
+        except BadClip as bad:
+            pixels[:] = 0
+            return pixels, str(bad)
+        return pixels, ""
+
+    def _shape(self, row: Row) -> tuple[int, int, int, int]:
+        return self.source.clips(self.source.parts[row["dataset"]]).frames, int(row["height"]), int(row["width"]), 3
+
+    def _together(self, shape: tuple[int, ...]) -> int:
+        """As many as ``TOGETHER`` takes, in whole batches of the encoder, if one fits."""
+        fitting, batch = TOGETHER // math.prod(shape), self.source.encode_batch
+        return max(1, fitting - fitting % batch if fitting > batch else fitting)
+
+
+def _known(header: str) -> tuple[Video, Seek | None]:
+    """What ``look`` said of a row's clip."""
+    video, seek = json.loads(header)
+    return Video(**video), seek and Seek(**seek | {"numbers": tuple(seek["numbers"])})
+
+
+def _fit(frames: np.ndarray, video: Video, height: int, width: int, crop: bool) -> np.ndarray:
+    return resize(frames, height, width, video.pixel_aspect, crop)
+
+
+@dataclass(frozen=True)
+class Write:
+    """Good rows -> a file of ``store``; what is left are ``id`` and ``error``. With ``errors`` these are there, too."""
+
+    store: Store
+    errors: bool = False
+
+    def __call__(self, rows: Batch) -> dict[str, Any]:
+        told = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        self.store.write([{k: v for k, v in row.items() if k != "error"} for row in told if not row["error"]])
+        bad = {row["id"]: mask(row["error"]) for row in told if row["error"]}
+        if self.errors and bad:
+            self.store.write_errors(bad)
+        return {"id": list(rows["id"]), "error": list(rows["error"])}

@@ -1,0 +1,81 @@
+"""Open a video file: only known containers, one stream of pictures, bounded sizes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+from av.container import InputContainer as Container
+
+from ray_distill.data.read.clip import BadClip
+
+MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # names of FFmpeg's demuxers
+CONTAINERS = f"{MOV},{MATROSKA},avi,mpegts,mpeg,mpegvideo,asf,flv,gif,ogg,nut,mxf,ivf,dv"
+"""FFmpeg's demuxers of real video files. Text, playlists, lists of other files and pictures have others."""
+PIXELS = 8192 * 8192
+"""Most pixels of a frame, unless ``data.maximum_pixels`` says otherwise."""
+ALIGNED = 64 << 15
+"""Pixels by which a decoder's buffers may exceed its frames: it rounds rows up."""
+BROKEN = (av.FFmpegError, OSError, ValueError, MemoryError)
+"""What PyAV raises on files that are damaged or lie about their size."""
+
+
+@contextmanager
+def opened(path: str, limit: int = PIXELS, probed: bool = False) -> Iterator[tuple[Container, av.VideoStream]]:
+    """The container of a file and its first stream of pictures, whose decoder has one thread and refuses frames above
+    ``limit`` pixels. BadClip where the file is missing, broken while it is used, or no video.
+
+    FFmpeg decodes the first frames of a file that it opens, which takes as long as ten more and looks at no limit: here
+    only if it is ``probed``, and then after its header was checked. What such frames tell is how far a decoder without
+    a word on it in its stream reorders frames; who does without must check their order.
+    """
+    if not os.path.isfile(path):
+        raise BadClip(path, "no such file" if not os.path.lexists(path) else "no regular file")
+    bound = {"max_pixels": str(limit + ALIGNED)}
+    try:
+        with _container(path, bound | {"codec_whitelist": "none"}) as container:
+            stream = _stream(path, container, limit)
+            if not probed:
+                stream.codec_context.options = bound
+                yield container, stream
+                return
+        with _container(path, bound) as container:
+            stream = _stream(path, container, limit)
+            stream.codec_context.options = bound
+            yield container, stream
+    except BROKEN as error:
+        if isinstance(error, BadClip):
+            raise
+        reason = getattr(error, "strerror", None) or error  # without the path, which BadClip names already
+        raise BadClip(path, f"cannot be decoded ({type(error).__name__}: {reason})") from error
+
+
+def _container(path: str, options: dict[str, str]) -> Container:
+    options = options | {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        # An absolute path: FFmpeg would take "take:2.mp4" for a protocol.
+        return av.open(os.path.abspath(path), options=options)
+    except av.ArgumentError as error:
+        reason = "it is no video file of a known kind, but text, a playlist, a picture or the like"
+        raise BadClip(path, f"cannot be decoded: {reason}") from error
+
+
+def check_size(path: str, width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        reason = f"{width}x{height} are {width * height} pixels, above data.maximum_pixels = {limit}"
+        raise BadClip(path, f"{reason}; raise it, or drop the file")
+
+
+def _stream(path: str, container: Container, limit: int) -> av.VideoStream:
+    covers = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not streams:
+        raise BadClip(path, "the file has no video stream")
+    context = streams[0].codec_context
+    if context is None:
+        raise BadClip(path, "cannot be decoded: no decoder knows its codec")
+    check_size(path, context.width, context.height, limit)
+    context.thread_count = 1  # a worker has one core, and threads cost more than they save
+    return streams[0]

@@ -1,0 +1,247 @@
+"""Read files wherever they are: on this machine, in an object store (fsspec), in a tar shard.
+
+A place is a path or a URI. A member of a shard is ``shard.tar::offset::size::name``.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, BinaryIO, TypeVar
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyarrow import fs
+from pydantic import PlainSerializer, PlainValidator
+
+from ray_distill.data.read.clip import BadClip
+
+T = TypeVar("T")
+SLICE = "::"
+_MEMBER = re.compile(r"(.*?\.tar)::(\d+)::(\d+)::(.*)", re.DOTALL | re.IGNORECASE)
+PIECE = 16 << 20
+UNREADABLE = (OSError, pa.ArrowException, RuntimeError, ValueError)
+"""What file systems raise where a file is not there, or where a link loops or a name is none."""
+FOR_GOOD = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
+"""What another try does not change."""
+WAITS_S = (0.5, 2.0)
+"""Seconds before a remote place is tried again."""
+
+
+def is_remote(place: str | Path) -> bool:
+    return "://" in str(place)
+
+
+def home(path: Path) -> Path:
+    """``path`` with the folder of a user in place of its ``~``; ValueError where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: {path.parts[0]} is no user's home on this machine; write the whole path") from None
+
+
+def _location(value: Any) -> Path | str:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("a path or a URI such as s3://bucket/clips is needed")
+    if is_remote(value) and "@" in str(value).partition("://")[2].partition("/")[0]:
+        raise ValueError(
+            "a URI with a user or a key in it: they would be seen. Give them as AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or as the store's own variables, in the environment"
+        )
+    return str(value) if is_remote(value) else home(Path(value)).absolute()  # workers run in directories of Ray's own
+
+
+Location = Annotated[Path | str, PlainValidator(_location), PlainSerializer(str)]
+
+
+def filesystem(place: str | Path) -> tuple[fs.FileSystem, str]:
+    """The file system of a place, and the path in it."""
+    if not is_remote(place):
+        return fs.LocalFileSystem(), str(place)
+    scheme, _, rest = str(place).partition("://")
+    bucket, _, path = rest.partition("/")
+    there = _opened(f"{scheme}://{bucket}")
+    if isinstance(there, fs.PyFileSystem):
+        return there, there.handler.fs._strip_protocol(str(place))
+    return there, rest if scheme in ("s3", "gs", "gcs") else f"/{path}"
+
+
+@lru_cache(maxsize=16)
+def _opened(root: str) -> fs.FileSystem:
+    """Arrow's own file system, which asks for a bucket's region once; fsspec's for all schemes that it has none for."""
+    try:
+        return fs.FileSystem.from_uri(root)[0]
+    except pa.ArrowInvalid:
+        from fsspec.core import url_to_fs
+
+        return fs.PyFileSystem(fs.FSSpecHandler(url_to_fs(root)[0]))
+
+
+def kind(place: str | Path) -> str:
+    """``file``, ``folder``, or "" where neither is."""
+    if not is_remote(place):
+        return "file" if os.path.isfile(place) else "folder" if os.path.isdir(place) else ""
+    there, path = filesystem(place)
+    info = again(place, lambda: there.get_file_info(path))
+    return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(info.type, "")
+
+
+def again(place: str | Path, call: Callable[[], T]) -> T:
+    """``call()``; where a remote place fails it is called again, after each of ``WAITS_S``. OSError at the end."""
+    if not is_remote(place):
+        return call()
+    for wait in WAITS_S:
+        with suppress(_Passing):
+            return _remotely(call)
+        time.sleep(wait)
+    return _remotely(call)
+
+
+class _Passing(OSError):
+    """A failure that may pass."""
+
+
+def _remotely(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except FOR_GOOD:
+        raise
+    except Exception as error:  # the clients of stores raise their own kinds, which have no common class
+        raise _Passing(f"{type(error).__name__}: {error}") from error
+
+
+def read(place: str | Path, limit: int | None = None) -> bytes:
+    """The bytes of a file; OSError where they are more than ``limit``."""
+
+    def content() -> bytes:
+        with open_at(place) as file:
+            data = file.read() if limit is None else file.read(limit + 1)
+        if limit is not None and len(data) > limit:
+            raise OSError(f"it has more than {limit} bytes")
+        return data
+
+    return again(place, content)
+
+
+def open_at(place: str | Path) -> BinaryIO:
+    """A regular file for reading, with ``seek`` and ``size``: opening a pipe would wait for its writer."""
+    there, path = filesystem(place)
+    if (on_disk := _on_disk(place)) is not None and not stat.S_ISREG(os.stat(on_disk).st_mode):
+        raise OSError("it is no regular file")
+    file: BinaryIO = there.open_input_file(path)
+    return file
+
+
+def walk(place: str | Path, failed: Callable[[str, OSError], None]) -> list[str]:
+    """The names, relative to it, of all that is below a folder, sorted. Links to folders are not followed; ``failed``
+    hears of folders that cannot be read."""
+    top = _on_disk(place)
+    if top is None:
+        there, path = filesystem(place)
+        infos = again(place, lambda: there.get_file_info(fs.FileSelector(path, recursive=True)))
+        return sorted(posixpath.relpath(info.path, path) for info in infos if info.is_file)
+
+    def report(error: OSError) -> None:
+        failed(Path(error.filename).relative_to(top).as_posix(), error)
+
+    below = os.walk(top, onerror=report)
+    return sorted(
+        Path(root, name).relative_to(top).as_posix() for root, folders, files in below for name in folders + files
+    )
+
+
+def join(root: str | Path, name: str) -> str:
+    """``name`` below ``root``, as a place; an absolute name or URI is itself."""
+    if is_remote(name) or not is_remote(root):
+        return name if is_remote(name) else str(Path(root) / name)
+    scheme, _, path = str(root).partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(path, name))}"
+
+
+def parent(place: str | Path) -> str:
+    scheme, separator, path = str(place).rpartition("://")
+    return scheme + separator + str(PurePosixPath(path).parent)
+
+
+def is_inside(root: str, place: str) -> bool:
+    """Whether a place, or the shard that it is a member of, is below ``root``, links followed. What cannot be found
+    out is for the decoder to refuse."""
+    member = _MEMBER.fullmatch(place)
+    try:
+        folder, path = _on_disk(root), _on_disk(member[1] if member else place)
+        if folder is not None and path is not None:
+            return os.path.realpath(path).startswith(os.path.realpath(folder).rstrip("/") + "/")
+    except UNREADABLE:
+        return not is_remote(place)
+    if folder is not None or path is not None:
+        return False
+    (scheme, _, within), (other, _, name) = (str(p).partition("://") for p in (root, member[1] if member else place))
+    # A web server takes %2e%2e for two dots.
+    return scheme == other and posixpath.normpath(unquote(name)).startswith(posixpath.normpath(unquote(within)) + "/")
+
+
+def _on_disk(place: str | Path) -> str | None:
+    """The path of a place on this machine, which a URI may name, too."""
+    if not is_remote(place):
+        return str(place)
+    there, path = filesystem(place)
+    handler = there.handler.fs if isinstance(there, fs.PyFileSystem) else None
+    local = isinstance(there, fs.LocalFileSystem) or "file" in getattr(handler, "protocol", ())
+    return path if local else None
+
+
+def version(path: str) -> tuple[int, int] | None:
+    """Size and time of a file, or of the shard that it is in; None where it is not there."""
+    member = _MEMBER.fullmatch(path)
+    path = member[1] if member else path
+    try:
+        if is_remote(path):
+            there, inner = filesystem(path)
+            remote = again(path, lambda: there.get_file_info(inner))
+            return (remote.size, remote.mtime_ns or 0) if remote.is_file else None
+        told = os.stat(path)
+        return told.st_size, told.st_mtime_ns
+    except UNREADABLE:
+        return None
+
+
+@contextmanager
+def local(path: str) -> Iterator[str]:
+    """A path on this machine with the content of ``path``: itself, or a copy that goes away. BadClip names ``path``."""
+    member = _MEMBER.fullmatch(path)
+    if not is_remote(path) and not member:
+        yield path
+        return
+    name = member[4] if member else path
+    with tempfile.TemporaryDirectory(prefix="clip-") as folder:
+        copy = Path(folder) / f"clip{PurePosixPath(name).suffix}"
+        try:
+            again(path, lambda: _copy(path, copy))
+        except UNREADABLE as error:
+            raise BadClip(path, f"cannot be read ({error})") from error
+        try:
+            yield str(copy)
+        except BadClip as bad:
+            raise BadClip(path, bad.reason) from bad
+
+
+def _copy(path: str, copy: Path) -> None:
+    """All bytes of a file, or of a member of a shard."""
+    member = _MEMBER.fullmatch(path)
+    with open_at(member[1] if member else path) as file, copy.open("wb") as out:
+        size: int = int(member[3]) if member else file.size()  # type: ignore[attr-defined]
+        file.seek(int(member[2]) if member else 0)
+        left = size
+        while left and (piece := file.read(min(PIECE, left))):
+            out.write(piece)
+            left -= len(piece)
+    if left:
+        raise OSError(f"cut off: {size - left} of its {size} bytes came")

@@ -1,0 +1,96 @@
+"""Times and key frames of a file by its packets, read once and not decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from ray_distill.data.read.clip import BadClip, Cut, Seek, Times
+from ray_distill.data.read.container import MATROSKA, MOV
+from ray_distill.data.read.keyframes import CODECS, begins, hidden
+
+
+@dataclass(frozen=True)
+class Scan:
+    """``times`` of all frames, or of those up to the end of what was asked for, and ``starts``, the times of the key
+    frames that a decoder may begin with."""
+
+    times: Times
+    starts: np.ndarray
+    closed: bool
+    """All packets were read, each has a frame of its own time, and each key frame is among ``starts``."""
+
+    def seek(self, path: str, cut: Cut) -> Seek:
+        """BadClip where the file is too short."""
+        numbers, marks = cut.pick(path, self.times), self.times.marks
+        first, last = int(marks[numbers[0]]), int(marks[numbers[-1]])
+        start = int(self.starts[np.searchsorted(self.starts, first, side="right") - 1])
+        before = int(np.searchsorted(marks, start))
+        return Seek(start if before else None, before, tuple(numbers.tolist()), first, last)
+
+
+def seekable(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether packets tell a file's frames: the container keeps their times, the codec has key frames that are known to
+    be clean. Of all others a decode from the start tells."""
+    return container.format.name in (MOV, MATROSKA) and stream.codec.canonical_name in CODECS
+
+
+def scan(stream: av.VideoStream, packets: Iterable[av.Packet], last: Cut | None) -> Scan | None:
+    """What the ``packets`` of a seekable stream say of its frames, up to the end of ``last`` or of the file; None where
+    they say too little."""
+    codec, extradata = stream.codec.canonical_name, bytes(stream.codec_context.extradata or b"")
+    tick = Fraction(stream.time_base or 1)
+    marks: list[int] = []
+    starts: list[int] = []
+    sets: list[list[bytes]] = []
+    keys = discarded = seen = 0
+    latest, check, ended = -(1 << 63), 256, True
+    for packet in packets:
+        if not packet.size:
+            continue
+        pts, seen = packet.pts, seen + 1
+        if pts is None:
+            return None
+        if packet.is_keyframe:
+            keys += 1
+            with_sets: list[bytes] = []
+            clean = begins(codec, memoryview(packet), extradata, with_sets)
+            sets += [with_sets] if with_sets else []
+            if packet.has_sidedata("new_extradata") or (sets and with_sets not in ([], sets[0])):
+                return None  # a decoder that begins later would miss parameters that came before
+            if clean and pts > latest:
+                starts.append(pts)
+        if seen == 1 and starts != [pts]:
+            return None
+        if pts < starts[0]:
+            return None  # it may refer to a frame that is not in the file
+        latest = max(latest, pts)
+        if packet.is_discard or hidden(codec, memoryview(packet)):
+            discarded += 1
+        else:
+            marks.append(pts)
+            if last and len(marks) == check and packet.dts is not None:
+                check *= 2
+                if _reaches(marks, packet.dts, tick, last):
+                    ended = False
+                    break
+    if not marks:
+        return None
+    times = Times(np.sort(np.array(marks, dtype=np.int64)), tick)
+    own = len(np.unique(times.marks)) == len(marks)
+    return Scan(times, np.array(starts, dtype=np.int64), ended and own and not discarded and keys == len(starts))
+
+
+def _reaches(marks: list[int], now: int, tick: Fraction, last: Cut) -> bool:
+    """Whether the frames before ``now``, of which no more can come, hold the ``last`` clip and one frame after it."""
+    settled = np.sort(np.array([mark for mark in marks if mark < now], dtype=np.int64))
+    if len(settled) < 2:
+        return False
+    try:
+        return bool(last.pick("", Times(settled, tick))[-1] < len(settled) - 1)
+    except BadClip:
+        return False

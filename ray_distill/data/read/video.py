@@ -1,0 +1,262 @@
+"""Read and write video files; free of torch, so that decode workers start fast.
+
+A reader lives for one call: decord readers that are shared by threads return wrong frames without an error, and open,
+idle ones read ahead without bound. Files are only ever read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from ray_distill.data.read import readers
+from ray_distill.data.read.clip import BadClip, Cut, Seek, Times, Video
+from ray_distill.data.read.container import MOV, PIXELS, check_size, opened
+from ray_distill.data.read.scan import Scan, scan, seekable
+
+try:
+    import decord
+except ImportError:  # it has no wheels for some platforms; PyAV then reads everything
+    decord = None
+
+AHEAD = 320 << 20
+"""Bytes that decord may read ahead: it decodes to the next key frame, as a rule 250 frames, whatever is asked for."""
+CHUNK = 4 << 20
+"""Bytes of decord's frames that are in memory before they are resized: so few that the allocator keeps them for the
+next chunk. Pages that went back to the kernel would cost faults when they come again (docs/benchmarks.md)."""
+UNFIT = {8: "linear", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 17: "SMPTE ST 428-1", 18: "HDR (HLG)"}
+"""Transfer characteristics (ITU-T H.273) that would show wrong brightness."""
+WIDE = {9: "BT.2020", 10: "CIE XYZ", 11: "DCI-P3", 12: "Display P3"}
+"""Colour primaries (ITU-T H.273) that would show pale colours."""
+BT2020 = (9, 10)
+"""Matrix coefficients (ITU-T H.273) of BT.2020."""
+
+
+Fit = Callable[[np.ndarray, Video], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """``frames`` uint8 RGB [T, H, W, 3] and the ``decoder`` that gave them, "decord" or "pyav"."""
+
+    frames: np.ndarray
+    decoder: str
+
+
+def look(path: str, cut: Cut, most: int = 1, limit: int = PIXELS) -> tuple[Video, list[Seek | None]]:
+    """What a file is, and where its clips are, from ``cut`` on and at most ``most``; None where a decode from the start
+    tells. The file's packets are read once, up to the end of the last clip.
+
+    BadClip where the file is missing, broken, no video that can be used, or larger than ``limit`` pixels.
+    """
+    last = replace(cut, number=cut.number + most - 1)
+    video, found = _scanned(path, last, limit)
+    if found is None:
+        count = 1 if most == 1 else last.count(_decoded(path, last, limit)) - cut.number
+        return video, [None] * max(1, min(most, count))
+    count = max(1, min(most, cut.count(found.times) - cut.number))
+    try:
+        return video, [found.seek(path, replace(cut, number=cut.number + later)) for later in range(count)]
+    except BadClip:  # too short by its packets: a decode from the start has the last word, and is short, too
+        return video, [None]
+
+
+def probe(path: str, limit: int = PIXELS) -> Video:
+    """What a whole file is; BadClip as ``look``."""
+    video, found = _scanned(path, None, limit)
+    return video if found else _lasting(video, _decoded(path, None, limit))
+
+
+def decoder(asked: str, video: Video, seek: Seek | None) -> str:
+    """The decoder that reads a clip: decord where it was ``asked`` for, is installed and is proven to give the same
+    frames, else PyAV (the table in docs/data.md)."""
+    small = 250 * 3 * video.width * video.height <= AHEAD
+    proven = video.plain and small and seek is not None
+    return "decord" if asked == "decord" and decord is not None and proven else "pyav"
+
+
+def read_clip(
+    path: str,
+    cut: Cut,
+    fit: Fit = lambda frames, video: frames,
+    known: tuple[Video, Seek | None] | None = None,
+    out: np.ndarray | None = None,
+    asked: str = "pyav",
+    limit: int = PIXELS,
+) -> Clip:
+    """The frames of ``cut``, upright, each passed through ``fit``, so that few of the file's size are in memory.
+    ``known`` is what ``look`` said of this clip, if it was asked before; ``out`` takes the frames, if it is given.
+
+    They equal those of a decode of the whole file from its start, in number, order and time. Raises BadClip for a file
+    that is missing, broken or too short.
+    """
+    video, (seek,) = look(path, cut, limit=limit) if known is None else (known[0], known[1:])
+    if seek is not None and decoder(asked, video, seek) == "decord":
+        try:
+            return Clip(_joined(_fitted(_decord(path, seek, video), fit, video), cut.frames, out), "decord")
+        except (decord.DECORDError, RuntimeError, IndexError):  # some widths, broken files: PyAV tells which
+            pass
+    if seek is not None:
+        try:
+            pictures = readers.sought(path, seek, video, limit)
+            return Clip(_joined(_fitted(pictures, fit, video), cut.frames, out), "pyav")
+        except readers.Drift:  # packets do not tell this file's frames: the way through the file does
+            pass
+    pictures = readers.through(path, cut, video, limit)
+    return Clip(_joined(_fitted(pictures, fit, video), cut.frames, out), "pyav")
+
+
+def _fitted(pictures: Iterator[np.ndarray], fit: Fit, video: Video) -> Iterator[np.ndarray]:
+    while (picture := next(pictures, None)) is not None:
+        fitted = fit(picture, video)
+        del picture  # its memory is for the next one
+        yield fitted
+
+
+def _joined(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -> np.ndarray:
+    """One array, made before the second chunk comes: small chunks that are kept between large frames that are freed
+    would leave holes in the heap, a large frame's size for each (4 MiB a frame of 720p)."""
+    first = next(chunks)
+    whole = np.empty((frames, *first.shape[1:]), dtype=first.dtype) if out is None else out
+    whole[: len(first)], place = first, len(first)
+    del first
+    for chunk in chunks:
+        whole[place : place + len(chunk)] = chunk
+        place += len(chunk)
+    assert place == frames, f"{place} of {frames} frames"
+    return whole
+
+
+def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) -> None:
+    """Writes uint8 RGB [T, H, W, 3] as h264 mp4 (yuv420p, so H and W must be even); atomic: whole or not there."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
+        raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3] with T > 0, got {frames.dtype} {frames.shape}")
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"{path}: yuv420p needs an even height and width, got {height}x{width}; crop or pad by one")
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with av.open(str(temporary), "w", format="mp4") as container:
+            # Equal frames, equal files: x264's output depends on its number of threads, and its macroblock tree reads
+            # memory that nothing has written.
+            options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(stream.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _decord(path: str, seek: Seek, video: Video) -> Iterator[np.ndarray]:
+    """Chunks uint8 [n, H, W, 3] of a file that is ``plain``; decord turns frames upright itself."""
+    reader = decord.VideoReader(path, num_threads=1)
+    try:
+        size = max(1, CHUNK // (3 * video.width * video.height))
+        for start in range(0, len(seek.numbers), size):
+            yield reader.get_batch(seek.numbers[start : start + size]).asnumpy()
+    finally:
+        del reader
+
+
+def _scanned(path: str, last: Cut | None, limit: int) -> tuple[Video, Scan | None]:
+    """A file's header, first frame and packets, these up to the end of ``last``."""
+    with opened(path, limit) as (container, stream):
+        first: list[av.VideoFrame] = []
+        packets = _packets(container, stream, first)
+        found = scan(stream, packets, last) if seekable(container, stream) else None
+        while not first and next(packets, None) is not None:
+            pass
+        if not first:
+            raise BadClip(path, "cannot be decoded: it has no frame")
+        video = _video(path, container, stream, first[0])
+        check_size(path, video.width, video.height, limit)
+        if found is None:
+            return replace(video, plain=False), None
+        return _lasting(replace(video, plain=video.plain and found.closed), found.times), found
+
+
+def _packets(
+    container: av.container.InputContainer, stream: av.VideoStream, first: list[av.VideoFrame]
+) -> Iterator[av.Packet]:
+    """All packets; the frames that come with the first of them go to ``first``, until there are any."""
+    for packet in container.demux(stream):
+        if not first:
+            first += packet.decode()
+        yield packet
+
+
+def _decoded(path: str, last: Cut | None, limit: int) -> Times:
+    """Times of the frames, up to the end of ``last``, by a decode from the start."""
+    marks: list[int] = []
+    with opened(path, limit, probed=True) as (container, stream):
+        frames, tick = readers.timed(container, stream)
+        due = last.due(tick)[-1] if last and last.fps else None
+        for _, mark in frames:
+            marks.append(max(mark, marks[-1]) if marks else mark)
+            if last and (len(marks) > last.wanted[-1] if due is None else mark - marks[0] > due):
+                break
+    return Times(np.array(marks, dtype=np.int64), tick)
+
+
+def _lasting(video: Video, times: Times) -> Video:
+    return replace(video, frames=times.frames, seconds=times.seconds, tick=float(times.tick))
+
+
+def _video(
+    path: str,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    frame: av.VideoFrame,
+) -> Video:
+    """BadClip where the colours are none that training takes."""
+    context = stream.codec_context
+    if context.color_trc in UNFIT:
+        raise BadClip(path, f"is {UNFIT[context.color_trc]}; convert it to SDR first")
+    if context.color_primaries in WIDE or context.colorspace in BT2020:
+        gamut = WIDE.get(context.color_primaries, WIDE[9])
+        raise BadClip(path, f"is {gamut}, a wide gamut that would come out pale; convert it to BT.709 first")
+    turns, mirrored = _orientation(path, frame)
+    aspect = float(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1) or 1.0
+    (width, height), aspect = (
+        ((frame.height, frame.width), 1 / aspect) if turns % 2 else ((frame.width, frame.height), aspect)
+    )
+    plain = container.format.name == MOV and stream.codec.canonical_name == "h264" and frame.format.name == "yuv420p"
+    return Video(
+        width,
+        height,
+        pixel_aspect=aspect,
+        quarter_turns=turns,
+        mirrored=mirrored,
+        plain=plain and not mirrored and len(container.streams.video) == 1,
+        frames=0,
+        seconds=0.0,
+        tick=0.0,
+        rate=float(stream.average_rate or stream.guessed_rate or 0),
+    )
+
+
+def _orientation(path: str, frame: av.VideoFrame) -> tuple[int, bool]:
+    """Quarter turns anticlockwise, and whether the picture is mirrored before: FFmpeg's display matrix [[a, b], [c, d]]
+    takes (x, y) to (a x + c y, b x + d y), and a negative determinant mirrors."""
+    sides: Any = frame.side_data
+    found = [bytes(side) for side in sides if side.type.name == "DISPLAYMATRIX"]
+    if not found:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(found[0], np.int32)[:5].astype(float)
+    mirrored = a * d - b * c < 0
+    turns = -math.degrees(math.atan2(-b if mirrored else b, -a if mirrored else a)) / 90
+    if abs(turns - round(turns)) > 1 / 90:
+        raise BadClip(path, f"is turned by {90 * turns:.0f} degrees; turn it by a quarter, or write it upright")
+    return round(turns) % 4, bool(mirrored)

@@ -1,1 +1,0 @@
-"""What would fail in a later phase of a run, a file for each part of its configuration; train/check.py calls them."""

@@ -1,0 +1,83 @@
+"""``train.init_from``: a new run that begins with the weights of another one's checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray_distill.checkpoint import BadCheckpoint, Checkpoint, latest
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.models.hashing import weights_hash
+from ray_distill.models.heads import placed, random_heads
+from ray_distill.models.loading import check_folder, empty_transformer
+from ray_distill.train.driver.resume import with_defaults
+from ray_distill.types import STUDENT, Role, Start
+
+
+def check_init(config: RunConfig, tell: Callable[[str], None] = lambda _: None) -> None:
+    """ConfigError unless ``train.init_from`` is a checkpoint whose weights the trained roles can take."""
+    folder = config.train.init_from
+    if folder is None:
+        return
+    key = f"train.init_from = {folder}"
+    begun = _checkpoint(folder, key)
+    roles = [role for role, need in config.method.roles.items() if need == "trained"]
+    held = begun.state.get("roles", {})
+    if STUDENT not in held:
+        raise ConfigError(f"{key}: it holds no {STUDENT}, but {', '.join(held) or 'nothing'}")
+    if starts := [role for role, need in config.method.roles.items() if isinstance(need, Start)]:
+        raise ConfigError(
+            f"{key}: method {config.method.name!r} samples with what its student began with ({starts[0]}): export the "
+            f"checkpoint, and give that folder as roles.{STUDENT}.path"
+        )
+    for role in roles:
+        if role in held:
+            _check_role(config, role, begun, key)
+        else:
+            tell(f"train.init_from: {begun.folder} holds no {role}, which begins as in any run")
+
+
+def _checkpoint(folder: Path, key: str) -> Checkpoint:
+    try:
+        begun = Checkpoint(folder)
+        begun.verify(thorough=False)
+        return begun
+    except BadCheckpoint as error:
+        within = latest(folder, tell=lambda _: None) if folder.is_dir() else None
+        raise ConfigError(
+            f"{key}: {f'give a checkpoint of it, such as {within.folder}' if within else error}"
+        ) from None
+
+
+def _check_role(config: RunConfig, role: Role, begun: Checkpoint, key: str) -> None:
+    source = config.source(role)
+    then, now = (
+        (tree.get("roles", {}).get(role) or {}).get("lora")
+        for tree in (with_defaults(begun.state["config"]), config.dump())
+    )
+    if then != now:
+        raise ConfigError(
+            f"{key}: roles.{role}.lora was {then} and is {now}: give the same, or export that checkpoint and give its "
+            f"folder as roles.{role}.path"
+        )
+    if now:
+        if begun.state.get("bases", {}).get(role) != weights_hash(source):
+            raise ConfigError(f"{key}: its adapters of {role} were trained on other weights than {source} has")
+        return
+    found = begun.shapes(role, "weights")
+    needed = {name: tuple(tensor.shape) for name, tensor in _network(config, role).named_parameters()}
+    if differing := sorted(name for name in needed if found.get(name) != needed[name]):
+        name = differing[0]
+        raise ConfigError(
+            f"{key}: its {role} is another network than {source}: {name} is {found.get(name, 'missing')} and should be "
+            f"{needed[name]} ({len(differing)} tensors differ)"
+        )
+
+
+def _network(config: RunConfig, role: Role) -> Any:
+    if heads := config.method.heads.get(role):
+        described = check_folder(config.model.family, config.source(heads.of))
+        blocks, width = placed(role, heads, config.model.family, described)
+        return random_heads(len(blocks), width, config.seed)
+    return empty_transformer(config.model.family, config.source(role))

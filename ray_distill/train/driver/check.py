@@ -1,0 +1,112 @@
+"""Check a configuration for what would fail later, before a cluster starts."""
+
+from __future__ import annotations
+
+from ray_distill import checkpoint
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.keys import flatten
+from ray_distill.config.secrets import HIDDEN
+from ray_distill.data.read.remote import is_remote
+from ray_distill.errors import mistakes
+from ray_distill.export.hub import check_token
+from ray_distill.models.hashing import ends_hash, weights_hash
+from ray_distill.track.webhook import read_hook
+from ray_distill.train import schedule
+from ray_distill.train.driver.begin import check_init
+from ray_distill.train.driver.checks.clips import check_data, check_size
+from ray_distill.train.driver.checks.evaluation import check_evaluation
+from ray_distill.train.driver.checks.folders import check_folders
+from ray_distill.train.driver.checks.networks import check_ends, check_networks, check_pulls, check_updates
+from ray_distill.train.driver.checks.pipeline import check_export, check_parts
+from ray_distill.train.driver.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults
+from ray_distill.train.wire.job import resumed_from
+
+
+def check(config: RunConfig) -> None:
+    """What can be known to fail in any later phase is known before a cluster starts: ConfigError.
+
+    Weights are looked at through the headers of their files alone."""
+    with mistakes():
+        _check(config)
+
+
+def _check(config: RunConfig) -> None:
+    check_updates(config)
+    check_networks(config)
+    check_ends(config, check_parts(config))
+    check_track(config)
+    cache = kept_cache(config)
+    if cache is None or not_measured(config, cache):
+        check_data(config)
+    check_size(config)
+    check_evaluation(config)
+    check_export(config)
+    check_folders(config)
+    if config.track.webhook is not None:
+        read_hook(config.track.webhook)
+    check_token(config)
+    last = resumed_from(config.run_dir, str(config.train.resume_from))
+    if last is not None and config.train.resume_from == "none":
+        raise ConfigError(
+            f"train.resume_from = none: {last.folder} is there. Choose another name, or go on "
+            "from it with train.resume_from=latest"
+        )
+    if last is not None:
+        check_resumable(config, last)
+        check_teacher(config, last)
+    else:
+        check_init(config)
+    check_pulls(config)
+
+
+def check_track(config: RunConfig) -> None:
+    """A password that was hidden, in the configuration that a run or a sweep wrote, is none."""
+    if HIDDEN in config.track.uri:
+        raise ConfigError(
+            f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
+            "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    for number, part in enumerate(config.data.parts):
+        if is_remote(part.place) and HIDDEN in str(part.place):
+            key = f"data.datasets.{number}.{part.kind}" if config.data.datasets else f"data.{part.kind}"
+            raise ConfigError(f"{key} = {part.place}: its signature was hidden when this was written; give it again")
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """What a run does that its author may not have meant."""
+    found = [*schedule.warnings(config), *config.method.warnings(config.computes_in_bf16)]
+    if config.data.caption_dropout and not config.method.uses_latents:
+        found.append(
+            f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no "
+            "data, and such samples teach the student the empty prompt and nothing else. Set it to 0"
+        )
+    return found
+
+
+def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
+    """A run is resumed only as what it was; ConfigError names each key that differs and matters."""
+    then, now = flatten(with_defaults(last.state["config"])), flatten(config.dump())
+    fixed = (
+        "seed",
+        "method.",
+        "model.family",
+        "data.caption_dropout",
+        "data.keep_small_buckets",
+        "data.frames",
+        "data.stride",
+        "data.height",
+        "data.width",
+        "train.global_batch",
+        *(f"roles.{role}.lora" for role in config.method.roles),
+    )
+    changed = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k) and k.startswith(fixed)]
+    if changed:
+        differences = ", ".join(f"{key} was {then.get(key)} and is {now.get(key)}" for key in changed)
+        raise ConfigError(f"{last.folder} is another run's: {differences}. Choose {new_run(last)}, or give these back")
+    for role, then_hash in last.state.get("bases", {}).items():
+        source = config.source(role)
+        if config.role(role).lora and then_hash not in (weights_hash(source), ends_hash(source)):
+            raise ConfigError(
+                f"{last.folder} holds adapters of {role} that were trained on other weights than {source} "
+                "has; give those back, or choose another name"
+            )

@@ -1,0 +1,69 @@
+"""What the evaluation needs: a metric of the run's own clips, whole, and prompts that it can judge."""
+
+from __future__ import annotations
+
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.data.store.cache import Cache
+from ray_distill.evaluate.generate import spread
+from ray_distill.evaluate.metrics import Metric
+
+VALIDATIONS = 100_000
+
+
+def check_evaluation(config: RunConfig) -> None:
+    """The metric and the numbers of an evaluation; a run that is not evaluated is validated, or may be later."""
+    settings, data = config.evaluate, config.data
+    if settings.every is not None and config.train.steps // settings.every > VALIDATIONS:
+        raise ConfigError(
+            f"evaluate.every = {settings.every}: {config.train.steps // settings.every:,} validations in train.steps = "
+            f"{config.train.steps:,}; raise it to {config.train.steps // VALIDATIONS + 1:,} or more"
+        )
+    if settings.metric is None:
+        return
+    key = f"evaluate.metric = {settings.metric}"
+    if not data.has_videos:
+        raise ConfigError(
+            f"{key}: it compares with real videos, and data has prompts alone; set evaluate.metric=null, or add a "
+            "dataset with videos"
+        )
+    if not (settings.metric / "config.json").is_file():
+        raise ConfigError(f"{key}: no config.json there; remove the key to do without a metric")
+    metric = Metric.checked(settings.metric, key)
+    clips = [data.clips(part) for part in data.parts if part.kind != "prompts"]
+    sizes = sorted({(each.frames, each.height, each.width) for each in clips} | {config.shown_size})
+    if other := next((size for size in sizes if size != metric.size), None):
+        raise ConfigError(
+            f"{key}: it takes clips of frames, height, width = {_spelt(metric.size)}, and this run has "
+            f"{_spelt(other)}; give a metric that was trained on them, or set evaluate.metric=null"
+        )
+    if settings.prompts:
+        check_prompts(metric, list(settings.prompts.values()), f"{key}: evaluate.prompts: ")
+
+
+def check_cache(config: RunConfig, cache: Cache) -> None:
+    """ConfigError, before the training, where the data that it will be measured by is not enough for the metric."""
+    settings = config.evaluate
+    if settings.metric is None or not (settings.enabled or settings.every or settings.baseline):
+        return
+    key = f"evaluate.metric = {settings.metric}"
+    videos = sum(1 for video in cache.index["video"].to_pylist() if video)
+    if videos < 2:
+        raise ConfigError(
+            f"{key}: it compares distributions, and data has {videos} clips; give 2 or more, or set "
+            "evaluate.metric=null"
+        )
+    if not settings.prompts:
+        chosen = spread(sorted(cache.by_caption()), settings.videos)
+        check_prompts(Metric.checked(settings.metric, key), chosen, f"{key}: captions of the data: ")
+
+
+def check_prompts(metric: Metric, prompts: list[str], where: str) -> None:
+    """ConfigError for a prompt that says nothing of what the metric asks."""
+    for prompt in prompts:
+        if head := metric.unasked(prompt):
+            words = ", ".join(metric.words[head][:12])
+            raise ConfigError(f"{where}{prompt[:80]!r} names no {head}, which the metric judges by; it knows {words}")
+
+
+def _spelt(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))

@@ -1,0 +1,138 @@
+"""Every role's transformer: its files, its ends, and what is put on it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.models import family as adapter
+from ray_distill.models.heads import placed
+from ray_distill.models.loading import check_attention, check_folder, check_weights, empty_transformer
+from ray_distill.models.lora import check_targets
+from ray_distill.train.driver.checks.pipeline import Ends, check_parts
+from ray_distill.train.schedule import distinct, total_updates
+from ray_distill.types import STUDENT
+
+
+def check_networks(config: RunConfig) -> None:
+    """Every role's weights are there, whole and of this family, and what is put on them is possible."""
+    check_attention(config.model.attention)
+    family, whose = config.model.family, ""
+    ends: tuple[tuple[str, Any], ...] = ()
+    for role in config.method.roles:
+        held, key = config.role(role), f"roles.{role}.path" if config.role(role).path else "model.path"
+        described = check_folder(family, config.source(role), key)
+        for name, heads in config.method.heads.items():
+            if heads.of == role:
+                placed(name, heads, family, described)
+        if role in config.method.heads:
+            continue
+        if held.init == "pretrained":
+            check_weights(family, config.source(role), key)
+        if held.attention:
+            check_attention(held.attention, f"roles.{role}.attention")
+        if held.lora:
+            check_targets(held.lora, empty_transformer(family, config.source(role)), f"roles.{role}.lora")
+        own = tuple((name, described.get(name)) for name in adapter(family).ends)
+        if whose and own != ends:
+            raise ConfigError(
+                f"{key} = {config.source(role)}: {role} takes and gives {_spelt(own)}, and {whose} {_spelt(ends)}: "
+                "roles see the same latents and the same text"
+            )
+        whose, ends = role, own
+
+
+def check_ends(config: RunConfig, ends: Ends) -> None:
+    """Every transformer takes and gives the latents of the pipeline's VAE, and reads its text encoder's text."""
+    family = config.model.family
+    roles = [role for role in config.method.roles if role not in config.method.heads]
+    sources = {f"roles.{role}.path" if config.role(role).path else "model.path": config.source(role) for role in roles}
+    for number, part in enumerate(config.data.parts):
+        if part.teacher is not None and part.teacher.path is not None:
+            key = f"data.datasets.{number}.teacher.path"
+            check_folder(family, part.teacher.path, key)
+            check_weights(family, part.teacher.path, key)
+            sources[key] = part.teacher.path
+    for key, source in sources.items():
+        takes = _arguments(family, source)
+        what = f"{key} = {source}: its transformer"
+        if images := [name for name in ("image_dim", "added_kv_proj_dim") if takes.get(name)]:
+            raise ConfigError(f"{what} has {images[0]} and reads an image, too; give a text-to-video folder")
+        for name in ("in_channels", "out_channels"):
+            given = takes.get(name) or takes["in_channels"]
+            if given != ends.channels:
+                raise ConfigError(
+                    f"{what} has {name} {given}, and the VAE of model.path makes latents of {ends.channels} channels; "
+                    "give a text-to-video folder whose parts belong together (more channels are those of "
+                    "image-to-video and inpainting)"
+                )
+        width = adapter(family).text_width
+        if takes[width] != ends.width:
+            raise ConfigError(
+                f"{what} reads text of {width} {takes[width]}, and the text encoder of model.path gives {ends.width}; "
+                "give a folder whose parts belong together"
+            )
+
+
+def check_latents(config: RunConfig) -> None:
+    """``check_ends`` of the pipeline that is there, before anything is computed of it."""
+    if (config.model.path / "vae/config.json").is_file() and (config.model.path / "text_encoder/config.json").is_file():
+        check_ends(config, check_parts(config))
+
+
+def check_positions(config: RunConfig, shapes: Iterable[tuple[int, int, int, int]]) -> None:
+    """Every transformer has positions for latents of these ``shapes`` (C, t, h, w)."""
+    for role in (role for role in config.method.roles if role not in config.method.heads):
+        takes = _arguments(config.model.family, config.source(role))
+        most, patch = takes.get("rope_max_seq_len"), takes.get("patch_size")
+        if most is None or not isinstance(patch, tuple | list):
+            continue  # LTX-Video computes its positions for each clip
+        for _, *sides in shapes:
+            for name, side, of in zip(("frames", "height", "width"), sides, patch, strict=True):
+                if side % of or side // of > most:
+                    raise ConfigError(
+                        f"data.{name}: latents have {side} {name if name == 'frames' else 'rows or columns'}, and the "
+                        f"transformer in {config.source(role)} takes multiples of {of}, at most {most * of} "
+                        f"(rope_max_seq_len = {most}); lower data.{name}, or evaluate.{name} where that is set"
+                    )
+
+
+def _arguments(family: str, source: Path) -> dict[str, Any]:
+    """A transformer's configuration with the defaults of what it leaves out."""
+    parameters = inspect.signature(adapter(family).transformer.__init__).parameters
+    return {name: parameter.default for name, parameter in parameters.items()} | check_folder(family, source)
+
+
+def _spelt(ends: tuple[tuple[str, Any], ...]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in ends)
+
+
+def check_pulls(config: RunConfig) -> None:
+    """ConfigError where a role should follow another one's weights, and the two do not have the same tensors."""
+    steps = distinct(config.method, config.train.steps)
+    for pull in {pull for _, updates in steps for update in updates for pull in update.pulls}:
+        roles = pull.role, pull.towards
+        why = f"method.{pull.key} = {pull.decay}: {pull.role} follows the weights of {pull.towards}"
+        if adapted := [role for role in roles if config.role(role).lora]:
+            raise ConfigError(f"{why}, and adapters cannot be averaged; remove roles.{adapted[0]}.lora or {pull.key}")
+        own, other = (check_folder(config.model.family, config.source(role)) for role in roles)
+        public = {key for key in own.keys() | other.keys() if not key.startswith("_")}
+        if different := sorted(key for key in public if own.get(key) != other.get(key)):
+            difference = ", ".join(f"{key} is {own.get(key)} and {other.get(key)}" for key in different)
+            raise ConfigError(
+                f"{why}, but they are of two architectures: {difference}. Give both one path, or remove {pull.key}"
+            )
+
+
+def check_updates(config: RunConfig) -> None:
+    """ConfigError for a run in which the student is never updated: it would be published as it began."""
+    if STUDENT in total_updates(config):
+        return
+    raise ConfigError(
+        f"train.steps = {config.train.steps}: the student's first update is in step {sum(config.method.period)} "
+        f"(method.student_interval = {getattr(config.method, 'student_interval', 1)}); raise train.steps, or lower the "
+        "interval"
+    )

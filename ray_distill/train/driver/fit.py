@@ -1,0 +1,232 @@
+"""Run the training on Ray Train and watch it from the driver, to the last step or an orderly stop."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from ray_distill import checkpoint
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.secrets import mask
+from ray_distill.data.feed.stream import Stream, ordered
+from ray_distill.data.prepare.beside import Filling
+from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.store.cache import Cache
+from ray_distill.jsonl import Series, read_rows
+from ray_distill.methods.watch import warnings
+from ray_distill.track.names import grouped
+from ray_distill.track.tracker import Tracker
+from ray_distill.train.driver.begin import check_init
+from ray_distill.train.driver.progress import Progress, Row
+from ray_distill.train.driver.resume import averages, new_run
+from ray_distill.train.driver.signals import Signals, Stopped
+from ray_distill.train.wire.board import start_board
+from ray_distill.train.wire.job import ROLLBACKS, Job, Split, resumed_from, train_worker
+
+ROWS = "metrics.jsonl"
+
+
+def say(text: str) -> None:
+    """To the terminal, without secrets."""
+    print(mask(text), file=sys.stderr, flush=True)
+
+
+def train(
+    config: RunConfig, cache: Cache, tracker: Tracker, signals: Signals, beside: Callable[[], None]
+) -> tuple[checkpoint.Checkpoint, int]:
+    """Train to the last step, or to a stop on a signal (Stopped).
+
+    Returns the newest checkpoint, and the most bytes that a worker held (0 where there was nothing left to train).
+
+    ``beside`` is called twice a second meanwhile.
+    """
+    last = resumed_from(config.run_dir, str(config.train.resume_from))
+    if last is not None and last.state["data"] != cache.folder.name:
+        raise ConfigError(
+            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
+            f"choose {new_run(last)}, or give that data back"
+        )
+    if last is not None and last.step >= config.train.steps:
+        # What is exported is read whole first; a damaged one is passed over, and trained again.
+        last = resumed_from(config.run_dir, str(config.train.resume_from), thorough=True, tell=say)
+    if last is not None and last.step >= config.train.steps:
+        say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
+        return last, 0
+    if last is not None:
+        say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
+        for line in averages(config, last):
+            say(f"   {line}")
+    elif config.train.init_from is not None:
+        check_init(config, lambda line: say(f"   {line}"))
+        checkpoint.Checkpoint(config.train.init_from).verify()
+        say(f"   {config.name} begins with the weights of {config.train.init_from}")
+    board = start_board(config.train.hang_timeout_s, last.state.get(ROLLBACKS, 0) if last else 0)
+    stream = stream_of(config, cache)
+    if stream.left_out:
+        say(
+            f"   {stream.left_out} clips are left out: their sizes do not fill a global batch (data.keep_small_buckets)"
+        )
+    filling = filling_of(config, replace(stream, start=last.step if last else 0))
+    job = Job(config.dump(secrets=True), config.run_dir, stream, board, tracker.run_id)
+    progress = Progress(config.train.steps, logged_to(config.run_dir))
+    seen, said, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / ROWS)
+
+    def drain() -> None:
+        fresh = _drain(job, progress, tracker, series)
+        seen.extend(fresh)
+        for text in warnings(seen, config.computes_in_bf16) if fresh else ():
+            if text not in said:
+                say(f"   warning: {text}")
+                said.add(text)
+        beside()
+        if filling is not None:
+            filling.check()
+
+    signals.request_stop = board.request_stop.remote
+    try:
+        _fit(job, drain)
+    finally:
+        signals.request_stop = None
+        if filling is not None:
+            filling.stop()
+    last = checkpoint.latest(config.run_dir, thorough=signals.signum is None)
+    if signals.signum is not None:
+        raise Stopped(signals.signum, last.step if last else 0)
+    if last is None or last.step < config.train.steps:
+        why = ray.get(board.unsaved.remote(), timeout=60)
+        stands = f"{last.folder} stands" if last else "there is none"
+        raise RuntimeError(f"training ended without its last checkpoint ({stands}): {why or 'it is not there'}")
+    return last, ray.get(board.memory.remote(), timeout=60)
+
+
+def newest(config: RunConfig) -> checkpoint.Checkpoint:
+    """The run's newest whole checkpoint, every byte of it; ConfigError where it has none."""
+    last = checkpoint.latest(config.run_dir, thorough=True)
+    if last is None:
+        raise ConfigError(f"{config.run_dir}: no checkpoint there yet; train it first: ray-distill train ...")
+    return last
+
+
+def stream_of(config: RunConfig, cache: Cache) -> Stream:
+    return Stream(
+        cache=cache,
+        seed=config.seed,
+        start=0,
+        steps=config.train.steps,
+        world=config.train.workers,
+        global_batch=config.train.global_batch,
+        micro_batch=config.train.micro_batch,
+        with_latents=config.method.uses_latents,
+        states=len(config.method.sampler().timesteps) if getattr(config.method, "pairs", False) else 0,
+        keep_small_buckets=config.data.keep_small_buckets,
+        caption_dropout=config.data.caption_dropout,
+    )
+
+
+def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
+    """Encoders beside the training, started, where they are wanted; ConfigError where nothing is left to them."""
+    if not stream.waits:
+        return None
+    train, there = config.train, ray.cluster_resources()
+    taken = {"CPU": train.workers * train.cpus_per_worker, "GPU": float(train.workers * train.use_gpu)}
+    needed = {"CPU": 0.2, "GPU": config.data.encoder_gpus}
+    left = {name: there.get(name, 0.0) - count for name, count in taken.items()}
+    for name, least in needed.items():
+        # Below 0 the cluster has still to grow for the training itself.
+        if 0 <= left[name] < least:
+            raise ConfigError(
+                f"data.stream: the training takes {taken[name]:g} of the cluster's {there.get(name, 0):g} {name}s, and "
+                f"encoders beside it need {least:g}; lower train.workers or train.cpus_per_worker, or set "
+                "data.stream=false"
+            )
+    model = config.model
+    models = Models(model.family, model.path, model.max_sequence_length, model.int8_text)
+    cpus = left["CPU"] if left["CPU"] > 0 else there.get("CPU", 1.0)
+    data = config.data
+    if data.encoder_gpus and left["GPU"] > 0:
+        # One that waited for a GPU would take that of a training worker which has to be started again.
+        data = data.model_copy(update={"encoders": min(data.encoders, int(left["GPU"] / data.encoder_gpus))})
+    filling = Filling(data, models, stream.cache, stream.needed(), cpus, say)
+    filling.start()
+    return filling
+
+
+def trainer(job: Job) -> ray.train.torch.TorchTrainer:
+    """The Ray Train side of a run: its name and storage path are what it resumes by."""
+    train = job.config.train
+    resources: dict[str, float] = {"CPU": train.cpus_per_worker} | ({"GPU": 1} if train.use_gpu else {})
+    workers: Any = train.workers if train.min_workers is None else (train.min_workers, train.workers)
+    return ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=train.use_gpu, resources_per_worker=resources
+        ),
+        torch_config=ray.train.torch.TorchConfig(timeout_s=train.timeout_s),
+        run_config=ray.train.RunConfig(
+            name=job.config.name,
+            storage_path=str(job.config.output_dir),
+            failure_config=ray.train.FailureConfig(
+                max_failures=train.max_failures,
+                max_preemption_failures=train.max_preemptions,  # type: ignore[call-arg]
+            ),
+        ),
+        datasets={"train": job.data},  # type: ignore[dict-item]
+        dataset_config=Split(execution_options=ordered()),
+    )
+
+
+def _fit(job: Job, drain: Callable[[], None]) -> None:
+    """``fit`` in a thread: in the main one Ray's own handler would abort the workers on Ctrl-C without saving."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            trainer(job).fit()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+        drain()
+    drain()
+    if failed:
+        cause = ray.get(job.board.cause.remote(), timeout=60)
+        if cause:
+            raise RuntimeError(f"{cause}\n{failed[0]}") from failed[0]
+        raise failed[0]
+
+
+def rows_of(run_dir: Path) -> list[Row]:
+    """The rows of a run so far, by step."""
+    return [*read_rows(run_dir / ROWS, "step")]
+
+
+def logged_to(run_dir: Path) -> int:
+    """The last step that is logged: a run that resumes from before it logs equal rows again, which are dropped."""
+    rows = rows_of(run_dir)
+    return int(rows[-1]["step"]) if rows else -1
+
+
+def _drain(job: Job, progress: Progress, tracker: Tracker, series: Series) -> list[Row]:
+    """Rows to the screen, the run's folder and MLflow; returns those that are new."""
+    rows, notes = ray.get(job.board.pull.remote(), timeout=60)
+    for note in notes:
+        say(f"   {note}")
+    fresh = progress.new(rows)
+    method = job.config.method
+    series.add(fresh)
+    for row in fresh:
+        values = {grouped(name, method.roles, method.name): value for name, value in row.items() if name != "step"}
+        tracker.metrics(int(row["step"]), values)
+    return fresh

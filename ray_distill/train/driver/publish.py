@@ -1,0 +1,73 @@
+"""Export a trained student and publish it to MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray_distill import checkpoint
+from ray_distill.config import RunConfig
+from ray_distill.data.store.cache import Cache
+from ray_distill.evaluate.compare import COMPARED
+from ray_distill.evaluate.report import loss_plot, table, write_report
+from ray_distill.export.student import export
+from ray_distill.jsonl import read_document
+from ray_distill.track.names import summary
+from ray_distill.track.tracker import Tracker
+from ray_distill.train.driver.fit import rows_of, say
+from ray_distill.train.driver.progress import clock
+from ray_distill.train.schedule import total_updates
+from ray_distill.types import STUDENT
+
+REPORT = "report.json"
+
+
+def known(run_dir: Path) -> dict[str, Any]:
+    """The run's report so far."""
+    return read_document(run_dir / REPORT)
+
+
+def trained(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dict[str, Any]:
+    """How far the student of the run's report was trained."""
+    return {
+        "prompt": cache.captions()[0],
+        "steps": last.step,
+        "student_updates": last.state["roles"][STUDENT]["updates"],
+        "planned_student_updates": total_updates(config)[STUDENT],
+    }
+
+
+def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint, report: dict[str, Any]) -> Path:
+    """The folder for diffusers, and the curves beside it."""
+    folder = export(config, last.folder, cache.latent_shape, report)
+    if rows := rows_of(config.run_dir):
+        loss_plot(config.run_dir / "losses.png", rows)
+    return folder
+
+
+def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder: Path) -> None:
+    """The report to its file, to the screen and, which may take its time, to MLflow; the student into its registry."""
+    out = config.run_dir
+    write_report(out / REPORT, report)
+    say(f"\n{table(report)}")
+    phases = ", ".join(f"{name} {seconds} s" for name, seconds in report["phases"].items())
+    say(f"\n{clock(report['wall_seconds'])} in all: {phases}")
+    step = int(report["steps"])
+    tracker.metrics(step, summary(report))
+    tracker.note(note(config, report))
+    for name in (REPORT, "losses.png"):
+        if (out / name).is_file():
+            tracker.artifact(out / name)
+    if config.evaluate.enabled:
+        tracker.videos(out / COMPARED, step)
+        tracker.picture(out / "contact_sheet.png", step)
+    # MLflow keeps the alias "latest" for itself.
+    tracker.register(folder, config.track.register_as or config.name, alias="newest")
+
+
+def note(config: RunConfig, report: dict[str, Any]) -> str:
+    """The run's description in MLflow: what was missed, and the report's table."""
+    asked = any(value is not None for _, value in config.evaluate.goals)
+    missed = [f"- The student misses a goal: {goal}" for goal in report.get("missed", [])]
+    lines = missed or (["The student meets its goals."] if asked and config.evaluate.enabled else [])
+    return "\n".join([*lines, "", "```", table(report), "```"])

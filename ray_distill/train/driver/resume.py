@@ -1,0 +1,113 @@
+"""What a run goes on with: the data, the teacher and the averages that its checkpoint names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ray_distill.checkpoint import Checkpoint
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.prepare.listing import entries
+from ray_distill.data.store.cache import CARD, Cache
+from ray_distill.data.store.tables import rows_of, unequal
+from ray_distill.models.hashing import weights_hash
+from ray_distill.sealed import Damaged
+from ray_distill.train.wire.job import SOURCES, resumed_from
+
+HOW = ("cache_dir", "encode_batch", "encoders", "encoder_gpus")
+"""Keys of data that say how it is made, not what it is."""
+SHOWN = 3
+
+
+def kept_cache(config: RunConfig) -> Cache | None:
+    """The cache of the checkpoint that a run goes on from, whatever became of its sources since.
+
+    None where there is no checkpoint, where the configuration asks for other data, or where the cache is gone or
+    damaged: it is then prepared as for a new run, which mends it.
+    """
+    last = resumed_from(config.run_dir, str(config.train.resume_from))
+    if last is None or "data" not in last.state:
+        return None
+    then, now = with_defaults(last.state["config"]).get("data"), config.dump()["data"]
+    cache = Cache(config.data.cache_dir / str(last.state["data"]))
+    if not (cache.folder / CARD).is_file() or then is None or _asked(then) != _asked(now):
+        return None
+    try:
+        cache.check()
+    except Damaged:
+        return None
+    model = config.model
+    models = Models(model.family, model.path, model.max_sequence_length, model.int8_text)
+    return cache if (cache.card["latents"], cache.card["text"]) == (models.codec, models.encoder) else None
+
+
+def _asked(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in HOW}
+
+
+def changes(config: RunConfig, cache: Cache) -> list[str]:
+    """What became of a cache's sources: clips that are gone, and new ones, which a run that goes on does not see."""
+    try:
+        listed = {(entry.dataset, entry.video) for entry in entries(config.data) if entry.video}
+    except (ValueError, OSError) as error:
+        return [f"the data's sources cannot be listed ({error}); the run goes on with what was made of them"]
+    clips = rows_of(unequal(cache.index, video="").select(["dataset", "video"]))
+    kept = {(row["dataset"], row["video"]) for row in clips}
+    gone, new = sorted(kept - listed), sorted(listed - kept)
+    lines = [f"{_count(gone)} gone from the data's sources; the run goes on with what was made of them"] if gone else []
+    skipped = cache.card.get("skipped", 0)
+    if len(new) > skipped:
+        lines.append(f"{len(new) - skipped} clips are new in the data's sources, and no part of this run")
+    return lines
+
+
+def not_measured(config: RunConfig, cache: Cache) -> bool:
+    """Whether the metric has yet to read the clips themselves, from their sources."""
+    return config.evaluate.metric is not None and not any(cache.folder.glob("features-*"))
+
+
+def _count(clips: list[tuple[int, str]]) -> str:
+    names = ", ".join(name for _, name in clips[:SHOWN]) + (", ..." if len(clips) > SHOWN else "")
+    return f"{len(clips)} clip is ({names})" if len(clips) == 1 else f"{len(clips)} clips are ({names})"
+
+
+def check_teacher(config: RunConfig, last: Checkpoint) -> None:
+    """ConfigError where a frozen role has other weights than the run was trained with, unless that is asked for."""
+    for role, then in last.state.get(SOURCES, {}).items():
+        if config.train.other_teacher or config.method.roles.get(role) != "frozen":
+            continue
+        if weights_hash(config.source(role)) != then:
+            raise ConfigError(
+                f"{last.folder} was trained with another {role} than {config.source(role)} holds: give that one back, "
+                f"go on with this one (train.other_teacher=true), or begin a new run: {new_run(last)}"
+            )
+
+
+def new_run(last: Checkpoint) -> str:
+    """How to begin a run from the weights of a checkpoint, for a message."""
+    return f"another name, with train.init_from={last.folder} to begin with these weights"
+
+
+def averages(config: RunConfig, last: Checkpoint) -> list[str]:
+    """Averages of roles that a run has from now on, or no more, in words."""
+    then, lines = with_defaults(last.state["config"]).get("roles", {}), []
+    for role in config.roles:
+        before, now = (then.get(role) or {}).get("ema_decay"), config.role(role).ema_decay
+        if before is None and now is not None:
+            lines.append(
+                f"roles.{role}.ema_decay = {now:g} is new: its average begins with the weights of step {last.step}"
+            )
+        if before is not None and now is None:
+            lines.append(f"roles.{role}.ema_decay is gone: its average is dropped")
+    return lines
+
+
+def with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored configuration with the keys that came later, so that a checkpoint outlives them."""
+    try:
+        return RunConfig.model_validate(stored).dump()
+    except ValidationError:
+        return stored

@@ -1,0 +1,141 @@
+"""Sample checkpoints while training goes on, and record the student's quality by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ray_distill.checkpoint import is_whole
+from ray_distill.checkpoint.layout import folder_name, folders
+from ray_distill.checkpoint.retention import best_steps
+from ray_distill.config import RunConfig
+from ray_distill.data.store.cache import Cache
+from ray_distill.evaluate.compare import summary
+from ray_distill.evaluate.generate import Generator, NotFinite, write_videos
+from ray_distill.evaluate.samples import Candidate
+from ray_distill.jsonl import Series, read_rows
+from ray_distill.track.tracker import Tracker
+from ray_distill.track.webhook import WebHook
+from ray_distill.train.driver.fit import say
+from ray_distill.types import STUDENT
+
+Row = Mapping[str, Any]
+FILE = "validations.jsonl"
+VIDEOS = "validation_videos"
+SCORE = "frechet"
+TASK_CPUS = 0.1
+"""What a validation asks Ray for: it must find room beside the training's workers."""
+
+
+class Validations:
+    """Every ``evaluate.every`` steps, one at a time: the checkpoint is sampled with ``evaluate.tune_seed``.
+
+    ``rows`` hold step, frechet, accuracy and more, in the run's folder too: a run that resumes does not measure
+    again, and hands what it knows to ``report`` once more. Quality is never judged by a loss.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        cache: Cache,
+        tracker: Tracker,
+        report: Callable[[Row], None] | None = None,
+        hook: WebHook | None = None,
+    ) -> None:
+        self.config, self.cache, self.tracker, self.report = config, cache, tracker, report
+        self.hook = hook or WebHook(None, config.name)
+        every = config.evaluate.every
+        self.rows, self._series = read(config.run_dir), Series(config.run_dir / FILE)
+        known = {row["step"] for row in self.rows}
+        due = [*range(every, config.train.steps, every), config.train.steps] if every else []
+        self._due = [step for step in due if step not in known]
+        self._generator: Generator | None = None
+        self._running: tuple[int, list[Any]] | None = None
+        for row in self.rows:
+            self._tell(row)
+
+    def poll(self, wait: bool = False) -> None:
+        """Take what is done and start what is due, without waiting for either unless told to."""
+        if self._running is not None:
+            step, tasks = self._running
+            if not wait and not all(ray.wait([task], timeout=0)[0] for task in tasks):
+                return
+            self._running = None
+            try:
+                self._take(step, [ray.get(task, timeout=self.config.train.timeout_s) for task in tasks])
+            except FileNotFoundError:  # Ray raises a task's error as its own class
+                self._gone(step)
+            except NotFinite as error:
+                if self.report is not None:  # a trial has nothing to report: it fails, and the sweep goes on
+                    raise
+                say(f"   step {step} is not validated: {getattr(error, 'cause', error)}")  # Ray's text has a traceback
+            except OSError as error:  # a disk that takes no videos: the run is worth more
+                say(f"   step {step} is not validated: {error}")
+        due = self._next()
+        if due is not None:
+            self._start(due)
+
+    @property
+    def kept(self) -> set[int]:
+        """Steps whose checkpoints have to stay: the best so far, and the one that is being sampled."""
+        scores = {row["step"]: row[SCORE] for row in self.rows if math.isfinite(row.get(SCORE, math.nan))}
+        running = {self._running[0]} if self._running else set()
+        return best_steps(scores, self.config.train.checkpoints_keep_best) | running
+
+    def finish(self) -> None:
+        """Measure what is still due, when training has ended."""
+        self.poll(wait=True)
+        while self._running is not None:
+            self.poll(wait=True)
+
+    def _next(self) -> int | None:
+        """The next due step whose checkpoint is whole."""
+        newest = max(folders(self.config.run_dir), default=None)
+        while self._due and newest is not None and folder_name(self._due[0]) <= newest.name:
+            folder = self.config.run_dir / folder_name(self._due[0])
+            if folder.is_dir():
+                return self._due.pop(0) if is_whole(folder) else None
+            self._gone(self._due.pop(0))
+        return None
+
+    def _gone(self, step: int) -> None:
+        say(f"   step {step} is not validated: its checkpoint is gone already; raise train.checkpoints_keep")
+
+    def _start(self, step: int) -> None:
+        if self._generator is None:
+            self._generator = Generator(self.config, self.cache)
+        folder, sampler = self.config.run_dir / folder_name(step), self.config.method.sampler()
+        wanted = [Candidate(STUDENT, sampler, folder, averaged) for averaged in self.config.validated]
+        seed = self.config.evaluate.tune_seed
+        self._running = step, [self._generator.start(candidate, seed, TASK_CPUS) for candidate in wanted]
+
+    def _take(self, step: int, made: list[Any]) -> None:
+        """One row; what belongs to a second student, beside its average, is called ``trained``."""
+        assert self._generator is not None
+        folder = self.config.run_dir / VIDEOS / f"step_{step:06d}"
+        row: dict[str, Any] = {"step": step}
+        for each, prefix, place in zip(made, ("", "trained_"), (folder, folder / "trained"), strict=False):
+            measured = summary([each], self._generator.real, self.config.method.sampler())
+            row |= {f"{prefix}{name}": value for name, value in measured.items() if value is not None}
+            write_videos(place, each.videos, self._generator.prompts, self.config.data.fps)
+        self._series.add([row])
+        self.rows.append(row)
+        shown = "  ".join(f"{name} {row[name]:.3f}" for name in ("frechet", "accuracy") if name in row)
+        say(f"   validation at step {step}: {shown or folder}")
+        self.tracker.metrics(step, {f"validation/{name}": value for name, value in row.items() if name != "step"})
+        self.tracker.videos(folder, step)
+        self.hook.send("validation", f"step {step} is validated", **row)
+        self._tell(row)
+
+    def _tell(self, row: Row) -> None:
+        if self.report is not None:
+            self.report(row)
+
+
+def read(run_dir: Path) -> list[Row]:
+    """The validations of a run so far."""
+    return [*read_rows(run_dir / FILE, "step")]

@@ -1,0 +1,93 @@
+"""Job: what the driver hands to Ray Train; light to import, because Ray's controller unpickles it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+
+from ray_distill import checkpoint
+from ray_distill.checkpoint.retention import is_good, set_aside
+from ray_distill.data.feed.stream import Stream
+
+if TYPE_CHECKING:
+    from ray.data import DataIterator
+
+    from ray_distill.config import RunConfig
+
+ROLLBACKS, SOURCES = "rollbacks", "sources"
+"""Keys of a checkpoint's state: how often the run went back, and the hashes of its frozen roles' weights."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, for each worker. ``settings`` is RunConfig.dump(secrets=True): a masked path would be another one.
+    They stay out of ``repr``, which Ray Train keeps for its dashboard."""
+
+    settings: Mapping[str, Any] = field(repr=False)
+    run_dir: Path
+    stream: Stream
+    board: Any
+    run_id: str | None
+
+    @cached_property
+    def config(self) -> RunConfig:
+        from ray_distill.config import RunConfig
+
+        return RunConfig.model_validate(self.settings)
+
+    def data(self) -> Stream:
+        """Ray Train calls this whenever it starts a worker group: the stream from where the run stands, for Split.
+
+        What a run resumes from is decided here, once; the workers learn it from the board.
+        """
+        count = ray.get(self.board.rollbacks.remote(), timeout=60)
+        # A run that goes back because of skipped updates gains nothing where they were being skipped already.
+        last = resumed_from(
+            self.run_dir,
+            self.settings["train"]["resume_from"],
+            thorough=True,
+            wanted=lambda found: is_good(found) or found.state.get(ROLLBACKS, 0) >= count,
+            tell=lambda text: ray.get(self.board.note.remote(text), timeout=60),
+        )
+        set_aside(self.run_dir, last)
+        ray.get(self.board.resume_from.remote(str(last.folder) if last else None), timeout=60)
+        return replace(self.stream, start=last.step if last else 0)
+
+    def resume_point(self) -> checkpoint.Checkpoint | None:
+        folder = ray.get(self.board.resumed_from.remote(), timeout=60)
+        return checkpoint.Checkpoint(Path(folder)) if folder else None
+
+
+class Split(ray.train.DataConfig):
+    """A job's stream, split for as many workers as Ray has started: only here it tells their number."""
+
+    def configure(
+        self, datasets: dict[str, Any], world_size: int, *others: Any, **more: Any
+    ) -> list[dict[str, DataIterator]]:
+        made = {name: replace(stream, world=world_size).dataset() for name, stream in datasets.items()}
+        return super().configure(made, world_size, *others, **more)
+
+
+def resumed_from(run_dir: Path, given: str, thorough: bool = False, **how: Any) -> checkpoint.Checkpoint | None:
+    """The run's own newest whole checkpoint, else that of ``train.resume_from``, where it names one.
+
+    BadCheckpoint where that is unfinished or damaged. ``how``: as ``checkpoint.latest`` takes it.
+    """
+    last = checkpoint.latest(run_dir, thorough, **how)
+    if last is None and given not in ("latest", "none"):
+        last = checkpoint.Checkpoint(Path(given))
+        last.verify(thorough)
+    return last
+
+
+def train_worker(settings: Mapping[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    from ray_distill.train.worker.loop import work
+
+    work(settings["job"])

@@ -1,0 +1,53 @@
+"""A role that is the average of another: fp32 shards as its source has them, and a frozen network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ray_distill.checkpoint import Checkpoint
+from ray_distill.models.lora import plain
+from ray_distill.train.worker import zero
+from ray_distill.train.worker.ema import ShardedEMA
+from ray_distill.types import Role
+
+
+class AverageRole:
+    """``source``: the trainable parameters, by plain name, of the role ``of`` that is averaged. ``module``: a frozen
+    network of the same architecture, dtype and sharding, whose weights follow."""
+
+    def __init__(
+        self, role: Role, of: Role, source: Sequence[tuple[str, nn.Parameter]], module: nn.Module, decay: float
+    ) -> None:
+        own = {plain(name): parameter for name, parameter in module.named_parameters()}
+        self.of, self.role, self.parameters = of, role, [own[name] for name, _ in source]
+        self._pairs = [(name, parameter, own[name]) for name, parameter in source]
+        self._ema = ShardedEMA(zero.local_shards(source), decay)
+
+    def update(self) -> None:
+        """After a successful update of the source."""
+        self._ema.update()
+        self._follow()
+
+    def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
+        for name, parameter, _ in self._pairs:
+            yield self.role, f"weights/{name}", zero.whole(parameter, self._ema.average.get(name))
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        self._set(checkpoint, self.role)
+
+    def begin(self, checkpoint: Checkpoint) -> None:
+        """Start with the weights of the role that is averaged, ``of``."""
+        self._set(checkpoint, self.of)
+
+    def _set(self, checkpoint: Checkpoint, role: Role) -> None:
+        for name, parameter, _ in self._pairs:
+            zero.set_shard(parameter, self._ema.average.get(name), checkpoint.tensor(role, "weights", name))
+        self._follow()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        for name, parameter, own in self._pairs:
+            zero.set_from_shard(own, parameter, self._ema.average.get(name))

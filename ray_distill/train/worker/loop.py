@@ -1,0 +1,171 @@
+"""The training loop of one worker: build the engines, resume, step, report, save."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import replace
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ray_distill.checkpoint import Checkpoint
+from ray_distill.config import RunConfig
+from ray_distill.data.feed.batches import micro_batches
+from ray_distill.rng import StatelessRng
+from ray_distill.train.wire.heartbeat import Pulse
+from ray_distill.train.wire.job import Job
+from ray_distill.train.worker.build import build_engines
+from ray_distill.train.worker.engines import Engines, NotFinite
+from ray_distill.train.worker.rows import reduced
+from ray_distill.train.worker.saving import Saver
+from ray_distill.train.worker.step import train_step
+from ray_distill.types import Placement
+
+ROLLBACK_FACTOR = 0.5
+"""Of the learning rates, at each rollback."""
+
+
+def work(job: Job) -> None:
+    """Train to ``train.steps``, or to the step at which the driver asks for a stop; both end with a checkpoint."""
+    context = ray.train.get_context()
+    placement = Placement(context.get_world_rank(), context.get_world_size())
+    with Pulse(job.board, placement.data_rank) as pulse:
+        _work(job, placement, pulse)
+    dist.destroy_process_group()  # without it a process aborts at exit now and then
+
+
+def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
+    config = job.config
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    engines = build_engines(config, pulse.at)
+    pulse.at("resume")
+    last = job.resume_point()
+    if last is not None:
+        engines.load(last)
+    elif config.train.init_from is not None:
+        engines.begin(Checkpoint(config.train.init_from))
+    rollbacks = _rolled_back(job, engines)
+    stream = replace(job.stream, start=last.step if last else 0)
+    teacher = engines.frozen_hash()
+    reporter = Reporter(job, placement, engines, device, pulse, rollbacks)
+    rng = StatelessRng(config.seed)
+    if last is not None and placement.data_rank == 0:
+        ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"), timeout=60)
+    pulse.at("data", step=stream.start)
+    iterator = ray.train.get_dataset_shard("train")
+    for step, batches in enumerate(micro_batches(stream, iterator, placement, device), stream.start):
+        try:
+            logs = train_step(config.method, engines, batches, step, rng, pulse.at)
+        except NotFinite as error:  # on all ranks, which share the norm
+            reporter.saver.settle()
+            if placement.data_rank == 0:
+                ray.get(job.board.roll_back.remote(str(error)), timeout=60)
+            raise
+        stopping, leaving = reporter.add(step, logs)
+        done = step + 1
+        if done == config.train.steps and engines.frozen_hash() != teacher:
+            raise RuntimeError("the frozen teacher's weights changed during training")
+        if stopping or leaving or is_due(config, done):
+            reporter.save(done, wait=stopping or leaving or done == config.train.steps)
+        if stopping:
+            break
+        pulse.at("data", step=done)
+    pulse.at("end")
+    ray.get(job.board.held.remote(most_memory(device)), timeout=60)
+    dist.barrier()
+
+
+def most_memory(device: torch.device) -> int:
+    """Bytes that this process held at most: on a GPU what torch allocated, else what was resident, libraries too."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
+
+
+def _rolled_back(job: Job, engines: Engines) -> int:
+    """How often the run has gone back because of what was not finite; RuntimeError where that was too often."""
+    count: int = ray.get(job.board.rollbacks.remote(), timeout=60)
+    if count > job.config.train.rollbacks:
+        raise RuntimeError(
+            f"loss or gradient stayed non-finite after {count - 1} rollbacks (train.rollbacks = "
+            f"{job.config.train.rollbacks}): the last checkpoint stands; lower the learning rates and go on from it"
+        )
+    engines.rate_factor = ROLLBACK_FACTOR**count
+    return count
+
+
+def is_due(config: RunConfig, done: int) -> bool:
+    """Whether a checkpoint belongs after ``done`` steps."""
+    cadences = [config.train.checkpoint_every, config.evaluate.every or config.train.checkpoint_every]
+    return any(done % cadence == 0 for cadence in cadences) or done == config.train.steps
+
+
+class Reporter:
+    """Rows to the board, checkpoints to the run's folder. Ranks meet only every few seconds, by rank 0's clock."""
+
+    def __init__(
+        self,
+        job: Job,
+        placement: Placement,
+        engines: Engines,
+        device: torch.device,
+        pulse: Pulse,
+        rollbacks: int = 0,
+    ) -> None:
+        self.job, self.placement, self.device, self.pulse = job, placement, device, pulse
+        self.saver = Saver(job, placement, engines, rollbacks, pulse.at)
+        self.notice: ray.train.PreemptionInfo | None = None
+        self.rows: list[tuple[int, dict[str, Tensor]]] = []
+        self.meeting = time.monotonic()
+        self.next_step: int | None = None
+
+    def add(self, step: int, logs: dict[str, Tensor]) -> tuple[bool, bool]:
+        """Keep this step's values; at a meeting gather those of all ranks and push rows. Returns whether to stop, and
+        whether a node is about to be taken away, for which nothing has been saved yet."""
+        self.rows.append((step, logs))
+        # Before each checkpoint, too: rows of steps that a resumed run does not repeat must not die with a worker.
+        saving = is_due(self.job.config, step + 1)
+        if self.next_step not in (None, step) and not saving:
+            return False, False
+        self.pulse.at("meet")
+        return self._meet(step), self._noticed(step)
+
+    def _noticed(self, step: int) -> bool:
+        """Whether Ray has heard since the last meeting that nodes will be taken away; the same on all ranks."""
+        notice = ray.train.get_preemption_info()
+        fresh = notice is not None and notice != self.notice
+        self.notice = notice
+        if fresh and self.placement.data_rank == 0:
+            ranks = ", ".join(map(str, notice.preempted_ranks))
+            text = f"a node is about to be taken away, and with it ranks {ranks}: saving step {step + 1}"
+            ray.get(self.job.board.note.remote(text), timeout=60)
+        return fresh
+
+    def _meet(self, step: int) -> bool:
+        values = torch.cat([value.to(self.device, torch.float32) for _, logs in self.rows for value in logs.values()])
+        every = [torch.empty_like(values) for _ in range(self.placement.data_size)]
+        dist.all_gather(every, values)  # a step's names and their numbers of values are the same on all ranks
+        now = time.monotonic()
+        pace = (now - self.meeting) / len(self.rows)
+        verdict = [False, 1]
+        if self.placement.data_rank == 0:
+            rows = reduced(self.rows, torch.stack(every).cpu())
+            stopping = ray.get(self.job.board.push.remote(rows), timeout=60)
+            # The first step is slow: it says little about the pace of the others.
+            ahead = 1 if self.next_step is None else max(1, round(self.job.config.train.log_every_s / max(pace, 1e-6)))
+            verdict = [stopping, ahead]
+        dist.broadcast_object_list(verdict, src=0)
+        self.rows, self.meeting, self.next_step = [], now, step + int(verdict[1])
+        self.saver.poll()
+        return bool(verdict[0])
+
+    def save(self, step: int, wait: bool = True) -> bool:
+        """A checkpoint after ``step`` steps; without ``wait`` it is written while training goes on, where it may be."""
+        return self.saver.save(step, wait or not self.job.config.train.checkpoint_in_background)

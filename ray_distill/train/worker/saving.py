@@ -1,0 +1,104 @@
+"""Save checkpoints of a running training in the background; a failing disk ends that save alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+import torch.distributed as dist
+
+from ray_distill.checkpoint.layout import folder_name
+from ray_distill.checkpoint.retention import SKIPPING
+from ray_distill.checkpoint.writer import AHEAD, SaveFailed, Writing
+from ray_distill.train.wire.job import ROLLBACKS, SOURCES, Job
+from ray_distill.train.worker.build import bases, frozen_sources
+from ray_distill.train.worker.engines import Engines
+from ray_distill.train.worker.step import At, unseen
+from ray_distill.types import Placement
+
+
+class Saver:
+    """Every method is a collective; one save is in the writing at most."""
+
+    def __init__(self, job: Job, placement: Placement, engines: Engines, rollbacks: int = 0, at: At = unseen) -> None:
+        self.job, self.placement, self.engines, self.rollbacks, self.at = job, placement, engines, rollbacks, at
+        self._bases = bases(job.config)
+        # Rank 0 alone writes the state: a teacher's files are read once.
+        self._sources = frozen_sources(job.config) if placement.data_rank == 0 else {}
+        self._writing: Writing | None = None
+        self._step = -1
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in the writing; the same on all ranks."""
+        return self._writing is not None
+
+    def save(self, step: int, wait: bool = True) -> bool:
+        """A checkpoint after ``step`` steps; without ``wait`` its files are written beside what follows.
+
+        Whether it has not failed so far. A failure goes to the driver, once for all ranks.
+        """
+        if step == self._step:
+            return self.settle() if wait else True
+        self.settle()
+        self.at("save")
+        self._step = step
+        placement, folder = self.placement, self.job.run_dir / folder_name(step)
+        ahead = AHEAD if wait else None
+        try:
+            self._writing = Writing(
+                folder,
+                self.engines.tensors(),
+                self._state(step),
+                placement.data_rank,
+                placement.data_size,
+                gather,
+                ahead,
+            )
+        except SaveFailed as error:
+            return self._failed(error)
+        return self.settle() if wait else True
+
+    def poll(self) -> None:
+        """Settle the save that is in the writing, if all ranks are done."""
+        if self._writing is not None and all(gather(self._writing.done())):
+            self.settle()
+
+    def settle(self) -> bool:
+        """Wait for the save that is in the writing; whether it did not fail."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return True
+        self.at("settle")
+        try:
+            writing.finish()
+        except SaveFailed as error:
+            return self._failed(error)
+        return True
+
+    def _failed(self, error: SaveFailed) -> bool:
+        self._step = -1
+        if self.placement.data_rank == 0:
+            stop = self.job.config.train.on_failed_save == "stop"
+            ray.get(self.job.board.save_failed.remote(str(error), stop), timeout=60)
+        return False
+
+    def _state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "roles": self.engines.state(),
+            "config": self.job.config.dump(),
+            "run_id": self.job.run_id,
+            "data": self.job.stream.cache.folder.name,
+            "world": self.placement.data_size,
+            "bases": self._bases,
+            SOURCES: self._sources,
+            ROLLBACKS: self.rollbacks,
+            SKIPPING: self.engines.skipping(),
+        }
+
+
+def gather(value: Any) -> list[Any]:
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, value)
+    return every

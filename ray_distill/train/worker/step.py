@@ -1,0 +1,47 @@
+"""One training step, the same for all methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ray_distill.rng import StatelessRng
+from ray_distill.train.worker.engines import Engines
+from ray_distill.types import Batch, Method, Shared
+
+At = Callable[..., Any]
+"""Is told each phase of a step, and of which roles."""
+
+
+def unseen(*_: Any) -> None:
+    """Nobody is told."""
+
+
+def train_step(
+    method: Method,
+    engines: Engines,
+    micro_batches: Sequence[Batch],
+    step: int,
+    rng: StatelessRng,
+    at: At = unseen,
+) -> dict[str, Tensor]:
+    """Take the updates of ``step`` in order; returns what they log by name, [n] values of this rank's micro-batches."""
+    logs: dict[str, list[Tensor]] = {}
+    shared: list[Shared] = [{} for _ in micro_batches]
+    for update in method.updates(step):
+        with engines.training(update.roles):
+            for i, (batch, memory) in enumerate(zip(micro_batches, shared, strict=True), 1):
+                at("forward", update.roles)
+                terms = update.loss(engines.networks, batch, rng.at(step), memory)
+                at("backward", update.roles)
+                engines.backward(update.roles, terms.loss / len(micro_batches), last=i == len(micro_batches))
+                for name, value in terms.logs.items():
+                    logs.setdefault(name, []).append(value.reshape(-1))
+            at("step", update.roles)
+            logs |= {name: [value.reshape(-1)] for name, value in engines.step(update.roles).items()}
+        for pull in update.pulls:
+            engines.pull(pull.role, pull.towards, pull.decay)
+    return {name: torch.cat(values) for name, values in logs.items()}
