@@ -39,11 +39,11 @@ import torch
 from ray.data import ActorPoolStrategy
 from torch.utils.data import DataLoader, Dataset
 
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.batches import micro_batches
 from ray_distill.data.feed.stream import Stream, ordered
 from ray_distill.data.prepare.beside import COLUMNS, Filling
 from ray_distill.data.prepare.encode import EncodeClips
-from ray_distill.data.prepare.inventory import Models
 from ray_distill.data.prepare.listing import entries
 from ray_distill.data.prepare.pipeline import DECODE, ENCODE, dataset, prepare, share
 from ray_distill.data.prepare.stages import CLIPS, Decode, Look
@@ -247,7 +247,7 @@ def memory(clips: int) -> dict[str, Any]:
         source = source.model_copy(update={"height": 24, "width": 24, "encode_batch": 64})
         began = time.perf_counter()
         with cluster(log_to_driver=False), watched() as peaks:
-            cache = prepare(source, Models("wan", DIGITS, 8), lambda text: None)
+            cache = prepare(source, Encoders("wan", DIGITS, 8), lambda text: None)
         assert len(cache.index) == clips
     return {"clips": clips, "seconds": time.perf_counter() - began, **peaks}
 
@@ -294,7 +294,7 @@ def wait(clips: int) -> dict[str, Any]:
         (Path(folder) / "in").mkdir()
         given = {"encode_batch": BATCH, "encoders": 2, "stream": True}
         source = clips_in(Path(folder) / "in", clips, frames=17).model_copy(update=given)
-        models = Models("wan", Path(folder) / "wan", 16)
+        models = Encoders("wan", Path(folder) / "wan", 16)
         with cluster(log_to_driver=False):
             cache = prepare(source, models, lambda text: None)
             stream = Stream(cache, 0, 0, clips // BATCH, 1, BATCH, BATCH, with_latents=True)
@@ -317,7 +317,7 @@ def wait(clips: int) -> dict[str, Any]:
     return {"steps": len(waits), "sleep_s": seconds, "share_waited": share_waited, "cpus": cpus}
 
 
-def encoding(source: Source, models: Models, cache: Cache) -> float:
+def encoding(source: Source, models: Encoders, cache: Cache) -> float:
     """Seconds of a batch in an encoder on one core, before anything else runs."""
     torch.set_num_threads(1)
     rows = cache.rows(range(BATCH), COLUMNS)

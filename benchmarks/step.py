@@ -134,12 +134,12 @@ class Alone(Loop):
 class Ours(Loop):
     def __init__(self, config: RunConfig) -> None:
         from ray_distill.models.wan import WanDenoiser
-        from ray_distill.train.worker.engines import SeparateEngines
+        from ray_distill.train.worker.engines import DeepSpeedEngines
 
         super().__init__(config)
         roles = {role: config.role(role) for role in self.roles}
         totals = dict.fromkeys(self.roles, 1 << 30)
-        self.engines = SeparateEngines(self.load().items(), roles, WanDenoiser, totals, config.train.micro_batch)
+        self.engines = DeepSpeedEngines(self.load().items(), roles, WanDenoiser, totals, config.train.micro_batch)
         self.networks = self.engines.networks
 
     def take(self, role: str, loss: Callable[[], Any]) -> None:

@@ -1,0 +1,5 @@
+"""Evaluate a student by samples against its teacher.
+
+The driver chooses and reports (`compare`, `report`, `prompts`); networks run in Ray tasks (`generate`).
+May import: checkpoint and all below. A new metric owes its unit, its definition and a fault that it names.
+"""

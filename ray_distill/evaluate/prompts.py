@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ray_distill import sealed
 from ray_distill.config import RunConfig
-from ray_distill.data.prepare.inventory import cleaning
+from ray_distill.data.encoders import cleaning
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.text import TextEncoder
 from ray_distill.sealed import Damaged

@@ -1,6 +1,6 @@
 """Bytes of one rank: each role's state under its ZeRO stage, and the moments of peak memory.
 
-As in train/worker/engines.py and DeepSpeed 0.19. The compute weights have the role's dtype; masters, both moments of AdamW and
+As in train/worker/ and DeepSpeed 0.19. The compute weights have the role's dtype; masters, both moments of AdamW and
 the average are fp32, and sharded but for stage 0, where all is whole and the weights are the masters. Stages 1 and 2
 keep whole weights, stage 3 a piece of each tensor. Gradients: stages 0 and 1 whole in the role's dtype, stage 2 a shard
 in ``gradient_dtype``, each from the backward to the step; stage 3 such a shard, always. Where stage 1 adds up bf16

@@ -1,0 +1,7 @@
+"""Train a run: two processes that never import one another, and what crosses between them.
+
+driver  the process that the user starts: it checks, watches, validates, publishes
+wire    what crosses: the job, the board, heartbeats; light to import, no torch
+worker  one process per rank: engines, steps, saves
+`launch` runs the phases in order; `schedule` has the learning rates, which both sides read.
+"""

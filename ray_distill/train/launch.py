@@ -17,8 +17,8 @@ from ray_distill import __version__, checkpoint
 from ray_distill.checkpoint.retention import prune
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.index import SHEET, told
-from ray_distill.data.prepare.inventory import Models
 from ray_distill.data.prepare.pipeline import prepare
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.compare import baseline, evaluate
@@ -29,7 +29,8 @@ from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.driver.check import check, warnings
 from ray_distill.train.driver.checks.evaluation import check_cache
-from ray_distill.train.driver.fit import say, train
+from ray_distill.train.driver.console import say
+from ray_distill.train.driver.fit import train
 from ray_distill.train.driver.new_checkpoints import Arrivals
 from ray_distill.train.driver.publish import export_student, known, publish, trained
 from ray_distill.train.driver.resume import changes, kept_cache
@@ -225,7 +226,7 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
 def make_cache(config: RunConfig) -> Cache:
     """The cache of the run's data, made unless it is there."""
     model = config.model
-    return prepare(config.data, Models(model.family, model.path, model.max_sequence_length, model.int8_text), say)
+    return prepare(config.data, Encoders(model.family, model.path, model.max_sequence_length, model.int8_text), say)
 
 
 def cache_of(config: RunConfig) -> Cache:

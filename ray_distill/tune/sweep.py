@@ -22,7 +22,7 @@ from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver import run_lock as claim
 from ray_distill.train.driver.check import check
-from ray_distill.train.driver.fit import say
+from ray_distill.train.driver.console import say
 from ray_distill.train.driver.signals import Stopped, watch_signals
 from ray_distill.train.driver.validations import read
 from ray_distill.train.launch import cluster, make_cache

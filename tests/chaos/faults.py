@@ -20,8 +20,8 @@ from typing import Any
 
 import ray
 
-from ray_distill.train.wire import job
 from ray_distill.train.wire.heartbeat import Pulse
+from ray_distill.train.worker import entry
 
 PLAN, STEPS, RAW, SAMPLES = "plan.json", "steps.jsonl", "raw.jsonl", "samples.jsonl"
 SPACING = 6
@@ -92,7 +92,7 @@ def train_worker(settings: Mapping[str, Any]) -> None:
                 strike(fault)
 
     Pulse.at, worker.train_step = at, train_step  # type: ignore[method-assign]
-    job.train_worker(settings)
+    entry.train_worker(settings)
 
 
 def _due(faults: list[Fault], pulse: Pulse, phase: str) -> Iterator[Fault]:

@@ -25,7 +25,7 @@ from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.shared import on_one_base
 from ray_distill.models.wan import WanDenoiser
 from ray_distill.rng import StatelessRng
-from ray_distill.train.worker.engines import NotFinite, SeparateEngines
+from ray_distill.train.worker.engines import DeepSpeedEngines, NotFinite
 from ray_distill.train.worker.step import train_step
 from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Batch, Method
@@ -59,7 +59,7 @@ class Case:
     """Optimizer, and under ZeRO-3 parameters, in CPU memory."""
 
 
-def engines(case: Case) -> SeparateEngines:
+def engines(case: Case) -> DeepSpeedEngines:
     optimizer = Optimizer(learning_rate=LR, betas=(0.9, 0.999), clip_norm=case.clip_norm, clip_value=case.clip_value)
     int8 = case.base_precision == "int8"
     small = RoleConfig(zero=case.zero, dtype=case.dtype, optimizer=optimizer)
@@ -91,7 +91,7 @@ def engines(case: Case) -> SeparateEngines:
         configs["teacher"] = frozen.model_copy(update={"dtype": case.dtype})
         modules = chain(on_one_base(base, adapters, seed=0), apart.items())
     blocks, totals = {role: heads(case, role)[0] for role in case.method.heads}, dict.fromkeys(configs, 100)
-    return SeparateEngines(modules, configs, WanDenoiser, totals, case.micro_batch, blocks, averages)
+    return DeepSpeedEngines(modules, configs, WanDenoiser, totals, case.micro_batch, blocks, averages)
 
 
 def offloaded(case: Case) -> dict[str, bool]:
@@ -130,7 +130,7 @@ def run(
     world: int,
     case: Case,
     steps: int = 10,
-    fault: Callable[[SeparateEngines, int], None] | None = None,
+    fault: Callable[[DeepSpeedEngines, int], None] | None = None,
     resume: str | None = None,
     start: int = 0,
     save: str | None = None,
@@ -235,23 +235,23 @@ def large_gradients(
     return seen
 
 
-def scale_by(factor: float, held: SeparateEngines, rank: int) -> None:
+def scale_by(factor: float, held: DeepSpeedEngines, rank: int) -> None:
     """Every loss, and so every gradient, is ``factor`` times what it was."""
     around_backward(held, lambda loss: loss * factor)
 
 
-def around_backward(held: SeparateEngines, change: Callable[[Tensor], Tensor]) -> None:
+def around_backward(held: DeepSpeedEngines, change: Callable[[Tensor], Tensor]) -> None:
     backward = held.backward
     held.backward = lambda roles, loss, last: backward(roles, change(loss), last)  # type: ignore[method-assign]
 
 
-def halve_rank_0(held: SeparateEngines, rank: int) -> None:
+def halve_rank_0(held: DeepSpeedEngines, rank: int) -> None:
     """Rank 0 contributes half of its gradient."""
     if rank == 0:
         around_backward(held, lambda loss: loss / 2)
 
 
-def leave_out_the_reduction(held: SeparateEngines, rank: int) -> None:
+def leave_out_the_reduction(held: DeepSpeedEngines, rank: int) -> None:
     """Gradients stay on the rank that made them."""
     backward = held.backward
 
@@ -262,18 +262,18 @@ def leave_out_the_reduction(held: SeparateEngines, rank: int) -> None:
     held.backward = alone  # type: ignore[method-assign]
 
 
-def cut_off(held: SeparateEngines, rank: int) -> None:
+def cut_off(held: DeepSpeedEngines, rank: int) -> None:
     """No gradient is left of any loss."""
     around_backward(held, lambda loss: loss * 0)
 
 
-def poison_rank_1(held: SeparateEngines, rank: int) -> None:
+def poison_rank_1(held: DeepSpeedEngines, rank: int) -> None:
     """One rank's loss becomes nan."""
     if rank == 1:
         around_backward(held, lambda loss: loss * float("nan"))
 
 
-def poison_for_long(held: SeparateEngines, rank: int) -> None:
+def poison_for_long(held: DeepSpeedEngines, rank: int) -> None:
     """One rank's loss is nan for longer than is borne."""
     held._nonfinite_limit = 2
     poison_rank_1(held, rank)

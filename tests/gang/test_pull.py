@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ray_distill.methods import DMD
-from ray_distill.train.worker.engines import SeparateEngines
+from ray_distill.train.worker.engines import DeepSpeedEngines
 from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.gang.test_engines import TOLERANCE, distance
@@ -44,7 +44,7 @@ def test_worlds_agree_and_a_resumed_run_is_exact(gang: Gang, tmp_path: Path, zer
     assert {n for n, t in straight["tensors"].items() if not torch.equal(t, resumed["tensors"][n])} == set()
 
 
-def poison_the_student(held: SeparateEngines, rank: int) -> None:
+def poison_the_student(held: DeepSpeedEngines, rank: int) -> None:
     backward = held.backward
 
     def bad(roles: tuple[str, ...], loss: torch.Tensor, last: bool) -> None:

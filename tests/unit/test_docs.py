@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import tree
 from ray_distill.cli import main, parse
 from ray_distill.config import load_config
 from ray_distill.tune.space import load_sweep
@@ -76,6 +77,15 @@ def test_what_a_document_names_is_there(path: Path) -> None:
         place = ROOT / "tests" / file
         source = place.with_suffix(".py").read_text() if not place.is_dir() else None
         assert source is None or f"def {test}" in source, f"{file} has no test {test}"
+
+
+def test_the_trees_are_those_of_the_files() -> None:
+    """`python docs/tree.py` writes both; every module has a purpose that fits its line."""
+    assert (ROOT / "ARCHITECTURE.md").read_text() == tree.architecture()
+    assert (ROOT / "docs" / "tree.md").read_text() == tree.listing()
+    assert len(tree.architecture().splitlines()) <= 160
+    modules = sorted((ROOT / "ray_distill").rglob("*.py"))
+    assert [path for path in modules if path.name != "__init__.py" and not tree.purpose(path)] == []
 
 
 def test_oracles_are_those_of_the_document() -> None:

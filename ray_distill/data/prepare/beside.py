@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.index import QUARANTINE
-from ray_distill.data.prepare.inventory import Models
 from ray_distill.data.prepare.pipeline import Say, encode_beside, with_paths
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import Cache
@@ -24,7 +24,7 @@ class Filling(threading.Thread):
     """Encodes the ``needed`` rows of ``cache`` that are not in its store yet, with ``cpus`` of the cluster."""
 
     def __init__(
-        self, source: Source, models: Models, cache: Cache, needed: Sequence[int], cpus: float, say: Say
+        self, source: Source, models: Encoders, cache: Cache, needed: Sequence[int], cpus: float, say: Say
     ) -> None:
         super().__init__(daemon=True, name="filling")
         self.source, self.models, self.cache, self.cpus, self.say = source, models, cache, cpus, say

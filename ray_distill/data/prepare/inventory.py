@@ -4,76 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import metadata
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.stages import CLIPS
-from ray_distill.data.source import Source, Teacher
-from ray_distill.data.store.cache import FORMAT, Shape
+from ray_distill.data.source import Source
+from ray_distill.data.store.cache import Shape
 from ray_distill.data.store.parquet import Store, address, placed
 from ray_distill.data.store.tables import distinct, equal, rows_of, table_of, unequal, without
-from ray_distill.models.codec import outline
-from ray_distill.models.hashing import folder_hash
-from ray_distill.models.loading import patch
 
 Row = dict[str, Any]
-
-
-def cleaning() -> str:
-    """What prompts go through before they are tokens."""
-    return f"ftfy {metadata.version('ftfy')}"
-
-
-@dataclass(frozen=True)
-class Models:
-    """The pipeline folder that codec and text encoder come from, and what they make of clips."""
-
-    family: str
-    path: Path
-    max_sequence_length: int
-    int8_text: bool = False
-
-    @cached_property
-    def codec(self) -> str:
-        return address(FORMAT, folder_hash(self.path / "vae"))
-
-    @cached_property
-    def encoder(self) -> str:
-        parts = [folder_hash(self.path / part) for part in ("text_encoder", "tokenizer")]
-        return address(FORMAT, parts, self.max_sequence_length, cleaning(), *(["int8"] if self.int8_text else []))
-
-    def folder(self, teacher: Teacher) -> Path:
-        return teacher.path or self.path
-
-    def transformer(self, teacher: Teacher) -> str:
-        return address(FORMAT, folder_hash(self.folder(teacher) / "transformer"))
-
-    @cached_property
-    def multiple(self) -> tuple[int, int]:
-        """What height and width must be multiples of: the codec's stride times the transformer's patch."""
-        (_, height, width), (patch_height, patch_width) = (
-            outline(self.path / "vae").stride,
-            patch(self.family, self.path),
-        )
-        return height * patch_height, width * patch_width
-
-    def latent_shape(self, frames: int, height: int, width: int) -> Shape:
-        return outline(self.path / "vae").latent_shape(frames, height, width)
 
 
 class Made:
     """A source whose files were looked into: ``rows`` (``files.CLIPS``), each a clip, a prompt alone, or the error in
     its place."""
 
-    def __init__(self, source: Source, models: Models, prompts: pa.Table, files: pa.Table) -> None:
+    def __init__(self, source: Source, models: Encoders, prompts: pa.Table, files: pa.Table) -> None:
         self.source, self.models = source, models
         taught = (row for prompt in rows_of(prompts) for row in self._taught(prompt))
         self.rows = pa.concat_tables([table_of(taught, CLIPS), files])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ray_distill import sealed
-from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.read.remote import version
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import Cache
@@ -20,7 +20,7 @@ from ray_distill.sealed import Damaged
 log = logging.getLogger(__name__)
 
 
-def known(source: Source, models: Models, listed: pa.Table) -> Cache | None:
+def known(source: Source, models: Encoders, listed: pa.Table) -> Cache | None:
     """The cache that this source came to before, if none of its files has another size or time since, and if it is
     whole; what is not is named."""
     try:
@@ -34,11 +34,11 @@ def known(source: Source, models: Models, listed: pa.Table) -> Cache | None:
     return cache
 
 
-def remember(source: Source, models: Models, listed: pa.Table, cache: Cache) -> None:
+def remember(source: Source, models: Encoders, listed: pa.Table, cache: Cache) -> None:
     sealed.write_json(memo(source, models, listed), {"cache": cache.folder.name})
 
 
-def memo(source: Source, models: Models, listed: pa.Table) -> Path:
+def memo(source: Source, models: Encoders, listed: pa.Table) -> Path:
     """The file that holds the answer, under settings, models, and the names, sizes and times of all files."""
     settings = source.model_dump(mode="json", exclude={"cache_dir", "encode_batch", "encoders", "encoder_gpus"})
     files = ((*row.values(), version(row["path"])) for row in rows_of(listed))

@@ -18,10 +18,11 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import quiet
 from ray_distill.data.prepare.encode import EncodeClips, EncodeText
 from ray_distill.data.prepare.index import finish
-from ray_distill.data.prepare.inventory import Made, Models
+from ray_distill.data.prepare.inventory import Made
 from ray_distill.data.prepare.known_caches import known, memo, remember
 from ray_distill.data.prepare.listing import entries, listing
 from ray_distill.data.prepare.stages import CLIPS, Decode, Look, Write
@@ -48,7 +49,7 @@ BLOCK, LIGHT = 64, 256
 captions: light ones, of which a task should hold many."""
 
 
-def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
+def prepare(source: Source, models: Encoders, say: Say = log.info) -> Cache:
     """The cache of the source, made unless it is there. What cannot be used is counted, named and left out.
 
     ConfigError where a dataset is missing or unreadable, or nothing of the source is left.
@@ -63,7 +64,7 @@ def prepare(source: Source, models: Models, say: Say = log.info) -> Cache:
     return _made(source, models, listed, say)
 
 
-def _made(source: Source, models: Models, listed: pa.Table, say: Say) -> Cache:
+def _made(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cache:
     if not (source.cache_dir / "text" / models.encoder).is_dir() and (past := older(source.cache_dir)):
         say(
             f"   {source.cache_dir}: {len(past)} caches of an earlier version, such as {past[0].name}, know no digests "
@@ -109,7 +110,7 @@ def with_paths(source: Source, rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.column_names.index("path"), "path", found)
 
 
-def _looked(source: Source, models: Models, files: pa.Table, say: Say) -> pa.Table:
+def _looked(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.Table:
     """Each clip of the source's files, or the error in its place."""
     tables = [CLIPS.empty_table()]
     if len(files):
@@ -122,7 +123,7 @@ def _looked(source: Source, models: Models, files: pa.Table, say: Say) -> pa.Tab
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _captions(source: Source, models: Models, made: Made, say: Say) -> None:
+def _captions(source: Source, models: Encoders, made: Made, say: Say) -> None:
     rows = made.missing_text()
     if len(rows):
         made_of = (models.path, models.max_sequence_length, models.int8_text)
@@ -130,7 +131,7 @@ def _captions(source: Source, models: Models, made: Made, say: Say) -> None:
         _written(encoded, made.text, 1 << 20, Progress("captions", len(rows), say))
 
 
-def _clips(source: Source, models: Models, made: Made, say: Say) -> None:
+def _clips(source: Source, models: Encoders, made: Made, say: Say) -> None:
     rows = made.missing_clips()
     if len(rows):
         # Clips of one size follow each other, so that the encoder's batches are full.
@@ -140,7 +141,7 @@ def _clips(source: Source, models: Models, made: Made, say: Say) -> None:
 
 
 def encode_beside(
-    source: Source, models: Models, rows: pa.Table, store: Store, cpus: float, say: Say, stopped: Stopped
+    source: Source, models: Encoders, rows: pa.Table, store: Store, cpus: float, say: Say, stopped: Stopped
 ) -> dict[str, str]:
     """Clips in the order of ``rows``, with the CPUs that a training leaves, until they are all there or ``stopped``.
 
@@ -151,7 +152,7 @@ def encode_beside(
     return _written(encoded, store, FILE // batch, Progress("clips", len(rows), say), cpus, stopped)
 
 
-def _encoded_clips(source: Source, models: Models, rows: Dataset, cpus: float | None = None) -> Dataset:
+def _encoded_clips(source: Source, models: Encoders, rows: Dataset, cpus: float | None = None) -> Dataset:
     return _encoded(_decoded(source, rows, cpus), EncodeClips, (models.path,), source, source.encode_batch, cpus)
 
 
@@ -159,7 +160,7 @@ def _decoded(source: Source, rows: Dataset, cpus: float | None = None) -> Datase
     return rows.map_batches(Decode(source), batch_size=None, num_cpus=share(DECODE, cpus))
 
 
-def _taught(source: Source, models: Models, made: Made, part: int, teacher: Teacher, say: Say) -> None:
+def _taught(source: Source, models: Encoders, made: Made, part: int, teacher: Teacher, say: Say) -> None:
     """Prompts through the teacher's sampler."""
     rows = made.missing_taught(part)
     if len(rows):

@@ -1,6 +1,6 @@
 """Cache: a run's rows of latents and text embeddings, in the order of all its samples.
 
-<cache_dir>/latents/<codec>/*.parquet     id, latents; under the hash of file, cut, size and codec (data/store/parquet.py)
+<cache_dir>/latents/<codec>/*.parquet     id, latents; under the hash of file, cut, size and codec
             text/<encoder>/*.parquet      id, text; under the hash of caption and encoder
             known/<hash>                  which cache a source came to, so that nothing is opened to find it again
             <key>/  index.parquet         a row a sample: dataset, video, caption, shape, and where its rows stand;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,28 +14,24 @@ import ray.train.torch
 
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.config.secrets import mask
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream, ordered
 from ray_distill.data.prepare.beside import Filling
-from ray_distill.data.prepare.inventory import Models
 from ray_distill.data.store.cache import Cache
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver.begin import check_init
+from ray_distill.train.driver.console import say
 from ray_distill.train.driver.progress import Progress, Row
 from ray_distill.train.driver.resume import averages, new_run
 from ray_distill.train.driver.signals import Signals, Stopped
 from ray_distill.train.wire.board import start_board
-from ray_distill.train.wire.job import ROLLBACKS, Job, Split, resumed_from, train_worker
+from ray_distill.train.wire.job import ROLLBACKS, Job, Split, resumed_from
+from ray_distill.train.worker.entry import train_worker
 
 ROWS = "metrics.jsonl"
-
-
-def say(text: str) -> None:
-    """To the terminal, without secrets."""
-    print(mask(text), file=sys.stderr, flush=True)
 
 
 def train(
@@ -148,7 +143,7 @@ def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
                 "data.stream=false"
             )
     model = config.model
-    models = Models(model.family, model.path, model.max_sequence_length, model.int8_text)
+    models = Encoders(model.family, model.path, model.max_sequence_length, model.int8_text)
     cpus = left["CPU"] if left["CPU"] > 0 else there.get("CPU", 1.0)
     data = config.data
     if data.encoder_gpus and left["GPU"] > 0:

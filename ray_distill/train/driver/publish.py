@@ -14,7 +14,8 @@ from ray_distill.export.student import export
 from ray_distill.jsonl import read_document
 from ray_distill.track.names import summary
 from ray_distill.track.tracker import Tracker
-from ray_distill.train.driver.fit import rows_of, say
+from ray_distill.train.driver.console import say
+from ray_distill.train.driver.fit import rows_of
 from ray_distill.train.driver.progress import clock
 from ray_distill.train.schedule import total_updates
 from ray_distill.types import STUDENT

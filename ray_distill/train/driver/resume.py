@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.listing import entries
 from ray_distill.data.store.cache import CARD, Cache
 from ray_distill.data.store.tables import rows_of, unequal
@@ -40,7 +40,7 @@ def kept_cache(config: RunConfig) -> Cache | None:
     except Damaged:
         return None
     model = config.model
-    models = Models(model.family, model.path, model.max_sequence_length, model.int8_text)
+    models = Encoders(model.family, model.path, model.max_sequence_length, model.int8_text)
     return cache if (cache.card["latents"], cache.card["text"]) == (models.codec, models.encoder) else None
 
 

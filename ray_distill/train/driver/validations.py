@@ -20,7 +20,7 @@ from ray_distill.evaluate.samples import Candidate
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
-from ray_distill.train.driver.fit import say
+from ray_distill.train.driver.console import say
 from ray_distill.types import STUDENT
 
 Row = Mapping[str, Any]

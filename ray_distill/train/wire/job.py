@@ -84,10 +84,3 @@ def resumed_from(run_dir: Path, given: str, thorough: bool = False, **how: Any) 
         last = checkpoint.Checkpoint(Path(given))
         last.verify(thorough)
     return last
-
-
-def train_worker(settings: Mapping[str, Any]) -> None:
-    """What each Ray Train worker runs."""
-    from ray_distill.train.worker.loop import work
-
-    work(settings["job"])

@@ -23,7 +23,7 @@ from ray_distill.models.lora import add_lora
 from ray_distill.models.shared import on_one_base
 from ray_distill.train.schedule import total_updates
 from ray_distill.train.worker import zero
-from ray_distill.train.worker.engines import Engines, SeparateEngines
+from ray_distill.train.worker.engines import DeepSpeedEngines, Engines
 from ray_distill.train.worker.step import At, unseen
 from ray_distill.types import TEACHER, Average, Role
 
@@ -34,7 +34,7 @@ def build_engines(config: RunConfig, at: At = unseen) -> Engines:
         role: placed(role, given, config.model.family, check_folder(config.model.family, config.source(given.of)))
         for role, given in config.method.heads.items()
     }
-    return SeparateEngines(
+    return DeepSpeedEngines(
         modules(config, heads, at),
         {role: config.role(role) for role in config.held_roles},
         family(config.model.family).denoiser,

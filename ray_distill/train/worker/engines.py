@@ -100,7 +100,7 @@ class _Network:
         return getattr(self._held.body, name)  # parts that adapters hook
 
 
-class SeparateEngines:
+class DeepSpeedEngines:
     """Each role in its own DeepSpeed engine; frozen roles under ZeRO-3 without an optimizer."""
 
     def __init__(

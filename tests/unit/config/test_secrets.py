@@ -15,7 +15,7 @@ from ray_distill.config import ConfigError, RunConfig, load_config
 from ray_distill.config.load import write_yaml
 from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked
 from ray_distill.train.driver.check import check_track
-from ray_distill.train.driver.fit import say
+from ray_distill.train.driver.console import say
 from ray_distill.train.wire.job import Job
 from ray_distill.tune.trial import Plan
 from tests.unit.test_docs import ROOT

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.order import chosen
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare.index import told
-from ray_distill.data.prepare.inventory import Models
 from ray_distill.data.prepare.sheet import sheet
 from ray_distill.data.store.cache import Cache
 from tests.unit.data import odd
@@ -111,7 +111,7 @@ def test_captions_that_are_cut_are_counted(tmp_path, caplog):
     assert told(cache.card).startswith("4 kept, 0 left out, 3 captions cut; ")
     again, (captions, _) = make(settings.model_copy(update={"caption_dropout": 0.5}))
     assert captions == [] and again.card["captions_cut"] == 3  # out of the store
-    few, _ = make(source(tmp_path, {"prompts": tmp_path / "p.jsonl"}), Models("wan", DIGITS, 16))
+    few, _ = make(source(tmp_path, {"prompts": tmp_path / "p.jsonl"}), Encoders("wan", DIGITS, 16))
     assert few.card["captions_cut"] == 0 and "cut" not in told(few.card)
     del few.card["captions_cut"]
     assert told(few.card).startswith("4 kept")  # a card of an earlier version
@@ -127,10 +127,10 @@ def test_a_prompt_that_its_teacher_cannot_take_is_counted_once(tmp_path):
 
 
 def test_cleaning_is_part_of_the_texts_address(monkeypatch):
-    address = Models("wan", DIGITS, 8).encoder
-    assert Models("wan", DIGITS, 8).encoder == address
+    address = Encoders("wan", DIGITS, 8).encoder
+    assert Encoders("wan", DIGITS, 8).encoder == address
     monkeypatch.setattr(metadata, "version", lambda name: "0")
-    assert Models("wan", DIGITS, 8).encoder != address
+    assert Encoders("wan", DIGITS, 8).encoder != address
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare import stages as files
 from ray_distill.data.prepare.encode import EncodeClips, EncodeText
 from ray_distill.data.prepare.index import finish, told
-from ray_distill.data.prepare.inventory import Made, Models
+from ray_distill.data.prepare.inventory import Made
 from ray_distill.data.prepare.known_caches import known, remember
 from ray_distill.data.prepare.listing import LISTED, entries, listing
 from ray_distill.data.prepare.sheet import some
@@ -39,7 +40,7 @@ from tests.unit.data import odd
 from tests.unit.data.test_odd_files import BAD, CODECS
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
-MODELS = Models("wan", DIGITS, 8)
+MODELS = Encoders("wan", DIGITS, 8)
 
 
 class Characters:
@@ -220,7 +221,7 @@ def test_what_makes_no_clip_anew_changes_the_cache_alone(folder):
 
 def test_another_model_is_another_store(folder, tmp_path):
     first, _ = make(source(folder))
-    longer, (captions, clips) = make(source(folder), Models("wan", DIGITS, 9))
+    longer, (captions, clips) = make(source(folder), Encoders("wan", DIGITS, 9))
     assert len(captions) == 5 and clips == ["short.mp4"] and longer.uncond.shape == (9, 64)
     assert longer.folder != first.folder
 

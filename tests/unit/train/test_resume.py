@@ -13,7 +13,7 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
-from ray_distill.data.prepare.inventory import Models
+from ray_distill.data.encoders import Encoders
 from ray_distill.models.hashing import weights_hash
 from ray_distill.train.driver.begin import check_init
 from ray_distill.train.driver.check import check_data
@@ -51,8 +51,8 @@ def stored(config, step=3, tensors=(), **state):
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """A run that was trained on a cache of four clips, all of which are listed."""
-    monkeypatch.setattr(Models, "codec", "codec")
-    monkeypatch.setattr(Models, "encoder", "encoder")
+    monkeypatch.setattr(Encoders, "codec", "codec")
+    monkeypatch.setattr(Encoders, "encoder", "encoder")
     lines = [json.dumps({"video": f"{number}.mp4", "caption": "a seven"}) for number in range(4)]
     (tmp_path / "manifest.jsonl").write_text("\n".join(lines) + "\n")
     for number in range(4):
@@ -104,9 +104,9 @@ def test_how_data_is_made_may_change(trained):
 
 def test_a_cache_that_is_gone_or_of_another_codec_is_made_again(trained, monkeypatch):
     config, home, _ = trained
-    monkeypatch.setattr(Models, "codec", "another")
+    monkeypatch.setattr(Encoders, "codec", "another")
     assert kept_cache(config) is None
-    monkeypatch.setattr(Models, "codec", "codec")
+    monkeypatch.setattr(Encoders, "codec", "codec")
     assert kept_cache(run_config(home, name="new", data__cache_dir=str(home / "cache"))) is None
     (home / "cache/key/card.json").unlink()
     assert kept_cache(config) is None

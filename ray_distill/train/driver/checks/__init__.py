@@ -1,1 +1,1 @@
-"""What would fail in a later phase of a run, a file for each part of its configuration; train/driver/check.py calls them."""
+"""Checks before a run of what would fail in a later phase: a file for each part of its configuration."""

@@ -42,5 +42,5 @@ def test_a_mark_keeps_the_step_and_counts() -> None:
     pulse = Pulse(board=None, rank=0)
     pulse.at("data", step=7)
     pulse.at("forward", ("student",))
-    assert pulse._line().startswith("_line, pulse.py:")
+    assert pulse._line().startswith("_line, heartbeat.py:")
     assert pulse.place == Place(2, 7, "forward", ("student",))

@@ -1,0 +1,13 @@
+"""Entry of a worker: the one function that the driver and Ray's controller import of this folder; light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def train_worker(settings: Mapping[str, Any]) -> None:
+    """Run the training loop of this rank; Ray Train calls it in each worker process."""
+    from ray_distill.train.worker.loop import work
+
+    work(settings["job"])
