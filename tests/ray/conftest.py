@@ -58,6 +58,7 @@ def local_ray() -> Iterator[None]:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         for name, value in PLANTED.items():
             patch.setenv(name, value)
+        patch.setenv("JUPYTER_TOKEN", "digits_teacher")  # a folder's name: paths that hold it stay whole
         # A job's `python` is this one, whether or not its environment is activated.
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         context = ray.init(
