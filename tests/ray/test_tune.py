@@ -84,7 +84,8 @@ def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
     held = {path: path.read_bytes() for path in foreign.rglob("*") if path.is_file()}
     assert held
 
-    config = write_sweep(tmp_path, home.overrides("sweep"), trials=2, seed=0)  # the base, then the bad rate
+    secret = "data.negative_prompt=password=planted-7"
+    config = write_sweep(tmp_path, home.overrides("sweep", secret), trials=2, seed=0)  # the base, then the bad rate
     before = ray.available_resources()["CPU"]
     assert main(["tune", str(config)]) == 0
     out = home.folder / "output/sweep"
@@ -103,6 +104,9 @@ def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
     assert written.name == "sweep_best" and written.roles["student"].optimizer.learning_rate == 0.0003
     assert main(["check", str(out / "best.yaml")]) == 0
     assert (out / "parallel.png").read_bytes().startswith(b"\x89PNG")
+
+    files = [path for path in (*out.rglob("*"), home.folder / "mlruns/mlflow.db") if path.is_file()]
+    assert len(files) > 20 and [path for path in files if b"planted-7" in path.read_bytes()] == []
 
     status, nested = children(home.uri, "sweep")
     ended = {trial["name"]: "FINISHED" if trial["status"] == "done" else "KILLED" for trial in trials}
