@@ -1,4 +1,4 @@
-"""Clips in tar shards beside their captions, as WebDataset, video2dataset and others pack them."""
+"""List clips in tar shards with their captions, as WebDataset and video2dataset pack them."""
 
 from __future__ import annotations
 
