@@ -15,7 +15,7 @@ import logging
 import os
 import warnings
 
-os.environ.update(DS_ACCELERATOR="cpu", RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29612")
+os.environ.update(DS_ACCELERATOR="cpu", RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
 import deepspeed
@@ -23,7 +23,7 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else minutes of compilation
-torch.distributed.init_process_group("gloo")
+torch.distributed.init_process_group("gloo", init_method=f"file://{os.getcwd()}/meeting", rank=0, world_size=1)
 
 
 def engine(stage, **more):

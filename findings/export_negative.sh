@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # diffusers' export_to_video given uint8 frames.
-# Versions: diffusers 0.42.1, imageio 2.37.2, imageio-ffmpeg 0.6.0, PyAV 18.1.0, numpy 2.4.6.
+# Versions: diffusers 0.42.1, imageio 2.38.1, imageio-ffmpeg 0.8.1, PyAV 18.1.0, numpy 2.4.6.
 # Guess: uint8 frames are written as they are, or refused.
 # Seen: they are multiplied by 255 and wrap: 40 becomes 216, the picture is its own negative, without a warning. Floats in [0, 1] and PIL
 # images are right; floats above 1 wrap, too: 1.01 is nearly black.
@@ -8,7 +8,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check diffusers==0.42.1 torch==2.13.0 imageio imageio-ffmpeg av==18.1.0 numpy==2.4.6 pillow
+"$folder/venv/bin/pip" install --quiet --disable-pip-version-check diffusers==0.42.1 torch==2.13.0 imageio==2.38.1 imageio-ffmpeg==0.8.1 av==18.1.0 numpy==2.4.6 pillow==13.0.0
 cd "$folder"
 OMP_NUM_THREADS=1 "$folder/venv/bin/python" - <<'PYTHON'
 import av
