@@ -67,6 +67,21 @@ def json_of(text: str) -> Any:
         raise ValueError("not valid JSON: nested too deep") from None
 
 
+def list_of(content: bytes) -> list[tuple[Any, str]]:
+    """The entries of a JSON list, each with why it is no text ("" for a good one). ValueError where the whole is no
+    JSON."""
+    try:
+        return [(value, "") for value in json_of(text_of(content))]
+    except NotText as error:
+        encoding, start = _marked(content[:4])
+        try:
+            values = json_of(content[start:].decode(encoding, errors=ESCAPE).lstrip(MARK))
+        except ValueError:
+            raise error from None
+        faults = (_fault(json.dumps(value, ensure_ascii=False), encoding) for value in values)
+        return [(None if fault else value, fault) for value, fault in zip(values, faults, strict=True)]
+
+
 def blank(text: str) -> bool:
     """Whether nothing of it would be seen on paper."""
     return not any(character.isprintable() and not character.isspace() for character in text)
