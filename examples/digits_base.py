@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from ray_distill.data.cut import Cut
-from ray_distill.data.transform import resize, to_pixels
-from ray_distill.data.video import read_clip
+from ray_distill.data.read.clip import Cut
+from ray_distill.data.read.transform import resize, to_pixels
+from ray_distill.data.read.video import read_clip
 from ray_distill.evaluate.metrics import Metric
 from ray_distill.models.patch_pca import PatchPCA
 

@@ -1,4 +1,4 @@
-"""Bytes to text, the same way for captions, manifests, prompts and configurations.
+"""Decode bytes to text in one way, for captions, manifests, prompts and configurations.
 
 A byte order mark names the encoding; without one it is UTF-8. Nothing else is guessed, and no character is replaced:
 text that cannot be read is refused with its line.
@@ -65,6 +65,21 @@ def json_of(text: str) -> Any:
         raise ValueError(f"not valid JSON: {error}") from None
     except RecursionError:
         raise ValueError("not valid JSON: nested too deep") from None
+
+
+def list_of(content: bytes) -> list[tuple[Any, str]]:
+    """The entries of a JSON list, each with why it is no text ("" for a good one). ValueError where the whole is no
+    JSON."""
+    try:
+        return [(value, "") for value in json_of(text_of(content))]
+    except NotText as error:
+        encoding, start = _marked(content[:4])
+        try:
+            values = json_of(content[start:].decode(encoding, errors=ESCAPE).lstrip(MARK))
+        except ValueError:
+            raise error from None
+        faults = (_fault(json.dumps(value, ensure_ascii=False), encoding) for value in values)
+        return [(None if fault else value, fault) for value, fault in zip(values, faults, strict=True)]
 
 
 def blank(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The rows of a manifest or of a file of prompts: JSON lines, a JSON list, CSV, parquet, or plain text."""
+"""Read the rows of a manifest or a file of prompts: JSON lines or list, CSV, parquet, text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from pyarrow import parquet
 
 from ray_distill.data.read.remote import again, is_remote, open_at, read
 from ray_distill.data.store.tables import rows_of
-from ray_distill.plaintext import NotText, json_of, lines_of, text_of
+from ray_distill.plaintext import NotText, json_of, lines_of, list_of, text_of
 
-TABLES = (".jsonl", ".json", ".csv", ".parquet")
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """What a manifest may be; prompts may be plain text, too."""
+MARKUP = (".yaml", ".yml", ".toml", ".xml", ".html")
+"""Text whose lines are no prompts."""
 Line = tuple[int, str, str]
 """Number, text, and why it is no text."""
 
@@ -43,11 +45,13 @@ def rows_in(place: Path | str, columns: Sequence[str]) -> Iterator[Row]:
     match PurePosixPath(str(place)).suffix.lower():
         case ".parquet":
             yield from _parquet(place, columns)
-        case ".csv":
+        case ".csv" | ".tsv":
             yield from _csv(_lines(place), columns)
         case ".json" if _is_list(place):
-            values = json_of(text_of(read(place)))
-            yield from (Row(f"entry {number}", value) for number, value in enumerate(values, 1))
+            for number, (value, fault) in enumerate(list_of(read(place)), 1):
+                yield Row(f"entry {number}", value, fault)
+        case suffix if suffix in MARKUP:
+            raise ValueError(f"{suffix} is not read; write {', '.join(TABLES)}, or plain text with a prompt a line")
         case suffix:
             parse = json_of if suffix in TABLES else str.strip
             yield from (_parsed(parse, *line) for line in _lines(place) if line[1].strip())
@@ -81,7 +85,7 @@ def _is_list(place: Path | str) -> bool:
 def _csv(lines: Iterator[Line], columns: Sequence[str]) -> Iterator[Row]:
     """Values may go over several lines, within quotes. The delimiter is the one that makes the header name
     ``columns``: a comma, a semicolon or a tab."""
-    first = next(lines, None)
+    first = next((line for line in lines if line[1].strip()), None)
     if first is None:
         return
     number, header, fault = first
@@ -142,7 +146,7 @@ def _as_bytes(column: pa.Array) -> pa.Array:
     """Text as its bytes: Arrow takes what a file calls text for UTF-8, unseen."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _as_bytes(column.cast(kind.value_type))
+        return _as_bytes(column.dictionary_decode())  # a cast would look for UTF-8, in all rows at once
     if pa.types.is_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.binary())
     if pa.types.is_large_string(kind):

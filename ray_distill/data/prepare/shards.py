@@ -1,4 +1,4 @@
-"""Clips in tar shards beside their captions, as WebDataset, video2dataset and others pack them."""
+"""List clips in tar shards with their captions, as WebDataset and video2dataset pack them."""
 
 from __future__ import annotations
 
@@ -57,8 +57,10 @@ def clips_in(tar: str, column: str, choices: bool, one_caption: bool, more: More
             return [Clip("", fault="members are read where they stand in a .tar; unpack it, or name it so")]
         members = _members(tar, file, column, choices, more)
     if one_caption:
-        return [Clip(name, place) for name, place in members.videos.items()] + members.faults
-    return [*_captioned(members), *_alone(members), *members.faults]
+        clips = [Clip(name, place) for name, place in members.videos.items()] + members.faults
+    else:
+        clips = [*_captioned(members), *_alone(members), *members.faults]
+    return clips or [Clip("", fault="no video in it")]  # a disk may have given back a file of zeros alone
 
 
 def _members(tar: str, file: BinaryIO, column: str, choices: bool, more: More) -> _Members:

@@ -31,8 +31,9 @@ More = Callable[[], bool]
 SLICE = "::"
 _MEMBER = re.compile(r"(.*?\.tar)::(\d+)::(\d+)::(.*)", re.DOTALL | re.IGNORECASE)
 PIECE = 16 << 20
-UNREADABLE = (OSError, pa.ArrowException, RuntimeError, ValueError)
-"""What file systems raise where a file is not there, or where a link loops or a name is none."""
+UNREADABLE = (OSError, pa.ArrowException, RuntimeError, ValueError, OverflowError)
+"""What file systems raise where a file is not there, where a link loops or a name is none, or at a place that no file
+is large enough for."""
 FOR_GOOD = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
 """What another try does not change."""
 WAITS_S = (0.5, 2.0)

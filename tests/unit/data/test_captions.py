@@ -185,3 +185,45 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     assert locked.error == "locked: a folder that cannot be read (Permission denied)" and good.video == "a.mp4"
     (locked,) = entries(source({"shards": tmp_path}))
     assert locked.video == "locked" and "cannot be read" in locked.error
+
+
+def test_an_entry_of_a_json_list_that_is_no_text_costs_itself(tmp_path):
+    path = put(tmp_path / "p.json", b'["a kite",\n"caf\xe9",\n"a hat"]')
+    first, latin, last = captions(entries(source({"prompts": path})))
+    assert (first, last) == (["a kite"], ["a hat"])
+    assert latin == "p.json, entry 2: not UTF-8 (byte 0xe9); save it as UTF-8"
+    rows = b'[{"video": "a.mp4", "caption": "a kite"}, {"video": "b.mp4", "caption": ["one", "caf\xe9"]}]'
+    good, bad = captions(entries(source({"manifest": put(tmp_path / "m.json", rows)})))
+    assert good == ["a kite"] and bad == "m.json, entry 2: not UTF-8 (byte 0xe9); save it as UTF-8"
+    for content, message in ((b'["caf\xe9", "a', "not UTF-8"), (b"[0\0, 1]", "NUL")):
+        with pytest.raises(ValueError, match=message):
+            entries(source({"prompts": put(tmp_path / "q.json", content)}))
+
+
+def test_a_bad_byte_of_a_dictionary_costs_its_rows(tmp_path):
+    """Arrow would look for UTF-8 in all values of a dictionary at once."""
+    words = pa.array([b"a kite", b"caf\xe9"]).view(pa.string())
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), words)
+    for column in (words, pa.ListArray.from_arrays([0, 1, 2, 3], words)):
+        table = pa.table({"video": ["a.mp4", "b.mp4", "c.mp4"], "caption": column})
+        parquet.write_table(table, tmp_path / "m.parquet")
+        first, latin, last = captions(entries(source({"manifest": tmp_path / "m.parquet"})))
+        assert first == last == ["a kite"]
+        assert latin == "m.parquet, row 2: not UTF-8 (byte 0xe9); save it as UTF-8"
+
+
+def test_what_a_table_is_called(tmp_path):
+    """By its suffix: a table that is read as plain text would give its own syntax as prompts."""
+    for name, content in {
+        "p.tsv": b"n\tcaption\n1\ta kite\n",
+        "p.ndjson": b'{"caption": "a kite"}\n',
+        "p.csv": b"\n\ncaption\na kite\n",
+        "p.TXT": b"a kite\n",
+        "prompts": b"a kite\n",
+    }.items():
+        assert captions(entries(source({"prompts": put(tmp_path / name, content)}))) == [["a kite"]], name
+    for name in ("p.yaml", "p.YML", "p.toml", "p.xml"):
+        with pytest.raises(ValueError, match=f"p{name[1:].lower()} is not read; write .jsonl".removeprefix("p")):
+            entries(source({"prompts": put(tmp_path / name, b"- a kite\n")}))
+    for name, content in {"m.tsv": b"video\tcaption\na.mp4\ta kite\n", "m.ndjson": lines(ROWS[0]).encode()}.items():
+        assert len(entries(source({"manifest": put(tmp_path / name, content)}))) == 1

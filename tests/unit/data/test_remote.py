@@ -166,3 +166,11 @@ def test_a_members_name_may_look_like_a_member(tmp_path):
     good = next(entry for entry in entries(source({"shards": path, "caption": "x"})) if not entry.error)
     with local(good.path) as copy, open(copy, "rb") as file:
         assert file.read() == b"seen"
+
+
+@pytest.mark.parametrize("slice_", [("9" * 20, "5"), (str(1 << 63), "5"), ("0", "9" * 20), ("9" * 5000, "5")])
+def test_a_place_in_a_shard_that_no_file_is_large_enough_for(tmp_path, slice_):
+    """A manifest may name members itself, and such a row costs its clip."""
+    path = tar(tmp_path / "s.tar", {"a.mp4": b"0"})
+    with pytest.raises(BadClip, match="cannot be read"), local(SLICE.join([str(path), *slice_, "a.mp4"])):
+        pass

@@ -106,3 +106,15 @@ def test_a_member_whose_shard_was_cut_since(tmp_path):
     os.truncate(shard, 4 * 1536 + 100)
     with pytest.raises(BadClip, match=r"cut off: \d+ of its 700 bytes came"), local(last.path):
         pass
+
+
+@pytest.mark.parametrize("caption", [None, "one for all"])
+@pytest.mark.parametrize("members", [None, {}, {"0.jpg": b"0", "0.npy": b"1"}])
+def test_a_shard_without_clips_is_named(tmp_path, members, caption):
+    """A disk that lost a file's content gives zeros, which are an archive that is empty."""
+    put(tmp_path / "in/b.tar", bytes(20 << 10))
+    tar(tmp_path / "in/a.tar", {"0.mp4": b"0", "0.txt": b"a kite"})
+    if members is not None:
+        tar(tmp_path / "in/b.tar", members)
+    found = entries(source({"shards": tmp_path / "in", "caption": caption}))
+    assert [(e.video, e.error) for e in found] == [("a.tar/0.mp4", ""), ("b.tar", "b.tar: no video in it")]

@@ -1,4 +1,4 @@
-"""The datasets, and the size of the clips that are made of them."""
+"""Check the datasets, and the size of clips that are made of them."""
 
 from __future__ import annotations
 
