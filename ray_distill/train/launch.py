@@ -29,7 +29,7 @@ from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.driver.check import check, warnings
 from ray_distill.train.driver.checks.evaluation import check_cache
-from ray_distill.train.driver.console import say
+from ray_distill.train.driver.console import say, silent_core
 from ray_distill.train.driver.fit import train
 from ray_distill.train.driver.new_checkpoints import Arrivals
 from ray_distill.train.driver.publish import export_student, known, publish, trained
@@ -78,7 +78,7 @@ def cluster(log_to_driver: bool = False, dashboard: bool = False) -> Iterator[No
     # Without an address ray.init would attach to whatever Ray runs on this host.
     address = os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": dashboard} if address == "local" else {}
-    with own_session():
+    with own_session(), silent_core():
         ray.init(
             address=address,
             logging_level=logging.ERROR,
