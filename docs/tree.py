@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ray_distill"
+WIDTH = 28
 BEGIN, END = "<!-- tree: python docs/tree.py -->\n```\n", "```\n<!-- end of tree -->"
 
 
@@ -21,9 +22,9 @@ def lines(folder: Path, depth: int, files: bool) -> Iterator[str]:
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         indent = "  " * depth
         if path.suffix == ".py" and files and path.name != "__init__.py":
-            yield f"{indent}{path.name:<{24 - len(indent)}}{purpose(path)}"
+            yield f"{indent}{path.name:<{WIDTH - len(indent)}}{purpose(path)}"
         elif (path / "__init__.py").exists():
-            yield f"{indent}{path.name + '/':<{24 - len(indent)}}{purpose(path / '__init__.py')}"
+            yield f"{indent}{path.name + '/':<{WIDTH - len(indent)}}{purpose(path / '__init__.py')}"
             yield from lines(path, depth + 1, files)
 
 

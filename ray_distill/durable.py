@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever a process or a machine stops.
+"""Write files whole or not at all: temporary name, sync, rename.
 
 A new content goes under a temporary name into the same folder, is synced to the disk, renamed over the old one, and the
 folder is synced. Some file systems (FUSE mounts of object stores, some network ones) cannot sync a folder, or anything:

@@ -1,4 +1,4 @@
-"""The user's mistakes, apart from ours: a ConfigError ends a command with a line, other errors with a traceback."""
+"""ConfigError, the user's mistake: one line and exit code 2; every other error is ours and shows its traceback."""
 
 from __future__ import annotations
 

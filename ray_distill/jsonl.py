@@ -1,4 +1,4 @@
-"""State files that outlive a full disk, a power cut and a kill: rows as JSON lines, and files of one JSON document.
+"""Read and write state files, JSON lines and JSON documents, that survive full disks and torn lines.
 
 What is torn is named, left out and mended: a damaged line is removed from its file, a damaged document set aside under
 ``NAME.damaged``. Neither keeps a run from starting.

@@ -1,4 +1,4 @@
-"""What no log, file, tracker or error may show, as ``***``.
+"""Mask secrets as *** in text: passwords, tokens, presigned addresses.
 
 A secret is known by where it stands (the password of an address, the value of a name such as ``api_key``), by its own
 shape (``hf_...``), or because a variable of the environment that is named like a secret holds it. Time is linear in a

@@ -1,4 +1,4 @@
-"""Bytes to text, the same way for captions, manifests, prompts and configurations.
+"""Decode bytes to text in one way, for captions, manifests, prompts and configurations.
 
 A byte order mark names the encoding; without one it is UTF-8. Nothing else is guessed, and no character is replaced:
 text that cannot be read is refused with its line.

@@ -1,4 +1,4 @@
-"""Small files of our own that know their content: a digest of what is read back must be the one that was written.
+"""Small files with a digest of their own content, which is checked when they are read.
 
 The digest is of the values, not of the bytes: a flipped bit that changes no value does no harm.
 """

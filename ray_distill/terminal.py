@@ -1,4 +1,4 @@
-"""Standard output and error whose reader may leave, as ``| head`` does: that ends no run, and is no traceback."""
+"""Standard output whose reader may leave (| head): no traceback, and no run ends."""
 
 from __future__ import annotations
 

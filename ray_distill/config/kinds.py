@@ -1,4 +1,4 @@
-"""What a dotted key of a configuration may hold, by the types of its schema: text, a path, null."""
+"""What a dotted key may hold by its type in the schema: text, a path, null."""
 
 from __future__ import annotations
 

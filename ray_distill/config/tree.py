@@ -1,4 +1,4 @@
-"""YAML text as a tree of plain values, in bounded time and memory; text stays text where the schema asks for it.
+"""Parse YAML text into plain values in bounded time and memory; duplicate keys are errors.
 
 YAML 1.1 with three differences: a key twice in one mapping is an error, ``1e3`` is a number, and where a key of the
 schema is text a value without quotes is that text: ``no``, ``2026``.

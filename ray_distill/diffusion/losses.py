@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors; the dimensions of every mean are named."""
+"""Losses and the normalised DMD gradient, as pure functions; the dimensions of every mean are named."""
 
 from __future__ import annotations
 

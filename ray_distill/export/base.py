@@ -1,4 +1,4 @@
-"""What of a pipeline's folder the sample.py of an export takes from it: read before a run, and again by the export."""
+"""What an export's sample.py takes from the pipeline's folder: checked before a run and again at the export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bf16 does to methods that compare two predictions which differ by one step of a solver."""
+"""How much bf16's rounding is of what consistency methods compare."""
 
 from __future__ import annotations
 

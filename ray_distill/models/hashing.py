@@ -1,4 +1,4 @@
-"""Hashes of weights: every byte, read once.
+"""Hash weights: every byte, read once and remembered.
 
 The hash of a large file is remembered in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache) under the file's
 path, and holds as long as its size, times and inode are those that it had. Where nothing can be kept there it is read

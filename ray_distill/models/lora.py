@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A with W frozen, through peft."""
+"""LoRA through peft (arXiv:2106.09685): add W + (alpha / rank) B A to a network, merge it into W."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a pipeline's folder beside its transformer, checked by their configurations and the headers of files.
+"""Check a pipeline's VAE, text encoder and tokenizer by configurations and file headers.
 
 Each function takes the pipeline's folder and the ``key`` that names it, and raises ConfigError for what could not be
 loaded, or would be loaded without the tensors that it lacks: diffusers and transformers draw those at random.

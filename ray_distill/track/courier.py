@@ -1,4 +1,4 @@
-"""The thread that sends, and how others wait for it."""
+"""The thread that sends to MLflow, and bounded waits for one's own item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outbox: what MLflow has not received yet, in order, on disk; survives outages and restarts.
+"""Outbox: the queue on disk of what MLflow has not received yet, in order.
 
 The file goes when all of it was sent: a process that dies before sends again, so sending twice must do no harm.
 """

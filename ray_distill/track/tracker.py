@@ -1,4 +1,4 @@
-"""One MLflow run, opened and closed by the driver; an outage costs a warning, never the run.
+"""One MLflow run of the driver's; in an outage it warns once, retries, and never stops the run.
 
 All traffic goes through one thread of our own and MLflow's synchronous calls. MLflow's asynchronous logging would drop
 the batches of an outage, print each failure with the URI's password, and wait without a deadline at the end.

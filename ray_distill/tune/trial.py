@@ -1,4 +1,4 @@
-"""One trial: an ordinary launch in a driver that Tune starts; light to import."""
+"""One trial: an ordinary launch in a driver that Tune starts, and its objective; light to import."""
 
 from __future__ import annotations
 

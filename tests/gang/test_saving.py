@@ -45,7 +45,8 @@ class Shards:
 def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, bool]], on: str = "continue") -> Saver:
     """On a board that is a list."""
     board = SimpleNamespace(save_failed=SimpleNamespace(remote=lambda why, stop: told.append((why, stop))))
-    config = SimpleNamespace(train=SimpleNamespace(on_failed_save=on), dump=dict, held_roles=())
+    train, method = SimpleNamespace(on_failed_save=on), SimpleNamespace(roles={})
+    config = SimpleNamespace(train=train, method=method, dump=dict, held_roles=())
     stream = SimpleNamespace(cache=SimpleNamespace(folder=Path("cache")))
     job = SimpleNamespace(config=config, run_dir=Path(folder), board=board, run_id=None, stream=stream)
     return Saver(job, Placement(rank, world), held, 0)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Every key of a dataset, and those beside ``data_backend_config``; docs/simpletuner.md shows these tables."""
+"""The table of every key of a dataset; docs/simpletuner.md shows it."""
 
 from __future__ import annotations
 

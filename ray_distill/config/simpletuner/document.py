@@ -1,4 +1,4 @@
-"""SimpleTuner's JSON files as mappings, with the spellings in which its forms and its users write them."""
+"""Read SimpleTuner's JSON files as mappings, in every spelling that its forms and users write."""
 
 from __future__ import annotations
 

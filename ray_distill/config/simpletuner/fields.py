@@ -1,4 +1,4 @@
-"""The keys of one dataset of ``data_backend_config``: what each sets there or, with a dot, for all data."""
+"""Rules for the keys of one dataset of `data_backend_config`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SimpleTuner's keys that have no effect here, by reason; and those that are refused unless they ask for nothing."""
+"""SimpleTuner's keys without an effect here, by reason, and keys that are refused unless off."""
 
 from __future__ import annotations
 

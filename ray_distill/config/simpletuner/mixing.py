@@ -1,4 +1,4 @@
-"""Several datasets in one run: what they share, how often each is seen, and which sizes go together."""
+"""Mix several datasets: what they share, how often each is seen, which sizes go together."""
 
 from __future__ import annotations
 

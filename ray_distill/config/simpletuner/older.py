@@ -1,4 +1,4 @@
-"""The keys that DMD had in August 2025, and has no more."""
+"""Rules for DMD's keys of August 2025 that SimpleTuner has no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration of SimpleTuner's with its method and the section of that."""
+"""Open a SimpleTuner configuration: its method and that method's section."""
 
 from __future__ import annotations
 

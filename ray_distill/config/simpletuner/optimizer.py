@@ -1,4 +1,4 @@
-"""The student's optimizer: rules for SimpleTuner's keys."""
+"""Rules for SimpleTuner's keys on the student's optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placeholders that SimpleTuner fills in: {model_family} and every other key of the configuration, {env:NAME}."""
+"""Fill SimpleTuner's placeholders: {model_family} and other keys, {env:NAME}."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of a file's keys, a line each."""
+"""Report of an import: one line per key, and the warnings."""
 
 from __future__ import annotations
 

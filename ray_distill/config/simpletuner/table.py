@@ -1,4 +1,4 @@
-"""The ``parquet`` section of a dataset: a table of captions beside its folder of videos."""
+"""Rules for the `parquet` section of a dataset: a table of captions beside a folder of videos."""
 
 from __future__ import annotations
 

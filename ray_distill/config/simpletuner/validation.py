@@ -1,4 +1,4 @@
-"""What validations show, and when: rules for SimpleTuner's keys."""
+"""Rules for SimpleTuner's keys on validation: what is shown, and when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of SimpleTuner's files: numbers and flags may stand there as text, and null or "" is a key that is not set."""
+"""Values of SimpleTuner's files: numbers and flags that stand there as text, null and ""."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``video`` section of a dataset: how many frames a clip has, and which files are long enough."""
+"""Rules for the `video` section of a dataset: frames of a clip, files that are long enough."""
 
 from __future__ import annotations
 

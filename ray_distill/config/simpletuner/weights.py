@@ -1,4 +1,4 @@
-"""Where weights come from: rules for SimpleTuner's keys."""
+"""Rules for SimpleTuner's keys on where weights come from."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +16,7 @@ from ray_distill.data.prepare.captions import Captions, captions_of, read_captio
 from ray_distill.data.prepare.names import Names
 from ray_distill.data.prepare.rows import TABLES, Row, rows_in
 from ray_distill.data.prepare.shards import VIDEOS, Clip, clips_in, is_shard
-from ray_distill.data.read.remote import UNREADABLE, again, is_inside, join, kind, open_at, parent, walk
+from ray_distill.data.read.remote import UNREADABLE, More, again, always, is_inside, join, kind, open_at, parent, walk
 from ray_distill.data.source import Dataset, Source
 from ray_distill.data.store.tables import table_of
 from ray_distill.plaintext import json_of, text_of
@@ -56,14 +57,14 @@ def _entry(number: int, video: str, path: str, captions: Captions, error: str = 
 def check(source: Source) -> None:
     """ValueError where a dataset's file or folder is not there."""
     for number, part in enumerate(source.parts):
-        key = f"data.{part.kind}" if not source.datasets else f"data.datasets.{number}.{part.kind}"
+        where = _where(source, number)
         try:
             found = kind(part.place)
         except UNREADABLE as error:
-            raise ValueError(f"{key} = {part.place}: cannot be looked at ({error})") from None
+            raise ValueError(f"{where}: cannot be looked at ({error})") from None
         wanted = {"videos": ("folder",), "shards": ("file", "folder")}.get(part.kind, ("file",))
         if found not in wanted:
-            raise ValueError(f"{key} = {part.place}: no such {' or '.join(wanted)}. {WANTED[part.kind]}")
+            raise ValueError(f"{where}: no such {' or '.join(wanted)}. {WANTED[part.kind]}")
 
 
 def listing(source: Source) -> pa.Table:
@@ -75,18 +76,29 @@ def entries(source: Source) -> Iterator[Entry]:
     """All of a source, in the order of its datasets; ValueError where a dataset is missing, unreadable or empty."""
     check(source)
     named = Names()
-    for number, part in enumerate(source.parts):
-        empty = True
-        try:
-            for entry in _READERS[part.kind](source, number, part):
-                empty = False
-                yield named(_in_utf8(entry))
-        except (pa.ArrowException, OSError, RuntimeError) as error:
-            raise ValueError(f"data.{part.kind} = {part.place}: not readable: {error}") from None
-        except ValueError as error:
-            raise ValueError(f"data.{part.kind} = {part.place}: {error}") from None
-        if empty:
-            raise ValueError(f"data.{part.kind} = {part.place}: nothing in it")
+    for number in range(len(source.parts)):
+        yield from map(named, entries_of(source, number))
+
+
+def entries_of(source: Source, number: int, more: More = always) -> Iterator[Entry]:
+    """Those of dataset ``number``, as far as ``more`` says; ValueError where it is unreadable or empty."""
+    part, where, empty = source.parts[number], _where(source, number), True
+    try:
+        for entry in _READERS[part.kind](source, number, part, more):
+            empty = False
+            yield _in_utf8(entry)
+    except (pa.ArrowException, OSError, RuntimeError) as error:
+        raise ValueError(f"{where}: not readable: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if empty and more():
+        raise ValueError(f"{where}: nothing in it. {WANTED[part.kind]}")
+
+
+def _where(source: Source, number: int) -> str:
+    """A dataset's key and place, as messages name them."""
+    part = source.parts[number]
+    return f"data.{f'datasets.{number}.' if source.datasets else ''}{part.kind} = {part.place}"
 
 
 def _in_utf8(entry: Entry) -> Entry:
@@ -101,9 +113,9 @@ def _in_utf8(entry: Entry) -> Entry:
         return Entry(entry.dataset, **shown)
 
 
-def _folder(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
+def _folder(source: Source, number: int, part: Dataset, more: More) -> Iterator[Entry]:
     unread: dict[str, OSError] = {}
-    names = walk(part.place, unread.__setitem__)
+    names = walk(part.place, unread.__setitem__, more)
     yield from _unread(number, unread)
     sidecars = {  # .TXT, too; where both are there, .txt comes later
         path.with_suffix(".txt").as_posix(): name
@@ -138,16 +150,17 @@ def _sidecar(part: Dataset, name: str) -> tuple[Captions, str]:
         return (), f"its caption {short} cannot be read ({error})"
 
 
-def _shards(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
+def _shards(source: Source, number: int, part: Dataset, more: More) -> Iterator[Entry]:
     tars = {PurePosixPath(str(part.place)).name: str(part.place)}
     if kind(part.place) == "folder":
         unread: dict[str, OSError] = {}
-        tars = {name: join(part.place, name) for name in walk(part.place, unread.__setitem__) if is_shard(name)}
+        names = walk(part.place, unread.__setitem__, more)
+        tars = {name: join(part.place, name) for name in names if is_shard(name)}
         yield from _unread(number, unread)
     column, choices, own = part.caption_column, part.captions == "lines", part.caption
     for name, tar in tars.items():
         try:
-            clips = again(tar, partial(clips_in, tar, column, choices, own is not None))
+            clips = again(tar, partial(clips_in, tar, column, choices, own is not None, more))
         except UNREADABLE as error:
             clips = [Clip("", fault=f"cannot be read ({error})")]
         for clip in clips:
@@ -161,12 +174,12 @@ def _unread(number: int, folders: Mapping[str, OSError]) -> Iterator[Entry]:
         yield Entry(number, name, "", "", f"{name}: a folder that cannot be read ({error.strerror})")
 
 
-def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
+def _manifest(source: Source, number: int, part: Dataset, more: More) -> Iterator[Entry]:
     if (suffix := PurePosixPath(str(part.place)).suffix.lower()) not in TABLES:
         raise ValueError(f"a manifest is .jsonl, .csv or .parquet, not {suffix or 'that'}")
     root, own = parent(part.place) if part.root is None else str(part.root), part.caption
     columns = [part.video_column] + ([part.caption_column] if own is None else [])
-    for row in _rows(part, columns):
+    for row in _rows(part, columns, more):
         video, fault = row.value.get(part.video_column), row.fault
         captions: Captions = () if own is None else (own,)
         named = isinstance(video, str) and bool(video)
@@ -182,8 +195,8 @@ def _manifest(source: Source, number: int, part: Dataset) -> Iterator[Entry]:
         yield _entry(number, video if named else _title(part, row), path, captions, error if fault else "")
 
 
-def _prompts(source: Source | None, number: int, part: Dataset) -> Iterator[Entry]:
-    for row in _rows(part, [part.caption_column]):
+def _prompts(source: Source | None, number: int, part: Dataset, more: More) -> Iterator[Entry]:
+    for row in _rows(part, [part.caption_column], more):
         captions, fault = _captions(row.value.get(part.caption_column))
         if len(captions) > 1 and part.teacher is not None:
             fault = "the teacher makes a video of one caption; give each a line of its own"
@@ -200,7 +213,7 @@ def named_prompts(path: Path) -> dict[str, Any]:
     if path.suffix.lower() == ".json" and isinstance(value := json_of(text_of(path.read_bytes())), dict):
         return value
     part = Dataset(prompts=path)
-    found = list(_prompts(None, 0, part))
+    found = list(_prompts(None, 0, part, always))
     for entry in found:
         if entry.error or entry.others:
             raise ValueError(entry.error or f"{entry.caption[:60]!r} and others are one prompt; give each its own")
@@ -218,12 +231,12 @@ def _title(part: Dataset, row: Row) -> str:
     return f"{PurePosixPath(str(part.place)).name}, {row.where}"
 
 
-def _rows(part: Dataset, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of a manifest or of prompts, each a mapping or a fault. ValueError where none of them is a mapping,
-    or has ``columns``: the file is something else."""
+def _rows(part: Dataset, columns: Sequence[str], more: More) -> Iterator[Row]:
+    """The rows of a manifest or of prompts, each a mapping or a fault, as far as ``more`` says. ValueError where none
+    of them is a mapping, or has ``columns``: the file is something else."""
     seen: set[str] | None = None
     wrong = ""
-    for row in rows_in(part.place, columns):
+    for row in takewhile(lambda _: more(), rows_in(part.place, columns)):
         value = {part.caption_column: row.value} if _is_prompt(part, row.value) else row.value
         if not row.fault and not isinstance(value, dict):
             shown = json.dumps(value, ensure_ascii=False)[:60]

@@ -1,4 +1,4 @@
-"""Names of videos in caches, lists and logs: those of their source, without what is secret in an address."""
+"""Names of videos for caches, lists and logs, without the secrets of their addresses."""
 
 from __future__ import annotations
 

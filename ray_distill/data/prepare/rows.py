@@ -1,4 +1,4 @@
-"""The rows of a manifest or of a file of prompts: JSON lines, a JSON list, CSV, parquet, or plain text."""
+"""Read the rows of a manifest or a file of prompts: JSON lines or list, CSV, parquet, text."""
 
 from __future__ import annotations
 

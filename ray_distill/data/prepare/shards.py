@@ -1,4 +1,4 @@
-"""Clips in tar shards beside their captions, as WebDataset, video2dataset and others pack them."""
+"""List clips in tar shards with their captions, as WebDataset and video2dataset pack them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from ray_distill.data.prepare.captions import Captions, read_caption
-from ray_distill.data.read.remote import SLICE, open_at
+from ray_distill.data.read.remote import SLICE, More, always, open_at
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"}
 TEXTS = (".txt", ".json")
@@ -47,15 +47,15 @@ def is_shard(name: str) -> bool:
     return bool(suffixes) and (".tar" in (suffixes[-1], *suffixes[-2:-1]) or suffixes[-1] in (".tgz", ".tbz2", ".txz"))
 
 
-def clips_in(tar: str, column: str, choices: bool, one_caption: bool) -> list[Clip]:
+def clips_in(tar: str, column: str, choices: bool, one_caption: bool, more: More = always) -> list[Clip]:
     """The videos of a shard, in its order, and a fault for each member that cannot be used. ``column`` is the
     caption's in a .json; with ``choices`` each line of a .txt is a caption. With ``one_caption`` no captions are
-    looked for."""
+    looked for. As many members are read as ``more`` says."""
     with open_at(tar) as file:
         packed = tar.lower().endswith(PACKED) or file.read(6).startswith(MAGIC)
         if packed or not tar.lower().endswith(".tar"):
             return [Clip("", fault="members are read where they stand in a .tar; unpack it, or name it so")]
-        members = _members(tar, file, column, choices)
+        members = _members(tar, file, column, choices, more)
     if one_caption:
         clips = [Clip(name, place) for name, place in members.videos.items()] + members.faults
     else:
@@ -63,13 +63,15 @@ def clips_in(tar: str, column: str, choices: bool, one_caption: bool) -> list[Cl
     return clips or [Clip("", fault="no video in it")]  # a disk may have given back a file of zeros alone
 
 
-def _members(tar: str, file: BinaryIO, column: str, choices: bool) -> _Members:
+def _members(tar: str, file: BinaryIO, column: str, choices: bool, more: More) -> _Members:
     found = _Members()
     size: int = file.size()  # type: ignore[attr-defined]
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as shard:
             for member in shard:
+                if not more():
+                    return found
                 _take(found, tar, shard, member, size, column, choices)
             fault = _after(file, shard.offset)
     except (tarfile.TarError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Key frames that a decoder may begin with: what it then shows from their time on equals a decode from the start.
+"""Find key frames from which decoding equals a decode from the file's start.
 
 Containers mark more than these. Read from the bits of a packet: ITU-T H.264 and H.265 (NAL units), RFC 6386 (VP8), the
 VP9 and AV1 bitstream specifications.

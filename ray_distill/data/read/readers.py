@@ -1,4 +1,4 @@
-"""The frames of a clip by PyAV: from a clean key frame on, or through the file from its start."""
+"""Decode a clip's frames by PyAV: from a clean key frame on, or from the file's start."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, BinaryIO, TypeVar
 from urllib.parse import unquote
@@ -25,6 +26,8 @@ from pydantic import PlainSerializer, PlainValidator
 from ray_distill.data.read.clip import BadClip
 
 T = TypeVar("T")
+More = Callable[[], bool]
+"""Whether a reader that lists many things goes on to the next."""
 SLICE = "::"
 _MEMBER = re.compile(r"(.*?\.tar)::(\d+)::(\d+)::(.*)", re.DOTALL | re.IGNORECASE)
 PIECE = 16 << 20
@@ -35,6 +38,10 @@ FOR_GOOD = (FileNotFoundError, IsADirectoryError, NotADirectoryError, Permission
 """What another try does not change."""
 WAITS_S = (0.5, 2.0)
 """Seconds before a remote place is tried again."""
+
+
+def always() -> bool:
+    return True
 
 
 def is_remote(place: str | Path) -> bool:
@@ -141,9 +148,9 @@ def open_at(place: str | Path) -> BinaryIO:
     return file
 
 
-def walk(place: str | Path, failed: Callable[[str, OSError], None]) -> list[str]:
+def walk(place: str | Path, failed: Callable[[str, OSError], None], more: More = always) -> list[str]:
     """The names, relative to it, of all that is below a folder, sorted. Links to folders are not followed; ``failed``
-    hears of folders that cannot be read."""
+    hears of folders that cannot be read. Of a folder on a disk, as many as ``more`` says."""
     top = _on_disk(place)
     if top is None:
         there, path = filesystem(place)
@@ -153,10 +160,8 @@ def walk(place: str | Path, failed: Callable[[str, OSError], None]) -> list[str]
     def report(error: OSError) -> None:
         failed(Path(error.filename).relative_to(top).as_posix(), error)
 
-    below = os.walk(top, onerror=report)
-    return sorted(
-        Path(root, name).relative_to(top).as_posix() for root, folders, files in below for name in folders + files
-    )
+    below = ((root, name) for root, folders, files in os.walk(top, onerror=report) for name in folders + files)
+    return sorted(Path(root, name).relative_to(top).as_posix() for root, name in takewhile(lambda _: more(), below))
 
 
 def join(root: str | Path, name: str) -> str:

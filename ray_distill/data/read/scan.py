@@ -1,4 +1,4 @@
-"""Times and key frames of a file by its packets, read once and not decoded."""
+"""Scan a file's packets once for times and key frames, without decoding."""
 
 from __future__ import annotations
 

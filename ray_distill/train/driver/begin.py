@@ -1,4 +1,4 @@
-"""``train.init_from``: a new run that begins with the weights of another one's checkpoint."""
+"""Begin a new run with the weights of another run's checkpoint (`train.init_from`)."""
 
 from __future__ import annotations
 

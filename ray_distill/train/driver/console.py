@@ -1,4 +1,4 @@
-"""Say what a run does, on standard error: standard output is kept for what a command returns."""
+"""Print what a run does on standard error; standard output is for what a command returns."""
 
 from __future__ import annotations
 

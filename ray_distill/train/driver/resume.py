@@ -1,4 +1,4 @@
-"""What a run goes on with: the data, the teacher and the averages that its checkpoint names."""
+"""Keep a resumed run what it was: its data, teacher and averages beside its checkpoint."""
 
 from __future__ import annotations
 

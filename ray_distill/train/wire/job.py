@@ -1,4 +1,4 @@
-"""Job: what the driver hands to Ray Train; light to import, because Ray's controller unpickles it."""
+"""Job: what the driver hands to Ray Train; decides what a run resumes from. Light to import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where fp32 master weights begin: at the published fp32 weights, of which DeepSpeed sees a bf16 rounding alone."""
+"""Start fp32 master weights at the published fp32 weights, not at their bf16 rounding."""
 
 from __future__ import annotations
 

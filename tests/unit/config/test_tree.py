@@ -164,5 +164,5 @@ def test_a_home_is_expanded_wherever_a_path_stands(tmp_path, monkeypatch):
 def test_a_file_that_is_no_utf_8_is_named(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_bytes("# café\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"run\.yaml: 'utf-8' codec"):
+    with pytest.raises(ConfigError, match=r"run\.yaml: not UTF-8 \(byte 0xe9\)"):
         load_config(path, environment={})

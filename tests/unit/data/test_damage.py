@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from ray_distill import sealed
-from ray_distill.data.prepare import pipeline
-from ray_distill.data.prepare import stages as files
+from ray_distill.data.prepare import pipeline, stages
 from ray_distill.data.prepare.known_caches import known, memo
 from ray_distill.data.prepare.stages import PIECE, PIECES, Decode, Look, fingerprint
 from ray_distill.data.store import parquet as store
@@ -278,14 +277,14 @@ def test_a_clip_that_is_replaced_between_look_and_decode_is_left_out(folder):
 
 
 def test_one_that_is_replaced_while_it_is_looked_into_is_left_out(folder, monkeypatch):
-    path, probe = folder / "in/wide.mp4", files.probe
+    path, look = folder / "in/wide.mp4", stages.look
 
-    def swap(name):
-        video = probe(name)
+    def swap(name, *how):
+        found = look(name, *how)
         path.write_bytes((folder / "in/square.mp4").read_bytes())
-        return video
+        return found
 
-    monkeypatch.setattr(files, "probe", swap)
+    monkeypatch.setattr(stages, "look", swap)
     (row,) = Look(source(folder), (8, 8))({"dataset": 0, "path": str(path), "error": ""})
     assert "was replaced while it was looked into" in row["error"] and row["id"] == ""
 

@@ -6,10 +6,10 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch._dynamo.testing import CompileCounter
 
+from ray_distill.models.hashing import folder_hash
 from ray_distill.models.loading import (
     check_folder,
     compile_blocks,
-    folder_hash,
     load_transformer,
     random_transformer,
     use_attention,

@@ -1,4 +1,4 @@
-"""The datasets, and the size of the clips that are made of them."""
+"""Check the datasets, and the size of clips that are made of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.encoders import Encoders
-from ray_distill.data.prepare import listing
+from ray_distill.data.prepare.first_rows import check_rows
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models.loading import check_folder
 from ray_distill.train.driver.checks.networks import check_positions
@@ -37,8 +37,8 @@ def check_size(config: RunConfig) -> None:
 
 
 def check_data(config: RunConfig) -> None:
-    """The datasets are there, and they are what the method and the metric need."""
-    listing.check(config.data)
+    """The datasets are there, with rows that can be used, and they are what the method and the metric need."""
+    check_rows(config.data)
     prompts = [part.name for part in config.data.parts if part.kind == "prompts" and part.teacher is None]
     for number, part in enumerate(config.data.parts):
         if part.teacher is not None and part.teacher.path is not None:

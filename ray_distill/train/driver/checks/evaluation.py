@@ -1,4 +1,4 @@
-"""What the evaluation needs: a metric of the run's own clips, whole, and prompts that it can judge."""
+"""Check what the evaluation needs: a whole metric of the run's own clips, and its prompts."""
 
 from __future__ import annotations
 

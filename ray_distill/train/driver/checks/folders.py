@@ -1,4 +1,4 @@
-"""Folders that a run writes into: there or to be made, writable, with room."""
+"""Check that the folders a run writes into can be made and written, and have room."""
 
 from __future__ import annotations
 

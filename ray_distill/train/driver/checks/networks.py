@@ -1,4 +1,4 @@
-"""Every role's transformer: its files, its ends, and what is put on it."""
+"""Check every role's transformer: its files, its channels, its adapters."""
 
 from __future__ import annotations
 

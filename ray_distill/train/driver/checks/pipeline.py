@@ -1,4 +1,4 @@
-"""The folder of a pipeline: what makes latents and text beside its transformer, and what an export takes from it."""
+"""Check the pipeline's folder: VAE, text, and what an export takes from it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,62 @@
+"""Read the first rows of each dataset, in bounded time, and refuse a source of which nothing can be used."""
+
+from __future__ import annotations
+
+import time
+from pathlib import PurePosixPath
+
+from ray_distill.data.prepare.listing import check, entries_of
+from ray_distill.data.read.remote import is_remote, version
+from ray_distill.data.source import Dataset, Source
+
+SECONDS = 5.0
+"""For all datasets together."""
+ROWS = 10_000
+"""Most rows, names or members of a dataset."""
+WHOLE = 64 << 20
+"""Bytes up to which a file is read that can only be read whole: one of another machine, or a JSON list."""
+
+
+class Budget:
+    """Says of each row whether it is still to be read: at most ``ROWS`` of a dataset, and none after ``end``."""
+
+    def __init__(self, end: float) -> None:
+        self.end, self.left, self.spent = end, ROWS, False
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        self.spent = self.spent or self.left < 0 or time.monotonic() > self.end
+        return not self.spent
+
+
+def check_rows(source: Source, seconds: float = SECONDS) -> None:
+    """ValueError where a dataset is missing, empty or something else, or where no dataset has a row that can be used.
+
+    No video is opened. What ``seconds`` or ``ROWS`` leave unread is for the preparation to judge, and so are folders
+    in an object store, whose names come in one list.
+    """
+    check(source)
+    end, usable, faults = time.monotonic() + seconds, False, list[str]()
+    for number, part in enumerate(source.parts):
+        more = Budget(end)
+        if not _is_bounded(part):
+            usable = True
+            continue
+        for entry in entries_of(source, number, more):
+            if not entry.error:
+                usable = True
+                break
+            faults.append(entry.error)
+        usable = usable or more.spent
+    if not usable:
+        raise ValueError(f"data: none of its {len(faults)} clips can be used ({source.title}); the first: {faults[0]}")
+
+
+def _is_bounded(part: Dataset) -> bool:
+    """Whether the first rows of a dataset can be had without all of it."""
+    if is_remote(part.place) and part.kind in ("videos", "shards"):
+        return False
+    if is_remote(part.place) or PurePosixPath(str(part.place)).suffix.lower() == ".json":
+        size, _ = version(str(part.place)) or (0, 0)
+        return size <= WHOLE
+    return True
