@@ -62,7 +62,7 @@ def captions(value: Any, entry: Entry, file: File) -> Outcome:
         case "filename":
             return Outcome({"captions": "filename"})
         case "instanceprompt" | "instance_prompt":
-            return Outcome({"caption": text(entry.get("instance_prompt"))})
+            return Outcome({"caption": _instance_prompt(entry)})
         case "textfile":
             if flag(entry.get("disable_multiline_split", False)):
                 return Outcome(note="a .txt beside each video, whole")
@@ -79,9 +79,13 @@ def whole_sidecar(value: Any, entry: Entry, file: File) -> Outcome:
 def only_prompt(value: Any, entry: Entry, file: File) -> Outcome:
     if not flag(value):
         return Outcome(note="each video has its own caption")
-    if "instance_prompt" not in entry:
+    return Outcome({"caption": _instance_prompt(entry)})
+
+
+def _instance_prompt(entry: Entry) -> str:
+    if entry.get("instance_prompt") is None:
         raise Refused("instance_prompt is the caption of all videos, and is not set; give it")
-    return Outcome({"caption": text(entry["instance_prompt"])})
+    return text(entry["instance_prompt"])
 
 
 def prepend(value: Any, entry: Entry, file: File) -> Outcome:

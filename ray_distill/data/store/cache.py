@@ -128,6 +128,7 @@ class Cache:
         are the first three, of the files their sizes and ends. Their rows are proven when they are read."""
         if not (self.folder / CARD).is_file():
             raise Damaged(self.folder / CARD, "is gone")
+        index_of.cache_clear()  # what this process has read before says nothing of the disk now
         self.prompts  # noqa: B018 (read for its own check)
         if lost := self.lost():
             raise Damaged(lost[0], f"is gone, cut or damaged ({len(lost)} of the index's files are)")

@@ -242,6 +242,8 @@ def test_a_datasets_keys_are_told_or_refused_alike(folder):
         ({"num_frames": None, "video": {"bucket_strategy": "resolution_frames"}}, "clips have one length here"),
         ({"prepend_instance_prompt": True}, "captions are taken as they are; write the prompt into them"),
         ({"only_instance_prompt": True}, "instance_prompt is the caption of all videos, and is not set"),
+        ({"only_instance_prompt": True, "instance_prompt": None}, "instance_prompt is the caption of all videos, and"),
+        ({"caption_strategy": "instanceprompt"}, "'instanceprompt': instance_prompt is the caption of all videos, and"),
         ({"crop": True, "crop_aspect": "closest"}, "crop_aspect = 'closest': a crop keeps the picture's aspect"),
         ({"resolution": 1.0}, "an edge of 1 pixels is none; use 16 or more, or resolution_type=area"),
         ({"repeats": -1}, "repeats = -1: expected 0 or more"),

@@ -124,7 +124,6 @@ def test_one_run_mends_what_a_disk_has_lost(folder, damage, caplog):
     paths = [*one_of.values(), *(cache.folder / name for name in (INDEX, PROMPTS, CARD))]
     for path in paths:
         DAMAGE[damage](path)
-        index_of.cache_clear()
         caplog.clear()
         again, encoded = make(source(folder))
         lost = {one_of["text"]: (captions, []), one_of["latents"]: ([], ["wide.mp4", "square.mp4", "small.mp4"])}
