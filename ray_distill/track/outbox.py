@@ -130,7 +130,7 @@ class Outbox:
 def _kept(path: Path) -> list[Entry]:
     """The entries of a file; those that no call of ours wrote so are warned about and left out."""
     entries = read_rows(path, "call")
-    whole = [entry for entry in entries if _is_whole(entry)]
+    whole: list[Entry] = [entry for entry in entries if _is_whole(entry)]
     if len(whole) < len(entries):
         log.warning(
             "%s: entries that are damaged, or of another version, are left out: %d", path, len(entries) - len(whole)
