@@ -14,7 +14,7 @@ from ray_distill.config import ConfigError
 from ray_distill.track import sender
 from ray_distill.track import tracker as module
 from ray_distill.track.outbox import FILE, Outbox
-from ray_distill.track.sender import RUN
+from ray_distill.track.sender import RUN, Sender
 from ray_distill.track.sync import sync
 from ray_distill.track.tracker import Tracker
 from tests.unit.disks import file_limit
@@ -200,6 +200,14 @@ def test_a_full_disk_leaves_it_in_memory(uri, tmp_path, caplog):
             outbox.add({"call": "metrics", "step": step})
     assert len(outbox) == 3 and [r.levelno for r in caplog.records] == [logging.WARNING]
     tracker.end("FINISHED")
+
+
+def test_a_run_that_is_open_is_one_that_its_folder_names(uri, tmp_path, monkeypatch):
+    """A driver that is killed right after its start goes on with the same run."""
+    known = []
+    monkeypatch.setattr(Sender, "_remember", lambda self: known.append(self.opened))
+    Tracker.start(uri, "digits", "killed", {}, {}, folder=tmp_path).end("FINISHED")
+    assert known == [False]
 
 
 def test_a_torn_last_line_was_not_kept_yet(tmp_path):
