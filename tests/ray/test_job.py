@@ -71,7 +71,9 @@ def foreign(terminal: str) -> list[str]:
     others = (
         r"\(\w[\w.:]* pid=\d+|site-packages|\w+Warning\b|^Traceback|^\[?20\d\d-\d\d-\d\d[ T]|\d(it/s|s/it)\]|^\[rank\d"
     )
-    return [line for line in terminal.splitlines() if re.search(others, line) and "job_manager.py" not in line]
+    readers = "job_manager.py", "Job submission server address"  # `ray job logs` itself
+    lines = [line for line in terminal.splitlines() if not any(own in line for own in readers)]
+    return [line for line in lines if re.search(others, line)]
 
 
 @dataclass(frozen=True)
