@@ -79,8 +79,9 @@ class Checkpoint:
         return manifest
 
     def _json(self, name: str) -> dict[str, Any]:
+        path = self._file(name)
         try:
-            read = json.loads(self._file(name).read_text())
+            read = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise self._bad(name, str(error)) from error
         if not isinstance(read, dict):

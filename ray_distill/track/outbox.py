@@ -20,6 +20,18 @@ FILE = "track.jsonl"
 SYSTEM_BYTES = 64 << 20  # of a waiting file: beyond it a machine's load is not kept, and all else is
 SENT_BYTES = 4 << 20  # of a file that is never empty: beyond it what was sent is removed
 Entry = Mapping[str, Any]
+NEEDS = {
+    "open": ("at", "experiment", "opening"),
+    "metrics": ("at", "step", "values"),
+    "tags": ("values",),
+    "dataset": ("name", "source", "digest", "card"),
+    "artifact": ("path", "folder"),
+    "picture": ("path", "step", "at"),
+    "register": ("path", "name", "alias", "id"),
+    "end": ("status", "at"),
+}
+"""What the entry of each call holds."""
+MAPPINGS = ("opening", "values", "card")
 
 
 class Outbox:
@@ -28,7 +40,7 @@ class Outbox:
     def __init__(self, folder: Path | None) -> None:
         self.path = folder / FILE if folder else None
         self._lock, self._warned = threading.Lock(), False
-        self._waiting: deque[Entry] = deque(read_rows(self.path, "call") if self.path else ())
+        self._waiting: deque[Entry] = deque(_kept(self.path) if self.path else ())
         self._bytes, self._sent_bytes = sum(map(_size, self._waiting)), 0
         self._unwritten: list[Entry] = []
 
@@ -113,6 +125,24 @@ class Outbox:
         if not self._warned:
             self._warned = True
             log.warning("%s takes nothing (%s): what MLflow misses waits in memory", self.path, error)
+
+
+def _kept(path: Path) -> list[Entry]:
+    """The entries of a file; those that no call of ours wrote so are warned about and left out."""
+    entries = read_rows(path, "call")
+    whole: list[Entry] = [entry for entry in entries if _is_whole(entry)]
+    if len(whole) < len(entries):
+        log.warning(
+            "%s: entries that are damaged, or of another version, are left out: %d", path, len(entries) - len(whole)
+        )
+    return whole
+
+
+def _is_whole(entry: Entry) -> bool:
+    needs = NEEDS.get(entry["call"]) if isinstance(entry["call"], str) else None
+    if needs is None or any(name not in entry for name in needs):
+        return False
+    return all(isinstance(entry[name], Mapping) for name in needs if name in MAPPINGS)
 
 
 def _size(entry: Entry) -> int:

@@ -81,8 +81,9 @@ class Sender:
             run = run or store.make_run(client, experiment, own["name"], sent_as, entry["at"])
             if self.run_id:
                 log.warning("MLflow at %s does not know run %s; a new run is opened.", mask(self.uri), self.run_id)
-        self.run_id, self._began, self.opened = run.info.run_id, run.info.start_time, True
+        self.run_id, self._began = run.info.run_id, run.info.start_time
         self._remember()
+        self.opened = True  # whoever waits for it may be killed then, and goes on with this run
         store.describe(client, run, own["params"])
         store.set_tags(client, self._run, own["tags"])
 

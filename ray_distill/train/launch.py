@@ -27,7 +27,7 @@ from ray_distill.export.hub import Hub
 from ray_distill.track.client import Status, one_line
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
-from ray_distill.train.driver.check import check, warnings
+from ray_distill.train.driver.check import check, check_preparation, warnings
 from ray_distill.train.driver.checks.evaluation import check_cache
 from ray_distill.train.driver.console import say, silent_core
 from ray_distill.train.driver.fit import train
@@ -241,6 +241,7 @@ def cache_of(config: RunConfig) -> Cache:
 
 def prepare_alone(config: RunConfig) -> Cache:
     """All clips encoded, whatever data.stream says; card and sheet go to the MLflow run that training goes on with."""
+    check_preparation(config)
     data = config.data.model_copy(update={"stream": False})
     with claimed(config.run_dir), cluster():
         cache = make_cache(config.model_copy(update={"data": data}))

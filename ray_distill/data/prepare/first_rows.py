@@ -11,7 +11,7 @@ from ray_distill.data.source import Dataset, Source
 
 SECONDS = 5.0
 """For all datasets together."""
-ROWS = 10_000
+ROWS = 50_000
 """Most rows, names or members of a dataset."""
 WHOLE = 64 << 20
 """Bytes up to which a file is read that can only be read whole: one of another machine, or a JSON list."""

@@ -59,6 +59,15 @@ def _check(config: RunConfig) -> None:
     check_pulls(config)
 
 
+def check_preparation(config: RunConfig) -> None:
+    """ConfigError for what would fail while the data is prepared: the pipeline's parts, the datasets, the folders."""
+    with mistakes():
+        check_parts(config)
+        check_data(config)
+        check_size(config)
+        check_folders(config)
+
+
 def check_track(config: RunConfig) -> None:
     """A password that was hidden, in the configuration that a run or a sweep wrote, is none."""
     if HIDDEN in config.track.uri:

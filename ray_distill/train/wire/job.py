@@ -82,5 +82,10 @@ def resumed_from(run_dir: Path, given: str, thorough: bool = False, **how: Any) 
     last = checkpoint.latest(run_dir, thorough, **how)
     if last is None and given not in ("latest", "none"):
         last = checkpoint.Checkpoint(Path(given))
-        last.verify(thorough)
+        try:
+            last.verify(thorough)
+        except checkpoint.BadCheckpoint as error:
+            raise checkpoint.BadCheckpoint(
+                f"train.resume_from = {error}; give the folder of a whole checkpoint, latest or none"
+            ) from None
     return last

@@ -92,6 +92,10 @@ UNUSABLE = {
     "a shard without captions": (shard(a_mp4=b"x"), "no caption in its shard"),
     "a packed shard": (shard(b"\x1f\x8b" + bytes(600)), "unpack it"),
     "no shard": (shard(b"<html>404</html>" * 100), "cut off or damaged"),
+    "a folder without shards": (
+        lambda root: {"shards": folder("a.mp4")(root)["videos"]},
+        "nothing in it. It is a tar file",
+    ),
     "no prompts": (prompts(""), "nothing in it. It holds a prompt a line"),
     "blank prompts": (prompts("\n\t\n"), "nothing in it"),
     "prompts of another column": (prompts(lines({"text": "x"}), "p.jsonl"), "each line needs 'caption'"),

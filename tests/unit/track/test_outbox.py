@@ -14,7 +14,7 @@ from ray_distill.config import ConfigError
 from ray_distill.track import sender
 from ray_distill.track import tracker as module
 from ray_distill.track.outbox import FILE, Outbox
-from ray_distill.track.sender import RUN
+from ray_distill.track.sender import RUN, Sender
 from ray_distill.track.sync import sync
 from ray_distill.track.tracker import Tracker
 from tests.unit.disks import file_limit
@@ -202,13 +202,21 @@ def test_a_full_disk_leaves_it_in_memory(uri, tmp_path, caplog):
     tracker.end("FINISHED")
 
 
+def test_a_run_that_is_open_is_one_that_its_folder_names(uri, tmp_path, monkeypatch):
+    """A driver that is killed right after its start goes on with the same run."""
+    known = []
+    monkeypatch.setattr(Sender, "_remember", lambda self: known.append(self.opened))
+    Tracker.start(uri, "digits", "killed", {}, {}, folder=tmp_path).end("FINISHED")
+    assert known == [False]
+
+
 def test_a_torn_last_line_was_not_kept_yet(tmp_path):
     outbox = Outbox(tmp_path)
     outbox.add({"call": "tags", "values": {"a": "b"}})
     with (tmp_path / FILE).open("a") as file:
         file.write('{"call": "met')
     again = Outbox(tmp_path)
-    again.add({"call": "end"})
+    again.add({"call": "end", "at": 1, "status": "FINISHED"})
     assert [entry["call"] for entry in Outbox(tmp_path).ahead(1)] == ["tags"] and len(Outbox(tmp_path)) == 2
 
 
@@ -255,6 +263,28 @@ def test_a_run_starts_and_syncs_whatever_is_torn(uri, server, tmp_path, caplog, 
     assert sorted(point.step for point in client_of(uri).get_metric_history(run_id, "loss")) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"call": "metrics", "id": "1", "at": 1, "step": 0},
+        {"call": "metrics", "id": "1", "at": 1, "step": 0, "values": [1.0]},
+        {"call": "tags", "id": "1", "at": 1, "values": None},
+        {"call": "end", "id": "1", "at": 1},
+        {"call": "of_another_version", "id": "1", "at": 1},
+        {"call": ["tags"], "id": "1", "at": 1},
+    ],
+)
+def test_entries_that_no_call_wrote_are_left_out_and_named(uri, tmp_path, caplog, entry):
+    """They end no sending thread, and what stands behind them is sent."""
+    Outbox(tmp_path).add(entry)
+    Outbox(tmp_path).add({"call": "metrics", "id": "2", "at": 2, "step": 0, "values": {"loss": 1.0}})
+    tracker = Tracker.start(uri, "digits", "odd", {}, {}, folder=tmp_path)
+    tracker.end("FINISHED")
+    assert f"{tmp_path / FILE}: entries that are damaged, or of another version, are left out: 1" in caplog.text
+    assert client_of(uri).get_run(tracker.run_id).data.metrics == {"loss": 1.0}
+    assert not (tmp_path / FILE).exists()
+
+
 def test_what_waits_of_a_lost_run_is_not_sent_to_another(uri, tmp_path):
     Outbox(tmp_path).add({"call": "metrics", "id": "1", "at": 1, "step": 0, "values": {"loss": 1.0}})
     (tmp_path / RUN).write_text("")
@@ -281,6 +311,6 @@ def test_the_end_of_an_earlier_session_does_not_end_the_run_that_goes_on(uri, se
 def test_rows_of_a_full_disk_are_kept_when_it_has_room_again(tmp_path):
     outbox = Outbox(tmp_path)
     with file_limit(10):
-        outbox.add({"call": "metrics", "step": 0})
-    outbox.add({"call": "metrics", "step": 1})
+        outbox.add({"call": "metrics", "at": 1, "step": 0, "values": {}})
+    outbox.add({"call": "metrics", "at": 1, "step": 1, "values": {}})
     assert [entry["step"] for entry in Outbox(tmp_path).ahead(9)] == [0, 1]

@@ -122,7 +122,7 @@ def test_what_was_sent_does_not_stay_in_a_file_that_is_never_empty(tmp_path, mon
     monkeypatch.setattr("ray_distill.track.outbox.SENT_BYTES", 1000)
     outbox = Outbox(tmp_path)
     for step in range(200):
-        outbox.add({"call": "metrics", "step": step})
+        outbox.add({"call": "metrics", "at": 1, "step": step, "values": {}})
         if step:
             outbox.sent()
     assert (tmp_path / FILE).stat().st_size < 2000

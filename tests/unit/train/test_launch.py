@@ -12,7 +12,7 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
 from ray_distill.train.driver.check import check, check_resumable, warnings
 from ray_distill.train.driver.fit import newest
-from ray_distill.train.launch import launch, without_outlets
+from ray_distill.train.launch import launch, prepare_alone, without_outlets
 from ray_distill.train.wire.job import resumed_from
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
@@ -236,8 +236,25 @@ def test_a_run_may_refuse_to_go_on_or_begin_from_anothers_checkpoint(ready):
     own = stored(other, 5)
     begun = resumed_from(other.run_dir, str(other.train.resume_from))
     assert begun is not None and begun.folder == own.folder  # its own comes first
-    with pytest.raises(ValueError, match="none: unfinished or damaged"):
+    with pytest.raises(
+        ConfigError, match=r"^train\.resume_from = \S*/none: unfinished or damaged: [^:]*: it is missing"
+    ):
         check(run_config(ready, name="third", train__resume_from=str(ready / "none")))
+
+
+def test_a_preparation_that_must_fail_starts_no_ray(ready):
+    (ready / "manifest.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"^data\.manifest = .*: nothing in it"):
+        prepare_alone(run_config(ready))
+    (ready / "manifest.jsonl").write_text('{"video": "a.mp4", "caption": "a seven moving left"}\n')
+    (ready / "file").write_text("")
+    for change in (
+        {"data__cache_dir": str(ready / "file")},
+        {"data__height": 25},
+        {"model__path": str(ready / "none")},
+    ):
+        with pytest.raises(ConfigError, match=f"^{next(iter(change)).replace('__', '[.]')} = "):
+            prepare_alone(run_config(ready, **change))
 
 
 def test_no_checkpoint_is_said(ready):
