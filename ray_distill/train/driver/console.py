@@ -50,7 +50,7 @@ def silent_core() -> Iterator[None]:
 
 @contextmanager
 def _without_lines(word: bytes) -> Iterator[None]:
-    """Hold back what is written to descriptor 2 inside, and write it at the end without the lines that have ``word``."""
+    """Hold back what is written to descriptor 2 inside; write it at the end, without the lines that have ``word``."""
     with tempfile.TemporaryFile() as lines:
         sys.stderr.flush()
         terminal = os.dup(2)
