@@ -36,13 +36,13 @@ teacher: install  ## train anew the teacher that the quickstart ships with
 	cp output/digits_teacher/export/transformer/* examples/digits_teacher/transformer/
 
 test: install  ## the tests: units, then a gang of gloo processes, then Ray
-	$(BIN)/python -m pytest tests/unit -n auto -m "not slow" --durations=5
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto -m "not slow" --durations=5
 	$(BIN)/python -m pytest tests/gang -m "not slow" --durations=5
 	$(BIN)/python -m pytest tests/ray --durations=5
 
 slow: install  ## tests that take minutes: killed workers and sweeps, SimpleTuner's files, the benchmarks
 	$(BIN)/python -m pytest tests/slow --durations=5
-	$(BIN)/python -m pytest tests/unit -n auto -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto -m slow
 	$(BIN)/python -m pytest tests/gang -m slow
 
 chaos: install  ## 23 faults over a tiny run on three Ray nodes of this machine; ARGS="--seed 1"

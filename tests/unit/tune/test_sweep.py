@@ -21,7 +21,7 @@ def clone(tmp_path, monkeypatch):
     for name in ("configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "data/digits").mkdir(parents=True)
-    (tmp_path / "data/digits/manifest.jsonl").write_text("")
+    (tmp_path / "data/digits/manifest.jsonl").write_text('{"video": "a.mp4", "caption": "a five moving left"}\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
