@@ -163,7 +163,7 @@ def test_the_environments_secrets_are_hidden_where_they_stand_alone(text: str, s
 @pytest.mark.parametrize(
     "text",
     [
-        "/work/examples/digits_teacher/vae",
+        "/runs/examples/digits_teacher/vae",
         "examples/digits_teacher: no such folder",
         "digits_teacher.yaml, my_digits_teacher, digits_teacher-2",
         "/a/0123abcd4567ef89/b and run_0123abcd4567ef89",

@@ -49,7 +49,7 @@ def by_chunks(name: str, kind: Any) -> Rule:
 
 
 def frames_per_chunk(value: Any, file: File) -> Outcome:
-    """The seed's own contradiction is said here: its 121 frames are no whole number of its chunks."""
+    """Warn of a contradiction in SimpleTuner's example: its 121 frames are no whole number of its chunks."""
     chunk, causal = whole(value), issubclass(METHODS[file.method], SelfForcing)
     if chunk < 1:
         raise Refused("use 1 or more")

@@ -70,7 +70,7 @@ def unquantised(value: Any, file: File) -> Outcome:
 
 
 def precision(value: Any, file: File) -> Outcome:
-    """The seed's teacher and bases: whole on each worker, since ZeRO-3 cannot shard int8."""
+    """Teacher and bases of SimpleTuner's example: whole on each worker, since ZeRO-3 cannot shard int8."""
     if value in (None, "no_change", "bf16"):
         return Outcome(note="bases have the precision of mixed_precision")
     one_of(value, INT8)

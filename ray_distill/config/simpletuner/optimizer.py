@@ -104,7 +104,7 @@ def lr_end(value: Any, file: File) -> Outcome:
 
 
 def warmup(value: Any, file: File) -> Outcome:
-    """The seed's own contradiction is said here: its warm-up is as long as its run."""
+    """Warn of a contradiction in SimpleTuner's example: its warm-up is as long as its run."""
     updates = whole(value)
     if updates and file.given.get("lr_scheduler") == "constant":
         return Outcome(note="no effect: constant has no warm-up; use constant_with_warmup", warn=True)

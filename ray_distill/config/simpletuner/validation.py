@@ -55,7 +55,7 @@ def guidance(value: Any, file: File) -> Outcome:
 
 
 def validation_frames(value: Any, file: File) -> Outcome:
-    """The seed's own contradiction is said here: no Wan makes 16 frames."""
+    """Warn of a contradiction in SimpleTuner's example: no Wan makes 16 frames."""
     frames = whole(value)
     fitting = four_k_plus_one(frames)
     if frames != fitting:

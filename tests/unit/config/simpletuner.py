@@ -1,4 +1,4 @@
-"""A folder in which the seeds' configurations find what they name, and how they are loaded from it."""
+"""A folder in which SimpleTuner's examples find what they name, and how they are loaded from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def seed(name: str) -> dict[str, Any]:
 
 
 def home(folder: Path) -> Path:
-    """The files that both seeds name, below ``folder``; the seeds' dataset has a folder of clips."""
+    """The files that both examples name, below ``folder``; their dataset has a folder of clips."""
     (folder / MODEL / "transformer").mkdir(parents=True)
     config = folder / "config" / "wan"
     config.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""SimpleTuner's files as they stand: the seeds, their spellings, the files that they name, and what is refused."""
+"""SimpleTuner's files as they stand: its examples, their spellings, the files that they name, and what is refused."""
 
 import json
 import os

@@ -396,4 +396,4 @@ def test_defaults_are_simpletuners(folder):
     method = load(folder, dmd(distillation_config={"dmd_denoising_steps": "1000"})).config.method
     assert method.ts_schedule is True and method.student_interval == 1 and method.teacher_guidance == 3
     plain = flatten(load(folder, dmd(distillation_config={})).config.dump())
-    assert plain == flatten(load(folder, dmd()).config.dump())  # the seed writes the defaults down
+    assert plain == flatten(load(folder, dmd()).config.dump())  # the example writes the defaults down

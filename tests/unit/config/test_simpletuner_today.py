@@ -125,7 +125,7 @@ def assert_set(config, expected, folder):
 
 
 def dataset(folder, *entries, **changes):
-    """A configuration with these datasets, by default the seed's with changes."""
+    """A configuration with these datasets, by default the example's with changes."""
     own = seed("dmd_dataset.json") | {"id": "clips", "instance_data_dir": "clips"}
     (folder / "data.json").write_text(json.dumps([own | entry for entry in entries] or own | changes))
     return dmd(data_backend_config="data.json")
@@ -143,7 +143,7 @@ def test_a_key_of_a_dataset_of_today_has_its_effect(key, value, expected, folder
 
 
 def test_the_quick_starts_of_today_load(folder):
-    """One key has another name than in the seeds, and DCM's reuses the dataset file of Wan's own quick start."""
+    """One key has another name than in the examples, and DCM's reuses the dataset file of Wan's own quick start."""
     wan = {
         "id": "films", "type": "local", "dataset_type": "video", "crop": False, "resolution": 480,
         "minimum_image_size": 480, "maximum_image_size": 480, "target_downsample_size": 480,

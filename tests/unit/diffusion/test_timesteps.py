@@ -72,7 +72,7 @@ def test_score_sigma_draws_each_raw_index_of_its_window_alike(window):
     ],
 )
 def test_score_window(timesteps, shift, wanted):
-    """The two examples of ALGORITHMS 1.4, and the seed's: a window whose start is the next step's own level."""
+    """Two windows, and that of SimpleTuner's example: a window whose start is the next step's own level."""
     windows = [score_window(timesteps, k, shift) for k in range(len(timesteps))]
     assert windows == wanted
     for (start, _), following in zip(windows, (*timesteps[1:], 0.0), strict=True):
