@@ -1,5 +1,5 @@
-"""SimpleTuner's examples on the tiny Wan of examples/: int8 bases, bf16, LoRA of rank 128, both clips, checkpointing and
-average, in sharded engines; then the student that a checkpoint holds is sampled."""
+"""SimpleTuner's examples on the tiny Wan of examples/: int8 bases, bf16, LoRA of rank 128, both clips, checkpointing
+and average, in sharded engines; then the student that a checkpoint holds is sampled."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ RAW = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
 
 @pytest.mark.parametrize(("shift", "low", "high"), [(1, 21, 20), (5, 5, 92), (8, 3, 140)])
 def test_score_sigma_shifts_then_clamps(shift, low, high):
-    """The mass at the two edges is what tells the order (ALGORITHMS 1.4); the other order leaves none there. Of 1000
+    """The mass at the two edges is what tells the order (docs/methods.md); the other order leaves none there. Of 1000
     raw indices i, those with S(i / 1000) <= 0.02 and >= 0.98 are counted."""
     sigma = score_sigma(RAW, shift, 0.02, 0.98)
     assert (sigma == 0.02).sum() == low and (sigma >= 0.98).sum() == high

@@ -233,7 +233,7 @@ def test_each_chunk_may_leave_at_its_own_step():
 
 
 def test_the_score_window_follows_the_exit_that_all_chunks_share():
-    """ALGORITHMS 1.4: from and to are unknown where each chunk has its own, and the flags then do nothing."""
+    """From and to are unknown where each chunk has its own, and the flags then do nothing."""
     flags = {"ts_schedule": True, "ts_schedule_max": True, "min_score_timestep": 20, "timesteps": STEPS}
     assert SelfForcing(**flags).exit_window(exit_at(1), "student") == (522, 757)
     assert SelfForcing(**flags, last_step_only=True).exit_window(RNG, "student") == (0, 522)
