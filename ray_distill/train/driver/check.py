@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
@@ -20,6 +22,9 @@ from ray_distill.train.driver.checks.networks import check_ends, check_networks,
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
 from ray_distill.train.driver.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults
 from ray_distill.train.wire.job import resumed_from
+
+STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"}
+"""Schemes of MLflow's own tracking stores; packages may bring others."""
 
 
 def check(config: RunConfig) -> None:
@@ -69,11 +74,18 @@ def check_preparation(config: RunConfig) -> None:
 
 
 def check_track(config: RunConfig) -> None:
-    """A password that was hidden, in the configuration that a run or a sweep wrote, is none."""
+    """A store that MLflow knows; a password that was hidden in a written configuration is none."""
     if HIDDEN in config.track.uri:
         raise ConfigError(
             f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
             "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    scheme = config.track.uri.partition("://")[0].partition("+")[0] if "://" in config.track.uri else ""
+    plugins = {entry.name for entry in metadata.entry_points(group="mlflow.tracking_store")}
+    if scheme and scheme not in STORES | plugins:
+        raise ConfigError(
+            f"track.uri = {scheme}://...: MLflow has no such store; use http://HOST:5000, or a database such as "
+            "sqlite:///mlruns/mlflow.db; track.uri='' tracks nothing"
         )
     for number, part in enumerate(config.data.parts):
         if is_remote(part.place) and HIDDEN in str(part.place):

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ray_distill.config import ConfigError
+from ray_distill.train.driver.check import check_track
 from ray_distill.train.driver.checks.evaluation import check_cache, check_evaluation
 from ray_distill.train.driver.checks.folders import check_folders
 from ray_distill.train.driver.checks.networks import check_updates
@@ -183,3 +184,15 @@ def test_a_folder_without_rights_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigError, match="Permission denied"):
         check_folders(run_config(tmp_path))
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x", "htp://host:5000", "s3://bucket/mlflow"])
+def test_a_tracking_store_that_mlflow_lacks_is_refused(uri: str) -> None:
+    config = SimpleNamespace(track=SimpleNamespace(uri=uri), data=SimpleNamespace(parts=()))
+    with pytest.raises(ConfigError, match=r"^track\.uri = \w+://\.\.\.: MLflow has no such store; use http"):
+        check_track(config)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("uri", ["", "mlruns/x", "sqlite:////a/b.db", "http://h:5000", "postgresql+psycopg2://u@h/db"])
+def test_one_that_it_has_is_not(uri: str) -> None:
+    check_track(SimpleNamespace(track=SimpleNamespace(uri=uri), data=SimpleNamespace(parts=())))  # type: ignore[arg-type]
