@@ -146,7 +146,7 @@ def _named(text: str) -> Iterator[str]:
 
 
 def _value(text: str, match: re.Match[str]) -> tuple[int, int] | None:
-    """Where the secret value of a name begins and ends; None where there is none."""
+    """Start and end of the secret value of a name; None if it has none."""
     name, start = match["name"][-80:], match.end()
     before = text[max(0, match.start() - 6) : match.start()]
     in_address = before.endswith(("?", "&", ";", "#", "%3F", "%26", "&amp;", "\\u0026"))

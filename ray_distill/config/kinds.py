@@ -35,7 +35,7 @@ class Kinds:
         return NoneType in self.types
 
     def child(self, part: str) -> Kinds:
-        """What stands under the key or the number ``part``."""
+        """The node under the key or the number ``part``."""
         return Kinds.of(*(found for kind in self.types for found in _below(kind, part)))
 
     def at(self, parts: Sequence[str]) -> Kinds:

@@ -16,7 +16,7 @@ from ray_distill.models.loading import patch
 
 
 def cleaning() -> str:
-    """What prompts go through before they are tokens."""
+    """Name and version of the package that cleans prompts before they are tokenized."""
     return f"ftfy {metadata.version('ftfy')}"
 
 

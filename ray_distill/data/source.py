@@ -219,7 +219,7 @@ class Clips(Section):
         return Cut(self.frames, self.stride, self.fps if self.resample else None, number)
 
     def unfit(self, shown: tuple[float, float]) -> str:
-        """Why a file that shows ``shown`` square pixels (height, width) is left out; "" where it is not."""
+        """The reason to leave out a file that shows ``shown`` square pixels (height, width); "" if there is none."""
         height, width = shown
         least, lowest, highest = self.minimum_image_size, self.minimum_aspect_ratio, self.maximum_aspect_ratio
         what = f"shows {width:.0f}x{height:.0f} pixels"

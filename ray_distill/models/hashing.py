@@ -92,7 +92,7 @@ def _read(path: Path) -> str:
 
 
 def _state(path: Path) -> dict[str, int]:
-    """What changes when a file does."""
+    """The stat fields that change when a file does."""
     found = path.stat()
     return {name: getattr(found, f"st_{name}") for name in ("size", "mtime_ns", "ctime_ns", "ino", "dev")}
 

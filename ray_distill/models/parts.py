@@ -158,7 +158,7 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
 
 
 def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:
-    """It loads, pads, and its tokens are in a text encoder's ``vocabulary``."""
+    """Check that a tokenizer loads, pads, and keeps within a text encoder's ``vocabulary``."""
     from transformers import AutoTokenizer
 
     what = f"{key} = {folder}: tokenizer"

@@ -57,7 +57,7 @@ class TextEncoder:
         return torch.where(tokens.attention_mask.bool()[..., None], hidden, 0.0)
 
     def tokens(self, prompts: Sequence[str]) -> list[int]:
-        """How many tokens each prompt has; what is beyond ``max_length`` is cut by ``encode``."""
+        """The number of tokens of each prompt; ``encode`` cuts those beyond ``max_length``."""
         return [len(ids) for ids in self.tokenizer(self._cleaned(prompts), verbose=False).input_ids]
 
     def _cleaned(self, prompts: Sequence[str]) -> list[str]:

@@ -55,7 +55,7 @@ def total_updates(config: RunConfig) -> dict[Role, int]:
 
 
 def distinct(method: Method, steps: int) -> Iterator[tuple[int, tuple[Update, ...]]]:
-    """How often, and which, updates come in ``steps`` steps: one period is looked at, however long the run is."""
+    """Pairs of (times, updates) in ``steps`` steps; one period is looked at, however long the run is."""
     first, length = method.period
     first = min(first, steps)
     if first:

@@ -74,7 +74,7 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
 
 
 def check_sweep(settings: Sweep, base: RunConfig) -> None:
-    """What any trial would fail of, before a cluster starts: ConfigError or ValueError.
+    """Refuse, by ConfigError or ValueError and before a cluster starts, what any trial would fail of.
 
     No trial uses the folder of the base's own run, so whatever lies there is neither read nor written.
     """

@@ -18,7 +18,7 @@ FILE = "trial.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What every trial shares. ``sweep`` and ``base`` are dumps as they are, secrets too: nothing shows them."""
+    """The settings that every trial shares. ``sweep`` and ``base`` are unmasked dumps, which nothing prints."""
 
     sweep: Mapping[str, Any] = field(repr=False)
     base: Mapping[str, Any] = field(repr=False)

@@ -43,7 +43,7 @@ class Converted:
         return [line.text(self.overridden) for line in self.lines]
 
     def warnings(self) -> list[str]:
-        """What a user should read, each reason once."""
+        """The warnings of an import, each reason once."""
         return warnings(self.lines)
 
 

@@ -68,7 +68,7 @@ def datasets(file: File) -> tuple[dict[str, Any], list[Line]]:
 
 
 def _parts(entries: Sequence[Used], file: File, lines: list[Line]) -> list[dict[str, Any]]:
-    """What each dataset sets; a line for each of its own keys."""
+    """The keys that each dataset sets, and a report line for each of its own keys."""
     one_cache = next((each for _, entry, _ in entries if (each := _cache(entry))), None)
     parts = []
     for where, entry, given in entries:

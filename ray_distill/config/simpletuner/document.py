@@ -71,7 +71,7 @@ def set_keys(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hint(key: str, known: Iterable[str]) -> str:
-    """What to say of an unknown key: its name today, the nearest one, or where they are listed."""
+    """A hint for an unknown key: its name today, the nearest known one, or where all are listed."""
     names = [name for name in known if not name.endswith("*")]
     if RENAMED.get(key) in names:
         return f"did you mean {RENAMED[key]!r}?"

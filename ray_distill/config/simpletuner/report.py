@@ -40,7 +40,7 @@ class Line:
 
 
 def warnings(lines: Iterable[Line]) -> list[str]:
-    """What a user should read, each reason once with the keys that it is about."""
+    """The warnings of an import, each reason once with its keys."""
     by_note: dict[str, list[str]] = {}
     for line in lines:
         if line.outcome.warn and (line.outcome.values or not line.assumed):

@@ -137,7 +137,7 @@ def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
 
 
 def _cut(made: Made, index: pa.Table) -> int:
-    """How many captions, the negative prompt among them, have more tokens than the model takes."""
+    """The number of captions, the negative prompt among them, with more tokens than the model takes."""
     captions = [*index["caption"].unique().to_pylist(), made.source.negative_prompt]
     tokens = made.text.read(made.text.find([address(caption) for caption in dict.fromkeys(captions)]), "tokens")
     cut = sum(count > made.models.max_sequence_length for count in tokens)

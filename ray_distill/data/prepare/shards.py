@@ -34,7 +34,7 @@ class Clip:
 
 @dataclass
 class _Members:
-    """What a shard holds, by the members' names."""
+    """Videos, captions and faults of a shard, by the names of its members."""
 
     videos: dict[str, str] = field(default_factory=dict)
     texts: dict[str, tuple[Captions, str]] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def _take(
 
 
 def _after(file: BinaryIO, offset: int) -> str:
-    """What is wrong behind the last member: tarfile takes a header that it cannot read for the end."""
+    """The fault behind the last member, "" if none: tarfile takes an unreadable header for the end."""
     file.seek(offset)
     mark = file.read(BLOCK)
     if mark != bytes(BLOCK):
@@ -122,7 +122,7 @@ def _stem(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    """What WebDataset calls a sample: the name up to its first dot."""
+    """WebDataset's key of a sample: the name up to its first dot."""
     folder, _, file = posixpath.normpath(name).rpartition("/")
     return f"{folder}/{file.partition('.')[0]}"
 

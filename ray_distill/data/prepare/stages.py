@@ -144,7 +144,7 @@ class Decode:
 
 
 def _known(header: str) -> tuple[Video, Seek | None]:
-    """What ``look`` said of a row's clip."""
+    """The result of ``look`` for a row's clip."""
     video, seek = json.loads(header)
     return Video(**video), seek and Seek(**seek | {"numbers": tuple(seek["numbers"])})
 

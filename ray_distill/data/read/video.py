@@ -70,7 +70,7 @@ def look(path: str, cut: Cut, most: int = 1, limit: int = PIXELS) -> tuple[Video
 
 
 def probe(path: str, limit: int = PIXELS) -> Video:
-    """What a whole file is; BadClip as ``look``."""
+    """Describe a whole file; raises BadClip as ``look`` does."""
     video, found = _scanned(path, None, limit)
     return video if found else _lasting(video, _decoded(path, None, limit))
 

@@ -159,7 +159,7 @@ class Cache:
 
     @cached_property
     def choices(self) -> np.ndarray:
-        """How many captions each row [n] may come with: its own, and those of the rows behind it, which have 0."""
+        """Captions to choose from, for each row [n]: its own and those of the rows behind it, which have 0."""
         if "choices" not in self.index.column_names:  # of an earlier version
             return np.ones(len(self.index), dtype=np.int64)
         return self.index["choices"].to_numpy()

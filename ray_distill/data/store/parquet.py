@@ -35,7 +35,7 @@ REMEDY = "what it held is made again by the next preparation, which train begins
 
 
 class Place(NamedTuple):
-    """Where the row ``id`` stands, in a ``file`` of ``size`` bytes."""
+    """The place of the row ``id``, in a ``file`` of ``size`` bytes."""
 
     file: str
     group: int
@@ -100,7 +100,7 @@ class Store:
         return pa.table([constant[0], groups, rows, ids, constant[1]], PLACES.names).cast(PLACES)
 
     def find(self, ids: Sequence[str]) -> list[Place]:
-        """Where ``ids`` stand, which are all there."""
+        """The places of ``ids``, all of which the store holds."""
         asked = placed(pa.array(ids, pa.string()), self.places())
         assert "" not in asked["file"].to_pylist(), f"{self.folder}: not all of {ids} are there"
         return [Place(**row) for row in asked.to_pylist()]

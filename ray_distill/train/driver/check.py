@@ -28,7 +28,7 @@ STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "da
 
 
 def check(config: RunConfig) -> None:
-    """What can be known to fail in any later phase is known before a cluster starts: ConfigError.
+    """Refuse, by ConfigError and before a cluster starts, what would fail in any later phase.
 
     Weights are looked at through the headers of their files alone."""
     with mistakes():
@@ -94,7 +94,7 @@ def check_track(config: RunConfig) -> None:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """What a run does that its author may not have meant."""
+    """Warnings of what a run does that its author may not have meant."""
     found = [*schedule.warnings(config), *config.method.warnings(config.computes_in_bf16)]
     if config.data.caption_dropout and not config.method.uses_latents:
         found.append(

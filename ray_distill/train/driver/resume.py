@@ -49,7 +49,7 @@ def _asked(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(config: RunConfig, cache: Cache) -> list[str]:
-    """What became of a cache's sources: clips that are gone, and new ones, which a run that goes on does not see."""
+    """Changes of a cache's sources, in lines: clips that are gone, and new ones, which a resumed run does not see."""
     try:
         listed = {(entry.dataset, entry.video) for entry in entries(config.data) if entry.video}
     except (ValueError, OSError) as error:
@@ -87,7 +87,7 @@ def check_teacher(config: RunConfig, last: Checkpoint) -> None:
 
 
 def new_run(last: Checkpoint) -> str:
-    """How to begin a run from the weights of a checkpoint, for a message."""
+    """Words for a message: how to begin a run from the weights of a checkpoint."""
     return f"another name, with train.init_from={last.folder} to begin with these weights"
 
 

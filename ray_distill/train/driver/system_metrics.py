@@ -176,7 +176,7 @@ def watch_nodes(
 
 
 def ray_logs() -> str:
-    """Where this Ray's log files are, on each of its machines."""
+    """The folder of this Ray's log files, on each of its machines."""
     if ray.util.client.ray.is_connected():  # which cannot tell the folder
         return "in its dashboard, under Logs"
     here = ray.get_runtime_context()

@@ -17,7 +17,7 @@ PARTS = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_con
 
 @dataclass(frozen=True)
 class Ends:
-    """What all transformers of a run take: ``channels`` of latents, and text of a ``width``."""
+    """The inputs of all transformers of a run: ``channels`` of latents, and text of a ``width``."""
 
     channels: int
     width: int
