@@ -126,7 +126,7 @@ def test_a_planted_fault_is_seen(wan, monkeypatch):
 
 
 def test_the_mask_of_81_frames_counts_the_first_four_times():
-    """[4, 21]: ones in the first column; with a last image also in the last channel of the last column."""
+    """Oracle 36. [4, 21]: ones in the first column; with a last image also in the last channel of the last column."""
     known = torch.zeros(81)
     known[0] = 1
     mask = latent_mask(known)
