@@ -51,7 +51,7 @@ class Still:
 
 @pytest.mark.parametrize(("blind", "g"), [(False, 0.0), (True, -0.6)])
 def test_a_perfect_student_is_pulled_by_a_fake_score_that_does_not_see_the_image(blind, g):
-    """Oracle 37. First frame 1.5: the second is 1.2 on average, which stands still only under a fake score with the condition."""
+    """Oracle 37. After a first frame of 1.5 the second is 1.2 on average: it stays there only if all see the image."""
     method = DMD(timesteps=(1000.0,), teacher_guidance=1.0, min_norm=1.0)
     x = torch.tensor([1.5, RHO * 1.5], dtype=torch.float64).view(1, 1, 2, 1, 1).requires_grad_()
     cond = {"first": torch.full((1, 1, 1, 1), 1.5, dtype=torch.float64)}
