@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,10 +57,10 @@ def located(path: Path) -> Path:
 
 
 def _on_a_file_system(value: Any) -> Any:
-    if "://" in str(value):
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(value)):  # Path makes one slash of two
         raise ValueError(
-            f"{mask(str(value))} is no folder: all workers write their part of a checkpoint into it, so it must be "
-            "storage that all nodes mount, such as NFS, or a local disk on one machine"
+            f"{mask(str(value))} is no folder: all workers add to its files and read pieces of them, so it must be "
+            "storage that all nodes mount, such as NFS, or a local disk on one machine. Clips and prompts may be URIs"
         )
     return not_empty(value)
 

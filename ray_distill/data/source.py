@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.data.read.clip import Cut
 from ray_distill.data.read.container import PIXELS
@@ -14,6 +13,7 @@ from ray_distill.data.read.remote import Location, is_remote
 from ray_distill.diffusion.timesteps import check_timesteps
 from ray_distill.plaintext import blank
 from ray_distill.settings import (
+    Folder,
     Fraction,
     Frames,
     Many,
@@ -23,22 +23,8 @@ from ray_distill.settings import (
     Shift,
     Side,
     Steps,
-    absolute,
-    not_empty,
 )
 
-
-def _on_a_file_system(value: Any) -> Any:
-    if found := re.match(r"([A-Za-z][\w+.-]+):/", str(value)):
-        raise ValueError(
-            f"a place of {found[1]}:// is no folder: rows are added to it and read out of it in pieces, so it must be "
-            "storage that all nodes mount, such as NFS, or a local disk on one machine. Clips and prompts may be URIs"
-        )
-    return value
-
-
-Folder = Annotated[Path, BeforeValidator(not_empty), BeforeValidator(_on_a_file_system), AfterValidator(absolute)]
-"""On this machine's file systems."""
 PLACES = ("manifest", "videos", "shards", "prompts")
 
 
