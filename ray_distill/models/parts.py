@@ -19,11 +19,15 @@ from torch import nn
 
 from ray_distill.errors import ConfigError
 from ray_distill.models import family as declared
-from ray_distill.models.codec import PCA, Codec, vae_class
-from ray_distill.models.patch_pca import PatchPCA
+from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
 
 Shapes = Mapping[str, tuple[int, ...]]
 CONFIG = "config.json"
+BLOCKS: Mapping[str, Mapping[str, bool]] = {
+    "PatchPCA": {"": False},
+    "CausalPatchPCA": {"first.": True, "rest.": False},
+}
+"""Of each PCA codec, its parts by the prefix of their tensors' names, and whether a part's blocks are of one frame."""
 LAYERS, LARGEST = 1000, 10_000_000
 
 
@@ -110,7 +114,7 @@ def check_vae(folder: Path, key: str) -> Codec:
     """The codec of ``folder``/vae on the meta device."""
     what = f"{key} = {folder}: vae"
     described = read_config(folder / "vae/config.json", what)
-    if (name := str(described.get("_class_name"))) == PCA:
+    if (name := str(described.get("_class_name"))) in PCA:
         return _check_pca(folder / "vae", described, what)
     try:
         found = vae_class(name, what)
@@ -130,10 +134,14 @@ def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:
     patch = described.get("patch")
     if not (isinstance(patch, list) and len(patch) == 3 and all(isinstance(p, int) and p > 0 for p in patch)):
         raise ConfigError(f"{what}: patch = {patch}: three numbers above 0 are needed; copy config.json again")
-    found, size = stored_shapes(folder, "diffusion_pytorch_model", what), 3 * math.prod(patch)
-    channels = found.get("basis", (0,))[0]
-    check_stored(found, {"mean": (size,), "basis": (channels, size), "scale": (channels,)}, what)
-    return PatchPCA.load(folder)
+    found, name = stored_shapes(folder, "diffusion_pytorch_model", what), described["_class_name"]
+    wanted: dict[str, tuple[int, ...]] = {}
+    channels = next(iter(shape[0] for key, shape in found.items() if key.endswith("basis") and shape), 0)
+    for part, one_frame in BLOCKS[name].items():
+        size = 3 * math.prod(patch[1:] if one_frame else patch)
+        wanted |= {f"{part}mean": (size,), f"{part}basis": (channels, size), f"{part}scale": (channels,)}
+    check_stored(found, wanted, what)
+    return load_codec(folder)
 
 
 def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:

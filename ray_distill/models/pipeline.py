@@ -11,10 +11,9 @@ import torch
 
 from ray_distill.errors import ConfigError
 from ray_distill.models import family as declared
-from ray_distill.models.codec import PCA, Codec, vae_class
+from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
 from ray_distill.models.loading import check_folder, published
 from ray_distill.models.parts import read_json
-from ray_distill.models.patch_pca import PatchPCA
 from ray_distill.models.spec import Config, Family, Fields, Latent
 
 INDEX = "model_index.json"
@@ -86,10 +85,10 @@ class Pipeline:
 
     @cached_property
     def codec(self) -> Codec:
-        """The codec for its ``stride`` and ``latent_shape`` alone. No weights are read but PatchPCA's few."""
+        """The codec for its ``stride`` and ``latent_shape`` alone. No weights are read but a PCA's few."""
         name = str(self.vae.get("_class_name"))
-        if name == PCA:
-            return PatchPCA.load(self.path / "vae")
+        if name in PCA:
+            return load_codec(self.path / "vae")
         with torch.device("meta"):
             return vae_class(name, f"{self.where}: vae").outline(self.vae)
 
