@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.loading import check_folder, check_weights, hollow_transformer, load_transformer
+from ray_distill.models.wan.family import FAMILY
 from ray_distill.models.weights import INDEX, SINGLE
 from tests.tiny_wan import tiny_wan
 
@@ -93,8 +95,8 @@ def test_a_single_file_in_diffusers_names(folder, tmp_path):
 def test_a_published_size_is_known_by_its_tensors(tmp_path, monkeypatch):
     (tmp_path / "published").mkdir()
     described = {**tiny_wan(0).config, "_class_name": "WanTransformer3DModel"}
-    (tmp_path / "published/Tiny.json").write_text(json.dumps(described))
-    monkeypatch.setattr("ray_distill.models.loading.PUBLISHED", tmp_path / "published")
+    (tmp_path / "published/Tiny.json").write_text(json.dumps({"transformer": described}))
+    monkeypatch.setattr("ray_distill.models.wan.family.FAMILY", replace(FAMILY, published=tmp_path / "published"))
     save_file(tiny_wan(0).state_dict(), tmp_path / "wan.safetensors")
     assert check_folder("wan", tmp_path / "wan.safetensors")["num_layers"] == 2
 
