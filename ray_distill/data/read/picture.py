@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ray_distill.data.read.clip import BadClip
-from ray_distill.data.read.transform import resize
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -34,11 +33,3 @@ def read_picture(path: str, limit: int) -> np.ndarray:
         raise BadClip(path, f"is no picture that is read; give {', '.join(FORMATS)}") from None
     except BROKEN as error:
         raise BadClip(path, f"cannot be read as a picture ({type(error).__name__}: {error})") from error
-
-
-def still(picture: np.ndarray, frames: int, height: int, width: int, crop: bool = True) -> np.ndarray:
-    """uint8 [frames, height, width, 3]: a clip whose first frame is ``picture`` [H, W, 3], cut as clips are; the others
-    are black, and no encoder of pictures looks at them."""
-    clip = np.zeros((frames, height, width, 3), np.uint8)
-    clip[0] = resize(picture[None], height, width, crop=crop)[0]
-    return clip

@@ -8,8 +8,7 @@ from PIL import Image
 
 from ray_distill.data.prepare.listing import entries
 from ray_distill.data.read.clip import BadClip
-from ray_distill.data.read.picture import read_picture, still
-from ray_distill.data.read.transform import resize
+from ray_distill.data.read.picture import read_picture
 from ray_distill.data.source import Source
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
@@ -55,11 +54,6 @@ def test_what_is_no_picture_is_refused_with_a_reason(tmp_path, name, content, re
     with pytest.raises(BadClip) as error:
         read_picture(str(path), 599 if content == "large" else LIMIT)
     assert reason in str(error.value)
-
-
-def test_a_still_begins_with_the_picture_cut_as_a_clip_is():
-    clip = still(PIXELS, 5, 16, 16)
-    assert clip.shape == (5, 16, 16, 3) and np.array_equal(clip[0], resize(PIXELS[None], 16, 16)[0])
 
 
 def test_a_manifest_s_image_column_names_the_picture_of_each_row(tmp_path):

@@ -43,7 +43,8 @@ class Wan:
         encoder = WanImageEncoder(
             WanVAE(self.vae), fields, self.clip.get("image_encoder"), self.clip.get("image_processor")
         )
-        self.cond = {"text": self.text, **encoder.encode(pixels)}
+        row = encoder.encode(pixels)[0] if fields else {}
+        self.cond = {"text": self.text, **{name: value[None] for name, value in row.items()}}
         self.shape = (1, *WanVAE(self.vae).latent_shape(FRAMES, HEIGHT, WIDTH))
 
     def pipeline(self, cls, scheduler):
