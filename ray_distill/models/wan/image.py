@@ -40,8 +40,8 @@ class WanImageEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> list[Row]:
-        """The fp32 conditions, a row a clip, of ``pixels`` [B, 3, T, H, W] in [-1, 1], of which the first frame is read,
-        and the size of the clip that is to follow it."""
+        """The fp32 conditions, a row a clip, of ``pixels`` [B, 3, T, H, W] in [-1, 1]. The first frame is read, and the
+        size of the clip that is to follow it."""
         made: dict[str, Tensor] = {}
         first = pixels[:, :, :1]
         if "first" in self.fields:
