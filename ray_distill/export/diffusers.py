@@ -123,12 +123,9 @@ def export_student(
 
 def check_recipe(sampler: Sampler, export: Export) -> None:
     """ValueError for what the pipeline of ``export`` cannot replay."""
-    if sampler.chunks and export.causal is None:
-        raise ValueError(
-            f"{export.pipeline} samples no chunks, and no script does for {export.task}; use another method"
-        )
-    if sampler.experts and not export.experts:
-        raise ValueError(f"{export.pipeline} samples no two experts; use another method, or family wan")
+    if (sampler.chunks and export.causal is None) or (sampler.experts and not export.experts):
+        what = "no chunks" if export.experts else "neither chunks nor two experts"
+        raise ValueError(f"{export.pipeline} samples {what}; use another method, or text to video of family wan")
     if sampler.guidance_scale < 1.0:
         raise ValueError(
             f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"

@@ -62,7 +62,8 @@ def check_export(config: RunConfig) -> None:
             f"method.name = {config.method.name!r}: its sampling steps come to the timesteps {shown}, and they must "
             "fall within (0, 1000]; lower its shift, or the number of steps"
         )
-    check_recipe(sampler, config.model.pipeline.of.leaves(config.model.encoders.fields))
+    family = config.model.pipeline.of
+    check_recipe(sampler, family.leaves(config.model.encoders.fields) if family.image_export else family.export)
     check_place(config.run_dir / FOLDER)
     # With a section publish the base is a name on the hub, and what stands here is a copy of it.
     if config.publish is None or Path(config.publish.base_model).is_dir() or (folder / INDEX).is_file():
