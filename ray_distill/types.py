@@ -178,9 +178,9 @@ class Pull:
 
 @dataclass(frozen=True)
 class Update:
-    """One descent: ``loss`` moves ``roles``; every other role is frozen during its backward. ``pulls`` come after."""
+    """One descent: ``loss`` moves ``role``; every other role is frozen during its backward. ``pulls`` come after."""
 
-    roles: tuple[Role, ...]
+    role: Role
     loss: Callable[[Networks, Batch, Rng, Shared], LossTerms]
     pulls: tuple[Pull, ...] = ()
 

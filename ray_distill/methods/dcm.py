@@ -122,7 +122,7 @@ class DCM:
         return bf16_warnings(self.phases, self.scale, self.huber_c, remedy) if bf16 else []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.student_loss),)
+        return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
         """Below the boundary the teacher predicts, as this expert never learns those levels."""

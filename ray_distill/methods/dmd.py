@@ -88,8 +88,8 @@ class DMD(Scores):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         pulls = (Pull(FAKE_SCORE, STUDENT, self.ida_decay, "ida_decay"),) if self.ida_decay < 1 else ()
-        student = Update((STUDENT,), self.student_loss, pulls)
-        fake_score = Update((FAKE_SCORE,), self.fake_score_loss)
+        student = Update(STUDENT, self.student_loss, pulls)
+        fake_score = Update(FAKE_SCORE, self.fake_score_loss)
         if (step + 1) % self.student_interval:
             return (fake_score,)
         return (student,) if self.student_turn == "replaces" else (student, fake_score)

@@ -44,7 +44,7 @@ class FlowMatching:
         return []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.loss),)
+        return (Update(STUDENT, self.loss),)
 
     def describe(self) -> str:
         return (

@@ -97,7 +97,7 @@ class LCM:
         return bf16_warnings(self.phases, self.scales[0], c, remedy) if bf16 else []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.student_loss),)
+        return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
         return Sampler(self.phases.timesteps(self.sampling_steps), "sde")

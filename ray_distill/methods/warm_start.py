@@ -42,7 +42,7 @@ class WarmStart(DMD):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         if step < self.warm_start_steps:
-            return (Update((STUDENT,), self.warm_start_loss),)
+            return (Update(STUDENT, self.warm_start_loss),)
         return super().updates(step - self.warm_start_steps)
 
     @property
