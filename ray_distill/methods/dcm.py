@@ -35,6 +35,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Trajectories,
     Update,
 )
 
@@ -64,6 +65,7 @@ class DCM:
 
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
 
     @property

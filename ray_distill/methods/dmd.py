@@ -38,6 +38,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Trajectories,
     Update,
 )
 
@@ -74,6 +75,10 @@ class DMD(Scores):
     @property
     def heads(self) -> Mapping[Role, Heads]:
         return {}
+
+    @property
+    def prepared(self) -> Trajectories | None:
+        return None
 
     @property
     def uses_latents(self) -> bool:
