@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
-from ray_distill.checkpoint.writer import write
 from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.data.feed.order import share
 from ray_distill.methods import DMD, FlowMatching
@@ -29,6 +28,7 @@ from ray_distill.train.worker.engines import DeepSpeedEngines, NotFinite
 from ray_distill.train.worker.step import train_step
 from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Batch, Method
+from tests.checkpoints import write
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 LR = 1e-3
