@@ -178,9 +178,9 @@ class Pull:
 
 @dataclass(frozen=True)
 class Update:
-    """One descent: ``loss`` moves ``roles``; every other role is frozen during its backward. ``pulls`` come after."""
+    """One descent: ``loss`` moves ``role``; every other role is frozen during its backward. ``pulls`` come after."""
 
-    roles: tuple[Role, ...]
+    role: Role
     loss: Callable[[Networks, Batch, Rng, Shared], LossTerms]
     pulls: tuple[Pull, ...] = ()
 
@@ -227,6 +227,17 @@ class Sampler:
         return len(self.timesteps) * (1 if self.guidance_scale == 1.0 else 2) + (self.chunks is not None)
 
 
+@dataclass(frozen=True)
+class Trajectories:
+    """Trajectories of the teacher that a preparation makes: Euler's ``steps`` at ``shift`` with ``guidance`` (standard:
+    u + s (c - u)), of which the states at the timesteps ``levels`` are kept."""
+
+    steps: int
+    shift: float
+    guidance: float
+    levels: tuple[float, ...]
+
+
 class Method(Protocol):
     """A distillation method: a frozen dataclass that is also its own configuration."""
 
@@ -245,6 +256,11 @@ class Method(Protocol):
     @property
     def heads(self) -> Mapping[Role, Heads]:
         """Those of ``roles`` that are heads on another; most methods have none."""
+        ...
+
+    @property
+    def prepared(self) -> Trajectories | None:
+        """The trajectories that it learns from, where these are made before; most methods have none."""
         ...
 
     def updates(self, step: int) -> tuple[Update, ...]:

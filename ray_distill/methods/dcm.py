@@ -35,6 +35,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Trajectories,
     Update,
 )
 
@@ -64,6 +65,7 @@ class DCM:
 
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
 
     @property
@@ -122,7 +124,7 @@ class DCM:
         return bf16_warnings(self.phases, self.scale, self.huber_c, remedy) if bf16 else []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.student_loss),)
+        return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
         """Below the boundary the teacher predicts, as this expert never learns those levels."""

@@ -38,6 +38,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Trajectories,
     Update,
 )
 
@@ -76,6 +77,10 @@ class DMD(Scores):
         return {}
 
     @property
+    def prepared(self) -> Trajectories | None:
+        return None
+
+    @property
     def uses_latents(self) -> bool:
         return not self.backward_simulation
 
@@ -88,8 +93,8 @@ class DMD(Scores):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         pulls = (Pull(FAKE_SCORE, STUDENT, self.ida_decay, "ida_decay"),) if self.ida_decay < 1 else ()
-        student = Update((STUDENT,), self.student_loss, pulls)
-        fake_score = Update((FAKE_SCORE,), self.fake_score_loss)
+        student = Update(STUDENT, self.student_loss, pulls)
+        fake_score = Update(FAKE_SCORE, self.fake_score_loss)
         if (step + 1) % self.student_interval:
             return (fake_score,)
         return (student,) if self.student_turn == "replaces" else (student, fake_score)

@@ -17,7 +17,21 @@ from torch import Tensor
 from ray_distill.diffusion.flow import add_noise, velocity
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
-from ray_distill.types import STUDENT, Batch, Cond, Heads, LossTerms, Need, Networks, Rng, Role, Sampler, Shared, Update
+from ray_distill.types import (
+    STUDENT,
+    Batch,
+    Cond,
+    Heads,
+    LossTerms,
+    Need,
+    Networks,
+    Rng,
+    Role,
+    Sampler,
+    Shared,
+    Trajectories,
+    Update,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,7 @@ class FlowMatching:
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
     heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
 
     def __post_init__(self) -> None:
@@ -44,7 +59,7 @@ class FlowMatching:
         return []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.loss),)
+        return (Update(STUDENT, self.loss),)
 
     def describe(self) -> str:
         return (

@@ -88,8 +88,8 @@ class GAN(DMD):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         updates = super().updates(step)
-        follows = any(FAKE_SCORE in update.roles for update in updates)
-        return (*updates, Update((DISCRIMINATOR,), self.discriminator_loss)) if follows else updates
+        follows = any(update.role == FAKE_SCORE for update in updates)
+        return (*updates, Update(DISCRIMINATOR, self.discriminator_loss)) if follows else updates
 
     def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
         terms = super().match(x, networks, batch, rng)

@@ -33,6 +33,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Trajectories,
     Update,
 )
 
@@ -53,6 +54,7 @@ class LCM:
     name: ClassVar[str] = "lcm"
     heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ class LCM:
         return bf16_warnings(self.phases, self.scales[0], c, remedy) if bf16 else []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.student_loss),)
+        return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
         return Sampler(self.phases.timesteps(self.sampling_steps), "sde")

@@ -127,7 +127,7 @@ def check_vae(folder: Path, key: str) -> Codec:
     codec: Any = outline(found.outline, described, what)
     wanted = {name: tuple(parameter.shape) for name, parameter in codec.vae.named_parameters()}
     check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), wanted, what)
-    return codec  # type: ignore[no-any-return]
+    return codec
 
 
 def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:

@@ -58,7 +58,7 @@ def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
     moments = list(memory.start(states))
     for kind in repeated.kinds:
         at_work, alive = counted.activations(kind)
-        moments += memory.update(states, kind.roles, at_work, alive)
+        moments += memory.update(states, kind.role, at_work, alive)
     peak = max(moments, key=lambda moment: moment.total)
     flops = {role: counted.flops(repeated, role) for role in sizes}
     return Estimate(config, counted.latent, sizes, states, repeated, peak, flops)
@@ -92,7 +92,7 @@ class Counted:
 
     def activations(self, kind: Kind) -> tuple[Role, Mapping[Role, int]]:
         """(the role at work, bytes by role) where an update has most of them alive, over all outcomes of its draws."""
-        most: tuple[Role, dict[Role, int]] = (kind.roles[0], {})
+        most: tuple[Role, dict[Role, int]] = (kind.role, {})
         for path in kind.paths:
             alive: dict[Role, int] = {}
             points = []

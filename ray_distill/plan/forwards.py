@@ -38,7 +38,7 @@ class Path:
 class Kind:
     """An update that comes ``times`` in a cycle, and all that may happen in it."""
 
-    roles: tuple[Role, ...]
+    role: Role
     times: int
     paths: tuple[Path, ...]
 
@@ -67,10 +67,10 @@ def cycle(method: Method, steps: int) -> Cycle:
             "method.name=dmd has the same roles and states"
         )
     first, period = method.period
-    updates: dict[tuple[tuple[Role, ...], str], Update] = {}
-    pattern: list[tuple[tuple[tuple[Role, ...], str], ...]] = []
+    updates: dict[tuple[Role, str], Update] = {}
+    pattern: list[tuple[tuple[Role, str], ...]] = []
     for step in range(min(steps, first + 2 * period)):  # what comes later repeats the last period
-        made = {(u.roles, getattr(u.loss, "__qualname__", repr(u.loss))): u for u in method.updates(step)}
+        made = {(u.role, getattr(u.loss, "__qualname__", repr(u.loss))): u for u in method.updates(step)}
         updates = made | updates
         pattern.append(tuple(made))
     walked = len(pattern)
@@ -93,8 +93,7 @@ def paths(method: Method, update: Update) -> Iterator[Path]:
         draws = Draws(choices)
         calls: list[Call] = []
         networks: dict[Role, Any] = {
-            role: ToyHeads() if role in method.heads else Toy(role, role in update.roles, calls)
-            for role in method.roles
+            role: ToyHeads() if role in method.heads else Toy(role, role == update.role, calls) for role in method.roles
         }
         zeros = torch.zeros(ROWS, *SHAPE)
         cond = {"prompt": torch.zeros(ROWS, 1, 1)}

@@ -49,8 +49,8 @@ def total_updates(config: RunConfig) -> dict[Role, int]:
     """How often each role is updated in the whole run: the length of its learning-rate schedule."""
     counts: dict[Role, int] = {}
     for times, updates in distinct(config.method, config.train.steps):
-        for role in (role for update in updates for role in update.roles):
-            counts[role] = counts.get(role, 0) + times
+        for update in updates:
+            counts[update.role] = counts.get(update.role, 0) + times
     return counts
 
 

@@ -56,7 +56,7 @@ def modules(
 
 def transformer(config: RunConfig, role: Role, at: At = unseen) -> nn.Module:
     """The role's network with its weights and its adapters, on the rank's device; under ZeRO-3 in shards."""
-    at("load", (role,))
+    at("load", role)
     held = config.role(role)
     network = loaded(config, held, role)
     differ = any(config.role(other).attention for other in config.held_roles)

@@ -40,9 +40,9 @@ class Engines(Protocol):
     rate_factor: float
     """Of every learning rate: below 1 after a rollback."""
 
-    def training(self, roles: tuple[Role, ...]) -> Any: ...
-    def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None: ...
-    def step(self, roles: tuple[Role, ...]) -> dict[str, Tensor]: ...
+    def training(self, role: Role) -> Any: ...
+    def backward(self, role: Role, loss: Tensor, last: bool) -> None: ...
+    def step(self, role: Role) -> dict[str, Tensor]: ...
     def pull(self, role: Role, towards: Role, decay: float) -> None: ...
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]: ...
     def state(self) -> dict[str, Any]: ...
@@ -149,60 +149,53 @@ class DeepSpeedEngines:
         return {role: held for role, held in self._held.items() if held.trainable}
 
     @contextmanager
-    def training(self, roles: tuple[Role, ...]) -> Iterator[None]:
-        """Only ``roles`` can receive a gradient inside; it may pass through the others on its way."""
-        others = [p for role, held in self._trained.items() if role not in roles for _, p in held.trainable]
+    def training(self, role: Role) -> Iterator[None]:
+        """Only ``role`` can receive a gradient inside; it may pass through the others on its way."""
+        others = [p for other, held in self._trained.items() if other != role for _, p in held.trainable]
         for parameter in others:
             parameter.requires_grad_(False)
-        for role in roles:
-            self._held[role].descends = True
+        self._held[role].descends = True
         try:
             yield
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
-            for role in roles:
-                self._held[role].descends = False
+            self._held[role].descends = False
 
-    def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None:
+    def backward(self, role: Role, loss: Tensor, last: bool) -> None:
         """Accumulate gradients; ``last`` marks the last micro-batch of an update."""
-        (role,) = roles
         engine = self._held[role].engine
         engine.set_gradient_accumulation_boundary(last)
         engine.backward(loss)
 
-    def step(self, roles: tuple[Role, ...]) -> dict[str, Tensor]:
+    def step(self, role: Role) -> dict[str, Tensor]:
         """Descend. DeepSpeed skips on all ranks where the gradient norm, which they share, is not finite; a skipped
         role's weights, schedule and EMA stay as they were, and the skip is counted."""
-        logs: dict[str, Tensor] = {}
-        for role in roles:
-            held = self._held[role]
-            assert held.config.optimizer is not None
-            rate = self.rate_factor * learning_rate(held.config.optimizer, held.updates, held.total_updates)
-            for group in held.optimizer.param_groups:
-                group["lr"] = rate
-            held.engine.step()
-            if held.zero_optimizer.overflow:
-                held.skipped += 1
-                held.skipped_in_a_row += 1
-                if held.skipped_in_a_row > self._nonfinite_limit:
-                    raise NotFinite(
-                        f"loss or gradient of {role} was not finite in {held.skipped_in_a_row} updates in a row, after "
-                        f"{held.updates} good ones: lower roles.{role}.optimizer.learning_rate, or its clip_norm"
-                    )
-            else:
-                held.updates += 1
-                held.skipped_in_a_row = 0
-                if held.ema is not None and held.updates % held.config.ema_interval == 0:
-                    held.ema.update()
-                for average in held.averages:
-                    average.update()
-            norm = float(held.engine.get_global_grad_norm())
-            _check_gradient(role, held, norm)
-            logs[f"{role}_grad_norm"] = torch.tensor(norm)
-            logs[f"{role}_lr"] = torch.tensor(rate)
-            logs[f"{role}_skipped"] = torch.tensor(float(held.skipped))
-        return logs
+        held = self._held[role]
+        assert held.config.optimizer is not None
+        rate = self.rate_factor * learning_rate(held.config.optimizer, held.updates, held.total_updates)
+        for group in held.optimizer.param_groups:
+            group["lr"] = rate
+        held.engine.step()
+        if held.zero_optimizer.overflow:
+            held.skipped += 1
+            held.skipped_in_a_row += 1
+            if held.skipped_in_a_row > self._nonfinite_limit:
+                raise NotFinite(
+                    f"loss or gradient of {role} was not finite in {held.skipped_in_a_row} updates in a row, after "
+                    f"{held.updates} good ones: lower roles.{role}.optimizer.learning_rate, or its clip_norm"
+                )
+        else:
+            held.updates += 1
+            held.skipped_in_a_row = 0
+            if held.ema is not None and held.updates % held.config.ema_interval == 0:
+                held.ema.update()
+            for average in held.averages:
+                average.update()
+        norm = float(held.engine.get_global_grad_norm())
+        _check_gradient(role, held, norm)
+        logged = {"grad_norm": norm, "lr": rate, "skipped": float(held.skipped)}
+        return {f"{role}_{name}": torch.tensor(value) for name, value in logged.items()}
 
     @torch.no_grad()
     def pull(self, role: Role, towards: Role, decay: float) -> None:

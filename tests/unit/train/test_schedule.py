@@ -117,7 +117,7 @@ def test_updates_repeat_as_the_method_says(name, fields, steps):
     method = METHODS[name](**fields)
 
     def named(updates):
-        return tuple((update.roles, update.loss.__qualname__) for update in updates)
+        return tuple((update.role, update.loss.__qualname__) for update in updates)
 
     walked = Counter(named(method.updates(step)) for step in range(steps))
     counted = Counter()

@@ -129,8 +129,8 @@ def check_updates(config: RunConfig) -> None:
     """ConfigError for a run in which the student is never updated: it would be published as it began."""
     if STUDENT in total_updates(config):
         return
+    first, length = config.method.period
     raise ConfigError(
-        f"train.steps = {config.train.steps}: the student's first update is in step {sum(config.method.period)} "
-        f"(method.student_interval = {getattr(config.method, 'student_interval', 1)}); raise train.steps, or lower the "
-        "interval"
+        f"train.steps = {config.train.steps}: the student's first update is in step {first + length} (its updates "
+        f"repeat every {length} steps); raise train.steps, or lower method.student_interval"
     )
