@@ -134,7 +134,15 @@ def use_attention(module: nn.Module, backend: str, always: bool = False) -> None
         module.set_attention_backend(backend)  # type: ignore[operator]
 
 
+VERSIONS = 64
+"""Most versions of a block's compiled code. Dynamo's own limit is 8, above which it runs a block uncompiled with a line
+of log: trained and frozen networks, calls with and without gradient, one batch and the doubled one of guidance, and
+clips of one latent frame each need their own."""
+
+
 def compile_blocks(module: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
     """torch.compile of each repeated block, where it stands: equal blocks share their code, and a second shape makes it
     general in place of compiling it anew for each."""
+    config = torch._dynamo.config  # of the process: all networks of a worker share their blocks' code
+    config.recompile_limit = max(config.recompile_limit, VERSIONS)
     module.compile_repeated_blocks(backend=backend)  # type: ignore[operator]
