@@ -142,7 +142,7 @@ class Family:
     fields: Callable[[Pipeline, int], Fields]
     """(pipeline, most tokens of a prompt) -> the tensors of Cond."""
     text: Callable[[Path, int, str], TextEncoder]
-    """(pipeline's folder, most tokens, precision)"""
+    """(pipeline's folder, most tokens, precision: float32, bfloat16 or int8)"""
     noise: Callable[[Sequence[int]], Tensor]
     """Latents [B, C, T, H, W] of noise as diffusers' pipeline draws them from torch's global generator."""
     patch: Callable[[Config], tuple[int, int]]
