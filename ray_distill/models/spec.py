@@ -156,6 +156,8 @@ class Family:
     export: Export
     published: Path
     """A folder of JSON files, each named as a pipeline on the hub and with the configurations of its parts."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Layers that an adapter is put on where a role's lora names none."""
     image: Callable[[Path, Codec], ImageEncoder] | None = None
     """(pipeline's folder, its codec)"""
     image_parts: tuple[str, ...] = ()
