@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from ray_distill.models import FAMILIES, family
 from ray_distill.models.lora import LoRA
 from ray_distill.settings import Fraction, Pipeline, Section
+
+
+def with_targets(data: Any) -> Any:
+    """A configuration's tree whose adapters without ``targets`` have those of its family; another value as it is."""
+    if not isinstance(data, Mapping) or not isinstance(roles := data.get("roles"), Mapping):
+        return data
+    name = data["model"].get("family", "wan") if isinstance(data.get("model"), Mapping) else None
+    bare = [role for role, held in roles.items() if isinstance(held, Mapping) and isinstance(held.get("lora"), Mapping)]
+    bare = [role for role in bare if "targets" not in roles[role]["lora"]]
+    if not bare or name not in FAMILIES:
+        return data
+    targets = list(family(name).targets)
+    changed = {role: {**roles[role], "lora": {**roles[role]["lora"], "targets": targets}} for role in bare}
+    return {**data, "roles": {**roles, **changed}}
 
 
 class Optimizer(Section):

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_v
 from ray_distill.config.evaluate import Evaluate
 from ray_distill.config.keys import nearest
 from ray_distill.config.method import method_fields, read_method
-from ray_distill.config.roles import RoleConfig
+from ray_distill.config.roles import RoleConfig, with_targets
 from ray_distill.config.secrets import masked
 from ray_distill.config.sections import Model, Publish, Track, Train
 from ray_distill.config.shared_base import check_shared_base
@@ -37,6 +37,11 @@ class RunConfig(Section):
     publish: Publish | None = None
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapters_have_their_familys_targets(cls, data: Any) -> Any:
+        return with_targets(data)
 
     @model_validator(mode="after")
     def _roles_fit_the_method(self) -> RunConfig:
