@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("config", type=Path, metavar="CONFIG", help="a file, such as configs/quickstart.yaml")
     top.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the configuration")
     top.add_argument("--prompt", help="sample: what to show")
+    top.add_argument("--image", type=Path, help="sample: the picture that the video begins with")
     top.add_argument("--out", type=Path, default=Path("sample.mp4"), help="sample: the file to write (sample.mp4)")
     top.add_argument("--seed", type=int, default=0, help="sample: the seed of its noise (0)")
     top.add_argument("-o", "--output", type=Path, metavar="OUT", help="import: the YAML file to write")
@@ -184,7 +185,7 @@ def sample(args: argparse.Namespace) -> None:
 
     if not args.prompt:
         raise ConfigError('sample needs a prompt: --prompt "a seven moving left"')
-    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out)
+    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out, args.image)
     print(args.out)
 
 

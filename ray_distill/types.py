@@ -123,6 +123,7 @@ class Batch:
     ``sample_ids`` [B] int64 number the samples of the whole run (step * global batch + position), whatever
     the world size; they, and never the rank, seed each sample's noise. ``x_0`` is None for data-free methods.
     ``states`` [B, K, C, T, H, W] are those of the teacher's trajectory to x_0, where they were prepared.
+    ``given`` of the first latent frames are conditions, too: networks give them back, and losses leave them out.
     """
 
     sample_ids: Tensor
@@ -131,6 +132,7 @@ class Batch:
     uncond: Cond
     x_0: Tensor | None = None
     states: Tensor | None = None
+    given: int = 0
 
 
 class Rng(Protocol):

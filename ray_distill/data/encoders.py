@@ -46,7 +46,7 @@ class Encoders:
     def image_encoder(self, codec: Codec) -> ImageEncoder | None:
         """Loaded, on the CPU; None where a clip has no fields."""
         make = self.pipeline.of.image
-        return make(self.path, codec) if make and of_clips(self.fields) else None
+        return make(self.pipeline, codec) if make and of_clips(self.fields) else None
 
     @cached_property
     def codec(self) -> str:
@@ -67,7 +67,7 @@ class Encoders:
     def images(self) -> str:
         """The address of clips' fields; "" where a clip has none."""
         fields = of_clips(self.fields)
-        parts = [folder_hash(self.path / part) for part in self.pipeline.of.image_parts]
+        parts = [folder_hash(self.path / part) for part in self.pipeline.of.image_parts(fields)]
         return address(FORMAT, parts, sorted(fields.items())) if fields else ""
 
     def folder(self, teacher: Teacher) -> Path:

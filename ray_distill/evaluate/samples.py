@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
     settings = config.evaluate
     if candidate.checkpoint is not None or any(config.role(role).init == "random" for role in candidate.roles):
         return None
-    depends = {
+    depends: dict[str, Any] = {
         "version": __version__,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "weights": [weights_hash(config.source(role)) for role in candidate.roles],
@@ -85,4 +86,8 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
         "clip": config.shown_size,
         "metric": folder_hash(settings.metric) if settings.metric else None,
     }
+    if settings.images:
+        depends["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.images.values()]
+    if config.model.from_image is not None:
+        depends["from_image"] = config.model.from_image
     return f"made-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]}.safetensors"

@@ -10,6 +10,7 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
 from ray_distill.export.diffusers import export_student
+from ray_distill.models.spec import of_clips
 from ray_distill.types import STUDENT
 
 FOLDER = "export"
@@ -41,5 +42,6 @@ def export(
         negative_prompt=config.data.negative_prompt,
         adapter=(lora, Checkpoint(checkpoint).tensors(STUDENT, config.student_tensors)) if lora and alone else None,
         low=None if low is None else load_network(config, low, checkpoint),
+        from_image=bool(of_clips(config.model.encoders.fields)),
         card={"title": config.name, "method": config.method.name, "report": report or {}},
     )

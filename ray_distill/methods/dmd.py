@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise, velocity, x_0_from_velocity
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import guided_x_0
 from ray_distill.diffusion.losses import dmd_gradient, finite_samples, sample_mse, score_weight, surrogate
 from ray_distill.diffusion.samplers import simulate
@@ -142,13 +143,14 @@ class DMD(Scores):
             prompts = batch.cond, batch.uncond
             mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *prompts, self.fake_score_scale)
             mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, *prompts, self.teacher_scale)
-            g, norm = dmd_gradient(x, mu_fake, mu_real, self.min_norm)
+            shown, mu_fake, mu_real = (generated(each, batch.given) for each in (x, mu_fake, mu_real))
+            g, norm = dmd_gradient(shown, mu_fake, mu_real, self.min_norm)
             finite = finite_samples(g)  # a broken sample gives no gradient, and is counted
             g[~finite] = 0.0
-        loss = surrogate(x, g)
-        real = {"teacher": mu_real} if batch.x_0 is None else {"data": batch.x_0}
+        loss = surrogate(generated(x, batch.given), g)
+        real = {"teacher": mu_real} if batch.x_0 is None else {"data": generated(batch.x_0, batch.given)}
         return LossTerms(
-            loss, student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=x, **real)
+            loss, student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=shown, **real)
         )
 
     def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
@@ -161,5 +163,6 @@ class DMD(Scores):
         x, source = self.fake_samples(networks, batch, rng, shared)
         x_s, sigma, eps = self.diffuse(x, batch, rng, "fake_score", self.exit_window(rng, source))
         v = networks[FAKE_SCORE](x_s, sigma, batch.cond).velocity
-        each = score_weight(sigma, self.fake_score_target) * sample_mse(v, velocity(x, eps))
+        x, v, aim = (generated(each, batch.given) for each in (x, v, velocity(x, eps)))
+        each = score_weight(sigma, self.fake_score_target) * sample_mse(v, aim)
         return LossTerms(each.mean(), fake_score_logs(each, x, sigma, self.fake_score_target))

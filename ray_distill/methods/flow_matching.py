@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise, velocity
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
 from ray_distill.types import (
@@ -76,7 +77,7 @@ class FlowMatching:
         dropped = rng.uniform("prompt_dropout", batch.sample_ids) < self.prompt_dropout
         cond = drop(batch.cond, batch.uncond, dropped)
         v = networks[STUDENT](add_noise(batch.x_0, eps, sigma), sigma, cond).velocity
-        loss = mse(v, velocity(batch.x_0, eps))
+        loss = mse(generated(v, batch.given), generated(velocity(batch.x_0, eps), batch.given))
         return LossTerms(loss, {"flow_matching_loss": loss.detach()})
 
 

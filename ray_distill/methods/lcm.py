@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_phases
 from ray_distill.diffusion.flow import add_noise
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.losses import pseudo_huber, sample_mse
 from ray_distill.methods.precision import bf16_warnings
@@ -116,6 +117,7 @@ class LCM:
         prediction, aim = consistency_pair(
             student, target, networks[TEACHER], x_n, step, batch.cond, batch.uncond, self.guide(batch, rng)
         )
+        prediction, aim, x_n, x_0 = (generated(each, batch.given) for each in (prediction, aim, x_n, batch.x_0))
         huber = self.loss == "huber"
         each = pseudo_huber(prediction, aim, self.huber_c) if huber else sample_mse(prediction, aim)
-        return LossTerms(each.mean(), consistency_logs(each, prediction, aim, x_n, batch.x_0, step.sigma))
+        return LossTerms(each.mean(), consistency_logs(each, prediction, aim, x_n, x_0, step.sigma))

@@ -13,6 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ray_distill.diffusion.flow import x_0_from_velocity
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
@@ -83,5 +84,6 @@ class WarmStart(DMD):
         *states, x_clean = self.trajectory(networks, batch, rng)
         x_k = states[k]
         sigma = x_k.new_full((len(x_k),), self.sampler().timesteps[k] / 1000)
-        loss = mse(x_0_from_velocity(x_k, networks[STUDENT](x_k, sigma, batch.cond).velocity, sigma), x_clean)
+        x = x_0_from_velocity(x_k, networks[STUDENT](x_k, sigma, batch.cond).velocity, sigma)
+        loss = mse(generated(x, batch.given), generated(x_clean, batch.given))
         return LossTerms(loss, {"warm_start_loss": loss.detach()})

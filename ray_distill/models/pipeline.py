@@ -28,10 +28,12 @@ class Pipeline:
     path: Path
     key: str = "model.path"
     """The configuration's key that named it, for messages."""
+    from_image: bool | None = None
+    """Whether a video begins from an image; None where the network has to say so."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was read: another process may stand on another machine."""
-        return {"family": self.family, "path": self.path, "key": self.key}
+        return {"family": self.family, "path": self.path, "key": self.key, "from_image": self.from_image}
 
     @property
     def where(self) -> str:
@@ -40,7 +42,7 @@ class Pipeline:
 
     def beside(self, path: Path, key: str) -> Pipeline:
         """Another folder of this family."""
-        return Pipeline(self.family, path, key)
+        return Pipeline(self.family, path, key, self.from_image)
 
     @property
     def of(self) -> Family:
@@ -72,6 +74,14 @@ class Pipeline:
         if not (self.path / INDEX).is_file():
             raise ConfigError(f"{self.where}: no {INDEX} there. Give a pipeline folder in diffusers format")
         return read_json(self.path / INDEX, self.where)
+
+    @property
+    def settings(self) -> Config:
+        """``index``; of a folder without one that of the published pipeline of its name, or nothing."""
+        if (self.path / INDEX).is_file():
+            return self.index
+        found: Config = published(self.of).get(self.path.name, {}).get("index", {})
+        return found
 
     @cached_property
     def vae(self) -> Config:
