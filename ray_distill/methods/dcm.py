@@ -35,6 +35,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
     Update,
 )
 
@@ -65,6 +66,8 @@ class DCM:
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     @property
     def heads(self) -> Mapping[Role, Heads]:

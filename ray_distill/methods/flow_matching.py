@@ -17,7 +17,22 @@ from torch import Tensor
 from ray_distill.diffusion.flow import add_noise, velocity
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
-from ray_distill.types import STUDENT, Batch, Cond, Heads, LossTerms, Need, Networks, Rng, Role, Sampler, Shared, Update
+from ray_distill.types import (
+    STUDENT,
+    Batch,
+    Cond,
+    Experts,
+    Heads,
+    LossTerms,
+    Need,
+    Networks,
+    Rng,
+    Role,
+    Sampler,
+    Shared,
+    Stage,
+    Update,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,8 @@ class FlowMatching:
     heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:

@@ -25,6 +25,7 @@ from ray_distill.types import (
     TEACHER,
     Average,
     Batch,
+    Experts,
     Heads,
     LossTerms,
     Need,
@@ -33,6 +34,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
     Update,
 )
 
@@ -54,6 +56,8 @@ class LCM:
     heads: ClassVar[Mapping[Role, Heads]] = {}
     uses_latents: ClassVar[bool] = True
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.sampling_steps <= self.euler_steps:
