@@ -22,9 +22,9 @@ TRANSFORMERS = {"wan": "WanTransformer3DModel", "ltx": "LTXVideoTransformer3DMod
 INDEX = "model_index.json"
 
 
-def read_index(base: Path, key: str = "base") -> dict[str, Any]:
+def read_index(base: Path, key: str = "base", experts: bool = False) -> dict[str, Any]:
     """The model_index.json of a folder; ConfigError where there is none, or it is of a Wan 2.2 that has two
-    transformers, or a timestep for each token, which one student cannot take the place of."""
+    transformers, unless two ``experts`` take their places, or a timestep for each token."""
     path = base / INDEX
     if not path.is_file():
         raise ConfigError(f"{key} = {base}: no {INDEX} there. Give a pipeline folder in diffusers format")
@@ -35,10 +35,10 @@ def read_index(base: Path, key: str = "base") -> dict[str, Any]:
     if not isinstance(parts, dict):
         raise ConfigError(f"{key} = {base}: {INDEX} holds a {type(parts).__name__}, no mapping; copy it again")
     for name in ("transformer_2", "expand_timesteps"):
-        if class_of(parts, name) if name == "transformer_2" else parts.get(name):
+        if class_of(parts, name) and not experts if name == "transformer_2" else parts.get(name):
             raise ConfigError(
                 f"{key} = {base}: Wan 2.2 pipelines ({INDEX} has {name}) cannot carry one student; give a Wan 2.1 "
-                "text-to-video folder"
+                "text-to-video folder, or, for one with transformer_2, method.name=dmd_phased"
             )
     return parts
 
@@ -49,12 +49,13 @@ def class_of(parts: dict[str, Any], name: str) -> str | None:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
 
 
-def check_base(base: Path, family: str, key: str) -> None:
-    """ConfigError where diffusers could not load the parts that an export takes from ``base``."""
+def check_base(base: Path, family: str, key: str, experts: bool = False) -> None:
+    """ConfigError where diffusers could not load the parts that an export, of two ``experts`` or of one student, takes
+    from ``base``."""
     import diffusers
     import transformers
 
-    parts = read_index(base, key)
+    parts = read_index(base, key, experts)
     kind = parts.get("_class_name")  # one that diffusers does not have is another tool's name
     if kind not in PIPELINES[family] and hasattr(diffusers, str(kind)):
         raise ConfigError(

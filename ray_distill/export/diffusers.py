@@ -29,6 +29,7 @@ from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
 ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
 VERSION = 1  # of recipe.json
 PIPELINES: dict[type[torch.nn.Module], Any] = {
     WanTransformer3DModel: WanPipeline,
@@ -54,6 +55,7 @@ def export_student(
     negative_prompt: str = "",
     adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
     low: torch.nn.Module | None = None,
+    low_adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
@@ -64,6 +66,7 @@ def export_student(
     the student was trained as one, is what ``transformer`` has merged already, by plain name; it is written, too, as
     pytorch_lora_weights.safetensors for the pipeline's ``load_lora_weights``. ``low`` is the expert of low noise of a
     recipe with two: the folder is then a WanPipeline with transformer_2 and boundary_ratio, but for text and VAE.
+    ``low_adapter`` is its adapter, for ``load_lora_weights(..., load_into_transformer_2=True)``.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
     ValueError for a recipe or a base that WanPipeline cannot replay, and for a ``folder`` that holds something else;
@@ -78,7 +81,7 @@ def export_student(
     check_recipe(sampler, type(transformer))
     check_place(folder)
     if Path(base).is_dir():
-        read_index(Path(base))
+        read_index(Path(base), experts=sampler.experts is not None)
     if (low is None) != (sampler.experts is None):
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
     local = Path(base).is_dir()
@@ -99,16 +102,16 @@ def export_student(
         "width": width,
         "fps": fps,
     }
+    adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         _save_networks(fresh, transformer, low, sampler)
-        if adapter is not None:
-            lora, tensors = adapter
+        for name, (lora, tensors) in adapters.items():
             pipeline.save_lora_weights(
                 fresh,
                 transformer_lora_layers=dict(tensors),
-                weight_name=ADAPTER,
+                weight_name=name,
                 transformer_lora_adapter_metadata=lora.peft(),
             )
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
@@ -117,7 +120,7 @@ def export_student(
         if sampler.chunks is not None:
             shutil.copyfile(causal_wan.__file__, fresh / "causal_wan.py")
         (fresh / "README.md").write_text(
-            mask(_model_card(recipe, sampler, card, local, adapter and adapter[0], pipeline.__name__))
+            mask(_model_card(recipe, sampler, card, local, {n: of.rank for n, (of, _) in adapters.items()}, pipeline))
         )
         _swap(fresh, folder)
     finally:
@@ -134,6 +137,8 @@ def check_recipe(sampler: Sampler, transformer: type[torch.nn.Module]) -> None:
         raise ValueError(
             f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
         )
+    if sampler.experts is not None and sampler.experts.low_guidance_scale is not None:
+        raise ValueError("two experts of a guidance each: sample.py has one scale; leave out that of the low expert")
     if sampler.experts is not None and sampler.chunks is not None:
         raise ValueError("a causal student with two experts: WanPipeline samples no chunks, and sample.py no experts")
 
@@ -180,8 +185,14 @@ def _swap(fresh: Path, folder: Path) -> None:
 
 
 def _model_card(
-    recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, Any], local: bool, lora: LoRA | None, pipeline: str
+    recipe: Mapping[str, Any],
+    sampler: Sampler,
+    card: Mapping[str, Any],
+    local: bool,
+    adapters: Mapping[str, int],
+    pipeline: Any,
 ) -> str:
+    """``adapters``: the rank of each adapter's file."""
     title = str(card.get("title", "A few-step video student"))
     data = ModelCardData(
         library_name="diffusers",
@@ -204,12 +215,18 @@ def _model_card(
         'python sample.py "a prompt" out.mp4 [seed]\n```',
         f"`sample.py` reads the steps from `{RECIPE}` and takes the text encoder and the VAE from {where}. For "
         "`out.safetensors`, and where that base has no VAE that diffusers knows, it saves the normalised latents.",
-        f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `{pipeline}` call would choose other timesteps.",
+        f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `{pipeline.__name__}` call would choose other "
+        "timesteps.",
     ]
-    if lora is not None:
+    if ADAPTER in adapters:
         lines += [
-            f"`{ADAPTER}` is the same student as an adapter of rank {lora.rank}, for the transformer that training "
-            "began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
+            f"`{ADAPTER}` is the same student as an adapter of rank {adapters[ADAPTER]}, for the transformer that "
+            "training began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
+        ]
+    if LOW_ADAPTER in adapters:
+        lines += [
+            f"`{LOW_ADAPTER}` is that of `transformer_2`, of rank {adapters[LOW_ADAPTER]}: "
+            f'`pipe.load_lora_weights(folder, weight_name="{LOW_ADAPTER}", load_into_transformer_2=True)`.'
         ]
     if (boundary := recipe["boundary_ratio"]) is not None:
         lines += [

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -184,15 +183,17 @@ class PhasedDMD:
 
     def updates(self, step: int) -> tuple[Update, ...]:
         if self.stages:
-            region, since = (HIGH, step) if step < self.high_steps else (LOW, step - self.high_steps)
+            low = step >= self.high_steps
+            since = step - self.high_steps if low else step
         else:
-            region, since = (HIGH, LOW)[step // self.student_interval % 2], step
-        fake_score = Update((region.fake_score,), partial(self.fake_score_loss, region))
+            low, since = step // self.student_interval % 2 == 1, step
+        region = LOW if low else HIGH
+        fake_score = Update((region.fake_score,), self.low_fake_score_loss if low else self.high_fake_score_loss)
         if (since + 1) % self.student_interval:
             return (fake_score,)
         pull = Pull(region.fake_score, region.student, self.ida_decay, "ida_decay")
         pulls = (pull,) if self.ida_decay < 1 else ()
-        return Update((region.student,), partial(self.student_loss, region), pulls), fake_score
+        return Update((region.student,), self.low_student_loss if low else self.high_student_loss, pulls), fake_score
 
     def sampler(self) -> Sampler:
         """Parted half-way between the last step of the one and the first of the other."""
@@ -244,7 +245,19 @@ class PhasedDMD:
         x_t = renoise(x_s, n, torch.full_like(sigma, end), sigma) if end else add_noise(x_s, n, sigma)
         return x_t, sigma, n
 
-    def student_loss(self, region: Region, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+    def high_student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        return self.student_loss(HIGH, networks, batch, rng)
+
+    def low_student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        return self.student_loss(LOW, networks, batch, rng)
+
+    def high_fake_score_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        return self.fake_score_loss(HIGH, networks, batch, rng)
+
+    def low_fake_score_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        return self.fake_score_loss(LOW, networks, batch, rng)
+
+    def student_loss(self, region: Region, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
         x, x_s, end = self.roll_out(region, networks, batch, rng, "student", grad=True)
         with torch.no_grad():
             x_t, sigma, _ = self.diffuse(region, x_s, end, batch, rng, "student")
@@ -258,7 +271,7 @@ class PhasedDMD:
         loss, k = surrogate(x, g), self.exit_step(region, rng, "student")
         return LossTerms(loss, student_logs(loss, g, norm, finite, k, gap, student=x, teacher=mu_real))
 
-    def fake_score_loss(self, region: Region, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+    def fake_score_loss(self, region: Region, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
         _, x_s, end = self.roll_out(region, networks, batch, rng, "fake_score", grad=False)
         x_t, sigma, n = self.diffuse(region, x_s, end, batch, rng, "fake_score")
         v = networks[region.fake_score](x_t, sigma, batch.cond).velocity

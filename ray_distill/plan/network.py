@@ -18,6 +18,7 @@ from ray_distill.models.heads import FeatureHeads, placed
 from ray_distill.models.int8 import is_quantized
 from ray_distill.models.loading import PUBLISHED, check_folder
 from ray_distill.models.lora import LoRA
+from ray_distill.models.places import SECOND
 from ray_distill.types import Average, Role
 
 
@@ -40,11 +41,12 @@ def architecture(config: RunConfig, role: Role) -> dict[str, Any]:
     folder = config.source(heads.of if heads else role)
     if folder.exists():
         return check_folder(config.model.family, folder)
-    published = PUBLISHED / f"{folder.name}.json"
+    pipeline = folder.parent if folder.name == SECOND else folder
+    published = PUBLISHED / f"{pipeline.name}.json"
     if not published.is_file():
         names = ", ".join(sorted(path.stem for path in PUBLISHED.glob("*.json")))
         raise ValueError(
-            f"model.path = {folder}: no such folder. plan needs its transformer/config.json, but no weights; "
+            f"model.path = {pipeline}: no such folder. plan needs its transformer/config.json, but no weights; "
             f"without a folder it knows those named {names}"
         )
     found: dict[str, Any] = json.loads(published.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import time
 from dataclasses import replace
@@ -14,7 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ray_distill.checkpoint import Checkpoint
+from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import RunConfig
+from ray_distill.config.held import Held, stage_at, stages
 from ray_distill.data.feed.batches import micro_batches
 from ray_distill.rng import StatelessRng
 from ray_distill.train.wire.heartbeat import Pulse
@@ -44,15 +47,11 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    engines = build_engines(config, pulse.at)
-    pulse.at("resume")
     last = job.resume_point()
-    if last is not None:
-        engines.load(last)
-    elif config.train.init_from is not None:
-        engines.begin(Checkpoint(config.train.init_from))
-    rollbacks = _rolled_back(job, engines)
     stream = replace(job.stream, start=last.step if last else 0)
+    stage = stage_at(config, stream.start)
+    engines = _begun(config, stage, last, pulse)
+    rollbacks = _rolled_back(job, engines)
     teacher = engines.frozen_hash()
     reporter = Reporter(job, placement, engines, device, pulse, rollbacks)
     rng = StatelessRng(config.seed)
@@ -70,16 +69,39 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
             raise
         stopping, leaving = reporter.add(step, logs)
         done = step + 1
-        if done == config.train.steps and engines.frozen_hash() != teacher:
+        if done == stage.stop and engines.frozen_hash() != teacher:
             raise RuntimeError("the frozen teacher's weights changed during training")
+        saved = True
         if stopping or leaving or is_due(config, done):
-            reporter.save(done, wait=stopping or leaving or done == config.train.steps)
+            saved = reporter.save(done, wait=stopping or leaving or done == stage.stop)
         if stopping:
             break
+        if stage.stop == done < config.train.steps:
+            if not saved:
+                raise RuntimeError(
+                    f"the stage that begins at step {done} needs a checkpoint of it, which was not saved"
+                )
+            stage, last = stage_at(config, done), Checkpoint(job.run_dir / folder_name(done))
+            del engines, reporter.saver.engines  # others take their memory
+            gc.collect()
+            engines = reporter.saver.engines = _begun(config, stage, last, pulse)
+            engines.rate_factor, teacher = ROLLBACK_FACTOR**rollbacks, engines.frozen_hash()
         pulse.at("data", step=done)
     pulse.at("end")
     ray.get(job.board.held.remote(most_memory(device)), timeout=60)
     dist.barrier()
+
+
+def _begun(config: RunConfig, stage: Held, last: Checkpoint | None, pulse: Pulse) -> Engines:
+    """The engines of a stage: as the checkpoint ``last`` has them, else as ``train.init_from`` or their sources do."""
+    engines = build_engines(config, pulse.at, stage)
+    pulse.at("resume")
+    begun = config.train.init_from
+    if begun is not None and (last is None or last.step == stage.start):
+        engines.begin(Checkpoint(begun))
+    if last is not None:
+        engines.load(last)
+    return engines
 
 
 def most_memory(device: torch.device) -> int:
@@ -104,7 +126,7 @@ def _rolled_back(job: Job, engines: Engines) -> int:
 def is_due(config: RunConfig, done: int) -> bool:
     """Whether a checkpoint belongs after ``done`` steps."""
     cadences = [config.train.checkpoint_every, config.evaluate.every or config.train.checkpoint_every]
-    return any(done % cadence == 0 for cadence in cadences) or done == config.train.steps
+    return any(done % cadence == 0 for cadence in cadences) or done in {stage.stop for stage in stages(config)}
 
 
 class Reporter:

@@ -59,7 +59,7 @@ def wans():
 @pytest.mark.parametrize("exit_step", [0, 1])
 def test_the_high_student_is_compared_above_its_end_with_the_high_teacher(exit_step):
     networks, calls = watched()
-    METHOD.student_loss(HIGH, networks, batch(range(64)), Draws(exit_step), {})
+    METHOD.student_loss(HIGH, networks, batch(range(64)), Draws(exit_step))
     levels = [1.0, 0.95454545][: exit_step + 1]
     *rollout, fake, teacher = calls
     assert [(role, float(sigma[0]), grad) for role, sigma, grad, _ in rollout] == [
@@ -73,7 +73,7 @@ def test_the_high_student_is_compared_above_its_end_with_the_high_teacher(exit_s
 @pytest.mark.parametrize("exit_step", [0, 1])
 def test_the_low_student_begins_where_the_high_student_ends(exit_step):
     networks, calls = watched()
-    METHOD.student_loss(LOW, networks, batch(range(64)), Draws(exit_step), {})
+    METHOD.student_loss(LOW, networks, batch(range(64)), Draws(exit_step))
     *rollout, fake, teacher = calls
     levels = [("student", 1.0), ("student", 0.95454545), ("student_low", 0.875), ("student_low", 0.7)]
     assert [(role, float(sigma[0]), grad) for role, sigma, grad, _ in rollout] == [
@@ -88,7 +88,7 @@ def test_the_low_student_is_seen_by_the_high_teacher_only_above_the_boundary():
     method = replace(METHOD, low_levels="all")
     for above, asked in ((0, "teacher_low"), (1, "teacher")):
         networks, calls = watched()
-        method.student_loss(LOW, networks, batch(range(64)), Draws(0, above), {})
+        method.student_loss(LOW, networks, batch(range(64)), Draws(0, above))
         _, (fake, sigma, *_), (teacher, *_) = calls[-3:]
         assert (fake, teacher) == ("fake_score_low", asked)
         assert bool((sigma >= 0.875).all()) == bool(above) and bool((sigma < 0.875).all()) == (not above)
@@ -109,7 +109,7 @@ def test_each_teacher_has_its_own_guidance():
         student = Says(RNG.noise("x", torch.arange(4), (1, 2, 4, 4)))
         networks[region.student] = student
         method = replace(METHOD, min_norm=1000.0)
-        method.student_loss(region, networks, batch(shape=(1, 2, 4, 4)), Draws(), {}).loss.backward()
+        method.student_loss(region, networks, batch(shape=(1, 2, 4, 4)), Draws()).loss.backward()
         s = column(seen["sigma"])
         wanted = -(scale - 1) * s**2 / ((1 - s) ** 2 * 0.25 + s**2) / 1000 / student.x_0.numel()
         torch.testing.assert_close(student.x_0.grad, wanted.expand_as(student.x_0), rtol=1e-3, atol=0)
@@ -137,7 +137,7 @@ def test_the_fake_scores_loss_is_least_at_the_velocity_of_the_marginal(weight):
     data = batch(range(4096), (1, 1, 2, 2))
     exact = Linear(method.end)
     networks = {"student": exact, "fake_score": Gaussian(2.0)}
-    logs = method.fake_score_loss(HIGH, networks, data, Draws(), {}).logs
+    logs = method.fake_score_loss(HIGH, networks, data, Draws()).logs
     assert logs["fake_score_over_floor"].item() == pytest.approx(1, abs=0.05)
     if weight == "unit_floor":
         assert logs["fake_score_loss"].item() == pytest.approx(1, abs=0.05)
@@ -149,7 +149,7 @@ def test_a_wrong_target_is_seen(monkeypatch):
     monkeypatch.setattr(phased, "phase_target", lambda x_s, n, sigma, end: n - x_s)
     networks = {"student": Linear(METHOD.end), "fake_score": Gaussian(2.0)}
     method = replace(METHOD, high_timesteps=(1000.0,))
-    logs = method.fake_score_loss(HIGH, networks, batch(range(4096), (1, 1, 2, 2)), Draws(), {}).logs
+    logs = method.fake_score_loss(HIGH, networks, batch(range(4096), (1, 1, 2, 2)), Draws()).logs
     assert logs["fake_score_over_floor"].item() != pytest.approx(1, abs=0.05)
 
 
@@ -212,7 +212,7 @@ def test_a_level_at_the_boundary_is_the_high_experts():
 @pytest.mark.parametrize("part", ["student", "fake_score"])
 def test_an_update_reaches_its_role_alone(region, part):
     networks, held, data = wans()
-    getattr(METHOD, f"{part}_loss")(REGIONS[region], held, data, RNG, {}).loss.backward()
+    getattr(METHOD, f"{part}_loss")(REGIONS[region], held, data, RNG).loss.backward()
     moved = getattr(REGIONS[region], part)
     for role, network in networks.items():
         touched = [p.grad is not None and bool(p.grad.any()) for p in network.parameters()]
@@ -225,7 +225,7 @@ def test_a_loss_is_a_function_of_the_seed():
     _, held, data = wans()
     for region in REGIONS.values():
         for loss in (METHOD.student_loss, METHOD.fake_score_loss):
-            one, again, other = (loss(region, held, data, StatelessRng(seed, 3), {}).loss for seed in (0, 0, 1))
+            one, again, other = (loss(region, held, data, StatelessRng(seed, 3)).loss for seed in (0, 0, 1))
             assert torch.equal(one, again) and not torch.equal(one, other)
 
 
@@ -239,7 +239,7 @@ def test_a_broken_sample_gives_no_gradient(bad):
     networks, _ = watched(teacher=broken)
     networks["student"] = student = Says(RNG.noise("x", torch.arange(4), (1, 1, 2, 2)))
     method = replace(METHOD, teacher_guidance=(1.0, 1.0))
-    terms = method.student_loss(HIGH, networks, batch(), Draws(), {})
+    terms = method.student_loss(HIGH, networks, batch(), Draws())
     terms.loss.backward()
     assert terms.logs["dmd_nonfinite_count"].tolist() == [0, 1, 0, 0]
     assert not student.x_0.grad[1].any() and student.x_0.grad[0].any()
@@ -347,7 +347,7 @@ def test_two_linear_experts_end_at_the_data(levels, steps):
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
         for step in range(steps):
             optimizer.zero_grad()
-            method.student_loss(region, networks, batch(range(4), (1, 1, 16, 16)), RNG.at(step), {}).loss.backward()
+            method.student_loss(region, networks, batch(range(4), (1, 1, 16, 16)), RNG.at(step)).loss.backward()
             optimizer.step()
             schedule.step()
     assert high.a.item() == pytest.approx(0.6, abs=1e-2)
