@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ray_distill.checkpoint import Checkpoint
+from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
-from ray_distill.evaluate.generate import load_network
 from ray_distill.export.diffusers import export_student
 from ray_distill.models.lora import LoRA
 from ray_distill.types import LOW, STUDENT, Role
@@ -50,7 +50,7 @@ def export(
 def adapter(config: RunConfig, role: Role | None, checkpoint: Path) -> tuple[LoRA, Mapping[str, Tensor]] | None:
     """A trained role's adapter, by plain name; None for whole weights, and for adapters beside parts that are trained
     whole, since load_lora_weights takes adapters and nothing else."""
-    if role is None or config.method.roles[role] != "trained" or role not in Checkpoint(checkpoint).state["roles"]:
+    if role is None or config.method.roles[role] != "trained" or role not in Checkpoint(checkpoint).state.get("roles", {role}):
         return None
     lora = config.role(role).lora
     if lora is None or lora.whole:

@@ -1,4 +1,4 @@
-"""Codec: pixels to latents and back, by a family's VAE or by PatchPCA.
+"""Codec: pixels to latents and back, by a family's VAE or by a PCA of patches.
 
 Latents leave a codec normalised (each channel about zero mean and unit variance), as the denoiser wants them.
 """
@@ -16,8 +16,9 @@ from torch import Tensor
 
 CODECS = {
     "PatchPCA": "ray_distill.models.patch_pca:PatchPCA",
-    "AutoencoderKLWan": "ray_distill.models.wan:WanVAE",
-    "AutoencoderKLLTXVideo": "ray_distill.models.ltx:LTXVAE",
+    "CausalPatchPCA": "ray_distill.models.causal_pca:CausalPatchPCA",
+    "AutoencoderKLWan": "ray_distill.models.wan.codec:WanVAE",
+    "AutoencoderKLLTXVideo": "ray_distill.models.ltx.codec:LTXVAE",
 }
 """Imported when they are met: an encoder of PatchPCA starts in a third of the time that diffusers takes to import."""
 
