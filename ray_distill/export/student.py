@@ -50,9 +50,8 @@ def export(
 def adapter(config: RunConfig, role: Role | None, checkpoint: Path) -> tuple[LoRA, Mapping[str, Tensor]] | None:
     """A trained role's adapter, by plain name; None for whole weights, and for adapters beside parts that are trained
     whole, since load_lora_weights takes adapters and nothing else."""
-    if role is None or config.method.roles[role] != "trained" or role not in Checkpoint(checkpoint).state.get("roles", {role}):
+    lora = None if role is None or config.method.roles[role] != "trained" else config.role(role).lora
+    stored = Checkpoint(checkpoint)
+    if role is None or lora is None or lora.whole or role not in stored.state.get("roles", {role}):
         return None
-    lora = config.role(role).lora
-    if lora is None or lora.whole:
-        return None
-    return lora, Checkpoint(checkpoint).tensors(role, config.sampled_tensors(role))
+    return lora, stored.tensors(role, config.sampled_tensors(role))

@@ -7,6 +7,7 @@ from itertools import chain
 
 from torch import nn
 
+from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.config.held import Held, stages
 from ray_distill.config.shared_base import base_of
@@ -49,6 +50,17 @@ def build_engines(config: RunConfig, at: At = unseen, held: Held | None = None) 
         nonfinite_limit=config.train.nonfinite_limit,
         finished=held.finished,
     )
+
+
+def begun(config: RunConfig, held: Held, last: Checkpoint | None, at: At = unseen) -> Engines:
+    """The engines of a stage: as the checkpoint ``last`` has them, else as ``train.init_from`` or their sources do."""
+    engines = build_engines(config, at, held)
+    at("resume")
+    if config.train.init_from is not None and (last is None or last.step == held.start):
+        engines.begin(Checkpoint(config.train.init_from))
+    if last is not None:
+        engines.load(last)
+    return engines
 
 
 def modules(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 import time
 from dataclasses import replace
@@ -17,12 +16,13 @@ from torch import Tensor
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import RunConfig
-from ray_distill.config.held import Held, stage_at, stages
+from ray_distill.config.held import stage_at, stages
 from ray_distill.data.feed.batches import micro_batches
 from ray_distill.rng import StatelessRng
 from ray_distill.train.wire.heartbeat import Pulse
 from ray_distill.train.wire.job import Job
-from ray_distill.train.worker.build import build_engines
+from ray_distill.train.worker import zero
+from ray_distill.train.worker.build import begun
 from ray_distill.train.worker.engines import Engines, NotFinite
 from ray_distill.train.worker.rows import reduced
 from ray_distill.train.worker.saving import Saver
@@ -50,7 +50,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     last = job.resume_point()
     stream = replace(job.stream, start=last.step if last else 0)
     stage = stage_at(config, stream.start)
-    engines = _begun(config, stage, last, pulse)
+    engines = begun(config, stage, last, pulse.at)
     rollbacks = _rolled_back(job, engines)
     teacher = engines.frozen_hash()
     reporter = Reporter(job, placement, engines, device, pulse, rollbacks)
@@ -83,25 +83,13 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
                 )
             stage, last = stage_at(config, done), Checkpoint(job.run_dir / folder_name(done))
             del engines, reporter.saver.engines  # others take their memory
-            gc.collect()
-            engines = reporter.saver.engines = _begun(config, stage, last, pulse)
+            zero.forget()
+            engines = reporter.saver.engines = begun(config, stage, last, pulse.at)
             engines.rate_factor, teacher = ROLLBACK_FACTOR**rollbacks, engines.frozen_hash()
         pulse.at("data", step=done)
     pulse.at("end")
     ray.get(job.board.held.remote(most_memory(device)), timeout=60)
     dist.barrier()
-
-
-def _begun(config: RunConfig, stage: Held, last: Checkpoint | None, pulse: Pulse) -> Engines:
-    """The engines of a stage: as the checkpoint ``last`` has them, else as ``train.init_from`` or their sources do."""
-    engines = build_engines(config, pulse.at, stage)
-    pulse.at("resume")
-    begun = config.train.init_from
-    if begun is not None and (last is None or last.step == stage.start):
-        engines.begin(Checkpoint(begun))
-    if last is not None:
-        engines.load(last)
-    return engines
 
 
 def most_memory(device: torch.device) -> int:

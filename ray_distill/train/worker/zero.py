@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -26,6 +27,7 @@ if without := "mlflow" not in sys.modules:
 import deepspeed  # after DS_ACCELERATOR, which it reads at import
 import deepspeed.ops
 import deepspeed.runtime.bf16_optimizer
+from deepspeed.runtime.zero import parameter_offload
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -295,6 +297,13 @@ def set_compute_weights(parameter: nn.Parameter, weights: Tensor) -> None:
                 parameter.data.copy_(weights)
     else:
         parameter.data.copy_(weights)
+
+
+def forget() -> None:
+    """Free the memory of engines that nothing refers to any more, but DeepSpeed's own list of modules at work."""
+    parameter_offload.FWD_MODULE_STACK.clear()
+    gc.collect()
+    deepspeed.get_accelerator().empty_cache()
 
 
 def make_moments(engine: Any, updates: int) -> None:
