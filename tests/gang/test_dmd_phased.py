@@ -50,6 +50,7 @@ def trained(rank: int, world: int, config: RunConfig, folder: Path, start: int =
         if step + 1 == stage.stop:
             assert engines.frozen_hash() == before
             stage = stage_at(config, step + 1)
+            engines.close()
             del engines
             zero.forget()
             engines = begun(config, stage, last)
@@ -129,10 +130,10 @@ def test_worlds_stages_and_shared_bases_agree(
     if schedule == "alternating":
         assert {name.split("/")[0] for name in reference} == set(TRAINED)
     cases = [(2, 0, 4), (2, 2, 2), (2, 3, 4), (4, 3, 1)]
-    for number, (world, zero, micro_batch) in enumerate(cases, 1):
-        assert distance(run(number, world, zero, micro_batch), reference) < TOLERANCE
+    for number, (world, stage, micro_batch) in enumerate(cases, 1):
+        assert distance(run(number, world, stage, micro_batch), reference) < TOLERANCE
     if lora:
-        for zero in (0, 3):
-            teachers = {"roles__teacher__zero": zero, "roles__teacher_low__zero": zero}
-            shared = run(5 + zero, 2, 2, 4, model__shared_base=True, **teachers)
+        for base in (0, 3):
+            teachers = {"roles__teacher__zero": base, "roles__teacher_low__zero": base}
+            shared = run(5 + base, 2, 2, 4, model__shared_base=True, **teachers)
             assert distance(shared, reference) < TOLERANCE

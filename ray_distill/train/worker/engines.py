@@ -51,6 +51,7 @@ class Engines(Protocol):
     def load(self, checkpoint: Checkpoint) -> None: ...
     def begin(self, checkpoint: Checkpoint) -> None: ...
     def carry(self, checkpoint: Checkpoint) -> None: ...
+    def close(self) -> None: ...
     def frozen_hash(self) -> str: ...
 
 
@@ -294,6 +295,11 @@ class DeepSpeedEngines:
     def carry(self, checkpoint: Checkpoint) -> None:
         """Take the tensors of finished roles, which each checkpoint holds again, from this one from now on."""
         self._carried.checkpoint = checkpoint
+
+    def close(self) -> None:
+        """End all engines, whose memory other ones will take."""
+        for held in self._held.values():
+            zero.let_go(held.engine)
 
     def frozen_hash(self) -> str:
         """sha256 over all ranks' shards of what is frozen, roles and bases of adapters: equal at the start and the end

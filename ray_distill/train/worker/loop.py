@@ -82,7 +82,8 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
                     f"the stage that begins at step {done} needs a checkpoint of it, which was not saved"
                 )
             stage, last = stage_at(config, done), Checkpoint(job.run_dir / folder_name(done))
-            del engines, reporter.saver.engines  # others take their memory
+            engines.close()  # others take their memory
+            del engines, reporter.saver.engines
             zero.forget()
             engines = reporter.saver.engines = begun(config, stage, last, pulse.at)
             engines.rate_factor, teacher = ROLLBACK_FACTOR**rollbacks, engines.frozen_hash()

@@ -299,8 +299,14 @@ def set_compute_weights(parameter: nn.Parameter, weights: Tensor) -> None:
         parameter.data.copy_(weights)
 
 
+def let_go(engine: Any) -> None:
+    """End an engine: without this the hooks on its parameters' gradients, which autograd holds, keep all of it."""
+    if isinstance(engine, deepspeed.DeepSpeedEngine):
+        engine.destroy()
+
+
 def forget() -> None:
-    """Free the memory of engines that nothing refers to any more, but DeepSpeed's own list of modules at work."""
+    """Free the memory of engines that were let go of, which DeepSpeed's list of modules at work keeps as well."""
     parameter_offload.FWD_MODULE_STACK.clear()
     gc.collect()
     deepspeed.get_accelerator().empty_cache()
