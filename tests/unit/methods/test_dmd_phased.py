@@ -9,7 +9,7 @@ from torch import nn
 from ray_distill.diffusion import phased
 from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.methods.dmd_phased import HIGH, LOW, PhasedDMD
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Experts, Prediction, Pull, Stage
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
