@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
@@ -19,6 +19,9 @@ from ray_distill.models.lora import LoRA
 from ray_distill.models.places import SECOND
 from ray_distill.settings import Folder, Name, Section, Seed
 from ray_distill.types import LOW, STUDENT, TEACHER, Average, Method, Role, Start
+
+if TYPE_CHECKING:
+    from ray_distill.models.pipeline import Pipeline
 
 
 class RunConfig(Section):
@@ -119,6 +122,13 @@ class RunConfig(Section):
         own = self.role(role).path
         second = (own or self.model.path) / SECOND
         return second if role in LOW and (own is None or second.is_dir()) else own or self.model.path
+
+    def pipeline(self, role: Role) -> Pipeline:
+        """The facts of the folder that a role's transformer comes from."""
+        source, own = self.source(role), self.role(role).path
+        if source == self.model.path:
+            return self.model.pipeline
+        return self.model.pipeline.beside(source, "model.path" if own is None else f"roles.{role}.path")
 
     @property
     def shown_size(self) -> tuple[int, int, int]:

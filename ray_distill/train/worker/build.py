@@ -11,12 +11,10 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.config.held import Held, stages
 from ray_distill.config.shared_base import base_of
-from ray_distill.models import family
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.loading import (
-    check_folder,
     compile_blocks,
     hollow_transformer,
     random_transformer,
@@ -36,13 +34,13 @@ def build_engines(config: RunConfig, at: At = unseen, held: Held | None = None) 
     weights and adapters; ``at`` learns which is made."""
     held = held or stages(config)[0]
     heads = {
-        role: placed(role, given, config.model.family, check_folder(config.model.family, config.source(given.of)))
+        role: placed(role, given, config.model.family, config.pipeline(given.of).transformer)
         for role, given in config.method.heads.items()
     }
     return DeepSpeedEngines(
         modules(config, heads, at, held),
         held.roles,
-        family(config.model.family).denoiser,
+        config.model.pipeline.of.denoiser,
         total_updates(config),
         config.train.micro_batch,
         heads={role: blocks for role, (blocks, _) in heads.items()},

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.export.base import INDEX
-from ray_distill.models.parts import read_json
+from ray_distill.models.pipeline import INDEX
 from ray_distill.models.places import SECOND
 from ray_distill.types import LOW
 
@@ -30,7 +29,7 @@ def check_experts(config: RunConfig) -> None:
             f"both, such as Wan 2.2 A14B, or a path to {', '.join(f'roles.{role}' for role in begin)}; with one "
             "transformer there is method.name=dmd"
         )
-    ratio = read_json(folder / INDEX, what).get("boundary_ratio")
+    ratio = config.model.pipeline.index.get("boundary_ratio")
     if not isinstance(ratio, int | float):
         raise ConfigError(
             f"{what}: its {INDEX} has {SECOND} and no boundary_ratio, which says where it takes over; copy it again"
