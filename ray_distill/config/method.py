@@ -39,8 +39,8 @@ def read_method(value: Any) -> Any:
             ]
             remedy = f"it is a key of {', '.join(others)}" if others else nearest(key, known)
             raise ValueError(f"method.{key}: method {name!r} has no such key; {remedy}")
-    if "timesteps" in fields:
-        fields["timesteps"] = _numbers(fields["timesteps"])
+    for key in fields.keys() & {"timesteps", "high_timesteps", "low_timesteps"}:
+        fields[key] = _numbers(fields[key])
     for key, given in fields.items():
         _check_number(key, given)
     try:

@@ -102,6 +102,19 @@ class RoleConfig(Section):
     ema_interval: PositiveInt = 1
     """The average moves after each so many updates of this role."""
 
+    @property
+    def frozen(self) -> RoleConfig:
+        """The same network, held without optimizer and average."""
+        unused: dict[str, Any] = {
+            "optimizer": None,
+            "ema_decay": None,
+            "ema_interval": 1,
+            "gradient_checkpointing": False,
+            "offload_optimizer": False,
+            "gradient_dtype": "float32",
+        }
+        return self.model_copy(update=unused)
+
     @model_validator(mode="after")
     def _lora_has_a_base(self) -> RoleConfig:
         if self.lora and self.init == "random":

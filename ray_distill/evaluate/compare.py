@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,14 @@ def teachers(config: RunConfig) -> dict[str, Candidate]:
     """The teacher with many steps and with the student's evaluations, by the report's names; {} without a teacher."""
     if TEACHER not in config.method.roles:
         return {}
-    settings, nfe = config.evaluate, config.method.sampler().nfe
-    many = Sampler(euler_timesteps(settings.teacher_steps, settings.teacher_shift), "ode", settings.teacher_guidance)
-    same_nfe = Sampler(euler_timesteps(nfe, settings.teacher_shift), "ode")
-    return {"teacher_many": Candidate(TEACHER, many), "teacher_same_nfe": Candidate(TEACHER, same_nfe)}
+    settings, nfe, experts = config.evaluate, config.method.sampler().nfe, config.method.teachers
+    many = euler_timesteps(settings.teacher_steps, settings.teacher_shift)
+    guided = experts and replace(experts, low_guidance_scale=settings.teacher_guidance_low)
+    same_nfe = Sampler(euler_timesteps(nfe, settings.teacher_shift), "ode", experts=experts)
+    return {
+        "teacher_many": Candidate(TEACHER, Sampler(many, "ode", settings.teacher_guidance, experts=guided)),
+        "teacher_same_nfe": Candidate(TEACHER, same_nfe),
+    }
 
 
 def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> dict[str, Candidate]:
@@ -99,7 +104,7 @@ def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[
     """The teacher at the student's steps, at the guidance and shift that are best on another seed than is reported."""
     steps = len(config.method.sampler().timesteps)
     grid = [
-        Sampler(euler_timesteps(steps, shift), "ode", scale)
+        Sampler(euler_timesteps(steps, shift), "ode", scale, experts=config.method.teachers)
         for scale in config.evaluate.guidance_grid
         for shift in config.evaluate.shift_grid
     ]

@@ -36,6 +36,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
     Trajectories,
     Update,
 )
@@ -68,6 +69,8 @@ class DCM:
     uses_latents: ClassVar[bool] = True
     prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     @property
     def heads(self) -> Mapping[Role, Heads]:

@@ -30,6 +30,7 @@ from ray_distill.types import (
     STUDENT,
     TEACHER,
     Batch,
+    Experts,
     Heads,
     LossTerms,
     Need,
@@ -39,6 +40,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
     Trajectories,
     Update,
 )
@@ -58,6 +60,8 @@ class DMD(Scores):
 
     name: ClassVar[str] = "dmd"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained", FAKE_SCORE: "trained", TEACHER: "frozen"}
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         check_timesteps(self.timesteps)

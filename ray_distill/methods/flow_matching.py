@@ -22,6 +22,7 @@ from ray_distill.types import (
     STUDENT,
     Batch,
     Cond,
+    Experts,
     Heads,
     LossTerms,
     Need,
@@ -30,6 +31,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
     Trajectories,
     Update,
 )
@@ -48,6 +50,8 @@ class FlowMatching:
     uses_latents: ClassVar[bool] = True
     prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:

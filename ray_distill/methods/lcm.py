@@ -26,6 +26,7 @@ from ray_distill.types import (
     TEACHER,
     Average,
     Batch,
+    Experts,
     Heads,
     LossTerms,
     Need,
@@ -34,6 +35,7 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
     Trajectories,
     Update,
 )
@@ -57,6 +59,8 @@ class LCM:
     uses_latents: ClassVar[bool] = True
     prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.sampling_steps <= self.euler_steps:

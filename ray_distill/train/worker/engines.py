@@ -22,6 +22,7 @@ from ray_distill.models.lora import plain
 from ray_distill.train.schedule import learning_rate
 from ray_distill.train.worker import zero
 from ray_distill.train.worker.average import AverageRole
+from ray_distill.train.worker.carried import Carried
 from ray_distill.train.worker.ema import ShardedEMA
 from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Denoiser, Networks, Role
@@ -49,6 +50,8 @@ class Engines(Protocol):
     def skipping(self) -> dict[Role, int]: ...
     def load(self, checkpoint: Checkpoint) -> None: ...
     def begin(self, checkpoint: Checkpoint) -> None: ...
+    def carry(self, checkpoint: Checkpoint) -> None: ...
+    def close(self) -> None: ...
     def frozen_hash(self) -> str: ...
 
 
@@ -113,12 +116,15 @@ class DeepSpeedEngines:
         heads: Mapping[Role, tuple[int, ...]] = MappingProxyType({}),
         averages: Mapping[Role, Average] = MappingProxyType({}),
         nonfinite_limit: int = 10,
+        finished: Mapping[Role, str] = MappingProxyType({}),
     ) -> None:
         """``modules`` are taken one at a time: each is sharded before the next is loaded. Of a trained role, what does
         not ask for gradients stays frozen (the base of its adapters). ``heads`` are the roles that are heads, and the
         blocks that each looks at, ``averages`` those that are one; all others stand behind ``denoiser``. More than
-        ``nonfinite_limit`` skipped updates in a row are NotFinite."""
+        ``nonfinite_limit`` skipped updates in a row are NotFinite. ``finished`` are roles that an earlier stage has
+        trained, with the kind of tensors that they take from the checkpoint which this stage loads."""
         self.rate_factor, self._nonfinite_limit = 1.0, nonfinite_limit
+        self._finished, self._carried = finished, Carried(finished)
         self._held = {
             role: _Held(
                 module,
@@ -220,10 +226,12 @@ class DeepSpeedEngines:
                     yield role, f"ema/{name}", zero.whole(parameter, held.ema.average.get(name))
             for average in held.averages:
                 yield from average.tensors()
+        yield from self._carried.tensors()
 
     def state(self) -> dict[str, Any]:
         """Counters per role: attempts and successes differ where updates were skipped."""
-        return {role: {"updates": held.updates, "skipped": held.skipped} for role, held in self._trained.items()}
+        trained = {role: {"updates": held.updates, "skipped": held.skipped} for role, held in self._trained.items()}
+        return trained | self._carried.state()
 
     def skipping(self) -> dict[Role, int]:
         """Of roles whose last updates were skipped: how many in a row."""
@@ -231,9 +239,18 @@ class DeepSpeedEngines:
 
     @torch.no_grad()
     def load(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of any world size and ZeRO stage, bit for bit at the same world size."""
+        """Continue from a checkpoint of any world size and ZeRO stage, bit for bit at the same world size.
+
+        In a stage that goes on with finished roles, one that the checkpoint lacks begins as it is: it ends the stage
+        before."""
+        self.carry(checkpoint)
+        for role in self._finished:
+            self._carried.put(role, self._held[role].module)
         for role, held in self._trained.items():
-            counters = checkpoint.state["roles"][role]
+            counters = checkpoint.state["roles"].get(role)
+            if counters is None:
+                assert self._finished, f"{checkpoint.folder} holds no {role}"
+                continue
             held.updates, held.skipped = counters["updates"], counters["skipped"]
             held.skipped_in_a_row = checkpoint.state.get(SKIPPING, {}).get(role, 0)
             averaged = set(checkpoint.names(role, "ema"))
@@ -267,6 +284,15 @@ class DeepSpeedEngines:
                     zero.set_shard(parameter, held.ema.average.get(name), weights)
             for average in held.averages:
                 average.begin(checkpoint)
+
+    def carry(self, checkpoint: Checkpoint) -> None:
+        """Take the tensors of finished roles, which each checkpoint holds again, from this one from now on."""
+        self._carried.checkpoint = checkpoint
+
+    def close(self) -> None:
+        """End all engines, whose memory other ones will take."""
+        for held in self._held.values():
+            zero.let_go(held.engine)
 
     def frozen_hash(self) -> str:
         """sha256 over all ranks' shards of what is frozen, roles and bases of adapters: equal at the start and the end
