@@ -65,6 +65,7 @@ class DCM:
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
     period: ClassVar[tuple[int, int]] = 0, 1
+    exits: ClassVar[Mapping[Role, int]] = {}
 
     @property
     def heads(self) -> Mapping[Role, Heads]:

@@ -52,6 +52,7 @@ class LCM:
 
     name: ClassVar[str] = "lcm"
     heads: ClassVar[Mapping[Role, Heads]] = {}
+    exits: ClassVar[Mapping[Role, int]] = {}
     uses_latents: ClassVar[bool] = True
     period: ClassVar[tuple[int, int]] = 0, 1
 

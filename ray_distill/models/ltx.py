@@ -16,6 +16,7 @@ import torch
 from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
 from torch import Tensor, nn
 
+from ray_distill.models.exits import exit_argument
 from ray_distill.types import Cache, Cond, Prediction
 
 STRIDE = (8, 32, 32)
@@ -59,6 +60,7 @@ class LTXDenoiser:
             width=width,
             rope_interpolation_scale=(STRIDE[0] / FRAME_RATE, *map(float, STRIDE[1:])),
             return_dict=False,
+            **exit_argument(cond),
         )
         return Prediction(tokens.transpose(1, 2).unflatten(2, (frames, height, width)).to(x_t.dtype))
 

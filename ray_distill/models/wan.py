@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 
 from ray_distill.models.causal_wan import causal_attention
+from ray_distill.models.exits import exit_argument
 from ray_distill.models.features import read_out, tapped
 from ray_distill.types import Cache, Cond, Prediction
 
@@ -45,6 +46,7 @@ class WanDenoiser:
                 timestep=1000 * (self._by_token(sigma, x_t) if sigma.ndim == 2 else sigma),
                 encoder_hidden_states=cond["text"].to(self.dtype),
                 return_dict=False,
+                **exit_argument(cond),
             )
         return Prediction(velocity.to(x_t.dtype), tuple(taken), tuple(readings))
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.models import family
+from ray_distill.models.exits import add_exits
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
@@ -67,6 +68,8 @@ def transformer(config: RunConfig, role: Role, at: At = unseen) -> nn.Module:
         quantize(network)
     if held.lora is not None:
         add_lora(network, held.lora, config.seed)
+    if count := config.method.exits.get(role):
+        add_exits(network, count)
     if held.compile:
         compile_blocks(network)
     return network
