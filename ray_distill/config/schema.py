@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
@@ -12,12 +12,15 @@ from ray_distill.config.keys import nearest
 from ray_distill.config.method import method_fields, read_method
 from ray_distill.config.roles import RoleConfig
 from ray_distill.config.secrets import masked
-from ray_distill.config.section import Folder, Name, Section, Seed
 from ray_distill.config.sections import Model, Publish, Track, Train
 from ray_distill.config.shared_base import check_shared_base
 from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
+from ray_distill.settings import Folder, Name, Section, Seed
 from ray_distill.types import STUDENT, TEACHER, Average, Method, Role, Start
+
+if TYPE_CHECKING:
+    from ray_distill.models.pipeline import Pipeline
 
 
 class RunConfig(Section):
@@ -33,7 +36,7 @@ class RunConfig(Section):
     track: Track = Field(default_factory=Track)  # made anew: its relative file is one of the working directory of now
     publish: Publish | None = None
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     @model_validator(mode="after")
     def _roles_fit_the_method(self) -> RunConfig:
@@ -122,6 +125,12 @@ class RunConfig(Section):
 
     def source(self, role: Role) -> Path:
         return self.role(role).path or self.model.path
+
+    def pipeline(self, role: Role) -> Pipeline:
+        """The facts of the folder that a role's transformer comes from."""
+        if self.role(role).path in (None, self.model.path):
+            return self.model.pipeline
+        return self.model.pipeline.beside(self.source(role), f"roles.{role}.path")
 
     @property
     def shown_size(self) -> tuple[int, int, int]:

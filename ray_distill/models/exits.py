@@ -26,7 +26,10 @@ def add_exits(module: nn.Module, count: int) -> None:
         return args, kwargs
 
     def add(_: nn.Module, args: Any, out: Tensor) -> Tensor:
-        return out + embedding(known[0]).to(out.dtype) if known else out
+        if not known:
+            return out
+        each = embedding(known[0]).to(out.dtype)  # [B, D]; out has a row a sample, or one a token
+        return out + (each[:, None] if out.ndim == 3 else each.repeat_interleave(len(out) // len(each), dim=0))
 
     module.register_forward_pre_hook(take, with_kwargs=True)
     time.register_forward_hook(add)

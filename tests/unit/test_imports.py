@@ -15,18 +15,20 @@ BELOW: dict[str, tuple[str, ...]] = {
     "models": ("diffusion",),
     "data": ("models",),
     "config": ("methods", "data"),
+    "simpletuner": ("config",),
+    "importers": ("simpletuner",),
     "plan": ("config",),
     "checkpoint": ("config",),
     "track": ("config",),
     "evaluate": ("checkpoint",),
     "export": ("evaluate",),
     "train": ("export", "plan", "track"),
-    "tune": ("train",),
+    "tune": ("train", "importers"),
     "terminal": (),
     "cli": ("tune", "terminal"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
-    *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "jsonl", "__version__"),
+    *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "jsonl", "settings", "__version__"),
 }
 ROOMS = {
     "ray": (
@@ -118,12 +120,13 @@ def test_imports_go_one_way() -> None:
         ("diffusion/flow.py", "from ..methods.dmd import DMD"),
         ("diffusion/flow.py", "from .. import methods"),
         ("methods/dmd.py", "import numpy as np"),
-        ("methods/dmd.py", "def loss():\n    import ray_distill.models.wan"),
-        ("models/wan.py", "from ray_distill.data import read"),
+        ("methods/dmd.py", "def loss():\n    import ray_distill.models.wan.network"),
+        ("models/wan/network.py", "from ray_distill.data import read"),
         ("evaluate/sample.py", "from ray_distill.train import step"),
         ("plan/memory.py", "from ray_distill.track import runs"),
         ("types.py", "from ray_distill.diffusion import flow"),
         ("config/run.py", "import ray"),
+        ("config/load.py", "from ray_distill.simpletuner.convert import convert"),
         ("data/read.py", "import ray.data"),
         ("train/worker/engines.py", "from deepspeed.utils import safe_get_full_fp32_param"),
         ("train/worker/loop.py", "def log():\n    import mlflow"),

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from ray_distill.methods import DMD, METHODS
 from ray_distill.models.exits import NAME, add_exits
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.plan.forwards import cycle
 from ray_distill.rng import StatelessRng
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

@@ -8,7 +8,7 @@ from torch import nn
 
 from ray_distill.diffusion.losses import divergence_weight, dmd_gradient, surrogate, without_residual
 from ray_distill.methods import DMD, GAN
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.plan.forwards import cycle
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction

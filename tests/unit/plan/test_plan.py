@@ -1,5 +1,6 @@
 """The shipped configurations, verdicts, and the verb."""
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -9,14 +10,15 @@ from safetensors.torch import load_file
 
 from ray_distill.cli import main
 from ray_distill.config import load_config
-from ray_distill.models.loading import PUBLISHED
+from ray_distill.models.loading import published
+from ray_distill.models.wan.family import FAMILY
 from ray_distill.plan import plan
 from ray_distill.plan.changes import changes, cheapest
 from ray_distill.plan.estimate import estimate
 from ray_distill.plan.memory import state
 from ray_distill.plan.network import parameters
 from ray_distill.plan.report import digits
-from tests.unit.config import simpletuner
+from tests.unit.simpletuner import examples
 
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / "examples/digits_teacher/transformer/diffusion_pytorch_model.safetensors"
@@ -301,10 +303,10 @@ def test_a_shared_base_is_planned_as_one_network_and_adapters():
 @pytest.mark.parametrize(("size", "elements"), [("1.3B", 1_418_996_800), ("14B", 14_288_491_584)])
 def test_the_seeds_are_planned_at_both_sizes(name, size, elements, tmp_path, monkeypatch):
     """SimpleTuner's two files as they stand, over the published architecture of each size."""
-    folder = simpletuner.home(tmp_path)
-    described = PUBLISHED / f"Wan2.1-T2V-{size}-Diffusers.json"
-    (folder / simpletuner.MODEL / "transformer/config.json").write_text(described.read_text())
+    folder = examples.home(tmp_path)
+    described = published(FAMILY)[f"Wan2.1-T2V-{size}-Diffusers"]["transformer"]
+    (folder / examples.MODEL / "transformer/config.json").write_text(json.dumps(described))
     monkeypatch.chdir(folder)
-    loaded = simpletuner.load(folder, simpletuner.seed(name))
+    loaded = examples.load(folder, examples.seed(name))
     found = estimate((loaded.before or loaded).config)
     assert sum(found.parameters["teacher"].every) >= elements and found.peak.total > 2 * elements / 8

@@ -1,0 +1,61 @@
+"""LTX-Video's network, diffusers' LTXVideoTransformer3DModel, behind Denoiser.
+
+The network takes latents as tokens [B, t h w, C] and places them by pixels and seconds: a latent frame is 8 frames, a
+row 32 pixels, and clips count as 25 frames a second, the default of diffusers' pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ray_distill.models.exits import exit_argument
+from ray_distill.types import Cache, Cond, Prediction
+
+STRIDE = (8, 32, 32)
+FRAME_RATE = 25.0
+
+
+@dataclass(frozen=True)
+class LTXDenoiser:
+    """``network`` is an LTXVideoTransformer3DModel or an engine that wraps one; it predicts the velocity at 1000 sigma.
+
+    Latents enter in the network's own dtype and the velocity comes back in the dtype of ``x_t``.
+    """
+
+    network: Callable[..., Any]
+    dtype: torch.dtype = torch.float32
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        cond: Cond,
+        *,
+        chunks: Sequence[int] = (),
+        cache: Cache | None = None,
+        remember: bool = False,
+        features: Sequence[int] = (),
+        read: bool = False,
+    ) -> Prediction:
+        """ValueError for a causal call and for features: they are Wan's so far."""
+        if chunks or cache is not None or features:
+            raise ValueError("model.family = 'ltx': no causal calls and no features; use family wan, or another method")
+        frames, height, width = x_t.shape[2:]
+        (tokens,) = self.network(
+            hidden_states=x_t.flatten(2).transpose(1, 2).to(self.dtype),
+            encoder_hidden_states=cond["text"].to(self.dtype),
+            timestep=1000 * (sigma.repeat_interleave(height * width, dim=1) if sigma.ndim == 2 else sigma),
+            encoder_attention_mask=cond["text_mask"],
+            num_frames=frames,
+            height=height,
+            width=width,
+            rope_interpolation_scale=(STRIDE[0] / FRAME_RATE, *map(float, STRIDE[1:])),
+            return_dict=False,
+            **exit_argument(cond),
+        )
+        return Prediction(tokens.transpose(1, 2).unflatten(2, (frames, height, width)).to(x_t.dtype))

@@ -1,0 +1,60 @@
+"""Wan's network, diffusers' WanTransformer3DModel, behind Denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ray_distill.models.exits import exit_argument
+from ray_distill.models.features import read_out, tapped
+from ray_distill.models.wan.causal import causal_attention
+from ray_distill.models.wan.conditions import enter, leave
+from ray_distill.types import Cache, Cond, Prediction
+
+
+@dataclass(frozen=True)
+class WanDenoiser:
+    """``network`` is a WanTransformer3DModel or an engine that wraps one; it predicts the velocity at 1000 sigma.
+
+    Latents enter in the network's own dtype and the velocity comes back in the dtype of ``x_t``.
+    """
+
+    network: Callable[..., Any]
+    dtype: torch.dtype = torch.float32
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        cond: Cond,
+        *,
+        chunks: Sequence[int] = (),
+        cache: Cache | None = None,
+        remember: bool = False,
+        features: Sequence[int] = (),
+        read: bool = False,
+    ) -> Prediction:
+        start = cache.frames if cache is not None else 0
+        latents, levels = enter(x_t, sigma, cond, start)
+        image = {"encoder_hidden_states_image": cond["image"].to(self.dtype)} if "image" in cond else {}
+        causal = causal_attention(self.network, x_t.shape[2], chunks, cache, remember)
+        with causal, tapped(self.network, features) as taken, read_out(self.network, taken, read) as readings:
+            (velocity,) = self.network(
+                hidden_states=latents.to(self.dtype),
+                timestep=1000 * (self._by_token(levels, x_t) if levels.ndim == 2 else levels),
+                encoder_hidden_states=cond["text"].to(self.dtype),
+                return_dict=False,
+                **image,
+                **exit_argument(cond),
+            )
+        velocity = leave(velocity.to(x_t.dtype), x_t, sigma, cond, start)
+        return Prediction(velocity, tuple(taken), tuple(readings))
+
+    def _by_token(self, sigma: Tensor, x_t: Tensor) -> Tensor:
+        """``sigma`` [B, T] as [B, tokens], which is how diffusers takes levels that differ within a clip."""
+        _, height, width = self.network.patch_embedding.stride  # type: ignore[attr-defined]
+        return sigma.repeat_interleave(x_t.shape[3] // height * (x_t.shape[4] // width), dim=1)
