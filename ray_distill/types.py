@@ -292,6 +292,12 @@ class Method(Protocol):
         """The trajectories that it learns from, where these are made before; most methods have none."""
         ...
 
+    @property
+    def exits(self) -> Mapping[Role, int]:
+        """Roles that know at which of so many steps their samples left the student; most methods have none. Their
+        calls name the step under ``exit`` [B] in the conditioning."""
+        ...
+
     def updates(self, step: int) -> tuple[Update, ...]:
         """The descents of this step, in order: a pure function of the step."""
         ...

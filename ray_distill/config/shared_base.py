@@ -24,6 +24,11 @@ def check_shared_base(config: RunConfig) -> None:
         base = base_of(role)
         if role == base or role in method.heads:
             continue
+        if role in method.exits:
+            raise ValueError(
+                f"{KEY}: method.exit_embedding = true: {role} is an adapter on the teacher's network, which takes no "
+                "embedding of its own; remove exit_embedding, or shared_base"
+            )
         if method.roles[role] == "frozen":
             raise ValueError(f"{KEY}: roles.{role} is frozen, and would be a second network; remove shared_base")
         _check_adapter(role, config.role(role), base, config.role(base))

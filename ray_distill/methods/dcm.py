@@ -71,6 +71,7 @@ class DCM:
     period: ClassVar[tuple[int, int]] = 0, 1
     stages: ClassVar[tuple[Stage, ...]] = ()
     teachers: ClassVar[Experts | None] = None
+    exits: ClassVar[Mapping[Role, int]] = {}
 
     @property
     def heads(self) -> Mapping[Role, Heads]:

@@ -46,6 +46,7 @@ from ray_distill.types import (
     Sampler,
     Shared,
     Stage,
+    Trajectories,
     Update,
 )
 
@@ -98,7 +99,9 @@ class PhasedDMD:
         TEACHER_LOW: "frozen",
     }
     heads: ClassVar[Mapping[Role, Heads]] = {}
+    exits: ClassVar[Mapping[Role, int]] = {}
     uses_latents: ClassVar[bool] = False
+    prepared: ClassVar[Trajectories | None] = None
 
     def __post_init__(self) -> None:
         for key in ("high_timesteps", "low_timesteps"):

@@ -47,6 +47,7 @@ class FlowMatching:
     name: ClassVar[str] = "flow_matching"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
     heads: ClassVar[Mapping[Role, Heads]] = {}
+    exits: ClassVar[Mapping[Role, int]] = {}
     uses_latents: ClassVar[bool] = True
     prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1

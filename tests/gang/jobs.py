@@ -18,6 +18,7 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.data.feed.order import share
 from ray_distill.methods import DMD, FlowMatching
+from ray_distill.models.exits import add_exits
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
@@ -111,6 +112,8 @@ def network(case: Case, role: str) -> nn.Module:
         quantize(module)
     if case.lora is not None and role != "teacher":
         add_lora(module, case.lora, seed=0)
+    if count := case.method.exits.get(role):
+        add_exits(module, count)
     return module
 
 

@@ -11,6 +11,7 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.config.held import Held, stages
 from ray_distill.config.shared_base import base_of
+from ray_distill.models.exits import add_exits
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
@@ -91,6 +92,8 @@ def transformer(config: RunConfig, role: Role, at: At = unseen) -> nn.Module:
         quantize(network)
     if held.lora is not None:
         add_lora(network, held.lora, config.seed)
+    if count := config.method.exits.get(role):
+        add_exits(network, count)
     if held.compile:
         compile_blocks(network)
     return network

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.retention import SKIPPING
 from ray_distill.config.roles import RoleConfig
+from ray_distill.models.exits import NAME as EXITS
 from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
 from ray_distill.train.schedule import learning_rate
@@ -276,7 +277,10 @@ class DeepSpeedEngines:
         for role, held in self._trained.items():
             if role not in checkpoint.state["roles"]:
                 continue
+            found = set(checkpoint.names(role, "weights"))
             for name, parameter in held.trainable:
+                if name.startswith(f"{EXITS}.") and name not in found:
+                    continue  # the other run's fake score knew no exits: they begin at zero, as in any run
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
                 zero.set_master(parameter, weights)
                 zero.set_compute_weights(parameter, weights)
