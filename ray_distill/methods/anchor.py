@@ -44,8 +44,8 @@ class Anchor:
     def anchor_loss(
         self, networks: Networks, batch: Batch, eps: Tensor, timesteps: tuple[float, ...], scale: float
     ) -> Tensor:
-        """mean (v_student(eps, s_1) - v_bar)^2 over all generated elements, with gradient to the student; ``scale`` guides the
-        teacher."""
+        """mean (v_student(eps, s_1) - v_bar)^2 over all generated elements, with gradient to the student; ``scale``
+        guides the teacher."""
         first, second = timesteps[:2]
         solver = halting(euler_timesteps(self.diversity_steps, self.diversity_shift), [second], scale)
         stop, prompts = solver.timesteps.index(second), (batch.cond, batch.uncond)

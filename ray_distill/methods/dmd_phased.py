@@ -191,12 +191,12 @@ class PhasedDMD:
         else:
             low, since = step // self.student_interval % 2 == 1, step
         region = LOW if low else HIGH
-        fake_score = Update((region.fake_score,), self.low_fake_score_loss if low else self.high_fake_score_loss)
+        fake_score = Update(region.fake_score, self.low_fake_score_loss if low else self.high_fake_score_loss)
         if (since + 1) % self.student_interval:
             return (fake_score,)
         pull = Pull(region.fake_score, region.student, self.ida_decay, "ida_decay")
         pulls = (pull,) if self.ida_decay < 1 else ()
-        return Update((region.student,), self.low_student_loss if low else self.high_student_loss, pulls), fake_score
+        return Update(region.student, self.low_student_loss if low else self.high_student_loss, pulls), fake_score
 
     def sampler(self) -> Sampler:
         """Parted half-way between the last step of the one and the first of the other."""

@@ -149,5 +149,5 @@ class GAN(DMD):
         judge = cast(Discriminator, networks[DISCRIMINATOR])
         with torch.set_grad_enabled(trunk and torch.is_grad_enabled()):
             features = networks[self.gan_features](x_s, sigma, batch.cond, features=judge.blocks).features
-            features = tuple(generated_tokens(hidden, x.shape[2], batch.given) for hidden in features)
+            features = tuple(generated_tokens(hidden, x_s.shape[2], batch.given) for hidden in features)
         return judge(features)

@@ -10,7 +10,6 @@ import torch.distributed as dist
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.network import load_network
-from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.config.held import stage_at
 from ray_distill.rng import StatelessRng
@@ -18,6 +17,7 @@ from ray_distill.train.worker import zero
 from ray_distill.train.worker.build import begun
 from ray_distill.train.worker.engines import Engines
 from ray_distill.train.worker.step import train_step
+from tests.checkpoints import write
 from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.two_experts import RATE, TRAINED, phased_config, write_experts

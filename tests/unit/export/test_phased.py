@@ -8,12 +8,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.diffusion.samplers import sample
 from ray_distill.evaluate.compare import teachers
 from ray_distill.evaluate.generate import Candidate, denoiser
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain
+from tests.checkpoints import write
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 from tests.two_experts import PARTS, phased_config, write_experts
 
