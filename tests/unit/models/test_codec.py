@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from ray_distill.data.read.transform import to_pixels
 from ray_distill.models.codec import load_codec
 from ray_distill.models.patch_pca import PatchPCA
-from ray_distill.models.wan import WanVAE
+from ray_distill.models.wan.codec import WanVAE
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 TEACHER = EXAMPLES / "digits_teacher"
@@ -117,7 +117,8 @@ def test_unknown_codecs_are_named(tmp_path):
         load_codec(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "VQGAN"}))
     with pytest.raises(
-        ValueError, match=r"'VQGAN' .* knows \['AutoencoderKLLTXVideo', 'AutoencoderKLWan', 'CausalPatchPCA', 'PatchPCA'\]"
+        ValueError,
+        match=r"'VQGAN' .* knows \['AutoencoderKLLTXVideo', 'AutoencoderKLWan', 'CausalPatchPCA', 'PatchPCA'\]",
     ) as caught:
         load_codec(tmp_path)
     assert str(tmp_path) in str(caught.value)
