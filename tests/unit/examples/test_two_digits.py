@@ -13,7 +13,7 @@ from ray_distill.data.read.transform import resize
 from ray_distill.data.read.video import read_clip
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
-import two_digits  # noqa: E402
+import two_digits
 
 ROOM = two_digits.SIZE - two_digits.DIGIT
 

@@ -18,7 +18,7 @@ from ray_distill.models.parts import check_vae
 from ray_distill.models.patch_pca import WEIGHTS
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
-from moving_digits import DIRECTIONS, draw  # noqa: E402
+from moving_digits import DIRECTIONS, draw
 
 
 @pytest.fixture(scope="module")
