@@ -18,19 +18,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from digits_base import make_tokenizer
+from digits_base import fit_metric, make_tokenizer
+from moving_digits import DIGITS
 from tiny_wan import TEXT_DIM, make_pipeline, save
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
-from two_digits import FRAMES, SIZE
+from two_digits import COLOURS, FRAMES, SIZE, is_held_out
 
 from ray_distill.data.read.clip import Cut
 from ray_distill.data.read.transform import resize, to_pixels
 from ray_distill.data.read.video import read_clip
+from ray_distill.evaluate.metrics import Metric
 from ray_distill.models.causal_pca import CausalPatchPCA
 
-PARTS = ("vae", "pipeline")
+PARTS = ("vae", "metric", "pipeline")
 PATCH, CHANNELS, MAX_LENGTH = (4, 6, 6), 32, 16
+HEADS = {"colour_1": tuple(COLOURS), "digit_1": DIGITS, "colour_2": tuple(COLOURS), "digit_2": DIGITS}
+METRIC_CHANNELS, METRIC_EPOCHS = (12, 24, 96), 12
 FITTED = 300  # clips of the codec: 190,000 blocks of 432 numbers say enough of their covariance
 
 
@@ -76,6 +80,14 @@ def main() -> None:
         codec = CausalPatchPCA.fit(pixels, PATCH, CHANNELS)
         codec.save(args.folder / "vae")
         print(f"vae: {energy_kept(codec, pixels):.4f} of the energy kept")
+    if "metric" in args.parts:
+        clips, captions = read_clips(args.data)
+        torch.manual_seed(args.seed)
+        metric = Metric(HEADS, (FRAMES, SIZE, SIZE), METRIC_CHANNELS)
+        held_out = np.array([is_held_out(i) for i in range(len(clips))])
+        accuracy = fit_metric(metric, clips, captions, held_out, METRIC_EPOCHS)
+        metric.save(args.folder / "metric")
+        print("metric, accuracy on images held out:", ", ".join(f"{head} {a:.3f}" for head, a in accuracy.items()))
     if "pipeline" in args.parts:
         rows = [json.loads(line) for line in (args.data / "manifest.jsonl").read_text().splitlines()]
         tokenizer = make_tokenizer([row["caption"] for row in rows])

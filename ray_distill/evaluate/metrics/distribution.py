@@ -33,8 +33,17 @@ def diversity(features: Tensor, prompts: Sequence[str]) -> float | None:
 
     It falls where a student shows the same video for every noise; an accurate teacher's says what is enough.
     """
+    means = list(diversity_by_prompt(features, prompts).values())
+    return float(torch.tensor(means, dtype=torch.float64).mean()) if means else None
+
+
+def diversity_by_prompt(features: Tensor, prompts: Sequence[str]) -> dict[str, float]:
+    """The mean distance between two videos of a prompt, for each prompt that has two."""
     rows: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
-    means = [torch.pdist(features[several].double()).mean() for several in rows.values() if len(several) > 1]
-    return float(torch.stack(means).mean()) if means else None
+    return {
+        prompt: torch.pdist(features[several].double()).mean().item()
+        for prompt, several in rows.items()
+        if len(several) > 1
+    }
