@@ -34,7 +34,7 @@ from ray_distill.models.causal_pca import CausalPatchPCA
 PARTS = ("vae", "metric", "pipeline")
 PATCH, CHANNELS, MAX_LENGTH = (4, 6, 6), 32, 16
 HEADS = {"colour_1": tuple(COLOURS), "digit_1": DIGITS, "colour_2": tuple(COLOURS), "digit_2": DIGITS}
-METRIC_CHANNELS, METRIC_EPOCHS = (12, 24, 96), 12
+METRIC_CHANNELS, METRIC_EPOCHS = (12, 24, 96), 8
 FITTED = 300  # clips of the codec: 190,000 blocks of 432 numbers say enough of their covariance
 
 
