@@ -10,12 +10,13 @@ import torch
 from ray_distill.config import load_config
 from ray_distill.models.causal_pca import CausalPatchPCA
 
-ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "docs"))
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import hard_bench
 import two_digits_teacher
 from two_digits import FRAMES, SIZE
+
+ROOT = Path(__file__).parents[3]
 
 
 def report(student, motion):
