@@ -27,7 +27,8 @@ from ray_distill.methods.flow_matching import FlowMatching
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.loading import load_transformer
-from ray_distill.models.text import TextEncoder
+from ray_distill.models.text import T5Text
+from ray_distill.models.wan.text import wan_text
 from ray_distill.rng import StatelessRng
 from ray_distill.types import STUDENT, Batch
 
@@ -50,8 +51,8 @@ def latents_of(data: Path, folder: Path, work: Path) -> tuple[Tensor, list[str]]
     return latents, captions
 
 
-def text_of(encoder: TextEncoder, tokens: Any, rows: Tensor) -> Tensor:
-    """[B, L, D] of tokenized captions, as TextEncoder has it, with gradient."""
+def text_of(encoder: T5Text, tokens: Any, rows: Tensor) -> Tensor:
+    """[B, L, D] of tokenized captions, zero behind each caption's last token, with gradient."""
     ids, mask = tokens.input_ids[rows], tokens.attention_mask[rows]
     return torch.where(mask.bool()[..., None], encoder.model(ids, mask).last_hidden_state, 0.0)
 
@@ -80,7 +81,7 @@ def rows_of(step: int, clips: int, seed: int) -> Tensor:
 def train(data: Path, folder: Path, work: Path, steps: int, seed: int) -> Iterator[tuple[int, float]]:
     """Yields (step, loss); saves a checkpoint each 100 steps and the averages in ``folder`` at the end."""
     latents, captions = latents_of(data, folder, work)
-    encoder = TextEncoder(folder, MAX_LENGTH)
+    encoder = wan_text(folder, MAX_LENGTH)
     tokens = encoder.tokenizer([*captions, ""], padding="max_length", max_length=MAX_LENGTH, return_tensors="pt")
     trained = nn.ModuleDict({"transformer": load_transformer("wan", folder), "text_encoder": encoder.model})
     trained.requires_grad_(True).train()
