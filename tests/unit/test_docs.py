@@ -8,7 +8,8 @@ import pytest
 
 from docs import tree, upgrade
 from docs.upgrade import cited_tests
-from ray_distill.cli import main, parse
+from ray_distill.arguments import parse
+from ray_distill.cli import main
 from ray_distill.importers import load_run
 from ray_distill.tune.space import load_sweep
 
@@ -32,12 +33,12 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("line", commands())
 def test_a_documented_command_is_taken(line: str) -> None:
     args = parse(shlex.split(line)[1:])
-    if str(args.config).startswith(MADE):
+    if str(args.config).startswith(MADE) and args.verb != "track":
         assert args.verb == "train"
     elif args.verb == "import":
-        load_run(Path(args.overrides[0]), args.overrides[1:], environment={})
+        load_run(args.config, args.overrides, environment={})
     elif args.verb == "track":
-        assert str(args.config) == "sync" and args.overrides[0].startswith(MADE)
+        assert args.action == "sync" and str(args.config).startswith(MADE)
     elif args.verb == "tune":
         load_sweep(args.config, args.overrides)
     elif args.verb == "plan":

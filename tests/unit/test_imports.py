@@ -25,7 +25,8 @@ BELOW: dict[str, tuple[str, ...]] = {
     "train": ("export", "plan", "track"),
     "tune": ("train", "importers"),
     "terminal": (),
-    "cli": ("tune", "terminal"),
+    "arguments": (),
+    "cli": ("tune", "terminal", "arguments"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
     *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "jsonl", "settings", "__version__"),
