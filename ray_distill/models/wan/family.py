@@ -79,6 +79,8 @@ def image(pipeline: Pipeline, codec: Codec) -> ImageEncoder:
 
 
 def image_parts(known: Fields) -> tuple[str, ...]:
+    if not of_clips(known):
+        return ()
     return ("vae", *(("image_encoder", "image_processor") if "image" in known else ()))
 
 

@@ -61,6 +61,12 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
         what = f"{source.where}: its transformer"
         _check_same_fields(config, source)
         extra = source.of.image_channels(takes)
+        images = [name for name in ("image_dim", "added_kv_proj_dim") if takes.get(name)]
+        if images and (not extra or len(images) < 2):
+            raise ConfigError(
+                f"{what} has {images[0]} and reads an image, too, in another way than image to video does; give a "
+                "text-to-video or an image-to-video folder"
+            )
         for name, beside in (("in_channels", extra), ("out_channels", 0)):
             given = (takes.get(name) or takes["in_channels"]) - beside
             if given != ends.channels:

@@ -11,7 +11,6 @@ from ray_distill.export.diffusers import check_place, check_recipe
 from ray_distill.export.student import FOLDER
 from ray_distill.models.parts import check_text, check_tokenizer, check_vae
 from ray_distill.models.pipeline import INDEX
-from ray_distill.models.spec import of_clips
 
 PARTS = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")
 
@@ -42,7 +41,7 @@ def check_image(config: RunConfig) -> None:
     """The parts that encode images are there, and prompts have the only length that the network takes."""
     pipeline, tokens = config.model.pipeline, config.model.max_sequence_length
     fields = config.model.encoders.fields
-    for part in pipeline.of.image_parts(fields) if of_clips(fields) else ():
+    for part in pipeline.of.image_parts(fields):
         if not (pipeline.path / part).is_dir():
             raise ConfigError(f"{pipeline.where}: no {part}/ there, which encodes images; copy the whole folder")
     wanted = pipeline.of.tokens(pipeline.described)
