@@ -70,6 +70,8 @@ class Evaluate(Section):
     teacher_steps: Steps = 32
     teacher_shift: Shift = 3.0
     teacher_guidance: float = 2.0
+    teacher_guidance_low: float | None = None
+    """Of a second teacher, that of the low noise levels; None: teacher_guidance."""
     guidance_grid: Annotated[tuple[float, ...], Field(min_length=1, max_length=100)] = (1.5, 2.0, 3.0)
     shift_grid: Annotated[tuple[Shift, ...], Field(min_length=1, max_length=100)] = (1.0, 3.0, 5.0)
     pictures: Annotated[int, Field(gt=0, le=10_000)] = 6

@@ -39,8 +39,8 @@ def read_method(value: Any) -> Any:
             ]
             remedy = f"it is a key of {', '.join(others)}" if others else nearest(key, known)
             raise ValueError(f"method.{key}: method {name!r} has no such key; {remedy}")
-    if "timesteps" in fields:
-        fields["timesteps"] = _numbers(fields["timesteps"])
+    for key in LISTS & fields.keys():
+        fields[key] = _numbers(fields[key])
     for key, given in fields.items():
         _check_number(key, given)
     try:
@@ -49,6 +49,8 @@ def read_method(value: Any) -> Any:
         raise ValueError("; ".join(_problem(problem) for problem in error.errors())) from None
 
 
+LISTS = {"timesteps", "high_timesteps", "low_timesteps", "student_exits", "fake_score_exits"}
+"""Keys that may be written without brackets."""
 LARGEST = 1e9
 LONGEST = dict.fromkeys(("euler_steps", "solver_steps", "sampling_steps", "multiphase"), 10_000)
 LONGEST["student_interval"] = 1_000_000

@@ -34,7 +34,9 @@ class Model(Section):
     """Whether a video begins from an image. Without it the network says so; Wan 2.2 5B does both, and makes videos of
     text then."""
     max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
-    text_encoder_precision: Literal["float32", "int8"] = "float32"
+    text_encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """What the text encoder computes in, whatever dtype its files have; int8: its weights, held in a byte each."""
+
     attention: str = "native"
     """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
 

@@ -12,6 +12,7 @@ from ray_distill.data.store.cache import FORMAT, Shape
 from ray_distill.data.store.parquet import address
 from ray_distill.models.codec import Codec
 from ray_distill.models.hashing import folder_hash
+from ray_distill.models.parts import stored_dtypes
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Fields, ImageEncoder, TextEncoder, columns, of_clips
 
@@ -57,6 +58,9 @@ class Encoders:
         """The address of captions' fields."""
         parts = [folder_hash(self.path / part) for part in ("text_encoder", "tokenizer")]
         precision = [] if self.text_precision == "float32" else [self.text_precision]
+        stored = stored_dtypes(self.path / "text_encoder", "model", f"{self.pipeline.where}: text_encoder")
+        if stored != {"F32"} and self.text_precision != "bfloat16":
+            precision.append("computed in fp32")  # rows of earlier versions were computed in the dtype of the files
         return address(FORMAT, parts, self.max_sequence_length, cleaning(), *precision, *columns(self.fields))
 
     @cached_property

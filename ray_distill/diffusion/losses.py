@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -63,6 +65,21 @@ def dmd_gradient(x: Tensor, mu_fake: Tensor, mu_real: Tensor, min_norm: float = 
     return (mu_fake - mu_real) / norm.reshape(-1, *[1] * (x.ndim - 1)), norm
 
 
+def without_residual(gradient: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """PDMD's projection (arXiv 2609.35768): d' = d - (<d, r> / (<r, r> + 1e-8)) r, with r = x - mu_fake.
+
+    ``gradient`` is d, or d times a number a sample. Inner products over all dimensions but the batch's, in fp32 or
+    better. A perfect fake score under fresh noise has E[r | x_s] = 0, so that nothing is lost; its error shifts d and
+    -r alike, and goes. Returns (d' [B, C, T, H, W], |d'| / |d| [B], <d, r> / (|d| |r|) [B]).
+    """
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    d, r = gradient.to(dtype).flatten(1), residual.to(dtype).flatten(1)
+    along = (d * r).sum(1)
+    kept = d - (along / (r.square().sum(1) + 1e-8))[:, None] * r
+    size = d.norm(dim=1).clamp_min(torch.finfo(dtype).tiny)
+    return kept.view_as(gradient), kept.norm(dim=1) / size, along / (size * r.norm(dim=1)).clamp_min(1e-30)
+
+
 def surrogate(x: Tensor, gradient: Tensor, mask: Tensor | None = None) -> Tensor:
     """A scalar of value and gradient of 0.5 mean over all N elements of (x - sg[x - g])^2: 0.5 mean g^2, and g / N.
 
@@ -88,6 +105,30 @@ def adversarial_loss(logits: Tensor, real: bool, form: str) -> Tensor:
     wrong = -d if real else d
     cost = {"softplus": softplus(wrong), "hinge": (1 + wrong).relu()}[form]
     return cost.mean()
+
+
+RATIOS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "rkl": torch.ones_like,
+    "kl": lambda r: r,
+    "js": lambda r: r / (1 + r),
+    "sf": lambda r: 1 / (1 + r),
+    "neyman": lambda r: 1 / r,
+    "sh": torch.sqrt,
+    "jf": lambda r: 1 + r,
+}
+"""h(r) of f-distill, with r = p_real / p_student: f''(r) r^2 of the divergence that is descended."""
+
+
+def divergence_weight(logits: Tensor, divergence: str) -> Tensor:
+    """[B]: h(r) / h(1), by which f-distill (arXiv 2502.15681) weighs a sample's gradient.
+
+    r = exp(D) of a sample's mean logit D in fp32 or better, high for real, with D in [-10, 10] and r in [0.1, 20]. Its
+    authors divide by a running mean of h in place of h(1), its value where the two look alike.
+    """
+    d = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(1).mean(1)
+    r = d.clamp(-10, 10).exp().clamp(0.1, 20)
+    h = RATIOS[divergence]
+    return h(r) / h(torch.ones_like(r))
 
 
 def finite_samples(*tensors: Tensor) -> Tensor:

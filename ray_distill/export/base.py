@@ -10,13 +10,13 @@ from ray_distill.models.pipeline import INDEX, Pipeline
 from ray_distill.models.spec import of_clips
 
 
-def check_index(pipeline: Pipeline) -> None:
-    """ConfigError for the model_index.json of a Wan 2.2 that has two transformers, which one student cannot take the
-    place of."""
-    if class_of(pipeline.index, "transformer_2"):
+def check_index(pipeline: Pipeline, experts: bool = False) -> None:
+    """ConfigError for the model_index.json of a Wan 2.2 that has two transformers, unless two ``experts`` take their
+    places."""
+    if class_of(pipeline.index, "transformer_2") and not experts:
         raise ConfigError(
             f"{pipeline.where}: a Wan 2.2 pipeline of two experts ({INDEX} has transformer_2) cannot carry one "
-            "student; give a folder of Wan 2.1 or of Wan 2.2 5B"
+            "student; give a folder of Wan 2.1 or of Wan 2.2 5B, or, for this one, method.name=dmd_phased"
         )
 
 
@@ -26,12 +26,13 @@ def class_of(parts: Mapping[str, Any], name: str) -> str | None:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
 
 
-def check_base(pipeline: Pipeline) -> None:
-    """ConfigError where diffusers could not load the parts that an export takes from ``pipeline``."""
+def check_base(pipeline: Pipeline, experts: bool = False) -> None:
+    """ConfigError where diffusers could not load the parts that an export, of two ``experts`` or of one student, takes
+    from ``pipeline``."""
     import diffusers
     import transformers
 
-    check_index(pipeline)
+    check_index(pipeline, experts)
     fields, family = pipeline.fields(1), pipeline.family
     parts, export = pipeline.index, pipeline.of.leaves(fields)
     kind = parts.get("_class_name")  # one that diffusers does not have is another tool's name

@@ -25,6 +25,7 @@ from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
 ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
 VERSION = 1  # of recipe.json
 SCHEDULERS = {"sde": FlowMatchLCMScheduler, "ode": FlowMatchEulerDiscreteScheduler}
 
@@ -46,6 +47,7 @@ def export_student(
     adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
     low: torch.nn.Module | None = None,
     from_image: bool = False,
+    low_adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
@@ -57,6 +59,7 @@ def export_student(
     pytorch_lora_weights.safetensors for the pipeline's ``load_lora_weights``. ``low`` is the expert of low noise of a
     recipe with two: the folder is then a WanPipeline with transformer_2 and boundary_ratio, but for text and VAE.
     ``from_image``: the student makes videos of a picture and a prompt, and leaves with the pipeline that does.
+    ``low_adapter`` is its adapter, for ``load_lora_weights(..., load_into_transformer_2=True)``.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
     ValueError for a recipe or a base that WanPipeline cannot replay, and for a ``folder`` that holds something else;
@@ -73,7 +76,7 @@ def export_student(
     check_recipe(sampler, export)
     check_place(folder)
     if Path(base).is_dir():
-        check_index(Pipeline(family.name, Path(base), "base"))
+        check_index(Pipeline(family.name, Path(base), "base"), experts=sampler.experts is not None)
     if (low is None) != (sampler.experts is None):
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
     local = Path(base).is_dir()
@@ -95,16 +98,16 @@ def export_student(
         "fps": fps,
         "from_image": from_image,
     }
+    adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         _save_networks(fresh, transformer, low, sampler, export.pipeline)
-        if adapter is not None:
-            lora, tensors = adapter
+        for name, (lora, tensors) in adapters.items():
             getattr(diffusers, export.pipeline).save_lora_weights(
                 fresh,
                 transformer_lora_layers=dict(tensors),
-                weight_name=ADAPTER,
+                weight_name=name,
                 transformer_lora_adapter_metadata=lora.peft(),
             )
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
@@ -113,7 +116,7 @@ def export_student(
             assert path is not None, "check_recipe refuses chunks where no script samples them"
             shutil.copyfile(path, fresh / name)
         (fresh / "README.md").write_text(
-            mask(_model_card(recipe, sampler, card, local, adapter and adapter[0], export))
+            mask(_model_card(recipe, sampler, card, local, {n: of.rank for n, (of, _) in adapters.items()}, export))
         )
         _swap(fresh, folder)
     finally:
@@ -130,6 +133,8 @@ def check_recipe(sampler: Sampler, export: Export) -> None:
         raise ValueError(
             f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
         )
+    if sampler.experts is not None and sampler.experts.low_guidance_scale is not None:
+        raise ValueError("two experts of a guidance each: sample.py has one scale; leave out that of the low expert")
     if sampler.experts is not None and sampler.chunks is not None:
         raise ValueError("a causal student with two experts: WanPipeline samples no chunks, and sample.py no experts")
 
@@ -179,8 +184,14 @@ def _swap(fresh: Path, folder: Path) -> None:
 
 
 def _model_card(
-    recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, Any], local: bool, lora: LoRA | None, export: Export
+    recipe: Mapping[str, Any],
+    sampler: Sampler,
+    card: Mapping[str, Any],
+    local: bool,
+    adapters: Mapping[str, int],
+    export: Export,
 ) -> str:
+    """``adapters``: the rank of each adapter's file."""
     title = str(card.get("title", "A few-step video student"))
     data = ModelCardData(
         library_name="diffusers",
@@ -207,10 +218,15 @@ def _model_card(
         f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `{export.pipeline}` call would choose other "
         "timesteps.",
     ]
-    if lora is not None:
+    if ADAPTER in adapters:
         lines += [
-            f"`{ADAPTER}` is the same student as an adapter of rank {lora.rank}, for the transformer that training "
-            "began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
+            f"`{ADAPTER}` is the same student as an adapter of rank {adapters[ADAPTER]}, for the transformer that "
+            "training began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
+        ]
+    if LOW_ADAPTER in adapters:
+        lines += [
+            f"`{LOW_ADAPTER}` is that of `transformer_2`, of rank {adapters[LOW_ADAPTER]}: "
+            f'`pipe.load_lora_weights(folder, weight_name="{LOW_ADAPTER}", load_into_transformer_2=True)`.'
         ]
     if (boundary := recipe["boundary_ratio"]) is not None:
         lines += [

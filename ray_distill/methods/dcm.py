@@ -36,6 +36,8 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
+    Trajectories,
     Update,
 )
 
@@ -65,7 +67,11 @@ class DCM:
 
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
+    exits: ClassVar[Mapping[Role, int]] = {}
 
     @property
     def heads(self) -> Mapping[Role, Heads]:
@@ -123,7 +129,7 @@ class DCM:
         return bf16_warnings(self.phases, self.scale, self.huber_c, remedy) if bf16 else []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.student_loss),)
+        return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
         """Below the boundary the teacher predicts, as this expert never learns those levels."""

@@ -81,7 +81,7 @@ class DCMFine(DCM):
         return solver_phases(self.euler_steps, self.shift, END, self.split, self.multiphase)
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (*super().updates(step), Update((DISCRIMINATOR,), self.discriminator_loss))
+        return (*super().updates(step), Update(DISCRIMINATOR, self.discriminator_loss))
 
     def sampler(self) -> Sampler:
         """What the student began with, the semantic expert, predicts from the boundary up."""

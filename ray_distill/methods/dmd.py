@@ -5,7 +5,8 @@
 3. student, every ``student_interval`` steps: g = (mu_fake(x_s) - mu_real(x_s)) / mean abs(x - mu_real(x_s));
    descend 0.5 mean (x - sg[x - g])^2, whose gradient at x is g / N
 4. fake score: descend mean (v_fake(x_s) - (eps - x))^2 on a rollout without gradient
-Where ida_decay is below 1, the fake score also follows the student's weights (SenseFlow, arXiv 2506.00523).
+With ``projection`` g leaves out its part along x - mu_fake (PDMD, arXiv 2609.35768). Where ida_decay is below 1, the
+fake score also follows the student's weights (SenseFlow, arXiv 2506.00523).
 """
 
 from __future__ import annotations
@@ -17,19 +18,29 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ray_distill.diffusion.flow import add_noise, velocity, x_0_from_velocity
+from ray_distill.diffusion.flow import add_noise, expand, velocity, x_0_from_velocity
 from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import guided_x_0
-from ray_distill.diffusion.losses import dmd_gradient, finite_samples, sample_mse, score_weight, surrogate
+from ray_distill.diffusion.losses import (
+    dmd_gradient,
+    finite_samples,
+    sample_mse,
+    score_weight,
+    surrogate,
+    without_residual,
+)
 from ray_distill.diffusion.samplers import simulate
 from ray_distill.diffusion.timesteps import check_timesteps, warp
+from ray_distill.methods.anchor import Anchor
+from ray_distill.methods.exits import Exits
 from ray_distill.methods.scores import Scores
-from ray_distill.methods.watch import fake_score_logs, student_logs
+from ray_distill.methods.watch import fake_score_logs, projection_logs, student_logs
 from ray_distill.types import (
     FAKE_SCORE,
     STUDENT,
     TEACHER,
     Batch,
+    Experts,
     Heads,
     LossTerms,
     Need,
@@ -39,12 +50,14 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
+    Trajectories,
     Update,
 )
 
 
 @dataclass(frozen=True)
-class DMD(Scores):
+class DMD(Exits, Anchor, Scores):
     timesteps: tuple[float, ...] = (1000.0, 757.0, 522.0)
     warp_denoising_step: bool = False
     flow_shift: float = 1.0
@@ -54,15 +67,20 @@ class DMD(Scores):
     student_turn: Literal["joins", "replaces"] = "joins"
     reuse_rollout: bool = False
     ida_decay: float = 1.0
+    projection: bool = False
 
     name: ClassVar[str] = "dmd"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained", FAKE_SCORE: "trained", TEACHER: "frozen"}
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         check_timesteps(self.timesteps)
         if self.flow_shift <= 0:
             raise ValueError(f"flow_shift = {self.flow_shift}: must be above 0")
         self.check_scores(self.sampler().timesteps)
+        self.check_exits(len(self.timesteps))
+        self.check_anchor(len(self.timesteps))
         replaces = self.student_turn == "replaces"
         if self.student_interval < 1 + replaces:
             enough = "2 or more, or no turn is left to the fake score" if replaces else "1 for every step, or more"
@@ -71,10 +89,23 @@ class DMD(Scores):
             raise ValueError("reuse_rollout = True: no fake-score update follows where student_turn = replaces")
         if not 0 < self.ida_decay <= 1:
             raise ValueError(f"ida_decay = {self.ida_decay}: a share of the fake score in (0, 1]; 1 is off")
+        if self.ida_decay < 1 and self.exit_embedding:
+            raise ValueError(
+                f"ida_decay = {self.ida_decay}: it needs two networks of one architecture, and exit_embedding = True "
+                "gives the fake score a part that the student lacks; remove one of them"
+            )
 
     @property
     def heads(self) -> Mapping[Role, Heads]:
         return {}
+
+    @property
+    def prepared(self) -> Trajectories | None:
+        return None
+
+    @property
+    def exits(self) -> Mapping[Role, int]:
+        return {FAKE_SCORE: len(self.timesteps)} if self.exit_embedding else {}
 
     @property
     def uses_latents(self) -> bool:
@@ -89,8 +120,8 @@ class DMD(Scores):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         pulls = (Pull(FAKE_SCORE, STUDENT, self.ida_decay, "ida_decay"),) if self.ida_decay < 1 else ()
-        student = Update((STUDENT,), self.student_loss, pulls)
-        fake_score = Update((FAKE_SCORE,), self.fake_score_loss)
+        student = Update(STUDENT, self.student_loss, pulls)
+        fake_score = Update(FAKE_SCORE, self.fake_score_loss)
         if (step + 1) % self.student_interval:
             return (fake_score,)
         return (student,) if self.student_turn == "replaces" else (student, fake_score)
@@ -105,7 +136,7 @@ class DMD(Scores):
         )
 
     def exit_step(self, rng: Rng, purpose: str) -> int:
-        return rng.control(f"{purpose}/exit", len(self.timesteps))
+        return self.draw_exit(rng, len(self.timesteps), purpose, "exit")
 
     def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
         return self.window(self.sampler().timesteps, self.exit_step(rng, purpose))
@@ -129,24 +160,39 @@ class DMD(Scores):
         x = self.roll_out(networks, batch, rng, "student", grad=True)
         if self.reuse_rollout:
             shared["x"] = x.detach()
-        return self.match(x, networks, batch, rng)
+        terms = self.match(x, networks, batch, rng)
+        if not self.diversity_weight:
+            return terms
+        eps = rng.noise("student/noise-1", batch.sample_ids, batch.latent_shape)  # the rollout's own
+        loss = self.anchor_loss(networks, batch, eps, self.sampler().timesteps, self.teacher_scale)
+        return LossTerms(terms.loss + self.diversity_weight * loss, {**terms.logs, "diversity_loss": loss.detach()})
 
     def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
         """The student's loss on its rollout ``x``."""
         with torch.no_grad():
             x_s, sigma, _ = self.diffuse(x, batch, rng, "student", self.exit_window(rng, "student"))
-            prompts = batch.cond, batch.uncond
-            mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *prompts, self.fake_score_scale)
-            mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, *prompts, self.teacher_scale)
+            known = self.with_exit(batch, self.exit_step(rng, "student"))
+            mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *known, self.fake_score_scale)
+            mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, batch.cond, batch.uncond, self.teacher_scale)
             shown, mu_fake, mu_real = (generated(each, batch.given) for each in (x, mu_fake, mu_real))
             g, norm = dmd_gradient(shown, mu_fake, mu_real, self.min_norm)
+            more = {}
+            if self.projection:
+                g, kept, cosine = without_residual(g, shown - mu_fake)
+                more = projection_logs(kept, cosine, sigma)
+            if (weight := self.weight(x_s, sigma, networks, batch)) is not None:
+                g = g * expand(weight, g)
+                more |= {"divergence_weight": weight}
             finite = finite_samples(g)  # a broken sample gives no gradient, and is counted
             g[~finite] = 0.0
         loss = surrogate(generated(x, batch.given), g)
         real = {"teacher": mu_real} if batch.x_0 is None else {"data": generated(batch.x_0, batch.given)}
-        return LossTerms(
-            loss, student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=shown, **real)
-        )
+        logs = student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=shown, **real)
+        return LossTerms(loss, logs | more)
+
+    def weight(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> Tensor | None:
+        """[B] by which samples' gradients are weighed; None weighs all alike."""
+        return None
 
     def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
         """(x without gradient, the purpose of its draws): what the fake score learns from."""
@@ -157,7 +203,8 @@ class DMD(Scores):
     def fake_score_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
         x, source = self.fake_samples(networks, batch, rng, shared)
         x_s, sigma, eps = self.diffuse(x, batch, rng, "fake_score", self.exit_window(rng, source))
-        v = networks[FAKE_SCORE](x_s, sigma, batch.cond).velocity
+        cond, _ = self.with_exit(batch, self.exit_step(rng, source))
+        v = networks[FAKE_SCORE](x_s, sigma, cond).velocity
         x, v, aim = (generated(each, batch.given) for each in (x, v, velocity(x, eps)))
         each = score_weight(sigma, self.fake_score_target) * sample_mse(v, aim)
         return LossTerms(each.mean(), fake_score_logs(each, x, sigma, self.fake_score_target))

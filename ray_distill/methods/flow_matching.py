@@ -18,7 +18,23 @@ from ray_distill.diffusion.flow import add_noise, velocity
 from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
-from ray_distill.types import STUDENT, Batch, Cond, Heads, LossTerms, Need, Networks, Rng, Role, Sampler, Shared, Update
+from ray_distill.types import (
+    STUDENT,
+    Batch,
+    Cond,
+    Experts,
+    Heads,
+    LossTerms,
+    Need,
+    Networks,
+    Rng,
+    Role,
+    Sampler,
+    Shared,
+    Stage,
+    Trajectories,
+    Update,
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +47,12 @@ class FlowMatching:
     name: ClassVar[str] = "flow_matching"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
     heads: ClassVar[Mapping[Role, Heads]] = {}
+    exits: ClassVar[Mapping[Role, int]] = {}
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:
@@ -45,7 +65,7 @@ class FlowMatching:
         return []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.loss),)
+        return (Update(STUDENT, self.loss),)
 
     def describe(self) -> str:
         return (

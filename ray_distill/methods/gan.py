@@ -5,7 +5,9 @@
 3. discriminator, wherever the fake score is updated: descend cost(D(x_s), fake) + cost(D(x_0_s), real)
    + gan_r1_weight mean (D(x_0_s) - D((x_0 + gan_r1_noise n)_s))^2     (approximate R1, arXiv 2501.08316)
 4. student: descend DMD2's loss + gan_weight cost(D(x_s), real); its gradient passes heads and features
-5. fake score, where the features are its own: descend DMD2's loss + gan_trunk_weight times the discriminator's
+5. student, where ``divergence`` is not rkl: each sample's DMD gradient times h(r) / h(1), r = exp D(x_s) at the
+   score's own x_s (f-distill, arXiv 2502.15681)
+6. fake score, where the features are its own: descend DMD2's loss + gan_trunk_weight times the discriminator's
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
 from ray_distill.diffusion.given import generated_tokens
-from ray_distill.diffusion.losses import adversarial_loss, mse
+from ray_distill.diffusion.losses import adversarial_loss, divergence_weight, mse
 from ray_distill.methods.dmd import DMD
 from ray_distill.types import (
     DISCRIMINATOR,
@@ -49,6 +51,7 @@ class GAN(DMD):
     gan_trunk_weight: float = 0.0
     gan_r1_weight: float = 0.0
     gan_r1_noise: float = 0.1
+    divergence: Literal["rkl", "kl", "js", "sf", "neyman", "sh", "jf"] = "rkl"
 
     name: ClassVar[str] = "dmd_gan"
     roles: ClassVar[Mapping[Role, Need]] = {**DMD.roles, DISCRIMINATOR: "trained"}
@@ -89,8 +92,8 @@ class GAN(DMD):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         updates = super().updates(step)
-        follows = any(FAKE_SCORE in update.roles for update in updates)
-        return (*updates, Update((DISCRIMINATOR,), self.discriminator_loss)) if follows else updates
+        follows = any(update.role == FAKE_SCORE for update in updates)
+        return (*updates, Update(DISCRIMINATOR, self.discriminator_loss)) if follows else updates
 
     def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
         terms = super().match(x, networks, batch, rng)
@@ -98,6 +101,12 @@ class GAN(DMD):
             return terms
         loss = adversarial_loss(self.logits(x, networks, batch, rng, "student"), True, self.gan_loss)
         return LossTerms(terms.loss + self.gan_weight * loss, {**terms.logs, "gan_loss": loss.detach()})
+
+    def weight(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> Tensor | None:
+        """f-distill's, from logits at the score's own level; reverse KL, DMD's divergence, weighs all alike."""
+        if self.divergence == "rkl":
+            return None
+        return divergence_weight(self.judged(x_s, sigma, networks, batch), self.divergence)
 
     def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
         """DMD2's, made once a step: the discriminator learns from what the fake score learns from."""
@@ -134,8 +143,11 @@ class GAN(DMD):
         """[B, heads, tokens]: the discriminator on noised ``x``; what shares a ``purpose`` shares level and noise."""
         sigma = rng.uniform(f"{purpose}/gan_sigma", batch.sample_ids) * (self.gan_max_timestep / 1000)
         x_s = add_noise(x, rng.noise(f"{purpose}/gan_eps", batch.sample_ids, x.shape[1:]), sigma)
+        return self.judged(x_s, sigma, networks, batch, trunk)
+
+    def judged(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch, trunk: bool = True) -> Tensor:
         judge = cast(Discriminator, networks[DISCRIMINATOR])
         with torch.set_grad_enabled(trunk and torch.is_grad_enabled()):
             features = networks[self.gan_features](x_s, sigma, batch.cond, features=judge.blocks).features
-            features = tuple(generated_tokens(hidden, x.shape[2], batch.given) for hidden in features)
+            features = tuple(generated_tokens(hidden, x_s.shape[2], batch.given) for hidden in features)
         return judge(features)

@@ -26,6 +26,7 @@ from ray_distill.types import (
     TEACHER,
     Average,
     Batch,
+    Experts,
     Heads,
     LossTerms,
     Need,
@@ -34,6 +35,8 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
+    Trajectories,
     Update,
 )
 
@@ -53,8 +56,12 @@ class LCM:
 
     name: ClassVar[str] = "lcm"
     heads: ClassVar[Mapping[Role, Heads]] = {}
+    exits: ClassVar[Mapping[Role, int]] = {}
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.sampling_steps <= self.euler_steps:
@@ -98,7 +105,7 @@ class LCM:
         return bf16_warnings(self.phases, self.scales[0], c, remedy) if bf16 else []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.student_loss),)
+        return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
         return Sampler(self.phases.timesteps(self.sampling_steps), "sde")

@@ -53,6 +53,21 @@ class SelfForcing(DMD):
                 f"num_training_frames = {self.num_training_frames}: not one chunk fits; use at least "
                 f"{1 if self.independent_first_frame else self.num_frame_per_block}"
             )
+        if self.diversity_weight:
+            raise ValueError(
+                f"diversity_weight = {self.diversity_weight}: its anchor is a whole clip of one level, and a causal "
+                "student goes by chunks; remove it, or use dmd"
+            )
+        if self.last_step_only and (self.student_exits or self.fake_score_exits):
+            raise ValueError(
+                f"last_step_only = True: student_exits = {list(self.student_exits)} and fake_score_exits = "
+                f"{list(self.fake_score_exits)} have no effect then; remove last_step_only, or both lists"
+            )
+        if self.exit_embedding and not (self.same_step_across_blocks or self.last_step_only):
+            raise ValueError(
+                "exit_embedding = True: the fake score sees the whole clip, and with same_step_across_blocks = False "
+                "each chunk has an exit of its own; remove one of them"
+            )
         if not 0 <= self.context_noise < 1000:
             raise ValueError(f"context_noise = {self.context_noise}: a timestep in [0, 1000); 0 remembers clean chunks")
 
@@ -78,7 +93,7 @@ class SelfForcing(DMD):
         if self.last_step_only:
             return len(self.timesteps) - 1
         drawn = 0 if self.same_step_across_blocks else chunk
-        return rng.control(f"{purpose}/exit{drawn or ''}", len(self.timesteps))
+        return self.draw_exit(rng, len(self.timesteps), purpose, f"exit{drawn or ''}")
 
     def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
         """That of the exit step; with an exit for each chunk there is none, and the schedule has no effect."""

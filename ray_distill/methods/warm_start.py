@@ -18,7 +18,7 @@ from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.methods.dmd import DMD
-from ray_distill.types import STUDENT, TEACHER, Batch, LossTerms, Networks, Rng, Sampler, Shared, Update
+from ray_distill.types import STUDENT, TEACHER, Batch, LossTerms, Networks, Rng, Sampler, Shared, Trajectories, Update
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,19 @@ class WarmStart(DMD):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         if step < self.warm_start_steps:
-            return (Update((STUDENT,), self.warm_start_loss),)
+            return (Update(STUDENT, self.warm_start_loss),)
         return super().updates(step - self.warm_start_steps)
 
     @property
     def period(self) -> tuple[int, int]:
         return self.warm_start_steps, self.student_interval
+
+    @property
+    def prepared(self) -> Trajectories | None:
+        if not self.pairs:
+            return None
+        levels = self.sampler().timesteps
+        return Trajectories(self.solver_steps, self.solver_shift, self.solver_guidance, levels)
 
     @property
     def uses_latents(self) -> bool:

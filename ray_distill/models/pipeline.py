@@ -14,6 +14,7 @@ from ray_distill.models import family as declared
 from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
 from ray_distill.models.loading import check_folder, published
 from ray_distill.models.parts import read_json
+from ray_distill.models.places import SECOND
 from ray_distill.models.spec import Config, Family, Fields, Latent
 
 INDEX = "model_index.json"
@@ -60,12 +61,13 @@ class Pipeline:
         if self.path.exists():
             return self.transformer
         known = published(self.of)
-        if self.path.name not in known:
+        name = self.path.parent.name if self.path.name == SECOND else self.path.name
+        if name not in known:
             raise ValueError(
                 f"{self.where}: no such folder. plan needs its transformer/config.json, but no weights; "
                 f"without a folder it knows those named {', '.join(known) or 'none'}"
             )
-        found: Config = known[self.path.name]["transformer"]
+        found: Config = known[name]["transformer"]
         return found
 
     @cached_property

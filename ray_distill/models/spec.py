@@ -151,7 +151,7 @@ class Family:
     fields: Callable[[Pipeline, int], Fields]
     """(pipeline, most tokens of a prompt) -> the tensors of Cond."""
     text: Callable[[Path, int, str], TextEncoder]
-    """(pipeline's folder, most tokens, precision)"""
+    """(pipeline's folder, most tokens, precision: float32, bfloat16 or int8)"""
     noise: Callable[[Sequence[int]], Tensor]
     """Latents [B, C, T, H, W] of noise as diffusers' pipeline draws them from torch's global generator."""
     patch: Callable[[Config], tuple[int, int]]
@@ -165,6 +165,8 @@ class Family:
     export: Export
     published: Path
     """A folder of JSON files, each named as a pipeline on the hub and with the configurations of its parts."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Layers that an adapter is put on where a role's lora names none."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
     """(pipeline, its codec)"""
     image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()

@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
-from ray_distill.checkpoint.writer import write
 from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.data.feed.order import share
 from ray_distill.methods import DMD, FlowMatching
+from ray_distill.models.exits import add_exits
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
@@ -29,6 +29,7 @@ from ray_distill.train.worker.engines import DeepSpeedEngines, NotFinite
 from ray_distill.train.worker.step import train_step
 from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Batch, Method
+from tests.checkpoints import write
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 LR = 1e-3
@@ -111,6 +112,8 @@ def network(case: Case, role: str) -> nn.Module:
         quantize(module)
     if case.lora is not None and role != "teacher":
         add_lora(module, case.lora, seed=0)
+    if count := case.method.exits.get(role):
+        add_exits(module, count)
     return module
 
 
@@ -242,7 +245,7 @@ def scale_by(factor: float, held: DeepSpeedEngines, rank: int) -> None:
 
 def around_backward(held: DeepSpeedEngines, change: Callable[[Tensor], Tensor]) -> None:
     backward = held.backward
-    held.backward = lambda roles, loss, last: backward(roles, change(loss), last)  # type: ignore[method-assign]
+    held.backward = lambda role, loss, last: backward(role, change(loss), last)  # type: ignore[method-assign]
 
 
 def halve_rank_0(held: DeepSpeedEngines, rank: int) -> None:
@@ -255,9 +258,9 @@ def leave_out_the_reduction(held: DeepSpeedEngines, rank: int) -> None:
     """Gradients stay on the rank that made them."""
     backward = held.backward
 
-    def alone(roles: tuple[str, ...], loss: Tensor, last: bool) -> None:
+    def alone(role: str, loss: Tensor, last: bool) -> None:
         with patch.multiple(dist, all_reduce=DEFAULT, reduce=DEFAULT, reduce_scatter_tensor=DEFAULT):
-            backward(roles, loss, last)
+            backward(role, loss, last)
 
     held.backward = alone  # type: ignore[method-assign]
 

@@ -1,6 +1,6 @@
 """Tasks that Ray Data maps over files: look into one, decode a clip of it, write encoded rows.
 
-Light to import: each worker does.
+Each worker imports this file: torch, which resizes, and no library of models.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ray_distill.models.exits import exit_argument
 from ray_distill.types import Cache, Cond, Prediction
 
 STRIDE = (8, 32, 32)
@@ -55,5 +56,6 @@ class LTXDenoiser:
             width=width,
             rope_interpolation_scale=(STRIDE[0] / FRAME_RATE, *map(float, STRIDE[1:])),
             return_dict=False,
+            **exit_argument(cond),
         )
         return Prediction(tokens.transpose(1, 2).unflatten(2, (frames, height, width)).to(x_t.dtype))

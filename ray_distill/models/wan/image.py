@@ -59,4 +59,4 @@ class WanImageEncoder(nn.Module):
         bytes_ = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         given = self.processor(images=list(bytes_.permute(0, 2, 3, 1).cpu().numpy()), return_tensors="pt")
         states = self.clip(given.pixel_values.to(self.clip.device), output_hidden_states=True).hidden_states[-2]
-        return states.float()  # type: ignore[no-any-return]
+        return states.float()

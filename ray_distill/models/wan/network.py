@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ray_distill.models.exits import exit_argument
 from ray_distill.models.features import read_out, tapped
 from ray_distill.models.wan.causal import causal_attention
 from ray_distill.models.wan.conditions import enter, leave
@@ -48,6 +49,7 @@ class WanDenoiser:
                 encoder_hidden_states=cond["text"].to(self.dtype),
                 return_dict=False,
                 **image,
+                **exit_argument(cond),
             )
         velocity = leave(velocity.to(x_t.dtype), x_t, sigma, cond, start)
         return Prediction(velocity, tuple(taken), tuple(readings))

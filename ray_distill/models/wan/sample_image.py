@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
 
-def fit(picture, height, width):
+def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
     """The largest centred window of the aspect, in one interpolation, as training cut its clips."""
     pixels = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0)[None]
     rows, columns = pixels.shape[2:]

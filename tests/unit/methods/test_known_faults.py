@@ -104,7 +104,7 @@ def outcome(method):
         shared = {}
         for update in method.updates(step):
             found.append(
-                f"{step} {update.roles} {update.pulls} {update.loss(networks, data, RNG.at(step), shared).loss.item()}"
+                f"{step} {update.role} {update.pulls} {update.loss(networks, data, RNG.at(step), shared).loss.item()}"
             )
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from operator import sub
-from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.prepare.first_rows import check_rows
@@ -91,11 +90,11 @@ def check_pictures(config: RunConfig) -> None:
 
 def check_pairs(config: RunConfig) -> None:
     """Prepared trajectories are those of the method's own solver; ConfigError names what differs."""
-    method: Any = config.method
-    if not getattr(method, "pairs", False):
+    prepared = config.method.prepared
+    if prepared is None:
         return
-    numbers = {"steps": method.solver_steps, "shift": method.solver_shift, "guidance": method.solver_guidance}
-    levels = list(method.sampler().timesteps)
+    numbers = {"steps": prepared.steps, "shift": prepared.shift, "guidance": prepared.guidance}
+    levels = list(prepared.levels)
     recipe = json.dumps(numbers | {"levels": levels})
     for number, part in enumerate(config.data.parts):
         if part.teacher is None:

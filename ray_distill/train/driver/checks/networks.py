@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.held import distinct
 from ray_distill.models.heads import placed
 from ray_distill.models.loading import check_attention, check_weights, empty_transformer
 from ray_distill.models.lora import check_targets
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import of_clips
 from ray_distill.train.driver.checks.pipeline import Ends, check_parts
-from ray_distill.train.schedule import distinct, total_updates
+from ray_distill.train.schedule import total_updates
 from ray_distill.types import STUDENT
 
 
@@ -144,11 +145,13 @@ def check_pulls(config: RunConfig) -> None:
 
 
 def check_updates(config: RunConfig) -> None:
-    """ConfigError for a run in which the student is never updated: it would be published as it began."""
-    if STUDENT in total_updates(config):
-        return
-    raise ConfigError(
-        f"train.steps = {config.train.steps}: the student's first update is in step {sum(config.method.period)} "
-        f"(method.student_interval = {getattr(config.method, 'student_interval', 1)}); raise train.steps, or lower the "
-        "interval"
-    )
+    """ConfigError for a run in which a student is never updated: it would be published as it began."""
+    updated, experts = total_updates(config), config.method.sampler().experts
+    sampled = (experts.high, experts.low) if experts else (STUDENT,)
+    for role in (role for role in sampled if config.method.roles[role] == "trained" and role not in updated):
+        first = sum(config.method.period) if role == STUDENT and not config.method.stages else None
+        when = f"the student's first update is in step {first}" if first else f"{role} is never updated"
+        raise ConfigError(
+            f"train.steps = {config.train.steps}: {when} (updates repeat every {config.method.period[1]} steps); raise "
+            f"train.steps, or lower method.student_interval{' or method.high_steps' if config.method.stages else ''}"
+        )

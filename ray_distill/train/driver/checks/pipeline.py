@@ -67,4 +67,4 @@ def check_export(config: RunConfig) -> None:
     check_place(config.run_dir / FOLDER)
     # With a section publish the base is a name on the hub, and what stands here is a copy of it.
     if config.publish is None or Path(config.publish.base_model).is_dir() or (folder / INDEX).is_file():
-        check_base(config.model.pipeline)
+        check_base(config.model.pipeline, sampler.experts is not None)

@@ -1,0 +1,49 @@
+"""Exits: at which step a rollout stops, how often each, and whether the fake score knows which.
+
+DMD2 draws exits uniformly and never tells its fake score which one made a sample, so what is matched is their mixture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ray_distill.types import FAKE_SCORE, STUDENT, Batch, Cond, Rng
+
+MOST = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exits:
+    """The configuration of a method that rolls its student out. ``docs/methods.md`` explains each key."""
+
+    student_exits: tuple[int, ...] = ()
+    fake_score_exits: tuple[int, ...] = ()
+    exit_embedding: bool = False
+
+    def check_exits(self, steps: int) -> None:
+        """ValueError unless each list is empty or has a whole number for each of ``steps`` steps, one above 0."""
+        for key, weights in (("student_exits", self.student_exits), ("fake_score_exits", self.fake_score_exits)):
+            if weights and (len(weights) != steps or not any(weights) or not all(0 <= w <= MOST for w in weights)):
+                raise ValueError(
+                    f"{key} = {list(weights)}: give one whole number from 0 to {MOST} for each of the {steps} steps, "
+                    "one of them above 0; an empty list draws all alike"
+                )
+
+    def draw_exit(self, rng: Rng, steps: int, purpose: str, draw: str) -> int:
+        """The exit step of a rollout for ``purpose``, from 0: step k comes with w_k / sum w. Equal on all ranks."""
+        weights = {STUDENT: self.student_exits, FAKE_SCORE: self.fake_score_exits}.get(purpose) or (1,) * steps
+        left = rng.control(f"{purpose}/{draw}", sum(weights))
+        for k, weight in enumerate(weights):
+            if left < weight:
+                return k
+            left -= weight
+        raise AssertionError(f"a draw of {left} past the end of {weights}")
+
+    def with_exit(self, batch: Batch, exit_step: int) -> tuple[Cond, Cond]:
+        """(cond, uncond) as the fake score takes them: with the exit step of its samples, where it knows that."""
+        if not self.exit_embedding:
+            return batch.cond, batch.uncond
+        known = {"exit": torch.full_like(batch.sample_ids, exit_step)}
+        return {**batch.cond, **known}, {**batch.uncond, **known}

@@ -1,0 +1,40 @@
+"""A network that knows at which exit its samples left the student: one embedding an exit, added to that of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers.models.embeddings import TimestepEmbedding
+from torch import Tensor, nn
+
+from ray_distill.types import Cond
+
+NAME = "exit_embedding"
+
+
+def add_exits(module: nn.Module, count: int) -> None:
+    """Put ``count`` trainable embeddings on ``module``, zero at the start; it then takes an ``exit`` [B], from 0."""
+    (time,) = (part for part in module.modules() if isinstance(part, TimestepEmbedding))
+    embedding = nn.Embedding(count, time.linear_2.out_features)
+    nn.init.zeros_(embedding.weight)
+    module.add_module(NAME, embedding)
+    known: list[Tensor] = []
+
+    def take(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        known[:] = [kwargs.pop("exit")] if "exit" in kwargs else []
+        return args, kwargs
+
+    def add(_: nn.Module, args: Any, out: Tensor) -> Tensor:
+        if not known:
+            return out
+        each = embedding(known[0]).to(out.dtype)  # [B, D]; out has a row a sample, or one a token
+        return out + (each[:, None] if out.ndim == 3 else each.repeat_interleave(len(out) // len(each), dim=0))
+
+    module.register_forward_pre_hook(take, with_kwargs=True)
+    time.register_forward_hook(add)
+
+
+def exit_argument(cond: Cond) -> Mapping[str, Tensor]:
+    """The argument that says the exit, of a ``cond`` that has one."""
+    return {"exit": cond["exit"]} if "exit" in cond else {}
