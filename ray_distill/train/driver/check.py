@@ -113,6 +113,7 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
         "seed",
         "method.",
         "model.family",
+        "model.from_image",
         "data.caption_dropout",
         "data.keep_small_buckets",
         "data.frames",
