@@ -7,7 +7,7 @@ BENCHMARKS := $(wildcard benchmarks/*.py)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart sweep teacher test slow chaos lint check bench gpu-kit clean
+.PHONY: help install quickstart sweep teacher test slow chaos lint check bench gpu-kit upgrade-check clean
 
 help:  ## this list
 	@awk -F ':.*  ## *' '/^[a-z-]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,11 @@ gpu-kit: install  ## gpu-kit.tar for a machine with a GPU and torch alone; docs/
 	DS_BUILD_OPS=0 $(BIN)/python -m pip wheel -q --no-deps -w gpu-kit -c constraints.txt . -r benchmarks/gpu.txt
 	tar cf gpu-kit.tar gpu-kit && rm -r gpu-kit && ls -lh gpu-kit.tar
 
+upgrade-check:  ## docs/stack.md against the newest libraries that pyproject.toml allows, in .venv-newest
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/pip install -q --upgrade -e '.[dev,examples]'
+	.venv-newest/bin/python -m docs.upgrade
+
 clean:  ## remove .venv and caches; data, runs and outputs stay
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find ray_distill tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

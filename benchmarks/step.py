@@ -66,7 +66,7 @@ class Loop:
         from ray_distill.rng import StatelessRng
 
         for update in self.config.method.updates(step):
-            (role,) = update.roles
+            role = update.role
             self.take(role, lambda u=update: u.loss(self.networks, batch, StatelessRng(0, step), {}))  # type: ignore[misc]
 
 
@@ -143,13 +143,13 @@ class Ours(Loop):
         self.networks = self.engines.networks
 
     def take(self, role: str, loss: Callable[[], Any]) -> None:
-        with self.engines.training((role,)):
+        with self.engines.training(role):
             with self.phase("forward"):
                 value = loss().loss
             with self.phase("backward"):
-                self.engines.backward((role,), value, last=True)
+                self.engines.backward(role, value, last=True)
             with self.phase("descent"):
-                self.engines.step((role,))
+                self.engines.step(role)
 
 
 class Run(Ours):

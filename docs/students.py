@@ -12,11 +12,13 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+OUT = "output/students"
 DMD = "configs/quickstart.yaml"
 LORA = [
     *("roles.student.lora={rank: 16, alpha: 16}", "roles.fake_score.lora={rank: 16, alpha: 16}"),
@@ -34,12 +36,14 @@ STUDENTS: dict[str, tuple[str, list[str]]] = {
 TEACHERS = {"teacher_many": "teacher", "teacher_same_steps_guided": "teacher, guided", "teacher_same_nfe": "teacher"}
 
 
-def train(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
-    """The report of one run, made now or before."""
-    config, own = STUDENTS[name]
-    report = Path(f"output/students/{name}_seed{seed}/report.json")
+def train(
+    name: str, seed: int, overrides: list[str], students: Mapping[str, tuple[str, list[str]]] = STUDENTS, out: str = OUT
+) -> dict[str, Any]:
+    """The report of one of ``students``, made now or before in the folder ``out``."""
+    config, own = students[name]
+    report = Path(f"{out}/{name}_seed{seed}/report.json")
     if not report.is_file() or "student" not in json.loads(report.read_text()):
-        given = ["output_dir=output/students", f"name={name}_seed{seed}", f"seed={seed}", "evaluate.goals={}"]
+        given = [f"output_dir={out}", f"name={name}_seed{seed}", f"seed={seed}", "evaluate.goals={}"]
         own = [override.replace("{seed}", str(seed)) for override in own]
         command = [sys.executable, ROOT / "train.py", ROOT / config, *given, *own, *overrides]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

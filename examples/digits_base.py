@@ -25,7 +25,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
@@ -46,31 +45,35 @@ def read_small(path: Path) -> np.ndarray:
     return resize(read_clip(str(path), Cut(FRAMES)).frames, SIZE, SIZE)
 
 
-def fit_metric(pixels: Tensor, captions: list[str], seed: int) -> tuple[Metric, dict[str, float]]:
-    """A classifier trained on nine tenths of the distinct clips and its accuracy per head on the last tenth."""
-    torch.manual_seed(seed)
-    metric = Metric({"digit": DIGITS, "direction": DIRECTIONS}, (FRAMES, SIZE, SIZE))
-    words = [caption.split() for caption in captions]
+def fit_metric(
+    metric: Metric, clips: np.ndarray, captions: list[str], held_out: np.ndarray, epochs: int = EPOCHS
+) -> dict[str, float]:
+    """Train on the ``clips``, uint8 [N, T, H, W, 3], that are not ``held_out``, bool [N]; the accuracy of each head on
+    those that are."""
+    answers = [metric.answers(caption) for caption in captions]
     labels = {
-        head: torch.tensor([next(names.index(word) for word in said if word in names) for said in words])
-        for head, names in metric.words.items()
+        head: torch.tensor([words.index(min(answer[head])) for answer in answers])
+        for head, words in metric.words.items()
     }
-    held_out = max(1, len(pixels) // 10)
-    train = len(pixels) - held_out
-    steps = EPOCHS * (train // BATCH)
+    rows = torch.from_numpy(np.flatnonzero(~held_out))
+    steps = epochs * (len(rows) // BATCH)
     optimizer = torch.optim.AdamW(metric.parameters(), LR, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
-    for _ in range(EPOCHS):
-        for picked in torch.randperm(train)[: train // BATCH * BATCH].split(BATCH):
+    for _ in range(epochs):
+        for order in torch.randperm(len(rows))[: len(rows) // BATCH * BATCH].split(BATCH):
+            picked = rows[order]
             # No augmentation: it would teach the features to look past blur and contrast, which samplers get wrong.
-            loss = sum(cross_entropy(logits, labels[head][picked]) for head, logits in metric(pixels[picked]).items())
+            logits = metric(to_pixels(clips[picked]))
+            loss = sum(cross_entropy(logits[head], labels[head][picked]) for head in labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     metric.eval().requires_grad_(False)
-    logits = metric(pixels[train:])
-    return metric, {head: (logits[head].argmax(1) == labels[head][train:]).float().mean().item() for head in labels}
+    others = torch.from_numpy(np.flatnonzero(held_out))
+    logits = [metric(to_pixels(clips[part])) for part in others.split(BATCH)]
+    right = {head: torch.cat([one[head] for one in logits]).argmax(1) == labels[head][others] for head in labels}
+    return {head: share.float().mean().item() for head, share in right.items()}
 
 
 def make_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
@@ -97,16 +100,21 @@ def main() -> None:
     # One thread each: resizing many small frames with several threads in several processes is ten times slower.
     with Pool(initializer=torch.set_num_threads, initargs=(1,)) as pool:
         clips = pool.map(read_small, [args.data / row["video"] for row in rows], chunksize=32)
-    pixels = to_pixels(np.stack(clips))
+    frames = np.stack(clips)
     print(f"read {len(rows)} clips: {time.monotonic() - start:.1f} s")
 
     if "vae" in args.parts:
+        pixels = to_pixels(frames)
         codec = PatchPCA.fit(pixels, channels=LATENT_CHANNELS)
         codec.save(args.folder / "vae")
         lost = (codec.decode(codec.encode(pixels)) - pixels).square().sum()
         print(f"vae: {1 - lost / (pixels - pixels.mean()).square().sum():.4f} of the energy kept")
     if "metric" in args.parts:
-        metric, accuracy = fit_metric(pixels[:DISTINCT], captions[:DISTINCT], args.seed)
+        distinct = min(DISTINCT, len(frames))
+        held_out = np.arange(distinct) >= distinct - max(1, distinct // 10)
+        torch.manual_seed(args.seed)
+        metric = Metric({"digit": DIGITS, "direction": DIRECTIONS}, (FRAMES, SIZE, SIZE))
+        accuracy = fit_metric(metric, frames[:distinct], captions[:distinct], held_out)
         metric.save(args.folder / "metric")
         print("metric, held-out accuracy:", ", ".join(f"{head} {share:.3f}" for head, share in accuracy.items()))
     if "pipeline" in args.parts:

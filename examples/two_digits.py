@@ -4,10 +4,10 @@
 
 The images are scikit-learn's 1,797 real scanned digits (8x8, enlarged to 20x20); colours and motion are made up: each
 digit has its own curved path, which never leaves the picture however long the clip is, and within the first 33 frames
-one digit covers part of the other. A clip is 48x48 at 8 frames a second, written at 96x96 so that people can watch it, with a
-caption like "a slow red five in front of a fast blue three". The digit whose colour comes first in ``COLOURS`` is named
-first. Every tenth clip shows images that no other clip shows. Writes ``manifest.jsonl`` and ``videos/``; running it again
-changes nothing.
+one digit covers part of the other. A clip is 48x48 at 8 frames a second, written at 96x96 so that people can watch it,
+with a caption like "a slow red five in front of a fast blue three". The digit whose colour comes first in ``COLOURS``
+is named first. Every tenth clip shows images that no other clip shows. Writes ``manifest.jsonl`` and ``videos/``;
+running it again changes nothing.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ray_distill import __version__
+from ray_distill.arguments import parse
 from ray_distill.config import ConfigError
 from ray_distill.config.load import ENVIRONMENT, write_yaml
 from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
@@ -18,59 +18,7 @@ from ray_distill.errors import mistakes
 from ray_distill.importers import load_run
 from ray_distill.terminal import patient
 
-DESCRIPTION = """\
-Distil many-step video diffusion teachers into few-step students on Ray.
-
-  ray-distill check    CONFIG [key=value ...]   every key, its value and where it came from; starts nothing
-  ray-distill plan     CONFIG [key=value ...] [cluster=2x8xH100-80GB [price=USD] [mfu=SHARE]]
-                                                memory, forwards, time and money by role; starts nothing
-  ray-distill prepare  CONFIG [key=value ...]   videos -> latents and text embeddings, into the cache
-  ray-distill train    CONFIG [key=value ...]   prepare, train, evaluate, export, track; goes on where it stood
-  ray-distill tune     SWEEP  [key=value ...]   a search over the keys of a CONFIG; goes on where it stood
-  ray-distill evaluate CONFIG [key=value ...]   the newest checkpoint against the teacher: numbers and pictures
-  ray-distill export   CONFIG [key=value ...]   the newest checkpoint -> a folder that diffusers loads
-  ray-distill sample   CONFIG --prompt TEXT     one video from the newest checkpoint
-  ray-distill import   simpletuner FILE -o OUT.yaml [key=value ...]
-                                                SimpleTuner's JSON as YAML, with what each of its keys became
-  ray-distill track    sync RUN                 what MLflow missed of the run in the folder RUN
-"""
-EPILOG = """\
-CONFIG is a YAML file, or SimpleTuner's JSON as it stands. A key is set by the file, then by the
-environment (RAY_DISTILL_TRAIN__STEPS=100), then on the command line (train.steps=100). To start: make quickstart, or
-
-  ray-distill train configs/quickstart.yaml train.steps=100 name=first_try
-
-On a cluster: ray job submit --working-dir . -- python train.py CONFIG [key=value ...]
-"""
-TOOLS = ("simpletuner",)
 PLAN_KEYS = ("cluster", "price", "mfu")
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="ray-distill",
-        usage="ray-distill VERB CONFIG [key=value ...]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("verb", choices=VERBS, metavar="VERB", help=", ".join(VERBS))
-    top.add_argument("config", type=Path, metavar="CONFIG", help="a file, such as configs/quickstart.yaml")
-    top.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the configuration")
-    top.add_argument("--prompt", help="sample: what to show")
-    top.add_argument("--out", type=Path, default=Path("sample.mp4"), help="sample: the file to write (sample.mp4)")
-    top.add_argument("--seed", type=int, default=0, help="sample: the seed of its noise (0)")
-    top.add_argument("-o", "--output", type=Path, metavar="OUT", help="import: the YAML file to write")
-    top.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
-    top.add_argument("--version", action="version", version=f"ray-distill {__version__}")
-    return top
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    args = parser().parse_intermixed_args(argv)
-    if args.no_push:
-        args.overrides += ["publish=null", "track.webhook=null"]
-    return args
 
 
 def check_config(args: argparse.Namespace) -> None:
@@ -88,15 +36,12 @@ def check_config(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-    if str(args.config) not in TOOLS or not args.overrides or args.output is None:
-        raise ConfigError("write: ray-distill import simpletuner FILE -o OUT.yaml [key=value ...]")
-    file, *overrides = args.overrides
-    loaded = load_run(Path(file), overrides)
-    write_yaml(args.output, loaded, file)
+    loaded = load_run(args.config, args.overrides)
+    write_yaml(args.output, loaded, str(args.config))
     written = [args.output]
     if loaded.before:
         written.insert(0, args.output.with_suffix(".semantic.yaml"))
-        write_yaml(written[0], loaded.before, file)
+        write_yaml(written[0], loaded.before, str(args.config))
     show(*loaded.report)
     from ray_distill.train.driver.check import warnings
 
@@ -184,7 +129,7 @@ def sample(args: argparse.Namespace) -> None:
 
     if not args.prompt:
         raise ConfigError('sample needs a prompt: --prompt "a seven moving left"')
-    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out)
+    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out, args.image)
     print(args.out)
 
 
@@ -206,14 +151,14 @@ def track(args: argparse.Namespace) -> int:
     from ray_distill.track.sync import sync
     from ray_distill.train.driver.run_lock import claimed
 
-    folder, *overrides = args.overrides or [""]
-    if str(args.config) != "sync" or not folder or any(not item.startswith("track.uri=") for item in overrides):
+    folder: Path = args.config
+    if any(not item.startswith("track.uri=") for item in args.overrides):
         raise ConfigError("write: ray-distill track sync RUN [track.uri=...], where RUN is a folder: output/quickstart")
-    if not Path(folder).is_dir():
+    if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
-    given = overrides[-1].partition("=")[2] if overrides else os.environ.get(f"{ENVIRONMENT}TRACK__URI")
-    with claimed(Path(folder)):
-        sent, left = sync(Path(folder).absolute(), given)
+    uri = args.overrides[-1].partition("=")[2] if args.overrides else os.environ.get(f"{ENVIRONMENT}TRACK__URI")
+    with claimed(folder):
+        sent, left = sync(folder.absolute(), uri)
     print(f"{folder}: {sent} calls were sent to MLflow, {left} wait")
     return 1 if left else 0
 

@@ -18,6 +18,11 @@ TEACHER: Role = "teacher"
 FAKE_SCORE: Role = "fake_score"
 STUDENT_EMA: Role = "student_ema"
 DISCRIMINATOR: Role = "discriminator"
+STUDENT_LOW: Role = "student_low"
+TEACHER_LOW: Role = "teacher_low"
+FAKE_SCORE_LOW: Role = "fake_score_low"
+LOW: frozenset[Role] = frozenset({STUDENT_LOW, TEACHER_LOW, FAKE_SCORE_LOW})
+"""Roles of the expert of low noise: in a pipeline of two experts they begin at its transformer_2."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Batch:
     ``sample_ids`` [B] int64 number the samples of the whole run (step * global batch + position), whatever
     the world size; they, and never the rank, seed each sample's noise. ``x_0`` is None for data-free methods.
     ``states`` [B, K, C, T, H, W] are those of the teacher's trajectory to x_0, where they were prepared.
+    ``given`` of the first latent frames are conditions, too: networks give them back, and losses leave them out.
     """
 
     sample_ids: Tensor
@@ -131,6 +137,7 @@ class Batch:
     uncond: Cond
     x_0: Tensor | None = None
     states: Tensor | None = None
+    given: int = 0
 
 
 class Rng(Protocol):
@@ -178,9 +185,9 @@ class Pull:
 
 @dataclass(frozen=True)
 class Update:
-    """One descent: ``loss`` moves ``roles``; every other role is frozen during its backward. ``pulls`` come after."""
+    """One descent: ``loss`` moves ``role``; every other role is frozen during its backward. ``pulls`` come after."""
 
-    roles: tuple[Role, ...]
+    role: Role
     loss: Callable[[Networks, Batch, Rng, Shared], LossTerms]
     pulls: tuple[Pull, ...] = ()
 
@@ -198,11 +205,14 @@ class Chunks:
 
 @dataclass(frozen=True)
 class Experts:
-    """Two networks share the noise levels: ``high`` predicts at timesteps from ``boundary`` up, ``low`` below it."""
+    """Two networks share the noise levels: ``high`` predicts at timesteps from ``boundary`` up, ``low`` below it.
+
+    ``low_guidance_scale`` is the guidance of ``low``; None: the sampler's own, as that of ``high`` is."""
 
     high: Role
     low: Role
     boundary: float
+    low_guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +234,37 @@ class Sampler:
     @property
     def nfe(self) -> int:
         """Network evaluations per video; of a causal network how often a frame passes it, to be remembered included."""
-        return len(self.timesteps) * (1 if self.guidance_scale == 1.0 else 2) + (self.chunks is not None)
+        return sum(1 if self.scale(t) == 1.0 else 2 for t in self.timesteps) + (self.chunks is not None)
+
+    def scale(self, timestep: float) -> float:
+        """The guidance scale of the step at ``timestep``."""
+        experts = self.experts
+        if experts is None or experts.low_guidance_scale is None or timestep >= experts.boundary:
+            return self.guidance_scale
+        return experts.low_guidance_scale
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a run, from the step ``start`` to the start of the next one: training holds ``roles`` alone.
+
+    ``finished``, some of these roles, were trained by an earlier stage and stand still, with the weights that are
+    sampled of them."""
+
+    start: int
+    roles: tuple[Role, ...]
+    finished: tuple[Role, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Trajectories of the teacher that a preparation makes: Euler's ``steps`` at ``shift`` with ``guidance`` (standard:
+    u + s (c - u)), of which the states at the timesteps ``levels`` are kept."""
+
+    steps: int
+    shift: float
+    guidance: float
+    levels: tuple[float, ...]
 
 
 class Method(Protocol):
@@ -248,6 +288,11 @@ class Method(Protocol):
         ...
 
     @property
+    def prepared(self) -> Trajectories | None:
+        """The trajectories that it learns from, where these are made before; most methods have none."""
+        ...
+
+    @property
     def exits(self) -> Mapping[Role, int]:
         """Roles that know at which of so many steps their samples left the student; most methods have none. Their
         calls name the step under ``exit`` [B] in the conditioning."""
@@ -259,8 +304,18 @@ class Method(Protocol):
 
     @property
     def period(self) -> tuple[int, int]:
-        """(first, length): from the step ``first`` on updates repeat every ``length`` steps, and before it each step
-        has those of step 0. A class variable, or a property where the configuration says it."""
+        """(first, length): updates repeat every ``length`` steps from step 0 to the step ``first``, and again from
+        there on. A class variable, or a property where the configuration says it."""
+        ...
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stretches of a run that hold different roles; (): all roles are held from its first step to its last."""
+        ...
+
+    @property
+    def teachers(self) -> Experts | None:
+        """How two teachers share the noise levels; None: one teacher has them all."""
         ...
 
     def describe(self) -> str:

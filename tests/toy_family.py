@@ -53,6 +53,6 @@ FAMILY = replace(
     name="toy",
     denoiser=ToyDenoiser,
     fields=fields,
-    image=lambda folder, codec: ToyImages(codec),
-    image_parts=("vae",),
+    image=lambda pipeline, codec: ToyImages(codec),
+    image_parts=lambda fields: ("vae",),
 )

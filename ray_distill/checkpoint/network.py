@@ -13,14 +13,16 @@ from ray_distill.models.lora import merge
 
 
 def load_network(config: RunConfig, role: str, checkpoint: Path | None, averaged: bool = True) -> nn.Module:
-    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began.
+    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began, where
+    its turn has not come yet, too.
 
     Adapters are merged into the weights that they adapt."""
     if config.role(role).init == "random":
         module = random_transformer(config.model.family, config.source(role), config.seed)
     else:
         module = load_transformer(config.model.family, config.source(role))
-    if checkpoint is not None and config.method.roles[role] == "trained":
+    trains = config.method.roles[role] == "trained"
+    if checkpoint is not None and trains and role in Checkpoint(checkpoint).state.get("roles", {role}):
         trained = Checkpoint(checkpoint).tensors(role, config.sampled_tensors(role) if averaged else "weights")
         lora = config.role(role).lora
         if lora is None:

@@ -157,18 +157,6 @@ class Writing:
         return f"{type(error).__name__}: {error}; {free(self.folder)}"
 
 
-def write(
-    folder: Path,
-    tensors: Iterable[tuple[str, str, Tensor]],
-    state: Mapping[str, Any],
-    rank: int,
-    world: int,
-    gather: Gather,
-) -> None:
-    """Write a checkpoint and wait for it; as Writing."""
-    Writing(folder, tensors, state, rank, world, gather).finish()
-
-
 def free(folder: Path) -> str:
     """What the disk below a folder that need not be there has left, for a message."""
     there = next((path for path in (folder, *folder.parents) if path.is_dir()), Path("/"))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
+from ray_distill.plaintext import json_of, text_of
 from ray_distill.settings import Absolute, Frames, Section, Seed, Shift, Side, Steps, home
 
 
@@ -25,6 +26,22 @@ def _prompts(value: Any) -> Any:
         return named_prompts(path)
     except ValueError as error:
         raise ValueError(f"evaluate.prompts = {path}: {error}") from None
+
+
+def _images(value: Any) -> Any:
+    """A JSON file of {name: picture} as that; paths in it start at its folder."""
+    if not isinstance(value, str | Path):
+        return {} if value is None else value
+    path = home(Path(value))
+    if not path.is_file():
+        raise ValueError(f"evaluate.images = {path}: no such file")
+    try:
+        named = json_of(text_of(path.read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"evaluate.images = {path}: {error}") from None
+    if not isinstance(named, dict) or not all(isinstance(each, str) for each in named.values()):
+        raise ValueError(f"evaluate.images = {path}: a JSON object of names and the paths of their pictures is needed")
+    return {name: path.parent / each for name, each in named.items()}
 
 
 class Goals(Section):
@@ -53,6 +70,8 @@ class Evaluate(Section):
     teacher_steps: Steps = 32
     teacher_shift: Shift = 3.0
     teacher_guidance: float = 2.0
+    teacher_guidance_low: float | None = None
+    """Of a second teacher, that of the low noise levels; None: teacher_guidance."""
     guidance_grid: Annotated[tuple[float, ...], Field(min_length=1, max_length=100)] = (1.5, 2.0, 3.0)
     shift_grid: Annotated[tuple[Shift, ...], Field(min_length=1, max_length=100)] = (1.0, 3.0, 5.0)
     pictures: Annotated[int, Field(gt=0, le=10_000)] = 6
@@ -60,6 +79,8 @@ class Evaluate(Section):
     prompts: Annotated[dict[str, str], BeforeValidator(_prompts)] = Field(default_factory=dict)
     """Name -> prompt, or a file: JSON of the same, or prompts as ``data.datasets`` takes them. None takes captions of
     the data."""
+    images: Annotated[dict[str, Absolute], BeforeValidator(_images)] = Field(default_factory=dict)
+    """Name -> the picture from which the video of this prompt begins, or a JSON file of the same."""
     frames: Frames | None = None
     """Of the videos that are made, as are height and width; None is the data's."""
     height: Side | None = None
@@ -74,6 +95,12 @@ class Evaluate(Section):
     def _seeds_differ(self) -> Evaluate:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"evaluate.seeds = {list(self.seeds)}: one stands there twice; give different ones")
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_are_of_prompts(self) -> Evaluate:
+        if other := [name for name in self.images if name not in self.prompts]:
+            raise ValueError(f"evaluate.images: {other[0]!r} is the name of no prompt of evaluate.prompts")
         return self
 
     @model_validator(mode="after")

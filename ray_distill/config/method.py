@@ -49,7 +49,7 @@ def read_method(value: Any) -> Any:
         raise ValueError("; ".join(_problem(problem) for problem in error.errors())) from None
 
 
-LISTS = {"timesteps", "student_exits", "fake_score_exits"}
+LISTS = {"timesteps", "high_timesteps", "low_timesteps", "student_exits", "fake_score_exits"}
 """Keys that may be written without brackets."""
 LARGEST = 1e9
 LONGEST = dict.fromkeys(("euler_steps", "solver_steps", "sampling_steps", "multiphase"), 10_000)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from ray_distill.models import FAMILIES, family
 from ray_distill.models.lora import LoRA
 from ray_distill.settings import Fraction, Pipeline, Section
+
+
+def with_targets(data: Any) -> Any:
+    """A configuration's tree whose adapters without ``targets`` have those of its family; another value as it is."""
+    if not isinstance(data, Mapping) or not isinstance(roles := data.get("roles"), Mapping):
+        return data
+    name = data["model"].get("family", "wan") if isinstance(data.get("model"), Mapping) else None
+    bare = [role for role, held in roles.items() if isinstance(held, Mapping) and isinstance(held.get("lora"), Mapping)]
+    bare = [role for role in bare if "targets" not in roles[role]["lora"]]
+    if not bare or name not in FAMILIES:
+        return data
+    targets = list(family(name).targets)
+    changed = {role: {**roles[role], "lora": {**roles[role]["lora"], "targets": targets}} for role in bare}
+    return {**data, "roles": {**roles, **changed}}
 
 
 class Optimizer(Section):
@@ -85,6 +101,19 @@ class RoleConfig(Section):
     ema_decay: Fraction | None = None
     ema_interval: PositiveInt = 1
     """The average moves after each so many updates of this role."""
+
+    @property
+    def frozen(self) -> RoleConfig:
+        """The same network, held without optimizer and average."""
+        unused: dict[str, Any] = {
+            "optimizer": None,
+            "ema_decay": None,
+            "ema_interval": 1,
+            "gradient_checkpointing": False,
+            "offload_optimizer": False,
+            "gradient_dtype": "float32",
+        }
+        return self.model_copy(update=unused)
 
     @model_validator(mode="after")
     def _lora_has_a_base(self) -> RoleConfig:

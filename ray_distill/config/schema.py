@@ -10,14 +10,15 @@ from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_v
 from ray_distill.config.evaluate import Evaluate
 from ray_distill.config.keys import nearest
 from ray_distill.config.method import method_fields, read_method
-from ray_distill.config.roles import RoleConfig
+from ray_distill.config.roles import RoleConfig, with_targets
 from ray_distill.config.secrets import masked
 from ray_distill.config.sections import Model, Publish, Track, Train
-from ray_distill.config.shared_base import check_shared_base
+from ray_distill.config.shared_base import base_of, check_shared_base
 from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
+from ray_distill.models.places import SECOND
 from ray_distill.settings import Folder, Name, Section, Seed
-from ray_distill.types import STUDENT, TEACHER, Average, Method, Role, Start
+from ray_distill.types import LOW, STUDENT, TEACHER, Average, Method, Role, Start
 
 if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
@@ -37,6 +38,11 @@ class RunConfig(Section):
     publish: Publish | None = None
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapters_have_their_familys_targets(cls, data: Any) -> Any:
+        return with_targets(data)
 
     @model_validator(mode="after")
     def _roles_fit_the_method(self) -> RunConfig:
@@ -96,21 +102,13 @@ class RunConfig(Section):
         if isinstance(need, Start):
             return RoleConfig(path=self.role(need.of).path, zero=3)
         if isinstance(need, Average):
-            held = self.role(need.of)
-            unused: dict[str, Any] = {
-                "optimizer": None,
-                "ema_decay": None,
-                "ema_interval": 1,
-                "gradient_checkpointing": False,
-            }
-            unused |= {"offload_optimizer": False, "gradient_dtype": "float32"}
-            return held.model_copy(update=unused)
+            return self.role(need.of).frozen
         return self.roles.get(role, RoleConfig(zero=3))
 
     @property
     def adapters(self) -> dict[Role, LoRA]:
-        """Of a shared base: its roles but the teacher, which is the base itself."""
-        roles = [role for role in self.held_roles if role != TEACHER and role not in self.method.heads]
+        """Of a shared base: its roles but the teachers, which are the bases themselves."""
+        roles = [role for role in self.held_roles if role != base_of(role) and role not in self.method.heads]
         return {role: lora for role in roles if (lora := self.role(role).lora) is not None}
 
     @property
@@ -124,13 +122,18 @@ class RunConfig(Section):
         return any(self.role(role).dtype == "bfloat16" for role in self.held_roles)
 
     def source(self, role: Role) -> Path:
-        return self.role(role).path or self.model.path
+        """The pipeline's folder, or single file, of which the role takes the transformer. A role of the expert of low
+        noise takes transformer_2, of a path of its own where that has one."""
+        own = self.role(role).path
+        second = (own or self.model.path) / SECOND
+        return second if role in LOW and (own is None or second.is_dir()) else own or self.model.path
 
     def pipeline(self, role: Role) -> Pipeline:
         """The facts of the folder that a role's transformer comes from."""
-        if self.role(role).path in (None, self.model.path):
+        source, own = self.source(role), self.role(role).path
+        if source == self.model.path:
             return self.model.pipeline
-        return self.model.pipeline.beside(self.source(role), f"roles.{role}.path")
+        return self.model.pipeline.beside(source, "model.path" if own is None else f"roles.{role}.path")
 
     @property
     def shown_size(self) -> tuple[int, int, int]:

@@ -30,8 +30,13 @@ class Model(Section):
 
     family: Annotated[str, BeforeValidator(_family)] = "wan"
     path: PipelineFolder
+    from_image: bool | None = None
+    """Whether a video begins from an image. Without it the network says so; Wan 2.2 5B does both, and makes videos of
+    text then."""
     max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
-    text_encoder_precision: Literal["float32", "int8"] = "float32"
+    text_encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """What the text encoder computes in, whatever dtype its files have; int8: its weights, held in a byte each."""
+
     attention: str = "native"
     """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
 
@@ -44,7 +49,7 @@ class Model(Section):
         """The facts of its folder: what is read of it is read once."""
         from ray_distill.models.pipeline import Pipeline  # seconds of diffusers, which a configuration does without
 
-        return Pipeline(self.family, self.path)
+        return Pipeline(self.family, self.path, from_image=self.from_image)
 
     @property
     def encoders(self) -> Encoders:

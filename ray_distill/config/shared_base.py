@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ray_distill.config.roles import RoleConfig
-from ray_distill.types import TEACHER, Role
+from ray_distill.types import LOW, TEACHER, TEACHER_LOW, Role
 
 if TYPE_CHECKING:
     from ray_distill.config.schema import RunConfig
@@ -18,14 +18,11 @@ def check_shared_base(config: RunConfig) -> None:
     method = config.method
     if method.roles.get(TEACHER) != "frozen":
         raise ValueError(f"{KEY}: the base is the frozen teacher, and method {method.name!r} has none; remove it")
-    base = config.role(TEACHER)
-    if base.init != "pretrained":
-        raise ValueError(
-            f"{KEY}: roles.{TEACHER}.init = {base.init!r}: adapters are merged into the weights of its path; remove "
-            "init"
-        )
+    for base in sorted({base_of(role) for role in config.held_roles}):
+        _check_base(base, config.role(base))
     for role in config.held_roles:
-        if role == TEACHER or role in method.heads:
+        base = base_of(role)
+        if role == base or role in method.heads:
             continue
         if role in method.exits:
             raise ValueError(
@@ -34,15 +31,27 @@ def check_shared_base(config: RunConfig) -> None:
             )
         if method.roles[role] == "frozen":
             raise ValueError(f"{KEY}: roles.{role} is frozen, and would be a second network; remove shared_base")
-        _check_adapter(role, config.role(role), base)
-        if config.source(role) != config.source(TEACHER):
+        _check_adapter(role, config.role(role), base, config.role(base))
+        if config.source(role) != config.source(base):
             raise ValueError(
-                f"{KEY}: {role} starts from {config.source(role)} and the base is {config.source(TEACHER)}; give both "
+                f"{KEY}: {role} starts from {config.source(role)} and the base is {config.source(base)}; give both "
                 "one path, or remove shared_base"
             )
 
 
-def _check_adapter(role: Role, held: RoleConfig, base: RoleConfig) -> None:
+def base_of(role: Role) -> Role:
+    """The teacher whose network is the base of ``role``, itself included: each of two experts has its own."""
+    return TEACHER_LOW if role in LOW else TEACHER
+
+
+def _check_base(role: Role, base: RoleConfig) -> None:
+    if base.init != "pretrained":
+        raise ValueError(
+            f"{KEY}: roles.{role}.init = {base.init!r}: adapters are merged into the weights of its path; remove init"
+        )
+
+
+def _check_adapter(role: Role, held: RoleConfig, teacher: Role, base: RoleConfig) -> None:
     if held.lora is None:
         raise ValueError(
             f"{KEY}: roles.{role} is trained whole, and the base is frozen; give it lora, or remove shared_base"
@@ -55,13 +64,13 @@ def _check_adapter(role: Role, held: RoleConfig, base: RoleConfig) -> None:
     if held.zero == 3:
         raise ValueError(
             f"{KEY}: roles.{role}.zero = 3: its adapter is whole on each worker; use 1 or 2, which shard its "
-            f"optimizer, or 0, and roles.{TEACHER}.zero = 3 for the base"
+            f"optimizer, or 0, and roles.{teacher}.zero = 3 for the base"
         )
     nothing = RoleConfig()
     for key in ("dtype", "base_precision", "attention", "compile", "offload_parameters"):
         own, wanted = getattr(held, key), getattr(base, key)
         if own != wanted and (key == "dtype" or own != getattr(nothing, key)):
             raise ValueError(
-                f"{KEY}: roles.{role}.{key} = {own!r} and roles.{TEACHER}.{key} = {wanted!r}: the base has one; make "
+                f"{KEY}: roles.{role}.{key} = {own!r} and roles.{teacher}.{key} = {wanted!r}: the base has one; make "
                 "them equal"
             )

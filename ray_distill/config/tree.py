@@ -38,7 +38,7 @@ def parse(text: str, kinds: Kinds, nodes: int = NODES, depth: int = DEPTH) -> An
     try:
         _check_depth(text, depth)
         loader = Loader(text)
-        root = loader.get_single_node()  # type: ignore[no-untyped-call]
+        root = loader.get_single_node()
         if root is None:
             return None
         _count(root, nodes, {}, [])
@@ -72,7 +72,7 @@ def _is_null(text: str) -> bool:
 def _check_depth(text: str, most: int) -> None:
     """Before nodes are made of it, which goes as deep as the text does."""
     depth = 0
-    for event in yaml.parse(text, Loader):  # type: ignore[no-untyped-call]
+    for event in yaml.parse(text, Loader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > most:
@@ -113,7 +113,7 @@ def _value(loader: Loader, node: Any, kinds: Kinds) -> Any:
         raise ConfigError(f"{_at(node)}: {node.tag} is not read; write it without a tag")
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, item, kinds.child("0")) for item in node.value]
-    loader.flatten_mapping(node)  # type: ignore[no-untyped-call]
+    loader.flatten_mapping(node)
     tree: dict[Any, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
@@ -125,7 +125,7 @@ def _value(loader: Loader, node: Any, kinds: Kinds) -> Any:
 
 def _scalar(loader: Loader, node: Any, kinds: Kinds) -> Any:
     if not kinds.text or node.style is not None:
-        return loader.construct_object(node)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node)
     if node.tag == NULL:
         return "" if not node.value and not kinds.null and not kinds.path else None
     return node.value

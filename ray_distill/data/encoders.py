@@ -12,6 +12,7 @@ from ray_distill.data.store.cache import FORMAT, Shape
 from ray_distill.data.store.parquet import address
 from ray_distill.models.codec import Codec
 from ray_distill.models.hashing import folder_hash
+from ray_distill.models.parts import stored_dtypes
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Fields, ImageEncoder, TextEncoder, columns, of_clips
 
@@ -45,7 +46,7 @@ class Encoders:
     def image_encoder(self, codec: Codec) -> ImageEncoder | None:
         """Loaded, on the CPU; None where a clip has no fields."""
         make = self.pipeline.of.image
-        return make(self.path, codec) if make and of_clips(self.fields) else None
+        return make(self.pipeline, codec) if make and of_clips(self.fields) else None
 
     @cached_property
     def codec(self) -> str:
@@ -57,13 +58,16 @@ class Encoders:
         """The address of captions' fields."""
         parts = [folder_hash(self.path / part) for part in ("text_encoder", "tokenizer")]
         precision = [] if self.text_precision == "float32" else [self.text_precision]
+        stored = stored_dtypes(self.path / "text_encoder", "model", f"{self.pipeline.where}: text_encoder")
+        if stored != {"F32"} and self.text_precision != "bfloat16":
+            precision.append("computed in fp32")  # rows of earlier versions were computed in the dtype of the files
         return address(FORMAT, parts, self.max_sequence_length, cleaning(), *precision, *columns(self.fields))
 
     @cached_property
     def images(self) -> str:
         """The address of clips' fields; "" where a clip has none."""
         fields = of_clips(self.fields)
-        parts = [folder_hash(self.path / part) for part in self.pipeline.of.image_parts]
+        parts = [folder_hash(self.path / part) for part in self.pipeline.of.image_parts(fields)]
         return address(FORMAT, parts, sorted(fields.items())) if fields else ""
 
     def folder(self, teacher: Teacher) -> Path:

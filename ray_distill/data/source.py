@@ -75,6 +75,9 @@ class Dataset(Section):
     """Of a ``manifest``: the folder at which its videos' paths start, in place of its own."""
     video_column: str = "video"
     caption_column: str = "caption"
+    image_column: str | None = None
+    """Of a ``manifest`` or ``prompts``: the column with a picture of each row, from which image to video begins; a path
+    as a video's. Without it a clip's own first frame is taken, and prompts have none."""
     repeats: Annotated[float, Field(ge=0, le=1e6)] = 0
     """Extra passes in an epoch; of a pass and a half the half is another one each epoch."""
     probability: Annotated[float, Field(gt=0)] | None = None
@@ -105,6 +108,8 @@ class Dataset(Section):
             raise ValueError(f"caption = {self.caption!r}: prompts are captions already; remove it")
         if self.root is not None and self.manifest is None:
             raise ValueError(f"root = {self.root}: only a manifest's videos have one; remove it")
+        if self.image_column is not None and self.kind not in ("manifest", "prompts"):
+            raise ValueError(f"image_column = {self.image_column!r}: {self.kind} have no columns; use a manifest")
         if self.teacher is not None and self.prompts is None:
             raise ValueError("teacher: it makes videos of prompts, and this dataset has its own; remove it")
         if self.probability is not None and self.repeats:

@@ -30,7 +30,7 @@ def denoise(
     sigmas = [t / 1000 for t in sampler.timesteps] + [0.0]
     for i in range(start, stop):
         sigma, sigma_next = (x_t.new_full((len(x_t),), s, dtype=torch.float32) for s in (sigmas[i], sigmas[i + 1]))
-        v = guided_velocity(denoiser, x_t, sigma, cond, uncond, sampler.guidance_scale)
+        v = guided_velocity(denoiser, x_t, sigma, cond, uncond, sampler.scale(sampler.timesteps[i]))
         x_0 = x_0_from_velocity(x_t, v, sigma)
         if sigmas[i + 1] == 0.0:
             return x_0
@@ -68,11 +68,28 @@ def simulate(
 ) -> Tensor:
     """Backward simulation (DMD2, arXiv 2405.14867): steps before ``exit_step`` without gradient, then the
     x_0-prediction of that step, with gradient where ``grad``; no step after it. Unguided, shaped like ``x_T``."""
+    x_t, v, sigma = exit_at(denoiser, sampler, x_T, cond, noise, exit_step, grad)
+    with torch.set_grad_enabled(grad):
+        return x_0_from_velocity(x_t, v, sigma)
+
+
+def exit_at(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    x_T: Tensor,
+    cond: Cond,
+    noise: Callable[[int], Tensor],
+    exit_step: int,
+    grad: bool,
+    start: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(x_t, v, sigma [B]) of ``exit_step``, the velocity with gradient where ``grad``; ``x_T`` stands at the step
+    ``start``, and the steps between are taken without gradient. Unguided."""
     with torch.no_grad():
-        x_t = denoise(denoiser, sampler, x_T, cond, None, noise, 0, exit_step)
+        x_t = denoise(denoiser, sampler, x_T, cond, None, noise, start, exit_step)
     sigma = x_t.new_full((len(x_t),), sampler.timesteps[exit_step] / 1000, dtype=torch.float32)
     with torch.set_grad_enabled(grad):
-        return x_0_from_velocity(x_t, denoiser(x_t, sigma, cond).velocity, sigma)
+        return x_t, denoiser(x_t, sigma, cond).velocity, sigma
 
 
 def by_level(experts: Experts, networks: Networks) -> Denoiser:

@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+import torch
 from torch import Tensor
 
 from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.generate import Generator, write_videos
-from ray_distill.evaluate.metrics import frechet_distance
+from ray_distill.evaluate.metrics import by_prompt, diversity_by_prompt, frechet_distance, mean_by_prompt, paired_ratio
 from ray_distill.evaluate.report import contact_sheet, missed
 from ray_distill.evaluate.samples import Candidate, Made
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)
 COMPARED, BASELINE = "videos", "baseline"
+LEAST = {"motion": 0.005, "saturation": 0.01, "chroma": 0.005}
+"""Means of the teacher up to which a ratio to it says nothing: a static, or a grey one."""
 
 
 def teachers(config: RunConfig) -> dict[str, Candidate]:
     """The teacher with many steps and with the student's evaluations, by the report's names; {} without a teacher."""
     if TEACHER not in config.method.roles:
         return {}
-    settings, nfe = config.evaluate, config.method.sampler().nfe
-    many = Sampler(euler_timesteps(settings.teacher_steps, settings.teacher_shift), "ode", settings.teacher_guidance)
-    same_nfe = Sampler(euler_timesteps(nfe, settings.teacher_shift), "ode")
-    return {"teacher_many": Candidate(TEACHER, many), "teacher_same_nfe": Candidate(TEACHER, same_nfe)}
+    settings, nfe, experts = config.evaluate, config.method.sampler().nfe, config.method.teachers
+    many = euler_timesteps(settings.teacher_steps, settings.teacher_shift)
+    guided = experts and replace(experts, low_guidance_scale=settings.teacher_guidance_low)
+    same_nfe = Sampler(euler_timesteps(nfe, settings.teacher_shift), "ode", experts=experts)
+    return {
+        "teacher_many": Candidate(TEACHER, Sampler(many, "ode", settings.teacher_guidance, experts=guided)),
+        "teacher_same_nfe": Candidate(TEACHER, same_nfe),
+    }
 
 
 def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> dict[str, Candidate]:
@@ -68,7 +76,8 @@ def evaluate(
     """Measure the student of ``checkpoint`` against its teacher; videos and the contact sheet go to ``out``.
 
     Returns the report: per sampler frechet, frechet_spread (standard deviation over sampling seeds), accuracy,
-    diversity, nfe, seconds_per_video. Without a metric only the pictures and the seconds are there.
+    diversity, each of MEASURES, nfe, seconds_per_video; and the student's ratios to the many-step teacher. Without a
+    metric only pictures, measures and seconds are there.
     """
     settings = config.evaluate
     generator = Generator(config, cache)
@@ -78,8 +87,9 @@ def evaluate(
     pending = {(name, seed): generator.start(c, seed) for name, c in compared.items() for seed in settings.seeds}
     report: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
+    sampled: dict[str, list[Made]] = {}
     for name, candidate in compared.items():
-        made: list[Made] = [
+        sampled[name] = made = [
             ray.get(pending.pop((name, seed)), timeout=config.train.timeout_s) for seed in settings.seeds
         ]
         report[name] = summary(made, real, candidate.sampler)
@@ -91,6 +101,8 @@ def evaluate(
         write_videos(folder, videos, generator.prompts, config.data.fps)
     if guided is not None:
         report["teacher_same_steps_guided"] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}
+    if TEACHER in config.method.roles:
+        report["ratios"] = ratios(sampled["student"], sampled["teacher_many"], generator.prompts)
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
     return report | {"missed": missed(report, settings.goals)}
 
@@ -99,7 +111,7 @@ def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[
     """The teacher at the student's steps, at the guidance and shift that are best on another seed than is reported."""
     steps = len(config.method.sampler().timesteps)
     grid = [
-        Sampler(euler_timesteps(steps, shift), "ode", scale)
+        Sampler(euler_timesteps(steps, shift), "ode", scale, experts=config.method.teachers)
         for scale in config.evaluate.guidance_grid
         for shift in config.evaluate.shift_grid
     ]
@@ -120,6 +132,27 @@ def summary(made: Sequence[Made], real: Tensor | None, sampler: Sampler) -> dict
         "frechet_spread": float(np.std(distances, ddof=1)) if len(distances) > 1 else None,
         "accuracy": float(np.mean(right)) if right else None,
         "diversity": float(np.mean(varied)) if varied else None,
+        **{name: float(torch.cat([m.measures[name] for m in made]).mean()) for name in made[0].measures},
         "nfe": sampler.nfe,
         "seconds_per_video": float(np.median([m.seconds_per_video for m in made])),
+    }
+
+
+def ratios(student: Sequence[Made], teacher: Sequence[Made], prompts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Student over teacher by each measure and by diversity, the mean and its 95 % interval over prompts; one is left
+    out where the teacher has next to nothing of it."""
+
+    def arms(measure: Callable[[Made], dict[str, float]]) -> list[dict[str, float]]:
+        return [mean_by_prompt([measure(made) for made in several]) for several in (student, teacher)]
+
+    compared = {
+        name: arms(lambda made, name=name: by_prompt(made.measures[name].numpy(), prompts))  # type: ignore[misc]
+        for name in student[0].measures
+    }
+    if all(made.features is not None for made in (*student, *teacher)):
+        compared["diversity"] = arms(lambda made: diversity_by_prompt(made.features, prompts))  # type: ignore[arg-type]
+    return {
+        name: asdict(paired_ratio(of_student, of_teacher))
+        for name, (of_student, of_teacher) in compared.items()
+        if of_teacher and np.mean(list(of_teacher.values())) > LEAST.get(name, 0.0)
     }

@@ -26,7 +26,7 @@ from ray_distill.data.read.transform import to_frames
 from ray_distill.data.read.video import write_clip
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.samplers import by_level, sample
-from ray_distill.evaluate.metrics import Metric, diversity
+from ray_distill.evaluate.metrics import Metric, diversity, measures
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Made, kept_name
 from ray_distill.models import family
@@ -128,13 +128,13 @@ def _generate(
         pixels.append(frames_of(codec, latents, f"{candidate}, seed {seed}", first))
     seconds = (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
-    shown = videos[: config.evaluate.pictures]
+    shown, measured = videos[: config.evaluate.pictures], measures(videos, config.data.fps)
     if config.evaluate.metric is None:
-        return Made(None, None, None, seconds, shown)
+        return Made(None, None, None, seconds, shown, measured)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
     _check_finite(features, f"what evaluate.metric = {config.evaluate.metric} sees in {candidate}", 0)
-    return Made(features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, shown)
+    return Made(features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, shown, measured)
 
 
 def real_features(config: RunConfig, cache: Cache) -> Tensor:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -13,13 +14,15 @@ import torch
 
 from ray_distill import sealed
 from ray_distill.config import RunConfig
+from ray_distill.data.pictures import picture_rows
 from ray_distill.models.conditions import from_bytes, to_bytes
-from ray_distill.models.spec import Row, of_captions
+from ray_distill.models.spec import Row, of_clips
 from ray_distill.sealed import Damaged
 
 
 def encode_prompts(config: RunConfig) -> list[Row] | None:
-    """The captions' fields of each prompt, or None where the configuration names none. Kept in the run's folder."""
+    """The conditioning of each prompt, and of its picture, or None where the configuration names no prompts. Kept in
+    the run's folder."""
     if not config.evaluate.prompts:
         return None
     path = _file(config)
@@ -31,7 +34,7 @@ def encode_prompts(config: RunConfig) -> list[Row] | None:
 
 
 def _read(path: Path, config: RunConfig) -> list[Row]:
-    found, fields = sealed.read_tensors(path)[0], of_captions(config.model.encoders.fields)
+    found, fields = sealed.read_tensors(path)[0], config.model.encoders.fields
     latent = config.model.pipeline.latent_shape(*config.shown_size)
     return [
         from_bytes({name: found[f"{name}.{number}"].tobytes() for name in fields}, fields, latent)
@@ -41,10 +44,14 @@ def _read(path: Path, config: RunConfig) -> list[Row]:
 
 def _encode(config: RunConfig, path: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    fields = of_captions(config.model.encoders.fields)
-    rows = config.model.encoders.text_encoder().to(device).encode(list(config.evaluate.prompts.values()))
+    models, settings = config.model.encoders, config.evaluate
+    fields, latent = models.fields, config.model.pipeline.latent_shape(*config.shown_size)
+    rows = models.text_encoder().to(device).encode(list(settings.prompts.values()))
+    if of_clips(fields):
+        shown = picture_rows(models, [settings.images[name] for name in settings.prompts], config.shown_size, device)
+        rows = [{**row, **picture} for row, picture in zip(rows, shown, strict=True)]
     stored = {
-        f"{name}.{number}": np.frombuffer(to_bytes(name, row[name], field), np.uint8)
+        f"{name}.{number}": np.frombuffer(to_bytes(name, row[name], field, latent), np.uint8)
         for number, row in enumerate(rows)
         for name, field in fields.items()
     }
@@ -52,6 +59,10 @@ def _encode(config: RunConfig, path: Path) -> None:
 
 
 def _file(config: RunConfig) -> Path:
-    said = [list(config.evaluate.prompts.values()), config.model.encoders.encoder]
+    settings, models = config.evaluate, config.model.encoders
+    said: list[Any] = [list(settings.prompts.values()), models.encoder]
+    if settings.images:
+        shown = [hashlib.sha256(settings.images[name].read_bytes()).hexdigest() for name in settings.prompts]
+        said += [models.images, config.shown_size, shown]
     digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     return config.run_dir / f"prompts-{digest[:16]}.safetensors"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from ray_distill import __version__, sealed
 from ray_distill.config import RunConfig
+from ray_distill.evaluate.metrics import MEASURES
 from ray_distill.models.hashing import folder_hash, weights_hash
 from ray_distill.types import Sampler
+
+MEASURE = "measure/"
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,15 @@ class Made:
     seconds_per_video: float
     videos: np.ndarray
     """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
+    measures: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, one number [N] for each video of the prompts: what needs no network."""
 
     def save(self, path: Path) -> None:
         """Whole or not at all: another task may look for it at the same time."""
         tensors = {"videos": self.videos}
         if self.features is not None:
             tensors["features"] = self.features.cpu().numpy()
+        tensors |= {f"{MEASURE}{name}": values.numpy() for name, values in self.measures.items()}
         numbers = {name: getattr(self, name) for name in ("accuracy", "diversity", "seconds_per_video")}
         sealed.write_tensors(path, tensors, {"numbers": json.dumps(numbers)})
 
@@ -64,7 +71,9 @@ class Made:
         tensors, metadata = sealed.read_tensors(path)
         features = torch.from_numpy(tensors["features"]) if "features" in tensors else None
         numbers: dict[str, float] = json.loads(metadata["numbers"])
-        return cls(features=features, videos=tensors["videos"], **numbers)
+        named = {name: torch.from_numpy(values) for name, values in tensors.items() if name.startswith(MEASURE)}
+        measures = {name.removeprefix(MEASURE): values for name, values in named.items()}
+        return cls(features=features, videos=tensors["videos"], measures=measures, **numbers)
 
 
 def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int) -> str | None:
@@ -75,7 +84,7 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
     settings = config.evaluate
     if candidate.checkpoint is not None or any(config.role(role).init == "random" for role in candidate.roles):
         return None
-    depends = {
+    depends: dict[str, Any] = {
         "version": __version__,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "weights": [weights_hash(config.source(role)) for role in candidate.roles],
@@ -83,6 +92,10 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
         "sampler": asdict(candidate.sampler),
         "prompts": [list(prompts), settings.pictures, seed],
         "clip": config.shown_size,
-        "metric": folder_hash(settings.metric) if settings.metric else None,
+        "metric": [folder_hash(settings.metric) if settings.metric else None, config.data.fps, *MEASURES],
     }
+    if settings.images:
+        depends["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.images.values()]
+    if config.model.from_image is not None:
+        depends["from_image"] = config.model.from_image
     return f"made-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]}.safetensors"

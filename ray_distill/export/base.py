@@ -7,18 +7,17 @@ from typing import Any
 
 from ray_distill.errors import ConfigError
 from ray_distill.models.pipeline import INDEX, Pipeline
+from ray_distill.models.spec import of_clips
 
 
-def check_index(pipeline: Pipeline) -> None:
-    """ConfigError for the model_index.json of a Wan 2.2 that has two transformers, or a timestep for each token, which
-    one student cannot take the place of."""
-    parts = pipeline.index
-    for name in ("transformer_2", "expand_timesteps"):
-        if class_of(parts, name) if name == "transformer_2" else parts.get(name):
-            raise ConfigError(
-                f"{pipeline.where}: Wan 2.2 pipelines ({INDEX} has {name}) cannot carry one student; give a Wan 2.1 "
-                "text-to-video folder"
-            )
+def check_index(pipeline: Pipeline, experts: bool = False) -> None:
+    """ConfigError for the model_index.json of a Wan 2.2 that has two transformers, unless two ``experts`` take their
+    places."""
+    if class_of(pipeline.index, "transformer_2") and not experts:
+        raise ConfigError(
+            f"{pipeline.where}: a Wan 2.2 pipeline of two experts ({INDEX} has transformer_2) cannot carry one "
+            "student; give a folder of Wan 2.1 or of Wan 2.2 5B, or, for this one, method.name=dmd_phased"
+        )
 
 
 def class_of(parts: Mapping[str, Any], name: str) -> str | None:
@@ -27,22 +26,29 @@ def class_of(parts: Mapping[str, Any], name: str) -> str | None:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
 
 
-def check_base(pipeline: Pipeline) -> None:
-    """ConfigError where diffusers could not load the parts that an export takes from ``pipeline``."""
+def check_base(pipeline: Pipeline, experts: bool = False) -> None:
+    """ConfigError where diffusers could not load the parts that an export, of two ``experts`` or of one student, takes
+    from ``pipeline``."""
     import diffusers
     import transformers
 
-    check_index(pipeline)
-    parts, export, family = pipeline.index, pipeline.of.export, pipeline.family
+    check_index(pipeline, experts)
+    fields, family = pipeline.fields(1), pipeline.family
+    parts, export = pipeline.index, pipeline.of.leaves(fields)
     kind = parts.get("_class_name")  # one that diffusers does not have is another tool's name
     if kind not in export.bases and hasattr(diffusers, str(kind)):
         raise ConfigError(
             f"{pipeline.where}: {INDEX} is of a {kind}, and an export of family {family!r} is a {export.pipeline}; "
-            "give a text-to-video folder"
+            f"give a {export.task} folder"
         )
     wanted = {**pipeline.of.parts, "transformer": pipeline.of.transformer.__name__}
     vae = pipeline.vae.get("_class_name")
     if vae != wanted["vae"]:  # a codec of ours: the export samples without one
+        if of_clips(fields):
+            raise ConfigError(
+                f"{pipeline.where}: its vae is a {vae}, and a student from images leaves with one of diffusers, which "
+                "encodes them; give a folder with such a vae, or train from text"
+            )
         del wanted["vae"]
         if (named := class_of(parts, "vae")) is not None:
             raise ConfigError(
@@ -53,6 +59,11 @@ def check_base(pipeline: Pipeline) -> None:
             raise ConfigError(
                 f"{pipeline.where}: {INDEX} names {name} {named}, and an export of family {family!r} loads {kind}; "
                 "correct it, or copy it again"
+            )
+    for name in pipeline.of.image_parts(fields):
+        if class_of(parts, name) is None:
+            raise ConfigError(
+                f"{pipeline.where}: {INDEX} names no {name}, and a student from images needs it; copy it again"
             )
     named = class_of(parts, "tokenizer")
     if named is None or not hasattr(transformers, named):

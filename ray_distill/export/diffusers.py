@@ -11,7 +11,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, WanPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 from huggingface_hub import ModelCardData
 
 from ray_distill.config.secrets import mask
@@ -20,11 +20,12 @@ from ray_distill.export.base import check_index
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.models.spec import Family
+from ray_distill.models.spec import Export
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
 ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
 VERSION = 1  # of recipe.json
 SCHEDULERS = {"sde": FlowMatchLCMScheduler, "ode": FlowMatchEulerDiscreteScheduler}
 
@@ -45,6 +46,8 @@ def export_student(
     negative_prompt: str = "",
     adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
     low: torch.nn.Module | None = None,
+    from_image: bool = False,
+    low_adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
@@ -55,6 +58,8 @@ def export_student(
     the student was trained as one, is what ``transformer`` has merged already, by plain name; it is written, too, as
     pytorch_lora_weights.safetensors for the pipeline's ``load_lora_weights``. ``low`` is the expert of low noise of a
     recipe with two: the folder is then a WanPipeline with transformer_2 and boundary_ratio, but for text and VAE.
+    ``from_image``: the student makes videos of a picture and a prompt, and leaves with the pipeline that does.
+    ``low_adapter`` is its adapter, for ``load_lora_weights(..., load_into_transformer_2=True)``.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
     ValueError for a recipe or a base that WanPipeline cannot replay, and for a ``folder`` that holds something else;
@@ -67,10 +72,11 @@ def export_student(
     family = family_of(type(transformer).__name__)
     assert family is not None
     folder = Path(folder).resolve()
-    check_recipe(sampler, family)
+    export = family.image_export if from_image and family.image_export else family.export
+    check_recipe(sampler, export)
     check_place(folder)
     if Path(base).is_dir():
-        check_index(Pipeline(family.name, Path(base), "base"))
+        check_index(Pipeline(family.name, Path(base), "base"), experts=sampler.experts is not None)
     if (low is None) != (sampler.experts is None):
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
     local = Path(base).is_dir()
@@ -90,26 +96,27 @@ def export_student(
         "height": height,
         "width": width,
         "fps": fps,
+        "from_image": from_image,
     }
+    adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        _save_networks(fresh, transformer, low, sampler)
-        if adapter is not None:
-            lora, tensors = adapter
-            getattr(diffusers, family.export.pipeline).save_lora_weights(
+        _save_networks(fresh, transformer, low, sampler, export.pipeline)
+        for name, (lora, tensors) in adapters.items():
+            getattr(diffusers, export.pipeline).save_lora_weights(
                 fresh,
                 transformer_lora_layers=dict(tensors),
-                weight_name=ADAPTER,
+                weight_name=name,
                 transformer_lora_adapter_metadata=lora.peft(),
             )
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
-        script, beside = (family.export.script, {}) if sampler.chunks is None else family.export.causal or (None, {})
+        script, beside = (export.script, {}) if sampler.chunks is None else export.causal or (None, {})
         for name, path in {"sample.py": script, **beside}.items():
             assert path is not None, "check_recipe refuses chunks where no script samples them"
             shutil.copyfile(path, fresh / name)
         (fresh / "README.md").write_text(
-            mask(_model_card(recipe, sampler, card, local, adapter and adapter[0], family.export.pipeline))
+            mask(_model_card(recipe, sampler, card, local, {n: of.rank for n, (of, _) in adapters.items()}, export))
         )
         _swap(fresh, folder)
     finally:
@@ -117,15 +124,17 @@ def export_student(
     return folder
 
 
-def check_recipe(sampler: Sampler, family: Family) -> None:
-    """ValueError for what the family's pipeline cannot replay."""
-    export = family.export
+def check_recipe(sampler: Sampler, export: Export) -> None:
+    """ValueError for what the pipeline of ``export`` cannot replay."""
     if (sampler.chunks and export.causal is None) or (sampler.experts and not export.experts):
-        raise ValueError(f"{export.pipeline} samples neither chunks nor two experts; use family wan")
+        what = "no chunks" if export.experts else "neither chunks nor two experts"
+        raise ValueError(f"{export.pipeline} samples {what}; use another method, or text to video of family wan")
     if sampler.guidance_scale < 1.0:
         raise ValueError(
             f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
         )
+    if sampler.experts is not None and sampler.experts.low_guidance_scale is not None:
+        raise ValueError("two experts of a guidance each: sample.py has one scale; leave out that of the low expert")
     if sampler.experts is not None and sampler.chunks is not None:
         raise ValueError("a causal student with two experts: WanPipeline samples no chunks, and sample.py no experts")
 
@@ -138,7 +147,9 @@ def check_place(folder: Path) -> None:
         raise ValueError(f"{folder} exists and is no export (it has no {RECIPE}): give another folder or empty it")
 
 
-def _save_networks(folder: Path, transformer: torch.nn.Module, low: torch.nn.Module | None, sampler: Sampler) -> None:
+def _save_networks(
+    folder: Path, transformer: torch.nn.Module, low: torch.nn.Module | None, sampler: Sampler, pipeline: str
+) -> None:
     scheduler = SCHEDULERS[sampler.kind](shift=1.0)  # the timesteps are already shifted
     networks = {"transformer": transformer} | ({} if low is None else {"transformer_2": low})
     for name, network in networks.items():
@@ -147,7 +158,8 @@ def _save_networks(folder: Path, transformer: torch.nn.Module, low: torch.nn.Mod
     if sampler.experts is not None:
         rest = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
         ratio = sampler.experts.boundary / 1000
-        WanPipeline(**networks, **rest, scheduler=scheduler, boundary_ratio=ratio).save_config(folder)
+        whole = getattr(diffusers, pipeline)(**networks, **rest, scheduler=scheduler, boundary_ratio=ratio)
+        whole.save_config(folder)
 
 
 def _chunks(sampler: Sampler) -> dict[str, Any] | None:
@@ -172,20 +184,27 @@ def _swap(fresh: Path, folder: Path) -> None:
 
 
 def _model_card(
-    recipe: Mapping[str, Any], sampler: Sampler, card: Mapping[str, Any], local: bool, lora: LoRA | None, pipeline: str
+    recipe: Mapping[str, Any],
+    sampler: Sampler,
+    card: Mapping[str, Any],
+    local: bool,
+    adapters: Mapping[str, int],
+    export: Export,
 ) -> str:
+    """``adapters``: the rank of each adapter's file."""
     title = str(card.get("title", "A few-step video student"))
     data = ModelCardData(
         library_name="diffusers",
-        pipeline_tag="text-to-video",
+        pipeline_tag=export.task,
         base_model=None if local else recipe["base"],  # the hub knows no paths
-        tags=["diffusers", "text-to-video", "distillation", "ray-distill"],
+        tags=["diffusers", export.task, "distillation", "ray-distill"],
     )
     steps = ", ".join(f"{t:g}" for t in sampler.timesteps)
     noise = "fresh noise after each step" if sampler.kind == "sde" else "Euler steps"
     guidance = "off" if sampler.guidance_scale == 1.0 else f"{sampler.guidance_scale:g}"
     method = f" with {card['method']}" if "method" in card else ""
     where = f"`{recipe['base']}`{' (relative to this folder)' if local else ''}"
+    picture = " first_frame.png" if recipe["from_image"] else ""
     lines = [
         f"---\n{data.to_yaml()}\n---",
         f"# {title}",
@@ -193,20 +212,26 @@ def _model_card(
         f"{recipe['width']}x{recipe['height']} takes {sampler.nfe} network evaluations.",
         "## Sampling",
         "```\npip install diffusers transformers accelerate ftfy imageio imageio-ffmpeg\n"
-        'python sample.py "a prompt" out.mp4 [seed]\n```',
+        f'python sample.py "a prompt"{picture} out.mp4 [seed]\n```',
         f"`sample.py` reads the steps from `{RECIPE}` and takes the text encoder and the VAE from {where}. For "
         "`out.safetensors`, and where that base has no VAE that diffusers knows, it saves the normalised latents.",
-        f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `{pipeline}` call would choose other timesteps.",
+        f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `{export.pipeline}` call would choose other "
+        "timesteps.",
     ]
-    if lora is not None:
+    if ADAPTER in adapters:
         lines += [
-            f"`{ADAPTER}` is the same student as an adapter of rank {lora.rank}, for the transformer that training "
-            "began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
+            f"`{ADAPTER}` is the same student as an adapter of rank {adapters[ADAPTER]}, for the transformer that "
+            "training began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
+        ]
+    if LOW_ADAPTER in adapters:
+        lines += [
+            f"`{LOW_ADAPTER}` is that of `transformer_2`, of rank {adapters[LOW_ADAPTER]}: "
+            f'`pipe.load_lora_weights(folder, weight_name="{LOW_ADAPTER}", load_into_transformer_2=True)`.'
         ]
     if (boundary := recipe["boundary_ratio"]) is not None:
         lines += [
             f"Two experts: `transformer` predicts at timesteps from {1000 * boundary:g} up, `transformer_2` below. "
-            "`WanPipeline.from_pretrained` takes this folder, with the text encoder and the VAE of the base."
+            f"`{export.pipeline}.from_pretrained` takes this folder, with the text encoder and the VAE of the base."
         ]
     if (chunks := recipe["chunks"]) is not None:
         first = "the first alone, " if chunks["independent_first"] else ""

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
 from ray_distill.export.diffusers import export_student
-from ray_distill.types import STUDENT
+from ray_distill.models.lora import LoRA
+from ray_distill.models.spec import of_clips
+from ray_distill.types import LOW, STUDENT, Role
 
 FOLDER = "export"
 
@@ -23,10 +27,8 @@ def export(
     folder: Path | None = None,
 ) -> Path:
     """Write ``folder``, else <run_dir>/export, from ``checkpoint`` with the method's own recipe; returns it."""
-    lora, recipe = config.role(STUDENT).lora, config.method.sampler()
+    recipe = config.method.sampler()
     high, low = (recipe.experts.high, recipe.experts.low) if recipe.experts else (STUDENT, None)
-    # load_lora_weights puts adapters, and nothing else, on the first transformer.
-    alone = lora is not None and not lora.whole and high == STUDENT
     return export_student(
         folder or config.run_dir / FOLDER,
         load_network(config, high, checkpoint),
@@ -39,7 +41,19 @@ def export(
         fps=config.data.fps,
         max_sequence_length=config.model.max_sequence_length,
         negative_prompt=config.data.negative_prompt,
-        adapter=(lora, Checkpoint(checkpoint).tensors(STUDENT, config.student_tensors)) if lora and alone else None,
+        adapter=adapter(config, high, checkpoint),
         low=None if low is None else load_network(config, low, checkpoint),
+        from_image=bool(of_clips(config.model.encoders.fields)),
+        low_adapter=adapter(config, low, checkpoint) if low in LOW else None,
         card={"title": config.name, "method": config.method.name, "report": report or {}},
     )
+
+
+def adapter(config: RunConfig, role: Role | None, checkpoint: Path) -> tuple[LoRA, Mapping[str, Tensor]] | None:
+    """A trained role's adapter, by plain name; None for whole weights, and for adapters beside parts that are trained
+    whole, since load_lora_weights takes adapters and nothing else."""
+    lora = None if role is None or config.method.roles[role] != "trained" else config.role(role).lora
+    stored = Checkpoint(checkpoint)
+    if role is None or lora is None or lora.whole or role not in stored.state.get("roles", {role}):
+        return None
+    return lora, stored.tensors(role, config.sampled_tensors(role))

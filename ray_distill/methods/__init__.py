@@ -7,6 +7,7 @@ from ray_distill.methods.causal_warm_start import CausalWarmStart
 from ray_distill.methods.dcm import DCM
 from ray_distill.methods.dcm_fine import DCMFine
 from ray_distill.methods.dmd import DMD
+from ray_distill.methods.dmd_phased import PhasedDMD
 from ray_distill.methods.flow_matching import FlowMatching
 from ray_distill.methods.gan import GAN
 from ray_distill.methods.lcm import LCM
@@ -16,5 +17,17 @@ from ray_distill.types import Method
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (CausalGAN, CausalWarmStart, DCM, DCMFine, DMD, FlowMatching, GAN, LCM, SelfForcing, WarmStart)
+    for method in (
+        CausalGAN,
+        CausalWarmStart,
+        DCM,
+        DCMFine,
+        DMD,
+        FlowMatching,
+        GAN,
+        LCM,
+        PhasedDMD,
+        SelfForcing,
+        WarmStart,
+    )
 }

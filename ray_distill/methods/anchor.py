@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.samplers import denoise, halting
 from ray_distill.diffusion.timesteps import euler_timesteps
@@ -43,8 +44,8 @@ class Anchor:
     def anchor_loss(
         self, networks: Networks, batch: Batch, eps: Tensor, timesteps: tuple[float, ...], scale: float
     ) -> Tensor:
-        """mean (v_student(eps, s_1) - v_bar)^2 over all elements, with gradient to the student; ``scale`` guides the
-        teacher."""
+        """mean (v_student(eps, s_1) - v_bar)^2 over all generated elements, with gradient to the student; ``scale``
+        guides the teacher."""
         first, second = timesteps[:2]
         solver = halting(euler_timesteps(self.diversity_steps, self.diversity_shift), [second], scale)
         stop, prompts = solver.timesteps.index(second), (batch.cond, batch.uncond)
@@ -52,4 +53,5 @@ class Anchor:
             x_a = denoise(networks[TEACHER], solver, eps, *prompts, lambda i: eps, 0, stop)  # "ode" adds no noise
         v_bar = (eps - x_a) / (1 - second / 1000)
         sigma = eps.new_full((len(eps),), first / 1000)
-        return mse(networks[STUDENT](eps, sigma, batch.cond).velocity, v_bar)
+        v = networks[STUDENT](eps, sigma, batch.cond).velocity
+        return mse(generated(v, batch.given), generated(v_bar, batch.given))

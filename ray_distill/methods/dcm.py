@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_phases
 from ray_distill.diffusion.flow import add_noise
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.losses import frame_differences, mse, pseudo_huber
 from ray_distill.methods.precision import bf16_warnings
@@ -35,6 +36,8 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
+    Trajectories,
     Update,
 )
 
@@ -64,7 +67,10 @@ class DCM:
 
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
     exits: ClassVar[Mapping[Role, int]] = {}
 
     @property
@@ -123,7 +129,7 @@ class DCM:
         return bf16_warnings(self.phases, self.scale, self.huber_c, remedy) if bf16 else []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.student_loss),)
+        return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
         """Below the boundary the teacher predicts, as this expert never learns those levels."""
@@ -153,10 +159,12 @@ class DCM:
         pred, aim = consistency_pair(
             student, target, networks[TEACHER], x_k, step, batch.cond, batch.uncond, self.scale
         )
-        each = pseudo_huber(pred, aim, self.huber_c)
-        logs = consistency_logs(each, pred, aim, x_k, add_noise(batch.x_0, eps, step.sigma_end), step.sigma)
+        x_e = add_noise(batch.x_0, eps, step.sigma_end)
+        seen, wanted, x_k, x_e = (generated(each, batch.given) for each in (pred, aim, x_k, x_e))
+        each = pseudo_huber(seen, wanted, self.huber_c)
+        logs = consistency_logs(each, seen, wanted, x_k, x_e, step.sigma)
         loss, lag = each.mean(), self.temporal_lag
-        if 0 < lag < batch.latent_shape[1]:
-            temporal = mse(frame_differences(pred, lag), frame_differences(aim, lag))
+        if 0 < lag < seen.shape[2]:
+            temporal = mse(frame_differences(seen, lag), frame_differences(wanted, lag))
             loss, logs["temporal_loss"] = loss + temporal, temporal.detach()
         return pred, aim, LossTerms(loss, logs)

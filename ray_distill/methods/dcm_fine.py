@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ray_distill.diffusion.consistency import Phases, solver_phases
 from ray_distill.diffusion.flow import renoise
+from ray_distill.diffusion.given import generated_tokens
 from ray_distill.diffusion.losses import adversarial_loss, mse
 from ray_distill.methods.dcm import DCM, END
 from ray_distill.types import (
@@ -80,7 +81,7 @@ class DCMFine(DCM):
         return solver_phases(self.euler_steps, self.shift, END, self.split, self.multiphase)
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (*super().updates(step), Update((DISCRIMINATOR,), self.discriminator_loss))
+        return (*super().updates(step), Update(DISCRIMINATOR, self.discriminator_loss))
 
     def sampler(self) -> Sampler:
         """What the student began with, the semantic expert, predicts from the boundary up."""
@@ -116,4 +117,9 @@ class DCMFine(DCM):
         sigma_a = phases.within(phases.index(u), rng.uniform("level", batch.sample_ids))
         eps = rng.noise("bridge", batch.sample_ids, batch.latent_shape)
         x_a = renoise(x, eps, phases.draw(u).sigma_end, sigma_a)
-        return networks[TEACHER](x_a, sigma_a, batch.cond, features=blocks, read=True)
+        shown = networks[TEACHER](x_a, sigma_a, batch.cond, features=blocks, read=True)
+        features, readings = (
+            tuple(generated_tokens(hidden, x.shape[2], batch.given) for hidden in all_tokens)
+            for all_tokens in (shown.features, shown.readings)
+        )
+        return replace(shown, features=features, readings=readings)

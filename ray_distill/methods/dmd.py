@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise, expand, velocity, x_0_from_velocity
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import guided_x_0
 from ray_distill.diffusion.losses import (
     dmd_gradient,
@@ -39,6 +40,7 @@ from ray_distill.types import (
     STUDENT,
     TEACHER,
     Batch,
+    Experts,
     Heads,
     LossTerms,
     Need,
@@ -48,6 +50,8 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
+    Trajectories,
     Update,
 )
 
@@ -67,6 +71,8 @@ class DMD(Exits, Anchor, Scores):
 
     name: ClassVar[str] = "dmd"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained", FAKE_SCORE: "trained", TEACHER: "frozen"}
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         check_timesteps(self.timesteps)
@@ -94,6 +100,10 @@ class DMD(Exits, Anchor, Scores):
         return {}
 
     @property
+    def prepared(self) -> Trajectories | None:
+        return None
+
+    @property
     def exits(self) -> Mapping[Role, int]:
         return {FAKE_SCORE: len(self.timesteps)} if self.exit_embedding else {}
 
@@ -110,8 +120,8 @@ class DMD(Exits, Anchor, Scores):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         pulls = (Pull(FAKE_SCORE, STUDENT, self.ida_decay, "ida_decay"),) if self.ida_decay < 1 else ()
-        student = Update((STUDENT,), self.student_loss, pulls)
-        fake_score = Update((FAKE_SCORE,), self.fake_score_loss)
+        student = Update(STUDENT, self.student_loss, pulls)
+        fake_score = Update(FAKE_SCORE, self.fake_score_loss)
         if (step + 1) % self.student_interval:
             return (fake_score,)
         return (student,) if self.student_turn == "replaces" else (student, fake_score)
@@ -164,19 +174,20 @@ class DMD(Exits, Anchor, Scores):
             known = self.with_exit(batch, self.exit_step(rng, "student"))
             mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *known, self.fake_score_scale)
             mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, batch.cond, batch.uncond, self.teacher_scale)
-            g, norm = dmd_gradient(x, mu_fake, mu_real, self.min_norm)
+            shown, mu_fake, mu_real = (generated(each, batch.given) for each in (x, mu_fake, mu_real))
+            g, norm = dmd_gradient(shown, mu_fake, mu_real, self.min_norm)
             more = {}
             if self.projection:
-                g, kept, cosine = without_residual(g, x - mu_fake)
+                g, kept, cosine = without_residual(g, shown - mu_fake)
                 more = projection_logs(kept, cosine, sigma)
             if (weight := self.weight(x_s, sigma, networks, batch)) is not None:
                 g = g * expand(weight, g)
                 more |= {"divergence_weight": weight}
             finite = finite_samples(g)  # a broken sample gives no gradient, and is counted
             g[~finite] = 0.0
-        loss = surrogate(x, g)
-        real = {"teacher": mu_real} if batch.x_0 is None else {"data": batch.x_0}
-        logs = student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=x, **real)
+        loss = surrogate(generated(x, batch.given), g)
+        real = {"teacher": mu_real} if batch.x_0 is None else {"data": generated(batch.x_0, batch.given)}
+        logs = student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=shown, **real)
         return LossTerms(loss, logs | more)
 
     def weight(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> Tensor | None:
@@ -194,5 +205,6 @@ class DMD(Exits, Anchor, Scores):
         x_s, sigma, eps = self.diffuse(x, batch, rng, "fake_score", self.exit_window(rng, source))
         cond, _ = self.with_exit(batch, self.exit_step(rng, source))
         v = networks[FAKE_SCORE](x_s, sigma, cond).velocity
-        each = score_weight(sigma, self.fake_score_target) * sample_mse(v, velocity(x, eps))
+        x, v, aim = (generated(each, batch.given) for each in (x, v, velocity(x, eps)))
+        each = score_weight(sigma, self.fake_score_target) * sample_mse(v, aim)
         return LossTerms(each.mean(), fake_score_logs(each, x, sigma, self.fake_score_target))

@@ -15,9 +15,26 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise, velocity
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
-from ray_distill.types import STUDENT, Batch, Cond, Heads, LossTerms, Need, Networks, Rng, Role, Sampler, Shared, Update
+from ray_distill.types import (
+    STUDENT,
+    Batch,
+    Cond,
+    Experts,
+    Heads,
+    LossTerms,
+    Need,
+    Networks,
+    Rng,
+    Role,
+    Sampler,
+    Shared,
+    Stage,
+    Trajectories,
+    Update,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,10 @@ class FlowMatching:
     heads: ClassVar[Mapping[Role, Heads]] = {}
     exits: ClassVar[Mapping[Role, int]] = {}
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:
@@ -45,7 +65,7 @@ class FlowMatching:
         return []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.loss),)
+        return (Update(STUDENT, self.loss),)
 
     def describe(self) -> str:
         return (
@@ -62,7 +82,7 @@ class FlowMatching:
         dropped = rng.uniform("prompt_dropout", batch.sample_ids) < self.prompt_dropout
         cond = drop(batch.cond, batch.uncond, dropped)
         v = networks[STUDENT](add_noise(batch.x_0, eps, sigma), sigma, cond).velocity
-        loss = mse(v, velocity(batch.x_0, eps))
+        loss = mse(generated(v, batch.given), generated(velocity(batch.x_0, eps), batch.given))
         return LossTerms(loss, {"flow_matching_loss": loss.detach()})
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
+from ray_distill.diffusion.given import generated_tokens
 from ray_distill.diffusion.losses import adversarial_loss, divergence_weight, mse
 from ray_distill.methods.dmd import DMD
 from ray_distill.types import (
@@ -91,8 +92,8 @@ class GAN(DMD):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         updates = super().updates(step)
-        follows = any(FAKE_SCORE in update.roles for update in updates)
-        return (*updates, Update((DISCRIMINATOR,), self.discriminator_loss)) if follows else updates
+        follows = any(update.role == FAKE_SCORE for update in updates)
+        return (*updates, Update(DISCRIMINATOR, self.discriminator_loss)) if follows else updates
 
     def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
         terms = super().match(x, networks, batch, rng)
@@ -148,4 +149,5 @@ class GAN(DMD):
         judge = cast(Discriminator, networks[DISCRIMINATOR])
         with torch.set_grad_enabled(trunk and torch.is_grad_enabled()):
             features = networks[self.gan_features](x_s, sigma, batch.cond, features=judge.blocks).features
+            features = tuple(generated_tokens(hidden, x_s.shape[2], batch.given) for hidden in features)
         return judge(features)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_phases
 from ray_distill.diffusion.flow import add_noise
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.losses import pseudo_huber, sample_mse
 from ray_distill.methods.precision import bf16_warnings
@@ -25,6 +26,7 @@ from ray_distill.types import (
     TEACHER,
     Average,
     Batch,
+    Experts,
     Heads,
     LossTerms,
     Need,
@@ -33,6 +35,8 @@ from ray_distill.types import (
     Role,
     Sampler,
     Shared,
+    Stage,
+    Trajectories,
     Update,
 )
 
@@ -54,7 +58,10 @@ class LCM:
     heads: ClassVar[Mapping[Role, Heads]] = {}
     exits: ClassVar[Mapping[Role, int]] = {}
     uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.sampling_steps <= self.euler_steps:
@@ -98,7 +105,7 @@ class LCM:
         return bf16_warnings(self.phases, self.scales[0], c, remedy) if bf16 else []
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((STUDENT,), self.student_loss),)
+        return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
         return Sampler(self.phases.timesteps(self.sampling_steps), "sde")
@@ -115,6 +122,7 @@ class LCM:
         prediction, aim = consistency_pair(
             student, target, networks[TEACHER], x_n, step, batch.cond, batch.uncond, self.guide(batch, rng)
         )
+        prediction, aim, x_n, x_0 = (generated(each, batch.given) for each in (prediction, aim, x_n, batch.x_0))
         huber = self.loss == "huber"
         each = pseudo_huber(prediction, aim, self.huber_c) if huber else sample_mse(prediction, aim)
-        return LossTerms(each.mean(), consistency_logs(each, prediction, aim, x_n, batch.x_0, step.sigma))
+        return LossTerms(each.mean(), consistency_logs(each, prediction, aim, x_n, x_0, step.sigma))

@@ -13,11 +13,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from ray_distill.diffusion.flow import x_0_from_velocity
+from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.methods.dmd import DMD
-from ray_distill.types import STUDENT, TEACHER, Batch, LossTerms, Networks, Rng, Sampler, Shared, Update
+from ray_distill.types import STUDENT, TEACHER, Batch, LossTerms, Networks, Rng, Sampler, Shared, Trajectories, Update
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,19 @@ class WarmStart(DMD):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         if step < self.warm_start_steps:
-            return (Update((STUDENT,), self.warm_start_loss),)
+            return (Update(STUDENT, self.warm_start_loss),)
         return super().updates(step - self.warm_start_steps)
 
     @property
     def period(self) -> tuple[int, int]:
         return self.warm_start_steps, self.student_interval
+
+    @property
+    def prepared(self) -> Trajectories | None:
+        if not self.pairs:
+            return None
+        levels = self.sampler().timesteps
+        return Trajectories(self.solver_steps, self.solver_shift, self.solver_guidance, levels)
 
     @property
     def uses_latents(self) -> bool:
@@ -76,5 +84,6 @@ class WarmStart(DMD):
         *states, x_clean = self.trajectory(networks, batch, rng)
         x_k = states[k]
         sigma = x_k.new_full((len(x_k),), self.sampler().timesteps[k] / 1000)
-        loss = mse(x_0_from_velocity(x_k, networks[STUDENT](x_k, sigma, batch.cond).velocity, sigma), x_clean)
+        x = x_0_from_velocity(x_k, networks[STUDENT](x_k, sigma, batch.cond).velocity, sigma)
+        loss = mse(generated(x, batch.given), generated(x_clean, batch.given))
         return LossTerms(loss, {"warm_start_loss": loss.detach()})

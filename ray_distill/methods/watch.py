@@ -59,7 +59,12 @@ def projection_logs(kept: Tensor, cosine: Tensor, sigma: Tensor) -> dict[str, Te
 
 def fake_score_logs(each: Tensor, x: Tensor, sigma: Tensor, target: str) -> dict[str, Tensor]:
     """Of a fake-score update: the loss ``each`` [B], whole and by sigma, and what :func:`gaussian_floor` has there."""
-    each, floor = each.detach(), score_weight(sigma, target) * gaussian_floor(x, sigma)
+    return floor_logs(each, score_weight(sigma, target) * gaussian_floor(x, sigma), sigma)
+
+
+def floor_logs(each: Tensor, floor: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """Of a fake-score update: the loss ``each`` [B], whole and by sigma, and the ``floor`` [B] of a Gaussian there."""
+    each = each.detach()
     return {
         "fake_score_loss": each.mean(),
         "fake_score_over_floor": (each / floor).mean(),

@@ -49,7 +49,8 @@ def read_out(network: Any, taken: Sequence[Tensor], wanted: bool = True) -> Iter
     """Inside a :func:`tapped` call: fills the list with what the network's last norm and projection make of each of the
     features ``taken``, [B, tokens, out], in the place of the last block's output.
 
-    They pass these layers as further tokens of the same call, so that again no parameter is touched from outside.
+    They pass these layers beside the last block's output, in the same call, so that again no parameter is touched from
+    outside; a level a token is theirs, too.
     """
     read: list[Tensor] = []
     if not wanted:
@@ -57,10 +58,10 @@ def read_out(network: Any, taken: Sequence[Tensor], wanted: bool = True) -> Iter
         return
 
     def add(norm: Any, args: tuple[Tensor]) -> tuple[Tensor]:
-        return (torch.cat([args[0], *(x.to(args[0].dtype) for x in taken)], dim=1),)
+        return (torch.stack([args[0], *(x.to(args[0].dtype) for x in taken)]),)
 
     def divide(projection: Any, args: Any, output: Tensor) -> Tensor:
-        last, *rest = output.chunk(1 + len(taken), dim=1)
+        last, *rest = output.unbind()
         read.extend(rest)
         return last
 

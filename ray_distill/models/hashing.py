@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ray_distill import sealed
+from ray_distill.models.places import transformer_folder
 from ray_distill.sealed import Damaged
 
 LARGE = 16 << 20
@@ -31,12 +32,12 @@ def folder_hash(folder: Path) -> str:
 
 def weights_hash(source: Path) -> str:
     """:func:`folder_hash` of a pipeline's transformer; of a single file the same of it alone."""
-    return folder_hash(source / "transformer") if source.is_dir() else _of([source], source.parent)
+    return folder_hash(transformer_folder(source)) if source.is_dir() else _of([source], source.parent)
 
 
 def ends_hash(source: Path) -> str:
     """:func:`weights_hash` as older checkpoints hold it: of large files the first and last MiB alone."""
-    folder = source / "transformer" if source.is_dir() else source.parent
+    folder = transformer_folder(source) if source.is_dir() else source.parent
     digest = hashlib.sha256()
     for path in _files(folder) if source.is_dir() else [source]:
         size = path.stat().st_size

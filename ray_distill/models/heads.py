@@ -32,7 +32,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, tokens, D] -> [B, tokens]"""
         h = F.leaky_relu(self.norm(self.enter(x).transpose(1, 2)).transpose(1, 2), SLOPE)
-        return self.judge(h + F.leaky_relu(self.mix(h), SLOPE)).squeeze(-1)  # type: ignore[no-any-return]
+        return self.judge(h + F.leaky_relu(self.mix(h), SLOPE)).squeeze(-1)
 
 
 class FeatureHeads(nn.Module):

@@ -14,6 +14,7 @@ from torch import nn
 
 from ray_distill.models import family as adapter
 from ray_distill.models.parts import outline, read_config
+from ray_distill.models.places import SECOND, transformer_folder
 from ray_distill.models.spec import Family
 from ray_distill.models.weights import Weights
 
@@ -23,11 +24,12 @@ CONFIG = "config.json"
 def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str, Any]:
     """The transformer's configuration in ``folder``, or that of a single file: the config.json beside it, else the
     published one that has its tensors. ValueError names what is missing or of another family."""
-    path = folder.with_name(CONFIG) if folder.is_file() else folder / "transformer" / CONFIG
+    path = folder.with_name(CONFIG) if folder.is_file() else transformer_folder(folder) / CONFIG
     if folder.is_file() and not path.is_file():
         return _published(family, folder, key)
     if not path.is_file():
-        raise ValueError(f"{key} = {folder}: no transformer/{CONFIG} there. Give a pipeline folder in diffusers format")
+        missing = path.relative_to(folder if folder.name != SECOND else folder.parent)
+        raise ValueError(f"{key} = {folder}: no {missing} there. Give a pipeline folder in diffusers format")
     config = read_config(path, f"{key} = {folder}")
     wanted = adapter(family).transformer.__name__
     if config.get("_class_name") != wanted:
@@ -134,7 +136,15 @@ def use_attention(module: nn.Module, backend: str, always: bool = False) -> None
         module.set_attention_backend(backend)  # type: ignore[operator]
 
 
+VERSIONS = 64
+"""Most versions of a block's compiled code. Dynamo's own limit is 8, above which it runs a block uncompiled with a line
+of log: trained and frozen networks, calls with and without gradient, one batch and the doubled one of guidance, and
+clips of one latent frame each need their own."""
+
+
 def compile_blocks(module: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
     """torch.compile of each repeated block, where it stands: equal blocks share their code, and a second shape makes it
     general in place of compiling it anew for each."""
+    config = torch._dynamo.config  # of the process: all networks of a worker share their blocks' code
+    config.recompile_limit = max(config.recompile_limit, VERSIONS)
     module.compile_repeated_blocks(backend=backend)  # type: ignore[operator]

@@ -76,17 +76,30 @@ def outline(make: Callable[[dict[str, Any]], Any], described: Mapping[str, Any],
         raise ConfigError(f"{what}: its {CONFIG} makes no network ({type(error).__name__}: {error})") from error
 
 
+def stored_dtypes(folder: Path, stem: str, what: str) -> set[str]:
+    """Dtypes of the tensors that :func:`stored_shapes` finds, as safetensors names them: F32, BF16."""
+    found = set()
+    for file in stored_files(folder, stem, what):
+        with safe_open(file, "np") as opened:
+            found |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    return found
+
+
+def stored_files(folder: Path, stem: str, what: str) -> list[Path]:
+    """``stem``.safetensors, or the shards of its index; ConfigError where the index names none."""
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        return [folder / f"{stem}.safetensors"]
+    named = read_json(index, what).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+        raise ConfigError(f"{what}: {index} has no weight_map of names and files; copy it again")
+    return [folder / name for name in sorted(set(named.values()))]
+
+
 def stored_shapes(folder: Path, stem: str, what: str) -> Shapes:
     """Names and shapes of the tensors in ``stem``.safetensors, or in the shards of its index, from their headers."""
-    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    files = [single]
-    if index.is_file():
-        named = read_json(index, what).get("weight_map")
-        if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
-            raise ConfigError(f"{what}: {index} has no weight_map of names and files; copy it again")
-        files = [folder / name for name in sorted(set(named.values()))]
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
+    for file in stored_files(folder, stem, what):
         if not file.is_file():
             raise ConfigError(f"{what}: no {file.name} in {folder}, and weights are read from safetensors alone")
         try:
@@ -127,7 +140,7 @@ def check_vae(folder: Path, key: str) -> Codec:
     codec: Any = outline(found.outline, described, what)
     wanted = {name: tuple(parameter.shape) for name, parameter in codec.vae.named_parameters()}
     check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), wanted, what)
-    return codec  # type: ignore[no-any-return]
+    return codec
 
 
 def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:

@@ -14,6 +14,7 @@ from ray_distill.models import family as declared
 from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
 from ray_distill.models.loading import check_folder, published
 from ray_distill.models.parts import read_json
+from ray_distill.models.places import SECOND
 from ray_distill.models.spec import Config, Family, Fields, Latent
 
 INDEX = "model_index.json"
@@ -28,10 +29,12 @@ class Pipeline:
     path: Path
     key: str = "model.path"
     """The configuration's key that named it, for messages."""
+    from_image: bool | None = None
+    """Whether a video begins from an image; None where the network has to say so."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was read: another process may stand on another machine."""
-        return {"family": self.family, "path": self.path, "key": self.key}
+        return {"family": self.family, "path": self.path, "key": self.key, "from_image": self.from_image}
 
     @property
     def where(self) -> str:
@@ -40,7 +43,7 @@ class Pipeline:
 
     def beside(self, path: Path, key: str) -> Pipeline:
         """Another folder of this family."""
-        return Pipeline(self.family, path, key)
+        return Pipeline(self.family, path, key, self.from_image)
 
     @property
     def of(self) -> Family:
@@ -58,12 +61,13 @@ class Pipeline:
         if self.path.exists():
             return self.transformer
         known = published(self.of)
-        if self.path.name not in known:
+        name = self.path.parent.name if self.path.name == SECOND else self.path.name
+        if name not in known:
             raise ValueError(
                 f"{self.where}: no such folder. plan needs its transformer/config.json, but no weights; "
                 f"without a folder it knows those named {', '.join(known) or 'none'}"
             )
-        found: Config = known[self.path.name]["transformer"]
+        found: Config = known[name]["transformer"]
         return found
 
     @cached_property
@@ -72,6 +76,14 @@ class Pipeline:
         if not (self.path / INDEX).is_file():
             raise ConfigError(f"{self.where}: no {INDEX} there. Give a pipeline folder in diffusers format")
         return read_json(self.path / INDEX, self.where)
+
+    @property
+    def settings(self) -> Config:
+        """``index``; of a folder without one that of the published pipeline of its name, or nothing."""
+        if (self.path / INDEX).is_file():
+            return self.index
+        found: Config = published(self.of).get(self.path.name, {}).get("index", {})
+        return found
 
     @cached_property
     def vae(self) -> Config:

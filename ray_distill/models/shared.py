@@ -18,11 +18,13 @@ from ray_distill.models.lora import LoRA, add_lora
 from ray_distill.types import TEACHER, Role
 
 
-def on_one_base(base: nn.Module, adapters: Mapping[Role, LoRA], seed: int) -> Iterator[tuple[Role, nn.Module]]:
-    """The teacher's network, then that of each role of ``adapters``.
+def on_one_base(
+    base: nn.Module, adapters: Mapping[Role, LoRA], seed: int, teacher: Role = TEACHER
+) -> Iterator[tuple[Role, nn.Module]]:
+    """The network of the ``teacher``, then that of each role of ``adapters``.
 
     The adapters are put on after the base was taken: it may be sharded by then, and they stay whole."""
-    yield TEACHER, base
+    yield teacher, base
     shared = SharedBase(base, adapters, seed)
     for role in adapters:
         yield role, OnBase(shared, role)

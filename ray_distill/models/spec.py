@@ -44,6 +44,8 @@ class Field:
     padding: Literal["zeros", "mask", "whole"] = "whole"
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In the store."""
+    given: int = 0
+    """How many of the clip's first latent frames it is: networks give them back, and losses leave them out."""
 
     def __post_init__(self) -> None:
         if self.of == "clip" and self.padding != "whole":
@@ -78,6 +80,11 @@ def columns(fields: Fields) -> list[tuple[str, str]]:
     """Names and dtypes in the store of captions, for its address; none where it holds ``FIRST`` alone."""
     found: list[tuple[str, str]] = [(name, field.dtype) for name, field in sorted(of_captions(fields).items())]
     return [] if found == [FIRST] else found
+
+
+def given_frames(fields: Fields) -> int:
+    """How many of a clip's first latent frames are given by its conditioning (``Batch.given``)."""
+    return sum(field.given for field in fields.values())
 
 
 class TextEncoder(Protocol):
@@ -125,6 +132,8 @@ class Export:
     bases: tuple[str, ...]
     causal: tuple[Path, Mapping[str, Path]] | None = None
     experts: bool = False
+    task: str = "text-to-video"
+    """The hub's word for it."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ class Family:
     fields: Callable[[Pipeline, int], Fields]
     """(pipeline, most tokens of a prompt) -> the tensors of Cond."""
     text: Callable[[Path, int, str], TextEncoder]
-    """(pipeline's folder, most tokens, precision)"""
+    """(pipeline's folder, most tokens, precision: float32, bfloat16 or int8)"""
     noise: Callable[[Sequence[int]], Tensor]
     """Latents [B, C, T, H, W] of noise as diffusers' pipeline draws them from torch's global generator."""
     patch: Callable[[Config], tuple[int, int]]
@@ -156,9 +165,19 @@ class Family:
     export: Export
     published: Path
     """A folder of JSON files, each named as a pipeline on the hub and with the configurations of its parts."""
-    image: Callable[[Path, Codec], ImageEncoder] | None = None
-    """(pipeline's folder, its codec)"""
-    image_parts: tuple[str, ...] = ()
-    """Folders of the pipeline that the fields of a clip are made with, the VAE's included."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Layers that an adapter is put on where a role's lora names none."""
+    image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
+    """(pipeline, its codec)"""
+    image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()
+    """Folders of the pipeline that these fields of a clip are made with, the VAE's included."""
+    image_channels: Callable[[Config], int] = lambda _: 0
+    """Channels that the network takes behind the noisy ones, by the transformer's configuration."""
+    image_export: Export | None = None
+    """How a student leaves whose clips have fields; None: as any other."""
     tokens: Callable[[Config], int | None] = lambda _: None
     """The only model.max_sequence_length that is right, by the transformer's configuration; None where any is."""
+
+    def leaves(self, fields: Fields) -> Export:
+        """How a student of these ``fields`` is exported."""
+        return self.image_export if self.image_export and of_clips(fields) else self.export

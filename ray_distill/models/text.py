@@ -17,9 +17,10 @@ from ray_distill.models.spec import Row
 class T5Text:
     """The ``tokenizer`` and ``text_encoder`` of a pipeline folder, as the field "text" [tokens, D] fp32 of a prompt.
 
-    ``max_length``: most tokens of a prompt; longer ones are cut. ``precision`` "int8" holds the weights of its blocks
-    so. ``encoder`` is transformers' class; ``clean`` what the pipeline does to a prompt first; ``masked``: whether its
-    attention leaves out the padding. FileNotFoundError where a part is missing, ValueError for another family's."""
+    ``max_length``: most tokens of a prompt; longer ones are cut. ``precision``: "float32" or "bfloat16" is what it
+    computes in, whatever its files hold; "int8" holds the weights of its blocks so, and computes in fp32. ``encoder``
+    is transformers' class; ``clean`` what the pipeline does to a prompt first; ``masked``: whether its attention
+    leaves out the padding. FileNotFoundError where a part is missing, ValueError for another family's."""
 
     def __init__(
         self,
@@ -39,7 +40,9 @@ class T5Text:
             raise ValueError(f"{folder}: its text_encoder is a {kind}, and this family reads text by a {wanted}")
         self.max_length, self.clean, self.masked = max_length, clean, masked
         self.tokenizer = _tokenizer(Path(folder) / "tokenizer")
-        model = encoder.from_pretrained(Path(folder) / "text_encoder", local_files_only=True, use_safetensors=True)
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # unasked it would be that of the files
+        where, how = Path(folder) / "text_encoder", {"local_files_only": True, "use_safetensors": True}
+        model = encoder.from_pretrained(where, dtype=dtype, **how)
         self.model = model.eval().requires_grad_(False)
         if precision == "int8":
             quantize(self.model)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ray_distill.models.parts import read_json
+from ray_distill.models.places import transformer_folder
 
 SINGLE, INDEX = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
 BLOCK = re.compile(r"(transformer_)?blocks\.\d+\.")
@@ -35,7 +36,7 @@ class Weights(Mapping[str, Tensor]):
         self._network = type(network).__name__
         self._wanted = {name: tuple(p.shape) for name, p in network.named_parameters()}
         self._files: dict[tuple[Path, str], Any] = {}
-        self._where = self._single(path) if path.is_file() else self._folder(path / "transformer")
+        self._where = self._single(path) if path.is_file() else self._folder(transformer_folder(path))
 
     def _folder(self, folder: Path) -> dict[str, tuple[Path, str]]:
         if (index := folder / INDEX).is_file():

@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ray_distill.config import RunConfig
+from ray_distill.config.held import stages
+from ray_distill.config.shared_base import base_of
 from ray_distill.plan import memory
 from ray_distill.plan.forwards import Call, Cycle, Kind, cycle
 from ray_distill.plan.memory import Moment, State
 from ray_distill.plan.network import Parameters, architecture, latent_shape, parameters
 from ray_distill.plan.passes import Pass, Workload, count
-from ray_distill.types import TEACHER, Role
+from ray_distill.types import Role
 
 Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """``flops``: of one GPU in one step, by role, in expectation."""
+    """``flops``: of one GPU in one step, by role, in expectation. Of a run in stages ``states`` are of the one with the
+    ``peak``, and ``parameters`` of all roles, as that stage trains them where it holds them. ``checkpoint``: bytes of
+    the largest one, weights, two moments and the averages of what is trained, in fp32."""
 
     config: RunConfig
     latent: tuple[int, int, int, int]
@@ -28,19 +32,12 @@ class Estimate:
     cycle: Cycle
     peak: Moment
     flops: Mapping[Role, float]
+    checkpoint: int
 
     @property
     def host(self) -> int:
         """Bytes of CPU memory of one worker: what is offloaded."""
         return sum(held.host for held in self.states.values())
-
-    @property
-    def checkpoint(self) -> int:
-        """Bytes of one checkpoint: weights, two moments and the averages of what is trained, in fp32."""
-        copies = {role: 3 + (self.config.role(role).ema_decay is not None) for role in self.parameters}
-        return sum(
-            memory.FP32 * (copies[role] * sum(p.trainable) + sum(p.averaged)) for role, p in self.parameters.items()
-        )
 
 
 def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
@@ -50,18 +47,41 @@ def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
     """
     counted = Counted(config, latent)
     sizes = {role: parameters(config, role) for role in config.held_roles}
-    states = {role: memory.state(config.role(role), sizes[role], config.train.workers) for role in sizes}
-    if config.model.shared_base:  # a call of any role gathers the base
-        gathered = states[TEACHER].gathered
-        states |= {role: replace(states[role], gathered=gathered) for role in config.adapters}
     repeated = cycle(config.method, config.train.steps)
-    moments = list(memory.start(states))
-    for kind in repeated.kinds:
-        at_work, alive = counted.activations(kind)
-        moments += memory.update(states, kind.roles, at_work, alive)
-    peak = max(moments, key=lambda moment: moment.total)
+    peaks: list[tuple[Moment, Mapping[Role, Parameters], Mapping[Role, State]]] = []
+    for held in stages(config):
+        now = {role: still(sizes[role]) if role in held.finished else sizes[role] for role in held.roles}
+        states = {role: memory.state(held.roles[role], now[role], config.train.workers) for role in now}
+        if config.model.shared_base:  # a call of any role gathers its base
+            states |= {
+                r: replace(states[r], gathered=states[base_of(r)].gathered) for r in config.adapters.keys() & now
+            }
+        moments = list(memory.start(states))
+        for kind in repeated.kinds:
+            if kind.role in now and now[kind.role].trainable:
+                at_work, alive = counted.activations(kind)
+                moments += memory.update(states, kind.role, at_work, alive)
+        peaks.append((max(moments, key=lambda moment: moment.total), now, states))
+    peak, shown, states_then = max(peaks, key=lambda found: found[0].total)
     flops = {role: counted.flops(repeated, role) for role in sizes}
-    return Estimate(config, counted.latent, sizes, states, repeated, peak, flops)
+    return Estimate(
+        config, counted.latent, {**sizes, **shown}, states_then, repeated, peak, flops, checkpoint_size(config, sizes)
+    )
+
+
+def still(parameters: Parameters) -> Parameters:
+    """Those of a role that is trained no more."""
+    return replace(parameters, trainable=())
+
+
+def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
+    """Bytes of a run's largest checkpoint. A finished role leaves its moments out."""
+
+    def of(role: Role, finished: bool) -> int:
+        copies = (1 if finished else 3) + (config.role(role).ema_decay is not None)
+        return memory.FP32 * (copies * sum(sizes[role].trainable) + sum(sizes[role].averaged))
+
+    return max(sum(of(role, role in held.finished) for role in held.roles) for held in stages(config))
 
 
 class Counted:
@@ -92,7 +112,7 @@ class Counted:
 
     def activations(self, kind: Kind) -> tuple[Role, Mapping[Role, int]]:
         """(the role at work, bytes by role) where an update has most of them alive, over all outcomes of its draws."""
-        most: tuple[Role, dict[Role, int]] = (kind.roles[0], {})
+        most: tuple[Role, dict[Role, int]] = (kind.role, {})
         for path in kind.paths:
             alive: dict[Role, int] = {}
             points = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ray_distill.config.held import distinct
 from ray_distill.types import Batch, Cond, Method, Prediction, Role, Update
 
 ROWS, SHAPE = 2, (1, 1, 2, 2)
@@ -38,7 +40,7 @@ class Path:
 class Kind:
     """An update that comes ``times`` in a cycle, and all that may happen in it."""
 
-    roles: tuple[Role, ...]
+    role: Role
     times: int
     paths: tuple[Path, ...]
 
@@ -66,24 +68,29 @@ def cycle(method: Method, steps: int) -> Cycle:
             f"method.name = {method.name!r}: the calls of a causal student, by chunks, are not planned yet; "
             "method.name=dmd has the same roles and states"
         )
-    first, period = method.period
-    updates: dict[tuple[tuple[Role, ...], str], Update] = {}
-    pattern: list[tuple[tuple[tuple[Role, ...], str], ...]] = []
-    for step in range(min(steps, first + 2 * period)):  # what comes later repeats the last period
-        made = {(u.roles, getattr(u.loss, "__qualname__", repr(u.loss))): u for u in method.updates(step)}
-        updates = made | updates
-        pattern.append(tuple(made))
-    walked = len(pattern)
-    length = next(n for n in range(1, walked + 1) if all(pattern[i] == pattern[i - n] for i in range(n, walked)))
-    times = [1] * length + [0] * (walked - length)
-    if length > walked - period and walked < steps:  # nothing repeats from the first step on: the whole run
-        length, (more, rest) = steps, divmod(steps - walked, period)
-        times = [1] * (walked - period) + [1 + more + (i < rest) for i in range(period)]
-    counts = {key: sum(n * each.count(key) for n, each in zip(times, pattern, strict=True)) for key in updates}
-    kinds = tuple(
-        Kind(key[0], counts[key], tuple(paths(method, update))) for key, update in updates.items() if counts[key]
-    )
+    first, period = min(method.period[0], steps), method.period[1]
+    updates: dict[Key, Update] = {}
+    counts: Counter[Key] = Counter()
+    if 0 < first < steps:  # the two parts of a run repeat something else each: the whole run
+        length, walked = steps, list(distinct(method, steps))
+    else:
+        pattern = [tuple(keyed(method.updates(step))) for step in range(min(steps, 2 * period))]
+        lengths = range(1, len(pattern) + 1)
+        length = next(n for n in lengths if all(pattern[i] == pattern[i - n] for i in range(n, len(pattern))))
+        walked = [(1, method.updates(step)) for step in range(length)]
+    for times, each in walked:
+        updates = keyed(each) | updates
+        counts.update(dict.fromkeys(keyed(each), times))
+    kinds = tuple(Kind(key[0], counts[key], tuple(paths(method, update))) for key, update in updates.items())
     return Cycle(length, kinds)
+
+
+Key = tuple[Role, str]
+
+
+def keyed(updates: Sequence[Update]) -> dict[Key, Update]:
+    """The updates by what they do."""
+    return {(u.role, getattr(u.loss, "__qualname__", repr(u.loss))): u for u in updates}
 
 
 def paths(method: Method, update: Update) -> Iterator[Path]:
@@ -93,8 +100,7 @@ def paths(method: Method, update: Update) -> Iterator[Path]:
         draws = Draws(choices)
         calls: list[Call] = []
         networks: dict[Role, Any] = {
-            role: ToyHeads() if role in method.heads else Toy(role, role in update.roles, calls)
-            for role in method.roles
+            role: ToyHeads() if role in method.heads else Toy(role, role == update.role, calls) for role in method.roles
         }
         zeros = torch.zeros(ROWS, *SHAPE)
         cond = {"prompt": torch.zeros(ROWS, 1, 1)}

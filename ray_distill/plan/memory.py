@@ -121,12 +121,12 @@ def start(states: Mapping[Role, State]) -> Iterator[Moment]:
 
 
 def update(
-    states: Mapping[Role, State], roles: Sequence[Role], at_work: Role, activations: Mapping[Role, int]
+    states: Mapping[Role, State], updated: Role, at_work: Role, activations: Mapping[Role, int]
 ) -> Iterator[Moment]:
-    """The peaks of an update of ``roles``: with ``activations`` alive and ``at_work`` running, and in the descent."""
+    """The peaks of an update of ``updated``: with ``activations`` alive and ``at_work`` running, and in the descent."""
 
     def row(role: Role, held: State, stepping: bool) -> tuple[int, ...]:
-        now = role in roles
+        now = role == updated
         buffers = held.bucket if held.lasting[1] or (now and not stepping) else 0
         buffers += held.descent if now and stepping else 0
         buffers += held.gathered if role == at_work and not stepping else 0
@@ -136,4 +136,4 @@ def update(
 
     for stepping, name in ((False, "forward and backward"), (True, "descent")):
         rows = {role: row(role, held, stepping) for role, held in states.items()}
-        yield Moment(f"{name} of the {' and '.join(roles)} update", rows)
+        yield Moment(f"{name} of the {updated} update", rows)

@@ -79,7 +79,7 @@ def memory_table(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> 
 
 def forwards_table(found: Estimate) -> str:
     repeated = found.cycle
-    times = ", ".join(f"{kind.times} of {' and '.join(kind.roles)}" for kind in repeated.kinds)
+    times = ", ".join(f"{kind.times} of {kind.role}" for kind in repeated.kinds)
     rows = []
     for role in [role for role in found.parameters if role not in found.config.method.heads]:
         each = [f"{float(repeated.expected(role, grad)):g}" for grad in (True, False)]

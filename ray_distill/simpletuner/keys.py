@@ -25,7 +25,8 @@ KEYS: Mapping[str, Key] = {
         weights.model, "`model.path`: a local folder, else the hub's cache; nothing is fetched"
     ),
     "model_flavour": Key(
-        weights.flavour, "`model.path`, where no other is named: that of text to video; others are refused"
+        weights.flavour,
+        "`model.path`, where no other is named: Wan 2.1 from text or a picture, Wan 2.2 5B; others are refused by name",
     ),
     "revision": Key(weights.revision, "that of `model.path` in the hub's cache"),
     "pretrained_t5_model_name_or_path": Key(

@@ -13,8 +13,25 @@ PATH = "pretrained_model_name_or_path"
 FLAVOURS = {
     "t2v-480p-1.3b-2.1": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     "t2v-480p-14b-2.1": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    "i2v-14b-2.1": "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+    "i2v-14b-2.1-720p": "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
+    "ti2v-5b-2.2": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
 }
-"""Text to video; SimpleTuner's other flavours begin from a picture, a sound or one of two stages."""
+FROM_IMAGES = {name for flavour, name in FLAVOURS.items() if flavour.startswith("i2v")}
+"""Models that take a picture with each prompt."""
+_ALONE = "it trains one of two experts, which are distilled together here: method dmd_phased with model.path = {}"
+_LAST = "it also takes the last frame of a clip, and pictures here are first frames"
+_CONTROL = "it takes control videos, and pictures here are first frames"
+OTHERS = {
+    "i2v-14b-2.2-high": _ALONE.format("Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
+    "i2v-14b-2.2-low": _ALONE.format("Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
+    "flf2v-14b-2.1": _LAST,
+    "flf2v-14b-2.2-high": _LAST,
+    "flf2v-14b-2.2-low": _LAST,
+    "vace-1.3b-2.1": _CONTROL,
+    "vace-14b-2.1": _CONTROL,
+}
+"""Flavours that are not distilled, and why not."""
 
 
 def model_name(file: File) -> str:
@@ -33,7 +50,9 @@ def model(value: Any, file: File) -> Outcome:
 
 
 def flavour(value: Any, file: File) -> Outcome:
-    name = FLAVOURS[one_of(value, FLAVOURS, "flavours of text to video")]
+    if why := OTHERS.get(str(value)):
+        raise Refused(f"{why}; flavours that are distilled: {', '.join(FLAVOURS)}")
+    name = FLAVOURS[one_of(value, FLAVOURS, "flavours that are distilled")]
     if PATH in file.given:
         return Outcome(note=f"{PATH} says which weights")
     return model(name, file)

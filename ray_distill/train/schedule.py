@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 from ray_distill.config import RunConfig
+from ray_distill.config.held import distinct
 from ray_distill.config.roles import Optimizer
-from ray_distill.types import Method, Role, Update
+from ray_distill.types import Role
 
 
 def learning_rate(optimizer: Optimizer, update: int, total: int) -> float:
@@ -49,17 +49,6 @@ def total_updates(config: RunConfig) -> dict[Role, int]:
     """How often each role is updated in the whole run: the length of its learning-rate schedule."""
     counts: dict[Role, int] = {}
     for times, updates in distinct(config.method, config.train.steps):
-        for role in (role for update in updates for role in update.roles):
-            counts[role] = counts.get(role, 0) + times
+        for update in updates:
+            counts[update.role] = counts.get(update.role, 0) + times
     return counts
-
-
-def distinct(method: Method, steps: int) -> Iterator[tuple[int, tuple[Update, ...]]]:
-    """Pairs of (times, updates) in ``steps`` steps; one period is looked at, however long the run is."""
-    first, length = method.period
-    first = min(first, steps)
-    if first:
-        yield first, method.updates(0)
-    periods, rest = divmod(steps - first, length)
-    for i in range(min(length, steps - first)):
-        yield periods + (i < rest), method.updates(first + i)

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
-from ray_distill.checkpoint.writer import write
 from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.data.feed.order import share
 from ray_distill.methods import DMD, FlowMatching
@@ -30,6 +29,7 @@ from ray_distill.train.worker.engines import DeepSpeedEngines, NotFinite
 from ray_distill.train.worker.step import train_step
 from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Batch, Method
+from tests.checkpoints import write
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 LR = 1e-3
@@ -245,7 +245,7 @@ def scale_by(factor: float, held: DeepSpeedEngines, rank: int) -> None:
 
 def around_backward(held: DeepSpeedEngines, change: Callable[[Tensor], Tensor]) -> None:
     backward = held.backward
-    held.backward = lambda roles, loss, last: backward(roles, change(loss), last)  # type: ignore[method-assign]
+    held.backward = lambda role, loss, last: backward(role, change(loss), last)  # type: ignore[method-assign]
 
 
 def halve_rank_0(held: DeepSpeedEngines, rank: int) -> None:
@@ -258,9 +258,9 @@ def leave_out_the_reduction(held: DeepSpeedEngines, rank: int) -> None:
     """Gradients stay on the rank that made them."""
     backward = held.backward
 
-    def alone(roles: tuple[str, ...], loss: Tensor, last: bool) -> None:
+    def alone(role: str, loss: Tensor, last: bool) -> None:
         with patch.multiple(dist, all_reduce=DEFAULT, reduce=DEFAULT, reduce_scatter_tensor=DEFAULT):
-            backward(roles, loss, last)
+            backward(role, loss, last)
 
     held.backward = alone  # type: ignore[method-assign]
 

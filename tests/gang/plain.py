@@ -36,18 +36,17 @@ class Plain:
         self.average = {name: p.detach().clone() for name, p in self.trained["student"].items()}
 
     @contextmanager
-    def training(self, roles: tuple[str, ...]) -> Iterator[None]:
-        for role, own in self.trained.items():
+    def training(self, role: str) -> Iterator[None]:
+        for other, own in self.trained.items():
             for parameter in own.values():
-                parameter.requires_grad_(role in roles)
+                parameter.requires_grad_(other == role)
         yield
 
-    def backward(self, roles: tuple[str, ...], loss: Tensor, last: bool) -> None:
+    def backward(self, role: str, loss: Tensor, last: bool) -> None:
         loss.backward()
 
     @torch.no_grad()
-    def step(self, roles: tuple[str, ...]) -> dict[str, Tensor]:
-        (role,) = roles
+    def step(self, role: str) -> dict[str, Tensor]:
         norm = nn.utils.clip_grad_norm_(self.trained[role].values(), self.clip_norm)
         self.optimizers[role].step()
         self.optimizers[role].zero_grad()

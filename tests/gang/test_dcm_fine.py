@@ -61,7 +61,7 @@ class Only(DCMFine):
     role: str = "student"
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return tuple(update for update in super().updates(step) if update.roles == (self.role,))
+        return tuple(update for update in super().updates(step) if update.role == self.role)
 
 
 @pytest.mark.parametrize("role", ["student", "discriminator"])

@@ -37,7 +37,7 @@ class Perceptual(DMD):
     and the fake score learns from both of its own: gradients pass through roles that are not updated."""
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return Update((STUDENT,), self.compare), Update((FAKE_SCORE,), self.shrink)
+        return Update(STUDENT, self.compare), Update(FAKE_SCORE, self.shrink)
 
     def compare(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
         assert batch.x_0 is not None
@@ -78,7 +78,7 @@ def reference() -> dict[str, Tensor]:
     for step in range(STEPS):
         (batch,) = jobs.micro_batches(jobs.Case(micro_batch=8), step, 0, 1)
         for update in METHOD.updates(step):
-            (role,) = update.roles
+            role = update.role
             for module in modules.values():
                 module.zero_grad()
             update.loss(networks, batch, StatelessRng(0, step), {}).loss.backward()

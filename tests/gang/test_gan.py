@@ -57,7 +57,7 @@ class Only(GAN):
     role: str = "student"
 
     def updates(self, step: int) -> tuple[Update, ...]:
-        return (Update((self.role,), getattr(self, f"{self.role}_loss")),)
+        return (Update(self.role, getattr(self, f"{self.role}_loss")),)
 
 
 @pytest.mark.parametrize("features", ["teacher", "fake_score"])

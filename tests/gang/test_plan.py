@@ -41,15 +41,15 @@ def held_bytes(rank: int, world: int, case: jobs.Case) -> dict[str, dict[str, in
     found: dict[str, dict[str, int]] = {}
     for again in (False, True):
         for update in case.method.updates(step):
-            with engines.training(update.roles):
+            with engines.training(update.role):
                 for i, batch in enumerate(batches, 1):
                     loss = update.loss(engines.networks, batch, StatelessRng(0, step), {}).loss
-                    engines.backward(update.roles, loss, last=i == len(batches))
+                    engines.backward(update.role, loss, last=i == len(batches))
                     if again:
-                        (role,) = update.roles
+                        role = update.role
                         most = found.setdefault(role, {"gradients": 0})
                         most["gradients"] = max(most["gradients"], gradients(engines._held[role]))
-                engines.step(update.roles)
+                engines.step(update.role)
     for role, held in engines._held.items():
         zero = held.zero_optimizer
         weights = [getattr(p, "ds_tensor", p) for p in held.engine.module.parameters()]

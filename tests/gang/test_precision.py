@@ -113,11 +113,11 @@ def gradient(case: jobs.Case, rank: int, world: int, more: int) -> Tensor:
     held = jobs.engines(jobs.replace(case, clip_norm=0.0, ema_decay=None))
     (batch, *_) = jobs.micro_batches(case, 0, rank, world)
     (update,) = case.method.updates(0)
-    with held.training(update.roles):
+    with held.training(update.role):
         for i in range(1 + more):
             loss = update.loss(held.networks, batch, StatelessRng(0), {}).loss
-            held.backward(update.roles, loss if i == 0 else SMALL * loss, i == more)
-        held.step(update.roles)
+            held.backward(update.role, loss if i == 0 else SMALL * loss, i == more)
+        held.step(update.role)
     return torch.cat([t.flatten() for _, name, t in held.tensors() if name.startswith("exp_avg/")]) / (1 - 0.9)
 
 

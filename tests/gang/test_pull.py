@@ -47,8 +47,8 @@ def test_worlds_agree_and_a_resumed_run_is_exact(gang: Gang, tmp_path: Path, zer
 def poison_the_student(held: DeepSpeedEngines, rank: int) -> None:
     backward = held.backward
 
-    def bad(roles: tuple[str, ...], loss: torch.Tensor, last: bool) -> None:
-        backward(roles, loss * float("nan") if roles == ("student",) else loss, last)
+    def bad(role: str, loss: torch.Tensor, last: bool) -> None:
+        backward(role, loss * float("nan") if role == "student" else loss, last)
 
     held.backward = bad  # type: ignore[method-assign]
 

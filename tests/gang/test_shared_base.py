@@ -15,13 +15,13 @@ from torch import nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.network import load_network
-from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.export.student import export
 from ray_distill.plan.network import parameters
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker.build import build_engines
 from ray_distill.train.worker.step import train_step
+from tests.checkpoints import write
 from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.gang.test_engines import ADAPTERS, TOLERANCE, assert_moved, distance

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.evaluate.generate import Candidate, denoiser, make_latents
 from ray_distill.importers import load_run
@@ -19,6 +18,7 @@ from ray_distill.rng import StatelessRng
 from ray_distill.train.worker.build import build_engines
 from ray_distill.train.worker.step import train_step
 from ray_distill.types import STUDENT, Batch
+from tests.checkpoints import write
 from tests.gang.gang import Gang
 from tests.unit.simpletuner.examples import MODEL, home, seed
 

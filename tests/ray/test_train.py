@@ -9,11 +9,11 @@ import torch
 from mlflow import MlflowClient
 
 from ray_distill.checkpoint import Checkpoint, latest
-from ray_distill.checkpoint.writer import write
 from ray_distill.cli import main
 from ray_distill.config import load_config
 from ray_distill.evaluate.compare import evaluate
 from ray_distill.train.launch import make_cache
+from tests.checkpoints import write
 from tests.ray.conftest import MEASURED, ROOT, STEPS, TOKEN, Home, read_rows
 
 

@@ -12,9 +12,9 @@ import yaml
 from mlflow import MlflowClient
 
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.cli import main
 from ray_distill.config import RunConfig, load_config
+from tests.checkpoints import write
 from tests.ray.conftest import ROOT, Home, wait_for
 
 RATE = "roles.student.optimizer.learning_rate"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_distill.checkpoint.writer import write
 from tests.chaos import compare, faults
 from tests.chaos.chaos import KINDS
+from tests.checkpoints import write
 
 ROWS = [{"step": step, "loss": step / 3} for step in range(4)]
 

@@ -1,11 +1,13 @@
 """Words at the end of a failure: the user's mistake is a line, a file that the system refuses too, ours are raised."""
 
 import json
+from pathlib import Path
 
 import pytest
 from ray.exceptions import RayTaskError
 
 from ray_distill import cli
+from ray_distill.arguments import RUN_VERBS, parse
 from ray_distill.errors import ConfigError, mistakes
 
 
@@ -58,3 +60,54 @@ def test_only_a_plain_value_error_of_another_room_is_the_users():
         json.loads("{")
     with pytest.raises(KeyError), mistakes():
         raise KeyError("x")
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sample --prompt seven --seed 3 run.yaml a=1 b=2",
+        "sample run.yaml --prompt seven a=1 --seed 3 b=2",
+        "sample run.yaml a=1 b=2 --seed 3 --prompt seven",
+    ],
+)
+def test_flags_stand_before_between_and_after_overrides(line):
+    args = parse(line.split())
+    assert (args.verb, args.config, args.overrides) == ("sample", Path("run.yaml"), ["a=1", "b=2"])
+    assert (args.prompt, args.seed, args.out) == ("seven", 3, Path("sample.mp4"))
+
+
+def test_no_push_is_two_overrides_and_they_come_last():
+    assert parse(["train", "run.yaml", "--no-push", "a=1"]).overrides == ["a=1", "publish=null", "track.webhook=null"]
+    assert parse(["train", "run.yaml"]).overrides == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train run.yaml --prompt seven", "train has no --prompt; see ray-distill train --help"),
+        ("sample run.yaml --promp seven", "sample has no --promp; see"),
+        ("tune sweep.yaml --no-push", "tune has no --no-push"),
+        ("import simpletuner a.json", "the following arguments are required: -o/--output"),
+        ("import toolbox a.json -o b.yaml", "invalid choice: 'toolbox'"),
+        ("track sync", "the following arguments are required: RUN"),
+        ("track synk output/a", "invalid choice: 'synk'"),
+        ("trian run.yaml", "invalid choice: 'trian'"),
+        ("", "the following arguments are required: VERB"),
+    ],
+)
+def test_a_flag_belongs_to_its_verb(capsys, line, message):
+    with pytest.raises(SystemExit) as end:
+        parse(line.split())
+    assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_each_verb_explains_its_own_flags(capsys):
+    for verb in cli.VERBS:
+        with pytest.raises(SystemExit):
+            parse([verb, "--help"])
+        text = capsys.readouterr().out
+        assert text.startswith(f"usage: ray-distill {verb}") and ("--prompt" in text) == (verb == "sample")
+        assert ("--no-push" in text) == (verb in (*RUN_VERBS, "import"))

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from docs import tree
-from ray_distill.cli import main, parse
+from docs import tree, upgrade
+from docs.upgrade import cited_tests
+from ray_distill.arguments import parse
+from ray_distill.cli import main
 from ray_distill.importers import load_run
 from ray_distill.tune.space import load_sweep
 
@@ -31,12 +33,12 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("line", commands())
 def test_a_documented_command_is_taken(line: str) -> None:
     args = parse(shlex.split(line)[1:])
-    if str(args.config).startswith(MADE):
+    if str(args.config).startswith(MADE) and args.verb != "track":
         assert args.verb == "train"
     elif args.verb == "import":
-        load_run(Path(args.overrides[0]), args.overrides[1:], environment={})
+        load_run(args.config, args.overrides, environment={})
     elif args.verb == "track":
-        assert str(args.config) == "sync" and args.overrides[0].startswith(MADE)
+        assert args.action == "sync" and str(args.config).startswith(MADE)
     elif args.verb == "tune":
         load_sweep(args.config, args.overrides)
     elif args.verb == "plan":
@@ -54,18 +56,6 @@ def cited_paths(text: str) -> set[str]:
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
     spans = re.findall(r"`((?:ray_distill|tests|docs|configs|cluster|examples|benchmarks|findings)/[\w./-]+)`", text)
     return {name for name in (*links, *spans) if Path(name).stem not in ("x", "test_x")}  # x stands for any name
-
-
-def cited_tests(text: str) -> set[tuple[str, str]]:
-    """(file, test) for each `unit/data/test_x[.py]::test_y` of a document; `::test_z` goes on in the file before it."""
-    named, file = set(), ""
-    for path, test in re.findall(
-        r"`(?:tests/)?((?:unit|gang|ray|slow)/(?:\w+/)*test_\w+)?(?:\.py)?(?:::(\w+))?(?:\.\.\.|_\.\.\.)?`", text
-    ):
-        file = path or file
-        if (path or (test and file)) and not file.endswith("/test_x"):
-            named.add((file, test))
-    return named
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -111,3 +101,21 @@ def test_oracles_are_those_of_the_document() -> None:
 )
 def test_names_are_found_in_text(text: str, paths: set[str], tests: set[tuple[str, str]]) -> None:
     assert (cited_paths(text), cited_tests(text)) == (paths, tests)
+
+
+def test_each_row_of_stack_md_is_watched_by_its_tests(tmp_path: Path) -> None:
+    """A row is printed where its own test fails; a file that does not import stands for all rows that cite it."""
+    known = upgrade.rows((ROOT / "docs" / "stack.md").read_text())
+    held = [row for row in known if row.tests]
+    assert len(known) > 100 and len(held) > 60 and len({row.library for row in known}) >= 8
+    file, test = next((file, test) for row in held for file, test in sorted(row.tests) if test)
+    case = f'<testcase classname="tests.{file.replace("/", ".")}" name="{test}[a-1]"><failure/></testcase>'
+    passed = f'<testcase classname="tests.{file.replace("/", ".")}" name="test_another"></testcase>'
+    broken = f'<testcase classname="" name="tests.{file.replace("/", ".")}"><error/></testcase>'
+    for text, expected in ((case, {(file, test)}), (passed, set()), (broken, {(file, "")})):
+        (tmp_path / "report.xml").write_text(f"<testsuites><testsuite>{text}</testsuite></testsuites>")
+        assert upgrade.failed(tmp_path / "report.xml") == expected
+        late = [row for row in known if upgrade.changed(row, expected)]
+        of_file = [row for row in known if any(name == file for name, _ in row.tests)]
+        of_test = [row for row in known if (file, test) in row.tests or (file, "") in row.tests]
+        assert late == (of_test if expected == {(file, test)} else of_file if expected else [])

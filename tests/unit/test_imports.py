@@ -25,7 +25,8 @@ BELOW: dict[str, tuple[str, ...]] = {
     "train": ("export", "plan", "track"),
     "tune": ("train", "importers"),
     "terminal": (),
-    "cli": ("tune", "terminal"),
+    "arguments": (),
+    "cli": ("tune", "terminal", "arguments"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
     *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "jsonl", "settings", "__version__"),
@@ -160,3 +161,46 @@ def test_a_planted_violation_is_found(path: str, source: str) -> None:
 )
 def test_what_is_allowed_passes(path: str, source: str) -> None:
     assert violations(path, source) == []
+
+
+# Methods
+
+
+def questions(source: str) -> list[int]:
+    """The lines that ask what a method is or has (`isinstance`, `hasattr`, `getattr`), or what it is called."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+            if node.func.id in ("isinstance", "hasattr", "getattr", "type") and is_method(node.args[0]):
+                lines.append(node.lineno)
+        elif isinstance(node, ast.Compare):
+            names = [part.value for part in (node.left, *node.comparators) if getattr(part, "attr", "") == "name"]
+            if any(is_method(name) for name in names):  # type: ignore[attr-defined]
+                lines.append(node.lineno)
+    return lines
+
+
+def is_method(node: ast.expr) -> bool:
+    """Whether an expression is a method by its name: ``method``, ``config.method``, ``METHODS[...]``."""
+    return ast.unparse(node).split(".")[-1] == "method"
+
+
+def test_nobody_asks_which_method_it_is() -> None:
+    """The trainer, the evaluation and the export know a method by its protocol alone."""
+    paths = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] != "methods"]
+    asked = {path.name: lines for path in paths if (lines := questions(path.read_text()))}
+    assert asked == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'if getattr(config.method, "pairs", False): pass',
+        "isinstance(method, DMD)",
+        'hasattr(self.config.method, "pairs")',
+        'if config.method.name == "dmd": pass',
+        'x = "dmd" == method.name',
+    ],
+)
+def test_a_planted_question_is_found(source: str) -> None:
+    assert questions(source) == [1]

@@ -13,7 +13,7 @@ from ray_distill.data.feed.order import share
 from ray_distill.data.feed.stream import COND, Stream
 from ray_distill.data.store.cache import Shape
 from ray_distill.models.conditions import batched, from_bytes, unconditional
-from ray_distill.models.spec import Fields, of_captions
+from ray_distill.models.spec import Fields, given_frames, of_captions
 from ray_distill.types import Batch, Placement
 
 
@@ -49,6 +49,7 @@ def micro_batches(
                     uncond=unconditional(negative, cond, fields),
                     x_0=None if x_0 is None else _tensor(x_0, device),
                     states=None if states is None else _tensor(states, device),
+                    given=given_frames(fields),
                 )
             )
         yield batches

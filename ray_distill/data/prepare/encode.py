@@ -55,6 +55,33 @@ class EncodeClips:
         return rows
 
 
+class EncodePictures:
+    """An actor with the codec and the encoder of images: a picture's pixels -> the fields of a clip that begins with
+    it, one by one."""
+
+    def __init__(self, models: Encoders) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.codec = load_codec(models.path / "vae").to(self.device)
+        image = models.image_encoder(self.codec)
+        assert image is not None, "pictures are encoded where a family has fields of clips"
+        self.fields, self.image = of_clips(models.fields), image.to(self.device)
+
+    def __call__(self, rows: Batch) -> dict[str, Any]:
+        encoded = {name: [b""] * len(rows["id"]) for name in self.fields}
+        for place in np.flatnonzero(rows["error"] == "").tolist():
+            frames = int(rows["frames"][place])
+            for name, value in self.row(rows["pixels"][place], frames).items():
+                encoded[name][place] = value
+        return {"id": list(rows["id"]), "error": list(rows["error"])} | encoded
+
+    def row(self, picture: np.ndarray, frames: int) -> dict[str, bytes]:
+        """The stored fields of a clip of ``frames`` that begins with ``picture``, uint8 [1, H, W, 3]."""
+        pixels = to_pixels(picture[None]).to(self.device).expand(-1, -1, frames, -1, -1)
+        latent = self.codec.latent_shape(*pixels.shape[2:])
+        (made,) = self.image.encode(pixels)
+        return {name: to_bytes(name, made[name], field, latent) for name, field in self.fields.items()}
+
+
 class EncodeText:
     """An actor with the text encoder: captions -> their fields, without padding, on a CPU one by one, as clips are.
 

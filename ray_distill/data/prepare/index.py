@@ -59,6 +59,7 @@ def finish(made: Made) -> Cache:
             ),
             (made.models.codec, made.models.encoder, source.negative_prompt, card["latent_shape"]),
             [made.models.images] if made.models.images else [],
+            index[f"{KINDS['clip']}_id"].to_pylist() if any(part.image_column for part in source.parts) else [],
             ["streamed"] if card["streamed"] else [],
         )
     )
@@ -102,8 +103,8 @@ def _indexed(made: Made) -> pa.Table:
         kept += ["path", "header"]  # what encoding it beside the training takes
     rows, captions = equal(made.rows, error=""), made.captions
     text = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
-    order = "id", "text", "dataset", "others"
-    rows = distinct(rows.select([*kept, "others"]).append_column("text", text), *order)
+    order = "id", "text", "dataset", "others", "image_id"
+    rows = distinct(rows.select([*kept, "others", "image_id"]).append_column("text", text), *order)
     rows = _with_choices(rows.sort_by([(name, "ascending") for name in order]), captions)
     if "path" in kept:
         shown = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # pipeline.with_paths finds them again
@@ -114,7 +115,9 @@ def _indexed(made: Made) -> pa.Table:
         stores.append((KINDS["clip"], made.image_ids(rows), made.images))
     for kind, ids, store in stores:
         places = placed(ids, store.places())
-        needed = pc.not_equal(ids, "") if kind == KINDS["caption"] or not made.source.stream else pa.scalar(False)
+        needed = pc.not_equal(ids, "")
+        if made.source.stream and kind != KINDS["caption"]:  # clips come later; pictures are there
+            needed = pc.and_(needed, pc.not_equal(ids, rows["id"]))
         if pc.any(pc.and_(needed, pc.equal(places["file"], ""))).as_py():
             raise Damaged(store.folder, "has lost rows while it was being prepared")
         for name in places.column_names:

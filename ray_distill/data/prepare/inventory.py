@@ -68,13 +68,16 @@ class Made:
         """The rows of a prompt: one, without an id, or those of its teacher."""
         teacher = self.source.parts[prompt["dataset"]].teacher
         row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
+        row["image_id"] = prompt.get("image_id") or ""
         if teacher is None or row["error"]:
             return [row]
         recipe = teacher.model_dump(exclude={"path", "batch", "clips_per_prompt"})
         if not teacher.levels:
             del recipe["levels"]
         made_of = self.models.transformer(teacher), self.models.encoder, self.source.negative_prompt, self.sample_shape
-        ids = [address(*made_of, recipe, prompt["caption"], number) for number in range(teacher.clips_per_prompt)]
+        shown = [row["image_id"]] if row["image_id"] else []
+        counted = range(teacher.clips_per_prompt)
+        ids = [address(*made_of, recipe, prompt["caption"], *shown, number) for number in counted]
         return [row | {"number": number, "id": id_} for number, id_ in enumerate(ids)]
 
     @cached_property
@@ -112,25 +115,38 @@ class Made:
                 found = found.append_column(f"{kind}_{name}", places[name])
         return found
 
+    def missing_pictures(self) -> pa.Table:
+        """The distinct pictures that are not in the store of clips' fields."""
+        if self.images is None:
+            return self.rows.slice(0, 0)
+        wanted = distinct(equal(unequal(self.rows, image_id=""), error=""), "image_id")
+        return without(wanted, "image_id", self.images.places()["id"])
+
     def image_ids(self, rows: pa.Table) -> pa.Array:
-        """The ids of rows in the store of clips' fields: a clip has its own, a prompt none."""
-        return pc.if_else(pc.equal(rows["video"], ""), "", rows["id"])
+        """The ids of rows in the store of clips' fields: that of a picture where a row has one, else the clip's own."""
+        own = pc.if_else(pc.equal(rows["video"], ""), "", rows["id"])
+        return pc.if_else(pc.equal(rows["image_id"], ""), own, rows["image_id"])
 
     def _check_pictures(self) -> None:
-        """ConfigError for a prompt alone, where the family takes a picture beside it."""
-        alone = equal(self.rows, error="", video="")
-        if self.images is not None and len(alone):
-            part = self.source.parts[alone["dataset"][0].as_py()]
-            raise ConfigError(
-                f"data: {part.name!r} has prompts alone, and this pipeline takes a picture with each; give datasets "
-                "with videos, or a text-to-video pipeline"
-            )
+        """ConfigError for pictures that no network would see, and for prompts without one where a network takes it."""
+        for number, part in enumerate(self.source.parts):
+            alone = equal(self.rows, dataset=number, error="", video="", image_id="")
+            if self.images is not None and len(alone):
+                raise ConfigError(
+                    f"data: {part.name!r} has prompts alone, and this pipeline takes a picture with each; name their "
+                    "column as image_column, give datasets with videos, or a text-to-video pipeline"
+                )
+            if self.images is None and part.image_column is not None:
+                raise ConfigError(
+                    f"data: {part.name!r} has image_column = {part.image_column!r}, and this pipeline makes videos of "
+                    "text alone; remove it, or give an image-to-video pipeline (Wan 2.2 5B: model.from_image=true)"
+                )
 
-    def failed(self, errors: Mapping[str, str]) -> None:
-        """Clips that could not be decoded."""
+    def failed(self, errors: Mapping[str, str], ids: str = "id") -> None:
+        """Clips, or with ``ids`` "image_id" pictures, that could not be decoded."""
         if errors:
             told = pa.array(errors.values(), pa.string())
-            told = told.take(pc.index_in(self.rows["id"], value_set=pa.array(errors, pa.string())))
+            told = told.take(pc.index_in(self.rows[ids], value_set=pa.array(errors, pa.string())))
             error = self.rows["error"]
             error = pc.if_else(pc.equal(error, ""), pc.fill_null(told, ""), error)
             self.rows = self.rows.set_column(self.rows.column_names.index("error"), "error", error)

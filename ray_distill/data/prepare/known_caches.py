@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -41,8 +42,14 @@ def remember(source: Source, models: Encoders, listed: pa.Table, cache: Cache) -
 def memo(source: Source, models: Encoders, listed: pa.Table) -> Path:
     """The file that holds the answer, under settings, models, and the names, sizes and times of all files."""
     settings = source.model_dump(mode="json", exclude={"cache_dir", "encode_batch", "encoders", "encoder_gpus"})
-    files = ((*row.values(), version(row["path"])) for row in rows_of(listed))
+    files = (_with_versions(row) for row in rows_of(listed))
     teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]
     made_by = settings, models.codec, models.encoder, models.multiple, teachers
     images = [models.images] if models.images else []
     return source.cache_dir / "known" / address_of(chain(made_by, images, files))
+
+
+def _with_versions(row: dict[str, Any]) -> tuple[Any, ...]:
+    """The values of a listed row, and the sizes and times of its files."""
+    image = row.pop("image")
+    return (*row.values(), version(row["path"]), *((image, version(image)) if image else ()))

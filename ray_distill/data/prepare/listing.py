@@ -31,7 +31,10 @@ WANTED = {
 
 
 LISTED = pa.schema(
-    [("dataset", pa.int64()), *((name, pa.string()) for name in ("video", "path", "caption", "error", "others"))]
+    [
+        ("dataset", pa.int64()),
+        *((name, pa.string()) for name in ("video", "path", "caption", "error", "others", "image")),
+    ]
 )
 
 
@@ -39,7 +42,8 @@ LISTED = pa.schema(
 class Entry:
     """A line of a dataset (its number ``dataset``): ``video`` as it is named there, "" where it is a prompt alone,
     and ``path``. ``error`` says why it cannot be used, "" where nothing speaks against it yet. ``others`` are the
-    captions beside ``caption`` among which each sample draws one, as a JSON list; "" where there are none."""
+    captions beside ``caption`` among which each sample draws one, as a JSON list; "" where there are none. ``image``
+    is the path of the picture that belongs to it, "" where it has none of its own."""
 
     dataset: int
     video: str
@@ -47,11 +51,12 @@ class Entry:
     caption: str
     error: str = ""
     others: str = ""
+    image: str = ""
 
 
-def _entry(number: int, video: str, path: str, captions: Captions, error: str = "") -> Entry:
+def _entry(number: int, video: str, path: str, captions: Captions, error: str = "", image: str = "") -> Entry:
     caption, *others = captions or ("",)
-    return Entry(number, video, path, caption, error, json.dumps(others) if others else "")
+    return Entry(number, video, path, caption, error, json.dumps(others) if others else "", image)
 
 
 def check(source: Source) -> None:
@@ -103,7 +108,7 @@ def _where(source: Source, number: int) -> str:
 
 def _in_utf8(entry: Entry) -> Entry:
     """Names on a disk may be any bytes and JSON may hold half a character; a table cannot."""
-    texts = {name: getattr(entry, name) for name in ("video", "path", "caption", "error")}
+    texts = {name: getattr(entry, name) for name in ("video", "path", "caption", "error", "image")}
     try:
         "".join([*texts.values(), *json.loads(entry.others or "[]")]).encode()
         return entry
@@ -191,8 +196,23 @@ def _manifest(source: Source, number: int, part: Dataset, more: More) -> Iterato
         path = join(root, video) if named else ""
         if not fault and not source.allow_outside and not is_inside(root, path):
             fault = f"it lies outside the manifest's folder {root}; data.allow_outside=true allows it"
+        image, wrong = _image(source, part, root, row)
+        fault = fault or wrong
         error = f"{video}: {fault} ({row.where})" if named else f"{_title(part, row)}: {fault}"
-        yield _entry(number, video if named else _title(part, row), path, captions, error if fault else "")
+        yield _entry(number, video if named else _title(part, row), path, captions, error if fault else "", image)
+
+
+def _image(source: Source, part: Dataset, root: str, row: Row) -> tuple[str, str]:
+    """The path of a row's picture, "" where it has none, and what is wrong with it."""
+    name = row.value.get(part.image_column) if part.image_column else None
+    if name is None or name == "":
+        return "", ""
+    if not isinstance(name, str):
+        return "", f"{part.image_column} is a path, and no {type(name).__name__}"
+    path = join(root, name)
+    if not source.allow_outside and not is_inside(root, path):
+        return "", f"{name} lies outside the folder {root}; data.allow_outside=true allows it"
+    return path, ""
 
 
 def _prompts(source: Source | None, number: int, part: Dataset, more: More) -> Iterator[Entry]:
@@ -201,8 +221,12 @@ def _prompts(source: Source | None, number: int, part: Dataset, more: More) -> I
         if len(captions) > 1 and part.teacher is not None:
             fault = "the teacher makes a video of one caption; give each a line of its own"
         fault = row.fault or fault or ("" if captions else f"no caption: no text under {part.caption_column!r}")
+        image = ""
+        if part.image_column is not None and source is not None and not fault:
+            image, fault = _image(source, part, parent(part.place), row)
+            fault = fault or ("" if image else f"no picture under {part.image_column!r}")
         title = _title(part, row) if fault else ""
-        yield _entry(number, title, "", captions, fault and f"{title}: {fault}")
+        yield _entry(number, title, "", captions, fault and f"{title}: {fault}", image)
 
 
 def named_prompts(path: Path) -> dict[str, Any]:
@@ -236,7 +260,8 @@ def _rows(part: Dataset, columns: Sequence[str], more: More) -> Iterator[Row]:
     of them is a mapping, or has ``columns``: the file is something else."""
     seen: set[str] | None = None
     wrong = ""
-    for row in takewhile(lambda _: more(), rows_in(part.place, columns)):
+    optional = [part.image_column] if part.image_column else []
+    for row in takewhile(lambda _: more(), rows_in(part.place, columns, optional)):
         value = {part.caption_column: row.value} if _is_prompt(part, row.value) else row.value
         if not row.fault and not isinstance(value, dict):
             shown = json.dumps(value, ensure_ascii=False)[:60]

@@ -20,12 +20,12 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import quiet
-from ray_distill.data.prepare.encode import EncodeClips, EncodeText
+from ray_distill.data.prepare.encode import EncodeClips, EncodePictures, EncodeText
 from ray_distill.data.prepare.index import finish
 from ray_distill.data.prepare.inventory import Made
 from ray_distill.data.prepare.known_caches import known, memo, remember
 from ray_distill.data.prepare.listing import entries, listing
-from ray_distill.data.prepare.stages import CLIPS, Decode, Look, Write
+from ray_distill.data.prepare.stages import CLIPS, Decode, DecodePicture, Look, Write
 from ray_distill.data.prepare.teach import MakeClips
 from ray_distill.data.source import Source, Teacher
 from ray_distill.data.store.cache import KINDS, Cache, older
@@ -74,8 +74,16 @@ def _made(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cache
     before = memo(source, models, listed)
     prompts = pa.array((n for n, part in enumerate(source.parts) if part.kind == "prompts"), pa.int64())
     looked = _looked(source, models, without(listed, "dataset", prompts), say)
-    made = Made(source, models, among(listed, "dataset", prompts), looked)
+    alone = among(listed, "dataset", prompts)
+    pictured = unequal(alone, image="")
+    if models.images and len(pictured):
+        alone = pa.concat_tables(
+            [equal(alone, image=""), _looked(source, models, pictured, say)], promote_options="default"
+        )
+    made = Made(source, models, alone, looked)
     _captions(source, models, made, say)
+    if any(part.image_column for part in source.parts):
+        _pictures(source, models, made, say)
     if not source.stream:
         _clips(source, models, made, say)
     for number, part in enumerate(source.parts):
@@ -129,6 +137,15 @@ def _captions(source: Source, models: Encoders, made: Made, say: Say) -> None:
     if len(rows):
         encoded = _encoded(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
         _written(encoded, Write(made.text), 1 << 20, Progress("captions", len(rows), say))
+
+
+def _pictures(source: Source, models: Encoders, made: Made, say: Say) -> None:
+    rows = made.missing_pictures()
+    if len(rows) and made.images is not None:
+        decoded = dataset(rows, LIGHT).map(DecodePicture(source), num_cpus=share(DECODE))
+        encoded = _encoded(decoded, EncodePictures, (models,), source, source.encode_batch)
+        progress = Progress("pictures", len(rows), say)
+        made.failed(_written(encoded, Write(made.images), made.row_bytes, progress), "image_id")
 
 
 def _clips(source: Source, models: Encoders, made: Made, say: Say) -> None:

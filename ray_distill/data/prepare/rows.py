@@ -36,15 +36,15 @@ class Row:
     alien: bool = False
 
 
-def rows_in(place: Path | str, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of a file, with at least those of ``columns`` that it has; of plain text a row is a line. A row that
-    cannot be read is a fault, and the others are read.
+def rows_in(place: Path | str, columns: Sequence[str], more: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a file, with at least those of ``columns`` and ``more`` that it has; of plain text a row is a line. A
+    row that cannot be read is a fault, and the others are read.
 
     ValueError where the file as a whole is no such table.
     """
     match PurePosixPath(str(place)).suffix.lower():
         case ".parquet":
-            yield from _parquet(place, columns)
+            yield from _parquet(place, columns, more)
         case ".csv" | ".tsv":
             yield from _csv(_lines(place), columns)
         case ".json" if _is_list(place):
@@ -126,13 +126,14 @@ def _records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[int, list[
             yield taken[0][0], values, fault
 
 
-def _parquet(place: Path | str, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> Iterator[Row]:
     with _opened(place) as source, parquet.ParquetFile(source) as file:
         names = file.schema_arrow.names
         wanted = [name for name in columns if name in names]
         if len(wanted) < len(columns):
             yield Row("row 1", dict.fromkeys(names))  # the caller refuses it by its columns
             return
+        wanted += [name for name in more if name in names]
         batches = file.iter_batches(columns=wanted)
         tables = (pa.table([_as_bytes(batch[name]) for name in wanted], wanted) for batch in batches)
         for number, row in enumerate(chain.from_iterable(map(rows_of, tables)), 1):

@@ -1,6 +1,6 @@
 """Tasks that Ray Data maps over files: look into one, decode a clip of it, write encoded rows.
 
-Light to import: each worker does.
+Each worker imports this file: torch, which resizes, and no library of models.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import pyarrow as pa
 
 from ray_distill.data.prepare.listing import LISTED
 from ray_distill.data.read.clip import BadClip, Seek, Video
+from ray_distill.data.read.picture import read_picture
 from ray_distill.data.read.remote import local, version
 from ray_distill.data.read.transform import resize
 from ray_distill.data.read.video import look, read_clip
-from ray_distill.data.source import Source
+from ray_distill.data.source import Clips, Source
 from ray_distill.data.store.parquet import Store, address
 from ray_distill.masking import mask
 
@@ -33,7 +34,7 @@ CLIPS = pa.schema(
     [
         *LISTED,
         *((name, pa.int64()) for name in ("number", "height", "width")),
-        *((name, pa.string()) for name in ("id", "header", "content")),
+        *((name, pa.string()) for name in ("id", "header", "content", "image_id")),
     ]
 )
 """What ``Look`` makes of ``listing.LISTED``."""
@@ -56,9 +57,11 @@ class Look:
 
     def __call__(self, row: Row) -> list[Row]:
         clips = self.source.clips(self.source.parts[row["dataset"]])
-        empty = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
+        empty = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": "", "image_id": ""}
         if row["error"]:
             return [row | empty]
+        if row.get("video") == "":
+            return [self._prompt(row | empty, clips)]
         try:
             with local(row["path"]) as path:
                 before = version(path)
@@ -71,13 +74,30 @@ class Look:
         except BadClip as bad:
             return [row | empty | {"error": str(bad)}]
         size = clips.size(video.shown, self.multiple)
+        image_id, wrong = picture_id(row["image"], clips, size) if row.get("image") else ("", "")
+        if wrong:
+            return [row | empty | {"error": wrong}]
         found = []
         for number, seek in enumerate(seeks):
             id_ = address(content, clips.cut(number), size, clips.crop)
             header = json.dumps([asdict(video), seek and asdict(seek)])
             clip = {"number": number, "height": size[0], "width": size[1], "id": id_, "header": header}
-            found.append(row | clip | {"content": content})
+            found.append(row | clip | {"content": content, "image_id": image_id})
         return found
+
+    def _prompt(self, row: Row, clips: Clips) -> Row:
+        """A prompt and its picture, which is cut to the size of samples."""
+        image_id, wrong = picture_id(row["image"], clips, (self.source.height, self.source.width))
+        return row | {"image_id": image_id, "error": wrong}
+
+
+def picture_id(place: str, clips: Clips, size: tuple[int, int]) -> tuple[str, str]:
+    """The id of what is encoded of a picture, by its content and how it is cut, and why there is none."""
+    try:
+        with local(place) as path:
+            return address("picture", fingerprint(path), clips.frames, size, clips.crop), ""
+    except BadClip as bad:
+        return "", str(bad)
 
 
 def fingerprint(path: str) -> str:
@@ -151,6 +171,25 @@ def _known(header: str) -> tuple[Video, Seek | None]:
 
 def _fit(frames: np.ndarray, video: Video, height: int, width: int, crop: bool) -> np.ndarray:
     return resize(frames, height, width, video.pixel_aspect, crop)
+
+
+@dataclass(frozen=True)
+class DecodePicture:
+    """The row of a picture -> its ``pixels`` uint8 [1, H, W, 3], cut as clips are, and the ``frames`` of the clip that
+    begins with it; ``error`` says why they are zeros, else ""."""
+
+    source: Source
+
+    def __call__(self, row: Row) -> Row:
+        clips = self.source.clips(self.source.parts[row["dataset"]])
+        size = row["height"] or self.source.height, row["width"] or self.source.width
+        found = {"id": row["image_id"], "frames": clips.frames, "error": ""}
+        try:
+            with local(row["image"]) as path:
+                picture = read_picture(path, self.source.maximum_pixels)
+            return found | {"pixels": resize(picture[None], *size, crop=clips.crop)}
+        except BadClip as bad:
+            return found | {"pixels": np.zeros((1, *size, 3), np.uint8), "error": str(bad)}
 
 
 @dataclass(frozen=True)

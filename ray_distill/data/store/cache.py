@@ -205,11 +205,13 @@ class Cache:
         return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
     def _stored(self, kind: str, asked: pa.Table, column: str) -> list[bytes]:
+        stored = (asked[f"{kind}_{part}"].to_pylist() for part in Place._fields)
+        places = [Place(*place) for place in zip(*stored, strict=True)]
         if self.streamed and kind != KINDS["caption"]:
-            places = growing(self._folder(kind)).of(asked["id"].to_pylist())
-        else:
-            stored = (asked[f"{kind}_{part}"].to_pylist() for part in Place._fields)
-            places = [Place(*place) for place in zip(*stored, strict=True)]
+            ids = asked["id"].to_pylist()
+            later = [i for i, place in enumerate(places) if place.id in ("", ids[i])]  # a picture has an id of its own
+            for i, place in zip(later, growing(self._folder(kind)).of(ids[i] for i in later), strict=True):
+                places[i] = place
         return Store(self._folder(kind)).read(places, column)
 
     def latents(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -1,7 +1,9 @@
 """LTX-Video's family: text to video by diffusers' LTXPipeline.
 
+family         FAMILY: what LTX-Video declares
 network        the denoiser, over one forward of diffusers' transformer
 codec          pixels to latents and back
+text           prompts to the field of a caption
 sample         the script of exports: it imports diffusers and torch, nothing of ours, and owes a test that it gives our
                sampler's latents
 """

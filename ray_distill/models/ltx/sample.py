@@ -3,17 +3,20 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 from safetensors.torch import save_file
 
 
-def fix_timesteps(scheduler, times):
+def fix_timesteps(scheduler: Any, times: list[float]) -> Any:
     """LTXPipeline asks for sigmas of its own: it gets the recipe's."""
     given, own = {"timesteps": times, "sigmas": [t / 1000 for t in times]}, scheduler.set_timesteps
 
-    def set_timesteps(num_inference_steps=None, device=None, sigmas=None, mu=None, timesteps=None):
+    def set_timesteps(  # diffusers looks for these names in the signature
+        num_inference_steps: Any = None, device: Any = None, sigmas: Any = None, mu: Any = None, timesteps: Any = None
+    ) -> None:
         own(device=device, **given)
 
     scheduler.set_timesteps = set_timesteps

@@ -35,7 +35,9 @@ class WanVAE(nn.Module):
     @classmethod
     def outline(cls, described: Mapping[str, Any]) -> WanVAE:
         """Of a configuration alone, whose defaults are Wan 2.1's, on the device that surrounds the call."""
-        return cls(AutoencoderKLWan.from_config(dict(described)))
+        channels = int(described.get("z_dim", 16))
+        unread = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}  # an outline encodes nothing
+        return cls(AutoencoderKLWan.from_config({**described, **unread}))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -10,8 +10,12 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder
+from ray_distill.errors import ConfigError
+from ray_distill.models.codec import Codec
+from ray_distill.models.parts import read_json
+from ray_distill.models.spec import Config, Export, Family, Field, Fields, ImageEncoder, TextEncoder, of_clips
 from ray_distill.models.wan.codec import WanVAE
+from ray_distill.models.wan.conditions import TEMPORAL
 from ray_distill.models.wan.network import WanDenoiser
 
 if TYPE_CHECKING:
@@ -21,8 +25,63 @@ HERE = Path(__file__).parent
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """Text with zeros behind the last token: Wan was trained with them, and attends to all of them."""
-    return {"text": Field((tokens, int(pipeline.described.get("text_dim", 4096))), padding="zeros")}
+    """Text with zeros behind the last token: Wan was trained with them, and attends to all of them; and what an image
+    adds (``conditions``). ConfigError where model.from_image asks for what the network does not do."""
+    config = pipeline.described
+    known = {"text": Field((tokens, int(config.get("text_dim", 4096))), padding="zeros")}
+    out = int(config.get("out_channels") or config.get("in_channels", 16))
+    if image_channels(config):
+        if pipeline.from_image is False:
+            raise ConfigError(
+                f"model.from_image = false: the transformer of {pipeline.where} has in_channels "
+                f"{config['in_channels']} and takes an image; remove the key, or give a text-to-video folder"
+            )
+        known["held"] = Field((out, "t", "h", "w"), of="clip")
+        return known | ({"image": _clip_states(pipeline)} if config.get("image_dim") else {})
+    if not pipeline.from_image:
+        return known
+    if not pipeline.settings.get("expand_timesteps"):
+        raise ConfigError(
+            f"model.from_image = true: {pipeline.where} is a text-to-video pipeline; remove the key, or give an "
+            "image-to-video folder or one of Wan 2.2 5B"
+        )
+    return known | {"first": Field((out, "h", "w"), of="clip", given=1)}
+
+
+def image_channels(config: Config) -> int:
+    """Those of the mask and of the image's latents."""
+    taken = int(config.get("in_channels", 16))
+    out = int(config.get("out_channels") or taken)
+    return taken - out if taken == 2 * out + TEMPORAL else 0
+
+
+def _clip_states(pipeline: Pipeline) -> Field:
+    """CLIP's tokens, a class and the patches of its picture; 257 of ViT-H where there is no folder."""
+    width, config = int(pipeline.described["image_dim"]), pipeline.path / "image_encoder/config.json"
+    if pipeline.described.get("pos_embed_seq_len"):
+        raise ConfigError(f"{pipeline.where}: it takes a first and a last image, and one is given here")
+    if not config.is_file():
+        return Field((257, width), of="clip")
+    described = read_json(config, f"{pipeline.where}: image_encoder")
+    side, patch, made = (described.get(key) for key in ("image_size", "patch_size", "hidden_size"))
+    if made != width or not isinstance(side, int) or not isinstance(patch, int) or patch < 1:
+        raise ConfigError(
+            f"{pipeline.where}: its transformer takes CLIP's states of {width}, and image_encoder gives {made}, of "
+            f"pictures of {side} in patches of {patch}; give a folder whose parts belong together"
+        )
+    return Field(((side // patch) ** 2 + 1, width), of="clip")
+
+
+def image(pipeline: Pipeline, codec: Codec) -> ImageEncoder:
+    from ray_distill.models.wan.image import WanImageEncoder
+
+    return WanImageEncoder.load(pipeline.path, codec, of_clips(pipeline.fields(1)))
+
+
+def image_parts(known: Fields) -> tuple[str, ...]:
+    if not of_clips(known):
+        return ()
+    return ("vae", *(("image_encoder", "image_processor") if "image" in known else ()))
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
@@ -65,4 +124,15 @@ FAMILY = Family(
         experts=True,
     ),
     published=HERE / "published",
+    image=image,
+    image_parts=image_parts,
+    image_channels=image_channels,
+    image_export=Export(
+        pipeline="WanImageToVideoPipeline",
+        script=HERE / "sample_image.py",
+        bases=("WanImageToVideoPipeline", "WanPipeline"),
+        experts=True,
+        task="image-to-video",
+    ),
+    tokens=lambda config: 512 if config.get("image_dim") else None,  # where its attention splits image from text
 )

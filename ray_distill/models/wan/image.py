@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionModel
 
-from ray_distill.models.wan.codec import WanVAE
-from ray_distill.types import Cond
+from ray_distill.models.codec import Codec
+from ray_distill.models.spec import Row
 
 
 class WanImageEncoder(nn.Module):
@@ -19,15 +19,16 @@ class WanImageEncoder(nn.Module):
     first, held and image."""
 
     def __init__(
-        self, codec: WanVAE, fields: Collection[str], clip: CLIPVisionModel | None = None, processor: Any = None
+        self, codec: Codec, fields: Collection[str], clip: CLIPVisionModel | None = None, processor: Any = None
     ) -> None:
         super().__init__()
         assert ("image" in fields) == (clip is not None), f"{fields}: image, and only that, is made by CLIP"
-        self.codec, self.fields, self.processor = codec, frozenset(fields), processor
+        self.fields, self.processor = frozenset(fields), processor
+        self.encode_frames = codec.encode  # no submodule: the codec is moved by whom it belongs to
         self.clip = clip and clip.eval().requires_grad_(False)
 
     @classmethod
-    def load(cls, folder: Path, codec: WanVAE, fields: Collection[str]) -> WanImageEncoder:
+    def load(cls, folder: Path, codec: Codec, fields: Collection[str]) -> WanImageEncoder:
         """``codec`` is that of ``folder``/vae; ``image_encoder`` and ``image_processor`` are read where they serve."""
         if "image" not in fields:
             return cls(codec, fields)
@@ -38,19 +39,19 @@ class WanImageEncoder(nn.Module):
         return cls(codec, fields, clip, processor)
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Cond:
-        """fp32 conditions by name of ``pixels`` [B, 3, T, H, W] in [-1, 1], of which the first frame is read, and the
+    def encode(self, pixels: Tensor) -> list[Row]:
+        """The fp32 conditions, a row a clip, of ``pixels`` [B, 3, T, H, W] in [-1, 1]. The first frame is read, and the
         size of the clip that is to follow it."""
         made: dict[str, Tensor] = {}
         first = pixels[:, :, :1]
         if "first" in self.fields:
-            made["first"] = self.codec.encode(first)[:, :, 0]
+            made["first"] = self.encode_frames(first)[:, :, 0]
         if "held" in self.fields:
             grey = first.new_zeros(*first.shape[:2], pixels.shape[2] - 1, *first.shape[3:])
-            made["held"] = self.codec.encode(torch.cat([first, grey], dim=2))
+            made["held"] = self.encode_frames(torch.cat([first, grey], dim=2))
         if self.clip is not None:
             made["image"] = self._states(first[:, :, 0])
-        return made
+        return [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
 
     def _states(self, pictures: Tensor) -> Tensor:
         """[B, tokens, D]: what the pipeline takes of CLIP, the hidden states before its last layer."""
@@ -58,4 +59,4 @@ class WanImageEncoder(nn.Module):
         bytes_ = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         given = self.processor(images=list(bytes_.permute(0, 2, 3, 1).cpu().numpy()), return_tensors="pt")
         states = self.clip(given.pixel_values.to(self.clip.device), output_hidden_states=True).hidden_states[-2]
-        return states.float()  # type: ignore[no-any-return]
+        return states.float()

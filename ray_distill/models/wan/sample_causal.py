@@ -5,6 +5,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 import torch
@@ -13,14 +14,14 @@ from safetensors.torch import save_file
 
 
 @torch.no_grad()
-def roll_out(network, text, recipe):
+def roll_out(network: Any, text: torch.Tensor, recipe: dict[str, Any]) -> torch.Tensor:
     """Latents [1, C, T, H, W], chunk by chunk; ``text`` [1, L, D]."""
     sigmas, chunks, shape = [t / 1000 for t in recipe["timesteps"]], recipe["chunks"], (1, *recipe["latent_shape"])
     noise = cache(lambda i: torch.randn(shape, device=text.device))  # for the whole clip; -1 is what it starts from
     past, clip, lengths = SimpleNamespace(frames=0, chunks=[]), [], [1] * chunks["independent_first"]
     lengths += [chunks["frames"]] * ((shape[2] - len(lengths)) // chunks["frames"])
 
-    def velocity(x, sigma, remember=False):
+    def velocity(x: torch.Tensor, sigma: float, remember: bool = False) -> torch.Tensor:
         with causal_attention(network, x.shape[2], cache=past, remember=remember):
             timestep = torch.full((1,), 1000 * sigma, device=text.device)
             return network(x.to(network.dtype), timestep, text.to(network.dtype), return_dict=False)[0].float()

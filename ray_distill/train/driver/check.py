@@ -17,6 +17,7 @@ from ray_distill.train import schedule
 from ray_distill.train.driver.begin import check_init
 from ray_distill.train.driver.checks.clips import check_data, check_size
 from ray_distill.train.driver.checks.evaluation import check_evaluation
+from ray_distill.train.driver.checks.experts import check_experts
 from ray_distill.train.driver.checks.folders import check_folders
 from ray_distill.train.driver.checks.networks import check_ends, check_networks, check_pulls, check_updates
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
@@ -37,6 +38,7 @@ def check(config: RunConfig) -> None:
 
 def _check(config: RunConfig) -> None:
     check_updates(config)
+    check_experts(config)
     check_networks(config)
     check_ends(config, check_parts(config))
     check_track(config)
@@ -111,6 +113,7 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
         "seed",
         "method.",
         "model.family",
+        "model.from_image",
         "data.caption_dropout",
         "data.keep_small_buckets",
         "data.frames",

@@ -110,6 +110,7 @@ def newest(config: RunConfig) -> checkpoint.Checkpoint:
 
 
 def stream_of(config: RunConfig, cache: Cache) -> Stream:
+    prepared = config.method.prepared
     return Stream(
         cache=cache,
         seed=config.seed,
@@ -120,7 +121,7 @@ def stream_of(config: RunConfig, cache: Cache) -> Stream:
         micro_batch=config.train.micro_batch,
         with_latents=config.method.uses_latents,
         fields=config.model.encoders.fields,
-        states=len(config.method.sampler().timesteps) if getattr(config.method, "pairs", False) else 0,
+        states=len(prepared.levels) if prepared is not None else 0,
         keep_small_buckets=config.data.keep_small_buckets,
         caption_dropout=config.data.caption_dropout,
     )

@@ -10,6 +10,7 @@ from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.compare import COMPARED
 from ray_distill.evaluate.report import loss_plot, table, write_report
+from ray_distill.evaluate.samples import Candidate
 from ray_distill.export.student import export
 from ray_distill.jsonl import read_document
 from ray_distill.track.names import summary
@@ -18,7 +19,7 @@ from ray_distill.train.driver.console import say
 from ray_distill.train.driver.fit import rows_of
 from ray_distill.train.driver.progress import clock
 from ray_distill.train.schedule import total_updates
-from ray_distill.types import STUDENT
+from ray_distill.types import STUDENT, Role
 
 REPORT = "report.json"
 
@@ -33,9 +34,15 @@ def trained(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dic
     return {
         "prompt": cache.captions()[0],
         "steps": last.step,
-        "student_updates": last.state["roles"][STUDENT]["updates"],
-        "planned_student_updates": total_updates(config)[STUDENT],
+        "student_updates": sum(last.state["roles"].get(role, {}).get("updates", 0) for role in students(config)),
+        "planned_student_updates": sum(total_updates(config).get(role, 0) for role in students(config)),
     }
+
+
+def students(config: RunConfig) -> list[Role]:
+    """The roles that a run trains to be sampled: one, or two experts."""
+    sampled = Candidate(STUDENT, config.method.sampler()).roles
+    return [role for role in sampled if config.method.roles[role] == "trained"]
 
 
 def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint, report: dict[str, Any]) -> Path:

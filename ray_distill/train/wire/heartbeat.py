@@ -27,10 +27,10 @@ class Place:
     marks: int = 0
     step: int | None = None
     phase: str = "start"
-    roles: tuple[str, ...] = ()
+    role: str = ""
 
     def __str__(self) -> str:
-        where = self.phase + (f" of {' and '.join(self.roles)}" if self.roles else "")
+        where = self.phase + (f" of {self.role}" if self.role else "")
         return where if self.step is None else f"step {self.step}, {where}"
 
 
@@ -45,10 +45,10 @@ class Pulse:
         self.board, self.rank, self.place = board, rank, Place()
         self._done, self._thread = threading.Event(), threading.get_ident()
 
-    def at(self, phase: str, roles: tuple[str, ...] = (), step: int | None = None) -> None:
+    def at(self, phase: str, role: str = "", step: int | None = None) -> None:
         """This rank is now in ``phase``; without ``step`` in that of the mark before."""
         before = self.place
-        self.place = Place(before.marks + 1, before.step if step is None else step, phase, roles)
+        self.place = Place(before.marks + 1, before.step if step is None else step, phase, role)
 
     def __enter__(self) -> Pulse:
         threading.Thread(target=self._beat, daemon=True).start()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 from torch import nn
 
+from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RoleConfig, RunConfig
+from ray_distill.config.held import Held, stages
+from ray_distill.config.shared_base import base_of
 from ray_distill.models.exits import add_exits
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import placed, random_heads
@@ -24,40 +27,63 @@ from ray_distill.train.schedule import total_updates
 from ray_distill.train.worker import zero
 from ray_distill.train.worker.engines import DeepSpeedEngines, Engines
 from ray_distill.train.worker.step import At, unseen
-from ray_distill.types import TEACHER, Average, Role
+from ray_distill.types import Average, Role
 
 
-def build_engines(config: RunConfig, at: At = unseen) -> Engines:
-    """One engine per role that training holds, each with its own weights and adapters; ``at`` learns which is made."""
+def build_engines(config: RunConfig, at: At = unseen, held: Held | None = None) -> Engines:
+    """One engine per role that training holds in the stage ``held``, without it the run's first, each with its own
+    weights and adapters; ``at`` learns which is made."""
+    held = held or stages(config)[0]
     heads = {
         role: placed(role, given, config.model.family, config.pipeline(given.of).transformer)
         for role, given in config.method.heads.items()
     }
     return DeepSpeedEngines(
-        modules(config, heads, at),
-        {role: config.role(role) for role in config.held_roles},
+        modules(config, heads, at, held),
+        held.roles,
         config.model.pipeline.of.denoiser,
         total_updates(config),
         config.train.micro_batch,
         heads={role: blocks for role, (blocks, _) in heads.items()},
         averages={role: need for role, need in config.method.roles.items() if isinstance(need, Average)},
         nonfinite_limit=config.train.nonfinite_limit,
+        finished=held.finished,
     )
 
 
+def begun(config: RunConfig, held: Held, last: Checkpoint | None, at: At = unseen) -> Engines:
+    """The engines of a stage: as the checkpoint ``last`` has them, else as ``train.init_from`` or their sources do."""
+    engines = build_engines(config, at, held)
+    at("resume")
+    if config.train.init_from is not None and (last is None or last.step == held.start):
+        engines.begin(Checkpoint(config.train.init_from))
+    if last is not None:
+        engines.load(last)
+    return engines
+
+
 def modules(
-    config: RunConfig, heads: Mapping[Role, tuple[tuple[int, ...], int]], at: At = unseen
+    config: RunConfig, heads: Mapping[Role, tuple[tuple[int, ...], int]], at: At, held: Held
 ) -> Iterable[tuple[Role, nn.Module]]:
     """The roles' networks, each made when it is asked for; ``heads``: (blocks, their width) of roles that are heads."""
     judges = ((role, random_heads(len(blocks), width, config.seed)) for role, (blocks, width) in heads.items())
     if config.model.shared_base:
-        return chain(on_one_base(transformer(config, TEACHER, at), config.adapters, config.seed), judges)
-    return chain(((role, transformer(config, role, at)) for role in config.held_roles if role not in heads), judges)
+        return chain(on_their_bases(config, at, held), judges)
+    return chain(((role, transformer(config, role, at)) for role in held.roles if role not in heads), judges)
+
+
+def on_their_bases(config: RunConfig, at: At, held: Held) -> Iterator[tuple[Role, nn.Module]]:
+    """Each base that is held, with the adapters that stand on it behind it."""
+    for base in dict.fromkeys(map(base_of, held.roles)):
+        adapters = {
+            role: lora for role, lora in config.adapters.items() if role in held.roles and base_of(role) == base
+        }
+        yield from on_one_base(transformer(config, base, at), adapters, config.seed, base)
 
 
 def transformer(config: RunConfig, role: Role, at: At = unseen) -> nn.Module:
     """The role's network with its weights and its adapters, on the rank's device; under ZeRO-3 in shards."""
-    at("load", (role,))
+    at("load", role)
     held = config.role(role)
     network = loaded(config, held, role)
     differ = any(config.role(other).attention for other in config.held_roles)

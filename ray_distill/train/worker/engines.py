@@ -23,6 +23,7 @@ from ray_distill.models.lora import plain
 from ray_distill.train.schedule import learning_rate
 from ray_distill.train.worker import zero
 from ray_distill.train.worker.average import AverageRole
+from ray_distill.train.worker.carried import Carried
 from ray_distill.train.worker.ema import ShardedEMA
 from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Denoiser, Networks, Role
@@ -41,15 +42,17 @@ class Engines(Protocol):
     rate_factor: float
     """Of every learning rate: below 1 after a rollback."""
 
-    def training(self, roles: tuple[Role, ...]) -> Any: ...
-    def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None: ...
-    def step(self, roles: tuple[Role, ...]) -> dict[str, Tensor]: ...
+    def training(self, role: Role) -> Any: ...
+    def backward(self, role: Role, loss: Tensor, last: bool) -> None: ...
+    def step(self, role: Role) -> dict[str, Tensor]: ...
     def pull(self, role: Role, towards: Role, decay: float) -> None: ...
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]: ...
     def state(self) -> dict[str, Any]: ...
     def skipping(self) -> dict[Role, int]: ...
     def load(self, checkpoint: Checkpoint) -> None: ...
     def begin(self, checkpoint: Checkpoint) -> None: ...
+    def carry(self, checkpoint: Checkpoint) -> None: ...
+    def close(self) -> None: ...
     def frozen_hash(self) -> str: ...
 
 
@@ -114,12 +117,15 @@ class DeepSpeedEngines:
         heads: Mapping[Role, tuple[int, ...]] = MappingProxyType({}),
         averages: Mapping[Role, Average] = MappingProxyType({}),
         nonfinite_limit: int = 10,
+        finished: Mapping[Role, str] = MappingProxyType({}),
     ) -> None:
         """``modules`` are taken one at a time: each is sharded before the next is loaded. Of a trained role, what does
         not ask for gradients stays frozen (the base of its adapters). ``heads`` are the roles that are heads, and the
         blocks that each looks at, ``averages`` those that are one; all others stand behind ``denoiser``. More than
-        ``nonfinite_limit`` skipped updates in a row are NotFinite."""
+        ``nonfinite_limit`` skipped updates in a row are NotFinite. ``finished`` are roles that an earlier stage has
+        trained, with the kind of tensors that they take from the checkpoint which this stage loads."""
         self.rate_factor, self._nonfinite_limit = 1.0, nonfinite_limit
+        self._finished, self._carried = finished, Carried(finished)
         self._held = {
             role: _Held(
                 module,
@@ -150,60 +156,53 @@ class DeepSpeedEngines:
         return {role: held for role, held in self._held.items() if held.trainable}
 
     @contextmanager
-    def training(self, roles: tuple[Role, ...]) -> Iterator[None]:
-        """Only ``roles`` can receive a gradient inside; it may pass through the others on its way."""
-        others = [p for role, held in self._trained.items() if role not in roles for _, p in held.trainable]
+    def training(self, role: Role) -> Iterator[None]:
+        """Only ``role`` can receive a gradient inside; it may pass through the others on its way."""
+        others = [p for other, held in self._trained.items() if other != role for _, p in held.trainable]
         for parameter in others:
             parameter.requires_grad_(False)
-        for role in roles:
-            self._held[role].descends = True
+        self._held[role].descends = True
         try:
             yield
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
-            for role in roles:
-                self._held[role].descends = False
+            self._held[role].descends = False
 
-    def backward(self, roles: tuple[Role, ...], loss: Tensor, last: bool) -> None:
+    def backward(self, role: Role, loss: Tensor, last: bool) -> None:
         """Accumulate gradients; ``last`` marks the last micro-batch of an update."""
-        (role,) = roles
         engine = self._held[role].engine
         engine.set_gradient_accumulation_boundary(last)
         engine.backward(loss)
 
-    def step(self, roles: tuple[Role, ...]) -> dict[str, Tensor]:
+    def step(self, role: Role) -> dict[str, Tensor]:
         """Descend. DeepSpeed skips on all ranks where the gradient norm, which they share, is not finite; a skipped
         role's weights, schedule and EMA stay as they were, and the skip is counted."""
-        logs: dict[str, Tensor] = {}
-        for role in roles:
-            held = self._held[role]
-            assert held.config.optimizer is not None
-            rate = self.rate_factor * learning_rate(held.config.optimizer, held.updates, held.total_updates)
-            for group in held.optimizer.param_groups:
-                group["lr"] = rate
-            held.engine.step()
-            if held.zero_optimizer.overflow:
-                held.skipped += 1
-                held.skipped_in_a_row += 1
-                if held.skipped_in_a_row > self._nonfinite_limit:
-                    raise NotFinite(
-                        f"loss or gradient of {role} was not finite in {held.skipped_in_a_row} updates in a row, after "
-                        f"{held.updates} good ones: lower roles.{role}.optimizer.learning_rate, or its clip_norm"
-                    )
-            else:
-                held.updates += 1
-                held.skipped_in_a_row = 0
-                if held.ema is not None and held.updates % held.config.ema_interval == 0:
-                    held.ema.update()
-                for average in held.averages:
-                    average.update()
-            norm = float(held.engine.get_global_grad_norm())
-            _check_gradient(role, held, norm)
-            logs[f"{role}_grad_norm"] = torch.tensor(norm)
-            logs[f"{role}_lr"] = torch.tensor(rate)
-            logs[f"{role}_skipped"] = torch.tensor(float(held.skipped))
-        return logs
+        held = self._held[role]
+        assert held.config.optimizer is not None
+        rate = self.rate_factor * learning_rate(held.config.optimizer, held.updates, held.total_updates)
+        for group in held.optimizer.param_groups:
+            group["lr"] = rate
+        held.engine.step()
+        if held.zero_optimizer.overflow:
+            held.skipped += 1
+            held.skipped_in_a_row += 1
+            if held.skipped_in_a_row > self._nonfinite_limit:
+                raise NotFinite(
+                    f"loss or gradient of {role} was not finite in {held.skipped_in_a_row} updates in a row, after "
+                    f"{held.updates} good ones: lower roles.{role}.optimizer.learning_rate, or its clip_norm"
+                )
+        else:
+            held.updates += 1
+            held.skipped_in_a_row = 0
+            if held.ema is not None and held.updates % held.config.ema_interval == 0:
+                held.ema.update()
+            for average in held.averages:
+                average.update()
+        norm = float(held.engine.get_global_grad_norm())
+        _check_gradient(role, held, norm)
+        logged = {"grad_norm": norm, "lr": rate, "skipped": float(held.skipped)}
+        return {f"{role}_{name}": torch.tensor(value) for name, value in logged.items()}
 
     @torch.no_grad()
     def pull(self, role: Role, towards: Role, decay: float) -> None:
@@ -228,10 +227,12 @@ class DeepSpeedEngines:
                     yield role, f"ema/{name}", zero.whole(parameter, held.ema.average.get(name))
             for average in held.averages:
                 yield from average.tensors()
+        yield from self._carried.tensors()
 
     def state(self) -> dict[str, Any]:
         """Counters per role: attempts and successes differ where updates were skipped."""
-        return {role: {"updates": held.updates, "skipped": held.skipped} for role, held in self._trained.items()}
+        trained = {role: {"updates": held.updates, "skipped": held.skipped} for role, held in self._trained.items()}
+        return trained | self._carried.state()
 
     def skipping(self) -> dict[Role, int]:
         """Of roles whose last updates were skipped: how many in a row."""
@@ -239,9 +240,18 @@ class DeepSpeedEngines:
 
     @torch.no_grad()
     def load(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of any world size and ZeRO stage, bit for bit at the same world size."""
+        """Continue from a checkpoint of any world size and ZeRO stage, bit for bit at the same world size.
+
+        In a stage that goes on with finished roles, one that the checkpoint lacks begins as it is: it ends the stage
+        before."""
+        self.carry(checkpoint)
+        for role in self._finished:
+            self._carried.put(role, self._held[role].module)
         for role, held in self._trained.items():
-            counters = checkpoint.state["roles"][role]
+            counters = checkpoint.state["roles"].get(role)
+            if counters is None:
+                assert self._finished, f"{checkpoint.folder} holds no {role}"
+                continue
             held.updates, held.skipped = counters["updates"], counters["skipped"]
             held.skipped_in_a_row = checkpoint.state.get(SKIPPING, {}).get(role, 0)
             averaged = set(checkpoint.names(role, "ema"))
@@ -278,6 +288,15 @@ class DeepSpeedEngines:
                     zero.set_shard(parameter, held.ema.average.get(name), weights)
             for average in held.averages:
                 average.begin(checkpoint)
+
+    def carry(self, checkpoint: Checkpoint) -> None:
+        """Take the tensors of finished roles, which each checkpoint holds again, from this one from now on."""
+        self._carried.checkpoint = checkpoint
+
+    def close(self) -> None:
+        """End all engines, whose memory other ones will take."""
+        for held in self._held.values():
+            zero.let_go(held.engine)
 
     def frozen_hash(self) -> str:
         """sha256 over all ranks' shards of what is frozen, roles and bases of adapters: equal at the start and the end

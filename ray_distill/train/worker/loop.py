@@ -14,12 +14,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ray_distill.checkpoint import Checkpoint
+from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import RunConfig
+from ray_distill.config.held import stage_at, stages
 from ray_distill.data.feed.batches import micro_batches
 from ray_distill.rng import StatelessRng
 from ray_distill.train.wire.heartbeat import Pulse
 from ray_distill.train.wire.job import Job
-from ray_distill.train.worker.build import build_engines
+from ray_distill.train.worker import zero
+from ray_distill.train.worker.build import begun
 from ray_distill.train.worker.engines import Engines, NotFinite
 from ray_distill.train.worker.rows import reduced
 from ray_distill.train.worker.saving import Saver
@@ -44,15 +47,11 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    engines = build_engines(config, pulse.at)
-    pulse.at("resume")
     last = job.resume_point()
-    if last is not None:
-        engines.load(last)
-    elif config.train.init_from is not None:
-        engines.begin(Checkpoint(config.train.init_from))
-    rollbacks = _rolled_back(job, engines)
     stream = replace(job.stream, start=last.step if last else 0)
+    stage = stage_at(config, stream.start)
+    engines = begun(config, stage, last, pulse.at)
+    rollbacks = _rolled_back(job, engines)
     teacher = engines.frozen_hash()
     reporter = Reporter(job, placement, engines, device, pulse, rollbacks)
     rng = StatelessRng(config.seed)
@@ -70,12 +69,24 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
             raise
         stopping, leaving = reporter.add(step, logs)
         done = step + 1
-        if done == config.train.steps and engines.frozen_hash() != teacher:
+        if done == stage.stop and engines.frozen_hash() != teacher:
             raise RuntimeError("the frozen teacher's weights changed during training")
+        saved = True
         if stopping or leaving or is_due(config, done):
-            reporter.save(done, wait=stopping or leaving or done == config.train.steps)
+            saved = reporter.save(done, wait=stopping or leaving or done == stage.stop)
         if stopping:
             break
+        if stage.stop == done < config.train.steps:
+            if not saved:
+                raise RuntimeError(
+                    f"the stage that begins at step {done} needs a checkpoint of it, which was not saved"
+                )
+            stage, last = stage_at(config, done), Checkpoint(job.run_dir / folder_name(done))
+            engines.close()  # others take their memory
+            del engines, reporter.saver.engines
+            zero.forget()
+            engines = reporter.saver.engines = begun(config, stage, last, pulse.at)
+            engines.rate_factor, teacher = ROLLBACK_FACTOR**rollbacks, engines.frozen_hash()
         pulse.at("data", step=done)
     pulse.at("end")
     ray.get(job.board.held.remote(most_memory(device)), timeout=60)
@@ -104,7 +115,7 @@ def _rolled_back(job: Job, engines: Engines) -> int:
 def is_due(config: RunConfig, done: int) -> bool:
     """Whether a checkpoint belongs after ``done`` steps."""
     cadences = [config.train.checkpoint_every, config.evaluate.every or config.train.checkpoint_every]
-    return any(done % cadence == 0 for cadence in cadences) or done == config.train.steps
+    return any(done % cadence == 0 for cadence in cadences) or done in {stage.stop for stage in stages(config)}
 
 
 class Reporter:

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 import torch.distributed as dist
 
+from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.retention import SKIPPING
 from ray_distill.checkpoint.writer import AHEAD, SaveFailed, Writing
@@ -74,6 +75,7 @@ class Saver:
             writing.finish()
         except SaveFailed as error:
             return self._failed(error)
+        self.engines.carry(Checkpoint(writing.folder))
         return True
 
     def _failed(self, error: SaveFailed) -> bool:

@@ -13,7 +13,7 @@ from ray_distill.train.worker.engines import Engines
 from ray_distill.types import Batch, Method, Shared
 
 At = Callable[..., Any]
-"""Is told each phase of a step, and of which roles."""
+"""Is told each phase of a step, and of which role."""
 
 
 def unseen(*_: Any) -> None:
@@ -32,16 +32,16 @@ def train_step(
     logs: dict[str, list[Tensor]] = {}
     shared: list[Shared] = [{} for _ in micro_batches]
     for update in method.updates(step):
-        with engines.training(update.roles):
+        with engines.training(update.role):
             for i, (batch, memory) in enumerate(zip(micro_batches, shared, strict=True), 1):
-                at("forward", update.roles)
+                at("forward", update.role)
                 terms = update.loss(engines.networks, batch, rng.at(step), memory)
-                at("backward", update.roles)
-                engines.backward(update.roles, terms.loss / len(micro_batches), last=i == len(micro_batches))
+                at("backward", update.role)
+                engines.backward(update.role, terms.loss / len(micro_batches), last=i == len(micro_batches))
                 for name, value in terms.logs.items():
                     logs.setdefault(name, []).append(value.reshape(-1))
-            at("step", update.roles)
-            logs |= {name: [value.reshape(-1)] for name, value in engines.step(update.roles).items()}
+            at("step", update.role)
+            logs |= {name: [value.reshape(-1)] for name, value in engines.step(update.role).items()}
         for pull in update.pulls:
             engines.pull(pull.role, pull.towards, pull.decay)
     return {name: torch.cat(values) for name, values in logs.items()}

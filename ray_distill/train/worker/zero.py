@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -26,6 +27,8 @@ if without := "mlflow" not in sys.modules:
 import deepspeed  # after DS_ACCELERATOR, which it reads at import
 import deepspeed.ops
 import deepspeed.runtime.bf16_optimizer
+from deepspeed.runtime.zero import parameter_offload
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -295,6 +298,27 @@ def set_compute_weights(parameter: nn.Parameter, weights: Tensor) -> None:
                 parameter.data.copy_(weights)
     else:
         parameter.data.copy_(weights)
+
+
+def let_go(engine: Any) -> None:
+    """End an engine: without this the hooks on its parameters' gradients, which autograd holds, keep all of it."""
+    if isinstance(engine, deepspeed.DeepSpeedEngine):
+        engine.destroy()
+        if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
+            # Autograd keeps its parameters for good, and they refer to it: what they hold goes, and their shells stay.
+            for parameter in engine.module.parameters():
+                vars(parameter).clear()
+            adamw = engine.optimizer.optimizer
+            adamw.state.clear()
+            adamw.param_groups.clear()
+            vars(engine.optimizer).clear()
+
+
+def forget() -> None:
+    """Free the memory of engines that were let go of, which DeepSpeed's list of modules at work keeps as well."""
+    parameter_offload.FWD_MODULE_STACK.clear()
+    gc.collect()
+    deepspeed.get_accelerator().empty_cache()
 
 
 def make_moments(engine: Any, updates: int) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from ray_distill.checkpoint import Checkpoint
-from ray_distill.checkpoint.writer import write
+from tests.checkpoints import write
 
 NAMES = ["blocks.0.weight", "blocks.0.bias", "scale"]
 SHAPES = [(3, 4), (5,), ()]

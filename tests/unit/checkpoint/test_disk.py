@@ -11,7 +11,8 @@ import torch
 
 from ray_distill.checkpoint import latest, writer
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import SaveFailed, Writing, write
+from ray_distill.checkpoint.writer import SaveFailed, Writing
+from tests.checkpoints import write
 from tests.unit.checkpoint.ranks import tensors, together, write_all
 from tests.unit.disks import file_limit
 

@@ -7,7 +7,7 @@ import torch
 from ray_distill.checkpoint import Checkpoint, latest
 from ray_distill.checkpoint.layout import MANIFEST, folder_name, folders
 from ray_distill.checkpoint.retention import SKIPPING, best_steps, is_good, prune, set_aside, surplus
-from ray_distill.checkpoint.writer import write
+from tests.checkpoints import write
 
 TENSORS = [("student", "weights/x", torch.arange(100.0))]
 

@@ -114,3 +114,16 @@ def test_diversity_is_the_distance_within_a_prompt_alone():
     features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [100.0, 0.0], [100.0, 1.0], [-50.0, 0.0]])
     assert diversity(features, ["a", "a", "b", "b", "c"]) == pytest.approx((5.0 + 1.0) / 2)
     assert diversity(features[:1], ["a"]) is None
+
+
+class Pairs(Metric):
+    def classify(self, videos):
+        return [("five", "red", "three", "blue"), ("three", "red", "five", "blue"), ("five", "blue", "three", "red")]
+
+
+def test_heads_of_equal_words_ask_for_them_in_the_prompts_order():
+    digits, colours = ["three", "five"], ["red", "blue"]
+    metric = Pairs({"digit_1": digits, "colour_1": colours, "digit_2": digits, "colour_2": colours}, (9, 24, 24))
+    videos, prompt = np.zeros((3, 9, 24, 24, 3), np.uint8), "a slow red five behind a blue three"
+    assert metric.accuracy(videos, [prompt] * 3) == pytest.approx(1 / 3)
+    assert metric.unasked(prompt) is None and metric.unasked("a red five") == "digit_2"

@@ -9,10 +9,10 @@ from safetensors import safe_open
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.network import load_network
-from ray_distill.checkpoint.writer import write
 from ray_distill.export.diffusers import ADAPTER
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain
+from tests.checkpoints import write
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 from tests.unit.toys import run_config
 

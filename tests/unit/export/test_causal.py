@@ -57,8 +57,8 @@ def test_the_scripts_rollout_is_our_sampler(tmp_path, base, kind, monkeypatch):
 
 
 def test_verify_knows_chunks(tmp_path, base, monkeypatch):
-    def by_script(folder, prompt, seed, timeout_s):
-        run(folder, monkeypatch, prompt, tmp_path / "out.safetensors", seed)
+    def by_script(folder, asked, seed, timeout_s):
+        run(folder, monkeypatch, *asked, tmp_path / "out.safetensors", seed)
         return load_file(tmp_path / "out.safetensors")["latents"]
 
     monkeypatch.setattr("ray_distill.export.verify._by_script", by_script)

@@ -7,12 +7,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.evaluate.generate import Candidate, denoiser
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.train.driver.check import check
+from tests.checkpoints import write
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 from tests.unit.toys import run_config
 

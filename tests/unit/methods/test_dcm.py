@@ -151,7 +151,7 @@ def test_the_teacher_is_guided_in_its_own_form():
 def test_an_update_reaches_the_student_alone(decay):
     networks, held, data = wans()
     (update,) = DCM(target_decay=decay, temporal_lag=1).updates(0)
-    assert update.roles == ("student",)
+    assert update.role == "student"
     update.loss(held, data, RNG, {}).loss.backward()
     without = [name for name, p in networks["student"].named_parameters() if p.grad is None or not p.grad.any()]
     assert all(name.endswith("to_k.bias") for name in without)  # softmax does not see them

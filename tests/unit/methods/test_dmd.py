@@ -228,9 +228,9 @@ def test_micro_batches_sum_up_to_the_batch():
 
 @pytest.mark.parametrize("interval", [1, 2, 5])
 def test_schedule(interval):
-    roles = [[u.roles for u in DMD(student_interval=interval).updates(step)] for step in range(10)]
+    roles = [[u.role for u in DMD(student_interval=interval).updates(step)] for step in range(10)]
     for step, taken in enumerate(roles, 1):
-        assert taken == ([("student",), ("fake_score",)] if step % interval == 0 else [("fake_score",)])
+        assert taken == (["student", "fake_score"] if step % interval == 0 else ["fake_score"])
 
 
 def test_the_fake_score_follows_the_students_updates_alone():

@@ -81,7 +81,7 @@ def test_raw_steps_are_warped_for_rollout_and_sampler():
 
 def test_a_student_turn_can_replace_the_fake_scores():
     method = DMD(student_interval=3, student_turn="replaces")
-    roles = [[u.roles[0] for u in method.updates(step)] for step in range(6)]
+    roles = [[u.role for u in method.updates(step)] for step in range(6)]
     assert roles == [["fake_score"], ["fake_score"], ["student"]] * 2
 
 

@@ -127,7 +127,7 @@ def test_a_slow_fake_score_makes_the_student_overshoot(interval, rate, steps, ov
     data = batch(range(16), (1, 1, 1, 1))
     for step in range(steps):
         for update in method.updates(step):
-            if update.roles == ("student",):
+            if update.role == "student":
                 optimizer.zero_grad()
                 update.loss(networks, data, rng, {}).loss.backward()
                 optimizer.step()
@@ -149,7 +149,7 @@ def train(networks, steps, rates):
     method, rng, data = DMD((1000.0,), teacher_guidance=1.0), Quick(0), batch(range(16), (1, 1, 4, 4))
     for step in range(steps):
         for update in method.updates(step):
-            (role,) = update.roles
+            role = update.role
             optimizers[role].param_groups[0]["lr"] = rates[role] * (1 - step / steps)
             optimizers[role].zero_grad()
             update.loss(networks, data, rng, {}).loss.backward()

@@ -91,7 +91,7 @@ def test_gradients_reach_the_network():
         ids, SHAPE, x_0=RNG.noise("x_0", ids, SHAPE), cond={"text": text}, uncond={"text": torch.zeros_like(text)}
     )
     (update,) = FlowMatching().updates(0)
-    assert update.roles == ("student",) and FlowMatching.uses_latents
+    assert update.role == "student" and FlowMatching.uses_latents
     update.loss({"student": WanDenoiser(network)}, data, RNG, {}).loss.backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert all(name.endswith("to_k.bias") for name in without)  # softmax does not see them

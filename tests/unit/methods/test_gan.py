@@ -238,10 +238,10 @@ def test_micro_batches_sum_up_to_the_batch():
 
 def test_schedule_and_registry():
     """The discriminator is updated wherever the fake score is, after it."""
-    roles = [[u.roles[0] for u in GAN(student_interval=2).updates(step)] for step in range(2)]
+    roles = [[u.role for u in GAN(student_interval=2).updates(step)] for step in range(2)]
     assert roles == [["fake_score", "discriminator"], ["student", "fake_score", "discriminator"]]
     replaced = GAN(student_interval=2, student_turn="replaces")
-    assert [u.roles[0] for u in replaced.updates(1)] == ["student"]
+    assert [u.role for u in replaced.updates(1)] == ["student"]
     assert METHODS["dmd_gan"] is GAN and GAN().uses_latents
     assert GAN().sampler() == DMD().sampler()
 
@@ -279,7 +279,7 @@ def test_the_students_mean_moves_towards_the_data(form, features):
     for step in range(60):
         given = data(range(step * 8, step * 8 + 8))
         for update in method.updates(step):
-            if (role := update.roles[0]) in rates:
+            if (role := update.role) in rates:
                 module, rate = rates[role]
                 loss = update.loss(networks, given, RNG.at(step), {}).loss
                 grads = torch.autograd.grad(loss, list(module.parameters()))
@@ -305,7 +305,7 @@ def test_a_causal_rollout_is_held_against_as_many_frames_of_its_clip():
     with training(modules, "student"):
         method.student_loss(networks, given, RNG, {}).loss.backward()
     assert moved(modules) == {name: name == "student" for name in modules}
-    assert [u.roles[0] for u in method.updates(0)] == ["fake_score", "discriminator"] and method.uses_latents
+    assert [u.role for u in method.updates(0)] == ["fake_score", "discriminator"] and method.uses_latents
     assert "GAN" in method.describe() and "chunks of 1" in method.describe()
 
 

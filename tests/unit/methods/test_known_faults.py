@@ -104,7 +104,7 @@ def outcome(method):
         shared = {}
         for update in method.updates(step):
             found.append(
-                f"{step} {update.roles} {update.pulls} {update.loss(networks, data, RNG.at(step), shared).loss.item()}"
+                f"{step} {update.role} {update.pulls} {update.loss(networks, data, RNG.at(step), shared).loss.item()}"
             )
     return found
 
@@ -132,11 +132,17 @@ CHANGED = {
     "ts_schedule_max": (BASE, True),
     "min_score_timestep": (BASE, 400),
     "min_norm": (BASE, 10.0),
+    "student_exits": (BASE, (0, 0, 1)),
+    "fake_score_exits": (BASE, (0, 0, 1)),
+    "projection": (BASE, True),
+    "diversity_weight": (BASE, 0.5),
+    "diversity_steps": (replace(BASE, diversity_weight=0.5), 4),
+    "diversity_shift": (replace(BASE, diversity_weight=0.5), 2.0),
 }
 
 
 def test_every_key_is_tried():
-    assert CHANGED.keys() == {field.name for field in fields(DMD)}
+    assert CHANGED.keys() | {"exit_embedding"} == {field.name for field in fields(DMD)}  # its own: test_exits
 
 
 @pytest.mark.parametrize("key", CHANGED)

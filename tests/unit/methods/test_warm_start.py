@@ -62,7 +62,7 @@ def test_the_solver_halts_at_the_students_own_level(exit_step):
 
 def test_it_comes_first_and_moves_the_student_alone():
     method = WarmStart(warm_start_steps=2, student_interval=2)
-    roles = [[u.roles[0] for u in method.updates(step)] for step in range(5)]
+    roles = [[u.role for u in method.updates(step)] for step in range(5)]
     assert roles == [["student"], ["student"], ["fake_score"], ["student", "fake_score"], ["fake_score"]]
     assert METHODS["dmd_warm_start"] is WarmStart and not method.uses_latents
 

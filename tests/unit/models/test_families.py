@@ -2,16 +2,19 @@
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from ray_distill.config import RunConfig
 from ray_distill.models import FAMILIES, family, family_of
 from ray_distill.models.conditions import batched, empty, from_bytes, to_bytes, unconditional
 from ray_distill.models.loading import published
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Family, Field
+from tests.unit.toys import run_config
 
 PACKAGE = Path(__file__).parents[3] / "ray_distill"
 FILES = re.findall(
@@ -117,3 +120,20 @@ def test_a_pipelines_facts_are_read_once(tmp_path, monkeypatch):
     (folder / "vae/config.json").unlink()
     assert pipeline.multiple == (8, 8) and pipeline.transformer["text_dim"] == 64
     assert Pipeline("ltx", tmp_path / "none").codec.stride == (8, 32, 32)  # its own default, not Wan's
+
+
+def test_adapters_without_targets_have_their_familys(tmp_path, monkeypatch):
+    adapter = {"lora": {"rank": 2}, "optimizer": {"learning_rate": 1e-4}}
+    plain = run_config(tmp_path, roles__student=adapter)
+    assert plain.role("student").lora.targets == family("wan").targets == ("to_q", "to_k", "to_v", "to_out.0")
+    monkeypatch.setattr("ray_distill.models.wan.family.FAMILY", replace(family("wan"), targets=("to_q", "ffn.net.2")))
+    own = run_config(tmp_path, roles__student=adapter, roles__fake_score=adapter | {"lora": {"targets": ["to_v"]}})
+    assert own.role("student").lora.targets == ("to_q", "ffn.net.2")
+    assert own.role("student").lora.rank == 2 and own.role("fake_score").lora.targets == ("to_v",)
+    assert RunConfig.model_validate(own.dump()) == own
+    assert run_config(tmp_path, model__family="ltx", roles__student=adapter).role("student").lora.targets == (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+    )

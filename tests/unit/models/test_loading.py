@@ -1,5 +1,7 @@
 import json
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -152,3 +154,33 @@ def test_blocks_are_compiled_once_for_all_and_not_anew_for_each_shape():
     before = counter.frame_count
     compiled(torch.randn(1, 4, 5, 4, 4), torch.tensor([500.0]), torch.randn(1, 3, 8))
     assert counter.frame_count == before
+
+
+@pytest.mark.slow
+def test_every_call_of_a_run_finds_compiled_blocks():
+    """Dynamo's limit of 8 versions would be met here by the fourth clip, which has one latent frame: uncompiled from
+    then on, with a line of log."""
+    calls = 0
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return graph.forward(*args)
+
+        return counted
+
+    student, fake_score, teacher = (tiny_wan(seed) for seed in range(3))
+    teacher.requires_grad_(False)
+    for network in (student, fake_score, teacher):
+        compile_blocks(network, backend)
+    asked = 0
+    for frames, height, width in ((3, 4, 4), (5, 4, 4), (3, 4, 6), (1, 4, 4)):
+        for network, rows, gradient in (
+            (student, 2, False), (student, 2, True), (fake_score, 2, False), (teacher, 4, False), (fake_score, 2, True)
+        ):  # fmt: skip
+            x_t, text = torch.randn(rows, 4, frames, height, width), torch.randn(rows, 3, 8)
+            with torch.set_grad_enabled(gradient):
+                network(x_t, torch.full((rows,), 500.0), text, return_dict=False)
+            asked += len(network.blocks)
+            assert calls == asked, f"uncompiled at {frames} frames"

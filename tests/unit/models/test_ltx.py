@@ -88,7 +88,7 @@ def test_a_dmd_step_moves_student_and_fake_score():
     given = batch(range(2), SHAPE, cond=masked(PROMPT), uncond=masked(0 * PROMPT + 0.1))
     method = DMD(student_interval=1)
     for update in method.updates(0):
-        (role,) = update.roles
+        role = update.role
         for other, network in networks.items():
             network.requires_grad_(other == role)
         loss = update.loss(denoisers, given, StatelessRng(0), {}).loss

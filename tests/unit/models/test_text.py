@@ -8,8 +8,14 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, WanPipeline
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
+from ray_distill.data.encoders import Encoders, cleaning
+from ray_distill.data.store.cache import FORMAT
+from ray_distill.data.store.parquet import address
 from ray_distill.models.conditions import batched
+from ray_distill.models.hashing import folder_hash
 from ray_distill.models.ltx.text import ltx_text
+from ray_distill.models.parts import stored_dtypes
+from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Field
 from ray_distill.models.wan.text import wan_text
 
@@ -136,3 +142,31 @@ def test_no_code_of_a_tokenizers_folder_is_run(tmp_path, name):
     else:
         wan_text(tmp_path / "model", 8)
     assert not (tmp_path / "ran").exists()
+
+
+def test_it_computes_in_what_was_asked_not_in_the_dtype_of_its_files(tmp_path):
+    """transformers takes the files' dtype unless it is told another; the rows' address then is another, too."""
+    shutil.copytree(TEACHER, tmp_path / "model")
+    rounded = wan_text(TEACHER, 8)
+    rounded.model.to(torch.bfloat16).save_pretrained(tmp_path / "model/text_encoder")
+    rounded.model.float()
+    exact, rough = (wan_text(tmp_path / "model", 8, precision) for precision in ("float32", "bfloat16"))
+    assert exact.model.dtype == torch.float32 and rough.model.dtype == torch.bfloat16
+    prompts = ["a seven moving left"]
+    assert torch.equal(padded(exact, prompts), padded(rounded, prompts))
+    assert 0 < (padded(rough, prompts) - padded(exact, prompts)).abs().max() < 0.1
+    assert padded(rough, prompts).dtype == torch.float32
+    pipeline, files = Pipeline("wan", tmp_path / "model"), Pipeline("wan", TEACHER)
+    addresses = {Encoders(pipeline, 8, precision).encoder for precision in ("float32", "bfloat16", "int8")}
+    assert len(addresses) == 3 and stored_dtypes(TEACHER / "text_encoder", "model", "") == {"F32"}
+    assert stored_dtypes(tmp_path / "model/text_encoder", "model", "") == {"BF16"}
+    assert Encoders(files, 8).encoder == address(FORMAT, hashes(TEACHER), 8, cleaning())  # as ever
+
+
+def hashes(folder):
+    return [folder_hash(folder / part) for part in ("text_encoder", "tokenizer")]
+
+
+def test_another_familys_text_encoder_is_refused():
+    with pytest.raises(ValueError, match="its text_encoder is a umt5, and this family reads text by a t5"):
+        ltx_text(TEACHER, 8)

@@ -43,7 +43,8 @@ class Wan:
         encoder = WanImageEncoder(
             WanVAE(self.vae), fields, self.clip.get("image_encoder"), self.clip.get("image_processor")
         )
-        self.cond = {"text": self.text, **encoder.encode(pixels)}
+        row = encoder.encode(pixels)[0] if fields else {}
+        self.cond = {"text": self.text, **{name: value[None] for name, value in row.items()}}
         self.shape = (1, *WanVAE(self.vae).latent_shape(FRAMES, HEIGHT, WIDTH))
 
     def pipeline(self, cls, scheduler):
@@ -126,7 +127,7 @@ def test_a_planted_fault_is_seen(wan, monkeypatch):
 
 
 def test_the_mask_of_81_frames_counts_the_first_four_times():
-    """[4, 21]: ones in the first column; with a last image also in the last channel of the last column."""
+    """Oracle 36. [4, 21]: ones in the first column; with a last image also in the last channel of the last column."""
     known = torch.zeros(81)
     known[0] = 1
     mask = latent_mask(known)

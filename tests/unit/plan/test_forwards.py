@@ -37,7 +37,7 @@ def test_dmd_of_four_steps_without_guidance():
 
 
 def test_every_exit_is_a_path():
-    (student,) = (kind for kind in cycle(DMD(timesteps=(1000, 757, 522)), 20).kinds if kind.roles == ("student",))
+    (student,) = (kind for kind in cycle(DMD(timesteps=(1000, 757, 522)), 20).kinds if kind.role == "student")
     assert [path.weight for path in student.paths] == [Fraction(1, 3)] * 3
     assert [len([c for c in path.calls if c == Call("student", 1, False)]) for path in student.paths] == [0, 1, 2]
 
@@ -50,7 +50,7 @@ def test_what_heads_look_at(features):
     found = cycle(GAN(timesteps=(1000,), student_interval=5, gan_features=features), 5)
     more = {role: (a - c, b - d) for role, (a, b) in expected(found).items() for c, d in [expected(plain)[role]]}
     assert more == {"student": (0, 5), "fake_score": (0, 0), "teacher": (0, 0)} | {features: (1, 10)}
-    (student,) = (kind for kind in found.kinds if kind.roles == ("student",))
+    (student,) = (kind for kind in found.kinds if kind.role == "student")
     assert {(c.role, c.trained) for c in student.paths[0].calls if c.grad} == {("student", True), (features, False)}
     assert not any(c.role == "discriminator" for kind in found.kinds for path in kind.paths for c in path.calls)
 
@@ -74,8 +74,8 @@ class Late:
         return Sampler((1000.0,), "ode")
 
     def updates(self, step):
-        early = Update(("student",), self.early)
-        return (early, Update(("student",), self.late)) if step >= 3 else (early,)
+        early = Update("student", self.early)
+        return (early, Update("student", self.late)) if step >= 3 else (early,)
 
     def early(self, networks, batch, rng, shared):
         return LossTerms(networks["student"](batch.x_0, torch.zeros(2), batch.cond).velocity.sum())
@@ -108,10 +108,10 @@ def test_a_long_run_is_counted_without_being_walked(name):
     its last period."""
     method = METHODS[name](**({"warm_start_steps": 7} if name == "dmd_warm_start" else {}))
     short, long = cycle(method, 40), cycle(method, 10**9)
-    walked = Counter(update.roles for step in range(short.steps) for update in method.updates(step))
-    assert sum((Counter({kind.roles: kind.times}) for kind in short.kinds), Counter()) == walked
+    walked = Counter(update.role for step in range(short.steps) for update in method.updates(step))
+    assert sum((Counter({kind.role: kind.times}) for kind in short.kinds), Counter()) == walked
     first, length = method.period
-    last = Counter(update.roles for step in range(first, first + length) for update in method.updates(step))
-    for roles, times in last.items():
-        counted = sum(kind.times for kind in long.kinds if kind.roles == roles)
+    last = Counter(update.role for step in range(first, first + length) for update in method.updates(step))
+    for role, times in last.items():
+        counted = sum(kind.times for kind in long.kinds if kind.role == role)
         assert counted / long.steps == pytest.approx(times / length, abs=1e-6)

@@ -38,7 +38,7 @@ def test_bf16_gradients_of_stage_1_have_a_lasting_fp32_sum_unless_they_add_up_in
     rough = state(role.model_copy(update={"gradient_dtype": "bfloat16"}), FULL, 4)
     assert (rough.gradients, rough.bucket, rough.lasting) == (2000, 2000, (False, False))
     states = {"student": state(role, FULL, 4), "fake_score": rough}
-    busy, _ = update(states, ("fake_score",), "fake_score", {})
+    busy, _ = update(states, "fake_score", "fake_score", {})
     assert busy.rows["student"] == (2000, 6000, 3000, 0, 0, 0)  # its bucket is of its own updates
 
 
@@ -83,12 +83,12 @@ def test_without_an_average():
 
 def test_gradients_of_stages_1_and_2_last_for_their_own_update():
     states = {"student": held(2), "fake_score": held(3)}
-    busy, descent = update(states, ("student",), "student", {"student": 70})
+    busy, descent = update(states, "student", "student", {"student": 70})
     column = {role: row[1] for role, row in busy.rows.items()}
     assert column == {"student": 1000, "fake_score": 1000}
     assert busy.rows["student"] == (2000, 1000, 3000, 0, 70, 2000)
     assert descent.rows["student"] == (2000, 1000, 3000, 0, 0, 2 * 1000)
-    (other, _) = update(states, ("fake_score",), "fake_score", {})
+    (other, _) = update(states, "fake_score", "fake_score", {})
     assert other.rows["student"] == (2000, 0, 3000, 0, 0, 0)
     assert other.rows["fake_score"] == (500, 1000, 3000, 0, 0, 2000 + 2000)  # the weights gathered, once
 

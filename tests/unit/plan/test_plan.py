@@ -270,6 +270,37 @@ def test_the_table_of_what_holds_14b():
         assert f"| {mode} | {' | '.join(cells)} |" in documented
 
 
+PHASED, PHASED_LORA = (f"configs/wan2.2_a14b/{name}.yaml" for name in ("dmd_phased", "dmd_phased_lora"))
+EXPERTS = ("student", "fake_score", "student_low", "fake_score_low")
+TWO_EXPERTS = {
+    "two experts, all weights": (PHASED, []),
+    "two experts, optimizers offloaded": (PHASED, [f"roles.{role}.offload_optimizer=true" for role in EXPERTS]),
+    "two experts in turns, all weights": (PHASED, ["method.schedule=alternating"]),
+    "two experts on two shared bases": (PHASED_LORA, []),
+}
+
+
+def test_the_table_of_what_holds_two_experts():
+    documented = (ROOT / "docs/plan.md").read_text().splitlines()
+    for mode, (path, changed) in TWO_EXPERTS.items():
+        cells = []
+        for cluster in CLUSTERS[:2]:
+            text, fits = plan(config(path, *changed), {"cluster": cluster})
+            cells.append(re.search(r"([0-9.]+) of", text).group(1) + ("" if fits else ", no"))
+        assert f"| {mode} | {' | '.join(cells)} |" in documented, (mode, cells)
+
+
+def test_only_the_expert_whose_turn_it_is_has_an_optimizer():
+    plan = found(PHASED)
+    assert "student_low" in plan.peak.name and plan.states.keys() == plan.peak.rows.keys()
+    assert plan.states.keys() == {"student", "student_low", "fake_score_low", "teacher_low"}
+    assert plan.states["student"].moments == plan.states["student"].masters == 0 < plan.states["student_low"].moments
+    whole = 14_288_491_584
+    assert plan.checkpoint == 4 * whole * (2 + 4 + 3)
+    calls = {role: plan.cycle.expected(role, True) for role in plan.parameters}
+    assert (calls["student"], calls["student_low"], calls["fake_score"], calls["teacher"]) == (400, 400, 2000, 0)
+
+
 @pytest.mark.parametrize(("ema", "most"), [(None, 34), (0.98, 38)])
 def test_bytes_a_parameter_of_separate_networks_at_14b(ema, most):
     """bf16 weights, teacher and gradients; masters, moments and average in fp32; activations are not counted."""

@@ -237,7 +237,7 @@ def test_a_datasets_keys_are_told_or_refused_alike(folder):
         ({"dataset_type": "conditioning"}, "dataset_type = 'conditioning': videos, and prompts"),
         ({"video": {"num_frames": 81, "min_frames": 82}}, "min_frames: files of 81 frames, which are num_frames"),
         ({"video": {"num_frames": 81, "max_frames": 80}}, "max_frames: no file has num_frames = 81 then"),
-        ({"video": {"is_i2v": True}}, "is_i2v: text alone conditions the model here; use false"),
+        ({"video": {"is_i2v": True}}, "T2V-1.3B-Diffusers begins from text; use false, an i2v flavour, or Wan 2.2 5B"),
         ({"video": {"num_frame": 81}}, "known: num_frames, frame_interval"),
         ({"num_frames": None, "video": {"bucket_strategy": "resolution_frames"}}, "clips have one length here"),
         ({"prepend_instance_prompt": True}, "captions are taken as they are; write the prompt into them"),
@@ -268,7 +268,10 @@ def test_a_dataset_of_today_that_is_refused(changes, message, folder):
         ({"lr": 7}, "lr: unknown key; did you mean 'learning_rate'?"),
         ({"qqqq": 7}, "qqqq: unknown key; docs/simpletuner.md lists those that are known"),
         ({"distillation_config": {"guidance_scale": 3}}, "unknown key; did you mean 'real_score_guidance_scale'?"),
-        ({"model_flavour": "i2v-14b-2.2-high"}, "flavours of text to video: t2v-480p-1.3b-2.1, t2v-480p-14b-2.1"),
+        ({"model_flavour": "i2v-14b-2.2-high"}, "one of two experts, which are distilled together here: method dmd_ph"),
+        ({"model_flavour": "flf2v-14b-2.1"}, "it also takes the last frame of a clip"),
+        ({"model_flavour": "vace-1.3b-2.1"}, "it takes control videos"),
+        ({"model_flavour": "t2v-1b"}, "flavours that are distilled: t2v-480p-1.3b-2.1, t2v-480p-14b-2.1, i2v-14b-2.1"),
         ({"pretrained_vae_model_name_or_path": "x/y"}, "the VAE are those of pretrained_model_name_or_path"),
         ({"optimizer_config": "d_coef=1"}, "optimizer_config: 'd_coef': known: weight_decay=NUMBER, eps=NUMBER"),
         ({"init_lora": "a.safetensors"}, "adapters begin at zero here; roles.student.path names another student"),
@@ -284,6 +287,20 @@ def test_a_key_of_today_that_is_refused(changes, message, folder):
     with pytest.raises(ConfigError) as error:
         load(folder, dmd(**changes))
     assert message in str(error.value)
+
+
+FROM_PICTURES = {"pretrained_model_name_or_path": None, "pretrained_t5_model_name_or_path": None}
+
+
+@pytest.mark.parametrize("flavour", ["i2v-14b-2.1", "i2v-14b-2.1-720p"])
+def test_a_flavour_that_begins_from_pictures(flavour, folder):
+    name = f"Wan-AI/Wan2.1-I2V-14B-{'720P' if '720p' in flavour else '480P'}-Diffusers"
+    (folder / name / "transformer").mkdir(parents=True, exist_ok=True)
+    of_flavour = {"model_flavour": flavour, **FROM_PICTURES}
+    told = dataset(folder, video={"num_frames": 81, "is_i2v": True})
+    assert_set(load(folder, told | of_flavour).config, {"model.path": "{home}/" + name}, folder)
+    with pytest.raises(ConfigError, match=r"is_i2v: the model begins from each clip.s first frame; use true"):
+        load(folder, dataset(folder, video={"num_frames": 81, "is_i2v": False}) | of_flavour)
 
 
 def test_null_is_a_key_that_is_not_set(folder):

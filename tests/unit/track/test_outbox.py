@@ -231,8 +231,6 @@ def test_a_machines_load_is_not_kept_for_ever(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sync"], "write: ray-distill track sync RUN"),
-        (["synk", "output/a"], "write: ray-distill track sync RUN"),
         (["sync", "{}", "train.steps=3"], "write: ray-distill track sync RUN"),
         (["sync", "{}/none"], "none: no such folder"),
         (["sync", "{}"], "no run was tracked here"),

@@ -8,12 +8,12 @@ from diffusers import WanTransformer3DModel
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
 from ray_distill.models.hashing import ends_hash, weights_hash
 from ray_distill.train.driver.check import check_resumable
 from ray_distill.train.driver.checks.networks import check_networks
 from ray_distill.train.worker.build import bases
+from tests.checkpoints import write
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 

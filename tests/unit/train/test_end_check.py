@@ -115,7 +115,7 @@ def test_the_data_is_looked_at_before_the_training(tmp_path):
 
 def test_a_student_that_is_never_updated_is_refused(tmp_path):
     check_updates(run_config(tmp_path, train__steps=5))
-    with pytest.raises(ConfigError, match=r"train\.steps = 4: .* in step 5 \(method\.student_interval = 5\); raise"):
+    with pytest.raises(ConfigError, match=r"train\.steps = 4: .* in step 5 \(updates repeat every 5 steps\); raise"):
         check_updates(run_config(tmp_path, train__steps=4))
     check_updates(run_config(tmp_path, train__steps=1, method__name="dmd_warm_start"))
 
@@ -128,7 +128,10 @@ def test_a_student_that_is_never_updated_is_refused(tmp_path):
             {"method__timesteps": [1000, 999.9999999], "method__warp_denoising_step": True, "method__flow_shift": 1e9},
             "its sampling steps come to the timesteps 1000, 1000, and they must fall",
         ),
-        ({"model__family": "ltx", "method__name": "self_forcing"}, "samples neither chunks nor two experts"),
+        (
+            {"model__family": "ltx", "method__name": "self_forcing"},
+            "samples neither chunks nor two experts",
+        ),
     ],
 )
 def test_a_recipe_that_no_export_replays_is_refused(tmp_path, changed, message):

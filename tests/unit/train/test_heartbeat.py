@@ -7,7 +7,7 @@ from ray_distill.train.wire.heartbeat import Place, Pulse, failed, stuck
 
 
 def test_a_hang_names_who_is_waited_for_and_where_all_are() -> None:
-    ahead, behind = Place(8, 3, "backward", ("student",)), Place(7, 3, "forward", ("student",))
+    ahead, behind = Place(8, 3, "backward", "student"), Place(7, 3, "forward", "student")
     said = stuck({0: ahead, 1: behind, 2: ahead}, {0: "reduce, a.py:5", 1: "sleep, b.py:1", 2: "reduce, a.py:5"}, 30.2)
     assert said == (
         "no rank has moved for 30 s, waiting for rank 1 (train.hang_timeout_s). "
@@ -31,8 +31,8 @@ def test_a_group_is_given_up_only_when_no_rank_moves() -> None:
 
 def test_a_rank_that_fails_says_so_with_its_own_traceback() -> None:
     board = Board(hang_timeout_s=60)
-    board.fail(1, Place(5, 2, "step", ("student",)), "Traceback ...\n  in descend\nValueError: planted\n")
-    board.fail(0, Place(5, 2, "step", ("student",)), "Traceback ...\nRuntimeError: closed by peer\n")
+    board.fail(1, Place(5, 2, "step", "student"), "Traceback ...\n  in descend\nValueError: planted\n")
+    board.fail(0, Place(5, 2, "step", "student"), "Traceback ...\nRuntimeError: closed by peer\n")
     assert board.pull()[1] == ["rank 1 failed at step 2, step of student: ValueError: planted"]
     assert "in descend" in board.cause() and board.cause().endswith("rank 0 failed after it")
     assert "after" not in failed({1: (Place(), "ValueError: planted")})
@@ -41,6 +41,6 @@ def test_a_rank_that_fails_says_so_with_its_own_traceback() -> None:
 def test_a_mark_keeps_the_step_and_counts() -> None:
     pulse = Pulse(board=None, rank=0)
     pulse.at("data", step=7)
-    pulse.at("forward", ("student",))
+    pulse.at("forward", "student")
     assert pulse._line().startswith("_line, heartbeat.py:")
-    assert pulse.place == Place(2, 7, "forward", ("student",))
+    assert pulse.place == Place(2, 7, "forward", "student")

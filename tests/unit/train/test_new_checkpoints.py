@@ -1,6 +1,6 @@
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.train.driver.new_checkpoints import Arrivals
+from tests.checkpoints import write
 
 
 def test_each_new_whole_checkpoint_is_handed_on_once(tmp_path):

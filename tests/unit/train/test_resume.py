@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
 from ray_distill.data.encoders import Encoders
 from ray_distill.models.hashing import weights_hash
@@ -20,6 +19,7 @@ from ray_distill.train.driver.check import check_data
 from ray_distill.train.driver.resume import averages, changes, check_teacher, kept_cache
 from ray_distill.train.launch import cache_of
 from ray_distill.train.worker.build import bases, frozen_sources
+from tests.checkpoints import write
 from tests.tiny_wan import tiny_wan
 from tests.unit.data.caches import make
 from tests.unit.toys import run_config

@@ -10,9 +10,10 @@ from transformers.optimization import (
     get_polynomial_decay_schedule_with_warmup,
 )
 
+from ray_distill.config.held import distinct
 from ray_distill.config.roles import Optimizer
 from ray_distill.methods import METHODS
-from ray_distill.train.schedule import distinct, learning_rate, total_updates, warnings
+from ray_distill.train.schedule import learning_rate, total_updates, warnings
 from tests.unit.toys import run_config
 
 RATE = 1e-3
@@ -117,7 +118,7 @@ def test_updates_repeat_as_the_method_says(name, fields, steps):
     method = METHODS[name](**fields)
 
     def named(updates):
-        return tuple((update.roles, update.loss.__qualname__) for update in updates)
+        return tuple((update.role, update.loss.__qualname__) for update in updates)
 
     walked = Counter(named(method.updates(step)) for step in range(steps))
     counted = Counter()

@@ -17,15 +17,15 @@ class Held:
         self.networks, self.stepped = networks, []
 
     @contextmanager
-    def training(self, roles):
+    def training(self, role):
         yield
 
-    def backward(self, roles, loss, last):
+    def backward(self, role, loss, last):
         pass
 
-    def step(self, roles):
-        self.stepped += roles
-        return {f"{roles[0]}_lr": torch.tensor(0.1)}
+    def step(self, role):
+        self.stepped.append(role)
+        return {f"{role}_lr": torch.tensor(0.1)}
 
 
 def broken(x_t, sigma, cond):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.evaluate.generate import NotFinite
 from ray_distill.evaluate.samples import Made
 from ray_distill.train.driver import validations
 from ray_distill.train.driver.validations import Validations, read
+from tests.checkpoints import write
 from tests.unit.toys import run_config
 
 

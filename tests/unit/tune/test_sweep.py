@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.writer import write
 from ray_distill.config import ConfigError
 from ray_distill.train.driver.check import check
 from ray_distill.train.driver.run_lock import claimed
 from ray_distill.tune.space import load_sweep, trial_config
 from ray_distill.tune.sweep import check_sweep
+from tests.checkpoints import write
 
 ROOT = Path(__file__).parents[3]
 

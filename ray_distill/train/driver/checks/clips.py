@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from operator import sub
-from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.prepare.first_rows import check_rows
+from ray_distill.data.read.clip import BadClip
+from ray_distill.data.read.picture import read_picture
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models.loading import check_folder
+from ray_distill.models.spec import given_frames, of_clips
 from ray_distill.train.driver.checks.networks import check_positions
 
 
@@ -28,6 +30,12 @@ def check_size(config: RunConfig) -> None:
     shapes = {models.latent_shape(clips.frames, data.height, data.width) for clips in map(data.clips, data.parts)}
     shapes |= {models.latent_shape(data.frames, data.height, data.width), models.latent_shape(*shown)}
     check_positions(config, sorted(shapes))
+    given = given_frames(config.model.encoders.fields)
+    if given and (fewest := min(shape[1] for shape in shapes)) <= given:
+        raise ConfigError(
+            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {given} are given: nothing is "
+            "left to make; raise data.frames (and evaluate.frames, where that is set)"
+        )
     chunks = config.method.sampler().chunks
     for frames in {data.frames, shown[0]}:
         latent = models.latent_shape(frames, data.height, data.width)[1]
@@ -47,16 +55,46 @@ def check_data(config: RunConfig) -> None:
             f"data.datasets: {prompts[0]!r} has prompts alone, and method {config.method.name!r} learns from videos; "
             "give manifest or videos in place of prompts, or a teacher that makes theirs"
         )
+    check_pictures(config)
     check_pairs(config)
+
+
+def check_pictures(config: RunConfig) -> None:
+    """Pictures are there where the network takes them, and nowhere else."""
+    from_image, where = bool(of_clips(config.model.encoders.fields)), config.model.pipeline.where
+    for part in config.data.parts:
+        if part.image_column is not None and not from_image:
+            raise ConfigError(
+                f"data.datasets: {part.name!r} has image_column = {part.image_column!r}, and {where} makes videos of "
+                "text alone; remove it, or give an image-to-video pipeline (Wan 2.2 5B: model.from_image=true)"
+            )
+        if from_image and part.kind == "prompts" and part.image_column is None:
+            raise ConfigError(
+                f"data.datasets: {part.name!r} has prompts alone, and {where} begins from a picture with each; name "
+                "their column as image_column, or give datasets with videos"
+            )
+    asked, given = config.evaluate.prompts, config.evaluate.images
+    if given and not from_image:
+        raise ConfigError("evaluate.images: the pipeline makes videos of text alone; remove it")
+    if from_image and (without := [name for name in asked if name not in given]):
+        raise ConfigError(
+            f"evaluate.prompts: {without[0]!r} has no picture, and the pipeline begins from one; name it in "
+            "evaluate.images, or leave evaluate.prompts out for captions and first frames of the data"
+        )
+    for name, path in given.items():
+        try:
+            read_picture(str(path), config.data.maximum_pixels)
+        except BadClip as bad:
+            raise ConfigError(f"evaluate.images: {name}: {bad}") from None
 
 
 def check_pairs(config: RunConfig) -> None:
     """Prepared trajectories are those of the method's own solver; ConfigError names what differs."""
-    method: Any = config.method
-    if not getattr(method, "pairs", False):
+    prepared = config.method.prepared
+    if prepared is None:
         return
-    numbers = {"steps": method.solver_steps, "shift": method.solver_shift, "guidance": method.solver_guidance}
-    levels = list(method.sampler().timesteps)
+    numbers = {"steps": prepared.steps, "shift": prepared.shift, "guidance": prepared.guidance}
+    levels = list(prepared.levels)
     recipe = json.dumps(numbers | {"levels": levels})
     for number, part in enumerate(config.data.parts):
         if part.teacher is None:

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.held import distinct
 from ray_distill.models.heads import placed
 from ray_distill.models.loading import check_attention, check_weights, empty_transformer
 from ray_distill.models.lora import check_targets
 from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.spec import of_clips
 from ray_distill.train.driver.checks.pipeline import Ends, check_parts
-from ray_distill.train.schedule import distinct, total_updates
+from ray_distill.train.schedule import total_updates
 from ray_distill.types import STUDENT
 
 
@@ -57,15 +59,21 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
     for source in sources.values():
         takes = _arguments(source)
         what = f"{source.where}: its transformer"
-        if images := [name for name in ("image_dim", "added_kv_proj_dim") if takes.get(name)]:
-            raise ConfigError(f"{what} has {images[0]} and reads an image, too; give a text-to-video folder")
-        for name in ("in_channels", "out_channels"):
-            given = takes.get(name) or takes["in_channels"]
+        _check_same_fields(config, source)
+        extra = source.of.image_channels(takes)
+        images = [name for name in ("image_dim", "added_kv_proj_dim") if takes.get(name)]
+        if images and (not extra or len(images) < 2):
+            raise ConfigError(
+                f"{what} has {images[0]} and reads an image, too, in another way than image to video does; give a "
+                "text-to-video or an image-to-video folder"
+            )
+        for name, beside in (("in_channels", extra), ("out_channels", 0)):
+            given = (takes.get(name) or takes["in_channels"]) - beside
             if given != ends.channels:
                 raise ConfigError(
-                    f"{what} has {name} {given}, and the VAE of model.path makes latents of {ends.channels} channels; "
-                    "give a text-to-video folder whose parts belong together (more channels are those of "
-                    "image-to-video and inpainting)"
+                    f"{what} has {name} {given + beside}, and the VAE of model.path makes latents of {ends.channels} "
+                    "channels; give a folder whose parts belong together (more channels than those of image to video "
+                    "are those of inpainting or control)"
                 )
         width = source.of.text_width
         if takes[width] != ends.width:
@@ -73,6 +81,17 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
                 f"{what} reads text of {width} {takes[width]}, and the text encoder of model.path gives {ends.width}; "
                 "give a folder whose parts belong together"
             )
+
+
+def _check_same_fields(config: RunConfig, source: Pipeline) -> None:
+    """Every network sees the same image, or none does."""
+    known, own = (set(of_clips(pipeline.fields(1))) for pipeline in (config.model.pipeline, source))
+    if known != own:
+        spelt = [", ".join(sorted(names)) or "text alone" for names in (own, known)]
+        raise ConfigError(
+            f"{source.where}: its transformer takes {spelt[0]}, and that of model.path {spelt[1]}; give networks of "
+            "one flavour, all from text or all from an image"
+        )
 
 
 def check_latents(config: RunConfig) -> None:
@@ -126,11 +145,13 @@ def check_pulls(config: RunConfig) -> None:
 
 
 def check_updates(config: RunConfig) -> None:
-    """ConfigError for a run in which the student is never updated: it would be published as it began."""
-    if STUDENT in total_updates(config):
-        return
-    raise ConfigError(
-        f"train.steps = {config.train.steps}: the student's first update is in step {sum(config.method.period)} "
-        f"(method.student_interval = {getattr(config.method, 'student_interval', 1)}); raise train.steps, or lower the "
-        "interval"
-    )
+    """ConfigError for a run in which a student is never updated: it would be published as it began."""
+    updated, experts = total_updates(config), config.method.sampler().experts
+    sampled = (experts.high, experts.low) if experts else (STUDENT,)
+    for role in (role for role in sampled if config.method.roles[role] == "trained" and role not in updated):
+        first = sum(config.method.period) if role == STUDENT and not config.method.stages else None
+        when = f"the student's first update is in step {first}" if first else f"{role} is never updated"
+        raise ConfigError(
+            f"train.steps = {config.train.steps}: {when} (updates repeat every {config.method.period[1]} steps); raise "
+            f"train.steps, or lower method.student_interval{' or method.high_steps' if config.method.stages else ''}"
+        )

@@ -33,7 +33,23 @@ def check_parts(config: RunConfig) -> Ends:
     codec = check_vae(folder, "model.path")
     width, vocabulary = check_text(folder, config.model.family, "model.path")
     check_tokenizer(folder, vocabulary, "model.path")
+    check_image(config)
     return Ends(codec.channels, width)
+
+
+def check_image(config: RunConfig) -> None:
+    """The parts that encode images are there, and prompts have the only length that the network takes."""
+    pipeline, tokens = config.model.pipeline, config.model.max_sequence_length
+    fields = config.model.encoders.fields
+    for part in pipeline.of.image_parts(fields):
+        if not (pipeline.path / part).is_dir():
+            raise ConfigError(f"{pipeline.where}: no {part}/ there, which encodes images; copy the whole folder")
+    wanted = pipeline.of.tokens(pipeline.described)
+    if wanted is not None and tokens != wanted:
+        raise ConfigError(
+            f"model.max_sequence_length = {tokens}: the transformer of {pipeline.where} splits text from image at "
+            f"{wanted} tokens, and other lengths are wrong without an error; use {wanted}"
+        )
 
 
 def check_export(config: RunConfig) -> None:
@@ -46,8 +62,9 @@ def check_export(config: RunConfig) -> None:
             f"method.name = {config.method.name!r}: its sampling steps come to the timesteps {shown}, and they must "
             "fall within (0, 1000]; lower its shift, or the number of steps"
         )
-    check_recipe(sampler, config.model.pipeline.of)
+    family = config.model.pipeline.of
+    check_recipe(sampler, family.leaves(config.model.encoders.fields) if family.image_export else family.export)
     check_place(config.run_dir / FOLDER)
     # With a section publish the base is a name on the hub, and what stands here is a copy of it.
     if config.publish is None or Path(config.publish.base_model).is_dir() or (folder / INDEX).is_file():
-        check_base(config.model.pipeline)
+        check_base(config.model.pipeline, sampler.experts is not None)

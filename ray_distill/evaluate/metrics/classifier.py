@@ -1,4 +1,4 @@
-"""Metrics of samples: a small video classifier's accuracy, and the Fréchet distance of features."""
+"""Metric: a small video classifier, whose accuracy says whether samples show what their prompts ask for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Metric(nn.Module):
     """A video classifier with one head per question about the prompt.
 
     ``heads`` maps a head to its class words (``{"digit": ["zero", ...]}``): a video answers its prompt where every
-    head's word is one of the prompt's words. ``size`` is the (T, H, W) it was trained on and the only one it takes.
+    head's word is one of the prompt's words. Several heads of equal words ask for them in the prompt's order: of "a red
+    five behind a blue three" the first digit is the five. ``size`` is the (T, H, W) it was trained on and the only one
+    it takes.
     """
 
     def __init__(
@@ -75,17 +77,32 @@ class Metric(nn.Module):
         """The share of videos whose every predicted word is in their prompt."""
         if len(videos) != len(prompts):
             raise ValueError(f"{len(videos)} videos and {len(prompts)} prompts: each video needs its own prompt")
-        asked = [_words(prompt) for prompt in prompts]
+        answers = [self.answers(prompt) for prompt in prompts]
         for prompt in prompts:
             if head := self.unasked(prompt):
                 words = ", ".join(self.words[head])
                 raise ValueError(f"prompt {prompt!r} names no {head}: it must hold one of {words}")
-        return float(np.mean([said.issuperset(seen) for seen, said in zip(self.classify(videos), asked, strict=True)]))
+        right = [
+            all(word in answer for word, answer in zip(seen, answer.values(), strict=True))
+            for seen, answer in zip(self.classify(videos), answers, strict=True)
+        ]
+        return float(np.mean(right))
+
+    def answers(self, prompt: str) -> dict[str, frozenset[str]]:
+        """The words of each head that answer the prompt: any that it names, or, where k heads have equal words, the
+        k-th of them that it names."""
+        said = prompt.lower().split()
+        wanted: dict[str, frozenset[str]] = {}
+        for head, words in self.words.items():
+            alike = [other for other, others in self.words.items() if others == words]
+            named = [word for word in said if word in words]
+            place = alike.index(head)
+            wanted[head] = frozenset(named if len(alike) == 1 else named[place : place + 1])
+        return wanted
 
     def unasked(self, prompt: str) -> str | None:
-        """The first head of whose words the prompt has none."""
-        said = _words(prompt)
-        return next((head for head, words in self.words.items() if said.isdisjoint(words)), None)
+        """The first head that nothing in the prompt answers."""
+        return next((head for head, words in self.answers(prompt).items() if not words), None)
 
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors."""
@@ -129,39 +146,3 @@ class _Described(Section):
     heads: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)]
     size: tuple[PositiveInt, PositiveInt, PositiveInt]
     channels: tuple[PositiveInt, PositiveInt, PositiveInt]
-
-
-def _words(prompt: str) -> set[str]:
-    return set(prompt.lower().split())
-
-
-def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """|mu_a - mu_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), A and B the unbiased covariances, in fp64.
-
-    Features [N, D] and [M, D]. Biased upwards for few samples: compare only figures of equal counts.
-    """
-    a, b = features_a.double(), features_b.double()
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise ValueError("features hold NaN or infinities: no distance can be told from them")
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"features must be [N, D] and [M, D] with N, M >= 2, got {tuple(a.shape)}, {tuple(b.shape)}")
-    cov_a, cov_b = a.T.cov(), b.T.cov()
-    # The trace of (A B)^1/2 through a symmetric product: eigh is stable where a general matrix root is not
-    # (singular covariances); eigenvalues just below zero are rounding.
-    values, vectors = torch.linalg.eigh(cov_a)
-    root_a = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
-    distance = (a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
-    return max(distance.item(), 0.0)
-
-
-def diversity(features: Tensor, prompts: Sequence[str]) -> float | None:
-    """The mean distance between the features [N, D] of two videos of one prompt; None where none has two.
-
-    It falls where a student shows the same video for every noise; an accurate teacher's says what is enough.
-    """
-    rows: dict[str, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        rows.setdefault(prompt, []).append(row)
-    means = [torch.pdist(features[several].double()).mean() for several in rows.values() if len(several) > 1]
-    return float(torch.stack(means).mean()) if means else None

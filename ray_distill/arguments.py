@@ -1,0 +1,90 @@
+"""Arguments of the command line: a parser for each verb, with the flags that are its own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_distill import __version__
+
+EPILOG = """\
+CONFIG is a YAML file, or SimpleTuner's JSON as it stands. A key is set by the file, then by the
+environment (RAY_DISTILL_TRAIN__STEPS=100), then on the command line (train.steps=100). To start: make quickstart, or
+
+  ray-distill train configs/quickstart.yaml train.steps=100 name=first_try
+
+On a cluster: ray job submit --working-dir . -- python train.py CONFIG [key=value ...]
+"""
+RUN_VERBS = {
+    "check": "every key, its value and where it came from; starts nothing",
+    "plan": "memory, forwards, time and money by role; starts nothing",
+    "prepare": "videos -> latents and text embeddings, into the cache",
+    "train": "prepare, train, evaluate, export, track; goes on where it stood",
+    "evaluate": "the newest checkpoint against the teacher: numbers and pictures",
+    "export": "the newest checkpoint -> a folder that diffusers loads",
+    "sample": "one video from the newest checkpoint",
+}
+"""The verbs that take the configuration of a run."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all verbs. Its result has ``verb``, and ``overrides`` where the verb takes key=value."""
+    top = argparse.ArgumentParser(
+        prog="ray-distill",
+        description="Distil many-step video diffusion teachers into few-step students on Ray.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"ray-distill {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, purpose in RUN_VERBS.items():
+        one = _verb(verbs, verb, purpose)
+        one.add_argument("config", type=Path, metavar="CONFIG", help="a file, such as configs/quickstart.yaml")
+        one.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
+        if verb == "plan":
+            more = "dotted keys of the configuration; and cluster=2x8xH100-80GB, price=USD a GPU's hour, mfu=SHARE"
+            _add_overrides(one, more)
+        else:
+            _add_overrides(one)
+        if verb == "sample":
+            one.add_argument("--prompt", help="what to show")
+            one.add_argument("--image", type=Path, help="the picture that the video begins with")
+            one.add_argument("--out", type=Path, default=Path("sample.mp4"), help="the file to write (sample.mp4)")
+            one.add_argument("--seed", type=int, default=0, help="the seed of its noise (0)")
+    sweep = _verb(verbs, "tune", "a search over the keys of a CONFIG; goes on where it stood")
+    sweep.add_argument("config", type=Path, metavar="SWEEP", help="a file, such as configs/sweep_quickstart.yaml")
+    _add_overrides(sweep, "dotted keys of the sweep")
+    tool = _verb(verbs, "import", "another tool's file as YAML, with what each of its keys became")
+    tool.add_argument("tool", choices=["simpletuner"], help="the tool that the file is for")
+    tool.add_argument("config", type=Path, metavar="FILE", help="its JSON file")
+    tool.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the YAML file to write")
+    tool.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
+    _add_overrides(tool)
+    late = _verb(verbs, "track", "what MLflow missed of a run")
+    late.add_argument("action", choices=["sync"], help="send it")
+    late.add_argument("config", type=Path, metavar="RUN", help="the run's folder, such as output/quickstart")
+    _add_overrides(late, "track.uri=..., where MLflow is another one than the run's")
+    return top
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of one verb, its flags before, between and after key=value; SystemExit(2) where they are wrong."""
+    verbs = parser()
+    args, more = verbs.parse_known_args(argv)
+    if unknown := [item for item in more if item.startswith("-")]:
+        verbs.error(f"{args.verb} has no {unknown[0]}; see ray-distill {args.verb} --help")
+    args.overrides += more  # argparse leaves alone what stands behind a flag that follows the first key=value
+    if getattr(args, "no_push", False):
+        args.overrides += ["publish=null", "track.webhook=null"]
+    return args
+
+
+def _verb(verbs: Any, name: str, purpose: str) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
+    return verb
+
+
+def _add_overrides(verb: argparse.ArgumentParser, purpose: str = "dotted keys of the configuration") -> None:
+    verb.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=purpose)

@@ -1,0 +1,21 @@
+"""Frames that are given: the first latent frames of a clip, where its condition is these frames themselves.
+
+The denoiser puts them in the place of whatever it is handed there, at level 0, and answers with the velocity that leads
+to them. So every rollout and every x_0-prediction has them, and no loss may count them: a mean over all frames would
+be (T - c) / T of that over the generated ones.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def generated(x: Tensor, given: int) -> Tensor:
+    """The latent frames of ``x`` [B, C, T, H, W] behind the first ``given``."""
+    return x[:, :, given:] if given else x
+
+
+def generated_tokens(hidden: Tensor, frames: int, given: int) -> Tensor:
+    """The tokens of ``hidden`` [B, tokens, D], which are ``frames`` latent frames in their order, behind the first
+    ``given`` frames."""
+    return hidden[:, given * (hidden.shape[1] // frames) :] if given else hidden

@@ -1,0 +1,53 @@
+"""Student over teacher by one metric: same prompts, same noise, and a bootstrap over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS, INTERVAL = 2000, (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """``value`` and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def by_prompt(values: Sequence[float] | np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
+    """The mean of each prompt's ``values``, one a video."""
+    rows: dict[str, list[float]] = {}
+    for value, prompt in zip(values, prompts, strict=True):
+        rows.setdefault(prompt, []).append(float(value))
+    return {prompt: float(np.mean(several)) for prompt, several in rows.items()}
+
+
+def mean_by_prompt(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean over ``several``, say sampling seeds, of each prompt's value; all have the same prompts."""
+    return {prompt: float(np.mean([one[prompt] for one in several])) for prompt in several[0]}
+
+
+def paired_ratio(
+    student: Mapping[str, float], teacher: Mapping[str, float], least: float = 0.0, seed: int = 0
+) -> Ratio:
+    """R = mean_p s_p / mean_p t_p over the prompts p of both, with a percentile interval of 2,000 bootstrap draws.
+
+    A draw takes prompts, never videos, and the same ones of both. ValueError where the two have other prompts, or
+    where the teacher's mean is not above ``least``: a static teacher says nothing about motion.
+    """
+    if student.keys() != teacher.keys() or not student:
+        raise ValueError(f"a ratio needs the same prompts: the student has {len(student)}, the teacher {len(teacher)}")
+    s, t = (np.array([arm[prompt] for prompt in sorted(arm)]) for arm in (student, teacher))
+    if not t.mean() > least:
+        raise ValueError(f"the teacher's mean is {t.mean():.3g}, which must be above {least:g} for a ratio")
+    rows = np.random.default_rng(seed).integers(len(s), size=(DRAWS, len(s)))
+    # A draw may hold prompts alone of which the teacher has nothing: it tells no ratio.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = s[rows].mean(1) / t[rows].mean(1)
+    low, high = np.percentile(draws[np.isfinite(draws)], INTERVAL)
+    return Ratio(float(s.mean() / t.mean()), float(low), float(high))

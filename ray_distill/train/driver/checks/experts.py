@@ -1,0 +1,41 @@
+"""Check that the pipeline has two experts where the method trains two."""
+
+from __future__ import annotations
+
+import math
+
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.models.pipeline import INDEX
+from ray_distill.models.places import SECOND
+from ray_distill.types import LOW
+
+
+def check_experts(config: RunConfig) -> None:
+    """A pipeline with transformer_2 for a method with two teachers, and one boundary; clips are made by one teacher."""
+    experts, folder = config.method.teachers, config.model.path
+    for number, part in enumerate(config.data.parts):
+        if part.teacher is not None and ((part.teacher.path or folder) / SECOND).is_dir():
+            raise ConfigError(
+                f"data.datasets.{number}.teacher: {part.teacher.path or folder} has two experts, and one transformer "
+                "makes the clips; remove teacher, or give it the path of a pipeline with one"
+            )
+    begin = sorted(role for role in LOW & config.method.roles.keys() if config.role(role).path is None)
+    if experts is None or not begin:
+        return
+    what = f"model.path = {folder}"
+    if not (folder / SECOND).is_dir():
+        raise ConfigError(
+            f"{what}: no {SECOND} there, and method {config.method.name!r} trains two experts; give a pipeline with "
+            f"both, such as Wan 2.2 A14B, or a path to {', '.join(f'roles.{role}' for role in begin)}; with one "
+            "transformer there is method.name=dmd"
+        )
+    ratio = config.model.pipeline.index.get("boundary_ratio")
+    if not isinstance(ratio, int | float):
+        raise ConfigError(
+            f"{what}: its {INDEX} has {SECOND} and no boundary_ratio, which says where it takes over; copy it again"
+        )
+    if not math.isclose(1000 * ratio, experts.boundary, rel_tol=1e-6):
+        raise ConfigError(
+            f"method.boundary = {experts.boundary / 1000:g}: the teachers of model.path = {folder} were trained for "
+            f"boundary_ratio = {ratio:g}; set method.boundary={ratio:g}, and begin method.low_timesteps there"
+        )

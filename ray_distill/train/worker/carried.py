@@ -1,0 +1,48 @@
+"""Roles that an earlier stage has trained: they stand still, and go from each checkpoint into the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_distill.checkpoint import Checkpoint
+from ray_distill.models.lora import plain
+from ray_distill.train.worker import zero
+from ray_distill.types import Role
+
+
+class Carried:
+    """``finished``: by role, the kind of its tensors that is sampled, weights or ema. ``checkpoint`` is the newest that
+    holds them: the one that the stage began with, then the last that it has saved."""
+
+    def __init__(self, finished: Mapping[Role, str]) -> None:
+        self.finished = finished
+        self.checkpoint: Checkpoint | None = None
+
+    def _kind(self, role: Role) -> str:
+        """The kind that is taken: of a run that had no average until now, the weights."""
+        assert self.checkpoint is not None
+        return self.finished[role] if self.checkpoint.names(role, self.finished[role]) else "weights"
+
+    @torch.no_grad()
+    def put(self, role: Role, module: nn.Module) -> None:
+        """Give the frozen ``module`` of a role the weights that are sampled (a collective)."""
+        assert self.checkpoint is not None
+        own, kind = {plain(name): parameter for name, parameter in module.named_parameters()}, self._kind(role)
+        for name in self.checkpoint.names(role, "weights"):
+            zero.set_compute_weights(own[name], self.checkpoint.tensor(role, kind, name).to(own[name].device))
+
+    def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
+        """What a checkpoint keeps of them, on all ranks in the same order; a tensor is mapped from its file."""
+        for role, wanted in self.finished.items() if self.checkpoint else ():
+            assert self.checkpoint is not None
+            for kind, source in {"weights": "weights", wanted: self._kind(role)}.items():
+                for name in self.checkpoint.names(role, "weights"):
+                    yield role, f"{kind}/{name}", self.checkpoint.tensor(role, source, name)
+
+    def state(self) -> dict[str, Any]:
+        """Their counters."""
+        return {} if self.checkpoint is None else {r: self.checkpoint.state["roles"][r] for r in self.finished}

@@ -1,0 +1,98 @@
+"""`check` of runs from images: ready where all of it fits, and each misfit by its name."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ray_distill.config import ConfigError
+from ray_distill.train.driver.check import check
+from tests.unit.toys import run_config
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
+import tiny_wan
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory):
+    home = tmp_path_factory.mktemp("kinds")
+    for kind in ("2.1_t2v", "2.1_i2v", "2.2_5b"):
+        tiny_wan.main([str(home / kind), "--kind", kind])
+    return home
+
+
+@pytest.fixture
+def config(tmp_path, pipelines):
+    Image.new("RGB", (120, 90), "red").save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes(b"none")
+    row = {"video": "a.mp4", "caption": "a", "image": "a.png"}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+
+    def make(kind, **changes):
+        size = {"data__frames": 5, "data__height": 64, "data__width": 96}
+        return run_config(tmp_path, model__path=str(pipelines / kind), **size | changes)
+
+    return make
+
+
+def dataset(folder, **part):
+    return [{"manifest": str(folder / "manifest.jsonl"), **part}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("2.1_t2v", {}),
+        ("2.1_i2v", {}),
+        ("2.1_i2v", {"image_column": "image"}),
+        ("2.2_5b", {}),
+        ("2.2_5b", {"from_image": True}),
+        ("2.2_5b", {"from_image": True, "image_column": "image"}),
+    ],
+)
+def test_what_fits_is_ready(config, tmp_path, kind, changes):
+    column = {"image_column": changes["image_column"]} if "image_column" in changes else {}
+    check(
+        config(
+            kind,
+            data__manifest=None,
+            data__datasets=dataset(tmp_path, **column),
+            model__from_image=changes.get("from_image"),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("2.1_t2v", {"column": "image"}, r"'.*' has image_column = 'image', and .* makes videos of text alone"),
+        ("2.2_5b", {"column": "image"}, "makes videos of text alone; .*model.from_image=true"),
+        ("2.1_t2v", {"model__from_image": True}, "model.from_image = true: .* is a text-to-video pipeline"),
+        ("2.1_i2v", {"model__from_image": False}, "model.from_image = false: .* in_channels 36 and takes an image"),
+        ("2.1_i2v", {"prompts": True}, "has prompts alone, and .* begins from a picture with each; name their column"),
+        ("2.1_i2v", {"model__max_sequence_length": 256}, "max_sequence_length = 256: .* splits text from image at 512"),
+        ("2.2_5b", {"model__from_image": True, "data__frames": 1}, "of which 1 are given: nothing is left to make"),
+        ("2.1_i2v", {"evaluate__prompts": {"a": "a kite"}}, "evaluate.prompts: 'a' has no picture"),
+        ("2.1_t2v", {"evaluate__images": {"a": "{home}/a.png"}}, "evaluate.images: the pipeline makes videos of text"),
+        ("2.1_i2v", {"evaluate__images": {"a": "{home}/broken.png"}}, "evaluate.images: a: .*is no picture"),
+        ("2.1_i2v", {"student": "2.1_t2v"}, "student takes and gives in_channels 16|takes and gives in_channels"),
+        ("2.1_i2v", {"method": "self_forcing"}, "WanImageToVideoPipeline samples no chunks"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_name(config, tmp_path, pipelines, kind, changes, message):
+    changes = json.loads(json.dumps(changes).replace("{home}", str(tmp_path)))
+    parts = dataset(tmp_path)
+    if column := changes.pop("column", None):
+        parts = dataset(tmp_path, image_column=column)
+    if changes.pop("prompts", None):
+        parts = [{"prompts": str(tmp_path / "manifest.jsonl")}]
+    if "evaluate__images" in changes:
+        changes["evaluate__prompts"] = {"a": "a kite"}
+    if student := changes.pop("student", None):
+        changes["roles__student__path"] = str(pipelines / student)
+    if changes.pop("method", None):
+        changes["method"] = {"name": "self_forcing", "num_frame_per_block": 1}
+    with pytest.raises(ConfigError, match=message):
+        check(config(kind, data__manifest=None, data__datasets=parts, **changes))
