@@ -16,6 +16,8 @@ import torch
 from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
 from torch import Tensor, nn
 
+from ray_distill.models.ltx_sequence import exchange_heads
+from ray_distill.models.sequence import own_tokens
 from ray_distill.types import Cache, Cond, Prediction
 
 STRIDE = (8, 32, 32)
@@ -49,17 +51,18 @@ class LTXDenoiser:
             raise ValueError("model.family = 'ltx': no causal calls and no features; use family wan, or another method")
         frames, height, width = x_t.shape[2:]
         text = cond["text"]
-        (tokens,) = self.network(
-            hidden_states=x_t.flatten(2).transpose(1, 2).to(self.dtype),
-            encoder_hidden_states=text.to(self.dtype),
-            timestep=1000 * (sigma.repeat_interleave(height * width, dim=1) if sigma.ndim == 2 else sigma),
-            encoder_attention_mask=(text != 0).any(-1),  # zeros stand behind a prompt's last token
-            num_frames=frames,
-            height=height,
-            width=width,
-            rope_interpolation_scale=(STRIDE[0] / FRAME_RATE, *map(float, STRIDE[1:])),
-            return_dict=False,
-        )
+        with own_tokens(self.network, "proj_in", "proj_out"):
+            (tokens,) = self.network(
+                hidden_states=x_t.flatten(2).transpose(1, 2).to(self.dtype),
+                encoder_hidden_states=text.to(self.dtype),
+                timestep=1000 * (sigma.repeat_interleave(height * width, dim=1) if sigma.ndim == 2 else sigma),
+                encoder_attention_mask=(text != 0).any(-1),  # zeros stand behind a prompt's last token
+                num_frames=frames,
+                height=height,
+                width=width,
+                rope_interpolation_scale=(STRIDE[0] / FRAME_RATE, *map(float, STRIDE[1:])),
+                return_dict=False,
+            )
         return Prediction(tokens.transpose(1, 2).unflatten(2, (frames, height, width)).to(x_t.dtype))
 
 
@@ -125,6 +128,7 @@ class LTX:
     transformer: ClassVar[type[LTXVideoTransformer3DModel]] = LTXVideoTransformer3DModel
     denoiser: ClassVar[type[LTXDenoiser]] = LTXDenoiser
     text_width: ClassVar[str] = "caption_channels"
+    exchange_heads = staticmethod(exchange_heads)
     ends: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "caption_channels")
 
     @staticmethod

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ray_distill.models.causal_wan import causal_attention
 from ray_distill.models.features import read_out, tapped
+from ray_distill.models.sequence import own_tokens
+from ray_distill.models.wan_sequence import exchange_heads
 from ray_distill.types import Cache, Cond, Prediction
 
 
@@ -39,7 +41,12 @@ class WanDenoiser:
         read: bool = False,
     ) -> Prediction:
         causal = causal_attention(self.network, x_t.shape[2], chunks, cache, remember)
-        with causal, tapped(self.network, features) as taken, read_out(self.network, taken, read) as readings:
+        with (
+            causal,
+            tapped(self.network, features) as taken,
+            read_out(self.network, taken, read) as readings,
+            own_tokens(self.network, "patch_embedding", "proj_out", dim=2),
+        ):
             (velocity,) = self.network(
                 hidden_states=x_t.to(self.dtype),
                 timestep=1000 * (self._by_token(sigma, x_t) if sigma.ndim == 2 else sigma),
@@ -61,6 +68,7 @@ class Wan:
     denoiser: ClassVar[type[WanDenoiser]] = WanDenoiser
     text_width: ClassVar[str] = "text_dim"
     """The key of the transformer's configuration that is the width of its text."""
+    exchange_heads = staticmethod(exchange_heads)
     ends: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "text_dim")
     """Keys of the transformer's configuration in which networks of one run must agree."""
 

@@ -20,6 +20,7 @@ from ray_distill.models.loading import (
     use_attention,
 )
 from ray_distill.models.lora import add_lora
+from ray_distill.models.sequence import Ranks, make_ranks, split
 from ray_distill.models.shared import on_one_base
 from ray_distill.train.schedule import total_updates
 from ray_distill.train.worker import zero
@@ -30,12 +31,13 @@ from ray_distill.types import TEACHER, Average, Role
 
 def build_engines(config: RunConfig, at: At = unseen) -> Engines:
     """One engine per role that training holds, each with its own weights and adapters; ``at`` learns which is made."""
+    ranks = make_ranks(config.train.sequence_parallel, config.train.timeout_s)
     heads = {
         role: placed(role, given, config.model.family, check_folder(config.model.family, config.source(given.of)))
         for role, given in config.method.heads.items()
     }
     return DeepSpeedEngines(
-        modules(config, heads, at),
+        modules(config, heads, at, ranks),
         {role: config.role(role) for role in config.held_roles},
         family(config.model.family).denoiser,
         total_updates(config),
@@ -47,20 +49,27 @@ def build_engines(config: RunConfig, at: At = unseen) -> Engines:
 
 
 def modules(
-    config: RunConfig, heads: Mapping[Role, tuple[tuple[int, ...], int]], at: At = unseen
+    config: RunConfig,
+    heads: Mapping[Role, tuple[tuple[int, ...], int]],
+    at: At = unseen,
+    ranks: Ranks | None = None,
 ) -> Iterable[tuple[Role, nn.Module]]:
-    """The roles' networks, each made when it is asked for; ``heads``: (blocks, their width) of roles that are heads."""
+    """The roles' networks, each made when it is asked for; ``heads``: (blocks, their width) of roles that are heads.
+    ``ranks`` share the tokens of each network, which heads see whole."""
     judges = ((role, random_heads(len(blocks), width, config.seed)) for role, (blocks, width) in heads.items())
     if config.model.shared_base:
-        return chain(on_one_base(transformer(config, TEACHER, at), config.adapters, config.seed), judges)
-    return chain(((role, transformer(config, role, at)) for role in config.held_roles if role not in heads), judges)
+        return chain(on_one_base(transformer(config, TEACHER, at, ranks), config.adapters, config.seed), judges)
+    return chain(
+        ((role, transformer(config, role, at, ranks)) for role in config.held_roles if role not in heads), judges
+    )
 
 
-def transformer(config: RunConfig, role: Role, at: At = unseen) -> nn.Module:
+def transformer(config: RunConfig, role: Role, at: At = unseen, ranks: Ranks | None = None) -> nn.Module:
     """The role's network with its weights and its adapters, on the rank's device; under ZeRO-3 in shards."""
     at("load", (role,))
     held = config.role(role)
     network = loaded(config, held, role)
+    split(network, ranks, family(config.model.family).exchange_heads)
     differ = any(config.role(other).attention for other in config.held_roles)
     use_attention(network, held.attention or config.model.attention, always=differ)
     if held.base_precision == "int8":

@@ -12,6 +12,7 @@ from ray_distill.data.prepare.first_rows import check_rows
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models.loading import check_folder
 from ray_distill.train.driver.checks.networks import check_positions
+from ray_distill.train.driver.checks.sequence import check_tokens
 
 
 def check_size(config: RunConfig) -> None:
@@ -27,8 +28,9 @@ def check_size(config: RunConfig) -> None:
                     f"{section}.{name} = {of}: the model takes multiples of {whole}; use {near} or {near + whole}"
                 )
     shapes = {models.latent_shape(clips.frames, data.height, data.width) for clips in map(data.clips, data.parts)}
-    shapes |= {models.latent_shape(data.frames, data.height, data.width), models.latent_shape(*shown)}
-    check_positions(config, sorted(shapes))
+    shapes |= {models.latent_shape(data.frames, data.height, data.width)}
+    check_tokens(config, sorted(shapes))
+    check_positions(config, sorted(shapes | {models.latent_shape(*shown)}))
     chunks = config.method.sampler().chunks
     for frames in {data.frames, shown[0]}:
         latent = models.latent_shape(frames, data.height, data.width)[1]
