@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ray_distill.models.causal_wan import CausalAttention, Sight
 from ray_distill.models.sequence import Ranks
+from ray_distill.models.wan.causal import CausalAttention, Sight
 
 
 class SequenceAttention(CausalAttention):
