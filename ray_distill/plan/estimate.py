@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ray_distill.config import RunConfig
@@ -20,7 +20,7 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Estimate:
-    """``flops``: of one GPU in one step, by role, in expectation."""
+    """``flops``: of one GPU in one step, by role, in expectation. ``sent``: likewise, bytes of sequence parallelism."""
 
     config: RunConfig
     latent: tuple[int, int, int, int]
@@ -29,6 +29,7 @@ class Estimate:
     cycle: Cycle
     peak: Moment
     flops: Mapping[Role, float]
+    sent: Mapping[Role, float]
 
     @property
     def host(self) -> int:
@@ -61,8 +62,9 @@ def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
         at_work, alive = counted.activations(kind)
         moments += memory.update(states, kind.roles, at_work, alive)
     peak = max(moments, key=lambda moment: moment.total)
-    flops = {role: counted.flops(repeated, role) for role in sizes}
-    return Estimate(config, counted.latent, sizes, states, repeated, peak, flops)
+    flops = {role: counted.mean(repeated, role, lambda done: done.flops + done.backward_flops) for role in sizes}
+    sent = {role: counted.mean(repeated, role, lambda done: done.sent) for role in sizes}
+    return Estimate(config, counted.latent, sizes, states, repeated, peak, flops, sent)
 
 
 class Counted:
@@ -88,6 +90,7 @@ class Counted:
                 text,
                 call.grad,
                 call.trained,
+                config.train.sequence_parallel,
             )
         )
 
@@ -109,13 +112,12 @@ class Counted:
             most = max([most, *points], key=lambda point: sum(point[1].values()))
         return most
 
-    def flops(self, repeated: Cycle, role: Role) -> float:
-        """Of ``role`` on one GPU, a mean over the steps of a cycle."""
+    def mean(self, repeated: Cycle, role: Role, of: Callable[[Pass], int]) -> float:
+        """The sum of ``of`` over the calls of ``role`` on one GPU, a mean over the steps of a cycle."""
         total = 0.0
         for kind in repeated.kinds:
             for path in kind.paths:
                 for call in path.calls:
                     if call.role == role:
-                        done = self.one(call)
-                        total += kind.times * float(path.weight) * (done.flops + done.backward_flops)
+                        total += kind.times * float(path.weight) * of(self.one(call))
         return total * self.config.train.accumulation / repeated.steps
