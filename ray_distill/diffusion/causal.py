@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
-from ray_distill.diffusion.timesteps import shift_sigma
 from ray_distill.types import Cache, Chunks, Cond, Denoiser
 
 
@@ -51,7 +50,7 @@ def by_chunks(
     at ``chunks.context_timestep``, so no gradient reaches an earlier chunk. ``eps()`` [B, C, T, H, W] is the noise of
     that forward, asked for only where there is some.
     """
-    cache, clip, start, level = Cache(), [], 0, context_sigma(chunks)
+    cache, clip, start, level = Cache(), [], 0, chunks.context_timestep / 1000
     for number, length in enumerate(chunk_lengths(frames, chunks)):
         where = slice(start, start + length)
         clip.append(denoise_chunk(partial(denoiser, cache=cache), number, where))
@@ -62,13 +61,5 @@ def by_chunks(
             x_c, sigma = clip[-1], clip[-1].new_empty(len(clip[-1]), dtype=torch.float32)
             if level > 0:
                 x_c = add_noise(x_c, eps()[:, :, where], sigma.fill_(level))
-            denoiser(x_c, sigma.fill_(chunks.context_timestep / 1000), cond, cache=cache, remember=True)
+            denoiser(x_c, sigma.fill_(level), cond, cache=cache, remember=True)
     return torch.cat(clip, dim=2)
-
-
-def context_sigma(chunks: Chunks) -> float:
-    """The noise level of what is remembered: timestep / 1000, unless the grid of the reference is asked for."""
-    if chunks.grid_shift is None:
-        return chunks.context_timestep / 1000
-    grid = [shift_sigma(i / 1000, chunks.grid_shift) for i in range(1, 1001)]
-    return min(grid, key=lambda sigma: abs(1000 * sigma - chunks.context_timestep))

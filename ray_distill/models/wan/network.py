@@ -13,6 +13,7 @@ from torch import Tensor
 from ray_distill.models.features import read_out, tapped
 from ray_distill.models.sequence import own_tokens
 from ray_distill.models.wan.causal import causal_attention
+from ray_distill.models.wan.conditions import enter, leave
 from ray_distill.models.wan.sequence import exchange_heads
 from ray_distill.types import Cache, Cond, Prediction
 
@@ -39,6 +40,9 @@ class WanDenoiser:
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:
+        start = cache.frames if cache is not None else 0
+        latents, levels = enter(x_t, sigma, cond, start)
+        image = {"encoder_hidden_states_image": cond["image"].to(self.dtype)} if "image" in cond else {}
         causal = causal_attention(self.network, x_t.shape[2], chunks, cache, remember)
         with (
             causal,
@@ -47,12 +51,14 @@ class WanDenoiser:
             own_tokens(self.network, "patch_embedding", "proj_out", dim=2),
         ):
             (velocity,) = self.network(
-                hidden_states=x_t.to(self.dtype),
-                timestep=1000 * (self._by_token(sigma, x_t) if sigma.ndim == 2 else sigma),
+                hidden_states=latents.to(self.dtype),
+                timestep=1000 * (self._by_token(levels, x_t) if levels.ndim == 2 else levels),
                 encoder_hidden_states=cond["text"].to(self.dtype),
                 return_dict=False,
+                **image,
             )
-        return Prediction(velocity.to(x_t.dtype), tuple(taken), tuple(readings))
+        velocity = leave(velocity.to(x_t.dtype), x_t, sigma, cond, start)
+        return Prediction(velocity, tuple(taken), tuple(readings))
 
     def _by_token(self, sigma: Tensor, x_t: Tensor) -> Tensor:
         """``sigma`` [B, T] as [B, tokens], which is how diffusers takes levels that differ within a clip."""
