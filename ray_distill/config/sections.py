@@ -25,6 +25,8 @@ class Model(Section):
     family: Annotated[str, BeforeValidator(_family)] = "wan"
     path: Pipeline
     max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the exported weights, but for the parts that diffusers keeps in float32."""
     text_encoder_precision: Literal["float32", "int8"] = "float32"
     attention: str = "native"
     """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""

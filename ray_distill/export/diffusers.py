@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from huggingface_hub import ModelCardData
 from ray_distill.config.secrets import mask
 from ray_distill.evaluate.report import table
 from ray_distill.export.base import read_index
+from ray_distill.export.shards import save_network
 from ray_distill.models.lora import LoRA
 from ray_distill.models.wan import causal
 from ray_distill.types import Sampler
@@ -54,10 +56,12 @@ def export_student(
     negative_prompt: str = "",
     adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
     low: torch.nn.Module | None = None,
+    tensors: Mapping[str, Mapping[str, torch.Tensor] | None] = MappingProxyType({}),
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
-    ``transformer`` is one of ``PIPELINES``, with the student's weights, and is saved in its own dtype.
+    ``transformer`` is one of ``PIPELINES``, with the student's weights, and is saved in its own dtype; so is ``low``.
+    Where ``tensors`` has those of "transformer" or "transformer_2" by name, that network is an outline of them.
     ``base`` is the teacher's pipeline folder, kept as a path relative to ``folder``, or a name on the hub: text
     encoder and VAE come from there. ``latent_shape`` is (C, t, h, w). ``card`` may hold ``title``, ``method``,
     ``report`` (an evaluation's, shown as a table) and further values that are listed as they are. ``adapter``, where
@@ -102,12 +106,12 @@ def export_student(
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        _save_networks(fresh, transformer, low, sampler)
+        _save_networks(fresh, transformer, low, sampler, tensors)
         if adapter is not None:
-            lora, tensors = adapter
+            lora, parts = adapter
             pipeline.save_lora_weights(
                 fresh,
-                transformer_lora_layers=dict(tensors),
+                transformer_lora_layers=dict(parts),
                 weight_name=ADAPTER,
                 transformer_lora_adapter_metadata=lora.peft(),
             )
@@ -146,11 +150,17 @@ def check_place(folder: Path) -> None:
         raise ValueError(f"{folder} exists and is no export (it has no {RECIPE}): give another folder or empty it")
 
 
-def _save_networks(folder: Path, transformer: torch.nn.Module, low: torch.nn.Module | None, sampler: Sampler) -> None:
+def _save_networks(
+    folder: Path,
+    transformer: torch.nn.Module,
+    low: torch.nn.Module | None,
+    sampler: Sampler,
+    tensors: Mapping[str, Mapping[str, torch.Tensor] | None],
+) -> None:
     scheduler = SCHEDULERS[sampler.kind](shift=1.0)  # the timesteps are already shifted
     networks = {"transformer": transformer} | ({} if low is None else {"transformer_2": low})
     for name, network in networks.items():
-        network.save_pretrained(folder / name, safe_serialization=True)  # type: ignore[operator]
+        save_network(folder / name, network, tensors.get(name))
     scheduler.save_pretrained(folder / "scheduler")
     if sampler.experts is not None:
         rest = dict.fromkeys(("tokenizer", "text_encoder", "vae"))

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ray_distill.checkpoint import Checkpoint
-from ray_distill.checkpoint.network import load_network
+from ray_distill.checkpoint.network import outlined
 from ray_distill.config import RunConfig
 from ray_distill.export.diffusers import export_student
 from ray_distill.types import STUDENT
@@ -25,11 +27,14 @@ def export(
     """Write ``folder``, else <run_dir>/export, from ``checkpoint`` with the method's own recipe; returns it."""
     lora, recipe = config.role(STUDENT).lora, config.method.sampler()
     high, low = (recipe.experts.high, recipe.experts.low) if recipe.experts else (STUDENT, None)
+    dtype = getattr(torch, config.model.export_dtype)
+    transformer, own = outlined(config, high, checkpoint, dtype)
+    other, rest = (None, None) if low is None else outlined(config, low, checkpoint, dtype)
     # load_lora_weights puts adapters, and nothing else, on the first transformer.
     alone = lora is not None and not lora.whole and high == STUDENT
     return export_student(
         folder or config.run_dir / FOLDER,
-        load_network(config, high, checkpoint),
+        transformer,
         config.publish.base_model if config.publish else config.model.path,
         recipe,
         latent_shape,
@@ -40,6 +45,7 @@ def export(
         max_sequence_length=config.model.max_sequence_length,
         negative_prompt=config.data.negative_prompt,
         adapter=(lora, Checkpoint(checkpoint).tensors(STUDENT, config.student_tensors)) if lora and alone else None,
-        low=None if low is None else load_network(config, low, checkpoint),
+        low=other,
+        tensors={"transformer": own, "transformer_2": rest},
         card={"title": config.name, "method": config.method.name, "report": report or {}},
     )
