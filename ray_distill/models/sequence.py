@@ -31,14 +31,14 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
         pieces = x.new_empty(group.size(), *x.shape)
-        dist.all_gather_into_tensor(pieces, x.contiguous(), group)
+        dist.all_gather(list(pieces.unbind(0)), x.contiguous(), group)
         return pieces.movedim(0, 1).flatten(1, 2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         pieces = gradients[0].unflatten(1, (ctx.group.size(), -1)).movedim(1, 0).contiguous()
         own = torch.empty_like(pieces[0])
-        dist.reduce_scatter_tensor(own, pieces, group=ctx.group)
+        dist.reduce_scatter(own, list(pieces.unbind(0)), group=ctx.group)
         return own, None
 
 
