@@ -10,7 +10,7 @@ from ray_distill.config import RunConfig
 from ray_distill.data.read.video import write_clip
 from ray_distill.evaluate.generate import Candidate, denoiser, enlarge, frames_of, make_latents
 from ray_distill.models.codec import load_codec
-from ray_distill.models.text import TextEncoder
+from ray_distill.models.conditions import batched, unconditional
 from ray_distill.types import STUDENT
 
 
@@ -18,9 +18,10 @@ def sample_video(config: RunConfig, checkpoint: Path, prompt: str, seed: int, ou
     """Write an mp4 of ``prompt``; equal seeds give equal videos."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
-    model = config.model
-    encoder = TextEncoder(model.path, model.max_sequence_length, model.int8_text)
-    cond, uncond = ({"text": encoder.encode([t]).to(device)} for t in (prompt, config.data.negative_prompt))
+    encoders = config.model.encoders
+    asked, negative = encoders.text_encoder().encode([prompt, config.data.negative_prompt])
+    cond = {name: value.to(device) for name, value in batched([asked], encoders.fields).items()}
+    uncond = unconditional(negative, cond, encoders.fields)
     recipe = config.method.sampler()
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)

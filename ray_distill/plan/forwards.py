@@ -97,9 +97,9 @@ def paths(method: Method, update: Update) -> Iterator[Path]:
             for role in method.roles
         }
         zeros = torch.zeros(ROWS, *SHAPE)
-        text = {"text": torch.zeros(ROWS, 1, 1)}
+        cond = {"prompt": torch.zeros(ROWS, 1, 1)}
         states = zeros[:, None].expand(-1, len(method.sampler().timesteps), *SHAPE)
-        update.loss(networks, Batch(torch.arange(ROWS), SHAPE, text, text, zeros, states), draws, {})
+        update.loss(networks, Batch(torch.arange(ROWS), SHAPE, cond, cond, zeros, states), draws, {})
         weight = Fraction(1)
         for high in draws.highs:
             weight /= high

@@ -24,7 +24,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from ray_distill.models import family
+from ray_distill.models.conditions import empty
 from ray_distill.models.sequence import Ranks, split
+from ray_distill.models.spec import Field
 from ray_distill.plan.network import build
 
 aten = torch.ops.aten
@@ -39,7 +41,8 @@ FLOPS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One call of a network: ``architecture`` is its config as JSON, ``text`` [L, D], ``latent`` (C, t, h, w)."""
+    """One call of a network: ``architecture`` is its config as JSON, ``latent`` (C, t, h, w), ``fields`` are those of
+    Cond by name."""
 
     family: str
     architecture: str
@@ -47,7 +50,7 @@ class Workload:
     gradient_checkpointing: bool
     rows: int
     latent: tuple[int, int, int, int]
-    text: tuple[int, int]
+    fields: tuple[tuple[str, Field], ...]
     grad: bool
     trained: bool = True
     """Whether gradients go to the weights, else to the input alone."""
@@ -94,11 +97,11 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
         ranks = Imagined(work.sequence) if work.sequence > 1 else None
         split(network, ranks, family(work.family).exchange_heads)
         denoiser = family(work.family).denoiser(network, dtype)
-        x_t, text = torch.empty(work.rows, *work.latent), torch.empty(work.rows, *work.text)
+        x_t, cond = torch.empty(work.rows, *work.latent), empty(dict(work.fields), work.rows, work.latent)
         sigma = torch.empty(work.rows)
         x_t.requires_grad_(work.grad and not work.trained)
         with Counter([*network.parameters(), *network.buffers()]) as counter, torch.set_grad_enabled(work.grad):
-            velocity = denoiser(x_t, sigma, {"text": text}).velocity
+            velocity = denoiser(x_t, sigma, cond).velocity
             saved, forward, flops = counter.now, counter.most, counter.flops
             counter.most = 0
             if work.grad:

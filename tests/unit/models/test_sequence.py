@@ -106,13 +106,13 @@ def network(case: Case) -> tuple[nn.Module, nn.Module]:
     return made, random_heads(BLOCKS, WIDTH, seed=0)
 
 
-def batch(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+def batch(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     rng = torch.Generator().manual_seed(0)
     shape, text = SHAPES[case.family]
     x, words = torch.randn(2, *shape, generator=rng), torch.randn(2, *text, generator=rng)
-    words[1, 3:] = 0  # a shorter prompt, which LTX-Video masks
     sigma = torch.tensor([[0.1, 0.4, 0.9], [0.2, 0.3, 0.5]]) if case.by_frame else torch.tensor([0.3, 0.7])
-    return x.requires_grad_(), sigma, words
+    mask = torch.arange(text[0]) < torch.tensor([[5], [3]])  # a shorter prompt, of which LTX-Video sees its tokens
+    return x.requires_grad_(), sigma, {"text": words, "text_mask": mask}
 
 
 def coupled(x: Tensor) -> Tensor:
@@ -131,19 +131,19 @@ def run(case: Case, own: tuple[nn.Module, nn.Module], ranks: ThreadRanks | None)
     for name, parameter in module.named_parameters():
         if "lora_B" in name:
             nn.init.constant_(parameter, 0.1)
-    x, sigma, text = batch(case)
+    x, sigma, cond = batch(case)
     denoiser = adapter(case.family).denoiser(module)
     asked: dict[str, Any] = {"features": case.features, "read": case.read} if case.features else {}
     if case.cached:
         cache, pieces = Cache(), []
         for frame in range(x.shape[2]):
             now = x[:, :, frame : frame + 1]
-            pieces.append(denoiser(now, sigma, {"text": text}, cache=cache, **asked).velocity)
+            pieces.append(denoiser(now, sigma, cond, cache=cache, **asked).velocity)
             with torch.no_grad():
-                denoiser(now, sigma, {"text": text}, cache=cache, remember=True)
+                denoiser(now, sigma, cond, cache=cache, remember=True)
         velocity, taken = torch.cat(pieces, 2), ()
     else:
-        prediction = denoiser(x, sigma, {"text": text}, chunks=case.chunks, **asked)
+        prediction = denoiser(x, sigma, cond, chunks=case.chunks, **asked)
         velocity, taken = prediction.velocity, prediction.features + prediction.readings
     loss = coupled(velocity) + sum(map(coupled, taken))
     if case.heads:
@@ -274,12 +274,12 @@ def test_without_it_nothing_is_put_on_a_network() -> None:
     split(module, None, adapter("wan").exchange_heads)
     assert ranks_of(module) is None
     assert {type(block.attn1.processor) for block in module.blocks} == {WanAttnProcessor}
-    x, sigma, text = batch(case)
+    x, sigma, cond = batch(case)
     seen: list[int] = []
     watched = [module, module.patch_embedding, module.proj_out, module.norm_out]
     for part in watched:
         part.register_forward_hook(lambda part, args, out: seen.append(len(part._forward_hooks)))
-    adapter("wan").denoiser(module)(x, sigma, {"text": text})
+    adapter("wan").denoiser(module)(x, sigma, cond)
     assert seen == [1] * len(watched)
 
 

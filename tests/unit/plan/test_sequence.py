@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ray_distill.models.sequence import Ranks
+from ray_distill.models.spec import Field
 from ray_distill.plan import passes, plan
 from ray_distill.plan.changes import changes
 from ray_distill.plan.passes import Pass, Workload, run
@@ -22,7 +23,8 @@ from tests.tiny_wan import TEXT, tiny_wan
 from tests.unit.plan.test_plan import LARGE, config, found
 
 WAN = dict(tiny_wan(0).config) | {"num_attention_heads": 8}
-WORK = Workload("wan", json.dumps(WAN), "float32", True, 1, (4, 5, 16, 16), TEXT, True)
+FIELDS = (("text", Field(TEXT, padding="zeros")),)
+WORK = Workload("wan", json.dumps(WAN), "float32", True, 1, (4, 5, 16, 16), FIELDS, True)
 
 
 @contextmanager
@@ -74,7 +76,15 @@ def test_bytes_sent_are_worked_out_by_hand() -> None:
     ],
 )
 def test_saved_bytes_and_flops_are_divided(family: str, described: dict[str, Any], latent: Any) -> None:
-    work = replace(WORK, family=family, architecture=json.dumps(described), latent=latent, gradient_checkpointing=False)
+    fields = (*FIELDS,) if family == "wan" else (("text", Field(TEXT, padding="mask")),)
+    work = replace(
+        WORK,
+        fields=fields,
+        family=family,
+        architecture=json.dumps(described),
+        latent=latent,
+        gradient_checkpointing=False,
+    )
     one = run(work, described)
     for size in (2, 4):
         shared = run(replace(work, sequence=size), described)
