@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +21,7 @@ from ray_distill.plan.changes import changes
 from ray_distill.plan.passes import Pass, Workload, run
 from tests.tiny_ltx import tiny_ltx
 from tests.tiny_wan import TEXT, tiny_wan
-from tests.unit.plan.test_plan import LARGE, config, found
+from tests.unit.plan.test_plan import LARGE, OFFLOAD, ROOT, SHARED, config, found
 
 WAN = dict(tiny_wan(0).config) | {"num_attention_heads": 8}
 FIELDS = (("text", Field(TEXT, padding="zeros")),)
@@ -124,3 +125,27 @@ def test_14b_at_480p_is_half_and_a_quarter_but_for_what_is_not_split() -> None:
 
 def test_a_pass_without_it_is_what_it_was() -> None:
     assert isinstance(run(WORK, WAN), Pass) and run(WORK, WAN) == run(replace(WORK, sequence=1), WAN)
+
+
+P720 = ["data.height=720", "data.width=1280"]
+ROWS = {
+    "480p, separate, all weights": (LARGE, []),
+    "480p, optimizer offloaded": (LARGE, OFFLOAD),
+    "480p, shared base, ZeRO-3": (SHARED, []),
+    "720p, optimizer offloaded": (LARGE, [*OFFLOAD, *P720]),
+    "720p, shared base, ZeRO-3": (SHARED, P720),
+}
+
+
+@pytest.mark.slow
+def test_the_table_of_what_holds_14b() -> None:
+    documented = (ROOT / "docs/plan.md").read_text().splitlines()
+    for name, (path, changed) in ROWS.items():
+        cells = []
+        for size in (1, 2, 4, 8):
+            changed_too = [*changed, f"train.sequence_parallel={size}"]
+            text, fits = plan(config(path, *changed_too), {"cluster": "8xH100-80GB"})
+            match = re.search(r"([0-9.]+) of", text)
+            assert match is not None
+            cells.append(match.group(1) + ("" if fits else ", no"))
+        assert f"| {name} | {' | '.join(cells)} |" in documented
