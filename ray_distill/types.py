@@ -333,9 +333,23 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a worker stands: batches and noise follow ``data_rank``; ``seq_size`` is 1 for now."""
+    """Position of a worker among ``world``: each ``seq_size`` neighbours share the tokens of the same clips.
 
-    data_rank: int
-    data_size: int
-    seq_rank: int = 0
+    Batches and noise follow ``data_rank``; one process, which ``leads``, speaks for all.
+    """
+
+    rank: int
+    world: int
     seq_size: int = 1
+
+    @property
+    def data_rank(self) -> int:
+        return self.rank // self.seq_size
+
+    @property
+    def data_size(self) -> int:
+        return self.world // self.seq_size
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0

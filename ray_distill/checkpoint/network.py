@@ -2,31 +2,131 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ray_distill.checkpoint.reader import Checkpoint
 from ray_distill.config import RunConfig
-from ray_distill.models.loading import load_transformer, random_transformer
-from ray_distill.models.lora import merge
+from ray_distill.models.loading import cast, empty_transformer, hollow_transformer, own_parameters, random_transformer
+from ray_distill.models.lora import LoRA
+from ray_distill.models.weights import Weights
 
 
-def load_network(config: RunConfig, role: str, checkpoint: Path | None, averaged: bool = True) -> nn.Module:
-    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began, where
-    its turn has not come yet, too.
+class Merged(Mapping[str, Tensor]):
+    """fp32 tensors of a trained network by name: a checkpoint's, the source's, or both where adapters are merged.
 
-    Adapters are merged into the weights that they adapt."""
+    Each is read when it is asked for, and nothing is kept.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        source: Weights | None,
+        checkpoint: Checkpoint,
+        role: str,
+        kind: str,
+        lora: LoRA | None,
+    ) -> None:
+        """``kind`` of tensors, "weights" or "ema", of ``role``; ValueError where they are not this network's."""
+        self._source, self._checkpoint, self._role, self._kind, self._lora = source, checkpoint, role, kind, lora
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        self._stored = checkpoint.shapes(role, kind)
+        wanted = self._shapes if lora is None else _adapter_shapes(network, lora)
+        if wrong := {
+            name for name in wanted.keys() | self._stored.keys() if wanted.get(name) != self._stored.get(name)
+        }:
+            what = "weights are another model's"
+            if lora is not None:
+                what = "adapter is another model's, or of another rank or targets"
+            raise ValueError(f"the {what}: {min(wrong)} does not fit")
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._stored:
+            return self._read(name)
+        assert self._source is not None and self._lora is not None
+        weight, layer = self._source[name].float(), name.removesuffix(".weight")
+        if f"{layer}.lora_A.weight" not in self._stored:
+            return weight
+        a, b = (self._read(f"{layer}.lora_{part}.weight") for part in "AB")
+        return weight + (b @ a) * ((self._lora.alpha or self._lora.rank) / self._lora.rank)
+
+    def _read(self, name: str) -> Tensor:
+        return self._checkpoint.tensor(self._role, self._kind, name).float()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def _adapter_shapes(network: nn.Module, lora: LoRA) -> dict[str, tuple[int, ...]]:
+    """Shapes of all that ``lora`` trains of ``network``, by plain name."""
+    shapes = {name: tuple(p.shape) for name, p in network.named_parameters() if lora.trains_whole(name)}
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Linear) and lora.adapts(name):
+            shapes[f"{name}.lora_A.weight"] = lora.rank, layer.in_features
+            shapes[f"{name}.lora_B.weight"] = layer.out_features, lora.rank
+    return shapes
+
+
+def outlined(
+    config: RunConfig, role: str, checkpoint: Path, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, Mapping[str, Tensor] | None]:
+    """(a role's network on the meta device, in ``dtype`` but for the parts that diffusers keeps in fp32; its tensors by
+    name: of a trained role the average's, where one is kept).
+
+    A role whose turn has not come yet is as it began. One that began at random and is not trained has no file: (the
+    network itself, None)."""
+    family, path, trained = config.model.family, config.source(role), _trained(config, role, checkpoint)
+    source: Weights | None = None
     if config.role(role).init == "random":
-        module = random_transformer(config.model.family, config.source(role), config.seed)
+        if not trained:
+            return load_network(config, role, None, dtype=dtype), None
+        network = cast(empty_transformer(family, path), dtype)
     else:
-        module = load_transformer(config.model.family, config.source(role))
+        network, source = hollow_transformer(family, path, dtype)
+    return network, _merged(config, role, network, source, checkpoint, averaged=True) if trained else source
+
+
+def _trained(config: RunConfig, role: str, checkpoint: Path) -> bool:
+    """Whether ``checkpoint`` has trained tensors of ``role``: the method trains it, and its turn has come."""
     trains = config.method.roles[role] == "trained"
-    if checkpoint is not None and trains and role in Checkpoint(checkpoint).state.get("roles", {role}):
-        trained = Checkpoint(checkpoint).tensors(role, config.sampled_tensors(role) if averaged else "weights")
-        lora = config.role(role).lora
-        if lora is None:
-            module.load_state_dict(trained)
-        else:
-            merge(module, lora, trained)
-    return module.eval().requires_grad_(False)
+    return trains and role in Checkpoint(checkpoint).state.get("roles", {role})
+
+
+def _merged(
+    config: RunConfig, role: str, network: nn.Module, source: Weights | None, checkpoint: Path, averaged: bool
+) -> Merged:
+    kind = config.sampled_tensors(role) if averaged else "weights"
+    return Merged(network, source, Checkpoint(checkpoint), role, kind, config.role(role).lora)
+
+
+def load_network(
+    config: RunConfig,
+    role: str,
+    checkpoint: Path | None,
+    averaged: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """A role's network, frozen: out of a checkpoint (its average, where one is kept), or as it began, where its turn
+    has not come yet, too.
+
+    It takes ``dtype`` tensor by tensor, but for the parts that diffusers keeps in fp32. Adapters are merged, in fp32,
+    into the weights that they adapt."""
+    family, path = config.model.family, config.source(role)
+    source: Weights | None = None
+    if config.role(role).init == "random":
+        network = cast(random_transformer(family, path, config.seed), dtype)
+    else:
+        network, source = hollow_transformer(family, path, dtype)
+    tensors: Mapping[str, Tensor] | None = source
+    if checkpoint is not None and _trained(config, role, checkpoint):
+        tensors = _merged(config, role, network, source, checkpoint, averaged)
+    if tensors is not None:
+        for owner, last, name, parameter in own_parameters(network):
+            setattr(owner, last, nn.Parameter(tensors[name].to(parameter.dtype, copy=True)))
+    return network.eval().requires_grad_(False)

@@ -34,6 +34,8 @@ class Model(Section):
     """Whether a video begins from an image. Without it the network says so; Wan 2.2 5B does both, and makes videos of
     text then."""
     max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the exported weights, but for the parts that diffusers keeps in float32."""
     text_encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """What the text encoder computes in, whatever dtype its files have; int8: its weights, held in a byte each."""
 
@@ -71,6 +73,8 @@ class Train(Section):
     global_batch: Many
     micro_batch: Many
     """Samples of one forward on one worker; the rest of the global batch is accumulated."""
+    sequence_parallel: PositiveInt = 1
+    """Neighbouring workers that share the tokens of a clip: its activations fall to about 1 / this many."""
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1
     log_every_s: Annotated[float, Field(gt=0, le=YEAR_S)] = 5
@@ -119,18 +123,36 @@ class Train(Section):
         least = self.min_workers or self.workers
         if least > self.workers:
             raise ValueError(f"train.min_workers = {least} is more than train.workers = {self.workers}")
-        for workers in range(self.workers, least - 1, -1):
-            if self.global_batch % (workers * self.micro_batch):
-                few = "" if self.min_workers is None else f"; train.min_workers = {least} allows that many workers"
+        shared = self.sequence_parallel
+        for key, workers in (("workers", self.workers), ("min_workers", least)):
+            if workers % shared:
+                divisors = ", ".join(str(n) for n in range(1, least + 1) if self.workers % n == least % n == 0)
+                near = {workers // shared * shared, (workers // shared + 1) * shared} - {0}
                 raise ValueError(
-                    f"train.global_batch = {self.global_batch} is no multiple of workers x micro_batch = "
-                    f"{workers} x {self.micro_batch}{few}"
+                    f"train.sequence_parallel = {shared}: so many workers share a clip, and train.{key} = {workers} is "
+                    f"no multiple; set sequence_parallel to one of {divisors}, or {key} to "
+                    f"{' or '.join(map(str, sorted(near)))}"
+                )
+        for workers in range(self.workers, least - 1, -shared):
+            if self.global_batch % (workers // shared * self.micro_batch):
+                few = "" if self.min_workers is None else f"; train.min_workers = {least} allows that many workers"
+                names, numbers = (
+                    ("workers", workers)
+                    if shared == 1
+                    else (
+                        "workers / sequence_parallel",
+                        f"{workers} / {shared}",
+                    )
+                )
+                raise ValueError(
+                    f"train.global_batch = {self.global_batch} is no multiple of {names} x micro_batch = "
+                    f"{numbers} x {self.micro_batch}{few}"
                 )
         return self
 
     @property
     def accumulation(self) -> int:
-        return self.global_batch // (self.workers * self.micro_batch)
+        return self.global_batch // (self.workers // self.sequence_parallel * self.micro_batch)
 
 
 def sqlite_path(uri: str) -> Path | None:

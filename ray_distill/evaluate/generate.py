@@ -40,14 +40,24 @@ from ray_distill.types import Cond, Denoiser, Sampler
 
 
 @lru_cache(maxsize=1)
-def _networks(key: str, roles: tuple[str, ...], *what: Any) -> dict[str, nn.Module]:
-    return {role: load_network(RunConfig.model_validate_json(key), role, *what) for role in roles}
+def _networks(key: str, roles: tuple[str, ...], checkpoint: Path | None, averaged: bool) -> dict[str, nn.Module]:
+    config = RunConfig.model_validate_json(key)
+    return {role: load_network(config, role, checkpoint, averaged, dtype_of(config, role)) for role in roles}
+
+
+def dtype_of(config: RunConfig, role: str) -> torch.dtype:
+    """The dtype in which ``role`` computes, in training and in samples."""
+    dtype: torch.dtype = getattr(torch, config.role(role).dtype)
+    return dtype
 
 
 def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
     """What ``candidate`` samples with: one network, or the two experts of its recipe."""
     modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged)
-    networks = {role: family(config.model.family).denoiser(module.to(device)) for role, module in modules.items()}
+    networks = {
+        role: family(config.model.family).denoiser(module.to(device), dtype_of(config, role))
+        for role, module in modules.items()
+    }
     experts = candidate.sampler.experts
     return by_level(experts, networks) if experts else networks[candidate.role]
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -17,6 +18,7 @@ from huggingface_hub import ModelCardData
 from ray_distill.config.secrets import mask
 from ray_distill.evaluate.report import table
 from ray_distill.export.base import check_index
+from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
@@ -48,10 +50,12 @@ def export_student(
     low: torch.nn.Module | None = None,
     from_image: bool = False,
     low_adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
+    tensors: Mapping[str, Mapping[str, torch.Tensor] | None] = MappingProxyType({}),
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
-    ``transformer`` is a family's, with the student's weights, and is saved in its own dtype.
+    ``transformer`` is a family's, with the student's weights, and is saved in its own dtype; so is ``low``.
+    Where ``tensors`` has those of "transformer" or "transformer_2" by name, that network is an outline of them.
     ``base`` is the teacher's pipeline folder, kept as a path relative to ``folder``, or a name on the hub: text
     encoder and VAE come from there. ``latent_shape`` is (C, t, h, w). ``card`` may hold ``title``, ``method``,
     ``report`` (an evaluation's, shown as a table) and further values that are listed as they are. ``adapter``, where
@@ -102,11 +106,11 @@ def export_student(
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        _save_networks(fresh, transformer, low, sampler, export.pipeline)
-        for name, (lora, tensors) in adapters.items():
+        _save_networks(fresh, transformer, low, sampler, export.pipeline, tensors)
+        for name, (lora, parts) in adapters.items():
             getattr(diffusers, export.pipeline).save_lora_weights(
                 fresh,
-                transformer_lora_layers=dict(tensors),
+                transformer_lora_layers=dict(parts),
                 weight_name=name,
                 transformer_lora_adapter_metadata=lora.peft(),
             )
@@ -148,12 +152,17 @@ def check_place(folder: Path) -> None:
 
 
 def _save_networks(
-    folder: Path, transformer: torch.nn.Module, low: torch.nn.Module | None, sampler: Sampler, pipeline: str
+    folder: Path,
+    transformer: torch.nn.Module,
+    low: torch.nn.Module | None,
+    sampler: Sampler,
+    pipeline: str,
+    tensors: Mapping[str, Mapping[str, torch.Tensor] | None],
 ) -> None:
     scheduler = SCHEDULERS[sampler.kind](shift=1.0)  # the timesteps are already shifted
     networks = {"transformer": transformer} | ({} if low is None else {"transformer_2": low})
     for name, network in networks.items():
-        network.save_pretrained(folder / name, safe_serialization=True)  # type: ignore[operator]
+        save_network(folder / name, network, tensors.get(name))
     scheduler.save_pretrained(folder / "scheduler")
     if sampler.experts is not None:
         rest = dict.fromkeys(("tokenizer", "text_encoder", "vae"))

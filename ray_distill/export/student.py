@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ray_distill.checkpoint import Checkpoint
-from ray_distill.checkpoint.network import load_network
+from ray_distill.checkpoint.network import outlined
 from ray_distill.config import RunConfig
 from ray_distill.export.diffusers import export_student
 from ray_distill.models.lora import LoRA
@@ -29,9 +30,12 @@ def export(
     """Write ``folder``, else <run_dir>/export, from ``checkpoint`` with the method's own recipe; returns it."""
     recipe = config.method.sampler()
     high, low = (recipe.experts.high, recipe.experts.low) if recipe.experts else (STUDENT, None)
+    dtype = getattr(torch, config.model.export_dtype)
+    transformer, own = outlined(config, high, checkpoint, dtype)
+    other, rest = (None, None) if low is None else outlined(config, low, checkpoint, dtype)
     return export_student(
         folder or config.run_dir / FOLDER,
-        load_network(config, high, checkpoint),
+        transformer,
         config.publish.base_model if config.publish else config.model.path,
         recipe,
         latent_shape,
@@ -42,9 +46,10 @@ def export(
         max_sequence_length=config.model.max_sequence_length,
         negative_prompt=config.data.negative_prompt,
         adapter=adapter(config, high, checkpoint),
-        low=None if low is None else load_network(config, low, checkpoint),
+        low=other,
         from_image=bool(of_clips(config.model.encoders.fields)),
         low_adapter=adapter(config, low, checkpoint) if low in LOW else None,
+        tensors={"transformer": own, "transformer_2": rest},
         card={"title": config.name, "method": config.method.name, "report": report or {}},
     )
 

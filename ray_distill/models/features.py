@@ -14,11 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ray_distill.models.sequence import ranks_of
+
 
 @contextmanager
 def tapped(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
     """Inside, one call of ``network`` (a transformer with ``blocks``, or an engine around one) fills the list with what
-    these blocks return, [B, tokens, D] each, in the order of ``blocks``. ValueError where there is no such block."""
+    these blocks return, [B, tokens, D] each, in the order of ``blocks``. ValueError where there is no such block.
+
+    Where ranks share the tokens, the list has this rank's inside and all of them afterwards."""
     taken: list[Tensor] = []
     if not blocks:
         yield taken
@@ -42,6 +46,8 @@ def tapped(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+    if (ranks := ranks_of(network)) is not None:
+        taken[:] = map(ranks.gather, taken)
 
 
 @contextmanager
@@ -71,3 +77,5 @@ def read_out(network: Any, taken: Sequence[Tensor], wanted: bool = True) -> Iter
     finally:
         for handle in handles:
             handle.remove()
+    if (ranks := ranks_of(network)) is not None:
+        read[:] = map(ranks.gather, read)

@@ -84,11 +84,17 @@ def hollow_transformer(family: str, folder: Path, dtype: torch.dtype) -> tuple[n
         network: nn.Module = adapter(family).transformer.from_config(config)
     weights = Weights(folder, network)
     weights.check()
+    return cast(network, dtype), weights
+
+
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """``network`` with its parameters in ``dtype`` and without gradients, but for the parts that diffusers keeps in
+    fp32."""
     kept = set(getattr(network, "_keep_in_fp32_modules", None) or ())
     for owner, last, name, parameter in own_parameters(network):
         if not kept & set(name.split(".")):
-            setattr(owner, last, nn.Parameter(parameter.to(dtype)))
-    return network, weights
+            setattr(owner, last, nn.Parameter(parameter.detach().to(dtype)))
+    return network
 
 
 def own_parameters(network: nn.Module) -> list[tuple[nn.Module, str, str, nn.Parameter]]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ray_distill.models.codec import Codec
     from ray_distill.models.pipeline import Pipeline
+    from ray_distill.models.sequence import Ranks
     from ray_distill.types import Denoiser
 
 Config = Mapping[str, Any]
@@ -147,6 +148,8 @@ class Family:
     """The classes in the pipeline's other folders: text_encoder, vae."""
     denoiser: Callable[..., Denoiser]
     """(network, dtype=torch.float32) -> the network behind Denoiser; it may be an engine that wraps one."""
+    exchange_heads: Callable[[nn.Module, Ranks], None]
+    """Put the exchange of sequence parallelism around the self-attention of each block of a transformer."""
     codec: CodecClass
     fields: Callable[[Pipeline, int], Fields]
     """(pipeline, most tokens of a prompt) -> the tensors of Cond."""

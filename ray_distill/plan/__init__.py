@@ -66,10 +66,13 @@ def on(cluster: Cluster, config: RunConfig) -> tuple[RunConfig, str]:
     train = config.train
     if cluster.gpus == train.workers:
         return config, ""
-    if train.global_batch % (cluster.gpus * train.micro_batch):
+    shared = train.sequence_parallel
+    if cluster.gpus % shared or train.global_batch % (cluster.gpus // shared * train.micro_batch):
+        by = f" / train.sequence_parallel = {shared}" if shared > 1 else ""
         raise ValueError(
-            f"cluster = {cluster}: train.global_batch = {train.global_batch} is no multiple of its {cluster.gpus} GPUs "
-            f"x train.micro_batch = {train.micro_batch}; name {train.workers} GPUs, as train.workers, or change these"
+            f"cluster = {cluster}: train.global_batch = {train.global_batch} is no multiple of its {cluster.gpus} GPUs"
+            f"{by} x train.micro_batch = {train.micro_batch}; name {train.workers} GPUs, as train.workers, or change "
+            "these"
         )
     tree = config.dump()
     tree["train"]["workers"] = cluster.gpus

@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ray_distill.config import RoleConfig, RunConfig
+from ray_distill.models import family
 from ray_distill.plan.estimate import Estimate, estimate
+from ray_distill.plan.network import architecture, latent_shape
 from ray_distill.types import Average, Role, Start
 
 
@@ -69,10 +71,26 @@ def micro_batches(config: RunConfig) -> Changes:
     yield from (of_train(config, "micro_batch", n) for n in range(now - 1, 0, -1) if now % n == 0)
 
 
+def sequence_parallel(config: RunConfig) -> Changes:
+    """More workers a clip: what is sent is the price, and heads and tokens of every network must divide."""
+    train, counts = config.train, [config.train.workers, config.train.min_workers or config.train.workers]
+    for role in config.held_roles:
+        described = architecture(config, role)
+        counts.append(int(described["num_attention_heads"]))
+    height, width = family(config.model.family).patch(described)
+    _, frames, rows, columns = latent_shape(config)
+    counts.append(frames * (rows // height) * (columns // width))
+    for n in range(2 * train.sequence_parallel, train.workers + 1, train.sequence_parallel):
+        if not any(count % n for count in counts):
+            yield of_train(config, "sequence_parallel", n)
+
+
 def workers(config: RunConfig) -> Changes:
     train = config.train
-    most = train.global_batch // train.micro_batch
-    yield from (of_train(config, "workers", n) for n in range(train.workers + 1, most + 1) if most % n == 0)
+    shared, most = train.sequence_parallel, train.global_batch // train.micro_batch
+    yield from (
+        of_train(config, "workers", shared * n) for n in range(train.workers // shared + 1, most + 1) if most % n == 0
+    )
 
 
 def checkpointing(config: RunConfig) -> Changes:
@@ -116,6 +134,7 @@ ORDER: dict[str, Callable[[RunConfig], Changes]] = {
     "checkpointing": checkpointing,
     "micro_batch": micro_batches,
     "zero": zero3,
+    "sequence_parallel": sequence_parallel,
     "bfloat16": lambda config: of_roles(
         config, "dtype", "bfloat16", lambda role, held: held.dtype != "bfloat16" and (held.zero or not held.optimizer)
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ray_distill.config import RunConfig
@@ -23,7 +23,8 @@ Shape = tuple[int, int, int, int]
 class Estimate:
     """``flops``: of one GPU in one step, by role, in expectation. Of a run in stages ``states`` are of the one with the
     ``peak``, and ``parameters`` of all roles, as that stage trains them where it holds them. ``checkpoint``: bytes of
-    the largest one, weights, two moments and the averages of what is trained, in fp32."""
+    the largest one, weights, two moments and the averages of what is trained, in fp32.
+    ``sent``: as ``flops``, bytes of sequence parallelism."""
 
     config: RunConfig
     latent: tuple[int, int, int, int]
@@ -33,6 +34,7 @@ class Estimate:
     peak: Moment
     flops: Mapping[Role, float]
     checkpoint: int
+    sent: Mapping[Role, float]
 
     @property
     def host(self) -> int:
@@ -63,10 +65,10 @@ def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
                 moments += memory.update(states, kind.role, at_work, alive)
         peaks.append((max(moments, key=lambda moment: moment.total), now, states))
     peak, shown, states_then = max(peaks, key=lambda found: found[0].total)
-    flops = {role: counted.flops(repeated, role) for role in sizes}
-    return Estimate(
-        config, counted.latent, {**sizes, **shown}, states_then, repeated, peak, flops, checkpoint_size(config, sizes)
-    )
+    flops = {role: counted.mean(repeated, role, lambda done: done.flops + done.backward_flops) for role in sizes}
+    sent = {role: counted.mean(repeated, role, lambda done: done.sent) for role in sizes}
+    largest = checkpoint_size(config, sizes)
+    return Estimate(config, counted.latent, {**sizes, **shown}, states_then, repeated, peak, flops, largest, sent)
 
 
 def still(parameters: Parameters) -> Parameters:
@@ -107,6 +109,7 @@ class Counted:
                 self.fields,
                 call.grad,
                 call.trained,
+                config.train.sequence_parallel,
             )
         )
 
@@ -128,13 +131,12 @@ class Counted:
             most = max([most, *points], key=lambda point: sum(point[1].values()))
         return most
 
-    def flops(self, repeated: Cycle, role: Role) -> float:
-        """Of ``role`` on one GPU, a mean over the steps of a cycle."""
+    def mean(self, repeated: Cycle, role: Role, of: Callable[[Pass], int]) -> float:
+        """The sum of ``of`` over the calls of ``role`` on one GPU, a mean over the steps of a cycle."""
         total = 0.0
         for kind in repeated.kinds:
             for path in kind.paths:
                 for call in path.calls:
                     if call.role == role:
-                        done = self.one(call)
-                        total += kind.times * float(path.weight) * (done.flops + done.backward_flops)
+                        total += kind.times * float(path.weight) * of(self.one(call))
         return total * self.config.train.accumulation / repeated.steps

@@ -8,6 +8,7 @@ fused as on a GPU, RMSNorm is not, so that the bytes are an upper bound there.
 from __future__ import annotations
 
 import json
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ray_distill.models import family
 from ray_distill.models.conditions import empty
+from ray_distill.models.sequence import Ranks, split
 from ray_distill.models.spec import Field
 from ray_distill.plan.network import build
 
@@ -52,6 +54,8 @@ class Workload:
     grad: bool
     trained: bool = True
     """Whether gradients go to the weights, else to the input alone."""
+    sequence: int = 1
+    """Ranks that share the tokens."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Pass:
     backward: int
     flops: int
     backward_flops: int
+    sent: int
+    """Bytes to the ranks that share the tokens, the backward's included."""
 
 
 @cache
@@ -88,6 +94,8 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
             p.requires_grad_(work.grad and work.trained)
             if p.requires_grad:  # gradients belong to the state
                 p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        ranks = Imagined(work.sequence) if work.sequence > 1 else None
+        split(network, ranks, family(work.family).exchange_heads)
         denoiser = family(work.family).denoiser(network, dtype)
         x_t, cond = torch.empty(work.rows, *work.latent), empty(dict(work.fields), work.rows, work.latent)
         sigma = torch.empty(work.rows)
@@ -98,7 +106,46 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
             counter.most = 0
             if work.grad:
                 velocity.backward(torch.ones_like(velocity))
-    return Pass(saved, forward, counter.most, flops, counter.flops - flops)
+    return Pass(saved, forward, counter.most, flops, counter.flops - flops, ranks.sent if ranks else 0)
+
+
+class _Exchanged(torch.autograd.Function):
+    """A collective of :class:`Imagined`: ``x`` -> ``shape``, and the gradient back; without data and without peers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shape: tuple[int, ...], ranks: Imagined) -> Tensor:
+        ctx.shape, ctx.ranks = x.shape, ranks
+        ranks.send(max(x.nbytes, x.nbytes * math.prod(shape) // x.numel()))
+        return x.new_empty(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        g = gradients[0].clone(memory_format=torch.contiguous_format)  # pieces are laid end to end
+        ctx.ranks.send(g.nbytes)
+        return g.new_empty(ctx.shape), None, None
+
+
+class Imagined(Ranks):
+    """``size`` ranks of which there is the first alone: shapes and bytes are right, and nothing is sent."""
+
+    size: int = 1
+    rank: int = 0
+    sent: int = 0
+
+    def __init__(self, size: int) -> None:
+        self.__dict__.update(size=size, sent=0)
+
+    def send(self, whole: int) -> None:
+        """Count a tensor of ``whole`` bytes: a rank sends all but its own piece of it."""
+        self.__dict__["sent"] += whole * (self.size - 1) // self.size
+
+    def swap(self, x: Tensor) -> Tensor:
+        out: Tensor = _Exchanged.apply(x, tuple(x.shape), self)
+        return out
+
+    def gather(self, x: Tensor) -> Tensor:
+        out: Tensor = _Exchanged.apply(x, (x.shape[0], x.shape[1] * self.size, *x.shape[2:]), self)
+        return out
 
 
 class Counter(TorchDispatchMode):

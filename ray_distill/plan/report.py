@@ -109,6 +109,10 @@ def cost(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
             f"  price={assumed.price:g} USD per GPU and hour, a round figure",
             f"  {assumed.reserve:.0%} of memory for CUDA, NCCL, fragmentation and what a card shows below its name",
         ]
+        if sent := sum(found.sent.values()):
+            lines.append(
+                f"{digits(sent / 1e9, 3)} GB sent by a GPU in a step to those that share its clips (sequence_parallel)"
+            )
         node = cluster.per_node * found.host / GIB
         if found.host:
             lines.append(f"offloaded to CPU memory: {found.host / GIB:.1f} GiB a worker, {node:.0f} a node")

@@ -22,13 +22,15 @@ from ray_distill.models.exits import add_exits
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
+from ray_distill.models.sequence import Ranks, make_ranks, split
 from ray_distill.models.shared import on_one_base
 from ray_distill.models.wan.network import WanDenoiser
+from ray_distill.models.wan.sequence import exchange_heads
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker.engines import DeepSpeedEngines, NotFinite
 from ray_distill.train.worker.step import train_step
 from ray_distill.train.worker.zero import DTYPES
-from ray_distill.types import Average, Batch, Method
+from ray_distill.types import Average, Batch, Method, Placement
 from tests.checkpoints import write
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
@@ -58,6 +60,8 @@ class Case:
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     offload: bool = False
     """Optimizer, and under ZeRO-3 parameters, in CPU memory."""
+    sequence: int = 1
+    """Ranks that share the tokens of a clip."""
 
 
 def engines(case: Case) -> DeepSpeedEngines:
@@ -81,18 +85,27 @@ def engines(case: Case) -> DeepSpeedEngines:
     followed = {"optimizer": None, "ema_decay": None}  # as RunConfig.role has it
     configs |= {role: configs[average.of].model_copy(update=followed) for role, average in averages.items()}
     # As weights are loaded: DeepSpeed casts, but not at stage 0.
+    ranks = make_ranks(case.sequence, timeout_s=60)
     modules: Iterable[tuple[str, nn.Module]] = (
-        (r, network(case, r).to(DTYPES[c.dtype] if r in averages else None)) for r, c in configs.items()
+        (r, shared_by(ranks, case, r, network(case, r).to(DTYPES[c.dtype] if r in averages else None)))
+        for r, c in configs.items()
     )
     if case.shared_base:
         assert case.lora is not None
-        base = network(case, "teacher").to(DTYPES[case.dtype])
+        base = shared_by(ranks, case, "teacher", network(case, "teacher").to(DTYPES[case.dtype]))
         apart = {r: network(case, r) for r in case.method.heads}
         adapters = {r: case.lora for r in configs if r not in ("teacher", *apart)}
         configs["teacher"] = frozen.model_copy(update={"dtype": case.dtype})
         modules = chain(on_one_base(base, adapters, seed=0), apart.items())
     blocks, totals = {role: heads(case, role)[0] for role in case.method.heads}, dict.fromkeys(configs, 100)
     return DeepSpeedEngines(modules, configs, WanDenoiser, totals, case.micro_batch, blocks, averages)
+
+
+def shared_by(ranks: Ranks | None, case: Case, role: str, module: nn.Module) -> nn.Module:
+    """``module`` with its tokens split among ``ranks``; heads see them whole."""
+    if role not in case.method.heads:
+        split(module, ranks, exchange_heads)
+    return module
 
 
 def offloaded(case: Case) -> dict[str, bool]:
@@ -120,7 +133,8 @@ def network(case: Case, role: str) -> nn.Module:
 def micro_batches(case: Case, step: int, rank: int, world: int) -> list[Batch]:
     rng = StatelessRng(7, step)
     batches = []
-    for ids in step * GLOBAL_BATCH + share(GLOBAL_BATCH, rank, world, case.micro_batch):
+    place = Placement(rank, world, case.sequence)
+    for ids in step * GLOBAL_BATCH + share(GLOBAL_BATCH, place.data_rank, place.data_size, case.micro_batch):
         sample_ids = torch.from_numpy(ids)
         text = rng.noise("text", sample_ids, TEXT)
         x_0 = rng.noise("data", sample_ids, SHAPE)

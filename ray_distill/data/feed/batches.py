@@ -34,7 +34,7 @@ def micro_batches(
             rows = next(raw)
             if not np.array_equal(rows["sample_id"], wanted):
                 raise RuntimeError(
-                    f"rank {placement.data_rank}, step {step}: the data plan says samples {wanted[:3]}..., "
+                    f"rank {placement.rank}, step {step}: the data plan says samples {wanted[:3]}..., "
                     f"but samples {rows['sample_id'][:3]}... came"
                 )
             shape: Shape = tuple(rows["shape"][0].tolist())

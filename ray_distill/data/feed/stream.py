@@ -36,7 +36,8 @@ class Stream:
     """The training data from ``start`` on, as a dataset that Ray Train splits among ``world`` workers.
 
     A block holds one rank's samples of ``steps_per_block`` consecutive steps, and block k goes to rank k mod world;
-    each row carries its sample id, so the worker knows that it got what the plan says.
+    each row carries its sample id, so the worker knows that it got what the plan says. Each ``seq`` neighbouring ranks
+    share the tokens of the same clips, and each fetches its own copy of these.
     """
 
     cache: Cache
@@ -54,6 +55,7 @@ class Stream:
     keep_small_buckets: bool = True
     caption_dropout: float = 0.0
     block_bytes: int = 64 << 20
+    seq: int = 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Each of thousands of fetch tasks carries a stream: without what was computed from it."""
@@ -78,7 +80,7 @@ class Stream:
         a core from the training: where all data fit into a few blocks it ends before the first step."""
         latents = max(4 * math.prod(shape) for shape in self.buckets) * self.with_latents * (1 + self.states)
         row = latents + max(sum(field.nbytes(shape) for field in self.fields.values()) for shape in self.buckets)
-        fitting = self.block_bytes // (row * self.global_batch // self.world)
+        fitting = self.block_bytes // (row * self.global_batch // (self.world // self.seq))
         # A block that is still being encoded is waited for as a whole.
         return max(1, min(fitting, self.plan.steps_per_epoch // 32) if self.waits else fitting)
 
@@ -112,7 +114,8 @@ class Stream:
         part, rank = divmod(number, self.world)
         first = self.start + part * self.steps_per_block
         steps = range(first, min(first + self.steps_per_block, self.steps))
-        mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
+        data_rank, data_size = rank // self.seq, self.world // self.seq
+        mine = share(self.global_batch, data_rank, data_size, self.micro_batch).reshape(-1)
         stored = ["latents"] * self.with_latents + ["states"] * (self.states > 0)
         columns = ["shape", *stored]
         numbers = np.concatenate([self.plan[step][mine] for step in steps]).tolist()

@@ -2,6 +2,7 @@
 
 family         FAMILY: what LTX-Video declares
 network        the denoiser, over one forward of diffusers' transformer
+sequence       attention where ranks share a clip's tokens
 codec          pixels to latents and back
 text           prompts to the field of a caption
 sample         the script of exports: it imports diffusers and torch, nothing of ours, and owes a test that it gives our

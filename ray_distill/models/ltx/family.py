@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ray_distill.models.ltx.codec import LTXVAE
 from ray_distill.models.ltx.network import LTXDenoiser
+from ray_distill.models.ltx.sequence import exchange_heads
 from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ FAMILY = Family(
     transformer=LTXVideoTransformer3DModel,
     parts={"text_encoder": "T5EncoderModel", "vae": "AutoencoderKLLTXVideo"},
     denoiser=LTXDenoiser,
+    exchange_heads=exchange_heads,
     codec=LTXVAE,
     fields=fields,
     text=text,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.models.exits import exit_argument
+from ray_distill.models.sequence import own_tokens
 from ray_distill.types import Cache, Cond, Prediction
 
 STRIDE = (8, 32, 32)
@@ -46,16 +47,17 @@ class LTXDenoiser:
         if chunks or cache is not None or features:
             raise ValueError("model.family = 'ltx': no causal calls and no features; use family wan, or another method")
         frames, height, width = x_t.shape[2:]
-        (tokens,) = self.network(
-            hidden_states=x_t.flatten(2).transpose(1, 2).to(self.dtype),
-            encoder_hidden_states=cond["text"].to(self.dtype),
-            timestep=1000 * (sigma.repeat_interleave(height * width, dim=1) if sigma.ndim == 2 else sigma),
-            encoder_attention_mask=cond["text_mask"],
-            num_frames=frames,
-            height=height,
-            width=width,
-            rope_interpolation_scale=(STRIDE[0] / FRAME_RATE, *map(float, STRIDE[1:])),
-            return_dict=False,
-            **exit_argument(cond),
-        )
+        with own_tokens(self.network, "proj_in", "proj_out"):
+            (tokens,) = self.network(
+                hidden_states=x_t.flatten(2).transpose(1, 2).to(self.dtype),
+                encoder_hidden_states=cond["text"].to(self.dtype),
+                timestep=1000 * (sigma.repeat_interleave(height * width, dim=1) if sigma.ndim == 2 else sigma),
+                encoder_attention_mask=cond["text_mask"],
+                num_frames=frames,
+                height=height,
+                width=width,
+                rope_interpolation_scale=(STRIDE[0] / FRAME_RATE, *map(float, STRIDE[1:])),
+                return_dict=False,
+                **exit_argument(cond),
+            )
         return Prediction(tokens.transpose(1, 2).unflatten(2, (frames, height, width)).to(x_t.dtype))

@@ -3,6 +3,7 @@
 family         FAMILY: what Wan declares
 network        the denoiser, over one forward of diffusers' transformer
 causal         attention by chunks; it lies beside the weights of an exported causal student
+sequence       attention where ranks share a clip's tokens
 conditions     what an image adds to a call of the network
 image          first frames or pictures to image conditions
 codec          pixels to latents and back

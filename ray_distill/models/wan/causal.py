@@ -58,9 +58,9 @@ class CausalAttention(WanAttnProcessor):
         sight = rotary_emb
         if not isinstance(sight, Sight):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-        query = rotate(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)), sight)
-        key = rotate(attn.norm_k(attn.to_k(hidden_states)).unflatten(2, (attn.heads, -1)), sight)
-        value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
+        query = rotate(self.enter(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))), sight)
+        key = rotate(self.enter(attn.norm_k(attn.to_k(hidden_states)).unflatten(2, (attn.heads, -1))), sight)
+        value = self.enter(attn.to_v(hidden_states).unflatten(2, (attn.heads, -1)))
         if sight.seen is not None:
             sight.seen.append((key, value))
         key = torch.cat([*(chunk[self.layer][0] for chunk in sight.past), key], dim=1)
@@ -73,8 +73,16 @@ class CausalAttention(WanAttnProcessor):
             )
             for start, end in pairwise((0, *sight.ends))
         ]
-        hidden_states = torch.cat(out, dim=1).flatten(2, 3).type_as(query)
+        hidden_states = self.leave(torch.cat(out, dim=1)).flatten(2, 3).type_as(query)
         return attn.to_out[1](attn.to_out[0](hidden_states))
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Queries, keys or values [B, tokens, heads, D] as attention takes them; sequence parallelism overrides it."""
+        return x
+
+    def leave(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`enter`, for what attention returns."""
+        return x
 
 
 def rotate(x: Tensor, sight: Sight) -> Tensor:

@@ -17,6 +17,7 @@ from ray_distill.models.spec import Config, Export, Family, Field, Fields, Image
 from ray_distill.models.wan.codec import WanVAE
 from ray_distill.models.wan.conditions import TEMPORAL
 from ray_distill.models.wan.network import WanDenoiser
+from ray_distill.models.wan.sequence import exchange_heads
 
 if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
@@ -108,6 +109,7 @@ FAMILY = Family(
     transformer=WanTransformer3DModel,
     parts={"text_encoder": "UMT5EncoderModel", "vae": "AutoencoderKLWan"},
     denoiser=WanDenoiser,
+    exchange_heads=exchange_heads,
     codec=WanVAE,
     fields=fields,
     text=text,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ray_distill.models.exits import exit_argument
 from ray_distill.models.features import read_out, tapped
+from ray_distill.models.sequence import own_tokens
 from ray_distill.models.wan.causal import causal_attention
 from ray_distill.models.wan.conditions import enter, leave
 from ray_distill.types import Cache, Cond, Prediction
@@ -42,7 +43,12 @@ class WanDenoiser:
         latents, levels = enter(x_t, sigma, cond, start)
         image = {"encoder_hidden_states_image": cond["image"].to(self.dtype)} if "image" in cond else {}
         causal = causal_attention(self.network, x_t.shape[2], chunks, cache, remember)
-        with causal, tapped(self.network, features) as taken, read_out(self.network, taken, read) as readings:
+        with (
+            causal,
+            tapped(self.network, features) as taken,
+            read_out(self.network, taken, read) as readings,
+            own_tokens(self.network, "patch_embedding", "proj_out", dim=2),
+        ):
             (velocity,) = self.network(
                 hidden_states=latents.to(self.dtype),
                 timestep=1000 * (self._by_token(levels, x_t) if levels.ndim == 2 else levels),

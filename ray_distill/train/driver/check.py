@@ -21,6 +21,7 @@ from ray_distill.train.driver.checks.experts import check_experts
 from ray_distill.train.driver.checks.folders import check_folders
 from ray_distill.train.driver.checks.networks import check_ends, check_networks, check_pulls, check_updates
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
+from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.train.driver.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults
 from ray_distill.train.wire.job import resumed_from
 
@@ -40,6 +41,7 @@ def _check(config: RunConfig) -> None:
     check_updates(config)
     check_experts(config)
     check_networks(config)
+    check_heads(config)
     check_ends(config, check_parts(config))
     check_track(config)
     cache = kept_cache(config)

@@ -22,6 +22,7 @@ from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver.begin import check_init
+from ray_distill.train.driver.checks.sequence import check_nodes, check_tokens
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.progress import Progress, Row
 from ray_distill.train.driver.resume import averages, new_run
@@ -64,6 +65,9 @@ def train(
         say(f"   {config.name} begins with the weights of {config.train.init_from}")
     board = start_board(config.train.hang_timeout_s, last.state.get(ROLLBACKS, 0) if last else 0)
     stream = stream_of(config, cache)
+    check_tokens(config, stream.buckets)  # a dataset may have clips of many sizes
+    if line := check_nodes(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]):
+        say(f"   warning: {line}")
     if stream.left_out:
         say(
             f"   {stream.left_out} clips are left out: their sizes do not fill a global batch (data.keep_small_buckets)"
@@ -124,6 +128,7 @@ def stream_of(config: RunConfig, cache: Cache) -> Stream:
         states=len(prepared.levels) if prepared is not None else 0,
         keep_small_buckets=config.data.keep_small_buckets,
         caption_dropout=config.data.caption_dropout,
+        seq=config.train.sequence_parallel,
     )
 
 

@@ -22,6 +22,7 @@ from ray_distill.models.loading import (
     use_attention,
 )
 from ray_distill.models.lora import add_lora
+from ray_distill.models.sequence import Ranks, make_ranks, split
 from ray_distill.models.shared import on_one_base
 from ray_distill.train.schedule import total_updates
 from ray_distill.train.worker import zero
@@ -34,12 +35,13 @@ def build_engines(config: RunConfig, at: At = unseen, held: Held | None = None) 
     """One engine per role that training holds in the stage ``held``, without it the run's first, each with its own
     weights and adapters; ``at`` learns which is made."""
     held = held or stages(config)[0]
+    ranks = make_ranks(config.train.sequence_parallel, config.train.timeout_s)
     heads = {
         role: placed(role, given, config.model.family, config.pipeline(given.of).transformer)
         for role, given in config.method.heads.items()
     }
     return DeepSpeedEngines(
-        modules(config, heads, at, held),
+        modules(config, heads, at, held, ranks),
         held.roles,
         config.model.pipeline.of.denoiser,
         total_updates(config),
@@ -63,29 +65,35 @@ def begun(config: RunConfig, held: Held, last: Checkpoint | None, at: At = unsee
 
 
 def modules(
-    config: RunConfig, heads: Mapping[Role, tuple[tuple[int, ...], int]], at: At, held: Held
+    config: RunConfig,
+    heads: Mapping[Role, tuple[tuple[int, ...], int]],
+    at: At,
+    held: Held,
+    ranks: Ranks | None = None,
 ) -> Iterable[tuple[Role, nn.Module]]:
-    """The roles' networks, each made when it is asked for; ``heads``: (blocks, their width) of roles that are heads."""
+    """The roles' networks, each made when it is asked for; ``heads``: (blocks, their width) of roles that are heads.
+    ``ranks`` share the tokens of each network, which heads see whole."""
     judges = ((role, random_heads(len(blocks), width, config.seed)) for role, (blocks, width) in heads.items())
     if config.model.shared_base:
-        return chain(on_their_bases(config, at, held), judges)
-    return chain(((role, transformer(config, role, at)) for role in held.roles if role not in heads), judges)
+        return chain(on_their_bases(config, at, held, ranks), judges)
+    return chain(((role, transformer(config, role, at, ranks)) for role in held.roles if role not in heads), judges)
 
 
-def on_their_bases(config: RunConfig, at: At, held: Held) -> Iterator[tuple[Role, nn.Module]]:
+def on_their_bases(config: RunConfig, at: At, held: Held, ranks: Ranks | None) -> Iterator[tuple[Role, nn.Module]]:
     """Each base that is held, with the adapters that stand on it behind it."""
     for base in dict.fromkeys(map(base_of, held.roles)):
         adapters = {
             role: lora for role, lora in config.adapters.items() if role in held.roles and base_of(role) == base
         }
-        yield from on_one_base(transformer(config, base, at), adapters, config.seed, base)
+        yield from on_one_base(transformer(config, base, at, ranks), adapters, config.seed, base)
 
 
-def transformer(config: RunConfig, role: Role, at: At = unseen) -> nn.Module:
+def transformer(config: RunConfig, role: Role, at: At = unseen, ranks: Ranks | None = None) -> nn.Module:
     """The role's network with its weights and its adapters, on the rank's device; under ZeRO-3 in shards."""
     at("load", role)
     held = config.role(role)
     network = loaded(config, held, role)
+    split(network, ranks, config.model.pipeline.of.exchange_heads)
     differ = any(config.role(other).attention for other in config.held_roles)
     use_attention(network, held.attention or config.model.attention, always=differ)
     if held.base_precision == "int8":

@@ -36,8 +36,8 @@ ROLLBACK_FACTOR = 0.5
 def work(job: Job) -> None:
     """Train to ``train.steps``, or to the step at which the driver asks for a stop; both end with a checkpoint."""
     context = ray.train.get_context()
-    placement = Placement(context.get_world_rank(), context.get_world_size())
-    with Pulse(job.board, placement.data_rank) as pulse:
+    placement = Placement(context.get_world_rank(), context.get_world_size(), job.config.train.sequence_parallel)
+    with Pulse(job.board, placement.rank) as pulse:
         _work(job, placement, pulse)
     dist.destroy_process_group()  # without it a process aborts at exit now and then
 
@@ -55,7 +55,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     teacher = engines.frozen_hash()
     reporter = Reporter(job, placement, engines, device, pulse, rollbacks)
     rng = StatelessRng(config.seed)
-    if last is not None and placement.data_rank == 0:
+    if last is not None and placement.leads:
         ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"), timeout=60)
     pulse.at("data", step=stream.start)
     iterator = ray.train.get_dataset_shard("train")
@@ -64,7 +64,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
             logs = train_step(config.method, engines, batches, step, rng, pulse.at)
         except NotFinite as error:  # on all ranks, which share the norm
             reporter.saver.settle()
-            if placement.data_rank == 0:
+            if placement.leads:
                 ray.get(job.board.roll_back.remote(str(error)), timeout=60)
             raise
         stopping, leaving = reporter.add(step, logs)
@@ -153,7 +153,7 @@ class Reporter:
         notice = ray.train.get_preemption_info()
         fresh = notice is not None and notice != self.notice
         self.notice = notice
-        if fresh and self.placement.data_rank == 0:
+        if fresh and self.placement.leads:
             ranks = ", ".join(map(str, notice.preempted_ranks))
             text = f"a node is about to be taken away, and with it ranks {ranks}: saving step {step + 1}"
             ray.get(self.job.board.note.remote(text), timeout=60)
@@ -161,13 +161,13 @@ class Reporter:
 
     def _meet(self, step: int) -> bool:
         values = torch.cat([value.to(self.device, torch.float32) for _, logs in self.rows for value in logs.values()])
-        every = [torch.empty_like(values) for _ in range(self.placement.data_size)]
+        every = [torch.empty_like(values) for _ in range(self.placement.world)]
         dist.all_gather(every, values)  # a step's names and their numbers of values are the same on all ranks
         now = time.monotonic()
         pace = (now - self.meeting) / len(self.rows)
         verdict = [False, 1]
-        if self.placement.data_rank == 0:
-            rows = reduced(self.rows, torch.stack(every).cpu())
+        if self.placement.leads:
+            rows = reduced(self.rows, torch.stack(every[:: self.placement.seq_size]).cpu())  # these log the same
             stopping = ray.get(self.job.board.push.remote(rows), timeout=60)
             # The first step is slow: it says little about the pace of the others.
             ahead = 1 if self.next_step is None else max(1, round(self.job.config.train.log_every_s / max(pace, 1e-6)))

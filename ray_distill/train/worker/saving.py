@@ -25,7 +25,7 @@ class Saver:
         self.job, self.placement, self.engines, self.rollbacks, self.at = job, placement, engines, rollbacks, at
         self._bases = bases(job.config)
         # Rank 0 alone writes the state: a teacher's files are read once.
-        self._sources = frozen_sources(job.config) if placement.data_rank == 0 else {}
+        self._sources = frozen_sources(job.config) if placement.leads else {}
         self._writing: Writing | None = None
         self._step = -1
 
@@ -51,8 +51,8 @@ class Saver:
                 folder,
                 self.engines.tensors(),
                 self._state(step),
-                placement.data_rank,
-                placement.data_size,
+                placement.rank,
+                placement.world,
                 gather,
                 ahead,
             )
@@ -80,7 +80,7 @@ class Saver:
 
     def _failed(self, error: SaveFailed) -> bool:
         self._step = -1
-        if self.placement.data_rank == 0:
+        if self.placement.leads:
             stop = self.job.config.train.on_failed_save == "stop"
             ray.get(self.job.board.save_failed.remote(str(error), stop), timeout=60)
         return False
@@ -92,7 +92,7 @@ class Saver:
             "config": self.job.config.dump(),
             "run_id": self.job.run_id,
             "data": self.job.stream.cache.folder.name,
-            "world": self.placement.data_size,
+            "world": self.placement.world,
             "bases": self._bases,
             SOURCES: self._sources,
             ROLLBACKS: self.rollbacks,

@@ -120,6 +120,18 @@ def test_every_mistake_is_told_at_once_with_its_source(load):
             "workers x micro_batch = 3 x 2; train.min_workers = 2",
         ),
         ("train.min_workers=3", "train.min_workers = 3 is more than train.workers = 2"),
+        (
+            "train={steps: 1, micro_batch: 2, global_batch: 16, workers: 8, sequence_parallel: 3}",
+            "train.workers = 8 is no multiple; set sequence_parallel to one of 1, 2, 4, 8, or workers to 6 or 9",
+        ),
+        (
+            "train={steps: 1, micro_batch: 2, global_batch: 16, workers: 8, min_workers: 6, sequence_parallel: 4}",
+            "train.min_workers = 6 is no multiple; set sequence_parallel to one of 1, 2, or min_workers to 4 or 8",
+        ),
+        (
+            "train={steps: 1, micro_batch: 2, global_batch: 16, workers: 6, sequence_parallel: 2}",
+            "is no multiple of workers / sequence_parallel x micro_batch = 6 / 2 x 2",
+        ),
         ("roles.student.zero=4", "roles.student.zero = 4 (command line): "),
         ("roles.student.optimizer.betas=[0, 1]", "roles.student.optimizer.betas.1 = 1"),
         ("name=a/b", "name = 'a/b' (command line): "),

@@ -98,7 +98,7 @@ class Shard:
 
 
 def delivered(stream, rank, shard=None):
-    placement = Placement(rank, stream.world)
+    placement = Placement(rank, stream.world, stream.seq)
     return list(micro_batches(stream, shard or Shard(stream, rank), placement, torch.device("cpu")))
 
 
@@ -124,6 +124,19 @@ def test_each_sample_of_each_step_comes_once_and_is_what_the_plan_says(cache, st
             assert len(batch.sample_ids) == 2
         seen.add(batches[0].latent_shape)
     assert seen == set(SHAPES)
+
+
+def test_neighbours_that_share_clips_get_the_same_ones(cache):
+    alone, shared = stream_of(cache, world=2), stream_of(cache, world=4, seq=2)
+    assert shared.steps_per_block == alone.steps_per_block
+    ranks = [delivered(alone, rank) for rank in range(2)]
+    for rank in range(4):
+        for own, step in zip(delivered(shared, rank), ranks[rank // 2], strict=True):
+            for batch, wanted in zip(own, step, strict=True):
+                assert torch.equal(batch.sample_ids, wanted.sample_ids) and torch.equal(batch.x_0, wanted.x_0)
+                assert torch.equal(batch.cond["text"], wanted.cond["text"])
+    with pytest.raises(RuntimeError, match=r"rank 2, step 0: the data plan says samples"):
+        list(micro_batches(shared, Shard(shared, 0), Placement(2, 4, 2), torch.device("cpu")))
 
 
 def test_a_method_without_latents_reads_none_and_has_the_shape(cache):

@@ -13,6 +13,7 @@ from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models.loading import check_folder
 from ray_distill.models.spec import given_frames, of_clips
 from ray_distill.train.driver.checks.networks import check_positions
+from ray_distill.train.driver.checks.sequence import check_tokens
 
 
 def check_size(config: RunConfig) -> None:
@@ -28,7 +29,9 @@ def check_size(config: RunConfig) -> None:
                     f"{section}.{name} = {of}: the model takes multiples of {whole}; use {near} or {near + whole}"
                 )
     shapes = {models.latent_shape(clips.frames, data.height, data.width) for clips in map(data.clips, data.parts)}
-    shapes |= {models.latent_shape(data.frames, data.height, data.width), models.latent_shape(*shown)}
+    shapes |= {models.latent_shape(data.frames, data.height, data.width)}
+    check_tokens(config, sorted(shapes))
+    shapes |= {models.latent_shape(*shown)}
     check_positions(config, sorted(shapes))
     given = given_frames(config.model.encoders.fields)
     if given and (fewest := min(shape[1] for shape in shapes)) <= given:

@@ -1,0 +1,58 @@
+"""Write a network's safetensors in shards, one tensor at a time: no more than a tensor of it is in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from torch import Tensor, nn
+
+from ray_distill.models.weights import INDEX
+
+PATTERN = "diffusion_pytorch_model{suffix}.safetensors"  # the names that diffusers looks for
+SHARD_BYTES = 10 * 10**9
+NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # of safetensors
+
+
+def save_network(
+    folder: Path, network: nn.Module, tensors: Mapping[str, Tensor] | None, most: int = SHARD_BYTES
+) -> None:
+    """Save ``network``, of diffusers' classes, as ``from_pretrained`` reads it; shards have at most ``most`` bytes.
+
+    With ``tensors`` the network is an outline on the meta device, which says their order, shapes and dtypes."""
+    if tensors is None:
+        network.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+        return
+    network.save_config(folder)  # type: ignore[operator]
+    outline = network.state_dict()
+    plan = split_torch_state_dict_into_shards(outline, filename_pattern=PATTERN, max_shard_size=most)
+    for file, names in plan.filename_to_tensors.items():
+        _write(folder / file, names, outline, tensors)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _write(path: Path, names: Sequence[str], outline: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """One file: the header's length in 8 bytes, the header as JSON, the tensors end to end (safetensors' format)."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        start, end = end, end + outline[name].nbytes
+        shape, dtype = list(outline[name].shape), NAMES[outline[name].dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(_bytes(tensors[name], outline[name]))
+
+
+def _bytes(tensor: Tensor, outline: Tensor) -> memoryview:
+    """``tensor`` in the dtype of its ``outline``."""
+    assert tensor.shape == outline.shape, f"{list(tensor.shape)} in the place of {list(outline.shape)}"
+    return tensor.to(outline.dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data

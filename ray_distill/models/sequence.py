@@ -1,0 +1,140 @@
+"""Sequence parallelism: several ranks share the tokens of one clip (DeepSpeed-Ulysses, arXiv 2309.14509).
+
+Each rank holds an equal piece of the tokens through all layers. Around attention the ranks exchange pieces of tokens
+for pieces of heads: there a rank has all tokens of its own heads. The network's output is gathered, so that every rank
+computes the same whole loss. A gather's backward sums over the ranks. Before it a rank has ``size`` times its piece of
+a gradient, after it (a discriminator's heads) the whole gradient: the mean over all ranks, which DeepSpeed takes, is
+the gradient in both cases, and no factor is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
+from torch import Tensor, nn
+
+HELD_BY = "sequence_ranks"
+"""Attribute of a network whose tokens are split: its :class:`Ranks`."""
+
+
+class _Gather(torch.autograd.Function):
+    """[B, tokens / size, ...] of each rank -> [B, tokens, ...]; the backward sums over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        pieces = x.new_empty(group.size(), *x.shape)
+        dist.all_gather(list(pieces.unbind(0)), x.contiguous(), group)
+        return pieces.movedim(0, 1).flatten(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        pieces = gradients[0].unflatten(1, (ctx.group.size(), -1)).movedim(1, 0).contiguous()
+        own = torch.empty_like(pieces[0])
+        dist.reduce_scatter(own, list(pieces.unbind(0)), group=ctx.group)
+        return own, None
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """The ranks that share a clip, in the order of its tokens. Every one calls each method, in the same order."""
+
+    group: dist.ProcessGroup
+
+    @property
+    def size(self) -> int:
+        return self.group.size()
+
+    @property
+    def rank(self) -> int:
+        return self.group.rank()
+
+    def own(self, x: Tensor, dim: int = 1) -> Tensor:
+        """This rank's piece of a whole tensor along ``dim``."""
+        assert x.shape[dim] % self.size == 0, f"{x.shape[dim]} tokens are no multiple of {self.size} ranks"
+        return x.chunk(self.size, dim)[self.rank]
+
+    def swap(self, x: Tensor) -> Tensor:
+        """Piece s of rank r for piece r of rank s, of ``x`` [size, ...]."""
+        out: Tensor = funcol.all_to_all_single_autograd(x, None, None, self.group)
+        return out
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The whole [B, tokens, ...] of all ranks' pieces; its backward sums."""
+        out: Tensor = _Gather.apply(x, self.group)
+        return out
+
+    def to_heads(self, x: Tensor) -> Tensor:
+        """[B, tokens / size, heads, D] -> [B, tokens, heads / size, D]"""
+        return self._exchange(x, 2, 1)
+
+    def to_tokens(self, x: Tensor) -> Tensor:
+        """[B, tokens, heads / size, D] -> [B, tokens / size, heads, D]"""
+        return self._exchange(x, 1, 2)
+
+    def _exchange(self, x: Tensor, split: int, join: int) -> Tensor:
+        pieces = self.swap(x.unflatten(split, (self.size, -1)).movedim(split, 0).contiguous())
+        return pieces.movedim(0, join).flatten(join, join + 1)
+
+
+def make_ranks(size: int, timeout_s: float) -> Ranks | None:
+    """The ``size`` neighbours that share this rank's clips; None for 1. Every rank of the world calls it once."""
+    if size == 1:
+        return None
+    timeout = timedelta(seconds=timeout_s)
+    groups = [
+        dist.new_group(list(range(first, first + size)), timeout=timeout)
+        for first in range(0, dist.get_world_size(), size)
+    ]
+    return Ranks(groups[dist.get_rank() // size])
+
+
+def split(network: nn.Module, ranks: Ranks | None, attention: Callable[[nn.Module, Ranks], None]) -> None:
+    """Split the tokens of ``network`` among ``ranks``; the family's ``attention`` puts exchanges around attention."""
+    if ranks is not None:
+        setattr(network, HELD_BY, ranks)
+        attention(network, ranks)
+
+
+def ranks_of(network: Any) -> Ranks | None:
+    """The ranks that share the tokens of ``network`` (or of an engine around one); None where it has all of them."""
+    ranks: Ranks | None = getattr(network, HELD_BY, None)
+    return ranks
+
+
+@contextmanager
+def own_tokens(network: Any, enter: str, leave: str, dim: int = 1) -> Iterator[None]:
+    """Inside, one call of ``network`` works on this rank's tokens from the output of its layer ``enter`` to that of
+    ``leave``, which is gathered. ``dim`` of the first, from 0, counts tokens; later dimensions are flattened into it.
+
+    A timestep [B, tokens] is cut, too. Hooks stay for the call alone: an adapter may have replaced a layer meanwhile.
+    """
+    ranks = ranks_of(network)
+    if ranks is None:
+        yield
+        return
+
+    def cut_level(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        timestep = kwargs["timestep"]
+        return args, kwargs | {"timestep": ranks.own(timestep) if timestep.ndim == 2 else timestep}
+
+    def cut(layer: Any, args: Any, output: Tensor) -> Tensor:
+        return ranks.own(output.flatten(2), dim).clone()  # a view would keep the whole alive
+
+    handles = [
+        network.register_forward_pre_hook(cut_level, with_kwargs=True),
+        getattr(network, enter).register_forward_hook(cut),
+        getattr(network, leave).register_forward_hook(lambda layer, args, output: ranks.gather(output)),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,77 @@
+"""Check sequence parallelism: ranks that share a clip have equal pieces of its tokens and of every network's heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.diffusion.causal import chunk_lengths
+from ray_distill.models import family
+from ray_distill.models.loading import check_folder, empty_transformer
+
+KEY = "train.sequence_parallel"
+
+
+def check_heads(config: RunConfig) -> None:
+    """ConfigError where a transformer's heads do not divide, with the numbers of workers that do."""
+    shared = config.train.sequence_parallel
+    for role in config.held_roles if shared > 1 else ():
+        if role in config.method.heads:
+            continue
+        network: Any = empty_transformer(config.model.family, config.source(role))
+        heads = int(network.config["num_attention_heads"])
+        if heads % shared:
+            raise ConfigError(
+                f"{KEY} = {shared}: {role} has {heads} attention heads in each layer; {_remedy(heads, config)}"
+            )
+
+
+def check_tokens(config: RunConfig, shapes: Iterable[tuple[int, int, int, int]]) -> None:
+    """ConfigError where the tokens of latents of some shape (C, t, h, w), or of a causal chunk, do not divide."""
+    shared = config.train.sequence_parallel
+    if shared == 1:
+        return
+    height, width = family(config.model.family).patch(check_folder(config.model.family, config.source("student")))
+    chunks = config.method.sampler().chunks
+    for _, frames, rows, columns in shapes:
+        each = rows // height * (columns // width)
+        lengths = chunk_lengths(frames, chunks) if chunks is not None else (frames,)
+        for length in sorted({*lengths, frames}):
+            if length * each % shared:
+                what = "clips" if length == frames else f"chunks of {length} frames in clips"
+                raise ConfigError(
+                    f"{KEY} = {shared}: {what} of latents {frames}x{rows}x{columns} have {length * each:,} tokens; "
+                    f"{_remedy(length * each, config)}, or other data.frames, height and width"
+                )
+
+
+def _remedy(count: int, config: RunConfig) -> str:
+    train = config.train
+    values = [n for n in range(1, train.workers + 1) if count % n == train.workers % n == 0]
+    return f"on {train.workers} workers these divide by {', '.join(map(str, values))}: use one of them"
+
+
+def check_nodes(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> str:
+    """A warning where neighbours may stand on two nodes; "" where each of ``nodes`` (its resources) holds whole groups.
+
+    ConfigError where a run of ``train.min_workers`` might be started with a number of workers that is no multiple: Ray
+    starts as many as the nodes have room for."""
+    train = config.train
+    if train.sequence_parallel == 1:
+        return ""
+    needs = {"CPU": train.cpus_per_worker} | ({"GPU": 1.0} if train.use_gpu else {})
+    room = [int(min(node.get(name, 0.0) // need for name, need in needs.items())) for node in nodes]
+    uneven = [count for count in room if count % train.sequence_parallel]
+    if not uneven:
+        return ""
+    what = (
+        f"{KEY} = {train.sequence_parallel}: a node has room for {uneven[0]} workers, which is no multiple: "
+        "workers that share a clip"
+    )
+    if train.min_workers is not None and train.min_workers < train.workers and sum(room) < train.workers:
+        raise ConfigError(
+            f"{what} could be left over; remove train.min_workers, or start nodes for multiples of "
+            f"{train.sequence_parallel} workers"
+        )
+    return f"{what} may stand on two nodes, and exchange all tokens between them"

@@ -1,0 +1,296 @@
+"""Ranks that share a clip's tokens compute what one network does: closed forms, whole networks, planted faults."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from diffusers import LTXVideoTransformer3DModel, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from torch import Tensor, nn
+
+from ray_distill.models import family as adapter
+from ray_distill.models import features
+from ray_distill.models.heads import FeatureDiscriminator, random_heads
+from ray_distill.models.int8 import quantize
+from ray_distill.models.lora import LoRA, add_lora
+from ray_distill.models.sequence import ranks_of, split
+from ray_distill.models.wan import sequence as wan
+from ray_distill.models.wan.causal import Sight
+from ray_distill.types import Cache
+from tests.threads import ThreadRanks, on_ranks
+
+SHAPES = {"wan": ((4, 3, 4, 4), (5, 8)), "ltx": ((4, 3, 2, 2), (5, 8))}
+TOKENS, WIDTH, HEADS, BLOCKS = 12, 48, 4, 2
+PARTS = LoRA(rank=2, targets=("to_q", "to_out.0", "proj_out"))
+DRAWING = threading.Lock()
+"""torch's generator is one for all threads."""
+
+
+def test_an_exchange_is_a_transposition_of_pieces() -> None:
+    """Element 100 t + h of token t and head h: rank r gets all t of the heads [r H / size, (r + 1) H / size)."""
+    whole = (100 * torch.arange(6)[:, None] + torch.arange(4)).float()[None, :, :, None].requires_grad_()
+
+    def work(ranks: ThreadRanks) -> tuple[Tensor, Tensor, Tensor]:
+        own = ranks.own(whole).detach().requires_grad_()
+        heads = ranks.to_heads(own)
+        back = ranks.to_tokens(heads)
+        (heads * (1 + ranks.rank)).sum().backward()  # whoever attends to head h is rank h // 2
+        return heads, back - own, own.grad
+
+    results, log = on_ranks(2, work)
+    for rank, (heads, change, gradient) in enumerate(results):
+        assert torch.equal(heads, whole[:, :, 2 * rank : 2 * rank + 2])
+        assert not change.any()
+        assert gradient[0, :, :, 0].tolist() == [[1.0, 1.0, 2.0, 2.0]] * 3
+    assert [name for name, _ in log] == ["all-to-all"] * 3
+
+
+def test_the_backward_of_a_gather_sums() -> None:
+    """d/dx_i of sum_r (r + 1) w . x, computed on every rank r = 0, 1, 2: 6 w_i; a mean over ranks makes 2 w_i of it."""
+    weights = torch.arange(6.0)
+
+    def work(ranks: ThreadRanks) -> tuple[Tensor, Tensor]:
+        own = ranks.own(torch.ones(1, 6)).clone().requires_grad_()
+        whole = ranks.gather(own)
+        ((ranks.rank + 1) * whole * weights).sum().backward()
+        return whole, own.grad
+
+    results, _ = on_ranks(3, work)
+    assert all(torch.equal(whole, torch.ones(1, 6)) for whole, _ in results)
+    assert torch.cat([gradient for _, gradient in results], 1).tolist() == [[0.0, 6.0, 12.0, 18.0, 24.0, 30.0]]
+
+
+@dataclass(frozen=True)
+class Case:
+    family: str = "wan"
+    by_frame: bool = False
+    """Levels that differ by frame."""
+    checkpointing: bool = False
+    chunks: tuple[int, ...] = ()
+    cached: bool = False
+    """Frame by frame with a cache, all chunks in one graph."""
+    read: bool = False
+    heads: bool = False
+    """Discriminator heads behind the features of both blocks."""
+    adapters: str = ""
+    """"before" or "after" the split; int8 base."""
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return (0, 1) if self.read or self.heads else ()
+
+
+def network(case: Case) -> tuple[nn.Module, nn.Module]:
+    """A transformer of 4 heads, and heads on its blocks."""
+    torch.manual_seed(0)
+    (channels, *_), (_, text) = SHAPES[case.family]
+    size: dict[str, Any] = {"num_attention_heads": HEADS, "attention_head_dim": WIDTH // HEADS, "num_layers": BLOCKS}
+    size |= {"in_channels": channels, "out_channels": channels}
+    if case.family == "ltx":
+        made: nn.Module = LTXVideoTransformer3DModel(cross_attention_dim=WIDTH, caption_channels=text, **size)
+    else:
+        made = WanTransformer3DModel(text_dim=text, freq_dim=16, ffn_dim=64, rope_max_seq_len=32, **size)
+    if case.checkpointing:
+        made.enable_gradient_checkpointing()
+    if case.adapters:
+        quantize(made)
+    if case.adapters == "before":
+        add_lora(made, PARTS, seed=0)
+    return made, random_heads(BLOCKS, WIDTH, seed=0)
+
+
+def batch(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    rng = torch.Generator().manual_seed(0)
+    shape, text = SHAPES[case.family]
+    x, words = torch.randn(2, *shape, generator=rng), torch.randn(2, *text, generator=rng)
+    sigma = torch.tensor([[0.1, 0.4, 0.9], [0.2, 0.3, 0.5]]) if case.by_frame else torch.tensor([0.3, 0.7])
+    mask = torch.arange(text[0]) < torch.tensor([[5], [3]])  # a shorter prompt, of which LTX-Video sees its tokens
+    return x.requires_grad_(), sigma, {"text": words, "text_mask": mask}
+
+
+def coupled(x: Tensor) -> Tensor:
+    """A loss that is not separable over tokens."""
+    flat = x.flatten(1)
+    return (flat.softmax(1) * flat).sum()
+
+
+def run(case: Case, own: tuple[nn.Module, nn.Module], ranks: ThreadRanks | None) -> dict[str, Tensor]:
+    """The velocity, and the gradient of every parameter and of x."""
+    module, judge = own
+    split(module, ranks, adapter(case.family).exchange_heads)
+    if case.adapters == "after":
+        with DRAWING:
+            add_lora(module, PARTS, seed=0)
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            nn.init.constant_(parameter, 0.1)
+    x, sigma, cond = batch(case)
+    denoiser = adapter(case.family).denoiser(module)
+    asked: dict[str, Any] = {"features": case.features, "read": case.read} if case.features else {}
+    if case.cached:
+        cache, pieces = Cache(), []
+        for frame in range(x.shape[2]):
+            now = x[:, :, frame : frame + 1]
+            pieces.append(denoiser(now, sigma, cond, cache=cache, **asked).velocity)
+            with torch.no_grad():
+                denoiser(now, sigma, cond, cache=cache, remember=True)
+        velocity, taken = torch.cat(pieces, 2), ()
+    else:
+        prediction = denoiser(x, sigma, cond, chunks=case.chunks, **asked)
+        velocity, taken = prediction.velocity, prediction.features + prediction.readings
+    loss = coupled(velocity) + sum(map(coupled, taken))
+    if case.heads:
+        loss = loss + coupled(FeatureDiscriminator(judge, torch.float32, case.features)(taken))
+    loss.backward()
+    gradients = {n: p.grad for part in own for n, p in part.named_parameters() if p.grad is not None}
+    return gradients | {"x": x.grad, "velocity": velocity.detach()}
+
+
+def error(case: Case, size: int, around: Callable[[], Any] = ExitStack) -> float:
+    """The largest difference of ``size`` ranks, gradients averaged over them as DeepSpeed does, from one network."""
+    alone = run(case, network(case), None)
+    own = [network(case) for _ in range(size)]
+    with around():
+        results, _ = on_ranks(size, lambda ranks: run(case, own[ranks.rank], ranks))
+    assert all(result.keys() == alone.keys() for result in results)
+    means = {name: torch.stack([result[name] for result in results]).mean(0) for name in alone}
+    return max(float((means[name] - value).abs().max()) for name, value in alone.items())
+
+
+CASES = {
+    "wan": Case(),
+    "levels-by-frame-checkpointed": Case(by_frame=True, checkpointing=True),
+    "causal": Case(chunks=(1, 2), by_frame=True),
+    "cache": Case(cached=True, checkpointing=True),
+    "readings": Case(read=True, checkpointing=True),
+    "heads": Case(heads=True),
+    "adapters-before": Case(adapters="before", checkpointing=True),
+    "adapters-after": Case(adapters="after"),
+    "ltx": Case("ltx", checkpointing=True),
+    "ltx-levels-by-frame": Case("ltx", by_frame=True),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_forward_and_every_gradient_are_those_of_one_network(case: str) -> None:
+    for size in (2, 4) if case in ("wan", "causal", "heads", "ltx-levels-by-frame") else (2,):
+        assert error(CASES[case], size) < 1e-5
+
+
+def own_chunk(ranks: ThreadRanks, x: Tensor) -> Tensor:
+    """A gather whose backward takes this rank's piece, without a sum."""
+    with torch.no_grad():
+        whole = torch.cat(ranks.meet(ranks.rank, x, "all-gather"), dim=1)
+    pieces = list(whole.chunk(ranks.size, 1))
+    pieces[ranks.rank] = x
+    return torch.cat(pieces, 1)
+
+
+def without_exchange() -> Any:
+    """Attention over this rank's tokens alone, by the right tables."""
+    around = ExitStack()
+    enter = around.enter_context
+    call = wan.CausalAttention.__call__
+
+    def local(self: Any, attn: Any, x: Tensor, *others: Any) -> Tensor:
+        *before, sight = others
+        ranks = self.ranks
+        cut = replace(sight, cos=ranks.own(sight.cos), sin=ranks.own(sight.sin), ends=(x.shape[1],))
+        return call(self, attn, x, *before, cut)
+
+    enter(patch.object(wan.CausalAttention, "__call__", local))
+    for name in ("to_heads", "to_tokens"):
+        enter(patch.object(ThreadRanks, name, lambda ranks, x: x))
+    return around
+
+
+def split_rope() -> Any:
+    """Each rank turns all tokens by the positions of its own."""
+    rotate = wan.CausalAttention.__call__.__globals__["rotate"]
+
+    def wrong(x: Tensor, sight: Sight) -> Tensor:
+        half = sight.cos.shape[1] // 2
+        return rotate(x, replace(sight, cos=sight.cos[:, :half].repeat(1, 2, 1, 1)))
+
+    return patch.dict(wan.CausalAttention.__call__.__globals__, rotate=wrong)
+
+
+FAULTS = {
+    "own-chunk": (lambda: patch.object(ThreadRanks, "gather", own_chunk), Case()),
+    "no-exchange": (without_exchange, Case()),
+    "rope": (split_rope, Case()),
+    "local-features": (lambda: patch.object(features, "ranks_of", lambda network: None), Case(heads=True)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_seen(fault: str) -> None:
+    around, case = FAULTS[fault]
+    assert error(case, 2, around) > 1e-2
+
+
+def test_a_loss_times_the_ranks_is_seen_and_a_factor_of_one_is_none() -> None:
+    case = Case(heads=True)
+    alone = run(case, network(case), None)
+
+    for factor in (1.0, 2.0):
+        own = [network(case) for _ in range(2)]
+        with patch.dict(globals(), coupled=lambda x, factor=factor, plain=coupled: factor * plain(x)):
+            results, _ = on_ranks(2, lambda ranks, own=own: run(case, own[ranks.rank], ranks))
+        for name, value in alone.items():
+            if name != "velocity":
+                mean = torch.stack([result[name] for result in results]).mean(0)
+                torch.testing.assert_close(mean, factor * value, rtol=1e-4, atol=1e-5)
+
+
+def test_each_block_exchanges_four_tensors_and_a_call_gathers_its_output() -> None:
+    """The fewest bytes: q, k, v and attention's result, [B, tokens / size, WIDTH] of fp32 each, and their gradients;
+    the output's [B, tokens / size, out]. Under checkpointing a backward exchanges q, k, v and the result once more."""
+    for checkpointing in (False, True):
+        case = Case(checkpointing=checkpointing)
+        own = [network(case) for _ in range(2)]
+        _, log = on_ranks(2, lambda ranks, own=own, case=case: run(case, own[ranks.rank], ranks))
+        piece = 2 * TOKENS // 2 * 4
+        swaps = 4 * BLOCKS * (3 if checkpointing else 2)
+        assert sorted(set(log)) == [
+            ("all-gather", piece * 16),
+            ("all-to-all", piece * WIDTH),
+            ("reduce-scatter", 2 * piece * 16),
+        ]
+        assert [name for name, _ in log].count("all-to-all") == swaps
+        assert len(log) == swaps + 2
+
+
+def test_without_it_nothing_is_put_on_a_network() -> None:
+    case = Case()
+    module, _ = network(case)
+    split(module, None, adapter("wan").exchange_heads)
+    assert ranks_of(module) is None
+    assert {type(block.attn1.processor) for block in module.blocks} == {WanAttnProcessor}
+    x, sigma, cond = batch(case)
+    seen: list[int] = []
+    watched = [module, module.patch_embedding, module.proj_out, module.norm_out]
+    for part in watched:
+        part.register_forward_hook(lambda part, args, out: seen.append(len(part._forward_hooks)))
+    adapter("wan").denoiser(module)(x, sigma, cond)
+    assert seen == [1] * len(watched)
+
+
+def test_tokens_that_do_not_divide_are_refused_before_an_exchange() -> None:
+    case = Case()
+    own = [network(case) for _ in range(2)]
+    x = torch.zeros(1, 4, 3, 2, 2)
+
+    def work(ranks: ThreadRanks) -> None:
+        split(own[ranks.rank][0], ranks, adapter("wan").exchange_heads)
+        adapter("wan").denoiser(own[ranks.rank][0])(x, torch.ones(1), {"text": torch.zeros(1, 5, 8)})
+
+    with pytest.raises(AssertionError, match="3 tokens are no multiple of 2 ranks"):
+        on_ranks(2, work)

@@ -1,0 +1,151 @@
+"""Sequence parallelism in a plan: against torch's fake process group, in its changes, and in a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from ray_distill.models.sequence import Ranks
+from ray_distill.models.spec import Field
+from ray_distill.plan import passes, plan
+from ray_distill.plan.changes import changes
+from ray_distill.plan.passes import Pass, Workload, run
+from tests.tiny_ltx import tiny_ltx
+from tests.tiny_wan import TEXT, tiny_wan
+from tests.unit.plan.test_plan import LARGE, OFFLOAD, ROOT, SHARED, config, found
+
+WAN = dict(tiny_wan(0).config) | {"num_attention_heads": 8}
+FIELDS = (("text", Field(TEXT, padding="zeros")),)
+WORK = Workload("wan", json.dumps(WAN), "float32", True, 1, (4, 5, 16, 16), FIELDS, True)
+
+
+@contextmanager
+def world_of(size: int) -> Iterator[None]:
+    """torch's process group without peers."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class Known(Ranks):
+    """The ranks of a process group, which count nothing."""
+
+    sent = 0
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_imagined_ranks_hold_what_a_process_groups_do(size: int, checkpointing: bool) -> None:
+    work = replace(WORK, gradient_checkpointing=checkpointing)
+    imagined = run(replace(work, sequence=size), WAN)
+    with world_of(size), patch.object(passes, "Imagined", lambda size: Known(dist.group.WORLD)):
+        real = run(replace(work, sequence=size), WAN)
+    assert (imagined.flops, imagined.backward_flops) == (real.flops, real.backward_flops)
+    for name in ("saved", "forward", "backward"):
+        assert getattr(imagined, name) == pytest.approx(getattr(real, name), rel=0.03), name
+
+
+def test_bytes_sent_are_worked_out_by_hand() -> None:
+    """A rank sends (size - 1) / size of q, k, v and the result, n x D of fp32 a rank and block, once in a forward, once
+    more in the recomputation and once in the backward; of the output, n x 16, all but its piece, there and back."""
+    tokens, width, layers, size = 5 * 8 * 8, 8 * 12, 2, 4
+    blocks = layers * 4 * (tokens // size) * width * 4
+    ends = 2 * tokens * 16 * 4
+    for checkpointing, times in ((True, 3), (False, 2)):
+        sent = run(replace(WORK, sequence=size, gradient_checkpointing=checkpointing), WAN).sent
+        assert sent == (times * blocks + ends) * (size - 1) // size
+    assert run(replace(WORK, sequence=size, grad=False), WAN).sent == (blocks + ends // 2) * (size - 1) // size
+    assert run(WORK, WAN).sent == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "described", "latent"),
+    [
+        ("wan", WAN, (4, 5, 32, 32)),
+        ("ltx", dict(tiny_ltx(0).config) | {"num_attention_heads": 4, "cross_attention_dim": 64}, (4, 5, 16, 16)),
+    ],
+)
+def test_saved_bytes_and_flops_are_divided(family: str, described: dict[str, Any], latent: Any) -> None:
+    fields = (*FIELDS,) if family == "wan" else (("text", Field(TEXT, padding="mask")),)
+    work = replace(
+        WORK,
+        fields=fields,
+        family=family,
+        architecture=json.dumps(described),
+        latent=latent,
+        gradient_checkpointing=False,
+    )
+    one = run(work, described)
+    for size in (2, 4):
+        shared = run(replace(work, sequence=size), described)
+        assert shared.saved < 1.25 * one.saved / size and shared.flops < 1.05 * one.flops / size
+
+
+def test_it_is_offered_where_heads_and_tokens_divide() -> None:
+    """40 heads, 32,760 tokens: 2, 4 and 8 of 16 workers; not 3, 5 or 16."""
+    start = config(LARGE, "train.workers=16")
+    sizes = [keys[0] for keys, _ in changes(start) if "sequence_parallel" in keys[0]]
+    assert sizes == [f"train.sequence_parallel={n}" for n in (2, 4, 8)]
+    shared = config(LARGE, "train.workers=16", "train.sequence_parallel=4")
+    offered = [keys[0] for keys, _ in changes(shared)]
+    assert "train.sequence_parallel=8" in offered and "train.sequence_parallel=4" not in offered
+    assert [key for key in offered if "workers" in key] == [
+        "train.workers=32",
+        "train.workers=64",
+        "train.workers=128",
+        "train.workers=256",
+    ]
+
+
+@pytest.mark.slow
+def test_14b_at_480p_is_half_and_a_quarter_but_for_what_is_not_split() -> None:
+    one, two, four = (found(LARGE, "train.workers=8", f"train.sequence_parallel={n}") for n in (1, 2, 4))
+    whole = one.peak.term("activations")
+    assert whole / 2 < two.peak.term("activations") < 1.04 * whole / 2
+    assert whole / 4 < four.peak.term("activations") < 1.09 * whole / 4
+    assert one.states == two.states == four.states
+    for role, flops in one.flops.items():  # as many GPUs, as much work
+        assert two.flops[role] == pytest.approx(flops, rel=0.005)
+    text, _ = plan(config(LARGE, "train.sequence_parallel=4"), {"cluster": "8xH100-80GB"})
+    assert "GB sent by a GPU in a step to those that share its clips" in text
+    with pytest.raises(ValueError, match=r"64 is no multiple of its 6 GPUs / train.sequence_parallel = 4 x"):
+        plan(config(LARGE, "train.sequence_parallel=4"), {"cluster": "6xH100-80GB"})
+
+
+def test_a_pass_without_it_is_what_it_was() -> None:
+    assert isinstance(run(WORK, WAN), Pass) and run(WORK, WAN) == run(replace(WORK, sequence=1), WAN)
+
+
+P720 = ["data.height=720", "data.width=1280"]
+ROWS = {
+    "480p, separate, all weights": (LARGE, []),
+    "480p, optimizer offloaded": (LARGE, OFFLOAD),
+    "480p, shared base, ZeRO-3": (SHARED, []),
+    "720p, optimizer offloaded": (LARGE, [*OFFLOAD, *P720]),
+    "720p, shared base, ZeRO-3": (SHARED, P720),
+}
+
+
+@pytest.mark.slow
+def test_the_table_of_what_holds_14b() -> None:
+    documented = (ROOT / "docs/plan.md").read_text().splitlines()
+    for name, (path, changed) in ROWS.items():
+        cells = []
+        for size in (1, 2, 4, 8):
+            changed_too = [*changed, f"train.sequence_parallel={size}"]
+            text, fits = plan(config(path, *changed_too), {"cluster": "8xH100-80GB"})
+            match = re.search(r"([0-9.]+) of", text)
+            assert match is not None
+            cells.append(match.group(1) + ("" if fits else ", no"))
+        assert f"| {name} | {' | '.join(cells)} |" in documented

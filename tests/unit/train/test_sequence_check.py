@@ -1,0 +1,61 @@
+"""Clips that cannot be shared by so many workers are refused before anything starts, with the numbers that can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.train.driver.checks.sequence import check_heads, check_nodes, check_tokens
+from tests.tiny_wan import tiny_wan
+from tests.unit.toys import run_config
+
+CAUSAL = {"name": "self_forcing", "num_frame_per_block": 1}
+
+
+@pytest.fixture
+def config(tmp_path: Any) -> Any:
+    tiny_wan(0).save_pretrained(tmp_path / "model/transformer")
+
+    def make(shared: int, workers: int = 12, **more: Any) -> RunConfig:
+        train = {"steps": 8, "workers": workers, "global_batch": 24, "micro_batch": 1, "sequence_parallel": shared}
+        return run_config(tmp_path, train=train | more.pop("train", {}), **more)
+
+    return make
+
+
+def test_heads_of_every_network_divide(config: Any) -> None:
+    check_heads(config(1))
+    check_heads(config(2))
+    with pytest.raises(
+        ConfigError, match=r"sequence_parallel = 4: student has 2 attention heads.* divide by 1, 2: use"
+    ):
+        check_heads(config(4))
+
+
+def test_tokens_of_every_clip_and_chunk_divide(config: Any) -> None:
+    """Latents of 3 x 6 x 4 are 3 x 3 x 2 = 18 tokens, a frame of them 6."""
+    for shared in (1, 2, 3, 6):
+        check_tokens(config(shared), [(4, 3, 6, 4)])
+    message = r"clips of latents 3x6x4 have 18 tokens; on 12 workers these divide by 1, 2, 3, 6: use one of them"
+    with pytest.raises(ConfigError, match=message):
+        check_tokens(config(4), [(4, 1, 4, 8), (4, 3, 6, 4)])
+    message = r"chunks of 1 frames in clips of latents 4x2x6 have 3 tokens; .* divide by 1, 3: use"
+    with pytest.raises(ConfigError, match=message):
+        check_tokens(config(2, method=CAUSAL), [(4, 4, 2, 6)])
+    check_tokens(config(2), [(4, 4, 2, 6)])
+
+
+def test_nodes_hold_whole_groups_or_it_is_said(config: Any) -> None:
+    few = {"CPU": 3.0}
+    assert check_nodes(config(1), [few]) == ""
+    assert check_nodes(config(2), [{"CPU": 4.0}, {"CPU": 8.0}]) == ""
+    assert "a node has room for 3 workers" in check_nodes(config(2), [few] * 4)
+    elastic = config(2, train={"min_workers": 4, "workers": 8, "global_batch": 24, "micro_batch": 1})
+    assert check_nodes(elastic, [{"CPU": 4.0}]) == ""
+    with pytest.raises(ConfigError, match=r"room for 3 workers.*could be left over; remove train.min_workers"):
+        check_nodes(elastic, [few, few])
+    on_gpus = config(2, train={"use_gpu": True})
+    assert check_nodes(on_gpus, [{"CPU": 3.0, "GPU": 2.0}] * 6) == ""
+    assert "room for 1 workers" in check_nodes(on_gpus, [{"CPU": 1.0, "GPU": 2.0}])
