@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
 from ray_distill.diffusion.timesteps import shift_sigma
-from ray_distill.types import Cache, Chunks, Cond, Denoiser
+from ray_distill.types import Cache, Chunks, Cond, Denoiser, History, Prediction, Window
 
 
 def longest(frames: int, chunks: Chunks) -> int:
@@ -64,6 +65,30 @@ def by_chunks(
                 x_c = add_noise(x_c, eps()[:, :, where], sigma.fill_(level))
             denoiser(x_c, sigma.fill_(chunks.context_timestep / 1000), cond, cache=cache, remember=True)
     return torch.cat(clip, dim=2)
+
+
+def teacher_forced(
+    denoiser: Denoiser, history: History, lengths: tuple[int, ...], window: Window | None = None
+) -> Denoiser:
+    """``denoiser`` under teacher forcing: one masked forward, in which a chunk (of ``lengths``) sees itself and, of the
+    chunks before it, those of ``history``. A batch that guidance doubles sees the history in both halves."""
+
+    def see(x_t: Tensor, sigma: Tensor, cond: Cond, **rest: Any) -> Prediction:
+        times = len(x_t) // len(history.x)
+        past = History(history.x.repeat(times, 1, 1, 1, 1), history.sigma.repeat(times, 1))
+        return denoiser(x_t, sigma, cond, chunks=lengths, history=past, window=window, **rest)
+
+    return see
+
+
+def clean_history(x_0: Tensor) -> History:
+    """The history of the clip ``x_0`` [B, C, T, H, W] itself."""
+    return History(x_0, x_0.new_zeros(len(x_0), x_0.shape[2], dtype=torch.float32))
+
+
+def by_frame(by_chunk: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """[B, T] of [B, chunks]: the frames of a chunk share its value."""
+    return by_chunk.repeat_interleave(torch.tensor(lengths, device=by_chunk.device), dim=1)
 
 
 def context_sigma(chunks: Chunks) -> float:

@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
 from torch import Tensor, nn
 
-from ray_distill.types import Cache, Cond, Prediction
+from ray_distill.types import Cache, Cond, History, Prediction, Window
 
 STRIDE = (8, 32, 32)
 FRAME_RATE = 25.0
@@ -41,6 +41,8 @@ class LTXDenoiser:
         chunks: Sequence[int] = (),
         cache: Cache | None = None,
         remember: bool = False,
+        window: Window | None = None,
+        history: History | None = None,
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ray_distill.models.causal_wan import causal_attention
 from ray_distill.models.features import read_out, tapped
-from ray_distill.types import Cache, Cond, Prediction
+from ray_distill.types import Cache, Cond, History, Prediction, Window
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,17 @@ class WanDenoiser:
         chunks: Sequence[int] = (),
         cache: Cache | None = None,
         remember: bool = False,
+        window: Window | None = None,
+        history: History | None = None,
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:
-        causal = causal_attention(self.network, x_t.shape[2], chunks, cache, remember)
+        frames = x_t.shape[2]
+        causal = causal_attention(self.network, frames, chunks, cache, remember, window, history is not None)
+        if history is not None:
+            assert chunks and not features, "teacher forcing is by chunks, and its features are of both halves"
+            by_frame = sigma if sigma.ndim == 2 else sigma[:, None].expand(-1, frames)
+            x_t, sigma = torch.cat([history.x, x_t], dim=2), torch.cat([history.sigma, by_frame], dim=1)
         with causal, tapped(self.network, features) as taken, read_out(self.network, taken, read) as readings:
             (velocity,) = self.network(
                 hidden_states=x_t.to(self.dtype),
@@ -46,7 +53,7 @@ class WanDenoiser:
                 encoder_hidden_states=cond["text"].to(self.dtype),
                 return_dict=False,
             )
-        return Prediction(velocity.to(x_t.dtype), tuple(taken), tuple(readings))
+        return Prediction(velocity[:, :, -frames:].to(x_t.dtype), tuple(taken), tuple(readings))
 
     def _by_token(self, sigma: Tensor, x_t: Tensor) -> Tensor:
         """``sigma`` [B, T] as [B, tokens], which is how diffusers takes levels that differ within a clip."""
