@@ -17,7 +17,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.plan.passes import Workload, count
 
 LATENTS = {"5 x 64 x 64": (4, 2, 8, 8), "17 x 96 x 64": (4, 5, 12, 8)}

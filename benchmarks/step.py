@@ -76,7 +76,7 @@ class Bare(Loop):
     def __init__(self, config: RunConfig) -> None:
         import torch
 
-        from ray_distill.models.wan import WanDenoiser
+        from ray_distill.models.wan.network import WanDenoiser
 
         super().__init__(config)
         self.optimizers = {}
@@ -114,7 +114,7 @@ class Alone(Loop):
     """DeepSpeed's engines by themselves: no average, no schedule, nothing logged."""
 
     def __init__(self, config: RunConfig) -> None:
-        from ray_distill.models.wan import WanDenoiser
+        from ray_distill.models.wan.network import WanDenoiser
         from ray_distill.train.worker import zero
 
         super().__init__(config)
@@ -133,7 +133,7 @@ class Alone(Loop):
 
 class Ours(Loop):
     def __init__(self, config: RunConfig) -> None:
-        from ray_distill.models.wan import WanDenoiser
+        from ray_distill.models.wan.network import WanDenoiser
         from ray_distill.train.worker.engines import DeepSpeedEngines
 
         super().__init__(config)

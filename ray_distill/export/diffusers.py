@@ -23,8 +23,8 @@ from huggingface_hub import ModelCardData
 from ray_distill.config.secrets import mask
 from ray_distill.evaluate.report import table
 from ray_distill.export.base import read_index
-from ray_distill.models import causal_wan
 from ray_distill.models.lora import LoRA
+from ray_distill.models.wan import causal
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
@@ -34,7 +34,7 @@ PIPELINES: dict[type[torch.nn.Module], Any] = {
     WanTransformer3DModel: WanPipeline,
     LTXVideoTransformer3DModel: LTXPipeline,
 }
-TEMPLATES = {WanPipeline: "sample_template.py", LTXPipeline: "ltx_template.py"}
+SCRIPTS = {WanPipeline: "wan/sample.py", LTXPipeline: "ltx/sample.py"}  # beside the families
 SCHEDULERS = {"sde": FlowMatchLCMScheduler, "ode": FlowMatchEulerDiscreteScheduler}
 
 
@@ -112,10 +112,10 @@ def export_student(
                 transformer_lora_adapter_metadata=lora.peft(),
             )
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
-        template = TEMPLATES[pipeline] if sampler.chunks is None else "causal_template.py"
-        shutil.copyfile(Path(__file__).with_name(template), fresh / "sample.py")
+        script = SCRIPTS[pipeline] if sampler.chunks is None else "wan/sample_causal.py"
+        shutil.copyfile(Path(causal.__file__).parents[1] / script, fresh / "sample.py")
         if sampler.chunks is not None:
-            shutil.copyfile(causal_wan.__file__, fresh / "causal_wan.py")
+            shutil.copyfile(causal.__file__, fresh / "causal_wan.py")
         (fresh / "README.md").write_text(
             mask(_model_card(recipe, sampler, card, local, adapter and adapter[0], pipeline.__name__))
         )

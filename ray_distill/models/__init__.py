@@ -1,11 +1,14 @@
-"""Real networks behind Denoiser, and the registry of their families."""
+"""Real networks behind Denoiser, and the registry of their families.
+
+A family has a folder of its own; the files beside the folders serve all of them, and know none.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-FAMILIES = {"wan": "ray_distill.models.wan.Wan", "ltx": "ray_distill.models.ltx.LTX"}
+FAMILIES = {"wan": "ray_distill.models.wan.network.Wan", "ltx": "ray_distill.models.ltx.network.LTX"}
 
 
 def family(name: str) -> Any:

@@ -23,7 +23,7 @@ from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.shared import on_one_base
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker.engines import DeepSpeedEngines, NotFinite
 from ray_distill.train.worker.step import train_step

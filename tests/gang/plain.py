@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker.step import train_step
 from tests.gang import jobs

@@ -10,7 +10,7 @@ import torch
 
 from ray_distill.methods import LCM
 from ray_distill.models.lora import LoRA, merge
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from tests.gang import jobs
 from tests.gang.gang import Gang
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.methods import DMD
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import (
     FAKE_SCORE,

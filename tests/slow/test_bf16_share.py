@@ -17,7 +17,7 @@ from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.methods.dcm_fine import DCMFine
 from ray_distill.models.loading import load_transformer, own_parameters
 from ray_distill.models.text import TextEncoder
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.types import Cond
 
 TEACHER = Path(__file__).parents[2] / "examples/digits_teacher"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ray_distill.diffusion.samplers import sample
 from ray_distill.export.verify import verify
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.types import Chunks, Sampler
 from tests.unit.export.test_export import export, make_base, make_transformer
 

@@ -11,7 +11,7 @@ from ray_distill.checkpoint.writer import write
 from ray_distill.evaluate.generate import Candidate, denoiser
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.train.driver.check import check
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 from tests.unit.toys import run_config

@@ -5,7 +5,7 @@ import torch
 
 from ray_distill.diffusion.losses import mse
 from ray_distill.methods import DCM
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Average, Experts, Prediction
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

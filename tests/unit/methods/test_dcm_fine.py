@@ -8,7 +8,7 @@ import torch
 from ray_distill.diffusion.losses import adversarial_loss, mse
 from ray_distill.methods import DCM, DCMFine
 from ray_distill.models.heads import FeatureDiscriminator, placed, random_heads
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Average, Experts, Prediction, Start
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ray_distill.methods import DMD
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction, Pull, Sampler
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

@@ -4,7 +4,7 @@ import torch
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.methods import FlowMatching
 from ray_distill.methods.flow_matching import drop
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

@@ -9,7 +9,7 @@ from torch import nn
 
 from ray_distill.methods import DMD, GAN, METHODS
 from ray_distill.models.heads import FeatureDiscriminator, placed, random_heads
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

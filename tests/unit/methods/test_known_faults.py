@@ -9,7 +9,7 @@ import torch
 
 from ray_distill.diffusion.flow import add_noise, velocity, x_0_from_velocity
 from ray_distill.methods import DMD
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 from tests.unit.toys import Gaussian, batch

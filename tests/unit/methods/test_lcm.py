@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ray_distill.methods import LCM
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Average, Prediction, Sampler
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

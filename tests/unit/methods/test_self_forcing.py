@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 from ray_distill.diffusion.causal import by_chunks, chunk_lengths
 from ray_distill.diffusion.samplers import sample
 from ray_distill.methods import DMD, SelfForcing
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Chunks, Prediction
 from tests.tiny_wan import TEXT, tiny_wan

@@ -6,7 +6,7 @@ import torch
 from ray_distill.methods import METHODS
 from ray_distill.methods.causal_warm_start import CausalWarmStart
 from ray_distill.methods.warm_start import WarmStart
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

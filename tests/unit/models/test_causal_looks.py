@@ -5,7 +5,7 @@ from itertools import accumulate, pairwise
 import pytest
 import torch
 
-from ray_distill.models.causal_wan import looks, rotate, runs, seen
+from ray_distill.models.wan.causal import looks, rotate, runs, seen
 from ray_distill.types import Window
 
 LAYOUTS = [(1,), (1, 3, 3), (3, 3, 3, 3), (1, 1, 1, 1, 1, 1, 1), (2, 3, 3)]

@@ -7,7 +7,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Cache
 from tests.tiny_wan import TEXT, tiny_wan

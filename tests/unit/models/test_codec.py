@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from ray_distill.data.read.transform import to_pixels
 from ray_distill.models.codec import load_codec
 from ray_distill.models.patch_pca import PatchPCA
-from ray_distill.models.wan import WanVAE
+from ray_distill.models.wan.codec import WanVAE
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 TEACHER = EXAMPLES / "digits_teacher"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Cache
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

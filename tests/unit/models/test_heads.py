@@ -5,7 +5,7 @@ import torch
 
 from ray_distill.models import family
 from ray_distill.models.heads import FeatureDiscriminator, FeatureHeads, placed, random_heads
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Heads
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan

@@ -5,7 +5,7 @@ import torch
 
 from ray_distill.models.loading import empty_transformer
 from ray_distill.models.lora import LoRA, add_lora, check_targets, merge, plain
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 SMALL = LoRA(rank=4, alpha=6)

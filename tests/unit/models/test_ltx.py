@@ -9,13 +9,13 @@ from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LT
 from ray_distill.config import RunConfig
 from ray_distill.diffusion.samplers import sample
 from ray_distill.export.diffusers import SCHEDULERS, export_student
-from ray_distill.export.ltx_template import fix_timesteps
 from ray_distill.methods import DMD
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec, outline
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.lora import LoRA, add_lora, merge, plain
-from ray_distill.models.ltx import LTX, LTXDenoiser
+from ray_distill.models.ltx.network import LTX, LTXDenoiser
+from ray_distill.models.ltx.sample import fix_timesteps
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Experts, Sampler
 from tests.tiny_ltx import SHAPE, TEXT, tiny_ltx

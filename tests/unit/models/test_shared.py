@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ray_distill.models.lora import LoRA, add_lora, merge
 from ray_distill.models.shared import SharedBase, on_one_base
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 STUDENT, FAKE = LoRA(rank=2, alpha=3), LoRA(rank=4, targets=("to_q", "ffn.net.2"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ray_distill.diffusion.causal import teacher_forced
-from ray_distill.models.wan import WanDenoiser
+from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.types import Cache, History, Window
 from tests.tiny_wan import tiny_wan
 from tests.unit.models.test_causal_wan import by_cache, inputs

@@ -1,18 +1,17 @@
-"""Wan 2.1 text-to-video (diffusers' WanTransformer3DModel) behind Denoiser, and its VAE behind Codec."""
+"""Wan's network, diffusers' WanTransformer3DModel, behind Denoiser."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from torch import Tensor, nn
+from diffusers import WanTransformer3DModel
+from torch import Tensor
 
-from ray_distill.models.causal_wan import causal_attention
 from ray_distill.models.features import read_out, tapped
+from ray_distill.models.wan.causal import causal_attention
 from ray_distill.types import Cache, Cond, History, Prediction, Window
 
 
@@ -86,59 +85,3 @@ class Wan:
         """Rows and columns of latents in one token; ``config`` is the transformer's."""
         _, height, width = config.get("patch_size", (1, 2, 2))
         return height, width
-
-
-class WanVAE(nn.Module):
-    """diffusers' AutoencoderKLWan with Wan's normalisation, latents = (mode - latents_mean) / latents_std."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, vae: AutoencoderKLWan) -> None:
-        super().__init__()
-        self.vae = vae.eval().requires_grad_(False)
-        per_channel = (1, vae.config.z_dim, 1, 1, 1)
-        self.register_buffer("mean", torch.tensor(vae.config.latents_mean).view(per_channel), persistent=False)
-        self.register_buffer("std", torch.tensor(vae.config.latents_std).view(per_channel), persistent=False)
-
-    @classmethod
-    def load(cls, folder: Path) -> WanVAE:
-        """fp32, as Wan's authors run it: in half precision its causal convolutions lose visible detail."""
-        vae = AutoencoderKLWan.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-        return cls(vae)
-
-    @classmethod
-    def outline(cls, described: Mapping[str, Any]) -> WanVAE:
-        """Of a configuration alone, whose defaults are Wan 2.1's, on the device that surrounds the call."""
-        return cls(AutoencoderKLWan.from_config(dict(described)))
-
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        self.latent_shape(*pixels.shape[2:])
-        latents = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float()
-        return (latents - self.mean) / self.std
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        latents = latents.float() * self.std + self.mean
-        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
-
-    @property
-    def stride(self) -> tuple[int, int, int]:
-        space = self.vae.config.scale_factor_spatial
-        return self.vae.config.scale_factor_temporal, space, space
-
-    @property
-    def channels(self) -> int:
-        return int(self.vae.config.z_dim)
-
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        time, space, _ = self.stride
-        if frames % time != 1:
-            below = max(frames - 1, 0) // time * time + 1
-            raise ValueError(f"frames={frames}: the Wan VAE takes {time}k+1 frames; use {below} or {below + time}")
-        if height % space or width % space:
-            raise ValueError(f"height x width = {height}x{width}: the Wan VAE takes multiples of {space}")
-        return self.vae.config.z_dim, (frames - 1) // time + 1, height // space, width // space

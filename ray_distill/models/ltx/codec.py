@@ -1,0 +1,67 @@
+"""LTX-Video's VAE, diffusers' AutoencoderKLLTXVideo, behind Codec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLLTXVideo
+from torch import Tensor, nn
+
+
+class LTXVAE(nn.Module):
+    """diffusers' AutoencoderKLLTXVideo with its normalisation, latents = (mode - mean) scaling_factor / std."""
+
+    def __init__(self, vae: AutoencoderKLLTXVideo) -> None:
+        super().__init__()
+        self.vae = vae.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: Path) -> LTXVAE:
+        return cls(
+            AutoencoderKLLTXVideo.from_pretrained(
+                folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
+        )
+
+    @classmethod
+    def outline(cls, described: Mapping[str, Any]) -> LTXVAE:
+        """Of a configuration alone, on the device that surrounds the call."""
+        return cls(AutoencoderKLLTXVideo.from_config(dict(described)))
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        mean, std = (value.view(1, -1, 1, 1, 1).float() for value in (self.vae.latents_mean, self.vae.latents_std))
+        return mean, std / self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        self.latent_shape(*pixels.shape[2:])
+        mean, std = self._moments()
+        return (self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float() - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        mean, std = self._moments()
+        level = torch.zeros(len(latents), device=latents.device) if self.vae.config.timestep_conditioning else None
+        latents = (latents.float() * std + mean).to(self.vae.dtype)
+        return self.vae.decode(latents, level, return_dict=False)[0].float().clamp(-1, 1)
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        space = self.vae.spatial_compression_ratio
+        return self.vae.temporal_compression_ratio, space, space
+
+    @property
+    def channels(self) -> int:
+        return int(self.vae.config.latent_channels)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        time, space, _ = self.stride
+        if frames % time != 1:
+            below = max(frames - 1, 0) // time * time + 1
+            raise ValueError(f"frames={frames}: LTX-Video's VAE takes {time}k+1 frames; use {below} or {below + time}")
+        if height % space or width % space:
+            raise ValueError(f"height x width = {height}x{width}: LTX-Video's VAE takes multiples of {space}")
+        return self.vae.config.latent_channels, (frames - 1) // time + 1, height // space, width // space
