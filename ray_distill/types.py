@@ -252,8 +252,9 @@ class Sampler:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per video; of a causal network how often a frame passes it, to be remembered included."""
-        return len(self.timesteps) * (1 if self.guidance_scale == 1.0 else 2) + (self.chunks is not None)
+        """Network evaluations per video. Of a causal network: forwards per frame after the first chunk, counting the
+        one that fills the cache."""
+        return (len(self.timesteps) + (self.chunks is not None)) * (1 if self.guidance_scale == 1.0 else 2)
 
 
 class Method(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
 from ray_distill.diffusion.timesteps import shift_sigma
-from ray_distill.types import Cache, Chunks, Cond, Denoiser, History, Prediction, Window
+from ray_distill.types import Cache, Chunks, Cond, Denoiser, History, Prediction, Sampler, Window
 
 
 def longest(frames: int, chunks: Chunks) -> int:
@@ -37,34 +38,69 @@ def chunk_lengths(frames: int, chunks: Chunks) -> tuple[int, ...]:
     return first + (chunks.frames,) * ((frames - len(first)) // chunks.frames)
 
 
+DenoiseChunk = Callable[[Denoiser, int, slice], Tensor]
+
+
 def by_chunks(
     denoiser: Denoiser,
     chunks: Chunks,
     frames: int,
     cond: Cond,
     eps: Callable[[], Tensor],
-    denoise_chunk: Callable[[Denoiser, int, slice], Tensor],
+    denoise_chunk: DenoiseChunk,
 ) -> Tensor:
-    """x_0 [B, C, T, H, W] of ``frames`` = T latent frames, one chunk after the other.
+    """x_0 [B, C, T, H, W] of ``frames`` = T latent frames: the chunks of :func:`stream` as one clip. ``eps()``
+    [B, C, T, H, W] is the noise of what is remembered, asked for only where there is some."""
+    lengths = chunk_lengths(frames, chunks)
+    return torch.cat(
+        list(stream(denoiser, chunks, lengths, cond, lambda where: eps()[:, :, where], denoise_chunk)), dim=2
+    )
+
+
+def stream(
+    denoiser: Denoiser,
+    chunks: Chunks,
+    lengths: Iterable[int],
+    cond: Cond,
+    eps: Callable[[slice], Tensor],
+    denoise_chunk: DenoiseChunk,
+) -> Iterator[Tensor]:
+    """x_0 [B, C, t, H, W] of one chunk after the other, of ``lengths`` t; with a window in bounded memory.
 
     ``denoise_chunk(see, number, where)`` makes chunk ``number``, the frames ``where`` of the clip, with ``see``: the
     denoiser that also sees the finished chunks. In between one forward without gradient remembers the finished chunk,
-    at ``chunks.context_timestep``, so no gradient reaches an earlier chunk. ``eps()`` [B, C, T, H, W] is the noise of
-    that forward, asked for only where there is some.
+    at ``chunks.context_timestep``, so no gradient reaches an earlier chunk. ``eps(where)`` [B, C, t, H, W] is the noise
+    of that forward, asked for only where there is some.
     """
-    cache, clip, start, level = Cache(), [], 0, context_sigma(chunks)
-    for number, length in enumerate(chunk_lengths(frames, chunks)):
-        where = slice(start, start + length)
-        clip.append(denoise_chunk(partial(denoiser, cache=cache), number, where))
-        start += length
-        if start == frames:
-            break
-        with torch.no_grad():
-            x_c, sigma = clip[-1], clip[-1].new_empty(len(clip[-1]), dtype=torch.float32)
-            if level > 0:
-                x_c = add_noise(x_c, eps()[:, :, where], sigma.fill_(level))
-            denoiser(x_c, sigma.fill_(chunks.context_timestep / 1000), cond, cache=cache, remember=True)
-    return torch.cat(clip, dim=2)
+    cache, where = Cache(window=chunks.window), slice(0, 0)
+    for number, length in enumerate(lengths):
+        if number:
+            remember(denoiser, x, chunks, cond, cache, partial(eps, where))  # noqa: F821
+        where = slice(where.stop, where.stop + length)
+        x = denoise_chunk(partial(denoiser, cache=cache), number, where)
+        yield x
+
+
+@torch.no_grad()
+def remember(
+    denoiser: Denoiser, x: Tensor, chunks: Chunks, cond: Cond, cache: Cache, eps: Callable[[], Tensor]
+) -> None:
+    """Add the finished chunk ``x`` to the ``cache``, at the level that ``chunks`` say."""
+    level, sigma = context_sigma(chunks), x.new_empty(len(x), dtype=torch.float32)
+    if level > 0:
+        x = add_noise(x, eps(), sigma.fill_(level))
+    denoiser(x, sigma.fill_(chunks.context_timestep / 1000), cond, cache=cache, remember=True)
+
+
+def of_chunk(sampler: Sampler, number: int) -> Sampler:
+    """The recipe of chunk ``number``: the first may have steps of its own."""
+    first = sampler.chunks.first_timesteps if sampler.chunks and number == 0 else ()
+    return replace(sampler, timesteps=first) if first else sampler
+
+
+def most_steps(sampler: Sampler) -> int:
+    """The steps of the chunk that has most: the number of the noise of what is remembered."""
+    return max(len(sampler.timesteps), len(of_chunk(sampler, 0).timesteps))
 
 
 def teacher_forced(

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -18,7 +20,7 @@ from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.export.diffusers import RECIPE
 from ray_distill.models import FAMILIES, family
 from ray_distill.models.text import TextEncoder
-from ray_distill.types import Chunks, Denoiser, Experts, Sampler
+from ray_distill.types import Chunks, Denoiser, Experts, Sampler, Window
 
 
 def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0) -> float:
@@ -48,6 +50,11 @@ def _by_script(folder: Path, prompt: str, seed: int, timeout_s: float) -> Tensor
         return load_file(out)["latents"]
 
 
+def _chunks(given: Mapping[str, Any]) -> Chunks:
+    window = Window(**given["window"]) if given.get("window") else None
+    return Chunks(**{**given, "window": window, "first_timesteps": tuple(given.get("first_timesteps", ()))})
+
+
 def _by_sampler(folder: Path, prompt: str, seed: int) -> Tensor:
     recipe = json.loads((folder / RECIPE).read_text())
     base = folder / recipe["base"]
@@ -55,7 +62,7 @@ def _by_sampler(folder: Path, prompt: str, seed: int) -> Tensor:
         base = Path(snapshot_download(recipe["base"], allow_patterns=["tokenizer/*", "text_encoder/*"]))
     encoder = TextEncoder(base, recipe["max_sequence_length"])
     text, empty = ({"text": encoder.encode([words])} for words in (prompt, recipe["negative_prompt"]))
-    chunks = Chunks(**recipe["chunks"]) if recipe.get("chunks") else None
+    chunks = _chunks(recipe["chunks"]) if recipe.get("chunks") else None
     sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
     names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
     kind = json.loads((folder / "transformer/config.json").read_text())["_class_name"]

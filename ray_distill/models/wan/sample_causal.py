@@ -14,19 +14,25 @@ from safetensors.torch import save_file
 
 @torch.no_grad()
 def roll_out(network, text, recipe):
-    """Latents [1, C, T, H, W], chunk by chunk; ``text`` [1, L, D]."""
-    sigmas, chunks, shape = [t / 1000 for t in recipe["timesteps"]], recipe["chunks"], (1, *recipe["latent_shape"])
+    """Latents [1, C, T, H, W], chunk by chunk; ``text`` [1, L, D], or [2, L, D] with the negative prompt's behind."""
+    chunks, shape, scale = recipe["chunks"], (1, *recipe["latent_shape"]), recipe["guidance_scale"]
     noise = cache(lambda i: torch.randn(shape, device=text.device))  # for the whole clip; -1 is what it starts from
-    past, clip, lengths = SimpleNamespace(frames=0, chunks=[]), [], [1] * chunks["independent_first"]
+    window = chunks["window"] and SimpleNamespace(**chunks["window"])
+    past, clip, lengths = SimpleNamespace(frames=0, chunks={}, window=window), [], [1] * chunks["independent_first"]
     lengths += [chunks["frames"]] * ((shape[2] - len(lengths)) // chunks["frames"])
+    last = max(len(recipe["timesteps"]), len(chunks["first_timesteps"]))
 
     def velocity(x, sigma, remember=False):
         with causal_attention(network, x.shape[2], cache=past, remember=remember):
-            timestep = torch.full((1,), 1000 * sigma, device=text.device)
-            return network(x.to(network.dtype), timestep, text.to(network.dtype), return_dict=False)[0].float()
+            timestep = torch.full((len(text),), 1000 * sigma, device=text.device)
+            x = x.expand(len(text), -1, -1, -1, -1).to(network.dtype)
+            v = network(x, timestep, text.to(network.dtype), return_dict=False)[0].float()
+        return v if len(text) == 1 else torch.lerp(v[1:], v[:1], scale)
 
-    for length in lengths:
+    for number, length in enumerate(lengths):
         where = slice(past.frames, past.frames + length)
+        timesteps = (chunks["first_timesteps"] if number == 0 else ()) or recipe["timesteps"]
+        sigmas = [t / 1000 for t in timesteps]
         x = noise(-1)[:, :, where]
         for i, (sigma, following) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
             v = velocity(x, sigma)
@@ -36,7 +42,7 @@ def roll_out(network, text, recipe):
         clip.append(x)
         if where.stop < shape[2]:  # what later chunks will see of this one
             c = chunks["context_timestep"] / 1000
-            velocity((1 - c) * x + c * noise(len(sigmas))[:, :, where] if c else x, c, remember=True)
+            velocity((1 - c) * x + c * noise(last)[:, :, where] if c else x, c, remember=True)
     return torch.cat(clip, dim=2)
 
 
@@ -50,9 +56,10 @@ if __name__ == "__main__":
     no_vae = {} if diffusers.WanPipeline.load_config(base)["vae"][0] else {"vae": None}
     parts = {"transformer": network, "dtype": {"default": dtype, "vae": torch.float32}}
     pipe = diffusers.WanPipeline.from_pretrained(base, use_safetensors=True, **parts, **no_vae).to(device)
-    text, _ = pipe.encode_prompt(prompt, None, False, max_sequence_length=recipe["max_sequence_length"])
+    guided, length = recipe["guidance_scale"] != 1.0, recipe["max_sequence_length"]
+    text, null = pipe.encode_prompt(prompt, recipe["negative_prompt"], guided, max_sequence_length=length)
     torch.manual_seed(int(seed))  # all noise comes from the global generator, in the order of its use
-    latents = roll_out(network, text, recipe)
+    latents = roll_out(network, torch.cat([text, null]) if guided else text, recipe)
     if no_vae or out.endswith(".safetensors"):
         save_file({"latents": latents}, out)
     else:

@@ -13,13 +13,17 @@ from safetensors.torch import load_file
 from ray_distill.diffusion.samplers import sample
 from ray_distill.export.verify import verify
 from ray_distill.models.wan.network import WanDenoiser
-from ray_distill.types import Chunks, Sampler
+from ray_distill.types import Chunks, Sampler, Window
 from tests.unit.export.test_export import export, make_base, make_transformer
 
 RECIPES = {
     "sde": Sampler((1000.0, 757.0, 522.0), "sde", chunks=Chunks(1)),
     "ode": Sampler((1000.0, 500.0), "ode", chunks=Chunks(2, independent_first=True)),
     "noised": Sampler((1000.0, 700.0), "sde", chunks=Chunks(1, context_timestep=100.0)),
+    "window": Sampler(
+        (1000.0, 700.0), "sde", chunks=Chunks(1, window=Window(2), first_timesteps=(1000.0, 900.0, 500.0))
+    ),
+    "guided": Sampler((1000.0, 500.0), "ode", 3.0, Chunks(1, window=Window(2, 1))),
 }
 
 
@@ -42,34 +46,38 @@ def test_the_scripts_rollout_is_our_sampler(tmp_path, base, kind, monkeypatch):
     sampler, shape = RECIPES[kind], (1, 4, 3, 6, 4)
     folder = export(tmp_path / "student", base, sampler)
     network, recipe = make_transformer(2), json.loads((folder / "recipe.json").read_text())
-    text = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
+    guided = sampler.guidance_scale != 1.0
     roll_out = run(folder, monkeypatch)["roll_out"]
 
     def theirs(**wrong):
         torch.manual_seed(3)
-        return roll_out(network, text, recipe | wrong)
+        return roll_out(network, text if guided else text[:1], recipe | wrong)
 
     torch.manual_seed(3)
-    ours = sample(WanDenoiser(network), sampler, torch.randn(shape), {"text": text}, noise=lambda _: torch.randn(shape))
+    prompts = {"text": text[:1]}, {"text": text[1:]}
+    ours = sample(WanDenoiser(network), sampler, torch.randn(shape), *prompts, noise=lambda _: torch.randn(shape))
     assert (theirs() - ours).abs().max() < 1e-4
-    at_once = {"chunks": {"frames": 3, "independent_first": False, "context_timestep": 0.0}}
+    at_once = {"chunks": recipe["chunks"] | {"frames": 3, "independent_first": False}}
     assert (theirs(**at_once) - ours).abs().max() > 1e-2
 
 
-def test_verify_knows_chunks(tmp_path, base, monkeypatch):
+@pytest.mark.parametrize("kind", ["noised", "guided"])
+def test_verify_knows_chunks(tmp_path, base, monkeypatch, kind):
     def by_script(folder, prompt, seed, timeout_s):
         run(folder, monkeypatch, prompt, tmp_path / "out.safetensors", seed)
         return load_file(tmp_path / "out.safetensors")["latents"]
 
     monkeypatch.setattr("ray_distill.export.verify._by_script", by_script)
-    folder = export(tmp_path / "student", base, RECIPES["noised"])
+    folder = export(tmp_path / "student", base, RECIPES[kind])
     assert verify(folder, "three moving left", seed=3) < 1e-4
 
 
 def test_the_folder_needs_diffusers_alone(tmp_path, base):
     folder = export(tmp_path / "student", base, RECIPES["ode"])
     recipe = json.loads((folder / "recipe.json").read_text())
-    assert recipe["chunks"] == {"frames": 2, "independent_first": True, "context_timestep": 0.0}
+    cut = {"frames": 2, "independent_first": True, "context_timestep": 0.0}
+    assert recipe["chunks"] == cut | {"window": None, "first_timesteps": []}
     assert json.loads((folder / "transformer" / "config.json").read_text())["_class_name"] == "WanTransformer3DModel"
     card = (folder / "README.md").read_text()
     assert "A causal student" in card and "3 network evaluations" in card
