@@ -73,9 +73,10 @@ def stream(
     of that forward, asked for only where there is some.
     """
     cache, where = Cache(window=chunks.window), slice(0, 0)
+    x: Tensor | None = None
     for number, length in enumerate(lengths):
-        if number:
-            remember(denoiser, x, chunks, cond, cache, partial(eps, where))  # noqa: F821
+        if x is not None:
+            remember(denoiser, x, chunks, cond, cache, partial(eps, where))
         where = slice(where.stop, where.stop + length)
         x = denoise_chunk(partial(denoiser, cache=cache), number, where)
         yield x
