@@ -212,8 +212,13 @@ def causal_attention(
         for hook in hooks:
             hook.remove()
     if cache is not None and kept is not None:
-        cache.chunks[before, before + frames] = tuple(kept)
-        cache.frames += frames
-        later = set(seen(cache.frames + frames, window))
-        for run in [run for run in cache.chunks if later.isdisjoint(range(*run))]:
-            del cache.chunks[run]
+        keep(cache, frames, tuple(kept))
+
+
+def keep(cache: Cache, frames: int, layers: tuple[KeyValue, ...]) -> None:
+    """Add a chunk of ``frames``, by its keys and values, and drop the chunks that none of this length sees later."""
+    cache.chunks[cache.frames, cache.frames + frames] = layers
+    cache.frames += frames
+    later = set(seen(cache.frames + frames, cache.window))
+    for run in [run for run in cache.chunks if later.isdisjoint(range(*run))]:
+        del cache.chunks[run]
