@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ray_distill import __version__
-from ray_distill.config import ConfigError, load_config
+from ray_distill.config import ConfigError
 from ray_distill.config.load import ENVIRONMENT, write_yaml
 from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
 from ray_distill.errors import mistakes
+from ray_distill.importers import load_run
 from ray_distill.terminal import patient
 
 DESCRIPTION = """\
@@ -73,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def check_config(args: argparse.Namespace) -> None:
-    loaded = load_config(args.config, args.overrides)
+    loaded = load_run(args.config, args.overrides)
     print(loaded.table())
     if loaded.report:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
@@ -90,7 +91,7 @@ def import_(args: argparse.Namespace) -> None:
     if str(args.config) not in TOOLS or not args.overrides or args.output is None:
         raise ConfigError("write: ray-distill import simpletuner FILE -o OUT.yaml [key=value ...]")
     file, *overrides = args.overrides
-    loaded = load_config(Path(file), overrides)
+    loaded = load_run(Path(file), overrides)
     write_yaml(args.output, loaded, file)
     written = [args.output]
     if loaded.before:
@@ -110,7 +111,7 @@ def plan(args: argparse.Namespace) -> int:
 
     # A cluster, its price and use are no part of a run's configuration.
     given = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
-    loaded = load_config(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
+    loaded = load_run(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
     # What a second run starts from is not there yet; the first one's networks are of the same size.
     config = (loaded.before or loaded).config
     with mistakes():
@@ -122,7 +123,7 @@ def plan(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    loaded = load_config(args.config, args.overrides)
+    loaded = load_run(args.config, args.overrides)
     from ray_distill.train.launch import prepare_alone
 
     cache = prepare_alone(loaded.config)
@@ -130,7 +131,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    loaded = load_config(args.config, args.overrides)
+    loaded = load_run(args.config, args.overrides)
     from ray_distill.train.launch import launch
 
     for message in loaded.warnings:
@@ -150,7 +151,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    loaded = load_config(args.config, args.overrides)
+    loaded = load_run(args.config, args.overrides)
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table, write_report
     from ray_distill.train.driver.fit import newest
@@ -165,7 +166,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    loaded = load_config(args.config, args.overrides)
+    loaded = load_run(args.config, args.overrides)
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
     from ray_distill.models.codec import load_codec
@@ -178,7 +179,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def sample(args: argparse.Namespace) -> None:
-    loaded = load_config(args.config, args.overrides)
+    loaded = load_run(args.config, args.overrides)
     from ray_distill.evaluate.sample import sample_video
     from ray_distill.train.driver.fit import newest
 

@@ -211,16 +211,13 @@ class Update:
 class Chunks:
     """How a causal student cuts a clip: ``frames`` latent frames are denoised together, the first alone where
     ``independent_first``. A finished chunk is remembered at ``context_timestep`` = 1000 sigma, 0 for clean.
-
-    ``grid_shift`` is for comparisons alone: it noises that chunk at the nearest of the 1000 levels of Self-Forcing's
-    scheduler, which makes 0 the sigma 0.005 at shift 5. Without a ``window`` a chunk sees all before it. The first
-    chunk has steps of its own where ``first_timesteps`` are given.
+    Without a ``window`` a chunk sees all before it. The first chunk has steps of its own where ``first_timesteps`` are
+    given.
     """
 
     frames: int
     independent_first: bool = False
     context_timestep: float = 0.0
-    grid_shift: float | None = None
     window: Window | None = None
     first_timesteps: tuple[float, ...] = ()
 

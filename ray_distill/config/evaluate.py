@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from ray_distill.config.section import Section, Seed
-from ray_distill.data.source import Absolute, Frames, Shift, Side, Steps, home
+from ray_distill.settings import Absolute, Frames, Section, Seed, Shift, Side, Steps, home
 
 
 def _prompts(value: Any) -> Any:

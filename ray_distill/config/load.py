@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -22,9 +22,6 @@ from ray_distill.plaintext import NotText, read_text
 ENVIRONMENT = "RAY_DISTILL_"
 EMPTY = "a text is needed; nothing behind the key is the empty one, and 'null' in quotes is that word"
 M = TypeVar("M", bound=BaseModel)
-
-if TYPE_CHECKING:
-    from ray_distill.config.simpletuner.convert import Converted
 
 
 @dataclass(frozen=True)
@@ -61,28 +58,10 @@ class Override:
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Loaded:
-    """Read, override, validate; a .json file is SimpleTuner's. ConfigError before anything starts."""
+    """Read a YAML file, override, validate. ConfigError before anything starts."""
     changes = read_overrides(overrides, os.environ if environment is None else environment)
-    if path.suffix != ".json":
-        tree, sources = read_yaml(path)
-        return Loaded(validated(RunConfig, apply(changes, tree, sources), sources), sources)
-    from ray_distill.config.simpletuner.convert import convert, semantic_before
-
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file")
-    overridden = {change.key: change.value for change in changes}
-    made = convert(path, overridden)
-    if not made.needs_semantic:
-        return _imported(made, changes)
-    before, kept = semantic_before(path, overridden)
-    return _imported(made, changes, _imported(before, [change for change in changes if change.key in kept]))
-
-
-def _imported(made: Converted, changes: Sequence[Override], before: Loaded | None = None) -> Loaded:
-    sources = dict(made.sources)
-    tree = apply(changes, made.tree, sources)
-    config = validated(RunConfig, tree, sources)
-    return Loaded(config, sources, tree, made.report(), made.warnings(), before)
+    tree, sources = read_yaml(path)
+    return Loaded(validated(RunConfig, apply(changes, tree, sources), sources), sources)
 
 
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from ray_distill.config.section import Fraction, Section
-from ray_distill.data.source import Pipeline
 from ray_distill.models.lora import LoRA
+from ray_distill.settings import Fraction, Pipeline, Section
 
 
 class Optimizer(Section):

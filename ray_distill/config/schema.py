@@ -12,11 +12,11 @@ from ray_distill.config.keys import nearest
 from ray_distill.config.method import method_fields, read_method
 from ray_distill.config.roles import RoleConfig
 from ray_distill.config.secrets import masked
-from ray_distill.config.section import Folder, Name, Section, Seed
 from ray_distill.config.sections import Model, Publish, Track, Train
 from ray_distill.config.shared_base import check_shared_base
 from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
+from ray_distill.settings import Folder, Name, Section, Seed
 from ray_distill.types import STUDENT, TEACHER, Average, Method, Role, Start
 
 
@@ -33,7 +33,7 @@ class RunConfig(Section):
     track: Track = Field(default_factory=Track)  # made anew: its relative file is one of the working directory of now
     publish: Publish | None = None
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     @model_validator(mode="after")
     def _roles_fit_the_method(self) -> RunConfig:

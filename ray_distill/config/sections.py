@@ -9,10 +9,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.config.keys import nearest
-from ray_distill.config.section import Section
-from ray_distill.data.read.remote import home
-from ray_distill.data.source import Absolute, Many, Pipeline
 from ray_distill.models import FAMILIES
+from ray_distill.settings import Absolute, Many, Pipeline, Section, absolute
 
 
 def _family(value: str) -> str:
@@ -117,7 +115,7 @@ class Train(Section):
 def sqlite_path(uri: str) -> Path | None:
     """The file of a SQLite URI; None for every other."""
     path = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else ""
-    return home(Path(path)).absolute() if path and path != ":memory:" else None
+    return absolute(Path(path)) if path and path != ":memory:" else None
 
 
 def absolute_uri(uri: str) -> str:

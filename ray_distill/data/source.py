@@ -2,82 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.data.read.clip import Cut
 from ray_distill.data.read.container import PIXELS
-from ray_distill.data.read.remote import Location, home, is_remote
+from ray_distill.data.read.remote import Location, is_remote
 from ray_distill.diffusion.timesteps import check_timesteps
 from ray_distill.plaintext import blank
+from ray_distill.settings import (
+    Folder,
+    Fraction,
+    Frames,
+    Many,
+    Pipeline,
+    Section,
+    Seed,
+    Shift,
+    Side,
+    Steps,
+)
 
-
-def absolute(path: Path) -> Path:
-    """``path`` with its ``~`` expanded, absolute: workers run in directories of Ray's own."""
-    return home(path).absolute()
-
-
-def not_empty(value: Any) -> Any:
-    """ValueError for the empty text, which Path takes for the working directory."""
-    if value == "":
-        raise ValueError("a path is needed, and this one is empty; the working directory is written .")
-    return value
-
-
-def located(path: Path) -> Path:
-    """``absolute(path)``; ORGANISATION/NAME, where no such folder is there, is that repository in the hub's cache of
-    this machine, if it has it."""
-    path = home(path)
-    if not path.is_absolute() and not path.exists() and len(path.parts) == 2:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        with suppress(HFValidationError, LocalEntryNotFoundError):
-            return Path(snapshot_download(path.as_posix(), local_files_only=True))
-    return path.absolute()
-
-
-def _on_a_file_system(value: Any) -> Any:
-    if found := re.match(r"([A-Za-z][\w+.-]+):/", str(value)):
-        raise ValueError(
-            f"a place of {found[1]}:// is no folder: rows are added to it and read out of it in pieces, so it must be "
-            "storage that all nodes mount, such as NFS, or a local disk on one machine. Clips and prompts may be URIs"
-        )
-    return value
-
-
-Absolute = Annotated[Path, BeforeValidator(not_empty), AfterValidator(absolute)]
-Folder = Annotated[Path, BeforeValidator(not_empty), BeforeValidator(_on_a_file_system), AfterValidator(absolute)]
-"""On this machine's file systems."""
-Pipeline = Annotated[Path, BeforeValidator(not_empty), AfterValidator(located)]
-"""A pipeline's folder, or its name on the hub."""
 PLACES = ("manifest", "videos", "shards", "prompts")
-
-
-# Bounds that no video, network or machine reaches: a slip of the keyboard ends here, not in a full memory.
-Frames = Annotated[int, Field(gt=0, le=100_000)]
-Side = Annotated[int, Field(gt=0, le=65_536)]
-Steps = Annotated[int, Field(gt=0, le=10_000)]
-"""Of a solver, whose levels are listed."""
-Shift = Annotated[float, Field(gt=0, le=1e6)]
-Many = Annotated[int, Field(gt=0, le=1_000_000)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Teacher(Section):
@@ -91,7 +39,7 @@ class Teacher(Section):
     guidance: float = 6.0
     """Standard: u + s (c - u)."""
     clips_per_prompt: Many = 1
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    seed: Seed = 0
     batch: PositiveInt = 1
     levels: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
     """Timesteps, falling, at which the trajectory's states are kept, too: the pairs of a warm start."""
@@ -260,7 +208,7 @@ class Source(Clips):
     """Whether training begins while clips are still being encoded, beside it."""
     keep_small_buckets: bool = True
     """Whether sizes that fewer clips have than a global batch are kept, and repeated within it, or left out."""
-    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0
+    caption_dropout: Fraction = 0
     """The share of samples whose caption is taken for the empty one, so that a method learns without a prompt, too."""
     negative_prompt: str = ""
     encode_batch: PositiveInt = 1

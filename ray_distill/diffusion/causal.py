@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
-from ray_distill.diffusion.timesteps import shift_sigma
 from ray_distill.types import Cache, Chunks, Cond, Denoiser, History, Prediction, Sampler, Window
 
 
@@ -87,10 +86,10 @@ def remember(
     denoiser: Denoiser, x: Tensor, chunks: Chunks, cond: Cond, cache: Cache, eps: Callable[[], Tensor]
 ) -> None:
     """Add the finished chunk ``x`` to the ``cache``, at the level that ``chunks`` say."""
-    level, sigma = context_sigma(chunks), x.new_empty(len(x), dtype=torch.float32)
-    if level > 0:
-        x = add_noise(x, eps(), sigma.fill_(level))
-    denoiser(x, sigma.fill_(chunks.context_timestep / 1000), cond, cache=cache, remember=True)
+    sigma = x.new_full((len(x),), chunks.context_timestep / 1000, dtype=torch.float32)
+    if chunks.context_timestep > 0:
+        x = add_noise(x, eps(), sigma)
+    denoiser(x, sigma, cond, cache=cache, remember=True)
 
 
 def of_chunk(sampler: Sampler, number: int) -> Sampler:
@@ -126,11 +125,3 @@ def clean_history(x_0: Tensor) -> History:
 def by_frame(by_chunk: Tensor, lengths: tuple[int, ...]) -> Tensor:
     """[B, T] of [B, chunks]: the frames of a chunk share its value."""
     return by_chunk.repeat_interleave(torch.tensor(lengths, device=by_chunk.device), dim=1)
-
-
-def context_sigma(chunks: Chunks) -> float:
-    """The noise level of what is remembered: timestep / 1000, unless the grid of the reference is asked for."""
-    if chunks.grid_shift is None:
-        return chunks.context_timestep / 1000
-    grid = [shift_sigma(i / 1000, chunks.grid_shift) for i in range(1, 1001)]
-    return min(grid, key=lambda sigma: abs(1000 * sigma - chunks.context_timestep))

@@ -76,10 +76,12 @@ def simulate(
 
 
 def by_level(experts: Experts, networks: Networks) -> Denoiser:
-    """One denoiser out of two: each call, at one level for all samples, goes to the role that has that level."""
+    """One denoiser out of two: each call, at one level for all samples, goes to the role that has that level. A level
+    at the boundary itself is the high expert's, as in diffusers."""
 
     def see(x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:
-        high = 1000 * sigma.min().item() >= experts.boundary
+        # In the level's own precision: 1000 x 0.9 in fp32 is 899.99998.
+        high = bool(sigma.min() >= sigma.new_tensor(experts.boundary / 1000))
         return networks[experts.high if high else experts.low](x_t, sigma, cond, **causal)
 
     return see

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_distill import sealed
-from ray_distill.checkpoint import Checkpoint
+from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
 from ray_distill.data.prepare.pipeline import real_videos
 from ray_distill.data.read.transform import to_frames
@@ -32,32 +32,11 @@ from ray_distill.evaluate.samples import Candidate, Made, kept_name
 from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.hashing import folder_hash
-from ray_distill.models.loading import load_transformer, random_transformer
-from ray_distill.models.lora import merge
 from ray_distill.rng import StatelessRng
 from ray_distill.sealed import Damaged
 from ray_distill.types import Denoiser, Sampler
 
 
-def load_network(config: RunConfig, role: str, checkpoint: Path | None, averaged: bool = True) -> nn.Module:
-    """A role's network, frozen, in fp32: out of a checkpoint (its average, where one is kept), or as it began.
-
-    Adapters are merged into the weights that they adapt."""
-    if config.role(role).init == "random":
-        module = random_transformer(config.model.family, config.source(role), config.seed)
-    else:
-        module = load_transformer(config.model.family, config.source(role))
-    if checkpoint is not None and config.method.roles[role] == "trained":
-        trained = Checkpoint(checkpoint).tensors(role, config.sampled_tensors(role) if averaged else "weights")
-        lora = config.role(role).lora
-        if lora is None:
-            module.load_state_dict(trained)
-        else:
-            merge(module, lora, trained)
-    return module.eval().requires_grad_(False)
-
-
-@lru_cache(maxsize=1)
 @lru_cache(maxsize=1)
 def _networks(key: str, roles: tuple[str, ...], *what: Any) -> dict[str, nn.Module]:
     return {role: load_network(RunConfig.model_validate_json(key), role, *what) for role in roles}

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ray_distill.data.read.transform import to_pixels
 from ray_distill.errors import ConfigError
 from ray_distill.models.parts import check_stored, read_json, stored_shapes
+from ray_distill.settings import Section
 
 WEIGHTS = "model.safetensors"
 
@@ -122,10 +123,8 @@ class Metric(nn.Module):
         return metric.eval().requires_grad_(False)
 
 
-class _Described(BaseModel):
+class _Described(Section):
     """A metric's config.json."""
-
-    model_config = ConfigDict(extra="forbid")
 
     heads: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)]
     size: tuple[PositiveInt, PositiveInt, PositiveInt]

@@ -160,8 +160,7 @@ def _save_networks(folder: Path, transformer: torch.nn.Module, low: torch.nn.Mod
 
 
 def _chunks(sampler: Sampler) -> dict[str, Any] | None:
-    chunks = sampler.chunks
-    return None if chunks is None else {key: value for key, value in asdict(chunks).items() if key != "grid_shift"}
+    return None if sampler.chunks is None else asdict(sampler.chunks)
 
 
 def _sight(window: Mapping[str, int] | None) -> str:

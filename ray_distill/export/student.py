@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_distill.checkpoint import Checkpoint
+from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
-from ray_distill.evaluate.generate import load_network
 from ray_distill.export.diffusers import export_student
 from ray_distill.types import STUDENT
 

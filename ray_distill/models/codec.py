@@ -1,4 +1,4 @@
-"""Codec: pixels to latents and back, by a family's VAE or by PatchPCA.
+"""Codec: pixels to latents and back, by a family's VAE or by a PCA of patches.
 
 Latents leave a codec normalised (each channel about zero mean and unit variance), as the denoiser wants them.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 
 CODECS = {
     "PatchPCA": "ray_distill.models.patch_pca:PatchPCA",
+    "CausalPatchPCA": "ray_distill.models.causal_pca:CausalPatchPCA",
     "AutoencoderKLWan": "ray_distill.models.wan.codec:WanVAE",
     "AutoencoderKLLTXVideo": "ray_distill.models.ltx.codec:LTXVAE",
 }

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
+
+from ray_distill.settings import Section
 
 ADAPTER = "default"  # peft puts it into the names of parameters, and takes it out of those that it stores
 
 
-class LoRA(BaseModel):
+class LoRA(Section):
     """The ``lora`` section of a role. ``targets`` are names of linear layers, or their last parts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     rank: Annotated[int, Field(gt=0, le=65_536)] = 16
     alpha: Annotated[float, Field(gt=0)] | None = None

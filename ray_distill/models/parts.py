@@ -22,7 +22,12 @@ from ray_distill.errors import ConfigError
 from ray_distill.models.codec import CODECS, Codec
 
 Shapes = Mapping[str, tuple[int, ...]]
-CONFIG, PCA = "config.json", "PatchPCA"
+CONFIG = "config.json"
+PCA: Mapping[str, Mapping[str, bool]] = {
+    "PatchPCA": {"": False},
+    "CausalPatchPCA": {"first.": True, "rest.": False},
+}
+"""Of each PCA codec, its parts by the prefix of their tensors' names, and whether a part's blocks are of one frame."""
 LAYERS, LARGEST = 1000, 10_000_000
 TEXT = {"wan": "umt5", "ltx": "t5"}
 """Of each family, transformers' name of the text encoder that its pipeline has."""
@@ -114,7 +119,7 @@ def check_vae(folder: Path, key: str) -> Codec:
     name = described.get("_class_name")
     if name not in CODECS:
         raise ConfigError(f"{what}: _class_name {name!r} is no codec that is known; known are {', '.join(CODECS)}")
-    if name == PCA:
+    if name in PCA:
         return _check_pca(folder / "vae", described, what)
     for key, least in (("latents_mean", -math.inf), ("latents_std", 0)):
         values = described.get(key) or []
@@ -130,10 +135,14 @@ def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:
     patch = described.get("patch")
     if not (isinstance(patch, list) and len(patch) == 3 and all(isinstance(p, int) and p > 0 for p in patch)):
         raise ConfigError(f"{what}: patch = {patch}: three numbers above 0 are needed; copy config.json again")
-    found, size = stored_shapes(folder, "diffusion_pytorch_model", what), 3 * math.prod(patch)
-    channels = found.get("basis", (0,))[0]
-    check_stored(found, {"mean": (size,), "basis": (channels, size), "scale": (channels,)}, what)
-    codec: Codec = resolve_name(CODECS[PCA]).load(folder)
+    found, name = stored_shapes(folder, "diffusion_pytorch_model", what), described["_class_name"]
+    wanted: dict[str, tuple[int, ...]] = {}
+    channels = next(iter(shape[0] for key, shape in found.items() if key.endswith("basis") and shape), 0)
+    for part, one_frame in PCA[name].items():
+        size = 3 * math.prod(patch[1:] if one_frame else patch)
+        wanted |= {f"{part}mean": (size,), f"{part}basis": (channels, size), f"{part}scale": (channels,)}
+    check_stored(found, wanted, what)
+    codec: Codec = resolve_name(CODECS[name]).load(folder)
     return codec
 
 

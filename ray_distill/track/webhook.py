@@ -12,10 +12,11 @@ from pathlib import Path
 from queue import Full, Queue
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, SecretStr, ValidationError
 
 from ray_distill.config import ConfigError
 from ray_distill.config.secrets import masked
+from ray_distill.settings import Section
 
 log = logging.getLogger(__name__)
 Event = Literal["start", "checkpoint", "validation", "end", "failure"]
@@ -27,10 +28,10 @@ WAITING = 100  # events; more are dropped
 END_WAIT_S = 5.0
 
 
-class Hook(BaseModel):
+class Hook(Section):
     """The file that ``track.webhook`` names. ``callback_url`` is the address; ``log_level`` is taken and not used."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     callback_url: SecretStr = Field(validation_alias=AliasChoices("callback_url", "webhook_url"))
     webhook_type: Literal["raw"] = "raw"

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from ray_distill.config import ConfigError, Loaded, RunConfig, load_config
+from ray_distill.config import ConfigError, Loaded, RunConfig
 from ray_distill.config.keys import flatten, set_dotted
 from ray_distill.config.load import load, validated
-from ray_distill.config.section import Folder, Name, Section
-from ray_distill.data.source import Absolute
+from ray_distill.importers import load_run
+from ray_distill.settings import Absolute, Folder, Name, Section
 
 NOT_SEARCHED = ("name", "output_dir", "seed", "model.", "data.", "evaluate.", "track.", "train.steps", "train.workers")
 """What all trials share, or what would make their distances incomparable."""
@@ -74,7 +74,7 @@ def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     """The sweep and its base, both checked as far as they can be without a cluster; ConfigError names the key."""
     sweep, _ = load(Sweep, path, overrides)
     texts = [f"{key}={json.dumps(value)}" for key, value in flatten(sweep.overrides).items()]
-    base = load_config(sweep.base, texts)
+    base = load_run(sweep.base, texts)
     steps = base.config.train.steps
     if base.config.evaluate.metric is None:
         raise ConfigError(f"evaluate.metric: {sweep.base} has none, and a sweep needs distances; set it in overrides")

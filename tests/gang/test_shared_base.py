@@ -14,9 +14,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransform
 from torch import nn
 
 from ray_distill.checkpoint import Checkpoint
+from ray_distill.checkpoint.network import load_network
 from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
-from ray_distill.evaluate.generate import load_network
 from ray_distill.export.student import export
 from ray_distill.plan.network import parameters
 from ray_distill.rng import StatelessRng

@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from ray_distill.checkpoint.writer import write
-from ray_distill.config import RunConfig, load_config
+from ray_distill.config import RunConfig
 from ray_distill.evaluate.generate import Candidate, denoiser, make_latents
+from ray_distill.importers import load_run
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker.build import build_engines
 from ray_distill.train.worker.step import train_step
 from ray_distill.types import STUDENT, Batch
 from tests.gang.gang import Gang
-from tests.unit.config.simpletuner import MODEL, home, seed
+from tests.unit.simpletuner.examples import MODEL, home, seed
 
 SHAPE, STEPS = (16, 3, 6, 10), 3  # 9 frames of 48x80
 SMALL = ["data.frames=9", "data.resolution=64", "data.height=48", "data.width=80", "evaluate.frames=9", "publish=null"]
@@ -79,7 +80,7 @@ def test_the_seed_trains_and_its_student_samples(
     file, changes = SEEDS[name]
     path = folder / f"{name}.json"
     path.write_text(json.dumps(seed(file) | {"train_batch_size": 1} | changes))
-    config = load_config(path, [*SMALL, "train.workers=2"], environment={}).config
+    config = load_run(path, [*SMALL, "train.workers=2"], environment={}).config
     checkpoint = folder / name
     results = gang.run(train, config.model_dump_json(), str(checkpoint), world=2)
     for result in results:

@@ -8,7 +8,7 @@ import pytest
 
 from docs import tree
 from ray_distill.cli import main, parse
-from ray_distill.config import load_config
+from ray_distill.importers import load_run
 from ray_distill.tune.space import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_a_documented_command_is_taken(line: str) -> None:
     if str(args.config).startswith(MADE):
         assert args.verb == "train"
     elif args.verb == "import":
-        load_config(Path(args.overrides[0]), args.overrides[1:], environment={})
+        load_run(Path(args.overrides[0]), args.overrides[1:], environment={})
     elif args.verb == "track":
         assert str(args.config) == "sync" and args.overrides[0].startswith(MADE)
     elif args.verb == "tune":
@@ -42,7 +42,7 @@ def test_a_documented_command_is_taken(line: str) -> None:
     elif args.verb == "plan":
         assert main(shlex.split(line)[1:]) in (0, 1)
     else:
-        load_config(args.config, args.overrides, environment={})
+        load_run(args.config, args.overrides, environment={})
 
 
 def documents() -> list[Path]:

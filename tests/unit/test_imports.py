@@ -15,18 +15,20 @@ BELOW: dict[str, tuple[str, ...]] = {
     "models": ("diffusion",),
     "data": ("models",),
     "config": ("methods", "data"),
+    "simpletuner": ("config",),
+    "importers": ("simpletuner",),
     "plan": ("config",),
     "checkpoint": ("config",),
     "track": ("config",),
     "evaluate": ("checkpoint",),
     "export": ("evaluate",),
     "train": ("export", "plan", "track"),
-    "tune": ("train",),
+    "tune": ("train", "importers"),
     "terminal": (),
     "cli": ("tune", "terminal"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
-    *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "jsonl", "__version__"),
+    *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "jsonl", "settings", "__version__"),
 }
 ROOMS = {
     "ray": (
@@ -124,6 +126,7 @@ def test_imports_go_one_way() -> None:
         ("plan/memory.py", "from ray_distill.track import runs"),
         ("types.py", "from ray_distill.diffusion import flow"),
         ("config/run.py", "import ray"),
+        ("config/load.py", "from ray_distill.simpletuner.convert import convert"),
         ("data/read.py", "import ray.data"),
         ("train/worker/engines.py", "from deepspeed.utils import safe_get_full_fp32_param"),
         ("train/worker/loop.py", "def log():\n    import mlflow"),

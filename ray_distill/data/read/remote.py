@@ -24,6 +24,7 @@ from pyarrow import fs
 from pydantic import PlainSerializer, PlainValidator
 
 from ray_distill.data.read.clip import BadClip
+from ray_distill.settings import absolute
 
 T = TypeVar("T")
 More = Callable[[], bool]
@@ -48,14 +49,6 @@ def is_remote(place: str | Path) -> bool:
     return "://" in str(place)
 
 
-def home(path: Path) -> Path:
-    """``path`` with the folder of a user in place of its ``~``; ValueError where there is no such user."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError(f"{path}: {path.parts[0]} is no user's home on this machine; write the whole path") from None
-
-
 def _location(value: Any) -> Path | str:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError("a path or a URI such as s3://bucket/clips is needed")
@@ -64,7 +57,7 @@ def _location(value: Any) -> Path | str:
             "a URI with a user or a key in it: they would be seen. Give them as AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or as the store's own variables, in the environment"
         )
-    return str(value) if is_remote(value) else home(Path(value)).absolute()  # workers run in directories of Ray's own
+    return str(value) if is_remote(value) else absolute(Path(value))
 
 
 Location = Annotated[Path | str, PlainValidator(_location), PlainSerializer(str)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ray_distill.models.features import read_out, tapped
 from ray_distill.models.wan.causal import causal_attention
+from ray_distill.models.wan.conditions import enter, leave
 from ray_distill.types import Cache, Cond, History, Prediction, Window
 
 
@@ -39,20 +40,28 @@ class WanDenoiser:
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:
-        frames = x_t.shape[2]
+        start, frames = cache.frames if cache is not None else 0, x_t.shape[2]
+        latents, levels = enter(x_t, sigma, cond, start)
+        image = {"encoder_hidden_states_image": cond["image"].to(self.dtype)} if "image" in cond else {}
         causal = causal_attention(self.network, frames, chunks, cache, remember, window, history is not None)
         if history is not None:
-            assert chunks and not features, "teacher forcing is by chunks, and its features are of both halves"
-            by_frame = sigma if sigma.ndim == 2 else sigma[:, None].expand(-1, frames)
-            x_t, sigma = torch.cat([history.x, x_t], dim=2), torch.cat([history.sigma, by_frame], dim=1)
+            latents, levels = self._beside(history, latents, levels, cond)
         with causal, tapped(self.network, features) as taken, read_out(self.network, taken, read) as readings:
             (velocity,) = self.network(
-                hidden_states=x_t.to(self.dtype),
-                timestep=1000 * (self._by_token(sigma, x_t) if sigma.ndim == 2 else sigma),
+                hidden_states=latents.to(self.dtype),
+                timestep=1000 * (self._by_token(levels, x_t) if levels.ndim == 2 else levels),
                 encoder_hidden_states=cond["text"].to(self.dtype),
                 return_dict=False,
+                **image,
             )
-        return Prediction(velocity[:, :, -frames:].to(x_t.dtype), tuple(taken), tuple(readings))
+        velocity = leave(velocity[:, :, -frames:].to(x_t.dtype), x_t, sigma, cond, start)
+        return Prediction(velocity, tuple(taken), tuple(readings))
+
+    def _beside(self, history: History, latents: Tensor, levels: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """Teacher forcing: the clean frames in front of the noised ones, each at its level."""
+        by_frame = levels if levels.ndim == 2 else levels[:, None].expand(-1, latents.shape[2])
+        clean, at = enter(history.x, history.sigma, cond, 0)
+        return torch.cat([clean, latents], dim=2), torch.cat([at, by_frame], dim=1)
 
     def _by_token(self, sigma: Tensor, x_t: Tensor) -> Tensor:
         """``sigma`` [B, T] as [B, tokens], which is how diffusers takes levels that differ within a clip."""

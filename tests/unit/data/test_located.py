@@ -5,7 +5,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from ray_distill.data.source import located
+from ray_distill.settings import located
 
 
 @pytest.fixture

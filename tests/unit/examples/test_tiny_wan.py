@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from PIL import Image
 
 from ray_distill.data.read.clip import Cut
 from ray_distill.data.read.video import read_clip
@@ -25,6 +26,16 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny_wan")
     tiny_wan.main([str(folder), "--clips", "3"])
     return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, folder):
+    """Every kind of pipeline by its name."""
+    home = tmp_path_factory.mktemp("tiny_wans")
+    for kind in tiny_wan.KINDS:
+        if kind != "2.1_t2v":
+            tiny_wan.main([str(home / kind), "--kind", kind])
+    return {kind: folder if kind == "2.1_t2v" else home / kind for kind in tiny_wan.KINDS}
 
 
 def test_it_is_a_few_megabytes(folder):
@@ -59,6 +70,39 @@ def test_diffusers_alone_samples_it(folder):
     pipeline.set_progress_bar_config(disable=True)
     made = pipeline("a blue square", height=48, width=80, num_frames=9, num_inference_steps=2, output_type="np")
     assert made.frames.shape == (1, 9, 48, 80, 3) and np.isfinite(made.frames).all()
+
+
+@pytest.mark.parametrize("kind", tiny_wan.KINDS)
+def test_diffusers_alone_samples_every_kind(folders, kind):
+    """Each kind is a few MB, and its pipeline makes a video; from an image, another image makes another video."""
+    assert sum(path.stat().st_size for path in folders[kind].rglob("*") if path.is_file()) < 6e6
+    published = tiny_wan.KINDS[kind]
+    image_too = published.from_image or published.levels_by_token
+    pipeline = (WanImageToVideoPipeline if image_too else WanPipeline).from_pretrained(
+        folders[kind], local_files_only=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    size = {"height": 64, "width": 96, "num_frames": 5}
+
+    def sample(**more):
+        torch.manual_seed(0)
+        return pipeline(prompt="a square", num_inference_steps=2, output_type="np", **size, **more).frames
+
+    images = [Image.new("RGB", (96, 64), colour) for colour in ("red", "blue")] if image_too else []
+    videos = [sample(image=image) for image in images] or [sample()]
+    assert all(video.shape == (1, 5, 64, 96, 3) and np.isfinite(video).all() for video in videos)
+    assert not image_too or np.abs(videos[0] - videos[1]).max() > 1e-2
+
+
+def test_two_experts_differ_and_their_boundary_is_the_published_one(folders):
+    for kind, boundary in (("2.2_a14b_t2v", 0.875), ("2.2_a14b_i2v", 0.9)):
+        assert json.loads((folders[kind] / "model_index.json").read_text())["boundary_ratio"] == boundary
+        high, low = (
+            WanTransformer3DModel.from_pretrained(folders[kind], subfolder=part)
+            for part in ("transformer", "transformer_2")
+        )
+        assert high.config.in_channels == (36 if "i2v" in kind else 16)
+        assert not torch.equal(high.proj_out.weight, low.proj_out.weight)
 
 
 def test_clips_are_of_two_shapes_with_captions_beside_them(folder):

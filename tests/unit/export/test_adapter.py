@@ -8,8 +8,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransform
 from safetensors import safe_open
 
 from ray_distill.checkpoint.layout import folder_name
+from ray_distill.checkpoint.network import load_network
 from ray_distill.checkpoint.writer import write
-from ray_distill.evaluate.generate import load_network
 from ray_distill.export.diffusers import ADAPTER
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain

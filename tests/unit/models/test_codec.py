@@ -117,7 +117,8 @@ def test_unknown_codecs_are_named(tmp_path):
         load_codec(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "VQGAN"}))
     with pytest.raises(
-        ValueError, match=r"'VQGAN' .* knows \['AutoencoderKLLTXVideo', 'AutoencoderKLWan', 'PatchPCA'\]"
+        ValueError,
+        match=r"'VQGAN' .* knows \['AutoencoderKLLTXVideo', 'AutoencoderKLWan', 'CausalPatchPCA', 'PatchPCA'\]",
     ) as caught:
         load_codec(tmp_path)
     assert str(tmp_path) in str(caught.value)

@@ -16,7 +16,7 @@ from ray_distill.plan.estimate import estimate
 from ray_distill.plan.memory import state
 from ray_distill.plan.network import parameters
 from ray_distill.plan.report import digits
-from tests.unit.config import simpletuner
+from tests.unit.simpletuner import examples
 
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / "examples/digits_teacher/transformer/diffusion_pytorch_model.safetensors"
@@ -301,10 +301,10 @@ def test_a_shared_base_is_planned_as_one_network_and_adapters():
 @pytest.mark.parametrize(("size", "elements"), [("1.3B", 1_418_996_800), ("14B", 14_288_491_584)])
 def test_the_seeds_are_planned_at_both_sizes(name, size, elements, tmp_path, monkeypatch):
     """SimpleTuner's two files as they stand, over the published architecture of each size."""
-    folder = simpletuner.home(tmp_path)
+    folder = examples.home(tmp_path)
     described = PUBLISHED / f"Wan2.1-T2V-{size}-Diffusers.json"
-    (folder / simpletuner.MODEL / "transformer/config.json").write_text(described.read_text())
+    (folder / examples.MODEL / "transformer/config.json").write_text(described.read_text())
     monkeypatch.chdir(folder)
-    loaded = simpletuner.load(folder, simpletuner.seed(name))
+    loaded = examples.load(folder, examples.seed(name))
     found = estimate((loaded.before or loaded).config)
     assert sum(found.parameters["teacher"].every) >= elements and found.peak.total > 2 * elements / 8

@@ -1,0 +1,24 @@
+"""Read a run's configuration from a file of ours, or from another tool's file as it stands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ray_distill.config import ConfigError, Loaded, load_config
+from ray_distill.config.load import read_overrides
+
+
+def load_run(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Loaded:
+    """Read, override and validate the configuration of a run; a .json file is SimpleTuner's.
+
+    ConfigError, with key, value and remedy, before anything starts. ``environment`` is the process's unless given.
+    """
+    if path.suffix != ".json":
+        return load_config(path, overrides, environment)
+    from ray_distill.simpletuner.load import load
+
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    return load(path, read_overrides(overrides, os.environ if environment is None else environment))

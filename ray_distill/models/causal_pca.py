@@ -1,0 +1,85 @@
+"""CausalPatchPCA: a codec without training whose first latent frame is one picture, as Wan's VAE has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ray_distill.models.patch_pca import WEIGHTS, PatchPCA
+
+
+class CausalPatchPCA(nn.Module):
+    """4n + 1 frames -> n + 1 latent frames (for a patch of 4 frames): one PatchPCA for the first frame alone, one for
+    the blocks of frames behind it.
+
+    No latent frame depends on a later frame, so a clip's first latents are those of its beginning, at any length.
+    ``first`` has blocks of one frame, ``rest`` of several; rows, columns and channels of both are equal.
+    """
+
+    def __init__(self, first: PatchPCA, rest: PatchPCA) -> None:
+        super().__init__()
+        if first.patch != (1, *rest.patch[1:]) or first.channels != rest.channels:
+            raise ValueError(
+                f"the first frame's patch {first.patch} and {first.channels} channels do not fit the others' patch "
+                f"{rest.patch} and {rest.channels} channels"
+            )
+        self.first, self.rest = first, rest
+
+    @classmethod
+    def fit(cls, pixels: Tensor, patch: tuple[int, int, int] = (4, 4, 4), channels: int = 16) -> CausalPatchPCA:
+        """The leading ``channels`` components of ``pixels`` [N, 3, T, H, W]: of all pictures for the first frame, of
+        the blocks behind it for the rest."""
+        pictures = pixels.movedim(2, 1).flatten(0, 1)[:, :, None]
+        return cls(PatchPCA.fit(pictures, (1, *patch[1:]), channels), PatchPCA.fit(pixels[:, :, 1:], patch, channels))
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        self.latent_shape(*pixels.shape[2:])
+        first = self.first.encode(pixels[:, :, :1])
+        return first if pixels.shape[2] == 1 else torch.cat([first, self.rest.encode(pixels[:, :, 1:])], 2)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        first = self.first.decode(latents[:, :, :1])
+        return first if latents.shape[2] == 1 else torch.cat([first, self.rest.decode(latents[:, :, 1:])], 2)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        time, rows, columns = self.stride
+        if frames % time != 1 % time or frames < 1:
+            below = max(frames - 1, 0) // time * time + 1
+            raise ValueError(f"frames={frames}: CausalPatchPCA takes {time}k+1 frames; use {below} or {below + time}")
+        if height % rows or width % columns:
+            raise ValueError(f"height x width = {height}x{width}: CausalPatchPCA takes multiples of {rows}x{columns}")
+        return self.channels, (frames - 1) // time + 1, height // rows, width // columns
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        return self.rest.stride
+
+    @property
+    def channels(self) -> int:
+        return self.rest.channels
+
+    @property
+    def config(self) -> dict[str, object]:
+        return {"_class_name": "CausalPatchPCA", "patch": list(self.stride), "channels": self.channels}
+
+    def save(self, folder: Path) -> None:
+        """Writes config.json and the weights, in diffusers' folder habits."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / WEIGHTS)
+        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> CausalPatchPCA:
+        time, rows, columns = json.loads((folder / "config.json").read_text())["patch"]
+        stored = load_file(folder / WEIGHTS)
+
+        def part(name: str, patch: tuple[int, int, int]) -> PatchPCA:
+            return PatchPCA(**{key: stored[f"{name}.{key}"] for key in ("mean", "basis", "scale")}, patch=patch)
+
+        return cls(part("first", (1, rows, columns)), part("rest", (time, rows, columns)))

@@ -1,0 +1,51 @@
+"""Image conditions of one call of Wan's network: more channels, CLIP's states, or the first frame itself.
+
+``held`` [B, C, T, h, w]: latents of a clip that is the image and then mid-grey. They enter behind the noisy channels
+    and a mask of 4 channels, which follows from the shape (Wan 2.1 I2V, Wan 2.2 I2V A14B)
+``image`` [B, tokens, D]: CLIP's hidden states of the image, for a cross attention of their own (Wan 2.1 I2V)
+``first`` [B, C, h, w]: latents of the image, in the place of the first latent frame and at level 0 (Wan 2.2 5B)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ray_distill.types import Cond
+
+TEMPORAL = 4
+"""Frames in one latent frame after the first, which is one frame."""
+
+
+def latent_mask(known: Tensor) -> Tensor:
+    """[4, t] of the frames [4 (t - 1) + 1] of a clip that are ``known``, 1 or 0: a latent frame has a channel for each
+    of its frames, and the first frame counts four times."""
+    return torch.cat([known[:1].expand(TEMPORAL), known[1:]]).view(-1, TEMPORAL).T
+
+
+def enter(x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> tuple[Tensor, Tensor]:
+    """(latents, levels) as the network takes them, of ``x_t`` [B, C, T, h, w] and ``sigma`` [B] or [B, T].
+
+    ``start`` is the number of the first of these T latent frames in its clip. Nothing is changed in place.
+    """
+    if "held" in cond:
+        held = cond["held"][:, :, start : start + x_t.shape[2]]
+        known = x_t.new_zeros(TEMPORAL * (cond["held"].shape[2] - 1) + 1)
+        known[0] = 1
+        mask = latent_mask(known)[:, start : start + x_t.shape[2], None, None]
+        return torch.cat([x_t, mask.expand(len(x_t), -1, -1, *x_t.shape[3:]), held.to(x_t)], dim=1), sigma
+    if "first" in cond and start == 0:
+        levels = sigma if sigma.ndim == 2 else sigma[:, None].expand(-1, x_t.shape[2])
+        first = cond["first"][:, :, None].to(x_t)
+        return torch.cat([first, x_t[:, :, 1:]], dim=2), torch.cat([torch.zeros_like(levels[:, :1]), levels[:, 1:]], 1)
+    return x_t, sigma
+
+
+def leave(velocity: Tensor, x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> Tensor:
+    """``velocity`` with that of the first latent frame replaced by the one which leads from ``x_t`` to ``first``, so
+    that every x_0-prediction has the image there and no sampler has to know of it; 0 where sigma is."""
+    if "first" not in cond or start:
+        return velocity
+    level = (sigma[:, 0] if sigma.ndim == 2 else sigma).view(-1, 1, 1, 1, 1)
+    way = (x_t[:, :, :1] - cond["first"][:, :, None].to(x_t)) / torch.where(level > 0, level, 1)
+    return torch.cat([torch.where(level > 0, way, 0).to(velocity), velocity[:, :, 1:]], dim=2)

@@ -1,0 +1,61 @@
+"""Encode the first frames of clips, or pictures, into the image conditions of Wan's networks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPImageProcessor, CLIPVisionModel
+
+from ray_distill.models.wan.codec import WanVAE
+from ray_distill.types import Cond
+
+
+class WanImageEncoder(nn.Module):
+    """The pipeline's VAE, and CLIP where the network reads its states. ``fields`` names the conditions to make: of
+    first, held and image."""
+
+    def __init__(
+        self, codec: WanVAE, fields: Collection[str], clip: CLIPVisionModel | None = None, processor: Any = None
+    ) -> None:
+        super().__init__()
+        assert ("image" in fields) == (clip is not None), f"{fields}: image, and only that, is made by CLIP"
+        self.codec, self.fields, self.processor = codec, frozenset(fields), processor
+        self.clip = clip and clip.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: Path, codec: WanVAE, fields: Collection[str]) -> WanImageEncoder:
+        """``codec`` is that of ``folder``/vae; ``image_encoder`` and ``image_processor`` are read where they serve."""
+        if "image" not in fields:
+            return cls(codec, fields)
+        clip = CLIPVisionModel.from_pretrained(
+            folder / "image_encoder", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+        processor = CLIPImageProcessor.from_pretrained(folder / "image_processor", local_files_only=True)
+        return cls(codec, fields, clip, processor)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Cond:
+        """fp32 conditions by name of ``pixels`` [B, 3, T, H, W] in [-1, 1], of which the first frame is read, and the
+        size of the clip that is to follow it."""
+        made: dict[str, Tensor] = {}
+        first = pixels[:, :, :1]
+        if "first" in self.fields:
+            made["first"] = self.codec.encode(first)[:, :, 0]
+        if "held" in self.fields:
+            grey = first.new_zeros(*first.shape[:2], pixels.shape[2] - 1, *first.shape[3:])
+            made["held"] = self.codec.encode(torch.cat([first, grey], dim=2))
+        if self.clip is not None:
+            made["image"] = self._states(first[:, :, 0])
+        return made
+
+    def _states(self, pictures: Tensor) -> Tensor:
+        """[B, tokens, D]: what the pipeline takes of CLIP, the hidden states before its last layer."""
+        assert self.clip is not None
+        bytes_ = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        given = self.processor(images=list(bytes_.permute(0, 2, 3, 1).cpu().numpy()), return_tensors="pt")
+        states = self.clip(given.pixel_values.to(self.clip.device), output_hidden_states=True).hidden_states[-2]
+        return states.float()  # type: ignore[no-any-return]

@@ -1,0 +1,60 @@
+"""Find the files that a SimpleTuner configuration names: model, prompts, web hook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray_distill.simpletuner.document import read_json
+from ray_distill.simpletuner.outcome import File
+from ray_distill.simpletuner.rules import is_hub_name
+from ray_distill.simpletuner.values import TRUE, Refused, off
+
+LIBRARIES = ("validation_prompt_library", "user_prompt_library")
+LIBRARY = Path(__file__).with_name("prompts.json")
+
+
+def model_folder(name: str, file: File, revision: str | None = None) -> Path:
+    """A local folder first, then the hub's cache on this machine; nothing is fetched."""
+    for root in (Path.cwd(), file.path.parent):
+        if (root / name).is_dir():
+            return (root / name).absolute()
+    if is_hub_name(name):
+        from huggingface_hub import snapshot_download  # a tenth of a second, and most configurations name no hub
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(name, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError:
+            which = f" --revision {revision}" if revision else ""
+            raise Refused(
+                "no such folder here, and nothing of that name in the hub's cache. Fetch it: "
+                f"hf download {name}{which}; or name a folder: model.path=FOLDER"
+            ) from None
+    raise Refused("no such folder; model.path=FOLDER names another")
+
+
+def prompts(file: File) -> tuple[dict[str, str], list[str]]:
+    """(what validations show, by name: the libraries, where they are named, and ``validation_prompt``; the keys beside
+    a prompt that have no effect)."""
+    found: dict[str, str] = {}
+    more: set[str] = set()
+    for key in LIBRARIES:
+        for name, entry in _library(file.given.get(key), file).items():
+            prompt = entry.get("prompt") if isinstance(entry, dict) else entry
+            if not isinstance(prompt, str):
+                raise Refused(f"{name!r} has no text in it; expected a file of {{name: prompt}}")
+            found[name] = prompt
+            more |= entry.keys() - {"prompt"} if isinstance(entry, dict) else set()
+    own = file.given.get("validation_prompt")
+    return found | ({"validation": str(own)} if own else {}), sorted(more)
+
+
+def _library(named: Any, file: File) -> dict[str, Any]:
+    word = str(named).strip().lower()
+    if off(named):
+        return {}
+    library = read_json(LIBRARY if word in (*TRUE, LIBRARY.stem) else file.locate(named))
+    if not isinstance(library, dict):
+        raise Refused("expected a file of {name: prompt}")
+    return library

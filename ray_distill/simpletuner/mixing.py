@@ -1,0 +1,75 @@
+"""Mix several datasets: what they share, how often each is seen, which sizes go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_distill.config.keys import ConfigError
+from ray_distill.simpletuner.outcome import File, Outcome
+
+Part = dict[str, Any]
+CLIP = {
+    "frames": None,
+    "stride": 1,
+    "resolution": None,
+    "crop": False,
+    "minimum_image_size": 0,
+    "minimum_aspect_ratio": None,
+    "maximum_aspect_ratio": None,
+}
+"""What datasets may share, and what holds for one that does not say; None: nothing does."""
+
+
+def own_keys(parts: Sequence[Part]) -> tuple[Part, list[Part]]:
+    """(what is set for all data, each dataset's other keys): a value that the first dataset with videos sets is for
+    all, and another dataset has its own, or SimpleTuner's default, where they differ."""
+    first = next((part for part in parts if "prompts" not in part), parts[0])
+    lengths = [part["frames"] for part in (first, *parts) if "frames" in part]
+    shared = {key: first[key] for key in CLIP if key in first} | ({"frames": lengths[0]} if lengths else {})
+    whole = [part if "prompts" in part else {**_defaults(shared), **part} for part in parts]
+    return shared, [{k: v for k, v in part.items() if k not in shared or v != shared[k]} for part in whole]
+
+
+def _defaults(shared: Part) -> Part:
+    return {key: value for key, value in CLIP.items() if value is not None and key in shared}
+
+
+def square(parts: Sequence[Part], path: Path) -> None:
+    """ConfigError where squares are mixed with other sizes: one fixed size is all that data.height and width say."""
+    seen: dict[str, str] = {}
+    for number, part in enumerate(parts):
+        if "data.resolution_type" in part:
+            fixed = part["data.resolution_type"] == "fixed"
+            edge = part["data.height"] if fixed else part["resolution"]
+            size = f"a square of {edge} pixels (crop)" if fixed else "its own aspect"
+            seen.setdefault(size, str(part.get("id", number)))
+    if len(seen) > 1:
+        sizes = ", ".join(f"{name!r} {size}" for size, name in seen.items())
+        raise ConfigError(
+            f"{path}: two sizes: {sizes}. Squares have one size in a run: give all datasets the same crop and "
+            "resolution; or crop=false, or crop_aspect=preserve, in all, and each has its own resolution"
+        )
+
+
+def mixed(parts: Sequence[Part], file: File) -> tuple[list[Part], Outcome | None]:
+    """The datasets with how often each is seen, and what to say of it.
+
+    SimpleTuner's auto-weighting draws a dataset by probability x its clips, uniform by probability alone.
+    """
+    factors = [float(part.get("probability", 1)) for part in parts]
+    plain = [{key: value for key, value in part.items() if key != "probability"} for part in parts]
+    if len(parts) > 1 and file.given.get("data_backend_sampling") == "uniform":
+        shares = [{k: v for k, v in part.items() if k != "repeats"} for part in plain]
+        note = "uniform: a dataset's share of the samples, whatever its length; repeats have no effect"
+        return (
+            [part | {"probability": factor} for part, factor in zip(shares, factors, strict=True)],
+            Outcome(note=note, warn=any(part.get("repeats") for part in parts)),
+        )
+    if len(set(factors)) == 1:
+        return plain, None
+    often = [factor * (1 + part.get("repeats", 0)) for factor, part in zip(factors, parts, strict=True)]
+    passes = [round(each / min(often), 6) for each in often]
+    note = f"auto-weighting: an epoch shows a clip of each dataset {', '.join(f'{each:g}' for each in passes)} times"
+    return [part | {"repeats": each - 1} for part, each in zip(plain, passes, strict=True)], Outcome(note=note)

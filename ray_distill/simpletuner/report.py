@@ -1,0 +1,75 @@
+"""Report of an import: one line per key, and the warnings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_distill.simpletuner.outcome import Outcome
+
+SECRET = {"secret", "token", "password", "key"}
+"""Words in names whose values are not shown."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A key, its value, and what became of it; ``assumed``: SimpleTuner's default, since the file does not set it;
+    ``of``: the dataset, where there are several."""
+
+    key: str
+    value: Any
+    outcome: Outcome
+    assumed: bool = False
+    of: str = ""
+
+    @property
+    def given(self) -> str:
+        """The key with its value, as short text."""
+        return f"{self.key} = {shown(self.key, self.value)}{f' (of {self.of})' if self.of else ''}"
+
+    def text(self, overridden: Mapping[str, Any]) -> str:
+        became = [
+            f"{key} = {_short(value)}{' (set elsewhere)' if key in overridden else ''}"
+            for key, value in self.outcome.values.items()
+        ]
+        what = ", ".join(became) if became else "" if self.outcome.note.startswith("no effect") else "accepted"
+        said = f"{what}: {self.outcome.note}" if what and self.outcome.note else what or self.outcome.note
+        return f"{self.given}{' (its default)' if self.assumed else ''} -> {said}"
+
+
+def warnings(lines: Iterable[Line]) -> list[str]:
+    """The warnings of an import, each reason once with its keys."""
+    by_note: dict[str, list[str]] = {}
+    for line in lines:
+        if line.outcome.warn and (line.outcome.values or not line.assumed):
+            by_note.setdefault(line.outcome.note, []).append(line.given)
+    return [f"{', '.join(keys)}: {note}" for note, keys in by_note.items()]
+
+
+def shown(key: str, value: Any) -> str:
+    """A value as short text; *** where it may be a secret."""
+    return _short(_masked(key, value))
+
+
+def quoted(key: str, value: Any) -> str:
+    """The same for an error, as Python writes it."""
+    masked = _masked(key, value)
+    return masked if masked == "***" else repr(masked)
+
+
+def _masked(key: str, value: Any) -> Any:
+    words = set(key.lower().split("_"))
+    # Some write a web hook's address in place of the name of a file that holds it.
+    address = "webhook" in words and (isinstance(value, dict | list) or "://" in str(value))
+    if SECRET & words or address:
+        return "***"
+    if isinstance(value, dict):
+        return {name: _masked(name, each) for name, each in value.items()}
+    return [_masked(key, each) for each in value] if isinstance(value, list) else value
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 64 else f"{text[:61]}..."

@@ -1,0 +1,66 @@
+"""Rules that many of SimpleTuner's keys share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ray_distill.simpletuner.outcome import File, Outcome, Rule
+from ray_distill.simpletuner.values import Refused, number, off, one_of
+
+
+def to(*keys: str, kind: Callable[[Any], Any] = number, note: str = "") -> Rule:
+    """The value, as ``kind`` reads it, under each of ``keys``."""
+    return lambda value, file: Outcome(dict.fromkeys(keys, kind(value)), note)
+
+
+def form(key: str) -> Rule:
+    return lambda value, file: Outcome({key: one_of(value, ("std", "extra"))})
+
+
+def nothing(why: str) -> Rule:
+    """Warn that the key has no effect."""
+    return lambda value, file: Outcome(note=why, warn=True)
+
+
+def taken(note: str) -> Rule:
+    """Accept the key; there is nothing to set, since that is how it is."""
+    return lambda value, file: Outcome(note=note)
+
+
+def idle(why: str, anyway: str | None = None) -> Rule:
+    """Warn that the key has no effect, unless it asks for nothing, or for ``anyway``."""
+    return lambda value, file: Outcome(note=f"no effect: {why}", warn=not off(value) and str(value) != anyway)
+
+
+def only_off(why: str, *usual: str) -> Rule:
+    """Refuse the key, unless it asks for nothing or for what happens anyway."""
+
+    def rule(value: Any, file: File) -> Outcome:
+        if off(value) or str(value) in usual:
+            return Outcome(note="asks for nothing that is not so")
+        raise Refused(f"{why}; remove it" + (f", or use {usual[0]}" if usual else ""))
+
+    return rule
+
+
+def older_name(today: str, rule: Rule) -> Rule:
+    """A key by the name that it had, which SimpleTuner still knows."""
+
+    def read(value: Any, file: File) -> Outcome:
+        outcome = rule(value, file)
+        if today in file.given and dict(rule(file.given[today], file).values) != dict(outcome.values):
+            raise Refused(f"{today} = {file.given[today]!r} is its name today and says otherwise; remove one of them")
+        return Outcome(outcome.values, f"it is called {today} today", outcome.warn)
+
+    return read
+
+
+def four_k_plus_one(frames: int) -> int:
+    """The next number of frames at or above it that a Wan clip can have."""
+    return -(-(max(frames, 1) - 1) // 4) * 4 + 1
+
+
+def is_hub_name(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None

@@ -1,0 +1,100 @@
+"""Rules for the `video` section of a dataset: frames of a clip, files that are long enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray_distill.simpletuner.document import is_comment
+from ray_distill.simpletuner.outcome import File, Outcome
+from ray_distill.simpletuner.values import Refused, blank, flag, one_of, whole
+
+Entry = Mapping[str, Any]
+
+
+def frames(value: Any, entry: Entry, file: File) -> Outcome:
+    count = whole(value)
+    if count < 1:
+        raise Refused("expected 1 frame or more")
+    fitting = (count - 1) // 4 * 4 + 1
+    note = "" if fitting == count else f"Wan takes 4k+1 frames: the first {fitting} of {count}"
+    return Outcome({"frames": fitting}, note, warn=bool(note))
+
+
+def interval(value: Any, entry: Entry, file: File) -> Outcome:
+    return Outcome({"stride": max(1, whole(value))})
+
+
+def _interval(value: Any, entry: Entry, file: File) -> Outcome:
+    """Of the section; with buckets by length SimpleTuner rounds lengths to it, and without it reads it nowhere."""
+    every = whole(value)
+    if _section(entry).get("bucket_strategy") == "resolution_frames":
+        return Outcome(note="no effect: num_frames says how long a clip is", warn=every > 1)
+    if every <= 1:
+        return interval(value, entry, file)
+    note = f"each {every}th frame of a file is taken; remove it if it was meant to round lengths"
+    return Outcome({"stride": every}, note, warn=True)
+
+
+def _shortest(value: Any, entry: Entry, file: File) -> Outcome:
+    """A file needs the frames of its clip; more than these cannot be asked for."""
+    least, count = whole(value), _count(entry)
+    if count is not None and least > count:
+        raise Refused(f"files of {count} frames, which are num_frames, are taken here; use {count} or less")
+    return Outcome(note="a file with fewer frames than a clip is left out and counted")
+
+
+def _longest(value: Any, entry: Entry, file: File) -> Outcome:
+    most, count = whole(value), _count(entry)
+    if count is not None and most < count:
+        raise Refused(f"no file has num_frames = {count} then; use more")
+    return Outcome(note="no effect: of a longer file its first frames are taken", warn=True)
+
+
+def _buckets(value: Any, entry: Entry, file: File) -> Outcome:
+    strategy = one_of(value, ("aspect_ratio", "resolution_frames"))
+    if strategy == "resolution_frames" and _count(entry) is None:
+        raise Refused("clips have one length here; give num_frames")
+    return Outcome(note="clips of one size and length share a bucket")
+
+
+def _from_picture(value: Any, entry: Entry, file: File) -> Outcome:
+    if flag(value):
+        raise Refused("text alone conditions the model here; use false")
+    return Outcome(note="text alone conditions the model")
+
+
+PARTS: Mapping[str, Callable[[Any, Entry, File], Outcome]] = {
+    "num_frames": frames,
+    "frame_interval": _interval,
+    "min_frames": _shortest,
+    "max_frames": _longest,
+    "bucket_strategy": _buckets,
+    "is_i2v": _from_picture,
+}
+
+
+def video(value: Any, entry: Entry, file: File) -> Outcome:
+    """All of the section as one outcome; Refused names its key."""
+    if not isinstance(value, dict):
+        raise Refused(f"expected a section of {', '.join(PARTS)}")
+    outcomes = []
+    for key, each in _section(entry).items():
+        try:
+            outcomes.append(PARTS[one_of(key, PARTS)](each, entry, file))
+        except Refused as error:
+            raise Refused(f"{key}: {error}") from None
+    values = {key: each for outcome in outcomes for key, each in outcome.values.items()}
+    notes = dict.fromkeys(outcome.note for outcome in outcomes if outcome.note)
+    return Outcome(values, "; ".join(notes), any(outcome.warn for outcome in outcomes))
+
+
+def _section(entry: Entry) -> dict[str, Any]:
+    return {key: each for key, each in entry["video"].items() if not is_comment(key) and not blank(each)}
+
+
+def _count(entry: Entry) -> int | None:
+    """Frames of a clip as the file asks for them, if it does."""
+    section = _section(entry) if isinstance(entry.get("video"), dict) else {}
+    count = section.get("num_frames", entry.get("num_frames"))
+    return None if count is None else whole(count)

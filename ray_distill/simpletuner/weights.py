@@ -1,0 +1,64 @@
+"""Rules for SimpleTuner's keys on where weights come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_distill.models import FAMILIES
+from ray_distill.simpletuner.files import model_folder
+from ray_distill.simpletuner.outcome import File, Outcome
+from ray_distill.simpletuner.values import Refused, one_of, text
+
+PATH = "pretrained_model_name_or_path"
+FLAVOURS = {
+    "t2v-480p-1.3b-2.1": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    "t2v-480p-14b-2.1": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+}
+"""Text to video; SimpleTuner's other flavours begin from a picture, a sound or one of two stages."""
+
+
+def model_name(file: File) -> str:
+    """The pipeline's name as the file has it: that of its own key, else its flavour's."""
+    return str(file.given.get(PATH, FLAVOURS.get(str(file.given.get("model_flavour")), "")))
+
+
+def model_family(value: Any, file: File) -> Outcome:
+    return Outcome({"model.family": one_of(value, FAMILIES, "families here")})
+
+
+def model(value: Any, file: File) -> Outcome:
+    if file.overrides("model.path"):
+        return Outcome(note="model.path is set elsewhere")
+    return Outcome({"model.path": str(model_folder(text(value), file, file.read("revision", text, None)))})
+
+
+def flavour(value: Any, file: File) -> Outcome:
+    name = FLAVOURS[one_of(value, FLAVOURS, "flavours of text to video")]
+    if PATH in file.given:
+        return Outcome(note=f"{PATH} says which weights")
+    return model(name, file)
+
+
+def revision(value: Any, file: File) -> Outcome:
+    text(value)
+    return Outcome(note=f"of {PATH} in the hub's cache")
+
+
+def of_the_model(what: str) -> Any:
+    """A part of the pipeline that is taken from model.path, and may be named beside it."""
+
+    def rule(value: Any, file: File) -> Outcome:
+        if value == model_name(file):
+            return Outcome(note=f"{what} of model.path, which are these")
+        raise Refused(f"{what} are those of {PATH}; give that name, or remove it")
+
+    return rule
+
+
+def transformer(value: Any, file: File) -> Outcome:
+    """Another network than the pipeline's, in all roles."""
+    roles = [role for role in file.held if not file.overrides(f"roles.{role}.path")]
+    if not roles:
+        return Outcome(note="roles.*.path is set elsewhere")
+    folder = str(model_folder(text(value), file))
+    return Outcome({f"roles.{role}.path": folder for role in roles}, "all roles begin from it")
