@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--prompt", help="sample: what to show")
     top.add_argument("--out", type=Path, default=Path("sample.mp4"), help="sample: the file to write (sample.mp4)")
     top.add_argument("--seed", type=int, default=0, help="sample: the seed of its noise (0)")
+    top.add_argument("--frames", type=int, help="sample: a causal student's clip of this length, written as it is made")
     top.add_argument("-o", "--output", type=Path, metavar="OUT", help="import: the YAML file to write")
     top.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
     top.add_argument("--version", action="version", version=f"ray-distill {__version__}")
@@ -185,7 +186,7 @@ def sample(args: argparse.Namespace) -> None:
 
     if not args.prompt:
         raise ConfigError('sample needs a prompt: --prompt "a seven moving left"')
-    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out)
+    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out, args.frames)
     print(args.out)
 
 
