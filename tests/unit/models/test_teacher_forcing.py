@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from ray_distill.diffusion.causal import teacher_forced
+from ray_distill.diffusion.samplers import sample_chunks
 from ray_distill.models.wan.network import WanDenoiser
-from ray_distill.types import Cache, History, Window
-from tests.tiny_wan import tiny_wan
+from ray_distill.plan.passes import Counter
+from ray_distill.types import Cache, Chunks, History, Sampler, Window
+from tests.tiny_wan import TEXT, tiny_wan
 from tests.unit.models.test_causal_wan import by_cache, inputs
 
 ONES = (1,) * 7
@@ -83,6 +85,36 @@ def test_a_cache_holds_what_the_next_chunk_sees_and_no_more():
         sizes.append(sum(x.nbytes for chunk in cache.chunks.values() for layer in chunk for x in layer))
     assert list(cache.chunks) == [(0, 3), (18, 21)] and cache.frames == 21
     assert sizes == [sizes[0], *[2 * sizes[0]] * 6]
+
+
+@pytest.mark.parametrize("frames", [24, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_memory_of_a_rollout_is_flat_from_the_window_on(frames):
+    """Bytes of all tensors alive between chunks, and at most within one; without a window both grow."""
+    model = WanDenoiser(tiny_wan(0))
+    known = [*model.network.parameters(), *model.network.buffers()]
+
+    def rolled(window):
+        recipe = Sampler((1000.0,), "ode", chunks=Chunks(2, window=window))
+        lengths = (2,) * (frames // 2) if window else (2,) * 12
+        text, alive, most = {"text": torch.zeros(1, *TEXT)}, [], []
+        with Counter(known) as counter:
+
+            def noise(_, where):
+                return torch.randn(1, 4, where.stop - where.start, 4, 6)
+
+            for chunk in sample_chunks(model, recipe, lengths, text, None, noise):
+                assert chunk.isfinite().all()
+                del chunk
+                alive.append(counter.now)
+                most.append(counter.most)
+                counter.most = 0
+        return alive, most
+
+    alive, most = rolled(Window(6, 2))
+    assert len(alive) == frames // 2
+    assert len(set(alive[4:])) == 1 and len(set(most[4:])) == 1
+    alive, most = rolled(None)
+    assert alive[-1] > 2 * alive[4] and most[-1] > 1.2 * most[4]
 
 
 def gradient(network, velocity):
