@@ -17,12 +17,14 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
+from ray_distill.models.spec import Field
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.plan.passes import Workload, count
 
 LATENTS = {"5 x 64 x 64": (4, 2, 8, 8), "17 x 96 x 64": (4, 5, 12, 8)}
 """Frames x height x width in pixels, and the latent of four channels that they are."""
 TEXT = (64, 32)
+FIELDS = (("text", Field(TEXT, padding="zeros")),)
 
 
 def saved(work: Workload, described: dict[str, Any]) -> int:
@@ -38,7 +40,7 @@ def saved(work: Workload, described: dict[str, Any]) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    x_t, text = torch.randn(work.rows, *work.latent), torch.randn(work.rows, *work.text)
+    x_t, text = torch.randn(work.rows, *work.latent), torch.randn(work.rows, *TEXT)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         velocity = WanDenoiser(network, dtype)(x_t, torch.rand(work.rows), {"text": text}).velocity
     assert velocity.requires_grad
@@ -60,7 +62,7 @@ def main() -> None:
         ("float32", "bfloat16"), (False, True), LATENTS.items()
     ):
         n = 1 if checkpointing else 2
-        work = Workload("wan", json.dumps(described), dtype, checkpointing, n, latent, TEXT, True)
+        work = Workload("wan", json.dumps(described), dtype, checkpointing, n, latent, FIELDS, True)
         real, plan = saved(work, described), count(work).saved
         off = plan / real - 1
         print(

@@ -52,6 +52,7 @@ from ray_distill.data.read.video import write_clip
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import Cache
 from ray_distill.data.store.tables import table_of
+from ray_distill.models.pipeline import Pipeline
 from ray_distill.train.launch import cluster
 from ray_distill.types import Placement
 
@@ -247,7 +248,7 @@ def memory(clips: int) -> dict[str, Any]:
         source = source.model_copy(update={"height": 24, "width": 24, "encode_batch": 64})
         began = time.perf_counter()
         with cluster(log_to_driver=False), watched() as peaks:
-            cache = prepare(source, Encoders("wan", DIGITS, 8), lambda text: None)
+            cache = prepare(source, Encoders(Pipeline("wan", DIGITS), 8), lambda text: None)
         assert len(cache.index) == clips
     return {"clips": clips, "seconds": time.perf_counter() - began, **peaks}
 
@@ -294,10 +295,10 @@ def wait(clips: int) -> dict[str, Any]:
         (Path(folder) / "in").mkdir()
         given = {"encode_batch": BATCH, "encoders": 2, "stream": True}
         source = clips_in(Path(folder) / "in", clips, frames=17).model_copy(update=given)
-        models = Encoders("wan", Path(folder) / "wan", 16)
+        models = Encoders(Pipeline("wan", Path(folder) / "wan"), 16)
         with cluster(log_to_driver=False):
             cache = prepare(source, models, lambda text: None)
-            stream = Stream(cache, 0, 0, clips // BATCH, 1, BATCH, BATCH, with_latents=True)
+            stream = Stream(cache, 0, 0, clips // BATCH, 1, BATCH, BATCH, with_latents=True, fields=models.fields)
             seconds = encoding(source, models, cache)
             cpus = ray.cluster_resources()["CPU"]
             filling = Filling(source, models, cache, stream.needed(), cpus, lambda text: None)
@@ -322,7 +323,7 @@ def encoding(source: Source, models: Encoders, cache: Cache) -> float:
     torch.set_num_threads(1)
     rows = cache.rows(range(BATCH), COLUMNS)
     decoded = next(Decode(source)({name: np.array([row[name] for row in rows], object) for name in rows[0]}))
-    encoder, seconds = EncodeClips(models.path), []
+    encoder, seconds = EncodeClips(models), []
     for _ in range(3):
         began = time.perf_counter()
         encoder(decoded)

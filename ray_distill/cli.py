@@ -170,11 +170,10 @@ def export(args: argparse.Namespace) -> None:
     loaded = load_run(args.config, args.overrides)
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
-    from ray_distill.models.codec import load_codec
     from ray_distill.train.driver.fit import newest
 
     data = loaded.config.data
-    shape = load_codec(loaded.config.model.path / "vae").latent_shape(data.frames, data.height, data.width)
+    shape = loaded.config.model.pipeline.latent_shape(data.frames, data.height, data.width)
     folder = export(loaded.config, newest(loaded.config).folder, shape)
     print(f"{folder}: diffusers alone gives our latents to {verify(folder, 'a test'):.1e}")
 

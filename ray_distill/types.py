@@ -40,7 +40,7 @@ Need = Literal["trained", "frozen"] | Average | Start
 """What a method asks of a role. Full or LoRA, ZeRO stage and precision are RunConfig's affair."""
 
 Cond = Mapping[str, Tensor]
-"""Conditioning by name, each tensor batch first. Text is ``{"text": [B, L, D]}``."""
+"""Conditioning by name, each tensor batch first. Its names are those of a family's fields (``models/spec.py``)."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
@@ -18,6 +18,9 @@ from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
 from ray_distill.settings import Folder, Name, Section, Seed
 from ray_distill.types import STUDENT, TEACHER, Average, Method, Role, Start
+
+if TYPE_CHECKING:
+    from ray_distill.models.pipeline import Pipeline
 
 
 class RunConfig(Section):
@@ -122,6 +125,12 @@ class RunConfig(Section):
 
     def source(self, role: Role) -> Path:
         return self.role(role).path or self.model.path
+
+    def pipeline(self, role: Role) -> Pipeline:
+        """The facts of the folder that a role's transformer comes from."""
+        if self.role(role).path in (None, self.model.path):
+            return self.model.pipeline
+        return self.model.pipeline.beside(self.source(role), f"roles.{role}.path")
 
     @property
     def shown_size(self) -> tuple[int, int, int]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.config.keys import nearest
 from ray_distill.models import FAMILIES
-from ray_distill.settings import Absolute, Many, Pipeline, Section, absolute
+from ray_distill.settings import Absolute, Many, Section, absolute
+from ray_distill.settings import Pipeline as PipelineFolder
+
+if TYPE_CHECKING:
+    from ray_distill.data.encoders import Encoders
+    from ray_distill.models.pipeline import Pipeline
 
 
 def _family(value: str) -> str:
@@ -23,7 +29,7 @@ class Model(Section):
     """Where the teacher's pipeline stands: a folder in diffusers' format, or ORGANISATION/NAME in the hub's cache."""
 
     family: Annotated[str, BeforeValidator(_family)] = "wan"
-    path: Pipeline
+    path: PipelineFolder
     max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
     text_encoder_precision: Literal["float32", "int8"] = "float32"
     attention: str = "native"
@@ -33,9 +39,19 @@ class Model(Section):
     """One frozen base in place of a network for each role: the teacher is the base, all trained transformers are
     adapters on it. It is held as roles.teacher says."""
 
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The facts of its folder: what is read of it is read once."""
+        from ray_distill.models.pipeline import Pipeline  # seconds of diffusers, which a configuration does without
+
+        return Pipeline(self.family, self.path)
+
     @property
-    def int8_text(self) -> bool:
-        return self.text_encoder_precision == "int8"
+    def encoders(self) -> Encoders:
+        """What encodes clips and prompts."""
+        from ray_distill.data.encoders import Encoders
+
+        return Encoders(self.pipeline, self.max_sequence_length, self.text_encoder_precision)
 
 
 YEAR_S = 366 * 24 * 3600  # clocks below take no more than some hundred of them

@@ -1,4 +1,4 @@
-"""Encoders of a run: the pipeline folder that codec and text encoder come from, and the shapes they make."""
+"""Encoders of a run: what its pipeline's codec, text and images make of clips and prompts, and the stores they fill."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from ray_distill.data.source import Teacher
 from ray_distill.data.store.cache import FORMAT, Shape
 from ray_distill.data.store.parquet import address
-from ray_distill.models.codec import outline
+from ray_distill.models.codec import Codec
 from ray_distill.models.hashing import folder_hash
-from ray_distill.models.loading import patch
+from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.spec import Fields, ImageEncoder, TextEncoder, columns, of_clips
 
 
 def cleaning() -> str:
@@ -22,21 +23,48 @@ def cleaning() -> str:
 
 @dataclass(frozen=True)
 class Encoders:
-    """The pipeline folder that codec and text encoder come from, and what they make of clips."""
+    """The pipeline that codec and text encoder come from, and how prompts are encoded."""
 
-    family: str
-    path: Path
+    pipeline: Pipeline
     max_sequence_length: int
-    int8_text: bool = False
+    text_precision: str = "float32"
+
+    @property
+    def path(self) -> Path:
+        return self.pipeline.path
+
+    @cached_property
+    def fields(self) -> Fields:
+        """The tensors of Cond."""
+        return self.pipeline.fields(self.max_sequence_length)
+
+    def text_encoder(self) -> TextEncoder:
+        """Loaded, on the CPU."""
+        return self.pipeline.of.text(self.path, self.max_sequence_length, self.text_precision)
+
+    def image_encoder(self, codec: Codec) -> ImageEncoder | None:
+        """Loaded, on the CPU; None where a clip has no fields."""
+        make = self.pipeline.of.image
+        return make(self.path, codec) if make and of_clips(self.fields) else None
 
     @cached_property
     def codec(self) -> str:
+        """The address of latents, in their store."""
         return address(FORMAT, folder_hash(self.path / "vae"))
 
     @cached_property
     def encoder(self) -> str:
+        """The address of captions' fields."""
         parts = [folder_hash(self.path / part) for part in ("text_encoder", "tokenizer")]
-        return address(FORMAT, parts, self.max_sequence_length, cleaning(), *(["int8"] if self.int8_text else []))
+        precision = [] if self.text_precision == "float32" else [self.text_precision]
+        return address(FORMAT, parts, self.max_sequence_length, cleaning(), *precision, *columns(self.fields))
+
+    @cached_property
+    def images(self) -> str:
+        """The address of clips' fields; "" where a clip has none."""
+        fields = of_clips(self.fields)
+        parts = [folder_hash(self.path / part) for part in self.pipeline.of.image_parts]
+        return address(FORMAT, parts, sorted(fields.items())) if fields else ""
 
     def folder(self, teacher: Teacher) -> Path:
         return teacher.path or self.path
@@ -44,14 +72,10 @@ class Encoders:
     def transformer(self, teacher: Teacher) -> str:
         return address(FORMAT, folder_hash(self.folder(teacher) / "transformer"))
 
-    @cached_property
+    @property
     def multiple(self) -> tuple[int, int]:
-        """What height and width must be multiples of: the codec's stride times the transformer's patch."""
-        (_, height, width), (patch_height, patch_width) = (
-            outline(self.path / "vae").stride,
-            patch(self.family, self.path),
-        )
-        return height * patch_height, width * patch_width
+        """What height and width must be multiples of."""
+        return self.pipeline.multiple
 
     def latent_shape(self, frames: int, height: int, width: int) -> Shape:
-        return outline(self.path / "vae").latent_shape(frames, height, width)
+        return self.pipeline.latent_shape(frames, height, width)

@@ -31,10 +31,12 @@ from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Made, kept_name
 from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
+from ray_distill.models.conditions import batched, from_bytes, unconditional
 from ray_distill.models.hashing import folder_hash
+from ray_distill.models.spec import Fields, Row, of_captions
 from ray_distill.rng import StatelessRng
 from ray_distill.sealed import Damaged
-from ray_distill.types import Denoiser, Sampler
+from ray_distill.types import Cond, Denoiser, Sampler
 
 
 @lru_cache(maxsize=1)
@@ -53,14 +55,15 @@ def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> D
 def make_latents(
     denoise: Any,
     sampler: Sampler,
-    cond: dict[str, Tensor],
-    uncond: dict[str, Tensor],
+    cond: Cond,
+    uncond: Cond,
     first: int,
     seed: int,
     shape: Any,
 ) -> Tensor:
     """Latents [B, C, T, H, W] of the samples first, first + 1, ...: noise belongs to (seed, sample), not to a batch."""
-    ids = torch.arange(first, first + len(cond["text"]), device=cond["text"].device)
+    given = next(iter(cond.values()))
+    ids = torch.arange(first, first + len(given), device=given.device)
     rng = StatelessRng(seed)
     x_T = rng.noise("sample/start", ids, shape)
     return sample(denoise, sampler, x_T, cond, uncond, noise=lambda i: rng.noise(f"sample/step{i}", ids, shape))
@@ -89,15 +92,21 @@ def check_finite(samples: Tensor, what: str, first: int) -> None:
 
 
 def generate(
-    config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int, keep: Path
+    config: RunConfig,
+    candidate: Candidate,
+    prompts: Sequence[str],
+    rows: Sequence[Row],
+    negative: Row,
+    seed: int,
+    keep: Path,
 ) -> Made:
-    """Sample one video a prompt (text [N, L, D], uncond [L, D]) in batches, and measure them; what no training moves
-    is kept in the folder ``keep`` and made once."""
+    """Sample one video a prompt (of ``rows``, the conditioning of each, and the ``negative`` prompt's captions) in
+    batches, and measure them; what no training moves is kept in the folder ``keep`` and made once."""
     name = kept_name(config, candidate, prompts, seed)
     if name is not None:
         with suppress(FileNotFoundError, Damaged):  # not made yet, or to be made again
             return Made.load(keep / name)
-    made = _generate(config, candidate, prompts, text, uncond, seed)
+    made = _generate(config, candidate, prompts, rows, negative, seed)
     if name is not None:
         made.save(keep / name)
     return made
@@ -105,16 +114,16 @@ def generate(
 
 @torch.no_grad()
 def _generate(
-    config: RunConfig, candidate: Candidate, prompts: Sequence[str], text: Tensor, uncond: Tensor, seed: int
+    config: RunConfig, candidate: Candidate, prompts: Sequence[str], rows: Sequence[Row], negative: Row, seed: int
 ) -> Made:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoise = denoiser(config, candidate, device)
     codec = load_codec(config.model.path / "vae").to(device)
-    shape = codec.latent_shape(*config.shown_size)
+    shape, fields = codec.latent_shape(*config.shown_size), config.model.encoders.fields
     pixels, began = [], time.perf_counter()
     for first in range(0, len(prompts), config.evaluate.batch):
-        cond = {"text": text[first : first + config.evaluate.batch].to(device)}
-        null = {"text": uncond.to(device).expand_as(cond["text"])}
+        cond = {n: v.to(device) for n, v in batched(rows[first : first + config.evaluate.batch], fields).items()}
+        null = unconditional(negative, cond, fields)
         latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, shape)
         pixels.append(frames_of(codec, latents, f"{candidate}, seed {seed}", first))
     seconds = (time.perf_counter() - began) / len(prompts)
@@ -166,34 +175,39 @@ def spread(captions: Sequence[str], count: int) -> list[str]:
     return [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
 
 
-def _captions(cache: Cache, count: int) -> tuple[list[str], Tensor]:
-    """``count`` captions of the data and their text [N, L, D]."""
+def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list[Row]]:
+    """``count`` captions of the data and the conditioning of the first row that has each."""
     rows = cache.by_caption()
     prompts = spread(sorted(rows), count)
     distinct = sorted(set(prompts))
-    text = dict(zip(distinct, cache.text(cache.rows([rows[c] for c in distinct], ["text"])), strict=True))
-    return prompts, torch.from_numpy(np.stack([text[prompt] for prompt in prompts]))
+    numbers = [rows[caption] for caption in distinct]
+    stored = zip(cache.conditions(numbers, fields), cache.shapes(numbers), strict=True)
+    found = dict(zip(distinct, (from_bytes(row, fields, shape) for row, shape in stored), strict=True))
+    return prompts, [found[prompt] for prompt in prompts]
 
 
 class Generator:
-    """The prompts of a run's evaluation, their embeddings, and the tasks that sample them.
+    """The prompts of a run's evaluation, their conditioning, and the tasks that sample them.
 
     ``real`` are the metric's features of the data set, None without a metric.
     """
 
     def __init__(self, config: RunConfig, cache: Cache) -> None:
-        settings = config.evaluate
+        settings, fields = config.evaluate, config.model.encoders.fields
         encoded = encode_prompts(config)
         if encoded is not None:
             given = list(settings.prompts.values())
             chosen = [i % len(given) for i in range(settings.videos if settings.metric else len(given))]
-            self.prompts, text = [given[i] for i in chosen], encoded[chosen]
+            self.prompts, rows = [given[i] for i in chosen], [encoded[i] for i in chosen]
         else:
-            self.prompts, text = _captions(cache, settings.videos if settings.metric else settings.pictures)
+            count = settings.videos if settings.metric else settings.pictures
+            self.prompts, rows = _captions(cache, fields, count)
         self.real = real_features(config, cache) if settings.metric else None
         self._config, self._keep = config, cache.folder
-        self._text = ray.put(text)
-        self._uncond = ray.put(torch.from_numpy(cache.uncond))
+        self._rows: Any = ray.put(rows)
+        self._negative: Any = ray.put(
+            from_bytes(cache.prompt("negative", fields), of_captions(fields), cache.latent_shape)
+        )
 
     def start(self, candidate: Candidate, seed: int, num_cpus: float = 1) -> ray.ObjectRef[Made]:
         """A task that samples every prompt once, on a GPU of its own where the training uses GPUs."""
@@ -201,6 +215,6 @@ class Generator:
         # "DEFAULT", or a trial's tasks would have to fit into the placement group that holds its driver.
         task = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
         ref: ray.ObjectRef[Made] = task.remote(
-            self._config, candidate, self.prompts, self._text, self._uncond, seed, self._keep
+            self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep
         )
         return ref

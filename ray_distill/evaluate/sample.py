@@ -16,9 +16,9 @@ from ray_distill.diffusion.causal import chunk_lengths, longest
 from ray_distill.diffusion.samplers import sample_chunks
 from ray_distill.evaluate.generate import Candidate, check_finite, denoiser, enlarge, frames_of, make_latents
 from ray_distill.models.codec import Codec, load_codec
-from ray_distill.models.text import TextEncoder
+from ray_distill.models.conditions import batched, unconditional
 from ray_distill.rng import StatelessRng
-from ray_distill.types import STUDENT, Chunks, Cond
+from ray_distill.types import STUDENT, Chunks
 
 
 def sample_video(
@@ -34,9 +34,10 @@ def sample_video(
         check_frames(config, recipe.chunks, frames)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
-    model = config.model
-    encoder = TextEncoder(model.path, model.max_sequence_length, model.int8_text)
-    cond, uncond = ({"text": encoder.encode([t]).to(device)} for t in (prompt, config.data.negative_prompt))
+    encoders = config.model.encoders
+    asked, negative = encoders.text_encoder().encode([prompt, config.data.negative_prompt])
+    cond = {name: value.to(device) for name, value in batched([asked], encoders.fields).items()}
+    uncond = unconditional(negative, cond, encoders.fields)
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def sample_video(
         return
     assert recipe.chunks is not None
     lengths = enough_chunks(codec, frames, recipe.chunks)
-    noise = ChunkNoise(seed, shape, cond)
+    noise = ChunkNoise(seed, shape, device)
     latent_chunks = sample_chunks(denoise, recipe, lengths, cond, uncond, noise)
     write_chunks(out, pixel_chunks(codec, latent_chunks, frames, checkpoint.name), config.data.fps)
 
@@ -78,8 +79,8 @@ def enough_chunks(codec: Codec, frames: int, chunks: Chunks) -> tuple[int, ...]:
 class ChunkNoise:
     """The noise of a clip of any length, by chunks: that of ``frames`` after step i (-1: the start) is its own draw."""
 
-    def __init__(self, seed: int, shape: tuple[int, int, int, int], cond: Cond) -> None:
-        self.rng, self.ids = StatelessRng(seed), torch.zeros(1, dtype=torch.int64, device=cond["text"].device)
+    def __init__(self, seed: int, shape: tuple[int, int, int, int], device: torch.device) -> None:
+        self.rng, self.ids = StatelessRng(seed), torch.zeros(1, dtype=torch.int64, device=device)
         self.channels, _, *self.size = shape
 
     def __call__(self, i: int, where: slice) -> Tensor:

@@ -10,32 +10,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchLCMScheduler,
-    LTXPipeline,
-    LTXVideoTransformer3DModel,
-    WanPipeline,
-    WanTransformer3DModel,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, WanPipeline
 from huggingface_hub import ModelCardData
 
 from ray_distill.config.secrets import mask
 from ray_distill.evaluate.report import table
-from ray_distill.export.base import read_index
+from ray_distill.export.base import check_index
+from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
-from ray_distill.models.wan import causal
+from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.spec import Family
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
 ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 VERSION = 1  # of recipe.json
-PIPELINES: dict[type[torch.nn.Module], Any] = {
-    WanTransformer3DModel: WanPipeline,
-    LTXVideoTransformer3DModel: LTXPipeline,
-}
-SCRIPTS = {WanPipeline: "wan/sample.py", LTXPipeline: "ltx/sample.py"}  # beside the families
 SCHEDULERS = {"sde": FlowMatchLCMScheduler, "ode": FlowMatchEulerDiscreteScheduler}
 
 
@@ -58,7 +49,7 @@ def export_student(
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
-    ``transformer`` is one of ``PIPELINES``, with the student's weights, and is saved in its own dtype.
+    ``transformer`` is a family's, with the student's weights, and is saved in its own dtype.
     ``base`` is the teacher's pipeline folder, kept as a path relative to ``folder``, or a name on the hub: text
     encoder and VAE come from there. ``latent_shape`` is (C, t, h, w). ``card`` may hold ``title``, ``method``,
     ``report`` (an evaluation's, shown as a table) and further values that are listed as they are. ``adapter``, where
@@ -71,15 +62,16 @@ def export_student(
     TypeError for another transformer.
     """
     for module in (transformer, low):
-        if type(module) not in PIPELINES and module is not None:
-            known = " or ".join(cls.__name__ for cls in PIPELINES)
+        if module is not None and family_of(type(module).__name__) is None:
+            known = " or ".join(each.transformer.__name__ for each in families())
             raise TypeError(f"transformer is a {type(module).__name__}: give the plain {known} inside it")
-    pipeline = PIPELINES[type(transformer)]
+    family = family_of(type(transformer).__name__)
+    assert family is not None
     folder = Path(folder).resolve()
-    check_recipe(sampler, type(transformer))
+    check_recipe(sampler, family)
     check_place(folder)
     if Path(base).is_dir():
-        read_index(Path(base))
+        check_index(Pipeline(family.name, Path(base), "base"))
     if (low is None) != (sampler.experts is None):
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
     local = Path(base).is_dir()
@@ -106,19 +98,19 @@ def export_student(
         _save_networks(fresh, transformer, low, sampler)
         if adapter is not None:
             lora, tensors = adapter
-            pipeline.save_lora_weights(
+            getattr(diffusers, family.export.pipeline).save_lora_weights(
                 fresh,
                 transformer_lora_layers=dict(tensors),
                 weight_name=ADAPTER,
                 transformer_lora_adapter_metadata=lora.peft(),
             )
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
-        script = SCRIPTS[pipeline] if sampler.chunks is None else "wan/sample_causal.py"
-        shutil.copyfile(Path(causal.__file__).parents[1] / script, fresh / "sample.py")
-        if sampler.chunks is not None:
-            shutil.copyfile(causal.__file__, fresh / "causal_wan.py")
+        script, beside = (family.export.script, {}) if sampler.chunks is None else family.export.causal or (None, {})
+        for name, path in {"sample.py": script, **beside}.items():
+            assert path is not None, "check_recipe refuses chunks where no script samples them"
+            shutil.copyfile(path, fresh / name)
         (fresh / "README.md").write_text(
-            mask(_model_card(recipe, sampler, card, local, adapter and adapter[0], pipeline.__name__))
+            mask(_model_card(recipe, sampler, card, local, adapter and adapter[0], family.export.pipeline))
         )
         _swap(fresh, folder)
     finally:
@@ -126,11 +118,11 @@ def export_student(
     return folder
 
 
-def check_recipe(sampler: Sampler, transformer: type[torch.nn.Module]) -> None:
-    """ValueError for what the pipeline of ``transformer`` cannot replay."""
-    pipeline = PIPELINES[transformer]
-    if pipeline is not WanPipeline and (sampler.chunks or sampler.experts):
-        raise ValueError(f"{pipeline.__name__} samples neither chunks nor two experts; use family wan")
+def check_recipe(sampler: Sampler, family: Family) -> None:
+    """ValueError for what the family's pipeline cannot replay."""
+    export = family.export
+    if (sampler.chunks and export.causal is None) or (sampler.experts and not export.experts):
+        raise ValueError(f"{export.pipeline} samples neither chunks nor two experts; use family wan")
     if sampler.guidance_scale < 1.0:
         raise ValueError(
             f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.export.diffusers import RECIPE
-from ray_distill.models import FAMILIES, family
-from ray_distill.models.text import TextEncoder
+from ray_distill.models import family_of
+from ray_distill.models.conditions import batched, unconditional
+from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.spec import of_captions
 from ray_distill.types import Chunks, Denoiser, Experts, Sampler, Window
 
 
@@ -60,13 +62,17 @@ def _by_sampler(folder: Path, prompt: str, seed: int) -> Tensor:
     base = folder / recipe["base"]
     if not base.is_dir():
         base = Path(snapshot_download(recipe["base"], allow_patterns=["tokenizer/*", "text_encoder/*"]))
-    encoder = TextEncoder(base, recipe["max_sequence_length"])
-    text, empty = ({"text": encoder.encode([words])} for words in (prompt, recipe["negative_prompt"]))
     chunks = _chunks(recipe["chunks"]) if recipe.get("chunks") else None
     sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
     names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
     kind = json.loads((folder / "transformer/config.json").read_text())["_class_name"]
-    of = next(found for found in map(family, FAMILIES) if found.transformer.__name__ == kind)
+    of = family_of(kind)
+    assert of is not None, f"{folder}: an export of no family: {kind}"
+    tokens = recipe["max_sequence_length"]
+    asked, negative = of.text(base, tokens, "float32").encode([prompt, recipe["negative_prompt"]])
+    fields = of_captions(Pipeline(of.name, folder, "export").fields(tokens))
+    text = batched([asked], fields)
+    empty = unconditional(negative, text, fields)
     networks = {n: of.denoiser(of.transformer.from_pretrained(folder / n, dtype=torch.float32)) for n in names}
     denoise: Denoiser = networks["transformer"]
     if len(names) == 2:

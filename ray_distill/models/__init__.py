@@ -1,17 +1,29 @@
 """Real networks behind Denoiser, and the registry of their families.
 
-A family has a folder of its own; the files beside the folders serve all of them, and know none.
+A family has a folder of its own, and its `family` module one value, FAMILY; the files beside the folders serve all
+families, and know none. docs/families.md says file by file what a new one owes.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Iterator
 
-FAMILIES = {"wan": "ray_distill.models.wan.network.Wan", "ltx": "ray_distill.models.ltx.network.LTX"}
+from ray_distill.models.spec import Family
+
+FAMILIES = {"wan": "ray_distill.models.wan.family", "ltx": "ray_distill.models.ltx.family"}
 
 
-def family(name: str) -> Any:
-    """The adapter class of a family; imported on use, since diffusers takes seconds and a configuration needs names."""
-    module, _, attribute = FAMILIES[name].rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+def family(name: str) -> Family:
+    """What a family declares; imported on use, since diffusers takes seconds and a configuration needs names."""
+    declared: Family = importlib.import_module(FAMILIES[name]).FAMILY
+    return declared
+
+
+def families() -> Iterator[Family]:
+    return map(family, FAMILIES)
+
+
+def family_of(transformer: str) -> Family | None:
+    """The family of a transformer's class; None where there is none."""
+    return next((each for each in families() if each.transformer.__name__ == transformer), None)

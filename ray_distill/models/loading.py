@@ -14,10 +14,10 @@ from torch import nn
 
 from ray_distill.models import family as adapter
 from ray_distill.models.parts import outline, read_config
+from ray_distill.models.spec import Family
 from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
-PUBLISHED = Path(__file__).parent / "published"
 
 
 def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str, Any]:
@@ -37,11 +37,16 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
     return config
 
 
+def published(family: Family) -> dict[str, Any]:
+    """The configurations of the family's published pipelines, by their names on the hub and then by part."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(family.published.glob("*.json"))}
+
+
 def _published(family: str, file: Path, key: str) -> dict[str, Any]:
     name = adapter(family).transformer.__name__
-    known = {path.stem: json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("*.json"))}
-    known = {stem: config for stem, config in known.items() if config["_class_name"] == name}
-    for config in known.values():
+    known = published(adapter(family))
+    for described in known.values():
+        config: dict[str, Any] = described["transformer"]
         if Weights(file, _empty(family, config), key).fit:
             return config
     raise ValueError(

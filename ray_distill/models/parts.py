@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -19,18 +18,17 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ray_distill.errors import ConfigError
-from ray_distill.models.codec import CODECS, Codec
+from ray_distill.models import family as declared
+from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
 
 Shapes = Mapping[str, tuple[int, ...]]
 CONFIG = "config.json"
-PCA: Mapping[str, Mapping[str, bool]] = {
+BLOCKS: Mapping[str, Mapping[str, bool]] = {
     "PatchPCA": {"": False},
     "CausalPatchPCA": {"first.": True, "rest.": False},
 }
 """Of each PCA codec, its parts by the prefix of their tensors' names, and whether a part's blocks are of one frame."""
 LAYERS, LARGEST = 1000, 10_000_000
-TEXT = {"wan": "umt5", "ltx": "t5"}
-"""Of each family, transformers' name of the text encoder that its pipeline has."""
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -116,16 +114,17 @@ def check_vae(folder: Path, key: str) -> Codec:
     """The codec of ``folder``/vae on the meta device."""
     what = f"{key} = {folder}: vae"
     described = read_config(folder / "vae/config.json", what)
-    name = described.get("_class_name")
-    if name not in CODECS:
-        raise ConfigError(f"{what}: _class_name {name!r} is no codec that is known; known are {', '.join(CODECS)}")
-    if name in PCA:
+    if (name := str(described.get("_class_name"))) in PCA:
         return _check_pca(folder / "vae", described, what)
+    try:
+        found = vae_class(name, what)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     for key, least in (("latents_mean", -math.inf), ("latents_std", 0)):
         values = described.get(key) or []
         if not isinstance(values, list) or not all(isinstance(one, int | float) and one > least for one in values):
             raise ConfigError(f"{what}: {key} = {values}: numbers above {least} are needed; copy config.json again")
-    codec: Any = outline(resolve_name(CODECS[name]).outline, described, what)
+    codec: Any = outline(found.outline, described, what)
     wanted = {name: tuple(parameter.shape) for name, parameter in codec.vae.named_parameters()}
     check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), wanted, what)
     return codec  # type: ignore[no-any-return]
@@ -138,24 +137,25 @@ def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:
     found, name = stored_shapes(folder, "diffusion_pytorch_model", what), described["_class_name"]
     wanted: dict[str, tuple[int, ...]] = {}
     channels = next(iter(shape[0] for key, shape in found.items() if key.endswith("basis") and shape), 0)
-    for part, one_frame in PCA[name].items():
+    for part, one_frame in BLOCKS[name].items():
         size = 3 * math.prod(patch[1:] if one_frame else patch)
         wanted |= {f"{part}mean": (size,), f"{part}basis": (channels, size), f"{part}scale": (channels,)}
     check_stored(found, wanted, what)
-    codec: Codec = resolve_name(CODECS[name]).load(folder)
-    return codec
+    return load_codec(folder)
 
 
 def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
     """(width, entries of the vocabulary) of ``folder``/text_encoder."""
-    from transformers import T5EncoderModel, UMT5EncoderModel
+    import transformers
 
     what = f"{key} = {folder}: text_encoder"
     described = read_config(folder / "text_encoder/config.json", what)
     kind = described.get("model_type")
-    if kind != TEXT[family]:
-        raise ConfigError(f"{what}: model_type {kind!r}, and family {family!r} reads text by {TEXT[family]!r}")
-    of = T5EncoderModel if kind == "t5" else UMT5EncoderModel
+    of = getattr(transformers, declared(family).parts["text_encoder"])
+    if kind != of.config_class.model_type:
+        raise ConfigError(
+            f"{what}: model_type {kind!r}, and family {family!r} reads text by {of.config_class.model_type!r}"
+        )
     encoder: nn.Module = outline(lambda values: of(of.config_class.from_dict(values)), described, what)
     wanted = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
     found = dict(stored_shapes(folder / "text_encoder", "model", what))

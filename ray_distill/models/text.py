@@ -1,48 +1,58 @@
-"""Encode prompts as diffusers' WanPipeline and LTXPipeline do."""
+"""Encode prompts by the T5 of a pipeline's folder; which one, and how it is asked, its family says."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import ftfy  # noqa: F401 (where it is not there, diffusers' prompt_clean leaves it out: other tokens without a word)
 import torch
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from torch import Tensor
-from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
+from transformers import AutoTokenizer
 
 from ray_distill.models.int8 import quantize
+from ray_distill.models.spec import Row
 
 
-class TextEncoder:
-    """The ``tokenizer`` and ``text_encoder`` of a pipeline folder; ``max_length`` tokens a prompt, padding included.
-    ``int8`` holds the weights of its blocks so."""
+class T5Text:
+    """The ``tokenizer`` and ``text_encoder`` of a pipeline folder, as the field "text" [tokens, D] fp32 of a prompt.
 
-    def __init__(self, folder: Path, max_length: int, int8: bool = False) -> None:
+    ``max_length``: most tokens of a prompt; longer ones are cut. ``precision`` "int8" holds the weights of its blocks
+    so. ``encoder`` is transformers' class; ``clean`` what the pipeline does to a prompt first; ``masked``: whether its
+    attention leaves out the padding. FileNotFoundError where a part is missing, ValueError for another family's."""
+
+    def __init__(
+        self,
+        folder: Path,
+        max_length: int,
+        precision: str = "float32",
+        *,
+        encoder: Any,
+        clean: Callable[[str], str] = str,
+        masked: bool = True,
+    ) -> None:
         for part in ("tokenizer", "text_encoder"):
             if not (Path(folder) / part).is_dir():
                 raise FileNotFoundError(f"{folder} has no {part}/: it must be a diffusers pipeline folder")
-        self.max_length = max_length
+        kind = json.loads((Path(folder) / "text_encoder/config.json").read_text()).get("model_type")
+        if kind != (wanted := encoder.config_class.model_type):
+            raise ValueError(f"{folder}: its text_encoder is a {kind}, and this family reads text by a {wanted}")
+        self.max_length, self.clean, self.masked = max_length, clean, masked
         self.tokenizer = _tokenizer(Path(folder) / "tokenizer")
-        kind = json.loads((Path(folder) / "text_encoder/config.json").read_text())["model_type"]
-        self.of_ltx = kind == "t5"  # LTX-Video's; Wan's is UMT5
-        encoder = T5EncoderModel if self.of_ltx else UMT5EncoderModel
         model = encoder.from_pretrained(Path(folder) / "text_encoder", local_files_only=True, use_safetensors=True)
         self.model = model.eval().requires_grad_(False)
-        if int8:
+        if precision == "int8":
             quantize(self.model)
 
-    def to(self, device: torch.device | str) -> TextEncoder:
+    def to(self, device: torch.device | str) -> Self:
         self.model.to(device)
         return self
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """fp32 [B, max_length, D], zero behind each prompt's last token; longer prompts are cut."""
+    def encode(self, prompts: Sequence[str]) -> list[Row]:
+        """One row a prompt, of its tokens alone."""
         tokens = self.tokenizer(
-            self._cleaned(prompts),
+            [self.clean(prompt) for prompt in prompts],
             padding="max_length",
             max_length=self.max_length,
             truncation=True,
@@ -50,19 +60,13 @@ class TextEncoder:
             return_attention_mask=True,
             return_tensors="pt",
         ).to(self.model.device)
-        # LTX-Video's text was encoded without a mask: its network has one instead.
-        hidden = self.model(tokens.input_ids, None if self.of_ltx else tokens.attention_mask).last_hidden_state.float()
-        # Behind the mask T5 still computes something. Wan was trained with zeros there, and it attends to all of them.
-        # torch.where, not a product: 0 x inf would be nan.
-        return torch.where(tokens.attention_mask.bool()[..., None], hidden, 0.0)
+        hidden = self.model(tokens.input_ids, tokens.attention_mask if self.masked else None).last_hidden_state.float()
+        # Behind the last token T5 still computes something, which no network was trained with.
+        return [{"text": h[:length]} for h, length in zip(hidden, tokens.attention_mask.sum(1).tolist(), strict=True)]
 
     def tokens(self, prompts: Sequence[str]) -> list[int]:
         """The number of tokens of each prompt; ``encode`` cuts those beyond ``max_length``."""
-        return [len(ids) for ids in self.tokenizer(self._cleaned(prompts), verbose=False).input_ids]
-
-    def _cleaned(self, prompts: Sequence[str]) -> list[str]:
-        """As the pipelines do it: Wan's mends mojibake and curly quotes, LTX-Video's takes prompts as they are."""
-        return list(prompts) if self.of_ltx else [prompt_clean(prompt) for prompt in prompts]
+        return [len(ids) for ids in self.tokenizer([*map(self.clean, prompts)], verbose=False).input_ids]
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -56,9 +56,14 @@ class Weights(Mapping[str, Tensor]):
         names = {name.removeprefix(PREFIX): name for name in self._open(file).keys()}  # noqa: SIM118
         if not self._wanted.keys() <= names.keys():
             # The converter renames keys, and of Wan's and LTX-Video's text-to-video networks it touches no tensor.
-            convert = SINGLE_FILE_LOADABLE_CLASSES[self._network]["checkpoint_mapping_fn"]
+            known = SINGLE_FILE_LOADABLE_CLASSES.get(self._network)
+            if known is None:
+                raise ValueError(
+                    f"{self._key} = {file}: its names are not diffusers' own, and diffusers translates no single file "
+                    f"of a {self._network}; give a pipeline folder in diffusers format"
+                )
             with suppress(KeyError, AttributeError, TypeError):  # names of another kind: check tells
-                names = convert(checkpoint=dict(names))
+                names = known["checkpoint_mapping_fn"](checkpoint=dict(names))
         return {name: (file, stored) for name, stored in names.items()}
 
     def _open(self, file: Path, framework: str = "np") -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 
 from ray_distill.config import RunConfig
-from ray_distill.models import family
 from ray_distill.plan import memory
 from ray_distill.plan.forwards import Call, Cycle, Kind, cycle
 from ray_distill.plan.memory import Moment, State
@@ -75,6 +74,7 @@ class Counted:
 
     def __init__(self, config: RunConfig, latent: Shape | None = None) -> None:
         self.config, self.latent = config, latent or latent_shape(config)
+        self.fields = tuple(config.model.encoders.fields.items())
         self.architectures = {role: architecture(config, role) for role in config.held_roles}
 
     def one(self, call: Call) -> Pass:
@@ -84,7 +84,6 @@ class Counted:
             return self.between(call)
         config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]
         checkpointing = held.gradient_checkpointing and call.grad  # only where autograd is on
-        text = (config.model.max_sequence_length, int(described[family(config.model.family).text_width]))
         rows = call.rows * config.train.micro_batch
         channels, frames, height, width = self.latent
         return count(
@@ -95,7 +94,7 @@ class Counted:
                 checkpointing,
                 rows,
                 (channels, call.frames or frames, height, width),
-                text,
+                self.fields,
                 call.grad,
                 call.trained,
                 call.causal,

@@ -149,9 +149,9 @@ def calls_of(method: Method, update: Update, frames: int, draws: Draws) -> tuple
     }
     shape = (1, frames, 2, 2)
     zeros = torch.zeros(ROWS, *shape)
-    text = {"text": torch.zeros(ROWS, 1, 1)}
+    cond = {"prompt": torch.zeros(ROWS, 1, 1)}
     states = zeros[:, None].expand(-1, len(method.sampler().timesteps), *shape)
-    update.loss(networks, Batch(torch.arange(ROWS), shape, text, text, zeros, states), draws, {})
+    update.loss(networks, Batch(torch.arange(ROWS), shape, cond, cond, zeros, states), draws, {})
     return tuple(calls)
 
 

@@ -16,8 +16,8 @@ from ray_distill.config import RunConfig
 from ray_distill.models import family
 from ray_distill.models.heads import FeatureHeads, placed
 from ray_distill.models.int8 import is_quantized
-from ray_distill.models.loading import PUBLISHED, check_folder
 from ray_distill.models.lora import LoRA
+from ray_distill.models.spec import Config
 from ray_distill.types import Average, Role
 
 
@@ -32,23 +32,12 @@ class Parameters:
     int8: int = 0
 
 
-def architecture(config: RunConfig, role: Role) -> dict[str, Any]:
+def architecture(config: RunConfig, role: Role) -> Config:
     """The transformer's configuration: the role's folder, or the published one of a folder's name; else ValueError.
 
     Of heads, that of the role which they look at."""
     heads = config.method.heads.get(role)
-    folder = config.source(heads.of if heads else role)
-    if folder.exists():
-        return check_folder(config.model.family, folder)
-    published = PUBLISHED / f"{folder.name}.json"
-    if not published.is_file():
-        names = ", ".join(sorted(path.stem for path in PUBLISHED.glob("*.json")))
-        raise ValueError(
-            f"model.path = {folder}: no such folder. plan needs its transformer/config.json, but no weights; "
-            f"without a folder it knows those named {names}"
-        )
-    found: dict[str, Any] = json.loads(published.read_text())
-    return found
+    return config.pipeline(heads.of if heads else role).described
 
 
 def build(family_name: str, architecture: Mapping[str, Any]) -> nn.Module:
@@ -115,8 +104,6 @@ def whole_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int, .
 
 
 def latent_shape(config: RunConfig) -> tuple[int, int, int, int]:
-    """(C, t, h, w) by the folder's codec, or by Wan's published VAE; ValueError where the clips' size does not fit."""
-    from ray_distill.models.codec import outline
-
+    """(C, t, h, w) by the folder's codec, or by a published VAE; ValueError where the clips' size does not fit."""
     data = config.data
-    return outline(config.model.path / "vae").latent_shape(data.frames, data.height, data.width)
+    return config.model.pipeline.latent_shape(data.frames, data.height, data.width)

@@ -23,6 +23,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from ray_distill.models import family
+from ray_distill.models.conditions import empty
+from ray_distill.models.spec import Field
 from ray_distill.plan.forwards import Causal
 from ray_distill.plan.network import build
 from ray_distill.types import Cache, History
@@ -39,7 +41,8 @@ FLOPS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One call of a network: ``architecture`` is its config as JSON, ``text`` [L, D], ``latent`` (C, t, h, w)."""
+    """One call of a network: ``architecture`` is its config as JSON, ``latent`` (C, t, h, w), ``fields`` are those of
+    Cond by name."""
 
     family: str
     architecture: str
@@ -47,7 +50,7 @@ class Workload:
     gradient_checkpointing: bool
     rows: int
     latent: tuple[int, int, int, int]
-    text: tuple[int, int]
+    fields: tuple[tuple[str, Field], ...]
     grad: bool
     trained: bool = True
     """Whether gradients go to the weights, else to the input alone."""
@@ -89,14 +92,14 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
             if p.requires_grad:  # gradients belong to the state
                 p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
         denoiser = family(work.family).denoiser(network, dtype)
-        x_t, text = torch.empty(work.rows, *work.latent), torch.empty(work.rows, *work.text)
+        x_t, cond = torch.empty(work.rows, *work.latent), empty(dict(work.fields), work.rows, work.latent)
         masked = work.causal is not None and work.causal.past is None  # each chunk has a level of its own
         sigma = torch.empty(work.rows, work.latent[1]) if masked else torch.empty(work.rows)
         x_t.requires_grad_(work.grad and not work.trained)
         sight, past = seen_by(work, described)
         known = [*network.parameters(), *network.buffers(), *past]
         with Counter(known) as counter, torch.set_grad_enabled(work.grad):
-            velocity = denoiser(x_t, sigma, {"text": text}, **sight).velocity
+            velocity = denoiser(x_t, sigma, cond, **sight).velocity
             saved, forward, flops = counter.now, counter.most, counter.flops
             counter.most = 0
             if work.grad:

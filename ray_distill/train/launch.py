@@ -17,7 +17,6 @@ from ray_distill import __version__, checkpoint
 from ray_distill.checkpoint.retention import prune
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
-from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.index import SHEET, told
 from ray_distill.data.prepare.pipeline import prepare
 from ray_distill.data.store.cache import Cache
@@ -225,8 +224,7 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
 
 def make_cache(config: RunConfig) -> Cache:
     """The cache of the run's data, made unless it is there."""
-    model = config.model
-    return prepare(config.data, Encoders(model.family, model.path, model.max_sequence_length, model.int8_text), say)
+    return prepare(config.data, config.model.encoders, say)
 
 
 def cache_of(config: RunConfig) -> Cache:

@@ -14,7 +14,9 @@ from mlflow import MlflowClient
 from ray_distill.cli import main
 from ray_distill.data.store.cache import Cache
 from ray_distill.models.codec import load_codec
+from ray_distill.models.spec import Field
 from tests.ray.conftest import ROOT, Home
+from tests.unit.data.caches import conditions
 
 CONFIG = ROOT / "configs/quickstart.yaml"
 
@@ -56,12 +58,14 @@ def test_bad_clips_are_skipped_counted_and_named(
     cache = Cache(Path(card["cache"]))
     assert cache.latent_shape == (16, 3, 6, 6) and len(cache.index) == 5
     assert cache.captions() == sorted({row["caption"] for row in good})
-    rows = cache.rows(range(5), ["video", "latents", "shape", "text"])
+    rows = cache.rows(range(5), ["video", "latents", "shape"])
     assert {row["video"] for row in rows} == {row["video"] for row in good}
     latents = cache.latents(rows)
     pixels = load_codec(ROOT / "examples/digits_teacher/vae").decode(torch.from_numpy(latents))
     assert np.isfinite(latents).all() and pixels.shape == (5, 3, 9, 24, 24)
-    assert cache.text(rows).shape == (5, 8, 64) and cache.uncond.shape == (8, 64)
+    fields = {"text": Field((8, 64), padding="zeros")}
+    assert conditions(cache, range(5), fields)["text"].shape == (5, 8, 64)
+    assert len(cache.prompt("negative", fields)["text"]) == 4 * 64  # </s> alone
 
     assert main(["prepare", str(CONFIG), *arguments]) == 0  # again: the same cache, not made anew
     assert json.loads(capsys.readouterr().out)["cache"] == card["cache"]

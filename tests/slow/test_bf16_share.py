@@ -15,9 +15,11 @@ from ray_distill.diffusion.flow import add_noise, euler_step
 from ray_distill.diffusion.guidance import guided_velocity
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.methods.dcm_fine import DCMFine
+from ray_distill.models.conditions import batched
 from ray_distill.models.loading import load_transformer, own_parameters
-from ray_distill.models.text import TextEncoder
+from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.wan.network import WanDenoiser
+from ray_distill.models.wan.text import wan_text
 from ray_distill.types import Cond
 
 TEACHER = Path(__file__).parents[2] / "examples/digits_teacher"
@@ -45,9 +47,9 @@ def clips(teacher: WanDenoiser, cond: Cond, uncond: Cond) -> Tensor:
 @torch.no_grad()
 def test_the_closed_form_is_what_the_digits_teacher_shows() -> None:
     torch.manual_seed(0)
-    encoder = TextEncoder(TEACHER, 8)
+    encoder, fields = wan_text(TEACHER, 8), Pipeline("wan", TEACHER).fields(8)
     captions = [caption_of(DIGITS[i % 10], DIRECTIONS[i % 4]) for i in range(SAMPLES)]
-    cond, uncond = {"text": encoder.encode(captions)}, {"text": encoder.encode([""] * SAMPLES)}
+    cond, uncond = (batched(encoder.encode(prompts), fields) for prompts in (captions, [""] * SAMPLES))
     exact, rough = WanDenoiser(load_transformer("wan", TEACHER)), in_bf16(load_transformer("wan", TEACHER))
     x_0 = clips(exact, cond, uncond)
     for method in (DCMFine(), DCMFine(multiphase=3)):

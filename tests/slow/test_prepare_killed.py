@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ray_distill.data.store.cache import Cache
+from ray_distill.models.spec import Field
 from tests.ray.conftest import ROOT, Home, wait_for
 
 COMMAND = "import sys; from ray_distill.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -51,6 +52,10 @@ def test_a_killed_preparation_goes_on_and_ends_equal(home: Home, tmp_path: Path)
 
     caches = [Cache(next(folder.glob("*/card.json")).parent) for folder in (whole, killed)]
     assert caches[0].folder.name == caches[1].folder.name
-    rows = [cache.rows(range(60), ["id", "caption", "shape", "latents", "text"]) for cache in caches]
+    fields = {"text": Field((8, 64), padding="zeros")}
+    rows = [
+        (cache.rows(range(60), ["id", "caption", "shape", "latents"]), cache.conditions(range(60), fields))
+        for cache in caches
+    ]
     assert rows[0] == rows[1]
     shutil.rmtree(tmp_path)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from ray.data import DataIterator
+from torch import Tensor
 
 from ray_distill.data.feed.order import share
-from ray_distill.data.feed.stream import Stream
+from ray_distill.data.feed.stream import COND, Stream
 from ray_distill.data.store.cache import Shape
+from ray_distill.models.conditions import batched, from_bytes, unconditional
+from ray_distill.models.spec import Fields, of_captions
 from ray_distill.types import Batch, Placement
 
 
@@ -23,7 +26,8 @@ def micro_batches(
     """
     raw = iter(iterator.iter_batches(batch_size=stream.micro_batch, batch_format="numpy", prefetch_batches=2))
     positions = share(stream.global_batch, placement.data_rank, placement.data_size, stream.micro_batch)
-    uncond = torch.from_numpy(stream.cache.uncond).to(device).expand(stream.micro_batch, -1, -1)
+    fields = stream.fields
+    negative = from_bytes(stream.cache.prompt("negative", fields), of_captions(fields), stream.cache.latent_shape)
     for step in range(stream.start, stream.steps):
         batches = []
         for wanted in step * stream.global_batch + positions:
@@ -34,19 +38,26 @@ def micro_batches(
                     f"but samples {rows['sample_id'][:3]}... came"
                 )
             shape: Shape = tuple(rows["shape"][0].tolist())
+            cond = _cond(rows, fields, shape, device)
             x_0 = _stacked(rows["latents"], shape) if stream.with_latents else None
             states = _stacked(rows["states"], (stream.states, *shape)) if stream.states else None
             batches.append(
                 Batch(
                     sample_ids=_tensor(rows["sample_id"], device),
                     latent_shape=shape,
-                    cond={"text": _tensor(rows["text"], device)},
-                    uncond={"text": uncond},
+                    cond=cond,
+                    uncond=unconditional(negative, cond, fields),
                     x_0=None if x_0 is None else _tensor(x_0, device),
                     states=None if states is None else _tensor(states, device),
                 )
             )
         yield batches
+
+
+def _cond(rows: Mapping[str, np.ndarray], fields: Fields, shape: Shape, device: torch.device) -> dict[str, Tensor]:
+    stored = [{name: rows[COND + name][number] for name in fields} for number in range(len(rows["sample_id"]))]
+    cond = batched([from_bytes(row, fields, shape) for row in stored], fields)
+    return {name: value.to(device) for name, value in cond.items()}
 
 
 def _stacked(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

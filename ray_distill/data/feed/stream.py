@@ -20,6 +20,10 @@ from ray.data.block import BlockAccessor, BlockMetadata
 from ray_distill.data.feed.order import Buckets, Plan, chosen, dropped, kept, share, substitutes
 from ray_distill.data.store.cache import Cache
 from ray_distill.data.store.growing import growing
+from ray_distill.models.spec import Fields, of_clips
+
+COND = "cond."
+"""Begins the names of a block's columns that are fields of Cond."""
 
 
 def quiet() -> None:
@@ -43,6 +47,8 @@ class Stream:
     global_batch: int
     micro_batch: int
     with_latents: bool
+    fields: Fields
+    """The tensors of Cond."""
     states: int = 0
     """How many states of the teacher's trajectory come with each row's latents."""
     keep_small_buckets: bool = True
@@ -70,7 +76,8 @@ class Stream:
     def steps_per_block(self) -> int:
         """As many as fit into ``block_bytes``. Ray Data's executor spins while blocks wait, and takes a good part of
         a core from the training: where all data fit into a few blocks it ends before the first step."""
-        row = 4 * self.cache.uncond.size + 4 * max(map(math.prod, self.buckets)) * self.with_latents * (1 + self.states)
+        latents = max(4 * math.prod(shape) for shape in self.buckets) * self.with_latents * (1 + self.states)
+        row = latents + max(sum(field.nbytes(shape) for field in self.fields.values()) for shape in self.buckets)
         fitting = self.block_bytes // (row * self.global_batch // self.world)
         # A block that is still being encoded is waited for as a whole.
         return max(1, min(fitting, self.plan.steps_per_epoch // 32) if self.waits else fitting)
@@ -78,7 +85,7 @@ class Stream:
     @property
     def waits(self) -> bool:
         """Whether rows are waited for, which are encoded meanwhile."""
-        return self.with_latents and self.cache.streamed
+        return self.cache.streamed and (self.with_latents or bool(of_clips(self.fields)))
 
     def needed(self) -> list[int]:
         """All rows, in the order in which training needs them first."""
@@ -97,28 +104,31 @@ class Stream:
         return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, **how)
 
     def block(self, number: int) -> dict[str, Any]:
-        """The rows of one block: sample_id, text [L, D], the latents' shape [4] and, where they are used, latents
-        and states.
+        """The rows of one block: sample_id, the latents' shape [4], ``cond.<name>`` of each field and, where they are
+        used, latents and states.
 
-        These are bytes: the steps of a block may differ in shape.
+        All but the first two are bytes, as they are stored: the steps of a block may differ in shape.
         """
         part, rank = divmod(number, self.world)
         first = self.start + part * self.steps_per_block
         steps = range(first, min(first + self.steps_per_block, self.steps))
         mine = share(self.global_batch, rank, self.world, self.micro_batch).reshape(-1)
         stored = ["latents"] * self.with_latents + ["states"] * (self.states > 0)
-        columns = ["shape", "text", *stored]
+        columns = ["shape", *stored]
         numbers = np.concatenate([self.plan[step][mine] for step in steps]).tolist()
         if self.waits:
             epochs = [step // self.plan.steps_per_epoch for step in steps for _ in mine]
             numbers = self._there(numbers, epochs)
         sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
-        rows = self.cache.rows(self._captioned(numbers, sample_ids), columns)
+        numbers = self._captioned(numbers, sample_ids)
+        rows, conditions = self.cache.rows(numbers, columns), self.cache.conditions(numbers, self.fields)
         shapes = np.array([row["shape"] for row in rows], dtype=np.int64)
-        text = self.cache.text(rows)
         if self.caption_dropout:
-            text[dropped(self.seed, sample_ids, self.caption_dropout)] = self.cache.prompts["null"]
-        block = {"sample_id": sample_ids, "shape": shapes, "text": text}
+            null = self.cache.prompt("null", self.fields)
+            for number in np.flatnonzero(dropped(self.seed, sample_ids, self.caption_dropout)).tolist():
+                conditions[number] |= null
+        block: dict[str, Any] = {"sample_id": sample_ids, "shape": shapes}
+        block |= {COND + name: [row[name] for row in conditions] for name in self.fields}
         return block | {name: [row[name] for row in rows] for name in stored}
 
     def _captioned(self, numbers: Sequence[int], sample_ids: np.ndarray) -> list[int]:
@@ -134,6 +144,9 @@ class Stream:
         ids = self.cache.index["id"]
         store = growing(self.cache.latents_folder)
         store.wait_for(ids[number].as_py() for number in numbers)
+        if self.cache.images_folder:
+            wanted = {ids[number].as_py() for number in numbers}
+            growing(self.cache.images_folder).wait_for(wanted & store.places.keys())
 
         def there(number: int, epoch: int) -> int:
             if ids[number].as_py() in store.places:

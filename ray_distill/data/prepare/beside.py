@@ -11,11 +11,14 @@ import pyarrow as pa
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.index import QUARANTINE
 from ray_distill.data.prepare.pipeline import Say, encode_beside, with_paths
+from ray_distill.data.prepare.stages import Write
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import Cache
 from ray_distill.data.store.growing import Growing
+from ray_distill.data.store.parquet import Store
 from ray_distill.data.store.tables import among, distinct, unequal, without
 from ray_distill.masking import mask
+from ray_distill.models.spec import of_clips
 
 COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "header", "content"]
 
@@ -30,8 +33,11 @@ class Filling(threading.Thread):
         self.source, self.models, self.cache, self.cpus, self.say = source, models, cache, cpus, say
         there = Growing(cache.latents_folder)
         there.look()
+        images = Store(cache.images_folder) if cache.images_folder else None
+        self.write = Write(there.store, True, images, tuple(of_clips(models.fields)))
         rows = unequal(cache.index.take(pa.array(needed, pa.int64())), video="")
-        told = pa.array([*there.places, *there.errors], pa.string())
+        whole = set(there.places if images is None else images.places()["id"].to_pylist()) & there.places.keys()
+        told = pa.array([*whole, *there.errors], pa.string())
         self.rows = with_paths(source, without(distinct(rows.select(COLUMNS), "id"), "id", told))
         self.stopped = threading.Event()
         self.failed: BaseException | None = None
@@ -44,8 +50,9 @@ class Filling(threading.Thread):
             self.failed = error
 
     def _encode(self) -> None:
-        store = Growing(self.cache.latents_folder).store
-        errors = encode_beside(self.source, self.models, self.rows, store, self.cpus, self.say, self.stopped.is_set)
+        errors = encode_beside(
+            self.source, self.models, self.rows, self.write, self.cpus, self.say, self.stopped.is_set
+        )
         bad = among(self.rows, "id", pa.array(errors, pa.string())).to_pylist()
         reasons = {row["id"]: errors[row["id"]].removeprefix(f"{row['path']}: ") for row in bad}
         lines = [{"file": row["video"], "reason": mask(reasons[row["id"]])} for row in bad]

@@ -1,60 +1,75 @@
-"""Ray Data actors that hold a model: pixels to latents, captions to embeddings."""
+"""Ray Data actors that hold a model: pixels to latents and to the fields of a clip, captions to theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.read.transform import to_pixels
 from ray_distill.models.codec import load_codec
+from ray_distill.models.conditions import to_bytes
+from ray_distill.models.spec import of_captions, of_clips
 
 Batch = Mapping[str, np.ndarray]
 
 
 class EncodeClips:
-    """An actor with the codec: pixels -> ``latents``, on a GPU clips of one shape at a time.
+    """An actor with the codec: pixels -> ``latents`` and the fields of a clip, on a GPU clips of one shape at a time.
 
     On a CPU one by one: sums over a batch go in another order, and a row would depend, in its seventh digit, on those
     that it came with."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, models: Encoders) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.codec = load_codec(model / "vae").to(self.device)
+        self.codec = load_codec(models.path / "vae").to(self.device)
+        self.fields, self.image = of_clips(models.fields), models.image_encoder(self.codec)
+        if self.image is not None:
+            self.image.to(self.device)
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
-        latents = [b""] * len(rows["id"])  # no None: a block of broken clips alone would have another schema
+        # No None: a block of broken clips alone would have another schema.
+        encoded = {name: [b""] * len(rows["id"]) for name in ("latents", *self.fields)}
         shapes: dict[tuple[int, ...], list[int]] = {}
         for place in np.flatnonzero(rows["error"] == "").tolist():
             shapes.setdefault(rows["pixels"][place].shape, []).append(place)
         for places in shapes.values():
             size = len(places) if self.device == "cuda" else 1
             for some in (places[first : first + size] for first in range(0, len(places), size)):
-                pixels = to_pixels(np.stack([rows["pixels"][place] for place in some]))
-                encoded = self.codec.encode(pixels.to(self.device)).float().cpu().numpy()
-                for place, latent in zip(some, encoded, strict=True):
-                    latents[place] = np.ascontiguousarray(latent).tobytes()
-        return {"id": list(rows["id"]), "error": list(rows["error"]), "latents": latents}
+                pixels = to_pixels(np.stack([rows["pixels"][place] for place in some])).to(self.device)
+                for place, row in zip(some, self._rows(pixels), strict=True):
+                    for name, value in row.items():
+                        encoded[name][place] = value
+        return {"id": list(rows["id"]), "error": list(rows["error"])} | encoded
+
+    def _rows(self, pixels: torch.Tensor) -> list[dict[str, bytes]]:
+        latents = self.codec.encode(pixels).float().cpu()
+        rows = [{"latents": np.ascontiguousarray(latent).tobytes()} for latent in latents.numpy()]
+        if self.image is not None:
+            c, t, h, w = latents.shape[1:]
+            for row, given in zip(rows, self.image.encode(pixels), strict=True):
+                row |= {n: to_bytes(n, given[n], field, (c, t, h, w)) for n, field in self.fields.items()}
+        return rows
 
 
 class EncodeText:
-    """An actor with the text encoder: captions -> ``text``, without the zeros behind the last token, on a CPU one by
-    one, as clips are; ``tokens`` is how many a caption has, those that were cut included."""
+    """An actor with the text encoder: captions -> their fields, without padding, on a CPU one by one, as clips are.
 
-    def __init__(self, model: Path, max_sequence_length: int, int8: bool) -> None:
-        from ray_distill.models.text import TextEncoder  # seconds of transformers, which EncodeClips does without
+    ``length`` is how many tokens are stored of a caption, ``tokens`` how many it has, those that were cut included."""
 
+    def __init__(self, models: Encoders) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.text = TextEncoder(model, max_sequence_length, int8).to(self.device)
+        self.most, self.fields = models.max_sequence_length, of_captions(models.fields)
+        self.text = models.text_encoder().to(self.device)
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
         captions = list(rows["caption"])
         batches = [captions] if self.device == "cuda" else [[caption] for caption in captions]
-        encoded = [row for batch in batches for row in self.text.encode(batch).cpu().numpy()]
-        lengths = [1 + int(np.flatnonzero(tokens.any(axis=1)).max(initial=0)) for tokens in encoded]
-        text = [np.ascontiguousarray(t[:length]).tobytes() for t, length in zip(encoded, lengths, strict=True)]
+        encoded = [row for batch in batches for row in self.text.encode(batch)]
+        stored = {n: [to_bytes(n, row[n], field) for row in encoded] for n, field in self.fields.items()}
         tokens = self.text.tokens(captions)
-        return {"id": list(rows["id"]), "error": [""] * len(text), "text": text, "length": lengths, "tokens": tokens}
+        lengths = [min(count, self.most) for count in tokens]
+        return {"id": list(rows["id"]), "error": [""] * len(encoded), **stored, "length": lengths, "tokens": tokens}

@@ -19,11 +19,12 @@ from ray_distill import durable
 from ray_distill.data.prepare.inventory import Made
 from ray_distill.data.prepare.sheet import sheet, some
 from ray_distill.data.prepare.stages import Decode
-from ray_distill.data.store.cache import Cache, padded, write
+from ray_distill.data.store.cache import KINDS, Cache, prompt_arrays, write
 from ray_distill.data.store.parquet import address, address_of, placed
 from ray_distill.data.store.tables import among, distinct, equal, rows_of, unequal
 from ray_distill.errors import ConfigError
 from ray_distill.masking import mask
+from ray_distill.models.spec import of_captions
 from ray_distill.sealed import Damaged
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def finish(made: Made) -> Cache:
                 for row in samples
             ),
             (made.models.codec, made.models.encoder, source.negative_prompt, card["latent_shape"]),
+            [made.models.images] if made.models.images else [],
             ["streamed"] if card["streamed"] else [],
         )
     )
@@ -107,9 +109,12 @@ def _indexed(made: Made) -> pa.Table:
         shown = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # pipeline.with_paths finds them again
         rows = rows.set_column(rows.column_names.index("path"), "path", shown)
     index = rows.select([*kept, "choices"]).append_column("shape", pa.array(made.shapes(rows), pa.list_(pa.int64())))
-    for kind, ids, store in (("latents", rows["id"], made.latents), ("text", rows["text"], made.text)):
+    stores = [("latents", rows["id"], made.latents), (KINDS["caption"], rows["text"], made.text)]
+    if made.images is not None:
+        stores.append((KINDS["clip"], made.image_ids(rows), made.images))
+    for kind, ids, store in stores:
         places = placed(ids, store.places())
-        needed = pc.not_equal(ids, "") if kind == "text" or not made.source.stream else pa.scalar(False)
+        needed = pc.not_equal(ids, "") if kind == KINDS["caption"] or not made.source.stream else pa.scalar(False)
         if pc.any(pc.and_(needed, pc.equal(places["file"], ""))).as_py():
             raise Damaged(store.folder, "has lost rows while it was being prepared")
         for name in places.column_names:
@@ -172,8 +177,8 @@ def _card(made: Made, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
         ],
         "streamed": source.stream,
         "latents": made.models.codec,
-        "text": made.models.encoder,
-    }
+        KINDS["caption"]: made.models.encoder,
+    } | ({KINDS["clip"]: made.models.images} if made.models.images else {})
 
 
 def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
@@ -197,7 +202,13 @@ def _said_before(path: Path, now: str) -> str:
 
 def _write(made: Made, folder: Path, index: pa.Table, card: Row, quarantine: str) -> None:
     asked = made.text.find([address(caption) for caption in (made.source.negative_prompt, "")])
-    (negative, null), shape = made.text.read(asked, "text"), made.text_shape()
+    fields = of_captions(made.models.fields)
+    stored = {name: made.text.read(asked, name) for name in fields}
+    prompts = {
+        key: array
+        for number, which in enumerate(("negative", "null"))
+        for key, array in prompt_arrays(which, {name: both[number] for name, both in stored.items()}, fields).items()
+    }
     durable.write(folder / QUARANTINE, quarantine + _said_before(folder / QUARANTINE, quarantine) * made.source.stream)
     _sheet(made, folder / SHEET, index)
-    write(folder, index, card, {"negative": padded(negative, shape), "null": padded(null, shape)})
+    write(folder, index, card, prompts)

@@ -15,23 +15,32 @@ import pyarrow.compute as pc
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.stages import CLIPS
 from ray_distill.data.source import Source
-from ray_distill.data.store.cache import Shape
+from ray_distill.data.store.cache import KINDS, Shape
 from ray_distill.data.store.parquet import Store, address, placed
 from ray_distill.data.store.tables import distinct, equal, rows_of, table_of, unequal, without
+from ray_distill.errors import ConfigError
 
 Row = dict[str, Any]
 
 
+def there(store: Store, beside: Store | None) -> pa.ChunkedArray:
+    """The ids that both stores hold."""
+    ids = store.places()["id"]
+    return ids if beside is None else ids.filter(pc.is_in(ids, value_set=beside.places()["id"]))
+
+
 class Made:
     """A source whose files were looked into: ``rows`` (``files.CLIPS``), each a clip, a prompt alone, or the error in
-    its place."""
+    its place. ConfigError for a prompt alone where the family takes a picture beside it."""
 
     def __init__(self, source: Source, models: Encoders, prompts: pa.Table, files: pa.Table) -> None:
         self.source, self.models = source, models
         taught = (row for prompt in rows_of(prompts) for row in self._taught(prompt))
         self.rows = pa.concat_tables([table_of(taught, CLIPS), files])
         self.latents = Store(source.cache_dir / "latents" / models.codec)
-        self.text = Store(source.cache_dir / "text" / models.encoder)
+        self.text = Store(source.cache_dir / KINDS["caption"] / models.encoder)
+        self.images = Store(source.cache_dir / KINDS["clip"] / models.images) if models.images else None
+        self._check_pictures()
 
     @cached_property
     def row_bytes(self) -> int:
@@ -43,12 +52,6 @@ class Made:
     def sample_shape(self) -> Shape:
         """(C, t, h, w)"""
         return self.models.latent_shape(self.source.frames, self.source.height, self.source.width)
-
-    def text_shape(self) -> tuple[int, int]:
-        """[L, D] of an embedding, by that of the negative prompt, which is in its store."""
-        place = self.text.find([address(self.source.negative_prompt)])
-        size, length = len(self.text.read(place, "text")[0]), self.text.read(place, "length")[0]
-        return self.models.max_sequence_length, size // (4 * length)
 
     def shapes(self, rows: pa.Table) -> list[Shape]:
         """(C, t, h, w) of each; a prompt has that of samples, as has what the teacher makes of it."""
@@ -90,17 +93,38 @@ class Made:
         return without(self.captions, "id", self.text.places()["id"])
 
     def missing_clips(self) -> pa.Table:
-        """The distinct clips that are not in their store."""
-        wanted = equal(unequal(self.rows, id="", video=""), error="")
-        return without(distinct(wanted, "id"), "id", self.latents.places()["id"])
+        """The distinct clips that are not in their stores."""
+        wanted = distinct(equal(unequal(self.rows, id="", video=""), error=""), "id")
+        return without(wanted, "id", there(self.latents, self.images))
 
     def missing_taught(self, dataset: int) -> pa.Table:
-        """The clips of a dataset's teacher that are not in their store, each with the place of its text."""
+        """The clips of a dataset's teacher that are not in their store, each with the places of its conditioning."""
         wanted = equal(unequal(self.rows, id=""), dataset=dataset, error="")
         rows, captions = without(distinct(wanted, "id"), "id", self.latents.places()["id"]), self.captions
         texts = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
-        found = placed(texts, self.text.places())
-        return found.rename_columns([f"text_{name}" for name in found.column_names]).add_column(0, "id", rows["id"])
+        found = pa.table({"id": rows["id"]})
+        stores = [(KINDS["caption"], texts, self.text)]
+        if self.images is not None:
+            stores.append((KINDS["clip"], self.image_ids(rows), self.images))
+        for kind, ids, store in stores:
+            places = placed(ids, store.places())
+            for name in places.column_names:
+                found = found.append_column(f"{kind}_{name}", places[name])
+        return found
+
+    def image_ids(self, rows: pa.Table) -> pa.Array:
+        """The ids of rows in the store of clips' fields: a clip has its own, a prompt none."""
+        return pc.if_else(pc.equal(rows["video"], ""), "", rows["id"])
+
+    def _check_pictures(self) -> None:
+        """ConfigError for a prompt alone, where the family takes a picture beside it."""
+        alone = equal(self.rows, error="", video="")
+        if self.images is not None and len(alone):
+            part = self.source.parts[alone["dataset"][0].as_py()]
+            raise ConfigError(
+                f"data: {part.name!r} has prompts alone, and this pipeline takes a picture with each; give datasets "
+                "with videos, or a text-to-video pipeline"
+            )
 
     def failed(self, errors: Mapping[str, str]) -> None:
         """Clips that could not be decoded."""

@@ -44,4 +44,5 @@ def memo(source: Source, models: Encoders, listed: pa.Table) -> Path:
     files = ((*row.values(), version(row["path"])) for row in rows_of(listed))
     teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]
     made_by = settings, models.codec, models.encoder, models.multiple, teachers
-    return source.cache_dir / "known" / address_of(chain(made_by, files))
+    images = [models.images] if models.images else []
+    return source.cache_dir / "known" / address_of(chain(made_by, images, files))

@@ -28,11 +28,12 @@ from ray_distill.data.prepare.listing import entries, listing
 from ray_distill.data.prepare.stages import CLIPS, Decode, Look, Write
 from ray_distill.data.prepare.teach import MakeClips
 from ray_distill.data.source import Source, Teacher
-from ray_distill.data.store.cache import Cache, older
-from ray_distill.data.store.parquet import FILE, Store, address
+from ray_distill.data.store.cache import KINDS, Cache, older
+from ray_distill.data.store.parquet import FILE, address
 from ray_distill.data.store.tables import among, equal, unequal, without
 from ray_distill.errors import mistakes
 from ray_distill.masking import HIDDEN
+from ray_distill.models.spec import of_clips
 from ray_distill.sealed import Damaged
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def prepare(source: Source, models: Encoders, say: Say = log.info) -> Cache:
 
 
 def _made(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cache:
-    if not (source.cache_dir / "text" / models.encoder).is_dir() and (past := older(source.cache_dir)):
+    if not (source.cache_dir / KINDS["caption"] / models.encoder).is_dir() and (past := older(source.cache_dir)):
         say(
             f"   {source.cache_dir}: {len(past)} caches of an earlier version, such as {past[0].name}, know no digests "
             "of their rows: all is encoded anew, and what was there before may be removed"
@@ -126,9 +127,8 @@ def _looked(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.T
 def _captions(source: Source, models: Encoders, made: Made, say: Say) -> None:
     rows = made.missing_text()
     if len(rows):
-        made_of = (models.path, models.max_sequence_length, models.int8_text)
-        encoded = _encoded(dataset(rows, LIGHT), EncodeText, made_of, source, max(8, source.encode_batch))
-        _written(encoded, made.text, 1 << 20, Progress("captions", len(rows), say))
+        encoded = _encoded(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
+        _written(encoded, Write(made.text), 1 << 20, Progress("captions", len(rows), say))
 
 
 def _clips(source: Source, models: Encoders, made: Made, say: Say) -> None:
@@ -137,11 +137,12 @@ def _clips(source: Source, models: Encoders, made: Made, say: Say) -> None:
         # Clips of one size follow each other, so that the encoder's batches are full.
         rows = rows.sort_by([(name, "ascending") for name in ("height", "width", "id")])
         encoded = _encoded_clips(source, models, dataset(rows))
-        made.failed(_written(encoded, made.latents, made.row_bytes, Progress("clips", len(rows), say)))
+        write = Write(made.latents, beside=made.images, apart=tuple(of_clips(models.fields)))
+        made.failed(_written(encoded, write, made.row_bytes, Progress("clips", len(rows), say)))
 
 
 def encode_beside(
-    source: Source, models: Encoders, rows: pa.Table, store: Store, cpus: float, say: Say, stopped: Stopped
+    source: Source, models: Encoders, rows: pa.Table, write: Write, cpus: float, say: Say, stopped: Stopped
 ) -> dict[str, str]:
     """Clips in the order of ``rows``, with the CPUs that a training leaves, until they are all there or ``stopped``.
 
@@ -149,11 +150,11 @@ def encode_beside(
     """
     batch = max(8, source.encode_batch)
     encoded = _encoded_clips(source, models, dataset(rows, batch), cpus)
-    return _written(encoded, store, FILE // batch, Progress("clips", len(rows), say), cpus, stopped)
+    return _written(encoded, write, FILE // batch, Progress("clips", len(rows), say), cpus, stopped)
 
 
 def _encoded_clips(source: Source, models: Encoders, rows: Dataset, cpus: float | None = None) -> Dataset:
-    return _encoded(_decoded(source, rows, cpus), EncodeClips, (models.path,), source, source.encode_batch, cpus)
+    return _encoded(_decoded(source, rows, cpus), EncodeClips, (models,), source, source.encode_batch, cpus)
 
 
 def _decoded(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset:
@@ -165,11 +166,10 @@ def _taught(source: Source, models: Encoders, made: Made, part: int, teacher: Te
     rows = made.missing_taught(part)
     if len(rows):
         (uncond,) = made.text.find([address(source.negative_prompt)])
-        sizes = made.sample_shape, made.text_shape()
-        given = (models.family, models.folder(teacher), teacher, *sizes, made.text, uncond)
+        given = (models, teacher, made.sample_shape, made.text, uncond, made.images)
         encoded = _encoded(dataset(rows), MakeClips, given, source, teacher.batch)
         progress = Progress("clips by the teacher", len(rows), say)
-        made.failed(_written(encoded, made.latents, made.row_bytes, progress))
+        made.failed(_written(encoded, Write(made.latents), made.row_bytes, progress))
 
 
 def _encoded(
@@ -194,19 +194,19 @@ def _encoded(
 
 def _written(
     rows: Dataset,
-    store: Store,
+    write: Write,
     row_bytes: int,
     progress: Progress,
     cpus: float | None = None,
     stopped: Stopped = lambda: False,
 ) -> dict[str, str]:
-    """Write ``rows`` to ``store``; returns the errors of those that are not there, by id.
+    """``write`` the rows; returns the errors of those that are not there, by id.
 
     What a kill may cost each writer is a file: a twentieth of the work, 256 rows, or ``FILE`` bytes.
     """
     errors: dict[str, str] = {}
     per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
-    told = rows.map_batches(Write(store, cpus is not None), batch_size=per_file, num_cpus=share(WRITE, cpus))
+    told = rows.map_batches(write, batch_size=per_file, num_cpus=share(WRITE, cpus))
     for batch in told.iter_batches(batch_size=None, batch_format="numpy"):
         bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
         errors |= bad

@@ -155,14 +155,22 @@ def _fit(frames: np.ndarray, video: Video, height: int, width: int, crop: bool) 
 
 @dataclass(frozen=True)
 class Write:
-    """Good rows -> a file of ``store``; what is left are ``id`` and ``error``. With ``errors`` these are there, too."""
+    """Good rows -> a file of ``store``; what is left are ``id`` and ``error``. With ``errors`` these are there, too.
+
+    ``beside`` is a store of its own for the columns ``apart``. It is written first: a row that stands in ``store`` has
+    all that belongs to it."""
 
     store: Store
     errors: bool = False
+    beside: Store | None = None
+    apart: tuple[str, ...] = ()
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
         told = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-        self.store.write([{k: v for k, v in row.items() if k != "error"} for row in told if not row["error"]])
+        good = [row for row in told if not row["error"]]
+        if self.beside is not None:
+            self.beside.write([{name: row[name] for name in ("id", *self.apart)} for row in good])
+        self.store.write([{k: v for k, v in row.items() if k not in ("error", *self.apart)} for row in good])
         bad = {row["id"]: mask(row["error"]) for row in told if row["error"]}
         if self.errors and bad:
             self.store.write_errors(bad)

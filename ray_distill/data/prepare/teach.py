@@ -2,68 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.encode import Batch
 from ray_distill.data.source import Teacher
-from ray_distill.data.store.cache import padded
+from ray_distill.data.store.cache import KINDS, Shape
 from ray_distill.data.store.parquet import Place, Store
 from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
-from ray_distill.models import family
+from ray_distill.models.conditions import batched, from_bytes, unconditional
 from ray_distill.models.loading import load_transformer
+from ray_distill.models.spec import Row
 from ray_distill.rng import StatelessRng
 
 PURPOSE = "teacher_clips"
 
 
 class MakeClips:
-    """An actor with a teacher: rows with ``id`` and the place of their text -> ``latents``, and the ``states``
+    """An actor with a teacher: rows with ``id`` and the places of their conditioning -> ``latents``, and the ``states``
     [K, C, T, H, W] at ``teacher.levels`` on the way to them.
 
     ``uncond`` is the place of the negative prompt. The noise of a row belongs to its id, whatever batch it comes in.
     """
 
     def __init__(
-        self,
-        family_name: str,
-        folder: Path,
-        teacher: Teacher,
-        shape: Sequence[int],
-        text_shape: Sequence[int],
-        text: Store,
-        uncond: Place,
+        self, models: Encoders, teacher: Teacher, shape: Shape, text: Store, uncond: Place, images: Store | None = None
     ) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.teacher, self.shape, self.text, self.text_shape = teacher, shape, text, text_shape
+        self.teacher, self.shape, self.fields = teacher, shape, models.fields
+        self.stores = {KINDS["caption"]: text} | ({KINDS["clip"]: images} if images else {})
         dtype = getattr(torch, teacher.dtype)
-        network = load_transformer(family_name, folder, dtype).to(self.device).eval().requires_grad_(False)
-        self.denoise = family(family_name).denoiser(network, dtype)
+        family = models.pipeline.family
+        network = load_transformer(family, models.folder(teacher), dtype).to(self.device).eval().requires_grad_(False)
+        self.denoise = models.pipeline.of.denoiser(network, dtype)
         self.sampler = halting(euler_timesteps(teacher.steps, teacher.shift), teacher.levels, teacher.guidance)
-        self.uncond = self._embedded([uncond])
+        (self.uncond,) = self._rows({KINDS["caption"]: [uncond]})
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
-        places = [Place(*place) for place in zip(*(rows[f"text_{part}"] for part in Place._fields), strict=True)]
-        text = self._embedded(places)
+        places = {
+            kind: [Place(*place) for place in zip(*(rows[f"{kind}_{part}"] for part in Place._fields), strict=True)]
+            for kind in self.stores
+        }
+        cond = {name: value.to(self.device) for name, value in batched(self._rows(places), self.fields).items()}
         # The whole id would not fit into a noise stream's 64 bits.
         ids = torch.tensor([int(id_[:15], 16) for id_ in rows["id"]], device=self.device)
         x_T = StatelessRng(self.teacher.seed).noise(PURPOSE, ids, self.shape)
-        uncond = {"text": self.uncond.expand_as(text)}
-        levels = self.teacher.levels
-        *states, x_0 = trajectory(self.denoise, self.sampler, x_T, {"text": text}, uncond, levels)
+        uncond, levels = unconditional(self.uncond, cond, self.fields), self.teacher.levels
+        *states, x_0 = trajectory(self.denoise, self.sampler, x_T, cond, uncond, levels)
         errors = ["" if torch.isfinite(x).all() else "the teacher's latents are not finite" for x in x_0]
         made = {"id": list(rows["id"]), "error": errors, "latents": _bytes(x_0)}
         return made | {"states": _bytes(torch.stack(states, dim=1))} if levels else made
 
-    def _embedded(self, places: Sequence[Place]) -> torch.Tensor:
-        """[B, L, D] fp32."""
-        text = [padded(tokens, self.text_shape) for tokens in self.text.read(places, "text")]
-        return torch.from_numpy(np.stack(text)).to(self.device)
+    def _rows(self, places: Mapping[str, Sequence[Place]]) -> list[Row]:
+        """The conditioning that stands at ``places``, by the kind of its store."""
+        fields = {name: field for name, field in self.fields.items() if KINDS[field.of] in places}
+        values = [self.stores[KINDS[field.of]].read(places[KINDS[field.of]], name) for name, field in fields.items()]
+        rows = [dict(zip(fields, row, strict=True)) for row in zip(*values, strict=True)]
+        return [from_bytes(row, fields, self.shape) for row in rows]
 
 
 def _bytes(batch: torch.Tensor) -> list[bytes]:

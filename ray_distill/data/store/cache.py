@@ -1,7 +1,8 @@
-"""Cache: a run's rows of latents and text embeddings, in the order of all its samples.
+"""Cache: a run's rows of latents and conditioning, in the order of all its samples.
 
 <cache_dir>/latents/<codec>/*.parquet     id, latents; under the hash of file, cut, size and codec
-            text/<encoder>/*.parquet      id, text; under the hash of caption and encoder
+            text/<encoder>/*.parquet      id, the fields of a caption; under the hash of caption and encoder
+            images/<encoders>/*.parquet   id, the fields of a clip, where its family has some; under the clip's id
             known/<hash>                  which cache a source came to, so that nothing is opened to find it again
             <key>/  index.parquet         a row a sample: dataset, video, caption, shape, and where its rows stand;
                                           behind it one for each other caption that it may come with
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +30,15 @@ import pyarrow.parquet as pq
 from ray_distill import durable, sealed
 from ray_distill.data.store.growing import growing
 from ray_distill.data.store.parquet import Place, Store, ends_well
+from ray_distill.models.spec import Fields, of_captions
 from ray_distill.sealed import Damaged
 
 FORMAT = 4
 """Of stores, index and card: a new number makes all rows anew."""
+KINDS = {"caption": "text", "clip": "images"}
+"""The stores of conditioning, and the keys of their addresses in a card, by what a field is of."""
+STORED = {"float32": np.float32, "bfloat16": np.uint16}
+"""numpy's types of the bytes of a field."""
 CARD, INDEX, PROMPTS = "card.json", "index.parquet", "prompts.safetensors"
 Shape = tuple[int, int, int, int]
 
@@ -97,19 +103,33 @@ class Cache:
 
     @property
     def latents_folder(self) -> Path:
-        return self.folder.parent / "latents" / str(self.card["latents"])
+        return self._folder("latents")
+
+    @property
+    def images_folder(self) -> Path | None:
+        """The store of clips' fields, where they have some."""
+        return self._folder(KINDS["clip"]) if self.card.get(KINDS["clip"]) else None
+
+    @property
+    def addresses(self) -> tuple[str, str, str]:
+        """Of latents, of captions' fields and of clips' fields, "" where there are none."""
+        return self.card["latents"], self.card[KINDS["caption"]], self.card.get(KINDS["clip"], "")
+
+    def _folder(self, kind: str) -> Path:
+        return self.folder.parent / kind / str(self.card[kind])
 
     @cached_property
     def prompts(self) -> dict[str, np.ndarray]:
-        """The embeddings [L, D] fp32 of the ``negative`` prompt and of the ``null`` one."""
+        """The fields of the ``negative`` prompt and of the ``null`` one, by ``prompt_key``."""
         try:
             return sealed.read_tensors(self.folder / PROMPTS)[0]
         except FileNotFoundError:
             raise Damaged(self.folder / PROMPTS, "is gone") from None
 
-    @property
-    def uncond(self) -> np.ndarray:
-        return self.prompts["negative"]
+    def prompt(self, which: Literal["negative", "null"], fields: Fields) -> dict[str, bytes]:
+        """What is stored of one of ``prompts``, by field of a caption."""
+        names = of_captions(fields)
+        return {name: self.prompts[prompt_key(which, name, fields)].tobytes() for name in names}
 
     @property
     def index(self) -> pa.Table:
@@ -137,10 +157,10 @@ class Cache:
         """The stores' files that the index names and that are gone, have another size, or end as no Parquet does: in
         zeros, where a machine stopped before its disk had them."""
         found = []
-        for kind in ("latents", "text"):
+        for kind in (kind for kind in ("latents", *KINDS.values()) if self.card.get(kind)):
             named = self._index().select([f"{kind}_file", f"{kind}_size"]).group_by([f"{kind}_file", f"{kind}_size"])
             for row in named.aggregate([]).sort_by(f"{kind}_file").to_pylist():
-                path, size = (self.folder.parent / kind / self.card[kind] / row[f"{kind}_file"]), row[f"{kind}_size"]
+                path, size = self._folder(kind) / row[f"{kind}_file"], row[f"{kind}_size"]
                 if row[f"{kind}_file"] and not ends_well(path, size):
                     found.append(path)
         return found
@@ -171,25 +191,26 @@ class Cache:
         return [often[part] for part in self.index["dataset"].to_pylist()]
 
     def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows by number, with columns of the index, and ``latents``, ``states`` and ``text`` as bytes out of their
-        stores."""
+        """Rows by number, with columns of the index, and ``latents`` and ``states`` as bytes out of their store."""
         asked = self.index.take(list(numbers))
-        stored_in = {"latents": "latents", "states": "latents", "text": "text"}
-        values = {name: asked[name].to_pylist() for name in columns if name not in stored_in}
-        for column in stored_in.keys() & set(columns):
-            kind = stored_in[column]
-            if kind == "latents" and self.streamed:
-                there = growing(self.latents_folder).places
-                places = [there[id_] for id_ in asked["id"].to_pylist()]
-            else:
-                stored = (asked[f"{kind}_{part}"].to_pylist() for part in Place._fields)
-                places = [Place(*place) for place in zip(*stored, strict=True)]
-            values[column] = Store(self.folder.parent / kind / self.card[kind]).read(places, column)
+        stored = {name for name in columns if name in ("latents", "states")}
+        values = {name: asked[name].to_pylist() for name in columns if name not in stored}
+        values |= {name: self._stored("latents", asked, name) for name in stored}
         return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
-    def text(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        """Embeddings [B, L, D] fp32 of rows with a "text" column, padded with zeros as the text encoder pads."""
-        return np.stack([padded(row["text"], self.uncond.shape) for row in rows])
+    def conditions(self, numbers: Sequence[int], fields: Fields) -> list[dict[str, bytes]]:
+        """The conditioning of rows by number: what is stored of each field."""
+        asked = self.index.take(list(numbers))
+        values = {name: self._stored(KINDS[field.of], asked, name) for name, field in fields.items()}
+        return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+    def _stored(self, kind: str, asked: pa.Table, column: str) -> list[bytes]:
+        if self.streamed and kind != KINDS["caption"]:
+            places = growing(self._folder(kind)).of(asked["id"].to_pylist())
+        else:
+            stored = (asked[f"{kind}_{part}"].to_pylist() for part in Place._fields)
+            places = [Place(*place) for place in zip(*stored, strict=True)]
+        return Store(self._folder(kind)).read(places, column)
 
     def latents(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
         """Latents [B, C, T, H, W] fp32 of rows of one shape with the columns "latents" and "shape"."""
@@ -207,9 +228,15 @@ class Cache:
         return sorted(self.by_caption())
 
 
-def padded(text: bytes, shape: Sequence[int]) -> np.ndarray:
-    """An embedding [L, D] fp32, whose last tokens are zeros and were not stored."""
-    out = np.zeros(shape, dtype=np.float32)
-    tokens = np.frombuffer(text, dtype=np.float32).reshape(-1, out.shape[1])
-    out[: len(tokens)] = tokens
-    return out
+def prompt_key(which: str, name: str, fields: Fields) -> str:
+    """The name of a prompt's field in ``prompts.safetensors``; the first field needs none."""
+    return which if name == next(iter(of_captions(fields))) else f"{which}.{name}"
+
+
+def prompt_arrays(which: str, stored: Mapping[str, bytes], fields: Fields) -> dict[str, np.ndarray]:
+    """A prompt's fields as they stand in ``prompts.safetensors``."""
+    captions = of_captions(fields)
+    arrays = {name: np.frombuffer(stored[name], STORED[field.dtype]) for name, field in captions.items()}
+    return {
+        prompt_key(which, name, fields): array.reshape(-1, *captions[name].shape[1:]) for name, array in arrays.items()
+    }

@@ -45,6 +45,13 @@ class Growing:
         self.seen |= names
         return bool(new)
 
+    def of(self, ids: Iterable[str]) -> list[Place]:
+        """The places of ``ids``, which are there; KeyError for one that is not."""
+        wanted = list(ids)
+        if any(id_ not in self.places for id_ in wanted):
+            self.look()
+        return [self.places[id_] for id_ in wanted]
+
     def wait_for(self, ids: Iterable[str]) -> None:
         """Until each of ``ids`` has a place or an error; TimeoutError after ``WAIT_S`` without anything new."""
         missing, last = set(ids), time.monotonic()

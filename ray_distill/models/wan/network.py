@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from ray_distill.models.features import read_out, tapped
@@ -67,30 +66,3 @@ class WanDenoiser:
         """``sigma`` [B, T] as [B, tokens], which is how diffusers takes levels that differ within a clip."""
         _, height, width = self.network.patch_embedding.stride  # type: ignore[attr-defined]
         return sigma.repeat_interleave(x_t.shape[3] // height * (x_t.shape[4] // width), dim=1)
-
-
-class Wan:
-    """The family: which class its folder must hold, and how to adapt it."""
-
-    transformer: ClassVar[type[WanTransformer3DModel]] = WanTransformer3DModel
-    denoiser: ClassVar[type[WanDenoiser]] = WanDenoiser
-    text_width: ClassVar[str] = "text_dim"
-    """The key of the transformer's configuration that is the width of its text."""
-    ends: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "text_dim")
-    """Keys of the transformer's configuration in which networks of one run must agree."""
-
-    @staticmethod
-    def noise(shape: Sequence[int]) -> torch.Tensor:
-        """Latents [B, C, T, H, W] of noise as diffusers' pipeline draws them from torch's global generator."""
-        return torch.randn(*shape)
-
-    @staticmethod
-    def features(config: Mapping[str, Any]) -> tuple[int, int]:
-        """(blocks, width D of what they return) of a transformer's configuration."""
-        return int(config["num_layers"]), int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-
-    @staticmethod
-    def patch(config: Mapping[str, Any]) -> tuple[int, int]:
-        """Rows and columns of latents in one token; ``config`` is the transformer's."""
-        _, height, width = config.get("patch_size", (1, 2, 2))
-        return height, width

@@ -10,7 +10,7 @@ from ray_distill.checkpoint import BadCheckpoint, Checkpoint, latest
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import placed, random_heads
-from ray_distill.models.loading import check_folder, empty_transformer
+from ray_distill.models.loading import empty_transformer
 from ray_distill.train.driver.resume import with_defaults
 from ray_distill.types import STUDENT, Role, Start
 
@@ -77,7 +77,7 @@ def _check_role(config: RunConfig, role: Role, begun: Checkpoint, key: str) -> N
 
 def _network(config: RunConfig, role: Role) -> Any:
     if heads := config.method.heads.get(role):
-        described = check_folder(config.model.family, config.source(heads.of))
+        described = config.pipeline(heads.of).transformer
         blocks, width = placed(role, heads, config.model.family, described)
         return random_heads(len(blocks), width, config.seed)
     return empty_transformer(config.model.family, config.source(role))

@@ -14,7 +14,6 @@ import ray.train.torch
 
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream, ordered
 from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
@@ -120,6 +119,7 @@ def stream_of(config: RunConfig, cache: Cache) -> Stream:
         global_batch=config.train.global_batch,
         micro_batch=config.train.micro_batch,
         with_latents=config.method.uses_latents,
+        fields=config.model.encoders.fields,
         states=len(config.method.sampler().timesteps) if getattr(config.method, "pairs", False) else 0,
         keep_small_buckets=config.data.keep_small_buckets,
         caption_dropout=config.data.caption_dropout,
@@ -142,14 +142,12 @@ def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
                 f"encoders beside it need {least:g}; lower train.workers or train.cpus_per_worker, or set "
                 "data.stream=false"
             )
-    model = config.model
-    models = Encoders(model.family, model.path, model.max_sequence_length, model.int8_text)
     cpus = left["CPU"] if left["CPU"] > 0 else there.get("CPU", 1.0)
     data = config.data
     if data.encoder_gpus and left["GPU"] > 0:
         # One that waited for a GPU would take that of a training worker which has to be started again.
         data = data.model_copy(update={"encoders": min(data.encoders, int(left["GPU"] / data.encoder_gpus))})
-    filling = Filling(data, models, stream.cache, stream.needed(), cpus, say)
+    filling = Filling(data, config.model.encoders, stream.cache, stream.needed(), cpus, say)
     filling.start()
     return filling
 

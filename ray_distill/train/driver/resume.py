@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.listing import entries
 from ray_distill.data.store.cache import CARD, Cache
 from ray_distill.data.store.tables import rows_of, unequal
@@ -39,9 +38,8 @@ def kept_cache(config: RunConfig) -> Cache | None:
         cache.check()
     except Damaged:
         return None
-    model = config.model
-    models = Encoders(model.family, model.path, model.max_sequence_length, model.int8_text)
-    return cache if (cache.card["latents"], cache.card["text"]) == (models.codec, models.encoder) else None
+    models = config.model.encoders
+    return cache if cache.addresses == (models.codec, models.encoder, models.images) else None
 
 
 def _asked(data: Mapping[str, Any]) -> dict[str, Any]:

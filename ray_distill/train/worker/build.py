@@ -8,12 +8,10 @@ from itertools import chain
 from torch import nn
 
 from ray_distill.config import RoleConfig, RunConfig
-from ray_distill.models import family
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import placed, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.loading import (
-    check_folder,
     compile_blocks,
     hollow_transformer,
     random_transformer,
@@ -31,13 +29,13 @@ from ray_distill.types import TEACHER, Average, Role
 def build_engines(config: RunConfig, at: At = unseen) -> Engines:
     """One engine per role that training holds, each with its own weights and adapters; ``at`` learns which is made."""
     heads = {
-        role: placed(role, given, config.model.family, check_folder(config.model.family, config.source(given.of)))
+        role: placed(role, given, config.model.family, config.pipeline(given.of).transformer)
         for role, given in config.method.heads.items()
     }
     return DeepSpeedEngines(
         modules(config, heads, at),
         {role: config.role(role) for role in config.held_roles},
-        family(config.model.family).denoiser,
+        config.model.pipeline.of.denoiser,
         total_updates(config),
         config.train.micro_batch,
         heads={role: blocks for role, (blocks, _) in heads.items()},

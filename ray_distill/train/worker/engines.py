@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -107,7 +107,7 @@ class DeepSpeedEngines:
         self,
         modules: Iterable[tuple[Role, nn.Module]],
         configs: Mapping[Role, RoleConfig],
-        denoiser: type[Denoiser],
+        denoiser: Callable[..., Denoiser],
         total_updates: Mapping[Role, int],
         micro_batch: int,
         heads: Mapping[Role, tuple[int, ...]] = MappingProxyType({}),
@@ -140,7 +140,7 @@ class DeepSpeedEngines:
         self.networks: Networks = {
             role: FeatureDiscriminator(_Network(held), DTYPES[held.config.dtype], heads[role])  # type: ignore[misc]
             if role in heads
-            else denoiser(_Network(held), DTYPES[held.config.dtype])  # type: ignore[call-arg]
+            else denoiser(_Network(held), DTYPES[held.config.dtype])
             for role, held in self._held.items()
         }
 

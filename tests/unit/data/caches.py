@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from ray_distill.data.store.cache import Cache, write
 from ray_distill.data.store.parquet import Store
+from ray_distill.models.conditions import batched, from_bytes
+from ray_distill.models.spec import Field, Fields
 
+FIELDS = {"text": Field((4, 5), padding="zeros")}
 SHAPES = [(2, 3, 2, 2), (2, 3, 2, 4)]
 LENGTH, WIDTH = 4, 5
 NEGATIVE, NULL = (np.full((LENGTH, WIDTH), value, dtype=np.float32) for value in (-1, -2))
@@ -22,6 +27,13 @@ def latents(number: int, shape: tuple[int, ...]) -> np.ndarray:
 def text(number: int) -> np.ndarray:
     """One to three tokens; the encoder's padding is not stored."""
     return np.random.default_rng(1000 + number).standard_normal((1 + number // 10 % 3, WIDTH), dtype=np.float32)
+
+
+def conditions(cache: Cache, numbers: Sequence[int], fields: Fields = FIELDS) -> dict[str, np.ndarray]:
+    """Cond of rows of one shape."""
+    rows = zip(cache.conditions(numbers, fields), cache.shapes(numbers), strict=True)
+    cond = batched([from_bytes(row, fields, shape) for row, shape in rows], fields)
+    return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in cond.items()}
 
 
 def make(folder: Path, numbers: list[list[int]], passes: list[float] | None = None) -> Cache:

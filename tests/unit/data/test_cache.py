@@ -12,7 +12,7 @@ from ray_distill.data.feed.stream import Stream
 from ray_distill.data.store.parquet import PLACES, Place, Store, address, address_of, placed
 from ray_distill.types import Placement
 from tests.unit.data import caches
-from tests.unit.data.caches import LENGTH, NEGATIVE, NULL, SHAPES, WIDTH, latents, text
+from tests.unit.data.caches import FIELDS, LENGTH, NEGATIVE, NULL, SHAPES, WIDTH, latents, text
 
 WIDE, SQUARE = [20, 40, 60, 80, 90], [10, 30, 50, 70]
 IDS = sorted(WIDE + SQUARE)
@@ -34,15 +34,16 @@ def test_rows_are_numbered_by_the_index_and_bucketed_by_shape(cache):
 
 
 def test_what_was_written_is_read(cache):
-    rows = cache.rows([6, 0, 2], ["id", "latents", "text", "shape"])
+    rows = cache.rows([6, 0, 2], ["id", "latents", "shape"])
     assert [r["id"] for r in rows] == ["70", "10", "30"]
     assert np.array_equal(cache.latents(rows), np.stack([latents(n, SHAPES[0]) for n in (70, 10, 30)]))
-    padded = cache.text(rows)
+    padded = caches.conditions(cache, [6, 0, 2])["text"]
     assert padded.shape == (3, LENGTH, WIDTH) and padded.dtype == np.float32
     for got, number in zip(padded, (70, 10, 30), strict=True):
         tokens = text(number)
         assert np.array_equal(got[: len(tokens)], tokens) and not got[len(tokens) :].any()
-    assert np.array_equal(cache.uncond, NEGATIVE) and np.array_equal(cache.prompts["null"], NULL)
+    assert cache.prompt("negative", FIELDS) == {"text": NEGATIVE.tobytes()}
+    assert cache.prompt("null", FIELDS) == {"text": NULL.tobytes()}
     assert cache.captions() == ["caption 0", "caption 10"]
 
 
@@ -74,7 +75,7 @@ def test_one_row_reads_one_row_group(tmp_path):
 
 
 def stream_of(cache, **changes):
-    large = Stream(cache, 0, 0, 9, world=2, global_batch=4, micro_batch=2, with_latents=True)
+    large = Stream(cache, 0, 0, 9, world=2, global_batch=4, micro_batch=2, with_latents=True, fields=FIELDS)
     stream = replace(large, block_bytes=4 * (large.block_bytes // large.steps_per_block))
     assert stream.steps_per_block == 4
     return replace(stream, **changes)
@@ -87,8 +88,8 @@ class Shard:
         parts = -(-(stream.steps - stream.start) // stream.steps_per_block)
         blocks = [stream.block(part * stream.world + rank) for part in range(parts)]
         self.rows = {name: np.concatenate([np.array(block[name]) for block in blocks]) for name in blocks[0]}
-        if "latents" in blocks[0]:  # bytes, which numpy would cut at a zero
-            self.rows["latents"] = np.array([row for block in blocks for row in block["latents"]], dtype=object)
+        for name in blocks[0].keys() - {"sample_id", "shape"}:  # bytes, which numpy would cut at a zero
+            self.rows[name] = np.array([row for block in blocks for row in block[name]], dtype=object)
 
     def iter_batches(self, *, batch_size, batch_format, prefetch_batches):
         assert batch_format == "numpy"
@@ -127,7 +128,7 @@ def test_each_sample_of_each_step_comes_once_and_is_what_the_plan_says(cache, st
 
 def test_a_method_without_latents_reads_none_and_has_the_shape(cache):
     stream = stream_of(cache, with_latents=False)
-    assert set(stream.block(0)) == {"sample_id", "shape", "text"}
+    assert set(stream.block(0)) == {"sample_id", "shape", "cond.text"}
     batches = [step[0] for step in delivered(stream, 1)]
     assert all(batch.x_0 is None for batch in batches) and {b.latent_shape for b in batches} == set(SHAPES)
 

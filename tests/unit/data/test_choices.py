@@ -14,9 +14,10 @@ from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare.index import told
 from ray_distill.data.prepare.sheet import sheet
 from ray_distill.data.store.cache import Cache
+from ray_distill.models.pipeline import Pipeline
 from tests.unit.data import odd
 from tests.unit.data.test_cache import delivered
-from tests.unit.data.test_index import DIGITS, Characters, characters, make, source
+from tests.unit.data.test_index import DIGITS, MODELS, characters, embedded, make, source
 
 __all__ = ["characters"]  # no text encoder
 WORDS = {"a.mp4": ["one", "two", "three"], "b.mp4": ["four"], "c.mp4": ["five", "six"], "d.mp4": ["one", "seven"]}
@@ -33,13 +34,13 @@ def cache(tmp_path):
 
 def stream(cache, **given):
     settings = {"seed": 3, "start": 0, "steps": 200, "world": 1, "global_batch": 2, "micro_batch": 1}
-    return Stream(cache, with_latents=True, **(settings | given))
+    return Stream(cache, with_latents=True, fields=MODELS.fields, **(settings | given))
 
 
 def drawn(cache, world=1, **given):
     """(video, caption) of each sample, in the order of their ids."""
     words = {word for words in WORDS.values() for word in words}
-    texts = {Characters(DIGITS, 8).encode([word])[0].numpy().tobytes(): word for word in words}
+    texts = {embedded(word)[0].numpy().tobytes(): word for word in words}
     first = np.flatnonzero(cache.choices).tolist()
     latents = {row["latents"]: row["video"] for row in cache.rows(first, ["latents", "video"])}
     steps = stream(cache, world=world, **given)
@@ -111,7 +112,7 @@ def test_captions_that_are_cut_are_counted(tmp_path, caplog):
     assert told(cache.card).startswith("4 kept, 0 left out, 3 captions cut; ")
     again, (captions, _) = make(settings.model_copy(update={"caption_dropout": 0.5}))
     assert captions == [] and again.card["captions_cut"] == 3  # out of the store
-    few, _ = make(source(tmp_path, {"prompts": tmp_path / "p.jsonl"}), Encoders("wan", DIGITS, 16))
+    few, _ = make(source(tmp_path, {"prompts": tmp_path / "p.jsonl"}), Encoders(Pipeline("wan", DIGITS), 16))
     assert few.card["captions_cut"] == 0 and "cut" not in told(few.card)
     del few.card["captions_cut"]
     assert told(few.card).startswith("4 kept")  # a card of an earlier version
@@ -127,10 +128,10 @@ def test_a_prompt_that_its_teacher_cannot_take_is_counted_once(tmp_path):
 
 
 def test_cleaning_is_part_of_the_texts_address(monkeypatch):
-    address = Encoders("wan", DIGITS, 8).encoder
-    assert Encoders("wan", DIGITS, 8).encoder == address
+    address = Encoders(Pipeline("wan", DIGITS), 8).encoder
+    assert Encoders(Pipeline("wan", DIGITS), 8).encoder == address
     monkeypatch.setattr(metadata, "version", lambda name: "0")
-    assert Encoders("wan", DIGITS, 8).encoder != address
+    assert Encoders(Pipeline("wan", DIGITS), 8).encoder != address
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ray_distill import sealed
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare import pipeline, stages
 from ray_distill.data.prepare.known_caches import known, memo
 from ray_distill.data.prepare.stages import PIECE, PIECES, Decode, Look, fingerprint
@@ -16,17 +17,16 @@ from ray_distill.data.store import parquet as store
 from ray_distill.data.store.cache import CARD, INDEX, PROMPTS, Cache, index_of, older
 from ray_distill.data.store.growing import Growing
 from ray_distill.data.store.parquet import Store
-from ray_distill.models import text
 from ray_distill.sealed import Damaged
 from tests.unit.data import caches, odd
 from tests.unit.data.test_index import MODELS, Characters, listing, make, source
 
-COLUMNS = ["id", "caption", "shape", "dataset", "latents", "text"]
+COLUMNS = ["id", "caption", "shape", "dataset", "latents"]
 
 
 @pytest.fixture(autouse=True)
 def characters(monkeypatch):
-    monkeypatch.setattr(text, "TextEncoder", Characters)
+    monkeypatch.setattr(Encoders, "text_encoder", lambda models: Characters(models))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def folder(tmp_path):
 
 def content(cache):
     """All that a training takes out of a cache."""
-    rows = cache.rows(range(len(cache.index)), COLUMNS)
+    rows = cache.rows(range(len(cache.index)), COLUMNS), cache.conditions(range(len(cache.index)), caches.FIELDS)
     prompts = {name: array.tobytes() for name, array in cache.prompts.items()}
     return rows, prompts, {name: value for name, value in cache.card.items() if name != "index"}
 

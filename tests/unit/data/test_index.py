@@ -31,33 +31,33 @@ from ray_distill.data.store.parquet import address
 from ray_distill.data.store.tables import rows_of, table_of
 from ray_distill.diffusion.samplers import sample
 from ray_distill.diffusion.timesteps import euler_timesteps
-from ray_distill.models import family, text
+from ray_distill.models import family
 from ray_distill.models.codec import load_codec
+from ray_distill.models.conditions import batched
 from ray_distill.models.loading import load_transformer
+from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.spec import of_clips
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Sampler
-from tests.unit.data import odd
+from tests.unit.data import caches, odd
 from tests.unit.data.test_odd_files import BAD, CODECS
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
-MODELS = Encoders("wan", DIGITS, 8)
+MODELS = Encoders(Pipeline("wan", DIGITS), 8)
 
 
 class Characters:
     """Captions as their characters' numbers, in place of a text encoder."""
 
-    def __init__(self, folder, max_length, int8=False):
-        self.max_length = max_length
+    def __init__(self, models):
+        self.max_length = models.max_sequence_length
 
     def to(self, device):
         return self
 
     def encode(self, prompts):
-        out = torch.zeros(len(prompts), self.max_length, 64)
-        for row, prompt in zip(out, prompts, strict=True):
-            numbers = torch.tensor([1.0, *map(ord, prompt)])[: self.max_length]
-            row[: len(numbers), 0] = numbers / 100
-        return out
+        tokens = [torch.tensor([1.0, *map(ord, prompt)])[: self.max_length] / 100 for prompt in prompts]
+        return [{"text": torch.nn.functional.pad(each[:, None], (0, 63))} for each in tokens]
 
     def tokens(self, prompts):
         return [1 + len(prompt) for prompt in prompts]
@@ -65,11 +65,21 @@ class Characters:
 
 @pytest.fixture(autouse=True)
 def characters(monkeypatch):
-    monkeypatch.setattr(text, "TextEncoder", Characters)
+    monkeypatch.setattr(Encoders, "text_encoder", lambda models: Characters(models))
+
+
+def embedded(*prompts, models=MODELS):
+    """Text [B, L, D], padded."""
+    return batched(Characters(models).encode(prompts), models.fields)["text"]
 
 
 def columns(rows):
     return {name: np.array([row[name] for row in rows] + [None], dtype=object)[:-1] for name in rows[0]}
+
+
+def written(made, errors=False):
+    """The stage that writes clips."""
+    return Write(made.latents, errors, made.images, tuple(of_clips(made.models.fields)))
 
 
 def make(source, models=MODELS):
@@ -83,16 +93,15 @@ def make(source, models=MODELS):
     made = Made(source, models, table_of(prompts, LISTED), table_of(looked, CLIPS))
     captions, clips = made.missing_text().to_pylist(), made.missing_clips().to_pylist()
     if captions:
-        Write(made.text)(EncodeText(models.path, models.max_sequence_length, int8=False)(columns(captions)))
+        Write(made.text)(EncodeText(models)(columns(captions)))
     if clips:
         for decoded in Decode(source)(columns(clips)):
-            told = Write(made.latents)(EncodeClips(models.path)(decoded))
+            told = written(made)(EncodeClips(models)(decoded))
             made.failed(dict(zip(told["id"], told["error"], strict=True)))
     for number, part in enumerate(source.parts):
         if part.teacher and (rows := made.missing_taught(number).to_pylist()):
             (uncond,) = made.text.find([address(source.negative_prompt)])
-            sizes = made.sample_shape, made.text_shape()
-            actor = MakeClips("wan", models.folder(part.teacher), part.teacher, *sizes, made.text, uncond)
+            actor = MakeClips(models, part.teacher, made.sample_shape, made.text, uncond, made.images)
             for first in range(0, len(rows), 2):
                 told = Write(made.latents)(actor(columns(rows[first : first + 2])))
                 made.failed(dict(zip(told["id"], told["error"], strict=True)))
@@ -122,16 +131,17 @@ def folder(tmp_path):
 def test_clips_come_out_as_the_codec_sees_them(folder):
     cache, _ = make(source(folder, negative_prompt="bad"))
     assert cache.index["caption"].to_pylist() == [Path(v).stem for v in cache.index["video"].to_pylist()]
-    rows = cache.rows(range(3), ["caption", "latents", "shape", "text"])
+    rows = cache.rows(range(3), ["caption", "latents", "shape"])
     codec = load_codec(DIGITS / "vae")
-    for row in rows:
+    for number, row in enumerate(rows):
         name = row["caption"]
         frames = read_clip(str(folder / f"in/{name}.mp4"), source(folder).cut(0)).frames
         wanted = codec.encode(to_pixels(resize(frames, 24, 32))[None])[0].numpy()
         assert np.array_equal(cache.latents([row])[0], wanted)
-        wanted = Characters(DIGITS, 8).encode([name, "", "bad"])
-        assert np.array_equal(cache.text([row]), wanted[:1])
-        assert np.array_equal(cache.prompts["null"], wanted[1]) and np.array_equal(cache.uncond, wanted[2])
+        assert np.array_equal(caches.conditions(cache, [number], MODELS.fields)["text"], embedded(name))
+    null, negative = Characters(MODELS).encode(["", "bad"])
+    assert cache.prompt("null", MODELS.fields) == {"text": null["text"].numpy().tobytes()}
+    assert cache.prompt("negative", MODELS.fields) == {"text": negative["text"].numpy().tobytes()}
     assert cache.card["clips"] == 3 and cache.card["skipped"] == 2 and cache.card["buckets"] == {"16x1x6x8": 3}
     assert told(cache.card) == "3 kept, 2 left out; latents C x t x h x w: 3 of 16x1x6x8"
 
@@ -221,8 +231,8 @@ def test_what_makes_no_clip_anew_changes_the_cache_alone(folder):
 
 def test_another_model_is_another_store(folder, tmp_path):
     first, _ = make(source(folder))
-    longer, (captions, clips) = make(source(folder), Encoders("wan", DIGITS, 9))
-    assert len(captions) == 5 and clips == ["short.mp4"] and longer.uncond.shape == (9, 64)
+    longer, (captions, clips) = make(source(folder), Encoders(Pipeline("wan", DIGITS), 9))
+    assert len(captions) == 5 and clips == ["short.mp4"] and longer.folder != first.folder
     assert longer.folder != first.folder
 
 
@@ -263,7 +273,7 @@ def test_the_teacher_makes_the_clips_of_prompts(folder):
     assert len(captions) == 4 and len(clips) == 4 and cache.card["clips"] == 4
     assert cache.buckets() == {(16, 1, 6, 8): [0, 1, 2, 3]} and cache.captions() == ["a bird", "a kite"]
     denoise = family("wan").denoiser(load_transformer("wan", DIGITS))
-    text = {name: {"text": Characters(DIGITS, 8, False).encode([name])} for name in ("a bird", "a kite", "bad")}
+    text = {name: {"text": embedded(name)} for name in ("a bird", "a kite", "bad")}
     for row in cache.rows(range(4), ["id", "caption", "latents", "shape"]):
         x_T = StatelessRng(7).noise(PURPOSE, torch.tensor([int(row["id"][:15], 16)]), (16, 1, 6, 8))
         sampler = Sampler(euler_timesteps(3, 2.0), "ode", 1.5)
@@ -286,7 +296,7 @@ def test_the_teachers_trajectories_halt_at_levels(folder):
     denoise_by = family("wan").denoiser(load_transformer("wan", DIGITS))
     grid = sorted({*euler_timesteps(3, 2.0), 1000, 700.5, 333}, reverse=True)
     solver = Sampler(tuple(grid), "ode", 1.5)
-    text = {name: {"text": Characters(DIGITS, 8).encode([name])} for name in ("a bird", "a kite", "")}
+    text = {name: {"text": embedded(name)} for name in ("a bird", "a kite", "")}
     for row in cache.rows(range(2), ["id", "caption", "latents", "states", "shape"]):
         x_T = StatelessRng(7).noise(PURPOSE, torch.tensor([int(row["id"][:15], 16)]), (16, 1, 6, 8))
         states = np.frombuffer(row["states"], np.float32).reshape(3, *row["shape"])
@@ -302,7 +312,9 @@ def test_the_teachers_trajectories_halt_at_levels(folder):
                 noise=None,
             )
             assert np.allclose(cache.latents([row]), x_0.numpy(), atol=1e-4)
-    stream = Stream(cache, 0, 0, 1, world=1, global_batch=2, micro_batch=2, with_latents=True, states=3)
+    stream = Stream(
+        cache, 0, 0, 1, world=1, global_batch=2, micro_batch=2, with_latents=True, fields=MODELS.fields, states=3
+    )
     block = stream.block(0)
     assert [len(one) for one in block["states"]] == [3 * 4 * 16 * 6 * 8] * 2
 
@@ -372,7 +384,7 @@ def test_nothing_left_is_an_error_with_the_reasons_at_hand(tmp_path):
 
 
 def test_encoders_take_clips_of_several_shapes_at_once():
-    codec = EncodeClips(DIGITS)
+    codec = EncodeClips(MODELS)
     pixels = [np.random.default_rng(i).integers(0, 256, (3, 8 + 4 * (i % 2), 8, 3), dtype=np.uint8) for i in range(4)]
     rows = columns([{"id": str(i), "error": "" if i else "broken", "pixels": p} for i, p in enumerate(pixels)])
     encoded = codec(rows)
@@ -406,12 +418,12 @@ def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
     wanted = source(folder, stream=True)
     looked = [row for entry in entries(wanted) for row in Look(wanted, MODELS.multiple)(asdict(entry))]
     made = Made(wanted, MODELS, LISTED.empty_table(), table_of(looked, CLIPS))
-    Write(made.text)(EncodeText(DIGITS, 8, int8=False)(columns(made.missing_text().to_pylist())))
+    Write(made.text)(EncodeText(MODELS)(columns(made.missing_text().to_pylist())))
     cache = finish(made)
     assert cache.streamed and sorted(cache.captions()) == ["short", "square", "turned", "wide"]
     rows = cache.rows(range(4), ["id", "dataset", "video", "path", "number", "height", "width", "header"])
     for decoded in Decode(wanted)(columns(rows)):
-        encoded = EncodeClips(DIGITS)(decoded)
+        encoded = EncodeClips(MODELS)(decoded)
         Write(made.latents, errors=True)({name: np.array(values, dtype=object) for name, values in encoded.items()})
     there = Growing(cache.latents_folder)
     there.wait_for(row["id"] for row in rows)

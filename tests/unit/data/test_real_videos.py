@@ -6,6 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.encode import EncodeClips
 from ray_distill.data.prepare.listing import entries
 from ray_distill.data.prepare.stages import Decode, Look
@@ -13,6 +14,7 @@ from ray_distill.data.read import video
 from ray_distill.data.read.clip import Cut
 from ray_distill.data.read.video import read_clip
 from ray_distill.data.source import Source
+from ray_distill.models.pipeline import Pipeline
 from tests.unit.data import real
 from tests.unit.data.test_index import DIGITS, columns
 
@@ -50,7 +52,7 @@ def test_a_folder_of_them_becomes_latents_and_stays_as_it_was(tmp_path):
         "carphone pristine": (56, 72),
     }
     assert len(clips) == 12 and len({clip["id"] for clip in clips}) == 12
-    latents, codec = [], EncodeClips(DIGITS)
+    latents, codec = [], EncodeClips(Encoders(Pipeline("wan", DIGITS), 8))
     for decoded in Decode(source)(columns(clips)):
         assert not any(decoded["error"])
         for row, height, width in zip(decoded["pixels"], decoded["height"], decoded["width"], strict=True):

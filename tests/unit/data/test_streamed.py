@@ -16,13 +16,15 @@ from ray_distill.data.store.cache import CARD, Cache
 from ray_distill.data.store.growing import Growing
 from ray_distill.data.store.parquet import Store
 from tests.unit.data import caches
-from tests.unit.data.caches import SHAPES
+from tests.unit.data.caches import FIELDS, SHAPES
 
 SQUARE, WIDE = list(range(0, 12)), list(range(20, 31))
 
 
 def stream_of(cache, **changes):
-    return replace(Stream(cache, 0, 0, 12, world=2, global_batch=4, micro_batch=2, with_latents=True), **changes)
+    return replace(
+        Stream(cache, 0, 0, 12, world=2, global_batch=4, micro_batch=2, with_latents=True, fields=FIELDS), **changes
+    )
 
 
 @pytest.fixture
@@ -114,6 +116,6 @@ def test_what_never_comes_is_given_up(tmp_path, monkeypatch):
 
 def test_each_of_thousands_of_fetch_tasks_carries_a_stream(both):
     stream = stream_of(both[0], block_bytes=1)
-    assert stream.block(0) and stream.cache.card and stream.cache.uncond.size
+    assert stream.block(0) and stream.cache.card and stream.cache.prompts
     assert len(pickle.dumps(stream)) < 1000
     assert equal(pickle.loads(pickle.dumps(stream)).block(3), stream.block(3))

@@ -46,10 +46,11 @@ def test_a_chunk_that_is_not_finite_ends_the_clip():
 
 
 def test_noise_belongs_to_step_and_frame():
-    noise = ChunkNoise(3, (4, 9, 2, 2), {"text": torch.zeros(1, 1, 1)})
+    cpu = torch.device("cpu")
+    noise = ChunkNoise(3, (4, 9, 2, 2), cpu)
     one, again = noise(-1, slice(3, 6)), noise(-1, slice(3, 6))
     assert one.shape == (1, 4, 3, 2, 2) and torch.equal(one, again)
-    others = noise(0, slice(3, 6)), noise(-1, slice(6, 9)), ChunkNoise(4, (4, 9, 2, 2), {"text": one})(-1, slice(3, 6))
+    others = noise(0, slice(3, 6)), noise(-1, slice(6, 9)), ChunkNoise(4, (4, 9, 2, 2), cpu)(-1, slice(3, 6))
     assert not any(torch.equal(one, other) for other in others)
 
 

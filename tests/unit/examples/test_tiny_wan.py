@@ -14,8 +14,10 @@ from ray_distill.data.read.clip import Cut
 from ray_distill.data.read.video import read_clip
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
+from ray_distill.models.conditions import batched
 from ray_distill.models.loading import load_transformer
-from ray_distill.models.text import TextEncoder
+from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.wan.text import wan_text
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import tiny_wan
@@ -49,19 +51,19 @@ def test_our_loaders_take_it_from_pixels_and_prompt_to_a_velocity(folder):
     assert x_0.shape == (1, *codec.latent_shape(9, 48, 80)) == (1, 16, 3, 6, 10)
     assert 0.3 < x_0.std() < 3  # about unit variance, as of a real VAE
     assert codec.decode(x_0).shape == (1, 3, 9, 48, 80)
-    text = TextEncoder(folder, 64).encode(["a red square"])
+    cond = batched(wan_text(folder, 64).encode(["a red square"]), Pipeline("wan", folder).fields(64))
     denoise = family("wan").denoiser(load_transformer("wan", folder))
-    v = denoise(x_0, torch.tensor([0.7]), {"text": text}).velocity
+    v = denoise(x_0, torch.tensor([0.7]), cond).velocity
     assert v.shape == x_0.shape and v.isfinite().all() and v.abs().max() > 0
 
 
 def test_no_prompt_of_any_language_is_unknown(folder):
     prompts = ["a red square moving left", "a red square moving right", "静态，细节模糊不清", ""]
-    tokenizer = TextEncoder(folder, 64).tokenizer
+    tokenizer = wan_text(folder, 64).tokenizer
     tokens = [tokenizer(prompt).input_ids for prompt in prompts]
     assert all(ids[-1] == tokenizer.eos_token_id and tokenizer.unk_token_id not in ids for ids in tokens)
     assert len(tokens[2]) == len(prompts[2].encode()) + 1
-    text = TextEncoder(folder, 64).encode(prompts)
+    text = batched(wan_text(folder, 64).encode(prompts), Pipeline("wan", folder).fields(64))["text"]
     assert all((text[i] - text[j]).abs().max() > 1e-3 for i in range(4) for j in range(i))
 
 

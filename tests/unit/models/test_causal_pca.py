@@ -13,12 +13,13 @@ from sklearn.datasets import load_digits
 from ray_distill.data.read.transform import to_pixels
 from ray_distill.errors import ConfigError
 from ray_distill.models.causal_pca import CausalPatchPCA
-from ray_distill.models.codec import load_codec, outline
+from ray_distill.models.codec import load_codec
 from ray_distill.models.parts import check_vae
 from ray_distill.models.patch_pca import WEIGHTS
+from ray_distill.models.pipeline import Pipeline
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
-from moving_digits import DIRECTIONS, draw  # noqa: E402
+from moving_digits import DIRECTIONS, draw
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_all_channels_lose_nothing():
 
 def test_it_survives_its_folder_and_the_check_reads_it(codec, clips, tmp_path):
     codec.save(tmp_path / "vae")
-    for again in (load_codec(tmp_path / "vae"), outline(tmp_path / "vae"), check_vae(tmp_path, "model.path")):
+    for again in (load_codec(tmp_path / "vae"), Pipeline("wan", tmp_path).codec, check_vae(tmp_path, "model.path")):
         assert again.stride == (4, 4, 4) and again.channels == 8
         assert torch.equal(again.encode(clips), codec.encode(clips))
 

@@ -11,11 +11,14 @@ from ray_distill.diffusion.samplers import sample
 from ray_distill.export.diffusers import SCHEDULERS, export_student
 from ray_distill.methods import DMD
 from ray_distill.models import family
-from ray_distill.models.codec import load_codec, outline
+from ray_distill.models.codec import load_codec
+from ray_distill.models.conditions import batched
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.lora import LoRA, add_lora, merge, plain
-from ray_distill.models.ltx.network import LTX, LTXDenoiser
+from ray_distill.models.ltx.network import LTXDenoiser
 from ray_distill.models.ltx.sample import fix_timesteps
+from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.spec import Field
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Experts, Sampler
 from tests.tiny_ltx import SHAPE, TEXT, tiny_ltx
@@ -24,6 +27,11 @@ from tests.unit.toys import batch, run_config
 DRAWN = torch.Generator().manual_seed(0)
 X_T, PROMPT = torch.randn(2, *SHAPE, generator=DRAWN), torch.randn(2, *TEXT, generator=DRAWN)
 SIGMA = torch.tensor([0.9, 0.3])
+
+
+def masked(text):
+    """Cond of ``text`` [B, L, D] without its zeros behind."""
+    return batched([{"text": row[row.any(1)]} for row in text], {"text": Field(TEXT, padding="mask")})
 
 
 def tiny_vae() -> AutoencoderKLLTXVideo:
@@ -42,7 +50,7 @@ def test_the_adapter_calls_as_the_pipeline_does():
     """The pipeline's own packing, mask and scale; sigma 0.9 is its timestep 900."""
     network, text = tiny_ltx(0), PROMPT.clone()
     text[1, 3:] = 0.0
-    ours = LTXDenoiser(network)(X_T, SIGMA, {"text": text}).velocity
+    ours = LTXDenoiser(network)(X_T, SIGMA, masked(text)).velocity
     tokens = network(
         hidden_states=LTXPipeline._pack_latents(X_T),
         encoder_hidden_states=text,
@@ -57,19 +65,19 @@ def test_the_adapter_calls_as_the_pipeline_does():
     torch.testing.assert_close(ours, LTXPipeline._unpack_latents(tokens, *SHAPE[1:]))
     behind = text.clone()
     behind[0, 4] += 1
-    assert not torch.equal(LTXDenoiser(network)(X_T, SIGMA, {"text": behind}).velocity[0], ours[0])
+    assert not torch.equal(LTXDenoiser(network)(X_T, SIGMA, masked(behind)).velocity[0], ours[0])
 
 
 def test_levels_that_differ_by_frame():
     network = tiny_ltx(0)
-    by_frame = LTXDenoiser(network)(X_T, SIGMA[:, None].expand(2, SHAPE[1]), {"text": PROMPT}).velocity
-    torch.testing.assert_close(by_frame, LTXDenoiser(network)(X_T, SIGMA, {"text": PROMPT}).velocity, rtol=0, atol=1e-5)
+    by_frame = LTXDenoiser(network)(X_T, SIGMA[:, None].expand(2, SHAPE[1]), masked(PROMPT)).velocity
+    torch.testing.assert_close(by_frame, LTXDenoiser(network)(X_T, SIGMA, masked(PROMPT)).velocity, rtol=0, atol=1e-5)
 
 
 def test_what_it_cannot_do_is_named():
     for asked in ({"chunks": (1, 2)}, {"features": (0,)}):
         with pytest.raises(ValueError, match="model.family = 'ltx': no causal calls and no features"):
-            LTXDenoiser(tiny_ltx(0))(X_T, SIGMA, {"text": PROMPT}, **asked)
+            LTXDenoiser(tiny_ltx(0))(X_T, SIGMA, masked(PROMPT), **asked)
     with pytest.raises(ValueError, match="no features are taken"):
         family("ltx").features({})
 
@@ -77,7 +85,7 @@ def test_what_it_cannot_do_is_named():
 def test_a_dmd_step_moves_student_and_fake_score():
     networks = {role: tiny_ltx(seed) for role, seed in (("student", 0), ("fake_score", 1), ("teacher", 2))}
     denoisers = {role: LTXDenoiser(network) for role, network in networks.items()}
-    given = batch(range(2), SHAPE, cond={"text": PROMPT}, uncond={"text": 0 * PROMPT + 0.1})
+    given = batch(range(2), SHAPE, cond=masked(PROMPT), uncond=masked(0 * PROMPT + 0.1))
     method = DMD(student_interval=1)
     for update in method.updates(0):
         (role,) = update.roles
@@ -103,7 +111,7 @@ def test_a_round_trip_through_the_networks_layout(kind):
 
     drawn = torch.Generator().manual_seed(3)
     x_T = torch.randn(X_T.shape, generator=drawn)
-    recipe, text = Sampler((1000.0, 757.0, 522.0), kind), {"text": PROMPT}
+    recipe, text = Sampler((1000.0, 757.0, 522.0), kind), masked(PROMPT)
     made = sample(LTXDenoiser(network), recipe, x_T, text, noise=lambda _: torch.randn(X_T.shape, generator=drawn))
     torch.testing.assert_close(made, X_T, rtol=0, atol=1e-5)
 
@@ -115,8 +123,8 @@ def test_adapters_go_on_it_and_into_it():
     assert len(trained) == 2 * 2 * 2 * 4  # A and B of 4 layers of 2 attentions of 2 blocks
     merged = tiny_ltx(0)
     merge(merged, lora, trained)
-    plainly = LTXDenoiser(tiny_ltx(0))(X_T, SIGMA, {"text": PROMPT}).velocity
-    assert (LTXDenoiser(merged)(X_T, SIGMA, {"text": PROMPT}).velocity - plainly).abs().max() > 0.01
+    plainly = LTXDenoiser(tiny_ltx(0))(X_T, SIGMA, masked(PROMPT)).velocity
+    assert (LTXDenoiser(merged)(X_T, SIGMA, masked(PROMPT)).velocity - plainly).abs().max() > 0.01
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +143,7 @@ def pipeline(tmp_path_factory):
 def test_its_folder_is_loaded_and_its_vae_strides(pipeline):
     assert torch.equal(load_transformer("ltx", pipeline).proj_out.weight, tiny_ltx(0).proj_out.weight)
     codec = load_codec(pipeline / "vae")
-    assert codec.stride == outline(pipeline / "vae").stride == (8, 32, 32)
+    assert codec.stride == Pipeline("ltx", pipeline).codec.stride == (8, 32, 32)
     pixels = torch.rand(1, 3, 9, 32, 64) * 2 - 1
     latents = codec.encode(pixels)
     assert latents.shape == (1, *codec.latent_shape(9, 32, 64)) == (1, 4, 2, 1, 2)
@@ -187,10 +195,10 @@ def test_an_export_is_sampled_by_diffusers_own_pipeline(pipeline, tmp_path, kind
     given = {"prompt_embeds": text, "prompt_attention_mask": mask, "guidance_scale": 1.0, "num_inference_steps": 3}
     theirs = pipe(height=32, width=64, num_frames=9, output_type="latent", **given)[0]
     torch.manual_seed(3)
-    cond = {"text": text * mask[..., None]}
+    cond = {"text": text, "text_mask": mask.bool()}
     x_T = torch.randn(1, 4, 2, 1, 2)
     with torch.no_grad():
-        ours = sample(LTXDenoiser(network), sampler, x_T, cond, cond, noise=lambda _: LTX.noise(x_T.shape))
+        ours = sample(LTXDenoiser(network), sampler, x_T, cond, cond, noise=lambda _: family("ltx").noise(x_T.shape))
     torch.testing.assert_close(theirs.transpose(1, 2).unflatten(2, (2, 1, 2)), ours, rtol=0, atol=1e-5)
 
 

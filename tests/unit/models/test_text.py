@@ -8,8 +8,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, WanPipeline
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from ray_distill.models.text import TextEncoder
+from ray_distill.models.conditions import batched
+from ray_distill.models.ltx.text import ltx_text
+from ray_distill.models.spec import Field
+from ray_distill.models.wan.text import wan_text
 
+FIELDS = {"text": Field((8, 64), padding="zeros")}
 TEACHER = Path(__file__).parents[3] / "examples" / "digits_teacher"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIRECTIONS = ("left", "right", "up", "down")
@@ -17,7 +21,12 @@ DIRECTIONS = ("left", "right", "up", "down")
 
 @pytest.fixture(scope="module")
 def encoder():
-    return TextEncoder(TEACHER, max_length=8)
+    return wan_text(TEACHER, 8)
+
+
+def padded(encoder, prompts, fields=FIELDS):
+    """[B, L, D]"""
+    return batched(encoder.encode(prompts), fields)["text"]
 
 
 def test_equals_wan_pipeline(encoder):
@@ -31,8 +40,8 @@ def test_equals_wan_pipeline(encoder):
     negative = ["", "a one moving up", "", "blurry"]
     with torch.no_grad():
         wanted, unwanted = pipeline.encode_prompt(prompts, negative, max_sequence_length=8)
-    torch.testing.assert_close(encoder.encode(prompts), wanted, atol=1e-6, rtol=0)
-    torch.testing.assert_close(encoder.encode(negative), unwanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(padded(encoder, prompts), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(padded(encoder, negative), unwanted, atol=1e-6, rtol=0)
 
 
 def test_equals_ltx_pipeline_where_its_mask_is(tmp_path):
@@ -42,30 +51,32 @@ def test_equals_ltx_pipeline_where_its_mask_is(tmp_path):
     torch.manual_seed(0)
     size = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     T5EncoderModel(T5Config(vocab_size=len(tokenizer), **size)).save_pretrained(tmp_path / "text_encoder")
-    ours = TextEncoder(tmp_path, max_length=8)
+    ours = ltx_text(tmp_path, 8)
     pipeline = LTXPipeline(FlowMatchEulerDiscreteScheduler(), None, ours.model, ours.tokenizer, None)
     prompts = ["a seven moving left", "", "a one  moving &amp; up"]
     with torch.no_grad():
         wanted, mask, *_ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=8)
-    torch.testing.assert_close(ours.encode(prompts), wanted * mask[..., None], atol=1e-6, rtol=0)
+    cond = batched(ours.encode(prompts), {"text": Field((8, 16), padding="mask")})
+    torch.testing.assert_close(cond["text"], wanted * mask[..., None], atol=1e-6, rtol=0)
+    assert torch.equal(cond["text_mask"], mask.bool())
 
 
 def test_behind_the_last_token_is_zero(encoder):
-    text = encoder.encode(["a seven moving left", ""])
+    text = padded(encoder, ["a seven moving left", ""])
     assert text.shape == (2, 8, 64) and text.dtype == torch.float32
     used = text.abs().sum(-1) > 0
     assert used.sum(1).tolist() == [5, 1]  # the words and </s>
 
 
 def test_a_prompt_does_not_depend_on_its_batch(encoder):
-    alone, beside = encoder.encode(["a two moving up"]), encoder.encode(["a one moving left", "a two moving up"])
+    alone, beside = padded(encoder, ["a two moving up"]), padded(encoder, ["a one moving left", "a two moving up"])
     torch.testing.assert_close(alone[0], beside[1], atol=1e-6, rtol=0)
 
 
 def test_forty_prompts_are_apart_and_a_linear_probe_reads_them(encoder):
     """The encoder is random; what a denoiser needs from it is that each word can be read off linearly."""
     prompts = list(product(range(10), range(4)))
-    text = encoder.encode([f"a {DIGITS[digit]} moving {DIRECTIONS[direction]}" for digit, direction in prompts])
+    text = padded(encoder, [f"a {DIGITS[digit]} moving {DIRECTIONS[direction]}" for digit, direction in prompts])
     flat = text.flatten(1)
     distance = torch.cdist(flat, flat) + torch.eye(40) * 1e9
     assert distance.min() > 0.3 * flat.norm(dim=1).mean()
@@ -83,12 +94,12 @@ def test_forty_prompts_are_apart_and_a_linear_probe_reads_them(encoder):
 
 def test_a_folder_without_a_text_encoder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no tokenizer/"):
-        TextEncoder(tmp_path, 8)
+        wan_text(tmp_path, 8)
 
 
 def test_int8_says_nearly_the_same(encoder):
-    small = TextEncoder(TEACHER, max_length=8, int8=True)
-    a, b = (each.encode(["a seven moving left", "a two moving up"]) for each in (encoder, small))
+    small = wan_text(TEACHER, 8, "int8")
+    a, b = (padded(each, ["a seven moving left", "a two moving up"]) for each in (encoder, small))
     assert 0 < (a - b).norm() / a.norm() < 0.03
     assert torch.equal(a == 0, b == 0)
 
@@ -121,7 +132,7 @@ def test_no_code_of_a_tokenizers_folder_is_run(tmp_path, name):
     (path.parent / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
     if name == "Own":
         with pytest.raises(ValueError, match=r"tokenizer: its tokenizer is Python code of its own, which is not run"):
-            TextEncoder(tmp_path / "model", 8)
+            wan_text(tmp_path / "model", 8)
     else:
-        TextEncoder(tmp_path / "model", 8)
+        wan_text(tmp_path / "model", 8)
     assert not (tmp_path / "ran").exists()

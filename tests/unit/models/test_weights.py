@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import LTXVideoTransformer3DModel
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.loading import check_folder, check_weights, hollow_transformer, load_transformer
-from ray_distill.models.weights import INDEX, SINGLE
+from ray_distill.models.wan.family import FAMILY
+from ray_distill.models.weights import INDEX, SINGLE, Weights
 from tests.tiny_wan import tiny_wan
 
 # Wan's own names of what diffusers renames, longest first.
@@ -93,8 +96,8 @@ def test_a_single_file_in_diffusers_names(folder, tmp_path):
 def test_a_published_size_is_known_by_its_tensors(tmp_path, monkeypatch):
     (tmp_path / "published").mkdir()
     described = {**tiny_wan(0).config, "_class_name": "WanTransformer3DModel"}
-    (tmp_path / "published/Tiny.json").write_text(json.dumps(described))
-    monkeypatch.setattr("ray_distill.models.loading.PUBLISHED", tmp_path / "published")
+    (tmp_path / "published/Tiny.json").write_text(json.dumps({"transformer": described}))
+    monkeypatch.setattr("ray_distill.models.wan.family.FAMILY", replace(FAMILY, published=tmp_path / "published"))
     save_file(tiny_wan(0).state_dict(), tmp_path / "wan.safetensors")
     assert check_folder("wan", tmp_path / "wan.safetensors")["num_layers"] == 2
 
@@ -143,3 +146,19 @@ def test_a_hollow_network_has_no_weights_but_its_buffers(folder):
     kept = {p.dtype for name, p in network.named_parameters() if "time_embedder" in name}
     assert kept == {torch.float32} and network.proj_out.weight.dtype == torch.bfloat16
     assert len(weights) == len(list(network.parameters()))
+
+
+def test_a_class_without_a_converter_is_named(tmp_path):
+    class Unpublished(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+    network = Unpublished()
+    save_file({"other.weight": torch.zeros(2, 2)}, tmp_path / "x.safetensors")
+    with pytest.raises(
+        ValueError, match="not diffusers' own, and diffusers translates no single file of a Unpublished"
+    ):
+        Weights(tmp_path / "x.safetensors", network)
+    save_file(network.state_dict(), tmp_path / "own.safetensors")
+    Weights(tmp_path / "own.safetensors", network).check()

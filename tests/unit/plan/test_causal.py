@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ray_distill.methods import METHODS, SelfForcing
+from ray_distill.models.spec import Field
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.plan.estimate import Counted
 from ray_distill.plan.forwards import MOST, Causal, cycle
@@ -18,7 +19,8 @@ from tests.tiny_wan import TEXT, tiny_wan
 from tests.unit.toys import run_config
 
 DESCRIBED = dict(tiny_wan(0).config) | {"num_attention_heads": 8}  # else its rotary tables outweigh its tokens
-LATENT, TWO = (4, 3, 8, 8), ((0, 3), (3, 6))
+FIELDS = (("text", Field(TEXT, padding="zeros")),)
+TWO = ((0, 3), (3, 6))
 CALLS = {
     "teacher forcing": Causal(6, (3, 3), history=True),
     "masked, windowed": Causal(6, (2, 2, 2), window=Window(4, 2)),
@@ -44,7 +46,7 @@ def real(work):
         }
         sight |= {"cache": Cache(causal.before, layers, causal.window), "remember": causal.remember}
     level = sigma if causal.past is None else sigma[:, 0]
-    text = {"text": torch.randn(work.rows, *work.text)}
+    text = {"text": torch.randn(work.rows, *TEXT)}
     return network, sight, lambda: WanDenoiser(network)(x_t, level, text, **sight).velocity
 
 
@@ -54,7 +56,7 @@ def test_a_causal_call_is_counted_as_it_is(kind):
     causal = CALLS[kind]
     grad = not causal.remember
     latent = (4, causal.frames, 8, 8)
-    work = Workload("wan", json.dumps(DESCRIBED), "float32", False, 2, latent, TEXT, grad, causal=causal)
+    work = Workload("wan", json.dumps(DESCRIBED), "float32", False, 2, latent, FIELDS, grad, causal=causal)
     network, sight, forward = real(work)
     known = [*network.parameters(), *network.buffers()]
     if "cache" in sight:

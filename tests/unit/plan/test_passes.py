@@ -8,12 +8,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ray_distill.models.spec import Field
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.plan.passes import Workload, count, run
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 DESCRIBED = dict(tiny_wan(0).config) | {"num_attention_heads": 8}  # else its rotary tables outweigh its tokens
-WORK = Workload("wan", json.dumps(DESCRIBED), "float32", False, 2, SHAPE, TEXT, True)
+FIELDS = (("text", Field(TEXT, padding="zeros")),)
+WORK = Workload("wan", json.dumps(DESCRIBED), "float32", False, 2, SHAPE, FIELDS, True)
 
 
 def call(work, layers=2):
@@ -25,7 +27,7 @@ def call(work, layers=2):
     x_t, sigma = torch.randn(work.rows, *work.latent), torch.rand(work.rows)
     return (
         network,
-        lambda: WanDenoiser(network, dtype)(x_t, sigma, {"text": torch.randn(work.rows, *work.text)}).velocity,
+        lambda: WanDenoiser(network, dtype)(x_t, sigma, {"text": torch.randn(work.rows, *TEXT)}).velocity,
     )
 
 

@@ -52,6 +52,7 @@ def stored(config, step=3, tensors=(), **state):
 def trained(tmp_path, monkeypatch):
     """A run that was trained on a cache of four clips, all of which are listed."""
     monkeypatch.setattr(Encoders, "codec", "codec")
+    monkeypatch.setattr(Encoders, "images", "")
     monkeypatch.setattr(Encoders, "encoder", "encoder")
     lines = [json.dumps({"video": f"{number}.mp4", "caption": "a seven"}) for number in range(4)]
     (tmp_path / "manifest.jsonl").write_text("\n".join(lines) + "\n")

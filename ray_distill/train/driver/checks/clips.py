@@ -7,7 +7,6 @@ from operator import sub
 from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.first_rows import check_rows
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models.loading import check_folder
@@ -17,7 +16,7 @@ from ray_distill.train.driver.checks.networks import check_positions
 def check_size(config: RunConfig) -> None:
     """Clips fit the codec, the transformer's patches and the method's chunks."""
     data = config.data
-    models = Encoders(config.model.family, config.model.path, config.model.max_sequence_length)
+    models = config.model.pipeline
     shown = config.shown_size
     for section, (height, width) in (("data", (data.height, data.width)), ("evaluate", shown[1:])):
         for name, of, whole in zip(("height", "width"), (height, width), models.multiple, strict=True):

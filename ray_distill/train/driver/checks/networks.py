@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.models import family as adapter
 from ray_distill.models.heads import placed
-from ray_distill.models.loading import check_attention, check_folder, check_weights, empty_transformer
+from ray_distill.models.loading import check_attention, check_weights, empty_transformer
 from ray_distill.models.lora import check_targets
+from ray_distill.models.pipeline import Pipeline
 from ray_distill.train.driver.checks.pipeline import Ends, check_parts
 from ray_distill.train.schedule import distinct, total_updates
 from ray_distill.types import STUDENT
@@ -24,7 +23,7 @@ def check_networks(config: RunConfig) -> None:
     ends: tuple[tuple[str, Any], ...] = ()
     for role in config.method.roles:
         held, key = config.role(role), f"roles.{role}.path" if config.role(role).path else "model.path"
-        described = check_folder(family, config.source(role), key)
+        described = config.pipeline(role).transformer
         for name, heads in config.method.heads.items():
             if heads.of == role:
                 placed(name, heads, family, described)
@@ -36,7 +35,7 @@ def check_networks(config: RunConfig) -> None:
             check_attention(held.attention, f"roles.{role}.attention")
         if held.lora:
             check_targets(held.lora, empty_transformer(family, config.source(role)), f"roles.{role}.lora")
-        own = tuple((name, described.get(name)) for name in adapter(family).ends)
+        own = tuple((name, described.get(name)) for name in config.model.pipeline.of.ends)
         if whose and own != ends:
             raise ConfigError(
                 f"{key} = {config.source(role)}: {role} takes and gives {_spelt(own)}, and {whose} {_spelt(ends)}: "
@@ -49,16 +48,15 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
     """Every transformer takes and gives the latents of the pipeline's VAE, and reads its text encoder's text."""
     family = config.model.family
     roles = [role for role in config.method.roles if role not in config.method.heads]
-    sources = {f"roles.{role}.path" if config.role(role).path else "model.path": config.source(role) for role in roles}
+    sources = {(found := config.pipeline(role)).key: found for role in roles}
     for number, part in enumerate(config.data.parts):
         if part.teacher is not None and part.teacher.path is not None:
             key = f"data.datasets.{number}.teacher.path"
-            check_folder(family, part.teacher.path, key)
             check_weights(family, part.teacher.path, key)
-            sources[key] = part.teacher.path
-    for key, source in sources.items():
-        takes = _arguments(family, source)
-        what = f"{key} = {source}: its transformer"
+            sources[key] = config.model.pipeline.beside(part.teacher.path, key)
+    for source in sources.values():
+        takes = _arguments(source)
+        what = f"{source.where}: its transformer"
         if images := [name for name in ("image_dim", "added_kv_proj_dim") if takes.get(name)]:
             raise ConfigError(f"{what} has {images[0]} and reads an image, too; give a text-to-video folder")
         for name in ("in_channels", "out_channels"):
@@ -69,7 +67,7 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
                     "give a text-to-video folder whose parts belong together (more channels are those of "
                     "image-to-video and inpainting)"
                 )
-        width = adapter(family).text_width
+        width = source.of.text_width
         if takes[width] != ends.width:
             raise ConfigError(
                 f"{what} reads text of {width} {takes[width]}, and the text encoder of model.path gives {ends.width}; "
@@ -86,7 +84,7 @@ def check_latents(config: RunConfig) -> None:
 def check_positions(config: RunConfig, shapes: Iterable[tuple[int, int, int, int]]) -> None:
     """Every transformer has positions for latents of these ``shapes`` (C, t, h, w)."""
     for role in (role for role in config.method.roles if role not in config.method.heads):
-        takes = _arguments(config.model.family, config.source(role))
+        takes = _arguments(config.pipeline(role))
         most, patch = takes.get("rope_max_seq_len"), takes.get("patch_size")
         if most is None or not isinstance(patch, tuple | list):
             continue  # LTX-Video computes its positions for each clip
@@ -100,10 +98,10 @@ def check_positions(config: RunConfig, shapes: Iterable[tuple[int, int, int, int
                     )
 
 
-def _arguments(family: str, source: Path) -> dict[str, Any]:
+def _arguments(pipeline: Pipeline) -> dict[str, Any]:
     """A transformer's configuration with the defaults of what it leaves out."""
-    parameters = inspect.signature(adapter(family).transformer.__init__).parameters
-    return {name: parameter.default for name, parameter in parameters.items()} | check_folder(family, source)
+    parameters = inspect.signature(pipeline.of.transformer.__init__).parameters
+    return {name: parameter.default for name, parameter in parameters.items()} | pipeline.transformer
 
 
 def _spelt(ends: tuple[tuple[str, Any], ...]) -> str:
@@ -118,7 +116,7 @@ def check_pulls(config: RunConfig) -> None:
         why = f"method.{pull.key} = {pull.decay}: {pull.role} follows the weights of {pull.towards}"
         if adapted := [role for role in roles if config.role(role).lora]:
             raise ConfigError(f"{why}, and adapters cannot be averaged; remove roles.{adapted[0]}.lora or {pull.key}")
-        own, other = (check_folder(config.model.family, config.source(role)) for role in roles)
+        own, other = (config.pipeline(role).transformer for role in roles)
         public = {key for key in own.keys() | other.keys() if not key.startswith("_")}
         if different := sorted(key for key in public if own.get(key) != other.get(key)):
             difference = ", ".join(f"{key} is {own.get(key)} and {other.get(key)}" for key in different)

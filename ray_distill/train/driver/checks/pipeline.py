@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.export.base import INDEX, check_base
+from ray_distill.export.base import check_base
 from ray_distill.export.diffusers import check_place, check_recipe
 from ray_distill.export.student import FOLDER
-from ray_distill.models import family as adapter
 from ray_distill.models.parts import check_text, check_tokenizer, check_vae
+from ray_distill.models.pipeline import INDEX
 
 PARTS = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")
 
@@ -46,8 +46,8 @@ def check_export(config: RunConfig) -> None:
             f"method.name = {config.method.name!r}: its sampling steps come to the timesteps {shown}, and they must "
             "fall within (0, 1000]; lower its shift, or the number of steps"
         )
-    check_recipe(sampler, adapter(config.model.family).transformer)
+    check_recipe(sampler, config.model.pipeline.of)
     check_place(config.run_dir / FOLDER)
     # With a section publish the base is a name on the hub, and what stands here is a copy of it.
     if config.publish is None or Path(config.publish.base_model).is_dir() or (folder / INDEX).is_file():
-        check_base(folder, config.model.family, "model.path")
+        check_base(config.model.pipeline)

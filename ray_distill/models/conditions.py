@@ -1,0 +1,73 @@
+"""Conditioning from rows to batches: one rule of padding, and what is stored of a row.
+
+A row (``spec.Row``) has one sample's tensors without padding; Cond has a batch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ray_distill.models.spec import Field, Fields, Latent, Row, of_captions, of_clips
+from ray_distill.types import Cond
+
+MASK = "_mask"
+
+
+def batched(rows: Sequence[Row], fields: Fields) -> dict[str, Tensor]:
+    """Cond of the ``fields`` of ``rows``, on their device; ValueError where a row has no such shape."""
+    cond: dict[str, Tensor] = {}
+    for name, field in fields.items():
+        values = [row[name] for row in rows]
+        if field.padding == "whole":
+            cond[name] = torch.stack(values)
+            continue
+        most = int(field.shape[0])
+        if longest := max((len(value) for value in values if len(value) > most), default=0):
+            raise ValueError(f"{name} of {longest} tokens: the family declares {most} at most")
+        cond[name] = torch.stack([F.pad(value, (0, 0) * (value.ndim - 1) + (0, most - len(value))) for value in values])
+        if field.padding == "mask":
+            lengths = torch.tensor([len(value) for value in values], device=values[0].device)
+            cond[name + MASK] = torch.arange(most, device=lengths.device) < lengths[:, None]
+    return cond
+
+
+def unconditional(captions: Row, cond: Cond, fields: Fields) -> dict[str, Tensor]:
+    """The unconditional branch of ``cond``: ``captions``, the row of the negative prompt, in place of each caption,
+    and the fields of clips as they are."""
+    count = len(next(iter(cond.values())))
+    device = next(iter(cond.values())).device
+    null = batched([captions], of_captions(fields))
+    return {name: value.to(device).expand(count, *value.shape[1:]) for name, value in null.items()} | {
+        name: cond[name] for name in of_clips(fields)
+    }
+
+
+def empty(fields: Fields, rows: int, latent: Latent) -> dict[str, Tensor]:
+    """Cond of these shapes without values, to count with."""
+    cond = {name: torch.empty(rows, *field.sizes(latent)) for name, field in fields.items()}
+    masks = {name + MASK: int(field.shape[0]) for name, field in fields.items() if field.padding == "mask"}
+    return cond | {name: torch.empty(rows, most, dtype=torch.bool) for name, most in masks.items()}
+
+
+def to_bytes(name: str, value: Tensor, field: Field, latent: Latent = (0, 0, 0, 0)) -> bytes:
+    """The value as its store holds it; ValueError where its shape is not the field's, beside latents (C, t, h, w)."""
+    sizes = field.sizes(latent)
+    told = tuple(value.shape) if field.padding == "whole" else (sizes[0], *value.shape[1:])
+    if told != sizes:
+        raise ValueError(f"{name} is {list(value.shape)}, and its family declares {list(sizes)}; are its parts of one?")
+    stored = value.detach().to("cpu", getattr(torch, field.dtype)).contiguous()
+    return bytes(stored.view(torch.uint8).numpy().tobytes())
+
+
+def from_bytes(stored: Mapping[str, bytes], fields: Fields, latent: Latent) -> dict[str, Tensor]:
+    """A row out of its store, beside latents (C, t, h, w)."""
+    row = {}
+    for name, field in fields.items():
+        sizes = field.sizes(latent)
+        flat = torch.frombuffer(bytearray(stored[name]), dtype=getattr(torch, field.dtype))
+        row[name] = flat.reshape(sizes if field.padding == "whole" else (-1, *sizes[1:]))
+    return row

@@ -1,0 +1,71 @@
+"""FAMILY: what LTX-Video declares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import LTXVideoTransformer3DModel
+from torch import Tensor
+
+from ray_distill.models.ltx.codec import LTXVAE
+from ray_distill.models.ltx.network import LTXDenoiser
+from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder
+
+if TYPE_CHECKING:
+    from ray_distill.models.pipeline import Pipeline
+
+HERE = Path(__file__).parent
+
+
+def fields(pipeline: Pipeline, tokens: int) -> Fields:
+    """Text with a mask, by which the network leaves out what stands behind the last token."""
+    return {"text": Field((tokens, int(pipeline.described.get("caption_channels", 4096))), padding="mask")}
+
+
+def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
+    from ray_distill.models.ltx.text import ltx_text  # seconds of transformers, which who encodes clips does without
+
+    return ltx_text(folder, tokens, precision)
+
+
+def noise(shape: Sequence[int]) -> Tensor:
+    """Drawn in the network's layout, as tokens."""
+    b, c, *size = shape
+    return torch.randn(b, math.prod(size), c).transpose(1, 2).unflatten(2, size)
+
+
+def patch(config: Config) -> tuple[int, int]:
+    """ValueError for networks that would cut latents further."""
+    if config.get("patch_size", 1) != 1 or config.get("patch_size_t", 1) != 1:
+        raise ValueError("an LTX-Video whose patch_size is not 1 was never published, and is not adapted")
+    return 1, 1
+
+
+def features(config: Config) -> tuple[int, int]:
+    raise ValueError("model.family = 'ltx': no features are taken from its blocks; use family wan, or another method")
+
+
+FAMILY = Family(
+    name="ltx",
+    transformer=LTXVideoTransformer3DModel,
+    parts={"text_encoder": "T5EncoderModel", "vae": "AutoencoderKLLTXVideo"},
+    denoiser=LTXDenoiser,
+    codec=LTXVAE,
+    fields=fields,
+    text=text,
+    noise=noise,
+    patch=patch,
+    features=features,
+    text_width="caption_channels",
+    ends=("in_channels", "out_channels", "caption_channels"),
+    export=Export(
+        pipeline="LTXPipeline",
+        script=HERE / "sample.py",
+        bases=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
+    ),
+    published=HERE / "published",
+)

@@ -1,0 +1,107 @@
+"""Pipeline: the facts of a pipeline's folder, each read once; check, plan, prepare and build share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ray_distill.errors import ConfigError
+from ray_distill.models import family as declared
+from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
+from ray_distill.models.loading import check_folder, published
+from ray_distill.models.parts import read_json
+from ray_distill.models.spec import Config, Family, Fields, Latent
+
+INDEX = "model_index.json"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """``path`` is a folder in diffusers' format, or a transformer's single file. What is read is kept: a folder that
+    changes needs a new one."""
+
+    family: str
+    path: Path
+    key: str = "model.path"
+    """The configuration's key that named it, for messages."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was read: another process may stand on another machine."""
+        return {"family": self.family, "path": self.path, "key": self.key}
+
+    @property
+    def where(self) -> str:
+        """The beginning of a message."""
+        return f"{self.key} = {self.path}"
+
+    def beside(self, path: Path, key: str) -> Pipeline:
+        """Another folder of this family."""
+        return Pipeline(self.family, path, key)
+
+    @property
+    def of(self) -> Family:
+        return declared(self.family)
+
+    @cached_property
+    def transformer(self) -> dict[str, Any]:
+        """The transformer's configuration; ValueError where it is missing or of another family."""
+        return check_folder(self.family, self.path, self.key)
+
+    @property
+    def described(self) -> Config:
+        """The transformer's configuration; of a folder that is not there that of the published pipeline of its name,
+        and ValueError where none has it."""
+        if self.path.exists():
+            return self.transformer
+        known = published(self.of)
+        if self.path.name not in known:
+            raise ValueError(
+                f"{self.where}: no such folder. plan needs its transformer/config.json, but no weights; "
+                f"without a folder it knows those named {', '.join(known) or 'none'}"
+            )
+        found: Config = known[self.path.name]["transformer"]
+        return found
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """model_index.json; ConfigError where there is none."""
+        if not (self.path / INDEX).is_file():
+            raise ConfigError(f"{self.where}: no {INDEX} there. Give a pipeline folder in diffusers format")
+        return read_json(self.path / INDEX, self.where)
+
+    @cached_property
+    def vae(self) -> Config:
+        """The VAE's configuration: the folder's, or that of the published pipeline of its name, or none, which is the
+        default of the family's class."""
+        config = self.path / "vae/config.json"
+        if config.is_file():
+            return read_json(config, f"{self.where}: vae")
+        known = published(self.of).get(self.path.name, {})
+        return known.get("vae", {"_class_name": self.of.parts["vae"]})
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec for its ``stride`` and ``latent_shape`` alone. No weights are read but a PCA's few."""
+        name = str(self.vae.get("_class_name"))
+        if name in PCA:
+            return load_codec(self.path / "vae")
+        with torch.device("meta"):
+            return vae_class(name, f"{self.where}: vae").outline(self.vae)
+
+    @cached_property
+    def multiple(self) -> tuple[int, int]:
+        """What height and width must be multiples of: the codec's stride times the transformer's patch."""
+        (_, height, width), (rows, columns) = self.codec.stride, self.of.patch(self.transformer)
+        return height * rows, width * columns
+
+    def latent_shape(self, frames: int, height: int, width: int) -> Latent:
+        """(C, t, h, w) of a video; ValueError where the codec cannot take that size."""
+        return self.codec.latent_shape(frames, height, width)
+
+    def fields(self, tokens: int) -> Fields:
+        """The tensors of Cond, of prompts of ``tokens`` at most."""
+        return self.of.fields(self, tokens)

@@ -1,0 +1,164 @@
+"""Family: what a folder of models/ declares of a family of networks, and Field: one tensor of its conditioning.
+
+    FAMILY = Family(transformer=WanTransformer3DModel, denoiser=WanDenoiser, fields=fields, ...)
+
+Light to import: a field travels to the tasks that fetch rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ray_distill.models.codec import Codec
+    from ray_distill.models.pipeline import Pipeline
+    from ray_distill.types import Denoiser
+
+Config = Mapping[str, Any]
+Latent = tuple[int, int, int, int]
+"""(C, t, h, w)"""
+Row = Mapping[str, "Tensor"]
+"""The conditioning of one sample, by field: without a batch axis, and without padding."""
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One tensor of Cond, of one sample. ``shape`` may name an axis of the latents, "t", "h" or "w"; of a caption
+    that is padded, its first number is the most tokens.
+
+    ``of``: whose hash it is stored under, that of the caption or that of the clip. ``padding``: "zeros" behind the
+    last token, which the network attends to; "mask": zeros, too, and Cond has ``<name>_mask`` [B, L] beside it, true
+    for tokens; "whole": all rows have this shape.
+    """
+
+    shape: tuple[int | Literal["t", "h", "w"], ...]
+    of: Literal["caption", "clip"] = "caption"
+    padding: Literal["zeros", "mask", "whole"] = "whole"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In the store."""
+
+    def __post_init__(self) -> None:
+        if self.of == "clip" and self.padding != "whole":
+            raise ValueError(f"padding = {self.padding!r}: a clip's field has the shape of its latents, and is whole")
+
+    def sizes(self, latent: Latent) -> tuple[int, ...]:
+        """The shape beside latents (C, t, h, w)."""
+        named = dict(zip("thw", latent[1:], strict=True))
+        return tuple(named[size] if isinstance(size, str) else size for size in self.shape)
+
+    def nbytes(self, latent: Latent) -> int:
+        """The most bytes that a row takes."""
+        return math.prod(self.sizes(latent)) * ITEM_BYTES[self.dtype]
+
+
+Fields = Mapping[str, Field]
+
+
+def of_captions(fields: Fields) -> Fields:
+    return {name: field for name, field in fields.items() if field.of == "caption"}
+
+
+def of_clips(fields: Fields) -> Fields:
+    return {name: field for name, field in fields.items() if field.of == "clip"}
+
+
+FIRST = ("text", "float32")
+"""The one field that captions had before families declared theirs: stores of it keep their addresses."""
+
+
+def columns(fields: Fields) -> list[tuple[str, str]]:
+    """Names and dtypes in the store of captions, for its address; none where it holds ``FIRST`` alone."""
+    found: list[tuple[str, str]] = [(name, field.dtype) for name, field in sorted(of_captions(fields).items())]
+    return [] if found == [FIRST] else found
+
+
+class TextEncoder(Protocol):
+    """Prompts -> every field of a caption. ``to`` moves it."""
+
+    def encode(self, prompts: Sequence[str]) -> list[Row]: ...
+
+    def tokens(self, prompts: Sequence[str]) -> list[int]:
+        """The number of tokens of each prompt, those that ``encode`` cuts included."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+
+class ImageEncoder(Protocol):
+    """Clips -> every field of a clip. ``to`` moves it, but not the codec that it was made with."""
+
+    def encode(self, pixels: Tensor) -> list[Row]:
+        """``pixels`` [B, 3, T, H, W] in [-1, 1], of which an encoder looks at the frames that are given: the first,
+        or the first and the last."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+
+class CodecClass(Protocol):
+    """A codec's class: ``load`` reads a ``vae`` folder, ``outline`` needs its configuration alone, on the device that
+    surrounds the call."""
+
+    def load(self, folder: Path) -> Codec: ...
+
+    def outline(self, described: Config) -> Codec: ...
+
+
+@dataclass(frozen=True)
+class Export:
+    """How a student leaves: diffusers' ``pipeline`` that samples it, by name, and its ``script``, copied as sample.py.
+
+    ``bases`` are the pipelines whose folders have the parts that it takes. ``causal``: the script of a causal student,
+    and the files that lie beside it under other names, None where there is none. ``experts``: whether the pipeline
+    routes between two transformers."""
+
+    pipeline: str
+    script: Path
+    bases: tuple[str, ...]
+    causal: tuple[Path, Mapping[str, Path]] | None = None
+    experts: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of networks. docs/families.md says what each entry owes."""
+
+    name: str
+    transformer: type[Any]
+    """diffusers' class, which stands in transformer/."""
+    parts: Mapping[str, str]
+    """The classes in the pipeline's other folders: text_encoder, vae."""
+    denoiser: Callable[..., Denoiser]
+    """(network, dtype=torch.float32) -> the network behind Denoiser; it may be an engine that wraps one."""
+    codec: CodecClass
+    fields: Callable[[Pipeline, int], Fields]
+    """(pipeline, most tokens of a prompt) -> the tensors of Cond."""
+    text: Callable[[Path, int, str], TextEncoder]
+    """(pipeline's folder, most tokens, precision)"""
+    noise: Callable[[Sequence[int]], Tensor]
+    """Latents [B, C, T, H, W] of noise as diffusers' pipeline draws them from torch's global generator."""
+    patch: Callable[[Config], tuple[int, int]]
+    """Rows and columns of latents in one token, by the transformer's configuration."""
+    features: Callable[[Config], tuple[int, int]]
+    """(blocks, width D of what they return), by the transformer's configuration; ValueError where none are given."""
+    text_width: str
+    """The key of the transformer's configuration that is the width of its text."""
+    ends: tuple[str, ...]
+    """Keys of the transformer's configuration in which networks of one run must agree."""
+    export: Export
+    published: Path
+    """A folder of JSON files, each named as a pipeline on the hub and with the configurations of its parts."""
+    image: Callable[[Path, Codec], ImageEncoder] | None = None
+    """(pipeline's folder, its codec)"""
+    image_parts: tuple[str, ...] = ()
+    """Folders of the pipeline that the fields of a clip are made with, the VAE's included."""
+    tokens: Callable[[Config], int | None] = lambda _: None
+    """The only model.max_sequence_length that is right, by the transformer's configuration; None where any is."""

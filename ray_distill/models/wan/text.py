@@ -1,0 +1,15 @@
+"""Wan's prompts, as diffusers' WanPipeline encodes them: cleaned, by UMT5, zeros behind the last token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ftfy  # noqa: F401 (where it is not there, diffusers' prompt_clean leaves it out: other tokens without a word)
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from transformers import UMT5EncoderModel
+
+from ray_distill.models.text import T5Text
+
+
+def wan_text(folder: Path, tokens: int, precision: str = "float32") -> T5Text:
+    return T5Text(folder, tokens, precision, encoder=UMT5EncoderModel, clean=prompt_clean)
