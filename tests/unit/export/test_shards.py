@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.network import load_network, outlined
-from ray_distill.checkpoint.writer import write
 from ray_distill.config import RunConfig
 from ray_distill.export.shards import save_network
+from tests.checkpoints import write
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 

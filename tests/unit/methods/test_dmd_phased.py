@@ -250,7 +250,7 @@ def test_a_broken_sample_gives_no_gradient(bad):
 
 def test_one_expert_after_the_other():
     method = PhasedDMD(high_steps=7, student_interval=3, ida_decay=0.97)
-    taken = [[role for update in method.updates(step) for role in update.roles] for step in range(13)]
+    taken = [[update.role for update in method.updates(step)] for step in range(13)]
     high, low = ["fake_score"], ["fake_score_low"]
     assert taken[:7] == [high, high, ["student", *high], high, high, ["student", *high], high]
     assert taken[7:] == [low, low, ["student_low", *low]] * 2
@@ -269,7 +269,7 @@ def test_one_expert_after_the_other():
 
 def test_both_in_turns():
     method = PhasedDMD(schedule="alternating", student_interval=2)
-    taken = [[role for update in method.updates(step) for role in update.roles] for step in range(8)]
+    taken = [[update.role for update in method.updates(step)] for step in range(8)]
     turn = [["fake_score"], ["student", "fake_score"], ["fake_score_low"], ["student_low", "fake_score_low"]]
     assert taken == 2 * turn and method.stages == () and method.period == (0, 4)
 

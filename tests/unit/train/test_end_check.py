@@ -115,9 +115,7 @@ def test_the_data_is_looked_at_before_the_training(tmp_path):
 
 def test_a_student_that_is_never_updated_is_refused(tmp_path):
     check_updates(run_config(tmp_path, train__steps=5))
-    with pytest.raises(
-        ConfigError, match=r"train\.steps = 4: .* in step 5 \(its updates repeat every 5 steps\); raise"
-    ):
+    with pytest.raises(ConfigError, match=r"train\.steps = 4: .* in step 5 \(updates repeat every 5 steps\); raise"):
         check_updates(run_config(tmp_path, train__steps=4))
     check_updates(run_config(tmp_path, train__steps=1, method__name="dmd_warm_start"))
 
