@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--image", type=Path, help="the picture that the video begins with")
             one.add_argument("--out", type=Path, default=Path("sample.mp4"), help="the file to write (sample.mp4)")
             one.add_argument("--seed", type=int, default=0, help="the seed of its noise (0)")
+            one.add_argument("--frames", type=int, help="a causal student's clip of this length, written as it is made")
     sweep = _verb(verbs, "tune", "a search over the keys of a CONFIG; goes on where it stood")
     sweep.add_argument("config", type=Path, metavar="SWEEP", help="a file, such as configs/sweep_quickstart.yaml")
     _add_overrides(sweep, "dotted keys of the sweep")

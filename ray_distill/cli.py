@@ -129,7 +129,7 @@ def sample(args: argparse.Namespace) -> None:
 
     if not args.prompt:
         raise ConfigError('sample needs a prompt: --prompt "a seven moving left"')
-    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out, args.image)
+    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out, args.image, args.frames)
     print(args.out)
 
 

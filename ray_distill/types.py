@@ -59,13 +59,32 @@ class Prediction:
     readings: tuple[Tensor, ...] = ()
 
 
+@dataclass(frozen=True)
+class Window:
+    """What a causal network sees of a long clip: at most ``frames`` latent frames, of which the first ``sink`` are the
+    clip's first and the others the latest, its own chunk included. They stand at the positions 0, 1, ... in this order,
+    so that a clip may have any length."""
+
+    frames: int
+    sink: int = 0
+
+
 @dataclass
 class Cache:
-    """What a causal network keeps of the chunks before, one a rollout: their latent ``frames``, and for each chunk the
-    keys and values of every layer."""
+    """What a causal network keeps of the chunks before, one a rollout: how many latent ``frames`` there were, and for
+    each chunk within the ``window``, by its first frame and its end, the keys and values of every layer."""
 
     frames: int = 0
-    chunks: list[tuple[tuple[Tensor, Tensor], ...]] = field(default_factory=list)
+    chunks: dict[tuple[int, int], tuple[tuple[Tensor, Tensor], ...]] = field(default_factory=dict)
+    window: Window | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Teacher forcing: the past that chunks see, ``x`` [B, C, T, H, W] at the levels ``sigma`` [B, T], 0 for clean."""
+
+    x: Tensor
+    sigma: Tensor
 
 
 class Denoiser(Protocol):
@@ -80,6 +99,8 @@ class Denoiser(Protocol):
         chunks: Sequence[int] = (),
         cache: Cache | None = None,
         remember: bool = False,
+        window: Window | None = None,
+        history: History | None = None,
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:
@@ -88,8 +109,9 @@ class Denoiser(Protocol):
         gradient flows through these as well.
 
         A causal call names what a frame sees. ``chunks``, lengths that add up to T: itself and the chunks before it
-        (none given: all T frames). ``cache``: the chunks in it, too; x_t is what follows them. ``remember`` adds x_t
-        to the cache afterwards, without gradient.
+        (none given: all T frames), within the ``window``. ``cache``: the chunks in it, too, within its own window; x_t
+        is what follows them. ``remember`` adds x_t to the cache afterwards, with its graph where autograd is on.
+        ``history``: in the place of the chunks of x_t before its own a chunk sees those of the history, with gradient.
         """
         ...
 
@@ -196,11 +218,15 @@ class Update:
 class Chunks:
     """How a causal student cuts a clip: ``frames`` latent frames are denoised together, the first alone where
     ``independent_first``. A finished chunk is remembered at ``context_timestep`` = 1000 sigma, 0 for clean.
+    Without a ``window`` a chunk sees all before it. The first chunk has steps of its own where ``first_timesteps`` are
+    given.
     """
 
     frames: int
     independent_first: bool = False
     context_timestep: float = 0.0
+    window: Window | None = None
+    first_timesteps: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,8 +259,10 @@ class Sampler:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per video; of a causal network how often a frame passes it, to be remembered included."""
-        return sum(1 if self.scale(t) == 1.0 else 2 for t in self.timesteps) + (self.chunks is not None)
+        """Network evaluations per video. Of a causal network: forwards per frame after the first chunk, counting the
+        one that fills the cache."""
+        remembered = () if self.chunks is None else (self.chunks.context_timestep,)
+        return sum(1 if self.scale(t) == 1.0 else 2 for t in (*self.timesteps, *remembered))
 
     def scale(self, timestep: float) -> float:
         """The guidance scale of the step at ``timestep``."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
-from ray_distill.types import Cache, Chunks, Cond, Denoiser
+from ray_distill.types import Cache, Chunks, Cond, Denoiser, History, Prediction, Sampler, Window
 
 
 def longest(frames: int, chunks: Chunks) -> int:
@@ -35,31 +37,91 @@ def chunk_lengths(frames: int, chunks: Chunks) -> tuple[int, ...]:
     return first + (chunks.frames,) * ((frames - len(first)) // chunks.frames)
 
 
+DenoiseChunk = Callable[[Denoiser, int, slice], Tensor]
+
+
 def by_chunks(
     denoiser: Denoiser,
     chunks: Chunks,
     frames: int,
     cond: Cond,
     eps: Callable[[], Tensor],
-    denoise_chunk: Callable[[Denoiser, int, slice], Tensor],
+    denoise_chunk: DenoiseChunk,
 ) -> Tensor:
-    """x_0 [B, C, T, H, W] of ``frames`` = T latent frames, one chunk after the other.
+    """x_0 [B, C, T, H, W] of ``frames`` = T latent frames: the chunks of :func:`stream` as one clip. ``eps()``
+    [B, C, T, H, W] is the noise of what is remembered, asked for only where there is some."""
+    lengths = chunk_lengths(frames, chunks)
+    return torch.cat(
+        list(stream(denoiser, chunks, lengths, cond, lambda where: eps()[:, :, where], denoise_chunk)), dim=2
+    )
+
+
+def stream(
+    denoiser: Denoiser,
+    chunks: Chunks,
+    lengths: Iterable[int],
+    cond: Cond,
+    eps: Callable[[slice], Tensor],
+    denoise_chunk: DenoiseChunk,
+) -> Iterator[Tensor]:
+    """x_0 [B, C, t, H, W] of one chunk after the other, of ``lengths`` t; with a window in bounded memory.
 
     ``denoise_chunk(see, number, where)`` makes chunk ``number``, the frames ``where`` of the clip, with ``see``: the
     denoiser that also sees the finished chunks. In between one forward without gradient remembers the finished chunk,
-    at ``chunks.context_timestep``, so no gradient reaches an earlier chunk. ``eps()`` [B, C, T, H, W] is the noise of
-    that forward, asked for only where there is some.
+    at ``chunks.context_timestep``, so no gradient reaches an earlier chunk. ``eps(where)`` [B, C, t, H, W] is the noise
+    of that forward, asked for only where there is some.
     """
-    cache, clip, start, level = Cache(), [], 0, chunks.context_timestep / 1000
-    for number, length in enumerate(chunk_lengths(frames, chunks)):
-        where = slice(start, start + length)
-        clip.append(denoise_chunk(partial(denoiser, cache=cache), number, where))
-        start += length
-        if start == frames:
-            break
-        with torch.no_grad():
-            x_c, sigma = clip[-1], clip[-1].new_empty(len(clip[-1]), dtype=torch.float32)
-            if level > 0:
-                x_c = add_noise(x_c, eps()[:, :, where], sigma.fill_(level))
-            denoiser(x_c, sigma.fill_(level), cond, cache=cache, remember=True)
-    return torch.cat(clip, dim=2)
+    cache, where = Cache(window=chunks.window), slice(0, 0)
+    x: Tensor | None = None
+    for number, length in enumerate(lengths):
+        if x is not None:
+            remember(denoiser, x, chunks, cond, cache, partial(eps, where))
+        where = slice(where.stop, where.stop + length)
+        x = denoise_chunk(partial(denoiser, cache=cache), number, where)
+        yield x
+
+
+@torch.no_grad()
+def remember(
+    denoiser: Denoiser, x: Tensor, chunks: Chunks, cond: Cond, cache: Cache, eps: Callable[[], Tensor]
+) -> None:
+    """Add the finished chunk ``x`` to the ``cache``, at the level that ``chunks`` say."""
+    sigma = x.new_full((len(x),), chunks.context_timestep / 1000, dtype=torch.float32)
+    if chunks.context_timestep > 0:
+        x = add_noise(x, eps(), sigma)
+    denoiser(x, sigma, cond, cache=cache, remember=True)
+
+
+def of_chunk(sampler: Sampler, number: int) -> Sampler:
+    """The recipe of chunk ``number``: the first may have steps of its own."""
+    first = sampler.chunks.first_timesteps if sampler.chunks and number == 0 else ()
+    return replace(sampler, timesteps=first) if first else sampler
+
+
+def most_steps(sampler: Sampler) -> int:
+    """The steps of the chunk that has most: the number of the noise of what is remembered."""
+    return max(len(sampler.timesteps), len(of_chunk(sampler, 0).timesteps))
+
+
+def teacher_forced(
+    denoiser: Denoiser, history: History, lengths: tuple[int, ...], window: Window | None = None
+) -> Denoiser:
+    """``denoiser`` under teacher forcing: one masked forward, in which a chunk (of ``lengths``) sees itself and, of the
+    chunks before it, those of ``history``. A batch that guidance doubles sees the history in both halves."""
+
+    def see(x_t: Tensor, sigma: Tensor, cond: Cond, **rest: Any) -> Prediction:
+        times = len(x_t) // len(history.x)
+        past = History(history.x.repeat(times, 1, 1, 1, 1), history.sigma.repeat(times, 1))
+        return denoiser(x_t, sigma, cond, chunks=lengths, history=past, window=window, **rest)
+
+    return see
+
+
+def clean_history(x_0: Tensor) -> History:
+    """The history of the clip ``x_0`` [B, C, T, H, W] itself."""
+    return History(x_0, x_0.new_zeros(len(x_0), x_0.shape[2], dtype=torch.float32))
+
+
+def by_frame(by_chunk: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """[B, T] of [B, chunks]: the frames of a chunk share its value."""
+    return by_chunk.repeat_interleave(torch.tensor(lengths, device=by_chunk.device), dim=1)

@@ -24,14 +24,19 @@ def both_velocities(
     denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None
 ) -> tuple[Tensor, Tensor]:
     """(v_c, v_u), each [B, C, T, H, W]: both branches go through the network as one batch of 2B."""
+    both = both_prompts(cond, uncond)
+    v_c, v_u = denoiser(torch.cat([x_t, x_t]), torch.cat([sigma, sigma]), both).velocity.chunk(2)
+    return v_c, v_u
+
+
+def both_prompts(cond: Cond, uncond: Cond | None) -> Cond:
+    """``cond`` and ``uncond`` as one batch of 2B."""
     if not uncond or cond.keys() - uncond.keys():
         raise ValueError(
             f"guidance needs unconditional (null or negative prompt) embeddings {sorted(cond)}, and there are "
             f"{sorted(uncond or ())}: give them, or turn guidance off with a standard scale of 1"
         )
-    both = {name: torch.cat([c, uncond[name]]) for name, c in cond.items()}
-    v_c, v_u = denoiser(torch.cat([x_t, x_t]), torch.cat([sigma, sigma]), both).velocity.chunk(2)
-    return v_c, v_u
+    return {name: torch.cat([c, uncond[name]]) for name, c in cond.items()}
 
 
 def guided_velocity(

@@ -19,6 +19,11 @@ def sample_mse(a: Tensor, b: Tensor) -> Tensor:
     return _squared(a, b).flatten(1).mean(1)
 
 
+def frame_mse(a: Tensor, b: Tensor) -> Tensor:
+    """[B, T]: mean over C, H and W of (a - b)^2 of latents [B, C, T, H, W], in fp32 or better."""
+    return _squared(a, b).mean(dim=(1, 3, 4))
+
+
 def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
     """[B]: mean over all dimensions but the batch's of sqrt((a - b)^2 + c^2) - c, in fp32 or better (arXiv 2310.14189).
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ray_distill.diffusion.causal import by_chunks
+from ray_distill.diffusion.causal import chunk_lengths, most_steps, of_chunk, stream
 from ray_distill.diffusion.flow import add_noise, eps_from_velocity, x_0_from_velocity
-from ray_distill.diffusion.guidance import guided_velocity
+from ray_distill.diffusion.guidance import both_prompts, guided_velocity
 from ray_distill.types import Cond, Denoiser, Experts, Networks, Prediction, Sampler
 
 
@@ -117,18 +117,51 @@ def sample(
     """x_0 [B, C, T, H, W] from pure noise ``x_T`` (timestep 1000, or the first of the list).
 
     A recipe with chunks needs a causal ``denoiser``. It asks for each ``noise(i)`` once, and for one with i = steps
-    where the context is noised; ValueError where T is no whole number of chunks, or where it is guided.
+    where the context is noised; ValueError where T is no whole number of chunks.
     """
-    steps = len(sampler.timesteps)
     if sampler.chunks is None:
-        return denoise(denoiser, sampler, x_T, cond, uncond, noise, 0, steps)
+        return denoise(denoiser, sampler, x_T, cond, uncond, noise, 0, len(sampler.timesteps))
+    once = cache(lambda i: x_T if i < 0 else noise(i))
+    lengths = chunk_lengths(x_T.shape[2], sampler.chunks)
+    chunks = sample_chunks(denoiser, sampler, lengths, cond, uncond, lambda i, where: once(i)[:, :, where])
+    return torch.cat(list(chunks), dim=2)
+
+
+@torch.no_grad()
+def sample_chunks(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    lengths: Iterable[int],
+    cond: Cond,
+    uncond: Cond | None,
+    noise: Callable[[int, slice], Tensor],
+) -> Iterator[Tensor]:
+    """x_0 [B, C, t, H, W] of one chunk after the other, of ``lengths`` t, by a recipe with chunks.
+
+    ``noise(i, where)`` [B, C, t, H, W] is that of the frames ``where``: what they start from where i is -1, what
+    re-noises them after step i, and with i = :func:`most_steps` that of the context. Where the recipe is guided, each
+    chunk is remembered under both prompts.
+    """
+    assert sampler.chunks is not None
+    remembered, see_both = cond, denoiser
     if sampler.guidance_scale != 1.0:
-        raise ValueError(
-            f"guidance_scale = {sampler.guidance_scale}: sampling by chunks remembers no unconditional branch; use 1"
-        )
-    once = cache(noise)
+        remembered, see_both = both_prompts(cond, uncond), twice_remembered(denoiser)
 
     def denoise_chunk(see: Denoiser, number: int, where: slice) -> Tensor:
-        return denoise(see, sampler, x_T[:, :, where], cond, None, lambda i: once(i)[:, :, where], 0, steps)
+        recipe = of_chunk(sampler, number)
+        steps, x_T = len(recipe.timesteps), noise(-1, where)
+        return denoise(see, recipe, x_T, cond, uncond, lambda i: noise(i, where), 0, steps)
 
-    return by_chunks(denoiser, sampler.chunks, x_T.shape[2], cond, lambda: once(steps), denoise_chunk)
+    last = most_steps(sampler)
+    yield from stream(see_both, sampler.chunks, lengths, remembered, lambda where: noise(last, where), denoise_chunk)
+
+
+def twice_remembered(denoiser: Denoiser) -> Denoiser:
+    """``denoiser``, which remembers a chunk under two prompts: guidance looks at the past of both."""
+
+    def see(x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:
+        if causal.get("remember"):
+            x_t, sigma = torch.cat([x_t, x_t]), torch.cat([sigma, sigma])
+        return denoiser(x_t, sigma, cond, **causal)
+
+    return see

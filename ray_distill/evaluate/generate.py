@@ -86,13 +86,13 @@ class NotFinite(RuntimeError):
 def frames_of(codec: Codec, latents: Tensor, of: str, first: int = 0) -> np.ndarray:
     """uint8 [B, T, H, W, 3] of latents [B, C, t, h, w]; NotFinite names the samples of ``of``, counted from ``first``,
     whose latents, or else whose pixels, are not finite."""
-    _check_finite(latents, f"latents of {of}", first)
+    check_finite(latents, f"latents of {of}", first)
     pixels = codec.decode(latents)
-    _check_finite(pixels, f"decoded pixels of {of}", first)
+    check_finite(pixels, f"decoded pixels of {of}", first)
     return to_frames(pixels)
 
 
-def _check_finite(samples: Tensor, what: str, first: int) -> None:
+def check_finite(samples: Tensor, what: str, first: int) -> None:
     bad = [first + i for i, sample in enumerate(samples) if not torch.isfinite(sample).all()]
     if bad:
         raise NotFinite(
@@ -143,7 +143,7 @@ def _generate(
         return Made(None, None, None, seconds, shown, measured)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
-    _check_finite(features, f"what evaluate.metric = {config.evaluate.metric} sees in {candidate}", 0)
+    check_finite(features, f"what evaluate.metric = {config.evaluate.metric} sees in {candidate}", 0)
     return Made(features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, shown, measured)
 
 

@@ -1,33 +1,54 @@
-"""Sample one video of a prompt from a checkpoint, by the method's own recipe."""
+"""Sample one video of a prompt from a checkpoint, by the method's own recipe; a causal student's chunk by chunk."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.pictures import picture_rows
 from ray_distill.data.read.clip import BadClip
-from ray_distill.data.read.video import write_clip
-from ray_distill.evaluate.generate import Candidate, denoiser, enlarge, frames_of, make_latents
-from ray_distill.models.codec import load_codec
+from ray_distill.data.read.transform import to_frames
+from ray_distill.data.read.video import write_chunks, write_clip
+from ray_distill.diffusion.causal import chunk_lengths, longest
+from ray_distill.diffusion.samplers import sample_chunks
+from ray_distill.evaluate.generate import Candidate, check_finite, denoiser, enlarge, frames_of, make_latents
+from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.conditions import batched, unconditional
 from ray_distill.models.spec import of_clips
-from ray_distill.types import STUDENT
+from ray_distill.rng import StatelessRng
+from ray_distill.types import STUDENT, Chunks
 
 
 def sample_video(
-    config: RunConfig, checkpoint: Path, prompt: str, seed: int, out: Path, image: Path | None = None
+    config: RunConfig,
+    checkpoint: Path,
+    prompt: str,
+    seed: int,
+    out: Path,
+    image: Path | None = None,
+    frames: int | None = None,
 ) -> None:
     """Write an mp4 of ``prompt``, which begins with the picture ``image`` where the network takes one; equal seeds give
-    equal videos. ConfigError where a picture is missing, or not taken."""
+    equal videos.
+
+    With ``frames`` a causal student makes a clip of that length, of which no more than a chunk is in memory, and its
+    window; its noise is drawn by chunks. ConfigError where a picture is missing or not taken, where the method has no
+    chunks, or no window for a longer clip.
+    """
     from_image = bool(of_clips(config.model.encoders.fields))
     if from_image != (image is not None):
         remedy = "give --image PICTURE" if from_image else "leave --image out"
         raise ConfigError(
             f"{config.model.pipeline.where}: it begins from {'a picture' if from_image else 'text'}; {remedy}"
         )
+    recipe = config.method.sampler()
+    if frames is not None:
+        check_frames(config, recipe.chunks, frames)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
     encoders = config.model.encoders
@@ -40,9 +61,67 @@ def sample_video(
             raise ConfigError(f"--image {bad}") from None
     cond = {name: value.to(device) for name, value in batched([asked], encoders.fields).items()}
     uncond = unconditional(negative, cond, encoders.fields)
-    recipe = config.method.sampler()
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
-    latents = make_latents(denoise, recipe, cond, uncond, 0, seed, shape)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_clip(out, enlarge(frames_of(codec, latents, checkpoint.name)[0]), config.data.fps)
+    if frames is None:
+        latents = make_latents(denoise, recipe, cond, uncond, 0, seed, shape)
+        write_clip(out, enlarge(frames_of(codec, latents, checkpoint.name)[0]), config.data.fps)
+        return
+    assert recipe.chunks is not None
+    lengths = enough_chunks(codec, frames, recipe.chunks)
+    noise = ChunkNoise(seed, shape, device)
+    latent_chunks = sample_chunks(denoise, recipe, lengths, cond, uncond, noise)
+    write_chunks(out, pixel_chunks(codec, latent_chunks, frames, checkpoint.name), config.data.fps)
+
+
+def check_frames(config: RunConfig, chunks: Chunks | None, frames: int) -> None:
+    """ConfigError where the student cannot make ``frames`` frames."""
+    if chunks is None:
+        raise ConfigError(
+            f"--frames {frames}: the student of method {config.method.name!r} makes whole clips; remove it, or set "
+            "data.frames"
+        )
+    if frames < 1:
+        raise ConfigError(f"--frames {frames}: use 1 or more")
+    if chunks.window is None and frames > config.data.frames:
+        raise ConfigError(
+            f"--frames {frames}: the student was trained on {config.data.frames} frames and has no window, so that it "
+            "would see more than it ever did; give method.window, best in training, too"
+        )
+
+
+def enough_chunks(codec: Codec, frames: int, chunks: Chunks) -> tuple[int, ...]:
+    """The latent frames of each of the fewest chunks that make ``frames`` frames or more."""
+    per_latent = codec.stride[0]
+    latent = -(-(frames - 1) // per_latent) + 1 if frames > 1 else 1  # what a codec of k * stride frames lacks is cut
+    whole = longest(latent, chunks)
+    return chunk_lengths(whole if whole >= latent else longest(latent + chunks.frames, chunks), chunks)
+
+
+class ChunkNoise:
+    """The noise of a clip of any length, by chunks: that of ``frames`` after step i (-1: the start) is its own draw."""
+
+    def __init__(self, seed: int, shape: tuple[int, int, int, int], device: torch.device) -> None:
+        self.rng, self.ids = StatelessRng(seed), torch.zeros(1, dtype=torch.int64, device=device)
+        self.channels, _, *self.size = shape
+
+    def __call__(self, i: int, where: slice) -> Tensor:
+        shape = (self.channels, where.stop - where.start, *self.size)
+        return self.rng.noise(f"sample/{i}/frame{where.start}", self.ids, shape)
+
+
+def pixel_chunks(codec: Codec, latents: Iterable[Tensor], frames: int, of: str) -> Iterator[np.ndarray]:
+    """uint8 [t, H, W, 3] of each chunk of ``latents``, ``frames`` in all; NotFinite as soon as one is not finite."""
+
+    def checked() -> Iterator[Tensor]:
+        for number, chunk in enumerate(latents):
+            check_finite(chunk, f"latents of {of}, chunk {number}", 0)
+            yield chunk
+
+    left = frames
+    for pixels in codec.decode_chunks(checked()):
+        check_finite(pixels, f"decoded pixels of {of}, frame {frames - left} and on", 0)
+        video = to_frames(pixels)[0][:left]
+        left -= len(video)
+        yield enlarge(video)

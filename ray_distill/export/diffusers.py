@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -172,9 +173,14 @@ def _save_networks(
 
 
 def _chunks(sampler: Sampler) -> dict[str, Any] | None:
-    chunks = sampler.chunks
-    names = ("frames", "independent_first", "context_timestep")
-    return None if chunks is None else {name: getattr(chunks, name) for name in names}
+    return None if sampler.chunks is None else asdict(sampler.chunks)
+
+
+def _sight(window: Mapping[str, int] | None) -> str:
+    if window is None:
+        return "those before"
+    sink = f", the clip's first {window['sink']} among them" if window["sink"] else ""
+    return f"{window['frames']} at most{sink}, so that a clip may have any length"
 
 
 def _swap(fresh: Path, folder: Path) -> None:
@@ -245,7 +251,8 @@ def _model_card(
     if (chunks := recipe["chunks"]) is not None:
         first = "the first alone, " if chunks["independent_first"] else ""
         lines += [
-            f"A causal student: it makes {chunks['frames']} latent frames at a time, {first}and sees those before. "
+            f"A causal student: it makes {chunks['frames']} latent frames at a time, {first}and sees "
+            f"{_sight(chunks['window'])}. "
             "`causal_wan.py` holds its attention; `WanPipeline` would show each frame the whole clip."
         ]
     if report := card.get("report"):

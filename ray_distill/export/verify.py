@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from ray_distill.models import family_of
 from ray_distill.models.conditions import batched, unconditional
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import of_captions
-from ray_distill.types import Chunks, Denoiser, Experts, Sampler
+from ray_distill.types import Chunks, Denoiser, Experts, Sampler, Window
 
 
 def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0, image: Path | None = None) -> float:
@@ -68,13 +69,18 @@ def _by_script(folder: Path, asked: Sequence[str], seed: int, timeout_s: float) 
         return load_file(out)["latents"]
 
 
+def _chunks(given: Mapping[str, Any]) -> Chunks:
+    window = Window(**given["window"]) if given.get("window") else None
+    return Chunks(**{**given, "window": window, "first_timesteps": tuple(given.get("first_timesteps", ()))})
+
+
 def _by_sampler(folder: Path, prompt: str, seed: int, picture: Path | None = None) -> Tensor:
     recipe = json.loads((folder / RECIPE).read_text())
     base = folder / recipe["base"]
     if not base.is_dir():
         parts = ["tokenizer", "text_encoder", *(["vae", "image_encoder", "image_processor"] if picture else [])]
         base = Path(snapshot_download(recipe["base"], allow_patterns=[f"{part}/*" for part in (*parts, "*.json")]))
-    chunks = Chunks(**recipe["chunks"]) if recipe.get("chunks") else None
+    chunks = _chunks(recipe["chunks"]) if recipe.get("chunks") else None
     sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
     names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
     kind = json.loads((folder / "transformer/config.json").read_text())["_class_name"]

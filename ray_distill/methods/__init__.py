@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ray_distill.methods.causal_consistency import CausalConsistency
 from ray_distill.methods.causal_gan import CausalGAN
+from ray_distill.methods.causal_regression import CausalRegression
 from ray_distill.methods.causal_warm_start import CausalWarmStart
 from ray_distill.methods.dcm import DCM
 from ray_distill.methods.dcm_fine import DCMFine
@@ -12,13 +14,16 @@ from ray_distill.methods.flow_matching import FlowMatching
 from ray_distill.methods.gan import GAN
 from ray_distill.methods.lcm import LCM
 from ray_distill.methods.self_forcing import SelfForcing
+from ray_distill.methods.teacher_forcing import TeacherForcing
 from ray_distill.methods.warm_start import WarmStart
 from ray_distill.types import Method
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
+        CausalConsistency,
         CausalGAN,
+        CausalRegression,
         CausalWarmStart,
         DCM,
         DCMFine,
@@ -28,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
         LCM,
         PhasedDMD,
         SelfForcing,
+        TeacherForcing,
         WarmStart,
     )
 }

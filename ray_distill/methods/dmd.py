@@ -139,7 +139,7 @@ class DMD(Exits, Anchor, Scores):
         return self.draw_exit(rng, len(self.timesteps), purpose, "exit")
 
     def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
-        return self.window(self.sampler().timesteps, self.exit_step(rng, purpose))
+        return self.score_levels(self.sampler().timesteps, self.exit_step(rng, purpose))
 
     def roll_out(self, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool) -> Tensor:
         """x [B, C, T, H, W]: the student's x_0-prediction at the exit step, with gradient there and only there."""

@@ -39,7 +39,7 @@ class Scores:
         if not 0 <= self.min_score_timestep < 1000:
             raise ValueError(f"min_score_timestep = {self.min_score_timestep}: a raw index, 0 to 999")
         for k, timestep in enumerate(timesteps):
-            low, high = self.window(timesteps, k)
+            low, high = self.score_levels(timesteps, k)
             if low >= high:
                 raise ValueError(
                     f"ts_schedule, ts_schedule_max, min_score_timestep = {self.ts_schedule}, {self.ts_schedule_max}, "
@@ -66,7 +66,7 @@ class Scores:
             f"{self.fake_score_guidance:g} {self.fake_score_guidance_form})"
         )
 
-    def window(self, timesteps: tuple[float, ...], exit_step: int | None) -> tuple[int, int]:
+    def score_levels(self, timesteps: tuple[float, ...], exit_step: int | None) -> tuple[int, int]:
         """[min, max) of the raw score index. No exit step (another one for each chunk) leaves the schedule without
         effect."""
         if exit_step is None:

@@ -17,19 +17,20 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ray_distill.diffusion.causal import by_chunks, chunk_lengths, longest
+from ray_distill.diffusion.causal import by_chunks, chunk_lengths, longest, most_steps, of_chunk
 from ray_distill.diffusion.samplers import simulate
+from ray_distill.diffusion.timesteps import check_timesteps, warp
+from ray_distill.methods.chunked import Chunked
 from ray_distill.methods.dmd import DMD
 from ray_distill.types import STUDENT, Batch, Chunks, Denoiser, Networks, Rng, Sampler
 
 
 @dataclass(frozen=True)
-class SelfForcing(DMD):
+class SelfForcing(Chunked, DMD):
     """DMD2's keys, and those of the rollout, under the names that Self-Forcing gave them."""
 
-    num_frame_per_block: int = 3
-    independent_first_frame: bool = False
-    """The first chunk is one frame."""
+    first_chunk_timesteps: tuple[float, ...] = ()
+    """Steps of the first chunk alone, where it is to have more than the others."""
     same_step_across_blocks: bool = True
     """One exit step for all chunks, else one each."""
     last_step_only: bool = False
@@ -46,8 +47,9 @@ class SelfForcing(DMD):
             raise ValueError(
                 "backward_simulation = False: a causal student always starts from its own rollout; use dmd"
             )
-        if self.num_frame_per_block < 1:
-            raise ValueError(f"num_frame_per_block = {self.num_frame_per_block}: use 1 latent frame or more")
+        self.check_chunks()
+        if self.first_chunk_timesteps:
+            check_timesteps(self.first_chunk_timesteps, "first_chunk_timesteps")
         if longest(self.num_training_frames, self.chunks) < 1:
             raise ValueError(
                 f"num_training_frames = {self.num_training_frames}: not one chunk fits; use at least "
@@ -68,12 +70,19 @@ class SelfForcing(DMD):
                 "exit_embedding = True: the fake score sees the whole clip, and with same_step_across_blocks = False "
                 "each chunk has an exit of its own; remove one of them"
             )
+        if self.exit_embedding and self.first_chunk_timesteps:
+            raise ValueError(
+                "exit_embedding = True: the fake score sees the whole clip, and with first_chunk_timesteps its first "
+                "chunk has an exit of its own; remove one of them"
+            )
         if not 0 <= self.context_noise < 1000:
             raise ValueError(f"context_noise = {self.context_noise}: a timestep in [0, 1000); 0 remembers clean chunks")
 
     @property
     def chunks(self) -> Chunks:
-        return Chunks(self.num_frame_per_block, self.independent_first_frame, self.context_noise)
+        first = self.first_chunk_timesteps
+        first = warp(first, self.flow_shift) if self.warp_denoising_step else first
+        return replace(super().chunks, context_timestep=self.context_noise, first_timesteps=first)
 
     def frames(self, clip: int) -> int:
         """How many of a clip's latent frames are rolled out; ValueError where it is no whole number of chunks."""
@@ -82,8 +91,9 @@ class SelfForcing(DMD):
 
     def describe(self) -> str:
         bound = longest(self.num_training_frames, self.chunks)
-        first = ", the first of 1" if self.independent_first_frame else ""
-        chunks = f"chunks of {self.num_frame_per_block} latent frames{first}; rollouts of at most {bound}"
+        steps = ", ".join(f"{t:g}" for t in self.chunks.first_timesteps)
+        first = f"; steps of the first chunk {steps}" if steps else ""
+        chunks = f"{self.describe_chunks()}{first}; rollouts of at most {bound}"
         return f"{super().describe()}; {chunks} (num_training_frames = {self.num_training_frames})"
 
     def sampler(self) -> Sampler:
@@ -95,10 +105,17 @@ class SelfForcing(DMD):
         drawn = 0 if self.same_step_across_blocks else chunk
         return self.draw_exit(rng, len(self.timesteps), purpose, f"exit{drawn or ''}")
 
+    def chunk_exit(self, rng: Rng, purpose: str, chunk: int) -> int:
+        """The exit step of a chunk: the first has a draw of its own where it has steps of its own."""
+        steps = len(self.first_chunk_timesteps)
+        if chunk or not steps:
+            return self.exit_step(rng, purpose, chunk)
+        return steps - 1 if self.last_step_only else rng.control(f"{purpose}/exit_first", steps)
+
     def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
         """That of the exit step; with an exit for each chunk there is none, and the schedule has no effect."""
         common = self.same_step_across_blocks or self.last_step_only
-        return self.window(self.sampler().timesteps, self.exit_step(rng, purpose) if common else None)
+        return self.score_levels(self.sampler().timesteps, self.exit_step(rng, purpose) if common else None)
 
     def roll_out(self, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool) -> Tensor:
         """x [B, C, T, H, W] with T <= ``num_training_frames``: each chunk's x_0-prediction at its exit step, with
@@ -111,9 +128,8 @@ class SelfForcing(DMD):
             return rng.noise(f"{purpose}/noise{i}", batch.sample_ids, (channels, frames, *size))
 
         def denoise_chunk(see: Denoiser, number: int, where: slice) -> Tensor:
-            k, x_T = self.exit_step(rng, purpose, number), noise(-1)[:, :, where]
-            return simulate(see, sampler, x_T, batch.cond, lambda i: noise(i)[:, :, where], k, grad)
+            k, x_T = self.chunk_exit(rng, purpose, number), noise(-1)[:, :, where]
+            return simulate(see, of_chunk(sampler, number), x_T, batch.cond, lambda i: noise(i)[:, :, where], k, grad)
 
-        return by_chunks(
-            networks[STUDENT], self.chunks, frames, batch.cond, lambda: noise(len(self.timesteps)), denoise_chunk
-        )
+        last = most_steps(sampler)
+        return by_chunks(networks[STUDENT], self.chunks, frames, batch.cond, lambda: noise(last), denoise_chunk)

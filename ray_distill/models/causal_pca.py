@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -46,6 +47,10 @@ class CausalPatchPCA(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         first = self.first.decode(latents[:, :, :1])
         return first if latents.shape[2] == 1 else torch.cat([first, self.rest.decode(latents[:, :, 1:])], 2)
+
+    def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        for number, latents in enumerate(chunks):
+            yield self.rest.decode(latents) if number else self.decode(latents)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         time, rows, columns = self.stride

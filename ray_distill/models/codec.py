@@ -6,6 +6,7 @@ Latents leave a codec normalised (each channel about zero mean and unit variance
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Protocol, Self
@@ -32,6 +33,11 @@ class Codec(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, C, t, h, w] -> pixels fp32 [B, 3, T, H, W] in [-1, 1]."""
+        ...
+
+    def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pixels [B, 3, T, H, W] of each of the ``chunks`` of one clip's latents, in order: what :meth:`decode` makes
+        of the whole clip. Of codecs in which no frame depends on a later one: not LTX-Video's."""
         ...
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:

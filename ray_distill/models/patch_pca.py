@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -55,6 +56,9 @@ class PatchPCA(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         blocks = latents.float().movedim(1, -1) @ (self.basis * self.scale[:, None]) + self.mean
         return _unblocks(blocks, self.patch).clamp(-1, 1)
+
+    def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        yield from map(self.decode, chunks)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         size = (frames, height, width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from ray_distill.config import RunConfig
 from ray_distill.config.held import stages
@@ -49,7 +49,7 @@ def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
     """
     counted = Counted(config, latent)
     sizes = {role: parameters(config, role) for role in config.held_roles}
-    repeated = cycle(config.method, config.train.steps)
+    repeated = cycle(config.method, config.train.steps, counted.latent[1])
     peaks: list[tuple[Moment, Mapping[Role, Parameters], Mapping[Role, State]]] = []
     for held in stages(config):
         now = {role: still(sizes[role]) if role in held.finished else sizes[role] for role in held.roles}
@@ -86,6 +86,11 @@ def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
     return max(sum(of(role, role in held.finished) for role in held.roles) for held in stages(config))
 
 
+def add(some: Mapping[Role, int], more: Mapping[Role, int]) -> dict[Role, int]:
+    """Bytes by role of both."""
+    return {role: some.get(role, 0) + more.get(role, 0) for role in {**some, **more}}
+
+
 class Counted:
     """The passes of a configuration's networks."""
 
@@ -95,9 +100,14 @@ class Counted:
         self.architectures = {role: architecture(config, role) for role in config.held_roles}
 
     def one(self, call: Call) -> Pass:
+        sight = call.causal
+        last = self.latent[1] // sight.frames * sight.frames - sight.frames if sight else 0
+        if sight and sight.past and not sight.window and sight.frames < sight.before < last:
+            return self.between(call)
         config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]
         checkpointing = held.gradient_checkpointing and call.grad  # only where autograd is on
         rows = call.rows * config.train.micro_batch
+        channels, frames, height, width = self.latent
         return count(
             Workload(
                 config.model.family,
@@ -105,13 +115,33 @@ class Counted:
                 held.dtype,
                 checkpointing,
                 rows,
-                self.latent,
+                (channels, call.frames or frames, height, width),
                 self.fields,
                 call.grad,
                 call.trained,
+                call.causal,
                 config.train.sequence_parallel,
             )
         )
+
+    def between(self, call: Call) -> Pass:
+        """A cached call without a window, by how many frames it sees: between the first chunk's and the last's. What is
+        alive at most is convex in their number, so that this is no less than it is."""
+        assert call.causal is not None
+        frames, before = call.causal.frames, call.causal.before
+        last = self.latent[1] // frames * frames - frames
+        first, end = (
+            self.one(replace(call, causal=replace(call.causal, before=n, past=((0, n),)))) for n in (frames, last)
+        )
+        part = (before - frames) / (last - frames)
+        return Pass(*(round(a + part * (b - a)) for a, b in zip(astuple(first), astuple(end), strict=True)))
+
+    def cache(self, call: Call, graph: bool) -> int:
+        """Bytes of the keys and values after a call that is remembered. A ``graph`` keeps those that have left the
+        window, too, for its backward."""
+        assert call.causal is not None and call.causal.past is not None
+        held = call.causal.before if graph else sum(end - start for start, end in call.causal.past)
+        return self.one(call).saved * (held + call.causal.frames) // call.causal.frames
 
     def activations(self, kind: Kind) -> tuple[Role, Mapping[Role, int]]:
         """(the role at work, bytes by role) where an update has most of them alive, over all outcomes of its draws."""
@@ -119,11 +149,18 @@ class Counted:
         for path in kind.paths:
             alive: dict[Role, int] = {}
             points = []
+            graph = {call.role for call in path.calls if call.grad and call.causal}
+            cached: dict[Role, int] = {}
             for call in path.calls:
                 done = self.one(call)
-                points.append((call.role, alive | {call.role: alive.get(call.role, 0) + done.forward}))
+                cached = {role: held for role, held in cached.items() if role in (call.role, *graph)}
+                held = add(alive, cached)
+                points.append((call.role, held | {call.role: held.get(call.role, 0) + done.forward}))
+                if call.causal and call.causal.remember:
+                    cached[call.role] = self.cache(call, call.role in graph)
                 if call.grad:
                     alive[call.role] = alive.get(call.role, 0) + done.saved
+            alive = add(alive, {role: held for role, held in cached.items() if role in graph})
             for call in reversed([call for call in path.calls if call.grad]):
                 done = self.one(call)
                 alive[call.role] -= done.saved

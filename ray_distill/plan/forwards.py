@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ray_distill.config.held import distinct
-from ray_distill.types import Batch, Cond, Method, Prediction, Role, Update
+from ray_distill.models.causal import keep
+from ray_distill.types import Batch, Cache, Cond, History, Method, Prediction, Role, Update, Window
 
-ROWS, SHAPE = 2, (1, 1, 2, 2)
+ROWS = 2
+MOST = 64
+"""Outcomes of an update's draws that are all counted; of more, as many are drawn."""
+
+
+@dataclass(frozen=True)
+class Causal:
+    """What a causal call of ``frames`` sees, as the Denoiser's arguments say it: of a cache the number of frames
+    ``before`` and the runs of them that it holds, None without a cache."""
+
+    frames: int
+    chunks: tuple[int, ...] = ()
+    before: int = 0
+    past: tuple[tuple[int, int], ...] | None = None
+    remember: bool = False
+    window: Window | None = None
+    history: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,6 +45,11 @@ class Call:
     rows: int
     grad: bool
     trained: bool = False
+    frames: int = 0
+    """Latent frames, where they are not those of the clip."""
+    part: Fraction = Fraction(1)
+    """Of a clip, by its frames."""
+    causal: Causal | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,9 @@ class Kind:
     def expected(self, role: Role, grad: bool) -> Fraction:
         """Evaluations of one micro-batch by ``role`` in a cycle."""
         calls = ((path.weight, call) for path in self.paths for call in path.calls)
-        return self.times * sum((w * c.rows for w, c in calls if (c.role, c.grad) == (role, grad)), Fraction(0))
+        return self.times * sum(
+            (w * c.rows * c.part for w, c in calls if (c.role, c.grad) == (role, grad)), Fraction(0)
+        )
 
 
 @dataclass(frozen=True)
@@ -61,13 +87,9 @@ class Cycle:
         return sum((kind.expected(role, grad) for kind in self.kinds), Fraction(0))
 
 
-def cycle(method: Method, steps: int) -> Cycle:
-    """The cycle of a run of ``steps`` steps; the whole run where nothing repeats. ValueError for a causal student."""
-    if method.sampler().chunks is not None:
-        raise ValueError(
-            f"method.name = {method.name!r}: the calls of a causal student, by chunks, are not planned yet; "
-            "method.name=dmd has the same roles and states"
-        )
+def cycle(method: Method, steps: int, frames: int = 1) -> Cycle:
+    """The cycle of a run of ``steps`` steps on clips of ``frames`` latent frames; the whole run where nothing repeats.
+    ValueError where a causal method cannot cut such clips into its chunks."""
     first, period = min(method.period[0], steps), method.period[1]
     updates: dict[Key, Update] = {}
     counts: Counter[Key] = Counter()
@@ -81,7 +103,7 @@ def cycle(method: Method, steps: int) -> Cycle:
     for times, each in walked:
         updates = keyed(each) | updates
         counts.update(dict.fromkeys(keyed(each), times))
-    kinds = tuple(Kind(key[0], counts[key], tuple(paths(method, update))) for key, update in updates.items())
+    kinds = tuple(Kind(key[0], counts[key], tuple(paths(method, update, frames))) for key, update in updates.items())
     return Cycle(length, kinds)
 
 
@@ -93,23 +115,28 @@ def keyed(updates: Sequence[Update]) -> dict[Key, Update]:
     return {(u.role, getattr(u.loss, "__qualname__", repr(u.loss))): u for u in updates}
 
 
-def paths(method: Method, update: Update) -> Iterator[Path]:
-    """Every outcome of the update's whole-number draws, depth first."""
+def paths(method: Method, update: Update, frames: int = 1) -> Iterator[Path]:
+    """Every outcome of the update's whole-number draws, depth first; of more than ``MOST``, that many at random and,
+    for the peak of memory, the one in which all draws are highest."""
+    every = [*islice(outcomes(method, update, frames), MOST + 1)]
+    if len(every) <= MOST:
+        yield from every
+        return
+    generator = random.Random(0)
+    for _ in range(MOST):
+        yield Path(Fraction(1, MOST), calls_of(method, update, frames, Draws((), generator.randrange)))
+    yield Path(Fraction(0), calls_of(method, update, frames, Draws((), lambda high: high - 1)))
+
+
+def outcomes(method: Method, update: Update, frames: int) -> Iterator[Path]:
     choices: list[int] = []
     while True:
         draws = Draws(choices)
-        calls: list[Call] = []
-        networks: dict[Role, Any] = {
-            role: ToyHeads() if role in method.heads else Toy(role, role == update.role, calls) for role in method.roles
-        }
-        zeros = torch.zeros(ROWS, *SHAPE)
-        cond = {"prompt": torch.zeros(ROWS, 1, 1)}
-        states = zeros[:, None].expand(-1, len(method.sampler().timesteps), *SHAPE)
-        update.loss(networks, Batch(torch.arange(ROWS), SHAPE, cond, cond, zeros, states), draws, {})
+        calls = calls_of(method, update, frames, draws)
         weight = Fraction(1)
         for high in draws.highs:
             weight /= high
-        yield Path(weight, tuple(calls))
+        yield Path(weight, calls)
         choices = draws.taken
         while choices and choices[-1] == draws.highs[len(choices) - 1] - 1:
             choices.pop()
@@ -118,11 +145,27 @@ def paths(method: Method, update: Update) -> Iterator[Path]:
         choices[-1] += 1
 
 
+def calls_of(method: Method, update: Update, frames: int, draws: Draws) -> tuple[Call, ...]:
+    """The calls of ``update`` on toy networks, by one outcome of its draws."""
+    calls: list[Call] = []
+    networks: dict[Role, Any] = {
+        role: ToyHeads() if role in method.heads else Toy(role, role == update.role, calls, frames)
+        for role in method.roles
+    }
+    shape = (1, frames, 2, 2)
+    zeros = torch.zeros(ROWS, *shape)
+    cond = {"prompt": torch.zeros(ROWS, 1, 1)}
+    states = zeros[:, None].expand(-1, len(method.sampler().timesteps), *shape)
+    update.loss(networks, Batch(torch.arange(ROWS), shape, cond, cond, zeros, states), draws, {})
+    return tuple(calls)
+
+
 @dataclass
 class Draws:
-    """An Rng whose whole numbers are prescribed, and 0 past the end of ``prescribed``; equal for one purpose."""
+    """An Rng whose whole numbers are prescribed, and those of ``further`` past the end; equal for one purpose."""
 
     prescribed: Sequence[int]
+    further: Callable[[int], int] = lambda high: 0
     highs: list[int] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
@@ -137,7 +180,7 @@ class Draws:
         if purpose not in self.known:
             at = len(self.highs)
             self.highs.append(high)
-            self.taken.append(self.prescribed[at] if at < len(self.prescribed) else 0)
+            self.taken.append(self.prescribed[at] if at < len(self.prescribed) else self.further(high))
             self.known[purpose] = self.taken[-1]
         return self.known[purpose]
 
@@ -145,15 +188,36 @@ class Draws:
 class Toy:
     """A network of one weight that writes down how it was called."""
 
-    def __init__(self, role: Role, trained: bool, calls: list[Call]) -> None:
-        self.role, self.calls = role, calls
+    def __init__(self, role: Role, trained: bool, calls: list[Call], frames: int) -> None:
+        self.role, self.calls, self.frames = role, calls, frames
         self.weight = torch.full((), 0.5, requires_grad=trained)
 
     def __call__(
-        self, x_t: Tensor, sigma: Tensor, cond: Cond, features: Sequence[int] = (), **causal: Any
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        cond: Cond,
+        *,
+        chunks: Sequence[int] = (),
+        cache: Cache | None = None,
+        remember: bool = False,
+        window: Window | None = None,
+        history: History | None = None,
+        features: Sequence[int] = (),
+        read: bool = False,
     ) -> Prediction:
         velocity, grad = self.weight * x_t, torch.is_grad_enabled()
-        self.calls.append(Call(self.role, len(x_t) // ROWS, velocity.requires_grad, grad and self.weight.requires_grad))
+        causal, frames = None, x_t.shape[2]
+        if cache is not None:
+            causal = Causal(frames, tuple(chunks), cache.frames, tuple(cache.chunks), remember, cache.window)
+            if remember:
+                keep(cache, frames, ())
+        elif chunks:
+            causal = Causal(frames, tuple(chunks), window=window, history=history is not None)
+        other = 0 if frames == self.frames else frames
+        trained = grad and self.weight.requires_grad
+        rows, part = len(x_t) // ROWS, Fraction(frames, self.frames)
+        self.calls.append(Call(self.role, rows, velocity.requires_grad, trained, other, part, causal))
         hidden = tuple(velocity.flatten(2).transpose(1, 2) for _ in features)
         return Prediction(velocity, hidden, hidden)
 

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -27,7 +27,9 @@ from ray_distill.models import family
 from ray_distill.models.conditions import empty
 from ray_distill.models.sequence import Ranks, split
 from ray_distill.models.spec import Field
+from ray_distill.plan.forwards import Causal
 from ray_distill.plan.network import build
+from ray_distill.types import Cache, History
 
 aten = torch.ops.aten
 FLOPS = {
@@ -54,6 +56,7 @@ class Workload:
     grad: bool
     trained: bool = True
     """Whether gradients go to the weights, else to the input alone."""
+    causal: Causal | None = None
     sequence: int = 1
     """Ranks that share the tokens."""
 
@@ -98,10 +101,13 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
         split(network, ranks, family(work.family).exchange_heads)
         denoiser = family(work.family).denoiser(network, dtype)
         x_t, cond = torch.empty(work.rows, *work.latent), empty(dict(work.fields), work.rows, work.latent)
-        sigma = torch.empty(work.rows)
+        masked = work.causal is not None and work.causal.past is None  # each chunk has a level of its own
+        sigma = torch.empty(work.rows, work.latent[1]) if masked else torch.empty(work.rows)
         x_t.requires_grad_(work.grad and not work.trained)
-        with Counter([*network.parameters(), *network.buffers()]) as counter, torch.set_grad_enabled(work.grad):
-            velocity = denoiser(x_t, sigma, cond).velocity
+        sight, past = seen_by(work, described)
+        known = [*network.parameters(), *network.buffers(), *past]
+        with Counter(known) as counter, torch.set_grad_enabled(work.grad):
+            velocity = denoiser(x_t, sigma, cond, **sight).velocity
             saved, forward, flops = counter.now, counter.most, counter.flops
             counter.most = 0
             if work.grad:
@@ -146,6 +152,32 @@ class Imagined(Ranks):
     def gather(self, x: Tensor) -> Tensor:
         out: Tensor = _Exchanged.apply(x, (x.shape[0], x.shape[1] * self.size, *x.shape[2:]), self)
         return out
+
+
+def seen_by(work: Workload, described: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+    """The causal arguments of a call, and the keys and values in its cache."""
+    causal, past = work.causal, list[Tensor]()
+    if causal is None:
+        return {}, past
+    if causal.past is None:
+        _, frames, *_ = work.latent
+        history = History(torch.empty(work.rows, *work.latent), torch.empty(work.rows, frames))
+        return {
+            "chunks": causal.chunks,
+            "window": causal.window,
+            "history": history if causal.history else None,
+        }, past
+    height, width = family(work.family).patch(described)
+    tokens = work.latent[2] // height * (work.latent[3] // width)
+    heads = (int(described["num_attention_heads"]) // work.sequence, int(described["attention_head_dim"]))
+    cache = Cache(causal.before, {}, causal.window)
+    for start, end in causal.past:
+        shape = (work.rows, tokens * (end - start), *heads)
+        empty = partial(torch.empty, shape, dtype=getattr(torch, work.dtype))
+        layers = [(empty(), empty()) for _ in range(described["num_layers"])]
+        cache.chunks[start, end] = tuple(layers)
+        past += [x for layer in layers for x in layer]
+    return {"chunks": causal.chunks, "cache": cache, "remember": causal.remember}, past
 
 
 class Counter(TorchDispatchMode):

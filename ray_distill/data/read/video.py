@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -137,11 +137,13 @@ def _joined(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -
 
 def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) -> None:
     """Writes uint8 RGB [T, H, W, 3] as h264 mp4 (yuv420p, so H and W must be even); atomic: whole or not there."""
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
+    if len(frames) == 0:
         raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3] with T > 0, got {frames.dtype} {frames.shape}")
-    _, height, width, _ = frames.shape
-    if height % 2 or width % 2:
-        raise ValueError(f"{path}: yuv420p needs an even height and width, got {height}x{width}; crop or pad by one")
+    write_chunks(path, [frames], fps, crf)
+
+
+def write_chunks(path: str | Path, chunks: Iterable[np.ndarray], fps: float, crf: int = 18) -> None:
+    """Write the clip of ``chunks``, uint8 RGB [t, H, W, 3] each, as :func:`write_clip` does, each as it comes."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -150,13 +152,24 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) 
             # memory that nothing has written.
             options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
-            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-            for frame in frames:
+            stream.pix_fmt = "yuv420p"
+            for number, frame in enumerate(frame for chunk in chunks for frame in _checked(path, chunk)):
+                if number == 0:
+                    stream.height, stream.width, _ = frame.shape
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             container.mux(stream.encode())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _checked(path: Path, frames: np.ndarray) -> np.ndarray:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3] with T > 0, got {frames.dtype} {frames.shape}")
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"{path}: yuv420p needs an even height and width, got {height}x{width}; crop or pad by one")
+    return frames
 
 
 def _decord(path: str, seek: Seek, video: Video) -> Iterator[np.ndarray]:

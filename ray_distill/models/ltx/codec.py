@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,9 @@ class LTXVAE(nn.Module):
         level = torch.zeros(len(latents), device=latents.device) if self.vae.config.timestep_conditioning else None
         latents = (latents.float() * std + mean).to(self.vae.dtype)
         return self.vae.decode(latents, level, return_dict=False)[0].float().clamp(-1, 1)
+
+    def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        raise ValueError("LTX-Video's VAE shows a frame the frames behind it, too: its clips are decoded whole")
 
     @property
     def stride(self) -> tuple[int, int, int]:

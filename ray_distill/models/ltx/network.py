@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ray_distill.models.exits import exit_argument
 from ray_distill.models.sequence import own_tokens
-from ray_distill.types import Cache, Cond, Prediction
+from ray_distill.types import Cache, Cond, History, Prediction, Window
 
 STRIDE = (8, 32, 32)
 FRAME_RATE = 25.0
@@ -40,6 +40,8 @@ class LTXDenoiser:
         chunks: Sequence[int] = (),
         cache: Cache | None = None,
         remember: bool = False,
+        window: Window | None = None,
+        history: History | None = None,
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:

@@ -1,16 +1,17 @@
 """Causal attention for diffusers' WanTransformer3DModel, in one masked forward or with a cache.
 
-Frames see the frames of their own chunk and of all chunks before it (CausVid, arXiv 2412.07772). Weights, their names
-and the class stay Wan's own: a bidirectional checkpoint starts a causal student, and a causal student is exported as
-an ordinary folder. What one call may see rides in the place of its rotary embedding, which the blocks hand to their
-attention; gradient checkpointing keeps it with a block's inputs, so a recomputed block sees the same past.
+Frames see the frames of their own chunk and of the chunks before it (CausVid, arXiv 2412.07772), of all of them or of a
+window with a sink. Weights, their names and the class stay Wan's own: a bidirectional checkpoint starts a causal
+student, and a causal student is exported as an ordinary folder. What one call may see rides in the place of its rotary
+embedding, which the blocks hand to their attention; gradient checkpointing keeps it with a block's inputs, so a
+recomputed block sees the same past.
 
 This file needs torch and diffusers alone: it lies beside the weights of an exported causal student.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -22,22 +23,111 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ray_distill.types import Cache
+    from ray_distill.types import Cache, Window
 
 KeyValue = tuple[Tensor, Tensor]
+Run = tuple[int, int]
+"""Frames from the first to before the second."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The frames ``queries`` of a call see the frames ``keys`` of past and call laid end to end. The keys stand at the
+    positions 0, 1, ... in their order, and the queries, which are the last of them, at the last of these."""
+
+    queries: Run
+    keys: tuple[Run, ...]
+
+    @property
+    def positions(self) -> int:
+        return sum(end - start for start, end in self.keys)
+
+
+def seen(end: int, window: Window | None) -> list[int]:
+    """The frames that a chunk before frame ``end`` sees, its own included: at most ``window.frames``, of which
+    ``window.sink`` are the clip's first and the others the latest."""
+    if window is None or end <= window.frames:
+        return list(range(end))
+    return [*range(window.sink), *range(end - (window.frames - window.sink), end)]
+
+
+def looks(
+    chunks: Sequence[int],
+    window: Window | None = None,
+    before: int = 0,
+    past: Iterable[Run] = (),
+    history: bool = False,
+) -> tuple[Look, ...]:
+    """The look of each of the ``chunks`` (lengths) of a call that follows ``before`` frames of its clip, of which those
+    of ``past`` are cached.
+
+    With ``history`` (teacher forcing) the call holds its frames twice, clean and then noised: a clean chunk sees clean
+    ones up to itself, a noised chunk the clean ones before it and itself.
+    """
+    kept = [frame for run in past for frame in range(*run)]
+    frames = sum(chunks)
+    place = {frame: i for i, frame in enumerate([*kept, *range(before, before + frames)])}
+    found = []
+    for half in (0, frames) if history else (0,):
+        for start, end in pairwise(accumulate(chunks, initial=before)):
+            shown = [frame for frame in seen(end, window) if frame < start]
+            assert place.keys() >= set(shown), f"the cache lacks frames {sorted(set(shown) - place.keys())}"
+            earlier = [place[frame] for frame in shown]
+            first = half + start - before
+            own = range(len(kept) + first, len(kept) + first + end - start)
+            found.append(Look((first, first + end - start), runs([*earlier, *own])))
+    return tuple(found)
+
+
+def runs(places: Sequence[int]) -> tuple[Run, ...]:
+    """``places`` as runs of neighbours."""
+    starts = [i for i, place in enumerate(places) if i == 0 or place != places[i - 1] + 1]
+    return tuple((places[a], places[b - 1] + 1) for a, b in pairwise([*starts, len(places)]))
 
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """What one call sees: ``cos``, ``sin`` [1, tokens, 1, D] of its positions in the clip, the tokens at which its
-    chunks end, and of each ``past`` chunk the keys and values [B, tokens, heads, D] by layer. ``seen`` collects its own
-    where they are to be kept."""
+    """What one call sees: ``cos``, ``sin`` [1, tokens, 1, D] of the positions from 0 on, at ``tokens`` a frame, its
+    ``looks``, and of each ``past`` chunk the keys and values [B, tokens, heads, D] by layer.
+
+    Without a window a frame stands at one position in all looks: keys are kept turned by it, and ``own`` turns those of
+    this call. With a window they are kept as they are, and each look turns them. ``kept`` collects what a call adds.
+    """
 
     cos: Tensor
     sin: Tensor
-    ends: tuple[int, ...]
+    tokens: int
+    looks: tuple[Look, ...]
     past: tuple[tuple[KeyValue, ...], ...]
-    seen: list[KeyValue] | None
+    own: tuple[Tensor, Tensor] | None
+    kept: list[KeyValue] | None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, backend: Any) -> Tensor:
+        """[B, tokens, heads, D] of ``query``, ``key``, ``value`` of this shape, before any rotation."""
+        if self.own is not None:
+            key = rotate(key, *self.own)
+        if self.kept is not None:
+            self.kept.append((key, value))
+        key = torch.cat([*(chunk[layer][0] for chunk in self.past), key], dim=1)
+        value = torch.cat([*(chunk[layer][1] for chunk in self.past), value], dim=1)
+        # A chunk at a time: a mask of 32,760 x 32,760 tokens would weigh a GiB and rule out the fast kernels.
+        return torch.cat([self._look(look, query, key, value, backend) for look in self.looks], dim=1)
+
+    def _look(self, look: Look, query: Tensor, key: Tensor, value: Tensor, backend: Any) -> Tensor:
+        query, key, value = (
+            self._frames(query, look.queries),
+            self._frames(key, *look.keys),
+            self._frames(value, *look.keys),
+        )
+        start, end = key.shape[1] - query.shape[1], key.shape[1]
+        query = rotate(query, self.cos[:, start:end], self.sin[:, start:end])
+        if self.own is None:
+            key = rotate(key, self.cos[:, :end], self.sin[:, :end])
+        return dispatch_attention_fn(query, key, value, backend=backend)
+
+    def _frames(self, x: Tensor, *chosen: Run) -> Tensor:
+        parts = [x[:, self.tokens * start : self.tokens * end] for start, end in chosen]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class CausalAttention(WanAttnProcessor):
@@ -58,23 +148,11 @@ class CausalAttention(WanAttnProcessor):
         sight = rotary_emb
         if not isinstance(sight, Sight):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-        query = rotate(self.enter(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))), sight)
-        key = rotate(self.enter(attn.norm_k(attn.to_k(hidden_states)).unflatten(2, (attn.heads, -1))), sight)
+        query = self.enter(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)))
+        key = self.enter(attn.norm_k(attn.to_k(hidden_states)).unflatten(2, (attn.heads, -1)))
         value = self.enter(attn.to_v(hidden_states).unflatten(2, (attn.heads, -1)))
-        if sight.seen is not None:
-            sight.seen.append((key, value))
-        key = torch.cat([*(chunk[self.layer][0] for chunk in sight.past), key], dim=1)
-        value = torch.cat([*(chunk[self.layer][1] for chunk in sight.past), value], dim=1)
-        before = key.shape[1] - query.shape[1]
-        # A chunk at a time: a mask of 32,760 x 32,760 tokens would weigh a GiB and rule out the fast kernels.
-        out = [
-            dispatch_attention_fn(
-                query[:, start:end], key[:, : before + end], value[:, : before + end], backend=self._attention_backend
-            )
-            for start, end in pairwise((0, *sight.ends))
-        ]
-        hidden_states = self.leave(torch.cat(out, dim=1)).flatten(2, 3).type_as(query)
-        return attn.to_out[1](attn.to_out[0](hidden_states))
+        out = self.leave(sight.attend(self.layer, query, key, value, self._attention_backend))
+        return attn.to_out[1](attn.to_out[0](out.flatten(2, 3).type_as(query)))
 
     def enter(self, x: Tensor) -> Tensor:
         """Queries, keys or values [B, tokens, heads, D] as attention takes them; sequence parallelism overrides it."""
@@ -85,19 +163,27 @@ class CausalAttention(WanAttnProcessor):
         return x
 
 
-def rotate(x: Tensor, sight: Sight) -> Tensor:
-    """``x`` [B, tokens, heads, D], of which neighbours are pairs, turned by its positions."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``x`` [B, tokens, heads, D], of which neighbours are pairs, turned by its positions' ``cos`` and ``sin``."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = sight.cos[..., 0::2], sight.sin[..., 1::2]
+    cos, sin = cos[..., 0::2], sin[..., 1::2]
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).type_as(x)
 
 
 @contextmanager
 def causal_attention(
-    network: Any, frames: int, chunks: Sequence[int] = (), cache: Cache | None = None, remember: bool = False
+    network: Any,
+    frames: int,
+    chunks: Sequence[int] = (),
+    cache: Cache | None = None,
+    remember: bool = False,
+    window: Window | None = None,
+    history: bool = False,
 ) -> Iterator[None]:
     """Inside, one call of ``network`` (a WanTransformer3DModel, or an engine around one) on ``frames`` latent frames
-    sees what ``chunks`` and ``cache`` say; ``remember`` then adds the frames to the cache.
+    sees what ``chunks`` and ``cache`` say, within ``window`` or that of the cache; ``remember`` then adds the frames to
+    the cache, and drops what no later chunk of this length sees. With ``history`` the call brings its frames twice, as
+    :func:`looks` says.
 
     ValueError where ``chunks`` do not add up to ``frames``.
     """
@@ -107,26 +193,40 @@ def causal_attention(
     chunks = tuple(chunks) or (frames,)
     if sum(chunks) != frames or min(chunks) < 1:
         raise ValueError(f"chunks = {chunks} must be positive and add up to the {frames} latent frames given")
-    assert not (remember and torch.is_grad_enabled()), "a chunk is remembered without gradient"
+    assert cache is None or not history, "teacher forcing sees its history in the same call"
     for layer, block in enumerate(network.blocks):
         if not isinstance(block.attn1.processor, CausalAttention):
             block.attn1.set_processor(CausalAttention(layer))
-    before, past = (cache.frames, tuple(cache.chunks)) if cache is not None else (0, ())
-    seen: list[KeyValue] | None = [] if remember else None
+    before, past = (cache.frames, dict(cache.chunks)) if cache is not None else (0, {})
+    window = cache.window if cache is not None else window
+    views = looks(chunks, window, before, past, history)
+    positions = max(look.positions for look in views)
+    kept: list[KeyValue] | None = [] if remember else None
 
-    def look(rope: Any, args: tuple[Tensor], _: Any) -> Sight:
-        x = args[0][:, :, :1]
-        # Only the shape is read: positions from the first frame of the clip on, of which ours are the last.
-        cos, sin = rope.forward(x.expand(-1, -1, before + frames, -1, -1))
-        tokens = cos.shape[1] // (before + frames)
-        ends = tuple(tokens * end for end in accumulate(chunks))
-        return Sight(cos[:, -ends[-1] :], sin[:, -ends[-1] :], ends, past, seen)
+    def widen(_: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+        """Only the shape is read: as many positions as the longest look has."""
+        return (args[0][:, :, :1].expand(-1, -1, positions, -1, -1),)
 
-    hook = network.rope.register_forward_hook(look)
+    def look(_: Any, args: Any, rotary: tuple[Tensor, Tensor]) -> Sight:
+        tokens = rotary[0].shape[1] // positions
+        cos, sin = (each[:, tokens * (positions - frames) :].repeat(1, 1 + history, 1, 1) for each in rotary)
+        own = None if window is not None else (cos, sin)
+        return Sight(*rotary, tokens, views, tuple(past.values()), own, kept)
+
+    hooks = network.rope.register_forward_pre_hook(widen), network.rope.register_forward_hook(look)
     try:
         yield
     finally:
-        hook.remove()
-    if cache is not None and seen is not None:
-        cache.chunks.append(tuple(seen))
-        cache.frames += frames
+        for hook in hooks:
+            hook.remove()
+    if cache is not None and kept is not None:
+        keep(cache, frames, tuple(kept))
+
+
+def keep(cache: Cache, frames: int, layers: tuple[KeyValue, ...]) -> None:
+    """Add a chunk of ``frames``, by its keys and values, and drop the chunks that none of this length sees later."""
+    cache.chunks[cache.frames, cache.frames + frames] = layers
+    cache.frames += frames
+    later = set(seen(cache.frames + frames, cache.window))
+    for run in [run for run in cache.chunks if later.isdisjoint(range(*run))]:
+        del cache.chunks[run]

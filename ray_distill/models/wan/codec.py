@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
 
@@ -49,6 +50,24 @@ class WanVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         latents = latents.float() * self.std + self.mean
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """As diffusers decodes a clip, frame by frame, with its causal convolutions' cache kept between chunks."""
+        vae, first = self.vae, True
+        vae.clear_cache()
+        for latents in chunks:
+            x = vae.post_quant_conv((latents.float() * self.std + self.mean).to(vae.dtype))
+            frames = []
+            for frame in x.split(1, dim=2):
+                vae._conv_idx = [0]
+                frames.append(vae.decoder(frame, vae._feat_map, vae._conv_idx, first_chunk=first))
+                first = False
+            pixels = torch.cat(frames, dim=2)
+            if vae.config.patch_size is not None:
+                pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
+            yield pixels.float().clamp(-1, 1)
+        vae.clear_cache()
 
     @property
     def stride(self) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from ray_distill.models.features import read_out, tapped
 from ray_distill.models.sequence import own_tokens
 from ray_distill.models.wan.causal import causal_attention
 from ray_distill.models.wan.conditions import enter, leave
-from ray_distill.types import Cache, Cond, Prediction
+from ray_distill.types import Cache, Cond, History, Prediction, Window
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,17 @@ class WanDenoiser:
         chunks: Sequence[int] = (),
         cache: Cache | None = None,
         remember: bool = False,
+        window: Window | None = None,
+        history: History | None = None,
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:
-        start = cache.frames if cache is not None else 0
+        start, frames = cache.frames if cache is not None else 0, x_t.shape[2]
         latents, levels = enter(x_t, sigma, cond, start)
         image = {"encoder_hidden_states_image": cond["image"].to(self.dtype)} if "image" in cond else {}
-        causal = causal_attention(self.network, x_t.shape[2], chunks, cache, remember)
+        causal = causal_attention(self.network, frames, chunks, cache, remember, window, history is not None)
+        if history is not None:
+            latents, levels = self._beside(history, latents, levels, cond)
         with (
             causal,
             tapped(self.network, features) as taken,
@@ -57,8 +61,14 @@ class WanDenoiser:
                 **image,
                 **exit_argument(cond),
             )
-        velocity = leave(velocity.to(x_t.dtype), x_t, sigma, cond, start)
+        velocity = leave(velocity[:, :, -frames:].to(x_t.dtype), x_t, sigma, cond, start)
         return Prediction(velocity, tuple(taken), tuple(readings))
+
+    def _beside(self, history: History, latents: Tensor, levels: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """Teacher forcing: the clean frames in front of the noised ones, each at its level."""
+        by_frame = levels if levels.ndim == 2 else levels[:, None].expand(-1, latents.shape[2])
+        clean, at = enter(history.x, history.sigma, cond, 0)
+        return torch.cat([clean, latents], dim=2), torch.cat([at, by_frame], dim=1)
 
     def _by_token(self, sigma: Tensor, x_t: Tensor) -> Tensor:
         """``sigma`` [B, T] as [B, tokens], which is how diffusers takes levels that differ within a clip."""

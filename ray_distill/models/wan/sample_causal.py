@@ -1,7 +1,13 @@
-"""Sample this causal few-step student with diffusers alone: python sample.py "a prompt" out.mp4|.safetensors [seed]"""
+"""Sample this causal few-step student with diffusers alone.
+
+    python sample.py "a prompt" out.mp4|.safetensors [seed] [frames]
+
+With frames the clip has that length, and is decoded and written chunk by chunk.
+"""
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,39 +16,100 @@ from typing import Any
 import diffusers
 import torch
 from causal_wan import causal_attention
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from safetensors.torch import save_file
 
 
-@torch.no_grad()
 def roll_out(network: Any, text: torch.Tensor, recipe: dict[str, Any]) -> torch.Tensor:
-    """Latents [1, C, T, H, W], chunk by chunk; ``text`` [1, L, D]."""
-    sigmas, chunks, shape = [t / 1000 for t in recipe["timesteps"]], recipe["chunks"], (1, *recipe["latent_shape"])
-    noise = cache(lambda i: torch.randn(shape, device=text.device))  # for the whole clip; -1 is what it starts from
-    past, clip, lengths = SimpleNamespace(frames=0, chunks=[]), [], [1] * chunks["independent_first"]
+    """Latents [1, C, T, H, W]; ``text`` [1, L, D], or [2, L, D] with the negative prompt's behind."""
+    chunks, shape = recipe["chunks"], (1, *recipe["latent_shape"])
+    whole = cache(lambda i: torch.randn(shape, device=text.device))  # for the whole clip; -1 is what it starts from
+    lengths = [1] * chunks["independent_first"]
     lengths += [chunks["frames"]] * ((shape[2] - len(lengths)) // chunks["frames"])
+    return torch.cat([*roll(network, text, recipe, lengths, lambda i, where: whole(i)[:, :, where])], dim=2)
+
+
+@torch.no_grad()
+def roll(
+    network: Any,
+    text: torch.Tensor,
+    recipe: dict[str, Any],
+    lengths: Iterable[int],
+    noise: Callable[[int, slice], torch.Tensor],
+) -> Iterator[torch.Tensor]:
+    """Latents [1, C, t, H, W] of one chunk of ``lengths`` after the other; ``noise(i, where)`` of the frames where."""
+    chunks, scale = recipe["chunks"], recipe["guidance_scale"]
+    window = chunks["window"] and SimpleNamespace(**chunks["window"])
+    past, where, x = SimpleNamespace(frames=0, chunks={}, window=window), slice(0), None
+    steps = max(len(recipe["timesteps"]), len(chunks["first_timesteps"]))
 
     def velocity(x: torch.Tensor, sigma: float, remember: bool = False) -> torch.Tensor:
         with causal_attention(network, x.shape[2], cache=past, remember=remember):
-            timestep = torch.full((1,), 1000 * sigma, device=text.device)
-            return network(x.to(network.dtype), timestep, text.to(network.dtype), return_dict=False)[0].float()
+            timestep = torch.full((len(text),), 1000 * sigma, device=text.device)
+            x = x.expand(len(text), -1, -1, -1, -1).to(network.dtype)
+            v = network(x, timestep, text.to(network.dtype), return_dict=False)[0].float()
+        return v if len(text) == 1 else torch.lerp(v[1:], v[:1], scale)
 
-    for length in lengths:
+    for number, length in enumerate(lengths):
+        if x is not None:  # what later chunks will see of the last one
+            c = chunks["context_timestep"] / 1000
+            velocity((1 - c) * x + c * noise(steps, where) if c else x, c, remember=True)
         where = slice(past.frames, past.frames + length)
-        x = noise(-1)[:, :, where]
+        timesteps = (chunks["first_timesteps"] if number == 0 else ()) or recipe["timesteps"]
+        sigmas = [t / 1000 for t in timesteps]
+        x = noise(-1, where)
         for i, (sigma, following) in enumerate(zip(sigmas, [*sigmas[1:], 0.0], strict=True)):
             v = velocity(x, sigma)
             x_0 = x - sigma * v
-            eps = noise(i)[:, :, where] if recipe["kind"] == "sde" and following else x + (1 - sigma) * v
+            eps = noise(i, where) if recipe["kind"] == "sde" and following else x + (1 - sigma) * v
             x = (1 - following) * x_0 + following * eps
-        clip.append(x)
-        if where.stop < shape[2]:  # what later chunks will see of this one
-            c = chunks["context_timestep"] / 1000
-            velocity((1 - c) * x + c * noise(len(sigmas))[:, :, where] if c else x, c, remember=True)
-    return torch.cat(clip, dim=2)
+        yield x
+
+
+@torch.no_grad()
+def decode(vae: Any, chunks: Iterable[torch.Tensor]) -> Iterator[Any]:
+    """Pixels [t, H, W, 3] in [0, 1] of each chunk, as diffusers decodes a whole clip: frame by frame, with a cache."""
+    per_channel = (1, -1, 1, 1, 1)
+    mean, std = (torch.tensor(v).view(per_channel) for v in (vae.config.latents_mean, vae.config.latents_std))
+    vae.clear_cache()
+    first = True
+    for chunk in chunks:
+        for z in vae.post_quant_conv(chunk.to(vae.dtype) * std.to(chunk) + mean.to(chunk)).split(1, dim=2):
+            vae._conv_idx = [0]
+            x = vae.decoder(z, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=first)
+            first = False
+            x = unpatchify(x, patch_size=vae.config.patch_size) if vae.config.patch_size else x
+            yield (x[0].float().clamp(-1, 1) / 2 + 0.5).permute(1, 2, 3, 0).cpu().numpy()
+    vae.clear_cache()
+
+
+def write_long(pipe: Any, network: Any, text: torch.Tensor, recipe: dict[str, Any], frames: int, out: str) -> None:
+    """An mp4 of ``frames`` frames, of which a chunk and its window are in memory."""
+    import imageio.v2 as imageio
+
+    chunks, (channels, _, *size) = recipe["chunks"], recipe["latent_shape"]
+    assert chunks["window"] or frames <= recipe["frames"], "without a window its clips are as long as in training"
+
+    def lengths() -> Iterator[int]:
+        yield 1 if chunks["independent_first"] else chunks["frames"]
+        while True:
+            yield chunks["frames"]
+
+    def noise(_: int, where: slice) -> torch.Tensor:  # asked for once by step and chunk
+        return torch.randn(1, channels, where.stop - where.start, *size, device=text.device)
+
+    with imageio.get_writer(out, fps=recipe["fps"], quality=8, macro_block_size=1) as writer:
+        left = frames
+        for pixels in decode(pipe.vae, roll(network, text, recipe, lengths(), noise)):
+            for frame in pixels[:left]:
+                writer.append_data((frame * 255).round().astype("uint8"))
+            left -= len(pixels)
+            if left <= 0:
+                return
 
 
 if __name__ == "__main__":
-    here, (prompt, out, seed) = Path(__file__).resolve().parent, [*sys.argv[1:], "0"][:3]
+    here, (prompt, out, seed, frames) = Path(__file__).resolve().parent, [*sys.argv[1:], "0", "0"][:4]
     recipe = json.loads((here / "recipe.json").read_text())
     base = here / recipe["base"]
     base = base if base.is_dir() else recipe["base"]  # a name on the hub
@@ -51,9 +118,14 @@ if __name__ == "__main__":
     no_vae = {} if diffusers.WanPipeline.load_config(base)["vae"][0] else {"vae": None}
     parts = {"transformer": network, "dtype": {"default": dtype, "vae": torch.float32}}
     pipe = diffusers.WanPipeline.from_pretrained(base, use_safetensors=True, **parts, **no_vae).to(device)
-    text, _ = pipe.encode_prompt(prompt, None, False, max_sequence_length=recipe["max_sequence_length"])
+    guided, length = recipe["guidance_scale"] != 1.0, recipe["max_sequence_length"]
+    text, null = pipe.encode_prompt(prompt, recipe["negative_prompt"], guided, max_sequence_length=length)
+    both = torch.cat([text, null]) if guided else text
     torch.manual_seed(int(seed))  # all noise comes from the global generator, in the order of its use
-    latents = roll_out(network, text, recipe)
+    if int(frames):
+        write_long(pipe, network, both, recipe, int(frames), out)
+        sys.exit()
+    latents = roll_out(network, both, recipe)
     if no_vae or out.endswith(".safetensors"):
         save_file({"latents": latents}, out)
     else:

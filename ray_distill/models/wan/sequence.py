@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ray_distill.models.sequence import Ranks
-from ray_distill.models.wan.causal import CausalAttention, Sight
+from ray_distill.models.wan.causal import CausalAttention, Look, Sight
 
 
 class SequenceAttention(CausalAttention):
@@ -28,7 +28,8 @@ class SequenceAttention(CausalAttention):
     ) -> Tensor:
         if not isinstance(rotary_emb, Sight):
             cos, sin = rotary_emb
-            rotary_emb = Sight(cos, sin, (cos.shape[1],), (), None)
+            # Bidirectional: one frame of all tokens, which sees itself.
+            rotary_emb = Sight(cos, sin, cos.shape[1], (Look((0, 1), ((0, 1),)),), (), None, None)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
 
     def enter(self, x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def test_a_row_is_over_the_teacher_and_over_seeds():
 
 
 @pytest.mark.parametrize("name", hard_bench.STUDENTS)
-def test_every_row_is_a_configuration(name):
+def test_every_row_is_a_configuration(name, checkout):
     path, own = hard_bench.STUDENTS[name]
     config = load_config(ROOT / path, own).config
     size = config.data.frames, config.data.height, config.data.width

@@ -140,7 +140,7 @@ def test_score_levels_keep_to_the_window_of_the_exit_step(fields, wanted, loss):
 
 def test_where_each_chunk_has_its_own_exit_step_the_schedule_has_no_effect():
     method = DMD(ts_schedule=True, ts_schedule_max=True, min_score_timestep=100)
-    assert method.window(method.timesteps, None) == (100, 1000)
+    assert method.score_levels(method.timesteps, None) == (100, 1000)
 
 
 # With which guidance

@@ -10,7 +10,7 @@ from ray_distill.diffusion.samplers import sample
 from ray_distill.methods import DMD, SelfForcing
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
-from ray_distill.types import Chunks, Prediction
+from ray_distill.types import Chunks, Prediction, Sampler, Window
 from tests.tiny_wan import TEXT, tiny_wan
 from tests.unit.toys import Gaussian, batch
 
@@ -104,8 +104,6 @@ def test_sampling_is_the_rollout(rollout):
 
     sampled = sample(held["student"], method.sampler(), noise(-1), data.cond, noise=noise)
     assert torch.equal(sampled, method.roll_out(held, data, RNG, "student", False))
-    with pytest.raises(ValueError, match="guidance_scale = 2.0"):
-        sample(held["student"], replace(method.sampler(), guidance_scale=2.0), noise(-1), data.cond, noise=noise)
 
 
 @pytest.mark.parametrize("exit_step", [0, 1, 2])
@@ -152,6 +150,49 @@ def test_no_gradient_between_chunks(samples):
     moved.leaves["student/noise-1"][:, :, 0] += 1
     other = SelfForcing(independent_first_frame=True).roll_out(held, data, moved, "student", False)
     assert (other - x)[:, :, 6].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_first_chunk_of_more_steps_in_a_window(guidance):
+    """Rollout and sampler: the first chunk is that of a recipe with its steps, and the third no longer sees the
+    second."""
+    _, held, data = wans(frames=9)
+    keys = {"window": 6, "sink": 3, "timesteps": (1000.0, 522.0), "rollout": "ode", "last_step_only": True}
+    method = SelfForcing(first_chunk_timesteps=(1000.0, 900.0, 757.0, 300.0), **keys)
+    recipe = replace(method.sampler(), guidance_scale=guidance)
+    assert recipe.chunks.window == Window(6, 3) and recipe.chunks.first_timesteps[1] == 900.0
+    x_T = RNG.noise("student/noise-1", data.sample_ids, data.latent_shape)
+    uncond = {"text": torch.ones_like(data.cond["text"])}
+    x = sample(held["student"], recipe, x_T, data.cond, uncond, noise=lambda i: None)
+    first = replace(recipe, timesteps=recipe.chunks.first_timesteps, chunks=Chunks(3))
+    alone = sample(held["student"], first, x_T[:, :, :3], data.cond, uncond, noise=lambda i: None)
+    assert torch.equal(x[:, :, :3], alone)
+    whole = sample(
+        held["student"],
+        replace(recipe, chunks=replace(recipe.chunks, window=None)),
+        x_T,
+        data.cond,
+        uncond,
+        noise=lambda i: None,
+    )
+    assert torch.equal(x[:, :, :6], whole[:, :, :6]) and (x - whole).abs().max() > 1e-4  # frames 3 to 5 have left
+    if guidance == 1.0:
+        assert torch.equal(x, method.roll_out(held, data, RNG, "student", False))
+
+
+def test_guidance_sees_the_past_of_both_prompts():
+    """Two chunks at one step: what comes out is x_T - (u + s (c - u)), where c and u are velocities in one masked
+    forward of the finished first chunk and the noise, each under its own prompt."""
+    _, held, data = wans()
+    uncond = {"text": torch.ones_like(data.cond["text"])}
+    recipe = Sampler((1000.0,), "ode", 3.0, Chunks(3))
+    x_T = RNG.noise("x_T", data.sample_ids, data.latent_shape)
+    x = sample(held["student"], recipe, x_T, data.cond, uncond, noise=lambda i: None)
+    shown = torch.cat([x[:, :, :3], x_T[:, :, 3:]], dim=2)
+    sigma = torch.tensor([0.0] * 3 + [1.0] * 3).expand(2, -1)
+    c, u = (held["student"](shown, sigma, text, chunks=(3, 3)).velocity[:, :, 3:] for text in (data.cond, uncond))
+    torch.testing.assert_close(x[:, :, 3:], x_T[:, :, 3:] - (u + 3 * (c - u)), atol=1e-5, rtol=0)
+    assert recipe.nfe == 4
 
 
 # What is remembered
@@ -306,6 +347,12 @@ def test_frames_that_do_not_divide(frames, chunks, remedy):
     ("bad", "message"),
     [
         ({"num_frame_per_block": 0}, "num_frame_per_block = 0: use 1"),
+        ({"sink": 3}, "sink = 3: without a window"),
+        ({"window": 10}, "window = 10: .* whole chunks of 3 latent frames; use 9 or 12"),
+        ({"window": 9, "sink": 2}, "sink = 2: whole chunks stay in sight; use 0, 3 or 6"),
+        ({"window": 9, "sink": 3, "independent_first_frame": True}, "sink = 3: .* use 0, 1 or 4"),
+        ({"window": 3, "sink": 3}, "window = 3: beside sink = 3 .* use 6 or 9"),
+        ({"first_chunk_timesteps": (500.0, 1000.0)}, "first_chunk_timesteps = .* strictly decreasing"),
         ({"num_training_frames": 2}, "num_training_frames = 2: not one chunk fits; use at least 3"),
         ({"num_training_frames": 0, "independent_first_frame": True}, "use at least 1"),
         ({"context_noise": -1.0}, "context_noise = -1.0"),

@@ -23,9 +23,9 @@ def inputs(batch=3, frames=FRAMES):
     return rng.noise("x", ids, (4, frames, 4, 6)), sigma, {"text": rng.noise("text", ids, TEXT)}
 
 
-def by_cache(model, x_t, sigma, cond, layout):
+def by_cache(model, x_t, sigma, cond, layout, cache=None):
     """Chunk by chunk: looked at, then remembered."""
-    cache, out = Cache(), []
+    cache, out = cache or Cache(), []
     for start, end in pairwise((0, *accumulate(layout))):
         chunk = x_t[:, :, start:end], sigma[:, start:end], cond
         out.append(model(*chunk, cache=cache).velocity)
@@ -72,15 +72,19 @@ def test_chunks_with_a_cache_equal_the_masked_forward(layout, batch):
 
 @torch.no_grad()
 def test_a_wrong_position_or_a_lost_chunk_is_seen():
-    """Planted faults: positions that begin anew at each chunk, and a cache that forgot its first chunk."""
+    """Planted faults: keys that stand one token aside, and a cache that forgot its first."""
     x_t, sigma, cond = inputs()
     model = WanDenoiser(tiny_wan(0))
     full = model(x_t, sigma, cond, chunks=(1, 3, 3)).velocity[:, :, 4:]
     cache = Cache()
     for start, end in ((0, 1), (1, 4)):
         model(x_t[:, :, start:end], sigma[:, start:end], cond, cache=cache, remember=True)
-    for wrong in (Cache(0, cache.chunks), Cache(4, cache.chunks[1:])):
-        assert (model(x_t[:, :, 4:], sigma[:, 4:], cond, cache=wrong).velocity - full).abs().max() > 1e-3
+    turned = tuple((key.roll(1, dims=1), value) for key, value in cache.chunks[1, 4])
+    for chunks, least in ((cache.chunks, 0.0), (cache.chunks | {(1, 4): turned}, 1e-3)):
+        found = model(x_t[:, :, 4:], sigma[:, 4:], cond, cache=Cache(4, chunks)).velocity
+        assert least <= (found - full).abs().max() < max(1e-5, 1e3 * least)
+    with pytest.raises(AssertionError, match=r"the cache lacks frames \[0\]"):
+        model(x_t[:, :, 4:], sigma[:, 4:], cond, cache=Cache(4, {(1, 4): cache.chunks[1, 4]}))
 
 
 @torch.no_grad()

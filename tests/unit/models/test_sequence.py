@@ -22,7 +22,6 @@ from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora
 from ray_distill.models.sequence import ranks_of, split
 from ray_distill.models.wan import sequence as wan
-from ray_distill.models.wan.causal import Sight
 from ray_distill.types import Cache
 from tests.threads import ThreadRanks, on_ranks
 
@@ -202,7 +201,7 @@ def without_exchange() -> Any:
     def local(self: Any, attn: Any, x: Tensor, *others: Any) -> Tensor:
         *before, sight = others
         ranks = self.ranks
-        cut = replace(sight, cos=ranks.own(sight.cos), sin=ranks.own(sight.sin), ends=(x.shape[1],))
+        cut = replace(sight, cos=ranks.own(sight.cos), sin=ranks.own(sight.sin), tokens=x.shape[1])
         return call(self, attn, x, *before, cut)
 
     enter(patch.object(wan.CausalAttention, "__call__", local))
@@ -215,9 +214,8 @@ def split_rope() -> Any:
     """Each rank turns all tokens by the positions of its own."""
     rotate = wan.CausalAttention.__call__.__globals__["rotate"]
 
-    def wrong(x: Tensor, sight: Sight) -> Tensor:
-        half = sight.cos.shape[1] // 2
-        return rotate(x, replace(sight, cos=sight.cos[:, :half].repeat(1, 2, 1, 1)))
+    def wrong(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return rotate(x, cos[:, : cos.shape[1] // 2].repeat(1, 2, 1, 1), sin)
 
     return patch.dict(wan.CausalAttention.__call__.__globals__, rotate=wrong)
 

@@ -97,11 +97,6 @@ def test_a_run_that_never_repeats_is_its_own_cycle():
     assert sum(path.weight for path in found.kinds[-1].paths) == 1
 
 
-def test_a_causal_student_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"^method\.name = 'self_forcing': .* not planned yet"):
-        cycle(METHODS["self_forcing"](), 10)
-
-
 @pytest.mark.parametrize("name", ["dmd", "dmd_warm_start", "lcm"])
 def test_a_long_run_is_counted_without_being_walked(name):
     """The counts of 40 steps are those of a plain walk; a run of 10^9 steps, which nobody could walk, has the rates of

@@ -1,0 +1,131 @@
+"""Teacher forcing: how an autoregressive teacher is made (Causal-Forcing, arXiv 2602.02214, stage 1).
+
+1. each chunk of a clip draws a level of its own, sigma ~ S_shift(U(0, 1));  x_t = (1 - sigma) x_0 + sigma eps
+2. one masked forward on [clean; noised], both at the same positions: a noised chunk sees itself and the clean chunks
+   before it, within the window; the prompt is dropped with probability ``prompt_dropout``
+3. descend mean over frames of w(sigma) (v - (eps - x_0))^2 on the noised half; the gradient passes the clean half, too
+Where history_noise is above 0, the clean half is noised as well, by a level ~ U(0, history_noise) for each chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ray_distill.diffusion.causal import by_frame, teacher_forced
+from ray_distill.diffusion.flow import add_noise, velocity
+from ray_distill.diffusion.losses import frame_mse
+from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
+from ray_distill.methods.chunked import Chunked
+from ray_distill.methods.flow_matching import drop
+from ray_distill.types import (
+    STUDENT,
+    Batch,
+    Experts,
+    Heads,
+    History,
+    LossTerms,
+    Need,
+    Networks,
+    Rng,
+    Role,
+    Sampler,
+    Shared,
+    Stage,
+    Trajectories,
+    Update,
+)
+
+GRID = 1000
+"""Levels over which the mean of the bell is 1."""
+
+
+@dataclass(frozen=True)
+class TeacherForcing(Chunked):
+    shift: float = 5.0
+    loss_weight: Literal["uniform", "bell"] = "uniform"
+    history_noise: float = 0.0
+    prompt_dropout: float = 0.1
+    sampling_steps: int = 48
+    sampling_guidance: float = 3.0
+
+    name: ClassVar[str] = "teacher_forcing"
+    roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
+    heads: ClassVar[Mapping[Role, Heads]] = {}
+    exits: ClassVar[Mapping[Role, int]] = {}
+    uses_latents: ClassVar[bool] = True
+    prepared: ClassVar[Trajectories | None] = None
+    period: ClassVar[tuple[int, int]] = 0, 1
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    teachers: ClassVar[Experts | None] = None
+
+    def __post_init__(self) -> None:
+        self.check_chunks()
+        if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:
+            raise ValueError(
+                f"shift, sampling_steps, prompt_dropout = {self.shift}, {self.sampling_steps}, {self.prompt_dropout}: "
+                "need shift > 0, sampling_steps >= 1 and prompt_dropout in [0, 1]"
+            )
+        if not 0 <= self.history_noise < 1:
+            raise ValueError(
+                f"history_noise = {self.history_noise}: the highest noise level of the clean half, a sigma in [0, 1), "
+                "not a timestep; 0 leaves it clean"
+            )
+
+    def warnings(self, bf16: bool) -> list[str]:
+        return []
+
+    def updates(self, step: int) -> tuple[Update, ...]:
+        return (Update(STUDENT, self.loss),)
+
+    def describe(self) -> str:
+        return (
+            f"{self.describe_chunks()}; sampled with {self.sampling_steps} Euler steps at guidance u + s (c - u), "
+            f"s = {self.sampling_guidance:g}"
+        )
+
+    def sampler(self) -> Sampler:
+        grid = euler_timesteps(self.sampling_steps, self.shift)
+        return Sampler(grid, "ode", self.sampling_guidance, self.chunks)
+
+    def loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        assert batch.x_0 is not None
+        lengths = self.lengths(batch.latent_shape[1])
+        eps = rng.noise("eps", batch.sample_ids, batch.latent_shape)
+        sigma = shift_sigma(self.draw(rng, "sigma", batch, lengths), self.shift)
+        dropped = rng.uniform("prompt_dropout", batch.sample_ids) < self.prompt_dropout
+        cond = drop(batch.cond, batch.uncond, dropped)
+        student = teacher_forced(networks[STUDENT], self.history(batch, rng, lengths), lengths, self.chunks.window)
+        v = student(add_noise(batch.x_0, eps, sigma), sigma, cond).velocity
+        each = frame_mse(v, velocity(batch.x_0, eps))
+        loss = (self.weight(sigma) * each)[:, batch.given :].mean()
+        return LossTerms(loss, {"teacher_forcing_loss": loss.detach()})
+
+    def draw(self, rng: Rng, purpose: str, batch: Batch, lengths: tuple[int, ...]) -> Tensor:
+        """[B, T]: uniform in [0, 1), one a sample and chunk."""
+        drawn = [rng.uniform(f"{purpose}{chunk}", batch.sample_ids) for chunk in range(len(lengths))]
+        return by_frame(torch.stack(drawn, dim=1), lengths)
+
+    def history(self, batch: Batch, rng: Rng, lengths: tuple[int, ...]) -> History:
+        """The clean half, at its levels [B, T]."""
+        assert batch.x_0 is not None
+        level = self.history_noise * self.draw(rng, "history_sigma", batch, lengths)
+        if not self.history_noise:
+            return History(batch.x_0, level)
+        eps = rng.noise("history_eps", batch.sample_ids, batch.latent_shape)
+        return History(add_noise(batch.x_0, eps, level), level)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """w: 1, or exp(-2 (sigma - 1/2)^2) less its minimum, over its mean on the shifted grid. The bell is 0 at pure
+        noise, where sampling begins."""
+        if self.loss_weight == "uniform":
+            return torch.ones_like(sigma)
+        lowest = math.exp(-0.5)
+        grid = [shift_sigma(i / GRID, self.shift) for i in range(1, GRID + 1)]
+        mean = sum(math.exp(-2 * (level - 0.5) ** 2) - lowest for level in grid) / GRID
+        return (torch.exp(-2 * (sigma - 0.5) ** 2) - lowest) / mean

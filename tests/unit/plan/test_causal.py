@@ -1,0 +1,149 @@
+"""What a plan says of causal runs, against real calls of a small Wan."""
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+
+from ray_distill.methods import METHODS, SelfForcing
+from ray_distill.models.spec import Field
+from ray_distill.models.wan.network import WanDenoiser
+from ray_distill.plan.estimate import Counted
+from ray_distill.plan.forwards import MOST, Causal, cycle
+from ray_distill.plan.passes import Counter, Workload, run
+from ray_distill.rng import StatelessRng
+from ray_distill.types import Batch, Cache, History, Window
+from tests.tiny_wan import TEXT, tiny_wan
+from tests.unit.toys import run_config
+
+DESCRIBED = dict(tiny_wan(0).config) | {"num_attention_heads": 8}  # else its rotary tables outweigh its tokens
+FIELDS = (("text", Field(TEXT, padding="zeros")),)
+TWO = ((0, 3), (3, 6))
+CALLS = {
+    "teacher forcing": Causal(6, (3, 3), history=True),
+    "masked, windowed": Causal(6, (2, 2, 2), window=Window(4, 2)),
+    "cached": Causal(3, past=TWO, before=6),
+    "cached, windowed": Causal(3, past=((0, 3), (9, 12)), before=12, window=Window(9, 3)),
+    "remembered": Causal(3, past=TWO, before=6, remember=True),
+}
+
+
+def real(work):
+    """The same call with data; returns (network, forward)."""
+    network = type(tiny_wan(0)).from_config(DESCRIBED)
+    causal, (_, frames, *_) = work.causal, work.latent
+    x_t, sigma = torch.randn(work.rows, *work.latent), torch.rand(work.rows, frames)
+    sight = {"chunks": causal.chunks}
+    if causal.past is None:
+        sight |= {"window": causal.window, "history": History(x_t.clone(), sigma) if causal.history else None}
+    else:
+        tokens = 4 * 4
+        layers = {
+            run: tuple((torch.randn(work.rows, tokens * (run[1] - run[0]), 8, 12),) * 2 for _ in range(2))
+            for run in causal.past
+        }
+        sight |= {"cache": Cache(causal.before, layers, causal.window), "remember": causal.remember}
+    level = sigma if causal.past is None else sigma[:, 0]
+    text = {"text": torch.randn(work.rows, *TEXT)}
+    return network, sight, lambda: WanDenoiser(network)(x_t, level, text, **sight).velocity
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_causal_call_is_counted_as_it_is(kind):
+    """Bytes that are alive after it, at most in it, and FLOPs: fake tensors against real ones."""
+    causal = CALLS[kind]
+    grad = not causal.remember
+    latent = (4, causal.frames, 8, 8)
+    work = Workload("wan", json.dumps(DESCRIBED), "float32", False, 2, latent, FIELDS, grad, causal=causal)
+    network, sight, forward = real(work)
+    known = [*network.parameters(), *network.buffers()]
+    if "cache" in sight:
+        known += [x for chunk in sight["cache"].chunks.values() for layer in chunk for x in layer]
+    with Counter(known) as counter, torch.set_grad_enabled(grad):
+        velocity = forward()
+        saved, most, flops = counter.now, counter.most, counter.flops
+    assert velocity.shape == (2, *latent)
+    found = run(work, DESCRIBED)
+    assert found.saved == pytest.approx(saved, rel=0.15) and found.forward == pytest.approx(most, rel=0.15)
+    assert found.flops == flops > 0
+
+
+def expected(found):
+    return {role: (found.expected(role, True), found.expected(role, False)) for role in ("student", "fake_score")}
+
+
+def test_self_forcing_in_exact_expectation():
+    """Calls of a chunk are a third of a clip's here. Three exits: a mean of one step before the exit; two of three
+    chunks are remembered."""
+    found = cycle(SelfForcing(timesteps=(1000, 757, 522), student_interval=5, teacher_guidance=4.5), 20, 9)
+    assert found.steps == 5
+    rest = Fraction(2, 3)
+    assert expected(found) == {"student": (1, 1 + rest + 5 * (2 + rest)), "fake_score": (5, 1)}
+    student = next(kind for kind in found.kinds if kind.role == "student")
+    remembered = [c.causal for c in student.paths[0].calls if c.causal and c.causal.remember]
+    assert [(c.before, c.past) for c in remembered] == [(0, ()), (3, ((0, 3),))]
+
+
+def test_a_window_bounds_what_calls_see():
+    found = cycle(SelfForcing(timesteps=(1000,), window=6, sink=3, teacher_guidance=1.0), 5, 21)
+    pasts = [call.causal.past for kind in found.kinds for path in kind.paths for call in path.calls if call.causal]
+    assert max(sum(end - start for start, end in past) for past in pasts) == 3
+    assert pasts[-1] == ((0, 3),)
+
+
+def test_many_outcomes_are_drawn_in_place_of_walked():
+    """4^7 exits: the mean of as many as are drawn is that of all to a tenth, and the costliest is among them."""
+    method = SelfForcing(timesteps=(1000, 900, 700, 400), same_step_across_blocks=False, student_interval=1)
+    (student, _) = cycle(method, 1, 21).kinds
+    assert len(student.paths) == MOST + 1 and sum(path.weight for path in student.paths) == 1
+    forwards = student.expected("student", False)
+    assert float(forwards) == pytest.approx(1.5 + 6 / 7, rel=0.1)
+    assert max(len(path.calls) for path in student.paths) == 7 * 4 + 6 + 3 - 1
+
+
+@pytest.mark.parametrize("name", ["teacher_forcing", "causal_consistency", "causal_regression", "self_forcing_gan"])
+def test_every_causal_method_is_counted(name):
+    found = cycle(METHODS[name](), 5, 6)
+    assert sum(found.expected("student", True) for _ in range(1)) >= 1
+
+
+def test_a_clip_of_no_whole_chunks_is_refused():
+    with pytest.raises(ValueError, match="5 latent frames is no k x 3"):
+        cycle(SelfForcing(), 5, 5)
+
+
+@pytest.mark.parametrize("keys", [{}, {"window": 6, "sink": 3}])
+def test_the_activations_of_an_update_are_those_of_a_real_one(tmp_path, keys):
+    """The student's update on real tensors, whole: all chunks in one graph, the cache, the scores."""
+    folder = tmp_path / "model/transformer"
+    folder.mkdir(parents=True)
+    described = DESCRIBED | {"_class_name": "WanTransformer3DModel"}
+    (folder / "config.json").write_text(json.dumps(described))
+    latent, text = (4, 12, 8, 8), (5, 8)
+    config = run_config(tmp_path, method__name="self_forcing", model__max_sequence_length=text[0])
+    method = SelfForcing(timesteps=(1000.0, 500.0), student_interval=1, last_step_only=True, **keys)
+    config = config.model_copy(update={"method": method})
+    counted = Counted(config, latent)
+    student = cycle(method, 1, latent[1]).kinds[0]
+    _, alive = counted.activations(student)
+    planned = sum(alive.values())
+
+    networks = {role: type(tiny_wan(0)).from_config(DESCRIBED) for role in method.roles}
+    for held in ("fake_score", "teacher"):
+        networks[held].requires_grad_(False)
+    known = [x for network in networks.values() for x in (*network.parameters(), *network.buffers())]
+    prompts = {"text": torch.randn(2, *text)}
+    batch = Batch(torch.arange(2), latent, prompts, prompts)
+    denoisers = {role: WanDenoiser(network) for role, network in networks.items()}
+    with Counter(known) as counter:
+        loss = method.student_loss(denoisers, batch, StatelessRng(0), {}).loss
+        forward = counter.most
+        loss.backward()
+    gradients = sum(p.grad.nbytes for p in networks["student"].parameters() if p.grad is not None)
+    measured = max(forward, counter.most - gradients)
+    assert planned == pytest.approx(measured, rel=0.15)
+    alone = replace(cycle(method, 1, 12), kinds=(student,))
+    flops = sum(counted.mean(alone, role, lambda done: done.flops + done.backward_flops) for role in networks)
+    assert flops == pytest.approx(counter.flops * config.train.accumulation, rel=0.02)
