@@ -97,6 +97,12 @@ class Gang:
                 raise TimeoutError(self._hang(waiting))
             answers = {rank: _receive(rank, ranks[rank]) for rank in waiting if ranks[rank].pipe in ready}
             # A raising rank keeps its sockets open, so its peers wait; a dead one makes them fail after it.
+            if any(isinstance(answer, BaseException) for answer in answers.values()):
+                rest = [
+                    rank for rank in waiting if rank not in answers
+                ]  # one that died is seen after its peers at times
+                late = connection.wait([ranks[rank].pipe for rank in rest], 0.5)
+                answers |= {rank: _receive(rank, ranks[rank]) for rank in rest if ranks[rank].pipe in late}
             if failures := [answer for answer in answers.values() if isinstance(answer, BaseException)]:
                 raise min(failures, key=lambda error: not isinstance(error, RankDied))
             results |= answers

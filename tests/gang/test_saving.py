@@ -41,6 +41,9 @@ class Shards:
     def skipping(self) -> dict[str, int]:
         return {}
 
+    def carry(self, checkpoint: Any) -> None:
+        pass
+
 
 def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, bool]], on: str = "continue") -> Saver:
     """On a board that is a list."""

@@ -204,7 +204,7 @@ def test_an_export_is_sampled_by_diffusers_own_pipeline(pipeline, tmp_path, kind
 
 def test_two_experts_do_not_leave_as_ltx(pipeline, tmp_path):
     sampler = Sampler((1000.0, 500.0), "ode", experts=Experts("student", "teacher", 700.0))
-    with pytest.raises(ValueError, match="LTXPipeline samples no two experts"):
+    with pytest.raises(ValueError, match="LTXPipeline samples neither chunks nor two experts"):
         export_student(
             tmp_path / "out",
             tiny_ltx(0),
