@@ -13,8 +13,8 @@ from tests.ray.conftest import Home, read_rows
 
 ALONE = ["train.workers=1", "train.sequence_parallel=1"]
 SHARED = ["train.workers=3", "train.sequence_parallel=3"]  # the digits' teacher has 3 heads, its clips 27 tokens
-SHORT = ["train.checkpoint_every=6", "method.student_interval=1"]
-RATES = {"student_lr", "fake_score_lr"}
+CONSTANT = [f"roles.{role}.optimizer.schedule=constant" for role in ("student", "fake_score")]  # runs of two lengths
+SHORT = ["train.checkpoint_every=6", "method.student_interval=1", *CONSTANT]
 
 
 def trained(home: Home, name: str, steps: int, *more: str) -> Path:
