@@ -122,7 +122,13 @@ def test_worlds_stages_and_shared_bases_agree(
     def run(number: int, world: int, zero: int, micro_batch: int, **more: object) -> Tensors:
         given = {"lora": lora} if lora else {}
         config = phased_config(
-            folder, {"schedule": schedule}, zero=zero, train__micro_batch=micro_batch, **given, **more
+            folder,
+            {"schedule": schedule},
+            zero=zero,
+            train__workers=world,
+            train__micro_batch=micro_batch,
+            **given,
+            **more,
         )
         return gang.run(trained, config, tmp_path / str(number), world=world)[0]
 
