@@ -343,7 +343,7 @@ class Method(Protocol):
 
     @property
     def teachers(self) -> Experts | None:
-        """How two teachers share the noise levels; None: one teacher has them all."""
+        """The two teachers that share the noise levels; None: one teacher has them all."""
         ...
 
     def describe(self) -> str:

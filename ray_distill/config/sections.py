@@ -37,7 +37,7 @@ class Model(Section):
     export_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the exported weights, but for the parts that diffusers keeps in float32."""
     text_encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """What the text encoder computes in, whatever dtype its files have; int8: its weights, held in a byte each."""
+    """Precision in which the text encoder computes, whatever its files have; int8: its weights take a byte each."""
 
     attention: str = "native"
     """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
@@ -55,7 +55,7 @@ class Model(Section):
 
     @property
     def encoders(self) -> Encoders:
-        """What encodes clips and prompts."""
+        """The encoders of clips and prompts."""
         from ray_distill.data.encoders import Encoders
 
         return Encoders(self.pipeline, self.max_sequence_length, self.text_encoder_precision)

@@ -78,7 +78,7 @@ class Encoders:
 
     @property
     def multiple(self) -> tuple[int, int]:
-        """What height and width must be multiples of."""
+        """The number that height and width must be multiples of."""
         return self.pipeline.multiple
 
     def latent_shape(self, frames: int, height: int, width: int) -> Shape:

@@ -85,7 +85,7 @@ class PhasedDMD:
     margin: int = 20
     """Raw: the high expert is compared this far above its end, and both this far from 0 and 1000."""
     low_levels: Literal["below", "all"] = "below"
-    """Where the low student is compared: below the boundary, or half of the time above it, too."""
+    """Levels at which the low student is compared: below the boundary, or half of the time above it, too."""
     min_norm: float = 1e-5
     ida_decay: float = 1.0
 

@@ -15,7 +15,7 @@ FAMILIES = {"wan": "ray_distill.models.wan.family", "ltx": "ray_distill.models.l
 
 
 def family(name: str) -> Family:
-    """What a family declares; imported on use, since diffusers takes seconds and a configuration needs names."""
+    """The declaration of a family; imported on use, since diffusers takes seconds and a configuration needs names."""
     declared: Family = importlib.import_module(FAMILIES[name]).FAMILY
     return declared
 

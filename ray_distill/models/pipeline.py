@@ -106,7 +106,7 @@ class Pipeline:
 
     @cached_property
     def multiple(self) -> tuple[int, int]:
-        """What height and width must be multiples of: the codec's stride times the transformer's patch."""
+        """The number that height and width must be multiples of: the codec's stride times the transformer's patch."""
         (_, height, width), (rows, columns) = self.codec.stride, self.of.patch(self.transformer)
         return height * rows, width * columns
 

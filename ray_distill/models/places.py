@@ -1,4 +1,4 @@
-"""Where a transformer's files stand within its source."""
+"""Places of a transformer's files within its source."""
 
 from __future__ import annotations
 

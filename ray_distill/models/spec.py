@@ -46,7 +46,7 @@ class Field:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In the store."""
     given: int = 0
-    """How many of the clip's first latent frames it is: networks give them back, and losses leave them out."""
+    """Number of the clip's first latent frames that it is: networks give them back, and losses leave them out."""
 
     def __post_init__(self) -> None:
         if self.of == "clip" and self.padding != "whole":
@@ -84,7 +84,7 @@ def columns(fields: Fields) -> list[tuple[str, str]]:
 
 
 def given_frames(fields: Fields) -> int:
-    """How many of a clip's first latent frames are given by its conditioning (``Batch.given``)."""
+    """Number of a clip's first latent frames that are given by its conditioning (``Batch.given``)."""
     return sum(field.given for field in fields.values())
 
 
@@ -177,10 +177,10 @@ class Family:
     image_channels: Callable[[Config], int] = lambda _: 0
     """Channels that the network takes behind the noisy ones, by the transformer's configuration."""
     image_export: Export | None = None
-    """How a student leaves whose clips have fields; None: as any other."""
+    """Export of a student whose clips have fields; None: as any other."""
     tokens: Callable[[Config], int | None] = lambda _: None
     """The only model.max_sequence_length that is right, by the transformer's configuration; None where any is."""
 
     def leaves(self, fields: Fields) -> Export:
-        """How a student of these ``fields`` is exported."""
+        """The export of a student of these ``fields``."""
         return self.image_export if self.image_export and of_clips(fields) else self.export

@@ -30,7 +30,7 @@ NEEDS = {
     "register": ("path", "name", "alias", "id"),
     "end": ("status", "at"),
 }
-"""What the entry of each call holds."""
+"""Fields of the entry of each call."""
 MAPPINGS = ("opening", "values", "card")
 
 

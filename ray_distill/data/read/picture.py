@@ -13,7 +13,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes of 8 bits a channel or fewer; others lose their range when they become RGB."""
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises on bytes that are no picture."""
+"""Errors of Pillow on bytes that are no picture."""
 
 
 def read_picture(path: str, limit: int) -> np.ndarray:

@@ -127,7 +127,7 @@ class Cache:
             raise Damaged(self.folder / PROMPTS, "is gone") from None
 
     def prompt(self, which: Literal["negative", "null"], fields: Fields) -> dict[str, bytes]:
-        """What is stored of one of ``prompts``, by field of a caption."""
+        """The stored values of one of ``prompts``, by field of a caption."""
         names = of_captions(fields)
         return {name: self.prompts[prompt_key(which, name, fields)].tobytes() for name in names}
 

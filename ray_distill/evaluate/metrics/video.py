@@ -93,7 +93,7 @@ MEASURES: Mapping[str, Callable[[np.ndarray, float], Tensor]] = {
     "saturation": lambda videos, fps: saturation(videos),
     "chroma": lambda videos, fps: chroma(videos),
 }
-"""What needs no network, by name: of uint8 frames [N, T, H, W, 3] and their frames a second."""
+"""Measures that need no network, by name: of uint8 frames [N, T, H, W, 3] and their frames a second."""
 
 
 def measures(videos: np.ndarray, fps: float) -> dict[str, Tensor]:
