@@ -5,32 +5,45 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
-from huggingface_hub import ModelCardData
 
 from ray_distill.config.secrets import mask
-from ray_distill.evaluate.report import table
 from ray_distill.export.base import check_index
+from ray_distill.export.card import ADAPTER, LOW_ADAPTER, model_card
 from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.models.spec import Export
+from ray_distill.models.spec import Export, Family
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
-ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
-LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
 VERSION = 1  # of recipe.json
+Adapter = tuple[LoRA, Mapping[str, torch.Tensor]]
+"""An adapter's settings, and its tensors by plain name."""
 SCHEDULERS = {"sde": FlowMatchLCMScheduler, "ode": FlowMatchEulerDiscreteScheduler}
+
+
+class Clips(TypedDict):
+    """The clips that an export samples, and how its prompts are encoded: values of the recipe."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+    max_sequence_length: int
+    negative_prompt: NotRequired[str]
+    from_image: NotRequired[bool]
+    """Whether the student makes videos of a picture and a prompt, and leaves with the pipeline that does."""
 
 
 def export_student(
@@ -40,93 +53,85 @@ def export_student(
     sampler: Sampler,
     latent_shape: tuple[int, int, int, int],
     *,
-    frames: int,
-    height: int,
-    width: int,
-    fps: float,
-    max_sequence_length: int,
     card: Mapping[str, Any],
-    negative_prompt: str = "",
-    adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
+    adapter: Adapter | None = None,
     low: torch.nn.Module | None = None,
-    from_image: bool = False,
-    low_adapter: tuple[LoRA, Mapping[str, torch.Tensor]] | None = None,
+    low_adapter: Adapter | None = None,
     tensors: Mapping[str, Mapping[str, torch.Tensor] | None] = MappingProxyType({}),
+    **clips: Unpack[Clips],
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
-    ``transformer`` is a family's, with the student's weights, and is saved in its own dtype; so is ``low``.
-    Where ``tensors`` has those of "transformer" or "transformer_2" by name, that network is an outline of them.
-    ``base`` is the teacher's pipeline folder, kept as a path relative to ``folder``, or a name on the hub: text
-    encoder and VAE come from there. ``latent_shape`` is (C, t, h, w). ``card`` may hold ``title``, ``method``,
-    ``report`` (an evaluation's, shown as a table) and further values that are listed as they are. ``adapter``, where
-    the student was trained as one, is what ``transformer`` has merged already, by plain name; it is written, too, as
-    pytorch_lora_weights.safetensors for the pipeline's ``load_lora_weights``. ``low`` is the expert of low noise of a
-    recipe with two: the folder is then a WanPipeline with transformer_2 and boundary_ratio, but for text and VAE.
-    ``from_image``: the student makes videos of a picture and a prompt, and leaves with the pipeline that does.
-    ``low_adapter`` is its adapter, for ``load_lora_weights(..., load_into_transformer_2=True)``.
+    ``transformer`` is a family's, with the student's weights, saved in its own dtype; ``low`` is the expert of low
+    noise of a recipe with two. Where ``tensors`` names "transformer" or "transformer_2", that network is an outline of
+    them. ``base`` is the teacher's pipeline, a folder or a name on the hub. ``latent_shape`` is (C, t, h, w).
+    ``adapter`` and ``low_adapter`` are merged already; they are written, too, for ``load_lora_weights``.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
-    ValueError for a recipe or a base that WanPipeline cannot replay, and for a ``folder`` that holds something else;
+    ValueError for a recipe or a base that the pipeline cannot replay, and for a ``folder`` that holds something else;
     TypeError for another transformer.
     """
-    for module in (transformer, low):
-        if module is not None and family_of(type(module).__name__) is None:
-            known = " or ".join(each.transformer.__name__ for each in families())
-            raise TypeError(f"transformer is a {type(module).__name__}: give the plain {known} inside it")
-    family = family_of(type(transformer).__name__)
-    assert family is not None
-    folder = Path(folder).resolve()
+    family, folder = _family(transformer, low), Path(folder).resolve()
+    from_image = clips.get("from_image", False)
     export = family.image_export if from_image and family.image_export else family.export
+    _check(folder, base, family, sampler, export, low)
+    recipe = _recipe(folder, base, sampler, latent_shape, clips)
+    adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
+    ranks = {name: lora.rank for name, (lora, _) in adapters.items()}
+    with _replacing(folder) as fresh:
+        _save_networks(fresh, transformer, low, sampler, export.pipeline, tensors)
+        _save_adapters(fresh, export.pipeline, adapters)
+        (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
+        _copy_script(fresh, sampler, export)
+        (fresh / "README.md").write_text(mask(model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export)))
+    return folder
+
+
+def _family(*networks: torch.nn.Module | None) -> Family:
+    """The family of the first of the ``networks``; TypeError where one is of none."""
+    for module in networks:
+        if module is not None and family_of(type(module).__name__) is None:
+            names = " or ".join(each.transformer.__name__ for each in families())
+            raise TypeError(f"transformer is a {type(module).__name__}: give the plain {names} inside it")
+    family = family_of(type(networks[0]).__name__)
+    assert family is not None
+    return family
+
+
+def _check(
+    folder: Path, base: Path | str, family: Family, sampler: Sampler, export: Export, low: torch.nn.Module | None
+) -> None:
+    """ValueError for a recipe, a place or a base that cannot be."""
     check_recipe(sampler, export)
     check_place(folder)
     if Path(base).is_dir():
         check_index(Pipeline(family.name, Path(base), "base"), experts=sampler.experts is not None)
     if (low is None) != (sampler.experts is None):
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
-    local = Path(base).is_dir()
-    recipe = {
+
+
+def _recipe(
+    folder: Path, base: Path | str, sampler: Sampler, latent_shape: tuple[int, int, int, int], clips: Clips
+) -> dict[str, Any]:
+    """Content of recipe.json: all that sample.py needs. A base on this machine is a path relative to ``folder``."""
+    return {
         "version": VERSION,
-        "base": os.path.relpath(Path(base).resolve(), folder) if local else str(base),
+        "base": os.path.relpath(Path(base).resolve(), folder) if Path(base).is_dir() else str(base),
         "scheduler": SCHEDULERS[sampler.kind].__name__,
         "kind": sampler.kind,
         "timesteps": list(sampler.timesteps),
         "guidance_scale": sampler.guidance_scale,
-        "chunks": _chunks(sampler),
+        "chunks": None if sampler.chunks is None else asdict(sampler.chunks),
         "boundary_ratio": sampler.experts and sampler.experts.boundary / 1000,
-        "negative_prompt": negative_prompt,
-        "max_sequence_length": max_sequence_length,
+        "negative_prompt": clips.get("negative_prompt", ""),
+        "max_sequence_length": clips["max_sequence_length"],
         "latent_shape": list(latent_shape),
-        "frames": frames,
-        "height": height,
-        "width": width,
-        "fps": fps,
-        "from_image": from_image,
+        "frames": clips["frames"],
+        "height": clips["height"],
+        "width": clips["width"],
+        "fps": clips["fps"],
+        "from_image": clips.get("from_image", False),
     }
-    adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
-    fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        _save_networks(fresh, transformer, low, sampler, export.pipeline, tensors)
-        for name, (lora, parts) in adapters.items():
-            getattr(diffusers, export.pipeline).save_lora_weights(
-                fresh,
-                transformer_lora_layers=dict(parts),
-                weight_name=name,
-                transformer_lora_adapter_metadata=lora.peft(),
-            )
-        (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
-        script, beside = (export.script, {}) if sampler.chunks is None else export.causal or (None, {})
-        for name, path in {"sample.py": script, **beside}.items():
-            assert path is not None, "check_recipe refuses chunks where no script samples them"
-            shutil.copyfile(path, fresh / name)
-        (fresh / "README.md").write_text(
-            mask(_model_card(recipe, sampler, card, local, {n: of.rank for n, (of, _) in adapters.items()}, export))
-        )
-        _swap(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return folder
 
 
 def check_recipe(sampler: Sampler, export: Export) -> None:
@@ -172,15 +177,35 @@ def _save_networks(
         whole.save_config(folder)
 
 
-def _chunks(sampler: Sampler) -> dict[str, Any] | None:
-    return None if sampler.chunks is None else asdict(sampler.chunks)
+def _save_adapters(folder: Path, pipeline: str, adapters: Mapping[str, Adapter]) -> None:
+    """Write each adapter under its file name, with peft's metadata."""
+    for name, (lora, parts) in adapters.items():
+        getattr(diffusers, pipeline).save_lora_weights(
+            folder,
+            transformer_lora_layers=dict(parts),
+            weight_name=name,
+            transformer_lora_adapter_metadata=lora.peft(),
+        )
 
 
-def _sight(window: Mapping[str, int] | None) -> str:
-    if window is None:
-        return "those before"
-    sink = f", the clip's first {window['sink']} among them" if window["sink"] else ""
-    return f"{window['frames']} at most{sink}, so that a clip may have any length"
+def _copy_script(folder: Path, sampler: Sampler, export: Export) -> None:
+    """Copy sample.py, and the files that it imports."""
+    script, beside = (export.script, {}) if sampler.chunks is None else export.causal or (None, {})
+    for name, path in {"sample.py": script, **beside}.items():
+        assert path is not None, "check_recipe refuses chunks where no script samples them"
+        shutil.copyfile(path, folder / name)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of ``folder`` when the block ends; nothing is left where it fails."""
+    fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        yield fresh
+        _swap(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _swap(fresh: Path, folder: Path) -> None:
@@ -196,67 +221,3 @@ def _swap(fresh: Path, folder: Path) -> None:
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _model_card(
-    recipe: Mapping[str, Any],
-    sampler: Sampler,
-    card: Mapping[str, Any],
-    local: bool,
-    adapters: Mapping[str, int],
-    export: Export,
-) -> str:
-    """``adapters``: the rank of each adapter's file."""
-    title = str(card.get("title", "A few-step video student"))
-    data = ModelCardData(
-        library_name="diffusers",
-        pipeline_tag=export.task,
-        base_model=None if local else recipe["base"],  # the hub knows no paths
-        tags=["diffusers", export.task, "distillation", "ray-distill"],
-    )
-    steps = ", ".join(f"{t:g}" for t in sampler.timesteps)
-    noise = "fresh noise after each step" if sampler.kind == "sde" else "Euler steps"
-    guidance = "off" if sampler.guidance_scale == 1.0 else f"{sampler.guidance_scale:g}"
-    method = f" with {card['method']}" if "method" in card else ""
-    where = f"`{recipe['base']}`{' (relative to this folder)' if local else ''}"
-    picture = " first_frame.png" if recipe["from_image"] else ""
-    lines = [
-        f"---\n{data.to_yaml()}\n---",
-        f"# {title}",
-        f"Distilled{method} from {where} by ray_distill. A video of {recipe['frames']} frames at "
-        f"{recipe['width']}x{recipe['height']} takes {sampler.nfe} network evaluations.",
-        "## Sampling",
-        "```\npip install diffusers transformers accelerate ftfy imageio imageio-ffmpeg\n"
-        f'python sample.py "a prompt"{picture} out.mp4 [seed]\n```',
-        f"`sample.py` reads the steps from `{RECIPE}` and takes the text encoder and the VAE from {where}. For "
-        "`out.safetensors`, and where that base has no VAE that diffusers knows, it saves the normalised latents.",
-        f"Timesteps {steps}; {noise}; guidance {guidance}. A plain `{export.pipeline}` call would choose other "
-        "timesteps.",
-    ]
-    if ADAPTER in adapters:
-        lines += [
-            f"`{ADAPTER}` is the same student as an adapter of rank {adapters[ADAPTER]}, for the transformer that "
-            "training began with: `pipe.load_lora_weights` reads it. `transformer/` has it merged already."
-        ]
-    if LOW_ADAPTER in adapters:
-        lines += [
-            f"`{LOW_ADAPTER}` is that of `transformer_2`, of rank {adapters[LOW_ADAPTER]}: "
-            f'`pipe.load_lora_weights(folder, weight_name="{LOW_ADAPTER}", load_into_transformer_2=True)`.'
-        ]
-    if (boundary := recipe["boundary_ratio"]) is not None:
-        lines += [
-            f"Two experts: `transformer` predicts at timesteps from {1000 * boundary:g} up, `transformer_2` below. "
-            f"`{export.pipeline}.from_pretrained` takes this folder, with the text encoder and the VAE of the base."
-        ]
-    if (chunks := recipe["chunks"]) is not None:
-        first = "the first alone, " if chunks["independent_first"] else ""
-        lines += [
-            f"A causal student: it makes {chunks['frames']} latent frames at a time, {first}and sees "
-            f"{_sight(chunks['window'])}. "
-            "`causal_wan.py` holds its attention; `WanPipeline` would show each frame the whole clip."
-        ]
-    if report := card.get("report"):
-        lines += ["## Measured", f"```\n{table(report)}\n```"]
-    if rest := {key: value for key, value in card.items() if key not in ("title", "method", "report")}:
-        lines += ["## Training", "\n".join(f"- {key}: {value}" for key, value in rest.items())]
-    return "\n\n".join(lines) + "\n"

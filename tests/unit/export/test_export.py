@@ -158,7 +158,7 @@ def test_a_new_export_replaces_the_old_one_only_when_it_is_whole(tmp_path, base,
     folder = export(tmp_path / "student", base, seed=2)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr("ray_distill.export.diffusers._model_card", lambda *_: 1 / 0)  # the last thing written
+        patch.setattr("ray_distill.export.diffusers.model_card", lambda *_: 1 / 0)  # the last thing written
         with pytest.raises(ZeroDivisionError):
             export(folder, base, seed=5)
         patch.undo()

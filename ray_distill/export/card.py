@@ -1,0 +1,64 @@
+"""Model card of an export: card.md, a template, filled with the recipe and the run's values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ray_distill.evaluate.report import table
+from ray_distill.models.spec import Export
+from ray_distill.types import Sampler
+
+ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
+TEMPLATE = Path(__file__).with_name("card.md")
+
+
+def model_card(
+    recipe: Mapping[str, Any],
+    sampler: Sampler,
+    card: Mapping[str, Any],
+    local: bool,
+    ranks: Mapping[str, int],
+    export: Export,
+) -> str:
+    """Text of README.md. ``ranks`` are the adapters' by file name; ``local``: the base is a folder, no name on the hub.
+
+    ``card`` may hold ``title``, ``method`` and ``report``; its further values are listed under Training.
+    """
+    data = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag=export.task,
+        base_model=None if local else recipe["base"],  # the hub knows no paths
+        tags=["diffusers", export.task, "distillation", "ray-distill"],
+    )
+    chunks, boundary, report = recipe["chunks"], recipe["boundary_ratio"], card.get("report")
+    values = {
+        **{name: recipe[name] for name in ("frames", "width", "height", "from_image", "kind", "chunks")},
+        "title": card.get("title", "A few-step video student"),
+        "method": card.get("method"),
+        "where": f"`{recipe['base']}`{' (relative to this folder)' if local else ''}",
+        "nfe": sampler.nfe,
+        "timesteps": [f"{t:g}" for t in sampler.timesteps],
+        "guidance": "off" if sampler.guidance_scale == 1.0 else f"{sampler.guidance_scale:g}",
+        "pipeline": export.pipeline,
+        "ranks": ranks,
+        "adapter": ADAPTER,
+        "low_adapter": LOW_ADAPTER,
+        "boundary": None if boundary is None else f"{1000 * boundary:g}",
+        "sight": _sight(chunks["window"]) if chunks else "",
+        "measured": table(report) if report else "",
+        "training": {key: value for key, value in card.items() if key not in ("title", "method", "report")},
+    }
+    return f"{str(ModelCard.from_template(data, template_path=str(TEMPLATE), **values)).rstrip()}\n"
+
+
+def _sight(window: Mapping[str, int] | None) -> str:
+    """The frames that a chunk sees, in words."""
+    if window is None:
+        return "those before"
+    sink = f", the clip's first {window['sink']} among them" if window["sink"] else ""
+    return f"{window['frames']} at most{sink}, so that a clip may have any length"
