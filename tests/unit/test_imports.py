@@ -125,7 +125,7 @@ def test_imports_go_one_way() -> None:
         ("models/wan/network.py", "from ray_distill.data import read"),
         ("evaluate/sample.py", "from ray_distill.train import step"),
         ("plan/memory.py", "from ray_distill.track import runs"),
-        ("types.py", "from ray_distill.diffusion import flow"),
+        ("types/method.py", "from ray_distill.diffusion import flow"),
         ("config/run.py", "import ray"),
         ("config/load.py", "from ray_distill.simpletuner.convert import convert"),
         ("data/read.py", "import ray.data"),
