@@ -122,15 +122,9 @@ class Writing:
         """The manifest, of what rank 0 sees of all files."""
 
         def write() -> None:
-            for name, content in ((STATE, self.state), (MANIFEST, files)):
-                path = self.folder / name
-                part = path.with_suffix(".part")
-                part.write_text(json.dumps(content, indent=1))
-                durable.sync(part)
-                if name == STATE:
-                    files[name] = fingerprint(part)
-                part.replace(path)
-            durable.sync(self.folder)
+            durable.write(self.folder / STATE, json.dumps(self.state, indent=1))
+            files[STATE] = fingerprint(self.folder / STATE)
+            durable.write(self.folder / MANIFEST, json.dumps(files, indent=1))
 
         unseen = [name for name, file in files.items() if _size(self.folder / name) != file["size"]]
         if unseen:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ray_distill.methods import LCM
-from ray_distill.models.lora import LoRA, merge
+from ray_distill.models.lora import LoRA
 from ray_distill.models.wan.network import WanDenoiser
+from tests.adapters import merge
 from tests.gang import jobs
 from tests.gang.gang import Gang
 

@@ -7,7 +7,6 @@ idle ones read ahead without bound. Files are only ever read.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,6 +16,7 @@ from typing import Any
 import av
 import numpy as np
 
+from ray_distill import durable
 from ray_distill.data.read import readers
 from ray_distill.data.read.clip import BadClip, Cut, Seek, Times, Video
 from ray_distill.data.read.container import MOV, PIXELS, check_size, opened
@@ -67,12 +67,6 @@ def look(path: str, cut: Cut, most: int = 1, limit: int = PIXELS) -> tuple[Video
         return video, [found.seek(path, replace(cut, number=cut.number + later)) for later in range(count)]
     except BadClip:  # too short by its packets: a decode from the start has the last word, and is short, too
         return video, [None]
-
-
-def probe(path: str, limit: int = PIXELS) -> Video:
-    """Describe a whole file; raises BadClip as ``look`` does."""
-    video, found = _scanned(path, None, limit)
-    return video if found else _lasting(video, _decoded(path, None, limit))
 
 
 def decoder(asked: str, video: Video, seek: Seek | None) -> str:
@@ -145,22 +139,17 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) 
 def write_chunks(path: str | Path, chunks: Iterable[np.ndarray], fps: float, crf: int = 18) -> None:
     """Write the clip of ``chunks``, uint8 RGB [t, H, W, 3] each, as :func:`write_clip` does, each as it comes."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with av.open(str(temporary), "w", format="mp4") as container:
-            # Equal frames, equal files: x264's output depends on its number of threads, and its macroblock tree reads
-            # memory that nothing has written.
-            options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
-            stream.pix_fmt = "yuv420p"
-            for number, frame in enumerate(frame for chunk in chunks for frame in _checked(path, chunk)):
-                if number == 0:
-                    stream.height, stream.width, _ = frame.shape
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-            container.mux(stream.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with durable.replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        # Equal frames, equal files: x264's output depends on its number of threads, and its macroblock tree reads
+        # memory that nothing has written.
+        options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.pix_fmt = "yuv420p"
+        for number, frame in enumerate(frame for chunk in chunks for frame in _checked(path, chunk)):
+            if number == 0:
+                stream.height, stream.width, _ = frame.shape
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
 
 
 def _checked(path: Path, frames: np.ndarray) -> np.ndarray:

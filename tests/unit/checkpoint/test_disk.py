@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ray_distill import durable
 from ray_distill.checkpoint import latest, writer
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import SaveFailed, Writing
@@ -68,16 +69,16 @@ def test_one_ranks_disk_is_full(good, monkeypatch, culprit):
     assert_ended(good, failures, rf"rank {culprit}: OSError: \[Errno 28\] No space left on device: '.*-000\d-")
 
 
-@pytest.mark.parametrize("name", ["state.part", "manifest.part"])
+@pytest.mark.parametrize("name", ["state.json", "manifest.json"])
 def test_the_last_bytes_do_not_fit(good, monkeypatch, name):
-    write_text = Path.write_text
+    write = durable.write
 
-    def full(path, text):
+    def full(path, content):
         if path.name == name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return write_text(path, text)
+        write(path, content)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(durable, "write", full)
     assert_ended(good, outcomes(good.folder.parent / folder_name(400)), rf"rank 0: .*No space left.*{name}")
 
 

@@ -9,6 +9,10 @@ from typing import Any
 import av
 import numpy as np
 
+from ray_distill.data.read import video
+from ray_distill.data.read.clip import Video
+from ray_distill.data.read.container import PIXELS
+
 
 def picture(number: int, height: int = 96, width: int = 128) -> np.ndarray:
     """A red corner at the top left, green below it; the right half's level counts the frames, 8 apart."""
@@ -21,6 +25,12 @@ def picture(number: int, height: int = 96, width: int = 128) -> np.ndarray:
 def counted(frames: np.ndarray) -> list[int]:
     """The numbers of the pictures in uint8 [T, H, W, 3]."""
     return [round(float(frame[:, 3 * frame.shape[1] // 4 :].mean()) / 8) for frame in frames]
+
+
+def probe(path: str, limit: int = PIXELS) -> Video:
+    """Description of a whole file, all its packets read; BadClip as `look` raises it."""
+    header, packets = video._scanned(path, None, limit)
+    return header if packets else video._lasting(header, video._decoded(path, None, limit))
 
 
 def write(

@@ -14,8 +14,9 @@ from benchmarks import decoders
 from benchmarks.decoders import Kind
 from ray_distill.data.read import readers, video
 from ray_distill.data.read.clip import BadClip, Cut, Times
-from ray_distill.data.read.video import decoder, look, probe, read_clip
+from ray_distill.data.read.video import decoder, look, read_clip
 from tests.unit.data import odd
+from tests.unit.data.odd import probe
 
 KINDS = {kind.name: kind for kind in decoders.kinds()}
 LIGHT = [

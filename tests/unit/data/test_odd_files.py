@@ -8,8 +8,9 @@ import pytest
 
 from ray_distill.data.read import video
 from ray_distill.data.read.clip import BadClip, Cut
-from ray_distill.data.read.video import probe, read_clip
+from ray_distill.data.read.video import read_clip
 from tests.unit.data import odd
+from tests.unit.data.odd import probe
 
 CODECS = {
     "h264.mp4": {},

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ray_distill.models.loading import empty_transformer
-from ray_distill.models.lora import LoRA, add_lora, check_targets, merge, plain
+from ray_distill.models.lora import LoRA, add_lora, check_targets, plain
 from ray_distill.models.wan.network import WanDenoiser
+from tests.adapters import merge
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 SMALL = LoRA(rank=4, alpha=6)

@@ -14,13 +14,14 @@ from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import batched
 from ray_distill.models.loading import load_transformer
-from ray_distill.models.lora import LoRA, add_lora, merge, plain
+from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.ltx.network import LTXDenoiser
 from ray_distill.models.ltx.sample import fix_timesteps
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Field
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Experts, Sampler
+from tests.adapters import merge
 from tests.tiny_ltx import SHAPE, TEXT, tiny_ltx
 from tests.unit.toys import batch, run_config
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from ray_distill.models.lora import LoRA, add_lora, merge
+from ray_distill.models.lora import LoRA, add_lora
 from ray_distill.models.shared import SharedBase, on_one_base
 from ray_distill.models.wan.network import WanDenoiser
+from tests.adapters import merge
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
 
 STUDENT, FAKE = LoRA(rank=2, alpha=3), LoRA(rank=4, targets=("to_q", "ffn.net.2"))
