@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-BENCHMARKS := $(wildcard benchmarks/*.py)
+BENCHMARKS := $(wildcard benchmarks/[a-z]*.py)
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -59,7 +59,7 @@ bench: install  ## every benchmark but the GPU kit, each printing its table
 	@set -e; for script in $(filter-out benchmarks/gpu.py,$(BENCHMARKS)); do echo "== $$script"; $(BIN)/python $$script; done
 
 gpu-kit: install  ## gpu-kit.tar for a machine with a GPU and torch alone; docs/benchmarks.md has its command
-	rm -rf gpu-kit && mkdir gpu-kit && cp benchmarks/gpu.py gpu-kit/
+	rm -rf gpu-kit && mkdir gpu-kit && cp benchmarks/gpu.py benchmarks/_gpu_cases.py gpu-kit/
 	DS_BUILD_OPS=0 $(BIN)/python -m pip wheel -q --no-deps -w gpu-kit -c constraints.txt . -r benchmarks/gpu.txt
 	tar cf gpu-kit.tar gpu-kit && rm -r gpu-kit && ls -lh gpu-kit.tar
 

@@ -51,28 +51,39 @@ class Kind:
 
 def kinds() -> list[Kind]:
     """All kinds of the survey."""
-    found = []
+    return [*_h264(), *_hevc(), *_mpeg(), *_others(), *_timed()]
+
+
+def _h264() -> Iterator[Kind]:
     for end in ("mp4", "mov", "m4v", "mkv", "ts", "flv", "avi", "nut", "3gp"):
         for form, parameters in H264.items():
             for b_frames in (0, 3):
-                name = f"h264 {form} b{b_frames}.{end}"
                 if (form == "refresh" and b_frames) or (end in ("nut", "3gp", "m4v") and b_frames == 0):
                     continue
                 options = {"x264-params": f"{parameters}:bframes={b_frames}"}
-                found.append(Kind(name, "libx264", options, gop=-1))
+                yield Kind(f"h264 {form} b{b_frames}.{end}", "libx264", options, gop=-1)
+
+
+def _hevc() -> Iterator[Kind]:
     for end in ("mp4", "mov", "mkv", "ts"):
         for form in ("open-gop=1", "open-gop=0"):
             for b_frames in (0, 4):
                 if end in ("mov", "ts") and b_frames == 0:
                     continue
                 parameters = f"log-level=none:keyint=12:min-keyint=12:scenecut=0:{form}:bframes={b_frames}"
-                found.append(Kind(f"hevc {form} b{b_frames}.{end}", "libx265", {"x265-params": parameters}, gop=-1))
+                yield Kind(f"hevc {form} b{b_frames}.{end}", "libx265", {"x265-params": parameters}, gop=-1)
+
+
+def _mpeg() -> Iterator[Kind]:
     mpeg = [("mpeg4", "mp4 mov mkv avi ts"), ("mpeg2video", "mp4 mkv ts mpg mpeg mxf"), ("mpeg1video", "mpg mkv")]
     for codec, ends in mpeg:
         for end in ends.split():
             for b_frames in (0, 2):
-                found.append(Kind(f"{codec} b{b_frames}.{end}", codec, rate=Fraction(25), b_frames=b_frames))
-    plain = [
+                yield Kind(f"{codec} b{b_frames}.{end}", codec, rate=Fraction(25), b_frames=b_frames)
+
+
+def _others() -> Iterator[Kind]:
+    containers = [
         ("libvpx", "webm mkv ogv"),
         ("libvpx-vp9", "webm mp4 mkv ivf"),
         ("libsvtav1", "mp4 mkv"),
@@ -82,24 +93,27 @@ def kinds() -> list[Kind]:
         ("ffv1", "mkv"),
     ]
     options = {"libvpx": {"auto-alt-ref": "1", "lag-in-frames": "16"}, "libsvtav1": {"preset": "12"}}
-    for codec, ends in plain:
+    for codec, ends in containers:
         for end in ends.split():
             pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            found.append(Kind(f"{codec}.{end}", codec, options.get(codec, {}), pix_fmt))
-    found.append(Kind("gif.gif", "gif", pix_fmt="rgb8", rate=Fraction(10)))
-    found.append(Kind("prores.mov", "prores_ks", pix_fmt="yuv422p10le"))
+            yield Kind(f"{codec}.{end}", codec, options.get(codec, {}), pix_fmt)
+    yield Kind("gif.gif", "gif", pix_fmt="rgb8", rate=Fraction(10))
+    yield Kind("prores.mov", "prores_ks", pix_fmt="yuv422p10le")
+
+
+def _timed() -> Iterator[Kind]:
+    """Rates, first times and durations of frames, and pixel formats that decoders convert."""
     closed = {"x264-params": H264["closed"]}
     rates = {"2997": Fraction(30000, 1001), "60": Fraction(60), "23976": Fraction(24000, 1001), "8": Fraction(8)}
     for label, rate in rates.items():
         for end in ("mp4", "mkv", "ts"):
-            found.append(Kind(f"rate {label}.{end}", "libx264", closed, rate=rate, gop=-1))
+            yield Kind(f"rate {label}.{end}", "libx264", closed, rate=rate, gop=-1)
     for end in ("mp4", "mkv", "mov"):
-        found.append(Kind(f"late.{end}", "libx264", closed, gop=-1, start=30))
-        found.append(Kind(f"hour.{end}", "libx264", closed, gop=-1, start=24 * 3600))
-        found.append(Kind(f"variable.{end}", "libx264", closed, gop=-1, step=(1, 3, 1, 2)))
-        found.append(Kind(f"ten bits.{end}", "libx264", closed, "yuv420p10le", gop=-1))
-        found.append(Kind(f"444.{end}", "libx264", closed, "yuv444p", gop=-1))
-    return found
+        yield Kind(f"late.{end}", "libx264", closed, gop=-1, start=30)
+        yield Kind(f"hour.{end}", "libx264", closed, gop=-1, start=24 * 3600)
+        yield Kind(f"variable.{end}", "libx264", closed, gop=-1, step=(1, 3, 1, 2))
+        yield Kind(f"ten bits.{end}", "libx264", closed, "yuv420p10le", gop=-1)
+        yield Kind(f"444.{end}", "libx264", closed, "yuv444p", gop=-1)
 
 
 def picture(number: int, height: int, width: int) -> np.ndarray:

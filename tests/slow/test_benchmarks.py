@@ -75,6 +75,7 @@ there = {plain(name) for name in [*lines[1:], *torch.split(), "ray-distill"]}
 for module, names in importlib.metadata.packages_distributions().items():
     if not {plain(name) for name in names} & there and not plain(names[0]).startswith(("nvidia", "cuda")):
         sys.modules[module] = None
+sys.path.insert(0, "benchmarks")  # as for any script
 sys.argv = ["benchmarks/gpu.py", "--cycles", "1", "--case", sys.argv[1]]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
