@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from ray_distill import sheets
 from ray_distill.config.evaluate import Goals
 from ray_distill.jsonl import write_document
+from ray_distill.sheets import INK, PAPER, RULE
 
 ROWS = {
     "teacher_many": "teacher, many steps",
@@ -23,14 +23,13 @@ ROWS = {
 }
 """The samplers of a report, in the order of its table."""
 
-INK, QUIET, RULE, PAPER = "#1f2430", "#7a8190", "#dfe2e8", "#ffffff"
+QUIET = "#7a8190"
 LINE = "#2f6db5"
 COUNTED = ("exit_step",)  # a draw: how often each value came says more than when
-FRAME_PX = 96  # frames smaller than this are magnified by a whole factor, so that pixels stay pixels
 
 
 def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequence[str]) -> None:
-    """A PNG: one row per prompt, one column per sampler, each with the first, the middle and the last frame.
+    """Write a PNG: one row per prompt, one column per sampler, each with the first, the middle and the last frame.
 
     ``columns`` maps a heading to uint8 videos [N, T, H, W, 3]; video n of every column was made for ``prompts[n]``.
     ValueError where a column has another number of videos than there are prompts, or another layout.
@@ -43,41 +42,8 @@ def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequen
             )
     if not columns or not prompts:
         raise ValueError("a contact sheet needs at least one column and one prompt")
-    size = next(iter(columns.values())).shape[2:4]
-    factor = max(1, math.ceil(FRAME_PX / size[0]))
-    height, width = size[0] * factor, size[1] * factor
-    text, bold = ImageFont.load_default(15), ImageFont.load_default(17)
-    margin, gap, between, label, head = 24, 4, 28, 150, 44
-    block = 3 * width + 2 * gap
-    sheet = Image.new(
-        "RGB",
-        (
-            2 * margin + label + len(columns) * block + (len(columns) - 1) * between,
-            margin + head + len(prompts) * (height + 12) + margin - 12,
-        ),
-        PAPER,
-    )
-    draw = ImageDraw.Draw(sheet)
-    for row, prompt in enumerate(prompts):
-        lines = textwrap.wrap(prompt, 18, max_lines=max(1, height // 20), placeholder=" …")
-        middle = margin + head + row * (height + 12) + height / 2
-        draw.text((margin, middle), "\n".join(lines), INK, text, anchor="lm", spacing=5)
-    for column, (name, videos) in enumerate(columns.items()):
-        left = margin + label + column * (block + between)
-        draw.text((left, margin), _fit(draw, name, bold, block), INK, bold)
-        draw.line((left, margin + 29, left + block - 1, margin + 29), RULE, 2)
-        for row, video in enumerate(videos):
-            for place, t in enumerate((0, len(video) // 2, len(video) - 1)):
-                frame = Image.fromarray(video[t]).resize((width, height), Image.Resampling.NEAREST)
-                sheet.paste(frame, (left + place * (width + gap), margin + head + row * (height + 12)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG", optimize=True)
-
-
-def _fit(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
-    while draw.textlength(text, font) > width and len(text) > 1:
-        text = text[:-2].rstrip() + "…"
-    return text
+    rows = [(prompt, [videos[n] for videos in columns.values()]) for n, prompt in enumerate(prompts)]
+    sheets.contact_sheet(path, rows, list(columns))
 
 
 def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

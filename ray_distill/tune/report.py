@@ -12,8 +12,9 @@ import numpy as np
 import yaml
 
 from ray_distill.config import RunConfig
-from ray_distill.evaluate.report import INK, PAPER, QUIET, RULE
+from ray_distill.evaluate.report import QUIET
 from ray_distill.jsonl import write_document
+from ray_distill.sheets import INK, PAPER, RULE
 from ray_distill.tune.space import Range
 
 Ending = Literal["done", "pruned", "failed"]

@@ -29,7 +29,19 @@ BELOW: dict[str, tuple[str, ...]] = {
     "cli": ("tune", "terminal", "arguments"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
-    *("types", "rng", "plaintext", "durable", "sealed", "masking", "errors", "jsonl", "settings", "__version__"),
+    *(
+        "types",
+        "rng",
+        "plaintext",
+        "durable",
+        "sealed",
+        "masking",
+        "errors",
+        "jsonl",
+        "settings",
+        "sheets",
+        "__version__",
+    ),
 }
 ROOMS = {
     "ray": (

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from ray_distill import durable
 from ray_distill.data.prepare.inventory import Made
-from ray_distill.data.prepare.sheet import sheet, some
 from ray_distill.data.prepare.stages import Decode
 from ray_distill.data.store.cache import KINDS, Cache, prompt_arrays, write
 from ray_distill.data.store.parquet import address, address_of, placed
@@ -26,10 +25,12 @@ from ray_distill.errors import ConfigError
 from ray_distill.masking import mask
 from ray_distill.models.spec import of_captions
 from ray_distill.sealed import Damaged
+from ray_distill.sheets import contact_sheet
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
 QUARANTINE, SHEET = "quarantine.jsonl", "contact_sheet.png"
+CLIPS_SHOWN = 12
 
 
 def finish(made: Made) -> Cache:
@@ -78,17 +79,22 @@ def _whole(cache: Cache) -> bool:
     return True
 
 
+def some(count: int) -> list[int]:
+    """Up to ``CLIPS_SHOWN`` numbers below ``count``, evenly apart."""
+    return sorted({round(number) for number in np.linspace(0, count - 1, min(CLIPS_SHOWN, count))})
+
+
 def _sheet(made: Made, path: Path, index: pa.Table) -> None:
-    """Some clips, decoded once more; none where there are prompts alone."""
+    """Write a contact sheet of some clips, decoded once more; none where there are prompts alone."""
     clips = unequal(index, video="", choices=0)
     rows = clips.take(pa.array(some(len(clips)), pa.int64())).to_pylist()
     files = among(made.rows, "video", pa.array((row["video"] for row in rows), pa.string())).to_pylist()
     paths = {(row["dataset"], row["video"]): row["path"] for row in files}
     decode = Decode(made.source)
     decoded = [(row["caption"], *decode.clip(row | {"path": paths[row["dataset"], row["video"]]})) for row in rows]
-    shown = [(caption, pixels) for caption, pixels, error in decoded if not error]
-    if shown:
-        sheet(path, shown)
+    rows_shown = [(f"{list(pixels.shape[:3])} {caption}", [pixels]) for caption, pixels, error in decoded if not error]
+    if rows_shown:
+        contact_sheet(path, rows_shown, frames=4, edge=160)
 
 
 def _reason(row: Row) -> str:

@@ -6,13 +6,11 @@ from importlib import metadata
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.order import chosen
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare.index import told
-from ray_distill.data.prepare.sheet import sheet
 from ray_distill.data.store.cache import Cache
 from ray_distill.models.pipeline import Pipeline
 from tests.unit.data import odd
@@ -132,15 +130,3 @@ def test_cleaning_is_part_of_the_texts_address(monkeypatch):
     assert Encoders(Pipeline("wan", DIGITS), 8).encoder == address
     monkeypatch.setattr(metadata, "version", lambda name: "0")
     assert Encoders(Pipeline("wan", DIGITS), 8).encoder != address
-
-
-@pytest.mark.parametrize(
-    "title", ["word " * 200_001, "x" * 2_000_000, "a\n\nb\r\n\u2028c" * 40, "赤い凧" * 100, "", "a\0b\x1b"]
-)
-def test_a_title_is_one_line_of_the_sheet(tmp_path, title):
-    frames = np.random.default_rng(0).integers(0, 255, (9, 24, 24, 3)).astype(np.uint8)
-    sheet(tmp_path / "one.png", [("short", frames)])
-    sheet(tmp_path / "s.png", [(title, frames)])
-    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "s.png") as other:
-        assert one.size == other.size
-        assert np.array_equal(np.asarray(one)[16:], np.asarray(other)[16:])  # nothing runs into the frames

@@ -14,11 +14,10 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare import stages as files
 from ray_distill.data.prepare.encode import EncodeClips, EncodeText
-from ray_distill.data.prepare.index import finish, told
+from ray_distill.data.prepare.index import finish, some, told
 from ray_distill.data.prepare.inventory import Made
 from ray_distill.data.prepare.known_caches import known, remember
 from ray_distill.data.prepare.listing import LISTED, entries, listing
-from ray_distill.data.prepare.sheet import some
 from ray_distill.data.prepare.stages import CLIPS, Decode, Look, Write
 from ray_distill.data.prepare.teach import PURPOSE, MakeClips
 from ray_distill.data.read.transform import resize, to_pixels
@@ -399,11 +398,13 @@ def test_the_contact_sheet_shows_what_the_model_sees(folder):
     cache, _ = make(source(folder))
     picture = np.asarray(Image.open(cache.folder / "contact_sheet.png"))
     rows = cache.index["caption"].to_pylist()
-    assert picture.shape == (3 * (120 + 22), 4 * 164, 3)  # 24 x 32 enlarged to 120 x 160, and a line of text
-    top = 142 * rows.index("square") + 16
+    # 24 x 32 magnified to 96 x 128; a title above each row; a margin around the sheet.
+    assert picture.shape == (24 + 3 * (22 + 96 + 28) - 28 + 24, 24 + 4 * 128 + 3 * 4 + 24, 3)
+    top = 24 + 146 * rows.index("square") + 22
     pixels = resize(read_clip(str(folder / "in/square.mp4"), source(folder).cut(0)).frames, 24, 32)
-    assert np.array_equal(picture[top : top + 120 : 5, 0:160:5], pixels[0])
-    assert np.array_equal(picture[top : top + 120 : 5, 328 : 328 + 160 : 5], pixels[2])
+    assert np.array_equal(picture[top : top + 96 : 4, 24 : 24 + 128 : 4], pixels[0])
+    left = 24 + 2 * (128 + 4)
+    assert np.array_equal(picture[top : top + 96 : 4, left : left + 128 : 4], pixels[2])
     (folder / "p.txt").write_text("a kite")
     cache, _ = make(source(folder, {"prompts": folder / "p.txt"}))
     assert not (cache.folder / "contact_sheet.png").exists()

@@ -1,0 +1,82 @@
+"""Contact sheets: one PNG with rows of frames of videos under their titles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ray_distill import durable
+
+INK, RULE, PAPER = "#1f2430", "#dfe2e8", "#ffffff"
+MARGIN, GAP, BETWEEN, HEAD, LINE = 24, 4, 28, 44, 22
+"""Pixels: around the sheet, between frames, between columns and rows, of the headings, of a title."""
+MAGNIFIED = 96
+"""Frames of fewer rows of pixels are magnified by a whole factor, so that pixels stay pixels."""
+CUT = 360
+"""Characters of a title that are measured: Pillow refuses a million."""
+
+Video = np.ndarray
+"""uint8 [T, H, W, 3]"""
+
+
+def contact_sheet(
+    path: Path,
+    rows: Sequence[tuple[str, Sequence[Video]]],
+    headings: Sequence[str] = (),
+    *,
+    frames: int = 3,
+    edge: int | None = None,
+) -> None:
+    """Write a PNG: for each of ``rows`` its title, and below it ``frames`` frames of each video, from first to last.
+
+    ``headings`` name the columns. A frame whose longer side exceeds ``edge`` is shrunk to it. Each row needs as many
+    videos as there are headings, where there are any.
+    """
+    strips = [[_strip(video, frames, edge) for video in videos] for _, videos in rows]
+    widths = [max(strip.width for strip in column) for column in zip(*strips, strict=True)]
+    lefts = [MARGIN + sum(widths[:column]) + column * BETWEEN for column in range(len(widths))]
+    heights = [LINE + max(strip.height for strip in row) + BETWEEN for row in strips]
+    head = HEAD if headings else 0
+    width = lefts[-1] + widths[-1] + MARGIN
+    sheet = Image.new("RGB", (width, MARGIN + head + sum(heights) - BETWEEN + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    text, bold = ImageFont.load_default(15), ImageFont.load_default(17)
+    for heading, left, across in zip(headings, lefts, widths, strict=False):
+        draw.text((left, MARGIN), fitted(draw, heading, bold, across), INK, bold)
+        draw.line((left, MARGIN + 29, left + across - 1, MARGIN + 29), RULE, 2)
+    top = MARGIN + head
+    for (title, _), row, height in zip(rows, strips, heights, strict=True):
+        draw.text((MARGIN, top), fitted(draw, title, text, width - 2 * MARGIN), INK, text)
+        for strip, left in zip(row, lefts, strict=True):
+            sheet.paste(strip, (left, top + LINE))
+        top += height
+    with durable.replacing(path) as temporary:
+        sheet.save(temporary, format="PNG", optimize=True)
+
+
+def _strip(video: Video, frames: int, edge: int | None) -> Image.Image:
+    """Frames of one video side by side; room for ``frames`` of them, however few the video has."""
+    times = np.linspace(0, len(video) - 1, min(frames, len(video))).round().astype(int)
+    _, height, width, _ = video.shape
+    if edge is not None and max(height, width) > edge:
+        factor, way = edge / max(height, width), Image.Resampling.BOX
+    else:
+        factor, way = max(1, math.ceil(MAGNIFIED / height)), Image.Resampling.NEAREST
+    width, height = max(1, round(width * factor)), max(1, round(height * factor))
+    strip = Image.new("RGB", (frames * width + (frames - 1) * GAP, height), PAPER)
+    for place, time in enumerate(times):
+        strip.paste(Image.fromarray(video[time]).resize((width, height), way), (place * (width + GAP), 0))
+    return strip
+
+
+def fitted(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+    """``text`` as one line of at most ``width`` pixels, cut with an ellipsis."""
+    text = " ".join(text[:CUT].split())
+    while draw.textlength(text, font) > width and len(text) > 1:
+        text = text[:-2].rstrip() + "…"
+    return text
