@@ -218,7 +218,7 @@ def survey(kind: Kind, folder: Path, asked: str) -> dict[str, Any]:
             continue
         result["clips"] += 1
         try:
-            clip = read_clip(str(path), cut, asked=asked)
+            clip = read_clip(str(path), cut, preferred=asked)
         except BadClip as bad:
             result["wrong"].append(f"{cut}: {bad.reason}")
             continue

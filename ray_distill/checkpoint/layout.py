@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 TENSORS = ".safetensors"
 PREFIX = "step_"
 ASIDE = "passed_over_"
-"""Before the name of a folder that a run did not go on from, and that is kept to be looked at."""
+"""Prefix of a folder that a run passed over: it stays for its owner to look at."""
 
 
 def folder_name(step: int) -> str:
@@ -24,7 +24,7 @@ def folder_name(step: int) -> str:
 
 
 def step_of(folder: Path) -> int | None:
-    """The step that a folder's name tells; None of one that was renamed."""
+    """The step in a folder's name; None for a folder that was renamed."""
     number = folder.name.removeprefix(PREFIX)
     return int(number) if folder.name.startswith(PREFIX) and number.isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""Load one role's network, to sample or to export: out of a checkpoint, or as it began."""
+"""Load one role's network, to sample or to export, from a checkpoint or from its initial weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ray_distill.models.weights import Weights
 
 
 class Merged(Mapping[str, Tensor]):
-    """fp32 tensors of a trained network by name: a checkpoint's, the source's, or both where adapters are merged.
+    """fp32 tensors of a trained network by name, from a checkpoint, its source, or both where adapters are merged.
 
-    Each is read when it is asked for, and nothing is kept.
+    Each access reads one tensor; none stays in memory.
     """
 
     def __init__(
@@ -30,13 +30,13 @@ class Merged(Mapping[str, Tensor]):
         kind: str,
         lora: LoRA | None,
     ) -> None:
-        """``kind`` of tensors, "weights" or "ema", of ``role``; ValueError where they are not this network's."""
+        """Read ``kind`` of tensors, "weights" or "ema", of ``role``; ValueError where another network has them."""
         self._source, self._checkpoint, self._role, self._kind, self._lora = source, checkpoint, role, kind, lora
         self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
         self._stored = checkpoint.shapes(role, kind)
-        wanted = self._shapes if lora is None else _adapter_shapes(network, lora)
+        shapes = self._shapes if lora is None else _adapter_shapes(network, lora)
         if wrong := {
-            name for name in wanted.keys() | self._stored.keys() if wanted.get(name) != self._stored.get(name)
+            name for name in shapes.keys() | self._stored.keys() if shapes.get(name) != self._stored.get(name)
         }:
             what = "weights are another model's"
             if lora is not None:
@@ -64,7 +64,7 @@ class Merged(Mapping[str, Tensor]):
 
 
 def _adapter_shapes(network: nn.Module, lora: LoRA) -> dict[str, tuple[int, ...]]:
-    """Shapes of all that ``lora`` trains of ``network``, by plain name."""
+    """Shapes of all parameters of ``network`` that ``lora`` trains, by plain name."""
     shapes = {name: tuple(p.shape) for name, p in network.named_parameters() if lora.trains_whole(name)}
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear) and lora.adapts(name):
@@ -77,10 +77,11 @@ def outlined(
     config: RunConfig, role: str, checkpoint: Path, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, Mapping[str, Tensor] | None]:
     """(a role's network on the meta device, in ``dtype`` but for the parts that diffusers keeps in fp32; its tensors by
-    name: of a trained role the average's, where one is kept).
+    name: the average of a trained role, where the checkpoint has one).
 
-    A role whose turn has not come yet is as it began. One that began at random and is not trained has no file: (the
-    network itself, None)."""
+    A role whose stage has not begun has its initial weights. An untrained role that began at random has no file: (the
+    network itself, None).
+    """
     family, path, trained = config.model.family, config.source(role), _trained(config, role, checkpoint)
     source: Weights | None = None
     if config.role(role).init == "random":
@@ -93,7 +94,7 @@ def outlined(
 
 
 def _trained(config: RunConfig, role: str, checkpoint: Path) -> bool:
-    """Whether ``checkpoint`` has trained tensors of ``role``: the method trains it, and its turn has come."""
+    """True where ``checkpoint`` has trained tensors of ``role``: the method trains it, and its stage has begun."""
     trains = config.method.roles[role] == "trained"
     return trains and role in Checkpoint(checkpoint).state.get("roles", {role})
 
@@ -112,11 +113,12 @@ def load_network(
     averaged: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """A role's network, frozen: out of a checkpoint (its average, where one is kept), or as it began, where its turn
-    has not come yet, too.
+    """A role's network, frozen: from a checkpoint (its average, where there is one), or with its initial weights, also
+    where its stage has not begun.
 
     It takes ``dtype`` tensor by tensor, but for the parts that diffusers keeps in fp32. Adapters are merged, in fp32,
-    into the weights that they adapt."""
+    into the weights that they adapt.
+    """
     family, path = config.model.family, config.source(role)
     source: Weights | None = None
     if config.role(role).init == "random":

@@ -38,31 +38,32 @@ class Checkpoint:
         return int(self.state["step"])
 
     def verify(self, thorough: bool = True) -> None:
-        """BadCheckpoint unless every file of the manifest is there with its size, and the state is this folder's.
+        """Check files against the manifest; BadCheckpoint unless each is there with its size, and the state is this
+        folder's.
 
-        ``thorough`` reads all bytes, too: their hashes, and that files of tensors are such.
+        ``thorough`` also reads all bytes: it checks their hashes, and that files of tensors are safetensors.
         """
         manifest = self._manifest
-        for name, wanted in manifest.items():
-            found = self._look(name, wanted, thorough)
+        for name, stated in manifest.items():
+            measured = self._look(name, stated, thorough)
             for fault, differs in (("size", "size"), ("content (its hash)", "sha256")):
-                if found[differs] != wanted[differs]:
+                if measured[differs] != stated[differs]:
                     raise self._bad(name, f"{fault} is not as it was written")
         step = self.state.get("step")
         if not isinstance(step, int) or step_of(self.folder) not in (None, step):
             raise self._bad(STATE, f"it is of step {step}, and the folder is not")
 
-    def _look(self, name: str, wanted: Mapping[str, Any], thorough: bool) -> Mapping[str, Any]:
-        """Size and hash of a file; the hash as it is ``wanted`` unless ``thorough``."""
+    def _look(self, name: str, stated: Mapping[str, Any], thorough: bool) -> Mapping[str, Any]:
+        """Size and hash of a file; without ``thorough`` the hash is the ``stated`` one, unread."""
         path = self._file(name)
         try:
             if not thorough:
-                return {**wanted, "size": path.stat().st_size}
-            found = fingerprint(path)
-            if name.endswith(TENSORS) and found["sha256"] == wanted["sha256"]:
+                return {**stated, "size": path.stat().st_size}
+            measured = fingerprint(path)
+            if name.endswith(TENSORS) and measured["sha256"] == stated["sha256"]:
                 with safe_open(path, "np") as file:
                     file.keys()
-            return found
+            return measured
         except (OSError, SafetensorError) as error:
             raise self._bad(name, str(error)) from error
 
@@ -71,10 +72,10 @@ class Checkpoint:
         manifest = self._json(MANIFEST)
         if STATE not in manifest:
             raise self._bad(MANIFEST, f"it names no {STATE}")
-        for name, wanted in manifest.items():
+        for name, stated in manifest.items():
             if Path(name).name != name or not (name == STATE or name.endswith(TENSORS)):
                 raise self._bad(name, "no file of a checkpoint has such a name")
-            if not isinstance(wanted, dict) or not {"size", "sha256"} <= wanted.keys():
+            if not isinstance(stated, dict) or not {"size", "sha256"} <= stated.keys():
                 raise self._bad(MANIFEST, f"it tells no size and hash of {name}")
         return manifest
 
@@ -89,7 +90,7 @@ class Checkpoint:
         return read
 
     def _file(self, name: str) -> Path:
-        """A plain file of the folder: links, which may lead out of it, devices and folders are not ours."""
+        """Path of a plain file of the folder. Links, which may lead out of it, devices and folders are refused."""
         path = self.folder / name
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise self._bad(name, "it is no plain file")
@@ -102,28 +103,28 @@ class Checkpoint:
 
     @cached_property
     def _index(self) -> dict[tuple[str, str], Path]:
-        found: dict[tuple[str, str], Path] = {}
-        # By the manifest: an attempt that died here, in another world, may have left files that nobody vouches for.
+        files: dict[tuple[str, str], Path] = {}
+        # The manifest decides: an attempt that died here, in another world, may have left files that it does not list.
         for name in sorted(name for name in self._manifest if name.endswith(TENSORS)):
             path, role = self._file(name), name.rsplit("-", 2)[0]
             try:
                 with safe_open(path, "pt") as file:
-                    found |= {(role, name): path for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                    files |= {(role, name): path for name in file.keys()}  # noqa: SIM118 (not a mapping)
             except SafetensorError as error:
                 raise self._bad(name, str(error)) from error
-        return found
+        return files
 
     def names(self, role: str, kind: str) -> list[str]:
-        """Parameter names of which ``kind`` ("weights", "exp_avg", "exp_avg_sq", "ema") is stored."""
+        """Parameter names that have a tensor of ``kind`` ("weights", "exp_avg", "exp_avg_sq", "ema")."""
         return [name.removeprefix(f"{kind}/") for r, name in self._index if r == role and name.startswith(f"{kind}/")]
 
     def shapes(self, role: str, kind: str) -> dict[str, tuple[int, ...]]:
         """Shapes by parameter name, without reading a tensor."""
-        found = {}
+        shapes = {}
         for name in self.names(role, kind):
             with safe_open(self._index[role, f"{kind}/{name}"], "np") as file:
-                found[name] = tuple(file.get_slice(f"{kind}/{name}").get_shape())
-        return found
+                shapes[name] = tuple(file.get_slice(f"{kind}/{name}").get_shape())
+        return shapes
 
     def tensor(self, role: str, kind: str, name: str) -> Tensor:
         """One whole tensor; KeyError names what is missing."""
@@ -139,7 +140,7 @@ class Checkpoint:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file is there with its size: a quick look, for a folder that may be in the writing."""
+    """True where every file is there with its size: a quick look, for a folder that a save may still be writing."""
     try:
         Checkpoint(folder).verify(thorough=False)
     except BadCheckpoint:
@@ -158,8 +159,7 @@ def _intact(folder: Path, _written_ns: int) -> bool:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether every byte of a checkpoint is as it was written, as this process has found once; a warning names what is
-    not."""
+    """True where every byte is as it was written; this process remembers the answer. A warning names a damaged file."""
     try:
         written = (folder / MANIFEST).stat().st_mtime_ns
     except OSError:
@@ -170,12 +170,12 @@ def is_intact(folder: Path) -> bool:
 def latest(
     run_dir: Path,
     thorough: bool = False,
-    wanted: Callable[[Checkpoint], bool] = lambda _: True,
+    accepts: Callable[[Checkpoint], bool] = lambda _: True,
     tell: Callable[[str], None] = log.warning,
 ) -> Checkpoint | None:
-    """The newest checkpoint of a run that is whole and ``wanted``; of damaged ones ``tell`` gets the name and fault.
+    """The newest whole checkpoint of a run that ``accepts`` accepts; ``tell`` gets the name and fault of damaged ones.
 
-    ``thorough`` reads every byte, which a checkpoint deserves before a run goes on from it.
+    ``thorough`` reads every byte, which a checkpoint deserves before a run resumes from it.
     """
     for folder in reversed(folders(run_dir)):
         checkpoint = Checkpoint(folder)
@@ -184,6 +184,6 @@ def latest(
         except BadCheckpoint as error:
             tell(f"checkpoint passed over: {error}")
             continue
-        if wanted(checkpoint):
+        if accepts(checkpoint):
             return checkpoint
     return None

@@ -12,7 +12,7 @@ from ray_distill.checkpoint.reader import Checkpoint, is_intact, is_whole
 
 log = logging.getLogger(__name__)
 SKIPPING = "skipping"
-"""Key of a state: updates were being skipped when it was saved, so that to go back to it would not help."""
+"""Key of a state: true where updates were being skipped at the save, so that a rollback to it would not help."""
 
 
 def is_good(checkpoint: Checkpoint) -> bool:
@@ -20,42 +20,42 @@ def is_good(checkpoint: Checkpoint) -> bool:
 
 
 def best_steps(scores: Mapping[int, float], count: int) -> set[int]:
-    """The steps of the ``count`` lowest scores; of equal ones the earlier."""
+    """The steps of the ``count`` lowest scores; the earlier of equal ones."""
     return set(sorted(scores, key=lambda step: (scores[step], step))[:count])
 
 
-def surplus(whole: Sequence[int], good: Collection[int], keep: int, kept: Collection[int]) -> list[int]:
-    """Of the steps in ``whole``, ascending, those that may go: neither among the newest ``keep``, nor in ``kept``, nor
-    the newest of ``good``."""
-    stays = {*whole[-keep:], *kept, *[step for step in whole if step in good][-1:]}
+def surplus(whole: Sequence[int], good: Collection[int], keep: int, best: Collection[int]) -> list[int]:
+    """Steps of ``whole``, ascending, that may go: not among the newest ``keep``, not in ``best``, not the newest of
+    ``good``."""
+    stays = {*whole[-keep:], *best, *[step for step in whole if step in good][-1:]}
     return [step for step in whole if step not in stays]
 
 
-def prune(run_dir: Path, keep: int, kept: Collection[int] = ()) -> list[int]:
-    """Remove a run's surplus, and what is unfinished and older than its newest whole checkpoint; returns their steps.
+def prune(run_dir: Path, keep: int, best: Collection[int] = ()) -> list[int]:
+    """Remove a run's surplus checkpoints, and unfinished ones older than its newest whole one; returns their steps.
 
-    The newest, and the newest good one, are read whole before any other goes: one whose bytes are damaged counts as
-    unfinished, and the one before it takes its place. A folder that cannot be removed costs a warning: it is tried
-    again next time.
+    It reads the newest, and the newest good one, whole before it removes any other: a checkpoint with damaged bytes
+    counts as unfinished, and the one before it takes its place. A folder that cannot be removed costs a warning, and
+    the next call tries again.
     """
-    found = {step: folder for folder in folders(run_dir) if (step := step_of(folder)) is not None}
-    whole = [step for step, folder in found.items() if is_whole(folder)]
+    by_step = {step: folder for folder in folders(run_dir) if (step := step_of(folder)) is not None}
+    whole = [step for step, folder in by_step.items() if is_whole(folder)]
     while whole:
-        good = [step for step in whole if is_good(Checkpoint(found[step]))]
-        gone = surplus(whole, good, keep, kept)
-        torn = [step for step in found if step not in whole and step < whole[-1]]
-        damaged = [step for step in {whole[-1], *good[-1:]} if (gone or torn) and not is_intact(found[step])]
+        good = [step for step in whole if is_good(Checkpoint(by_step[step]))]
+        removable = surplus(whole, good, keep, best)
+        torn = [step for step in by_step if step not in whole and step < whole[-1]]
+        damaged = [step for step in {whole[-1], *good[-1:]} if (removable or torn) and not is_intact(by_step[step])]
         if not damaged:
-            return [step for step in sorted([*gone, *torn]) if _remove(found[step])]
+            return [step for step in sorted([*removable, *torn]) if _remove(by_step[step])]
         whole = [step for step in whole if step not in damaged]
     return []
 
 
 def set_aside(run_dir: Path, newest: Checkpoint | None) -> None:
-    """What is newer than the checkpoint that a run goes on from is no more: a quick look might take it for whole.
+    """Discard checkpoints newer than the one we resume from, so that a size-only check cannot pick them up later.
 
-    An unfinished folder is removed, any other renamed to ``passed_over_...``, for its owner to look at. ``newest`` may
-    be another run's.
+    It removes unfinished folders and renames others to ``passed_over_...``, for their owner to look at. ``newest`` may
+    belong to another run.
     """
     own = newest is not None and newest.folder.parent == run_dir
     for folder in folders(run_dir):

@@ -19,20 +19,21 @@ from ray_distill import durable
 from ray_distill.checkpoint.layout import MANIFEST, STATE, file_name, fingerprint
 
 PART_BYTES = 1 << 30
-AHEAD = 1  # parts that wait in memory while another is written, where the disk is waited for
+AHEAD = 1  # parts that wait in memory while another is written, where the caller waits for the disk
 SHARED = "output_dir must be storage that all nodes share"
 Gather = Callable[[Any], list[Any]]
 
 
 class SaveFailed(RuntimeError):
-    """A checkpoint could not be written, and nothing of it is left; the message names path, bytes needed and free."""
+    """A checkpoint could not be written, and nothing of it is left; the message names path, bytes needed and bytes
+    free."""
 
 
 class Writing:
     """One checkpoint, of which each rank writes its part into a folder that all of them see.
 
-    When it is made, this rank's tensors are in memory, if not on disk yet; ``finish`` ends it. Both are collectives,
-    and both raise SaveFailed on all ranks where one of them failed.
+    After construction this rank's tensors are in memory, if not on disk yet; ``finish`` completes it. Both are
+    collectives, and both raise SaveFailed on all ranks where one of them failed.
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class Writing:
         self._keep(tensors, world)
 
     def done(self) -> bool:
-        """Whether this rank's part is on disk, or has failed."""
+        """True where this rank's part is on disk, or has failed."""
         return all(part.done() for part in self._waiting)
 
     def finish(self) -> None:
-        """Wait for the disk; then rank 0 vouches for all ranks' files."""
+        """Wait for the disk; then rank 0 writes the manifest of all ranks' files."""
         self._pool.shutdown(wait=True)
         every = self.gather((self._error, self._files))
         self._settle([error for error, _ in every])
@@ -74,52 +75,53 @@ class Writing:
         for index, (role, name, tensor) in enumerate(tensors):
             self.bytes += tensor.nbytes
             if index % world == self.rank:
-                kept = pending.setdefault(role, {})
+                tensors_of_role = pending.setdefault(role, {})
                 # A copy, whatever the device: training goes on while the disk is busy.
-                kept[name] = tensor.detach().to("cpu", copy=True).contiguous()
-                if sum(t.nbytes for t in kept.values()) >= PART_BYTES:
+                tensors_of_role[name] = tensor.detach().to("cpu", copy=True).contiguous()
+                if sum(t.nbytes for t in tensors_of_role.values()) >= PART_BYTES:
                     self._flush(role, pending.pop(role))
-        for role, kept in pending.items():
-            self._flush(role, kept)
+        for role, tensors_of_role in pending.items():
+            self._flush(role, tensors_of_role)
 
-    def _flush(self, role: str, kept: dict[str, Tensor]) -> None:
+    def _flush(self, role: str, tensors: dict[str, Tensor]) -> None:
         number = len(self._waiting)
         if self._ahead is not None and number > self._ahead:
             self._waiting[-1 - self._ahead].result()
         name = file_name(role, self.rank, number)
-        self._waiting.append(self._pool.submit(self._guard, lambda: self._write(name, kept)))
+        self._waiting.append(self._pool.submit(self._guard, lambda: self._write(name, tensors)))
 
     def _guard(self, write: Callable[[], None]) -> None:
-        """What fails is told to all ranks later: a rank that raised now would leave the others in a collective."""
+        """Record a failure of ``write`` for :meth:`finish`: a rank that raised now would leave the others in a
+        collective."""
         if self._error:
             return
         try:
             write()
         except (OSError, SafetensorError) as error:
-            self._error = self._told(error)
+            self._error = self._message(error)
 
-    def _write(self, name: str, kept: dict[str, Tensor]) -> None:
+    def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
         path = self.folder / name
         if not self.folder.is_dir():
             raise FileNotFoundError(f"not seen on {socket.gethostname()}: {SHARED}")
-        save_file(kept, path)
+        save_file(tensors, path)
         with _where_supported():
             path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors' are their owner's alone
         durable.sync(path)  # a manifest must not outlive a power cut that its files did not
         self._files[name] = fingerprint(path)
 
     def _clear(self) -> str:
-        """An empty folder, whatever an attempt that died has left there; what went wrong, or ""."""
+        """Make an empty folder, and remove the files of an attempt that died; returns the error, or ""."""
         try:
             if self.folder.exists():
                 shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True)
         except OSError as error:
-            return self._told(error)
+            return self._message(error)
         return ""
 
     def _vouch(self, files: dict[str, Any]) -> str:
-        """The manifest, of what rank 0 sees of all files."""
+        """Write state and manifest of all ranks' ``files``, as rank 0 sees them; returns the error, or ""."""
 
         def write() -> None:
             durable.write(self.folder / STATE, json.dumps(self.state, indent=1))
@@ -146,13 +148,13 @@ class Writing:
         needed = f"{self.bytes:,} bytes needed" if self.bytes else "nothing was written yet"
         raise SaveFailed(f"{self.folder} was not saved ({needed}; rank {which}: {error})")
 
-    def _told(self, error: Exception) -> str:
-        """What is wrong, and what the disk has left before the half-written folder is removed."""
+    def _message(self, error: Exception) -> str:
+        """Message of an error, with the space that the disk has left before the half-written folder is removed."""
         return f"{type(error).__name__}: {error}; {free(self.folder)}"
 
 
 def free(folder: Path) -> str:
-    """What the disk below a folder that need not be there has left, for a message."""
+    """Free bytes of the disk below a folder, which need not exist, as a part of a message."""
     there = next((path for path in (folder, *folder.parents) if path.is_dir()), Path("/"))
     try:
         return f"{shutil.disk_usage(there).free:,} bytes free"
@@ -169,8 +171,8 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _where_supported() -> Iterator[None]:
-    """Inside, a file system without modes (FAT, SMB) goes without them: who may read is then its own affair. Any other
-    error stays."""
+    """Ignore, in the block, the error of a file system without modes (FAT, SMB), which decides itself who may read. Any
+    other error passes."""
     try:
         yield
     except OSError as error:

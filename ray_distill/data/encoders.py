@@ -1,4 +1,4 @@
-"""Encoders of a run: what its pipeline's codec, text and images make of clips and prompts, and the stores they fill."""
+"""Encoders of a run: its pipeline's codec, text encoder and image encoder, and the addresses of their stores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cleaning() -> str:
 
 @dataclass(frozen=True)
 class Encoders:
-    """The pipeline that codec and text encoder come from, and how prompts are encoded."""
+    """Codec and text encoder of a pipeline, and how prompts are encoded."""
 
     pipeline: Pipeline
     max_sequence_length: int
@@ -40,22 +40,22 @@ class Encoders:
         return self.pipeline.fields(self.max_sequence_length)
 
     def text_encoder(self) -> TextEncoder:
-        """Loaded, on the CPU."""
+        """The text encoder, loaded, on the CPU."""
         return self.pipeline.of.text(self.path, self.max_sequence_length, self.text_precision)
 
     def image_encoder(self, codec: Codec) -> ImageEncoder | None:
-        """Loaded, on the CPU; None where a clip has no fields."""
+        """The image encoder, loaded, on the CPU; None where a clip has no fields."""
         make = self.pipeline.of.image
         return make(self.pipeline, codec) if make and of_clips(self.fields) else None
 
     @cached_property
     def codec(self) -> str:
-        """The address of latents, in their store."""
+        """Address of latents in their store."""
         return address(FORMAT, folder_hash(self.path / "vae"))
 
     @cached_property
     def encoder(self) -> str:
-        """The address of captions' fields."""
+        """Address of captions' fields in their store."""
         parts = [folder_hash(self.path / part) for part in ("text_encoder", "tokenizer")]
         precision = [] if self.text_precision == "float32" else [self.text_precision]
         stored = stored_dtypes(self.path / "text_encoder", "model", f"{self.pipeline.where}: text_encoder")
@@ -65,7 +65,7 @@ class Encoders:
 
     @cached_property
     def images(self) -> str:
-        """The address of clips' fields; "" where a clip has none."""
+        """Address of clips' fields in their store; "" where a clip has none."""
         fields = of_clips(self.fields)
         parts = [folder_hash(self.path / part) for part in self.pipeline.of.image_parts(fields)]
         return address(FORMAT, parts, sorted(fields.items())) if fields else ""
@@ -78,7 +78,7 @@ class Encoders:
 
     @property
     def multiple(self) -> tuple[int, int]:
-        """The number that height and width must be multiples of."""
+        """The numbers of which height and width must be multiples."""
         return self.pipeline.multiple
 
     def latent_shape(self, frames: int, height: int, width: int) -> Shape:

@@ -19,9 +19,10 @@ from ray_distill.models.spec import Row
 def picture_rows(
     models: Encoders, pictures: Sequence[Path], size: tuple[int, int, int], device: torch.device | str = "cpu"
 ) -> list[Row]:
-    """The fields of a clip of ``size`` (frames, height, width) for each picture, cut as clips are, on the CPU.
+    """The fields of a clip of ``size`` (frames, height, width) for each picture, cropped as clips are, on the CPU.
 
-    BadClip names a picture that cannot be read; ``models`` must take images."""
+    BadClip names a picture that cannot be read; ``models`` must take images.
+    """
     codec = load_codec(models.path / "vae").to(device)
     image = models.image_encoder(codec)
     assert image is not None, "the pipeline makes videos of text alone"

@@ -1,4 +1,4 @@
-"""The `data` section of a configuration: where clips come from, and how they are cut and sized."""
+"""The `data` section of a configuration: the sources of clips, and their cut and size."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PLACES = ("manifest", "videos", "shards", "prompts")
 
 
 class Teacher(Section):
-    """The teacher makes a video of each prompt: its sampler's recipe."""
+    """Recipe of the teacher's sampler, which makes a video of each prompt."""
 
     path: Pipeline | None = None
-    """Its pipeline folder; model.path without."""
+    """Its pipeline folder; default: model.path."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     steps: Steps = 50
     shift: Shift = 8.0
@@ -52,38 +52,38 @@ class Teacher(Section):
 
 
 class Dataset(Section):
-    """One of ``manifest``, ``videos`` and ``prompts``, and how often it is seen."""
+    """One of ``manifest``, ``videos``, ``shards`` and ``prompts``, and how often it is seen."""
 
     id: str = ""
-    """Its name in messages and in the card; else that of its file or folder."""
+    """Its name in messages and in the card; default: that of its file or folder."""
     manifest: Location | None = None
     """JSON lines, CSV or parquet with a row a clip; a video's path starts at the manifest's folder."""
     videos: Location | None = None
-    """A folder, searched with all that is below it."""
+    """A folder, searched with all its subfolders."""
     shards: Location | None = None
     """A tar file, or a folder of them, as WebDataset makes them: 0001.mp4 beside 0001.txt or 0001.json."""
     prompts: Location | None = None
     """No videos: a text file with a prompt a line, or JSON lines, for methods that need no data."""
     captions: Literal["sidecar", "lines", "filename"] = "sidecar"
-    """Of ``videos`` and ``shards``: one in a .txt beside the video; or one a line of it, of which each sample draws
-    one; or, of ``videos``, its name with spaces for underscores."""
+    """For ``videos`` and ``shards``: one caption in a .txt beside the video; or one a line, of which each sample draws
+    one; or, for ``videos``, the file's name with spaces for underscores."""
     caption: str | None = None
     """One caption for every video, in place of their own."""
     teacher: Teacher | None = None
-    """Of ``prompts``: the teacher makes their videos."""
+    """For ``prompts``: the teacher makes their videos."""
     root: Location | None = None
-    """Of a ``manifest``: the folder at which its videos' paths start, in place of its own."""
+    """For a ``manifest``: the folder at which its videos' paths start, in place of its own."""
     video_column: str = "video"
     caption_column: str = "caption"
     image_column: str | None = None
-    """Of a ``manifest`` or ``prompts``: the column with a picture of each row, from which image to video begins; a path
-    as a video's. Without it a clip's own first frame is taken, and prompts have none."""
+    """For a ``manifest`` or ``prompts``: the column with each row's picture, from which image to video begins; a path
+    like a video's. Without it a clip's own first frame serves, and prompts have none."""
     repeats: Annotated[float, Field(ge=0, le=1e6)] = 0
-    """Extra passes in an epoch; of a pass and a half the half is another one each epoch."""
+    """Extra passes in an epoch; half a pass takes another half of the rows each epoch."""
     probability: Annotated[float, Field(gt=0)] | None = None
-    """Its share of the samples, in place of repeats; given for all datasets, as parts of their sum."""
+    """Its share of the samples, in place of repeats; all datasets need one, and their sum is the whole."""
     frames: Frames | None = None
-    """This and the next ones are for this dataset, in place of data's."""
+    """This key and the next ones hold for this dataset, in place of data's."""
     stride: Many | None = None
     resolution: Side | None = None
     crop: bool | None = None
@@ -93,10 +93,10 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _one_place(self) -> Dataset:
-        given = [name for name in PLACES if getattr(self, name) is not None]
-        if len(given) != 1:
+        places = [name for name in PLACES if getattr(self, name) is not None]
+        if len(places) != 1:
             raise ValueError(
-                f"a dataset needs exactly one of {', '.join(PLACES)}; it has {' and '.join(given) or 'none'}"
+                f"a dataset needs exactly one of {', '.join(PLACES)}; it has {' and '.join(places) or 'none'}"
             )
         of = {"filename": (self.videos,), "lines": (self.videos, self.shards)}.get(self.captions)
         if of is not None and (self.caption is not None or not any(of)):
@@ -133,33 +133,33 @@ class Dataset(Section):
 
 
 class Clips(Section):
-    """What becomes of a file: which frames, and of what size."""
+    """Rules for the clips of a file: its frames, and their size."""
 
     frames: Frames
     stride: Many = 1
-    """Every so many frames one is taken."""
+    """Every stride-th frame is taken."""
     fps: Annotated[float, Field(ge=0.01, le=1000)] = 16
-    """Of samples, and of clips: files are brought to this rate before ``stride``."""
+    """Frames a second of samples, and of clips: files are brought to this rate before ``stride``."""
     resample: bool = True
     """False: frames are taken as they come, whatever their file's rate."""
     height: Side
-    """Of samples; of clips too, but for pixel_area."""
+    """Height and width of samples; of clips too, but for pixel_area."""
     width: Side
     resolution_type: Literal["fixed", "pixel_area"] = "fixed"
-    """fixed: height x width. pixel_area: about resolution^2 pixels in the file's own aspect, in multiples of what the
-    model takes."""
+    """fixed: height x width. pixel_area: about resolution^2 pixels in the file's own aspect, in multiples of the
+    model's patch."""
     resolution: Side | None = None
     aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
     """Decimals of width / height: files that agree in them share a bucket."""
     crop: bool = True
-    """What does not fit the size is cut off, evenly on both sides; false: the whole picture is squeezed into it."""
+    """true: cut off what exceeds the size, evenly on both sides; false: squeeze the whole picture into it."""
     minimum_image_size: NonNegativeInt = 0
     """Files with a shorter edge below this are left out; with pixel_area, those with fewer pixels than its square."""
     minimum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
     """Files with a lower width / height are left out."""
     maximum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
     clips_per_video: Many = 1
-    """A long file is cut into at most so many clips, one after the other."""
+    """Most clips of a long file, one after the other."""
 
     @model_validator(mode="after")
     def _resolution_is_for_areas(self) -> Clips:
@@ -171,9 +171,9 @@ class Clips(Section):
     def cut(self, number: int) -> Cut:
         return Cut(self.frames, self.stride, self.fps if self.resample else None, number)
 
-    def unfit(self, shown: tuple[float, float]) -> str:
-        """The reason to leave out a file that shows ``shown`` square pixels (height, width); "" if there is none."""
-        height, width = shown
+    def unfit(self, pixels: tuple[float, float]) -> str:
+        """The reason to leave out a file of ``pixels`` (height, width), square ones; "" if there is none."""
+        height, width = pixels
         least, lowest, highest = self.minimum_image_size, self.minimum_aspect_ratio, self.maximum_aspect_ratio
         what = f"shows {width:.0f}x{height:.0f} pixels"
         edge = (height * width) ** 0.5 if self.resolution_type == "pixel_area" else min(height, width)
@@ -186,13 +186,13 @@ class Clips(Section):
             return f"{what}, a width / height above data.maximum_aspect_ratio = {highest:g}"
         return ""
 
-    def size(self, shown: tuple[float, float], multiple: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the bucket of a file that shows ``shown`` square pixels, in whole ``multiple``s."""
+    def size(self, pixels: tuple[float, float], multiple: tuple[int, int]) -> tuple[int, int]:
+        """Height and width, in whole ``multiple``s, of the bucket of a file of square ``pixels`` (height, width)."""
         if self.resolution is None:
             return self.height, self.width
-        aspect = max(round(shown[1] / shown[0], self.aspect_bucket_rounding), 10**-self.aspect_bucket_rounding)
-        wanted = self.resolution / aspect**0.5, self.resolution * aspect**0.5
-        height, width = (max(1, round(side / whole)) * whole for side, whole in zip(wanted, multiple, strict=True))
+        aspect = max(round(pixels[1] / pixels[0], self.aspect_bucket_rounding), 10**-self.aspect_bucket_rounding)
+        target = self.resolution / aspect**0.5, self.resolution * aspect**0.5
+        height, width = (max(1, round(side / whole)) * whole for side, whole in zip(target, multiple, strict=True))
         return height, width
 
 
@@ -203,18 +203,19 @@ class Source(Clips):
     """Short for one dataset with this manifest."""
     datasets: tuple[Dataset, ...] = ()
     allow_outside: bool = False
-    """Whether a manifest may name files outside its folder."""
+    """True: a manifest may name files outside its folder."""
     maximum_pixels: PositiveInt = PIXELS
-    """Files with larger frames are left out before one of them is decoded."""
+    """Files with larger frames are left out before any decoding."""
     decoder: Literal["pyav", "decord"] = "pyav"
-    """decord: it reads the files that it is proven to read right, and PyAV all others."""
+    """decord reads the files that it is proven to read right, and PyAV all others."""
     cache_dir: Folder = Path("cache")
     stream: bool = False
-    """Whether training begins while clips are still being encoded, beside it."""
+    """True: training begins while clips are still being encoded, beside it."""
     keep_small_buckets: bool = True
-    """Whether sizes that fewer clips have than a global batch are kept, and repeated within it, or left out."""
+    """keep: sizes that fewer clips have than a global batch are repeated within it; else they are left out."""
     caption_dropout: Fraction = 0
-    """The share of samples whose caption is taken for the empty one, so that a method learns without a prompt, too."""
+    """Share of samples that get the empty caption in place of their own, so that a method also learns without a prompt.
+    """
     negative_prompt: str = ""
     encode_batch: PositiveInt = 1
     encoders: PositiveInt = 1
@@ -237,14 +238,14 @@ class Source(Clips):
         return self
 
     def clips(self, part: Dataset) -> Clips:
-        """What becomes of a dataset's files."""
+        """Rules for the clips of a dataset's files."""
         settings: dict[str, Any] = {name: getattr(self, name) for name in Clips.model_fields}
         own = {name: getattr(part, name, None) for name in settings}
         return Clips.model_validate(settings | {name: value for name, value in own.items() if value is not None})
 
     @property
     def parts(self) -> tuple[Dataset, ...]:
-        """The datasets, whichever form they are written in."""
+        """The datasets, from whichever key they come."""
         return self.datasets or (Dataset(manifest=self.manifest),)
 
     @property
@@ -259,8 +260,8 @@ class Source(Clips):
         """How often an epoch shows each row of each dataset, which has ``counts`` rows; all rows at least once."""
         if self.parts[0].probability is None:
             return [1 + part.repeats for part in self.parts]
-        wanted = [
+        passes_wanted = [
             (part.probability or 0) / count if count else 0.0 for part, count in zip(self.parts, counts, strict=True)
         ]
-        least = min((share for share in wanted if share), default=1.0)
-        return [share / least for share in wanted]
+        least = min((share for share in passes_wanted if share), default=1.0)
+        return [share / least for share in passes_wanted]

@@ -19,13 +19,13 @@ from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.generate import Generator, write_videos
 from ray_distill.evaluate.metrics import by_prompt, diversity_by_prompt, frechet_distance, mean_by_prompt, paired_ratio
 from ray_distill.evaluate.report import contact_sheet, missed
-from ray_distill.evaluate.samples import Candidate, Made
+from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)
 COMPARED, BASELINE = "videos", "baseline"
 LEAST = {"motion": 0.005, "saturation": 0.01, "chroma": 0.005}
-"""Means of the teacher up to which a ratio to it says nothing: a static, or a grey one."""
+"""Means of the teacher up to which a ratio to it is meaningless: a static clip, or a grey one."""
 
 
 def teachers(config: RunConfig) -> dict[str, Candidate]:
@@ -43,7 +43,7 @@ def teachers(config: RunConfig) -> dict[str, Candidate]:
 
 
 def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> dict[str, Candidate]:
-    """What is compared, by the report's names. A method without a teacher is its own teacher_many."""
+    """The candidates of a comparison, by the report's names. A method without a teacher is its own teacher_many."""
     student = config.method.sampler()
     if TEACHER not in config.method.roles:
         return {"student": Candidate(STUDENT, student, checkpoint)}
@@ -58,15 +58,18 @@ def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> d
 
 
 def baseline(config: RunConfig, cache: Cache) -> Path | None:
-    """Videos of the teacher, and of it at the student's evaluations: their folder, None if it is there already."""
+    """Sample videos of the teacher, with many steps and at the student's evaluations: their folder, None if it is there
+    already."""
     out = config.run_dir / BASELINE
     if out.is_dir():
         return None
     generator = Generator(config, cache)
-    made = {name: generator.start(candidate, config.evaluate.tune_seed) for name, candidate in teachers(config).items()}
-    for name, task in made.items():
-        done: Made = ray.get(task, timeout=config.train.timeout_s)
-        write_videos(out / name, done.videos, generator.prompts, config.data.fps)
+    tasks = {
+        name: generator.start(candidate, config.evaluate.tune_seed) for name, candidate in teachers(config).items()
+    }
+    for name, task in tasks.items():
+        samples: Samples = ray.get(task, timeout=config.train.timeout_s)
+        write_videos(out / name, samples.videos, generator.prompts, config.data.fps)
     return out
 
 
@@ -87,13 +90,13 @@ def evaluate(
     pending = {(name, seed): generator.start(c, seed) for name, c in compared.items() for seed in settings.seeds}
     report: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
-    sampled: dict[str, list[Made]] = {}
+    sampled: dict[str, list[Samples]] = {}
     for name, candidate in compared.items():
-        sampled[name] = made = [
+        sampled[name] = samples = [
             ray.get(pending.pop((name, seed)), timeout=config.train.timeout_s) for seed in settings.seeds
         ]
-        report[name] = summary(made, real, candidate.sampler)
-        columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = made[0].videos
+        report[name] = summary(samples, real, candidate.sampler)
+        columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = samples[0].videos
         say(f"{name}: {report[name]}")
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
     for heading, videos in columns.items():
@@ -108,7 +111,7 @@ def evaluate(
 
 
 def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[str], None]) -> Sampler:
-    """The teacher at the student's steps, at the guidance and shift that are best on another seed than is reported."""
+    """The teacher at the student's steps, with the guidance and shift that score best on a seed of its own."""
     steps = len(config.method.sampler().timesteps)
     grid = [
         Sampler(euler_timesteps(steps, shift), "ode", scale, experts=config.method.teachers)
@@ -116,41 +119,45 @@ def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[
         for shift in config.evaluate.shift_grid
     ]
     refs = [generator.start(Candidate(TEACHER, sampler), config.evaluate.tune_seed) for sampler in grid]
-    made = ray.get(refs, timeout=config.train.timeout_s)
-    scores = [frechet_distance(m.features, real) for m in made if m.features is not None]
+    samples = ray.get(refs, timeout=config.train.timeout_s)
+    scores = [frechet_distance(m.features, real) for m in samples if m.features is not None]
     best = int(np.argmin(scores))
     say(f"few-step teacher: guidance {grid[best].guidance_scale} and timesteps {grid[best].timesteps} are best")
     return grid[best]
 
 
-def summary(made: Sequence[Made], real: Tensor | None, sampler: Sampler) -> dict[str, Any]:
-    """One sampler's row of the report, over sampling seeds; None is what no metric measured."""
-    distances = [frechet_distance(m.features, real) for m in made if m.features is not None and real is not None]
-    right, varied = ([v for m in made if (v := getattr(m, name)) is not None] for name in ("accuracy", "diversity"))
+def summary(seeds: Sequence[Samples], real: Tensor | None, sampler: Sampler) -> dict[str, Any]:
+    """One sampler's row of the report, over sampling seeds; values are None without a metric."""
+    distances = [frechet_distance(m.features, real) for m in seeds if m.features is not None and real is not None]
+    right, varied = ([v for m in seeds if (v := getattr(m, name)) is not None] for name in ("accuracy", "diversity"))
     return {
         "frechet": float(np.mean(distances)) if distances else None,
         "frechet_spread": float(np.std(distances, ddof=1)) if len(distances) > 1 else None,
         "accuracy": float(np.mean(right)) if right else None,
         "diversity": float(np.mean(varied)) if varied else None,
-        **{name: float(torch.cat([m.measures[name] for m in made]).mean()) for name in made[0].measures},
+        **{name: float(torch.cat([m.measures[name] for m in seeds]).mean()) for name in seeds[0].measures},
         "nfe": sampler.nfe,
-        "seconds_per_video": float(np.median([m.seconds_per_video for m in made])),
+        "seconds_per_video": float(np.median([m.seconds_per_video for m in seeds])),
     }
 
 
-def ratios(student: Sequence[Made], teacher: Sequence[Made], prompts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Student over teacher by each measure and by diversity, the mean and its 95 % interval over prompts; one is left
-    out where the teacher has next to nothing of it."""
+def ratios(
+    student: Sequence[Samples], teacher: Sequence[Samples], prompts: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Student over teacher by each measure and by diversity, the mean and its 95 % interval over prompts.
 
-    def arms(measure: Callable[[Made], dict[str, float]]) -> list[dict[str, float]]:
-        return [mean_by_prompt([measure(made) for made in several]) for several in (student, teacher)]
+    A measure is left out where the teacher's mean is next to nothing.
+    """
+
+    def arms(measure: Callable[[Samples], dict[str, float]]) -> list[dict[str, float]]:
+        return [mean_by_prompt([measure(samples) for samples in several]) for several in (student, teacher)]
 
     compared = {
-        name: arms(lambda made, name=name: by_prompt(made.measures[name].numpy(), prompts))  # type: ignore[misc]
+        name: arms(lambda samples, name=name: by_prompt(samples.measures[name].numpy(), prompts))  # type: ignore[misc]
         for name in student[0].measures
     }
-    if all(made.features is not None for made in (*student, *teacher)):
-        compared["diversity"] = arms(lambda made: diversity_by_prompt(made.features, prompts))  # type: ignore[arg-type]
+    if all(samples.features is not None for samples in (*student, *teacher)):
+        compared["diversity"] = arms(lambda samples: diversity_by_prompt(samples.features, prompts))  # type: ignore[arg-type]
     return {
         name: asdict(paired_ratio(of_student, of_teacher))
         for name, (of_student, of_teacher) in compared.items()

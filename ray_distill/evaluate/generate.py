@@ -28,7 +28,7 @@ from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.evaluate.metrics import Metric, diversity, measures
 from ray_distill.evaluate.prompts import encode_prompts
-from ray_distill.evaluate.samples import Candidate, Made, kept_name
+from ray_distill.evaluate.samples import Candidate, Samples, kept_name
 from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.conditions import batched, from_bytes, unconditional
@@ -52,7 +52,7 @@ def dtype_of(config: RunConfig, role: str) -> torch.dtype:
 
 
 def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
-    """What ``candidate`` samples with: one network, or the two experts of its recipe."""
+    """The denoiser of ``candidate``: one network, or the two experts of its recipe."""
     modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged)
     networks = {
         role: family(config.model.family).denoiser(module.to(device), dtype_of(config, role))
@@ -71,9 +71,10 @@ def make_latents(
     seed: int,
     shape: Any,
 ) -> Tensor:
-    """Latents [B, C, T, H, W] of the samples first, first + 1, ...: noise belongs to (seed, sample), not to a batch."""
-    given = next(iter(cond.values()))
-    ids = torch.arange(first, first + len(given), device=given.device)
+    """Latents [B, C, T, H, W] of the samples first, first + 1, ...: noise depends on (seed, sample), not on the
+    batch."""
+    field = next(iter(cond.values()))
+    ids = torch.arange(first, first + len(field), device=field.device)
     rng = StatelessRng(seed)
     x_T = rng.noise("sample/start", ids, shape)
     return sample(denoise, sampler, x_T, cond, uncond, noise=lambda i: rng.noise(f"sample/step{i}", ids, shape))
@@ -109,23 +110,24 @@ def generate(
     negative: Row,
     seed: int,
     keep: Path,
-) -> Made:
-    """Sample one video a prompt (of ``rows``, the conditioning of each, and the ``negative`` prompt's captions) in
-    batches, and measure them; what no training moves is kept in the folder ``keep`` and made once."""
+) -> Samples:
+    """Sample one video for each prompt in batches, and measure them. ``rows`` hold the conditioning of each,
+    ``negative`` the negative prompt's captions. Results of a network that no training moves stay in the folder
+    ``keep``."""
     name = kept_name(config, candidate, prompts, seed)
     if name is not None:
-        with suppress(FileNotFoundError, Damaged):  # not made yet, or to be made again
-            return Made.load(keep / name)
-    made = _generate(config, candidate, prompts, rows, negative, seed)
+        with suppress(FileNotFoundError, Damaged):  # not sampled yet, or to be sampled again
+            return Samples.load(keep / name)
+    samples = _generate(config, candidate, prompts, rows, negative, seed)
     if name is not None:
-        made.save(keep / name)
-    return made
+        samples.save(keep / name)
+    return samples
 
 
 @torch.no_grad()
 def _generate(
     config: RunConfig, candidate: Candidate, prompts: Sequence[str], rows: Sequence[Row], negative: Row, seed: int
-) -> Made:
+) -> Samples:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoise = denoiser(config, candidate, device)
     codec = load_codec(config.model.path / "vae").to(device)
@@ -138,13 +140,15 @@ def _generate(
         pixels.append(frames_of(codec, latents, f"{candidate}, seed {seed}", first))
     seconds = (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
-    shown, measured = videos[: config.evaluate.pictures], measures(videos, config.data.fps)
+    pictures, measured = videos[: config.evaluate.pictures], measures(videos, config.data.fps)
     if config.evaluate.metric is None:
-        return Made(None, None, None, seconds, shown, measured)
+        return Samples(None, None, None, seconds, pictures, measured)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
     check_finite(features, f"what evaluate.metric = {config.evaluate.metric} sees in {candidate}", 0)
-    return Made(features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, shown, measured)
+    return Samples(
+        features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, pictures, measured
+    )
 
 
 def real_features(config: RunConfig, cache: Cache) -> Tensor:
@@ -166,10 +170,10 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
 
 
 def write_videos(folder: Path, videos: np.ndarray, prompts: Sequence[str], fps: float) -> None:
-    """One mp4 a prompt, named after it; ``videos`` are uint8 [N, T, H, W, 3]."""
+    """Write one mp4 for each prompt, named after it; ``videos`` are uint8 [N, T, H, W, 3]."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (prompt, video) in enumerate(zip(prompts, videos, strict=False)):
-        name = re.sub(r"[^\w-]+", "_", prompt)[:60]  # a caption may hold anything
+        name = re.sub(r"[^\w-]+", "_", prompt)[:60]  # a caption may hold any character
         write_clip(folder / f"{number:02d}_{name}.mp4", enlarge(video), fps)
 
 
@@ -180,8 +184,8 @@ def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
 
 
 def spread(captions: Sequence[str], count: int) -> list[str]:
-    """``count`` of the sorted ``captions``, each before any comes again where their number shares no factor with 7:
-    other ones come first than in their alphabet."""
+    """``count`` of the sorted ``captions``, each before any comes again where their number shares no factor with 7: the
+    first ones are not neighbours in the alphabet."""
     return [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
 
 
@@ -192,8 +196,8 @@ def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list
     distinct = sorted(set(prompts))
     numbers = [rows[caption] for caption in distinct]
     stored = zip(cache.conditions(numbers, fields), cache.shapes(numbers), strict=True)
-    found = dict(zip(distinct, (from_bytes(row, fields, shape) for row, shape in stored), strict=True))
-    return prompts, [found[prompt] for prompt in prompts]
+    rows_by_number = dict(zip(distinct, (from_bytes(row, fields, shape) for row, shape in stored), strict=True))
+    return prompts, [rows_by_number[prompt] for prompt in prompts]
 
 
 class Generator:
@@ -206,9 +210,9 @@ class Generator:
         settings, fields = config.evaluate, config.model.encoders.fields
         encoded = encode_prompts(config)
         if encoded is not None:
-            given = list(settings.prompts.values())
-            chosen = [i % len(given) for i in range(settings.videos if settings.metric else len(given))]
-            self.prompts, rows = [given[i] for i in chosen], [encoded[i] for i in chosen]
+            prompts = list(settings.prompts.values())
+            chosen = [i % len(prompts) for i in range(settings.videos if settings.metric else len(prompts))]
+            self.prompts, rows = [prompts[i] for i in chosen], [encoded[i] for i in chosen]
         else:
             count = settings.videos if settings.metric else settings.pictures
             self.prompts, rows = _captions(cache, fields, count)
@@ -219,12 +223,12 @@ class Generator:
             from_bytes(cache.prompt("negative", fields), of_captions(fields), cache.latent_shape)
         )
 
-    def start(self, candidate: Candidate, seed: int, num_cpus: float = 1) -> ray.ObjectRef[Made]:
-        """A task that samples every prompt once, on a GPU of its own where the training uses GPUs."""
+    def start(self, candidate: Candidate, seed: int, num_cpus: float = 1) -> ray.ObjectRef[Samples]:
+        """Start a task that samples every prompt once, on a GPU of its own where the training uses GPUs."""
         gpus = 1 if self._config.train.use_gpu else 0
         # "DEFAULT", or a trial's tasks would have to fit into the placement group that holds its driver.
         task = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
-        ref: ray.ObjectRef[Made] = task.remote(
+        ref: ray.ObjectRef[Samples] = task.remote(
             self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep
         )
         return ref

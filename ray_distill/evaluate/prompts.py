@@ -1,4 +1,4 @@
-"""Encode the prompts of `evaluate.prompts` once a run; prompts out of the data are in the cache."""
+"""Encode the prompts of `evaluate.prompts` once a run; the cache has the prompts of the data."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ray_distill.sealed import Damaged
 
 
 def encode_prompts(config: RunConfig) -> list[Row] | None:
-    """The conditioning of each prompt, and of its picture, or None where the configuration names no prompts. Kept in
-    the run's folder."""
+    """The conditioning of each prompt, and of its picture, or None where the configuration names no prompts. It is
+    stored in the run's folder."""
     if not config.evaluate.prompts:
         return None
     path = _file(config)
@@ -34,10 +34,10 @@ def encode_prompts(config: RunConfig) -> list[Row] | None:
 
 
 def _read(path: Path, config: RunConfig) -> list[Row]:
-    found, fields = sealed.read_tensors(path)[0], config.model.encoders.fields
+    tensors, fields = sealed.read_tensors(path)[0], config.model.encoders.fields
     latent = config.model.pipeline.latent_shape(*config.shown_size)
     return [
-        from_bytes({name: found[f"{name}.{number}"].tobytes() for name in fields}, fields, latent)
+        from_bytes({name: tensors[f"{name}.{number}"].tobytes() for name in fields}, fields, latent)
         for number in range(len(config.evaluate.prompts))
     ]
 
@@ -48,8 +48,8 @@ def _encode(config: RunConfig, path: Path) -> None:
     fields, latent = models.fields, config.model.pipeline.latent_shape(*config.shown_size)
     rows = models.text_encoder().to(device).encode(list(settings.prompts.values()))
     if of_clips(fields):
-        shown = picture_rows(models, [settings.images[name] for name in settings.prompts], config.shown_size, device)
-        rows = [{**row, **picture} for row, picture in zip(rows, shown, strict=True)]
+        pictures = picture_rows(models, [settings.images[name] for name in settings.prompts], config.shown_size, device)
+        rows = [{**row, **picture} for row, picture in zip(rows, pictures, strict=True)]
     stored = {
         f"{name}.{number}": np.frombuffer(to_bytes(name, row[name], field, latent), np.uint8)
         for number, row in enumerate(rows)
@@ -60,9 +60,9 @@ def _encode(config: RunConfig, path: Path) -> None:
 
 def _file(config: RunConfig) -> Path:
     settings, models = config.evaluate, config.model.encoders
-    said: list[Any] = [list(settings.prompts.values()), models.encoder]
+    parts: list[Any] = [list(settings.prompts.values()), models.encoder]
     if settings.images:
-        shown = [hashlib.sha256(settings.images[name].read_bytes()).hexdigest() for name in settings.prompts]
-        said += [models.images, config.shown_size, shown]
-    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        hashes = [hashlib.sha256(settings.images[name].read_bytes()).hexdigest() for name in settings.prompts]
+        parts += [models.images, config.shown_size, hashes]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return config.run_dir / f"prompts-{digest[:16]}.safetensors"

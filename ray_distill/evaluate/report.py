@@ -25,7 +25,7 @@ ROWS = {
 
 QUIET = "#7a8190"
 LINE = "#2f6db5"
-COUNTED = ("exit_step",)  # a draw: how often each value came says more than when
+COUNTED = ("exit_step",)  # a draw: how often each value came is more useful than when
 
 
 def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequence[str]) -> None:
@@ -47,13 +47,13 @@ def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequen
 
 
 def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """A PNG with one small curve per name over ``step``: the values, thin, and their running mean; a histogram of what
-    is ``COUNTED``.
+    """Write a PNG with one small curve per name over ``step``: the values, thin, and their running mean; a histogram
+    for the names in ``COUNTED``.
 
-    ``rows`` hold ``step`` and named values; a name may be missing in some rows (a role that was not updated).
+    ``rows`` hold ``step`` and named values; a name may be missing in some rows (of a role that was not updated).
     Non-finite values and names with a slash (parts of another value) are left out. An axis is logarithmic where all
-    values are positive and the middle nine tenths of them span more than a factor of 20. ValueError where nothing is
-    left to plot.
+    values are positive and the middle nine tenths of them span more than a factor of 20. ValueError where no curve is
+    left.
     """
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
@@ -100,17 +100,18 @@ def _curve(axis: Any, values: Sequence[float], steps: Sequence[float]) -> None:
 
 
 def _counts(axis: Any, values: Sequence[float], steps: Sequence[float]) -> None:
-    """Bars across the common axis of steps, one a value, as high as its share, with the value below its bar."""
-    found, counts = np.unique(values, return_counts=True)
-    width = (max(steps) - min(steps)) / len(found) or 1.0
-    at = min(steps) + width * (np.arange(len(found)) + 0.5)
+    """Draw bars across the common axis of steps, one for each value, as high as its share, with the value below its
+    bar."""
+    unique_values, counts = np.unique(values, return_counts=True)
+    width = (max(steps) - min(steps)) / len(unique_values) or 1.0
+    at = min(steps) + width * (np.arange(len(unique_values)) + 0.5)
     axis.bar(at, counts / len(values), width=0.8 * width, color=LINE, alpha=0.6)
-    for x, value in zip(at, found, strict=True):
+    for x, value in zip(at, unique_values, strict=True):
         axis.text(x, 0.0, f"{value:g}", ha="center", va="bottom", fontsize=9, color=INK)
 
 
 def running_mean(values: Sequence[float]) -> np.ndarray:
-    """The centred mean over about a fifteenth of the curve, cut off at its ends; as long as ``values``."""
+    """Centred mean over about a fifteenth of the curve, cut off at its ends; as long as ``values``."""
     half, sums = len(values) // 30, np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     place = np.arange(len(values))
     first, last = np.maximum(place - half, 0), np.minimum(place + half + 1, len(values))
@@ -127,7 +128,9 @@ def table(report: Mapping[str, Any]) -> str:
     if not rows:
         return _footer(report)
     spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
-    room = max(map(len, spreads), default=0)  # a missing spread leaves its room, so that the points stay below another
+    room = max(
+        map(len, spreads), default=0
+    )  # a missing spread leaves its room, so that the points stay below each other
     lines: list[tuple[str, ...]] = [("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")]
     for (label, row), spread in zip(rows, spreads, strict=True):
         distance = _number(row.get("frechet"), ".1f") + f"{spread:{room}}"
@@ -144,24 +147,24 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def missed(report: Mapping[str, Any], goals: Goals) -> list[str]:
-    """What the student did not reach, in words; empty where it is as good as asked."""
-    student, said = report["student"], []
+    """The goals that the student missed, in words; empty where it reaches them all."""
+    student, misses = report["student"], []
     if goals.frechet_ratio is not None:
         ratio = student["frechet"] / report["teacher_many"]["frechet"]
         if ratio > goals.frechet_ratio:
-            said.append(
+            misses.append(
                 f"its Fréchet distance is {ratio:.2f} of teacher_many's; at most {goals.frechet_ratio} was asked"
             )
     if goals.frechet_margin is not None:
         margin = report["teacher_same_steps_guided"]["frechet"] - student["frechet"]
         if margin < goals.frechet_margin:
-            said.append(
+            misses.append(
                 f"its Fréchet distance is {margin:.1f} below teacher_same_steps_guided's; "
                 f"at least {goals.frechet_margin} was asked"
             )
     if goals.accuracy is not None and student["accuracy"] < goals.accuracy:
-        said.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
-    return said
+        misses.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
+    return misses
 
 
 def _number(value: float | None, form: str) -> str:
@@ -187,7 +190,7 @@ def _footer(report: Mapping[str, Any]) -> str:
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """``report`` as JSON; non-finite numbers become null, so that every JSON reader takes the file."""
+    """Write ``report`` as JSON; non-finite numbers become null, so that every JSON reader takes the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_document(path, _plain(report))
 

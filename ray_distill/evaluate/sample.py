@@ -1,4 +1,4 @@
-"""Sample one video of a prompt from a checkpoint, by the method's own recipe; a causal student's chunk by chunk."""
+"""Sample one video of a prompt from a checkpoint, by the method's own recipe; chunk by chunk for a causal student."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def sample_video(
     """Write an mp4 of ``prompt``, which begins with the picture ``image`` where the network takes one; equal seeds give
     equal videos.
 
-    With ``frames`` a causal student makes a clip of that length, of which no more than a chunk is in memory, and its
-    window; its noise is drawn by chunks. ConfigError where a picture is missing or not taken, where the method has no
-    chunks, or no window for a longer clip.
+    With ``frames`` a causal student makes a clip of that length, of which only a chunk and its window are in memory; it
+    draws its noise by chunks. ConfigError where a picture is missing or not taken, where the method has no chunks, or
+    no window for a longer clip.
     """
     from_image = bool(of_clips(config.model.encoders.fields))
     if from_image != (image is not None):
@@ -52,14 +52,14 @@ def sample_video(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
     encoders = config.model.encoders
-    asked, negative = encoders.text_encoder().encode([prompt, config.data.negative_prompt])
+    conditions, negative = encoders.text_encoder().encode([prompt, config.data.negative_prompt])
     if image is not None:
         size = config.data.frames, config.data.height, config.data.width
         try:
-            asked = {**asked, **picture_rows(encoders, [image], size)[0]}
+            conditions = {**conditions, **picture_rows(encoders, [image], size)[0]}
         except BadClip as bad:
             raise ConfigError(f"--image {bad}") from None
-    cond = {name: value.to(device) for name, value in batched([asked], encoders.fields).items()}
+    cond = {name: value.to(device) for name, value in batched([conditions], encoders.fields).items()}
     uncond = unconditional(negative, cond, encoders.fields)
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
@@ -92,15 +92,18 @@ def check_frames(config: RunConfig, chunks: Chunks | None, frames: int) -> None:
 
 
 def enough_chunks(codec: Codec, frames: int, chunks: Chunks) -> tuple[int, ...]:
-    """The latent frames of each of the fewest chunks that make ``frames`` frames or more."""
+    """Latent frames of each of the fewest chunks that make ``frames`` frames or more."""
     per_latent = codec.stride[0]
-    latent = -(-(frames - 1) // per_latent) + 1 if frames > 1 else 1  # what a codec of k * stride frames lacks is cut
+    latent = (
+        -(-(frames - 1) // per_latent) + 1 if frames > 1 else 1
+    )  # a codec makes k * stride + 1 frames or fewer: the surplus is cut off
     whole = longest(latent, chunks)
     return chunk_lengths(whole if whole >= latent else longest(latent + chunks.frames, chunks), chunks)
 
 
 class ChunkNoise:
-    """The noise of a clip of any length, by chunks: that of ``frames`` after step i (-1: the start) is its own draw."""
+    """Noise of a clip of any length, by chunks: the noise of ``frames`` after step i (-1: the start) is its own
+    draw."""
 
     def __init__(self, seed: int, shape: tuple[int, int, int, int], device: torch.device) -> None:
         self.rng, self.ids = StatelessRng(seed), torch.zeros(1, dtype=torch.int64, device=device)
@@ -119,9 +122,9 @@ def pixel_chunks(codec: Codec, latents: Iterable[Tensor], frames: int, of: str) 
             check_finite(chunk, f"latents of {of}, chunk {number}", 0)
             yield chunk
 
-    left = frames
+    remaining = frames
     for pixels in codec.decode_chunks(checked()):
-        check_finite(pixels, f"decoded pixels of {of}, frame {frames - left} and on", 0)
-        video = to_frames(pixels)[0][:left]
-        left -= len(video)
+        check_finite(pixels, f"decoded pixels of {of}, frame {frames - remaining} and on", 0)
+        video = to_frames(pixels)[0][:remaining]
+        remaining -= len(video)
         yield enlarge(video)

@@ -1,4 +1,4 @@
-"""Samples of one candidate and seed; those of a network that never changes are kept and reused."""
+"""Samples of one candidate and seed; a network that never changes is sampled once, and its samples are reused."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ MEASURE = "measure/"
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights and how to sample them: ``checkpoint`` holds what was trained of ``role``, or of the recipe's experts,
-    None are the untrained sources. ``averaged``: the average of a trained role, where one is kept."""
+    """Weights, and the recipe that samples them. ``checkpoint`` holds the trained weights of ``role``, or of the
+    recipe's experts; None means the untrained sources. ``averaged``: the average of a trained role, where there is one.
+    """
 
     role: str
     sampler: Sampler
@@ -33,19 +34,19 @@ class Candidate:
     averaged: bool = True
 
     def __str__(self) -> str:
-        """Who sampled, for a message."""
+        """The candidate's name in messages."""
         return f"{' and '.join(self.roles)} {f'of {self.checkpoint.name}' if self.checkpoint else 'as it began'}"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Whose networks predict."""
+        """Roles whose networks predict."""
         experts = self.sampler.experts
         return (experts.high, experts.low) if experts else (self.role,)
 
 
 @dataclass(frozen=True)
-class Made:
-    """What the metric saw in a candidate's videos, None without a metric, and the first of them."""
+class Samples:
+    """The metric's features of a candidate's videos, None without a metric, and the first videos themselves."""
 
     features: Tensor | None
     accuracy: float | None
@@ -54,10 +55,10 @@ class Made:
     videos: np.ndarray
     """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
     measures: Mapping[str, Tensor] = field(default_factory=dict)
-    """By name, one number [N] for each video of the prompts: what needs no network."""
+    """Measures that need no network, by name: one number [N] for each video of the prompts."""
 
     def save(self, path: Path) -> None:
-        """Whole or not at all: another task may look for it at the same time."""
+        """Write the file whole or not at all: another task may look for it at the same time."""
         tensors = {"videos": self.videos}
         if self.features is not None:
             tensors["features"] = self.features.cpu().numpy()
@@ -66,8 +67,8 @@ class Made:
         sealed.write_tensors(path, tensors, {"numbers": json.dumps(numbers)})
 
     @classmethod
-    def load(cls, path: Path) -> Made:
-        """What :meth:`save` has written; Damaged where it is not that, FileNotFoundError where there is nothing."""
+    def load(cls, path: Path) -> Samples:
+        """Read a file of :meth:`save`; Damaged where it is something else, FileNotFoundError where there is none."""
         tensors, metadata = sealed.read_tensors(path)
         features = torch.from_numpy(tensors["features"]) if "features" in tensors else None
         numbers: dict[str, float] = json.loads(metadata["numbers"])
@@ -77,9 +78,9 @@ class Made:
 
 
 def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int) -> str | None:
-    """The file of a candidate that no training moves, named after all that its videos depend on; else None.
+    """File name of a candidate that no training moves, from all values that its videos depend on; else None.
 
-    It stands beside the cache's embeddings of the prompts, which say the rest.
+    It stands beside the cache's embeddings of the prompts, on which it depends, too.
     """
     settings = config.evaluate
     if candidate.checkpoint is not None or any(config.role(role).init == "random" for role in candidate.roles):

@@ -1,4 +1,4 @@
-"""What an export's sample.py takes from the pipeline's folder: checked before a run and again at the export."""
+"""Check the parts of a pipeline's folder that an export's sample.py loads, before a run and again at the export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray_distill.models.spec import of_clips
 
 
 def check_index(pipeline: Pipeline, experts: bool = False) -> None:
-    """ConfigError for the model_index.json of a Wan 2.2 that has two transformers, unless two ``experts`` take their
+    """ConfigError for the model_index.json of a Wan 2.2 with two transformers, unless two ``experts`` take their
     places."""
     if class_of(pipeline.index, "transformer_2") and not experts:
         raise ConfigError(
@@ -21,40 +21,40 @@ def check_index(pipeline: Pipeline, experts: bool = False) -> None:
 
 
 def class_of(parts: Mapping[str, Any], name: str) -> str | None:
-    """The class of a part; None where the pipeline goes without it."""
+    """The class of a part; None where the pipeline has none."""
     entry = parts.get(name)
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
 
 
 def check_base(pipeline: Pipeline, experts: bool = False) -> None:
-    """ConfigError where diffusers could not load the parts that an export, of two ``experts`` or of one student, takes
-    from ``pipeline``."""
+    """ConfigError where diffusers could not load the parts of ``pipeline`` that an export, of two ``experts`` or of one
+    student, uses."""
     import diffusers
     import transformers
 
     check_index(pipeline, experts)
     fields, family = pipeline.fields(1), pipeline.family
     parts, export = pipeline.index, pipeline.of.leaves(fields)
-    kind = parts.get("_class_name")  # one that diffusers does not have is another tool's name
+    kind = parts.get("_class_name")  # a class that diffusers lacks is another tool's name
     if kind not in export.bases and hasattr(diffusers, str(kind)):
         raise ConfigError(
             f"{pipeline.where}: {INDEX} is of a {kind}, and an export of family {family!r} is a {export.pipeline}; "
             f"give a {export.task} folder"
         )
-    wanted = {**pipeline.of.parts, "transformer": pipeline.of.transformer.__name__}
+    classes = {**pipeline.of.parts, "transformer": pipeline.of.transformer.__name__}
     vae = pipeline.vae.get("_class_name")
-    if vae != wanted["vae"]:  # a codec of ours: the export samples without one
+    if vae != classes["vae"]:  # a codec of ours: the export samples without one
         if of_clips(fields):
             raise ConfigError(
                 f"{pipeline.where}: its vae is a {vae}, and a student from images leaves with one of diffusers, which "
                 "encodes them; give a folder with such a vae, or train from text"
             )
-        del wanted["vae"]
+        del classes["vae"]
         if (named := class_of(parts, "vae")) is not None:
             raise ConfigError(
                 f"{pipeline.where}: {INDEX} names a vae {named}, and vae/config.json a {vae}; one is wrong"
             )
-    for name, kind in wanted.items():
+    for name, kind in classes.items():
         if (named := class_of(parts, name)) != kind:
             raise ConfigError(
                 f"{pipeline.where}: {INDEX} names {name} {named}, and an export of family {family!r} loads {kind}; "

@@ -101,7 +101,7 @@ def _family(*networks: torch.nn.Module | None) -> Family:
 def _check(
     folder: Path, base: Path | str, family: Family, sampler: Sampler, export: Export, low: torch.nn.Module | None
 ) -> None:
-    """ValueError for a recipe, a place or a base that cannot be."""
+    """ValueError for a recipe that the pipeline cannot replay, a wrong place, or a base that lacks parts."""
     check_recipe(sampler, export)
     check_place(folder)
     if Path(base).is_dir():
@@ -113,7 +113,8 @@ def _check(
 def _recipe(
     folder: Path, base: Path | str, sampler: Sampler, latent_shape: tuple[int, int, int, int], clips: Clips
 ) -> dict[str, Any]:
-    """Content of recipe.json: all that sample.py needs. A base on this machine is a path relative to ``folder``."""
+    """Content of recipe.json, which is all that sample.py reads. A base on this machine is a path relative to
+    ``folder``."""
     return {
         "version": VERSION,
         "base": os.path.relpath(Path(base).resolve(), folder) if Path(base).is_dir() else str(base),
@@ -135,7 +136,7 @@ def _recipe(
 
 
 def check_recipe(sampler: Sampler, export: Export) -> None:
-    """ValueError for what the pipeline of ``export`` cannot replay."""
+    """ValueError for a recipe that the pipeline of ``export`` cannot replay."""
     if (sampler.chunks and export.causal is None) or (sampler.experts and not export.experts):
         what = "no chunks" if export.experts else "neither chunks nor two experts"
         raise ValueError(f"{export.pipeline} samples {what}; use another method, or text to video of family wan")
@@ -150,7 +151,7 @@ def check_recipe(sampler: Sampler, export: Export) -> None:
 
 
 def check_place(folder: Path) -> None:
-    """ValueError for a ``folder`` that holds something else than an export."""
+    """ValueError for a ``folder`` with other content than an export."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, and an export is a folder: move it away")
     if folder.exists() and not (folder / RECIPE).is_file() and any(folder.iterdir()):
@@ -198,7 +199,8 @@ def _copy_script(folder: Path, sampler: Sampler, export: Export) -> None:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the place of ``folder`` when the block ends; nothing is left where it fails."""
+    """Yield a new folder that takes the place of ``folder`` when the block ends; nothing is left where the block
+    fails."""
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:

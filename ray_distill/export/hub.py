@@ -32,9 +32,9 @@ class Hub:
     """The repository of a run that has a ``publish`` section; without one every method does nothing."""
 
     def __init__(self, config: RunConfig, api: Any = None) -> None:
-        """Makes the repository unless it is there: what is wrong with it is known before the training.
+        """Create the repository unless it exists, so that a refusal comes before the training.
 
-        ConfigError where the hub refuses; one that cannot be reached is tried again at each upload. ``api`` is
+        ConfigError where the hub refuses; where the hub cannot be reached, each upload tries again. ``api`` is
         huggingface_hub's HfApi.
         """
         self.config = config
@@ -45,7 +45,7 @@ class Hub:
         self._api = api or HfApi()
         try:
             self.repository = self._made(config.publish)
-        except Exception as error:  # whatever a network raises that is no refusal: the run need not wait for the hub
+        except Exception as error:  # any error of a network that is no refusal: the run need not wait for the hub
             if not _is_refusal(error):
                 log.warning("the hub cannot be reached (%s); it is tried again at each upload", type(error).__name__)
                 return
@@ -55,8 +55,8 @@ class Hub:
             ) from None
 
     def _made(self, publish: Publish) -> str:
-        made = self._api.create_repo(publish.hub_model_id, private=publish.private, exist_ok=True)
-        return str(made.repo_id)
+        repository = self._api.create_repo(publish.hub_model_id, private=publish.private, exist_ok=True)
+        return str(repository.repo_id)
 
     def checkpoint(self, folder: Path, step: int, latent_shape: tuple[int, int, int, int]) -> None:
         """Export and upload the student of a checkpoint, beside the training, where ``per_checkpoint`` asks for it."""
@@ -74,14 +74,14 @@ class Hub:
             shutil.rmtree(out, ignore_errors=True)
 
     def finish(self, folder: Path) -> str | None:
-        """Wait for what is under way and upload an export; its address, or None where there is nothing to publish or
+        """Wait for the current upload, then upload an export; its address, or None where there is nothing to publish or
         the hub failed."""
         if self.config.publish is None:
             return None
         self._pool.shutdown(wait=True)
         try:
             return self._upload(folder, None)
-        except Exception as error:  # whatever the hub raises, the student is there and can be sent again
+        except Exception as error:  # whatever error the hub raises, the student exists and can be sent again
             again = f"hf upload {self.repository or self.config.publish.hub_model_id} {folder}"
             why = f"{type(error).__name__}: {mask(str(error))}"
             log.warning("the student was not published (%s). Again: %s", why, again)
@@ -99,11 +99,11 @@ class Hub:
         return self.repository
 
     def close(self) -> None:
-        """Drop what has not begun; what is under way ends."""
+        """Drop uploads that have not begun; the current one ends."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the hub has said no, to this name or token; else it is away, which stops no run."""
+    """True where the hub refused this name or token; else the hub is away, which stops no run."""
     response = getattr(error, "response", None)
     return response.status_code < 500 if response is not None else isinstance(error, ValueError | PermissionError)

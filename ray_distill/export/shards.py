@@ -1,4 +1,4 @@
-"""Write a network's safetensors in shards, one tensor at a time: no more than a tensor of it is in memory."""
+"""Write a network's safetensors in shards, one tensor at a time: never more than one tensor is in memory."""
 
 from __future__ import annotations
 

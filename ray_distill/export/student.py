@@ -55,7 +55,7 @@ def export(
 
 
 def adapter(config: RunConfig, role: Role | None, checkpoint: Path) -> tuple[LoRA, Mapping[str, Tensor]] | None:
-    """A trained role's adapter, by plain name; None for whole weights, and for adapters beside parts that are trained
+    """A trained role's adapter, by plain name. None for whole weights, and for adapters beside parts that are trained
     whole, since load_lora_weights takes adapters and nothing else."""
     lora = None if role is None or config.method.roles[role] != "trained" else config.role(role).lora
     stored = Checkpoint(checkpoint)

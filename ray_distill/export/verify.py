@@ -54,24 +54,24 @@ def _random_picture(path: Path) -> Path:
     return path
 
 
-def _by_script(folder: Path, asked: Sequence[str], seed: int, timeout_s: float) -> Tensor:
+def _by_script(folder: Path, arguments: Sequence[str], seed: int, timeout_s: float) -> Tensor:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "latents.safetensors"
-        done = subprocess.run(
-            [sys.executable, str(folder / "sample.py"), *asked, str(out), str(seed)],
+        process = subprocess.run(
+            [sys.executable, str(folder / "sample.py"), *arguments, str(out), str(seed)],
             env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
             capture_output=True,
             text=True,
             timeout=timeout_s,
         )
-        if done.returncode:
-            raise RuntimeError(f"{folder}/sample.py failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
+        if process.returncode:
+            raise RuntimeError(f"{folder}/sample.py failed ({process.returncode}): {process.stderr.strip()[-2000:]}")
         return load_file(out)["latents"]
 
 
-def _chunks(given: Mapping[str, Any]) -> Chunks:
-    window = Window(**given["window"]) if given.get("window") else None
-    return Chunks(**{**given, "window": window, "first_timesteps": tuple(given.get("first_timesteps", ()))})
+def _chunks(chunks: Mapping[str, Any]) -> Chunks:
+    window = Window(**chunks["window"]) if chunks.get("window") else None
+    return Chunks(**{**chunks, "window": window, "first_timesteps": tuple(chunks.get("first_timesteps", ()))})
 
 
 def _by_sampler(folder: Path, prompt: str, seed: int, picture: Path | None = None) -> Tensor:
@@ -87,13 +87,13 @@ def _by_sampler(folder: Path, prompt: str, seed: int, picture: Path | None = Non
     of = family_of(kind)
     assert of is not None, f"{folder}: an export of no family: {kind}"
     tokens = recipe["max_sequence_length"]
-    asked, negative = of.text(base, tokens, "float32").encode([prompt, recipe["negative_prompt"]])
+    conditions, negative = of.text(base, tokens, "float32").encode([prompt, recipe["negative_prompt"]])
     fields = of_captions(Pipeline(of.name, folder, "export").fields(tokens))
     if picture is not None:
         models = Encoders(Pipeline(of.name, base, "base", from_image=True), tokens)
         fields, size = models.fields, (recipe["frames"], recipe["height"], recipe["width"])
-        asked = {**asked, **picture_rows(models, [picture], size)[0]}
-    text = batched([asked], fields)
+        conditions = {**conditions, **picture_rows(models, [picture], size)[0]}
+    text = batched([conditions], fields)
     empty = unconditional(negative, text, fields)
     networks = {n: of.denoiser(of.transformer.from_pretrained(folder / n, dtype=torch.float32)) for n in names}
     denoise: Denoiser = networks["transformer"]

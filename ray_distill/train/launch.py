@@ -17,7 +17,7 @@ from ray_distill import __version__, checkpoint
 from ray_distill.checkpoint.retention import prune
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
-from ray_distill.data.prepare.index import SHEET, told
+from ray_distill.data.prepare.index import SHEET, summary
 from ray_distill.data.prepare.pipeline import prepare
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.compare import baseline, evaluate
@@ -162,7 +162,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     with phases("prepare: videos to latents and text embeddings"):
         cache = cache_of(config)
         check_cache(config, cache)
-        say(f"   {told(cache.card)}")
+        say(f"   {summary(cache.card)}")
         encode_prompts(config)
     log_data(config, cache, tracker)
     if config.evaluate.baseline and trial is None:

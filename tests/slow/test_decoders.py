@@ -43,7 +43,7 @@ def last_clip(path: str, warm: str, seconds: float) -> dict[str, float]:
     read_clip(warm, Cut(2), fit)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: importing torch has one
     before = psutil.Process().memory_info().rss
-    clip = read_clip(path, Cut(49, fps=16, number=int(seconds * 16) // 49 - 1), fit, asked="decord")
+    clip = read_clip(path, Cut(49, fps=16, number=int(seconds * 16) // 49 - 1), fit, preferred="decord")
     assert clip.frames.shape == (49, 240, 416, 3) and clip.frames.std() > 20
     return {"bytes": peak() - before, "decord": clip.decoder == "decord"}
 
@@ -62,7 +62,7 @@ def test_ten_minutes_take_no_more_than_one(tmp_path: Path, name: str, decord: bo
 
 def cycles(path: str, decoder: str) -> dict[str, float]:
     """Bytes and open files more after 1,100 clips than after the first 600."""
-    process, read = psutil.Process(), partial(read_clip, path, Cut(5, stride=3), asked=decoder)
+    process, read = psutil.Process(), partial(read_clip, path, Cut(5, stride=3), preferred=decoder)
     told = []
     for count in (600, 500):  # an allocator settles within the first 500
         assert {read().decoder for _ in range(count)} == {decoder}

@@ -30,11 +30,11 @@ def micro_batches(
     negative = from_bytes(stream.cache.prompt("negative", fields), of_captions(fields), stream.cache.latent_shape)
     for step in range(stream.start, stream.steps):
         batches = []
-        for wanted in step * stream.global_batch + positions:
+        for expected in step * stream.global_batch + positions:
             rows = next(raw)
-            if not np.array_equal(rows["sample_id"], wanted):
+            if not np.array_equal(rows["sample_id"], expected):
                 raise RuntimeError(
-                    f"rank {placement.rank}, step {step}: the data plan says samples {wanted[:3]}..., "
+                    f"rank {placement.rank}, step {step}: the data plan says samples {expected[:3]}..., "
                     f"but samples {rows['sample_id'][:3]}... came"
                 )
             shape: Shape = tuple(rows["shape"][0].tolist())

@@ -1,4 +1,4 @@
-"""The data plan: which rows make up which step, as a pure function of the seed; Ray Data only fetches.
+"""The data plan: the rows of each step, as a pure function of the seed; Ray Data only fetches.
 
 The run's data position is one integer, the step: after a resume, in another world, the same rows make the same step.
 """
@@ -22,9 +22,9 @@ def epoch_batches(
 ) -> np.ndarray:
     """Row numbers [batches, global_batch] of one epoch, in order.
 
-    Rows of one batch share a bucket (a latent shape). Each bucket is shuffled anew each epoch; its last batch is
-    filled up from its start, so each row is seen at least once an epoch and all batches are full. Row r comes
-    ``passes[r]`` >= 1 times (without them once); of a fraction another part of the rows each epoch.
+    Rows of one batch share a bucket (a latent shape). Each epoch shuffles each bucket anew and fills up its last batch
+    from its start, so each row comes at least once an epoch and all batches are full. Row r comes ``passes[r]`` >= 1
+    times (without them once); of a fraction, another part of the rows each epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     batches = []
@@ -38,7 +38,7 @@ def epoch_batches(
 
 
 def _drawn(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Generator) -> np.ndarray:
-    """A bucket's rows in random order, each as often as it comes in an epoch."""
+    """A bucket's rows in random order, each as often as the epoch repeats it."""
     times = np.ones(len(rows)) if passes is None else np.asarray(passes)[rows]
     groups = [(rows[times == often], often) for often in np.unique(times)]
     repeated = [np.resize(rng.permutation(group), round(often * len(group))) for group, often in groups]
@@ -46,7 +46,7 @@ def _drawn(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Gene
 
 
 def kept(buckets: Buckets, passes: Sequence[float], global_batch: int, keep_small: bool) -> Buckets:
-    """The buckets that are trained on: without those that do not fill a global batch, unless they are kept.
+    """The buckets that training uses: without those smaller than a global batch, unless they are kept.
 
     ValueError where none is left.
     """
@@ -82,18 +82,18 @@ class Plan:
 
 
 def substitutes(bucket: Sequence[int], seed: int, epoch: int, row: int) -> np.ndarray:
-    """The rows [n] of a bucket in the order in which they are asked to stand in for ``row``, which cannot be had: a
-    function of the row and the epoch, so that no other row of the plan moves."""
+    """The rows [n] of a bucket in the order in which they may stand in for ``row``, which cannot be had: a function of
+    the row and the epoch, so that no other row of the plan moves."""
     return np.random.default_rng([seed, epoch, row]).permutation(np.asarray(bucket, dtype=np.int64))
 
 
 def dropped(seed: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
-    """Which samples lose their caption [n]: a function of the seed and the sample, which is one of an epoch."""
+    """True [n] for samples that lose their caption: a function of the seed and the sample, which is one of an epoch."""
     return _uniform(seed, "caption_dropout", sample_ids) < probability
 
 
 def chosen(seed: int, sample_ids: np.ndarray, captions: np.ndarray) -> np.ndarray:
-    """Which of its ``captions`` [n] (how many its clip has) each sample comes with [n], from 0: a function of the seed
+    """Number [n], from 0, of the caption that each sample takes of its clip's ``captions`` [n]: a function of the seed
     and the sample."""
     return (_uniform(seed, "caption", sample_ids) * captions).astype(np.int64)
 

@@ -23,11 +23,11 @@ from ray_distill.data.store.growing import growing
 from ray_distill.models.spec import Fields, of_clips
 
 COND = "cond."
-"""Begins the names of a block's columns that are fields of Cond."""
+"""Prefix of a block's columns that are fields of Cond."""
 
 
 def quiet() -> None:
-    """Ray Data tells its plans at INFO; a user wants counts and an ETA."""
+    """Silence Ray Data's plans, which it logs at INFO; a user wants counts and an ETA."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
@@ -36,8 +36,8 @@ class Stream:
     """The training data from ``start`` on, as a dataset that Ray Train splits among ``world`` workers.
 
     A block holds one rank's samples of ``steps_per_block`` consecutive steps, and block k goes to rank k mod world;
-    each row carries its sample id, so the worker knows that it got what the plan says. Each ``seq`` neighbouring ranks
-    share the tokens of the same clips, and each fetches its own copy of these.
+    each row carries its sample id, so the worker can check it against the plan. Each ``seq`` neighbouring ranks share
+    the tokens of the same clips, and each fetches its own copy of these.
     """
 
     cache: Cache
@@ -51,14 +51,14 @@ class Stream:
     fields: Fields
     """The tensors of Cond."""
     states: int = 0
-    """How many states of the teacher's trajectory come with each row's latents."""
+    """Number of states of the teacher's trajectory with each row's latents."""
     keep_small_buckets: bool = True
     caption_dropout: float = 0.0
     block_bytes: int = 64 << 20
     seq: int = 1
 
     def __getstate__(self) -> dict[str, Any]:
-        """Each of thousands of fetch tasks carries a stream: without what was computed from it."""
+        """The stream without its computed values: each of thousands of fetch tasks carries it."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
@@ -71,13 +71,13 @@ class Stream:
 
     @property
     def left_out(self) -> int:
-        """Rows in buckets that are not trained on."""
+        """Number of rows in buckets that training leaves out."""
         return int((self.cache.choices > 0).sum()) - sum(map(len, self.buckets.values()))
 
     @property
     def steps_per_block(self) -> int:
-        """As many as fit into ``block_bytes``. Ray Data's executor spins while blocks wait, and takes a good part of
-        a core from the training: where all data fit into a few blocks it ends before the first step."""
+        """Number of steps that fit into ``block_bytes``. Ray Data's executor spins while blocks wait, and takes a good
+        part of a core from the training: where a few blocks hold all data it ends before the first step."""
         latents = max(4 * math.prod(shape) for shape in self.buckets) * self.with_latents * (1 + self.states)
         row = latents + max(sum(field.nbytes(shape) for field in self.fields.values()) for shape in self.buckets)
         fitting = self.block_bytes // (row * self.global_batch // (self.world // self.seq))
@@ -86,7 +86,7 @@ class Stream:
 
     @property
     def waits(self) -> bool:
-        """Whether rows are waited for, which are encoded meanwhile."""
+        """True where fetching waits for rows that are still being encoded."""
         return self.cache.streamed and (self.with_latents or bool(of_clips(self.fields)))
 
     def needed(self) -> list[int]:
@@ -106,8 +106,8 @@ class Stream:
         return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, **how)
 
     def block(self, number: int) -> dict[str, Any]:
-        """The rows of one block: sample_id, the latents' shape [4], ``cond.<name>`` of each field and, where they are
-        used, latents and states.
+        """The rows of one block: sample_id, the latents' shape [4], ``cond.<name>`` of each field and, where the method
+        uses them, latents and states.
 
         All but the first two are bytes, as they are stored: the steps of a block may differ in shape.
         """
@@ -135,21 +135,21 @@ class Stream:
         return block | {name: [row[name] for row in rows] for name in stored}
 
     def _captioned(self, numbers: Sequence[int], sample_ids: np.ndarray) -> list[int]:
-        """The rows with the captions that these samples draw: a clip's stand one behind the other."""
+        """The rows with the captions that these samples draw: a clip's captions stand one behind the other."""
         choices = self.cache.choices[numbers]
         if (choices == 1).all():
             return list(numbers)
-        drawn: list[int] = (np.asarray(numbers) + chosen(self.seed, sample_ids, choices)).tolist()
-        return drawn
+        captioned: list[int] = (np.asarray(numbers) + chosen(self.seed, sample_ids, choices)).tolist()
+        return captioned
 
     def _there(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
-        """Rows once they are encoded; one that cannot be has a substitute from its bucket."""
+        """Rows once they are encoded; a row that cannot be encoded has a substitute from its bucket."""
         ids = self.cache.index["id"]
         store = growing(self.cache.latents_folder)
         store.wait_for(ids[number].as_py() for number in numbers)
         if self.cache.images_folder:
-            wanted = {ids[number].as_py() for number in numbers}
-            growing(self.cache.images_folder).wait_for(wanted & store.places.keys())
+            needed_ids = {ids[number].as_py() for number in numbers}
+            growing(self.cache.images_folder).wait_for(needed_ids & store.places.keys())
 
         def there(number: int, epoch: int) -> int:
             if ids[number].as_py() in store.places:
@@ -170,7 +170,7 @@ def _plan(cache: Cache, seed: int, global_batch: int, keep_small: bool) -> Plan:
 
 
 class _PlanSource(Datasource):
-    """One read task a block of the stream."""
+    """One read task for each block of the stream."""
 
     def __init__(self, stream: Stream, blocks: int) -> None:
         super().__init__()

@@ -24,7 +24,8 @@ COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "heade
 
 
 class Filling(threading.Thread):
-    """Encodes the ``needed`` rows of ``cache`` that are not in its store yet, with ``cpus`` of the cluster."""
+    """A thread that encodes the ``needed`` rows of ``cache`` that are not in its store yet, with ``cpus`` of the
+    cluster."""
 
     def __init__(
         self, source: Source, models: Encoders, cache: Cache, needed: Sequence[int], cpus: float, say: Say
@@ -37,8 +38,8 @@ class Filling(threading.Thread):
         self.write = Write(there.store, True, images, tuple(of_clips(models.fields)))
         rows = unequal(cache.index.take(pa.array(needed, pa.int64())), video="")
         whole = set(there.places if images is None else images.places()["id"].to_pylist()) & there.places.keys()
-        told = pa.array([*whole, *there.errors], pa.string())
-        self.rows = with_paths(source, without(distinct(rows.select(COLUMNS), "id"), "id", told))
+        finished = pa.array([*whole, *there.errors], pa.string())
+        self.rows = with_paths(source, without(distinct(rows.select(COLUMNS), "id"), "id", finished))
         self.stopped = threading.Event()
         self.failed: BaseException | None = None
 
@@ -60,11 +61,11 @@ class Filling(threading.Thread):
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def check(self) -> None:
-        """Raises what ended it before its time: training would wait for ever."""
+        """Raise the error that ended the thread early: training would wait for ever."""
         if self.failed is not None:
             raise RuntimeError("encoding beside the training has failed") from self.failed
 
     def stop(self) -> None:
-        """Ends it after the file that is being written."""
+        """End the thread after the file that it is writing."""
         self.stopped.set()
         self.join(timeout=120)

@@ -14,8 +14,8 @@ LIMIT = 16 << 20
 
 
 def captions_of(value: Any) -> Captions:
-    """The distinct captions of a table's value: text, or a list of texts. Blank ones are none; ValueError where it is
-    something else."""
+    """The distinct captions of a table's value: text, or a list of texts. Blank ones are left out; ValueError where the
+    value is something else."""
     values = value if isinstance(value, list | tuple) else [value]
     wrong = next((each for each in values if not (each is None or isinstance(each, str))), None)
     if wrong is not None:
@@ -24,8 +24,8 @@ def captions_of(value: Any) -> Captions:
 
 
 def read_caption(name: str, content: IO[bytes], column: str, choices: bool) -> tuple[Captions, str]:
-    """The captions of a .txt or .json called ``name``, and what is wrong with it ("" if nothing is). ``column`` is
-    the caption's in a .json; with ``choices`` each line of a .txt is a caption, else they are one."""
+    """The captions of a .txt or .json called ``name``, and its fault ("" if it has none). ``column`` names the caption
+    in a .json; with ``choices`` each line of a .txt is a caption, else the lines are one caption."""
     data = content.read(LIMIT + 1)
     if len(data) > LIMIT:
         return (), f"{name}: it has more than {LIMIT} bytes"

@@ -1,4 +1,4 @@
-"""Ray Data actors that hold a model: pixels to latents and to the fields of a clip, captions to theirs."""
+"""Ray Data actors that hold a model: pixels -> latents and the fields of a clip, captions -> their fields."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ Batch = Mapping[str, np.ndarray]
 class EncodeClips:
     """An actor with the codec: pixels -> ``latents`` and the fields of a clip, on a GPU clips of one shape at a time.
 
-    On a CPU one by one: sums over a batch go in another order, and a row would depend, in its seventh digit, on those
-    that it came with."""
+    On a CPU it takes them one by one: sums over a batch go in another order, and a row would depend, in its seventh
+    digit, on the other rows of its batch.
+    """
 
     def __init__(self, models: Encoders) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,14 +51,14 @@ class EncodeClips:
         rows = [{"latents": np.ascontiguousarray(latent).tobytes()} for latent in latents.numpy()]
         if self.image is not None:
             c, t, h, w = latents.shape[1:]
-            for row, given in zip(rows, self.image.encode(pixels), strict=True):
-                row |= {n: to_bytes(n, given[n], field, (c, t, h, w)) for n, field in self.fields.items()}
+            for row, fields in zip(rows, self.image.encode(pixels), strict=True):
+                row |= {n: to_bytes(n, fields[n], field, (c, t, h, w)) for n, field in self.fields.items()}
         return rows
 
 
 class EncodePictures:
     """An actor with the codec and the encoder of images: a picture's pixels -> the fields of a clip that begins with
-    it, one by one."""
+    it; it takes pictures one by one."""
 
     def __init__(self, models: Encoders) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,14 +79,15 @@ class EncodePictures:
         """The stored fields of a clip of ``frames`` that begins with ``picture``, uint8 [1, H, W, 3]."""
         pixels = to_pixels(picture[None]).to(self.device).expand(-1, -1, frames, -1, -1)
         latent = self.codec.latent_shape(*pixels.shape[2:])
-        (made,) = self.image.encode(pixels)
-        return {name: to_bytes(name, made[name], field, latent) for name, field in self.fields.items()}
+        (fields,) = self.image.encode(pixels)
+        return {name: to_bytes(name, fields[name], field, latent) for name, field in self.fields.items()}
 
 
 class EncodeText:
     """An actor with the text encoder: captions -> their fields, without padding, on a CPU one by one, as clips are.
 
-    ``length`` is how many tokens are stored of a caption, ``tokens`` how many it has, those that were cut included."""
+    ``length`` counts the stored tokens of a caption, ``tokens`` all its tokens, those beyond the cut included.
+    """
 
     def __init__(self, models: Encoders) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Read the first rows of each dataset, in bounded time, and refuse a source of which nothing can be used."""
+"""Read the first rows of each dataset, in bounded time, and refuse a source without one usable row."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ray_distill.data.read.remote import is_remote, version
 from ray_distill.data.source import Dataset, Source
 
 SECONDS = 5.0
-"""For all datasets together."""
+"""Seconds for all datasets together."""
 ROWS = 50_000
 """Most rows, names or members of a dataset."""
 WHOLE = 64 << 20
-"""Bytes up to which a file is read that can only be read whole: one of another machine, or a JSON list."""
+"""Largest file, in bytes, that is read where only a whole read is possible: on another machine, or of a JSON list."""
 
 
 class Budget:
-    """Says of each row whether it is still to be read: at most ``ROWS`` of a dataset, and none after ``end``."""
+    """Limit of one dataset's reading: true for at most ``ROWS`` rows, and for none after ``end``."""
 
     def __init__(self, end: float) -> None:
         self.end, self.left, self.spent = end, ROWS, False
@@ -30,10 +30,10 @@ class Budget:
 
 
 def check_rows(source: Source, seconds: float = SECONDS) -> None:
-    """ValueError where a dataset is missing, empty or something else, or where no dataset has a row that can be used.
+    """ValueError where a dataset is missing, empty or something else, or where no dataset has a usable row.
 
-    No video is opened. What ``seconds`` or ``ROWS`` leave unread is for the preparation to judge, and so are folders
-    in an object store, whose names come in one list.
+    It opens no video. The preparation judges the rows beyond ``seconds`` or ``ROWS``, and folders in an object store,
+    whose names come in one list.
     """
     check(source)
     end, usable, faults = time.monotonic() + seconds, False, list[str]()
@@ -53,7 +53,7 @@ def check_rows(source: Source, seconds: float = SECONDS) -> None:
 
 
 def _is_bounded(part: Dataset) -> bool:
-    """Whether the first rows of a dataset can be had without all of it."""
+    """True where the first rows of a dataset can be read without all of it."""
     if is_remote(part.place) and part.kind in ("videos", "shards"):
         return False
     if is_remote(part.place) or PurePosixPath(str(part.place)).suffix.lower() == ".json":

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distill import durable
-from ray_distill.data.prepare.inventory import Made
+from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.stages import Decode
 from ray_distill.data.store.cache import KINDS, Cache, prompt_arrays, write
 from ray_distill.data.store.parquet import address, address_of, placed
@@ -33,24 +33,24 @@ QUARANTINE, SHEET = "quarantine.jsonl", "contact_sheet.png"
 CLIPS_SHOWN = 12
 
 
-def finish(made: Made) -> Cache:
-    """The cache's folder, whole or not there; ValueError where nothing is left."""
-    source = made.source
-    bad = unequal(made.rows, error="").to_pylist()
+def finish(inventory: Inventory) -> Cache:
+    """Write the cache's folder, whole or not at all; ValueError where no row is left."""
+    source = inventory.source
+    bad = unequal(inventory.rows, error="").to_pylist()
     reasons = [{"file": row["video"] or row["caption"], "reason": _reason(row)} for row in bad]
     quarantine = "".join(
         json.dumps(reason, ensure_ascii=False) + "\n" for reason in sorted(reasons, key=lambda reason: reason["file"])
     )
     for row in reasons:
         log.warning("left out %s: %s", row["file"], row["reason"])
-    if len(bad) == len(made.rows):
+    if len(bad) == len(inventory.rows):
         durable.write(source.cache_dir / QUARANTINE, quarantine)
         raise ConfigError(
             f"data: none of its {len(bad)} clips can be used ({source.title}); "
             f"the reasons are in {source.cache_dir / QUARANTINE}"
         )
-    index = _indexed(made)
-    card = _card(made, index, bad)
+    index = _indexed(inventory)
+    card = _card(inventory, index, bad)
     samples = rows_of(index.select(["id", "caption", "choices", "dataset"]))
     key = address_of(
         chain(
@@ -58,8 +58,8 @@ def finish(made: Made) -> Cache:
                 (row["id"], row["caption"], row["choices"], card["datasets"][row["dataset"]]["passes"])
                 for row in samples
             ),
-            (made.models.codec, made.models.encoder, source.negative_prompt, card["latent_shape"]),
-            [made.models.images] if made.models.images else [],
+            (inventory.models.codec, inventory.models.encoder, source.negative_prompt, card["latent_shape"]),
+            [inventory.models.images] if inventory.models.images else [],
             index[f"{KINDS['clip']}_id"].to_pylist() if any(part.image_column for part in source.parts) else [],
             ["streamed"] if card["streamed"] else [],
         )
@@ -67,7 +67,7 @@ def finish(made: Made) -> Cache:
     cache = Cache(source.cache_dir / key[:16])
     with durable.alone(source.cache_dir):
         if not _whole(cache):
-            _write(made, cache.folder, index, card, quarantine)
+            _write(inventory, cache.folder, index, card, quarantine)
     return Cache(cache.folder)
 
 
@@ -84,13 +84,13 @@ def some(count: int) -> list[int]:
     return sorted({round(number) for number in np.linspace(0, count - 1, min(CLIPS_SHOWN, count))})
 
 
-def _sheet(made: Made, path: Path, index: pa.Table) -> None:
+def _sheet(inventory: Inventory, path: Path, index: pa.Table) -> None:
     """Write a contact sheet of some clips, decoded once more; none where there are prompts alone."""
     clips = unequal(index, video="", choices=0)
     rows = clips.take(pa.array(some(len(clips)), pa.int64())).to_pylist()
-    files = among(made.rows, "video", pa.array((row["video"] for row in rows), pa.string())).to_pylist()
+    files = among(inventory.rows, "video", pa.array((row["video"] for row in rows), pa.string())).to_pylist()
     paths = {(row["dataset"], row["video"]): row["path"] for row in files}
-    decode = Decode(made.source)
+    decode = Decode(inventory.source)
     decoded = [(row["caption"], *decode.clip(row | {"path": paths[row["dataset"], row["video"]]})) for row in rows]
     rows_shown = [(f"{list(pixels.shape[:3])} {caption}", [pixels]) for caption, pixels, error in decoded if not error]
     if rows_shown:
@@ -102,27 +102,31 @@ def _reason(row: Row) -> str:
     return mask(reason.removeprefix(f"{row['path']}: ").removeprefix(f"{row['video']}: "))
 
 
-def _indexed(made: Made) -> pa.Table:
-    """The index. Equal lines of a dataset are one row; the order is that of their content."""
-    kept = ["id", "dataset", "video", "caption", "number", "height", "width", "content"]
-    if made.source.stream:
-        kept += ["path", "header"]  # what encoding it beside the training takes
-    rows, captions = equal(made.rows, error=""), made.captions
+def _indexed(inventory: Inventory) -> pa.Table:
+    """The index of samples. Equal lines of a dataset are one row; rows are sorted by their content."""
+    columns = ["id", "dataset", "video", "caption", "number", "height", "width", "content"]
+    if inventory.source.stream:
+        columns += ["path", "header"]  # what encoding them beside the training takes
+    rows, captions = equal(inventory.rows, error=""), inventory.captions
     text = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
     order = "id", "text", "dataset", "others", "image_id"
-    rows = distinct(rows.select([*kept, "others", "image_id"]).append_column("text", text), *order)
+    rows = distinct(rows.select([*columns, "others", "image_id"]).append_column("text", text), *order)
     rows = _with_choices(rows.sort_by([(name, "ascending") for name in order]), captions)
-    if "path" in kept:
-        shown = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # pipeline.with_paths finds them again
-        rows = rows.set_column(rows.column_names.index("path"), "path", shown)
-    index = rows.select([*kept, "choices"]).append_column("shape", pa.array(made.shapes(rows), pa.list_(pa.int64())))
-    stores = [("latents", rows["id"], made.latents), (KINDS["caption"], rows["text"], made.text)]
-    if made.images is not None:
-        stores.append((KINDS["clip"], made.image_ids(rows), made.images))
+    if "path" in columns:
+        masked = pa.array(
+            map(mask, rows["path"].to_pylist()), pa.string()
+        )  # pipeline.with_paths restores the addresses
+        rows = rows.set_column(rows.column_names.index("path"), "path", masked)
+    index = rows.select([*columns, "choices"]).append_column(
+        "shape", pa.array(inventory.shapes(rows), pa.list_(pa.int64()))
+    )
+    stores = [("latents", rows["id"], inventory.latents), (KINDS["caption"], rows["text"], inventory.text)]
+    if inventory.images is not None:
+        stores.append((KINDS["clip"], inventory.image_ids(rows), inventory.images))
     for kind, ids, store in stores:
         places = placed(ids, store.places())
         needed = pc.not_equal(ids, "")
-        if made.source.stream and kind != KINDS["caption"]:  # clips come later; pictures are there
+        if inventory.source.stream and kind != KINDS["caption"]:  # clips come later; pictures are there
             needed = pc.and_(needed, pc.not_equal(ids, rows["id"]))
         if pc.any(pc.and_(needed, pc.equal(places["file"], ""))).as_py():
             raise Damaged(store.folder, "has lost rows while it was being prepared")
@@ -132,7 +136,8 @@ def _indexed(made: Made) -> pa.Table:
 
 
 def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
-    """Each row, and behind it one for each of its other captions. ``choices`` is their number, 0 of those behind."""
+    """Each row, followed by one row for each of its other captions. ``choices`` counts these captions; the rows that
+    follow have 0."""
     others = [json.loads(value or "[]") for value in rows["others"].to_pylist()]
     counts = np.array([1 + len(each) for each in others], dtype=np.int64)
     first = np.cumsum(counts) - counts
@@ -150,25 +155,27 @@ def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
     return rows.append_column("choices", pa.array(choices))
 
 
-def _cut(made: Made, index: pa.Table) -> int:
-    """The number of captions, the negative prompt among them, with more tokens than the model takes."""
-    captions = [*index["caption"].unique().to_pylist(), made.source.negative_prompt]
-    tokens = made.text.read(made.text.find([address(caption) for caption in dict.fromkeys(captions)]), "tokens")
-    cut = sum(count > made.models.max_sequence_length for count in tokens)
+def _cut(inventory: Inventory, index: pa.Table) -> int:
+    """Number of captions, the negative prompt among them, with more tokens than the model takes."""
+    captions = [*index["caption"].unique().to_pylist(), inventory.source.negative_prompt]
+    tokens = inventory.text.read(
+        inventory.text.find([address(caption) for caption in dict.fromkeys(captions)]), "tokens"
+    )
+    cut = sum(count > inventory.models.max_sequence_length for count in tokens)
     if cut:
         log.warning(
             "%d of %d captions have more tokens than model.max_sequence_length = %d, which are cut off: raise it, or "
             "shorten them",
             cut,
             len(tokens),
-            made.models.max_sequence_length,
+            inventory.models.max_sequence_length,
         )
     return cut
 
 
-def _card(made: Made, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
-    """Counts and settings."""
-    source, samples = made.source, unequal(index, choices=0)
+def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
+    """Content of card.json: counts and settings."""
+    source, samples = inventory.source, unequal(index, choices=0)
     parts = _counts(samples["dataset"])
     counts = [parts.get(number, 0) for number in range(len(source.parts))]
     datasets = zip(source.parts, counts, source.passes(counts), strict=True)
@@ -177,47 +184,50 @@ def _card(made: Made, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
         "skipped": len(bad),
         "reasons": dict(Counter(re.sub(r"\d[\d.]*", "N", _reason(row)) for row in bad)),
         "captions": len(index["caption"].unique()),
-        "captions_cut": _cut(made, index),
-        "latent_shape": list(made.sample_shape),
+        "captions_cut": _cut(inventory, index),
+        "latent_shape": list(inventory.sample_shape),
         "buckets": dict(Counter("x".join(map(str, row["shape"])) for row in rows_of(samples.select(["shape"])))),
         "datasets": [
             {"name": part.name, "place": mask(str(part.place)), "rows": count, "passes": often}
             for part, count, often in datasets
         ],
         "streamed": source.stream,
-        "latents": made.models.codec,
-        KINDS["caption"]: made.models.encoder,
-    } | ({KINDS["clip"]: made.models.images} if made.models.images else {})
+        "latents": inventory.models.codec,
+        KINDS["caption"]: inventory.models.encoder,
+    } | ({KINDS["clip"]: inventory.models.images} if inventory.models.images else {})
 
 
 def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
     return {row["values"]: row["counts"] for row in column.value_counts().to_pylist()}
 
 
-def told(card: Mapping[str, Any]) -> str:
-    """A cache in one line."""
+def summary(card: Mapping[str, Any]) -> str:
+    """A cache's card in one line."""
     buckets = ", ".join(f"{count} of {shape}" for shape, count in card["buckets"].items())
     cut = f", {card['captions_cut']} captions cut" if card.get("captions_cut") else ""  # new in cards
     return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
 
 
 def _said_before(path: Path, now: str) -> str:
-    """The other lines of a quarantine list: those of clips that failed while they were encoded beside a training."""
+    """Lines that the quarantine list has and ``now`` lacks: clips that failed while they were encoded beside a
+    training."""
     if not path.is_file():
         return ""
     lines = path.read_text(errors="replace").splitlines()
     return "".join(f"{line}\n" for line in lines if line not in now.splitlines())
 
 
-def _write(made: Made, folder: Path, index: pa.Table, card: Row, quarantine: str) -> None:
-    asked = made.text.find([address(caption) for caption in (made.source.negative_prompt, "")])
-    fields = of_captions(made.models.fields)
-    stored = {name: made.text.read(asked, name) for name in fields}
+def _write(inventory: Inventory, folder: Path, index: pa.Table, card: Row, quarantine: str) -> None:
+    places = inventory.text.find([address(caption) for caption in (inventory.source.negative_prompt, "")])
+    fields = of_captions(inventory.models.fields)
+    stored = {name: inventory.text.read(places, name) for name in fields}
     prompts = {
         key: array
         for number, which in enumerate(("negative", "null"))
         for key, array in prompt_arrays(which, {name: both[number] for name, both in stored.items()}, fields).items()
     }
-    durable.write(folder / QUARANTINE, quarantine + _said_before(folder / QUARANTINE, quarantine) * made.source.stream)
-    _sheet(made, folder / SHEET, index)
+    durable.write(
+        folder / QUARANTINE, quarantine + _said_before(folder / QUARANTINE, quarantine) * inventory.source.stream
+    )
+    _sheet(inventory, folder / SHEET, index)
     write(folder, index, card, prompts)

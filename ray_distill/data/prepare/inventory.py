@@ -29,9 +29,9 @@ def there(store: Store, beside: Store | None) -> pa.ChunkedArray:
     return ids if beside is None else ids.filter(pc.is_in(ids, value_set=beside.places()["id"]))
 
 
-class Made:
-    """A source whose files were looked into: ``rows`` (``files.CLIPS``), each a clip, a prompt alone, or the error in
-    its place. ConfigError for a prompt alone where the family takes a picture beside it."""
+class Inventory:
+    """A source after a look into its files: ``rows`` (``files.CLIPS``), each a clip, a prompt alone, or an error in its
+    place. ConfigError for a prompt alone where the family takes a picture beside it."""
 
     def __init__(self, source: Source, models: Encoders, prompts: pa.Table, files: pa.Table) -> None:
         self.source, self.models = source, models
@@ -44,7 +44,7 @@ class Made:
 
     @cached_property
     def row_bytes(self) -> int:
-        """Of the largest latents."""
+        """Bytes of the largest latents."""
         shapes = self.shapes(unequal(self.rows, id=""))
         return max((4 * int(np.prod(shape)) for shape in set(shapes)), default=1)
 
@@ -54,7 +54,7 @@ class Made:
         return self.models.latent_shape(self.source.frames, self.source.height, self.source.width)
 
     def shapes(self, rows: pa.Table) -> list[Shape]:
-        """(C, t, h, w) of each; a prompt has that of samples, as has what the teacher makes of it."""
+        """(C, t, h, w) of each row; a prompt has that of samples, and so have the teacher's clips."""
 
         @cache
         def shape(dataset: int, height: int, width: int) -> Shape:
@@ -75,9 +75,9 @@ class Made:
         if not teacher.levels:
             del recipe["levels"]
         made_of = self.models.transformer(teacher), self.models.encoder, self.source.negative_prompt, self.sample_shape
-        shown = [row["image_id"]] if row["image_id"] else []
+        image = [row["image_id"]] if row["image_id"] else []
         counted = range(teacher.clips_per_prompt)
-        ids = [address(*made_of, recipe, prompt["caption"], *shown, number) for number in counted]
+        ids = [address(*made_of, recipe, prompt["caption"], *image, number) for number in counted]
         return [row | {"number": number, "id": id_} for number, id_ in enumerate(ids)]
 
     @cached_property
@@ -97,38 +97,39 @@ class Made:
 
     def missing_clips(self) -> pa.Table:
         """The distinct clips that are not in their stores."""
-        wanted = distinct(equal(unequal(self.rows, id="", video=""), error=""), "id")
-        return without(wanted, "id", there(self.latents, self.images))
+        clips = distinct(equal(unequal(self.rows, id="", video=""), error=""), "id")
+        return without(clips, "id", there(self.latents, self.images))
 
     def missing_taught(self, dataset: int) -> pa.Table:
         """The clips of a dataset's teacher that are not in their store, each with the places of its conditioning."""
-        wanted = equal(unequal(self.rows, id=""), dataset=dataset, error="")
-        rows, captions = without(distinct(wanted, "id"), "id", self.latents.places()["id"]), self.captions
+        prompts = equal(unequal(self.rows, id=""), dataset=dataset, error="")
+        rows, captions = without(distinct(prompts, "id"), "id", self.latents.places()["id"]), self.captions
         texts = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
-        found = pa.table({"id": rows["id"]})
+        table = pa.table({"id": rows["id"]})
         stores = [(KINDS["caption"], texts, self.text)]
         if self.images is not None:
             stores.append((KINDS["clip"], self.image_ids(rows), self.images))
         for kind, ids, store in stores:
             places = placed(ids, store.places())
             for name in places.column_names:
-                found = found.append_column(f"{kind}_{name}", places[name])
-        return found
+                table = table.append_column(f"{kind}_{name}", places[name])
+        return table
 
     def missing_pictures(self) -> pa.Table:
         """The distinct pictures that are not in the store of clips' fields."""
         if self.images is None:
             return self.rows.slice(0, 0)
-        wanted = distinct(equal(unequal(self.rows, image_id=""), error=""), "image_id")
-        return without(wanted, "image_id", self.images.places()["id"])
+        pictures = distinct(equal(unequal(self.rows, image_id=""), error=""), "image_id")
+        return without(pictures, "image_id", self.images.places()["id"])
 
     def image_ids(self, rows: pa.Table) -> pa.Array:
-        """The ids of rows in the store of clips' fields: that of a picture where a row has one, else the clip's own."""
+        """Ids of rows in the store of clips' fields: the picture's where a row has one, else the clip's own."""
         own = pc.if_else(pc.equal(rows["video"], ""), "", rows["id"])
         return pc.if_else(pc.equal(rows["image_id"], ""), own, rows["image_id"])
 
     def _check_pictures(self) -> None:
-        """ConfigError for pictures that no network would see, and for prompts without one where a network takes it."""
+        """ConfigError for pictures that no network would see, and for prompts without a picture where a network takes
+        one."""
         for number, part in enumerate(self.source.parts):
             alone = equal(self.rows, dataset=number, error="", video="", image_id="")
             if self.images is not None and len(alone):
@@ -142,11 +143,11 @@ class Made:
                     "text alone; remove it, or give an image-to-video pipeline (Wan 2.2 5B: model.from_image=true)"
                 )
 
-    def failed(self, errors: Mapping[str, str], ids: str = "id") -> None:
-        """Clips, or with ``ids`` "image_id" pictures, that could not be decoded."""
+    def mark_failed(self, errors: Mapping[str, str], ids: str = "id") -> None:
+        """Mark clips, or with ``ids`` "image_id" pictures, that could not be decoded."""
         if errors:
-            told = pa.array(errors.values(), pa.string())
-            told = told.take(pc.index_in(self.rows[ids], value_set=pa.array(errors, pa.string())))
+            reasons = pa.array(errors.values(), pa.string())
+            reasons = reasons.take(pc.index_in(self.rows[ids], value_set=pa.array(errors, pa.string())))
             error = self.rows["error"]
-            error = pc.if_else(pc.equal(error, ""), pc.fill_null(told, ""), error)
+            error = pc.if_else(pc.equal(error, ""), pc.fill_null(reasons, ""), error)
             self.rows = self.rows.set_column(self.rows.column_names.index("error"), "error", error)

@@ -21,9 +21,9 @@ from ray_distill.sealed import Damaged
 log = logging.getLogger(__name__)
 
 
-def known(source: Source, models: Encoders, listed: pa.Table) -> Cache | None:
-    """The cache that this source came to before, if none of its files has another size or time since, and if it is
-    whole; what is not is named."""
+def recall(source: Source, models: Encoders, listed: pa.Table) -> Cache | None:
+    """The cache that this source led to before, if it is whole and no file of the source has another size or time
+    since. A damaged one is named and left out."""
     try:
         cache = Cache(source.cache_dir / sealed.read_json(memo(source, models, listed))["cache"])
         cache.check()
@@ -40,7 +40,8 @@ def remember(source: Source, models: Encoders, listed: pa.Table, cache: Cache) -
 
 
 def memo(source: Source, models: Encoders, listed: pa.Table) -> Path:
-    """The file that holds the answer, under settings, models, and the names, sizes and times of all files."""
+    """Path of the file that holds the answer; its name is a hash of settings, models, and the names, sizes and times of
+    all files."""
     settings = source.model_dump(mode="json", exclude={"cache_dir", "encode_batch", "encoders", "encoder_gpus"})
     files = (_with_versions(row) for row in rows_of(listed))
     teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]
@@ -50,6 +51,6 @@ def memo(source: Source, models: Encoders, listed: pa.Table) -> Path:
 
 
 def _with_versions(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The values of a listed row, and the sizes and times of its files."""
+    """Values of a listed row, and the sizes and times of its files."""
     image = row.pop("image")
     return (*row.values(), version(row["path"]), *((image, version(image)) if image else ()))

@@ -40,10 +40,10 @@ LISTED = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of a dataset (its number ``dataset``): ``video`` as it is named there, "" where it is a prompt alone,
-    and ``path``. ``error`` says why it cannot be used, "" where nothing speaks against it yet. ``others`` are the
-    captions beside ``caption`` among which each sample draws one, as a JSON list; "" where there are none. ``image``
-    is the path of the picture that belongs to it, "" where it has none of its own."""
+    """A line of a dataset (its number ``dataset``): ``video`` as the dataset names it, "" for a prompt alone, and
+    ``path``. ``error`` is the reason why it cannot be used, "" so far. ``others`` is a JSON list of the captions,
+    beside ``caption``, among which each sample draws one; "" without any. ``image`` is the path of its picture, ""
+    where it has none of its own."""
 
     dataset: int
     video: str
@@ -64,21 +64,22 @@ def check(source: Source) -> None:
     for number, part in enumerate(source.parts):
         where = _where(source, number)
         try:
-            found = kind(part.place)
+            there = kind(part.place)
         except UNREADABLE as error:
             raise ValueError(f"{where}: cannot be looked at ({error})") from None
-        wanted = {"videos": ("folder",), "shards": ("file", "folder")}.get(part.kind, ("file",))
-        if found not in wanted:
-            raise ValueError(f"{where}: no such {' or '.join(wanted)}. {WANTED[part.kind]}")
+        kinds = {"videos": ("folder",), "shards": ("file", "folder")}.get(part.kind, ("file",))
+        if there not in kinds:
+            raise ValueError(f"{where}: no such {' or '.join(kinds)}. {WANTED[part.kind]}")
 
 
 def listing(source: Source) -> pa.Table:
-    """All ``entries`` of a source, a row each."""
+    """A table of all ``entries`` of a source."""
     return table_of(map(asdict, entries(source)), LISTED)
 
 
 def entries(source: Source) -> Iterator[Entry]:
-    """All of a source, in the order of its datasets; ValueError where a dataset is missing, unreadable or empty."""
+    """All entries of a source, in the order of its datasets; ValueError where a dataset is missing, unreadable or
+    empty."""
     check(source)
     named = Names()
     for number in range(len(source.parts)):
@@ -86,7 +87,7 @@ def entries(source: Source) -> Iterator[Entry]:
 
 
 def entries_of(source: Source, number: int, more: More = always) -> Iterator[Entry]:
-    """Those of dataset ``number``, as far as ``more`` says; ValueError where it is unreadable or empty."""
+    """Entries of dataset ``number``, until ``more`` is false; ValueError where it is unreadable or empty."""
     part, where, empty = source.parts[number], _where(source, number), True
     try:
         for entry in _READERS[part.kind](source, number, part, more):
@@ -101,21 +102,21 @@ def entries_of(source: Source, number: int, more: More = always) -> Iterator[Ent
 
 
 def _where(source: Source, number: int) -> str:
-    """A dataset's key and place, as messages name them."""
+    """A dataset's key and place, for messages."""
     part = source.parts[number]
     return f"data.{f'datasets.{number}.' if source.datasets else ''}{part.kind} = {part.place}"
 
 
 def _in_utf8(entry: Entry) -> Entry:
-    """Names on a disk may be any bytes and JSON may hold half a character; a table cannot."""
+    """``texts`` as valid UTF-8: names on a disk may be any bytes and JSON may hold half a character; a table cannot."""
     texts = {name: getattr(entry, name) for name in ("video", "path", "caption", "error", "image")}
     try:
         "".join([*texts.values(), *json.loads(entry.others or "[]")]).encode()
         return entry
     except UnicodeEncodeError:
-        shown = {name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
-        shown["error"] = f"{shown['video']}: its name or caption is not UTF-8; rename it"
-        return Entry(entry.dataset, **shown)
+        escaped = {name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
+        escaped["error"] = f"{escaped['video']}: its name or caption is not UTF-8; rename it"
+        return Entry(entry.dataset, **escaped)
 
 
 def _folder(source: Source, number: int, part: Dataset, more: More) -> Iterator[Entry]:
@@ -203,7 +204,7 @@ def _manifest(source: Source, number: int, part: Dataset, more: More) -> Iterato
 
 
 def _image(source: Source, part: Dataset, root: str, row: Row) -> tuple[str, str]:
-    """The path of a row's picture, "" where it has none, and what is wrong with it."""
+    """The path of a row's picture, "" where it has none, and its fault."""
     name = row.value.get(part.image_column) if part.image_column else None
     if name is None or name == "":
         return "", ""
@@ -230,18 +231,18 @@ def _prompts(source: Source | None, number: int, part: Dataset, more: More) -> I
 
 
 def named_prompts(path: Path) -> dict[str, Any]:
-    """The prompts of a file by name: those of a JSON object have their own, all others are prompt_1, prompt_2, ...
+    """The prompts of a file by name: keys of a JSON object, else prompt_1, prompt_2, ...
 
     ValueError names the first line that is no prompt.
     """
     if path.suffix.lower() == ".json" and isinstance(value := json_of(text_of(path.read_bytes())), dict):
         return value
     part = Dataset(prompts=path)
-    found = list(_prompts(None, 0, part, always))
-    for entry in found:
+    prompts = list(_prompts(None, 0, part, always))
+    for entry in prompts:
         if entry.error or entry.others:
             raise ValueError(entry.error or f"{entry.caption[:60]!r} and others are one prompt; give each its own")
-    return {f"prompt_{number}": entry.caption for number, entry in enumerate(found, 1)}
+    return {f"prompt_{number}": entry.caption for number, entry in enumerate(prompts, 1)}
 
 
 def _captions(value: Any) -> tuple[Captions, str]:
@@ -256,27 +257,27 @@ def _title(part: Dataset, row: Row) -> str:
 
 
 def _rows(part: Dataset, columns: Sequence[str], more: More) -> Iterator[Row]:
-    """The rows of a manifest or of prompts, each a mapping or a fault, as far as ``more`` says. ValueError where none
+    """The rows of a manifest or of prompts, each a mapping or a fault, until ``more`` is false. ValueError where none
     of them is a mapping, or has ``columns``: the file is something else."""
-    seen: set[str] | None = None
+    names: set[str] | None = None
     wrong = ""
     optional = [part.image_column] if part.image_column else []
     for row in takewhile(lambda _: more(), rows_in(part.place, columns, optional)):
         value = {part.caption_column: row.value} if _is_prompt(part, row.value) else row.value
         if not row.fault and not isinstance(value, dict):
-            shown = json.dumps(value, ensure_ascii=False)[:60]
+            text = json.dumps(value, ensure_ascii=False)[:60]
             kinds = "text or JSON object" if part.kind == "prompts" else "JSON object"
-            row = Row(row.where, fault=f"one {kinds} a line, not {shown}", alien=True)
+            row = Row(row.where, fault=f"one {kinds} a line, not {text}", alien=True)
         if not row.fault:
-            seen = (seen or set()) | set(value)
+            names = (names or set()) | set(value)
         elif row.alien:
             wrong = wrong or f"{_title(part, row)}: {row.fault}"
         yield Row(row.where, {} if row.fault else value, row.fault)
-    if seen is None and wrong:
+    if names is None and wrong:
         raise ValueError(f"no row of it can be read; {wrong}")
-    if seen is not None and not seen >= set(columns):
+    if names is not None and not names >= set(columns):
         raise ValueError(
-            f"each line needs {' and '.join(map(repr, columns))}; it has {sorted(seen)}. Other names: datasets with "
+            f"each line needs {' and '.join(map(repr, columns))}; it has {sorted(names)}. Other names: datasets with "
             "video_column and caption_column"
         )
 

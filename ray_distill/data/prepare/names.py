@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """Entry -> the entry under a name that may be shown; its ``path`` stays as it is.
+    """Entry -> the entry under a name without secrets; its ``path`` stays as it is.
 
-    A name means one file: of addresses that differ in their secrets alone the second is called ``... (2)``. The
-    signature of a file that is signed anew changes no name.
+    A name means one file: the second of two addresses that differ in their secrets alone is called ``... (2)``. A new
+    signature of a file changes no name.
     """
 
     def __init__(self) -> None:

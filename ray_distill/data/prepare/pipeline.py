@@ -1,6 +1,6 @@
 """The Ray Data pipeline: entries -> clips -> latents and text embeddings -> the cache of a run.
 
-What a store holds already is not made again: a preparation that was killed, or whose source has grown, goes on.
+Rows in a store are not encoded again: a preparation that was killed, or whose source has grown, goes on.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import quiet
 from ray_distill.data.prepare.encode import EncodeClips, EncodePictures, EncodeText
 from ray_distill.data.prepare.index import finish
-from ray_distill.data.prepare.inventory import Made
-from ray_distill.data.prepare.known_caches import known, memo, remember
+from ray_distill.data.prepare.inventory import Inventory
+from ray_distill.data.prepare.known_caches import memo, recall, remember
 from ray_distill.data.prepare.listing import entries, listing
 from ray_distill.data.prepare.stages import CLIPS, Decode, DecodePicture, Look, Write
 from ray_distill.data.prepare.teach import MakeClips
@@ -40,27 +40,27 @@ log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 Stopped = Callable[[], bool]
 LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
-"""CPUs of each stage. They differ, or Ray would fuse two of them and decode in the encoder's one process."""
+"""CPUs of each stage. They differ, or Ray would fuse two stages and decode in the encoder's one process."""
 
 ATTEMPTS = 3
-"""At a preparation, each of which may find a file of the cache damaged."""
+"""Attempts of a preparation, each of which may find a file of the cache damaged."""
 
 BLOCK, LIGHT = 64, 256
-"""Most clips of a task, so that what a worker holds does not grow with the source; and most files to look into, or
+"""Most clips of a task, so that a worker's memory does not grow with the source; and most files to look into, or
 captions: light ones, of which a task should hold many."""
 
 
 def prepare(source: Source, models: Encoders, say: Say = log.info) -> Cache:
-    """The cache of the source, made unless it is there. What cannot be used is counted, named and left out.
+    """The cache of the source, prepared unless it is there. Files that cannot be used are counted, named and left out.
 
-    ConfigError where a dataset is missing or unreadable, or nothing of the source is left.
+    ConfigError where a dataset is missing or unreadable, or no usable row is left.
     """
     with mistakes():
         listed = listing(source)
     for _ in range(ATTEMPTS - 1):
         try:
-            return known(source, models, listed) or _made(source, models, listed, say)
-        except Damaged as damaged:  # it is set aside: what it held is missing now
+            return recall(source, models, listed) or _made(source, models, listed, say)
+        except Damaged as damaged:  # the damaged file is set aside: its rows are missing now
             say(f"   {damaged}")
     return _made(source, models, listed, say)
 
@@ -73,23 +73,23 @@ def _made(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cache
         )
     before = memo(source, models, listed)
     prompts = pa.array((n for n, part in enumerate(source.parts) if part.kind == "prompts"), pa.int64())
-    looked = _looked(source, models, without(listed, "dataset", prompts), say)
+    clips = _looked(source, models, without(listed, "dataset", prompts), say)
     alone = among(listed, "dataset", prompts)
     pictured = unequal(alone, image="")
     if models.images and len(pictured):
         alone = pa.concat_tables(
             [equal(alone, image=""), _looked(source, models, pictured, say)], promote_options="default"
         )
-    made = Made(source, models, alone, looked)
-    _captions(source, models, made, say)
+    inventory = Inventory(source, models, alone, clips)
+    _captions(source, models, inventory, say)
     if any(part.image_column for part in source.parts):
-        _pictures(source, models, made, say)
+        _pictures(source, models, inventory, say)
     if not source.stream:
-        _clips(source, models, made, say)
+        _clips(source, models, inventory, say)
     for number, part in enumerate(source.parts):
         if part.teacher is not None:
-            _taught(source, models, made, number, part.teacher, say)
-    cache = finish(made)
+            _taught(source, models, inventory, number, part.teacher, say)
+    cache = finish(inventory)
     if memo(source, models, listed) == before:  # else a file was replaced meanwhile: the next preparation looks again
         remember(source, models, listed, cache)
     return cache
@@ -102,68 +102,68 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     clips = unequal(cache.index.filter(pa.array(cache.choices > 0)), video="")
     clips = clips.select(["dataset", "video", "number", "content"])
     size = {"height": source.height, "width": source.width}
-    known = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
-    rows = [row | size | {"path": path} for row, path in known if path]  # a run outlives clips of its sources
+    located = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
+    rows = [row | size | {"path": path} for row, path in located if path]  # a run outlives clips of its sources
     if not rows:
         raise ValueError("data: none of the cache's clips is in its sources any more; set evaluate.metric=null")
     return _decoded(source, dataset(pa.Table.from_pylist(rows)))
 
 
 def with_paths(source: Source, rows: pa.Table) -> pa.Table:
-    """Rows of an index, with the addresses that it holds masked as the source gives them now, signed anew perhaps."""
+    """Rows of an index with the source's own addresses, signed anew perhaps, in place of the masked ones."""
     if not pc.any(pc.match_substring(rows["path"], HIDDEN)).as_py():
         return rows
     paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
     keys = zip(rows["dataset"].to_pylist(), rows["video"].to_pylist(), rows["path"].to_pylist(), strict=True)
-    found = pa.array((paths.get((dataset, video), path) for dataset, video, path in keys), pa.string())
-    return rows.set_column(rows.column_names.index("path"), "path", found)
+    addresses = pa.array((paths.get((dataset, video), path) for dataset, video, path in keys), pa.string())
+    return rows.set_column(rows.column_names.index("path"), "path", addresses)
 
 
 def _looked(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.Table:
     """Each clip of the source's files, or the error in its place."""
     tables = [CLIPS.empty_table()]
     if len(files):
-        looked = dataset(files, LIGHT).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
+        clips = dataset(files, LIGHT).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
         progress = Progress("files looked into", len(files), say)
-        for batch in looked.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in clips.iter_batches(batch_size=None, batch_format="pyarrow"):
             rows: Any = batch
             tables.append(rows.select(CLIPS.names).cast(CLIPS))
             progress.add(len(equal(rows, number=0)), len(unequal(rows, error="")))
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _captions(source: Source, models: Encoders, made: Made, say: Say) -> None:
-    rows = made.missing_text()
+def _captions(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
+    rows = inventory.missing_text()
     if len(rows):
         encoded = _encoded(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
-        _written(encoded, Write(made.text), 1 << 20, Progress("captions", len(rows), say))
+        _written(encoded, Write(inventory.text), 1 << 20, Progress("captions", len(rows), say))
 
 
-def _pictures(source: Source, models: Encoders, made: Made, say: Say) -> None:
-    rows = made.missing_pictures()
-    if len(rows) and made.images is not None:
+def _pictures(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
+    rows = inventory.missing_pictures()
+    if len(rows) and inventory.images is not None:
         decoded = dataset(rows, LIGHT).map(DecodePicture(source), num_cpus=share(DECODE))
         encoded = _encoded(decoded, EncodePictures, (models,), source, source.encode_batch)
         progress = Progress("pictures", len(rows), say)
-        made.failed(_written(encoded, Write(made.images), made.row_bytes, progress), "image_id")
+        inventory.mark_failed(_written(encoded, Write(inventory.images), inventory.row_bytes, progress), "image_id")
 
 
-def _clips(source: Source, models: Encoders, made: Made, say: Say) -> None:
-    rows = made.missing_clips()
+def _clips(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
+    rows = inventory.missing_clips()
     if len(rows):
         # Clips of one size follow each other, so that the encoder's batches are full.
         rows = rows.sort_by([(name, "ascending") for name in ("height", "width", "id")])
         encoded = _encoded_clips(source, models, dataset(rows))
-        write = Write(made.latents, beside=made.images, apart=tuple(of_clips(models.fields)))
-        made.failed(_written(encoded, write, made.row_bytes, Progress("clips", len(rows), say)))
+        write = Write(inventory.latents, beside=inventory.images, apart=tuple(of_clips(models.fields)))
+        inventory.mark_failed(_written(encoded, write, inventory.row_bytes, Progress("clips", len(rows), say)))
 
 
 def encode_beside(
     source: Source, models: Encoders, rows: pa.Table, write: Write, cpus: float, say: Say, stopped: Stopped
 ) -> dict[str, str]:
-    """Clips in the order of ``rows``, with the CPUs that a training leaves, until they are all there or ``stopped``.
+    """Encode clips in the order of ``rows``, with the CPUs that a training leaves, until all are there or ``stopped``.
 
-    Files are small, since training waits for them. Returns the errors by id; they stand in the store, too.
+    Files are small, since training waits for them. Returns the errors by id, which are also in the store.
     """
     batch = max(8, source.encode_batch)
     encoded = _encoded_clips(source, models, dataset(rows, batch), cpus)
@@ -178,23 +178,23 @@ def _decoded(source: Source, rows: Dataset, cpus: float | None = None) -> Datase
     return rows.map_batches(Decode(source), batch_size=None, num_cpus=share(DECODE, cpus))
 
 
-def _taught(source: Source, models: Encoders, made: Made, part: int, teacher: Teacher, say: Say) -> None:
-    """Prompts through the teacher's sampler."""
-    rows = made.missing_taught(part)
+def _taught(source: Source, models: Encoders, inventory: Inventory, part: int, teacher: Teacher, say: Say) -> None:
+    """Sample clips of prompts by the teacher."""
+    rows = inventory.missing_taught(part)
     if len(rows):
-        (uncond,) = made.text.find([address(source.negative_prompt)])
-        given = (models, teacher, made.sample_shape, made.text, uncond, made.images)
-        encoded = _encoded(dataset(rows), MakeClips, given, source, teacher.batch)
+        (uncond,) = inventory.text.find([address(source.negative_prompt)])
+        arguments = (models, teacher, inventory.sample_shape, inventory.text, uncond, inventory.images)
+        encoded = _encoded(dataset(rows), MakeClips, arguments, source, teacher.batch)
         progress = Progress("clips by the teacher", len(rows), say)
-        made.failed(_written(encoded, Write(made.latents), made.row_bytes, progress))
+        inventory.mark_failed(_written(encoded, Write(inventory.latents), inventory.row_bytes, progress))
 
 
 def _encoded(
     rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int, cpus: float | None = None
 ) -> Dataset:
-    """``rows`` through a pool of actors that grows to ``data.encoders``.
+    """Encode ``rows`` in a pool of actors that grows to ``data.encoders``.
 
-    Beside a training they are there from the start, as many as leave CPUs to the other stages: Ray adds one once the
+    Beside a training all actors start at once, as many as leave CPUs to the other stages: Ray adds one once the
     decoders have ended, and until then the training would wait.
     """
     others = share(DECODE, cpus) + share(WRITE, cpus) + 0.05
@@ -217,14 +217,14 @@ def _written(
     cpus: float | None = None,
     stopped: Stopped = lambda: False,
 ) -> dict[str, str]:
-    """``write`` the rows; returns the errors of those that are not there, by id.
+    """``write`` the rows; returns the errors of those that failed, by id.
 
-    What a kill may cost each writer is a file: a twentieth of the work, 256 rows, or ``FILE`` bytes.
+    A kill costs each writer one file at most: a twentieth of the work, 256 rows, or ``FILE`` bytes.
     """
     errors: dict[str, str] = {}
     per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
-    told = rows.map_batches(write, batch_size=per_file, num_cpus=share(WRITE, cpus))
-    for batch in told.iter_batches(batch_size=None, batch_format="numpy"):
+    results = rows.map_batches(write, batch_size=per_file, num_cpus=share(WRITE, cpus))
+    for batch in results.iter_batches(batch_size=None, batch_format="numpy"):
         bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
         errors |= bad
         progress.add(len(batch["id"]), len(bad))
@@ -234,8 +234,8 @@ def _written(
 
 
 def share(of: float, cpus: float | None = None) -> float:
-    """The CPUs of a stage, of ``cpus`` or the cluster's: all stages must fit beside each other, or all but the first
-    would never start."""
+    """CPUs of a stage, of ``cpus`` or the cluster's: all stages must fit beside each other, or all but the first would
+    never start."""
     return of * min(1.0, (ray.cluster_resources().get("CPU", 1) if cpus is None else cpus) / 2)
 
 
@@ -247,7 +247,8 @@ def dataset(rows: pa.Table, per_block: int = BLOCK) -> Dataset:
 
 
 class Progress:
-    """Counts and the time left, every few seconds. Actors take theirs to start: the pace is since the first row."""
+    """Reports of counts and of the time left, every few seconds. The pace counts from the first row, since actors take
+    time to start."""
 
     def __init__(self, what: str, total: int, say: Say, every_s: float = 5) -> None:
         self.what, self.total, self.say, self.every_s = what, total, say, every_s

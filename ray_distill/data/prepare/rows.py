@@ -18,17 +18,17 @@ from ray_distill.data.store.tables import rows_of
 from ray_distill.plaintext import NotText, json_of, lines_of, list_of, text_of
 
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""What a manifest may be; prompts may be plain text, too."""
+"""Endings of a manifest; prompts may be plain text, too."""
 MARKUP = (".yaml", ".yml", ".toml", ".xml", ".html")
-"""Text whose lines are no prompts."""
+"""Endings of text whose lines are no prompts."""
 Line = tuple[int, str, str]
-"""Number, text, and why it is no text."""
+"""Number, text, and the reason why it is no text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``value`` of row ``where`` ("line 3"); ``fault`` says why there is none. ``alien``: its text is of another kind
-    of file."""
+    """``value`` of row ``where`` ("line 3"); ``fault`` is the reason why it has none. ``alien``: its text belongs to
+    another kind of file."""
 
     where: str
     value: Any = None
@@ -37,8 +37,8 @@ class Row:
 
 
 def rows_in(place: Path | str, columns: Sequence[str], more: Sequence[str] = ()) -> Iterator[Row]:
-    """The rows of a file, with at least those of ``columns`` and ``more`` that it has; of plain text a row is a line. A
-    row that cannot be read is a fault, and the others are read.
+    """The rows of a file, with the ``columns`` and those of ``more`` that it has; a row of plain text is a line. An
+    unreadable row is a fault, and the others are read.
 
     ValueError where the file as a whole is no such table.
     """
@@ -72,19 +72,19 @@ def _lines(place: Path | str) -> Iterator[Line]:
 
 
 def _opened(place: Path | str) -> BinaryIO:
-    """A remote file is read whole at first: a connection that breaks is then tried again."""
+    """An open file. A remote one is read whole first, so that a broken connection can be tried again."""
     return again(place, lambda: pa.BufferReader(read(place)) if is_remote(place) else open_at(place))
 
 
 def _is_list(place: Path | str) -> bool:
-    """Whether a .json is one list, and no JSON lines."""
+    """True where a .json is one list, and no JSON lines."""
     with _opened(place) as file:
         return next((text for text, _ in lines_of(file) if text.strip()), "").lstrip().startswith("[")
 
 
 def _csv(lines: Iterator[Line], columns: Sequence[str]) -> Iterator[Row]:
-    """Values may go over several lines, within quotes. The delimiter is the one that makes the header name
-    ``columns``: a comma, a semicolon or a tab."""
+    """Rows of a CSV. Values may span several lines, within quotes. The delimiter is the comma, semicolon or tab for
+    which the header has ``columns``."""
     first = next((line for line in lines if line[1].strip()), None)
     if first is None:
         return
@@ -103,39 +103,39 @@ def _csv(lines: Iterator[Line], columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[int, list[str], str]]:
-    """Each record: its first line, values and fault. A quote that is never closed costs its own
-    line, not all that follow."""
+    """Each record: its first line, values and fault. A quote that is never closed costs its own line, not all that
+    follow."""
     ahead: deque[Line] = deque()
 
-    def feed(taken: list[Line]) -> Iterator[str]:
+    def feed(used: list[Line]) -> Iterator[str]:
         while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
-            taken.append(line)
+            used.append(line)
             yield f"{line[1]}\n"
 
     while True:
-        taken: list[Line] = []
+        used: list[Line] = []
         try:
-            values = next(csv.reader(feed(taken), delimiter=delimiter, strict=True, skipinitialspace=True), None)
-            fault = next((fault for _, _, fault in taken if fault), "")
+            values = next(csv.reader(feed(used), delimiter=delimiter, strict=True, skipinitialspace=True), None)
+            fault = next((fault for _, _, fault in used if fault), "")
         except csv.Error as error:
             values, fault = [], f"no valid CSV: {error}; is a quote not closed or not doubled?"
-            ahead.extendleft(reversed(taken[1:]))
+            ahead.extendleft(reversed(used[1:]))
         if values is None:
             return
         if values or fault:
-            yield taken[0][0], values, fault
+            yield used[0][0], values, fault
 
 
 def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> Iterator[Row]:
     with _opened(place) as source, parquet.ParquetFile(source) as file:
         names = file.schema_arrow.names
-        wanted = [name for name in columns if name in names]
-        if len(wanted) < len(columns):
+        present = [name for name in columns if name in names]
+        if len(present) < len(columns):
             yield Row("row 1", dict.fromkeys(names))  # the caller refuses it by its columns
             return
-        wanted += [name for name in more if name in names]
-        batches = file.iter_batches(columns=wanted)
-        tables = (pa.table([_as_bytes(batch[name]) for name in wanted], wanted) for batch in batches)
+        present += [name for name in more if name in names]
+        batches = file.iter_batches(columns=present)
+        tables = (pa.table([_as_bytes(batch[name]) for name in present], present) for batch in batches)
         for number, row in enumerate(chain.from_iterable(map(rows_of, tables)), 1):
             try:
                 yield Row(f"row {number}", {name: _decoded(value) for name, value in row.items()})
@@ -144,10 +144,10 @@ def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> 
 
 
 def _as_bytes(column: pa.Array) -> pa.Array:
-    """Text as its bytes: Arrow takes what a file calls text for UTF-8, unseen."""
+    """Text as its bytes: Arrow takes a file's text for UTF-8, unchecked."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _as_bytes(column.dictionary_decode())  # a cast would look for UTF-8, in all rows at once
+        return _as_bytes(column.dictionary_decode())  # a cast would check UTF-8, in all rows at once
     if pa.types.is_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.binary())
     if pa.types.is_large_string(kind):

@@ -18,13 +18,13 @@ PACKED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4"
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 BLOCK = 512
 TAIL = 1 << 20
-"""Bytes behind the end mark that are looked at: tar fills up its last record with zeros."""
+"""Bytes behind the end mark that are read: tar fills up its last record with zeros."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video of a shard: its member's ``name``, its ``place`` for ``remote.local`` and its captions; ``fault`` says
-    why it cannot be used. A fault of the shard itself has no name."""
+    """A video of a shard: its member's ``name``, its ``place`` for ``remote.local`` and its captions; ``fault`` is the
+    reason why it cannot be used. A fault of the shard itself has no name."""
 
     name: str
     place: str = ""
@@ -42,15 +42,15 @@ class _Members:
 
 
 def is_shard(name: str) -> bool:
-    """Whether a file of a folder is taken for a shard, or is one that was packed and has to be named."""
+    """True for a shard, and for a packed one, which must be named as a fault."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
     return bool(suffixes) and (".tar" in (suffixes[-1], *suffixes[-2:-1]) or suffixes[-1] in (".tgz", ".tbz2", ".txz"))
 
 
 def clips_in(tar: str, column: str, choices: bool, one_caption: bool, more: More = always) -> list[Clip]:
-    """The videos of a shard, in its order, and a fault for each member that cannot be used. ``column`` is the
-    caption's in a .json; with ``choices`` each line of a .txt is a caption. With ``one_caption`` no captions are
-    looked for. As many members are read as ``more`` says."""
+    """The videos of a shard, in its order, and a fault for each member that cannot be used. ``column`` names the
+    caption in a .json; with ``choices`` each line of a .txt is a caption. With ``one_caption`` captions are not read.
+    It reads members until ``more`` is false."""
     with open_at(tar) as file:
         packed = tar.lower().endswith(PACKED) or file.read(6).startswith(MAGIC)
         if packed or not tar.lower().endswith(".tar"):
@@ -64,27 +64,27 @@ def clips_in(tar: str, column: str, choices: bool, one_caption: bool, more: More
 
 
 def _members(tar: str, file: BinaryIO, column: str, choices: bool, more: More) -> _Members:
-    found = _Members()
+    members = _Members()
     size: int = file.size()  # type: ignore[attr-defined]
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as shard:
             for member in shard:
                 if not more():
-                    return found
-                _take(found, tar, shard, member, size, column, choices)
+                    return members
+                _take(members, tar, shard, member, size, column, choices)
             fault = _after(file, shard.offset)
     except (tarfile.TarError, ValueError) as error:
         fault = f"cut off or damaged ({error})"
     if fault:
-        found.faults.append(Clip("", fault=f"{fault}: members behind this place are left out"))
-    return found
+        members.faults.append(Clip("", fault=f"{fault}: members behind this place are left out"))
+    return members
 
 
 def _take(
-    found: _Members, tar: str, shard: tarfile.TarFile, member: tarfile.TarInfo, size: int, column: str, choices: bool
+    members: _Members, tar: str, shard: tarfile.TarFile, member: tarfile.TarInfo, size: int, column: str, choices: bool
 ) -> None:
-    """A member's place or captions, or its fault."""
+    """Add a member's place or captions, or its fault, to ``members``."""
     name, suffix = member.name, posixpath.splitext(member.name)[1].lower()
     if suffix not in VIDEOS and suffix not in TEXTS:
         return
@@ -94,18 +94,18 @@ def _take(
     elif member.offset_data + member.size > size:
         fault = "it is cut off, as its shard is"
     if suffix in VIDEOS:
-        if name in found.videos:
-            found.faults.append(Clip(name, fault="a later member has its name"))
+        if name in members.videos:
+            members.faults.append(Clip(name, fault="a later member has its name"))
         if fault:
-            found.faults.append(Clip(name, fault=fault))
+            members.faults.append(Clip(name, fault=fault))
         else:
-            found.videos[name] = SLICE.join(map(str, (tar, member.offset_data, member.size, name)))
+            members.videos[name] = SLICE.join(map(str, (tar, member.offset_data, member.size, name)))
     elif fault:
-        found.texts[name] = (), f"{name}: {fault}"
+        members.texts[name] = (), f"{name}: {fault}"
     else:
         content = shard.extractfile(member)
         assert content is not None
-        found.texts[name] = read_caption(name, content, column, choices)
+        members.texts[name] = read_caption(name, content, column, choices)
 
 
 def _after(file: BinaryIO, offset: int) -> str:
@@ -128,8 +128,7 @@ def _key(name: str) -> str:
 
 
 def _captioned(members: _Members) -> Iterator[Clip]:
-    """Each video with its captions: those under its own name; else those of its sample that belong to no other
-    video."""
+    """Each video with its captions: those under its own name; else those of its sample that no other video has."""
     owned = {_stem(video) for video in members.videos}
     samples: dict[str, list[str]] = {}
     for text in members.texts:
@@ -151,7 +150,7 @@ def _texts_of(stem: str, texts: Sequence[str], owned: Set[str]) -> list[str]:
 
 
 def _first(names: Sequence[str], texts: Mapping[str, tuple[Captions, str]]) -> tuple[Captions, str]:
-    """The first captions that there are, a .txt's before a .json's."""
+    """The first captions that exist, a .txt's before a .json's."""
     names = sorted(names, key=lambda name: not name.lower().endswith(".txt"))
     captions = next((texts[name][0] for name in names if texts[name][0]), ())
     faults = [texts[name][1] for name in names if texts[name][1]]
@@ -159,7 +158,7 @@ def _first(names: Sequence[str], texts: Mapping[str, tuple[Captions, str]]) -> t
 
 
 def _alone(members: _Members) -> Iterator[Clip]:
-    """Samples whose video is not there."""
+    """A fault for each sample whose video is missing."""
     keys = {_key(clip.name) for clip in members.faults if clip.name} | {_key(name) for name in members.videos}
     for name in members.texts:
         if _key(name) not in keys:

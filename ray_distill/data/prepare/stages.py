@@ -1,4 +1,4 @@
-"""Tasks that Ray Data maps over files: look into one, decode a clip of it, write encoded rows.
+"""Tasks that Ray Data maps over files: look into a file, decode its clips, write encoded rows.
 
 Each worker imports this file: torch, which resizes, and no library of models.
 """
@@ -37,19 +37,19 @@ CLIPS = pa.schema(
         *((name, pa.string()) for name in ("id", "header", "content", "image_id")),
     ]
 )
-"""What ``Look`` makes of ``listing.LISTED``."""
+"""Columns of the rows that ``Look`` makes of ``listing.LISTED``."""
 PIECES, PIECE = 128, 128 << 10
-"""Of a file that is larger than all of them together (16 MiB) so many pieces are read to tell it from others."""
+"""Number of pieces that identify a file larger than all of them together (16 MiB)."""
 TOGETHER = 64 << 20
-"""Bytes of clips that are handed on together."""
+"""Bytes of clips in one block."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """An entry -> its clips, each with what the file's header says, its cut, its size and an id; ``error`` says why
-    there is none.
+    """An entry -> its clips, each with the header's facts, its cut, its size and an id; ``error`` is the reason why it
+    has none.
 
-    ``multiple`` is what the model takes of height and width.
+    Height and width of clips are multiples of the model's ``multiple``.
     """
 
     source: Source
@@ -77,22 +77,22 @@ class Look:
         image_id, wrong = picture_id(row["image"], clips, size) if row.get("image") else ("", "")
         if wrong:
             return [row | empty | {"error": wrong}]
-        found = []
+        rows = []
         for number, seek in enumerate(seeks):
             id_ = address(content, clips.cut(number), size, clips.crop)
             header = json.dumps([asdict(video), seek and asdict(seek)])
             clip = {"number": number, "height": size[0], "width": size[1], "id": id_, "header": header}
-            found.append(row | clip | {"content": content, "image_id": image_id})
-        return found
+            rows.append(row | clip | {"content": content, "image_id": image_id})
+        return rows
 
     def _prompt(self, row: Row, clips: Clips) -> Row:
-        """A prompt and its picture, which is cut to the size of samples."""
+        """The row of a prompt and its picture, which is cropped to the size of samples."""
         image_id, wrong = picture_id(row["image"], clips, (self.source.height, self.source.width))
         return row | {"image_id": image_id, "error": wrong}
 
 
 def picture_id(place: str, clips: Clips, size: tuple[int, int]) -> tuple[str, str]:
-    """The id of what is encoded of a picture, by its content and how it is cut, and why there is none."""
+    """The id of a picture's encoding, by its content and crop, and the reason why there is none."""
     try:
         with local(place) as path:
             return address("picture", fingerprint(path), clips.frames, size, clips.crop), ""
@@ -101,8 +101,8 @@ def picture_id(place: str, clips: Clips, size: tuple[int, int]) -> tuple[str, st
 
 
 def fingerprint(path: str) -> str:
-    """sha256 over a file's size and content; of one that is larger than 16 MiB over ``PIECES`` of it, evenly apart from
-    its first byte to its last. Two files of one size that differ in none of them are taken for one."""
+    """sha256 over a file's size and content; for a file larger than 16 MiB over ``PIECES`` of it, evenly apart from its
+    first byte to its last. Two files of one size that differ in none of these pieces count as one."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -120,33 +120,35 @@ def fingerprint(path: str) -> str:
 
 @dataclass(frozen=True)
 class Decode:
-    """Clips -> ``pixels`` uint8 [n, T, H, W, 3], some clips of one shape at a time; ``error`` says why one's are zeros,
-    else "". Without a ``header`` its file is looked into again; with a ``content`` it must be the one that was looked
-    into."""
+    """Clips -> ``pixels`` uint8 [n, T, H, W, 3], some clips of one shape at a time; where a clip's are zeros ``error``
+    is the reason, else "". Without a ``header`` it looks into the clip's file again; a ``content`` must be that of the
+    file."""
 
     source: Source
 
     def __call__(self, rows: Batch) -> Iterator[dict[str, Any]]:
-        told, start = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)], 0
-        for shape, alike in groupby(told, self._shape):
+        clips, start = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)], 0
+        for shape, alike in groupby(clips, self._shape):
             while some := list(islice(alike, self._together(shape))):
                 # One array from the start: stacked clips would be copied once more.
                 pixels = np.empty((len(some), *shape), dtype=np.uint8)
                 errors = [self.clip(row, out)[1] for row, out in zip(some, pixels, strict=True)]
-                given = {name: column[start : start + len(some)] for name, column in rows.items()}
-                yield given | {"pixels": pixels, "error": np.array(errors, dtype=object)}
+                columns = {name: column[start : start + len(some)] for name, column in rows.items()}
+                yield columns | {"pixels": pixels, "error": np.array(errors, dtype=object)}
                 start += len(some)
 
     def clip(self, row: Row, out: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-        """One clip's pixels [T, H, W, 3], in ``out`` if it is given, and its error."""
+        """One clip's pixels [T, H, W, 3], in ``out`` if the caller passes it, and its error."""
         clips = self.source.clips(self.source.parts[row["dataset"]])
         pixels = np.empty(self._shape(row), dtype=np.uint8) if out is None else out
-        known = _known(row["header"]) if row.get("header") else None
+        known_clip = _known(row["header"]) if row.get("header") else None
         source = self.source
         fit = partial(_fit, height=row["height"], width=row["width"], crop=clips.crop)
         try:
             with local(row["path"]) as path:
-                read_clip(path, clips.cut(row["number"]), fit, known, pixels, source.decoder, source.maximum_pixels)
+                read_clip(
+                    path, clips.cut(row["number"]), fit, known_clip, pixels, source.decoder, source.maximum_pixels
+                )
                 if row.get("content") and row["content"] != fingerprint(path):
                     raise BadClip(row["path"], "was replaced since it was looked into")
         except BadClip as bad:
@@ -158,7 +160,7 @@ class Decode:
         return self.source.clips(self.source.parts[row["dataset"]]).frames, int(row["height"]), int(row["width"]), 3
 
     def _together(self, shape: tuple[int, ...]) -> int:
-        """As many as ``TOGETHER`` takes, in whole batches of the encoder, if one fits."""
+        """Number of clips that ``TOGETHER`` bytes hold, in whole batches of the encoder, if one fits."""
         fitting, batch = TOGETHER // math.prod(shape), self.source.encode_batch
         return max(1, fitting - fitting % batch if fitting > batch else fitting)
 
@@ -175,29 +177,30 @@ def _fit(frames: np.ndarray, video: Video, height: int, width: int, crop: bool) 
 
 @dataclass(frozen=True)
 class DecodePicture:
-    """The row of a picture -> its ``pixels`` uint8 [1, H, W, 3], cut as clips are, and the ``frames`` of the clip that
-    begins with it; ``error`` says why they are zeros, else ""."""
+    """The row of a picture -> its ``pixels`` uint8 [1, H, W, 3], cropped as clips are, and the ``frames`` of the clip
+    that begins with it; where they are zeros ``error`` is the reason, else ""."""
 
     source: Source
 
     def __call__(self, row: Row) -> Row:
         clips = self.source.clips(self.source.parts[row["dataset"]])
         size = row["height"] or self.source.height, row["width"] or self.source.width
-        found = {"id": row["image_id"], "frames": clips.frames, "error": ""}
+        row_of_picture = {"id": row["image_id"], "frames": clips.frames, "error": ""}
         try:
             with local(row["image"]) as path:
                 picture = read_picture(path, self.source.maximum_pixels)
-            return found | {"pixels": resize(picture[None], *size, crop=clips.crop)}
+            return row_of_picture | {"pixels": resize(picture[None], *size, crop=clips.crop)}
         except BadClip as bad:
-            return found | {"pixels": np.zeros((1, *size, 3), np.uint8), "error": str(bad)}
+            return row_of_picture | {"pixels": np.zeros((1, *size, 3), np.uint8), "error": str(bad)}
 
 
 @dataclass(frozen=True)
 class Write:
-    """Good rows -> a file of ``store``; what is left are ``id`` and ``error``. With ``errors`` these are there, too.
+    """Good rows -> a file of ``store``; it returns ``id`` and ``error``. With ``errors`` these are stored, too.
 
-    ``beside`` is a store of its own for the columns ``apart``. It is written first: a row that stands in ``store`` has
-    all that belongs to it."""
+    ``beside`` is a store of its own for the columns ``apart``. It is written first: a row in ``store`` has all that
+    belongs to it.
+    """
 
     store: Store
     errors: bool = False
@@ -205,12 +208,12 @@ class Write:
     apart: tuple[str, ...] = ()
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
-        told = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-        good = [row for row in told if not row["error"]]
+        rows_of_batch = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        good = [row for row in rows_of_batch if not row["error"]]
         if self.beside is not None:
             self.beside.write([{name: row[name] for name in ("id", *self.apart)} for row in good])
         self.store.write([{k: v for k, v in row.items() if k not in ("error", *self.apart)} for row in good])
-        bad = {row["id"]: mask(row["error"]) for row in told if row["error"]}
+        bad = {row["id"]: mask(row["error"]) for row in rows_of_batch if row["error"]}
         if self.errors and bad:
             self.store.write_errors(bad)
         return {"id": list(rows["id"]), "error": list(rows["error"])}

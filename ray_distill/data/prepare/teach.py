@@ -27,7 +27,7 @@ class MakeClips:
     """An actor with a teacher: rows with ``id`` and the places of their conditioning -> ``latents``, and the ``states``
     [K, C, T, H, W] at ``teacher.levels`` on the way to them.
 
-    ``uncond`` is the place of the negative prompt. The noise of a row belongs to its id, whatever batch it comes in.
+    ``uncond`` is the place of the negative prompt. The noise of a row depends on its id alone, not on its batch.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class MakeClips:
         uncond, levels = unconditional(self.uncond, cond, self.fields), self.teacher.levels
         *states, x_0 = trajectory(self.denoise, self.sampler, x_T, cond, uncond, levels)
         errors = ["" if torch.isfinite(x).all() else "the teacher's latents are not finite" for x in x_0]
-        made = {"id": list(rows["id"]), "error": errors, "latents": _bytes(x_0)}
-        return made | {"states": _bytes(torch.stack(states, dim=1))} if levels else made
+        columns = {"id": list(rows["id"]), "error": errors, "latents": _bytes(x_0)}
+        return columns | {"states": _bytes(torch.stack(states, dim=1))} if levels else columns
 
     def _rows(self, places: Mapping[str, Sequence[Place]]) -> list[Row]:
-        """The conditioning that stands at ``places``, by the kind of its store."""
+        """The conditioning at ``places``, by the kind of its store."""
         fields = {name: field for name, field in self.fields.items() if KINDS[field.of] in places}
         values = [self.stores[KINDS[field.of]].read(places[KINDS[field.of]], name) for name, field in fields.items()]
         rows = [dict(zip(fields, row, strict=True)) for row in zip(*values, strict=True)]

@@ -1,4 +1,4 @@
-"""Choose which frames of a file make a clip."""
+"""Choose the frames of a file that make a clip."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class BadClip(ValueError):
 
 @dataclass(frozen=True)
 class Video:
-    """What a file's header and first frame say: ``width`` and ``height`` of the upright picture in the file's pixels,
-    ``pixel_aspect`` = width / height of a pixel. The picture is upright once it was ``mirrored`` (left for right), if
-    it has to be, and then turned anticlockwise by ``quarter_turns``."""
+    """A file's facts, from its header and first frame. ``width`` and ``height`` are the upright picture's, in the
+    file's pixels; ``pixel_aspect`` = width / height of a pixel. To make a frame upright, mirror it left for right where
+    ``mirrored``, then turn it anticlockwise by ``quarter_turns``."""
 
     width: int
     height: int
@@ -33,13 +33,14 @@ class Video:
     quarter_turns: int
     mirrored: bool
     plain: bool
-    """Whether decord gives the same frames as PyAV (docs/data.md)."""
+    """True where decord gives the same frames as PyAV (docs/data.md)."""
     frames: int
-    """Of the file, or up to the last clip that was asked for; where a decode from the start tells, those announced."""
+    """Number of frames of the file, or up to the end of the last clip that ``look`` scanned for; the header's number
+    where only a decode from the start can count them."""
     seconds: float
-    """From the first frame to the end of the last."""
+    """Seconds from the start of the first frame to the end of the last."""
     tick: float
-    """Seconds that the file's times are whole multiples of."""
+    """Unit of the file's times, in seconds."""
     rate: float
     """Frames a second, by the header."""
 
@@ -51,7 +52,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Times:
-    """When the frames of a file begin to be shown: ``marks`` int64 [frames], never falling, in ``tick`` seconds."""
+    """Times at which the frames of a file begin: ``marks`` int64 [frames], never falling, in ``tick`` seconds."""
 
     marks: np.ndarray
     tick: Fraction
@@ -62,7 +63,7 @@ class Times:
 
     @property
     def seconds(self) -> float:
-        """From the first frame to the end of the last, which is shown as long as the median of the others."""
+        """Seconds from the first frame to the end of the last, which lasts as long as the median of the others."""
         if len(self.marks) < 2:
             return 0.0
         return float(int(self.marks[-1] - self.marks[0]) + np.median(np.diff(self.marks))) * float(self.tick)
@@ -70,9 +71,9 @@ class Times:
 
 @dataclass(frozen=True)
 class Seek:
-    """Where the frames of a clip are: ``numbers`` in the order of showing. A decoder that begins with the key frame at
-    ``start`` (a time in the file's ticks; None for the file's first) has ``before`` frames behind it. ``first`` and
-    ``last`` are the times of the clip's first and last frame."""
+    """The frames of a clip within its file: ``numbers``, in the order of showing, count from the key frame at ``start``
+    (a time in the file's ticks; None for the file's first), where a decoder begins. ``before`` frames of the file
+    precede that key frame. ``first`` and ``last`` are the times of the clip's first and last frame."""
 
     start: int | None
     before: int
@@ -83,8 +84,8 @@ class Seek:
 
 @dataclass(frozen=True)
 class Cut:
-    """Which frames of a file make a clip: ``frames`` of them, each ``stride``-th, at ``fps`` where it is given, else
-    as they come; clip ``number`` of those that follow each other."""
+    """Choice of a clip's frames: ``frames`` of them, each ``stride``-th, at ``fps`` where it is set, else as the file
+    has them; clip ``number`` of those that follow each other."""
 
     frames: int
     stride: int = 1
@@ -97,16 +98,16 @@ class Cut:
 
     @property
     def wanted(self) -> np.ndarray:
-        """Numbers int64 [frames]: of the file's frames, or of those at ``fps``."""
+        """Numbers int64 [frames] of the file's frames, or of its frames at ``fps``."""
         return self.stride * (self.number * self.frames + np.arange(self.frames))
 
     def due(self, tick: Fraction | float) -> np.ndarray:
-        """The latest times float64 [frames], in ticks after the file's first frame, at which the frames of the clip may
+        """Latest times float64 [frames], in ticks after the file's first frame, at which the frames of the clip may
         begin, at a rate.
 
         The frame of time t is the last that begins before t + 1 / (2 fps), as FFmpeg's fps filter rounds. A file knows
-        its times to a tick (Matroska: 1 ms), so that a frame less than a tick before this border counts as on it:
-        30 frames a second become 15 by every second one. Ticks above 1 ms are whole frames and taken as exact.
+        its times to a tick (Matroska: 1 ms), so that a frame less than a tick before this border counts as on it: 30
+        frames a second become 15 by every second one. Ticks above 1 ms are whole frames and taken as exact.
         """
         assert self.fps is not None, "frames that come as they are have no rate"
         return np.maximum((self.wanted + 0.5) / (self.fps * float(tick)) - self._slack(tick), 0.0)
@@ -119,25 +120,25 @@ class Cut:
 
     def pick(self, path: str, times: Times) -> np.ndarray:
         """Numbers int64 [frames] of the file's frames that make the clip; BadClip where the file is too short."""
-        wanted, frames = self.wanted, self._frames(times)
-        if wanted[-1] >= frames:
+        numbers, frames = self.wanted, self._frames(times)
+        if numbers[-1] >= frames:
             if self.fps is None:
-                raise BadClip(path, f"has {frames} frames and {wanted[-1] + 1} are needed; {REMEDY}")
-            needed = (wanted[-1] + 1) / self.fps
+                raise BadClip(path, f"has {frames} frames and {numbers[-1] + 1} are needed; {REMEDY}")
+            needed = (numbers[-1] + 1) / self.fps
             raise BadClip(
                 path, f"lasts {times.seconds:.3g} s and {needed:.3g} s are needed at {self.fps:g} fps; {REMEDY}"
             )
         if self.fps is None:
-            return wanted
+            return numbers
         return np.searchsorted(times.marks - times.marks[0], self.due(times.tick), side="right") - 1
 
     def count(self, file: Video | Times) -> int:
-        """How many such clips follow each other in a file, at least 1."""
+        """Number of such clips that follow each other in a file, at least 1."""
         span = (self.frames - 1) * self.stride + 1
         return 1 + max(0, self._frames(file) - span) // (self.frames * self.stride)
 
     def _frames(self, file: Video | Times) -> int:
-        """Frames of the file, at the rate if there is one, and then at least 1 where there is any."""
+        """Number of the file's frames, at the rate if there is one; then at least 1 where there is any."""
         if self.fps is None or file.frames == 0:
             return file.frames
         lasts = file.seconds + 1.5 * self._slack(file.tick) * float(file.tick)

@@ -19,7 +19,7 @@ PIXELS = 8192 * 8192
 ALIGNED = 64 << 15
 """Pixels by which a decoder's buffers may exceed its frames: it rounds rows up."""
 BROKEN = (av.FFmpegError, OSError, ValueError, MemoryError)
-"""What PyAV raises on files that are damaged or lie about their size."""
+"""Errors of PyAV on files that are damaged or lie about their size."""
 
 
 @contextmanager
@@ -27,9 +27,9 @@ def opened(path: str, limit: int = PIXELS, probed: bool = False) -> Iterator[tup
     """The container of a file and its first stream of pictures, whose decoder has one thread and refuses frames above
     ``limit`` pixels. BadClip where the file is missing, broken while it is used, or no video.
 
-    FFmpeg decodes the first frames of a file that it opens, which takes as long as ten more and looks at no limit: here
-    only if it is ``probed``, and then after its header was checked. What such frames tell is how far a decoder without
-    a word on it in its stream reorders frames; who does without must check their order.
+    On opening, FFmpeg can decode the first frames of a file, which takes as long as ten more and obeys no limit. It
+    does so only with ``probed``, after we checked the header. These frames show how far a decoder reorders frames,
+    where the stream itself does not say; without them the caller must check the order of frames.
     """
     if not os.path.isfile(path):
         raise BadClip(path, "no such file" if not os.path.lexists(path) else "no regular file")

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 Units = Iterator[tuple[int, memoryview]]
-"""Each NAL unit's first byte, and its bytes."""
+"""The first byte of each NAL unit, and its bytes."""
 
 
 def units(data: memoryview, extradata: bytes, codec: str) -> Units:
-    """The NAL units of a packet, with lengths before them (mp4, Matroska). Nothing where lengths are unknown."""
+    """The NAL units of a packet, with lengths before them (mp4, Matroska); none where the lengths make no sense."""
     if not extradata or extradata[0] != 1:
         return
     size, place = (extradata[21 if codec == "hevc" else 4] & 3) + 1, 0
@@ -27,7 +27,7 @@ def units(data: memoryview, extradata: bytes, codec: str) -> Units:
 
 
 def _h264(nals: Units, sets: list[bytes]) -> bool:
-    """IDR pictures alone: what follows another key frame may refer to what came before it."""
+    """True for IDR pictures alone: frames after another key frame may refer to frames before it."""
     for head, unit in nals:
         kind = head & 31
         if kind in (7, 8, 13, 15):
@@ -38,7 +38,7 @@ def _h264(nals: Units, sets: list[bytes]) -> bool:
 
 
 def _hevc(nals: Units, sets: list[bytes]) -> bool:
-    """Any IRAP picture: nothing that is decoded and shown after it refers to what came before it."""
+    """True for any IRAP picture: no frame that is decoded and shown after it refers to an earlier one."""
     for head, unit in nals:
         kind = head >> 1 & 63
         if kind in (32, 33, 34):
@@ -49,7 +49,7 @@ def _hevc(nals: Units, sets: list[bytes]) -> bool:
 
 
 def _av1(data: memoryview) -> bool:
-    """A key frame that is shown itself, in a packet that brings its sequence header."""
+    """True for a key frame that is shown itself, in a packet that brings its sequence header."""
     place, sequence = 0, False
     while place < len(data):
         head = data[place]
@@ -71,7 +71,7 @@ def _av1(data: memoryview) -> bool:
 
 
 def begins(codec: str, data: memoryview, extradata: bytes, sets: list[bytes]) -> bool:
-    """Whether a decoder may begin with this packet. Adds the parameter sets that it carries to ``sets``."""
+    """True where a decoder may begin with this packet. Adds the packet's parameter sets to ``sets``."""
     if codec in NAL_CODECS:
         return NAL_CODECS[codec](units(data, extradata, codec), sets)
     if codec == "vp8":
@@ -89,5 +89,5 @@ CODECS = (*NAL_CODECS, "vp8", "vp9", "av1")
 
 
 def hidden(codec: str, data: memoryview) -> bool:
-    """Whether a packet is one whose frame is not shown (VP8 alone has such packets of their own)."""
+    """True for a packet whose frame is not shown (VP8 alone has packets of this kind)."""
     return codec == "vp8" and len(data) > 0 and not data[0] >> 4 & 1

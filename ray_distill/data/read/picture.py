@@ -1,4 +1,4 @@
-"""Read a picture: the first frame of a video that is to be made of it."""
+"""Read a picture: the first frame of a video that a network makes of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decomp
 
 
 def read_picture(path: str, limit: int) -> np.ndarray:
-    """uint8 [H, W, 3], upright. BadClip where it is no picture, or has more than ``limit`` pixels."""
+    """uint8 [H, W, 3], upright. BadClip where the file is no picture, or has more than ``limit`` pixels."""
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > limit:

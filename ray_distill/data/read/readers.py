@@ -21,17 +21,18 @@ DEEP = re.compile(r"yuva?(4\d\dp)(?:9|10|12|14|16)(?:le|be)|(gray)(?:9|10|12|14|
 
 
 class Drift(Exception):
-    """A decoder's frames are not those that the packets announced."""
+    """Error: a decoder's frames differ from those that the packets announced."""
 
 
 def sought(path: str, seek: Seek, video: Video, limit: int) -> Iterator[np.ndarray]:
-    """Frames uint8 [1, H, W, 3] of ``seek``. Drift where other frames come than its packets announced."""
+    """Frames uint8 [1, H, W, 3] of ``seek``. Drift where the decoder gives other frames than the packets announced."""
     with opened(path, limit) as (container, stream):
         yield from _pictures(_numbered(path, container, stream, seek), video, limit, path)
 
 
 def through(path: str, cut: Cut, video: Video, limit: int) -> Iterator[np.ndarray]:
-    """The same of ``cut``, decoded from the file's start: the frames themselves say when they are shown."""
+    """Frames uint8 [1, H, W, 3] of ``cut``, decoded from the file's start: the frames themselves say when they are
+    shown."""
     with opened(path, limit, probed=True) as (container, stream):
         yield from _pictures(_cut(path, cut, *timed(container, stream)), video, limit, path)
 
@@ -41,7 +42,7 @@ def timed(
 ) -> tuple[Iterator[tuple[av.VideoFrame, int]], Fraction]:
     """All frames, decoded from the file's start, each with its time in ticks, and a tick's seconds.
 
-    AVI keeps times of decoding alone, and the n-th frame that is shown takes the n-th of them. A frame without a time
+    AVI keeps times of decoding alone: there the n-th frame that is shown takes the n-th of them. A frame without a time
     follows the one before it at the header's rate.
     """
     tick = Fraction(stream.time_base or 1)
@@ -86,11 +87,14 @@ def _numbered(
 
 
 def _from(container: av.container.InputContainer, stream: av.VideoStream, start: int | None) -> Iterator[av.VideoFrame]:
-    """Frames that are shown from ``start`` on; the packet of that time is the first that the decoder sees."""
+    """Frames from the time ``start`` on; the packet of that time is the first that the decoder sees."""
     if start is None:
         yield from container.decode(stream)
         return
-    for seeks in (True, False):  # an index may lead behind it; then all packets before it are read, not decoded
+    for seeks in (
+        True,
+        False,
+    ):  # an index may lead behind it; then the reader reads all packets before it without decoding them
         container.seek(start if seeks else 0, stream=stream if seeks else None, any_frame=False)
         packets = container.demux(stream)
         for packet in packets:
@@ -104,32 +108,32 @@ def _from(container: av.container.InputContainer, stream: av.VideoStream, start:
 
 
 def _cut(path: str, cut: Cut, frames: Iterator[tuple[av.VideoFrame, int]], tick: Fraction) -> Iterator[av.VideoFrame]:
-    """The frames of ``cut`` out of all ``frames`` from the file's start."""
-    wanted, place, broken = cut.wanted, 0, False
+    """The frames of ``cut`` among all ``frames`` from the file's start."""
+    numbers, place, broken = cut.wanted, 0, False
     due = None if cut.fps is None else cut.due(tick)
     marks: list[int] = []
-    held: tuple[av.VideoFrame, bool] | None = None
+    previous: tuple[av.VideoFrame, bool] | None = None
     for frame, mark in frames:
         broken = frame.is_corrupt or (broken and not frame.key_frame)
         if due is None:
-            if len(marks) == wanted[place]:
+            if len(marks) == numbers[place]:
                 yield _whole(path, frame, broken, len(marks))
                 place += 1
         else:
             if marks and mark < marks[-1]:
                 reason = f"its clock goes back at frame {len(marks)}; cut it there, or set data.resample=false"
                 raise BadClip(path, reason)
-            while held and place < len(due) and mark - (marks or [mark])[0] > due[place]:
-                yield _whole(path, *held, len(marks) - 1)
+            while previous and place < len(due) and mark - (marks or [mark])[0] > due[place]:
+                yield _whole(path, *previous, len(marks) - 1)
                 place += 1
-            held = frame, broken
-        if place == len(wanted):
+            previous = frame, broken
+        if place == len(numbers):
             return
         marks.append(mark)
     cut.pick(path, Times(np.array(marks, dtype=np.int64), tick))  # BadClip where the file is too short
-    assert held is not None, "frames as they come were all found"
-    for _ in range(place, len(wanted)):
-        yield _whole(path, *held, len(marks) - 1)
+    assert previous is not None, "frames as they come were all found"
+    for _ in range(place, len(numbers)):
+        yield _whole(path, *previous, len(marks) - 1)
 
 
 def _whole(path: str, frame: av.VideoFrame, broken: bool, number: int) -> av.VideoFrame:
@@ -139,8 +143,8 @@ def _whole(path: str, frame: av.VideoFrame, broken: bool, number: int) -> av.Vid
 
 
 def _pictures(frames: Iterator[av.VideoFrame], video: Video, limit: int, path: str) -> Iterator[np.ndarray]:
-    """Upright RGB uint8 [1, H, W, 3] of each of ``frames``. Let go of one before the next is asked for: its memory is
-    then taken again, while fresh pages would cost more than the conversion."""
+    """Upright RGB uint8 [1, H, W, 3] of each of ``frames``. Callers drop one before they take the next: the next one
+    then uses its memory, while fresh pages would cost more than the conversion."""
     colours, eight = VideoReformatter(), VideoReformatter()
     size: tuple[int, int] | None = None
     for frame in frames:
@@ -154,8 +158,8 @@ def _pictures(frames: Iterator[av.VideoFrame], video: Video, limit: int, path: s
 
 
 def _rgb(frame: av.VideoFrame, colours: VideoReformatter, eight: VideoReformatter) -> np.ndarray:
-    """uint8 [H, W, 3], by swscale's default flags. Deeper formats become 8 bits first: on its way from them to RGB
-    swscale rounds otherwise, and they would come out darker than the same picture in 8 bits."""
+    """uint8 [H, W, 3], by swscale's default flags. Deeper formats become 8 bits first: swscale rounds otherwise on its
+    way from them to RGB, and frames would come out darker than the same picture in 8 bits."""
     deep = DEEP.fullmatch(frame.format.name)
     if deep:
         planar = "gray" if deep[2] else f"yuv{deep[1] or '420p'}"

@@ -28,17 +28,17 @@ from ray_distill.settings import absolute
 
 T = TypeVar("T")
 More = Callable[[], bool]
-"""Whether a reader that lists many things goes on to the next."""
+"""Called between items of a long list: true where its reader goes on."""
 SLICE = "::"
 _MEMBER = re.compile(r"(.*?\.tar)::(\d+)::(\d+)::(.*)", re.DOTALL | re.IGNORECASE)
 PIECE = 16 << 20
 UNREADABLE = (OSError, pa.ArrowException, RuntimeError, ValueError, OverflowError)
-"""What file systems raise where a file is not there, where a link loops or a name is none, or at a place that no file
-is large enough for."""
+"""Errors of file systems where a file is not there, where a link loops or a name is none, or at a place beyond any
+file's size."""
 FOR_GOOD = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
-"""What another try does not change."""
+"""Errors that another try does not change."""
 WAITS_S = (0.5, 2.0)
-"""Seconds before a remote place is tried again."""
+"""Seconds between tries of a remote place."""
 
 
 def always() -> bool:
@@ -77,7 +77,7 @@ def filesystem(place: str | Path) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=16)
 def _opened(root: str) -> fs.FileSystem:
-    """Arrow's own file system, which asks for a bucket's region once; fsspec's for all schemes that it has none for."""
+    """Arrow's own file system, which asks for a bucket's region once; fsspec's for all other schemes."""
     try:
         return fs.FileSystem.from_uri(root)[0]
     except pa.ArrowInvalid:
@@ -87,7 +87,7 @@ def _opened(root: str) -> fs.FileSystem:
 
 
 def kind(place: str | Path) -> str:
-    """``file``, ``folder``, or "" where neither is."""
+    """``file``, ``folder``, or "" where neither is there."""
     if not is_remote(place):
         return "file" if os.path.isfile(place) else "folder" if os.path.isdir(place) else ""
     there, path = filesystem(place)
@@ -96,7 +96,7 @@ def kind(place: str | Path) -> str:
 
 
 def again(place: str | Path, call: Callable[[], T]) -> T:
-    """``call()``; where a remote place fails it is called again, after each of ``WAITS_S``. OSError at the end."""
+    """Result of ``call()``, repeated after each of ``WAITS_S`` where a remote place fails. OSError at the end."""
     if not is_remote(place):
         return call()
     for wait in WAITS_S:
@@ -107,7 +107,7 @@ def again(place: str | Path, call: Callable[[], T]) -> T:
 
 
 class _Passing(OSError):
-    """A failure that may pass."""
+    """A failure that may pass, as the same kind of error for all clients of stores."""
 
 
 def _remotely(call: Callable[[], T]) -> T:
@@ -133,7 +133,8 @@ def read(place: str | Path, limit: int | None = None) -> bytes:
 
 
 def open_at(place: str | Path) -> BinaryIO:
-    """A regular file for reading, with ``seek`` and ``size``: opening a pipe would wait for its writer."""
+    """A regular file open for reading, with ``seek`` and ``size``. Other kinds are refused: opening a pipe would wait
+    for its writer."""
     there, path = filesystem(place)
     if (on_disk := _on_disk(place)) is not None and not stat.S_ISREG(os.stat(on_disk).st_mode):
         raise OSError("it is no regular file")
@@ -142,8 +143,8 @@ def open_at(place: str | Path) -> BinaryIO:
 
 
 def walk(place: str | Path, failed: Callable[[str, OSError], None], more: More = always) -> list[str]:
-    """The names, relative to it, of all that is below a folder, sorted. Links to folders are not followed; ``failed``
-    hears of folders that cannot be read. Of a folder on a disk, as many as ``more`` says."""
+    """Relative names of all files below a folder, sorted; links to folders are not followed. ``failed`` gets the
+    folders that cannot be read. ``more`` may end the walk of a folder on a disk early."""
     top = _on_disk(place)
     if top is None:
         there, path = filesystem(place)
@@ -171,8 +172,8 @@ def parent(place: str | Path) -> str:
 
 
 def is_inside(root: str, place: str) -> bool:
-    """Whether a place, or the shard that it is a member of, is below ``root``, links followed. What cannot be found
-    out is for the decoder to refuse."""
+    """True where a place, or the shard that it is a member of, lies below ``root``, links followed; also where that
+    cannot be found out, since the decoder then refuses the file."""
     member = _MEMBER.fullmatch(place)
     try:
         folder, path = _on_disk(root), _on_disk(member[1] if member else place)
@@ -198,7 +199,7 @@ def _on_disk(place: str | Path) -> str | None:
 
 
 def version(path: str) -> tuple[int, int] | None:
-    """Size and time of a file, or of the shard that it is in; None where it is not there."""
+    """Size and time of a file, or of the shard that holds it; None where it is not there."""
     member = _MEMBER.fullmatch(path)
     path = member[1] if member else path
     try:
@@ -206,15 +207,16 @@ def version(path: str) -> tuple[int, int] | None:
             there, inner = filesystem(path)
             remote = again(path, lambda: there.get_file_info(inner))
             return (remote.size, remote.mtime_ns or 0) if remote.is_file else None
-        told = os.stat(path)
-        return told.st_size, told.st_mtime_ns
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
     except UNREADABLE:
         return None
 
 
 @contextmanager
 def local(path: str) -> Iterator[str]:
-    """A path on this machine with the content of ``path``: itself, or a copy that goes away. BadClip names ``path``."""
+    """Path on this machine with the content of ``path``: the file itself, or a copy that goes away. BadClip names
+    ``path``."""
     member = _MEMBER.fullmatch(path)
     if not is_remote(path) and not member:
         yield path
@@ -238,9 +240,9 @@ def _copy(path: str, copy: Path) -> None:
     with open_at(member[1] if member else path) as file, copy.open("wb") as out:
         size: int = int(member[3]) if member else file.size()  # type: ignore[attr-defined]
         file.seek(int(member[2]) if member else 0)
-        left = size
-        while left and (piece := file.read(min(PIECE, left))):
+        remaining = size
+        while remaining and (piece := file.read(min(PIECE, remaining))):
             out.write(piece)
-            left -= len(piece)
-    if left:
-        raise OSError(f"cut off: {size - left} of its {size} bytes came")
+            remaining -= len(piece)
+    if remaining:
+        raise OSError(f"cut off: {size - remaining} of its {size} bytes came")

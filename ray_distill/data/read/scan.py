@@ -16,16 +16,16 @@ from ray_distill.data.read.keyframes import CODECS, begins, hidden
 
 @dataclass(frozen=True)
 class Scan:
-    """``times`` of all frames, or of those up to the end of what was asked for, and ``starts``, the times of the key
-    frames that a decoder may begin with."""
+    """Times and key frames of a file: ``times`` of all frames, or of those up to the end of the last clip, and
+    ``starts``, the times of the key frames from which a decoder may begin."""
 
     times: Times
     starts: np.ndarray
     closed: bool
-    """All packets were read, each has a frame of its own time, and each key frame is among ``starts``."""
+    """True where all packets were read, each has a frame of its own time, and each key frame is among ``starts``."""
 
     def seek(self, path: str, cut: Cut) -> Seek:
-        """BadClip where the file is too short."""
+        """The frames of ``cut`` within the file; BadClip where the file is too short."""
         numbers, marks = cut.pick(path, self.times), self.times.marks
         first, last = int(marks[numbers[0]]), int(marks[numbers[-1]])
         start = int(self.starts[np.searchsorted(self.starts, first, side="right") - 1])
@@ -34,25 +34,25 @@ class Scan:
 
 
 def seekable(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Whether packets tell a file's frames: the container keeps their times, the codec has key frames that are known to
-    be clean. Of all others a decode from the start tells."""
+    """True where packets identify a file's frames: the container keeps their times, and the codec has key frames that
+    are known to be clean. All other files need a decode from the start."""
     return container.format.name in (MOV, MATROSKA) and stream.codec.canonical_name in CODECS
 
 
 def scan(stream: av.VideoStream, packets: Iterable[av.Packet], last: Cut | None) -> Scan | None:
-    """What the ``packets`` of a seekable stream say of its frames, up to the end of ``last`` or of the file; None where
-    they say too little."""
+    """Times and key frames that the ``packets`` of a seekable stream announce, up to the end of ``last`` or of the
+    file; None where packets do not suffice."""
     codec, extradata = stream.codec.canonical_name, bytes(stream.codec_context.extradata or b"")
     tick = Fraction(stream.time_base or 1)
     marks: list[int] = []
     starts: list[int] = []
     sets: list[list[bytes]] = []
-    keys = discarded = seen = 0
+    keys = discarded = count = 0
     latest, check, ended = -(1 << 63), 256, True
     for packet in packets:
         if not packet.size:
             continue
-        pts, seen = packet.pts, seen + 1
+        pts, count = packet.pts, count + 1
         if pts is None:
             return None
         if packet.is_keyframe:
@@ -64,7 +64,7 @@ def scan(stream: av.VideoStream, packets: Iterable[av.Packet], last: Cut | None)
                 return None  # a decoder that begins later would miss parameters that came before
             if clean and pts > latest:
                 starts.append(pts)
-        if seen == 1 and starts != [pts]:
+        if count == 1 and starts != [pts]:
             return None
         if pts < starts[0]:
             return None  # it may refer to a frame that is not in the file
@@ -86,7 +86,7 @@ def scan(stream: av.VideoStream, packets: Iterable[av.Packet], last: Cut | None)
 
 
 def _reaches(marks: list[int], now: int, tick: Fraction, last: Cut) -> bool:
-    """Whether the frames before ``now``, of which no more can come, hold the ``last`` clip and one frame after it."""
+    """True where the frames before ``now``, which are complete, hold the ``last`` clip and one frame after it."""
     settled = np.sort(np.array([mark for mark in marks if mark < now], dtype=np.int64))
     if len(settled) < 2:
         return False

@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 def resize(frames: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0, crop: bool = True) -> np.ndarray:
     """uint8 [T, H, W, 3] -> uint8 [T, height, width, 3]: centre crop to the target's aspect, then one interpolation.
 
-    ``pixel_aspect`` is width / height of a pixel of ``frames``. Without ``crop`` the whole picture is squeezed. Means
-    of whole pixels when shrinking by whole factors, otherwise antialiased bilinear, in the 8 bits that it is in.
+    ``pixel_aspect`` is width / height of a pixel of ``frames``. Without ``crop`` the whole picture is squeezed.
+    Shrinking by whole factors takes means of whole pixels; otherwise antialiased bilinear, in 8 bits.
     """
     if crop:
         frames = _centre_crop(frames, height, width / pixel_aspect)

@@ -28,10 +28,10 @@ except ImportError:  # it has no wheels for some platforms; PyAV then reads ever
     decord = None
 
 AHEAD = 320 << 20
-"""Bytes that decord may read ahead: it decodes to the next key frame, as a rule 250 frames, whatever is asked for."""
+"""Bytes that decord may read ahead: it decodes to the next key frame, as a rule 250 frames, even for one frame."""
 CHUNK = 4 << 20
-"""Bytes of decord's frames that are in memory before they are resized: so few that the allocator keeps them for the
-next chunk. Pages that went back to the kernel would cost faults when they come again (docs/benchmarks.md)."""
+"""Bytes of decord's frames in memory before we resize them: so few that the allocator keeps them for the next chunk.
+Fresh pages from the kernel would cost faults (docs/benchmarks.md)."""
 UNFIT = {8: "linear", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 17: "SMPTE ST 428-1", 18: "HDR (HLG)"}
 """Transfer characteristics (ITU-T H.273) that would show wrong brightness."""
 WIDE = {9: "BT.2020", 10: "CIE XYZ", 11: "DCI-P3", 12: "Display P3"}
@@ -45,64 +45,65 @@ Fit = Callable[[np.ndarray, Video], np.ndarray]
 
 @dataclass(frozen=True)
 class Clip:
-    """``frames`` uint8 RGB [T, H, W, 3] and the ``decoder`` that gave them, "decord" or "pyav"."""
+    """``frames`` uint8 RGB [T, H, W, 3] and their ``decoder``, "decord" or "pyav"."""
 
     frames: np.ndarray
     decoder: str
 
 
 def look(path: str, cut: Cut, most: int = 1, limit: int = PIXELS) -> tuple[Video, list[Seek | None]]:
-    """What a file is, and where its clips are, from ``cut`` on and at most ``most``; None where a decode from the start
-    tells. The file's packets are read once, up to the end of the last clip.
+    """Facts of a file, and the places of its clips from ``cut`` on, at most ``most``; None for a clip that only a
+    decode from the start can find. It reads the file's packets once, up to the end of the last clip.
 
     BadClip where the file is missing, broken, no video that can be used, or larger than ``limit`` pixels.
     """
     last = replace(cut, number=cut.number + most - 1)
-    video, found = _scanned(path, last, limit)
-    if found is None:
+    video, packets = _scanned(path, last, limit)
+    if packets is None:
         count = 1 if most == 1 else last.count(_decoded(path, last, limit)) - cut.number
         return video, [None] * max(1, min(most, count))
-    count = max(1, min(most, cut.count(found.times) - cut.number))
+    count = max(1, min(most, cut.count(packets.times) - cut.number))
     try:
-        return video, [found.seek(path, replace(cut, number=cut.number + later)) for later in range(count)]
-    except BadClip:  # too short by its packets: a decode from the start has the last word, and is short, too
+        return video, [packets.seek(path, replace(cut, number=cut.number + later)) for later in range(count)]
+    except BadClip:  # too short by its packets: a decode from the start decides, and is short, too
         return video, [None]
 
 
-def decoder(asked: str, video: Video, seek: Seek | None) -> str:
-    """The decoder that reads a clip: decord where it was ``asked`` for, is installed and is proven to give the same
-    frames, else PyAV (the table in docs/data.md)."""
+def decoder(preferred: str, video: Video, seek: Seek | None) -> str:
+    """The decoder that reads a clip: decord where it is ``preferred``, installed and proven to give the same frames,
+    else PyAV (the table in docs/data.md)."""
     small = 250 * 3 * video.width * video.height <= AHEAD
     proven = video.plain and small and seek is not None
-    return "decord" if asked == "decord" and decord is not None and proven else "pyav"
+    return "decord" if preferred == "decord" and decord is not None and proven else "pyav"
 
 
 def read_clip(
     path: str,
     cut: Cut,
     fit: Fit = lambda frames, video: frames,
-    known: tuple[Video, Seek | None] | None = None,
+    located: tuple[Video, Seek | None] | None = None,
     out: np.ndarray | None = None,
-    asked: str = "pyav",
+    preferred: str = "pyav",
     limit: int = PIXELS,
 ) -> Clip:
     """The frames of ``cut``, upright, each passed through ``fit``, so that few of the file's size are in memory.
-    ``known`` is what ``look`` said of this clip, if it was asked before; ``out`` takes the frames, if it is given.
+    ``located`` is the result of ``look`` for this clip, if the caller has it; ``out`` takes the frames, if the caller
+    passes one.
 
     They equal those of a decode of the whole file from its start, in number, order and time. Raises BadClip for a file
     that is missing, broken or too short.
     """
-    video, (seek,) = look(path, cut, limit=limit) if known is None else (known[0], known[1:])
-    if seek is not None and decoder(asked, video, seek) == "decord":
+    video, (seek,) = look(path, cut, limit=limit) if located is None else (located[0], located[1:])
+    if seek is not None and decoder(preferred, video, seek) == "decord":
         try:
             return Clip(_joined(_fitted(_decord(path, seek, video), fit, video), cut.frames, out), "decord")
-        except (decord.DECORDError, RuntimeError, IndexError):  # some widths, broken files: PyAV tells which
+        except (decord.DECORDError, RuntimeError, IndexError):  # some widths, broken files: PyAV decides
             pass
     if seek is not None:
         try:
             pictures = readers.sought(path, seek, video, limit)
             return Clip(_joined(_fitted(pictures, fit, video), cut.frames, out), "pyav")
-        except readers.Drift:  # packets do not tell this file's frames: the way through the file does
+        except readers.Drift:  # packets announce other frames than this file has: decode it from its start
             pass
     pictures = readers.through(path, cut, video, limit)
     return Clip(_joined(_fitted(pictures, fit, video), cut.frames, out), "pyav")
@@ -111,13 +112,13 @@ def read_clip(
 def _fitted(pictures: Iterator[np.ndarray], fit: Fit, video: Video) -> Iterator[np.ndarray]:
     while (picture := next(pictures, None)) is not None:
         fitted = fit(picture, video)
-        del picture  # its memory is for the next one
+        del picture  # the next picture uses its memory
         yield fitted
 
 
 def _joined(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -> np.ndarray:
-    """One array, made before the second chunk comes: small chunks that are kept between large frames that are freed
-    would leave holes in the heap, a large frame's size for each (4 MiB a frame of 720p)."""
+    """One array, allocated before the second chunk comes: small chunks that stay between large frames that go would
+    leave holes in the heap, a large frame's size for each (4 MiB a frame of 720p)."""
     first = next(chunks)
     whole = np.empty((frames, *first.shape[1:]), dtype=first.dtype) if out is None else out
     whole[: len(first)], place = first, len(first)
@@ -130,14 +131,14 @@ def _joined(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -
 
 
 def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) -> None:
-    """Writes uint8 RGB [T, H, W, 3] as h264 mp4 (yuv420p, so H and W must be even); atomic: whole or not there."""
+    """Write uint8 RGB [T, H, W, 3] as h264 mp4 (yuv420p, so H and W must be even); atomic: whole or not there."""
     if len(frames) == 0:
         raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3] with T > 0, got {frames.dtype} {frames.shape}")
     write_chunks(path, [frames], fps, crf)
 
 
 def write_chunks(path: str | Path, chunks: Iterable[np.ndarray], fps: float, crf: int = 18) -> None:
-    """Write the clip of ``chunks``, uint8 RGB [t, H, W, 3] each, as :func:`write_clip` does, each as it comes."""
+    """Write the clip of ``chunks``, uint8 RGB [t, H, W, 3] each, as :func:`write_clip` does, chunk by chunk."""
     path = Path(path)
     with durable.replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         # Equal frames, equal files: x264's output depends on its number of threads, and its macroblock tree reads
@@ -162,7 +163,7 @@ def _checked(path: Path, frames: np.ndarray) -> np.ndarray:
 
 
 def _decord(path: str, seek: Seek, video: Video) -> Iterator[np.ndarray]:
-    """Chunks uint8 [n, H, W, 3] of a file that is ``plain``; decord turns frames upright itself."""
+    """Chunks uint8 [n, H, W, 3] of a ``plain`` file; decord turns frames upright itself."""
     reader = decord.VideoReader(path, num_threads=1)
     try:
         size = max(1, CHUNK // (3 * video.width * video.height))
@@ -173,26 +174,26 @@ def _decord(path: str, seek: Seek, video: Video) -> Iterator[np.ndarray]:
 
 
 def _scanned(path: str, last: Cut | None, limit: int) -> tuple[Video, Scan | None]:
-    """A file's header, first frame and packets, these up to the end of ``last``."""
+    """A file's header and first frame, and its packets up to the end of ``last``."""
     with opened(path, limit) as (container, stream):
         first: list[av.VideoFrame] = []
         packets = _packets(container, stream, first)
-        found = scan(stream, packets, last) if seekable(container, stream) else None
+        packet_scan = scan(stream, packets, last) if seekable(container, stream) else None
         while not first and next(packets, None) is not None:
             pass
         if not first:
             raise BadClip(path, "cannot be decoded: it has no frame")
         video = _video(path, container, stream, first[0])
         check_size(path, video.width, video.height, limit)
-        if found is None:
+        if packet_scan is None:
             return replace(video, plain=False), None
-        return _lasting(replace(video, plain=video.plain and found.closed), found.times), found
+        return _lasting(replace(video, plain=video.plain and packet_scan.closed), packet_scan.times), packet_scan
 
 
 def _packets(
     container: av.container.InputContainer, stream: av.VideoStream, first: list[av.VideoFrame]
 ) -> Iterator[av.Packet]:
-    """All packets; the frames that come with the first of them go to ``first``, until there are any."""
+    """All packets; the first of them that decode put their frames into ``first``."""
     for packet in container.demux(stream):
         if not first:
             first += packet.decode()
@@ -222,7 +223,7 @@ def _video(
     stream: av.VideoStream,
     frame: av.VideoFrame,
 ) -> Video:
-    """BadClip where the colours are none that training takes."""
+    """Facts of a file by its header and first ``frame``; BadClip where training cannot use its colours."""
     context = stream.codec_context
     if context.color_trc in UNFIT:
         raise BadClip(path, f"is {UNFIT[context.color_trc]}; convert it to SDR first")
@@ -250,13 +251,13 @@ def _video(
 
 
 def _orientation(path: str, frame: av.VideoFrame) -> tuple[int, bool]:
-    """Quarter turns anticlockwise, and whether the picture is mirrored before: FFmpeg's display matrix [[a, b], [c, d]]
-    takes (x, y) to (a x + c y, b x + d y), and a negative determinant mirrors."""
+    """Quarter turns anticlockwise, and true where the picture is mirrored before: FFmpeg's display matrix [[a, b], [c,
+    d]] takes (x, y) to (a x + c y, b x + d y), and a negative determinant mirrors."""
     sides: Any = frame.side_data
-    found = [bytes(side) for side in sides if side.type.name == "DISPLAYMATRIX"]
-    if not found:
+    matrices = [bytes(side) for side in sides if side.type.name == "DISPLAYMATRIX"]
+    if not matrices:
         return 0, False
-    a, b, _, c, d = np.frombuffer(found[0], np.int32)[:5].astype(float)
+    a, b, _, c, d = np.frombuffer(matrices[0], np.int32)[:5].astype(float)
     mirrored = a * d - b * c < 0
     turns = -math.degrees(math.atan2(-b if mirrored else b, -a if mirrored else a)) / 90
     if abs(turns - round(turns)) > 1 / 90:

@@ -34,9 +34,9 @@ from ray_distill.models.spec import Fields, of_captions
 from ray_distill.sealed import Damaged
 
 FORMAT = 4
-"""Of stores, index and card: a new number makes all rows anew."""
+"""Number of the format of stores, index and card: a new number makes all rows anew."""
 KINDS = {"caption": "text", "clip": "images"}
-"""The stores of conditioning, and the keys of their addresses in a card, by what a field is of."""
+"""Stores of conditioning, and the keys of their addresses in a card, by the kind of row that a field belongs to."""
 STORED = {"float32": np.float32, "bfloat16": np.uint16}
 """numpy's types of the bytes of a field."""
 CARD, INDEX, PROMPTS = "card.json", "index.parquet", "prompts.safetensors"
@@ -56,7 +56,7 @@ def index_of(path: Path, digest: str) -> pa.Table:
 
 
 def write(folder: Path, index: pa.Table, card: Mapping[str, Any], prompts: Mapping[str, np.ndarray]) -> None:
-    """Make ``folder`` a cache, the card last; what stands there already is replaced file by file."""
+    """Make ``folder`` a cache, the card last; files of an earlier cache are replaced one by one."""
     sealed.write_tensors(folder / PROMPTS, prompts)
     with durable.replacing(folder / INDEX) as temporary:
         pq.write_table(index, temporary, compression="zstd", write_page_checksum=True)
@@ -65,7 +65,7 @@ def write(folder: Path, index: pa.Table, card: Mapping[str, Any], prompts: Mappi
 
 
 def older(folder: Path) -> list[Path]:
-    """The caches in ``data.cache_dir`` that an earlier version has made, or that are damaged."""
+    """The caches in ``data.cache_dir`` of an earlier version, and the damaged ones."""
     return [path.parent for path in sorted(folder.glob(f"*/{CARD}")) if not _is_of_this_format(path)]
 
 
@@ -78,12 +78,12 @@ def _is_of_this_format(card: Path) -> bool:
 
 @dataclass(frozen=True)
 class Cache:
-    """A finished cache. Rows are numbered in the order of the index: that of their ids, whatever was written when."""
+    """A finished cache. Rows are numbered in the order of the index, which is that of their ids."""
 
     folder: Path
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what was read: each fetch task of training carries a cache."""
+        """The cache without the values that it has read: each fetch task of training carries it."""
         return {"folder": self.folder}
 
     @cached_property
@@ -98,7 +98,7 @@ class Cache:
 
     @property
     def streamed(self) -> bool:
-        """Whether its clips are encoded while they are trained on: latents are where they are by now."""
+        """True where its clips are encoded while training runs: some latents may not be there yet."""
         return bool(self.card.get("streamed", False))
 
     @property
@@ -107,12 +107,12 @@ class Cache:
 
     @property
     def images_folder(self) -> Path | None:
-        """The store of clips' fields, where they have some."""
+        """The store of clips' fields, where clips have some."""
         return self._folder(KINDS["clip"]) if self.card.get(KINDS["clip"]) else None
 
     @property
     def addresses(self) -> tuple[str, str, str]:
-        """Of latents, of captions' fields and of clips' fields, "" where there are none."""
+        """Addresses of latents, of captions' fields and of clips' fields, "" where there are none."""
         return self.card["latents"], self.card[KINDS["caption"]], self.card.get(KINDS["clip"], "")
 
     def _folder(self, kind: str) -> Path:
@@ -136,7 +136,9 @@ class Cache:
         try:
             return self._index()
         except Damaged:
-            with durable.alone(self.folder.parent):  # another preparation may just be replacing index and card
+            with durable.alone(
+                self.folder.parent
+            ):  # another preparation may be replacing index and card at this moment
                 self.__dict__.pop("card", None)
                 return self._index()
 
@@ -144,26 +146,26 @@ class Cache:
         return index_of(self.folder / INDEX, self.card["index"])
 
     def check(self) -> None:
-        """Damaged where card, index, prompts or a store's file that the index names is not what was written: read whole
-        are the first three, of the files their sizes and ends. Their rows are proven when they are read."""
+        """Damaged where card, index, prompts or a store's file that the index names has changed on disk. It reads the
+        first three whole, and of the stores' files the sizes and ends; their rows are verified on each read."""
         if not (self.folder / CARD).is_file():
             raise Damaged(self.folder / CARD, "is gone")
-        index_of.cache_clear()  # what this process has read before says nothing of the disk now
+        index_of.cache_clear()  # an earlier read by this process says nothing of the disk now
         self.prompts  # noqa: B018 (read for its own check)
         if lost := self.lost():
             raise Damaged(lost[0], f"is gone, cut or damaged ({len(lost)} of the index's files are)")
 
     def lost(self) -> list[Path]:
-        """The stores' files that the index names and that are gone, have another size, or end as no Parquet does: in
-        zeros, where a machine stopped before its disk had them."""
-        found = []
+        """Stores' files that the index names and that are gone, have another size, or end as no Parquet does: in zeros,
+        where a machine stopped before its disk had them."""
+        files = []
         for kind in (kind for kind in ("latents", *KINDS.values()) if self.card.get(kind)):
             named = self._index().select([f"{kind}_file", f"{kind}_size"]).group_by([f"{kind}_file", f"{kind}_size"])
             for row in named.aggregate([]).sort_by(f"{kind}_file").to_pylist():
                 path, size = self._folder(kind) / row[f"{kind}_file"], row[f"{kind}_size"]
                 if row[f"{kind}_file"] and not ends_well(path, size):
-                    found.append(path)
-        return found
+                    files.append(path)
+        return files
 
     def shapes(self, numbers: Sequence[int]) -> list[Shape]:
         """(C, t, h, w) of rows."""
@@ -171,15 +173,16 @@ class Cache:
 
     def buckets(self) -> dict[Shape, list[int]]:
         """Row numbers by latent shape."""
-        found: dict[Shape, list[int]] = {}
+        by_shape: dict[Shape, list[int]] = {}
         numbers = np.flatnonzero(self.choices).tolist()
         for number, shape in zip(numbers, self.shapes(numbers), strict=True):
-            found.setdefault(shape, []).append(number)
-        return found
+            by_shape.setdefault(shape, []).append(number)
+        return by_shape
 
     @cached_property
     def choices(self) -> np.ndarray:
-        """Captions to choose from, for each row [n]: its own and those of the rows behind it, which have 0."""
+        """Number of captions to choose from, for each row [n]: its own and those of the rows that follow it, which have
+        0."""
         if "choices" not in self.index.column_names:  # of an earlier version
             return np.ones(len(self.index), dtype=np.int64)
         return self.index["choices"].to_numpy()
@@ -191,24 +194,24 @@ class Cache:
         return [often[part] for part in self.index["dataset"].to_pylist()]
 
     def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows by number, with columns of the index, and ``latents`` and ``states`` as bytes out of their store."""
-        asked = self.index.take(list(numbers))
+        """Rows by number, with columns of the index, and ``latents`` and ``states`` as bytes from their store."""
+        index_rows = self.index.take(list(numbers))
         stored = {name for name in columns if name in ("latents", "states")}
-        values = {name: asked[name].to_pylist() for name in columns if name not in stored}
-        values |= {name: self._stored("latents", asked, name) for name in stored}
+        values = {name: index_rows[name].to_pylist() for name in columns if name not in stored}
+        values |= {name: self._stored("latents", index_rows, name) for name in stored}
         return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
     def conditions(self, numbers: Sequence[int], fields: Fields) -> list[dict[str, bytes]]:
-        """The conditioning of rows by number: what is stored of each field."""
-        asked = self.index.take(list(numbers))
-        values = {name: self._stored(KINDS[field.of], asked, name) for name, field in fields.items()}
+        """The conditioning of rows by number: the stored values of each field."""
+        index_rows = self.index.take(list(numbers))
+        values = {name: self._stored(KINDS[field.of], index_rows, name) for name, field in fields.items()}
         return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
-    def _stored(self, kind: str, asked: pa.Table, column: str) -> list[bytes]:
-        stored = (asked[f"{kind}_{part}"].to_pylist() for part in Place._fields)
+    def _stored(self, kind: str, index_rows: pa.Table, column: str) -> list[bytes]:
+        stored = (index_rows[f"{kind}_{part}"].to_pylist() for part in Place._fields)
         places = [Place(*place) for place in zip(*stored, strict=True)]
         if self.streamed and kind != KINDS["caption"]:
-            ids = asked["id"].to_pylist()
+            ids = index_rows["id"].to_pylist()
             later = [i for i, place in enumerate(places) if place.id in ("", ids[i])]  # a picture has an id of its own
             for i, place in zip(later, growing(self._folder(kind)).of(ids[i] for i in later), strict=True):
                 places[i] = place
@@ -220,10 +223,10 @@ class Cache:
 
     def by_caption(self) -> dict[str, int]:
         """Each distinct caption, and the number of the first row that has it."""
-        found: dict[str, int] = {}
+        first_rows: dict[str, int] = {}
         for number, caption in enumerate(self.index["caption"].to_pylist()):
-            found.setdefault(caption, number)
-        return found
+            first_rows.setdefault(caption, number)
+        return first_rows
 
     def captions(self) -> list[str]:
         """The distinct captions, sorted."""

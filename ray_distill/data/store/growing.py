@@ -16,11 +16,11 @@ from ray_distill.sealed import Damaged
 
 log = logging.getLogger(__name__)
 LOOK_S, WAIT_S = 0.1, 1800.0
-"""Seconds between looks, and until a store that nothing was added to is given up."""
+"""Seconds between looks, and seconds without a new row after which a reader gives up."""
 
 
 class Growing:
-    """What is in a store by now; each of its files is opened once."""
+    """Places of the rows in a store so far; it opens each file once."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
@@ -29,7 +29,7 @@ class Growing:
         self.errors: dict[str, str] = {}
 
     def look(self) -> bool:
-        """Take in what is new; whether there was anything."""
+        """Read new files; true where there were any."""
         names = {name for name in os.listdir(self.store.folder)} if self.store.folder.is_dir() else set()
         new = sorted(name for name in names - self.seen if not name.startswith("."))
         for name in new:
@@ -41,19 +41,19 @@ class Growing:
             except Damaged as damaged:
                 log.warning("%s", damaged)
                 if not (self.store.folder / name).exists():
-                    names.discard(name)  # it is looked at again once it is made again
+                    names.discard(name)  # a later look reads it again, once it is written anew
         self.seen |= names
         return bool(new)
 
     def of(self, ids: Iterable[str]) -> list[Place]:
-        """The places of ``ids``, which are there; KeyError for one that is not."""
-        wanted = list(ids)
-        if any(id_ not in self.places for id_ in wanted):
+        """The places of ``ids``; KeyError for an id without one."""
+        listed = list(ids)
+        if any(id_ not in self.places for id_ in listed):
             self.look()
-        return [self.places[id_] for id_ in wanted]
+        return [self.places[id_] for id_ in listed]
 
     def wait_for(self, ids: Iterable[str]) -> None:
-        """Until each of ``ids`` has a place or an error; TimeoutError after ``WAIT_S`` without anything new."""
+        """Wait until each of ``ids`` has a place or an error; TimeoutError after ``WAIT_S`` without anything new."""
         missing, last = set(ids), time.monotonic()
         while missing := {id_ for id_ in missing if id_ not in self.places and id_ not in self.errors}:
             if self.look():
@@ -69,5 +69,5 @@ class Growing:
 
 @lru_cache(maxsize=4)
 def growing(folder: Path) -> Growing:
-    """That of this process."""
+    """This process's :class:`Growing` of the store."""
     return Growing(folder)

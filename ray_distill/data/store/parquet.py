@@ -1,7 +1,7 @@
 """Stores: parquet files of encoded rows, each row under the hash of everything it depends on.
 
-Nothing that a disk has changed is read: a file's name is the hash of its rows' ids, each value has a digest of itself
-and its row's id beside it, and pages have the checksums that Parquet knows. What fails one of these is renamed to
+Damage on disk never reaches a caller: a file's name is the hash of its rows' ids, a digest of itself and its row's id
+stands beside each value, and pages have Parquet's checksums. A file that fails one of these is renamed to
 ``*.parquet.damaged``: its rows are no longer there, so that the next preparation makes them again.
 """
 
@@ -26,11 +26,11 @@ from ray_distill.sealed import Damaged
 log = logging.getLogger(__name__)
 ERRORS, ASIDE = ".errors.json", ".damaged"
 SEAL = "_seal"
-"""Ends the name of the column with the digests of another."""
+"""Suffix of the column with the digests of another column."""
 GROUP, FILE = 1 << 20, 64 << 20
-"""Bytes of a row group, which is what one read decodes, and of a file."""
+"""Bytes of a row group, which one read decodes, and of a file."""
 BROKEN = (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError)
-"""What Arrow raises on bytes that are no Parquet."""
+"""Errors of Arrow on bytes that are no Parquet."""
 REMEDY = "what it held is made again by the next preparation, which train begins with, too"
 
 
@@ -50,9 +50,9 @@ PLACES = pa.schema(
 
 
 def placed(ids: pa.Array | pa.ChunkedArray, places: pa.Table) -> pa.Table:
-    """The columns of Place for each of ``ids``; "", -1, -1, "", -1 of one that is not in ``places``."""
-    found = places.select(Place._fields).take(pc.index_in(ids, value_set=places["id"]))
-    empty = zip(found.columns, Place("", -1, -1), strict=True)
+    """The columns of Place for each of ``ids``; "", -1, -1, "", -1 for an id that is not in ``places``."""
+    columns = places.select(Place._fields).take(pc.index_in(ids, value_set=places["id"]))
+    empty = zip(columns.columns, Place("", -1, -1), strict=True)
     return pa.table([pc.fill_null(column, value) for column, value in empty], Place._fields)
 
 
@@ -62,7 +62,7 @@ def address(*parts: Any) -> str:
 
 
 def address_of(parts: Iterable[Any]) -> str:
-    """That of parts which come one by one: as of ``repr`` of their tuple."""
+    """The id of a row from parts that come one by one: that of ``repr`` of their tuple."""
     digest, count = hashlib.blake2b(b"(", digest_size=16), 0
     for count, part in enumerate(parts, 1):
         digest.update(f"{', ' if count > 1 else ''}{part!r}".encode())
@@ -77,8 +77,8 @@ class Store:
     folder: Path
 
     def places(self) -> pa.Table:
-        """Where each row stands (``PLACES``). What two attempts of one write left behind is there twice. A file that
-        is damaged is named, set aside and has no rows."""
+        """The place of each row (``PLACES``). A row that two attempts of one write left behind is there twice. A
+        damaged file is named, set aside and has no rows."""
         tables = [PLACES.empty_table()]
         for path in sorted(self.folder.glob("*.parquet")):
             try:
@@ -88,7 +88,7 @@ class Store:
         return pa.concat_tables(tables)
 
     def places_in(self, name: str) -> pa.Table:
-        """Those of one file. Damaged where its ids are not those that it was written with."""
+        """Places of one file's rows. Damaged where its ids are not those that were written."""
         with self._opened(name) as (file, size):
             ids = file.read(columns=["id"])["id"].combine_chunks()
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -101,13 +101,13 @@ class Store:
 
     def find(self, ids: Sequence[str]) -> list[Place]:
         """The places of ``ids``, all of which the store holds."""
-        asked = placed(pa.array(ids, pa.string()), self.places())
-        assert "" not in asked["file"].to_pylist(), f"{self.folder}: not all of {ids} are there"
-        return [Place(**row) for row in asked.to_pylist()]
+        places = placed(pa.array(ids, pa.string()), self.places())
+        assert "" not in places["file"].to_pylist(), f"{self.folder}: not all of {ids} are there"
+        return [Place(**row) for row in places.to_pylist()]
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A file of ``rows``, whole or not there; one of the same ids that stands already is left as it is, since
-        others may have it in their index."""
+        """Write a file of ``rows``, whole or not at all. A file of the same ids stays as it is, since other caches may
+        have it in their index."""
         if not rows:
             return
         path = self.folder / f"{address(*(str(row['id']) for row in rows))}.parquet"
@@ -125,31 +125,31 @@ class Store:
             pq.write_table(table, temporary, row_group_size=group, **how)
 
     def write_errors(self, errors: Mapping[str, str]) -> None:
-        """For those who wait for rows that cannot be made: why not, by id."""
+        """Write the reasons, by id, why rows cannot be made, for readers that wait for them."""
         sealed.write_json(self.folder / f"{address(*sorted(errors))}{ERRORS}", dict(errors))
 
     def read(self, places: Iterable[Place], column: str) -> list[Any]:
-        """The values at ``places``, each proven by its digest; a row group is decoded once, however many of its rows
-        are asked for. Damaged, and the file set aside, where a value is not the one that was written."""
-        wanted: dict[tuple[str, int], list[tuple[int, Place]]] = {}
+        """The values at ``places``, each verified by its digest. It decodes a row group once for all its rows. Damaged,
+        and the file set aside, where a value is not the one that was written."""
+        by_group: dict[tuple[str, int], list[tuple[int, Place]]] = {}
         count = 0
         for count, place in enumerate(places, 1):
-            wanted.setdefault((place.file, place.group), []).append((count - 1, place))
-        found: list[Any] = [None] * count
-        for (name, group), asked in wanted.items():
+            by_group.setdefault((place.file, place.group), []).append((count - 1, place))
+        values_read: list[Any] = [None] * count
+        for (name, group), group_places in by_group.items():
             with self._opened(name) as (file, _):
                 table = file.read_row_group(group, columns=[column, column + SEAL])
                 values, seals = table[column], table[column + SEAL]
-                for number, place in asked:
+                for number, place in group_places:
                     if _seal(place.id, column, values[place.row]) != seals[place.row].as_py():
                         raise ValueError(f"row {place.row} of group {group} has another {column} than was written")
-                    found[number] = values[place.row].as_py()
-        return found
+                    values_read[number] = values[place.row].as_py()
+        return values_read
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[tuple[pq.ParquetFile, int]]:
-        """A file and its size. What is wrong with its content is raised as Damaged, once the file is set aside; what
-        is wrong with the disk or the network is raised as it is."""
+        """An open file and its size. Wrong content raises Damaged, after the file is set aside; an error of the disk or
+        the network passes."""
         path = self.folder / name
         try:
             before = path.stat()
@@ -165,7 +165,8 @@ class Store:
             raise Damaged(path, f"is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
 
     def _set_aside(self, path: Path, judged: os.stat_result) -> None:
-        """Unless another preparation has put a new file in its place; on a disk that cannot be written it stays."""
+        """Set a damaged file aside, unless another preparation has put a new one in its place; on a read-only disk it
+        stays."""
         try:
             now = path.stat()
             if (now.st_ino, now.st_mtime_ns) == (judged.st_ino, judged.st_mtime_ns):
@@ -182,7 +183,7 @@ class Store:
 
 
 def ends_well(path: Path, size: int) -> bool:
-    """Whether a file is there, of this size, and ends as Parquet does."""
+    """True where a file is there, has this size, and ends as Parquet does."""
     try:
         with path.open("rb") as file:
             return file.seek(0, os.SEEK_END) == size > 4 and file.seek(size - 4) > 0 and file.read() == b"PAR1"
@@ -191,6 +192,6 @@ def ends_well(path: Path, size: int) -> bool:
 
 
 def _seal(id_: str, column: str, value: pa.Scalar) -> bytes:
-    """A value's digest, which knows whose it is: another row's value, or another column's, has another one."""
+    """Digest of a value, its column and its row's id: a swapped value fails as well as a damaged one."""
     binary = pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type)
     return sealed.digest(id_, column, value.as_buffer() if binary and value.is_valid else repr(value.as_py()))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 CHUNK = 1024
-"""Rows that are Python objects at a time."""
+"""Most rows that are Python objects at a time."""
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -26,14 +26,14 @@ def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def equal(table: pa.Table, **values: Any) -> pa.Table:
-    """The rows whose columns are all as given, in the table's order, which filters by expressions do not promise."""
+    """The rows whose columns equal the arguments, in the table's order, which filters by expressions do not promise."""
     for name, value in values.items():
         table = table.filter(pc.equal(table[name], value))
     return table
 
 
 def unequal(table: pa.Table, **values: Any) -> pa.Table:
-    """The rows none of whose columns is as given."""
+    """The rows of which no column equals its argument."""
     for name, value in values.items():
         table = table.filter(pc.not_equal(table[name], value))
     return table

@@ -1,4 +1,4 @@
-"""Metric: a small video classifier, whose accuracy says whether samples show what their prompts ask for."""
+"""Metric: a small video classifier, whose accuracy tells whether samples show what their prompts say."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Metric(nn.Module):
         return list(zip(*named, strict=True))
 
     def accuracy(self, videos: np.ndarray | Tensor, prompts: Sequence[str]) -> float:
-        """The share of videos whose every predicted word is in their prompt."""
+        """Share of videos whose every predicted word is in their prompt."""
         if len(videos) != len(prompts):
             raise ValueError(f"{len(videos)} videos and {len(prompts)} prompts: each video needs its own prompt")
         answers = [self.answers(prompt) for prompt in prompts]
@@ -83,29 +83,29 @@ class Metric(nn.Module):
                 words = ", ".join(self.words[head])
                 raise ValueError(f"prompt {prompt!r} names no {head}: it must hold one of {words}")
         right = [
-            all(word in answer for word, answer in zip(seen, answer.values(), strict=True))
-            for seen, answer in zip(self.classify(videos), answers, strict=True)
+            all(word in answer for word, answer in zip(predicted, answer.values(), strict=True))
+            for predicted, answer in zip(self.classify(videos), answers, strict=True)
         ]
         return float(np.mean(right))
 
     def answers(self, prompt: str) -> dict[str, frozenset[str]]:
-        """The words of each head that answer the prompt: any that it names, or, where k heads have equal words, the
-        k-th of them that it names."""
-        said = prompt.lower().split()
-        wanted: dict[str, frozenset[str]] = {}
+        """The words of each head that answer the prompt: any of them in the prompt, or, where k heads have equal words,
+        the k-th of them in the prompt."""
+        spoken = prompt.lower().split()
+        answers: dict[str, frozenset[str]] = {}
         for head, words in self.words.items():
             alike = [other for other, others in self.words.items() if others == words]
-            named = [word for word in said if word in words]
+            named = [word for word in spoken if word in words]
             place = alike.index(head)
-            wanted[head] = frozenset(named if len(alike) == 1 else named[place : place + 1])
-        return wanted
+            answers[head] = frozenset(named if len(alike) == 1 else named[place : place + 1])
+        return answers
 
     def unasked(self, prompt: str) -> str | None:
-        """The first head that nothing in the prompt answers."""
+        """The first head without an answer in the prompt."""
         return next((head for head, words in self.answers(prompt).items() if not words), None)
 
     def save(self, folder: Path) -> None:
-        """Writes config.json and model.safetensors."""
+        """Write config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / WEIGHTS)
         config = {"heads": self.words, "size": self.size, "channels": self.channels}
@@ -113,8 +113,8 @@ class Metric(nn.Module):
 
     @classmethod
     def checked(cls, folder: Path, where: str) -> Metric:
-        """On the meta device, from config.json and the header of the weights; ConfigError, which begins with
-        ``where``, for what :meth:`load` could not read, or clips too small for its layers."""
+        """The metric on the meta device, from config.json and the header of the weights; ConfigError, which begins with
+        ``where``, for a file that :meth:`load` could not read, or clips too small for its layers."""
         described = read_json(folder / "config.json", where)
         try:
             described = _Described.model_validate(described).model_dump()
@@ -123,8 +123,8 @@ class Metric(nn.Module):
             raise ConfigError(f"{where}: config.json: {key}: {error.errors()[0]['msg']}") from None
         with torch.device("meta"):
             metric = cls(described["heads"], described["size"], described["channels"])
-        wanted = {name: tuple(value.shape) for name, value in metric.state_dict().items()}
-        check_stored(stored_shapes(folder, Path(WEIGHTS).stem, where), wanted, where)
+        shapes = {name: tuple(value.shape) for name, value in metric.state_dict().items()}
+        check_stored(stored_shapes(folder, Path(WEIGHTS).stem, where), shapes, where)
         try:
             metric.trunk(torch.empty(1, 3, *metric.size, device="meta"))
         except RuntimeError as error:
@@ -133,7 +133,7 @@ class Metric(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Metric:
-        """Ready to measure: frozen and in evaluation mode."""
+        """The metric, frozen and in evaluation mode."""
         config = json.loads((Path(folder) / "config.json").read_text())
         metric = cls(config["heads"], tuple(config["size"]), tuple(config["channels"]))
         metric.load_state_dict(load_file(Path(folder) / WEIGHTS))

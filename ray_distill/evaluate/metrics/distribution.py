@@ -29,16 +29,16 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 
 
 def diversity(features: Tensor, prompts: Sequence[str]) -> float | None:
-    """The mean distance between the features [N, D] of two videos of one prompt; None where none has two.
+    """Mean distance between the features [N, D] of two videos of one prompt; None where no prompt has two.
 
-    It falls where a student shows the same video for every noise; an accurate teacher's says what is enough.
+    It falls where a student shows the same video for every noise; an accurate teacher's value is the scale.
     """
     means = list(diversity_by_prompt(features, prompts).values())
     return float(torch.tensor(means, dtype=torch.float64).mean()) if means else None
 
 
 def diversity_by_prompt(features: Tensor, prompts: Sequence[str]) -> dict[str, float]:
-    """The mean distance between two videos of a prompt, for each prompt that has two."""
+    """Mean distance between two videos of a prompt, for each prompt that has two."""
     rows: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)

@@ -28,7 +28,7 @@ def by_prompt(values: Sequence[float] | np.ndarray, prompts: Sequence[str]) -> d
 
 
 def mean_by_prompt(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean over ``several``, say sampling seeds, of each prompt's value; all have the same prompts."""
+    """Mean over ``several``, for example sampling seeds, of each prompt's value; all have the same prompts."""
     return {prompt: float(np.mean([one[prompt] for one in several])) for prompt in several[0]}
 
 
@@ -46,7 +46,7 @@ def paired_ratio(
     if not t.mean() > least:
         raise ValueError(f"the teacher's mean is {t.mean():.3g}, which must be above {least:g} for a ratio")
     rows = np.random.default_rng(seed).integers(len(s), size=(DRAWS, len(s)))
-    # A draw may hold prompts alone of which the teacher has nothing: it tells no ratio.
+    # A draw may hold only prompts for which the teacher's value is 0: it gives no ratio.
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = s[rows].mean(1) / t[rows].mean(1)
     low, high = np.percentile(draws[np.isfinite(draws)], INTERVAL)

@@ -1,6 +1,6 @@
-"""Motion and colour of videos, measured of their pixels alone.
+"""Motion and colour of videos, measured on their pixels alone.
 
-Each function takes uint8 frames [N, T, H, W, 3] and returns one number a video, fp64 [N].
+Each function takes uint8 frames [N, T, H, W, 3] and returns one number for each video, fp64 [N].
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch.nn.functional import avg_pool2d
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 WINDOW = 9  # rows and columns that move together
-SHORT_SIDE = 128  # pixels to which frames are shrunk: longer displacements than a window's are not seen
-SMOOTHED = 4  # times: the flow's linear model holds for longer displacements then
+SHORT_SIDE = 128  # pixels to which frames are shrunk: displacements longer than a window are invisible
+SMOOTHED = 4  # passes: the flow's linear model then holds for longer displacements
 RIDGE = 1e-6  # of the squared gradient of luma in [0, 1]: below one 255th a pixel
 DARK = 26  # of 255: the saturation of darker pixels is that of their noise
 
@@ -32,7 +32,7 @@ def motion(videos: np.ndarray, fps: float) -> Tensor:
 
 
 def _displacement(video: np.ndarray) -> float:
-    """Short sides a frame."""
+    """Displacement of each pair of frames, in short sides of the picture."""
     luma = (torch.from_numpy(video).double() / 255 @ torch.tensor(LUMA, dtype=torch.float64))[:, None]
     if (factor := min(luma.shape[2:]) // SHORT_SIDE) > 1:
         luma = avg_pool2d(luma, factor)
@@ -93,7 +93,7 @@ MEASURES: Mapping[str, Callable[[np.ndarray, float], Tensor]] = {
     "saturation": lambda videos, fps: saturation(videos),
     "chroma": lambda videos, fps: chroma(videos),
 }
-"""Measures that need no network, by name: of uint8 frames [N, T, H, W, 3] and their frames a second."""
+"""Measures without a network, by name: functions of uint8 frames [N, T, H, W, 3] and their frames a second."""
 
 
 def measures(videos: np.ndarray, fps: float) -> dict[str, Tensor]:

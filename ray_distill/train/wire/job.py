@@ -52,7 +52,7 @@ class Job:
             self.run_dir,
             self.settings["train"]["resume_from"],
             thorough=True,
-            wanted=lambda found: is_good(found) or found.state.get(ROLLBACKS, 0) >= count,
+            accepts=lambda saved: is_good(saved) or saved.state.get(ROLLBACKS, 0) >= count,
             tell=lambda text: ray.get(self.board.note.remote(text), timeout=60),
         )
         set_aside(self.run_dir, last)

@@ -61,7 +61,7 @@ def test_the_newest_is_by_step(tmp_path):
         write_all(tmp_path / folder_name(step), step)
     newest = latest(tmp_path)
     assert newest is not None and newest.step == 1000
-    wanted = latest(tmp_path, wanted=lambda checkpoint: checkpoint.step < 500)
+    wanted = latest(tmp_path, accepts=lambda checkpoint: checkpoint.step < 500)
     assert wanted is not None and wanted.step == 200
 
 

@@ -57,7 +57,7 @@ def test_a_run_is_pruned(tmp_path):
         save(tmp_path, step)
     (tmp_path / folder_name(20) / MANIFEST).unlink()  # a save that was killed, long ago
     (tmp_path / folder_name(60)).mkdir()  # one in the writing
-    assert prune(tmp_path, keep=2, kept={10}) == [20, 30]
+    assert prune(tmp_path, keep=2, best={10}) == [20, 30]
     assert steps(tmp_path) == [10, 40, 50, 60]
     assert prune(tmp_path, keep=1) == [10, 40]
     assert steps(tmp_path) == [50, 60] and prune(tmp_path / "nowhere", keep=1) == []

@@ -10,7 +10,7 @@ import pytest
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.order import chosen
 from ray_distill.data.feed.stream import Stream
-from ray_distill.data.prepare.index import told
+from ray_distill.data.prepare.index import summary
 from ray_distill.data.store.cache import Cache
 from ray_distill.models.pipeline import Pipeline
 from tests.unit.data import odd
@@ -107,13 +107,13 @@ def test_captions_that_are_cut_are_counted(tmp_path, caplog):
     cache, _ = make(settings)
     assert cache.card["captions_cut"] == 3 and cache.card["captions"] == 5
     assert "3 of 6 captions have more tokens than model.max_sequence_length = 8" in caplog.text
-    assert told(cache.card).startswith("4 kept, 0 left out, 3 captions cut; ")
+    assert summary(cache.card).startswith("4 kept, 0 left out, 3 captions cut; ")
     again, (captions, _) = make(settings.model_copy(update={"caption_dropout": 0.5}))
     assert captions == [] and again.card["captions_cut"] == 3  # out of the store
     few, _ = make(source(tmp_path, {"prompts": tmp_path / "p.jsonl"}), Encoders(Pipeline("wan", DIGITS), 16))
-    assert few.card["captions_cut"] == 0 and "cut" not in told(few.card)
+    assert few.card["captions_cut"] == 0 and "cut" not in summary(few.card)
     del few.card["captions_cut"]
-    assert told(few.card).startswith("4 kept")  # a card of an earlier version
+    assert summary(few.card).startswith("4 kept")  # a card of an earlier version
 
 
 def test_a_prompt_that_its_teacher_cannot_take_is_counted_once(tmp_path):

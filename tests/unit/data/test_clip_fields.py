@@ -7,7 +7,7 @@ import torch
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare.encode import EncodeClips
-from ray_distill.data.prepare.inventory import Made
+from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.listing import LISTED
 from ray_distill.data.prepare.stages import CLIPS, Decode, Look
 from ray_distill.data.prepare.teach import MakeClips
@@ -95,7 +95,7 @@ def test_clips_that_are_encoded_beside_the_training_are_waited_for_with_it(folde
     how = {"world": 1, "global_batch": 2, "micro_batch": 2, "fields": toy.fields, "with_latents": False}
     assert Stream(streamed, 0, 0, 4, **how).waits and not Stream(whole, 0, 0, 4, **how).waits
     looked = [row for entry in rows_of(listing(source(folder))) for row in Look(source(folder), toy.multiple)(entry)]
-    made = Made(source(folder / "other", stream=True), toy, LISTED.empty_table(), table_of(looked, CLIPS))
+    made = Inventory(source(folder / "other", stream=True), toy, LISTED.empty_table(), table_of(looked, CLIPS))
     for decoded in Decode(source(folder))(columns(looked)):
         written(made, errors=True)(EncodeClips(toy)(decoded))
     growing.growing.cache_clear()
@@ -107,8 +107,8 @@ def test_prompts_alone_are_refused(folder, toy):
     (folder / "p.txt").write_text("a kite")
     part = source(folder, {"prompts": folder / "p.txt"})
     with pytest.raises(ConfigError, match="'p' has prompts alone, and this pipeline takes a picture with each"):
-        Made(part, toy, listing(part), CLIPS.empty_table())
-    Made(part, MODELS, listing(part), CLIPS.empty_table())
+        Inventory(part, toy, listing(part), CLIPS.empty_table())
+    Inventory(part, MODELS, listing(part), CLIPS.empty_table())
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def test_a_teacher_and_the_evaluation_see_it(folder, toy):
     )
     torch.testing.assert_close(made, wanted.expand_as(made), atol=1e-4, rtol=0)
 
-    made_of = Made(source(folder), toy, LISTED.empty_table(), CLIPS.empty_table())
+    made_of = Inventory(source(folder), toy, LISTED.empty_table(), CLIPS.empty_table())
     (uncond_place,) = made_of.text.find([address("bad")])
     actor = MakeClips(toy, Teacher(steps=1, shift=1, guidance=3), shape, made_of.text, uncond_place, made_of.images)
     (clip,) = [row["id"] for row in cache.rows(range(4), ["id", "caption"]) if row["caption"] == prompts[0]]

@@ -11,7 +11,7 @@ import pytest
 from ray_distill import sealed
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare import pipeline, stages
-from ray_distill.data.prepare.known_caches import known, memo
+from ray_distill.data.prepare.known_caches import memo, recall
 from ray_distill.data.prepare.stages import PIECE, PIECES, Decode, Look, fingerprint
 from ray_distill.data.store import parquet as store
 from ray_distill.data.store.cache import CARD, INDEX, PROMPTS, Cache, index_of, older
@@ -131,7 +131,7 @@ def test_one_run_mends_what_a_disk_has_lost(folder, damage, caplog):
         assert again.folder == cache.folder and content(again) == wanted
         assert str(path) in caplog.text
         again.check()
-        assert make(source(folder))[1] == ([], []) and known(source(folder), MODELS, listing(source(folder)))
+        assert make(source(folder))[1] == ([], []) and recall(source(folder), MODELS, listing(source(folder)))
 
 
 def test_a_flip_in_a_row_is_found_by_its_reader_and_mended_by_the_next_run(folder):
@@ -155,8 +155,8 @@ def test_an_answer_that_is_kept_and_wrong_is_looked_for_again(folder):
     path = memo(wanted, MODELS, listing(wanted))
     for wrong in (b"", b"\xff\xfe", b"../..", path.read_bytes()[:-9], cache.folder.name.encode()):
         path.write_bytes(wrong)
-        assert known(wanted, MODELS, listing(wanted)) is None
-    assert make(wanted)[0].folder == cache.folder and known(wanted, MODELS, listing(wanted)) is not None
+        assert recall(wanted, MODELS, listing(wanted)) is None
+    assert make(wanted)[0].folder == cache.folder and recall(wanted, MODELS, listing(wanted)) is not None
 
 
 def test_errors_of_a_streamed_store_that_were_cut_are_no_end(tmp_path):
@@ -316,7 +316,7 @@ def hollow(folder, monkeypatch):
     calls = {"done": lambda made: make(source(folder))[0], "said": []}
     for name in ("_looked", "_captions", "_clips"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
-    monkeypatch.setattr(pipeline, "Made", lambda *_: None)
+    monkeypatch.setattr(pipeline, "Inventory", lambda *_: None)
     monkeypatch.setattr(pipeline, "finish", lambda made: calls["done"](made))
     return calls
 
@@ -334,7 +334,7 @@ def test_a_file_that_changes_during_a_preparation_is_looked_into_by_the_next(fol
     assert not list((folder / "cache/known").iterdir())
     hollow["done"] = lambda made: make(source(folder))[0]
     pipeline.prepare(source(folder), MODELS)
-    assert known(source(folder), MODELS, listing(source(folder))) is not None
+    assert recall(source(folder), MODELS, listing(source(folder))) is not None
 
 
 def test_damage_that_is_met_during_a_preparation_costs_another_attempt(folder, hollow):

@@ -39,7 +39,7 @@ def test_clips_equal_a_decode_from_the_start(tmp_path, monkeypatch, name):
 
 
 def numbers(path, cut, asked="pyav"):
-    return odd.counted(read_clip(str(path), cut, asked=asked).frames)
+    return odd.counted(read_clip(str(path), cut, preferred=asked).frames)
 
 
 def copied(source: Path, target: Path, after: float) -> Path:
@@ -154,7 +154,7 @@ def test_mirrored_pictures_are_mirrored_back(tmp_path, name, asked):
     path = odd.write(tmp_path / "a.mp4")
     stored = read_clip(str(path), Cut(2)).frames
     matrix_of(path, rows)
-    clip = read_clip(str(path), Cut(2), asked=asked)
+    clip = read_clip(str(path), Cut(2), preferred=asked)
     assert np.array_equal(clip.frames, upright(stored))
     assert (probe(str(path)).height, probe(str(path)).width) == clip.frames.shape[1:3]
 
@@ -182,7 +182,7 @@ def test_of_two_tracks_header_and_frames_are_the_same_ones(tmp_path, end, larger
             container.mux(stream.encode())
     told = probe(str(path))
     for asked in ("pyav", "decord"):
-        clip = read_clip(str(path), Cut(4, number=1), asked=asked)
+        clip = read_clip(str(path), Cut(4, number=1), preferred=asked)
         assert clip.decoder == "pyav" and odd.counted(clip.frames) == [4, 5, 6, 7]
         assert (told.height, told.width) == clip.frames.shape[1:3] == sizes[0]
 
@@ -338,9 +338,9 @@ def test_packets_that_promise_other_frames_cost_time_alone(tmp_path, monkeypatch
     path = str(odd.write(tmp_path / "a.mp4", frames=24, gop_size=6))
     cut = Cut(4, number=3)
     told, (seek,) = look(path, cut)
-    right = read_clip(path, cut, known=(told, seek)).frames
+    right = read_clip(path, cut, located=(told, seek)).frames
     for wrong in (replace(seek, before=seek.before - 1), replace(seek, last=seek.last + 1), replace(seek, start=7)):
-        assert np.array_equal(read_clip(path, cut, known=(told, wrong)).frames, right)
+        assert np.array_equal(read_clip(path, cut, located=(told, wrong)).frames, right)
 
 
 def test_kinds_are_at_least_eighty():

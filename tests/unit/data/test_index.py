@@ -14,9 +14,9 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare import stages as files
 from ray_distill.data.prepare.encode import EncodeClips, EncodeText
-from ray_distill.data.prepare.index import finish, some, told
-from ray_distill.data.prepare.inventory import Made
-from ray_distill.data.prepare.known_caches import known, remember
+from ray_distill.data.prepare.index import finish, some, summary
+from ray_distill.data.prepare.inventory import Inventory
+from ray_distill.data.prepare.known_caches import recall, remember
 from ray_distill.data.prepare.listing import LISTED, entries, listing
 from ray_distill.data.prepare.stages import CLIPS, Decode, Look, Write
 from ray_distill.data.prepare.teach import PURPOSE, MakeClips
@@ -84,26 +84,26 @@ def written(made, errors=False):
 def make(source, models=MODELS):
     """What data/prepare/pipeline.py does, without Ray; returns the cache and what was encoded for it."""
     listed = listing(source)
-    if (found := known(source, models, listed)) is not None:
+    if (found := recall(source, models, listed)) is not None:
         return found, ([], [])
     look, kinds = Look(source, models.multiple), [part.kind for part in source.parts]
     prompts = [row for row in rows_of(listed) if kinds[row["dataset"]] == "prompts"]
     looked = [clip for row in rows_of(listed) if kinds[row["dataset"]] != "prompts" for clip in look(row)]
-    made = Made(source, models, table_of(prompts, LISTED), table_of(looked, CLIPS))
+    made = Inventory(source, models, table_of(prompts, LISTED), table_of(looked, CLIPS))
     captions, clips = made.missing_text().to_pylist(), made.missing_clips().to_pylist()
     if captions:
         Write(made.text)(EncodeText(models)(columns(captions)))
     if clips:
         for decoded in Decode(source)(columns(clips)):
             told = written(made)(EncodeClips(models)(decoded))
-            made.failed(dict(zip(told["id"], told["error"], strict=True)))
+            made.mark_failed(dict(zip(told["id"], told["error"], strict=True)))
     for number, part in enumerate(source.parts):
         if part.teacher and (rows := made.missing_taught(number).to_pylist()):
             (uncond,) = made.text.find([address(source.negative_prompt)])
             actor = MakeClips(models, part.teacher, made.sample_shape, made.text, uncond, made.images)
             for first in range(0, len(rows), 2):
                 told = Write(made.latents)(actor(columns(rows[first : first + 2])))
-                made.failed(dict(zip(told["id"], told["error"], strict=True)))
+                made.mark_failed(dict(zip(told["id"], told["error"], strict=True)))
             clips = clips + rows
     cache = finish(made)
     remember(source, models, listed, cache)
@@ -142,7 +142,7 @@ def test_clips_come_out_as_the_codec_sees_them(folder):
     assert cache.prompt("null", MODELS.fields) == {"text": null["text"].numpy().tobytes()}
     assert cache.prompt("negative", MODELS.fields) == {"text": negative["text"].numpy().tobytes()}
     assert cache.card["clips"] == 3 and cache.card["skipped"] == 2 and cache.card["buckets"] == {"16x1x6x8": 3}
-    assert told(cache.card) == "3 kept, 2 left out; latents C x t x h x w: 3 of 16x1x6x8"
+    assert summary(cache.card) == "3 kept, 2 left out; latents C x t x h x w: 3 of 16x1x6x8"
 
 
 def test_what_was_left_out_is_named_with_its_reason(folder):
@@ -418,7 +418,7 @@ def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
     """All that looks right is in it; what cannot be decoded is found while it is encoded."""
     wanted = source(folder, stream=True)
     looked = [row for entry in entries(wanted) for row in Look(wanted, MODELS.multiple)(asdict(entry))]
-    made = Made(wanted, MODELS, LISTED.empty_table(), table_of(looked, CLIPS))
+    made = Inventory(wanted, MODELS, LISTED.empty_table(), table_of(looked, CLIPS))
     Write(made.text)(EncodeText(MODELS)(columns(made.missing_text().to_pylist())))
     cache = finish(made)
     assert cache.streamed and sorted(cache.captions()) == ["short", "square", "turned", "wide"]

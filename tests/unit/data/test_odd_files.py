@@ -34,7 +34,7 @@ def read():
     """A clip by decord, where it takes the file, or by PyAV ``only``."""
 
     def read(path, cut, only="decord"):
-        return read_clip(str(path), cut, asked=only)
+        return read_clip(str(path), cut, preferred=only)
 
     return read
 
@@ -122,9 +122,9 @@ def test_what_is_in_memory_at_once_is_bounded(tmp_path, read, monkeypatch):
 
 def test_large_frames_are_pyavs(tmp_path, monkeypatch):
     path = str(odd.write(tmp_path / "a.mp4"))
-    assert read_clip(path, Cut(3), asked="decord").decoder == "decord"
+    assert read_clip(path, Cut(3), preferred="decord").decoder == "decord"
     monkeypatch.setattr(video, "AHEAD", 250 * 3 * 96 * 128 - 1)
-    assert read_clip(path, Cut(3), asked="decord").decoder == "pyav"
+    assert read_clip(path, Cut(3), preferred="decord").decoder == "pyav"
 
 
 def fifo(path):

@@ -27,7 +27,7 @@ CUTS = [Cut(4, number=2), Cut(5, fps=16, number=1), Cut(3, stride=7, fps=50)]
 def test_decoders_give_equal_frames_bit_for_bit(name, cut, monkeypatch):
     path = str(real.videos()[name])
     monkeypatch.setattr(video, "AHEAD", 1 << 40)  # the 720p file is decord's, too
-    by_decord = read_clip(path, cut, asked="decord")
+    by_decord = read_clip(path, cut, preferred="decord")
     by_pyav = read_clip(path, cut)
     assert (by_decord.decoder, by_pyav.decoder) == ("decord", "pyav")
     assert np.array_equal(by_decord.frames, by_pyav.frames)

@@ -36,7 +36,7 @@ def test_stride_takes_every_second_frame(path):
 
 
 def test_decord_and_pyav_give_equal_frames(path):
-    by_decord = read_clip(str(path), Cut(4, 2), asked="decord")
+    by_decord = read_clip(str(path), Cut(4, 2), preferred="decord")
     by_pyav = read_clip(str(path), Cut(4, 2))
     assert (by_decord.decoder, by_pyav.decoder) == ("decord", "pyav")
     assert (by_decord.frames == by_pyav.frames).all()
@@ -44,7 +44,7 @@ def test_decord_and_pyav_give_equal_frames(path):
 
 def test_width_that_decord_refuses_is_read_by_pyav(tmp_path):
     write_clip(tmp_path / "small.mp4", moving_square(size=96)[:, :24, :24], fps=8)
-    clip = read_clip(str(tmp_path / "small.mp4"), Cut(9), asked="decord")
+    clip = read_clip(str(tmp_path / "small.mp4"), Cut(9), preferred="decord")
     assert clip.decoder == "pyav" and clip.frames.shape == (9, 24, 24, 3)
 
 

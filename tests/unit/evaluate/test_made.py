@@ -9,7 +9,7 @@ import torch
 from ray_distill.config.load import validated
 from ray_distill.config.schema import RunConfig
 from ray_distill.evaluate import generate
-from ray_distill.evaluate.samples import Candidate, Made, kept_name
+from ray_distill.evaluate.samples import Candidate, Samples, kept_name
 from ray_distill.types import Sampler
 from tests.unit.toys import settings
 
@@ -28,9 +28,9 @@ def config(tmp_path):
 
 @pytest.mark.parametrize("features", [torch.randn(4, 3), None])
 def test_what_was_made_comes_back(tmp_path, features):
-    made = Made(features, 0.5, None, 0.01, np.arange(12, dtype=np.uint8).reshape(1, 1, 2, 2, 3))
+    made = Samples(features, 0.5, None, 0.01, np.arange(12, dtype=np.uint8).reshape(1, 1, 2, 2, 3))
     made.save(tmp_path / "made.safetensors")
-    again = Made.load(tmp_path / "made.safetensors")
+    again = Samples.load(tmp_path / "made.safetensors")
     assert (again.features is None) if features is None else torch.equal(again.features, features)
     assert np.array_equal(again.videos, made.videos)
     assert (again.accuracy, again.diversity, again.seconds_per_video) == (0.5, None, 0.01)
@@ -67,7 +67,7 @@ def test_a_teacher_that_is_a_single_file_is_told_from_another(tmp_path, config):
 
 @pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-20], lambda whole: whole[:-1] + b"\x07"])
 def test_what_is_kept_and_damaged_is_made_again(tmp_path, config, monkeypatch, damage):
-    made, calls = Made(torch.randn(4, 3), 0.5, None, 0.01, np.zeros((1, 1, 2, 2, 3), np.uint8)), []
+    made, calls = Samples(torch.randn(4, 3), 0.5, None, 0.01, np.zeros((1, 1, 2, 2, 3), np.uint8)), []
     monkeypatch.setattr(generate, "_generate", lambda *_: calls.append(1) or made)
     ask = lambda: generate.generate(config(), Candidate("teacher", SAMPLER), ["a"], None, None, 1, tmp_path / "keep")  # noqa: E731
     assert torch.equal(ask().features, made.features) and torch.equal(ask().features, made.features)

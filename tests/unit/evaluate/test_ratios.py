@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from ray_distill.evaluate.compare import ratios
 from ray_distill.evaluate.metrics import measures
-from ray_distill.evaluate.samples import Made
+from ray_distill.evaluate.samples import Samples
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import two_digits
@@ -19,7 +19,7 @@ PROMPTS = ["a", "a", "b", "b"]
 
 
 def made(videos, features):
-    return Made(features, 1.0, None, 0.01, videos[:1], measures(videos, 8))
+    return Samples(features, 1.0, None, 0.01, videos[:1], measures(videos, 8))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,6 @@ def test_a_teacher_that_stands_still_tells_no_ratio_of_motion(teacher):
 def test_measures_are_kept_with_what_was_made(teacher, tmp_path):
     whole = made(*teacher)
     whole.save(tmp_path / "made.safetensors")
-    again = Made.load(tmp_path / "made.safetensors")
+    again = Samples.load(tmp_path / "made.safetensors")
     assert set(again.measures) == set(whole.measures)
     assert all(torch.equal(again.measures[name], values) for name, values in whole.measures.items())

@@ -7,7 +7,7 @@ import torch
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.evaluate.generate import NotFinite
-from ray_distill.evaluate.samples import Made
+from ray_distill.evaluate.samples import Samples
 from ray_distill.train.driver import validations
 from ray_distill.train.driver.validations import Validations, read
 from tests.checkpoints import write
@@ -49,7 +49,7 @@ def run(tmp_path, monkeypatch):
     def get(task, timeout):
         if not task.is_dir():
             raise FileNotFoundError(task)
-        return Made(Generator.real + int(task.name[5:]), 0.5, 0.3, 0.01, pictures)
+        return Samples(Generator.real + int(task.name[5:]), 0.5, 0.3, 0.01, pictures)
 
     fake = SimpleNamespace(wait=lambda tasks, timeout: ([t for t in tasks if t in ready], []), get=get)
     monkeypatch.setattr(validations, "ray", fake)
