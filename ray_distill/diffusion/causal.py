@@ -15,13 +15,13 @@ from ray_distill.types import Cache, Chunks, Cond, Denoiser, History, Prediction
 
 
 def longest(frames: int, chunks: Chunks) -> int:
-    """The most latent frames up to ``frames`` that whole chunks make; 0 where not one chunk fits."""
+    """Most latent frames, up to ``frames``, in whole chunks; 0 where not one chunk fits."""
     first = 1 if chunks.independent_first else 0
     return max(0, first + (frames - first) // chunks.frames * chunks.frames)
 
 
 def chunk_lengths(frames: int, chunks: Chunks) -> tuple[int, ...]:
-    """The latent frames of each chunk of a clip of ``frames``; ValueError unless whole chunks make it."""
+    """Latent frames of each chunk of a clip of ``frames``; ValueError where whole chunks do not add up to it."""
     below = longest(frames, chunks)
     if frames < 1 or below != frames:
         near = [count for count in (below, below + chunks.frames) if count > 0]
@@ -48,8 +48,8 @@ def by_chunks(
     eps: Callable[[], Tensor],
     denoise_chunk: DenoiseChunk,
 ) -> Tensor:
-    """x_0 [B, C, T, H, W] of ``frames`` = T latent frames: the chunks of :func:`stream` as one clip. ``eps()``
-    [B, C, T, H, W] is the noise of what is remembered, asked for only where there is some."""
+    """x_0 [B, C, T, H, W] of ``frames`` = T latent frames: the chunks of :func:`stream` as one clip. ``eps()`` [B, C,
+    T, H, W] is the noise of the context, called only where the context has noise."""
     lengths = chunk_lengths(frames, chunks)
     return torch.cat(
         list(stream(denoiser, chunks, lengths, cond, lambda where: eps()[:, :, where], denoise_chunk)), dim=2
@@ -67,9 +67,9 @@ def stream(
     """x_0 [B, C, t, H, W] of one chunk after the other, of ``lengths`` t; with a window in bounded memory.
 
     ``denoise_chunk(see, number, where)`` makes chunk ``number``, the frames ``where`` of the clip, with ``see``: the
-    denoiser that also sees the finished chunks. In between one forward without gradient remembers the finished chunk,
-    at ``chunks.context_timestep``, so no gradient reaches an earlier chunk. ``eps(where)`` [B, C, t, H, W] is the noise
-    of that forward, asked for only where there is some.
+    denoiser that also sees the finished chunks. After each chunk one forward without gradient adds it to the cache, at
+    ``chunks.context_timestep``, so no gradient reaches an earlier chunk. ``eps(where)`` [B, C, t, H, W] is the noise of
+    that forward, called only where the context has noise.
     """
     cache, where = Cache(window=chunks.window), slice(0, 0)
     x: Tensor | None = None
@@ -85,7 +85,7 @@ def stream(
 def remember(
     denoiser: Denoiser, x: Tensor, chunks: Chunks, cond: Cond, cache: Cache, eps: Callable[[], Tensor]
 ) -> None:
-    """Add the finished chunk ``x`` to the ``cache``, at the level that ``chunks`` say."""
+    """Add the finished chunk ``x`` to the ``cache``, at the level of ``chunks.context_timestep``."""
     sigma = x.new_full((len(x),), chunks.context_timestep / 1000, dtype=torch.float32)
     if chunks.context_timestep > 0:
         x = add_noise(x, eps(), sigma)
@@ -99,15 +99,16 @@ def of_chunk(sampler: Sampler, number: int) -> Sampler:
 
 
 def most_steps(sampler: Sampler) -> int:
-    """The steps of the chunk that has most: the number of the noise of what is remembered."""
+    """Steps of the chunk with the most steps; noise of that number is the context's."""
     return max(len(sampler.timesteps), len(of_chunk(sampler, 0).timesteps))
 
 
 def teacher_forced(
     denoiser: Denoiser, history: History, lengths: tuple[int, ...], window: Window | None = None
 ) -> Denoiser:
-    """``denoiser`` under teacher forcing: one masked forward, in which a chunk (of ``lengths``) sees itself and, of the
-    chunks before it, those of ``history``. A batch that guidance doubles sees the history in both halves."""
+    """``denoiser`` under teacher forcing: one masked forward, in which a chunk (of ``lengths``) sees itself and, in
+    place of the chunks before it, those of ``history``. Both halves of a batch that guidance doubles see the history.
+    """
 
     def see(x_t: Tensor, sigma: Tensor, cond: Cond, **rest: Any) -> Prediction:
         times = len(x_t) // len(history.x)
@@ -123,5 +124,5 @@ def clean_history(x_0: Tensor) -> History:
 
 
 def by_frame(by_chunk: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """[B, T] of [B, chunks]: the frames of a chunk share its value."""
+    """[B, T] from [B, chunks]: the frames of a chunk share its value."""
     return by_chunk.repeat_interleave(torch.tensor(lengths, device=by_chunk.device), dim=1)

@@ -1,4 +1,5 @@
-"""Consistency distillation: levels in phases, the consistency function, the pair it compares.
+"""Consistency distillation: levels in phases, the consistency function, and the pair of predictions that the loss
+compares.
 
 Consistency models (arXiv 2303.01469), latent ones (2310.04378) and phased ones (2405.18407).
 """
@@ -17,13 +18,14 @@ from ray_distill.diffusion.timesteps import shift_sigma
 from ray_distill.types import Cond, Denoiser
 
 BF16_ERROR = 0.01
-"""Relative rms error of a velocity that a transformer computes in bf16: 0.009 to 0.010 on the digits teacher."""
+"""Relative rms error of a transformer's velocity in bf16: 0.009 to 0.010 on the digits teacher."""
 GUIDANCE_GAP = 0.74
 """rms of c - u over rms of a velocity, at high noise, of the same teacher."""
 CURVATURE = 2.0
-"""rms of the change of its velocity along the ODE, per unit of sigma, over rms of a velocity, there."""
+"""rms of the velocity's change along the ODE, per unit of sigma, over rms of a velocity, at high noise, of the same
+teacher."""
 CLEAR = 0.2
-"""Largest ratio of rounding to signal that is called clear: atan(0.2) / pi = 6 % of elements push the wrong way."""
+"""Largest ratio of rounding to signal that counts as clear: atan(0.2) / pi = 6 % of elements push the wrong way."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Phases:
-    """The solver's ``levels`` sigma_0 < ... < sigma_n. ``edges``, the first 0, number those at which a phase ends."""
+    """The solver's ``levels`` sigma_0 < ... < sigma_n. ``edges`` number the levels at which phases end; the first is
+    0."""
 
     levels: tuple[float, ...]
     edges: tuple[int, ...] = (0,)
 
     def draw(self, u: Tensor) -> Step:
-        """One of the n steps by ``u`` [B], uniform in [0, 1)."""
+        """One of the n steps, chosen by ``u`` [B], uniform in [0, 1)."""
         k = self.index(u)
         levels = u.new_tensor(self.levels)
         return Step(levels[k + 1], levels[k], levels[self.edge(k)])
@@ -59,30 +62,31 @@ class Phases:
         return edges[torch.bucketize(k, edges, right=True) - 1]
 
     def within(self, k: Tensor, u: Tensor) -> Tensor:
-        """sigma [B] of one of the levels, but the highest, of the phase of step k: by ``u`` [B], uniform in [0, 1)."""
+        """sigma [B]: one of the levels, but the highest, of the phase of step k, chosen by ``u`` [B], uniform in [0,
+        1)."""
         edges = torch.tensor([*self.edges, len(self.levels) - 1], device=k.device)
         phase = torch.bucketize(k, edges[:-1], right=True)
         low, high = edges[phase - 1], edges[phase]
         return u.new_tensor(self.levels)[(low + (u * (high - low)).long()).clamp_max(high - 1)]
 
-    def timesteps(self, wanted: int) -> tuple[float, ...]:
-        """``wanted`` of the levels above the lowest, even from the top down; as many as there are even phases are their
-        tops. ValueError where there are not so many."""
+    def timesteps(self, count: int) -> tuple[float, ...]:
+        """``count`` levels above the lowest as timesteps, evenly spaced from the top down; with as many as even phases,
+        their tops. ValueError where there are fewer."""
         n = len(self.levels) - 1
-        if not 1 <= wanted <= n:
-            raise ValueError(f"sampling_steps: {wanted} of them fall on a grid of {n} levels; use 1 to {n} there")
-        return tuple(1000 * self.levels[(wanted - i) * n // wanted] for i in range(wanted))
+        if not 1 <= count <= n:
+            raise ValueError(f"sampling_steps: {count} of them fall on a grid of {n} levels; use 1 to {n} there")
+        return tuple(1000 * self.levels[(count - i) * n // count] for i in range(count))
 
 
 def solver_phases(steps: int, shift: float, low: float, high: float, multiphase: int | tuple[float, ...] = 1) -> Phases:
-    """The Euler grid S_shift(k / steps) between the raw levels ``low`` and ``high``, at which it halts. ``multiphase``:
-    a number of phases, or the raw levels at which phases end beside ``low``, at which it halts, too; ValueError where
-    they are not in between, or more than steps."""
-    given = () if isinstance(multiphase, int) else multiphase
-    if not all(low < edge < high for edge in given):
-        raise ValueError(f"multiphase = {list(given)}: raw levels between {low:g} and {high:g}")
-    raw = sorted({low, high, *given, *(k / steps for k in range(1, steps) if low < k / steps < high)})
-    edges = even_edges(len(raw) - 1, multiphase) if isinstance(multiphase, int) else (0, *map(raw.index, sorted(given)))
+    """The Euler grid S_shift(k / steps) between the raw levels ``low`` and ``high``, at which it halts. ``multiphase``
+    is a number of phases, or the raw levels, beside ``low``, at which phases end; the grid halts at these, too.
+    ValueError where they are not in between, or more than steps."""
+    ends = () if isinstance(multiphase, int) else multiphase
+    if not all(low < edge < high for edge in ends):
+        raise ValueError(f"multiphase = {list(ends)}: raw levels between {low:g} and {high:g}")
+    raw = sorted({low, high, *ends, *(k / steps for k in range(1, steps) if low < k / steps < high)})
+    edges = even_edges(len(raw) - 1, multiphase) if isinstance(multiphase, int) else (0, *map(raw.index, sorted(ends)))
     return Phases(tuple(shift_sigma(level, shift) for level in raw), edges)
 
 
@@ -112,7 +116,7 @@ def consistency_pair(
     scale: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(f_student(x_t, sigma), sg f_target(x_prev, sigma_prev)), where the teacher's Euler step, guided by the standard
-    ``scale`` (one, or [B]), takes ``x_t`` to x_prev. Gradient in the first alone."""
+    ``scale`` (one number, or [B]), takes ``x_t`` to x_prev. Gradient flows into the first alone."""
     prediction = consistency_function(student, x_t, step.sigma, cond, step.sigma_end)
     with torch.no_grad():
         v = guided_velocity(teacher, x_t, step.sigma, cond, uncond, scale)
@@ -122,8 +126,8 @@ def consistency_pair(
 
 
 def bf16_rounding(phases: Phases) -> tuple[float, ...]:
-    """rms of what bf16 adds to the difference of the two predictions at each step, for velocities of rms 1:
-    sqrt(2) BF16_ERROR (sigma - sigma_e)."""
+    """rms of bf16's error in the difference of the two predictions at each step, for velocities of rms 1: sqrt(2)
+    BF16_ERROR (sigma - sigma_e)."""
     ends = phases.edge(torch.arange(len(phases.levels) - 1)).tolist()
     return tuple(
         math.sqrt(2) * BF16_ERROR * (sigma - phases.levels[e]) for sigma, e in zip(phases.levels[1:], ends, strict=True)
@@ -131,10 +135,11 @@ def bf16_rounding(phases: Phases) -> tuple[float, ...]:
 
 
 def bf16_ratios(phases: Phases, scale: float) -> tuple[float, ...]:
-    """:func:`bf16_rounding` over the rms of the difference itself, of a student that still equals the teacher: with
-    h = sigma - sigma_prev, h hypot(CURVATURE (sigma_prev - sigma_e), GUIDANCE_GAP (w - 1)) for the standard scale w.
+    """:func:`bf16_rounding` over the rms of the difference itself, for a student that still equals the teacher: with h
+    = sigma - sigma_prev, h hypot(CURVATURE (sigma_prev - sigma_e), GUIDANCE_GAP (w - 1)) for the standard scale w.
 
-    An estimate. 0 at the last step of a phase, where the teacher's step itself is the target."""
+    An estimate. 0 at the last step of a phase, where the teacher's step itself is the target.
+    """
     ends = phases.edge(torch.arange(len(phases.levels) - 1)).tolist()
     ratios = []
     for k, (noise, e) in enumerate(zip(bf16_rounding(phases), ends, strict=True)):
@@ -144,8 +149,8 @@ def bf16_ratios(phases: Phases, scale: float) -> tuple[float, ...]:
 
 
 def bf16_share(prediction: Tensor, aim: Tensor, x_t: Tensor) -> Tensor:
-    """[B]: rms of bf16's rounding over rms of prediction - aim, which holds it where networks compute in bf16: then a
-    ratio r of rounding to signal is seen as r / sqrt(1 + r^2)."""
+    """[B]: rms of bf16's rounding over rms of prediction - aim. That difference contains the rounding where networks
+    compute in bf16: a ratio r of rounding to signal then shows as r / sqrt(1 + r^2)."""
     way, difference = (
         (a - b).flatten(1).float().square().mean(1).sqrt() for a, b in ((prediction, x_t), (prediction, aim))
     )

@@ -24,8 +24,8 @@ def add_noise(x_0: Tensor, eps: Tensor, sigma: Tensor) -> Tensor:
 
 
 def renoise(x_s: Tensor, eps: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """x_t = a x_s + b eps from the level s = ``sigma`` < 1 up to t = ``sigma_next``, with a = (1 - t) / (1 - s) and
-    b^2 = t^2 - a^2 s^2: the marginal at t, exactly, for an ``eps`` that x_s does not know (arXiv 2510.27684)."""
+    """x_t = a x_s + b eps from the level s = ``sigma`` < 1 up to t = ``sigma_next``, with a = (1 - t) / (1 - s) and b^2
+    = t^2 - a^2 s^2: the exact marginal at t, for an ``eps`` independent of x_s (arXiv 2510.27684)."""
     s, t = expand(sigma, x_s), expand(sigma_next, x_s)
     a = (1 - t) / (1 - s)
     return (a * x_s + (t**2 - (a * s) ** 2).clamp_min(0).sqrt() * eps).to(x_s.dtype)

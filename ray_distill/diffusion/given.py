@@ -1,8 +1,8 @@
-"""Frames that are given: the first latent frames of a clip, where its condition is these frames themselves.
+"""Given frames: the first latent frames of a clip, where its condition is these frames themselves.
 
-The denoiser puts them in the place of whatever it is handed there, at level 0, and answers with the velocity that leads
-to them. So every rollout and every x_0-prediction has them, and no loss may count them: a mean over all frames would
-be (T - c) / T of that over the generated ones.
+The denoiser replaces its input there by these frames, at level 0, and answers with the velocity that leads to them. So
+every rollout and every x_0-prediction has them, and no loss may count them: a mean over all frames would be (T - c) / T
+of the mean over the generated ones.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
 
 
 def score_weight(sigma: Tensor, target: str) -> Tensor:
-    """[B]: what the loss of a velocity is multiplied by to be that of another target of the same prediction.
+    """[B]: the factor that turns the loss of a velocity into that of another target of the same prediction.
 
     x_0 - x = -sigma (v - (eps - x)) and eps_hat - eps = (1 - sigma)(v - (eps - x)) at fixed x_t.
     """
@@ -53,7 +53,7 @@ def score_weight(sigma: Tensor, target: str) -> Tensor:
 
 def gaussian_floor(x: Tensor, sigma: Tensor) -> Tensor:
     """[B]: the least velocity loss on N(m, s^2) elements, s^2 / ((1 - sigma)^2 s^2 + sigma^2), with s^2 = the variance
-    over all elements of ``x``. A network that knows more of its data than their spread goes below it."""
+    over all elements of ``x``. A network that models more of its data than their spread goes below it."""
     variance = x.to(torch.promote_types(x.dtype, torch.float32)).var(correction=0)
     return variance / ((1 - sigma) ** 2 * variance + sigma**2)
 
@@ -80,9 +80,9 @@ def without_residual(gradient: Tensor, residual: Tensor) -> tuple[Tensor, Tensor
     dtype = torch.promote_types(gradient.dtype, torch.float32)
     d, r = gradient.to(dtype).flatten(1), residual.to(dtype).flatten(1)
     along = (d * r).sum(1)
-    kept = d - (along / (r.square().sum(1) + 1e-8))[:, None] * r
+    d_prime = d - (along / (r.square().sum(1) + 1e-8))[:, None] * r
     size = d.norm(dim=1).clamp_min(torch.finfo(dtype).tiny)
-    return kept.view_as(gradient), kept.norm(dim=1) / size, along / (size * r.norm(dim=1)).clamp_min(1e-30)
+    return d_prime.view_as(gradient), d_prime.norm(dim=1) / size, along / (size * r.norm(dim=1)).clamp_min(1e-30)
 
 
 def surrogate(x: Tensor, gradient: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -100,7 +100,7 @@ def surrogate(x: Tensor, gradient: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def adversarial_loss(logits: Tensor, real: bool, form: str) -> Tensor:
-    """Mean over all elements, in fp32 or better, of what it costs to call ``logits`` D real, or fake.
+    """Mean over all elements, in fp32 or better, of the cost of calling ``logits`` D real, or fake.
 
     softplus (Goodfellow et al., arXiv 1406.2661, non-saturating): softplus(-D) and softplus(D).
     hinge (Lim & Ye, arXiv 1705.02894): relu(1 - D) and relu(1 + D).
@@ -121,11 +121,11 @@ RATIOS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sh": torch.sqrt,
     "jf": lambda r: 1 + r,
 }
-"""h(r) of f-distill, with r = p_real / p_student: f''(r) r^2 of the divergence that is descended."""
+"""h(r) of f-distill, with r = p_real / p_student: f''(r) r^2 of the divergence in the loss."""
 
 
 def divergence_weight(logits: Tensor, divergence: str) -> Tensor:
-    """[B]: h(r) / h(1), by which f-distill (arXiv 2502.15681) weighs a sample's gradient.
+    """[B]: h(r) / h(1), f-distill's weight of a sample's gradient (arXiv 2502.15681).
 
     r = exp(D) of a sample's mean logit D in fp32 or better, high for real, with D in [-10, 10] and r in [0.1, 20]. Its
     authors divide by a running mean of h in place of h(1), its value where the two look alike.

@@ -31,8 +31,9 @@ def coefficients(sigma: Tensor, end: float) -> tuple[float, Tensor]:
 
 
 def phase_target(x_s: Tensor, n: Tensor, sigma: Tensor, end: float) -> Tensor:
-    """v* [B, C, T, H, W], the fake score's target at x_t: by Tweedie E[v* | x_t] is the velocity of the marginal at
-    ``sigma`` [B], whatever the law of ``x_s``. n - x_s, its value at s = 0, is not."""
+    """v* [B, C, T, H, W], the fake score's target at x_t: by Tweedie E[v*
+    x_t] is the velocity of the marginal at ``sigma`` [B], whatever the law of ``x_s``. n - x_s, its value at s = 0,
+    would be wrong."""
     c_x, c_n = coefficients(expand(sigma, x_s), end)
     return (c_x * x_s + c_n * n).to(x_s.dtype)
 
@@ -46,21 +47,21 @@ def phase_floor(sigma: Tensor, end: float, variance: Tensor | float) -> Tensor:
 
 
 def unit_floor_weight(sigma: Tensor, end: float) -> Tensor:
-    """[B]: 1 / :func:`phase_floor` for data of spread 1, with which the least loss is the same at every level; without
-    it the levels next to the phase's end, where the floor is hundreds, rule."""
+    """[B]: 1 / :func:`phase_floor` for data of spread 1, which makes the least loss equal at every level; without it
+    the levels next to the phase's end, where the floor is in the hundreds, dominate."""
     return 1 / phase_floor(sigma, end, (1 - end) ** 2 + end**2)
 
 
 def raw_index(sigma: float, shift: float) -> int:
-    """The least raw index whose level S_shift(i / 1000) is at or above ``sigma``."""
+    """Least raw index whose level S_shift(i / 1000) is at or above ``sigma``."""
     return math.ceil(1000 * shift_sigma(sigma, 1 / shift) - 1e-6)
 
 
 def phase_sigma(u: Tensor, shift: float, window: tuple[int, int]) -> Tensor:
-    """The level [B] at which a phase is compared: uniform ``u`` [B] in [0, 1) -> raw index in ``window`` -> shift."""
+    """The level [B] for the comparison of a phase: uniform ``u`` [B] in [0, 1) -> raw index in ``window`` -> shift."""
     return score_sigma(u, shift, 0.0, 1.0, window)
 
 
 def variance_of(x: Tensor) -> Tensor:
-    """The variance over all elements of ``x``, in fp32 or better."""
+    """Variance over all elements of ``x``, in fp32 or better."""
     return x.to(torch.promote_types(x.dtype, torch.float32)).var(correction=0)

@@ -25,7 +25,7 @@ def denoise(
     start: int,
     stop: int,
 ) -> Tensor:
-    """From ``x_t`` at ``timesteps[start]``, take steps start..stop-1; returns x_t at ``timesteps[stop]``, or x_0 past
+    """Take steps start..stop-1 from ``x_t`` at ``timesteps[start]``; returns x_t at ``timesteps[stop]``, or x_0 past
     the last one. ``noise(i)`` is the fresh noise that re-noises after step i ("sde" only), shaped like ``x_t``."""
     sigmas = [t / 1000 for t in sampler.timesteps] + [0.0]
     for i in range(start, stop):
@@ -40,7 +40,7 @@ def denoise(
 
 
 def halting(timesteps: Sequence[float], levels: Sequence[float], guidance: float) -> Sampler:
-    """Euler's solver on ``timesteps`` that halts at each of ``levels``, too."""
+    """Recipe of Euler's solver on ``timesteps`` that halts at each of ``levels``, too."""
     return Sampler(tuple(sorted({*timesteps, *levels}, reverse=True)), "ode", guidance)
 
 
@@ -48,7 +48,7 @@ def halting(timesteps: Sequence[float], levels: Sequence[float], guidance: float
 def trajectory(
     denoiser: Denoiser, sampler: Sampler, x_T: Tensor, cond: Cond, uncond: Cond | None, levels: Sequence[float]
 ) -> list[Tensor]:
-    """From ``x_T``: the states at each of ``levels``, which ``sampler`` halts at, and x_0, each [B, C, T, H, W]."""
+    """States from ``x_T`` on at each of ``levels``, at which ``sampler`` halts, and x_0, each [B, C, T, H, W]."""
     halts = [sampler.timesteps.index(level) for level in levels]
     x, states = x_T, []
     for start, stop in zip([0, *halts], [*halts, len(sampler.timesteps)], strict=True):
@@ -83,7 +83,7 @@ def exit_at(
     grad: bool,
     start: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_t, v, sigma [B]) of ``exit_step``, the velocity with gradient where ``grad``; ``x_T`` stands at the step
+    """(x_t, v, sigma [B]) of ``exit_step``, the velocity with gradient where ``grad``; ``x_T`` is the state at the step
     ``start``, and the steps between are taken without gradient. Unguided."""
     with torch.no_grad():
         x_t = denoise(denoiser, sampler, x_T, cond, None, noise, start, exit_step)
@@ -93,8 +93,8 @@ def exit_at(
 
 
 def by_level(experts: Experts, networks: Networks) -> Denoiser:
-    """One denoiser out of two: each call, at one level for all samples, goes to the role that has that level. A level
-    at the boundary itself is the high expert's, as in diffusers."""
+    """One denoiser out of two: each call, at one level for all samples, goes to the role of that level. A level at the
+    boundary itself is the high expert's, as in diffusers."""
 
     def see(x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:
         # In the level's own precision: 1000 x 0.9 in fp32 is 899.99998.
@@ -116,8 +116,8 @@ def sample(
 ) -> Tensor:
     """x_0 [B, C, T, H, W] from pure noise ``x_T`` (timestep 1000, or the first of the list).
 
-    A recipe with chunks needs a causal ``denoiser``. It asks for each ``noise(i)`` once, and for one with i = steps
-    where the context is noised; ValueError where T is no whole number of chunks.
+    A recipe with chunks needs a causal ``denoiser``. The sampler calls each ``noise(i)`` once, and one with i = steps
+    where the context has noise; ValueError where T is no whole number of chunks.
     """
     if sampler.chunks is None:
         return denoise(denoiser, sampler, x_T, cond, uncond, noise, 0, len(sampler.timesteps))
@@ -138,9 +138,9 @@ def sample_chunks(
 ) -> Iterator[Tensor]:
     """x_0 [B, C, t, H, W] of one chunk after the other, of ``lengths`` t, by a recipe with chunks.
 
-    ``noise(i, where)`` [B, C, t, H, W] is that of the frames ``where``: what they start from where i is -1, what
-    re-noises them after step i, and with i = :func:`most_steps` that of the context. Where the recipe is guided, each
-    chunk is remembered under both prompts.
+    ``noise(i, where)`` [B, C, t, H, W] is the noise of the frames ``where``: the start where i is -1, the re-noising
+    after step i, and with i = :func:`most_steps` that of the context. Where the recipe is guided, each chunk enters the
+    caches of both prompts.
     """
     assert sampler.chunks is not None
     remembered, see_both = cond, denoiser
@@ -157,7 +157,7 @@ def sample_chunks(
 
 
 def twice_remembered(denoiser: Denoiser) -> Denoiser:
-    """``denoiser``, which remembers a chunk under two prompts: guidance looks at the past of both."""
+    """``denoiser`` that adds a chunk to the caches of two prompts: guidance reads the past of both."""
 
     def see(x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:
         if causal.get("remember"):

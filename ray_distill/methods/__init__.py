@@ -1,4 +1,4 @@
-"""One paper per file, found by name. Adding a method is one line here."""
+"""Methods: one paper per file, found by name. Adding a method is one line here."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ from ray_distill.types import STUDENT, TEACHER, Batch, Networks
 class Anchor:
     diversity_weight: float = 0.0
     diversity_steps: int = 30
-    """Of the teacher's solver over all levels; it stops at the student's second step."""
+    """Steps of the teacher's solver over all levels; it stops at the student's second step."""
     diversity_shift: float = 5.0
 
     def check_anchor(self, steps: int) -> None:
-        """ValueError where a key makes no sense, or the student has no second step."""
+        """ValueError where a key is out of range, or the student has no second step."""
         if self.diversity_weight < 0 or self.diversity_steps < 1 or self.diversity_shift <= 0:
             raise ValueError(
                 f"diversity_weight, diversity_steps, diversity_shift = {self.diversity_weight}, "

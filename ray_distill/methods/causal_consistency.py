@@ -19,7 +19,7 @@ from ray_distill.types import Batch, LossTerms, Networks, Rng, Sampler, Shared
 
 @dataclass(frozen=True)
 class CausalConsistency(Chunked, LCM):
-    """LCM's keys, with Causal-Forcing's values, and those of the chunks."""
+    """LCM's keys, with Causal-Forcing's values, and the keys of the chunks."""
 
     euler_steps: int = 48
     shift: float = 5.0

@@ -46,7 +46,7 @@ class CausalRegression(Chunked):
     solver_steps: int = 48
     solver_shift: float = 5.0
     solver_guidance: float = 6.0
-    """Standard: u + s (c - u)."""
+    """Standard scale: u + s (c - u)."""
 
     name: ClassVar[str] = "causal_regression"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained", TEACHER: "frozen"}

@@ -32,8 +32,8 @@ class CausalWarmStart(WarmStart, SelfForcing):
     def warm_start_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
         *states, x_clean = self.trajectory(networks, batch, rng)
         lengths = chunk_lengths(x_clean.shape[2], self.chunks)
-        drawn = [rng.uniform(f"warm_start/level{chunk}", batch.sample_ids) for chunk in range(len(lengths))]
-        by_chunk = (torch.stack(drawn, dim=1) * len(states)).long()
+        uniforms = [rng.uniform(f"warm_start/level{chunk}", batch.sample_ids) for chunk in range(len(lengths))]
+        by_chunk = (torch.stack(uniforms, dim=1) * len(states)).long()
         k = by_chunk.repeat_interleave(torch.tensor(lengths, device=by_chunk.device), dim=1)  # [B, T]
         picked = k[:, None, None, :, None, None].expand(-1, 1, *x_clean.shape[1:])
         x_k = torch.stack(states, dim=1).gather(1, picked).squeeze(1)

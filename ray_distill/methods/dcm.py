@@ -42,9 +42,9 @@ from ray_distill.types import (
 )
 
 END = 1 / 1000
-"""The raw level at which the grid ends."""
+"""Raw level at which the grid ends."""
 BOUNDARIES = {"wan": 0.70, "hunyuan": 0.76}
-"""Raw: steps 35 and 38 of DCM's 50."""
+"""Raw levels: steps 35 and 38 of DCM's 50."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class DCM:
     multiphase: int | tuple[float, ...] = 1
     """Phases of even length, or the raw levels at which they end beside the range's own end."""
     boundary: Literal["wan", "hunyuan"] | float = "wan"
-    """The raw level that parts the experts; 0: one expert for all levels."""
+    """Raw level that separates the experts; 0: one expert for all levels."""
     distill_cfg: float = 5.0
     distill_cfg_form: Form = "extra"
     huber_c: float = 1e-3
     temporal_lag: int = 3
-    """Latent frames between those that are compared; 0 leaves the term out, and so does a clip that is no longer."""
+    """Latent frames between the compared ones; 0 leaves the term out, and so does a clip that is no longer."""
     target_decay: float = 0.0
-    """The target is this average of the student; 0 is the student itself."""
+    """Decay of the student's average that is the target; 0: the student itself."""
     sampling_steps: int = 6
-    """Of both experts, half of them each."""
+    """Steps of both experts, half of them each."""
 
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
@@ -107,7 +107,7 @@ class DCM:
 
     @property
     def scale(self) -> float:
-        """Standard: u + s (c - u), 1 is off."""
+        """Standard scale: u + s (c - u), 1 is off."""
         return standard_scale(self.distill_cfg, self.distill_cfg_form)
 
     @property
@@ -132,12 +132,13 @@ class DCM:
         return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
-        """Below the boundary the teacher predicts, as this expert never learns those levels."""
+        """This expert's recipe: below the boundary the teacher predicts, since this expert never learns those
+        levels."""
         return self.recipe(STUDENT, TEACHER)
 
     def recipe(self, high: Role, low: Role) -> Sampler:
-        """Euler steps on the grid, half of them an expert's. They part half-way between the last level of the one and
-        the first of the other."""
+        """Recipe of both experts: Euler steps on the grid, half of them an expert's. The boundary lies half-way between
+        the last level of the one and the first of the other."""
         upper = solver_phases(self.euler_steps, self.shift, self.split or END, 1.0)
         if not self.split:
             return Sampler(upper.timesteps(self.sampling_steps), "ode")
@@ -150,7 +151,7 @@ class DCM:
         return self.consistency(networks, batch, rng)[2]
 
     def consistency(self, networks: Networks, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor, LossTerms]:
-        """(pred, aim, what is descended of their difference)."""
+        """(pred, aim, the loss of their difference)."""
         assert batch.x_0 is not None
         step = self.phases.draw(rng.uniform("step", batch.sample_ids))
         eps = rng.noise("eps", batch.sample_ids, batch.latent_shape)
@@ -160,11 +161,11 @@ class DCM:
             student, target, networks[TEACHER], x_k, step, batch.cond, batch.uncond, self.scale
         )
         x_e = add_noise(batch.x_0, eps, step.sigma_end)
-        seen, wanted, x_k, x_e = (generated(each, batch.given) for each in (pred, aim, x_k, x_e))
-        each = pseudo_huber(seen, wanted, self.huber_c)
-        logs = consistency_logs(each, seen, wanted, x_k, x_e, step.sigma)
+        pred_new, aim_new, x_k, x_e = (generated(each, batch.given) for each in (pred, aim, x_k, x_e))
+        each = pseudo_huber(pred_new, aim_new, self.huber_c)
+        logs = consistency_logs(each, pred_new, aim_new, x_k, x_e, step.sigma)
         loss, lag = each.mean(), self.temporal_lag
-        if 0 < lag < seen.shape[2]:
-            temporal = mse(frame_differences(seen, lag), frame_differences(wanted, lag))
+        if 0 < lag < pred_new.shape[2]:
+            temporal = mse(frame_differences(pred_new, lag), frame_differences(aim_new, lag))
             loss, logs["temporal_loss"] = loss + temporal, temporal.detach()
         return pred, aim, LossTerms(loss, logs)

@@ -49,7 +49,7 @@ class DCMFine(DCM):
     adversarial_weight: float = 0.5
     feature_weight: float = 1.0
     discriminator_stride: int = 2
-    """The discriminator looks at each so many of the teacher's blocks, its last among them."""
+    """The discriminator reads each so many of the teacher's blocks, its last among them."""
 
     name: ClassVar[str] = "dcm_fine"
 
@@ -84,7 +84,7 @@ class DCMFine(DCM):
         return (*super().updates(step), Update(DISCRIMINATOR, self.discriminator_loss))
 
     def sampler(self) -> Sampler:
-        """What the student began with, the semantic expert, predicts from the boundary up."""
+        """The recipe: the semantic expert, with which the student began, predicts from the boundary up."""
         return self.recipe(SEMANTIC, STUDENT)
 
     def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
@@ -105,21 +105,22 @@ class DCMFine(DCM):
         with torch.no_grad():
             if "pred" not in shared:
                 shared["pred"], shared["aim"], _ = self.consistency(networks, batch, rng)
-            shown = [self.show(shared[name], judge.blocks, networks, batch, rng) for name in ("pred", "aim")]
-        fake, real = (judge(prediction.features) for prediction in shown)
+            predictions = [self.show(shared[name], judge.blocks, networks, batch, rng) for name in ("pred", "aim")]
+        fake, real = (judge(prediction.features) for prediction in predictions)
         loss = adversarial_loss(fake, False, "hinge") + adversarial_loss(real, True, "hinge")
         logs = {"discriminator_fake": fake.flatten(1).mean(1), "discriminator_real": real.flatten(1).mean(1)}
         return LossTerms(loss, {name: value.detach() for name, value in (logs | {"discriminator_loss": loss}).items()})
 
     def show(self, x: Tensor, blocks: tuple[int, ...], networks: Networks, batch: Batch, rng: Rng) -> Prediction:
-        """The teacher on ``x``, at the end of its phase, noised to a level inside: the same one for pred and aim."""
+        """The teacher's outputs on ``x``, which lies at the end of its phase, noised to a level inside: the same level
+        for pred and aim."""
         u, phases = rng.uniform("step", batch.sample_ids), self.phases
         sigma_a = phases.within(phases.index(u), rng.uniform("level", batch.sample_ids))
         eps = rng.noise("bridge", batch.sample_ids, batch.latent_shape)
         x_a = renoise(x, eps, phases.draw(u).sigma_end, sigma_a)
-        shown = networks[TEACHER](x_a, sigma_a, batch.cond, features=blocks, read=True)
+        prediction = networks[TEACHER](x_a, sigma_a, batch.cond, features=blocks, read=True)
         features, readings = (
             tuple(generated_tokens(hidden, x.shape[2], batch.given) for hidden in all_tokens)
-            for all_tokens in (shown.features, shown.readings)
+            for all_tokens in (prediction.features, prediction.readings)
         )
-        return replace(shown, features=features, readings=readings)
+        return replace(prediction, features=features, readings=readings)

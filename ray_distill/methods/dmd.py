@@ -171,15 +171,15 @@ class DMD(Exits, Anchor, Scores):
         """The student's loss on its rollout ``x``."""
         with torch.no_grad():
             x_s, sigma, _ = self.diffuse(x, batch, rng, "student", self.exit_window(rng, "student"))
-            known = self.with_exit(batch, self.exit_step(rng, "student"))
-            mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *known, self.fake_score_scale)
+            conditions = self.with_exit(batch, self.exit_step(rng, "student"))
+            mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *conditions, self.fake_score_scale)
             mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, batch.cond, batch.uncond, self.teacher_scale)
-            shown, mu_fake, mu_real = (generated(each, batch.given) for each in (x, mu_fake, mu_real))
-            g, norm = dmd_gradient(shown, mu_fake, mu_real, self.min_norm)
+            generated_x, mu_fake, mu_real = (generated(each, batch.given) for each in (x, mu_fake, mu_real))
+            g, norm = dmd_gradient(generated_x, mu_fake, mu_real, self.min_norm)
             more = {}
             if self.projection:
-                g, kept, cosine = without_residual(g, shown - mu_fake)
-                more = projection_logs(kept, cosine, sigma)
+                g, share, cosine = without_residual(g, generated_x - mu_fake)
+                more = projection_logs(share, cosine, sigma)
             if (weight := self.weight(x_s, sigma, networks, batch)) is not None:
                 g = g * expand(weight, g)
                 more |= {"divergence_weight": weight}
@@ -187,15 +187,15 @@ class DMD(Exits, Anchor, Scores):
             g[~finite] = 0.0
         loss = surrogate(generated(x, batch.given), g)
         real = {"teacher": mu_real} if batch.x_0 is None else {"data": generated(batch.x_0, batch.given)}
-        logs = student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=shown, **real)
+        logs = student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=generated_x, **real)
         return LossTerms(loss, logs | more)
 
     def weight(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> Tensor | None:
-        """[B] by which samples' gradients are weighed; None weighs all alike."""
+        """Weight [B] of each sample's gradient; None weighs all alike."""
         return None
 
     def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
-        """(x without gradient, the purpose of its draws): what the fake score learns from."""
+        """(x without gradient, the purpose of its draws): samples for the fake score."""
         if "x" in shared:
             return shared["x"], "student"
         return self.roll_out(networks, batch, rng, "fake_score", grad=False), "fake_score"

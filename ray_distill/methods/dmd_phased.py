@@ -53,7 +53,7 @@ from ray_distill.types import (
 
 @dataclass(frozen=True)
 class Region:
-    """One expert's roles."""
+    """Roles of one expert."""
 
     student: Role
     fake_score: Role
@@ -66,7 +66,7 @@ HIGH, LOW = Region(STUDENT, FAKE_SCORE), Region(STUDENT_LOW, FAKE_SCORE_LOW)
 class PhasedDMD:
     high_timesteps: tuple[float, ...] = (1000.0, 750.0)
     low_timesteps: tuple[float, ...] = (500.0, 250.0)
-    """Its first is the phase's end, to which the high student's last step goes."""
+    """First level of the low expert: the phase's end, to which the high student's last step goes."""
     warp_denoising_step: bool = True
     flow_shift: float = 7.0
     boundary: float = 0.875
@@ -74,18 +74,18 @@ class PhasedDMD:
     rollout: Literal["ode", "sde"] = "ode"
     schedule: Literal["high_then_low", "alternating"] = "high_then_low"
     high_steps: int = 2000
-    """Steps of a run until the low expert's turn comes, where one follows the other."""
+    """Steps of a run before the low expert's stage, where one follows the other."""
     student_interval: int = 5
-    """Alternating, each turn is so many steps as well."""
+    """Steps of each turn, where the experts alternate."""
     teacher_guidance: tuple[float, float] = (4.0, 3.0)
-    """Of the high and of the low teacher."""
+    """Standard scales of the high and of the low teacher."""
     teacher_guidance_form: Form = "std"
     fake_score_weight: Literal["unit_floor", "none"] = "unit_floor"
     score_shift: float = 7.0
     margin: int = 20
-    """Raw: the high expert is compared this far above its end, and both this far from 0 and 1000."""
+    """Raw distances: the high expert is compared this far above its end, and both this far from 0 and 1000."""
     low_levels: Literal["below", "all"] = "below"
-    """Levels at which the low student is compared: below the boundary, or half of the time above it, too."""
+    """Levels of the low student's comparison: below the boundary, or half of the time above it, too."""
     min_norm: float = 1e-5
     ida_decay: float = 1.0
 
@@ -141,7 +141,7 @@ class PhasedDMD:
 
     @property
     def windows(self) -> dict[str, tuple[int, int]]:
-        """[min, max) of the raw score index, by the range of levels."""
+        """Windows [min, max) of the raw score index, by the range of levels."""
         parted, end = (phased.raw_index(level, self.score_shift) for level in (self.boundary, self.end))
         most = 1000 - self.margin
         return {
@@ -164,7 +164,7 @@ class PhasedDMD:
 
     @property
     def scales(self) -> tuple[float, float]:
-        """Standard, of the high and the low teacher."""
+        """Standard scales of the high and the low teacher."""
         high, low = (standard_scale(scale, self.teacher_guidance_form) for scale in self.teacher_guidance)
         return high, low
 
@@ -199,13 +199,13 @@ class PhasedDMD:
         return Update(region.student, self.low_student_loss if low else self.high_student_loss, pulls), fake_score
 
     def sampler(self) -> Sampler:
-        """Parted half-way between the last step of the one and the first of the other."""
+        """The recipe; its boundary lies half-way between the last step of the one and the first of the other."""
         steps = (*self.high_timesteps, *self.low_timesteps)
         steps, cut = (warp(steps, self.flow_shift) if self.warp_denoising_step else steps), len(self.high_timesteps)
         return Sampler(steps, self.rollout, experts=Experts(STUDENT, STUDENT_LOW, (steps[cut - 1] + steps[cut]) / 2))
 
     def exit_step(self, region: Region, rng: Rng, purpose: str) -> int:
-        """Of the whole list of steps, one of the region's own; equal on all ranks."""
+        """The exit step, counted in the whole list of steps: one of the region's own, equal on all ranks."""
         cut = len(self.high_timesteps)
         first, count = (0, cut) if region == HIGH else (cut, len(self.low_timesteps))
         return first + rng.control(f"{purpose}/exit", count)
@@ -213,8 +213,8 @@ class PhasedDMD:
     def roll_out(
         self, region: Region, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool
     ) -> tuple[Tensor, Tensor, float]:
-        """(x, x_s, s): the x_0-prediction [B, C, T, H, W] of the exit step, with gradient there and only there; and
-        without gradient what is noised for the scores, at its level s."""
+        """(x, x_s, s): the x_0-prediction [B, C, T, H, W] of the exit step, with gradient there and only there; and,
+        without gradient, the sample x_s at its level s, which the scores' noise starts from."""
 
         def noise(i: int) -> Tensor:
             return rng.noise(f"{purpose}/noise{i}", batch.sample_ids, batch.latent_shape)
@@ -231,13 +231,13 @@ class PhasedDMD:
         return x, euler_step(x_t, v.detach(), sigma, torch.full_like(sigma, self.end)), self.end
 
     def above(self, region: Region, rng: Rng, purpose: str) -> bool:
-        """Whether this update compares from the boundary up: all samples of all ranks, since one teacher is asked."""
+        """True where this update compares from the boundary up: all samples of all ranks, since it asks one teacher."""
         return region == HIGH or (self.low_levels == "all" and rng.control(f"{purpose}/range", 2) == 1)
 
     def diffuse(
         self, region: Region, x_s: Tensor, end: float, batch: Batch, rng: Rng, purpose: str
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_t, t, n): ``x_s``, at the level ``end``, noised further to a level of its own per sample."""
+        """(x_t, t, n): ``x_s``, at the level ``end``, with more noise up to a level of its own per sample."""
         name = "high student" if region == HIGH else "low student"
         if region == LOW and self.above(region, rng, purpose):
             name += " above the boundary"
@@ -278,8 +278,8 @@ class PhasedDMD:
         _, x_s, end = self.roll_out(region, networks, batch, rng, "fake_score", grad=False)
         x_t, sigma, n = self.diffuse(region, x_s, end, batch, rng, "fake_score")
         v = networks[region.fake_score](x_t, sigma, batch.cond).velocity
-        wanted = phased.phase_target(x_s, n, sigma, end) if end else velocity(x_s, n)
-        each, floor = sample_mse(v, wanted), phased.phase_floor(sigma, end, phased.variance_of(x_s))
+        target = phased.phase_target(x_s, n, sigma, end) if end else velocity(x_s, n)
+        each, floor = sample_mse(v, target), phased.phase_floor(sigma, end, phased.variance_of(x_s))
         if end and self.fake_score_weight == "unit_floor":
             weight = phased.unit_floor_weight(sigma, end)
             each, floor = weight * each, weight * floor

@@ -1,6 +1,6 @@
-"""Exits: at which step a rollout stops, how often each, and whether the fake score knows which.
+"""Exits: the step at which a rollout stops, how often each comes, and whether the fake score takes it as an input.
 
-DMD2 draws exits uniformly and never tells its fake score which one made a sample, so what is matched is their mixture.
+DMD2 draws exits uniformly and never tells its fake score which one made a sample, so it matches their mixture.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Exits:
     def draw_exit(self, rng: Rng, steps: int, purpose: str, draw: str) -> int:
         """The exit step of a rollout for ``purpose``, from 0: step k comes with w_k / sum w. Equal on all ranks."""
         weights = {STUDENT: self.student_exits, FAKE_SCORE: self.fake_score_exits}.get(purpose) or (1,) * steps
-        left = rng.control(f"{purpose}/{draw}", sum(weights))
+        remaining = rng.control(f"{purpose}/{draw}", sum(weights))
         for k, weight in enumerate(weights):
-            if left < weight:
+            if remaining < weight:
                 return k
-            left -= weight
-        raise AssertionError(f"a draw of {left} past the end of {weights}")
+            remaining -= weight
+        raise AssertionError(f"a draw of {remaining} past the end of {weights}")
 
     def with_exit(self, batch: Batch, exit_step: int) -> tuple[Cond, Cond]:
-        """(cond, uncond) as the fake score takes them: with the exit step of its samples, where it knows that."""
+        """(cond, uncond) for the fake score, with the exit step of its samples, where it takes one."""
         if not self.exit_embedding:
             return batch.cond, batch.uncond
-        known = {"exit": torch.full_like(batch.sample_ids, exit_step)}
-        return {**batch.cond, **known}, {**batch.uncond, **known}
+        exits = {"exit": torch.full_like(batch.sample_ids, exit_step)}
+        return {**batch.cond, **exits}, {**batch.uncond, **exits}

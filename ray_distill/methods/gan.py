@@ -46,7 +46,7 @@ class GAN(DMD):
     gan_loss: Literal["softplus", "hinge"] = "softplus"
     gan_features: Literal["teacher", "fake_score"] = "teacher"
     gan_depths: tuple[float, ...] = (0.53, 0.76, 1.0)
-    """The blocks that are looked at, as parts of the depth: of 30 blocks 15, 22 and 29, counted from 0."""
+    """Blocks under the heads, as parts of the depth: of 30 blocks 15, 22 and 29, counted from 0."""
     gan_max_timestep: float = 1000.0
     gan_trunk_weight: float = 0.0
     gan_r1_weight: float = 0.0
@@ -103,13 +103,13 @@ class GAN(DMD):
         return LossTerms(terms.loss + self.gan_weight * loss, {**terms.logs, "gan_loss": loss.detach()})
 
     def weight(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> Tensor | None:
-        """f-distill's, from logits at the score's own level; reverse KL, DMD's divergence, weighs all alike."""
+        """f-distill's weight, from logits at the score's own level; reverse KL, DMD's divergence, weighs all alike."""
         if self.divergence == "rkl":
             return None
         return divergence_weight(self.judged(x_s, sigma, networks, batch), self.divergence)
 
     def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
-        """DMD2's, made once a step: the discriminator learns from what the fake score learns from."""
+        """DMD2's samples, made once a step: discriminator and fake score learn from the same ones."""
         if "x" not in shared and "fake_x" not in shared:
             shared["fake_x"], _ = super().fake_samples(networks, batch, rng, shared)
         return (shared["x"], "student") if "x" in shared else (shared["fake_x"], FAKE_SCORE)
@@ -140,7 +140,8 @@ class GAN(DMD):
         return LossTerms(loss, {name: value.detach() for name, value in logs.items()})
 
     def logits(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, purpose: str, trunk: bool = True) -> Tensor:
-        """[B, heads, tokens]: the discriminator on noised ``x``; what shares a ``purpose`` shares level and noise."""
+        """Logits [B, heads, tokens]: the discriminator on noised ``x``. Calls with one ``purpose`` share level and
+        noise."""
         sigma = rng.uniform(f"{purpose}/gan_sigma", batch.sample_ids) * (self.gan_max_timestep / 1000)
         x_s = add_noise(x, rng.noise(f"{purpose}/gan_eps", batch.sample_ids, x.shape[1:]), sigma)
         return self.judged(x_s, sigma, networks, batch, trunk)

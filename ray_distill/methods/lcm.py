@@ -46,12 +46,12 @@ class LCM:
     euler_steps: int = 50
     shift: float = 3.0
     guidance: float | tuple[float, float] = 3.0
-    """Of the teacher's step; a pair is a range, of which each sample draws its own."""
+    """Standard scale of the teacher's step; a pair is a range, of which each sample draws its own."""
     guidance_form: Form = "std"
     loss: Literal["huber", "l2"] = "huber"
     huber_c: float = 1e-3
     target_decay: float = 0.95
-    """The target is this average of the student; 0 is the student itself."""
+    """Decay of the student's average that is the target; 0: the student itself."""
     sampling_steps: int = 4
 
     name: ClassVar[str] = "lcm"
@@ -83,7 +83,7 @@ class LCM:
 
     @property
     def scales(self) -> tuple[float, float]:
-        """The standard scales u + s (c - u) between which a sample's is drawn."""
+        """The standard scales u + s (c - u) between which a sample draws its own."""
         low, high = self.guidance if isinstance(self.guidance, tuple) else (self.guidance, self.guidance)
         return standard_scale(low, self.guidance_form), standard_scale(high, self.guidance_form)
 

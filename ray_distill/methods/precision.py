@@ -1,4 +1,4 @@
-"""How much bf16's rounding is of what consistency methods compare."""
+"""Warnings of bf16's rounding in consistency methods, as a share of the differences that they compare."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from ray_distill.diffusion.consistency import CLEAR, Phases, bf16_ratios, bf16_r
 
 
 def bf16_warnings(phases: Phases, scale: float, huber_c: float | None, remedy: str) -> list[str]:
-    """What bf16 does to a consistency loss whose teacher is guided by the standard ``scale``; ``huber_c`` None: its
-    loss is the square."""
+    """Warnings of bf16's effect on a consistency loss whose teacher is guided by the standard ``scale``; ``huber_c``
+    None: the loss is the square."""
     ratios, noise = bf16_ratios(phases, scale), max(bf16_rounding(phases))
-    worst, found = max(ratios), []
+    worst, warnings = max(ratios), []
     if worst > CLEAR:
         rough = sum(ratio > CLEAR for ratio in ratios)
-        found.append(
+        warnings.append(
             f"in bf16 the rounding of the two predictions is about {worst:.2f} of their difference at timestep "
             f"{1000 * phases.levels[1 + ratios.index(worst)]:.4g}, and above {CLEAR:g} at {rough} of {len(ratios)} "
             f"levels: there {math.atan(worst) / math.pi:.0%} of the elements push the wrong way. {remedy}, or set the "
             "roles' dtype to float32"
         )
     if huber_c is not None and huber_c <= noise:
-        found.append(
+        warnings.append(
             f"method.huber_c = {huber_c:g}: bf16 adds noise of about {noise:.2g} to what is compared, and above "
             f"huber_c an element pushes with its sign alone. Use {2 * noise:.1g} or more, or dtype float32"
         )
-    return found
+    return warnings

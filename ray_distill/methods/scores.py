@@ -1,4 +1,4 @@
-"""The two scores of distribution matching: their guidance, and the noise levels they compare at."""
+"""The two scores of distribution matching: their guidance, and the noise levels of their comparison."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Scores:
     min_norm: float = 1e-5
 
     def check_scores(self, timesteps: tuple[float, ...]) -> None:
-        """ValueError where a key makes no sense, or the window after one of the student's steps is empty."""
+        """ValueError where a key is out of range, or the window after one of the student's steps is empty."""
         if not 0 < self.score_min < self.score_max < 1:
             raise ValueError(f"score_min, score_max = {self.score_min}, {self.score_max}: need 0 < min < max < 1")
         if self.score_shift <= 0 or self.min_norm <= 0:
@@ -48,18 +48,18 @@ class Scores:
 
     @property
     def teacher_scale(self) -> float:
-        """Standard: u + s (c - u), 1 is off."""
+        """Standard scale: u + s (c - u), 1 is off."""
         return standard_scale(self.teacher_guidance, self.teacher_guidance_form)
 
     @property
     def fake_score_scale(self) -> float:
-        """Standard; a ``fake_score_guidance`` of 0 is off in both forms."""
+        """Standard scale; a ``fake_score_guidance`` of 0 is off in both forms."""
         return (
             standard_scale(self.fake_score_guidance, self.fake_score_guidance_form) if self.fake_score_guidance else 1.0
         )
 
     def describe_scores(self) -> str:
-        """One line for the head of a run: the guidance that is really applied."""
+        """One line for the head of a run: the guidance that the run applies."""
         return (
             f"guidance u + s (c - u), 1 is off: teacher s = {self.teacher_scale:g} (from {self.teacher_guidance:g} "
             f"{self.teacher_guidance_form}), fake score s = {self.fake_score_scale:g} (from "
@@ -67,8 +67,8 @@ class Scores:
         )
 
     def score_levels(self, timesteps: tuple[float, ...], exit_step: int | None) -> tuple[int, int]:
-        """[min, max) of the raw score index. No exit step (another one for each chunk) leaves the schedule without
-        effect."""
+        """Window [min, max) of the raw score index. Without an exit step (each chunk has another one) the schedule has
+        no effect."""
         if exit_step is None:
             return self.min_score_timestep, 1000
         start, end = score_window(timesteps, exit_step, self.score_shift)

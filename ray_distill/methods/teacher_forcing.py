@@ -1,11 +1,4 @@
-"""Teacher forcing: how an autoregressive teacher is made (Causal-Forcing, arXiv 2602.02214, stage 1).
-
-1. each chunk of a clip draws a level of its own, sigma ~ S_shift(U(0, 1));  x_t = (1 - sigma) x_0 + sigma eps
-2. one masked forward on [clean; noised], both at the same positions: a noised chunk sees itself and the clean chunks
-   before it, within the window; the prompt is dropped with probability ``prompt_dropout``
-3. descend mean over frames of w(sigma) (v - (eps - x_0))^2 on the noised half; the gradient passes the clean half, too
-Where history_noise is above 0, the clean half is noised as well, by a level ~ U(0, history_noise) for each chunk.
-"""
+"""Teacher forcing: training of an autoregressive teacher (Causal-Forcing, arXiv 2602.02214, stage 1)."""
 
 from __future__ import annotations
 
@@ -107,9 +100,9 @@ class TeacherForcing(Chunked):
         return LossTerms(loss, {"teacher_forcing_loss": loss.detach()})
 
     def draw(self, rng: Rng, purpose: str, batch: Batch, lengths: tuple[int, ...]) -> Tensor:
-        """[B, T]: uniform in [0, 1), one a sample and chunk."""
-        drawn = [rng.uniform(f"{purpose}{chunk}", batch.sample_ids) for chunk in range(len(lengths))]
-        return by_frame(torch.stack(drawn, dim=1), lengths)
+        """Uniform draws in [0, 1) [B, T], one for each sample and chunk."""
+        uniforms = [rng.uniform(f"{purpose}{chunk}", batch.sample_ids) for chunk in range(len(lengths))]
+        return by_frame(torch.stack(uniforms, dim=1), lengths)
 
     def history(self, batch: Batch, rng: Rng, lengths: tuple[int, ...]) -> History:
         """The clean half, at its levels [B, T]."""
@@ -121,8 +114,8 @@ class TeacherForcing(Chunked):
         return History(add_noise(batch.x_0, eps, level), level)
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """w: 1, or exp(-2 (sigma - 1/2)^2) less its minimum, over its mean on the shifted grid. The bell is 0 at pure
-        noise, where sampling begins."""
+        """Weight w: 1, or exp(-2 (sigma - 1/2)^2) less its minimum, over its mean on the shifted grid. The bell is 0 at
+        pure noise, where sampling begins."""
         if self.loss_weight == "uniform":
             return torch.ones_like(sigma)
         lowest = math.exp(-0.5)

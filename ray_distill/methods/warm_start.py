@@ -27,9 +27,9 @@ class WarmStart(DMD):
     solver_steps: int = 48
     solver_shift: float = 8.0
     solver_guidance: float = 7.0
-    """Standard: u + s (c - u)."""
+    """Standard scale: u + s (c - u)."""
     pairs: bool = False
-    """Regress on trajectories that were prepared, in place of the teacher's calls at each step."""
+    """Regress on prepared trajectories, in place of the teacher's calls at each step."""
 
     name: ClassVar[str] = "dmd_warm_start"
 

@@ -1,4 +1,4 @@
-"""What distribution matching logs, and the warnings that its rows give.
+"""Logs of distribution matching, and the warnings that its rows give.
 
 All tensors are detached and none is read here: nothing waits for the device. A log of shape [B] has one value a sample.
 """
@@ -29,8 +29,8 @@ def student_logs(
     gap: Tensor | None,
     **latents: Tensor,
 ) -> dict[str, Tensor]:
-    """Of a student update: ``g`` [B, C, T, H, W], ``norm`` and ``finite`` [B], ``gap`` [B] where guidance is on, and
-    the latents whose mean and spread tell saturation."""
+    """Logs of a student update: ``g`` [B, C, T, H, W], ``norm`` and ``finite`` [B], ``gap`` [B] where guidance is on,
+    and the latents whose mean and spread tell saturation."""
     logs = {
         "dmd_loss": loss,
         "dmd_gradient": g.abs().flatten(1).mean(1),
@@ -46,10 +46,10 @@ def student_logs(
     return {name: value.detach() for name, value in logs.items()}
 
 
-def projection_logs(kept: Tensor, cosine: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-    """Of a projected update: the share of its length that was removed, and the cosine of the gradient and the residual,
-    [B] each, by sigma."""
-    removed = (1 - kept).detach()
+def projection_logs(share: Tensor, cosine: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """Logs of a projected update, by sigma: the removed share of its length, and the cosine of the gradient and the
+    residual, [B] each."""
+    removed = (1 - share).detach()
     return {
         "projection_removed": removed,
         **by_sigma("projection_removed_by_sigma", removed, sigma),
@@ -58,12 +58,14 @@ def projection_logs(kept: Tensor, cosine: Tensor, sigma: Tensor) -> dict[str, Te
 
 
 def fake_score_logs(each: Tensor, x: Tensor, sigma: Tensor, target: str) -> dict[str, Tensor]:
-    """Of a fake-score update: the loss ``each`` [B], whole and by sigma, and what :func:`gaussian_floor` has there."""
+    """Logs of a fake-score update: the loss ``each`` [B], whole and by sigma, and the :func:`gaussian_floor` at its
+    levels."""
     return floor_logs(each, score_weight(sigma, target) * gaussian_floor(x, sigma), sigma)
 
 
 def floor_logs(each: Tensor, floor: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-    """Of a fake-score update: the loss ``each`` [B], whole and by sigma, and the ``floor`` [B] of a Gaussian there."""
+    """Logs of a fake-score update: the loss ``each`` [B], whole and by sigma, and the ``floor`` [B] of a Gaussian
+    there."""
     each = each.detach()
     return {
         "fake_score_loss": each.mean(),
@@ -76,8 +78,8 @@ def floor_logs(each: Tensor, floor: Tensor, sigma: Tensor) -> dict[str, Tensor]:
 def consistency_logs(
     each: Tensor, prediction: Tensor, aim: Tensor, x_t: Tensor, x_0: Tensor, sigma: Tensor
 ) -> dict[str, Tensor]:
-    """Of a consistency update: its loss ``each`` [B], whole and by sigma, the spread of what the student predicts
-    against the data's, and how much of prediction - aim bf16's rounding is, or would be."""
+    """Logs of a consistency update: its loss ``each`` [B], whole and by sigma, the spread of the student's predictions
+    against the data's, and the share of prediction - aim that bf16's rounding is, or would be."""
     each, spread = each.detach(), {"student_std": prediction.detach(), "data_std": x_0}
     logs = {name: x.flatten(1).std(1, correction=0) for name, x in spread.items()}
     share = bf16_share(prediction.detach(), aim, x_t)
@@ -99,13 +101,13 @@ def by_sigma(name: str, values: Tensor, sigma: Tensor) -> dict[str, Tensor]:
 
 
 def warnings(rows: Sequence[Mapping[str, float]], bf16: bool = False) -> list[str]:
-    """What the rows of a run so far warn of, in sentences with a remedy; ``bf16`` says that its networks compute in
-    that. More rows never change a sentence that stands, so one that was said before is known by its text."""
+    """Warnings of a run's rows so far, in sentences with a remedy; ``bf16``: its networks compute in bf16. More rows
+    never change an earlier sentence, so its text identifies a warning that was printed before."""
     return [text for text in (_lag(rows), _saturation(rows), _rounding(rows) if bf16 else "") if text]
 
 
 def _rounding(rows: Sequence[Mapping[str, float]]) -> str:
-    """Much of what a consistency loss compares is bf16's rounding."""
+    """Warning: much of the difference in a consistency loss is bf16's rounding."""
     for step, share in _curve(rows, "bf16_share", LAG_WINDOW):
         if share > CLEAR:
             return (
@@ -116,7 +118,7 @@ def _rounding(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _lag(rows: Sequence[Mapping[str, float]]) -> str:
-    """The fake score does worse than a Gaussian of the student's spread would, and ever worse."""
+    """Warning: the fake score's loss is above that of a Gaussian of the student's spread, and grows."""
     curve = _curve(rows, "fake_score_over_floor", LAG_WINDOW)
     for (_, first), (_, second), (step, third) in zip(curve, curve[1:], curve[2:], strict=False):
         if first < second < third and third > max(1.0, 1.1 * first):
@@ -130,16 +132,16 @@ def _lag(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _saturation(rows: Sequence[Mapping[str, float]]) -> str:
-    """The student's spread passes the data's (or the teacher's, as it sees the student) and grows on and on."""
+    """Warning: the student's spread passes the data's (or the teacher's, as it sees the student) and keeps growing."""
     spread = _curve(rows, "student_std", SPREAD_WINDOW)
-    wanted = _curve(rows, "data_std", SPREAD_WINDOW) or _curve(rows, "teacher_std", SPREAD_WINDOW)
-    for i in range(3, min(len(spread), len(wanted))):
+    reference = _curve(rows, "data_std", SPREAD_WINDOW) or _curve(rows, "teacher_std", SPREAD_WINDOW)
+    for i in range(3, min(len(spread), len(reference))):
         values = [value for _, value in spread[i - 3 : i + 1]]
         growing = all(a < b for a, b in zip(values, values[1:], strict=False))
-        if growing and values[-1] > 1.1 * max(values[0], wanted[i][1]):
+        if growing and values[-1] > 1.1 * max(values[0], reference[i][1]):
             return (
                 f"step {spread[i][0]:.0f}: the student saturates: the spread of its latents grew from {values[0]:.3g} "
-                f"to {values[-1]:.3g}, against {wanted[i][1]:.3g}. Take an earlier checkpoint or a slower average "
+                f"to {values[-1]:.3g}, against {reference[i][1]:.3g}. Take an earlier checkpoint or a slower average "
                 "(roles.student.ema_decay), and lower method.teacher_guidance to a standard scale of 3 to 4.5"
             )
     return ""

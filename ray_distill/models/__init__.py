@@ -15,7 +15,8 @@ FAMILIES = {"wan": "ray_distill.models.wan.family", "ltx": "ray_distill.models.l
 
 
 def family(name: str) -> Family:
-    """The declaration of a family; imported on use, since diffusers takes seconds and a configuration needs names."""
+    """The family ``name``. It is imported on first use, since diffusers takes seconds and a configuration needs names
+    alone."""
     declared: Family = importlib.import_module(FAMILIES[name]).FAMILY
     return declared
 
@@ -25,5 +26,5 @@ def families() -> Iterator[Family]:
 
 
 def family_of(transformer: str) -> Family | None:
-    """The family of a transformer's class; None where there is none."""
+    """The family of a transformer's class; None for other classes."""
     return next((each for each in families() if each.transformer.__name__ == transformer), None)

@@ -32,8 +32,8 @@ class CausalPatchPCA(nn.Module):
 
     @classmethod
     def fit(cls, pixels: Tensor, patch: tuple[int, int, int] = (4, 4, 4), channels: int = 16) -> CausalPatchPCA:
-        """The leading ``channels`` components of ``pixels`` [N, 3, T, H, W]: of all pictures for the first frame, of
-        the blocks behind it for the rest."""
+        """Fit the leading ``channels`` components of ``pixels`` [N, 3, T, H, W]: of all pictures for the first frame,
+        of the blocks behind it for the rest."""
         pictures = pixels.movedim(2, 1).flatten(0, 1)[:, :, None]
         return cls(PatchPCA.fit(pictures, (1, *patch[1:]), channels), PatchPCA.fit(pixels[:, :, 1:], patch, channels))
 
@@ -74,7 +74,7 @@ class CausalPatchPCA(nn.Module):
         return {"_class_name": "CausalPatchPCA", "patch": list(self.stride), "channels": self.channels}
 
     def save(self, folder: Path) -> None:
-        """Writes config.json and the weights, in diffusers' folder habits."""
+        """Write config.json and the weights, as diffusers lays out a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / WEIGHTS)
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")

@@ -25,7 +25,7 @@ PCA = {
 
 
 class Codec(Protocol):
-    """What turns videos into latents; frozen, without gradients."""
+    """A codec turns videos into latents and back; frozen, without gradients."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         """``pixels`` [B, 3, T, H, W] in [-1, 1] -> normalised latents fp32 [B, C, t, h, w]."""
@@ -36,8 +36,8 @@ class Codec(Protocol):
         ...
 
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pixels [B, 3, T, H, W] of each of the ``chunks`` of one clip's latents, in order: what :meth:`decode` makes
-        of the whole clip. Of codecs in which no frame depends on a later one: not LTX-Video's."""
+        """Pixels [B, 3, T, H, W] of each of the ``chunks`` of one clip's latents, in order; together they equal
+        :meth:`decode` of the whole clip. For codecs in which no frame depends on a later one: not LTX-Video's."""
         ...
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
@@ -51,20 +51,20 @@ class Codec(Protocol):
 
     @property
     def channels(self) -> int:
-        """C of its latents."""
+        """Number C of channels of its latents."""
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
 
 
 def vae_class(name: str, where: str) -> CodecClass:
-    """The codec of the family that has a VAE of this ``_class_name``; ValueError, which begins with ``where``, where
-    none has."""
-    known = {each.parts["vae"]: each.codec for each in families()}
-    if name not in known:
-        names = ", ".join([*PCA, *known])
+    """The codec of the family that has a VAE of this ``_class_name``; ValueError, which begins with ``where``, where no
+    family has one."""
+    codecs = {each.parts["vae"]: each.codec for each in families()}
+    if name not in codecs:
+        names = ", ".join([*PCA, *codecs])
         raise ValueError(f"{where}: _class_name {name!r} is no codec that is known; known are {names}")
-    return known[name]
+    return codecs[name]
 
 
 def load_codec(folder: Path) -> Codec:

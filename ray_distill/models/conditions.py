@@ -1,4 +1,4 @@
-"""Conditioning from rows to batches: one rule of padding, and what is stored of a row.
+"""Conditioning from rows to batches, and from rows to stored bytes: one rule of padding.
 
 A row (``spec.Row``) has one sample's tensors without padding; Cond has a batch's.
 """
@@ -36,8 +36,8 @@ def batched(rows: Sequence[Row], fields: Fields) -> dict[str, Tensor]:
 
 
 def unconditional(captions: Row, cond: Cond, fields: Fields) -> dict[str, Tensor]:
-    """The unconditional branch of ``cond``: ``captions``, the row of the negative prompt, in place of each caption,
-    and the fields of clips as they are."""
+    """The unconditional branch of ``cond``: ``captions``, the row of the negative prompt, in place of each caption, and
+    the fields of clips as they are."""
     count = len(next(iter(cond.values())))
     device = next(iter(cond.values())).device
     null = batched([captions], of_captions(fields))
@@ -47,24 +47,24 @@ def unconditional(captions: Row, cond: Cond, fields: Fields) -> dict[str, Tensor
 
 
 def empty(fields: Fields, rows: int, latent: Latent) -> dict[str, Tensor]:
-    """Cond of these shapes without values, to count with."""
+    """Cond of these shapes without values, for counts of memory and operations."""
     cond = {name: torch.empty(rows, *field.sizes(latent)) for name, field in fields.items()}
     masks = {name + MASK: int(field.shape[0]) for name, field in fields.items() if field.padding == "mask"}
     return cond | {name: torch.empty(rows, most, dtype=torch.bool) for name, most in masks.items()}
 
 
 def to_bytes(name: str, value: Tensor, field: Field, latent: Latent = (0, 0, 0, 0)) -> bytes:
-    """The value as its store holds it; ValueError where its shape is not the field's, beside latents (C, t, h, w)."""
+    """The value's bytes for its store; ValueError where its shape is not the field's, beside latents (C, t, h, w)."""
     sizes = field.sizes(latent)
-    told = tuple(value.shape) if field.padding == "whole" else (sizes[0], *value.shape[1:])
-    if told != sizes:
+    value_shape = tuple(value.shape) if field.padding == "whole" else (sizes[0], *value.shape[1:])
+    if value_shape != sizes:
         raise ValueError(f"{name} is {list(value.shape)}, and its family declares {list(sizes)}; are its parts of one?")
     stored = value.detach().to("cpu", getattr(torch, field.dtype)).contiguous()
     return bytes(stored.view(torch.uint8).numpy().tobytes())
 
 
 def from_bytes(stored: Mapping[str, bytes], fields: Fields, latent: Latent) -> dict[str, Tensor]:
-    """A row out of its store, beside latents (C, t, h, w)."""
+    """A row from its stored bytes, beside latents (C, t, h, w)."""
     row = {}
     for name, field in fields.items():
         sizes = field.sizes(latent)

@@ -1,4 +1,5 @@
-"""A network that knows at which exit its samples left the student: one embedding an exit, added to that of the time."""
+"""Embeddings of exits, added to that of the time, for a network that learns at which exit its samples left the
+student."""
 
 from __future__ import annotations
 
@@ -19,16 +20,16 @@ def add_exits(module: nn.Module, count: int) -> None:
     embedding = nn.Embedding(count, time.linear_2.out_features)
     nn.init.zeros_(embedding.weight)
     module.add_module(NAME, embedding)
-    known: list[Tensor] = []
+    pending: list[Tensor] = []
 
     def take(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        known[:] = [kwargs.pop("exit")] if "exit" in kwargs else []
+        pending[:] = [kwargs.pop("exit")] if "exit" in kwargs else []
         return args, kwargs
 
     def add(_: nn.Module, args: Any, out: Tensor) -> Tensor:
-        if not known:
+        if not pending:
             return out
-        each = embedding(known[0]).to(out.dtype)  # [B, D]; out has a row a sample, or one a token
+        each = embedding(pending[0]).to(out.dtype)  # [B, D]; out has a row a sample, or one a token
         return out + (each[:, None] if out.ndim == 3 else each.repeat_interleave(len(out) // len(each), dim=0))
 
     module.register_forward_pre_hook(take, with_kwargs=True)
@@ -36,5 +37,5 @@ def add_exits(module: nn.Module, count: int) -> None:
 
 
 def exit_argument(cond: Cond) -> Mapping[str, Tensor]:
-    """The argument that says the exit, of a ``cond`` that has one."""
+    """The argument ``exit`` from a ``cond`` that has one."""
     return {"exit": cond["exit"]} if "exit" in cond else {}

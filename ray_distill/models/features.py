@@ -19,52 +19,53 @@ from ray_distill.models.sequence import ranks_of
 
 @contextmanager
 def tapped(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Inside, one call of ``network`` (a transformer with ``blocks``, or an engine around one) fills the list with what
-    these blocks return, [B, tokens, D] each, in the order of ``blocks``. ValueError where there is no such block.
+    """For one call of ``network`` (a transformer with ``blocks``, or an engine around one) in the block: fill the list
+    with the outputs of ``blocks``, [B, tokens, D] each, in their order. ValueError for a number without a block.
 
-    Where ranks share the tokens, the list has this rank's inside and all of them afterwards."""
-    taken: list[Tensor] = []
+    Where ranks share the tokens, the list has this rank's during the call and all of them afterwards.
+    """
+    outputs: list[Tensor] = []
     if not blocks:
-        yield taken
+        yield outputs
         return
     count = len(network.blocks)
     if wrong := [i for i in blocks if not 0 <= i < count]:
         raise ValueError(f"features = {tuple(blocks)}: the network has blocks 0 to {count - 1}, and no {wrong[0]}")
-    seen: dict[int, Tensor] = {}
+    by_block: dict[int, Tensor] = {}
 
     def keep(i: int) -> Any:
         def hook(block: Any, args: Any, output: Tensor) -> None:
-            seen[i] = output
-            if len(seen) == len(set(blocks)):
-                taken[:] = [seen[i] for i in blocks]
+            by_block[i] = output
+            if len(by_block) == len(set(blocks)):
+                outputs[:] = [by_block[i] for i in blocks]
 
         return hook
 
     handles = [network.blocks[i].register_forward_hook(keep(i)) for i in set(blocks)]
     try:
-        yield taken
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
     if (ranks := ranks_of(network)) is not None:
-        taken[:] = map(ranks.gather, taken)
+        outputs[:] = map(ranks.gather, outputs)
 
 
 @contextmanager
-def read_out(network: Any, taken: Sequence[Tensor], wanted: bool = True) -> Iterator[list[Tensor]]:
-    """Inside a :func:`tapped` call: fills the list with what the network's last norm and projection make of each of the
-    features ``taken``, [B, tokens, out], in the place of the last block's output.
+def read_out(network: Any, hidden: Sequence[Tensor], enabled: bool = True) -> Iterator[list[Tensor]]:
+    """Within a :func:`tapped` call: fill the list with the output of the network's last norm and projection for each of
+    the ``hidden`` features, [B, tokens, out], in place of the last block's output.
 
     They pass these layers beside the last block's output, in the same call, so that again no parameter is touched from
-    outside; a level a token is theirs, too.
+    outside; a level for each token is theirs, too.
     """
     read: list[Tensor] = []
-    if not wanted:
+    if not enabled:
         yield read
         return
 
     def add(norm: Any, args: tuple[Tensor]) -> tuple[Tensor]:
-        return (torch.stack([args[0], *(x.to(args[0].dtype) for x in taken)]),)
+        return (torch.stack([args[0], *(x.to(args[0].dtype) for x in hidden)]),)
 
     def divide(projection: Any, args: Any, output: Tensor) -> Tensor:
         last, *rest = output.unbind()

@@ -1,8 +1,7 @@
-"""Hash weights: every byte, read once and remembered.
+"""Hash weights: read every byte once and remember the hash.
 
-The hash of a large file is remembered in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache) under the file's
-path, and holds as long as its size, times and inode are those that it had. Where nothing can be kept there it is read
-again.
+The user's cache folder ($XDG_CACHE_HOME, else ~/.cache) remembers the hash of a large file under the file's path, as
+long as its size, times and inode stay the same. Where that folder cannot be written, each process reads the file again.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from ray_distill.models.places import transformer_folder
 from ray_distill.sealed import Damaged
 
 LARGE = 16 << 20
-"""Bytes from which on a file's hash is remembered; a smaller one is read faster than it is worth."""
+"""Bytes from which on a file's hash is remembered; smaller files are read faster than looked up."""
 SETTLED_NS = 2 * 10**9
-"""A file that was written more recently may be written again without another time."""
+"""Seconds after which a file's time is trusted: a younger file may be written again without another time."""
 
 
 def folder_hash(folder: Path) -> str:
@@ -31,12 +30,12 @@ def folder_hash(folder: Path) -> str:
 
 
 def weights_hash(source: Path) -> str:
-    """:func:`folder_hash` of a pipeline's transformer; of a single file the same of it alone."""
+    """:func:`folder_hash` of a pipeline's transformer; for a single file, of it alone."""
     return folder_hash(transformer_folder(source)) if source.is_dir() else _of([source], source.parent)
 
 
 def ends_hash(source: Path) -> str:
-    """:func:`weights_hash` as older checkpoints hold it: of large files the first and last MiB alone."""
+    """:func:`weights_hash` in older checkpoints: of large files it covers the first and last MiB alone."""
     folder = transformer_folder(source) if source.is_dir() else source.parent
     digest = hashlib.sha256()
     for path in _files(folder) if source.is_dir() else [source]:
@@ -56,10 +55,10 @@ def file_hash(path: Path) -> str:
     if state["size"] < LARGE:
         return _read(path)
     memo = _memory() / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
-    with suppress(OSError, Damaged):  # not remembered, or not readably so
-        known = sealed.read_json(memo)
-        if {name: known.get(name) for name in state} == state:
-            return str(known["sha256"])
+    with suppress(OSError, Damaged):  # not remembered, or the memory cannot be read
+        memory = sealed.read_json(memo)
+        if {name: memory.get(name) for name in state} == state:
+            return str(memory["sha256"])
     sha256 = _read(path)
     if _state(path) == state and now - max(state["mtime_ns"], state["ctime_ns"]) > SETTLED_NS:
         with suppress(OSError):  # a home that cannot be written: the next process reads the file again
@@ -76,13 +75,13 @@ def _of(files: Sequence[Path], folder: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Sorted; below a link to a folder, too, and none of them twice in a loop of links."""
-    seen, files = set[str](), list[Path]()
+    """All files below a folder, sorted; links to folders are followed, each file once even in a loop of links."""
+    visited, files = set[str](), list[Path]()
     for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
+        if (real := os.path.realpath(place)) in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         files += [path for path in (Path(place, name) for name in names) if path.is_file()]
     return sorted(files)
 
@@ -93,9 +92,9 @@ def _read(path: Path) -> str:
 
 
 def _state(path: Path) -> dict[str, int]:
-    """The stat fields that change when a file does."""
-    found = path.stat()
-    return {name: getattr(found, f"st_{name}") for name in ("size", "mtime_ns", "ctime_ns", "ino", "dev")}
+    """The stat fields that change with a file."""
+    stat = path.stat()
+    return {name: getattr(stat, f"st_{name}") for name in ("size", "mtime_ns", "ctime_ns", "ino", "dev")}
 
 
 def _memory() -> Path:

@@ -1,7 +1,7 @@
 """Discriminator heads on hidden features.
 
 A head is DCM's (arXiv 2506.03123): linear, group norm, leaky ReLU, a residual layer, one logit a token; here as wide as
-the features that it sees.
+its features.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ def random_heads(count: int, width: int, seed: int) -> FeatureHeads:
 
 
 def placed(role: Role, heads: Heads, family: str, architecture: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
-    """(the blocks that ``role`` looks at, their width), by the configuration of the transformer of ``heads.of``.
+    """(blocks on which ``role`` has heads, their width), by the configuration of the transformer of ``heads.of``.
 
-    ValueError for a block that is not there."""
+    ValueError for a block that does not exist.
+    """
     count, width = adapter(family).features(architecture)
     blocks = tuple(heads.blocks(count))
     if not blocks or min(blocks) < 0 or max(blocks) >= count:

@@ -42,17 +42,17 @@ class Int8Linear(nn.Linear):
         w = layer.weight.detach().float()
         scale = w.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
         self.register_buffer("weight", (w / scale).round().to(torch.int8))
-        # Its bits as integers: DeepSpeed casts what floats to the role's dtype, and a scale in bf16 is off by 0.2 %.
+        # Its bits as integers: DeepSpeed casts floats to the role's dtype, and a scale in bf16 is off by 0.2 %.
         self.register_buffer("scale", scale.view(torch.int32))
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = _Product.apply(x, self.weight, self.scale)
-        return made if self.bias is None else made + self.bias.to(made.dtype)
+        product: Tensor = _Product.apply(x, self.weight, self.scale)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
 
 
 def quantize(module: nn.Module) -> None:
-    """Put the linear layers of the repeated blocks of ``module`` into int8; embedders and heads stay as they are."""
+    """Quantize the linear layers of the repeated blocks of ``module`` to int8; embedders and heads stay as they are."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and is_quantized(name):
             parent, _, own = name.rpartition(".")
@@ -60,5 +60,5 @@ def quantize(module: nn.Module) -> None:
 
 
 def is_quantized(name: str) -> bool:
-    """Whether ``quantize`` takes the layer ``name``: a block of a list has a number in its name."""
+    """True where ``quantize`` takes the layer ``name``: a block of a list has a number in its name."""
     return any(part.isdigit() for part in name.split("."))

@@ -1,4 +1,4 @@
-"""Load transformers from pipeline folders and single files, checked before anything starts."""
+"""Load transformers from pipeline folders and single files, after checks that need no GPU and no cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = "config.json"
 
 def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str, Any]:
     """The transformer's configuration in ``folder``, or that of a single file: the config.json beside it, else the
-    published one that has its tensors. ValueError names what is missing or of another family."""
+    published one with the same tensors. ValueError names the missing file, or the file of another family."""
     path = folder.with_name(CONFIG) if folder.is_file() else transformer_folder(folder) / CONFIG
     if folder.is_file() and not path.is_file():
         return _published(family, folder, key)
@@ -31,10 +31,10 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
         missing = path.relative_to(folder if folder.name != SECOND else folder.parent)
         raise ValueError(f"{key} = {folder}: no {missing} there. Give a pipeline folder in diffusers format")
     config = read_config(path, f"{key} = {folder}")
-    wanted = adapter(family).transformer.__name__
-    if config.get("_class_name") != wanted:
+    expected = adapter(family).transformer.__name__
+    if config.get("_class_name") != expected:
         raise ValueError(
-            f"{key} = {folder}: its transformer is a {config.get('_class_name')}, but family {family!r} is a {wanted}"
+            f"{key} = {folder}: its transformer is a {config.get('_class_name')}, but family {family!r} is a {expected}"
         )
     return config
 
@@ -46,26 +46,26 @@ def published(family: Family) -> dict[str, Any]:
 
 def _published(family: str, file: Path, key: str) -> dict[str, Any]:
     name = adapter(family).transformer.__name__
-    known = published(adapter(family))
-    for described in known.values():
+    configurations = published(adapter(family))
+    for described in configurations.values():
         config: dict[str, Any] = described["transformer"]
         if Weights(file, _empty(family, config), key).fit:
             return config
     raise ValueError(
-        f"{key} = {file}: its tensors are those of no published {name} ({', '.join(known) or 'none is known'}); put "
-        f"the transformer's {CONFIG} beside the file"
+        f"{key} = {file}: its tensors are those of no published {name} "
+        f"({', '.join(configurations) or 'none is known'}); put the transformer's {CONFIG} beside the file"
     )
 
 
 def check_weights(family: str, folder: Path, key: str = "model.path") -> None:
-    """ValueError where files are missing, or hold other tensors than the configuration says; reads headers alone."""
+    """ValueError where files are missing, or hold other tensors than the configuration says; it reads headers alone."""
     Weights(folder, empty_transformer(family, folder, key), key).check()
 
 
 def patch(family: str, folder: Path) -> tuple[int, int]:
     """Rows and columns of latents that the transformer in ``folder`` takes as one token."""
-    found: tuple[int, int] = adapter(family).patch(check_folder(family, folder))
-    return found
+    rows_and_columns: tuple[int, int] = adapter(family).patch(check_folder(family, folder))
+    return rows_and_columns
 
 
 def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -77,8 +77,8 @@ def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float
 
 
 def hollow_transformer(family: str, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Weights]:
-    """The architecture with its parameters on the meta device and its buffers as they are, and the weights that belong
-    there. Parts that diffusers keeps in fp32 are so, others in ``dtype``. ValueError as in :func:`check_weights`."""
+    """The architecture with its parameters on the meta device and its buffers as they are, and the weights for it.
+    Parts that diffusers keeps in fp32 have that dtype, others ``dtype``. ValueError as in :func:`check_weights`."""
     config = check_folder(family, folder)
     with init_empty_weights(include_buffers=False):
         network: nn.Module = adapter(family).transformer.from_config(config)
@@ -90,15 +90,15 @@ def hollow_transformer(family: str, folder: Path, dtype: torch.dtype) -> tuple[n
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """``network`` with its parameters in ``dtype`` and without gradients, but for the parts that diffusers keeps in
     fp32."""
-    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    fp32_parts = set(getattr(network, "_keep_in_fp32_modules", None) or ())
     for owner, last, name, parameter in own_parameters(network):
-        if not kept & set(name.split(".")):
+        if not fp32_parts & set(name.split(".")):
             setattr(owner, last, nn.Parameter(parameter.detach().to(dtype)))
     return network
 
 
 def own_parameters(network: nn.Module) -> list[tuple[nn.Module, str, str, nn.Parameter]]:
-    """(module, the parameter's name in it, its whole name, itself), those of parts before those of what they are in."""
+    """(module, the parameter's name in it, its whole name, the parameter), inner modules before outer ones."""
     modules = list(network.named_modules())
     return [
         (module, last, f"{prefix}.{last}".removeprefix("."), parameter)
@@ -127,17 +127,18 @@ def _empty(family: str, config: dict[str, Any], what: str = "a published transfo
 
 
 def check_attention(backend: str, key: str = "model.attention") -> None:
-    """ValueError, with the names that diffusers knows, for an attention backend that is none of them."""
-    known = sorted(name.value for name in AttentionBackendName)
-    if backend not in known:
-        raise ValueError(f"{key} = {backend!r}: diffusers has no such backend; it has {', '.join(known)}")
+    """ValueError, with the names that diffusers knows, for an attention backend that diffusers lacks."""
+    backends = sorted(name.value for name in AttentionBackendName)
+    if backend not in backends:
+        raise ValueError(f"{key} = {backend!r}: diffusers has no such backend; it has {', '.join(backends)}")
 
 
 def use_attention(module: nn.Module, backend: str, always: bool = False) -> None:
     """Attend by ``backend``; diffusers' own error where its package, or a GPU for it, is missing.
 
-    ``always``: where networks differ, native is said, too. diffusers keeps the last backend that any network was given,
-    and a network without one takes that."""
+    ``always`` sets native, too, where networks differ: diffusers gives the last backend that any network chose to every
+    network that chose none.
+    """
     if always or backend != AttentionBackendName.NATIVE.value:
         module.set_attention_backend(backend)  # type: ignore[operator]
 
@@ -149,8 +150,8 @@ clips of one latent frame each need their own."""
 
 
 def compile_blocks(module: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
-    """torch.compile of each repeated block, where it stands: equal blocks share their code, and a second shape makes it
-    general in place of compiling it anew for each."""
+    """Compile each repeated block in place (torch.compile): equal blocks share their code, and a second shape makes it
+    general, so that no third one compiles again."""
     config = torch._dynamo.config  # of the process: all networks of a worker share their blocks' code
     config.recompile_limit = max(config.recompile_limit, VERSIONS)
     module.compile_repeated_blocks(backend=backend)  # type: ignore[operator]

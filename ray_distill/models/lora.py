@@ -1,4 +1,4 @@
-"""LoRA through peft (arXiv:2106.09685): add W + (alpha / rank) B A to a network, merge it into W."""
+"""LoRA through peft (arXiv:2106.09685): add W + (alpha / rank) B A to a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from ray_distill.settings import Section
 
-ADAPTER = "default"  # peft puts it into the names of parameters, and takes it out of those that it stores
+ADAPTER = "default"  # peft puts it into the names of parameters, and removes it from the names that it stores
 
 
 class LoRA(Section):
@@ -19,17 +19,17 @@ class LoRA(Section):
 
     rank: Annotated[int, Field(gt=0, le=65_536)] = 16
     alpha: Annotated[float, Field(gt=0)] | None = None
-    """None is the rank: the adapter enters as it is."""
+    """Default: the rank, so that the adapter enters with the factor 1."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
     whole: tuple[str, ...] = ()
     """Parts that are trained whole beside the adapters, by the beginnings of their parameters' names."""
 
     def adapts(self, name: str) -> bool:
-        """Whether the layer ``name`` is one of the targets."""
+        """True where the layer ``name`` is one of the targets."""
         return any(_ends(name, target) for target in self.targets)
 
     def trains_whole(self, name: str) -> bool:
-        """Whether the parameter ``name`` belongs to a part that is trained whole."""
+        """True where the parameter ``name`` belongs to a part that is trained whole."""
         return any(f"{name}.".startswith(f"{part}.") for part in self.whole)
 
     def peft(self) -> dict[str, Any]:
@@ -38,23 +38,23 @@ class LoRA(Section):
 
 
 def check_targets(lora: LoRA, module: nn.Module, key: str) -> None:
-    """ValueError, with the nearest names, for a target that no linear layer of ``module`` (meta will do) answers to, or
-    a whole part that has no parameter."""
+    """ValueError, with the nearest names, for a target without a linear layer in ``module`` (meta will do), or a whole
+    part without a parameter."""
     parameters = {name for name, _ in module.named_parameters()}
     for part in lora.whole:
         if not any(f"{name}.".startswith(f"{part}.") for name in parameters):
             tops = sorted({name.partition(".")[0] for name in parameters})
             raise ValueError(f"{key}.whole: {part!r} has no parameter in {type(module).__name__}; it has {tops}")
     for target in lora.targets:
-        found = {name: m for name, m in module.named_modules() if _ends(name, target)}
-        others = [f"{name}, a {type(m).__name__}" for name, m in found.items() if not isinstance(m, nn.Linear)]
-        if others or not found:
+        layers = {name: m for name, m in module.named_modules() if _ends(name, target)}
+        others = [f"{name}, a {type(m).__name__}" for name, m in layers.items() if not isinstance(m, nn.Linear)]
+        if others or not layers:
             what = f"{others[0]}, and only linear layers" if others else f"no layer of {type(module).__name__}; these"
             raise ValueError(f"{key}.targets: {target!r} is {what} can be adapted: {_near(target, module)}")
 
 
 def _ends(name: str, target: str) -> bool:
-    """Peft's rule: whole parts of a dotted name."""
+    """True where ``target`` is the end of ``name`` in whole parts of the dotted name: peft's rule."""
     return f".{name}".endswith(f".{target}")
 
 

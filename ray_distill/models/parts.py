@@ -1,7 +1,7 @@
 """Check a pipeline's VAE, text encoder and tokenizer by configurations and file headers.
 
-Each function takes the pipeline's folder and the ``key`` that names it, and raises ConfigError for what could not be
-loaded, or would be loaded without the tensors that it lacks: diffusers and transformers draw those at random.
+Each function takes the pipeline's folder and the ``key`` that names it. It raises ConfigError for a part that could not
+be loaded, or that would be loaded without some of its tensors: diffusers and transformers draw those at random.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BLOCKS: Mapping[str, Mapping[str, bool]] = {
     "PatchPCA": {"": False},
     "CausalPatchPCA": {"first.": True, "rest.": False},
 }
-"""Of each PCA codec, its parts by the prefix of their tensors' names, and whether a part's blocks are of one frame."""
+"""Parts of each PCA codec, by the prefix of their tensors' names; true where a part's blocks have one frame."""
 LAYERS, LARGEST = 1000, 10_000_000
 
 
@@ -36,16 +36,16 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{what}: no {path.name} in {path.parent}")
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{what}: {path} is no valid JSON ({error}); copy it again") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{what}: {path} holds a {type(found).__name__}, and a mapping is needed; copy it again")
-    return found
+    if not isinstance(content, dict):
+        raise ConfigError(f"{what}: {path} holds a {type(content).__name__}, and a mapping is needed; copy it again")
+    return content
 
 
 def read_config(path: Path, what: str) -> dict[str, Any]:
-    """A network's configuration; ConfigError for numbers of which no network is made, before one is tried."""
+    """A network's configuration; ConfigError for numbers that make no network."""
     described = read_json(path, what)
     for key, value in described.items():
         most = LAYERS if key in ("num_layers", "num_decoder_layers", "num_res_blocks") else LARGEST
@@ -58,8 +58,8 @@ def read_config(path: Path, what: str) -> dict[str, Any]:
 
 
 def outline(make: Callable[[dict[str, Any]], Any], described: Mapping[str, Any], what: str) -> Any:
-    """``make(described)`` on the meta device. Values that make no network are the user's, whatever a library calls
-    them: ConfigError."""
+    """``make(described)`` on the meta device. ConfigError for values that make no network, whatever error a library
+    raises."""
     try:
         with torch.device("meta"):
             return make(dict(described))
@@ -77,12 +77,12 @@ def outline(make: Callable[[dict[str, Any]], Any], described: Mapping[str, Any],
 
 
 def stored_dtypes(folder: Path, stem: str, what: str) -> set[str]:
-    """Dtypes of the tensors that :func:`stored_shapes` finds, as safetensors names them: F32, BF16."""
-    found = set()
+    """Dtypes of the tensors in :func:`stored_files`, as safetensors names them: F32, BF16."""
+    dtypes = set()
     for file in stored_files(folder, stem, what):
         with safe_open(file, "np") as opened:
-            found |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    return found
+            dtypes |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    return dtypes
 
 
 def stored_files(folder: Path, stem: str, what: str) -> list[Path]:
@@ -111,14 +111,14 @@ def stored_shapes(folder: Path, stem: str, what: str) -> Shapes:
     return shapes
 
 
-def check_stored(found: Shapes, wanted: Shapes, what: str) -> None:
-    """ConfigError unless all ``wanted`` tensors were ``found`` in their shapes; more may be there."""
-    if missing := sorted(wanted.keys() - found.keys()):
-        raise ConfigError(f"{what}: its weights lack {len(missing)} of {len(wanted)} tensors, such as {missing[0]}")
-    for name, shape in wanted.items():
-        if found[name] != shape:
+def check_stored(stored: Shapes, shapes: Shapes, what: str) -> None:
+    """ConfigError unless ``stored`` has all tensors of ``shapes`` in these shapes; it may have more."""
+    if missing := sorted(shapes.keys() - stored.keys()):
+        raise ConfigError(f"{what}: its weights lack {len(missing)} of {len(shapes)} tensors, such as {missing[0]}")
+    for name, shape in shapes.items():
+        if stored[name] != shape:
             raise ConfigError(
-                f"{what}: {name} is {list(found[name])}, and its configuration says {list(shape)}; the two are of "
+                f"{what}: {name} is {list(stored[name])}, and its configuration says {list(shape)}; the two are of "
                 "different models"
             )
 
@@ -130,16 +130,16 @@ def check_vae(folder: Path, key: str) -> Codec:
     if (name := str(described.get("_class_name"))) in PCA:
         return _check_pca(folder / "vae", described, what)
     try:
-        found = vae_class(name, what)
+        codec_class = vae_class(name, what)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for key, least in (("latents_mean", -math.inf), ("latents_std", 0)):
         values = described.get(key) or []
         if not isinstance(values, list) or not all(isinstance(one, int | float) and one > least for one in values):
             raise ConfigError(f"{what}: {key} = {values}: numbers above {least} are needed; copy config.json again")
-    codec: Any = outline(found.outline, described, what)
-    wanted = {name: tuple(parameter.shape) for name, parameter in codec.vae.named_parameters()}
-    check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), wanted, what)
+    codec: Any = outline(codec_class.outline, described, what)
+    shapes = {name: tuple(parameter.shape) for name, parameter in codec.vae.named_parameters()}
+    check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), shapes, what)
     return codec
 
 
@@ -147,18 +147,18 @@ def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:
     patch = described.get("patch")
     if not (isinstance(patch, list) and len(patch) == 3 and all(isinstance(p, int) and p > 0 for p in patch)):
         raise ConfigError(f"{what}: patch = {patch}: three numbers above 0 are needed; copy config.json again")
-    found, name = stored_shapes(folder, "diffusion_pytorch_model", what), described["_class_name"]
-    wanted: dict[str, tuple[int, ...]] = {}
-    channels = next(iter(shape[0] for key, shape in found.items() if key.endswith("basis") and shape), 0)
+    stored, name = stored_shapes(folder, "diffusion_pytorch_model", what), described["_class_name"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    channels = next(iter(shape[0] for key, shape in stored.items() if key.endswith("basis") and shape), 0)
     for part, one_frame in BLOCKS[name].items():
         size = 3 * math.prod(patch[1:] if one_frame else patch)
-        wanted |= {f"{part}mean": (size,), f"{part}basis": (channels, size), f"{part}scale": (channels,)}
-    check_stored(found, wanted, what)
+        shapes |= {f"{part}mean": (size,), f"{part}basis": (channels, size), f"{part}scale": (channels,)}
+    check_stored(stored, shapes, what)
     return load_codec(folder)
 
 
 def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
-    """(width, entries of the vocabulary) of ``folder``/text_encoder."""
+    """(width, size of the vocabulary) of ``folder``/text_encoder."""
     import transformers
 
     what = f"{key} = {folder}: text_encoder"
@@ -170,12 +170,12 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
             f"{what}: model_type {kind!r}, and family {family!r} reads text by {of.config_class.model_type!r}"
         )
     encoder: nn.Module = outline(lambda values: of(of.config_class.from_dict(values)), described, what)
-    wanted = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
-    found = dict(stored_shapes(folder / "text_encoder", "model", what))
+    shapes = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
+    stored = dict(stored_shapes(folder / "text_encoder", "model", what))
     for name in ("shared.weight", "encoder.embed_tokens.weight"):  # one matrix, stored under either name
-        if name in found:
-            found.setdefault("shared.weight", found[name])
-    check_stored(found, {name: shape for name, shape in wanted.items() if "embed_tokens" not in name}, what)
+        if name in stored:
+            stored.setdefault("shared.weight", stored[name])
+    check_stored(stored, {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}, what)
     return int(described["d_model"]), int(described["vocab_size"])
 
 
@@ -187,7 +187,9 @@ def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:
     read_json(folder / "tokenizer/tokenizer_config.json", what)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the tokenizers package raises plain ones for files that are cut or of another kind
+    except (
+        Exception
+    ) as error:  # the tokenizers package raises plain exceptions for files that are cut or of another kind
         message = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise ConfigError(f"{what} cannot be loaded ({type(error).__name__}: {message}); copy it again") from error
     if tokenizer.pad_token_id is None:

@@ -32,7 +32,7 @@ class PatchPCA(nn.Module):
 
     @classmethod
     def fit(cls, pixels: Tensor, patch: tuple[int, int, int] = (3, 4, 4), channels: int = 16) -> PatchPCA:
-        """The leading ``channels`` components of the blocks of ``pixels`` [N, 3, T, H, W]."""
+        """Fit the leading ``channels`` components of the blocks of ``pixels`` [N, 3, T, H, W]."""
         blocks = _blocks(pixels, patch).reshape(-1, 3 * patch[0] * patch[1] * patch[2])
         mean = blocks.mean(0, dtype=torch.float64)
         # Blocks stay fp32 and only the D x D covariance is fp64: a data set of blocks in fp64 would double the memory.
@@ -80,7 +80,7 @@ class PatchPCA(nn.Module):
         return {"_class_name": "PatchPCA", "patch": list(self.patch), "channels": len(self.basis)}
 
     def save(self, folder: Path) -> None:
-        """Writes config.json and the weights, in diffusers' folder habits."""
+        """Write config.json and the weights, as diffusers lays out a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / WEIGHTS)
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")

@@ -22,18 +22,18 @@ INDEX = "model_index.json"
 
 @dataclass(frozen=True)
 class Pipeline:
-    """``path`` is a folder in diffusers' format, or a transformer's single file. What is read is kept: a folder that
-    changes needs a new one."""
+    """The facts of ``path``, a folder in diffusers' format or a transformer's single file. Each is read once: a folder
+    that changes needs a new Pipeline."""
 
     family: str
     path: Path
     key: str = "model.path"
-    """The configuration's key that named it, for messages."""
+    """The configuration's key of the path, for messages."""
     from_image: bool | None = None
-    """Whether a video begins from an image; None where the network has to say so."""
+    """True where a video begins from an image; None where the network's own configuration decides."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what was read: another process may stand on another machine."""
+        """The pipeline without the facts that it has read: another process may run on another machine."""
         return {"family": self.family, "path": self.path, "key": self.key, "from_image": self.from_image}
 
     @property
@@ -56,19 +56,19 @@ class Pipeline:
 
     @property
     def described(self) -> Config:
-        """The transformer's configuration; of a folder that is not there that of the published pipeline of its name,
-        and ValueError where none has it."""
+        """The transformer's configuration; where the folder does not exist, that of the published pipeline of its name.
+        ValueError where there is none."""
         if self.path.exists():
             return self.transformer
-        known = published(self.of)
+        configurations = published(self.of)
         name = self.path.parent.name if self.path.name == SECOND else self.path.name
-        if name not in known:
+        if name not in configurations:
             raise ValueError(
                 f"{self.where}: no such folder. plan needs its transformer/config.json, but no weights; "
-                f"without a folder it knows those named {', '.join(known) or 'none'}"
+                f"without a folder it knows those named {', '.join(configurations) or 'none'}"
             )
-        found: Config = known[name]["transformer"]
-        return found
+        configuration: Config = configurations[name]["transformer"]
+        return configuration
 
     @cached_property
     def index(self) -> dict[str, Any]:
@@ -79,25 +79,25 @@ class Pipeline:
 
     @property
     def settings(self) -> Config:
-        """``index``; of a folder without one that of the published pipeline of its name, or nothing."""
+        """``index``; for a folder without one, that of the published pipeline of its name, or an empty one."""
         if (self.path / INDEX).is_file():
             return self.index
-        found: Config = published(self.of).get(self.path.name, {}).get("index", {})
-        return found
+        index: Config = published(self.of).get(self.path.name, {}).get("index", {})
+        return index
 
     @cached_property
     def vae(self) -> Config:
-        """The VAE's configuration: the folder's, or that of the published pipeline of its name, or none, which is the
-        default of the family's class."""
+        """The VAE's configuration: the folder's, or that of the published pipeline of its name, or {}, the default of
+        the family's class."""
         config = self.path / "vae/config.json"
         if config.is_file():
             return read_json(config, f"{self.where}: vae")
-        known = published(self.of).get(self.path.name, {})
-        return known.get("vae", {"_class_name": self.of.parts["vae"]})
+        configurations = published(self.of).get(self.path.name, {})
+        return configurations.get("vae", {"_class_name": self.of.parts["vae"]})
 
     @cached_property
     def codec(self) -> Codec:
-        """The codec for its ``stride`` and ``latent_shape`` alone. No weights are read but a PCA's few."""
+        """The codec, for its ``stride`` and ``latent_shape`` alone. It reads no weights, but a PCA's few."""
         name = str(self.vae.get("_class_name"))
         if name in PCA:
             return load_codec(self.path / "vae")
@@ -115,5 +115,5 @@ class Pipeline:
         return self.codec.latent_shape(frames, height, width)
 
     def fields(self, tokens: int) -> Fields:
-        """The tensors of Cond, of prompts of ``tokens`` at most."""
+        """The tensors of Cond, for prompts of at most ``tokens`` tokens."""
         return self.of.fields(self, tokens)

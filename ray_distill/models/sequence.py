@@ -111,8 +111,9 @@ def ranks_of(network: Any) -> Ranks | None:
 
 @contextmanager
 def own_tokens(network: Any, enter: str, leave: str, dim: int = 1) -> Iterator[None]:
-    """Inside, one call of ``network`` works on this rank's tokens from the output of its layer ``enter`` to that of
-    ``leave``, which is gathered. ``dim`` of the first, from 0, counts tokens; later dimensions are flattened into it.
+    """For one call of ``network`` in the block: work on this rank's tokens from the output of its layer ``enter`` to
+    that of ``leave``, which is gathered. ``dim`` of the first, from 0, counts tokens; later dimensions are flattened
+    into it.
 
     A timestep [B, tokens] is cut, too. Hooks stay for the call alone: an adapter may have replaced a layer meanwhile.
     """

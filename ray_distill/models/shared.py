@@ -1,7 +1,7 @@
 """One frozen base for all roles: the teacher is the base, every other role is an adapter on it.
 
-Which adapter enters is the name that each adapted layer holds as active; peft passes over names that a layer lacks. To
-change it copies nothing and, unlike peft's own ``set_adapter``, leaves alone what asks for gradients.
+Each adapted layer holds the name of its active adapter; peft passes over names that a layer lacks. A change of that
+name copies nothing and, unlike peft's own ``set_adapter``, leaves ``requires_grad`` alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def on_one_base(
 ) -> Iterator[tuple[Role, nn.Module]]:
     """The network of the ``teacher``, then that of each role of ``adapters``.
 
-    The adapters are put on after the base was taken: it may be sharded by then, and they stay whole."""
+    The adapters are added once the caller has taken the base: it may be sharded by then, and they stay whole.
+    """
     yield teacher, base
     shared = SharedBase(base, adapters, seed)
     for role in adapters:
@@ -31,20 +32,24 @@ def on_one_base(
 
 
 class SharedBase:
-    """``module`` with an adapter for each role, all of them off but inside :meth:`of`."""
+    """``module`` with an adapter for each role, all of them off outside :meth:`of`."""
 
     def __init__(self, module: nn.Module, adapters: Mapping[Role, LoRA], seed: int) -> None:
         from peft.tuners.lora import LoraLayer  # it takes seconds
 
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is meant
+            warnings.filterwarnings(
+                "ignore", "Already found a `peft_config`"
+            )  # peft warns of several adapters, which are intended here
             for role, lora in adapters.items():
                 add_lora(module, lora, seed, role)
         self.module, self._role = module, ""
         self.checkpointed: set[Role] = set()
         self.layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
         self._activate("")
-        if module.is_gradient_checkpointing:  # the teacher's: diffusers' own would recompute other roles without theirs
+        if (
+            module.is_gradient_checkpointing
+        ):  # for the teacher's calls alone: diffusers' own would recompute other roles without their adapters
             self.checkpoint("")
 
     def _activate(self, role: Role) -> None:
@@ -54,7 +59,7 @@ class SharedBase:
 
     @contextmanager
     def of(self, role: Role) -> Iterator[None]:
-        """The base with this role's adapter inside."""
+        """The base with this role's adapter, inside the block."""
         before = self._role
         self._activate(role)
         try:
@@ -63,12 +68,13 @@ class SharedBase:
             self._activate(before)
 
     def checkpoint(self, role: Role) -> None:
-        """Gradient checkpointing of a role's calls."""
+        """Turn on gradient checkpointing of a role's calls."""
         self.checkpointed.add(role)
         self.module.enable_gradient_checkpointing(self._block)  # type: ignore[operator]
 
     def _block(self, block: nn.Module, *args: Any) -> Any:
-        """A block of the role that is active; the call in the backward, where none is, is of that role again."""
+        """Call a block for the active role; the call in the backward, where no role is active, is of that role
+        again."""
         role = self._role
         if role not in self.checkpointed:
             return block(*args)
@@ -94,7 +100,7 @@ class OnBase(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The network whose blocks a call passes."""
+        """The network with the blocks that a call passes."""
         return self.shared.module
 
     def enable_gradient_checkpointing(self) -> None:
@@ -106,7 +112,7 @@ class OnBase(nn.Module):
 
 
 def _attach(root: nn.Module, name: str, module: nn.Module) -> None:
-    """``module`` as the part ``name`` of ``root``."""
+    """Attach ``module`` as the part ``name`` of ``root``."""
     *above, last = name.split(".")
     for part in above:
         if part not in root._modules:

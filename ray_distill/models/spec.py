@@ -26,27 +26,28 @@ Config = Mapping[str, Any]
 Latent = tuple[int, int, int, int]
 """(C, t, h, w)"""
 Row = Mapping[str, "Tensor"]
-"""The conditioning of one sample, by field: without a batch axis, and without padding."""
+"""Conditioning of one sample, by field: without a batch axis, and without padding."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
 class Field:
-    """One tensor of Cond, of one sample. ``shape`` may name an axis of the latents, "t", "h" or "w"; of a caption
-    that is padded, its first number is the most tokens.
+    """One tensor of Cond, of one sample. ``shape`` may name an axis of the latents, "t", "h" or "w"; for a padded
+    caption its first number is the most tokens.
 
-    ``of``: whose hash it is stored under, that of the caption or that of the clip. ``padding``: "zeros" behind the
-    last token, which the network attends to; "mask": zeros, too, and Cond has ``<name>_mask`` [B, L] beside it, true
-    for tokens; "whole": all rows have this shape.
+    ``of``: the caption or the clip under whose hash it is stored. ``padding``: "zeros" behind the last token, which the
+    network attends to; "mask": zeros, too, and Cond has ``<name>_mask`` [B, L] beside it, true for tokens; "whole": all
+    rows have this shape.
     """
 
     shape: tuple[int | Literal["t", "h", "w"], ...]
     of: Literal["caption", "clip"] = "caption"
     padding: Literal["zeros", "mask", "whole"] = "whole"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """In the store."""
+    """Dtype in the store."""
     given: int = 0
-    """Number of the clip's first latent frames that it is: networks give them back, and losses leave them out."""
+    """Number of the clip's first latent frames that this field holds: networks give them back, and losses leave them
+    out."""
 
     def __post_init__(self) -> None:
         if self.of == "clip" and self.padding != "whole":
@@ -58,7 +59,7 @@ class Field:
         return tuple(named[size] if isinstance(size, str) else size for size in self.shape)
 
     def nbytes(self, latent: Latent) -> int:
-        """The most bytes that a row takes."""
+        """Most bytes of a row."""
         return math.prod(self.sizes(latent)) * ITEM_BYTES[self.dtype]
 
 
@@ -74,17 +75,17 @@ def of_clips(fields: Fields) -> Fields:
 
 
 FIRST = ("text", "float32")
-"""The one field that captions had before families declared theirs: stores of it keep their addresses."""
+"""The one field of captions before families declared theirs: its stores keep their addresses."""
 
 
 def columns(fields: Fields) -> list[tuple[str, str]]:
-    """Names and dtypes in the store of captions, for its address; none where it holds ``FIRST`` alone."""
-    found: list[tuple[str, str]] = [(name, field.dtype) for name, field in sorted(of_captions(fields).items())]
-    return [] if found == [FIRST] else found
+    """Names and dtypes in the store of captions, for its address; empty where it holds ``FIRST`` alone."""
+    names: list[tuple[str, str]] = [(name, field.dtype) for name, field in sorted(of_captions(fields).items())]
+    return [] if names == [FIRST] else names
 
 
 def given_frames(fields: Fields) -> int:
-    """Number of a clip's first latent frames that are given by its conditioning (``Batch.given``)."""
+    """Number of a clip's first latent frames that its conditioning gives (``Batch.given``)."""
     return sum(field.given for field in fields.values())
 
 
@@ -94,7 +95,7 @@ class TextEncoder(Protocol):
     def encode(self, prompts: Sequence[str]) -> list[Row]: ...
 
     def tokens(self, prompts: Sequence[str]) -> list[int]:
-        """The number of tokens of each prompt, those that ``encode`` cuts included."""
+        """Number of tokens of each prompt, including those that ``encode`` cuts off."""
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
@@ -104,8 +105,8 @@ class ImageEncoder(Protocol):
     """Clips -> every field of a clip. ``to`` moves it, but not the codec that it was made with."""
 
     def encode(self, pixels: Tensor) -> list[Row]:
-        """``pixels`` [B, 3, T, H, W] in [-1, 1], of which an encoder looks at the frames that are given: the first,
-        or the first and the last."""
+        """Fields of ``pixels`` [B, 3, T, H, W] in [-1, 1]. An encoder reads the given frames: the first, or the first
+        and the last."""
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
@@ -122,11 +123,12 @@ class CodecClass(Protocol):
 
 @dataclass(frozen=True)
 class Export:
-    """How a student leaves: diffusers' ``pipeline`` that samples it, by name, and its ``script``, copied as sample.py.
+    """How diffusers samples an exported student: its ``pipeline``, by name, and the ``script``, copied as sample.py.
 
     ``bases`` are the pipelines whose folders have the parts that it takes. ``causal``: the script of a causal student,
-    and the files that lie beside it under other names, None where there is none. ``experts``: whether the pipeline
-    routes between two transformers."""
+    and the files that lie beside it under other names, None where there is none. ``experts``: true where the pipeline
+    routes between two transformers.
+    """
 
     pipeline: str
     script: Path
@@ -134,7 +136,7 @@ class Export:
     causal: tuple[Path, Mapping[str, Path]] | None = None
     experts: bool = False
     task: str = "text-to-video"
-    """The hub's word for it."""
+    """The hub's name of its task."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Family:
 
     name: str
     transformer: type[Any]
-    """diffusers' class, which stands in transformer/."""
+    """diffusers' class in transformer/."""
     parts: Mapping[str, str]
     """The classes in the pipeline's other folders: text_encoder, vae."""
     denoiser: Callable[..., Denoiser]
@@ -160,26 +162,27 @@ class Family:
     patch: Callable[[Config], tuple[int, int]]
     """Rows and columns of latents in one token, by the transformer's configuration."""
     features: Callable[[Config], tuple[int, int]]
-    """(blocks, width D of what they return), by the transformer's configuration; ValueError where none are given."""
+    """(blocks, width D of their outputs), by the transformer's configuration; ValueError where the family gives
+    none."""
     text_width: str
-    """The key of the transformer's configuration that is the width of its text."""
+    """The key of the transformer's configuration for the width of its text."""
     ends: tuple[str, ...]
     """Keys of the transformer's configuration in which networks of one run must agree."""
     export: Export
     published: Path
-    """A folder of JSON files, each named as a pipeline on the hub and with the configurations of its parts."""
+    """A folder of JSON files, each named as a pipeline on the hub, with the configurations of its parts."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that an adapter is put on where a role's lora names none."""
+    """Layers that get an adapter where a role's lora names none."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
     """(pipeline, its codec)"""
     image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()
-    """Folders of the pipeline that these fields of a clip are made with, the VAE's included."""
+    """Folders of the pipeline that encode these fields of a clip, the VAE's included."""
     image_channels: Callable[[Config], int] = lambda _: 0
     """Channels that the network takes behind the noisy ones, by the transformer's configuration."""
     image_export: Export | None = None
-    """Export of a student whose clips have fields; None: as any other."""
+    """Export of a student whose clips have fields; None: the same as for others."""
     tokens: Callable[[Config], int | None] = lambda _: None
-    """The only model.max_sequence_length that is right, by the transformer's configuration; None where any is."""
+    """The only right model.max_sequence_length, by the transformer's configuration; None where any is."""
 
     def leaves(self, fields: Fields) -> Export:
         """The export of a student of these ``fields``."""

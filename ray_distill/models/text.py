@@ -1,4 +1,4 @@
-"""Encode prompts by the T5 of a pipeline's folder; which one, and how it is asked, its family says."""
+"""Encode prompts by the T5 of a pipeline's folder; the family chooses the class and its options."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from ray_distill.models.spec import Row
 
 
 class T5Text:
-    """The ``tokenizer`` and ``text_encoder`` of a pipeline folder, as the field "text" [tokens, D] fp32 of a prompt.
+    """Encoder of prompts by the ``tokenizer`` and ``text_encoder`` of a pipeline folder: the field "text" [tokens, D]
+    fp32.
 
-    ``max_length``: most tokens of a prompt; longer ones are cut. ``precision``: "float32" or "bfloat16" is what it
-    computes in, whatever its files hold; "int8" holds the weights of its blocks so, and computes in fp32. ``encoder``
-    is transformers' class; ``clean`` what the pipeline does to a prompt first; ``masked``: whether its attention
-    leaves out the padding. FileNotFoundError where a part is missing, ValueError for another family's."""
+    ``max_length``: most tokens of a prompt; longer ones are cut. ``precision``: "float32" or "bfloat16" is the dtype of
+    computation, whatever its files hold; "int8" stores the weights of its blocks in int8, and computes in fp32.
+    ``encoder`` is transformers' class; ``clean`` is the pipeline's cleaning of a prompt; ``masked``: true where its
+    attention leaves out the padding. FileNotFoundError where a part is missing, ValueError for another family's.
+    """
 
     def __init__(
         self,
@@ -36,11 +38,13 @@ class T5Text:
             if not (Path(folder) / part).is_dir():
                 raise FileNotFoundError(f"{folder} has no {part}/: it must be a diffusers pipeline folder")
         kind = json.loads((Path(folder) / "text_encoder/config.json").read_text()).get("model_type")
-        if kind != (wanted := encoder.config_class.model_type):
-            raise ValueError(f"{folder}: its text_encoder is a {kind}, and this family reads text by a {wanted}")
+        if kind != (model_type := encoder.config_class.model_type):
+            raise ValueError(f"{folder}: its text_encoder is a {kind}, and this family reads text by a {model_type}")
         self.max_length, self.clean, self.masked = max_length, clean, masked
         self.tokenizer = _tokenizer(Path(folder) / "tokenizer")
-        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # unasked it would be that of the files
+        dtype = (
+            torch.bfloat16 if precision == "bfloat16" else torch.float32
+        )  # the default would be the dtype of the files
         where, how = Path(folder) / "text_encoder", {"local_files_only": True, "use_safetensors": True}
         model = encoder.from_pretrained(where, dtype=dtype, **how)
         self.model = model.eval().requires_grad_(False)
@@ -64,7 +68,7 @@ class T5Text:
             return_tensors="pt",
         ).to(self.model.device)
         hidden = self.model(tokens.input_ids, tokens.attention_mask if self.masked else None).last_hidden_state.float()
-        # Behind the last token T5 still computes something, which no network was trained with.
+        # Behind the last token T5 still computes values, with which no network was trained.
         return [{"text": h[:length]} for h, length in zip(hidden, tokens.attention_mask.sum(1).tolist(), strict=True)]
 
     def tokens(self, prompts: Sequence[str]) -> list[int]:
@@ -73,7 +77,7 @@ class T5Text:
 
 
 def _tokenizer(folder: Path) -> Any:
-    """ValueError where it is code of its own: no code out of a model's folder is run."""
+    """The tokenizer; ValueError where it is code of its own: code out of a model's folder never runs."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ValueError as error:

@@ -25,13 +25,13 @@ PREFIX = "model.diffusion_model."  # of single files that hold a whole pipeline
 
 
 class Weights(Mapping[str, Tensor]):
-    """``path``: a pipeline folder in diffusers' format, its weights in one file or in shards, or a single file, whose
-    names diffusers translates where they are not its own. A tensor is mapped from the file: only what is read of it is
-    touched."""
+    """Tensors of ``path``: a pipeline folder in diffusers' format, its weights in one file or in shards, or a single
+    file, whose names diffusers translates where they are not its own. A tensor is mapped from the file: a read touches
+    only its own part."""
 
     def __init__(self, path: Path, network: nn.Module, key: str = "model.path") -> None:
-        """``network``, which may be on the meta device, says whose tensors these should be. ValueError, with ``key``,
-        for files that are missing or no safetensors."""
+        """``network``, which may be on the meta device, defines the names and shapes. ValueError, with ``key``, for
+        files that are missing or no safetensors."""
         self._key, self._path = key, path
         self._network = type(network).__name__
         self._wanted = {name: tuple(p.shape) for name, p in network.named_parameters()}
@@ -56,15 +56,15 @@ class Weights(Mapping[str, Tensor]):
     def _single(self, file: Path) -> dict[str, tuple[Path, str]]:
         names = {name.removeprefix(PREFIX): name for name in self._open(file).keys()}  # noqa: SIM118
         if not self._wanted.keys() <= names.keys():
-            # The converter renames keys, and of Wan's and LTX-Video's text-to-video networks it touches no tensor.
-            known = SINGLE_FILE_LOADABLE_CLASSES.get(self._network)
-            if known is None:
+            # The converter renames keys, and changes no tensor of Wan's and LTX-Video's text-to-video networks.
+            loadable = SINGLE_FILE_LOADABLE_CLASSES.get(self._network)
+            if loadable is None:
                 raise ValueError(
                     f"{self._key} = {file}: its names are not diffusers' own, and diffusers translates no single file "
                     f"of a {self._network}; give a pipeline folder in diffusers format"
                 )
-            with suppress(KeyError, AttributeError, TypeError):  # names of another kind: check tells
-                names = known["checkpoint_mapping_fn"](checkpoint=dict(names))
+            with suppress(KeyError, AttributeError, TypeError):  # names of another kind: check raises
+                names = loadable["checkpoint_mapping_fn"](checkpoint=dict(names))
         return {name: (file, stored) for name, stored in names.items()}
 
     def _open(self, file: Path, framework: str = "np") -> Any:
@@ -89,32 +89,32 @@ class Weights(Mapping[str, Tensor]):
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """From the files' headers."""
+        """Shapes by name, from the files' headers."""
         return {n: tuple(self._open(file).get_slice(stored).get_shape()) for n, (file, stored) in self._where.items()}
 
     def dtype(self, name: str) -> torch.dtype:
-        """Of a tensor in its file, from the header."""
+        """Dtype of a tensor in its file, from the header."""
         file, stored = self._where[name]
         return DTYPES.get(self._open(file).get_slice(stored).get_dtype(), torch.float32)
 
     @property
     def fit(self) -> bool:
-        """Whether names and shapes are those of the network."""
+        """True where names and shapes are those of the network."""
         return self.shapes == self._wanted
 
     def check(self) -> None:
-        """ValueError, with what differs, unless the network's tensors are there in its shapes."""
+        """ValueError, with the difference, unless the network's tensors are there in its shapes."""
         try:
-            found = self.shapes
+            shapes = self.shapes
         except SafetensorError as error:  # an index that names a tensor which its file lacks
             raise ValueError(f"{self._key} = {self._path}: its index is another checkpoint's: {error}") from error
         of = f"{self._key} = {self._path}: its weights are not those of this {self._network}"
-        if missing := sorted(self._wanted.keys() - found.keys()):
-            unknown = sorted(found.keys() - self._wanted.keys())
+        if missing := sorted(self._wanted.keys() - shapes.keys()):
+            unknown = sorted(shapes.keys() - self._wanted.keys())
             has = f", and has {unknown[0]}" if unknown else ""
             raise ValueError(f"{of}: it lacks {len(missing)} of {len(self._wanted)} tensors, such as {missing[0]}{has}")
-        if more := sorted(name for name in found.keys() - self._wanted.keys() if BLOCK.match(name)):
+        if more := sorted(name for name in shapes.keys() - self._wanted.keys() if BLOCK.match(name)):
             raise ValueError(f"{of}: it has more blocks than its configuration says, such as {more[0]}")
         for name, shape in self._wanted.items():
-            if found[name] != shape:
-                raise ValueError(f"{of}: {name} is {list(found[name])}, and its configuration says {list(shape)}")
+            if shapes[name] != shape:
+                raise ValueError(f"{of}: {name} is {list(shapes[name])}, and its configuration says {list(shape)}")

@@ -28,7 +28,7 @@ class LTXVAE(nn.Module):
 
     @classmethod
     def outline(cls, described: Mapping[str, Any]) -> LTXVAE:
-        """Of a configuration alone, on the device that surrounds the call."""
+        """The codec of a configuration alone, without weights, on the device that surrounds the call."""
         return cls(AutoencoderKLLTXVideo.from_config(dict(described)))
 
     def _moments(self) -> tuple[Tensor, Tensor]:

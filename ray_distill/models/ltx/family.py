@@ -23,24 +23,26 @@ HERE = Path(__file__).parent
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """Text with a mask, by which the network leaves out what stands behind the last token."""
+    """Text with a mask, by which the network leaves out the padding behind the last token."""
     return {"text": Field((tokens, int(pipeline.described.get("caption_channels", 4096))), padding="mask")}
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
-    from ray_distill.models.ltx.text import ltx_text  # seconds of transformers, which who encodes clips does without
+    from ray_distill.models.ltx.text import (
+        ltx_text,
+    )  # transformers takes seconds to import, and encoders of clips need none of it
 
     return ltx_text(folder, tokens, precision)
 
 
 def noise(shape: Sequence[int]) -> Tensor:
-    """Drawn in the network's layout, as tokens."""
+    """Noise drawn in the network's layout, as tokens."""
     b, c, *size = shape
     return torch.randn(b, math.prod(size), c).transpose(1, 2).unflatten(2, size)
 
 
 def patch(config: Config) -> tuple[int, int]:
-    """ValueError for networks that would cut latents further."""
+    """(1, 1); ValueError for networks that would cut latents further."""
     if config.get("patch_size", 1) != 1 or config.get("patch_size_t", 1) != 1:
         raise ValueError("an LTX-Video whose patch_size is not 1 was never published, and is not adapted")
     return 1, 1

@@ -45,7 +45,7 @@ class LTXDenoiser:
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:
-        """ValueError for a causal call and for features: they are Wan's so far."""
+        """Predict as :class:`Denoiser`; ValueError for a causal call and for features, which Wan alone has so far."""
         if chunks or cache is not None or features:
             raise ValueError("model.family = 'ltx': no causal calls and no features; use family wan, or another method")
         frames, height, width = x_t.shape[2:]

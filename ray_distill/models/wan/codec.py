@@ -35,7 +35,7 @@ class WanVAE(nn.Module):
 
     @classmethod
     def outline(cls, described: Mapping[str, Any]) -> WanVAE:
-        """Of a configuration alone, whose defaults are Wan 2.1's, on the device that surrounds the call."""
+        """The codec of a configuration alone, whose defaults are Wan 2.1's, on the device that surrounds the call."""
         channels = int(described.get("z_dim", 16))
         unread = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}  # an outline encodes nothing
         return cls(AutoencoderKLWan.from_config({**described, **unread}))
@@ -53,7 +53,8 @@ class WanVAE(nn.Module):
 
     @torch.no_grad()
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """As diffusers decodes a clip, frame by frame, with its causal convolutions' cache kept between chunks."""
+        """Pixels chunk by chunk, as diffusers decodes a clip: frame by frame, with its causal convolutions' cache kept
+        between chunks."""
         vae, first = self.vae, True
         vae.clear_cache()
         for latents in chunks:

@@ -18,13 +18,13 @@ TEMPORAL = 4
 
 
 def latent_mask(known: Tensor) -> Tensor:
-    """[4, t] of the frames [4 (t - 1) + 1] of a clip that are ``known``, 1 or 0: a latent frame has a channel for each
-    of its frames, and the first frame counts four times."""
+    """[4, t] of the frames [4 (t - 1) + 1] of a clip, of which ``known`` is 1 or 0: a latent frame has a channel for
+    each of its frames, and the first frame counts four times."""
     return torch.cat([known[:1].expand(TEMPORAL), known[1:]]).view(-1, TEMPORAL).T
 
 
 def enter(x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> tuple[Tensor, Tensor]:
-    """(latents, levels) as the network takes them, of ``x_t`` [B, C, T, h, w] and ``sigma`` [B] or [B, T].
+    """(latents, levels) as the network takes them, for ``x_t`` [B, C, T, h, w] and ``sigma`` [B] or [B, T].
 
     ``start`` is the number of the first of these T latent frames in its clip. Nothing is changed in place.
     """
@@ -42,8 +42,8 @@ def enter(x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> tuple[Tensor, T
 
 
 def leave(velocity: Tensor, x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> Tensor:
-    """``velocity`` with that of the first latent frame replaced by the one which leads from ``x_t`` to ``first``, so
-    that every x_0-prediction has the image there and no sampler has to know of it; 0 where sigma is."""
+    """``velocity`` with that of the first latent frame replaced by the velocity from ``x_t`` to ``first``, so that
+    every x_0-prediction has the image there and samplers need no case for it; 0 where sigma is."""
     if "first" not in cond or start:
         return velocity
     level = (sigma[:, 0] if sigma.ndim == 2 else sigma).view(-1, 1, 1, 1, 1)

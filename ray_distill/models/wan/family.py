@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """Text with zeros behind the last token: Wan was trained with them, and attends to all of them; and what an image
-    adds (``conditions``). ConfigError where model.from_image asks for what the network does not do."""
+    """Text with zeros behind the last token: Wan was trained with them, and attends to all of them; and the fields of
+    an image (``conditions``). ConfigError where model.from_image asks for something that the network cannot do."""
     config = pipeline.described
     known = {"text": Field((tokens, int(config.get("text_dim", 4096))), padding="zeros")}
     out = int(config.get("out_channels") or config.get("in_channels", 16))
@@ -50,14 +50,15 @@ def fields(pipeline: Pipeline, tokens: int) -> Fields:
 
 
 def image_channels(config: Config) -> int:
-    """Those of the mask and of the image's latents."""
+    """Channels of the mask and of the image's latents."""
     taken = int(config.get("in_channels", 16))
     out = int(config.get("out_channels") or taken)
     return taken - out if taken == 2 * out + TEMPORAL else 0
 
 
 def _clip_states(pipeline: Pipeline) -> Field:
-    """CLIP's tokens, a class and the patches of its picture; 257 of ViT-H where there is no folder."""
+    """Number of CLIP's tokens, a class and the patches of its picture; 257, ViT-H's, where the folder does not
+    exist."""
     width, config = int(pipeline.described["image_dim"]), pipeline.path / "image_encoder/config.json"
     if pipeline.described.get("pos_embed_seq_len"):
         raise ConfigError(f"{pipeline.where}: it takes a first and a last image, and one is given here")
@@ -86,7 +87,9 @@ def image_parts(known: Fields) -> tuple[str, ...]:
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
-    from ray_distill.models.wan.text import wan_text  # seconds of transformers, which who encodes clips does without
+    from ray_distill.models.wan.text import (
+        wan_text,
+    )  # transformers takes seconds to import, and encoders of clips need none of it
 
     return wan_text(folder, tokens, precision)
 

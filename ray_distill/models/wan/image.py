@@ -15,7 +15,7 @@ from ray_distill.models.spec import Row
 
 
 class WanImageEncoder(nn.Module):
-    """The pipeline's VAE, and CLIP where the network reads its states. ``fields`` names the conditions to make: of
+    """The pipeline's VAE, and CLIP where the network reads its states. ``fields`` names the conditions to encode, of
     first, held and image."""
 
     def __init__(
@@ -24,12 +24,13 @@ class WanImageEncoder(nn.Module):
         super().__init__()
         assert ("image" in fields) == (clip is not None), f"{fields}: image, and only that, is made by CLIP"
         self.fields, self.processor = frozenset(fields), processor
-        self.encode_frames = codec.encode  # no submodule: the codec is moved by whom it belongs to
+        self.encode_frames = codec.encode  # no submodule: the codec's owner moves it
         self.clip = clip and clip.eval().requires_grad_(False)
 
     @classmethod
     def load(cls, folder: Path, codec: Codec, fields: Collection[str]) -> WanImageEncoder:
-        """``codec`` is that of ``folder``/vae; ``image_encoder`` and ``image_processor`` are read where they serve."""
+        """``codec`` is that of ``folder``/vae; ``image_encoder`` and ``image_processor`` are read where the fields need
+        them."""
         if "image" not in fields:
             return cls(codec, fields)
         clip = CLIPVisionModel.from_pretrained(
@@ -40,8 +41,8 @@ class WanImageEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> list[Row]:
-        """The fp32 conditions, a row a clip, of ``pixels`` [B, 3, T, H, W] in [-1, 1]. The first frame is read, and the
-        size of the clip that is to follow it."""
+        """The fp32 conditions, a row for each clip, of ``pixels`` [B, 3, T, H, W] in [-1, 1]. It reads the first frame,
+        and the size of the clip that follows it."""
         made: dict[str, Tensor] = {}
         first = pixels[:, :, :1]
         if "first" in self.fields:
@@ -54,7 +55,7 @@ class WanImageEncoder(nn.Module):
         return [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
 
     def _states(self, pictures: Tensor) -> Tensor:
-        """[B, tokens, D]: what the pipeline takes of CLIP, the hidden states before its last layer."""
+        """CLIP's hidden states before its last layer, [B, tokens, D], as the pipeline takes them."""
         assert self.clip is not None
         bytes_ = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         given = self.processor(images=list(bytes_.permute(0, 2, 3, 1).cpu().numpy()), return_tensors="pt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ftfy  # noqa: F401 (where it is not there, diffusers' prompt_clean leaves it out: other tokens without a word)
+import ftfy  # noqa: F401 (without it diffusers' prompt_clean leaves that step out: other tokens, and no message)
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import UMT5EncoderModel
 
