@@ -7,7 +7,7 @@ BENCHMARKS := $(wildcard benchmarks/[a-z]*.py)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart sweep teacher test slow chaos lint check bench gpu-kit upgrade-check clean
+.PHONY: help install quickstart sweep teacher test slow chaos lint check bench docs gpu-kit upgrade-check clean
 
 help:  ## this list
 	@awk -F ':.*  ## *' '/^[a-z-]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ check: lint test  ## all that a change must pass
 
 bench: install  ## every benchmark but the GPU kit, each printing its table
 	@set -e; for script in $(filter-out benchmarks/gpu.py,$(BENCHMARKS)); do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: install  ## API pages of the nouns, the mathematics, the methods and the models, into build/api
+	$(BIN)/python docs/api.py build/api
 
 gpu-kit: install  ## gpu-kit.tar for a machine with a GPU and torch alone; docs/benchmarks.md has its command
 	rm -rf gpu-kit && mkdir gpu-kit && cp benchmarks/gpu.py benchmarks/_gpu_cases.py gpu-kit/
