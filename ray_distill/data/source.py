@@ -65,18 +65,18 @@ class Dataset(Section):
     prompts: Location | None = None
     """No videos: a text file with a prompt a line, or JSON lines, for methods that need no data."""
     captions: Literal["sidecar", "lines", "filename"] = "sidecar"
-    """For ``videos`` and ``shards``: one caption in a .txt beside the video; or one a line, of which each sample draws
-    one; or, for ``videos``, the file's name with spaces for underscores."""
+    """One caption in a .txt beside the video; or one a line, of which each sample draws one; or, of ``videos``, the
+    file's name with spaces for underscores. Needs ``videos`` or ``shards``."""
     caption: str | None = None
     """One caption for every video, in place of their own."""
     teacher: Teacher | None = None
-    """For ``prompts``: the teacher makes their videos."""
+    """The teacher that makes videos of ``prompts``."""
     root: Location | None = None
-    """For a ``manifest``: the folder at which its videos' paths start, in place of its own."""
+    """The folder at which a ``manifest``'s videos' paths start, in place of its own."""
     video_column: str = "video"
     caption_column: str = "caption"
     image_column: str | None = None
-    """For a ``manifest`` or ``prompts``: the column with each row's picture, from which image to video begins; a path
+    """The column of a ``manifest`` or ``prompts`` with each row's picture, from which image to video begins; a path
     like a video's. Without it a clip's own first frame serves, and prompts have none."""
     repeats: Annotated[float, Field(ge=0, le=1e6)] = 0
     """Extra passes in an epoch; half a pass takes another half of the rows each epoch."""
@@ -221,7 +221,7 @@ class Source(Clips):
     encoders: PositiveInt = 1
     """Most actors at a time, of the text encoder first and of the codec then."""
     encoder_gpus: Annotated[float, Field(ge=0)] = 0
-    """Of each."""
+    """Rows of a batch of each."""
 
     @model_validator(mode="after")
     def _some_data(self) -> Source:
@@ -257,7 +257,7 @@ class Source(Clips):
         return any(part.kind != "prompts" for part in self.parts)
 
     def passes(self, counts: list[int]) -> list[float]:
-        """How often an epoch shows each row of each dataset, which has ``counts`` rows; all rows at least once."""
+        """Number of times that an epoch shows each row of each dataset, which has ``counts`` rows; at least 1."""
         if self.parts[0].probability is None:
             return [1 + part.repeats for part in self.parts]
         passes_wanted = [

@@ -43,7 +43,7 @@ class Clips(TypedDict):
     max_sequence_length: int
     negative_prompt: NotRequired[str]
     from_image: NotRequired[bool]
-    """Whether the student makes videos of a picture and a prompt, and leaves with the pipeline that does."""
+    """True: the student makes videos of a picture and a prompt, and leaves with the pipeline that does."""
 
 
 def export_student(

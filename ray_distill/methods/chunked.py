@@ -1,4 +1,4 @@
-"""The chunks of a clip and how far back each sees: keys that causal methods share."""
+"""Chunks of a clip and the window that each sees: keys that causal methods share."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Chunked:
     independent_first_frame: bool = False
     """The first chunk is one frame."""
     window: int | None = None
-    """Most latent frames that a chunk sees, its own and the sink's included; without it, all before it."""
+    """Most latent frames that a chunk sees, its own and the sink's included; default: all before it."""
     sink: int = 0
-    """The first latent frames of the clip, which stay in sight."""
+    """First latent frames of the clip, which stay in sight."""
 
     def check_chunks(self) -> None:
         """ValueError where a chunk has no frame, or window and sink are no whole numbers of chunks."""
@@ -44,11 +44,11 @@ class Chunked:
 
     @property
     def chunks(self) -> Chunks:
-        seen = None if self.window is None else Window(self.window, self.sink)
-        return Chunks(self.num_frame_per_block, self.independent_first_frame, window=seen)
+        window = None if self.window is None else Window(self.window, self.sink)
+        return Chunks(self.num_frame_per_block, self.independent_first_frame, window=window)
 
     def lengths(self, frames: int) -> tuple[int, ...]:
-        """The latent frames of each chunk of a clip; ValueError where they are no whole number of chunks."""
+        """Latent frames of each chunk of a clip; ValueError where they are no whole number of chunks."""
         return chunk_lengths(frames, self.chunks)
 
     def describe_chunks(self) -> str:

@@ -19,8 +19,8 @@ from ray_distill.models.sequence import ranks_of
 
 @contextmanager
 def tapped(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
-    """For one call of ``network`` (a transformer with ``blocks``, or an engine around one) in the block: fill the list
-    with the outputs of ``blocks``, [B, tokens, D] each, in their order. ValueError for a number without a block.
+    """Fill the list, in the block, with the outputs of ``blocks``, [B, tokens, D] each, of one call of ``network`` (a
+    transformer with ``blocks``, or an engine around one). ValueError for a number without a block.
 
     Where ranks share the tokens, the list has this rank's during the call and all of them afterwards.
     """

@@ -111,7 +111,7 @@ def ranks_of(network: Any) -> Ranks | None:
 
 @contextmanager
 def own_tokens(network: Any, enter: str, leave: str, dim: int = 1) -> Iterator[None]:
-    """For one call of ``network`` in the block: work on this rank's tokens from the output of its layer ``enter`` to
+    """Make one call of ``network`` in the block work on this rank's tokens, from the output of its layer ``enter`` to
     that of ``leave``, which is gathered. ``dim`` of the first, from 0, counts tokens; later dimensions are flattened
     into it.
 

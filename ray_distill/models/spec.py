@@ -123,7 +123,8 @@ class CodecClass(Protocol):
 
 @dataclass(frozen=True)
 class Export:
-    """How diffusers samples an exported student: its ``pipeline``, by name, and the ``script``, copied as sample.py.
+    """Export of a student for diffusers: the ``pipeline`` that samples it, by name, and the ``script``, copied as
+    sample.py.
 
     ``bases`` are the pipelines whose folders have the parts that it takes. ``causal``: the script of a causal student,
     and the files that lie beside it under other names, None where there is none. ``experts``: true where the pipeline

@@ -253,15 +253,15 @@ class Progress:
     def __init__(self, what: str, total: int, say: Say, every_s: float = 5) -> None:
         self.what, self.total, self.say, self.every_s = what, total, say, every_s
         self.done = self.bad = 0
-        self.told = time.monotonic()
+        self.reported = time.monotonic()
         self.first: tuple[float, int] | None = None
 
-    def add(self, done: int, bad: int) -> None:
+    def add(self, finished: int, bad: int) -> None:
         now = time.monotonic()
-        self.done, self.bad = self.done + done, self.bad + bad
+        self.done, self.bad = self.done + finished, self.bad + bad
         began, before = self.first = self.first or (now, self.done)
-        if now - self.told >= self.every_s or self.done == self.total:
-            self.told, left = now, self.total - self.done
+        if now - self.reported >= self.every_s or self.done == self.total:
+            self.reported, remaining = now, self.total - self.done
             pace = (self.done - before) / (now - began) if now > began else 0.0
-            ahead = f", {pace:.3g}/s, {left / pace:.0f} s left" if left and pace else ""
+            ahead = f", {pace:.3g}/s, {remaining / pace:.0f} s left" if remaining and pace else ""
             self.say(f"   {self.what}: {self.done} of {self.total}, {self.bad} skipped{ahead}")

@@ -189,7 +189,7 @@ class Cache:
 
     @property
     def passes(self) -> list[float]:
-        """How often each row comes in an epoch."""
+        """Number of times that each row comes in an epoch."""
         often = [dataset["passes"] for dataset in self.card["datasets"]]
         return [often[part] for part in self.index["dataset"].to_pylist()]
 

@@ -32,8 +32,9 @@ Run = tuple[int, int]
 
 @dataclass(frozen=True)
 class Look:
-    """The frames ``queries`` of a call see the frames ``keys`` of past and call laid end to end. The keys stand at the
-    positions 0, 1, ... in their order, and the queries, which are the last of them, at the last of these."""
+    """Sight of a query: the frames ``queries`` of a call see the frames ``keys`` of past and call laid end to end. The
+    keys have the positions 0, 1, ... in their order, and the queries, which are the last of them, have the last
+    positions."""
 
     queries: Run
     keys: tuple[Run, ...]
@@ -87,11 +88,12 @@ def runs(places: Sequence[int]) -> tuple[Run, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """What one call sees: ``cos``, ``sin`` [1, tokens, 1, D] of the positions from 0 on, at ``tokens`` a frame, its
+    """The sight of one call: ``cos``, ``sin`` [1, tokens, 1, D] of the positions from 0 on, at ``tokens`` a frame, its
     ``looks``, and of each ``past`` chunk the keys and values [B, tokens, heads, D] by layer.
 
-    Without a window a frame stands at one position in all looks: keys are kept turned by it, and ``own`` turns those of
-    this call. With a window they are kept as they are, and each look turns them. ``kept`` collects what a call adds.
+    Without a window a frame has one position in all looks: keys are stored rotated, and ``own`` rotates those of this
+    call. With a window they are stored unrotated, and each look rotates them. ``kept`` collects the keys and values of
+    the call.
     """
 
     cos: Tensor
