@@ -30,8 +30,8 @@ def there(store: Store, beside: Store | None) -> pa.ChunkedArray:
 
 
 class Inventory:
-    """A source after a look into its files: ``rows`` (``files.CLIPS``), each a clip, a prompt alone, or an error in its
-    place. ConfigError for a prompt alone where the family takes a picture beside it."""
+    """A source after a look into its files: ``rows`` (``stages.CLIPS``), each a clip, a prompt alone, or an error in
+    its place. ConfigError for a prompt alone where the family takes a picture beside it."""
 
     def __init__(self, source: Source, models: Encoders, prompts: pa.Table, files: pa.Table) -> None:
         self.source, self.models = source, models
