@@ -16,7 +16,7 @@ import torch
 
 
 class Absent(types.ModuleType):
-    """In place of pyarrow, which is larger than all else together: the kit reads no data, and nothing calls it."""
+    """Stand-in for pyarrow and PyAV, larger than all else together: the kit reads no data, so nothing calls them."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -28,8 +28,9 @@ class Absent(types.ModuleType):
         return MagicMock()
 
 
-if importlib.util.find_spec("pyarrow") is None:
-    sys.modules |= {name: Absent(name) for name in ("pyarrow", *(f"pyarrow.{n}" for n in ("compute", "parquet")))}
+for package, parts in {"pyarrow": ("compute", "parquet"), "av": ("container",)}.items():
+    if importlib.util.find_spec(package) is None:
+        sys.modules |= {name: Absent(name) for name in (package, *(f"{package}.{part}" for part in parts))}
 
 INTERVAL = 5
 WAN = {"_class_name": "WanTransformer3DModel", "patch_size": [1, 2, 2], "attention_head_dim": 128, "freq_dim": 256}
