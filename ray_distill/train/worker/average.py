@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.models.lora import plain
@@ -31,9 +31,10 @@ class AverageRole:
         self._ema.update()
         self._follow()
 
-    def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
+    def pieces(self) -> Iterator[shards.Piece[tuple[Role, str]]]:
+        """This rank's pieces of all that a checkpoint keeps."""
         for name, parameter, _ in self._pairs:
-            yield self.role, f"weights/{name}", shards.whole(parameter, self._ema.average.get(name))
+            yield (self.role, f"weights/{name}"), parameter, self._ema.average.get(name)
 
     def load(self, checkpoint: Checkpoint) -> None:
         self._set(checkpoint, self.role)
@@ -49,5 +50,4 @@ class AverageRole:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        for name, parameter, own in self._pairs:
-            shards.set_from_shard(own, parameter, self._ema.average.get(name))
+        shards.set_from_shards((own, parameter, self._ema.average.get(name)) for name, parameter, own in self._pairs)

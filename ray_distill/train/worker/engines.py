@@ -156,28 +156,35 @@ class DeepSpeedEngines:
 
     @torch.no_grad()
     def pull(self, role: Role, towards: Role, decay: float) -> None:
-        """Move one role's weights towards another's, unless that one's update was skipped. Tensor by tensor, each whole
-        for a moment (a collective): the two may be held under different ZeRO stages."""
+        """Move one role's weights towards another's, unless that one's update was skipped (collectives): the two may be
+        held under different ZeRO stages."""
         if self._held[towards].zero_optimizer.overflow:
             return
-        for (_, own), (_, other) in zip(self._held[role].trainable, self._held[towards].trainable, strict=True):
-            weights = torch.lerp(shards.master(other), shards.master(own), decay)
-            shards.set_master(own, weights)
-            shards.set_compute_weights(own, weights)
+        own = self._held[role].trainable
+        both = zip(own, shards.masters(own), shards.masters(self._held[towards].trainable), strict=True)
+        for (_, parameter), (_, weights), (_, goal) in both:
+            pulled = torch.lerp(goal, weights, decay)
+            shards.set_master(parameter, pulled)
+            shards.set_compute_weights(parameter, pulled)
 
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
-        """(role, "kind/parameter", whole fp32 tensor) of all that a checkpoint keeps; each is a collective."""
+        """(role, "kind/parameter", whole fp32 tensor) of all that a checkpoint keeps, gathered in buckets: copy what
+        must outlive the next one."""
+        for (role, name), tensor in shards.gathered(self._pieces()):
+            yield role, name, tensor
+        yield from self._carried.tensors()
+
+    def _pieces(self) -> Iterator[shards.Piece[tuple[Role, str]]]:
+        """This rank's pieces of what a checkpoint keeps of trained roles and averages."""
         for role, held in self._trained.items():
             for name, parameter in held.trainable:
-                yield role, f"weights/{name}", shards.master(parameter)
-                if held.updates:
-                    for moment in shards.MOMENTS:
-                        yield role, f"{moment}/{name}", shards.moment(parameter, moment)
+                yield (role, f"weights/{name}"), parameter, shards.local_shard(parameter)
+                for moment in shards.MOMENTS if held.updates else ():
+                    yield (role, f"{moment}/{name}"), parameter, shards.local_shard(parameter, moment)
                 if held.ema is not None:
-                    yield role, f"ema/{name}", shards.whole(parameter, held.ema.average.get(name))
+                    yield (role, f"ema/{name}"), parameter, held.ema.average.get(name)
             for average in held.averages:
-                yield from average.tensors()
-        yield from self._carried.tensors()
+                yield from average.pieces()
 
     def state(self) -> dict[str, Any]:
         """Counters per role: attempts and successes differ where updates were skipped."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,38 +13,30 @@ from ray_distill.train.worker.light_deepspeed import deepspeed
 from ray_distill.train.worker.zero0 import is_whole, state_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def master(parameter: nn.Parameter) -> Tensor:
-    """The whole fp32 master weights (a collective)."""
-    if is_whole(parameter):
-        return parameter.detach().clone()
-    weights: Tensor = deepspeed.utils.safe_get_full_fp32_param(parameter)
-    return weights
-
-
-def moment(parameter: nn.Parameter, name: str) -> Tensor:
-    """A whole moment of AdamW, by its name there (a collective)."""
-    if is_whole(parameter):
-        own: Tensor = state_of(parameter)[name].clone()
-        return own
-    value: Tensor = deepspeed.utils.safe_get_full_optimizer_state(parameter, name)
-    return value
+BUCKET_BYTES = 64 << 20  # of tensors that are made whole at once
+K = TypeVar("K")
+Piece = tuple[K, nn.Parameter, Tensor | None]
+"""(key, parameter, this rank's flat shard of a tensor that is laid out as the parameter's; None where it holds none)"""
 
 
 def _is_zero3(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "ds_id")
 
 
-def local_shard(parameter: nn.Parameter) -> Tensor | None:
-    """A view of this rank's piece of the fp32 master weights, or None where this rank holds none of it."""
+def local_shard(parameter: nn.Parameter, moment: str | None = None) -> Tensor | None:
+    """This rank's flat piece of the fp32 master weights (a view), or of a moment of AdamW by its name there; None where
+    this rank holds none of it."""
     if _is_zero3(parameter):
-        shard: Tensor = deepspeed.utils.safe_get_local_fp32_param(parameter)
+        shard: Tensor = (
+            deepspeed.utils.safe_get_local_fp32_param(parameter)
+            if moment is None
+            else deepspeed.utils.safe_get_local_optimizer_state(parameter, moment)
+        )
         return shard
     if is_whole(parameter):
-        return parameter.data.view(-1)
+        return (parameter.data if moment is None else state_of(parameter)[moment]).view(-1)
     mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-    return None if mapping is None else mapping.get_hp_fragment()
+    return None if mapping is None else mapping.get_hp_fragment(moment)
 
 
 def local_shards(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
@@ -64,18 +57,49 @@ def whole_shape(parameter: nn.Parameter) -> torch.Size:
     return parameter.ds_shape if _is_zero3(parameter) else parameter.shape  # type: ignore[attr-defined]
 
 
-def whole(parameter: nn.Parameter, shard: Tensor | None) -> Tensor:
-    """The whole tensor of which every rank holds a shard laid out as ``parameter``'s (a collective)."""
-    shape = whole_shape(parameter)
-    if is_whole(parameter):
-        assert shard is not None
-        return shard.clone().reshape(shape)
-    flat = torch.zeros(shape.numel(), dtype=torch.float32, device=parameter.device)
-    if shard is not None:
-        piece = flat[_shard_start(parameter) :][: shard.numel()]
-        piece.copy_(shard[: piece.numel()])
-    dist.all_reduce(flat)
-    return flat.reshape(shape)
+def gathered(pieces: Iterable[Piece[K]]) -> Iterator[tuple[K, Tensor]]:
+    """Whole fp32 tensors by key, of which every rank gives its pieces in the same order.
+
+    A collective for each ``BUCKET_BYTES`` of tensors, or for one tensor that is larger; none at stage 0. The tensors of
+    a bucket are views of one buffer.
+    """
+    bucket: list[Piece[K]] = []
+    left = BUCKET_BYTES
+    for piece in pieces:
+        size = 4 * whole_shape(piece[1]).numel()
+        if bucket and size > left:
+            yield from _gathered(bucket)
+            bucket, left = [], BUCKET_BYTES
+        bucket.append(piece)
+        left -= size
+    yield from _gathered(bucket)
+
+
+def _gathered(bucket: Sequence[Piece[K]]) -> Iterator[tuple[K, Tensor]]:
+    sharded = [(parameter, shard) for _, parameter, shard in bucket if not is_whole(parameter)]
+    parts = iter(_summed(sharded) if sharded else ())
+    for key, parameter, shard in bucket:
+        value = shard.clone() if is_whole(parameter) and shard is not None else next(parts)
+        yield key, value.reshape(whole_shape(parameter))
+
+
+@torch.no_grad()
+def _summed(pieces: Sequence[tuple[nn.Parameter, Tensor | None]]) -> Sequence[Tensor]:
+    """Flat whole tensors, by one all_reduce of integers: each element is one rank's bits, and 0 on all others."""
+    sizes = [whole_shape(parameter).numel() for parameter, _ in pieces]
+    flat = torch.zeros(sum(sizes), dtype=torch.float32, device=deepspeed.get_accelerator().current_device_name())
+    parts = flat.split(sizes)
+    for (parameter, shard), part in zip(pieces, parts, strict=True):
+        if shard is not None:  # under ZeRO-3 the last one reaches past the end
+            own = part[_shard_start(parameter) :][: shard.numel()]
+            own.copy_(shard[: own.numel()])
+    dist.all_reduce(flat.view(torch.int32))
+    return parts
+
+
+def masters(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
+    """The whole fp32 master weights by name (collectives)."""
+    return gathered((name, parameter, local_shard(parameter)) for name, parameter in parameters)
 
 
 def piece(parameter: nn.Parameter, value: Tensor, numel: int) -> Tensor:
@@ -92,13 +116,17 @@ def set_shard(parameter: nn.Parameter, shard: Tensor | None, value: Tensor) -> N
         shard.copy_(piece(parameter, value.to(shard.device), shard.numel()))
 
 
-def set_from_shard(frozen: nn.Parameter, parameter: nn.Parameter, shard: Tensor | None) -> None:
-    """Give a frozen weight the value whose shards are laid out as ``parameter``'s; under ZeRO-3 without communication,
-    else a collective."""
-    if _is_zero3(frozen):
-        frozen.ds_tensor.copy_(shard)  # type: ignore[attr-defined]
-    else:
-        frozen.data.copy_(whole(parameter, shard))  # in fp32: gloo adds no bf16
+def set_from_shards(pieces: Iterable[Piece[nn.Parameter]]) -> None:
+    """Give each frozen weight, the key, the value of which every rank has its piece; under ZeRO-3, where both are laid
+    out alike, without communication, else by collectives."""
+    below: list[Piece[nn.Parameter]] = []
+    for frozen, parameter, shard in pieces:
+        if _is_zero3(frozen):
+            frozen.ds_tensor.copy_(shard)  # type: ignore[attr-defined]
+        else:
+            below.append((frozen, parameter, shard))
+    for frozen, value in gathered(below):
+        frozen.data.copy_(value)
 
 
 def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None) -> None:
