@@ -22,7 +22,7 @@ from tests.gang import jobs, plain
 from tests.gang.gang import Gang
 
 TOLERANCE = 0.05 * jobs.LR
-STEPS = 20
+STEPS = 10
 ADAPTERS = LoRA(rank=4, alpha=8)
 
 
