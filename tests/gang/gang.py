@@ -1,7 +1,8 @@
 """One gang of gloo processes for a whole test session: functions are sent to it, results come back by rank.
 
-A fork server imports torch and DeepSpeed once and every rank is forked from it, so start-up is paid once for all
-ranks, and a gang that failed is replaced in a fraction of a second. No Ray, no GPU and no compiler is touched.
+A fork server imports torch, DeepSpeed, diffusers and the engines once and every rank is forked from it, so start-up is
+paid once for all ranks, and a gang that failed is replaced in a fraction of a second. No Ray, no GPU and no compiler is
+touched.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
-PRELOAD = ["deepspeed", "torch._inductor.compile_fx", "pytest"]  # the second is what the first engine imports lazily
+PRELOAD = ["tests.gang.jobs", "pytest"]  # torch, DeepSpeed, diffusers and the engines
 
 
 @dataclass(frozen=True)

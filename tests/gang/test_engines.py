@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -14,12 +15,14 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RoleConfig
 from ray_distill.config.roles import Optimizer
 from ray_distill.models.lora import LoRA
+from ray_distill.rng import StatelessRng
+from ray_distill.train.worker.step import train_step
 from ray_distill.train.worker.zero import settings
 from tests.gang import jobs, plain
 from tests.gang.gang import Gang
 
 TOLERANCE = 0.05 * jobs.LR
-STEPS = 20
+STEPS = 10
 ADAPTERS = LoRA(rank=4, alpha=8)
 
 
@@ -49,6 +52,18 @@ def assert_moved(result: dict, start: dict[str, torch.Tensor]) -> None:
 
 def test_parameters_moved(reference: dict) -> None:
     assert_moved(reference, jobs.initial(jobs.Case()))
+
+
+def modules_of_an_engine(rank: int, world: int) -> tuple[bool, list[str]]:
+    """Whether the engines came in before they were built, and what torch's compiler has brought in with them."""
+    held = jobs.engines(jobs.Case())
+    train_step(jobs.Case().method, held, jobs.micro_batches(jobs.Case(), 0, rank, world), 0, StatelessRng(0))
+    return "deepspeed.runtime.zero.muon.original_muon" in sys.modules, [n for n in sys.modules if "compile_fx" in n]
+
+
+def test_an_engine_brings_no_compiler(gang: Gang) -> None:
+    """DeepSpeed imports an optimizer that torch compiles at once: seconds in each worker."""
+    assert gang.run(modules_of_an_engine, world=1) == [(True, [])]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,14 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 from ray_distill.checkpoint import Checkpoint, latest
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.retention import SKIPPING, is_good
+from ray_distill.methods import FlowMatching
 from ray_distill.rng import StatelessRng
-from ray_distill.train.worker import saving
+from ray_distill.train.worker import saving, shards
 from ray_distill.train.worker.saving import Saver
 from ray_distill.train.worker.step import train_step
 from ray_distill.types import Placement
@@ -106,3 +109,58 @@ def test_a_checkpoint_remembers_that_updates_were_being_skipped(gang: Gang, tmp_
         assert before == after == {"student": 1, "fake_score": 2}
     saved = Checkpoint(tmp_path / folder_name(2))
     assert saved.state[SKIPPING] == {"student": 1, "fake_score": 2} and not is_good(saved)
+
+
+@dataclass
+class Gathered:
+    """A save's tensors, and the bytes of each of its collectives."""
+
+    tensors: dict[str, torch.Tensor]
+    collectives: list[int]
+
+
+def gathered(held: Any, bucket_bytes: int) -> Gathered:
+    reduce, sizes = dist.all_reduce, []
+
+    def counted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(tensor.nbytes)
+        return reduce(tensor, *args, **kwargs)
+
+    with patch.object(shards, "BUCKET_BYTES", bucket_bytes), patch.object(dist, "all_reduce", counted):
+        tensors = {f"{role}/{name}": tensor.clone() for role, name, tensor in held.tensors()}
+    return Gathered(tensors, sizes)
+
+
+def saved_in_buckets(rank: int, world: int, bound: int) -> list[tuple[Gathered, Gathered, dict[str, torch.Tensor]]]:
+    """By stage: a save in one bucket, one in buckets of ``bound`` bytes, and the tensors that DeepSpeed gathers one by
+    one. One weight is -0."""
+    found = []
+    for stage in (1, 2, 3):
+        held = engines(Case(zero=stage, micro_batch=4, method=FlowMatching()))
+        train_step(FlowMatching(), held, micro_batches(Case(micro_batch=4), 0, rank, world), 0, StatelessRng(0))
+        role = held._held["student"]
+        shards.set_master(role.trainable[0][1], torch.full(shards.whole_shape(role.trainable[0][1]), -0.0))
+        alone = {}
+        for name, parameter in role.trainable:
+            alone[f"student/weights/{name}"] = safe_get_full_fp32_param(parameter).clone()
+            for moment in shards.MOMENTS:
+                alone[f"student/{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment).clone()
+        found.append((gathered(held, 1 << 30), gathered(held, bound), alone))
+    return found
+
+
+def test_a_save_gathers_in_few_collectives_of_bounded_bytes(gang: Gang) -> None:
+    """Bit for bit what DeepSpeed gathers tensor by tensor, the sign of a zero included."""
+    bound = 1 << 14
+    for at_once, bucketed, alone in gang.run(saved_in_buckets, bound, world=2)[0]:
+        count, most = len(at_once.tensors), max(tensor.nbytes for tensor in at_once.tensors.values())
+        assert len(at_once.collectives) == 1 <= 0.05 * count
+        assert 1 < len(bucketed.collectives) < count and max(bucketed.collectives) <= max(bound, most)
+        assert sum(bucketed.collectives) == sum(at_once.collectives)
+        assert at_once.tensors.keys() == bucketed.tensors.keys() > alone.keys()
+        for name, tensor in at_once.tensors.items():
+            bits = tensor.view(torch.int32)
+            assert torch.equal(bits, bucketed.tensors[name].view(torch.int32)), name
+            if name in alone:
+                assert torch.equal(tensor, alone[name]), name
+        assert any(torch.signbit(tensor).all() and (tensor == 0).all() for tensor in at_once.tensors.values())

@@ -133,13 +133,19 @@ def assert_whole(stopped: Stopped, straight: Path, home: Home, said: str) -> Non
     assert "planted" not in f"{tracked.data.params}{tracked.data.tags}"
 
 
-def test_a_job_that_is_stopped_goes_on_through_chaos_and_ends_equal(
-    straight: Path, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def stopped_then_killed(
+    straight: Path,
+    home: Home,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kills: int,
 ) -> None:
     """`ray job stop` saves, then ends; the same command goes on. It then suffers a share of `make chaos`: kill -9 of a
-    worker at two moments from a seed. What went before, what came again and what came after equals the straight run."""
-    stopped = stop(home, "stopped")
-    drawn = faults.plan(KINDS, seed=4)[:2]
+    worker at ``kills`` moments from a seed. What went before, what came again and what came after equals the straight
+    run."""
+    stopped = stop(home, name)
+    drawn = faults.plan(KINDS, seed=4)[:kills]
     planned = [replace(fault, step=min(stopped.step + 3 + 5 * n, STEPS - 2)) for n, fault in enumerate(drawn)]
     folder = faults.folder_of(stopped.run)
     folder.mkdir()
@@ -164,6 +170,13 @@ def test_a_job_that_is_stopped_goes_on_through_chaos_and_ends_equal(
     assert sorted(trained) == list(range(stopped.step, STEPS))
     for step, ranks in trained.items():  # a global batch of 8, each sample once
         assert sorted(ranks[0] + ranks[1]) == list(range(8 * step, 8 * (step + 1)))
+
+
+def test_a_job_that_is_stopped_goes_on_through_chaos_and_ends_equal(
+    straight: Path, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kill; slow/test_job has two in one run."""
+    stopped_then_killed(straight, home, capsys, monkeypatch, "stopped", kills=1)
 
 
 def test_what_is_uploaded_is_small_and_only_code(local_ray: None) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.models.lora import plain
-from ray_distill.train.worker import zero
+from ray_distill.train.worker import shards
 from ray_distill.train.worker.ema import ShardedEMA
 from ray_distill.types import Role
 
@@ -24,16 +24,17 @@ class AverageRole:
         own = {plain(name): parameter for name, parameter in module.named_parameters()}
         self.of, self.role, self.parameters = of, role, [own[name] for name, _ in source]
         self._pairs = [(name, parameter, own[name]) for name, parameter in source]
-        self._ema = ShardedEMA(zero.local_shards(source), decay)
+        self._ema = ShardedEMA(shards.local_shards(source), decay)
 
     def update(self) -> None:
         """After a successful update of the source."""
         self._ema.update()
         self._follow()
 
-    def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
+    def pieces(self) -> Iterator[shards.Piece[tuple[Role, str]]]:
+        """This rank's pieces of all that a checkpoint keeps."""
         for name, parameter, _ in self._pairs:
-            yield self.role, f"weights/{name}", zero.whole(parameter, self._ema.average.get(name))
+            yield (self.role, f"weights/{name}"), parameter, self._ema.average.get(name)
 
     def load(self, checkpoint: Checkpoint) -> None:
         self._set(checkpoint, self.role)
@@ -44,10 +45,9 @@ class AverageRole:
 
     def _set(self, checkpoint: Checkpoint, role: Role) -> None:
         for name, parameter, _ in self._pairs:
-            zero.set_shard(parameter, self._ema.average.get(name), checkpoint.tensor(role, "weights", name))
+            shards.set_shard(parameter, self._ema.average.get(name), checkpoint.tensor(role, "weights", name))
         self._follow()
 
     @torch.no_grad()
     def _follow(self) -> None:
-        for name, parameter, own in self._pairs:
-            zero.set_from_shard(own, parameter, self._ema.average.get(name))
+        shards.set_from_shards((own, parameter, self._ema.average.get(name)) for name, parameter, own in self._pairs)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.models.lora import plain
-from ray_distill.train.worker import zero
+from ray_distill.train.worker import shards
 from ray_distill.types import Role
 
 
@@ -33,7 +33,7 @@ class Carried:
         assert self.checkpoint is not None
         own, kind = {plain(name): parameter for name, parameter in module.named_parameters()}, self._kind(role)
         for name in self.checkpoint.names(role, "weights"):
-            zero.set_compute_weights(own[name], self.checkpoint.tensor(role, kind, name).to(own[name].device))
+            shards.set_compute_weights(own[name], self.checkpoint.tensor(role, kind, name).to(own[name].device))
 
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
         """What a checkpoint keeps of them, on all ranks in the same order; a tensor is mapped from its file."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -21,14 +20,13 @@ from ray_distill.models.exits import NAME as EXITS
 from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
 from ray_distill.train.schedule import learning_rate
-from ray_distill.train.worker import zero
+from ray_distill.train.worker import shards, zero
 from ray_distill.train.worker.average import AverageRole
 from ray_distill.train.worker.carried import Carried
 from ray_distill.train.worker.ema import ShardedEMA
+from ray_distill.train.worker.role import EngineRole, RoleNetwork, check_gradient
 from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Denoiser, Networks, Role
-
-NO_GRADIENT_LIMIT = 10  # updates in a row; fewer are honest: a DMD student whose fake score still equals the teacher
 
 
 class NotFinite(RuntimeError):
@@ -56,54 +54,6 @@ class Engines(Protocol):
     def frozen_hash(self) -> str: ...
 
 
-@dataclass
-class _Held:
-    """One role: its network, its DeepSpeed engine (at stage 0 the network itself), and what that does not know."""
-
-    module: nn.Module
-    engine: Any
-    config: RoleConfig
-    total_updates: int
-    updates: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    without_gradient: int = 0
-    ema: ShardedEMA | None = None
-    trainable: list[tuple[str, nn.Parameter]] = field(default_factory=list)
-    averages: list[AverageRole] = field(default_factory=list)
-    descends: bool = False
-
-    @property
-    def body(self) -> nn.Module:
-        """The network that is called: the module itself, or the base that it is an adapter on."""
-        body: nn.Module = getattr(self.module, "body", self.module)
-        return body
-
-    @property
-    def zero_optimizer(self) -> Any:
-        return self.engine.optimizer
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        inner: torch.optim.Optimizer = self.engine.optimizer.optimizer
-        return inner
-
-
-class _Network:
-    """A role's network as its adapter calls it: through the engine where the role is updated, else as the bare module,
-    whose hooks gather its weights as well. DeepSpeed takes a gradient that only passes through an engine's output for
-    a backward of that engine's own, and refuses it."""
-
-    def __init__(self, held: _Held) -> None:
-        self._held = held
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return (self._held.engine if self._held.descends else self._held.module)(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._held.body, name)  # parts that adapters hook
-
-
 class DeepSpeedEngines:
     """Each role in its own DeepSpeed engine; frozen roles under ZeRO-3 without an optimizer."""
 
@@ -127,7 +77,7 @@ class DeepSpeedEngines:
         self.rate_factor, self._nonfinite_limit = 1.0, nonfinite_limit
         self._finished, self._carried = finished, Carried(finished)
         self._held = {
-            role: _Held(
+            role: EngineRole(
                 module,
                 zero.initialize(module, configs[role], micro_batch),
                 configs[role],
@@ -138,21 +88,21 @@ class DeepSpeedEngines:
         }
         for held in self._held.values():
             if held.config.ema_decay is not None:
-                held.ema = ShardedEMA(zero.local_shards(held.trainable), held.config.ema_decay)
+                held.ema = ShardedEMA(shards.local_shards(held.trainable), held.config.ema_decay)
         for role, average in averages.items():
             source = self._held[average.of]
             source.averages.append(
                 AverageRole(role, average.of, source.trainable, self._held[role].module, average.decay)
             )
         self.networks: Networks = {
-            role: FeatureDiscriminator(_Network(held), DTYPES[held.config.dtype], heads[role])  # type: ignore[misc]
+            role: FeatureDiscriminator(RoleNetwork(held), DTYPES[held.config.dtype], heads[role])  # type: ignore[misc]
             if role in heads
-            else denoiser(_Network(held), DTYPES[held.config.dtype])
+            else denoiser(RoleNetwork(held), DTYPES[held.config.dtype])
             for role, held in self._held.items()
         }
 
     @property
-    def _trained(self) -> dict[Role, _Held]:
+    def _trained(self) -> dict[Role, EngineRole]:
         return {role: held for role, held in self._held.items() if held.trainable}
 
     @contextmanager
@@ -200,34 +150,41 @@ class DeepSpeedEngines:
             for average in held.averages:
                 average.update()
         norm = float(held.engine.get_global_grad_norm())
-        _check_gradient(role, held, norm)
+        check_gradient(role, held, norm)
         logged = {"grad_norm": norm, "lr": rate, "skipped": float(held.skipped)}
         return {f"{role}_{name}": torch.tensor(value) for name, value in logged.items()}
 
     @torch.no_grad()
     def pull(self, role: Role, towards: Role, decay: float) -> None:
-        """Move one role's weights towards another's, unless that one's update was skipped. Tensor by tensor, each whole
-        for a moment (a collective): the two may be held under different ZeRO stages."""
+        """Move one role's weights towards another's, unless that one's update was skipped (collectives): the two may be
+        held under different ZeRO stages."""
         if self._held[towards].zero_optimizer.overflow:
             return
-        for (_, own), (_, other) in zip(self._held[role].trainable, self._held[towards].trainable, strict=True):
-            weights = torch.lerp(zero.master(other), zero.master(own), decay)
-            zero.set_master(own, weights)
-            zero.set_compute_weights(own, weights)
+        own = self._held[role].trainable
+        both = zip(own, shards.masters(own), shards.masters(self._held[towards].trainable), strict=True)
+        for (_, parameter), (_, weights), (_, goal) in both:
+            pulled = torch.lerp(goal, weights, decay)
+            shards.set_master(parameter, pulled)
+            shards.set_compute_weights(parameter, pulled)
 
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
-        """(role, "kind/parameter", whole fp32 tensor) of all that a checkpoint keeps; each is a collective."""
+        """(role, "kind/parameter", whole fp32 tensor) of all that a checkpoint keeps, gathered in buckets: copy what
+        must outlive the next one."""
+        for (role, name), tensor in shards.gathered(self._pieces()):
+            yield role, name, tensor
+        yield from self._carried.tensors()
+
+    def _pieces(self) -> Iterator[shards.Piece[tuple[Role, str]]]:
+        """This rank's pieces of what a checkpoint keeps of trained roles and averages."""
         for role, held in self._trained.items():
             for name, parameter in held.trainable:
-                yield role, f"weights/{name}", zero.master(parameter)
-                if held.updates:
-                    for moment in zero.MOMENTS:
-                        yield role, f"{moment}/{name}", zero.moment(parameter, moment)
+                yield (role, f"weights/{name}"), parameter, shards.local_shard(parameter)
+                for moment in shards.MOMENTS if held.updates else ():
+                    yield (role, f"{moment}/{name}"), parameter, shards.local_shard(parameter, moment)
                 if held.ema is not None:
-                    yield role, f"ema/{name}", zero.whole(parameter, held.ema.average.get(name))
+                    yield (role, f"ema/{name}"), parameter, held.ema.average.get(name)
             for average in held.averages:
-                yield from average.tensors()
-        yield from self._carried.tensors()
+                yield from average.pieces()
 
     def state(self) -> dict[str, Any]:
         """Counters per role: attempts and successes differ where updates were skipped."""
@@ -259,15 +216,15 @@ class DeepSpeedEngines:
                 zero.make_moments(held.engine, held.updates)
             for name, parameter in held.trainable:
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
-                zero.set_master(parameter, weights)
-                zero.set_compute_weights(parameter, weights)
+                shards.set_master(parameter, weights)
+                shards.set_compute_weights(parameter, weights)
                 if held.updates:
-                    for moment in zero.MOMENTS:
+                    for moment in shards.MOMENTS:
                         value = checkpoint.tensor(role, moment, name).to(parameter.device)
-                        zero.set_master(parameter, value, moment)
+                        shards.set_master(parameter, value, moment)
                 if held.ema is not None:  # of a run that had no average, one from now on
                     value = checkpoint.tensor(role, "ema", name) if name in averaged else weights
-                    zero.set_shard(parameter, held.ema.average.get(name), value)
+                    shards.set_shard(parameter, held.ema.average.get(name), value)
             for average in held.averages:
                 average.load(checkpoint)
 
@@ -282,10 +239,10 @@ class DeepSpeedEngines:
                 if name.startswith(f"{EXITS}.") and name not in found:
                     continue  # the other run's fake score knew no exits: they begin at zero, as in any run
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
-                zero.set_master(parameter, weights)
-                zero.set_compute_weights(parameter, weights)
+                shards.set_master(parameter, weights)
+                shards.set_compute_weights(parameter, weights)
                 if held.ema is not None:
-                    zero.set_shard(parameter, held.ema.average.get(name), weights)
+                    shards.set_shard(parameter, held.ema.average.get(name), weights)
             for average in held.averages:
                 average.begin(checkpoint)
 
@@ -313,13 +270,3 @@ class DeepSpeedEngines:
         every: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(every, digest.hexdigest())
         return hashlib.sha256("".join(every).encode()).hexdigest()
-
-
-def _check_gradient(role: Role, held: _Held, norm: float) -> None:
-    """RuntimeError, on all ranks since they share the norm, when nothing has reached a role's parameters for long."""
-    held.without_gradient = held.without_gradient + 1 if norm == 0 else 0
-    if held.without_gradient == NO_GRADIENT_LIMIT:
-        raise RuntimeError(
-            f"the gradient of {role} was exactly 0 in {NO_GRADIENT_LIMIT} updates in a row: its loss does not reach "
-            f"its {len(held.trainable)} trainable tensors ({held.trainable[0][0]}, ...)"
-        )

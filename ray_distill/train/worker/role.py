@@ -1,0 +1,74 @@
+"""One role of a training: its network, its DeepSpeed engine, and its counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_distill.config.roles import RoleConfig
+from ray_distill.train.worker.average import AverageRole
+from ray_distill.train.worker.ema import ShardedEMA
+from ray_distill.types import Role
+
+NO_GRADIENT_LIMIT = 10  # updates in a row; fewer are honest: a DMD student whose fake score still equals the teacher
+
+
+@dataclass
+class EngineRole:
+    """One role: its network, its DeepSpeed engine (at stage 0 the network itself), and what that does not know."""
+
+    module: nn.Module
+    engine: Any
+    config: RoleConfig
+    total_updates: int
+    updates: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    without_gradient: int = 0
+    ema: ShardedEMA | None = None
+    trainable: list[tuple[str, nn.Parameter]] = field(default_factory=list)
+    averages: list[AverageRole] = field(default_factory=list)
+    descends: bool = False
+
+    @property
+    def body(self) -> nn.Module:
+        """The network that is called: the module itself, or the base that it is an adapter on."""
+        body: nn.Module = getattr(self.module, "body", self.module)
+        return body
+
+    @property
+    def zero_optimizer(self) -> Any:
+        return self.engine.optimizer
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        inner: torch.optim.Optimizer = self.engine.optimizer.optimizer
+        return inner
+
+
+class RoleNetwork:
+    """A role's network as its adapter calls it: through the engine where the role is updated, else as the bare module,
+    whose hooks gather its weights as well. DeepSpeed takes a gradient that only passes through an engine's output for
+    a backward of that engine's own, and refuses it."""
+
+    def __init__(self, role: EngineRole) -> None:
+        self._role = role
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (self._role.engine if self._role.descends else self._role.module)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._role.body, name)  # parts that adapters hook
+
+
+def check_gradient(name: Role, role: EngineRole, norm: float) -> None:
+    """RuntimeError, on all ranks since they share the norm, when nothing has reached a role's parameters for long."""
+    role.without_gradient = role.without_gradient + 1 if norm == 0 else 0
+    if role.without_gradient == NO_GRADIENT_LIMIT:
+        raise RuntimeError(
+            f"the gradient of {name} was exactly 0 in {NO_GRADIENT_LIMIT} updates in a row: its loss does not reach "
+            f"its {len(role.trainable)} trainable tensors ({role.trainable[0][0]}, ...)"
+        )
