@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from ray_distill.config import ConfigError
+from ray_distill.models.causal_pca import CausalPatchPCA
+from ray_distill.models.patch_pca import PatchPCA
 from ray_distill.train.driver.check import check
+from tests.own_codec import with_codec
 from tests.unit.toys import run_config
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
@@ -96,3 +99,19 @@ def test_what_does_not_fit_is_refused_by_its_name(config, tmp_path, pipelines, k
         changes["method"] = {"name": "self_forcing", "num_frame_per_block": 1}
     with pytest.raises(ConfigError, match=message):
         check(config(kind, data__manifest=None, data__datasets=parts, **changes))
+
+
+@pytest.mark.parametrize(
+    ("codec", "frames", "refused"),
+    [(CausalPatchPCA, 5, None), (PatchPCA, 6, r"its vae encodes none: .*\(1, 4, 4\) must be multiples of PatchPCA's")],
+)
+def test_a_codec_of_ours_takes_images_where_its_first_latent_frame_is_one(
+    config, tmp_path, pipelines, codec, frames, refused
+):
+    path = with_codec(tmp_path / "base", pipelines / "2.2_5b", codec)
+    asked = config(path, model__from_image=True, data__frames=frames)
+    if refused is None:
+        check(asked)
+    else:
+        with pytest.raises(ConfigError, match=refused):
+            check(asked)
