@@ -97,6 +97,7 @@ def test_a_codec_that_diffusers_does_not_know_gives_its_latents_to_the_script(tm
         check_base(Pipeline("wan", base, from_image=True))
     folder = export(tmp_path / "student", base, sampler)
     assert verify(folder, "a red square moving left") < 1e-4
+    assert "in the place of `first_frame.png`" in (folder / "README.md").read_text()
 
 
 def test_a_picture_s_other_encoder_needs_a_vae_of_diffusers(tmp_path, home):
