@@ -29,6 +29,7 @@ STUDENTS: dict[str, tuple[str, list[str]]] = {
     "dmd_3_lora": (DMD, LORA),
     "dmd_2": (DMD, ["method.timesteps=[1000, 750]"]),
     "dmd_1": (DMD, ["method.timesteps=[1000]"]),
+    "dmd_phased_3": ("configs/dmd_phased_quickstart.yaml", []),
     "lcm_4": ("configs/lcm_quickstart.yaml", []),
     "dcm_4": ("configs/dcm_quickstart.yaml", []),
     "dcm_fine_4": ("configs/dcm_fine_quickstart.yaml", ["roles.student.path=output/students/dcm_4_seed{seed}/export"]),

@@ -7,7 +7,6 @@ from typing import Any
 
 from ray_distill.errors import ConfigError
 from ray_distill.models.pipeline import INDEX, Pipeline
-from ray_distill.models.spec import of_clips
 
 
 def check_index(pipeline: Pipeline, experts: bool = False) -> None:
@@ -43,11 +42,12 @@ def check_base(pipeline: Pipeline, experts: bool = False) -> None:
         )
     classes = {**pipeline.of.parts, "transformer": pipeline.of.transformer.__name__}
     vae = pipeline.vae.get("_class_name")
-    if vae != classes["vae"]:  # a codec of ours: the export samples without one
-        if of_clips(fields):
+    image_parts, own_codec = pipeline.of.image_parts(fields), vae != classes["vae"]
+    if own_codec:  # the export samples without one, and is given the latents of its picture
+        if rest := [name for name in image_parts if name != "vae"]:
             raise ConfigError(
-                f"{pipeline.where}: its vae is a {vae}, and a student from images leaves with one of diffusers, which "
-                "encodes them; give a folder with such a vae, or train from text"
+                f"{pipeline.where}: its vae is a {vae}, so that the export is given latents in place of a picture, "
+                f"and its {rest[0]} needs the picture; give a folder with a {classes['vae']}, or one without {rest[0]}"
             )
         del classes["vae"]
         if (named := class_of(parts, "vae")) is not None:
@@ -60,7 +60,7 @@ def check_base(pipeline: Pipeline, experts: bool = False) -> None:
                 f"{pipeline.where}: {INDEX} names {name} {named}, and an export of family {family!r} loads {kind}; "
                 "correct it, or copy it again"
             )
-    for name in pipeline.of.image_parts(fields):
+    for name in () if own_codec else image_parts:
         if class_of(parts, name) is None:
             raise ConfigError(
                 f"{pipeline.where}: {INDEX} names no {name}, and a student from images needs it; copy it again"

@@ -15,17 +15,18 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.pictures import picture_rows
 from ray_distill.diffusion.samplers import by_level, sample
+from ray_distill.export.base import class_of
 from ray_distill.export.diffusers import RECIPE
 from ray_distill.models import family_of
 from ray_distill.models.conditions import batched, unconditional
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.models.spec import of_captions
+from ray_distill.models.spec import Family, Fields, Row, of_captions, of_clips
 from ray_distill.types import Chunks, Denoiser, Experts, Sampler, Window
 
 
@@ -37,13 +38,21 @@ def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0, i
     begins from ``image``, else from a picture of random colours.
     """
     folder = Path(folder)
-    if not json.loads((folder / RECIPE).read_text()).get("from_image"):
-        theirs, ours = _by_script(folder, [prompt], seed, timeout_s), _by_sampler(folder, prompt, seed)
+    recipe = json.loads((folder / RECIPE).read_text())
+    if not recipe.get("from_image"):
+        theirs, ours = _by_script(folder, [prompt], seed, timeout_s), _by_sampler(folder, recipe, prompt, seed)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             picture = image or _random_picture(Path(scratch) / "picture.png")
+            base = _base(folder, recipe, ("vae", "image_encoder", "image_processor"))
+            pipeline = Pipeline(_family(folder).name, base, "base", from_image=True)
+            models, size = Encoders(pipeline, 1), (recipe["frames"], recipe["height"], recipe["width"])
+            (row,) = picture_rows(models, [picture], size)
+            if class_of(pipeline.index, "vae") is None:  # diffusers has no class that encodes the picture
+                picture = Path(scratch) / "encoded.safetensors"
+                save_file(dict(row), picture)
             theirs = _by_script(folder, [prompt, str(picture)], seed, timeout_s)
-            ours = _by_sampler(folder, prompt, seed, picture)
+            ours = _by_sampler(folder, recipe, prompt, seed, (row, of_clips(models.fields)))
     if theirs.shape != ours.shape:
         raise RuntimeError(f"{folder}: sample.py makes latents {list(theirs.shape)}, our sampler {list(ours.shape)}")
     return (theirs - ours).abs().max().item()
@@ -74,25 +83,35 @@ def _chunks(chunks: Mapping[str, Any]) -> Chunks:
     return Chunks(**{**chunks, "window": window, "first_timesteps": tuple(chunks.get("first_timesteps", ()))})
 
 
-def _by_sampler(folder: Path, prompt: str, seed: int, picture: Path | None = None) -> Tensor:
-    recipe = json.loads((folder / RECIPE).read_text())
-    base = folder / recipe["base"]
-    if not base.is_dir():
-        parts = ["tokenizer", "text_encoder", *(["vae", "image_encoder", "image_processor"] if picture else [])]
-        base = Path(snapshot_download(recipe["base"], allow_patterns=[f"{part}/*" for part in (*parts, "*.json")]))
-    chunks = _chunks(recipe["chunks"]) if recipe.get("chunks") else None
-    sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
-    names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
+def _family(folder: Path) -> Family:
     kind = json.loads((folder / "transformer/config.json").read_text())["_class_name"]
     of = family_of(kind)
     assert of is not None, f"{folder}: an export of no family: {kind}"
-    tokens = recipe["max_sequence_length"]
-    conditions, negative = of.text(base, tokens, "float32").encode([prompt, recipe["negative_prompt"]])
+    return of
+
+
+def _base(folder: Path, recipe: Mapping[str, Any], parts: Sequence[str] = ()) -> Path:
+    """The folder of text encoder, tokenizer and further ``parts``; from the hub where the recipe names no folder."""
+    base: Path = folder / recipe["base"]
+    if base.is_dir():
+        return base
+    patterns = [*(f"{part}/*" for part in ("tokenizer", "text_encoder", *parts)), "*.json"]
+    return Path(snapshot_download(recipe["base"], allow_patterns=patterns))
+
+
+def _by_sampler(
+    folder: Path, recipe: Mapping[str, Any], prompt: str, seed: int, image: tuple[Row, Fields] | None = None
+) -> Tensor:
+    """``image``: the conditions of the clip that begins from it, and what each is."""
+    chunks = _chunks(recipe["chunks"]) if recipe.get("chunks") else None
+    sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
+    names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
+    of, tokens = _family(folder), recipe["max_sequence_length"]
+    conditions, negative = of.text(_base(folder, recipe), tokens, "float32").encode([prompt, recipe["negative_prompt"]])
     fields = of_captions(Pipeline(of.name, folder, "export").fields(tokens))
-    if picture is not None:
-        models = Encoders(Pipeline(of.name, base, "base", from_image=True), tokens)
-        fields, size = models.fields, (recipe["frames"], recipe["height"], recipe["width"])
-        conditions = {**conditions, **picture_rows(models, [picture], size)[0]}
+    if image is not None:
+        row, image_fields = image
+        conditions, fields = {**conditions, **row}, {**fields, **image_fields}
     text = batched([conditions], fields)
     empty = unconditional(negative, text, fields)
     networks = {n: of.denoiser(of.transformer.from_pretrained(folder / n, dtype=torch.float32)) for n in names}

@@ -10,7 +10,7 @@ from ray_distill.config.keys import ConfigError
 from ray_distill.simpletuner.datatable import all_fields
 from ray_distill.simpletuner.document import FORM, hint, is_comment, read_json, set_keys
 from ray_distill.simpletuner.fields import CACHE, Entry
-from ray_distill.simpletuner.mixing import mixed, own_keys, square
+from ray_distill.simpletuner.mixing import mixed, one_beginning, own_keys, square
 from ray_distill.simpletuner.outcome import File, Key, Outcome, Rule, looked_up
 from ray_distill.simpletuner.placeholders import filled
 from ray_distill.simpletuner.report import Line, quoted
@@ -55,6 +55,7 @@ def datasets(file: File) -> tuple[dict[str, Any], list[Line]]:
     entries = _used(path, file, lines)
     parts = _parts(entries, file, lines)
     square(parts, path)
+    one_beginning(parts, path)
     tree = {key: value for part in reversed(parts) for key, value in part.items() if "." in key}
     shared, own = own_keys([{key: value for key, value in part.items() if "." not in key} for part in parts])
     own, note = mixed(own, file)

@@ -10,6 +10,7 @@ from ray_distill.config.keys import ConfigError
 from ray_distill.simpletuner.outcome import File, Outcome
 
 Part = dict[str, Any]
+FROM_IMAGE = "model.from_image"
 CLIP = {
     "frames": None,
     "stride": 1,
@@ -50,6 +51,16 @@ def square(parts: Sequence[Part], path: Path) -> None:
         raise ConfigError(
             f"{path}: two sizes: {sizes}. Squares have one size in a run: give all datasets the same crop and "
             "resolution; or crop=false, or crop_aspect=preserve, in all, and each has its own resolution"
+        )
+
+
+def one_beginning(parts: Sequence[Part], path: Path) -> None:
+    """ConfigError where some datasets ask for clips that begin from a picture, and others for clips from text."""
+    asked = {part[FROM_IMAGE]: str(part.get("id", number)) for number, part in enumerate(parts) if FROM_IMAGE in part}
+    if len(asked) > 1:
+        raise ConfigError(
+            f"{path}: is_i2v is true of {asked[True]!r} and false of {asked[False]!r}, and a run has one beginning; "
+            "give all datasets the same"
         )
 
 

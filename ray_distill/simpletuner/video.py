@@ -8,7 +8,7 @@ from typing import Any
 from ray_distill.simpletuner.document import is_comment
 from ray_distill.simpletuner.outcome import File, Outcome
 from ray_distill.simpletuner.values import Refused, blank, flag, one_of, whole
-from ray_distill.simpletuner.weights import FROM_IMAGES, model_name
+from ray_distill.simpletuner.weights import EITHER, FROM_IMAGES, model_name
 
 Entry = Mapping[str, Any]
 
@@ -60,16 +60,18 @@ def _buckets(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _from_picture(value: Any, entry: Entry, file: File) -> Outcome:
-    """Whether a clip's first frame is a condition: the model says so, and Wan 2.2 5B needs to be asked."""
-    from_images = model_name(file) in FROM_IMAGES or file.overrides("model.from_image")
-    if flag(value) and not from_images:
-        raise Refused(
-            f"{model_name(file) or 'the model'} begins from text; use false, an i2v flavour, or Wan 2.2 5B with "
-            "model.from_image=true beside the file"
-        )
-    if not flag(value) and from_images:
+    """Whether a clip's first frame is a condition: Wan 2.2 5B does as it is asked, and other models say so."""
+    asked, name = flag(value), model_name(file)
+    if file.overrides("model.from_image"):
+        return Outcome(note="no effect: model.from_image is set elsewhere")
+    if name in EITHER:
+        note = "the model begins from each clip's first frame" if asked else "text alone is given"
+        return Outcome({"model.from_image": asked}, note)
+    if asked and name not in FROM_IMAGES:
+        raise Refused(f"{name or 'the model'} begins from text; use false, an i2v flavour, or Wan 2.2 5B")
+    if not asked and name in FROM_IMAGES:
         raise Refused("the model begins from each clip's first frame; use true")
-    return Outcome(note="the model begins from each clip's first frame" if from_images else "text alone is given")
+    return Outcome(note="the model begins from each clip's first frame" if asked else "text alone is given")
 
 
 PARTS: Mapping[str, Callable[[Any, Entry, File], Outcome]] = {

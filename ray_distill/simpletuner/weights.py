@@ -19,6 +19,8 @@ FLAVOURS = {
 }
 FROM_IMAGES = {name for flavour, name in FLAVOURS.items() if flavour.startswith("i2v")}
 """Models that take a picture with each prompt."""
+EITHER = {FLAVOURS["ti2v-5b-2.2"]}
+"""Models that take a picture or none."""
 _ALONE = "it trains one of two experts, which are distilled together here: method dmd_phased with model.path = {}"
 _LAST = "it also takes the last frame of a clip, and pictures here are first frames"
 _CONTROL = "it takes control videos, and pictures here are first frames"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ray_distill.train.worker.step import train_step
 from tests.checkpoints import write
 from tests.gang import jobs
 from tests.gang.gang import Gang
+from tests.tiny_wan import tiny_wan
 from tests.two_experts import RATE, TRAINED, phased_config, write_experts
 
 LORA = {"rank": 4, "alpha": 8}
@@ -143,3 +145,32 @@ def test_worlds_stages_and_shared_bases_agree(
             teachers = {"roles__teacher__zero": base, "roles__teacher_low__zero": base}
             shared = run(5 + base, 2, 2, 4, model__shared_base=True, **teachers)
             assert distance(shared, reference) < TOLERANCE
+
+
+def live() -> int:
+    """Bytes of all tensors that Python knows, each storage counted once."""
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    storages = [each.untyped_storage() for each in tensors if not each.is_meta]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def held_and_left(rank: int, world: int, config: RunConfig) -> tuple[int, int]:
+    """Bytes that the first stage's engines hold after they were trained, and that are left of them when they end."""
+    before, engines = live(), begun(config, stage_at(config, 0), None)
+    for step in range(2):
+        train_step(config.method, engines, jobs.micro_batches(jobs.Case(), step, rank, world), step, StatelessRng(0))
+    held = live() - before
+    engines.close()
+    del engines
+    zero.forget()
+    return held, live() - before
+
+
+@pytest.mark.parametrize("stage", [3, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 1, 2))])
+def test_engines_that_end_free_what_they_held(gang: Gang, folder: Path, stage: int) -> None:
+    """Under ZeRO-3 autograd keeps the shells of its parameters."""
+    ((held, left),) = gang.run(held_and_left, phased_config(folder, zero=stage), world=1)
+    weights = sum(t.nbytes for t in tiny_wan(1).parameters())
+    assert held > 2 * 4 * weights  # two networks, each with gradients or masters and two moments
+    assert left < 0.02 * held

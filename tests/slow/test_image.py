@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from PIL import Image
 
 from ray_distill.cli import main
 from ray_distill.export.verify import verify
-from tests.ray.conftest import ROOT
+from tests.own_codec import with_codec
+from tests.slow.images import FULL, LORA, OPTIMIZER, make, tree, written
 
 DMD = {"name": "dmd", "timesteps": "1000,757,522", "student_interval": 2, "teacher_guidance": 2.0}
-OPTIMIZER = {"learning_rate": 1.0e-4}
-
-
-def make(home: Path, kind: str) -> None:
-    """The pipeline and clips of a kind, and prompts with pictures."""
-    script = [sys.executable, ROOT / "examples/tiny_wan.py", home / kind, "--kind", kind, "--clips", "4"]
-    subprocess.run(script, check=True, timeout=300)
-    for name in ("red", "blue"):
-        Image.new("RGB", (120, 90), name).save(home / f"{name}.png")
-    rows = [{"caption": f"a {name} square", "image": f"{name}.png"} for name in ("red", "blue")]
-    (home / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (home / "images.json").write_text(json.dumps({"first": "red.png"}))
-
-
-def config(home: Path, kind: str, method: dict, roles: dict, dataset: dict, **model) -> Path:
-    tree = {
-        "name": kind.replace(".", "_"),
-        "output_dir": str(home / "output"),
-        "model": {"path": str(home / kind), "max_sequence_length": 512, **model},
-        "method": method,
-        "roles": roles,
-        "data": {"datasets": [dataset], "frames": 5, "height": 64, "width": 96, "cache_dir": str(home / "cache")},
-        "train": {"steps": 2, "global_batch": 2, "micro_batch": 1, "workers": 1},
-        "track": {"uri": ""},
-        "evaluate": {"every": 2, "seeds": [1], "pictures": 1, "videos": 2, "batch": 1, "teacher_steps": 2},
-    }
-    tree["evaluate"] |= {"prompts": {"first": "a red square"}, "images": str(home / "images.json")}
-    path = home / f"{kind}.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
-
-
-LORA = {"student": {"optimizer": OPTIMIZER, "lora": {"rank": 2}}, "fake_score": {"optimizer": OPTIMIZER}}
-FULL = {"student": {"optimizer": OPTIMIZER}, "fake_score": {"optimizer": OPTIMIZER}}
 
 
 @pytest.mark.parametrize(
@@ -76,15 +38,30 @@ def test_a_student_from_images_is_trained_evaluated_and_exported(
     make(tmp_path, kind)
     manifest = {"manifest": str(tmp_path / kind / "clips/manifest.jsonl")}
     prompts = {"prompts": str(tmp_path / "prompts.jsonl"), "image_column": "image"}
-    path = config(tmp_path, kind, method, roles, prompts if pictures else manifest, **model)
+    run = tree(tmp_path, kind, method, roles, prompts if pictures else manifest, **model)
     from_image = kind == "2.1_i2v" or bool(model)
-    given = [] if from_image else ["evaluate.prompts={}", "evaluate.images={}"]
-    assert main(["check", str(path), *given]) == 0
-    assert main(["train", str(path), *given]) == 0
+    if not from_image:
+        run["evaluate"] |= {"prompts": {}, "images": {}}
+    path = written(run, tmp_path / "run.yaml")
+    assert main(["check", path]) == 0
+    assert main(["train", path]) == 0
     (export,) = (tmp_path / "output").glob("*/export")
     assert verify(export, "a blue square") < 1e-4
     assert (export / "pytorch_lora_weights.safetensors").is_file() == ("lora" in roles["student"])
     out = tmp_path / "made.mp4"
     picture = ["--image", str(tmp_path / "blue.png")] if from_image else []
-    assert main(["sample", str(path), *given, "--prompt", "a blue square", "--out", str(out), *picture]) == 0
+    assert main(["sample", path, "--prompt", "a blue square", "--out", str(out), *picture]) == 0
     assert out.stat().st_size > 0
+
+
+def test_a_student_from_images_with_a_codec_of_ours_is_trained_evaluated_and_exported(
+    local_ray: None, tmp_path: Path
+) -> None:
+    """The export is given the latents of its picture."""
+    make(tmp_path, "2.2_5b")
+    with_codec(tmp_path / "own", tmp_path / "2.2_5b")
+    manifest = {"manifest": str(tmp_path / "2.2_5b/clips/manifest.jsonl")}
+    path = written(tree(tmp_path, "own", DMD, FULL, manifest, from_image=True), tmp_path / "run.yaml")
+    assert main(["check", path]) == 0
+    assert main(["train", path]) == 0
+    assert verify(tmp_path / "output/own/export", "a blue square") < 1e-4

@@ -13,6 +13,7 @@ from ray_distill.cli import main
 from ray_distill.train import launch
 from ray_distill.train.driver import fit
 from tests.ray.conftest import ROOT, Home, read_rows
+from tests.slow.images import OPTIMIZER, make, tree, written
 from tests.unit.data import odd
 
 
@@ -62,3 +63,30 @@ def test_a_clip_that_rots_while_it_is_trained_on_costs_itself(local_ray: None, h
     (quarantine,) = (tmp_path / "cache").glob("*/quarantine.jsonl")
     (named,) = [json.loads(line) for line in quarantine.read_text().splitlines()]
     assert named["file"] == "clip_7.mp4" and "cannot be decoded" in named["reason"]
+
+
+def test_pictures_of_a_column_are_streamed_beside_their_clips(local_ray: None, tmp_path: Path) -> None:
+    """A streamed run from images equals one on a prepared cache, and another picture is another condition."""
+    make(tmp_path, "2.2_a14b_i2v")
+    rows = [json.loads(line) for line in (tmp_path / "2.2_a14b_i2v/clips/manifest.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["image"] = str(tmp_path / ("red.png", "blue.png")[number % 2])
+    manifest = tmp_path / "2.2_a14b_i2v/clips/pictures.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    part = {"manifest": str(manifest), "image_column": "image", "root": str(tmp_path)}
+    method = {"name": "flow_matching"}
+    run = tree(tmp_path, "2.2_a14b_i2v", method, {"student": {"optimizer": OPTIMIZER}}, part)
+    run["evaluate"] = {"enabled": False}
+    runs = {}
+    for name in ("prepared", "streamed", "first_frames"):
+        own = run | {"name": name, "data": run["data"] | {"cache_dir": str(tmp_path / f"cache_{name}")}}
+        own["data"]["stream"] = name == "streamed"
+        if name == "first_frames":
+            own["data"]["datasets"] = [{key: part[key] for key in ("manifest", "root")}]
+        assert main(["train", written(own, tmp_path / f"{name}.yaml")]) == 0
+        last = latest(tmp_path / "output" / name)
+        assert last is not None
+        runs[name] = (dict(last.tensors("student", "weights")), read_rows(tmp_path / "output" / name))
+    one, other, without = runs["prepared"], runs["streamed"], runs["first_frames"]
+    assert all(torch.equal(one[0][key], other[0][key]) for key in one[0].keys() | other[0].keys())
+    assert one[1] == other[1] != without[1]

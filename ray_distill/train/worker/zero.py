@@ -157,10 +157,11 @@ def let_go(engine: Any) -> None:
     """End an engine: without this the hooks on its parameters' gradients, which autograd holds, keep all of it."""
     if isinstance(engine, deepspeed.DeepSpeedEngine):
         engine.destroy()
-        if isinstance(engine.optimizer, deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3):
-            # Autograd keeps its parameters for good, and they refer to it: what they hold goes, and their shells stay.
+        if engine.zero_optimization_stage() == 3:
+            # Its parameters are kept for good: what they hold, shards and engine, goes, and their shells stay.
             for parameter in engine.module.parameters():
                 vars(parameter).clear()
+        if isinstance(engine.optimizer, deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3):
             adamw = engine.optimizer.optimizer
             adamw.state.clear()
             adamw.param_groups.clear()

@@ -11,16 +11,18 @@ from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from ray_distill.export.base import check_base
 from ray_distill.export.diffusers import check_recipe, export_student
 from ray_distill.export.verify import verify
+from ray_distill.models.codec import load_codec
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.models.wan.codec import WanVAE
-from ray_distill.types import Chunks, Sampler
+from ray_distill.types import Chunks, Experts, Sampler
+from tests.own_codec import with_codec
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import tiny_wan
 
 SDE = Sampler((1000.0, 757.0, 522.0), "sde")
 GUIDED = Sampler((1000.0, 900.0, 500.0), "ode", guidance_scale=2.0)
+EXPERTS = Sampler((1000.0, 930.0, 900.0, 500.0), "ode", experts=Experts("student", "student_low", 915.0))
 
 
 def base_of(home: Path, kind: str) -> Path:
@@ -35,9 +37,9 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("bases")
 
 
-def student_of(base: Path, **more):
+def student_of(base: Path, seed: int = 5):
     """Another network of the base's architecture, with weights that read text, level and image."""
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     network = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(base / "transformer")).eval()
     with torch.no_grad():
         for weight in network.parameters():
@@ -47,12 +49,14 @@ def student_of(base: Path, **more):
 
 def export(folder: Path, base: Path, sampler: Sampler = SDE, from_image: bool = True, **more) -> Path:
     size = {"frames": 5, "height": 64, "width": 96}
+    if sampler.experts:
+        more["low"] = student_of(base, 6)
     return export_student(
         folder,
         more.pop("network", None) or student_of(base),
         base,
         sampler,
-        WanVAE.load(base / "vae").latent_shape(*size.values()),
+        load_codec(base / "vae").latent_shape(*size.values()),
         **size,
         fps=8,
         max_sequence_length=512,
@@ -69,6 +73,7 @@ def export(folder: Path, base: Path, sampler: Sampler = SDE, from_image: bool = 
         pytest.param("2.2_5b", GUIDED, True, marks=pytest.mark.slow),
         pytest.param("2.1_i2v", GUIDED, True, marks=pytest.mark.slow),
         pytest.param("2.2_5b", SDE, True, marks=pytest.mark.slow),
+        pytest.param("2.2_a14b_i2v", EXPERTS, True, marks=pytest.mark.slow),
         pytest.param("2.2_5b", GUIDED, False, marks=pytest.mark.slow),
     ],
 )
@@ -79,6 +84,26 @@ def test_diffusers_reproduces_our_sampler_from_a_picture(tmp_path, home, kind, s
     card = (folder / "README.md").read_text()
     assert ("pipeline_tag: image-to-video" in card) == ("first_frame.png" in card) == from_image
     assert json.loads((folder / "recipe.json").read_text())["from_image"] is from_image
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [("2.2_5b", GUIDED), pytest.param("2.2_a14b_i2v", EXPERTS, marks=pytest.mark.slow)],
+)
+def test_a_codec_that_diffusers_does_not_know_gives_its_latents_to_the_script(tmp_path, home, kind, sampler):
+    """As the first latent frame, and as those of a clip that is the picture and then mid-grey."""
+    base = with_codec(tmp_path / "base", base_of(home, kind))
+    if kind == "2.2_5b":
+        check_base(Pipeline("wan", base, from_image=True))
+    folder = export(tmp_path / "student", base, sampler)
+    assert verify(folder, "a red square moving left") < 1e-4
+    assert "in the place of `first_frame.png`" in (folder / "README.md").read_text()
+
+
+def test_a_picture_s_other_encoder_needs_a_vae_of_diffusers(tmp_path, home):
+    base = with_codec(tmp_path / "base", base_of(home, "2.1_i2v"))
+    with pytest.raises(ValueError, match="its vae is a CausalPatchPCA, .* its image_encoder needs the picture"):
+        check_base(Pipeline("wan", base))
 
 
 def test_an_adapter_loads_into_the_pipeline(tmp_path, home):

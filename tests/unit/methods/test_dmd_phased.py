@@ -322,7 +322,7 @@ def perfect(law, end):
     return see
 
 
-@pytest.mark.parametrize(("levels", "steps"), [("below", 400), pytest.param("all", 1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("levels", "steps"), [("below", 500), pytest.param("all", 800, marks=pytest.mark.slow)])
 def test_two_linear_experts_end_at_the_data(levels, steps):
     """Oracle 45: with perfect fake scores the high one ends at the marginal of N(2, .5^2) at .7, then the low one, on
     what that one leaves, at the data."""
@@ -350,7 +350,7 @@ def test_two_linear_experts_end_at_the_data(levels, steps):
             method.student_loss(region, networks, batch(range(4), (1, 1, 16, 16)), RNG.at(step)).loss.backward()
             optimizer.step()
             schedule.step()
-    assert high.a.item() == pytest.approx(0.6, abs=1e-2)
-    assert abs(high.b.item()) == pytest.approx(0.7158910532, abs=1e-2)
-    assert (low.c + low.e * high.a).item() == pytest.approx(2.0, abs=1e-2)
-    assert abs((low.e * high.b).item()) == pytest.approx(0.5, abs=1e-2)
+    assert high.a.item() == pytest.approx(0.6, abs=1e-3)
+    assert abs(high.b.item()) == pytest.approx(0.7158910532, abs=1e-3)
+    assert (low.c + low.e * high.a).item() == pytest.approx(2.0, abs=1e-3)
+    assert abs((low.e * high.b).item()) == pytest.approx(0.5, abs=1e-3)

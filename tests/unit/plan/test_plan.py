@@ -270,13 +270,16 @@ def test_the_table_of_what_holds_14b():
         assert f"| {mode} | {' | '.join(cells)} |" in documented
 
 
-PHASED, PHASED_LORA = (f"configs/wan2.2_a14b/{name}.yaml" for name in ("dmd_phased", "dmd_phased_lora"))
+PHASED, PHASED_LORA, PHASED_IMAGE = (
+    f"configs/wan2.2_a14b/{name}.yaml" for name in ("dmd_phased", "dmd_phased_lora", "dmd_phased_i2v")
+)
 EXPERTS = ("student", "fake_score", "student_low", "fake_score_low")
 TWO_EXPERTS = {
     "two experts, all weights": (PHASED, []),
     "two experts, optimizers offloaded": (PHASED, [f"roles.{role}.offload_optimizer=true" for role in EXPERTS]),
     "two experts in turns, all weights": (PHASED, ["method.schedule=alternating"]),
     "two experts on two shared bases": (PHASED_LORA, []),
+    "two experts from images, on two shared bases": (PHASED_IMAGE, []),
 }
 
 

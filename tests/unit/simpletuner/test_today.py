@@ -303,6 +303,20 @@ def test_a_flavour_that_begins_from_pictures(flavour, folder):
         load(folder, dataset(folder, video={"num_frames": 81, "is_i2v": False}) | of_flavour)
 
 
+def test_wan_2_2_5b_begins_as_its_datasets_ask(folder):
+    name = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+    (folder / name / "transformer").mkdir(parents=True, exist_ok=True)
+    of_flavour = {"model_flavour": "ti2v-5b-2.2", **FROM_PICTURES}
+    for asked in (True, False):
+        told = dataset(folder, video={"num_frames": 81, "is_i2v": asked}) | of_flavour
+        assert_set(load(folder, told).config, {"model.path": "{home}/" + name, "model.from_image": asked}, folder)
+    assert load(folder, dataset(folder, video={"num_frames": 81}) | of_flavour).config.model.from_image is None
+    video = {"num_frames": 81, "is_i2v": True}
+    two = dataset(folder, {"id": "a", "video": video}, {"id": "b", "video": video | {"is_i2v": False}}) | of_flavour
+    with pytest.raises(ConfigError, match="is_i2v is true of 'a' and false of 'b', and a run has one beginning"):
+        load(folder, two)
+
+
 def test_null_is_a_key_that_is_not_set(folder):
     nulls = dict.fromkeys(("use_ema", "gradient_accumulation_steps", "lora_alpha", "flux_guidance_value", "no_such"))
     loaded = load(folder, dmd(**nulls))

@@ -8,17 +8,24 @@ import pytest
 from PIL import Image
 
 from ray_distill.config import ConfigError
+from ray_distill.models.causal_pca import CausalPatchPCA
+from ray_distill.models.patch_pca import PatchPCA
 from ray_distill.train.driver.check import check
+from tests.own_codec import with_codec
+from tests.two_experts import TRAINED
 from tests.unit.toys import run_config
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import tiny_wan
 
+PHASED = {"name": "dmd_phased", "high_steps": 400, "boundary": 0.9, "flow_shift": 9.0, "score_shift": 9.0}
+HELD = {"optimizer": {"learning_rate": 1e-4}}
+
 
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory):
     home = tmp_path_factory.mktemp("kinds")
-    for kind in ("2.1_t2v", "2.1_i2v", "2.2_5b"):
+    for kind in ("2.1_t2v", "2.1_i2v", "2.2_5b", "2.2_a14b_i2v"):
         tiny_wan.main([str(home / kind), "--kind", kind])
     return home
 
@@ -50,18 +57,15 @@ def dataset(folder, **part):
         ("2.2_5b", {}),
         ("2.2_5b", {"from_image": True}),
         ("2.2_5b", {"from_image": True, "image_column": "image"}),
+        ("2.2_5b", {"method": {"name": "self_forcing", "num_frame_per_block": 1}}),
+        ("2.2_a14b_i2v", {"method": PHASED, "roles": dict.fromkeys(TRAINED, HELD)}),
     ],
 )
 def test_what_fits_is_ready(config, tmp_path, kind, changes):
     column = {"image_column": changes["image_column"]} if "image_column" in changes else {}
-    check(
-        config(
-            kind,
-            data__manifest=None,
-            data__datasets=dataset(tmp_path, **column),
-            model__from_image=changes.get("from_image"),
-        )
-    )
+    rest = {key: value for key, value in changes.items() if key in ("method", "roles")}
+    asked = {"data__datasets": dataset(tmp_path, **column), "model__from_image": changes.get("from_image")}
+    check(config(kind, data__manifest=None, **asked, **rest))
 
 
 @pytest.mark.parametrize(
@@ -96,3 +100,19 @@ def test_what_does_not_fit_is_refused_by_its_name(config, tmp_path, pipelines, k
         changes["method"] = {"name": "self_forcing", "num_frame_per_block": 1}
     with pytest.raises(ConfigError, match=message):
         check(config(kind, data__manifest=None, data__datasets=parts, **changes))
+
+
+@pytest.mark.parametrize(
+    ("codec", "frames", "refused"),
+    [(CausalPatchPCA, 5, None), (PatchPCA, 6, r"its vae encodes none: .*\(1, 4, 4\) must be multiples of PatchPCA's")],
+)
+def test_a_codec_of_ours_takes_images_where_its_first_latent_frame_is_one(
+    config, tmp_path, pipelines, codec, frames, refused
+):
+    path = with_codec(tmp_path / "base", pipelines / "2.2_5b", codec)
+    asked = config(path, model__from_image=True, data__frames=frames)
+    if refused is None:
+        check(asked)
+    else:
+        with pytest.raises(ConfigError, match=refused):
+            check(asked)

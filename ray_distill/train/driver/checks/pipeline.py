@@ -11,6 +11,7 @@ from ray_distill.export.diffusers import check_place, check_recipe
 from ray_distill.export.student import FOLDER
 from ray_distill.models.parts import check_text, check_tokenizer, check_vae
 from ray_distill.models.pipeline import INDEX
+from ray_distill.models.spec import of_clips
 
 PARTS = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")
 
@@ -44,6 +45,15 @@ def check_image(config: RunConfig) -> None:
     for part in pipeline.of.image_parts(fields):
         if not (pipeline.path / part).is_dir():
             raise ConfigError(f"{pipeline.where}: no {part}/ there, which encodes images; copy the whole folder")
+    if of_clips(fields):
+        _, rows, columns = pipeline.codec.stride
+        try:
+            pipeline.codec.latent_shape(1, rows, columns)
+        except ValueError as error:
+            raise ConfigError(
+                f"{pipeline.where}: a clip begins from a picture, and its vae encodes none: {error}; give a folder "
+                "whose first latent frame is one picture"
+            ) from None
     wanted = pipeline.of.tokens(pipeline.described)
     if wanted is not None and tokens != wanted:
         raise ConfigError(
