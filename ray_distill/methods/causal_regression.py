@@ -52,6 +52,7 @@ class CausalRegression(Chunked):
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained", TEACHER: "frozen"}
     heads: ClassVar[Mapping[Role, Heads]] = {}
     exits: ClassVar[Mapping[Role, int]] = {}
+    beyond_clips: ClassVar[bool] = False
     uses_latents: ClassVar[bool] = True
     prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1

@@ -38,6 +38,6 @@ class CausalWarmStart(WarmStart, SelfForcing):
         picked = k[:, None, None, :, None, None].expand(-1, 1, *x_clean.shape[1:])
         x_k = torch.stack(states, dim=1).gather(1, picked).squeeze(1)
         sigma = torch.tensor(self.sampler().timesteps, device=k.device)[k] / 1000
-        v = networks[STUDENT](x_k, sigma, batch.cond, chunks=lengths).velocity
+        v = networks[STUDENT](x_k, sigma, batch.cond, chunks=lengths, window=self.chunks.window).velocity
         loss = mse(generated(x_0_from_velocity(x_k, v, sigma), batch.given), generated(x_clean, batch.given))
         return LossTerms(loss, {"warm_start_loss": loss.detach()})

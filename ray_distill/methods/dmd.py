@@ -108,6 +108,10 @@ class DMD(Exits, Anchor, Scores):
         return {FAKE_SCORE: len(self.timesteps)} if self.exit_embedding else {}
 
     @property
+    def beyond_clips(self) -> bool:
+        return False
+
+    @property
     def uses_latents(self) -> bool:
         return not self.backward_simulation
 
@@ -156,6 +160,10 @@ class DMD(Exits, Anchor, Scores):
         with torch.set_grad_enabled(grad):
             return x_0_from_velocity(x_t, student(x_t, sigma, batch.cond).velocity, sigma)
 
+    def scored(self, batch: Batch, rng: Rng, purpose: str) -> Batch:
+        """``batch`` as the losses on the rollout for ``purpose`` take it."""
+        return batch
+
     def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
         x = self.roll_out(networks, batch, rng, "student", grad=True)
         if self.reuse_rollout:
@@ -169,6 +177,7 @@ class DMD(Exits, Anchor, Scores):
 
     def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
         """The student's loss on its rollout ``x``."""
+        batch = self.scored(batch, rng, "student")
         with torch.no_grad():
             x_s, sigma, _ = self.diffuse(x, batch, rng, "student", self.exit_window(rng, "student"))
             conditions = self.with_exit(batch, self.exit_step(rng, "student"))
@@ -202,6 +211,7 @@ class DMD(Exits, Anchor, Scores):
 
     def fake_score_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
         x, source = self.fake_samples(networks, batch, rng, shared)
+        batch = self.scored(batch, rng, source)
         x_s, sigma, eps = self.diffuse(x, batch, rng, "fake_score", self.exit_window(rng, source))
         cond, _ = self.with_exit(batch, self.exit_step(rng, source))
         v = networks[FAKE_SCORE](x_s, sigma, cond).velocity

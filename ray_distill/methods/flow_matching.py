@@ -48,6 +48,7 @@ class FlowMatching:
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
     heads: ClassVar[Mapping[Role, Heads]] = {}
     exits: ClassVar[Mapping[Role, int]] = {}
+    beyond_clips: ClassVar[bool] = False
     uses_latents: ClassVar[bool] = True
     prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1

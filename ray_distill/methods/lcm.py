@@ -57,6 +57,7 @@ class LCM:
     name: ClassVar[str] = "lcm"
     heads: ClassVar[Mapping[Role, Heads]] = {}
     exits: ClassVar[Mapping[Role, int]] = {}
+    beyond_clips: ClassVar[bool] = False
     uses_latents: ClassVar[bool] = True
     prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1

@@ -4,9 +4,10 @@
 2. a chunk: backward simulation to its exit step k as in DMD2, with attention to the cache of the chunks before it
 3. remember it: one forward without gradient on the finished chunk at ``context_noise``, which fills the cache
 4. score, student's and fake score's descent: DMD2's, on the whole clip; teacher and fake score see all its frames
+With ``rollout_frames`` (Self-Forcing++, arXiv 2510.02283) a rollout goes on to a length that is drawn: without gradient
+up to its last ``num_training_frames``, which alone are scored.
 
-Gradients stay within a chunk: what it sees of others was made without. The reference also rolls out more frames than
-it scores, and decodes and encodes the first of those again; here a rollout ends at the bound.
+Gradients stay within a chunk: what it sees of others was made without.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class SelfForcing(Chunked, DMD):
     last_step_only: bool = False
     num_training_frames: int = 21
     """Most latent frames of a rollout, hence of the gradient; whole chunks within it."""
+    rollout_frames: int | None = None
+    """Latent frames of the longest rollout, where it goes on beyond what is scored."""
     context_noise: float = 0.0
     """The timestep at which a finished chunk is remembered; 0 is clean."""
 
@@ -48,19 +51,48 @@ class SelfForcing(Chunked, DMD):
                 "backward_simulation = False: a causal student always starts from its own rollout; use dmd"
             )
         self.check_chunks()
-        if self.first_chunk_timesteps:
-            check_timesteps(self.first_chunk_timesteps, "first_chunk_timesteps")
-        if longest(self.num_training_frames, self.chunks) < 1:
-            raise ValueError(
-                f"num_training_frames = {self.num_training_frames}: not one chunk fits; use at least "
-                f"{1 if self.independent_first_frame else self.num_frame_per_block}"
-            )
+        self.check_length()
+        self.check_chunk_exits()
         if self.diversity_weight:
             raise ValueError(
                 f"diversity_weight = {self.diversity_weight}: its anchor is a whole clip of one level, and a causal "
                 "student goes by chunks; remove it, or use dmd"
             )
-        if self.last_step_only and (self.student_exits or self.fake_score_exits):
+        if not 0 <= self.context_noise < 1000:
+            raise ValueError(f"context_noise = {self.context_noise}: a timestep in [0, 1000); 0 remembers clean chunks")
+
+    def check_length(self) -> None:
+        """ValueError where not one chunk is scored, or a longer rollout is none, or without a window."""
+        if longest(self.num_training_frames, self.chunks) < 1:
+            raise ValueError(
+                f"num_training_frames = {self.num_training_frames}: not one chunk fits; use at least "
+                f"{1 if self.independent_first_frame else self.num_frame_per_block}"
+            )
+        if self.rollout_frames is None:
+            return
+        if self.window is None:
+            raise ValueError(
+                f"rollout_frames = {self.rollout_frames}: a clip longer than the scores' needs a window; give window, "
+                "or remove it"
+            )
+        more = longest(self.num_training_frames, self.chunks) + self.num_frame_per_block
+        if self.rollout_frames < more:
+            raise ValueError(
+                f"rollout_frames = {self.rollout_frames}: the last num_training_frames = {self.num_training_frames} "
+                f"are scored, and no chunk comes before them; use {more} or more, or remove it"
+            )
+
+    def check_chunk_exits(self) -> None:
+        """ValueError for keys of exits that have no effect beside others, or would say what is not so."""
+        weighed = {"student_exits": list(self.student_exits), "fake_score_exits": list(self.fake_score_exits)}
+        if self.first_chunk_timesteps:
+            check_timesteps(self.first_chunk_timesteps, "first_chunk_timesteps")
+            for key in (key for key, weights in weighed.items() if weights):
+                raise ValueError(
+                    f"{key} = {weighed[key]}: it weighs the steps of timesteps, and the first chunk has "
+                    "first_chunk_timesteps, each as likely as the others; remove one of them"
+                )
+        if self.last_step_only and any(weighed.values()):
             raise ValueError(
                 f"last_step_only = True: student_exits = {list(self.student_exits)} and fake_score_exits = "
                 f"{list(self.fake_score_exits)} have no effect then; remove last_step_only, or both lists"
@@ -75,8 +107,6 @@ class SelfForcing(Chunked, DMD):
                 "exit_embedding = True: the fake score sees the whole clip, and with first_chunk_timesteps its first "
                 "chunk has an exit of its own; remove one of them"
             )
-        if not 0 <= self.context_noise < 1000:
-            raise ValueError(f"context_noise = {self.context_noise}: a timestep in [0, 1000); 0 remembers clean chunks")
 
     @property
     def chunks(self) -> Chunks:
@@ -89,12 +119,32 @@ class SelfForcing(Chunked, DMD):
         chunk_lengths(clip, self.chunks)  # validation samples all of it
         return longest(min(clip, self.num_training_frames), self.chunks)
 
+    @property
+    def beyond_clips(self) -> bool:
+        return self.rollout_frames is not None
+
+    def first_scored(self, clip: int, rng: Rng, purpose: str) -> int:
+        """The frame of a rollout from which on it is scored, for a clip of ``clip`` latent frames: drawn so that the
+        scored frames end where a chunk does."""
+        if self.rollout_frames is None:
+            return 0
+        more = longest(self.rollout_frames, self.chunks) - self.frames(clip)
+        return self.num_frame_per_block * rng.control(f"{purpose}/window", more // self.num_frame_per_block + 1)
+
+    def scored(self, batch: Batch, rng: Rng, purpose: str) -> Batch:
+        """Scored frames that are not the clip's first begin with a latent frame of several pictures, where the scores
+        know a single one: they see it, and no loss or normaliser counts it."""
+        later = self.first_scored(batch.latent_shape[1], rng, purpose) > 0
+        return replace(batch, given=1) if later else batch
+
     def describe(self) -> str:
         bound = longest(self.num_training_frames, self.chunks)
         steps = ", ".join(f"{t:g}" for t in self.chunks.first_timesteps)
         first = f"; steps of the first chunk {steps}" if steps else ""
         chunks = f"{self.describe_chunks()}{first}; rollouts of at most {bound}"
-        return f"{super().describe()}; {chunks} (num_training_frames = {self.num_training_frames})"
+        longer = self.rollout_frames and longest(self.rollout_frames, self.chunks)
+        beyond = f", the last of up to {longer} that are rolled out" if longer else ""
+        return f"{super().describe()}; {chunks} (num_training_frames = {self.num_training_frames}){beyond}"
 
     def sampler(self) -> Sampler:
         return replace(super().sampler(), chunks=self.chunks)
@@ -118,10 +168,11 @@ class SelfForcing(Chunked, DMD):
         return self.score_levels(self.sampler().timesteps, self.exit_step(rng, purpose) if common else None)
 
     def roll_out(self, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool) -> Tensor:
-        """x [B, C, T, H, W] with T <= ``num_training_frames``: each chunk's x_0-prediction at its exit step, with
-        gradient there and only there. ValueError where the clip is no whole number of chunks."""
+        """x [B, C, T, H, W] with T <= ``num_training_frames``, the last of the rollout: each chunk's x_0-prediction at
+        its exit step, with gradient there and only there. ValueError where the clip is no whole number of chunks."""
         sampler, (channels, clip, *size) = self.sampler(), batch.latent_shape
-        frames = self.frames(clip)
+        start = self.first_scored(clip, rng, purpose)
+        frames = start + self.frames(clip)
 
         @cache
         def noise(i: int) -> Tensor:
@@ -129,7 +180,9 @@ class SelfForcing(Chunked, DMD):
 
         def denoise_chunk(see: Denoiser, number: int, where: slice) -> Tensor:
             k, x_T = self.chunk_exit(rng, purpose, number), noise(-1)[:, :, where]
-            return simulate(see, of_chunk(sampler, number), x_T, batch.cond, lambda i: noise(i)[:, :, where], k, grad)
+            recipe, descends = of_chunk(sampler, number), grad and where.start >= start
+            return simulate(see, recipe, x_T, batch.cond, lambda i: noise(i)[:, :, where], k, descends)
 
         last = most_steps(sampler)
-        return by_chunks(networks[STUDENT], self.chunks, frames, batch.cond, lambda: noise(last), denoise_chunk)
+        x = by_chunks(networks[STUDENT], self.chunks, frames, batch.cond, lambda: noise(last), denoise_chunk)
+        return x[:, :, start:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
 
 from ray_distill.config import RunConfig
@@ -91,6 +91,17 @@ def add(some: Mapping[Role, int], more: Mapping[Role, int]) -> dict[Role, int]:
     return {role: some.get(role, 0) + more.get(role, 0) for role in {**some, **more}}
 
 
+def steady(call: Call) -> Call:
+    """``call`` at the first place where a full window sees as much as here: positions within a window are relative, so
+    that later chunks of a long rollout cost the same."""
+    sight = call.causal
+    if sight is None or sight.window is None or sight.past is None or sight.before <= sight.window.frames:
+        return call
+    further, sink = sight.before - sight.window.frames, sight.window.sink
+    past = tuple((a, b) if a < sink else (a - further, b - further) for a, b in sight.past)
+    return replace(call, causal=replace(sight, before=sight.window.frames, past=past))
+
+
 class Counted:
     """The passes of a configuration's networks."""
 
@@ -104,6 +115,7 @@ class Counted:
         last = self.latent[1] // sight.frames * sight.frames - sight.frames if sight else 0
         if sight and sight.past and not sight.window and sight.frames < sight.before < last:
             return self.between(call)
+        call = steady(call)
         config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]
         checkpointing = held.gradient_checkpointing and call.grad  # only where autograd is on
         rows = call.rows * config.train.micro_batch
@@ -136,11 +148,11 @@ class Counted:
         part = (before - frames) / (last - frames)
         return Pass(*(round(a + part * (b - a)) for a, b in zip(astuple(first), astuple(end), strict=True)))
 
-    def cache(self, call: Call, graph: bool) -> int:
-        """Bytes of the keys and values after a call that is remembered. A ``graph`` keeps those that have left the
-        window, too, for its backward."""
+    def cache(self, call: Call, graph: Iterable[tuple[int, int]]) -> int:
+        """Bytes of the keys and values after a call that is remembered: of the chunks in its window, and of those that
+        a ``graph`` keeps for its backward."""
         assert call.causal is not None and call.causal.past is not None
-        held = call.causal.before if graph else sum(end - start for start, end in call.causal.past)
+        held = sum(end - start for start, end in {*call.causal.past, *graph})
         return self.one(call).saved * (held + call.causal.frames) // call.causal.frames
 
     def activations(self, kind: Kind) -> tuple[Role, Mapping[Role, int]]:
@@ -149,7 +161,7 @@ class Counted:
         for path in kind.paths:
             alive: dict[Role, int] = {}
             points = []
-            graph = {call.role for call in path.calls if call.grad and call.causal}
+            graph = {call.role: set[tuple[int, int]]() for call in path.calls if call.grad and call.causal}
             cached: dict[Role, int] = {}
             for call in path.calls:
                 done = self.one(call)
@@ -157,7 +169,9 @@ class Counted:
                 held = add(alive, cached)
                 points.append((call.role, held | {call.role: held.get(call.role, 0) + done.forward}))
                 if call.causal and call.causal.remember:
-                    cached[call.role] = self.cache(call, call.role in graph)
+                    cached[call.role] = self.cache(call, graph.get(call.role, ()))
+                elif call.causal and call.grad:
+                    graph[call.role].update(call.causal.past or ())
                 if call.grad:
                     alive[call.role] = alive.get(call.role, 0) + done.saved
             alive = add(alive, {role: held for role, held in cached.items() if role in graph})

@@ -68,6 +68,11 @@ class Method(Protocol):
         none. Calls of such a role pass the step under ``exit`` [B] in the conditioning."""
         ...
 
+    @property
+    def beyond_clips(self) -> bool:
+        """True where rollouts go on beyond the clips of the data, and so beyond a condition that lies in their frames."""
+        ...
+
     def updates(self, step: int) -> tuple[Update, ...]:
         """The descents of this step, in order: a pure function of the step."""
         ...

@@ -23,7 +23,8 @@ def shown(data, **kwargs):
     """What the student is shown, and the loss of one that always says 0."""
     calls = []
 
-    def student(x_t, sigma, cond, *, chunks):
+    def student(x_t, sigma, cond, *, chunks, window):
+        assert window == method(**kwargs).chunks.window
         calls.append((x_t, sigma, chunks))
         return Prediction(x_t / sigma[:, None, :, None, None])
 
@@ -48,6 +49,11 @@ def test_each_chunk_enters_at_a_level_of_its_own_trajectory():
     assert any(len(row.unique()) > 1 for row in levels) and any(len(column.unique()) > 1 for column in levels.T)
     # The regression's target is the end of the teacher's trajectory.
     assert loss.item() == pytest.approx(state(len(solver.timesteps)).square().mean().item(), rel=1e-5)
+
+
+def test_the_student_sees_its_window():
+    assert method(window=2, sink=1).chunks.window is not None
+    shown(batch(range(2), (1, 4, 2, 2)), window=2, sink=1)
 
 
 def test_levels_are_uniform():

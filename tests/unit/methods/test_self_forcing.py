@@ -353,6 +353,11 @@ def test_frames_that_do_not_divide(frames, chunks, remedy):
         ({"window": 9, "sink": 3, "independent_first_frame": True}, "sink = 3: .* use 0, 1 or 4"),
         ({"window": 3, "sink": 3}, "window = 3: beside sink = 3 .* use 6 or 9"),
         ({"first_chunk_timesteps": (500.0, 1000.0)}, "first_chunk_timesteps = .* strictly decreasing"),
+        (
+            {"first_chunk_timesteps": (900.0,), "student_exits": (1, 0, 2)},
+            r"student_exits = \[1, 0, 2\]: .* remove one",
+        ),
+        ({"first_chunk_timesteps": (900.0,), "fake_score_exits": (1, 0, 2)}, "fake_score_exits = .* remove one"),
         ({"num_training_frames": 2}, "num_training_frames = 2: not one chunk fits; use at least 3"),
         ({"num_training_frames": 0, "independent_first_frame": True}, "use at least 1"),
         ({"context_noise": -1.0}, "context_noise = -1.0"),

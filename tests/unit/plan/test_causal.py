@@ -10,7 +10,7 @@ import torch
 from ray_distill.methods import METHODS, SelfForcing
 from ray_distill.models.spec import Field
 from ray_distill.models.wan.network import WanDenoiser
-from ray_distill.plan.estimate import Counted
+from ray_distill.plan.estimate import Counted, steady
 from ray_distill.plan.forwards import MOST, Causal, cycle
 from ray_distill.plan.passes import Counter, Workload, run
 from ray_distill.rng import StatelessRng
@@ -109,12 +109,58 @@ def test_every_causal_method_is_counted(name):
     assert sum(found.expected("student", True) for _ in range(1)) >= 1
 
 
+def test_long_rollouts_are_counted_by_their_lengths():
+    """Rollouts of 6, 9 and 12 of 6 frames; one step and one call that remembers a chunk, but for the last."""
+    method = SelfForcing(
+        timesteps=(1000,), window=6, num_training_frames=6, rollout_frames=12, student_interval=1, teacher_guidance=1.0
+    )
+    found = cycle(method, 1, 6)
+    assert [path.weight for path in found.kinds[0].paths] == [Fraction(1, 3)] * 3
+    chunks = [sum(not c.causal.remember for c in path.calls if c.causal) for path in found.kinds[0].paths]
+    assert chunks == [2, 3, 4]
+    half = Fraction(1, 2)
+    student = found.kinds[0].expected("student", True), found.kinds[0].expected("student", False)
+    assert student == (2 * half, half * Fraction(0 + 1 + 2, 3) + half * Fraction(1 + 2 + 3, 3))
+
+
+def test_a_full_window_costs_the_same_wherever_it_is():
+    """Calls are counted once for all of them; the first that lets a chunk go stands for those behind it."""
+    method = SelfForcing(timesteps=(1000,), window=9, sink=3, num_training_frames=9, rollout_frames=60)
+    calls = {c for kind in cycle(method, 5, 9).kinds for path in kind.paths for c in path.calls if c.causal}
+    assert len(calls) > 20 and len({steady(call) for call in calls}) == 12
+    far = next(c for c in calls if c.causal.before == 57 and not c.causal.remember)
+    assert steady(far).causal.before == 9 and steady(far).causal.past == ((0, 3), (6, 9))
+    here, there = (
+        run(
+            Workload("wan", json.dumps(DESCRIBED), "float32", False, 2, (4, 3, 8, 8), FIELDS, True, causal=c.causal),
+            DESCRIBED,
+        )
+        for c in (steady(far), far)
+    )
+    assert here == there
+
+
 def test_a_clip_of_no_whole_chunks_is_refused():
     with pytest.raises(ValueError, match="5 latent frames is no k x 3"):
         cycle(SelfForcing(), 5, 5)
 
 
-@pytest.mark.parametrize("keys", [{}, {"window": 6, "sink": 3}])
+class Longest(StatelessRng):
+    """Whole numbers are as high as they can be: the longest rollout, its last exit."""
+
+    def control(self, purpose, high):
+        return high - 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"window": 6, "sink": 3},
+        {"window": 6, "sink": 3, "num_training_frames": 6, "rollout_frames": 24},
+        {"window": 6, "num_training_frames": 9, "rollout_frames": 24},
+    ],
+)
 def test_the_activations_of_an_update_are_those_of_a_real_one(tmp_path, keys):
     """The student's update on real tensors, whole: all chunks in one graph, the cache, the scores."""
     folder = tmp_path / "model/transformer"
@@ -127,6 +173,7 @@ def test_the_activations_of_an_update_are_those_of_a_real_one(tmp_path, keys):
     config = config.model_copy(update={"method": method})
     counted = Counted(config, latent)
     student = cycle(method, 1, latent[1]).kinds[0]
+    student = replace(student, paths=(replace(student.paths[-1], weight=Fraction(1)),))
     _, alive = counted.activations(student)
     planned = sum(alive.values())
 
@@ -138,7 +185,7 @@ def test_the_activations_of_an_update_are_those_of_a_real_one(tmp_path, keys):
     batch = Batch(torch.arange(2), latent, prompts, prompts)
     denoisers = {role: WanDenoiser(network) for role, network in networks.items()}
     with Counter(known) as counter:
-        loss = method.student_loss(denoisers, batch, StatelessRng(0), {}).loss
+        loss = method.student_loss(denoisers, batch, Longest(0), {}).loss
         forward = counter.most
         loss.backward()
     gradients = sum(p.grad.nbytes for p in networks["student"].parameters() if p.grad is not None)

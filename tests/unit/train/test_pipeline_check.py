@@ -89,6 +89,26 @@ def test_what_its_files_say_is_refused_with_the_reason(home, file, values, messa
         look(home, file)
 
 
+def test_a_windowed_student_needs_the_positions_of_its_window(home):
+    """24 frames are 8 latent frames. Scores see all of them, whatever the student's window."""
+    rewrite(home / "model" / NET, rope_max_seq_len=6)
+    window = {"num_frame_per_block": 2, "window": 6}
+
+    def run(name, **keys):
+        roles = {"student": {"optimizer": {"learning_rate": 1e-4}}}
+        roles |= {"fake_score": roles["student"]} if name == "self_forcing" else {}
+        return run_config(home, data__frames=24, method={"name": name, **keys}, roles=roles)
+
+    check_size(run("teacher_forcing", **window))
+    refusal = r"data.frames: latents have 8 frames, .* at most 6 \(rope_max_seq_len = 6\)"
+    for config in (run("teacher_forcing", num_frame_per_block=2), run("self_forcing", **window)):
+        with pytest.raises(ConfigError, match=refusal):
+            check_size(config)
+    rewrite(home / "model" / NET, rope_max_seq_len=5)
+    with pytest.raises(ConfigError, match="at most 5"):
+        check_size(run("teacher_forcing", **window))
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

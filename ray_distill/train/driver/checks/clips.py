@@ -76,6 +76,11 @@ def check_pictures(config: RunConfig) -> None:
                 f"data.datasets: {part.name!r} has prompts alone, and {where} begins from a picture with each; name "
                 "their column as image_column, or give datasets with videos"
             )
+    if from_image and config.method.beyond_clips:
+        raise ConfigError(
+            f"method.rollout_frames: {where} begins from a picture, which the networks that score later frames of a "
+            "long rollout would take for the first of these; remove it"
+        )
     asked, given = config.evaluate.prompts, config.evaluate.images
     if given and not from_image:
         raise ConfigError("evaluate.images: the pipeline makes videos of text alone; remove it")

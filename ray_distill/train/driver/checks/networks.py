@@ -15,7 +15,7 @@ from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import of_clips
 from ray_distill.train.driver.checks.pipeline import Ends, check_parts
 from ray_distill.train.schedule import total_updates
-from ray_distill.types import STUDENT
+from ray_distill.types import STUDENT, Average
 
 
 def check_networks(config: RunConfig) -> None:
@@ -101,13 +101,20 @@ def check_latents(config: RunConfig) -> None:
 
 
 def check_positions(config: RunConfig, shapes: Iterable[tuple[int, int, int, int]]) -> None:
-    """Every transformer has positions for latents of these ``shapes`` (C, t, h, w)."""
-    for role in (role for role in config.method.roles if role not in config.method.heads):
+    """Every transformer has positions for latents of these ``shapes`` (C, t, h, w), a windowed student for those of its
+    window alone."""
+    chunks = config.method.sampler().chunks
+    for role, need in config.method.roles.items():
+        if role in config.method.heads:
+            continue
+        windowed = STUDENT in (role, need.of if isinstance(need, Average) else role)
+        window = chunks.window if chunks is not None and windowed else None
         takes = _arguments(config.pipeline(role))
         most, patch = takes.get("rope_max_seq_len"), takes.get("patch_size")
         if most is None or not isinstance(patch, tuple | list):
             continue  # LTX-Video computes its positions for each clip
-        for _, *sides in shapes:
+        for _, frames, *rest in shapes:
+            sides = (min(frames, window.frames) if window else frames, *rest)
             for name, side, of in zip(("frames", "height", "width"), sides, patch, strict=True):
                 if side % of or side // of > most:
                     raise ConfigError(
