@@ -104,13 +104,13 @@ def _gone(file: str, test: str, row: Row) -> bool:
 
 
 def moved() -> list[str]:
-    """Libraries whose version is not the one of constraints.txt."""
+    """Installed libraries whose version is not the one of constraints.txt."""
     lines = []
     for name, pinned in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M):
         try:
             here = version(name)
-        except PackageNotFoundError:
-            here = "not installed"
+        except PackageNotFoundError:  # the one for other platforms, as decord2 where decord has wheels
+            continue
         if here.split("+")[0] != pinned.split("+")[0]:
             lines.append(f"{name} {pinned} -> {here}")
     return lines
