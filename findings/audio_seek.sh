@@ -2,7 +2,7 @@
 # Sound after a seek: two seconds decoded from the start, and from one second on, compared at equal times.
 # Versions: PyAV 18.1.0 (FFmpeg 8), numpy 2.4.6.
 # Guess: the first frame after a seek differs, since it lacks the frame before it; from the second on, samples are equal.
-# Seen: AAC's first 21 ms are wrong, mp3's first 60 ms and Opus' first 120 ms, by as much as the sound is loud. Noise never agrees
+# Seen: AAC's first 20 ms are wrong, mp3's and Opus' first 90 to 100 ms, by as much as the sound is loud. Noise never agrees
 # again in AAC: its encoder stores how loud a noisy band is, and the decoder draws other noise after a seek. FLAC is equal.
 # A clip's sound is reproducible where decoding begins at the file's start; a few packets of lead are not enough for noise in AAC.
 set -euo pipefail

@@ -10,7 +10,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from ray_distill.train.driver.validations import read
 from ray_distill.tune.space import Sweep
-from ray_distill.tune.trial import TIME, run_name
+from ray_distill.tune.trial import OBJECTIVE, TIME, run_name
 
 
 class Asha(ASHAScheduler):
@@ -28,7 +28,7 @@ class Asha(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP where the objective is not finite: Ray's own lets such a trial go on, and compares others with it."""
-        if not math.isfinite(result.get(self._metric, 0.0)):
+        if not math.isfinite(result.get(OBJECTIVE, 0.0)):
             return self.STOP
         return super().on_trial_result(tune_controller, trial, result)
 
