@@ -96,7 +96,7 @@ def _count(node: Any, most: int, known: dict[int, int], above: list[int]) -> int
         above.append(id(node))
         parts = node.value
         if isinstance(node, yaml.MappingNode):
-            _check_keys(node)  # here: merged mappings are written into their nodes later
+            _check_keys(node)
             parts = [part for pair in parts for part in pair]
         total += sum(_count(part, most, known, above) for part in parts)
         above.pop()
@@ -113,14 +113,24 @@ def _value(loader: Loader, node: Any, kinds: Kinds) -> Any:
         raise ConfigError(f"{_at(node)}: {node.tag} is not read; write it without a tag")
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, item, kinds.child("0")) for item in node.value]
-    loader.flatten_mapping(node)
-    tree: dict[Any, Any] = {}
+    return {name: _value(loader, value, kinds.child(name)) for name, value in _pairs(node).items()}
+
+
+def _pairs(node: Any) -> dict[str, Any]:
+    """Value nodes of a mapping by key, with those of the mappings that it merges (`<<`): its own keys override theirs,
+    and of several mappings the first. PyYAML 6.0.4 loses some that a merged mapping overrides itself."""
+    own, merged = dict[str, Any](), dict[str, Any]()
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise ConfigError(f"{_at(key)}: a key is a word, and this one is a list or a mapping")
-        name = key.value
-        tree[name] = _value(loader, value, kinds.child(name))
-    return tree
+        if key.tag != MERGE:
+            own[key.value] = value
+            continue
+        for source in reversed(value.value if isinstance(value, yaml.SequenceNode) else [value]):
+            if not isinstance(source, yaml.MappingNode):
+                raise ConfigError(f"{_at(source)}: << takes a mapping or a list of mappings")
+            merged |= _pairs(source)
+    return merged | own
 
 
 def _scalar(loader: Loader, node: Any, kinds: Kinds) -> Any:

@@ -1,7 +1,8 @@
-"""ASHA (arXiv 1810.05934), told again after a restart what its trials measured."""
+"""ASHA (arXiv 1810.05934), told again after a restart what its trials measured; it stops a trial that measures NaN."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from ray_distill.train.driver.validations import read
 from ray_distill.tune.space import Sweep
-from ray_distill.tune.trial import TIME, run_name
+from ray_distill.tune.trial import OBJECTIVE, TIME, run_name
 
 
 class Asha(ASHAScheduler):
@@ -24,6 +25,12 @@ class Asha(ASHAScheduler):
         for row in read(self.runs / run_name(trial.trial_id)):
             # What it decided then stands: an ended trial has ended, and one that is here to go on goes on.
             self.on_trial_result(tune_controller, trial, dict(row))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """STOP where the objective is not finite: Ray's own lets such a trial go on, and compares others with it."""
+        if not math.isfinite(result.get(OBJECTIVE, 0.0)):
+            return self.STOP
+        return super().on_trial_result(tune_controller, trial, result)
 
 
 def scheduler(settings: Sweep, steps: int) -> TrialScheduler | None:

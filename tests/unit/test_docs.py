@@ -119,3 +119,24 @@ def test_each_row_of_stack_md_is_watched_by_its_tests(tmp_path: Path) -> None:
         of_file = [row for row in known if any(name == file for name, _ in row.tests)]
         of_test = [row for row in known if (file, test) in row.tests or (file, "") in row.tests]
         assert late == (of_test if expected == {(file, test)} else of_file if expected else [])
+
+
+def test_the_table_of_findings_is_what_the_scripts_say() -> None:
+    """Each script has a row, in whose versions it installs its packages, and names versions, guess and what it saw."""
+    table = (ROOT / "findings" / "README.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.sh\) \| ([^|]+) \|", table, re.M)
+    scripts = {path.stem: path.read_text() for path in (ROOT / "findings").glob("*.sh")}
+    assert {name for name, _, _ in rows} == set(scripts) and len(rows) == len(scripts)
+    packages = {"PyAV": "av", "Ray": "ray[tune]", "Optuna": "optuna"}
+    scripts["yaml_merge"] += "PyYAML==6.0.4 "  # it installs two versions, by a loop
+    for name, link, versions in rows:
+        head, _, body = scripts[name].partition("set -euo pipefail")
+        assert name == link and all(
+            f"# {word}: " in head or f"# {word} " in head for word in ("Versions", "Guess", "Seen")
+        )
+        for package, version in re.findall(r"([\w-]+) (\d[\d.]*\d)", versions):
+            assert re.search(re.escape(f"{packages.get(package, package)}=={version}") + r"[\s\"]", body), (
+                name,
+                package,
+            )
+            assert f"{package} {version}" in head, (name, package)

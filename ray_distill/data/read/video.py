@@ -230,6 +230,8 @@ def _video(
     if context.color_primaries in WIDE or context.colorspace in BT2020:
         gamut = WIDE.get(context.color_primaries, WIDE[9])
         raise BadClip(path, f"is {gamut}, a wide gamut that would come out pale; convert it to BT.709 first")
+    if frame.interlaced_frame:
+        raise BadClip(path, "is interlaced: every frame holds the lines of two moments; deinterlace it first")
     turns, mirrored = _orientation(path, frame)
     aspect = float(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1) or 1.0
     (width, height), aspect = (

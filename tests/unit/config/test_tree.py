@@ -103,6 +103,19 @@ def test_merged_mappings_may_be_overridden_and_used_again():
     assert tree["x"] == tree["y"] == {"a": 1, "b": 3} and tree["z"] == {"a": 4, "b": 3}
 
 
+def test_a_merge_of_a_merge_keeps_what_is_overridden_on_the_way():
+    """PyYAML 6.0.4 itself gives z the base's b."""
+    text = "base: &base {a: 1, b: 2}\nx: &x {<<: *base, b: 3}\nz: {<<: *x}\nw: {c: 4, <<: [{b: 5}, *x]}"
+    tree = parse(text, ANY)
+    assert tree["z"] == {"a": 1, "b": 3} and tree["w"] == {"a": 1, "b": 5, "c": 4}
+
+
+@pytest.mark.parametrize("merged", ["1", "[{a: 1}, 2]", "[[{a: 1}]]"])
+def test_what_is_no_mapping_is_not_merged(merged):
+    with pytest.raises(ConfigError, match="<< takes a mapping or a list of mappings"):
+        parse(f"x: {{<<: {merged}}}", ANY)
+
+
 def test_aliases_are_counted_and_not_expanded():
     text = "a: &a [1, 1, 1]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]"
     assert len(parse(text, ANY, nodes=70)["c"]) == 3

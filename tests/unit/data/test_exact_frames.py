@@ -303,6 +303,14 @@ def test_colours_that_would_come_out_wrong_are_refused_by_name(tmp_path, end, ta
         look(str(odd.write(tmp_path / f"a.{end}", **tags)), Cut(2))
 
 
+@pytest.mark.parametrize(("end", "codec"), [("mp4", "libx264"), ("ts", "libx264"), ("mpg", "mpeg2video")])
+def test_frames_that_hold_two_moments_are_refused_by_name(tmp_path, end, codec):
+    fields = {"flags": av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me, "rate": 25}
+    with pytest.raises(BadClip, match="is interlaced"):
+        look(str(odd.write(tmp_path / f"fields.{end}", codec, **fields)), Cut(2))
+    assert look(str(odd.write(tmp_path / f"frames.{end}", codec, rate=25)), Cut(2))[0].width == 128
+
+
 @pytest.mark.parametrize("tags", [{}, {"color_primaries": 1, "color_trc": 1, "colorspace": 1}, {"color_trc": 14}])
 def test_usual_colours_are_taken(tmp_path, tags):
     assert numbers(odd.write(tmp_path / "a.mp4", **tags), Cut(2)) == [0, 1]
