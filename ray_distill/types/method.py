@@ -70,7 +70,7 @@ class Method(Protocol):
 
     @property
     def beyond_clips(self) -> bool:
-        """True where rollouts go on beyond the clips of the data, and so beyond a condition that lies in their frames."""
+        """True where rollouts go on beyond the clips of the data, and so beyond conditions that lie in their frames."""
         ...
 
     def updates(self, step: int) -> tuple[Update, ...]:
