@@ -87,7 +87,10 @@ def test_bad_fields_are_named(fields):
 def test_prepared_pairs_are_learned_from_as_those_made_on_the_fly_and_ask_no_teacher(kind):
     more = {"num_frame_per_block": 1} if kind is CausalWarmStart else {}
     method = kind(solver_steps=4, solver_guidance=1.0, **more)
-    networks = {"teacher": Gaussian(MEAN, STD), "student": lambda x_t, sigma, cond, chunks=None, window=None: Prediction(0 * x_t)}
+    networks = {
+        "teacher": Gaussian(MEAN, STD),
+        "student": lambda x_t, sigma, cond, chunks=None, window=None: Prediction(0 * x_t),
+    }
     data = batch(shape=(1, 3, 2, 2))
     fly = method.warm_start_loss(networks, data, RNG, {}).loss
     *states, x_0 = method.trajectory(networks, data, RNG)
