@@ -149,15 +149,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     tracker, hook, hub = outlets.tracker, outlets.hook, outlets.hub
     phases, began = Phases(), time.monotonic()
     tracker.tags({"ray_job": ray_job()})
-    say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
-    say(f"   what Ray and its workers say: {ray_logs()}")
-    for message in warnings(config):
-        say(f"   warning: {message}")
-    if config.train.use_gpu:
-        from ray_distill.train.driver.gpu_memory import check_room  # what plan counts with takes a second to import
-
-        if found := check_room(config):
-            say(f"   {found}")
+    _say_head(config)
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
         cache = cache_of(config)
@@ -167,8 +159,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     log_data(config, cache, tracker)
     if config.evaluate.baseline and trial is None:
         with phases("baseline: what the teacher makes, before training"):
-            if made := baseline(config, cache):
-                tracker.videos(made, 0)
+            _log_baseline(config, cache, tracker)
     validations = Validations(config, cache, tracker, trial.report if trial else None, hook)
 
     def tidy() -> None:
@@ -196,8 +187,8 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     if config.evaluate.enabled:
         with phases("evaluate: the student against its teacher, by samples"):
             measured = evaluate(config, cache, last.folder, config.run_dir)
-    report = measured | trained(config, cache, last)
-    report["memory_gib"] = round(memory / 2**30, 2) if memory else known(config.run_dir).get("memory_gib")
+    gib = round(memory / 2**30, 2) if memory else known(config.run_dir).get("memory_gib")
+    report = measured | trained(config, cache, last) | {"memory_gib": gib}
     with phases("export"):
         folder = export_student(config, cache, last, report)
     report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}
@@ -205,6 +196,25 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
         report["published"] = published
     publish(config, tracker, report, folder)
     return report
+
+
+def _log_baseline(config: RunConfig, cache: Cache, tracker: Tracker) -> None:
+    """Log the teacher's videos, once a run."""
+    if videos := baseline(config, cache):
+        tracker.videos(videos, 0)
+
+
+def _say_head(config: RunConfig) -> None:
+    """Say the run's method, where Ray's output goes, warnings, and whether the GPUs have room for it."""
+    say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
+    say(f"   what Ray and its workers say: {ray_logs()}")
+    for message in warnings(config):
+        say(f"   warning: {message}")
+    if config.train.use_gpu:
+        from ray_distill.train.driver.gpu_memory import check_room  # what plan counts with takes a second to import
+
+        if line := check_room(config):
+            say(f"   {line}")
 
 
 def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracker:

@@ -43,35 +43,13 @@ def train(
 
     ``beside`` is called twice a second meanwhile.
     """
-    last = resumed_from(config.run_dir, str(config.train.resume_from))
-    if last is not None and last.state["data"] != cache.folder.name:
-        raise ConfigError(
-            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
-            f"choose {new_run(last)}, or give that data back"
-        )
+    last = _begin(config, cache)
     if last is not None and last.step >= config.train.steps:
-        # What is exported is read whole first; a damaged one is passed over, and trained again.
-        last = resumed_from(config.run_dir, str(config.train.resume_from), thorough=True, tell=say)
-    if last is not None and last.step >= config.train.steps:
-        say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
         return last, 0
-    if last is not None:
-        say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
-        for line in averages(config, last):
-            say(f"   {line}")
-    elif config.train.init_from is not None:
-        check_init(config, lambda line: say(f"   {line}"))
-        checkpoint.Checkpoint(config.train.init_from).verify()
-        say(f"   {config.name} begins with the weights of {config.train.init_from}")
     board = start_board(config.train.hang_timeout_s, last.state.get(ROLLBACKS, 0) if last else 0)
     stream = stream_of(config, cache)
     check_tokens(config, stream.buckets)  # a dataset may have clips of many sizes
-    if line := check_nodes(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]):
-        say(f"   warning: {line}")
-    if stream.left_out:
-        say(
-            f"   {stream.left_out} clips are left out: their sizes do not fill a global batch (data.keep_small_buckets)"
-        )
+    _say_limits(config, stream)
     filling = filling_of(config, replace(stream, start=last.step if last else 0))
     job = Job(config.dump(secrets=True), config.run_dir, stream, board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
@@ -95,6 +73,45 @@ def train(
         signals.request_stop = None
         if filling is not None:
             filling.stop()
+    return _end(config, signals, board), ray.get(board.memory.remote(), timeout=60)
+
+
+def _begin(config: RunConfig, cache: Cache) -> checkpoint.Checkpoint | None:
+    """The checkpoint that the run goes on from, None at its start; ConfigError where it was trained on other data."""
+    last = resumed_from(config.run_dir, str(config.train.resume_from))
+    if last is not None and last.state["data"] != cache.folder.name:
+        raise ConfigError(
+            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
+            f"choose {new_run(last)}, or give that data back"
+        )
+    if last is not None and last.step >= config.train.steps:
+        # What is exported is read whole first; a damaged one is passed over, and trained again.
+        last = resumed_from(config.run_dir, str(config.train.resume_from), thorough=True, tell=say)
+    if last is not None and last.step >= config.train.steps:
+        say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
+    elif last is not None:
+        say(f"   {config.name} goes on from step {last.step} ({last.folder}); choose another name for a new run")
+        for line in averages(config, last):
+            say(f"   {line}")
+    elif config.train.init_from is not None:
+        check_init(config, lambda line: say(f"   {line}"))
+        checkpoint.Checkpoint(config.train.init_from).verify()
+        say(f"   {config.name} begins with the weights of {config.train.init_from}")
+    return last
+
+
+def _say_limits(config: RunConfig, stream: Stream) -> None:
+    """Say what the cluster's nodes and the sizes of the clips cost."""
+    if line := check_nodes(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]):
+        say(f"   warning: {line}")
+    if stream.left_out:
+        say(
+            f"   {stream.left_out} clips are left out: their sizes do not fill a global batch (data.keep_small_buckets)"
+        )
+
+
+def _end(config: RunConfig, signals: Signals, board: Any) -> checkpoint.Checkpoint:
+    """The last checkpoint; Stopped after a signal, RuntimeError where the last step was not saved."""
     last = checkpoint.latest(config.run_dir, thorough=signals.signum is None)
     if signals.signum is not None:
         raise Stopped(signals.signum, last.step if last else 0)
@@ -102,7 +119,7 @@ def train(
         why = ray.get(board.unsaved.remote(), timeout=60)
         stands = f"{last.folder} stands" if last else "there is none"
         raise RuntimeError(f"training ended without its last checkpoint ({stands}): {why or 'it is not there'}")
-    return last, ray.get(board.memory.remote(), timeout=60)
+    return last
 
 
 def newest(config: RunConfig) -> checkpoint.Checkpoint:
