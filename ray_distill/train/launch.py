@@ -152,10 +152,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     _say_head(config)
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
-        cache = cache_of(config)
-        check_cache(config, cache)
-        say(f"   {summary(cache.card)}")
-        encode_prompts(config)
+        cache = _prepared(config)
     log_data(config, cache, tracker)
     if config.evaluate.baseline and trial is None:
         with phases("baseline: what the teacher makes, before training"):
@@ -202,6 +199,15 @@ def _log_baseline(config: RunConfig, cache: Cache, tracker: Tracker) -> None:
     """Log the teacher's videos, once a run."""
     if videos := baseline(config, cache):
         tracker.videos(videos, 0)
+
+
+def _prepared(config: RunConfig) -> Cache:
+    """The run's cache, complete and fit for the run."""
+    cache = cache_of(config)
+    check_cache(config, cache)
+    say(f"   {summary(cache.card)}")
+    encode_prompts(config)
+    return cache
 
 
 def _say_head(config: RunConfig) -> None:
