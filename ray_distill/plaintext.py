@@ -83,7 +83,7 @@ def list_of(content: bytes) -> list[tuple[Any, str]]:
 
 
 def blank(text: str) -> bool:
-    """Whether nothing of it would be seen on paper."""
+    """True where nothing of the text would be seen on paper."""
     return not any(character.isprintable() and not character.isspace() for character in text)
 
 

@@ -45,7 +45,7 @@ def _images(value: Any) -> Any:
 
 
 class Goals(Section):
-    """What a student must reach to be called good; a run that misses one ends with exit code 1 and says which."""
+    """Goals of the student; a run that misses one ends with exit code 1 and names it."""
 
     frechet_ratio: Annotated[float, Field(gt=0)] | None = None
     """Largest Fréchet distance, as a multiple of teacher_many's."""

@@ -1,4 +1,4 @@
-"""What a dotted key may hold by its type in the schema: text, a path, null."""
+"""Kinds of values that a dotted key may hold, by its type in the schema: text, a path, null."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Kinds:
 
     @property
     def text(self) -> bool:
-        """Whether a value without quotes is text as it stands. A choice of names is none: no other text is meant."""
+        """True where a value without quotes is text as it stands. A choice of names is none: no other text is meant."""
         return str in self.types or self.path
 
     @property

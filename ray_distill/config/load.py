@@ -65,7 +65,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
 
 
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
-    """What another tool's file became, as a configuration of ours, with its report on top."""
+    """Write another tool's file as a configuration of ours, with its report on top."""
     head = [f"# ray-distill import of {origin}. What each of its keys became:", *(f"#   {r}" for r in loaded.report)]
     body = yaml.safe_dump(masked(dict(loaded.tree)), sort_keys=False, allow_unicode=True, width=120)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,8 @@ class Optimizer(Section):
 
 
 class RoleConfig(Section):
-    """How one role is held. ``optimizer`` for trained roles; ``ema_decay`` keeps a sharded fp32 average beside it."""
+    """Settings of one role. ``optimizer`` is for trained roles; ``ema_decay`` keeps a sharded fp32 average beside
+    it."""
 
     path: Pipeline | None = None
     """Another source than model.path: such a folder or name, or one .safetensors file."""

@@ -107,7 +107,7 @@ class RunConfig(Section):
 
     @property
     def adapters(self) -> dict[Role, LoRA]:
-        """Of a shared base: its roles but the teachers, which are the bases themselves."""
+        """Adapters on a shared base by role; the teachers are the bases themselves and have none."""
         roles = [role for role in self.held_roles if role != base_of(role) and role not in self.method.heads]
         return {role: lora for role in roles if (lora := self.role(role).lora) is not None}
 
@@ -118,7 +118,7 @@ class RunConfig(Section):
 
     @property
     def computes_in_bf16(self) -> bool:
-        """Whether the network of some role does."""
+        """True where the network of some role computes in bf16."""
         return any(self.role(role).dtype == "bfloat16" for role in self.held_roles)
 
     def source(self, role: Role) -> Path:
@@ -156,7 +156,8 @@ class RunConfig(Section):
 
     @property
     def validated(self) -> tuple[bool, ...]:
-        """Whether validations sample averages, what is published first; both where both are asked for."""
+        """True for averages, False for trained weights: the students that validations sample, the published one
+        first."""
         if self.student_tensors == "weights":
             return (True,)
         return {"average": (True,), "trained": (False,), "both": (True, False)}[self.evaluate.weights]

@@ -23,7 +23,7 @@ def show(*lines: str) -> None:
 
 
 def masked_traceback(error: BaseException | None) -> str:
-    """As Python prints it, with the errors that led to it, and without secrets."""
+    """The traceback as Python prints it, with the errors that led to it, and without secrets."""
     return mask("".join(traceback.format_exception(error)))
 
 

@@ -26,7 +26,7 @@ def _family(value: str) -> str:
 
 
 class Model(Section):
-    """Where the teacher's pipeline stands: a folder in diffusers' format, or ORGANISATION/NAME in the hub's cache."""
+    """The teacher's pipeline: a folder in diffusers' format, or ORGANISATION/NAME in the hub's cache."""
 
     family: Annotated[str, BeforeValidator(_family)] = "wan"
     path: PipelineFolder
@@ -181,7 +181,8 @@ class Track(Section):
 
 
 class Publish(Section):
-    """To the hub, at the end. The token is the machine's: HF_TOKEN, or what ``hf auth login`` has stored."""
+    """Publication to the hub, at the end. The token is the machine's: HF_TOKEN, or what ``hf auth login`` has
+    stored."""
 
     hub_model_id: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
     """Without a user or organisation it is the token's own."""

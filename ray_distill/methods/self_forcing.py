@@ -115,7 +115,7 @@ class SelfForcing(Chunked, DMD):
         return replace(super().chunks, context_timestep=self.context_noise, first_timesteps=first)
 
     def frames(self, clip: int) -> int:
-        """How many of a clip's latent frames are rolled out; ValueError where it is no whole number of chunks."""
+        """Number of a clip's latent frames that are rolled out; ValueError where it is no whole number of chunks."""
         chunk_lengths(clip, self.chunks)  # validation samples all of it
         return longest(min(clip, self.num_training_frames), self.chunks)
 
@@ -163,7 +163,7 @@ class SelfForcing(Chunked, DMD):
         return steps - 1 if self.last_step_only else rng.control(f"{purpose}/exit_first", steps)
 
     def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
-        """That of the exit step; with an exit for each chunk there is none, and the schedule has no effect."""
+        """Score window of the exit step; with an exit for each chunk there is none, and the schedule has no effect."""
         common = self.same_step_across_blocks or self.last_step_only
         return self.score_levels(self.sampler().timesteps, self.exit_step(rng, purpose) if common else None)
 

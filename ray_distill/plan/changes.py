@@ -43,7 +43,7 @@ Changes = Iterator[tuple[tuple[str, ...], RunConfig]]
 
 
 def changes(config: RunConfig) -> Changes:
-    """From what costs time alone to what costs machines."""
+    """Changes of a configuration, from those that cost time alone to those that cost machines."""
     for name in ORDER:
         yield from ORDER[name](config)
 
@@ -94,7 +94,7 @@ def workers(config: RunConfig) -> Changes:
 
 
 def checkpointing(config: RunConfig) -> Changes:
-    """Of all transformers that gradients pass: those that are trained, and those that heads look at."""
+    """Recompute all transformers that gradients pass: trained ones, and those that heads look at."""
     heads = config.method.heads
     passed = {given.of for given in heads.values()} | {r for r in config.method.roles if config.role(r).optimizer}
     return of_roles(
@@ -106,7 +106,7 @@ def checkpointing(config: RunConfig) -> Changes:
 
 
 def zero3(config: RunConfig) -> Changes:
-    """Of a shared base it is the base that is sharded; int8 weights cannot be."""
+    """Shard the roles; of a shared base it is the base that is sharded, and int8 weights cannot be."""
     on_it = set(config.adapters) if config.model.shared_base else set()
     return of_roles(
         config,

@@ -43,7 +43,7 @@ class Estimate:
 
 
 def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
-    """Of clips that are ``latent`` (C, t, h, w); without it, of the configuration's own.
+    """Estimate a run on clips of ``latent`` (C, t, h, w); without it, on the configuration's own.
 
     ValueError where the network or the size of its clips is unknown or wrong.
     """
@@ -72,7 +72,7 @@ def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
 
 
 def still(parameters: Parameters) -> Parameters:
-    """Those of a role that is trained no more."""
+    """Bytes of a role that is trained no more."""
     return replace(parameters, trainable=())
 
 

@@ -24,7 +24,7 @@ MOST = 64
 
 @dataclass(frozen=True)
 class Causal:
-    """What a causal call of ``frames`` sees, as the Denoiser's arguments say it: of a cache the number of frames
+    """Sight of a causal call of ``frames``, as the Denoiser's arguments say it: of a cache the number of frames
     ``before`` and the runs of them that it holds, None without a cache."""
 
     frames: int

@@ -98,7 +98,7 @@ def offloaded(on: State, held: RoleConfig) -> State:
 
 @dataclass(frozen=True)
 class Moment:
-    """What is alive at one point of a run: bytes by role, in the order of ``TERMS``."""
+    """Bytes that are alive at one point of a run, by role, in the order of ``TERMS``."""
 
     name: str
     rows: Mapping[Role, tuple[int, ...]]

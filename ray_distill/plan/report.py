@@ -13,7 +13,8 @@ from ray_distill.plan.memory import TERMS
 
 @dataclass(frozen=True)
 class Assumed:
-    """What nobody measured: the share of the data sheet's peak that a run reaches, USD an hour, memory kept free."""
+    """Assumptions that nobody measured: the share of the data sheet's peak that a run reaches, USD an hour, memory
+    kept free."""
 
     mfu: float = 0.4
     price: float = 0.0

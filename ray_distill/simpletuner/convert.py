@@ -35,7 +35,7 @@ class Converted:
 
     @property
     def needs_semantic(self) -> bool:
-        """Whether a semantic run comes first."""
+        """True where a semantic run comes first."""
         return any(line.outcome.note == COMES_FIRST for line in self.lines)
 
     def report(self) -> list[str]:
@@ -112,7 +112,7 @@ def _apply(table: Mapping[str, Key], given: Mapping[str, Any], file: File, secti
 
 
 def _base(file: File) -> dict[str, Any]:
-    """What no key of SimpleTuner's says: how roles are sharded, and whether there are GPUs."""
+    """The settings that no key of SimpleTuner's has: how roles are sharded, and whether there are GPUs."""
     gpu = torch.cuda.is_available()
     judge = {"zero": 2, "optimizer": {"learning_rate": 1e-5, "betas": [0.0, 0.999], "weight_decay": 0.0}}
     heads = {f"roles.{role}": judge for role in file.heads}
@@ -135,7 +135,7 @@ def _base(file: File) -> dict[str, Any]:
 
 
 def _counts_epochs(file: File) -> bool:
-    """Whether the number of samples decides how long the run is."""
+    """True where the number of samples decides the length of the run."""
     try:
         return bool(
             file.read("num_train_epochs", whole, 0)

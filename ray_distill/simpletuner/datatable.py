@@ -105,7 +105,7 @@ REFUSED: Mapping[str, str] = {
 
 
 def all_fields() -> dict[str, Field]:
-    """Those above, then the keys without an effect and those that are refused unless they ask for nothing."""
+    """All fields: those above, then keys without an effect, then keys that are refused unless they ask for nothing."""
     found = dict(FIELDS)
     found |= {name: Field(idle(why), "") for why, names in IDLE.items() for name in names.split()}
     found |= {name: Field(only(why), "") for why, names in REFUSED.items() for name in names.split()}

@@ -52,7 +52,8 @@ def of_fine(key: str, read: Any) -> Rule:
 
 
 def semantic_checkpoint(value: Any, file: File) -> Outcome:
-    """What was given, else the latest semantic run under output_dir, else one that comes first."""
+    """The checkpoint that the file names, else that of the latest semantic run under output_dir, else of one that
+    comes first."""
     if file.method != FINE:
         return Outcome(note="no effect: it belongs to mode=fine" if value else "", warn=bool(value))
     whole_parts = {} if file.given.get("model_type") == "full" else {"roles.student.lora.whole": WHOLE}
@@ -77,7 +78,7 @@ def latest(output_dir: Path) -> Path | None:
 
 
 def _method(run_dir: Path) -> str | None:
-    """That of a run's newest checkpoint."""
+    """The method of a run's newest checkpoint."""
     states = sorted(run_dir.glob("step_*/state.json"))
     return json.loads(states[-1].read_text())["config"]["method"]["name"] if states else None
 

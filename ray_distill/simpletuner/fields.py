@@ -50,7 +50,7 @@ def place(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def reads_table(entry: Entry) -> bool:
-    """Whether a table beside the folder holds the captions; another one holds sizes, which files tell themselves."""
+    """True where a table beside the folder holds the captions; another one holds sizes, which files tell themselves."""
     table = entry.get("parquet")
     return isinstance(table, dict) and "path" in table and entry.get("caption_strategy") == "parquet"
 

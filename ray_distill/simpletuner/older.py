@@ -18,7 +18,7 @@ MIN_LR_RATIO = 0.5  # its default
 
 
 def simulate(value: Any, file: File) -> Outcome:
-    """Whether the student's later steps begin from its own rollout, or from noised clips."""
+    """True where the student's later steps begin from its own rollout, False from noised clips."""
     if issubclass(METHODS[file.method], SelfForcing):
         return Outcome(note="a causal student always begins from its own rollout", warn=not flag(value))
     return Outcome({"method.backward_simulation": flag(value)})

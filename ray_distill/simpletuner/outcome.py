@@ -41,7 +41,7 @@ class File:
     """Of an epoch, where they had to be counted."""
 
     def overrides(self, key: str) -> bool:
-        """Whether ``key``, a section above it or a key below it is set elsewhere."""
+        """True where ``key``, a section above it or a key below it is set elsewhere."""
         return any(f"{key}.".startswith(f"{o}.") or o.startswith(f"{key}.") for o in self.overridden)
 
     def flag(self, key: str) -> bool:
@@ -77,7 +77,7 @@ class File:
 
     @property
     def name(self) -> str:
-        """Of the run, as tracker_run_name says it, else as its folder is called."""
+        """The run's name: tracker_run_name, else that of its folder."""
         folder = Path(str(self.given.get("output_dir") or self.path.parent.absolute())).name
         return str(self.overridden.get("name", as_name(str(self.given.get("tracker_run_name") or folder))))
 

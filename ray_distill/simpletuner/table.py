@@ -53,7 +53,8 @@ def parquet(value: Any, entry: Mapping[str, Any], file: File) -> Outcome:
 
 
 def _table(name: str, entry: Mapping[str, Any], file: File) -> Path:
-    """From the working directory or beside the configuration, as every file; or in the folder of the videos."""
+    """The table's path: from the working directory or beside the configuration, as every file; or in the folder of
+    the videos."""
     try:
         return file.locate(name)
     except Refused:

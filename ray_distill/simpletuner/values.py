@@ -14,12 +14,12 @@ class Refused(ValueError):
 
 
 def blank(value: Any) -> bool:
-    """Whether SimpleTuner reads the key as if it were absent."""
+    """True where SimpleTuner reads the key as if it were absent."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def off(value: Any) -> bool:
-    """Whether a switch, a weight or a list with this value does nothing."""
+    """True where a switch, a weight or a list with this value does nothing."""
     return not value or str(value).strip().lower() in (*FALSE, "none", "null", "no_change", "[]", "{}", "0.0")
 
 

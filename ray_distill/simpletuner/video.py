@@ -27,7 +27,7 @@ def interval(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _interval(value: Any, entry: Entry, file: File) -> Outcome:
-    """Of the section; with buckets by length SimpleTuner rounds lengths to it, and without it reads it nowhere."""
+    """The section's interval; with buckets by length SimpleTuner rounds lengths to it, and else it reads it nowhere."""
     every = whole(value)
     if _section(entry).get("bucket_strategy") == "resolution_frames":
         return Outcome(note="no effect: num_frames says how long a clip is", warn=every > 1)
@@ -60,7 +60,7 @@ def _buckets(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _from_picture(value: Any, entry: Entry, file: File) -> Outcome:
-    """Whether a clip's first frame is a condition: Wan 2.2 5B does as it is asked, and other models say so."""
+    """True where a clip's first frame is a condition: Wan 2.2 5B does as it is asked, and other models say so."""
     asked, name = flag(value), model_name(file)
     if file.overrides("model.from_image"):
         return Outcome(note="no effect: model.from_image is set elsewhere")

@@ -42,7 +42,7 @@ class Sender:
         self._began: int | None = None  # when the run was opened, ms since the epoch
 
     def most(self, entry: Entry) -> int:
-        """How many entries such as this one go together: a metric has at least one value."""
+        """Number of entries such as this one that go together: a metric has at least one value."""
         return max(1, METRICS_BATCH // max(1, len(entry["values"]))) if entry["call"] == "metrics" else 1
 
     def send(self, entries: Sequence[Entry]) -> Any:
@@ -124,8 +124,8 @@ class Sender:
 
 
 def is_refused(entry: Entry, error: Exception) -> bool:
-    """Whether it is this entry that cannot be sent, now or later; else it is the server. A run that cannot be opened is
-    never left out: all else stands on it."""
+    """True where this entry cannot be sent, now or later, and the server is not to blame. A run that cannot be
+    opened is never left out: all else stands on it."""
     if entry["call"] == "open":
         return False
     gone = "path" in entry and not Path(entry["path"]).exists()
@@ -133,7 +133,7 @@ def is_refused(entry: Entry, error: Exception) -> bool:
 
 
 def is_too_large(error: Exception) -> bool:
-    """Whether a server, or a proxy before it, takes no request of that size (HTTP 413)."""
+    """True where a server, or a proxy before it, takes no request of that size (HTTP 413)."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status == 413 or "error code 413" in str(error)
 

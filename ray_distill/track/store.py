@@ -64,7 +64,7 @@ def resume(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def is_final(error: Exception, codes: Collection[str]) -> bool:
-    """Whether it is MLflow itself that has answered with one of ``codes``, and no proxy in front of it."""
+    """True where MLflow itself has answered with one of ``codes``, and no proxy in front of it."""
     from mlflow.exceptions import MlflowException, RestException
 
     if isinstance(error, RestException):  # of a JSON body, which others send, too: with numbers, or without a code

@@ -115,7 +115,7 @@ class Tracker:
         self._post("tags", values={name: mask(value) for name, value in values.items()})
 
     def note(self, markdown: str) -> None:
-        """What MLflow shows as the run's description."""
+        """Set the run's description in MLflow."""
         self.tags({"mlflow.note.content": markdown})
 
     def dataset(self, name: str, source: str | Path, digest: str, card: Mapping[str, Any]) -> None:
@@ -196,7 +196,7 @@ class Tracker:
         return True
 
     def _keep(self, entry: Entry, result: Any) -> None:
-        """For whoever waits for it."""
+        """Keep the outcome for the thread that waits for it."""
         if result is not None and entry.get("id") in self._awaited:
             self._results[entry["id"]] = result
 

@@ -93,7 +93,7 @@ def cluster(log_to_driver: bool = False, dashboard: bool = False) -> Iterator[No
 
 @dataclass(frozen=True)
 class Outlets:
-    """Where a run is seen: MLflow, a web hook, the hub. None of them stops it."""
+    """Outlets of a run: MLflow, a web hook, the hub. None of them stops it."""
 
     tracker: Tracker
     hook: WebHook

@@ -31,7 +31,7 @@ def learning_rate(optimizer: Optimizer, update: int, total: int) -> float:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """What a run's schedules do that their author may not have meant: a warm-up that fills the run."""
+    """Warnings of schedules that their author may not have meant: a warm-up that fills the run."""
     found = []
     for role, total in total_updates(config).items():
         optimizer = config.role(role).optimizer
@@ -46,7 +46,7 @@ def warnings(config: RunConfig) -> list[str]:
 
 
 def total_updates(config: RunConfig) -> dict[Role, int]:
-    """How often each role is updated in the whole run: the length of its learning-rate schedule."""
+    """Updates of each role in the whole run: the length of its learning-rate schedule."""
     counts: dict[Role, int] = {}
     for times, updates in distinct(config.method, config.train.steps):
         for update in updates:

@@ -119,7 +119,7 @@ def best_config(sweep: Sweep, base: RunConfig, point: Mapping[str, Any]) -> RunC
 
 
 def base_point(sweep: Sweep, base: RunConfig) -> dict[str, Any]:
-    """Where the base stands in the space; ConfigError where it stands outside."""
+    """The base's point in the space; ConfigError where it stands outside."""
     flat = flatten(base.dump())
     point = {}
     for key, range_ in sweep.space.items():

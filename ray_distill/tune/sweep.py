@@ -85,7 +85,7 @@ def check_sweep(settings: Sweep, base: RunConfig) -> None:
 
 
 def trials_of(settings: Sweep, steps: int) -> list[Trial]:
-    """What became of each trial, best first, by what lies in its folder."""
+    """Results of the trials, best first, by the files in their folders."""
     found = []
     for path in sorted((settings.home / "runs").glob(f"*/{FILE}")):
         if not (told := read_document(path, "point", "error")):

@@ -15,7 +15,7 @@ from ray_distill.config.secrets import mask
 
 
 def say(text: str) -> None:
-    """To the terminal, without secrets."""
+    """Print to the terminal, without secrets."""
     print(mask(text), file=sys.stderr, flush=True)
 
 

@@ -16,7 +16,7 @@ TIMEOUT_S = 60.0
 
 
 def check_room(config: RunConfig) -> str:
-    """What to say of the run's memory; ConfigError where what is counted exactly is already more than a GPU has."""
+    """A line on the run's memory; ConfigError where the exact terms alone are more than a GPU has."""
     memory = smallest_gpu()
     if memory is None:
         return ""

@@ -30,7 +30,7 @@ def known(run_dir: Path) -> dict[str, Any]:
 
 
 def trained(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dict[str, Any]:
-    """How far the student of the run's report was trained."""
+    """Steps and updates of the student, for the run's report."""
     return {
         "prompt": cache.captions()[0],
         "steps": last.step,

@@ -63,7 +63,7 @@ def changes(config: RunConfig, cache: Cache) -> list[str]:
 
 
 def not_measured(config: RunConfig, cache: Cache) -> bool:
-    """Whether the metric has yet to read the clips themselves, from their sources."""
+    """True where the metric has yet to read the clips themselves, from their sources."""
     return config.evaluate.metric is not None and not any(cache.folder.glob("features-*"))
 
 

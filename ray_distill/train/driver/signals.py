@@ -25,7 +25,8 @@ class Stopped(Exception):
 
 @dataclass
 class Signals:
-    """What came, and what to do about it: ``request_stop`` while something has to be saved, else Stopped at once."""
+    """Signals that came, and the answer to them: ``request_stop`` while something has to be saved, else Stopped at
+    once."""
 
     signum: int | None = None
     request_stop: Callable[[], None] | None = None

@@ -109,7 +109,7 @@ class Nodes:
         self._pending: dict[Any, str] = {}
 
     def poll(self) -> Values:
-        """What has arrived since the last call, as ``node_0/cpu_utilization_percentage``; waits for no node."""
+        """Metrics that arrived since the last call, as ``node_0/cpu_utilization_percentage``; waits for no node."""
         values: Values = {}
         done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0) if self._pending else ([], 0)
         for ref in done:

@@ -1,4 +1,4 @@
-"""What crosses between driver and workers. Ray's controller and actors unpickle it: light to import, no torch.
+"""Messages between driver and workers. Ray's controller and actors unpickle it: light to import, no torch.
 
 May import: checkpoint, data.feed.stream; nothing of driver or worker.
 A new file owes a test that it stays light.

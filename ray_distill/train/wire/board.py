@@ -66,11 +66,11 @@ class Board:
             self._notes.append(failed(self._failures).partition("\n")[0])
 
     def cause(self) -> str:
-        """Why the newest group ended, as far as its ranks could tell; "" where none could."""
+        """The cause of the newest group's end, as far as its ranks could say; "" where none could."""
         return self._hang or (failed(self._failures) if self._failures else "")
 
     def resume_from(self, folder: str | None) -> None:
-        """What the worker group that starts now resumes from."""
+        """The checkpoint that the worker group that starts now resumes from."""
         self._resume = folder
         self._new_group()
 
@@ -91,7 +91,7 @@ class Board:
         self._stopping = self._stopping or stop
 
     def unsaved(self) -> str:
-        """Why the last save that failed did so; "" where none did."""
+        """The cause of the last save that failed; "" where none did."""
         return self._unsaved
 
     def held(self, memory: int) -> None:

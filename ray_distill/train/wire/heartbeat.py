@@ -22,7 +22,7 @@ HUNG = 86
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank is. Ranks run one program, so that the one with the fewest ``marks`` is the one waited for."""
+    """Place of a rank in the program. Ranks run one program: the others wait for the one with the fewest ``marks``."""
 
     marks: int = 0
     step: int | None = None

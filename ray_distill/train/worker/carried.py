@@ -36,7 +36,8 @@ class Carried:
             shards.set_compute_weights(own[name], self.checkpoint.tensor(role, kind, name).to(own[name].device))
 
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
-        """What a checkpoint keeps of them, on all ranks in the same order; a tensor is mapped from its file."""
+        """Tensors that a checkpoint keeps of finished roles, on all ranks in the same order; a tensor is mapped
+        from its file."""
         for role, wanted in self.finished.items() if self.checkpoint else ():
             assert self.checkpoint is not None
             for kind, source in {"weights": "weights", wanted: self._kind(role)}.items():

@@ -34,7 +34,7 @@ class NotFinite(RuntimeError):
 
 
 class Engines(Protocol):
-    """What the step and the worker ask of however the roles are held."""
+    """Protocol of the roles' engines, for the step and the worker."""
 
     networks: Networks
     rate_factor: float
@@ -192,7 +192,7 @@ class DeepSpeedEngines:
         return trained | self._carried.state()
 
     def skipping(self) -> dict[Role, int]:
-        """Of roles whose last updates were skipped: how many in a row."""
+        """Skipped updates in a row, of roles whose last updates were skipped."""
         return {role: held.skipped_in_a_row for role, held in self._trained.items() if held.skipped_in_a_row}
 
     @torch.no_grad()

@@ -101,7 +101,7 @@ def most_memory(device: torch.device) -> int:
 
 
 def _rolled_back(job: Job, engines: Engines) -> int:
-    """How often the run has gone back because of what was not finite; RuntimeError where that was too often."""
+    """Number of times that the run has gone back because of values that were not finite; RuntimeError at too many."""
     count: int = ray.get(job.board.rollbacks.remote(), timeout=60)
     if count > job.config.train.rollbacks:
         raise RuntimeError(
@@ -113,7 +113,7 @@ def _rolled_back(job: Job, engines: Engines) -> int:
 
 
 def is_due(config: RunConfig, done: int) -> bool:
-    """Whether a checkpoint belongs after ``done`` steps."""
+    """True where a checkpoint belongs after ``done`` steps."""
     cadences = [config.train.checkpoint_every, config.evaluate.every or config.train.checkpoint_every]
     return any(done % cadence == 0 for cadence in cadences) or done in {stage.stop for stage in stages(config)}
 
@@ -149,7 +149,7 @@ class Reporter:
         return self._meet(step), self._noticed(step)
 
     def _noticed(self, step: int) -> bool:
-        """Whether Ray has heard since the last meeting that nodes will be taken away; the same on all ranks."""
+        """True where Ray has heard since the last meeting that nodes will be taken away; the same on all ranks."""
         notice = ray.train.get_preemption_info()
         fresh = notice is not None and notice != self.notice
         self.notice = notice

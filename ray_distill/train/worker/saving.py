@@ -31,7 +31,7 @@ class Saver:
 
     @property
     def busy(self) -> bool:
-        """Whether a save is in the writing; the same on all ranks."""
+        """True while a save is being written; the same on all ranks."""
         return self._writing is not None
 
     def save(self, step: int, wait: bool = True) -> bool:

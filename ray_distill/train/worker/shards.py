@@ -45,7 +45,7 @@ def local_shards(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Te
 
 
 def _shard_start(parameter: nn.Parameter) -> int:
-    """Where this rank's piece starts in the flat parameter."""
+    """Start of this rank's piece in the flat parameter."""
     if _is_zero3(parameter):
         return dist.get_rank() * int(parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
     if is_whole(parameter):

@@ -36,7 +36,7 @@ class WholeAdamW:
 
 
 def is_whole(parameter: nn.Parameter) -> bool:
-    """Whether every rank holds all of a trained parameter, and of its moments."""
+    """True where every rank holds all of a trained parameter, and of its moments."""
     return hasattr(parameter, "adamw")
 
 
