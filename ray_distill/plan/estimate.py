@@ -72,7 +72,7 @@ def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
 
 
 def still(parameters: Parameters) -> Parameters:
-    """Bytes of a role that is trained no more."""
+    """Parameters of a role that is trained no more."""
     return replace(parameters, trainable=())
 
 
