@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ray_distill import __version__, sealed
 from ray_distill.config import RunConfig
-from ray_distill.evaluate.metrics import MEASURES
 from ray_distill.models.hashing import folder_hash, weights_hash
 from ray_distill.types import Sampler
 
@@ -76,8 +75,11 @@ class Made:
         return cls(features=features, videos=tensors["videos"], measures=measures, **numbers)
 
 
-def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int) -> str | None:
-    """The file of a candidate that no training moves, named after all that its videos depend on; else None.
+def kept_name(
+    config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int, names: Sequence[str] = ()
+) -> str | None:
+    """The file of a candidate that no training moves, named after all that its videos and their measures ``names``
+    depend on; else None.
 
     It stands beside the cache's embeddings of the prompts, which say the rest.
     """
@@ -93,7 +95,7 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
         "sampler": asdict(candidate.sampler),
         "prompts": [list(prompts), settings.pictures, seed],
         "clip": config.shown_size,
-        "metric": [folder_hash(settings.metric) if settings.metric else None, config.data.fps, *MEASURES],
+        "metric": [folder_hash(settings.metric) if settings.metric else None, config.data.fps, *names],
     }
     if settings.images:
         depends["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.images.values()]
