@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
+from ray_distill.config.measures import ALL, MeasureName
 from ray_distill.plaintext import json_of, text_of
 from ray_distill.settings import Absolute, Frames, Section, Seed, Shift, Side, Steps, home
 
@@ -62,6 +63,8 @@ class Evaluate(Section):
     every: PositiveInt | None = None
     """Validate each so many steps and at the end: a checkpoint is saved, and sampled beside the training."""
     metric: Absolute | None = None
+    metrics: tuple[MeasureName, ...] = ALL
+    """Measures of videos that need no network, of those in docs/metrics.md."""
     videos: Annotated[int, Field(gt=0, le=1_000_000)] = 400
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (1, 2, 3)
     tune_seed: Seed = 0

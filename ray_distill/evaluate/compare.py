@@ -14,18 +14,25 @@ import torch
 from torch import Tensor
 
 from ray_distill.config import RunConfig
+from ray_distill.config.measures import MEASURES
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.generate import Generator, write_videos
-from ray_distill.evaluate.metrics import by_prompt, diversity_by_prompt, frechet_distance, mean_by_prompt, paired_ratio
+from ray_distill.evaluate.metrics import (
+    Ratio,
+    by_prompt,
+    diversity_by_prompt,
+    frechet_distance,
+    mean_by_prompt,
+    paired_difference,
+    paired_ratio,
+)
 from ray_distill.evaluate.report import contact_sheet, missed
 from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)
 COMPARED, BASELINE = "videos", "baseline"
-LEAST = {"motion": 0.005, "saturation": 0.01, "chroma": 0.005}
-"""Means of the teacher up to which a ratio to it is meaningless: a static clip, or a grey one."""
 
 
 def teachers(config: RunConfig) -> dict[str, Candidate]:
@@ -79,8 +86,9 @@ def evaluate(
     """Measure the student of ``checkpoint`` against its teacher; videos and the contact sheet go to ``out``.
 
     Returns the report: per sampler frechet, frechet_spread (standard deviation over sampling seeds), accuracy,
-    diversity, each of MEASURES, nfe, seconds_per_video; and the student's ratios to the many-step teacher. Without a
-    metric only pictures, measures and seconds are there.
+    diversity, each of evaluate.metrics, nfe, seconds_per_video; the student's ratios to the many-step teacher, and
+    those of the teacher's first sampling seed to its second, which chance alone makes. Without a metric only pictures,
+    measures and seconds are there.
     """
     settings = config.evaluate
     generator = Generator(config, cache)
@@ -105,7 +113,10 @@ def evaluate(
     if guided is not None:
         report["teacher_same_steps_guided"] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}
     if TEACHER in config.method.roles:
-        report["ratios"] = ratios(sampled["student"], sampled["teacher_many"], generator.prompts)
+        teacher = sampled["teacher_many"]
+        report["ratios"] = ratios(sampled["student"], teacher, generator.prompts)
+        if len(teacher) > 1:  # what chance alone does to a ratio
+            report["teacher_seeds"] = ratios(teacher[:1], teacher[1:2], generator.prompts)
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
     return report | {"missed": missed(report, settings.goals)}
 
@@ -118,7 +129,7 @@ def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[
         for scale in config.evaluate.guidance_grid
         for shift in config.evaluate.shift_grid
     ]
-    refs = [generator.start(Candidate(TEACHER, sampler), config.evaluate.tune_seed) for sampler in grid]
+    refs = [generator.start(Candidate(TEACHER, sampler), config.evaluate.tune_seed, measured=False) for sampler in grid]
     samples = ray.get(refs, timeout=config.train.timeout_s)
     scores = [frechet_distance(m.features, real) for m in samples if m.features is not None]
     best = int(np.argmin(scores))
@@ -144,7 +155,8 @@ def summary(seeds: Sequence[Samples], real: Tensor | None, sampler: Sampler) -> 
 def ratios(
     student: Sequence[Samples], teacher: Sequence[Samples], prompts: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Student over teacher by each measure and by diversity, the mean and its 95 % interval over prompts.
+    """Student over teacher by each measure and by diversity, the mean and its 95 % interval over prompts; of a
+    rate the difference.
 
     A measure is left out where the teacher's mean is next to nothing.
     """
@@ -158,8 +170,11 @@ def ratios(
     }
     if all(samples.features is not None for samples in (*student, *teacher)):
         compared["diversity"] = arms(lambda samples: diversity_by_prompt(samples.features, prompts))  # type: ignore[arg-type]
-    return {
-        name: asdict(paired_ratio(of_student, of_teacher))
-        for name, (of_student, of_teacher) in compared.items()
-        if of_teacher and np.mean(list(of_teacher.values())) > LEAST.get(name, 0.0)
-    }
+    measured: dict[str, Ratio] = {}
+    for name, (of_student, of_teacher) in compared.items():
+        least = MEASURES[name].least if name in MEASURES else 0.0
+        if least is None:
+            measured[f"{name}_difference"] = paired_difference(of_student, of_teacher)
+        elif of_teacher and np.mean(list(of_teacher.values())) > least:
+            measured[name] = paired_ratio(of_student, of_teacher)
+    return {name: asdict(ratio) for name, ratio in measured.items()}

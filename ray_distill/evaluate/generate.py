@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ray_distill import sealed
 from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
+from ray_distill.config.measures import MeasureName
 from ray_distill.data.prepare.pipeline import real_videos
 from ray_distill.data.read.transform import to_frames
 from ray_distill.data.read.video import write_clip
@@ -110,15 +111,16 @@ def generate(
     negative: Row,
     seed: int,
     keep: Path,
+    names: Sequence[MeasureName] = (),
 ) -> Samples:
-    """Sample one video for each prompt in batches, and measure them. ``rows`` hold the conditioning of each,
-    ``negative`` the negative prompt's captions. Results of a network that no training moves stay in the folder
+    """Sample one video for each prompt in batches, and measure them by ``names``. ``rows`` hold the conditioning of
+    each, ``negative`` the negative prompt's captions. Results of a network that no training moves stay in the folder
     ``keep``."""
-    name = kept_name(config, candidate, prompts, seed)
+    name = kept_name(config, candidate, prompts, seed, names)
     if name is not None:
         with suppress(FileNotFoundError, Damaged):  # not sampled yet, or to be sampled again
             return Samples.load(keep / name)
-    samples = _generate(config, candidate, prompts, rows, negative, seed)
+    samples = _generate(config, candidate, prompts, rows, negative, seed, names)
     if name is not None:
         samples.save(keep / name)
     return samples
@@ -126,7 +128,13 @@ def generate(
 
 @torch.no_grad()
 def _generate(
-    config: RunConfig, candidate: Candidate, prompts: Sequence[str], rows: Sequence[Row], negative: Row, seed: int
+    config: RunConfig,
+    candidate: Candidate,
+    prompts: Sequence[str],
+    rows: Sequence[Row],
+    negative: Row,
+    seed: int,
+    names: Sequence[MeasureName],
 ) -> Samples:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoise = denoiser(config, candidate, device)
@@ -140,7 +148,7 @@ def _generate(
         pixels.append(frames_of(codec, latents, f"{candidate}, seed {seed}", first))
     seconds = (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
-    pictures, measured = videos[: config.evaluate.pictures], measures(videos, config.data.fps)
+    pictures, measured = videos[: config.evaluate.pictures], measures(videos, config.data.fps, names)
     if config.evaluate.metric is None:
         return Samples(None, None, None, seconds, pictures, measured)
     metric = Metric.load(config.evaluate.metric)
@@ -223,12 +231,16 @@ class Generator:
             from_bytes(cache.prompt("negative", fields), of_captions(fields), cache.latent_shape)
         )
 
-    def start(self, candidate: Candidate, seed: int, num_cpus: float = 1) -> ray.ObjectRef[Samples]:
-        """Start a task that samples every prompt once, on a GPU of its own where the training uses GPUs."""
+    def start(
+        self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True
+    ) -> ray.ObjectRef[Samples]:
+        """Start a task that samples every prompt once, on a GPU of its own where the training uses GPUs; by
+        ``evaluate.metrics`` if ``measured``."""
+        names = self._config.evaluate.metrics if measured else ()
         gpus = 1 if self._config.train.use_gpu else 0
         # "DEFAULT", or a trial's tasks would have to fit into the placement group that holds its driver.
-        task = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
+        task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
         ref: ray.ObjectRef[Samples] = task.remote(
-            self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep
+            self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep, names
         )
         return ref

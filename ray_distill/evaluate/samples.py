@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ray_distill import __version__, sealed
 from ray_distill.config import RunConfig
-from ray_distill.evaluate.metrics import MEASURES
 from ray_distill.models.hashing import folder_hash, weights_hash
 from ray_distill.types import Sampler
 
@@ -77,8 +76,11 @@ class Samples:
         return cls(features=features, videos=tensors["videos"], measures=measures, **numbers)
 
 
-def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int) -> str | None:
-    """File name of a candidate that no training moves, from all values that its videos depend on; else None.
+def kept_name(
+    config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int, names: Sequence[str] = ()
+) -> str | None:
+    """File name of a candidate that no training moves, from all values that its videos and their measures ``names``
+    depend on; else None.
 
     It stands beside the cache's embeddings of the prompts, on which it depends, too.
     """
@@ -94,7 +96,7 @@ def kept_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], s
         "sampler": asdict(candidate.sampler),
         "prompts": [list(prompts), settings.pictures, seed],
         "clip": config.shown_size,
-        "metric": [folder_hash(settings.metric) if settings.metric else None, config.data.fps, *MEASURES],
+        "metric": [folder_hash(settings.metric) if settings.metric else None, config.data.fps, *names],
     }
     if settings.images:
         depends["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.images.values()]

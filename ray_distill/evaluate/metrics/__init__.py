@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from ray_distill.evaluate.metrics.classifier import Metric
 from ray_distill.evaluate.metrics.distribution import diversity, diversity_by_prompt, frechet_distance
-from ray_distill.evaluate.metrics.ratio import Ratio, by_prompt, mean_by_prompt, paired_ratio
-from ray_distill.evaluate.metrics.video import MEASURES, chroma, measures, motion, saturation
+from ray_distill.evaluate.metrics.measures import measures
+from ray_distill.evaluate.metrics.ratio import Ratio, by_prompt, mean_by_prompt, paired_difference, paired_ratio
 
 __all__ = [
-    "MEASURES",
     "Metric",
     "Ratio",
     "by_prompt",
-    "chroma",
     "diversity",
     "diversity_by_prompt",
     "frechet_distance",
     "mean_by_prompt",
     "measures",
-    "motion",
+    "paired_difference",
     "paired_ratio",
-    "saturation",
 ]

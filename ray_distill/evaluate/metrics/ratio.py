@@ -1,4 +1,4 @@
-"""Student over teacher by one metric: same prompts, same noise, and a bootstrap over prompts."""
+"""Student against teacher by one metric: same prompts, same noise, and a bootstrap over prompts."""
 
 from __future__ import annotations
 
@@ -40,14 +40,28 @@ def paired_ratio(
     A draw takes prompts, never videos, and the same ones of both. ValueError where the two have other prompts, or
     where the teacher's mean is not above ``least``: a static teacher says nothing about motion.
     """
-    if student.keys() != teacher.keys() or not student:
-        raise ValueError(f"a ratio needs the same prompts: the student has {len(student)}, the teacher {len(teacher)}")
-    s, t = (np.array([arm[prompt] for prompt in sorted(arm)]) for arm in (student, teacher))
+    s, t, rows = _arms(student, teacher, seed)
     if not t.mean() > least:
         raise ValueError(f"the teacher's mean is {t.mean():.3g}, which must be above {least:g} for a ratio")
-    rows = np.random.default_rng(seed).integers(len(s), size=(DRAWS, len(s)))
     # A draw may hold only prompts for which the teacher's value is 0: it gives no ratio.
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = s[rows].mean(1) / t[rows].mean(1)
     low, high = np.percentile(draws[np.isfinite(draws)], INTERVAL)
     return Ratio(float(s.mean() / t.mean()), float(low), float(high))
+
+
+def paired_difference(student: Mapping[str, float], teacher: Mapping[str, float], seed: int = 0) -> Ratio:
+    """mean_p s_p - mean_p t_p with an interval of the same draws: for rates, of which a teacher may have 0."""
+    s, t, rows = _arms(student, teacher, seed)
+    low, high = np.percentile((s - t)[rows].mean(1), INTERVAL)
+    return Ratio(float((s - t).mean()), float(low), float(high))
+
+
+def _arms(
+    student: Mapping[str, float], teacher: Mapping[str, float], seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both arms [prompts] in one order, and the bootstrap's rows [draws, prompts]."""
+    if student.keys() != teacher.keys() or not student:
+        raise ValueError(f"a ratio needs the same prompts: the student has {len(student)}, the teacher {len(teacher)}")
+    s, t = (np.array([arm[prompt] for prompt in sorted(arm)]) for arm in (student, teacher))
+    return s, t, np.random.default_rng(seed).integers(len(s), size=(DRAWS, len(s)))

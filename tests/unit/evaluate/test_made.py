@@ -44,6 +44,7 @@ def test_the_name_changes_with_all_that_the_videos_depend_on(config):
         kept_name(config(), Candidate("teacher", SAMPLER), ["b"], 1),
         kept_name(config(), Candidate("teacher", SAMPLER), ["a"], 2),
         kept_name(config(data__height=48), Candidate("teacher", SAMPLER), ["a"], 1),
+        kept_name(config(), Candidate("teacher", SAMPLER), ["a"], 1, ["motion"]),
     ]
     (config().model.path / "weights").write_text("other")
     others.append(kept_name(config(), Candidate("teacher", SAMPLER), ["a"], 1))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ray_distill.evaluate.metrics import by_prompt, paired_ratio
+from ray_distill.evaluate.metrics import by_prompt, paired_difference, paired_ratio
 
 
 def arms(n, correlation, seed=0):
@@ -28,6 +28,14 @@ def test_an_arm_against_itself_is_one_exactly():
     student, _ = arms(40, 0.5)
     ratio = paired_ratio(student, student)
     assert (ratio.value, ratio.low, ratio.high) == (1.0, 1.0, 1.0)
+
+
+def test_a_difference_of_rates_has_the_interval_of_a_mean():
+    """se = sqrt(2 (1 - rho)) s / sqrt(P): 0.4 * sqrt(0.4) / 10, and a teacher may have 0."""
+    difference = paired_difference(*arms(100, 0.8))
+    assert difference.value == pytest.approx(-0.4)
+    assert (difference.high - difference.low) / (2 * 1.96) == pytest.approx(0.4 * 0.4**0.5 / 10, rel=0.06)
+    assert paired_difference({"a": 0.0}, {"a": 0.0}).value == 0.0
 
 
 def test_means_are_taken_of_prompts_first():

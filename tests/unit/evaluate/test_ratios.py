@@ -16,6 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import two_digits
 
 PROMPTS = ["a", "a", "b", "b"]
+CHANGE = ("flicker", "jitter")
+MOVING = ("motion", "motion_top", *CHANGE)
+COLOUR = ("saturation", "chroma")
+RATIOS = (*MOVING, *COLOUR, "contrast", "sharpness", "diversity")
+SPOILT = {"flickering": ("motion", "saturation")}  # noise looks like motion and colour
 
 
 def made(videos, features):
@@ -31,30 +36,31 @@ def teacher():
 
 def test_a_teacher_against_itself_is_one(teacher):
     found = ratios([made(*teacher)], [made(*teacher)], PROMPTS)
-    assert set(found) == {"motion", "saturation", "chroma", "diversity"}
-    assert all(row == {"value": 1.0, "low": 1.0, "high": 1.0} for row in found.values())
+    assert set(found) == {*RATIOS, "moving_difference", "clipped_difference"}
+    for name, row in found.items():
+        assert set(row.values()) == {0.0 if name.endswith("_difference") else 1.0}
 
 
-def test_each_fault_is_named_by_its_own_ratio(teacher):
+def test_each_fault_is_named_by_its_own_ratios(teacher):
     videos, features = teacher
-    still = np.repeat(videos[:, :1], 9, axis=1)
-    grey = (0.5 * videos + 0.5 * videos.mean(-1, keepdims=True)).astype(np.uint8)
-    same = features[[0, 0, 2, 2]]
-    expected = {
-        "motion": (still, features),
-        "saturation": (grey, features),
-        "diversity": (videos, same),
+    noise = np.random.default_rng(0).integers(-12, 13, videos.shape)
+    faults = {  # the student's videos and features, what falls, what rises
+        "static": (np.repeat(videos[:, :1], 9, axis=1), features, MOVING, ()),
+        "washed out": ((0.5 * videos + 0.5 * videos.mean(-1, keepdims=True)).astype(np.uint8), features, COLOUR, ()),
+        "one video": (videos, features[[0, 0, 2, 2]], ("diversity",), ()),
+        "flickering": ((videos.astype(int) + noise).clip(0, 255).astype(np.uint8), features, (), CHANGE),
     }
-    for name, student in expected.items():
-        found = {key: row["value"] for key, row in ratios([made(*student)], [made(*teacher)], PROMPTS).items()}
-        assert found[name] < 0.7, name
-        others = {key: value for key, value in found.items() if key not in (name, "chroma")}
-        assert all(0.9 < value < 1.1 for value in others.values()), (name, found)
+    for fault, (shown, seen, low, high) in faults.items():
+        found = {name: row["value"] for name, row in ratios([made(shown, seen)], [made(*teacher)], PROMPTS).items()}
+        assert all(found[name] < 0.7 for name in low), (fault, found)
+        assert all(found[name] > 1.3 for name in high), (fault, found)
+        for name in {"motion", "saturation", "diversity", "contrast"} - {*low, *high, *SPOILT.get(fault, ())}:
+            assert 0.9 < found[name] < 1.1, (fault, name, found)
 
 
 def test_a_teacher_that_stands_still_tells_no_ratio_of_motion(teacher):
     still = made(np.repeat(teacher[0][:, :1], 9, axis=1), teacher[1])
-    assert set(ratios([made(*teacher)], [still], PROMPTS)) == {"saturation", "chroma", "diversity"}
+    assert {*RATIOS} - set(ratios([made(*teacher)], [still], PROMPTS)) == {*MOVING}
 
 
 def test_measures_are_kept_with_what_was_made(teacher, tmp_path):

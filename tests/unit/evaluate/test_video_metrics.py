@@ -1,10 +1,20 @@
-"""Motion and colour in closed form, and what each does not mistake for itself."""
+"""Motion, colour, light and flicker in closed form, and what each does not mistake for itself."""
 
 import numpy as np
 import pytest
 import torch
 
-from ray_distill.evaluate.metrics import chroma, measures, motion, saturation
+from ray_distill.config.measures import ALL, MEASURES
+from ray_distill.evaluate.metrics import measures
+from ray_distill.evaluate.metrics.measures import GROUPS
+
+
+def measured(videos, fps=8, **kwargs):
+    return {name: values.tolist() for name, values in measures(videos, fps, **kwargs).items()}
+
+
+def motion(videos, fps=8):
+    return measures(videos, fps, ["motion"])["motion"].tolist()
 
 
 def blob(dy, dx, frames=9, size=48, scale=1.0):
@@ -18,47 +28,89 @@ def blob(dy, dx, frames=9, size=48, scale=1.0):
     return (200 * scale * video.clip(0, 1)).round().astype(np.uint8)[None, ..., None].repeat(3, -1)
 
 
-@pytest.mark.parametrize("dy, dx", [(0.3, 0.0), (0.6, -0.8), (1.0, 1.0), (-1.0, 0.4)])
+def plain(*colours, frames=2, size=4):
+    """uint8 [N, T, H, W, 3], each video of one colour."""
+    return np.stack([np.broadcast_to(np.array(colour, np.uint8), (frames, size, size, 3)) for colour in colours])
+
+
+@pytest.mark.parametrize("dy, dx", [(0.3, 0.0), (0.6, -0.8), (1.0, 1.0), (-1.0, 0.4), (2.0, 0.0), (0.0, 3.0)])
 def test_motion_is_the_length_of_a_steady_displacement(dy, dx):
-    assert motion(blob(dy, dx), fps=8).item() == pytest.approx(np.hypot(dy, dx) / 48 * 8, rel=0.05)
+    assert motion(blob(dy, dx)) == pytest.approx([np.hypot(dy, dx) / 48 * 8], rel=0.03)
 
 
 def test_motion_has_no_unit_of_pixels_or_frames():
-    slow = motion(blob(0.5, 0.0), fps=8).item()
-    assert motion(blob(1.0, 0.0), fps=4).item() == pytest.approx(slow, rel=0.03)  # half the frames of the same motion
-    large = blob(1.0, 0.0, size=256).repeat(2, 2).repeat(2, 3)  # 512 pixels, shrunk to 128 by whole factors
-    assert motion(large, fps=8).item() == pytest.approx(8 / 256, rel=0.1)
+    assert motion(blob(1.0, 0.0), fps=4) == pytest.approx(motion(blob(0.5, 0.0)), rel=0.03)  # half of its frames
+    large = blob(1.0, 0.0, size=256).repeat(2, 2).repeat(2, 3)  # 512 pixels, shrunk to 256
+    assert motion(large) == pytest.approx([8 / 256], rel=0.05)
 
 
 def test_contrast_is_not_motion():
-    assert motion(blob(0.6, 0.8, scale=0.4), fps=8).item() == pytest.approx(8 / 48, rel=0.05)
+    assert motion(blob(0.6, 0.8, scale=0.4)) == pytest.approx([8 / 48], rel=0.05)
 
 
 def test_what_stands_still_or_shows_nothing_does_not_move():
-    still = blob(0.0, 0.0)
-    blank = np.full((2, 5, 16, 16, 3), 70, np.uint8)
-    assert motion(still, fps=8).item() == 0.0 and motion(blank, fps=8).tolist() == [0.0, 0.0]
-    assert motion(still[:, :1], fps=8).item() == 0.0
+    for video in (blob(0.0, 0.0), blob(0.0, 0.0)[:, :1], plain((70, 70, 70), frames=5, size=40)):
+        found = measured(video)
+        assert [*found["motion"], *found["motion_top"], *found["moving"]] == pytest.approx([0.0, 0.0, 0.0], abs=1e-9)
 
 
-def test_saturation_and_chroma_of_plain_colours():
-    colours = [(200, 100, 100), (0, 0, 0), (255, 255, 255), (255, 0, 0), (15, 10, 10)]
-    videos = np.stack([np.broadcast_to(np.array(c, np.uint8), (2, 4, 4, 3)) for c in colours])
-    assert saturation(videos).tolist() == pytest.approx([0.5, 0.0, 0.0, 1.0, 0.0])
-    assert chroma(videos).tolist() == pytest.approx([100 / 255, 0.0, 0.0, 1.0, 5 / 255])
+def test_the_fastest_part_of_a_picture_is_faster_than_its_mean():
+    """Two halves: one stands, the other moves by a pixel and a half."""
+    both = np.concatenate([blob(0.0, 0.0), blob(1.5, 0.0)], axis=3)
+    found = measured(both)
+    assert found["motion_top"][0] == pytest.approx(1.5 / 48 * 8, rel=0.1)
+    assert found["motion"][0] == pytest.approx(0.75 / 48 * 8, rel=0.1)
+
+
+def test_a_video_moves_where_enough_pairs_pass_the_threshold():
+    """6 / 256 of the short side is 1.125 of 48 pixels; of 9 sampled frames round(4 * 9 / 16) = 2 pairs must pass it."""
+    fast, slow, still = blob(2.0, 0.0), blob(0.5, 0.0), blob(0.0, 0.0)
+    assert measured(np.concatenate([fast, slow]))["moving"] == [1.0, 0.0]
+    once = np.concatenate([still[:, :8], fast[:, -1:]], axis=1)  # one pair alone
+    assert measured(once)["moving"] == [0.0]
+    assert measured(slow, fps=24)["moving"] == [1.0]  # pairs are three frames apart then
+
+
+def test_saturation_chroma_and_clipped_of_plain_colours():
+    found = measured(plain((200, 100, 100), (0, 0, 0), (255, 255, 255), (255, 0, 0), (15, 10, 10)))
+    assert found["saturation"] == pytest.approx([0.5, 0.0, 0.0, 1.0, 0.0])
+    assert found["chroma"] == pytest.approx([100 / 255, 0.0, 0.0, 1.0, 5 / 255])
+    assert found["clipped"] == [0.0, 1.0, 1.0, 1.0, 0.0]
 
 
 def test_saturation_leaves_dark_pixels_out():
     video = np.zeros((1, 1, 2, 2, 3), np.uint8)
     video[0, 0, 0, 0] = (200, 50, 50)
     video[0, 0, 1, 1] = (15, 0, 0)  # S = 1, and nobody sees it
-    assert saturation(video).item() == pytest.approx(0.75)
-    assert chroma(video).item() == pytest.approx((150 + 15) / 255 / 4)
+    found = measured(video)
+    assert found["saturation"] == pytest.approx([0.75]) and found["chroma"] == pytest.approx([(150 + 15) / 255 / 4])
+
+
+def test_contrast_is_the_deviation_of_luma_and_sharpness_falls_with_blur():
+    stripes = np.zeros((1, 2, 8, 8, 3), np.uint8)
+    stripes[..., ::2, :] = 100
+    blurred = (stripes / 2 + np.roll(stripes, 1, axis=3) / 2).astype(np.uint8)
+    assert measured(stripes)["contrast"] == pytest.approx([50 / 255])
+    assert measured(stripes)["sharpness"] == pytest.approx(
+        [2 * 100 / 255]
+    )  # Laplacian: 2 x 100 one way, then the other
+    assert measured(blurred)["contrast"] == measured(blurred)["sharpness"] == [0.0]
+
+
+def test_flicker_of_noise_and_of_a_ramp():
+    """Noise of deviation 3: 6 / sqrt(pi) = 3.385, so 1 - flicker is 0.98672; the second difference sqrt(3 / pi) 3."""
+    noise = np.random.default_rng(0).normal(128, 3, (1, 12, 64, 64, 3))
+    found = measured(noise.round().astype(np.uint8))
+    assert 1 - found["flicker"][0] == pytest.approx(0.986725, abs=2e-4)  # rounding adds 1 / 12 to the variance
+    assert found["jitter"][0] * 255 == pytest.approx(3 * np.sqrt(3 / np.pi), rel=0.01)
+    ramp = np.broadcast_to(np.arange(0, 60, 5, dtype=np.uint8)[:, None, None, None], (1, 12, 4, 4, 3))
+    found = measured(ramp)
+    assert found["flicker"] == pytest.approx([5 / 255]) and found["jitter"] == [0.0]
 
 
 def test_all_measures_by_name():
     videos = np.concatenate([blob(0.5, 0.0), blob(0.0, 0.0)])
     found = measures(videos, 8)
-    assert set(found) == {"motion", "saturation", "chroma"}
+    assert tuple(found) == ALL == tuple(MEASURES) == tuple(name for group in GROUPS.values() for name in group)
     assert all(values.shape == (2,) and values.dtype == torch.float64 for values in found.values())
-    assert torch.equal(found["motion"], motion(videos, 8))
+    assert set(measures(videos, 8, ["flicker", "chroma"])) == {"flicker", "chroma"} and measures(videos, 8, ()) == {}
