@@ -151,6 +151,7 @@ class Batch:
     the world size; they, and never the rank, seed each sample's noise. ``x_0`` is None for data-free methods.
     ``states`` [B, K, C, T, H, W] are those of the teacher's trajectory to x_0, where they were prepared.
     ``given`` of the first latent frames are conditions, too: networks give them back, and losses leave them out.
+    ``modalities`` are the places along T of each modality that latents pack ("video", "audio"); none: a picture alone.
     """
 
     sample_ids: Tensor
@@ -160,6 +161,7 @@ class Batch:
     x_0: Tensor | None = None
     states: Tensor | None = None
     given: int = 0
+    modalities: Mapping[str, slice] = field(default_factory=dict)
 
 
 class Rng(Protocol):
@@ -308,6 +310,11 @@ class Method(Protocol):
     @property
     def uses_latents(self) -> bool:
         """Whether batches must bring x_0: a class variable, or a property where the configuration says it."""
+        ...
+
+    @property
+    def with_sound(self) -> bool:
+        """Whether it learns clips of picture and sound, each modality by a loss of its own."""
         ...
 
     @property

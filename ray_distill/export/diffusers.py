@@ -23,7 +23,7 @@ from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.models.spec import Export
+from ray_distill.models.spec import Export, Latent
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
@@ -38,7 +38,7 @@ def export_student(
     transformer: torch.nn.Module,
     base: Path | str,
     sampler: Sampler,
-    latent_shape: tuple[int, int, int, int],
+    latent_shape: Latent,
     *,
     frames: int,
     height: int,

@@ -76,16 +76,16 @@ def _chunks(given: Mapping[str, Any]) -> Chunks:
 
 def _by_sampler(folder: Path, prompt: str, seed: int, picture: Path | None = None) -> Tensor:
     recipe = json.loads((folder / RECIPE).read_text())
+    kind = json.loads((folder / "transformer/config.json").read_text())["_class_name"]
+    of = family_of(kind)
+    assert of is not None, f"{folder}: an export of no family: {kind}"
     base = folder / recipe["base"]
     if not base.is_dir():
-        parts = ["tokenizer", "text_encoder", *(["vae", "image_encoder", "image_processor"] if picture else [])]
+        parts = [*of.text_parts, *(["vae", "image_encoder", "image_processor"] if picture else [])]
         base = Path(snapshot_download(recipe["base"], allow_patterns=[f"{part}/*" for part in (*parts, "*.json")]))
     chunks = _chunks(recipe["chunks"]) if recipe.get("chunks") else None
     sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
     names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
-    kind = json.loads((folder / "transformer/config.json").read_text())["_class_name"]
-    of = family_of(kind)
-    assert of is not None, f"{folder}: an export of no family: {kind}"
     tokens = recipe["max_sequence_length"]
     asked, negative = of.text(base, tokens, "float32").encode([prompt, recipe["negative_prompt"]])
     fields = of_captions(Pipeline(of.name, folder, "export").fields(tokens))
@@ -93,7 +93,7 @@ def _by_sampler(folder: Path, prompt: str, seed: int, picture: Path | None = Non
         models = Encoders(Pipeline(of.name, base, "base", from_image=True), tokens)
         fields, size = models.fields, (recipe["frames"], recipe["height"], recipe["width"])
         asked = {**asked, **picture_rows(models, [picture], size)[0]}
-    text = batched([asked], fields)
+    text = batched([asked], fields, recipe["latent_shape"])
     empty = unconditional(negative, text, fields)
     networks = {n: of.denoiser(of.transformer.from_pretrained(folder / n, dtype=torch.float32)) for n in names}
     denoise: Denoiser = networks["transformer"]
@@ -102,5 +102,5 @@ def _by_sampler(folder: Path, prompt: str, seed: int, picture: Path | None = Non
     shape = (1, *recipe["latent_shape"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        x_T = torch.randn(shape)
+        x_T = of.start(shape)
         return sample(denoise, sampler, x_T, text, empty, noise=lambda _: of.noise(shape))

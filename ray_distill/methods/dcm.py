@@ -72,6 +72,7 @@ class DCM:
     stages: ClassVar[tuple[Stage, ...]] = ()
     teachers: ClassVar[Experts | None] = None
     exits: ClassVar[Mapping[Role, int]] = {}
+    with_sound: ClassVar[bool] = False
 
     @property
     def heads(self) -> Mapping[Role, Heads]:

@@ -100,6 +100,7 @@ class PhasedDMD:
     }
     heads: ClassVar[Mapping[Role, Heads]] = {}
     exits: ClassVar[Mapping[Role, int]] = {}
+    with_sound: ClassVar[bool] = False
     uses_latents: ClassVar[bool] = False
     prepared: ClassVar[Trajectories | None] = None
 

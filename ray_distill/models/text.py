@@ -39,7 +39,7 @@ class T5Text:
         if kind != (wanted := encoder.config_class.model_type):
             raise ValueError(f"{folder}: its text_encoder is a {kind}, and this family reads text by a {wanted}")
         self.max_length, self.clean, self.masked = max_length, clean, masked
-        self.tokenizer = _tokenizer(Path(folder) / "tokenizer")
+        self.tokenizer = load_tokenizer(Path(folder) / "tokenizer")
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # unasked it would be that of the files
         where, how = Path(folder) / "text_encoder", {"local_files_only": True, "use_safetensors": True}
         model = encoder.from_pretrained(where, dtype=dtype, **how)
@@ -72,7 +72,7 @@ class T5Text:
         return [len(ids) for ids in self.tokenizer([*map(self.clean, prompts)], verbose=False).input_ids]
 
 
-def _tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
     """ValueError where it is code of its own: no code out of a model's folder is run."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
