@@ -14,7 +14,7 @@ from ray_distill.types import Prediction
 from tests.unit.toys import batch
 
 LATENT = (2, 2, 5, 10, 1)
-"""100 tokens of picture and one of sound, as in oracle 15.18."""
+"""100 tokens of picture and one of sound, as in oracle 40."""
 WHERE = modalities(LATENT)
 COND = {"text": torch.ones(4, 1, 1)}
 
@@ -28,7 +28,7 @@ def packed_batch(**kwargs):
 
 
 def test_the_levels_of_two_modalities():
-    """Oracle 15.18: four steps at the shifts 12 and 3; the level of sound beside a level of the picture."""
+    """Oracle 40: four steps at the shifts 12 and 3; the level of sound beside a level of the picture."""
     u = torch.tensor([1.0, 0.75, 0.5, 0.25], dtype=torch.float64)
     assert shift_sigma(u, 12.0).tolist() == pytest.approx([1.0, 0.973, 0.923, 0.8], abs=5e-4)
     assert shift_sigma(u, 3.0).tolist() == pytest.approx([1.0, 0.9, 0.75, 0.5], abs=5e-4)
@@ -36,7 +36,7 @@ def test_the_levels_of_two_modalities():
 
 
 def test_one_normaliser_a_modality():
-    """Oracle 15.18: mean abs(x - mu_real) is 1 of the picture and 0.1 of the sound, mu_fake - mu_real 0.1 of both."""
+    """Oracle 40: mean abs(x - mu_real) is 1 of the picture and 0.1 of the sound, mu_fake - mu_real 0.1 of both."""
     x, mu_real, mu_fake = packed(1.0, 0.1), packed(0.0, 0.0), packed(0.1, 0.1)
     given = packed_batch()
     g, norm, logs = DMD().direction(x, mu_fake, mu_real, torch.tensor([0.5]), given)

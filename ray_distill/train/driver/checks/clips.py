@@ -6,6 +6,7 @@ import json
 from operator import sub
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.method import method_fields
 from ray_distill.data.prepare.first_rows import check_rows
 from ray_distill.data.read.clip import BadClip
 from ray_distill.data.read.picture import read_picture
@@ -102,7 +103,7 @@ def check_sound(config: RunConfig) -> None:
             f"use {of.fps:g}"
         )
     if of.sound is None:
-        if given := [key for key in ("video_weight", "audio_weight") if getattr(method, key, 1.0) != 1.0]:
+        if given := [key for key in ("video_weight", "audio_weight") if method_fields(method).get(key, 1.0) != 1.0]:
             raise ConfigError(f"method.{given[0]}: clips of family {of.name!r} have no sound; remove it")
         return
     if not method.with_sound:
