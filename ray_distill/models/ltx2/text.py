@@ -23,7 +23,9 @@ class LTX2Text:
 
     def __init__(self, folder: Path, max_length: int, precision: str = "float32") -> None:
         if precision == "int8":
-            raise ValueError("model.text_precision = int8: LTX-2's Gemma is read in float32 or bfloat16; use bfloat16")
+            raise ValueError(
+                "model.text_encoder_precision = int8: LTX-2's Gemma is read in float32 or bfloat16; use bfloat16"
+            )
         self.max_length = max_length
         self.tokenizer = load_tokenizer(Path(folder) / "tokenizer")
         self.tokenizer.padding_side = "left"

@@ -26,8 +26,12 @@ from ray_distill.models.ltx2.sample import guidance, packed
 from ray_distill.models.packed import layout, modalities, picture, sound, tensor_shape
 from ray_distill.models.parts import check_others, check_text, check_vae
 from ray_distill.models.pipeline import Pipeline
+from ray_distill.plan.passes import Workload, count
 from ray_distill.rng import StatelessRng
+from ray_distill.train.driver.checks.clips import check_sound
+from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.types import Batch, Sampler
+from tests.unit.toys import run_config
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import tiny_ltx2
@@ -269,3 +273,45 @@ def test_parts_are_checked_by_their_headers(folder, tmp_path):
     config.write_text(config.read_text().replace('"latent_channels": 4', '"latent_channels": 2'))
     with pytest.raises(ConfigError, match="vocoder: no diffusion_pytorch_model.safetensors"):
         check_others(copy, "ltx2", "model.path")
+
+
+def checked(folder, tmp_path, **dotted):
+    """Refused before anything starts, by a message that names the key."""
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a red ball\n")
+    asked = {"model": {"family": "ltx2", "path": str(folder), "max_sequence_length": TOKENS}}
+    asked |= {"data__manifest": None, "data__datasets": [{"prompts": str(prompts)}], "data__fps": 24}
+    asked |= {"data__frames": FRAMES, "data__height": HEIGHT, "data__width": WIDTH}
+    check_sound(run_config(tmp_path, **(asked | dotted)))
+
+
+def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
+    checked(folder, tmp_path)
+    with pytest.raises(ConfigError, match=r"data.fps = 25: family 'ltx2' places frames .* use 24"):
+        checked(folder, tmp_path, data__fps=25)
+    with pytest.raises(ConfigError, match="the sound of files is not encoded yet"):
+        checked(folder, tmp_path, data__datasets=[{"manifest": str(tmp_path / "manifest.jsonl")}])
+    with pytest.raises(ConfigError, match="exit_embedding"):
+        checked(folder, tmp_path, method__exit_embedding=True)
+    with pytest.raises(ConfigError, match="'dcm_semantic': it learns a picture alone"):
+        checked(
+            folder,
+            tmp_path,
+            method={"name": "dcm", "mode": "semantic"},
+            roles={"student": {"optimizer": {"learning_rate": 1e-4}}},
+        )
+    shared = {"train__sequence_parallel": 2, "train__workers": 2}
+    with pytest.raises(ConfigError, match="train.sequence_parallel = 2: family 'ltx2' has no exchange"):
+        check_heads(run_config(tmp_path, model={"family": "ltx2", "path": str(folder)}, **shared))
+    with pytest.raises(ConfigError, match="method.audio_weight: clips of family 'wan' have no sound"):
+        check_sound(run_config(tmp_path, method__audio_weight=0.5))
+
+
+def test_plan_counts_picture_and_sound(folder):
+    fields = tuple(Pipeline("ltx2", folder).fields(TOKENS).items())
+    config = json.dumps(dict(tiny_ltx2.make_transformer(1).config))
+    one, more = (
+        count(Workload("ltx2", config, "float32", False, 1, (*LATENT[:4], length), fields, grad=True))
+        for length in (18, 36)
+    )
+    assert 0 < one.saved < more.saved and 0 < one.flops < more.flops
