@@ -10,6 +10,8 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, LTX2Pipeline
 
+from ray_distill.data.encoders import Encoders
+from ray_distill.data.feed.stream import Stream
 from ray_distill.data.read.track import Track
 from ray_distill.diffusion.samplers import sample
 from ray_distill.errors import ConfigError
@@ -31,6 +33,8 @@ from ray_distill.rng import StatelessRng
 from ray_distill.train.driver.checks.clips import check_sound
 from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.types import Batch, Sampler
+from tests.unit.data.test_cache import delivered
+from tests.unit.data.test_index import make, source
 from tests.unit.toys import run_config
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
@@ -315,3 +319,26 @@ def test_plan_counts_picture_and_sound(folder):
         for length in (18, 36)
     )
     assert 0 < one.saved < more.saved and 0 < one.flops < more.flops
+
+
+def test_a_teachers_clips_come_as_batches_of_picture_and_sound(folder, tmp_path):
+    """From prompts over stores and index to what a method gets; x_0 is what the teacher's solver makes of its noise."""
+    (tmp_path / "p.txt").write_text("a red ball\nrain on a roof\n")
+    part = {"prompts": tmp_path / "p.txt", "teacher": {"steps": 2, "shift": 1.0, "guidance": 2.0}}
+    asked = source(tmp_path, part, frames=FRAMES, height=HEIGHT, width=WIDTH, fps=24)
+    cache, (captions, _) = make(asked, Encoders(Pipeline("ltx2", folder), TOKENS))
+    assert cache.latent_shape == LATENT and set(cache.shapes([0, 1])) == {LATENT} and len(captions) == 3
+    fields = Pipeline("ltx2", folder).fields(TOKENS)
+    stream = Stream(cache, 0, 0, 1, world=1, global_batch=2, micro_batch=2, with_latents=True, fields=fields)
+    ((given,),) = delivered(stream, 0)
+    assert given.latent_shape == tensor_shape(LATENT) and given.x_0.shape == (2, *tensor_shape(LATENT))
+    assert given.modalities == modalities(LATENT) and layout(given.cond, 32) == layout(given.uncond, 32) == LATENT
+    parts = picture(given.x_0, LATENT), sound(given.x_0, LATENT)
+    assert all(x.isfinite().all() and x.std() > 0.1 for x in parts)
+    terms = DMD(backward_simulation=False).student_loss(
+        dict.fromkeys(("student", "fake_score", "teacher"), LTX2Denoiser(load_transformer("ltx2", folder))),
+        given,
+        StatelessRng(0),
+        {},
+    )
+    assert terms.loss.isfinite()
