@@ -56,7 +56,7 @@ class Encoders:
     @cached_property
     def encoder(self) -> str:
         """Address of captions' fields in their store."""
-        parts = [folder_hash(self.path / part) for part in ("text_encoder", "tokenizer")]
+        parts = [folder_hash(self.path / part) for part in self.pipeline.of.text_parts]
         precision = [] if self.text_precision == "float32" else [self.text_precision]
         stored = stored_dtypes(self.path / "text_encoder", "model", f"{self.pipeline.where}: text_encoder")
         if stored != {"F32"} and self.text_precision != "bfloat16":

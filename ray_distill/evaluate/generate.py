@@ -34,6 +34,7 @@ from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.conditions import batched, from_bytes, unconditional
 from ray_distill.models.hashing import folder_hash
+from ray_distill.models.packed import picture, tensor_shape
 from ray_distill.models.spec import Fields, Row, of_captions
 from ray_distill.rng import StatelessRng
 from ray_distill.sealed import Damaged
@@ -142,10 +143,12 @@ def _generate(
     shape, fields = codec.latent_shape(*config.shown_size), config.model.encoders.fields
     pixels, began = [], time.perf_counter()
     for first in range(0, len(prompts), config.evaluate.batch):
-        cond = {n: v.to(device) for n, v in batched(rows[first : first + config.evaluate.batch], fields).items()}
+        some = batched(rows[first : first + config.evaluate.batch], fields, shape)
+        cond = {name: value.to(device) for name, value in some.items()}
         null = unconditional(negative, cond, fields)
-        latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, shape)
-        pixels.append(frames_of(codec, latents, f"{candidate}, seed {seed}", first))
+        latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, tensor_shape(shape))
+        check_finite(latents, f"latents of {candidate}, seed {seed}", first)
+        pixels.append(frames_of(codec, picture(latents, shape), f"{candidate}, seed {seed}", first))
     seconds = (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
     pictures, measured = videos[: config.evaluate.pictures], measures(videos, config.data.fps, names)

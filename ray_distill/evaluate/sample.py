@@ -12,6 +12,7 @@ from torch import Tensor
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.pictures import picture_rows
 from ray_distill.data.read.clip import BadClip
+from ray_distill.data.read.track import Track
 from ray_distill.data.read.transform import to_frames
 from ray_distill.data.read.video import write_chunks, write_clip
 from ray_distill.diffusion.causal import chunk_lengths, longest
@@ -19,7 +20,8 @@ from ray_distill.diffusion.samplers import sample_chunks
 from ray_distill.evaluate.generate import Candidate, check_finite, denoiser, enlarge, frames_of, make_latents
 from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.conditions import batched, unconditional
-from ray_distill.models.spec import of_clips
+from ray_distill.models.packed import picture, sound, tensor_shape
+from ray_distill.models.spec import Latent, of_clips
 from ray_distill.rng import StatelessRng
 from ray_distill.types import STUDENT, Chunks
 
@@ -59,20 +61,31 @@ def sample_video(
             conditions = {**conditions, **picture_rows(encoders, [image], size)[0]}
         except BadClip as bad:
             raise ConfigError(f"--image {bad}") from None
-    cond = {name: value.to(device) for name, value in batched([conditions], encoders.fields).items()}
+    shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
+    cond = {name: value.to(device) for name, value in batched([conditions], encoders.fields, shape).items()}
     uncond = unconditional(negative, cond, encoders.fields)
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)
-    shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
     out.parent.mkdir(parents=True, exist_ok=True)
     if frames is None:
-        latents = make_latents(denoise, recipe, cond, uncond, 0, seed, shape)
-        write_clip(out, enlarge(frames_of(codec, latents, checkpoint.name)[0]), config.data.fps)
+        latents = make_latents(denoise, recipe, cond, uncond, 0, seed, tensor_shape(shape))
+        check_finite(latents, f"latents of {checkpoint.name}", 0)
+        video = enlarge(frames_of(codec, picture(latents, shape), checkpoint.name)[0])
+        write_clip(out, video, config.data.fps, sound=_track(config, latents, shape, device))
         return
     assert recipe.chunks is not None
     lengths = enough_chunks(codec, frames, recipe.chunks)
     noise = ChunkNoise(seed, shape, device)
     latent_chunks = sample_chunks(denoise, recipe, lengths, cond, uncond, noise)
     write_chunks(out, pixel_chunks(codec, latent_chunks, frames, checkpoint.name), config.data.fps)
+
+
+def _track(config: RunConfig, latents: Tensor, shape: Latent, device: torch.device) -> Track | None:
+    """The sound of the first of packed ``latents``; None of a picture alone."""
+    make = config.model.pipeline.of.sound
+    if make is None:
+        return None
+    decoder = make(config.model.path).to(device)
+    return Track(decoder.decode(sound(latents, shape))[0].cpu().numpy(), decoder.rate)
 
 
 def check_frames(config: RunConfig, chunks: Chunks | None, frames: int) -> None:
@@ -105,7 +118,7 @@ class ChunkNoise:
     """Noise of a clip of any length, by chunks: the noise of ``frames`` after step i (-1: the start) is its own
     draw."""
 
-    def __init__(self, seed: int, shape: tuple[int, int, int, int], device: torch.device) -> None:
+    def __init__(self, seed: int, shape: Latent, device: torch.device) -> None:
         self.rng, self.ids = StatelessRng(seed), torch.zeros(1, dtype=torch.int64, device=device)
         self.channels, _, *self.size = shape
 

@@ -23,7 +23,7 @@ from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.models.spec import Export, Family
+from ray_distill.models.spec import Export, Family, Latent
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
@@ -51,7 +51,7 @@ def export_student(
     transformer: torch.nn.Module,
     base: Path | str,
     sampler: Sampler,
-    latent_shape: tuple[int, int, int, int],
+    latent_shape: Latent,
     *,
     card: Mapping[str, Any],
     adapter: Adapter | None = None,

@@ -14,6 +14,7 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.secrets import mask
 from ray_distill.config.sections import Publish
 from ray_distill.export.student import export
+from ray_distill.models.spec import Latent
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
@@ -58,13 +59,13 @@ class Hub:
         repository = self._api.create_repo(publish.hub_model_id, private=publish.private, exist_ok=True)
         return str(repository.repo_id)
 
-    def checkpoint(self, folder: Path, step: int, latent_shape: tuple[int, int, int, int]) -> None:
+    def checkpoint(self, folder: Path, step: int, latent_shape: Latent) -> None:
         """Export and upload the student of a checkpoint, beside the training, where ``per_checkpoint`` asks for it."""
         publish = self.config.publish
         if publish is not None and publish.per_checkpoint and step % self.config.train.checkpoint_every == 0:
             self._pool.submit(self._checkpoint, folder, latent_shape)
 
-    def _checkpoint(self, folder: Path, latent_shape: tuple[int, int, int, int]) -> None:
+    def _checkpoint(self, folder: Path, latent_shape: Latent) -> None:
         out = self.config.run_dir / f".publish-{folder.name}"
         try:
             self._upload(export(self.config, folder, latent_shape, folder=out), f"{CHECKPOINTS}/{folder.name}")

@@ -14,7 +14,7 @@ from ray_distill.checkpoint.network import outlined
 from ray_distill.config import RunConfig
 from ray_distill.export.diffusers import export_student
 from ray_distill.models.lora import LoRA
-from ray_distill.models.spec import of_clips
+from ray_distill.models.spec import Latent, of_clips
 from ray_distill.types import LOW, STUDENT, Role
 
 FOLDER = "export"
@@ -23,7 +23,7 @@ FOLDER = "export"
 def export(
     config: RunConfig,
     checkpoint: Path,
-    latent_shape: tuple[int, int, int, int],
+    latent_shape: Latent,
     report: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> Path:

@@ -95,7 +95,7 @@ def _base(folder: Path, recipe: Mapping[str, Any], parts: Sequence[str] = ()) ->
     base: Path = folder / recipe["base"]
     if base.is_dir():
         return base
-    patterns = [*(f"{part}/*" for part in ("tokenizer", "text_encoder", *parts)), "*.json"]
+    patterns = [*(f"{part}/*" for part in (*_family(folder).text_parts, *parts)), "*.json"]
     return Path(snapshot_download(recipe["base"], allow_patterns=patterns))
 
 
@@ -112,7 +112,7 @@ def _by_sampler(
     if image is not None:
         row, image_fields = image
         conditions, fields = {**conditions, **row}, {**fields, **image_fields}
-    text = batched([conditions], fields)
+    text = batched([conditions], fields, recipe["latent_shape"])
     empty = unconditional(negative, text, fields)
     networks = {n: of.denoiser(of.transformer.from_pretrained(folder / n, dtype=torch.float32)) for n in names}
     denoise: Denoiser = networks["transformer"]
@@ -121,5 +121,5 @@ def _by_sampler(
     shape = (1, *recipe["latent_shape"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        x_T = torch.randn(shape)
+        x_T = of.start(shape)
         return sample(denoise, sampler, x_T, text, empty, noise=lambda _: of.noise(shape))

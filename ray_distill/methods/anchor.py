@@ -17,11 +17,12 @@ from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.samplers import denoise, halting
 from ray_distill.diffusion.timesteps import euler_timesteps
+from ray_distill.methods.modalities import Modalities
 from ray_distill.types import STUDENT, TEACHER, Batch, Networks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anchor:
+class Anchor(Modalities):
     diversity_weight: float = 0.0
     diversity_steps: int = 30
     """Steps of the teacher's solver over all levels; it stops at the student's second step."""
@@ -44,8 +45,8 @@ class Anchor:
     def anchor_loss(
         self, networks: Networks, batch: Batch, eps: Tensor, timesteps: tuple[float, ...], scale: float
     ) -> Tensor:
-        """mean (v_student(eps, s_1) - v_bar)^2 over all generated elements, with gradient to the student; ``scale``
-        guides the teacher."""
+        """mean (v_student(eps, s_1) - v_bar)^2 over a modality's generated elements, with gradient to the student;
+        ``scale`` guides the teacher."""
         first, second = timesteps[:2]
         solver = halting(euler_timesteps(self.diversity_steps, self.diversity_shift), [second], scale)
         stop, prompts = solver.timesteps.index(second), (batch.cond, batch.uncond)
@@ -54,4 +55,4 @@ class Anchor:
         v_bar = (eps - x_a) / (1 - second / 1000)
         sigma = eps.new_full((len(eps),), first / 1000)
         v = networks[STUDENT](eps, sigma, batch.cond).velocity
-        return mse(generated(v, batch.given), generated(v_bar, batch.given))
+        return self.weighed(mse, batch, generated(v, batch.given), generated(v_bar, batch.given))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.types import Chunks, Window
@@ -19,6 +20,8 @@ class Chunked:
     """Most latent frames that a chunk sees, its own and the sink's included; default: all before it."""
     sink: int = 0
     """First latent frames of the clip, which stay in sight."""
+
+    with_sound: ClassVar[bool] = False
 
     def check_chunks(self) -> None:
         """ValueError where a chunk has no frame, or window and sink are no whole numbers of chunks."""

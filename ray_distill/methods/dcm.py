@@ -73,6 +73,7 @@ class DCM:
     teachers: ClassVar[Experts | None] = None
     exits: ClassVar[Mapping[Role, int]] = {}
     beyond_clips: ClassVar[bool] = False
+    with_sound: ClassVar[bool] = False
 
     @property
     def heads(self) -> Mapping[Role, Heads]:

@@ -3,7 +3,7 @@
 1. roll out: exit step k shared by all ranks; steps before k without gradient, step k gives x = x_0-prediction; stop
 2. diffuse x to a score timestep of the window: x_s = (1 - s) x + s eps
 3. student, every ``student_interval`` steps: g = (mu_fake(x_s) - mu_real(x_s)) / mean abs(x - mu_real(x_s));
-   descend 0.5 mean (x - sg[x - g])^2, whose gradient at x is g / N
+   descend 0.5 mean (x - sg[x - g])^2, whose gradient at x is g / N; picture and sound have a mean each, here and in g
 4. fake score: descend mean (v_fake(x_s) - (eps - x))^2 on a rollout without gradient
 With ``projection`` g leaves out its part along x - mu_fake (PDMD, arXiv 2609.35768). Where ida_decay is below 1, the
 fake score also follows the student's weights (SenseFlow, arXiv 2506.00523).
@@ -24,6 +24,7 @@ from ray_distill.diffusion.guidance import guided_x_0
 from ray_distill.diffusion.losses import (
     dmd_gradient,
     finite_samples,
+    gaussian_floor,
     sample_mse,
     score_weight,
     surrogate,
@@ -33,8 +34,9 @@ from ray_distill.diffusion.samplers import simulate
 from ray_distill.diffusion.timesteps import check_timesteps, warp
 from ray_distill.methods.anchor import Anchor
 from ray_distill.methods.exits import Exits
+from ray_distill.methods.modalities import modality_logs, total
 from ray_distill.methods.scores import Scores
-from ray_distill.methods.watch import fake_score_logs, projection_logs, student_logs
+from ray_distill.methods.watch import floor_logs, projection_logs, student_logs
 from ray_distill.types import (
     FAKE_SCORE,
     STUDENT,
@@ -81,6 +83,7 @@ class DMD(Exits, Anchor, Scores):
         self.check_scores(self.sampler().timesteps)
         self.check_exits(len(self.timesteps))
         self.check_anchor(len(self.timesteps))
+        self.check_modalities()
         replaces = self.student_turn == "replaces"
         if self.student_interval < 1 + replaces:
             enough = "2 or more, or no turn is left to the fake score" if replaces else "1 for every step, or more"
@@ -184,20 +187,39 @@ class DMD(Exits, Anchor, Scores):
             mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *conditions, self.fake_score_scale)
             mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, batch.cond, batch.uncond, self.teacher_scale)
             generated_x, mu_fake, mu_real = (generated(each, batch.given) for each in (x, mu_fake, mu_real))
-            g, norm = dmd_gradient(generated_x, mu_fake, mu_real, self.min_norm)
-            more = {}
-            if self.projection:
-                g, share, cosine = without_residual(g, generated_x - mu_fake)
-                more = projection_logs(share, cosine, sigma)
+            g, norm, more = self.direction(generated_x, mu_fake, mu_real, sigma, batch)
             if (weight := self.weight(x_s, sigma, networks, batch)) is not None:
                 g = g * expand(weight, g)
                 more |= {"divergence_weight": weight}
             finite = finite_samples(g)  # a broken sample gives no gradient, and is counted
             g[~finite] = 0.0
-        loss = surrogate(generated(x, batch.given), g)
+        losses = self.by_modality(surrogate, batch, generated(x, batch.given), g)
+        loss = total(losses)
         real = {"teacher": mu_real} if batch.x_0 is None else {"data": generated(batch.x_0, batch.given)}
         logs = student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=generated_x, **real)
-        return LossTerms(loss, logs | more)
+        return LossTerms(loss, logs | more | modality_logs("dmd", losses))
+
+    def direction(
+        self, x: Tensor, mu_fake: Tensor, mu_real: Tensor, sigma: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(g [B, C, T, H, W], n [B], logs): each modality by itself, and n is the smaller one."""
+
+        def one(x: Tensor, mu_fake: Tensor, mu_real: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+            g, norm = dmd_gradient(x, mu_fake, mu_real, self.min_norm)
+            if not self.projection:
+                return g, norm, {}
+            g, kept, cosine = without_residual(g, x - mu_fake)
+            return g, norm, projection_logs(kept, cosine, sigma)
+
+        if not batch.modalities:
+            return one(x, mu_fake, mu_real)
+        parts: list[tuple[Tensor, Tensor]] = []
+        more: dict[str, Tensor] = {}
+        for name, where in batch.modalities.items():
+            g, norm, logs = one(x[:, :, where], mu_fake[:, :, where], mu_real[:, :, where])
+            parts.append((g, norm))
+            more |= {f"{name}_{key}": value for key, value in logs.items()} | {f"dmd_norm_{name}_median": norm}
+        return torch.cat([g for g, _ in parts], dim=2), torch.stack([n for _, n in parts]).amin(0), more
 
     def weight(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> Tensor | None:
         """Weight [B] of each sample's gradient; None weighs all alike."""
@@ -216,5 +238,8 @@ class DMD(Exits, Anchor, Scores):
         cond, _ = self.with_exit(batch, self.exit_step(rng, source))
         v = networks[FAKE_SCORE](x_s, sigma, cond).velocity
         x, v, aim = (generated(each, batch.given) for each in (x, v, velocity(x, eps)))
-        each = score_weight(sigma, self.fake_score_target) * sample_mse(v, aim)
-        return LossTerms(each.mean(), fake_score_logs(each, x, sigma, self.fake_score_target))
+        weight = score_weight(sigma, self.fake_score_target)
+        losses = self.by_modality(sample_mse, batch, v, aim)
+        each = weight * total(losses)
+        floor = weight * self.weighed(lambda x: gaussian_floor(x, sigma), batch, x)
+        return LossTerms(each.mean(), floor_logs(each, floor, sigma) | modality_logs("fake_score", losses))

@@ -18,6 +18,7 @@ from ray_distill.diffusion.flow import add_noise, velocity
 from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
 from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
+from ray_distill.methods.modalities import Modalities
 from ray_distill.types import (
     STUDENT,
     Batch,
@@ -38,7 +39,7 @@ from ray_distill.types import (
 
 
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(Modalities):
     shift: float = 3.0
     prompt_dropout: float = 0.1
     sampling_steps: int = 32
@@ -56,6 +57,7 @@ class FlowMatching:
     teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
+        self.check_modalities()
         if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:
             raise ValueError(
                 f"shift, sampling_steps, prompt_dropout = {self.shift}, {self.sampling_steps}, {self.prompt_dropout}: "
@@ -83,7 +85,8 @@ class FlowMatching:
         dropped = rng.uniform("prompt_dropout", batch.sample_ids) < self.prompt_dropout
         cond = drop(batch.cond, batch.uncond, dropped)
         v = networks[STUDENT](add_noise(batch.x_0, eps, sigma), sigma, cond).velocity
-        loss = mse(generated(v, batch.given), generated(velocity(batch.x_0, eps), batch.given))
+        aim = generated(velocity(batch.x_0, eps), batch.given)
+        loss = self.weighed(mse, batch, generated(v, batch.given), aim)
         return LossTerms(loss, {"flow_matching_loss": loss.detach()})
 
 

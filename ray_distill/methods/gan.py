@@ -54,6 +54,7 @@ class GAN(DMD):
     divergence: Literal["rkl", "kl", "js", "sf", "neyman", "sh", "jf"] = "rkl"
 
     name: ClassVar[str] = "dmd_gan"
+    with_sound: ClassVar[bool] = False
     roles: ClassVar[Mapping[Role, Need]] = {**DMD.roles, DISCRIMINATOR: "trained"}
 
     def __post_init__(self) -> None:

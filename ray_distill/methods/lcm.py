@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from ray_distill.diffusion.flow import add_noise
 from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.losses import pseudo_huber, sample_mse
+from ray_distill.methods.modalities import Modalities
 from ray_distill.methods.precision import bf16_warnings
 from ray_distill.methods.watch import consistency_logs
 from ray_distill.types import (
@@ -42,7 +44,7 @@ from ray_distill.types import (
 
 
 @dataclass(frozen=True)
-class LCM:
+class LCM(Modalities):
     euler_steps: int = 50
     shift: float = 3.0
     guidance: float | tuple[float, float] = 3.0
@@ -65,6 +67,7 @@ class LCM:
     teachers: ClassVar[Experts | None] = None
 
     def __post_init__(self) -> None:
+        self.check_modalities()
         if not 1 <= self.sampling_steps <= self.euler_steps:
             raise ValueError(
                 f"sampling_steps, euler_steps = {self.sampling_steps}, {self.euler_steps}: need 1 <= sampling_steps "
@@ -125,5 +128,6 @@ class LCM:
         )
         prediction, aim, x_n, x_0 = (generated(each, batch.given) for each in (prediction, aim, x_n, batch.x_0))
         huber = self.loss == "huber"
-        each = pseudo_huber(prediction, aim, self.huber_c) if huber else sample_mse(prediction, aim)
+        distance = partial(pseudo_huber, c=self.huber_c) if huber else sample_mse
+        each = self.weighed(distance, batch, prediction, aim)
         return LossTerms(each.mean(), consistency_logs(each, prediction, aim, x_n, x_0, step.sigma))

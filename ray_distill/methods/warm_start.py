@@ -85,5 +85,5 @@ class WarmStart(DMD):
         x_k = states[k]
         sigma = x_k.new_full((len(x_k),), self.sampler().timesteps[k] / 1000)
         x = x_0_from_velocity(x_k, networks[STUDENT](x_k, sigma, batch.cond).velocity, sigma)
-        loss = mse(generated(x, batch.given), generated(x_clean, batch.given))
+        loss = self.weighed(mse, batch, generated(x, batch.given), generated(x_clean, batch.given))
         return LossTerms(loss, {"warm_start_loss": loss.detach()})

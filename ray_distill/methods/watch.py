@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.consistency import CLEAR, bf16_share
-from ray_distill.diffusion.losses import gaussian_floor, score_weight
 
 BINS = 5
 LAG_WINDOW = 50
@@ -55,12 +54,6 @@ def projection_logs(share: Tensor, cosine: Tensor, sigma: Tensor) -> dict[str, T
         **by_sigma("projection_removed_by_sigma", removed, sigma),
         **by_sigma("projection_cosine_by_sigma", cosine.detach(), sigma),
     }
-
-
-def fake_score_logs(each: Tensor, x: Tensor, sigma: Tensor, target: str) -> dict[str, Tensor]:
-    """Logs of a fake-score update: the loss ``each`` [B], whole and by sigma, and the :func:`gaussian_floor` at its
-    levels."""
-    return floor_logs(each, score_weight(sigma, target) * gaussian_floor(x, sigma), sigma)
 
 
 def floor_logs(each: Tensor, floor: Tensor, sigma: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,11 @@ from collections.abc import Iterator
 
 from ray_distill.models.spec import Family
 
-FAMILIES = {"wan": "ray_distill.models.wan.family", "ltx": "ray_distill.models.ltx.family"}
+FAMILIES = {
+    "wan": "ray_distill.models.wan.family",
+    "ltx": "ray_distill.models.ltx.family",
+    "ltx2": "ray_distill.models.ltx2.family",
+}
 
 
 def family(name: str) -> Family:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.models import families
-from ray_distill.models.spec import CodecClass
+from ray_distill.models.spec import CodecClass, Latent
 
 PCA = {
     "PatchPCA": "ray_distill.models.patch_pca:PatchPCA",
@@ -40,8 +40,8 @@ class Codec(Protocol):
         :meth:`decode` of the whole clip. For codecs in which no frame depends on a later one: not LTX-Video's."""
         ...
 
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, t, h, w) of a video; ValueError where the codec cannot take that size."""
+    def latent_shape(self, frames: int, height: int, width: int) -> Latent:
+        """(C, t, h, w) of a video, and L where it has sound; ValueError where the codec cannot take that size."""
         ...
 
     @property

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ray_distill.models.packed import LAYOUT, with_layout
 from ray_distill.models.spec import Field, Fields, Latent, Row, of_captions, of_clips
 from ray_distill.types import Cond
 
 MASK = "_mask"
 
 
-def batched(rows: Sequence[Row], fields: Fields) -> dict[str, Tensor]:
-    """Cond of the ``fields`` of ``rows``, on their device; ValueError where a row has no such shape."""
+def batched(rows: Sequence[Row], fields: Fields, latent: Latent = (0, 0, 0, 0)) -> dict[str, Tensor]:
+    """Cond of the ``fields`` of ``rows``, beside latents of the shape ``latent``, on the device of the rows.
+
+    ValueError where a row has another shape than its field.
+    """
     cond: dict[str, Tensor] = {}
     for name, field in fields.items():
         values = [row[name] for row in rows]
@@ -32,7 +36,7 @@ def batched(rows: Sequence[Row], fields: Fields) -> dict[str, Tensor]:
         if field.padding == "mask":
             lengths = torch.tensor([len(value) for value in values], device=values[0].device)
             cond[name + MASK] = torch.arange(most, device=lengths.device) < lengths[:, None]
-    return cond
+    return with_layout(cond, latent)
 
 
 def unconditional(captions: Row, cond: Cond, fields: Fields) -> dict[str, Tensor]:
@@ -42,7 +46,7 @@ def unconditional(captions: Row, cond: Cond, fields: Fields) -> dict[str, Tensor
     device = next(iter(cond.values())).device
     null = batched([captions], of_captions(fields))
     return {name: value.to(device).expand(count, *value.shape[1:]) for name, value in null.items()} | {
-        name: cond[name] for name in of_clips(fields)
+        name: cond[name] for name in (*of_clips(fields), LAYOUT) if name in cond
     }
 
 
@@ -50,7 +54,8 @@ def empty(fields: Fields, rows: int, latent: Latent) -> dict[str, Tensor]:
     """Cond of these shapes without values, for counts of memory and operations."""
     cond = {name: torch.empty(rows, *field.sizes(latent)) for name, field in fields.items()}
     masks = {name + MASK: int(field.shape[0]) for name, field in fields.items() if field.padding == "mask"}
-    return cond | {name: torch.empty(rows, most, dtype=torch.bool) for name, most in masks.items()}
+    cond |= {name: torch.empty(rows, most, dtype=torch.bool) for name, most in masks.items()}
+    return with_layout(cond, latent)
 
 
 def to_bytes(name: str, value: Tensor, field: Field, latent: Latent = (0, 0, 0, 0)) -> bytes:

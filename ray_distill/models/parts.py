@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def check_vae(folder: Path, key: str) -> Codec:
         if not isinstance(values, list) or not all(isinstance(one, int | float) and one > least for one in values):
             raise ConfigError(f"{what}: {key} = {values}: numbers above {least} are needed; copy config.json again")
     codec: Any = outline(codec_class.outline, described, what)
-    shapes = {name: tuple(parameter.shape) for name, parameter in codec.vae.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in codec.vae.state_dict()}
     check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), shapes, what)
     return codec
 
@@ -175,8 +176,38 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
     for name in ("shared.weight", "encoder.embed_tokens.weight"):  # one matrix, stored under either name
         if name in stored:
             stored.setdefault("shared.weight", stored[name])
-    check_stored(stored, {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}, what)
-    return int(described["d_model"]), int(described["vocab_size"])
+    size = described.get("text_config", described)  # of a model of several modalities the part that reads
+    width, vocabulary = int(size.get("d_model", size.get("hidden_size"))), int(size["vocab_size"])
+    if "text_config" in described:
+        _check_shapes(stored, encoder, what)
+    else:
+        check_stored(stored, {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}, what)
+    return width, vocabulary
+
+
+def _check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
+    """As :func:`check_stored`, of shapes alone: transformers stores parts of such models under names of its earlier
+    versions, and a head that is tied to the vocabulary not at all."""
+    wanted = Counter(tuple(p.shape) for name, p in encoder.named_parameters() if not name.startswith("lm_head"))
+    if lost := wanted - Counter(stored.values()):
+        shape, count = next(iter(lost.items()))
+        raise ConfigError(
+            f"{what}: its weights lack {count} of {wanted[shape]} tensors of {list(shape)}; copy it again"
+        )
+
+
+def check_others(folder: Path, family: str, key: str) -> None:
+    """Check a family's parts beside text encoder and VAE: they are diffusers' classes, with all their tensors."""
+    for part, of in declared(family).others.items():
+        what = f"{key} = {folder}: {part}"
+        described = read_config(folder / part / CONFIG, what)
+        if (named := described.get("_class_name")) != of.__name__:
+            raise ConfigError(
+                f"{what} is a {named}, and family {family!r} takes a {of.__name__}; give its pipeline's folder"
+            )
+        network: nn.Module = outline(of.from_config, described, what)
+        wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        check_stored(stored_shapes(folder / part, "diffusion_pytorch_model", what), wanted, what)
 
 
 def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:

@@ -96,10 +96,11 @@ def make_ranks(size: int, timeout_s: float) -> Ranks | None:
     return Ranks(groups[dist.get_rank() // size])
 
 
-def split(network: nn.Module, ranks: Ranks | None, attention: Callable[[nn.Module, Ranks], None]) -> None:
+def split(network: nn.Module, ranks: Ranks | None, attention: Callable[[nn.Module, Ranks], None] | None) -> None:
     """Split the tokens of ``network`` among ``ranks``; the family's ``attention`` puts exchanges around attention."""
     if ranks is not None:
         setattr(network, HELD_BY, ranks)
+        assert attention is not None, "check refuses ranks that share a clip where a family has no exchange"
         attention(network, ranks)
 
 

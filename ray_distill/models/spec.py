@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ray_distill.types import Denoiser
 
 Config = Mapping[str, Any]
-Latent = tuple[int, int, int, int]
-"""(C, t, h, w)"""
+Latent = tuple[int, ...]
+"""(C, t, h, w), or (C, t, h, w, L) with L tokens of sound (``packed.py``)"""
 Row = Mapping[str, "Tensor"]
 """Conditioning of one sample, by field: without a batch axis, and without padding."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
@@ -55,7 +55,7 @@ class Field:
 
     def sizes(self, latent: Latent) -> tuple[int, ...]:
         """The shape beside latents (C, t, h, w)."""
-        named = dict(zip("thw", latent[1:], strict=True))
+        named = dict(zip("thw", latent[1:4], strict=True))
         return tuple(named[size] if isinstance(size, str) else size for size in self.shape)
 
     def nbytes(self, latent: Latent) -> int:
@@ -112,6 +112,21 @@ class ImageEncoder(Protocol):
     def to(self, device: torch.device | str) -> Self: ...
 
 
+class SoundDecoder(Protocol):
+    """Sound's tokens -> samples. ``to`` moves it."""
+
+    @property
+    def rate(self) -> int:
+        """Samples a second."""
+        ...
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Normalised ``tokens`` [B, C, L] -> fp32 [B, channels, samples] in [-1, 1]."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+
 class CodecClass(Protocol):
     """A codec's class: ``load`` reads a ``vae`` folder, ``outline`` needs its configuration alone, on the device that
     surrounds the call."""
@@ -140,6 +155,13 @@ class Export:
     """The hub's name of its task."""
 
 
+def torch_randn(shape: Sequence[int]) -> Tensor:
+    """Noise [B, C, T, H, W] from torch's global generator, in the order of its elements."""
+    import torch  # a field travels to tasks without it
+
+    return torch.randn(tuple(shape))
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of networks. docs/families.md says what each entry owes."""
@@ -148,11 +170,12 @@ class Family:
     transformer: type[Any]
     """diffusers' class in transformer/."""
     parts: Mapping[str, str]
-    """The classes in the pipeline's other folders: text_encoder, vae."""
+    """The classes in the pipeline's other folders: text_encoder, vae, and those that the family has beside them."""
     denoiser: Callable[..., Denoiser]
     """(network, dtype=torch.float32) -> the network behind Denoiser; it may be an engine that wraps one."""
-    exchange_heads: Callable[[nn.Module, Ranks], None]
-    """Put the exchange of sequence parallelism around the self-attention of each block of a transformer."""
+    exchange_heads: Callable[[nn.Module, Ranks], None] | None
+    """Put the exchange of sequence parallelism around the self-attention of each block of a transformer; None where
+    ranks cannot share a clip."""
     codec: CodecClass
     fields: Callable[[Pipeline, int], Fields]
     """(pipeline, most tokens of a prompt) -> the tensors of Cond."""
@@ -182,6 +205,18 @@ class Family:
     """Channels that the network takes behind the noisy ones, by the transformer's configuration."""
     image_export: Export | None = None
     """Export of a student whose clips have fields; None: the same as for others."""
+    others: Mapping[str, type[Any]] = field(default_factory=dict)
+    """diffusers' classes of the parts beside text encoder and VAE, which ``parts`` names, too."""
+    text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
+    """Folders of the pipeline that a caption's fields are made with."""
+    sound: Callable[[Path], SoundDecoder] | None = None
+    """(pipeline's folder) -> what makes sound of its tokens; None where a clip is a picture alone."""
+    start: Callable[[Sequence[int]], Tensor] = torch_randn
+    """As ``noise``, of the latents that the pipeline begins with."""
+    fps: float | None = None
+    """The only data.fps that is right; None where the network knows of none."""
+    check: Callable[[Pipeline, int], None] = lambda pipeline, tokens: None
+    """(pipeline, most tokens): ValueError for a folder of its classes that the family is not adapted to."""
     tokens: Callable[[Config], int | None] = lambda _: None
     """The only right model.max_sequence_length, by the transformer's configuration; None where any is."""
 

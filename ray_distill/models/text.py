@@ -41,7 +41,7 @@ class T5Text:
         if kind != (model_type := encoder.config_class.model_type):
             raise ValueError(f"{folder}: its text_encoder is a {kind}, and this family reads text by a {model_type}")
         self.max_length, self.clean, self.masked = max_length, clean, masked
-        self.tokenizer = _tokenizer(Path(folder) / "tokenizer")
+        self.tokenizer = load_tokenizer(Path(folder) / "tokenizer")
         dtype = (
             torch.bfloat16 if precision == "bfloat16" else torch.float32
         )  # the default would be the dtype of the files
@@ -76,7 +76,7 @@ class T5Text:
         return [len(ids) for ids in self.tokenizer([*map(self.clean, prompts)], verbose=False).input_ids]
 
 
-def _tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
     """The tokenizer; ValueError where it is code of its own: code out of a model's folder never runs."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

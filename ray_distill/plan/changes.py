@@ -78,7 +78,7 @@ def sequence_parallel(config: RunConfig) -> Changes:
         described = architecture(config, role)
         counts.append(int(described["num_attention_heads"]))
     height, width = family(config.model.family).patch(described)
-    _, frames, rows, columns = latent_shape(config)
+    _, frames, rows, columns, *_ = latent_shape(config)
     counts.append(frames * (rows // height) * (columns // width))
     for n in range(2 * train.sequence_parallel, train.workers + 1, train.sequence_parallel):
         if not any(count % n for count in counts):

@@ -9,14 +9,13 @@ from dataclasses import astuple, dataclass, replace
 from ray_distill.config import RunConfig
 from ray_distill.config.held import stages
 from ray_distill.config.shared_base import base_of
+from ray_distill.models.spec import Latent
 from ray_distill.plan import memory
 from ray_distill.plan.forwards import Call, Cycle, Kind, cycle
 from ray_distill.plan.memory import Moment, State
 from ray_distill.plan.network import Parameters, architecture, latent_shape, parameters
 from ray_distill.plan.passes import Pass, Workload, count
 from ray_distill.types import Role
-
-Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Estimate:
     ``sent``: as ``flops``, bytes of sequence parallelism."""
 
     config: RunConfig
-    latent: tuple[int, int, int, int]
+    latent: Latent
     parameters: Mapping[Role, Parameters]
     states: Mapping[Role, State]
     cycle: Cycle
@@ -42,7 +41,7 @@ class Estimate:
         return sum(held.host for held in self.states.values())
 
 
-def estimate(config: RunConfig, latent: Shape | None = None) -> Estimate:
+def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
     """Estimate a run on clips of ``latent`` (C, t, h, w); without it, on the configuration's own.
 
     ValueError where the network or the size of its clips is unknown or wrong.
@@ -105,7 +104,7 @@ def steady(call: Call) -> Call:
 class Counted:
     """The passes of a configuration's networks."""
 
-    def __init__(self, config: RunConfig, latent: Shape | None = None) -> None:
+    def __init__(self, config: RunConfig, latent: Latent | None = None) -> None:
         self.config, self.latent = config, latent or latent_shape(config)
         self.fields = tuple(config.model.encoders.fields.items())
         self.architectures = {role: architecture(config, role) for role in config.held_roles}
@@ -119,7 +118,7 @@ class Counted:
         config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]
         checkpointing = held.gradient_checkpointing and call.grad  # only where autograd is on
         rows = call.rows * config.train.micro_batch
-        channels, frames, height, width = self.latent
+        channels, frames, *rest = self.latent
         return count(
             Workload(
                 config.model.family,
@@ -127,7 +126,7 @@ class Counted:
                 held.dtype,
                 checkpointing,
                 rows,
-                (channels, call.frames or frames, height, width),
+                (channels, call.frames or frames, *rest),
                 self.fields,
                 call.grad,
                 call.trained,

@@ -17,7 +17,7 @@ from ray_distill.models import family
 from ray_distill.models.heads import FeatureHeads, placed
 from ray_distill.models.int8 import is_quantized
 from ray_distill.models.lora import LoRA
-from ray_distill.models.spec import Config
+from ray_distill.models.spec import Config, Latent
 from ray_distill.types import Average, Role
 
 
@@ -103,7 +103,7 @@ def whole_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int, .
     return tuple(p.numel() for name, p in module.named_parameters() if lora.trains_whole(name))
 
 
-def latent_shape(config: RunConfig) -> tuple[int, int, int, int]:
+def latent_shape(config: RunConfig) -> Latent:
     """(C, t, h, w) by the folder's codec, or by a published VAE; ValueError where the clips' size does not fit."""
     data = config.data
     return config.model.pipeline.latent_shape(data.frames, data.height, data.width)

@@ -25,8 +25,9 @@ from torch.utils.flop_counter import flop_registry
 
 from ray_distill.models import family
 from ray_distill.models.conditions import empty
+from ray_distill.models.packed import tensor_shape
 from ray_distill.models.sequence import Ranks, split
-from ray_distill.models.spec import Field
+from ray_distill.models.spec import Field, Latent
 from ray_distill.plan.forwards import Causal
 from ray_distill.plan.network import build
 from ray_distill.types import Cache, History
@@ -51,7 +52,7 @@ class Workload:
     dtype: str
     gradient_checkpointing: bool
     rows: int
-    latent: tuple[int, int, int, int]
+    latent: Latent
     fields: tuple[tuple[str, Field], ...]
     grad: bool
     trained: bool = True
@@ -100,7 +101,7 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
         ranks = Imagined(work.sequence) if work.sequence > 1 else None
         split(network, ranks, family(work.family).exchange_heads)
         denoiser = family(work.family).denoiser(network, dtype)
-        x_t, cond = torch.empty(work.rows, *work.latent), empty(dict(work.fields), work.rows, work.latent)
+        x_t, cond = torch.empty(work.rows, *tensor_shape(work.latent)), empty(dict(work.fields), work.rows, work.latent)
         masked = work.causal is not None and work.causal.past is None  # each chunk has a level of its own
         sigma = torch.empty(work.rows, work.latent[1]) if masked else torch.empty(work.rows)
         x_t.requires_grad_(work.grad and not work.trained)

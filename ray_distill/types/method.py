@@ -53,6 +53,11 @@ class Method(Protocol):
         ...
 
     @property
+    def with_sound(self) -> bool:
+        """True where the method learns clips of picture and sound, each modality by a loss of its own."""
+        ...
+
+    @property
     def heads(self) -> Mapping[Role, Heads]:
         """The ``roles`` that are heads on another role; most methods have none."""
         ...

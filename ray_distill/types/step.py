@@ -20,6 +20,7 @@ class Batch:
     the world size; they, and never the rank, seed each sample's noise. ``x_0`` is None for data-free methods.
     ``states`` [B, K, C, T, H, W] lie on the teacher's trajectory to x_0, where a preparation made it.
     The first ``given`` latent frames are conditions, too: networks return them unchanged, and losses leave them out.
+    ``modalities`` are the places along T of each modality that latents pack ("video", "audio"); {}: a picture alone.
     """
 
     sample_ids: Tensor
@@ -29,6 +30,7 @@ class Batch:
     x_0: Tensor | None = None
     states: Tensor | None = None
     given: int = 0
+    modalities: Mapping[str, slice] = field(default_factory=dict)
 
 
 class Rng(Protocol):

@@ -13,6 +13,7 @@ from ray_distill.data.feed.order import share
 from ray_distill.data.feed.stream import COND, Stream
 from ray_distill.data.store.cache import Shape
 from ray_distill.models.conditions import batched, from_bytes, unconditional
+from ray_distill.models.packed import modalities, tensor_shape
 from ray_distill.models.spec import Fields, given_frames, of_captions
 from ray_distill.types import Batch, Placement
 
@@ -38,18 +39,20 @@ def micro_batches(
                     f"but samples {rows['sample_id'][:3]}... came"
                 )
             shape: Shape = tuple(rows["shape"][0].tolist())
+            held = tensor_shape(shape)
             cond = _cond(rows, fields, shape, device)
-            x_0 = _stacked(rows["latents"], shape) if stream.with_latents else None
-            states = _stacked(rows["states"], (stream.states, *shape)) if stream.states else None
+            x_0 = _stacked(rows["latents"], held) if stream.with_latents else None
+            states = _stacked(rows["states"], (stream.states, *held)) if stream.states else None
             batches.append(
                 Batch(
                     sample_ids=_tensor(rows["sample_id"], device),
-                    latent_shape=shape,
+                    latent_shape=held,
                     cond=cond,
                     uncond=unconditional(negative, cond, fields),
                     x_0=None if x_0 is None else _tensor(x_0, device),
                     states=None if states is None else _tensor(states, device),
                     given=given_frames(fields),
+                    modalities=modalities(shape),
                 )
             )
         yield batches
@@ -57,7 +60,7 @@ def micro_batches(
 
 def _cond(rows: Mapping[str, np.ndarray], fields: Fields, shape: Shape, device: torch.device) -> dict[str, Tensor]:
     stored = [{name: rows[COND + name][number] for name in fields} for number in range(len(rows["sample_id"]))]
-    cond = batched([from_bytes(row, fields, shape) for row in stored], fields)
+    cond = batched([from_bytes(row, fields, shape) for row in stored], fields, shape)
     return {name: value.to(device) for name, value in cond.items()}
 
 

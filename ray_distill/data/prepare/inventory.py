@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +19,7 @@ from ray_distill.data.store.cache import KINDS, Shape
 from ray_distill.data.store.parquet import Store, address, placed
 from ray_distill.data.store.tables import distinct, equal, rows_of, table_of, unequal, without
 from ray_distill.errors import ConfigError
+from ray_distill.models.packed import tensor_shape
 
 Row = dict[str, Any]
 
@@ -46,7 +47,7 @@ class Inventory:
     def row_bytes(self) -> int:
         """Bytes of the largest latents."""
         shapes = self.shapes(unequal(self.rows, id=""))
-        return max((4 * int(np.prod(shape)) for shape in set(shapes)), default=1)
+        return max((4 * math.prod(tensor_shape(shape)) for shape in set(shapes)), default=1)
 
     @property
     def sample_shape(self) -> Shape:

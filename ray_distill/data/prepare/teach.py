@@ -17,6 +17,7 @@ from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.models.conditions import batched, from_bytes, unconditional
 from ray_distill.models.loading import load_transformer
+from ray_distill.models.packed import tensor_shape
 from ray_distill.models.spec import Row
 from ray_distill.rng import StatelessRng
 
@@ -48,10 +49,11 @@ class MakeClips:
             kind: [Place(*place) for place in zip(*(rows[f"{kind}_{part}"] for part in Place._fields), strict=True)]
             for kind in self.stores
         }
-        cond = {name: value.to(self.device) for name, value in batched(self._rows(places), self.fields).items()}
+        rows_cond = batched(self._rows(places), self.fields, self.shape)
+        cond = {name: value.to(self.device) for name, value in rows_cond.items()}
         # The whole id would not fit into a noise stream's 64 bits.
         ids = torch.tensor([int(id_[:15], 16) for id_ in rows["id"]], device=self.device)
-        x_T = StatelessRng(self.teacher.seed).noise(PURPOSE, ids, self.shape)
+        x_T = StatelessRng(self.teacher.seed).noise(PURPOSE, ids, tensor_shape(self.shape))
         uncond, levels = unconditional(self.uncond, cond, self.fields), self.teacher.levels
         *states, x_0 = trajectory(self.denoise, self.sampler, x_T, cond, uncond, levels)
         errors = ["" if torch.isfinite(x).all() else "the teacher's latents are not finite" for x in x_0]

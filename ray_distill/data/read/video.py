@@ -21,6 +21,7 @@ from ray_distill.data.read import readers
 from ray_distill.data.read.clip import BadClip, Cut, Seek, Times, Video
 from ray_distill.data.read.container import MOV, PIXELS, check_size, opened
 from ray_distill.data.read.scan import Scan, scan, seekable
+from ray_distill.data.read.track import Track
 
 try:
     import decord
@@ -130,14 +131,17 @@ def _joined(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -
     return whole
 
 
-def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18) -> None:
-    """Write uint8 RGB [T, H, W, 3] as h264 mp4 (yuv420p, so H and W must be even); atomic: whole or not there."""
+def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18, sound: Track | None = None) -> None:
+    """Write uint8 RGB [T, H, W, 3] as h264 mp4 (yuv420p, so H and W must be even), with its ``sound`` where it has
+    any; atomic: whole or not there."""
     if len(frames) == 0:
         raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3] with T > 0, got {frames.dtype} {frames.shape}")
-    write_chunks(path, [frames], fps, crf)
+    write_chunks(path, [frames], fps, crf, sound)
 
 
-def write_chunks(path: str | Path, chunks: Iterable[np.ndarray], fps: float, crf: int = 18) -> None:
+def write_chunks(
+    path: str | Path, chunks: Iterable[np.ndarray], fps: float, crf: int = 18, sound: Track | None = None
+) -> None:
     """Write the clip of ``chunks``, uint8 RGB [t, H, W, 3] each, as :func:`write_clip` does, chunk by chunk."""
     path = Path(path)
     with durable.replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
@@ -146,11 +150,15 @@ def write_chunks(path: str | Path, chunks: Iterable[np.ndarray], fps: float, crf
         options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.pix_fmt = "yuv420p"
+        # Before the first packet: mp4's header names both.
+        audio = None if sound is None else sound.stream(container)
         for number, frame in enumerate(frame for chunk in chunks for frame in _checked(path, chunk)):
             if number == 0:
                 stream.height, stream.width, _ = frame.shape
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
+        if sound is not None and audio is not None:
+            sound.mux(container, audio)
 
 
 def _checked(path: Path, frames: np.ndarray) -> np.ndarray:

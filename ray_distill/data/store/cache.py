@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 from ray_distill import durable, sealed
 from ray_distill.data.store.growing import growing
 from ray_distill.data.store.parquet import Place, Store, ends_well
-from ray_distill.models.spec import Fields, of_captions
+from ray_distill.models.packed import tensor_shape
+from ray_distill.models.spec import Fields, Latent, of_captions
 from ray_distill.sealed import Damaged
 
 FORMAT = 4
@@ -40,7 +41,7 @@ KINDS = {"caption": "text", "clip": "images"}
 STORED = {"float32": np.float32, "bfloat16": np.uint16}
 """numpy's types of the bytes of a field."""
 CARD, INDEX, PROMPTS = "card.json", "index.parquet", "prompts.safetensors"
-Shape = tuple[int, int, int, int]
+Shape = Latent
 
 
 @lru_cache(maxsize=4)
@@ -93,8 +94,7 @@ class Cache:
     @property
     def latent_shape(self) -> Shape:
         """(C, t, h, w) of samples, and of prompts without a video."""
-        c, t, h, w = self.card["latent_shape"]
-        return c, t, h, w
+        return tuple(self.card["latent_shape"])
 
     @property
     def streamed(self) -> bool:
@@ -219,7 +219,9 @@ class Cache:
 
     def latents(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
         """Latents [B, C, T, H, W] fp32 of rows of one shape with the columns "latents" and "shape"."""
-        return np.stack([np.frombuffer(row["latents"], dtype=np.float32).reshape(row["shape"]) for row in rows])
+        return np.stack(
+            [np.frombuffer(row["latents"], dtype=np.float32).reshape(tensor_shape(row["shape"])) for row in rows]
+        )
 
     def by_caption(self) -> dict[str, int]:
         """Each distinct caption, and the number of the first row that has it."""

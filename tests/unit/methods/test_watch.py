@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from ray_distill.methods.watch import by_sigma, fake_score_logs, warnings
+from ray_distill.diffusion.losses import gaussian_floor
+from ray_distill.methods.watch import by_sigma, floor_logs, warnings
 
 
 def test_bins_keep_their_names_and_their_samples():
@@ -17,7 +18,7 @@ def test_bins_keep_their_names_and_their_samples():
 def test_an_optimal_fake_score_stands_at_its_floor():
     sigma = torch.tensor([0.1, 0.9])
     x = torch.tensor([1.5, 2.5, 1.5, 2.5]).reshape(2, 1, 1, 1, 2)
-    logs = fake_score_logs(torch.tensor([1.17647, 0.307692]), x, sigma, "velocity")
+    logs = floor_logs(torch.tensor([1.17647, 0.307692]), gaussian_floor(x, sigma), sigma)
     assert logs["fake_score_over_floor"].item() == pytest.approx(1.0, abs=1e-5)
     assert logs["fake_score_loss_by_sigma/0.0-0.2"][0].item() == pytest.approx(1.17647)
     assert logs["fake_score_floor_by_sigma/0.8-1.0"][1].item() == pytest.approx(0.307692, abs=1e-5)

@@ -6,6 +6,7 @@ import json
 from operator import sub
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.method import method_fields
 from ray_distill.data.prepare.first_rows import check_rows
 from ray_distill.data.read.clip import BadClip
 from ray_distill.data.read.picture import read_picture
@@ -60,6 +61,7 @@ def check_data(config: RunConfig) -> None:
         )
     check_pictures(config)
     check_pairs(config)
+    check_sound(config)
 
 
 def check_pictures(config: RunConfig) -> None:
@@ -94,6 +96,34 @@ def check_pictures(config: RunConfig) -> None:
             read_picture(str(path), config.data.maximum_pixels)
         except BadClip as bad:
             raise ConfigError(f"evaluate.images: {name}: {bad}") from None
+
+
+def check_sound(config: RunConfig) -> None:
+    """Clips with sound have a method that learns it, the family's rate, and prompts to be made of; and no key of sound
+    is given where there is none."""
+    of, data, method = config.model.pipeline.of, config.data, config.method
+    if of.fps is not None and data.fps != of.fps:
+        raise ConfigError(
+            f"data.fps = {data.fps:g}: family {of.name!r} places frames by seconds at {of.fps:g} a second; "
+            f"use {of.fps:g}"
+        )
+    if of.sound is None:
+        if given := [key for key in ("video_weight", "audio_weight") if method_fields(method).get(key, 1.0) != 1.0]:
+            raise ConfigError(f"method.{given[0]}: clips of family {of.name!r} have no sound; remove it")
+        return
+    if not method.with_sound:
+        raise ConfigError(
+            f"method.name = {method.name!r}: it learns a picture alone, and clips of family {of.name!r} have sound; "
+            "use dmd, dmd_warm_start, lcm or flow_matching"
+        )
+    if method.exits:
+        raise ConfigError(f"method.exit_embedding = true: networks of family {of.name!r} take none; remove it")
+    for part in data.parts:
+        if part.kind != "prompts":
+            raise ConfigError(
+                f"data.datasets: {part.name!r} has videos, and the sound of files is not encoded yet; give prompts, "
+                "with a teacher where the method learns from videos"
+            )
 
 
 def check_pairs(config: RunConfig) -> None:

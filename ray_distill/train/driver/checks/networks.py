@@ -12,7 +12,7 @@ from ray_distill.models.heads import placed
 from ray_distill.models.loading import check_attention, check_weights, empty_transformer
 from ray_distill.models.lora import check_targets
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.models.spec import of_clips
+from ray_distill.models.spec import Latent, of_clips
 from ray_distill.train.driver.checks.pipeline import Ends, check_parts
 from ray_distill.train.schedule import total_updates
 from ray_distill.types import STUDENT, Average
@@ -100,7 +100,7 @@ def check_latents(config: RunConfig) -> None:
         check_ends(config, check_parts(config))
 
 
-def check_positions(config: RunConfig, shapes: Iterable[tuple[int, int, int, int]]) -> None:
+def check_positions(config: RunConfig, shapes: Iterable[Latent]) -> None:
     """Every transformer has positions for latents of these ``shapes`` (C, t, h, w), a windowed student for those of its
     window alone."""
     chunks = config.method.sampler().chunks
@@ -113,7 +113,7 @@ def check_positions(config: RunConfig, shapes: Iterable[tuple[int, int, int, int
         most, patch = takes.get("rope_max_seq_len"), takes.get("patch_size")
         if most is None or not isinstance(patch, tuple | list):
             continue  # LTX-Video computes its positions for each clip
-        for _, frames, *rest in shapes:
+        for _, frames, *rest in (shape[:4] for shape in shapes):
             sides = (min(frames, window.frames) if window else frames, *rest)
             for name, side, of in zip(("frames", "height", "width"), sides, patch, strict=True):
                 if side % of or side // of > most:

@@ -9,7 +9,7 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.export.base import check_base
 from ray_distill.export.diffusers import check_place, check_recipe
 from ray_distill.export.student import FOLDER
-from ray_distill.models.parts import check_text, check_tokenizer, check_vae
+from ray_distill.models.parts import check_others, check_text, check_tokenizer, check_vae
 from ray_distill.models.pipeline import INDEX
 from ray_distill.models.spec import of_clips
 
@@ -34,6 +34,8 @@ def check_parts(config: RunConfig) -> Ends:
     codec = check_vae(folder, "model.path")
     width, vocabulary = check_text(folder, config.model.family, "model.path")
     check_tokenizer(folder, vocabulary, "model.path")
+    check_others(folder, config.model.family, "model.path")
+    config.model.pipeline.of.check(config.model.pipeline, config.model.max_sequence_length)
     check_image(config)
     return Ends(codec.channels, width)
 

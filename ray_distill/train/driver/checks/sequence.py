@@ -9,6 +9,7 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models import family
 from ray_distill.models.loading import check_folder, empty_transformer
+from ray_distill.models.spec import Latent
 
 KEY = "train.sequence_parallel"
 
@@ -16,6 +17,11 @@ KEY = "train.sequence_parallel"
 def check_heads(config: RunConfig) -> None:
     """ConfigError where a transformer's heads do not divide, with the numbers of workers that do."""
     shared = config.train.sequence_parallel
+    if shared > 1 and family(config.model.family).exchange_heads is None:
+        raise ConfigError(
+            f"{KEY} = {shared}: family {config.model.family!r} has no exchange of heads; use 1, and ZeRO-3 or offload "
+            "where memory is short"
+        )
     for role in config.held_roles if shared > 1 else ():
         if role in config.method.heads:
             continue
@@ -27,14 +33,14 @@ def check_heads(config: RunConfig) -> None:
             )
 
 
-def check_tokens(config: RunConfig, shapes: Iterable[tuple[int, int, int, int]]) -> None:
+def check_tokens(config: RunConfig, shapes: Iterable[Latent]) -> None:
     """ConfigError where the tokens of latents of some shape (C, t, h, w), or of a causal chunk, do not divide."""
     shared = config.train.sequence_parallel
     if shared == 1:
         return
     height, width = family(config.model.family).patch(check_folder(config.model.family, config.source("student")))
     chunks = config.method.sampler().chunks
-    for _, frames, rows, columns in shapes:
+    for _, frames, rows, columns, *_ in shapes:
         each = rows // height * (columns // width)
         lengths = chunk_lengths(frames, chunks) if chunks is not None else (frames,)
         for length in sorted({*lengths, frames}):

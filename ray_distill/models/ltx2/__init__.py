@@ -1,0 +1,12 @@
+"""LTX-2's family: text to video with sound by diffusers' LTX2Pipeline.
+
+family         FAMILY: what LTX-2 declares
+network        the denoiser, over one forward of diffusers' transformer: picture and sound in one packed tensor
+codec          pixels to the picture's latents and back, and the shape of a clip with its sound
+sound          sound's tokens to samples: the audio VAE and the vocoder
+text           prompts to the two fields of a caption: Gemma 3 and the connectors
+sample         the script of exports: it imports diffusers and torch, nothing of ours, and owes a test that it gives our
+               sampler's latents
+
+Of LTX-2.0 alone: 2.3 and 2.5 have other connectors, vocoders and text encoders. Ranks cannot share a clip's tokens.
+"""

@@ -1,0 +1,134 @@
+"""FAMILY: what LTX-2 declares."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import AutoencoderKLLTX2Audio, LTX2VideoTransformer3DModel
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+from torch import Tensor
+
+from ray_distill.models.ltx2.codec import LTX2VAE, TOKENS_PER_SECOND
+from ray_distill.models.ltx2.network import FRAME_RATE, LTX2Denoiser
+from ray_distill.models.ltx2.sound import LTX2Sound
+from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder
+
+if TYPE_CHECKING:
+    from ray_distill.models.pipeline import Pipeline
+
+HERE = Path(__file__).parent
+BANDS = 16
+"""Mel bands of a token of sound; only the order in which the pipeline draws its first noise depends on it."""
+
+
+def fields(pipeline: Pipeline, tokens: int) -> Fields:
+    """What the connectors make of a prompt for each modality, in the precision of the published weights."""
+    field = Field((tokens, int(pipeline.described.get("caption_channels", 3840))), dtype="bfloat16")
+    return {"text": field, "audio_text": field}
+
+
+def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
+    from ray_distill.models.ltx2.text import LTX2Text  # seconds of transformers, which who encodes clips does without
+
+    return LTX2Text(folder, tokens, precision)
+
+
+def start(shape: Sequence[int]) -> Tensor:
+    """The first latents: the picture's [B, C, t, h, w], then the sound's [B, C / bands, L, bands]."""
+    b, c, *size, length = shape
+    bands = BANDS if c % BANDS == 0 else c
+    video = torch.randn(b, c, *size).flatten(2)
+    audio = torch.randn(b, c // bands, length, bands).transpose(1, 2).flatten(2).transpose(1, 2)
+    return torch.cat([video, audio], dim=2)[..., None, None]
+
+
+def noise(shape: Sequence[int]) -> Tensor:
+    """Drawn as tokens, those of the picture first."""
+    b, c, *size, length = shape
+    video, audio = torch.randn(b, math.prod(size), c), torch.randn(b, length, c)
+    return torch.cat([video, audio], dim=1).transpose(1, 2)[..., None, None]
+
+
+def patch(config: Config) -> tuple[int, int]:
+    """ValueError for networks that would cut latents further."""
+    sizes = ("patch_size", "patch_size_t", "audio_patch_size", "audio_patch_size_t")
+    if any(config.get(name, 1) != 1 for name in sizes):
+        raise ValueError("an LTX-2 whose patch sizes are not 1 was never published, and is not adapted")
+    return 1, 1
+
+
+def features(config: Config) -> tuple[int, int]:
+    raise ValueError("model.family = 'ltx2': no features are taken from its blocks; use family wan, or another method")
+
+
+def check(pipeline: Pipeline, tokens: int) -> None:
+    """ValueError unless picture and sound have tokens of one width, sound its rate, and prompts a length that the
+    connectors' registers divide."""
+    network = pipeline.transformer
+    sound, joined = (
+        json.loads((pipeline.path / part / "config.json").read_bytes()) for part in ("audio_vae", "connectors")
+    )
+    bands = (sound.get("mel_bins") or 64) // 4
+    width = sound.get("latent_channels", 8) * bands
+    channels = {name: network.get(name, 128) for name in ("in_channels", "audio_in_channels")}
+    if set(channels.values()) != {width}:
+        raise ValueError(
+            f"{pipeline.where}: its transformer has {channels}, and audio_vae makes tokens of {width}; picture and "
+            "sound are packed as tokens of one width; give a folder whose parts belong together"
+        )
+    rate = sound.get("sample_rate", 16_000) / sound.get("mel_hop_length", 160) / 4
+    if rate != TOKENS_PER_SECOND or bands != BANDS:
+        raise ValueError(
+            f"{pipeline.where}: audio_vae makes {rate:g} tokens a second of {bands} bands, and LTX-2.0's makes "
+            f"{TOKENS_PER_SECOND:g} of {BANDS}; give its folder"
+        )
+    registers = {joined.get(f"{of}_connector_num_learnable_registers", 128) for of in ("video", "audio")}
+    if None in registers or joined.get("per_modality_projections"):
+        raise ValueError(f"{pipeline.where}: connectors of another LTX-2 than 2.0, which is the one that is adapted")
+    if any(tokens % count for count in registers):
+        most = max(registers)
+        raise ValueError(
+            f"model.max_sequence_length = {tokens}: the connectors of {pipeline.where} put {most} registers in the "
+            f"place of padding; use a multiple, 1024 for the published weights"
+        )
+
+
+OTHERS = {"audio_vae": AutoencoderKLLTX2Audio, "connectors": LTX2TextConnectors, "vocoder": LTX2Vocoder}
+
+FAMILY = Family(
+    name="ltx2",
+    transformer=LTX2VideoTransformer3DModel,
+    parts={
+        "text_encoder": "Gemma3ForConditionalGeneration",
+        "vae": "AutoencoderKLLTX2Video",
+        **{part: of.__name__ for part, of in OTHERS.items()},
+    },
+    others=OTHERS,
+    denoiser=LTX2Denoiser,
+    exchange_heads=None,
+    codec=LTX2VAE,
+    fields=fields,
+    text=text,
+    text_parts=("text_encoder", "tokenizer", "connectors"),
+    sound=LTX2Sound.load,
+    start=start,
+    noise=noise,
+    fps=FRAME_RATE,
+    check=check,
+    patch=patch,
+    features=features,
+    text_width="caption_channels",
+    ends=("in_channels", "out_channels", "audio_in_channels", "audio_out_channels", "caption_channels"),
+    export=Export(
+        pipeline="LTX2Pipeline",
+        script=HERE / "sample.py",
+        bases=("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline"),
+    ),
+    published=HERE / "published",
+)

@@ -1,0 +1,74 @@
+"""LTX-2's network, diffusers' LTX2VideoTransformer3DModel, behind Denoiser.
+
+The network takes picture and sound as two lists of tokens of one width, at one noise level, and places both by seconds:
+a latent frame is 8 frames of 24 a second, a row 32 pixels, a token of sound 1/25 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ray_distill.models.exits import exit_argument
+from ray_distill.models.packed import layout, picture, sound
+from ray_distill.types import Cache, Cond, History, Prediction, Window
+
+FRAME_RATE = 24.0
+
+
+@dataclass(frozen=True)
+class LTX2Denoiser:
+    """``network`` is an LTX2VideoTransformer3DModel or an engine that wraps one; it predicts both velocities at 1000
+    sigma.
+
+    x_t [B, C, t h w + L, 1, 1] is packed (``models/packed.py``). Latents enter in the network's own dtype and the
+    velocity comes back in the dtype of ``x_t``.
+    """
+
+    network: Callable[..., Any]
+    dtype: torch.dtype = torch.float32
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        cond: Cond,
+        *,
+        chunks: Sequence[int] = (),
+        cache: Cache | None = None,
+        remember: bool = False,
+        window: Window | None = None,
+        history: History | None = None,
+        features: Sequence[int] = (),
+        read: bool = False,
+    ) -> Prediction:
+        """ValueError for a causal call, for features, and for levels that differ by frame."""
+        if chunks or cache is not None or features or sigma.ndim == 2:
+            raise ValueError(
+                "model.family = 'ltx2': no causal calls and no features; use another method, or family wan"
+            )
+        shape = layout(cond, x_t.shape[1])
+        _, frames, height, width, length = shape
+        timestep = 1000 * sigma
+        video, audio = self.network(
+            hidden_states=picture(x_t, shape).flatten(2).transpose(1, 2).to(self.dtype),
+            audio_hidden_states=sound(x_t, shape).transpose(1, 2).to(self.dtype),
+            encoder_hidden_states=cond["text"].to(self.dtype),
+            audio_encoder_hidden_states=cond["audio_text"].to(self.dtype),
+            timestep=timestep,
+            sigma=timestep,
+            num_frames=frames,
+            height=height,
+            width=width,
+            fps=FRAME_RATE,
+            audio_num_frames=length,
+            use_cross_timestep=True,  # as the pipeline calls it; at one level it makes no difference
+            return_dict=False,
+            **exit_argument(cond),
+        )
+        tokens = torch.cat([video, audio], dim=1)
+        return Prediction(tokens.transpose(1, 2)[..., None, None].to(x_t.dtype))
