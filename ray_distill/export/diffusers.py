@@ -110,9 +110,7 @@ def _check(
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
 
 
-def _recipe(
-    folder: Path, base: Path | str, sampler: Sampler, latent_shape: tuple[int, int, int, int], clips: Clips
-) -> dict[str, Any]:
+def _recipe(folder: Path, base: Path | str, sampler: Sampler, latent_shape: Latent, clips: Clips) -> dict[str, Any]:
     """Content of recipe.json, which is all that sample.py reads. A base on this machine is a path relative to
     ``folder``."""
     return {

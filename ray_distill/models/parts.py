@@ -139,7 +139,7 @@ def check_vae(folder: Path, key: str) -> Codec:
         if not isinstance(values, list) or not all(isinstance(one, int | float) and one > least for one in values):
             raise ConfigError(f"{what}: {key} = {values}: numbers above {least} are needed; copy config.json again")
     codec: Any = outline(codec_class.outline, described, what)
-    shapes = {name: tuple(parameter.shape) for name, parameter in codec.vae.state_dict()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in codec.vae.state_dict().items()}
     check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), shapes, what)
     return codec
 
@@ -186,7 +186,7 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
 
 
 def _check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
-    """As :func:`check_stored`, of shapes alone: transformers stores parts of such models under names of its earlier
+    """Check shapes alone, where :func:`check_stored` checks names too: transformers stores parts of such models under names of its earlier
     versions, and a head that is tied to the vocabulary not at all."""
     wanted = Counter(tuple(p.shape) for name, p in encoder.named_parameters() if not name.startswith("lm_head"))
     if lost := wanted - Counter(stored.values()):

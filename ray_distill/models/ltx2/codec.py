@@ -33,7 +33,7 @@ class LTX2VAE(nn.Module):
 
     @classmethod
     def outline(cls, described: Mapping[str, Any]) -> LTX2VAE:
-        """Of a configuration alone, on the device that surrounds the call."""
+        """The codec of a configuration alone, without weights, on the device that surrounds the call."""
         return cls(AutoencoderKLLTX2Video.from_config(dict(described)))
 
     def _moments(self) -> tuple[Tensor, Tensor]:

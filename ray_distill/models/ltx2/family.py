@@ -28,7 +28,7 @@ BANDS = 16
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """What the connectors make of a prompt for each modality, in the precision of the published weights."""
+    """The connectors' output for a prompt, for each modality, in the precision of the published weights."""
     field = Field((tokens, int(pipeline.described.get("caption_channels", 3840))), dtype="bfloat16")
     return {"text": field, "audio_text": field}
 

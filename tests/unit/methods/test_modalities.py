@@ -111,7 +111,7 @@ def test_a_weight_of_zero_leaves_sound_to_the_picture():
 
 
 def test_lcm_learns_two_modalities():
-    (terms,) = losses(LCM()).values()
+    (terms,) = losses(LCM(target_decay=0.0)).values()
     assert terms.loss.isfinite() and terms.loss > 0
 
 
