@@ -186,8 +186,8 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
 
 
 def _check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
-    """Check shapes alone, where :func:`check_stored` checks names too: transformers stores parts of such models under names of its earlier
-    versions, and a head that is tied to the vocabulary not at all."""
+    """Check shapes alone, where :func:`check_stored` checks names too: transformers stores parts of such models under
+    names of its earlier versions, and a head that is tied to the vocabulary not at all."""
     wanted = Counter(tuple(p.shape) for name, p in encoder.named_parameters() if not name.startswith("lm_head"))
     if lost := wanted - Counter(stored.values()):
         shape, count = next(iter(lost.items()))
