@@ -1,0 +1,64 @@
+"""LTX-2 on a tiny pipeline, from prompts to an export that diffusers alone samples, and to mp4 with sound."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+import yaml
+
+from ray_distill.cli import main
+from ray_distill.export.verify import verify
+from tests.ray.conftest import ROOT
+
+OPTIMIZER = {"learning_rate": 1.0e-4}
+WHOLE = {"student": {"zero": 2, "ema_decay": 0.9}, "fake_score": {"zero": 2}, "teacher": {"zero": 3}}
+SHARED = {"student": {"lora": {"rank": 2}}, "fake_score": {"lora": {"rank": 2}}, "teacher": {"zero": 3}}
+
+
+@pytest.mark.parametrize(("roles", "shared"), [(WHOLE, False), (SHARED, True)])
+def test_a_student_with_sound_is_trained_evaluated_and_exported(
+    local_ray: None, tmp_path: Path, roles: dict, shared: bool
+) -> None:
+    """Two workers, as whole weights or as adapters on a shared base."""
+    script = [sys.executable, ROOT / "examples/tiny_ltx2.py", tmp_path / "model"]
+    subprocess.run(script, check=True, timeout=300)
+    (tmp_path / "prompts.txt").write_text("a red kite\na dog barks\n")
+    trained = {role: held | ({} if role == "teacher" else {"optimizer": OPTIMIZER}) for role, held in roles.items()}
+    run = {
+        "name": "tiny",
+        "output_dir": str(tmp_path),
+        "model": {
+            "family": "ltx2",
+            "path": str(tmp_path / "model"),
+            "max_sequence_length": 16,
+            "shared_base": shared,
+        },
+        "method": {"name": "dmd", "timesteps": "1000,750,500", "student_interval": 2, "teacher_guidance": 2.0},
+        "roles": trained,
+        "data": {
+            "datasets": [{"prompts": str(tmp_path / "prompts.txt")}],
+            "frames": 9,
+            "height": 64,
+            "width": 64,
+            "fps": 24,
+            "cache_dir": str(tmp_path / "cache"),
+        },
+        "train": {"steps": 2, "workers": 2, "cpus_per_worker": 0.5, "global_batch": 2, "micro_batch": 1},
+        "track": {"uri": ""},
+        "evaluate": {"seeds": [1], "pictures": 1, "teacher_steps": 2},
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(run))
+    assert main(["check", str(path)]) == 0 and main(["train", str(path)]) == 0
+    export = tmp_path / "tiny/export"
+    assert verify(export, "a dog barks") < 1e-4
+    assert main(["sample", str(path), "--prompt", "a dog barks", "--out", str(tmp_path / "ours.mp4")]) == 0
+    subprocess.run([sys.executable, export / "sample.py", "a dog barks", tmp_path / "theirs.mp4"], check=True)
+    for name in ("ours.mp4", "theirs.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            assert [stream.type for stream in container.streams] == ["video", "audio"]
+            assert container.streams.video[0].frames == 9
