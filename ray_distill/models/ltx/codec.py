@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKLLTXVideo
 from torch import Tensor, nn
 
+from ray_distill.models.spec import Latent
+
 
 class LTXVAE(nn.Module):
     """diffusers' AutoencoderKLLTXVideo with its normalisation, latents = (mode - mean) scaling_factor / std."""
 
-    def __init__(self, vae: AutoencoderKLLTXVideo) -> None:
+    vae_class: ClassVar[type[Any]] = AutoencoderKLLTXVideo
+    model: ClassVar[str] = "LTX-Video"
+
+    def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae.eval().requires_grad_(False)
 
     @classmethod
-    def load(cls, folder: Path) -> LTXVAE:
-        return cls(
-            AutoencoderKLLTXVideo.from_pretrained(
-                folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-            )
-        )
+    def load(cls, folder: Path) -> Self:
+        how: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+        return cls(cls.vae_class.from_pretrained(folder, **how))
 
     @classmethod
-    def outline(cls, described: Mapping[str, Any]) -> LTXVAE:
+    def outline(cls, described: Mapping[str, Any]) -> Self:
         """The codec of a configuration alone, without weights, on the device that surrounds the call."""
-        return cls(AutoencoderKLLTXVideo.from_config(dict(described)))
+        return cls(cls.vae_class.from_config(dict(described)))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         mean, std = (value.view(1, -1, 1, 1, 1).float() for value in (self.vae.latents_mean, self.vae.latents_std))
@@ -49,7 +51,7 @@ class LTXVAE(nn.Module):
         return self.vae.decode(latents, level, return_dict=False)[0].float().clamp(-1, 1)
 
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        raise ValueError("LTX-Video's VAE shows a frame the frames behind it, too: its clips are decoded whole")
+        raise ValueError(f"{self.model}'s VAE shows a frame the frames behind it, too: its clips are decoded whole")
 
     @property
     def stride(self) -> tuple[int, int, int]:
@@ -60,11 +62,13 @@ class LTXVAE(nn.Module):
     def channels(self) -> int:
         return int(self.vae.config.latent_channels)
 
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+    def latent_shape(self, frames: int, height: int, width: int) -> Latent:
         time, space, _ = self.stride
         if frames % time != 1:
             below = max(frames - 1, 0) // time * time + 1
-            raise ValueError(f"frames={frames}: LTX-Video's VAE takes {time}k+1 frames; use {below} or {below + time}")
+            raise ValueError(
+                f"frames={frames}: {self.model}'s VAE takes {time}k+1 frames; use {below} or {below + time}"
+            )
         if height % space or width % space:
-            raise ValueError(f"height x width = {height}x{width}: LTX-Video's VAE takes multiples of {space}")
+            raise ValueError(f"height x width = {height}x{width}: {self.model}'s VAE takes multiples of {space}")
         return self.vae.config.latent_channels, (frames - 1) // time + 1, height // space, width // space
