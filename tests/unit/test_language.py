@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-HEADLESS = re.compile(r"(What|Where|How|Whether|That|Which|Those|Of|Why|When|As|If|To|With)\b")
+HEADLESS = re.compile(r"(What|Where|Who|Whose|How|Whether|That|Which|Those|Of|Why|When|As|If|To|With)\b")
 PACKAGE = Path(__file__).parents[2] / "ray_distill"
 
 

@@ -73,7 +73,7 @@ class Pulse:
 
 
 def stuck(places: Mapping[int, Place], lines: Mapping[int, str], seconds: float) -> str:
-    """Who is waited for, and where all ranks are."""
+    """The ranks that the others wait for, and where all ranks are."""
     behind = min(place.marks for place in places.values())
     late = sorted(rank for rank, place in places.items() if place.marks == behind)
     where: dict[str, list[int]] = {}
