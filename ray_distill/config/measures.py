@@ -1,22 +1,9 @@
-"""Measures of videos that need no network: names, units, and how each is held against the teacher's."""
+"""Measures of videos that need no network, by name; docs/metrics.md has each one's unit and definition."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Unit of a number a video; and the teacher's mean up to which a ratio to it says nothing, None for a rate.
-
-    A rate, a share of videos or pixels, may well be 0 or 1: its difference to the teacher's is reported, not a ratio.
-    """
-
-    unit: str
-    least: float | None
-
 
 MeasureName = Literal[
     "motion",
@@ -31,15 +18,17 @@ MeasureName = Literal[
     "jitter",
 ]
 ALL: tuple[MeasureName, ...] = get_args(MeasureName)
-MEASURES: Mapping[str, Measure] = {
-    "motion": Measure("short sides a second", 0.005),
-    "motion_top": Measure("short sides a second", 0.005),
-    "moving": Measure("share of videos", None),
-    "saturation": Measure("share", 0.01),
-    "chroma": Measure("share", 0.005),
-    "clipped": Measure("share of values", None),
-    "contrast": Measure("share of white", 0.005),
-    "sharpness": Measure("share of white", 0.001),
-    "flicker": Measure("share of white", 0.001),
-    "jitter": Measure("share of white", 0.001),
+LEAST: Mapping[str, float | None] = {
+    "motion": 0.005,
+    "motion_top": 0.005,
+    "moving": None,
+    "saturation": 0.01,
+    "chroma": 0.005,
+    "clipped": None,
+    "contrast": 0.005,
+    "sharpness": 0.001,
+    "flicker": 0.001,
+    "jitter": 0.001,
 }
+"""The teacher's mean up to which a ratio to it says nothing; None for a rate, a share of videos or pixels that may well
+be 0 or 1: its difference to the teacher's is reported, not a ratio."""

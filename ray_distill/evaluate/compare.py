@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.config import RunConfig
-from ray_distill.config.measures import MEASURES
+from ray_distill.config.measures import LEAST
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.generate import Generator, write_videos
@@ -172,7 +172,7 @@ def ratios(
         compared["diversity"] = arms(lambda samples: diversity_by_prompt(samples.features, prompts))  # type: ignore[arg-type]
     measured: dict[str, Ratio] = {}
     for name, (of_student, of_teacher) in compared.items():
-        least = MEASURES[name].least if name in MEASURES else 0.0
+        least = LEAST.get(name, 0.0)
         if least is None:
             measured[f"{name}_difference"] = paired_difference(of_student, of_teacher)
         elif of_teacher and np.mean(list(of_teacher.values())) > least:

@@ -107,9 +107,8 @@ def check_frames(config: RunConfig, chunks: Chunks | None, frames: int) -> None:
 def enough_chunks(codec: Codec, frames: int, chunks: Chunks) -> tuple[int, ...]:
     """Latent frames of each of the fewest chunks that make ``frames`` frames or more."""
     per_latent = codec.stride[0]
-    latent = (
-        -(-(frames - 1) // per_latent) + 1 if frames > 1 else 1
-    )  # a codec makes k * stride + 1 frames or fewer: the surplus is cut off
+    # A codec makes k * stride + 1 frames, or fewer; the surplus is cut off.
+    latent = -(-(frames - 1) // per_latent) + 1 if frames > 1 else 1
     whole = longest(latent, chunks)
     return chunk_lengths(whole if whole >= latent else longest(latent + chunks.frames, chunks), chunks)
 
