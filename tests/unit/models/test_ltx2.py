@@ -30,7 +30,7 @@ from ray_distill.models.parts import check_others, check_text, check_vae
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.plan.passes import Workload, count
 from ray_distill.rng import StatelessRng
-from ray_distill.train.driver.checks.clips import check_sound
+from ray_distill.train.driver.checks.clips import check_pictures, check_sound
 from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.types import Batch, Sampler
 from tests.adapters import merge
@@ -305,6 +305,10 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
             method={"name": "dcm", "mode": "semantic"},
             roles={"student": {"optimizer": {"learning_rate": 1e-4}}},
         )
+    for name in ("ltx2", "ltx"):
+        model = {"family": name, "path": str(folder), "from_image": True}
+        with pytest.raises(ConfigError, match=f"from_image = true: family '{name}' makes videos of text alone"):
+            check_pictures(run_config(tmp_path, model=model))
     shared = {"train__sequence_parallel": 2, "train__workers": 2}
     with pytest.raises(ConfigError, match="train.sequence_parallel = 2: family 'ltx2' has no exchange"):
         check_heads(run_config(tmp_path, model={"family": "ltx2", "path": str(folder)}, **shared))

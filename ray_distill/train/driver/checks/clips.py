@@ -66,6 +66,9 @@ def check_data(config: RunConfig) -> None:
 
 def check_pictures(config: RunConfig) -> None:
     """Pictures are there where the network takes them, and nowhere else."""
+    of = config.model.pipeline.of
+    if config.model.from_image and of.image is None:
+        raise ConfigError(f"model.from_image = true: family {of.name!r} makes videos of text alone; remove the key")
     from_image, where = bool(of_clips(config.model.encoders.fields)), config.model.pipeline.where
     for part in config.data.parts:
         if part.image_column is not None and not from_image:
