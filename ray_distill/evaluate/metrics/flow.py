@@ -34,11 +34,12 @@ def motions(video: np.ndarray, fps: float) -> dict[str, float]:
         tops.append(_top(lengths))
     every = max(1, round(fps / 8))
     sampled = frames[::every]
+    least = max(1, round(4 * len(sampled) / 16))  # of a short clip the rule would ask for none
     strides = tops if every == 1 else [_top(_flow_lengths(*pair)) for pair in zip(sampled, sampled[1:], strict=False)]
     return {
         "motion": fps * float(np.mean(means or [0.0])),
         "motion_top": fps * float(np.mean(tops or [0.0])),
-        "moving": float(len(sampled) > 1 and sum(top > MOVES for top in strides) >= round(4 * len(sampled) / 16)),
+        "moving": float(sum(top > MOVES for top in strides) >= least),
     }
 
 

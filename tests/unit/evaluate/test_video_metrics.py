@@ -71,6 +71,7 @@ def test_a_video_moves_where_enough_pairs_pass_the_threshold():
     once = np.concatenate([still[:, :8], fast[:, -1:]], axis=1)  # one pair alone
     assert measured(once)["moving"] == [0.0]
     assert measured(slow, fps=24)["moving"] == [1.0]  # pairs are three frames apart then
+    assert [measured(video[:, :2])["moving"] for video in (still, fast)] == [[0.0], [1.0]]  # round(4 * 2 / 16) is 0
 
 
 def test_saturation_chroma_and_clipped_of_plain_colours():
