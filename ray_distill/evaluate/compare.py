@@ -113,10 +113,7 @@ def evaluate(
     if guided is not None:
         report["teacher_same_steps_guided"] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}
     if TEACHER in config.method.roles:
-        teacher = sampled["teacher_many"]
-        report["ratios"] = ratios(sampled["student"], teacher, generator.prompts)
-        if len(teacher) > 1:  # what chance alone does to a ratio
-            report["teacher_seeds"] = ratios(teacher[:1], teacher[1:2], generator.prompts)
+        report |= against_teacher(sampled["student"], sampled["teacher_many"], generator.prompts)
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
     return report | {"missed": missed(report, settings.goals)}
 
@@ -150,6 +147,15 @@ def summary(seeds: Sequence[Samples], real: Tensor | None, sampler: Sampler) -> 
         "nfe": sampler.nfe,
         "seconds_per_video": float(np.median([m.seconds_per_video for m in seeds])),
     }
+
+
+def against_teacher(
+    student: Sequence[Samples], teacher: Sequence[Samples], prompts: Sequence[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """``ratios`` of the student to its teacher, and ``teacher_seeds``, the same of the teacher's first sampling seed to
+    its second: the work of chance alone."""
+    found = {"ratios": ratios(student, teacher, prompts)}
+    return found if len(teacher) < 2 else found | {"teacher_seeds": ratios(teacher[:1], teacher[1:2], prompts)}
 
 
 def ratios(

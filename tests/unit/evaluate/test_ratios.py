@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from ray_distill.evaluate.compare import ratios
+from ray_distill.evaluate.compare import against_teacher, ratios
 from ray_distill.evaluate.metrics import measures
 from ray_distill.evaluate.samples import Samples
 
@@ -61,6 +61,15 @@ def test_each_fault_is_named_by_its_own_ratios(teacher):
 def test_a_teacher_that_stands_still_tells_no_ratio_of_motion(teacher):
     still = made(np.repeat(teacher[0][:, :1], 9, axis=1), teacher[1])
     assert {*RATIOS} - set(ratios([made(*teacher)], [still], PROMPTS)) == {*MOVING}
+
+
+def test_two_seeds_of_the_teacher_say_what_chance_does(teacher):
+    videos, features = teacher
+    seeds = [made(videos, features), made(videos[::-1].copy(), features)]
+    found = against_teacher(seeds[:1], seeds, PROMPTS)
+    assert found["teacher_seeds"] == ratios(seeds[:1], seeds[1:], PROMPTS) != found["ratios"]
+    assert found["ratios"] == ratios(seeds[:1], seeds, PROMPTS)
+    assert set(against_teacher(seeds[:1], seeds[:1], PROMPTS)) == {"ratios"}
 
 
 def test_measures_are_kept_with_what_was_made(teacher, tmp_path):
