@@ -88,6 +88,18 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_cut_adapter_has_a_start(self) -> RunConfig:
+        random = [
+            role for role, need in self.method.roles.items() if need == "trained" and self.role(role).init == "random"
+        ]
+        if self.model.export_lora_rank is not None and random:
+            raise ValueError(
+                f"model.export_lora_rank = {self.model.export_lora_rank}: roles.{random[0]}.init = random has no "
+                "weights that others have, to which an adapter could be added; remove model.export_lora_rank"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _goals_can_be_measured(self) -> RunConfig:
         goals = [name for name, value in self.evaluate.goals if value is not None]
         if goals and (self.evaluate.metric is None or TEACHER not in self.method.roles):

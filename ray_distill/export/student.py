@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.network import outlined
 from ray_distill.config import RunConfig
-from ray_distill.export.diffusers import export_student
+from ray_distill.export.diffusers import Adapter, export_student
+from ray_distill.export.low_rank import low_rank
+from ray_distill.models.loading import hollow_transformer
 from ray_distill.models.lora import LoRA
 from ray_distill.models.spec import Latent, of_clips
 from ray_distill.types import LOW, STUDENT, Role
@@ -33,6 +35,13 @@ def export(
     dtype = getattr(torch, config.model.export_dtype)
     transformer, own = outlined(config, high, checkpoint, dtype)
     other, rest = (None, None) if low is None else outlined(config, low, checkpoint, dtype)
+    first, lines = adapter(config, high, checkpoint), {}
+    second = adapter(config, low, checkpoint) if low in LOW else None
+    if config.model.export_lora_rank is not None:
+        first, lines = _cut(config, high, transformer, own)
+        if low in LOW and other is not None:
+            second, more = _cut(config, low, other, rest)
+            lines |= {f"{name} (low noise)": line for name, line in more.items()}
     return export_student(
         folder or config.run_dir / FOLDER,
         transformer,
@@ -45,13 +54,23 @@ def export(
         fps=config.data.fps,
         max_sequence_length=config.model.max_sequence_length,
         negative_prompt=config.data.negative_prompt,
-        adapter=adapter(config, high, checkpoint),
+        adapter=first,
         low=other,
         from_image=bool(of_clips(config.model.encoders.fields)),
-        low_adapter=adapter(config, low, checkpoint) if low in LOW else None,
+        low_adapter=second,
         tensors={"transformer": own, "transformer_2": rest},
-        card={"title": config.name, "method": config.method.name, "report": report or {}},
+        card={"title": config.name, "method": config.method.name, "report": report or {}, **lines},
     )
+
+
+def _cut(
+    config: RunConfig, role: Role, network: nn.Module, tensors: Mapping[str, Tensor] | None
+) -> tuple[Adapter, dict[str, str]]:
+    """The adapter of ``model.export_lora_rank`` next to what training changed of a role, and its lines of the card."""
+    assert tensors is not None and config.model.export_lora_rank is not None  # a random start is refused before a run
+    _, start = hollow_transformer(config.model.family, config.source(role), torch.float32)
+    cut = low_rank(network, tensors, start, config.model.export_lora_rank)
+    return (cut.lora, cut.tensors), cut.summary
 
 
 def adapter(config: RunConfig, role: Role | None, checkpoint: Path) -> tuple[LoRA, Mapping[str, Tensor]] | None:
