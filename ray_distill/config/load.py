@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ray_distill.columns import columns
 from ray_distill.config import tree as yaml_tree
 from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
 from ray_distill.config.kinds import Kinds
@@ -42,8 +43,7 @@ class Loaded:
     def table(self) -> str:
         """One line a key: key, value, source."""
         rows = [(k, str(v), self.source(k)) for k, v in flatten(self.config.dump()).items()]
-        widths = [min(max(len(row[i]) for row in rows), 48) for i in (0, 1)]
-        return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {source}" for key, value, source in rows)
+        return columns(rows, widest=48)
 
     def source(self, key: str) -> str:
         spelt = {f"method.{name}": f"method.{alias}" for alias, name in aliases(self.config.method).items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_distill import sheets
+from ray_distill import columns, sheets
 from ray_distill.config.evaluate import Goals
 from ray_distill.jsonl import write_document
 from ray_distill.sheets import INK, PAPER, RULE
@@ -128,22 +128,15 @@ def table(report: Mapping[str, Any]) -> str:
     if not rows:
         return _footer(report)
     spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
-    room = max(
-        map(len, spreads), default=0
-    )  # a missing spread leaves its room, so that the points stay below each other
-    lines: list[tuple[str, ...]] = [("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")]
+    room = max(map(len, spreads), default=0)  # a missing spread leaves its room: points stay below each other
+    head = ("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")
+    lines: list[tuple[str, ...]] = []
     for (label, row), spread in zip(rows, spreads, strict=True):
         distance = _number(row.get("frechet"), ".1f") + f"{spread:{room}}"
         share, seconds = _number(row.get("accuracy"), ".3f"), _number(row.get("seconds_per_video"), ".3f")
         varied = _number(row.get("diversity"), ".2f")
         lines.append((label, distance, share, varied, _number(row.get("nfe"), "g"), seconds))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, tuple("-" * width for width in widths))
-    text = "\n".join(
-        f"{first:{widths[0]}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
-        for first, *rest in lines
-    )
-    return f"{text}\n{_footer(report)}".rstrip()
+    return f"{columns.table(head, lines)}\n{_footer(report)}".rstrip()
 
 
 def missed(report: Mapping[str, Any], goals: Goals) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from ray_distill import columns
 from ray_distill.config import RunConfig
 from ray_distill.evaluate.report import QUIET
 from ray_distill.jsonl import write_document
@@ -51,18 +52,12 @@ class Trial:
 def table(trials: Sequence[Trial]) -> str:
     """Aligned plain text: a line a trial, with its point, its last step and distance, and how it ended."""
     keys = list(trials[0].point) if trials else []
-    lines = [["trial", *map(short, keys), "step", "FD", ""]]
+    rows = []
     for trial in trials:
         distance = f"{trial.objective:.2f}" if trial.rows else "-"
-        lines.append([trial.name, *(_value(trial.point[key]) for key in keys), str(trial.step), distance, trial.status])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "  ".join(
-            f"{cell:{'<' if i in (0, len(widths) - 1) else '>'}{widths[i]}}" for i, cell in enumerate(line)
-        ).rstrip()
-        for line in lines
-    )
+        rows.append([trial.name, *(_value(trial.point[key]) for key in keys), str(trial.step), distance, trial.status])
+    head = ["trial", *map(short, keys), "step", "FD", ""]
+    return columns.table(head, rows, f"<{'>' * (len(head) - 2)}<")
 
 
 def short(key: str) -> str:
