@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ray_distill.arguments import parse
+from ray_distill.bars import AboveBars
 from ray_distill.config import ConfigError
 from ray_distill.config.load import ENVIRONMENT, write_yaml
 from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
@@ -195,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = parse(argv)
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(AboveBars())
     handler.setFormatter(MaskedFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     mask_threads()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import ray
 import torch
 from torch import Tensor
 
+from ray_distill.bars import Bar, bar
 from ray_distill.config import RunConfig
 from ray_distill.config.measures import LEAST
 from ray_distill.data.store.cache import Cache
@@ -95,17 +97,17 @@ def evaluate(
     real = generator.real
     guided = _tune(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
     compared = candidates(config, checkpoint, guided)
-    pending = {(name, seed): generator.start(c, seed) for name, c in compared.items() for seed in settings.seeds}
+    pending = {name: [generator.start(c, seed) for seed in settings.seeds] for name, c in compared.items()}
     report: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
     sampled: dict[str, list[Samples]] = {}
-    for name, candidate in compared.items():
-        sampled[name] = samples = [
-            ray.get(pending.pop((name, seed)), timeout=config.train.timeout_s) for seed in settings.seeds
-        ]
-        report[name] = summary(samples, real, candidate.sampler)
-        columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = samples[0].videos
-        say(f"{name}: {report[name]}")
+    videos_each = len(generator.prompts)
+    with bar("   videos", videos_each * len(compared) * len(settings.seeds)) as shown:
+        for name, candidate in compared.items():
+            sampled[name] = samples = wait_for(pending.pop(name), config.train.timeout_s, shown, videos_each)
+            report[name] = summary(samples, real, candidate.sampler)
+            columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = samples[0].videos
+            say(f"{name}: {report[name]}")
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
     for heading, videos in columns.items():
         folder = out / COMPARED / heading.partition(" (")[0].replace(" ", "_")
@@ -118,6 +120,22 @@ def evaluate(
     return report | {"missed": missed(report, settings.goals)}
 
 
+def wait_for(tasks: Sequence[Any], timeout_s: float, shown: Bar, each: int) -> list[Samples]:
+    """Results of ``tasks`` in their order; the bar moves by ``each`` when one ends, and its clock each second.
+
+    GetTimeoutError where none ends within ``timeout_s``.
+    """
+    waiting, moved = list(tasks), time.monotonic()
+    while waiting and time.monotonic() - moved < timeout_s:
+        ended, waiting = ray.wait(waiting, timeout=1)
+        if ended:
+            moved = time.monotonic()
+            shown.update(each * len(ended))
+        shown.refresh()
+    results: list[Samples] = ray.get(list(tasks), timeout=0 if waiting else timeout_s)
+    return results
+
+
 def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[str], None]) -> Sampler:
     """The teacher at the student's steps, with the guidance and shift that score best on a seed of its own."""
     steps = len(config.method.sampler().timesteps)
@@ -127,7 +145,9 @@ def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[
         for shift in config.evaluate.shift_grid
     ]
     refs = [generator.start(Candidate(TEACHER, sampler), config.evaluate.tune_seed, measured=False) for sampler in grid]
-    samples = ray.get(refs, timeout=config.train.timeout_s)
+    videos_each = len(generator.prompts)
+    with bar("   videos of the few-step teacher", videos_each * len(grid)) as shown:
+        samples = wait_for(refs, config.train.timeout_s, shown, videos_each)
     scores = [frechet_distance(m.features, real) for m in samples if m.features is not None]
     best = int(np.argmin(scores))
     say(f"few-step teacher: guidance {grid[best].guidance_scale} and timesteps {grid[best].timesteps} are best")

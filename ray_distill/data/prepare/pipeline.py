@@ -18,6 +18,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
+from ray_distill.bars import bar
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import quiet
 from ray_distill.data.prepare.encode import EncodeClips, EncodePictures, EncodeText
@@ -125,10 +126,11 @@ def _looked(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.T
     if len(files):
         clips = dataset(files, LIGHT).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
         progress = Progress("files looked into", len(files), say)
-        for batch in clips.iter_batches(batch_size=None, batch_format="pyarrow"):
-            rows: Any = batch
-            tables.append(rows.select(CLIPS.names).cast(CLIPS))
-            progress.add(len(equal(rows, number=0)), len(unequal(rows, error="")))
+        with progress.bar:
+            for batch in clips.iter_batches(batch_size=None, batch_format="pyarrow"):
+                rows: Any = batch
+                tables.append(rows.select(CLIPS.names).cast(CLIPS))
+                progress.add(len(equal(rows, number=0)), len(unequal(rows, error="")))
     return pa.concat_tables(tables).combine_chunks()
 
 
@@ -224,12 +226,13 @@ def _written(
     errors: dict[str, str] = {}
     per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
     results = rows.map_batches(write, batch_size=per_file, num_cpus=share(WRITE, cpus))
-    for batch in results.iter_batches(batch_size=None, batch_format="numpy"):
-        bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
-        errors |= bad
-        progress.add(len(batch["id"]), len(bad))
-        if stopped():
-            break
+    with progress.bar:
+        for batch in results.iter_batches(batch_size=None, batch_format="numpy"):
+            bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
+            errors |= bad
+            progress.add(len(batch["id"]), len(bad))
+            if stopped():
+                break
     return errors
 
 
@@ -247,11 +250,12 @@ def dataset(rows: pa.Table, per_block: int = BLOCK) -> Dataset:
 
 
 class Progress:
-    """Reports of counts and of the time left, every few seconds. The pace counts from the first row, since actors take
-    time to start."""
+    """Counts and the time left: a bar on a terminal, a line every few seconds elsewhere. The pace of the lines counts
+    from the first row, since actors take time to start."""
 
     def __init__(self, what: str, total: int, say: Say, every_s: float = 5) -> None:
         self.what, self.total, self.say, self.every_s = what, total, say, every_s
+        self.bar = bar(f"   {what}", total)
         self.done = self.bad = 0
         self.reported = time.monotonic()
         self.first: tuple[float, int] | None = None
@@ -259,6 +263,10 @@ class Progress:
     def add(self, finished: int, bad: int) -> None:
         now = time.monotonic()
         self.done, self.bad = self.done + finished, self.bad + bad
+        self.bar.set_postfix_str(f"{self.bad} skipped", refresh=False)
+        self.bar.update(finished)
+        if not self.bar.disable:
+            return
         began, before = self.first = self.first or (now, self.done)
         if now - self.reported >= self.every_s or self.done == self.total:
             self.reported, remaining = now, self.total - self.done

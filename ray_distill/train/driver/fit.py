@@ -70,6 +70,7 @@ def train(
     try:
         _fit(job, drain)
     finally:
+        progress.close()
         signals.request_stop = None
         if filling is not None:
             filling.stop()
