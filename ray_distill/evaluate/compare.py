@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ray_distill.bars import Bar, bar
 from ray_distill.config import RunConfig
-from ray_distill.config.measures import LEAST
+from ray_distill.config.measures import LEAST, ratio_name
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.generate import Generator, write_videos
@@ -174,8 +174,10 @@ def against_teacher(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """``ratios`` of the student to its teacher, and ``teacher_seeds``, the same of the teacher's first sampling seed to
     its second: the work of chance alone."""
-    found = {"ratios": ratios(student, teacher, prompts)}
-    return found if len(teacher) < 2 else found | {"teacher_seeds": ratios(teacher[:1], teacher[1:2], prompts)}
+    of_student = {"ratios": ratios(student, teacher, prompts)}
+    if len(teacher) < 2:
+        return of_student
+    return of_student | {"teacher_seeds": ratios(teacher[:1], teacher[1:2], prompts)}
 
 
 def ratios(
@@ -200,7 +202,7 @@ def ratios(
     for name, (of_student, of_teacher) in compared.items():
         least = LEAST.get(name, 0.0)
         if least is None:
-            measured[f"{name}_difference"] = paired_difference(of_student, of_teacher)
+            measured[ratio_name(name)] = paired_difference(of_student, of_teacher)
         elif of_teacher and np.mean(list(of_teacher.values())) > least:
-            measured[name] = paired_ratio(of_student, of_teacher)
+            measured[ratio_name(name)] = paired_ratio(of_student, of_teacher)
     return {name: asdict(ratio) for name, ratio in measured.items()}
