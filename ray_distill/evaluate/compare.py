@@ -56,11 +56,11 @@ def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> d
     student = config.method.sampler()
     if TEACHER not in config.method.roles:
         return {"student": Candidate(STUDENT, student, checkpoint)}
-    begun = config.train.init_from
+    first_weights = config.train.init_from
     rows = {
         **teachers(config),
         "teacher_same_steps_guided": Candidate(TEACHER, guided) if guided else None,
-        "student_before": Candidate(STUDENT, student, begun, averaged=begun is None),
+        "student_before": Candidate(STUDENT, student, first_weights, averaged=first_weights is None),
         "student": Candidate(STUDENT, student, checkpoint),
     }
     return {name: row for name, row in rows.items() if row is not None}
