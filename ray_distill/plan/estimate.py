@@ -20,10 +20,12 @@ from ray_distill.types import Role
 
 @dataclass(frozen=True)
 class Estimate:
-    """``flops``: of one GPU in one step, by role, in expectation. Of a run in stages ``states`` are of the one with the
-    ``peak``, and ``parameters`` of all roles, as that stage trains them where it holds them. ``checkpoint``: bytes of
-    the largest one, weights, two moments and the averages of what is trained, in fp32.
-    ``sent``: as ``flops``, bytes of sequence parallelism."""
+    """Estimate of a run.
+
+    ``flops`` are those of one GPU in one step, by role, in expectation; ``sent`` are the bytes that it sends for
+    sequence parallelism, likewise. ``checkpoint`` is the size of the largest one in bytes: weights, two moments and the
+    averages of trained roles, in fp32. In a run of several stages ``states`` are those of the stage with the ``peak``;
+    ``parameters`` are of all roles, and of those in that stage as it trains them."""
 
     config: RunConfig
     latent: Latent
@@ -37,7 +39,7 @@ class Estimate:
 
     @property
     def host(self) -> int:
-        """Bytes of CPU memory of one worker: what is offloaded."""
+        """Bytes of CPU memory that one worker needs for offloaded state."""
         return sum(state.host for state in self.states.values())
 
 
@@ -76,7 +78,7 @@ def still(parameters: Parameters) -> Parameters:
 
 
 def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
-    """Bytes of a run's largest checkpoint. A finished role leaves its moments out."""
+    """Bytes of a run's largest checkpoint, which holds no moments of finished roles."""
 
     def of(role: Role, finished: bool) -> int:
         copies = (1 if finished else 3) + (config.role(role).ema_decay is not None)
@@ -86,7 +88,7 @@ def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
 
 
 def add(some: Mapping[Role, int], more: Mapping[Role, int]) -> dict[Role, int]:
-    """Bytes by role of both."""
+    """Sum of two mappings of bytes by role."""
     return {role: some.get(role, 0) + more.get(role, 0) for role in {**some, **more}}
 
 
@@ -136,8 +138,8 @@ class Counted:
         )
 
     def between(self, call: Call) -> Pass:
-        """A cached call without a window, by how many frames it sees: between the first chunk's and the last's. What is
-        alive at most is convex in their number, so that this is no less than it is."""
+        """Estimate a cached call without a window from the first chunk's and the last's, linearly in the frames that it
+        sees. Peak memory is convex in their number, so that this is an upper bound."""
         assert call.causal is not None
         frames, before = call.causal.frames, call.causal.before
         last = self.latent[1] // frames * frames - frames

@@ -45,11 +45,12 @@ class State:
     lasting: tuple[bool, bool]
     """Whether gradients and bucket stay between updates."""
     host: int = 0
-    """What is offloaded, in CPU memory."""
+    """Offloaded bytes, in CPU memory."""
 
 
 def state(section: RoleConfig, parameters: Parameters, ranks: int) -> State:
-    """``section`` says stage, dtype and average; ``parameters`` the elements of each tensor."""
+    """State of a role on one of ``ranks``: ``section`` has its stage, dtype and average, ``parameters`` the elements of
+    each tensor."""
     size, zero3 = BYTES[section.dtype], section.zero == 3
 
     def share(tensors: Sequence[int]) -> int:
@@ -114,7 +115,7 @@ class Moment:
 
 
 def start(states: Mapping[Role, State]) -> Iterator[Moment]:
-    """Roles are set up in turn, tensor by tensor; AdamW's moments come with a step."""
+    """Moments of the set-up: roles are loaded in turn, tensor by tensor. AdamW's moments come with the first step."""
     rows: dict[Role, tuple[int, ...]] = {}
     for role, state in states.items():
         yield Moment(f"setting up {role}", {**rows, role: (state.start, 0, 0, 0, 0, 0)})

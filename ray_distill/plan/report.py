@@ -26,7 +26,7 @@ class Assumed:
 
 
 def report(estimate: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None, note: str = "") -> str:
-    """``note``: what was planned in place of what the configuration says."""
+    """The report as text; ``note`` names a value that was planned in place of the configuration's."""
     return "\n\n".join(
         [
             answer(estimate, cluster, assumed, change) + note,

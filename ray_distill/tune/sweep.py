@@ -86,7 +86,7 @@ def _sample_once(settings: Sweep, base: RunConfig) -> None:
 
 
 def check_sweep(settings: Sweep, base: RunConfig) -> None:
-    """Refuse, by ConfigError or ValueError and before a cluster starts, what any trial would fail of.
+    """Refuse, by ConfigError or ValueError and before a cluster starts, what would make every trial fail.
 
     No trial uses the folder of the base's own run, so whatever lies there is neither read nor written.
     """
@@ -229,7 +229,7 @@ def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Trac
 
 
 def _close(settings: Sweep, base: RunConfig) -> None:
-    """A trial that was stopped or killed could not end its MLflow run itself."""
+    """End the MLflow runs of trials that were stopped or killed, and could not do it themselves."""
     for path in sorted((settings.home / "runs").glob(f"*/{RUN}")):
         if base.track.uri and (run_id := read_document(path, "run_id").get("run_id")):
             close_run(base.track.uri, run_id, "KILLED")

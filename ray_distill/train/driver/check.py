@@ -78,7 +78,8 @@ def check_preparation(config: RunConfig) -> None:
 
 
 def check_track(config: RunConfig) -> None:
-    """A store that MLflow knows; a password that was hidden in a written configuration is none."""
+    """ConfigError unless ``track.uri`` names a store that MLflow knows, and neither it nor a dataset's address lacks the
+    secret that written configurations hide."""
     if HIDDEN in config.track.uri:
         raise ConfigError(
             f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
@@ -98,7 +99,7 @@ def check_track(config: RunConfig) -> None:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """Warnings of what a run does that its author may not have meant."""
+    """Warnings of settings that the author of a run may not have meant."""
     texts = [*schedule.warnings(config), *config.method.warnings(config.computes_in_bf16)]
     if config.data.caption_dropout and not config.method.uses_latents:
         texts.append(
@@ -109,7 +110,7 @@ def warnings(config: RunConfig) -> list[str]:
 
 
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
-    """A run is resumed only as what it was; ConfigError names each key that differs and matters."""
+    """ConfigError unless ``config`` is the run that ``last`` belongs to: it names each key that differs and matters."""
     then, now = flatten(with_defaults(last.state["config"])), flatten(config.dump())
     fixed = (
         "seed",

@@ -65,7 +65,7 @@ class Job:
 
 
 class Split(ray.train.DataConfig):
-    """A job's stream, split for as many workers as Ray has started: only here it tells their number."""
+    """Split a job's stream among the workers that Ray has started, whose number it tells here alone."""
 
     def configure(
         self, datasets: dict[str, Any], world_size: int, *others: Any, **more: Any
