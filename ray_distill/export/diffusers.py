@@ -105,7 +105,8 @@ def _check(
     check_recipe(sampler, export)
     check_place(folder)
     if Path(base).is_dir():
-        check_index(Pipeline(family.name, Path(base), "base"), experts=sampler.experts is not None)
+        pipeline = Pipeline(family.name, Path(base), "base")
+        check_index(pipeline.where, pipeline.index, experts=sampler.experts is not None)
     if (low is None) != (sampler.experts is None):
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
 
