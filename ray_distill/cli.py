@@ -52,7 +52,9 @@ def import_(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> int:
+    from ray_distill.models.pipeline import INDEX
     from ray_distill.plan import plan
+    from ray_distill.train.driver.checks.experts import check_experts, check_flavour
     from ray_distill.train.driver.checks.networks import check_latents
 
     # A cluster, its price and use are no part of a run's configuration.
@@ -61,6 +63,9 @@ def plan(args: argparse.Namespace) -> int:
     # What a second run starts from is not there yet; the first one's networks are of the same size.
     config = (loaded.before or loaded).config
     with mistakes():
+        check_flavour(config)
+        if (config.model.path / INDEX).is_file():
+            check_experts(config)
         if (config.model.path / "transformer").is_dir():  # else its architecture is a published one
             check_latents(config)
         text, fits = plan(config, options)

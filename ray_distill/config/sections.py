@@ -36,6 +36,8 @@ class Model(Section):
     max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
     export_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the exported weights, but for the parts that diffusers keeps in float32."""
+    comfyui_lora: bool = False
+    """Whether an exported adapter is written by ComfyUI's names, too."""
     text_encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Precision in which the text encoder computes, whatever its files have; int8: its weights take a byte each."""
 

@@ -18,7 +18,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 
 from ray_distill.config.secrets import mask
 from ray_distill.export.base import check_index
-from ray_distill.export.card import ADAPTER, LOW_ADAPTER, model_card
+from ray_distill.export.card import ADAPTER, COMFYUI, LOW_ADAPTER, model_card
+from ray_distill.export.comfyui import save_comfyui
 from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
@@ -58,6 +59,7 @@ def export_student(
     low: torch.nn.Module | None = None,
     low_adapter: Adapter | None = None,
     tensors: Mapping[str, Mapping[str, torch.Tensor] | None] = MappingProxyType({}),
+    comfyui: bool = False,
     **clips: Unpack[Clips],
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
@@ -65,7 +67,8 @@ def export_student(
     ``transformer`` is a family's, with the student's weights, saved in its own dtype; ``low`` is the expert of low
     noise of a recipe with two. Where ``tensors`` names "transformer" or "transformer_2", that network is an outline of
     them. ``base`` is the teacher's pipeline, a folder or a name on the hub. ``latent_shape`` is (C, t, h, w).
-    ``adapter`` and ``low_adapter`` are merged already; they are written, too, for ``load_lora_weights``.
+    ``adapter`` and ``low_adapter`` are merged already; they are written, too, for ``load_lora_weights``, and for
+    ``comfyui`` by its names.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
     ValueError for a recipe or a base that the pipeline cannot replay, and for a ``folder`` that holds something else;
@@ -81,9 +84,12 @@ def export_student(
     with _replacing(folder) as fresh:
         _save_networks(fresh, transformer, low, sampler, export.pipeline, tensors)
         _save_adapters(fresh, export.pipeline, adapters)
+        for name, (lora, parts) in adapters.items() if comfyui else ():
+            save_comfyui(fresh / COMFYUI[name], family, lora, parts)
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
         _copy_script(fresh, sampler, export)
-        (fresh / "README.md").write_text(mask(model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export)))
+        text = model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export, comfyui)
+        (fresh / "README.md").write_text(mask(text))
     return folder
 
 
@@ -105,7 +111,8 @@ def _check(
     check_recipe(sampler, export)
     check_place(folder)
     if Path(base).is_dir():
-        check_index(Pipeline(family.name, Path(base), "base"), experts=sampler.experts is not None)
+        pipeline = Pipeline(family.name, Path(base), "base")
+        check_index(pipeline.where, pipeline.index, experts=sampler.experts is not None)
     if (low is None) != (sampler.experts is None):
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
 

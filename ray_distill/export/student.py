@@ -50,6 +50,7 @@ def export(
         from_image=bool(of_clips(config.model.encoders.fields)),
         low_adapter=adapter(config, low, checkpoint) if low in LOW else None,
         tensors={"transformer": own, "transformer_2": rest},
+        comfyui=config.model.comfyui_lora,
         card={"title": config.name, "method": config.method.name, "report": report or {}},
     )
 

@@ -197,6 +197,9 @@ class Family:
     """A folder of JSON files, each named as a pipeline on the hub, with the configurations of its parts."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers that get an adapter where a role's lora names none."""
+    original: Mapping[str, str] | None = None
+    """Layers in which an adapter may be, as in diffusers' name of them -> as in the network's original code; both are
+    whole dotted parts. None where diffusers loads no adapter by the original names."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
     """(pipeline, its codec)"""
     image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()

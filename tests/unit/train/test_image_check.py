@@ -83,6 +83,7 @@ def test_what_fits_is_ready(config, tmp_path, kind, changes):
         ("2.1_i2v", {"evaluate__images": {"a": "{home}/broken.png"}}, "evaluate.images: a: .*is no picture"),
         ("2.1_i2v", {"student": "2.1_t2v"}, "student takes and gives in_channels 16|takes and gives in_channels"),
         ("2.1_i2v", {"method": "self_forcing"}, "WanImageToVideoPipeline samples no chunks"),
+        ("2.2_5b", {"method": "self_forcing", "model__from_image": True}, "WanImageToVideoPipeline samples no chunks"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_name(config, tmp_path, pipelines, kind, changes, message):
