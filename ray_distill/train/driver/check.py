@@ -7,11 +7,11 @@ from importlib import metadata
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
-from ray_distill.config.secrets import HIDDEN
 from ray_distill.data.read.remote import is_remote
 from ray_distill.errors import mistakes
 from ray_distill.export.hub import check_token
 from ray_distill.models.hashing import ends_hash, weights_hash
+from ray_distill.secrets import HIDDEN
 from ray_distill.track.webhook import read_hook
 from ray_distill.train import schedule
 from ray_distill.train.driver.begin import check_init
