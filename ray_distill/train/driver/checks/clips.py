@@ -12,7 +12,7 @@ from ray_distill.data.read.clip import BadClip
 from ray_distill.data.read.picture import read_picture
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models.loading import check_folder
-from ray_distill.models.spec import given_frames, of_clips
+from ray_distill.models.spec import of_clips, prefix_frames
 from ray_distill.train.driver.checks.networks import check_positions
 from ray_distill.train.driver.checks.sequence import check_tokens
 
@@ -34,11 +34,11 @@ def check_size(config: RunConfig) -> None:
     check_tokens(config, sorted(shapes))
     shapes |= {models.latent_shape(*shown)}
     check_positions(config, sorted(shapes))
-    first_frames = given_frames(config.model.encoders.fields)
-    if first_frames and (fewest := min(shape[1] for shape in shapes)) <= first_frames:
+    prefix = prefix_frames(config.model.encoders.fields)
+    if prefix and (fewest := min(shape[1] for shape in shapes)) <= prefix:
         raise ConfigError(
-            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {first_frames} are given: nothing "
-            "is left to make; raise data.frames (and evaluate.frames, where that is set)"
+            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {prefix} are given: nothing is "
+            "left to make; raise data.frames (and evaluate.frames, where that is set)"
         )
     chunks = config.method.sampler().chunks
     for frames in {data.frames, shown[0]}:
