@@ -23,7 +23,7 @@ from ray_distill.train.driver.checks.networks import check_ends, check_networks,
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
 from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.train.driver.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults
-from ray_distill.train.wire.job import resumed_from
+from ray_distill.train.wire.resume_point import resumed_from
 
 STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"}
 """Schemes of MLflow's own tracking stores; packages may bring others."""

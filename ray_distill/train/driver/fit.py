@@ -29,7 +29,8 @@ from ray_distill.train.driver.progress import Progress, Row
 from ray_distill.train.driver.resume import averages, new_run
 from ray_distill.train.driver.signals import Signals
 from ray_distill.train.wire.board import start_board
-from ray_distill.train.wire.job import ROLLBACKS, Job, Split, resumed_from
+from ray_distill.train.wire.job import Job, Split
+from ray_distill.train.wire.resume_point import ROLLBACKS, resumed_from
 from ray_distill.train.worker.entry import train_worker
 
 ROWS = "metrics.jsonl"
