@@ -9,21 +9,29 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray_distill.arguments import parse
 from ray_distill.bars import AboveBars
-from ray_distill.config import ConfigError
-from ray_distill.config.load import ENVIRONMENT, write_yaml
-from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
-from ray_distill.errors import mistakes
-from ray_distill.importers import load_run
+from ray_distill.errors import ConfigError, Stopped, mistakes
+from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
 from ray_distill.terminal import patient
+
+if TYPE_CHECKING:
+    from ray_distill.config import Loaded
 
 PLAN_KEYS = ("cluster", "price", "mfu")
 
 
+def load(path: Path, overrides: Sequence[str]) -> Loaded:
+    """The configuration of a run. It imports torch, as every verb does for itself: help and wrong flags take none."""
+    from ray_distill.importers import load_run
+
+    return load_run(path, overrides)
+
+
 def check_config(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     print(loaded.table())
     if loaded.report:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
@@ -37,7 +45,9 @@ def check_config(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    from ray_distill.config.load import write_yaml
+
+    loaded = load(args.config, args.overrides)
     write_yaml(args.output, loaded, str(args.config))
     written = [args.output]
     if loaded.before:
@@ -59,7 +69,7 @@ def plan(args: argparse.Namespace) -> int:
 
     # A cluster, its price and use are no part of a run's configuration.
     options = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
-    loaded = load_run(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
+    loaded = load(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
     # What a second run starts from is not there yet; the first one's networks are of the same size.
     config = (loaded.before or loaded).config
     with mistakes():
@@ -74,7 +84,7 @@ def plan(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.train.launch import prepare_alone
 
     cache = prepare_alone(loaded.config)
@@ -82,7 +92,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.train.launch import launch
 
     for message in loaded.warnings:
@@ -102,7 +112,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table, write_report
     from ray_distill.train.driver.fit import newest
@@ -117,7 +127,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
     from ray_distill.train.driver.fit import newest
@@ -129,7 +139,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def sample(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.evaluate.sample import sample_video
     from ray_distill.train.driver.fit import newest
 
@@ -154,6 +164,7 @@ def tune(args: argparse.Namespace) -> None:
 
 def track(args: argparse.Namespace) -> int:
     """``track sync RUN``: what MLflow missed of a run, from its folder."""
+    from ray_distill.config.load import ENVIRONMENT
     from ray_distill.track.sync import sync
     from ray_distill.train.driver.run_lock import claimed
 
@@ -208,8 +219,6 @@ def _main(argv: Sequence[str] | None) -> int:
     logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    from ray_distill.train.driver.signals import Stopped
-
     try:
         return VERBS[args.verb](args) or 0
     except ConfigError as error:

@@ -17,8 +17,8 @@ from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
 from ray_distill.config.kinds import Kinds
 from ray_distill.config.method import aliases
 from ray_distill.config.schema import RunConfig
-from ray_distill.config.secrets import mask, masked
 from ray_distill.plaintext import NotText, read_text
+from ray_distill.secrets import mask, masked
 
 ENVIRONMENT = "RAY_DISTILL_"
 EMPTY = "a text is needed; nothing behind the key is the empty one, and 'null' in quotes is that word"

@@ -12,12 +12,12 @@ from ray_distill.config.keys import nearest
 from ray_distill.config.measures import MEASURE_OF, check_names
 from ray_distill.config.method import method_fields, read_method
 from ray_distill.config.roles import RoleConfig, with_targets
-from ray_distill.config.secrets import masked
 from ray_distill.config.sections import Model, Publish, Track, Train
 from ray_distill.config.shared_base import base_of, check_shared_base
 from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
 from ray_distill.models.places import SECOND
+from ray_distill.secrets import masked
 from ray_distill.settings import Folder, Name, Section, Seed
 from ray_distill.types import LOW, STUDENT, TEACHER, Average, Method, Role, Start
 

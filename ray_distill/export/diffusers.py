@@ -16,7 +16,6 @@ import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 
-from ray_distill.config.secrets import mask
 from ray_distill.export.base import check_index
 from ray_distill.export.card import ADAPTER, COMFYUI, LOW_ADAPTER, model_card
 from ray_distill.export.comfyui import save_comfyui
@@ -25,6 +24,7 @@ from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Export, Family, Latent
+from ray_distill.secrets import mask
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_distill.config.secrets import mask
 from ray_distill.jsonl import read_document, write_document
+from ray_distill.secrets import mask
 from ray_distill.track import store
 from ray_distill.track.client import quiet_client
 from ray_distill.track.outbox import Entry

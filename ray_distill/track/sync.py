@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ray_distill.config import ConfigError
-from ray_distill.config.secrets import HIDDEN
 from ray_distill.jsonl import read_document
+from ray_distill.secrets import HIDDEN
 from ray_distill.track.client import close_run
 from ray_distill.track.outbox import Outbox
 from ray_distill.track.sender import RUN

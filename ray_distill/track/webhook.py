@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, ConfigDict, Field, SecretStr, ValidationError
 
 from ray_distill.config import ConfigError
-from ray_distill.config.secrets import masked
+from ray_distill.secrets import masked
 from ray_distill.settings import Section
 
 log = logging.getLogger(__name__)

@@ -15,17 +15,18 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlg
 from ray_distill import __version__
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
-from ray_distill.config.secrets import masked
+from ray_distill.errors import Stopped
 from ray_distill.evaluate.compare import teachers
 from ray_distill.evaluate.generate import Generator
 from ray_distill.jsonl import read_document, write_document
+from ray_distill.secrets import masked
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver import run_lock as claim
 from ray_distill.train.driver.check import check
 from ray_distill.train.driver.console import say
-from ray_distill.train.driver.signals import Stopped, watch_signals
+from ray_distill.train.driver.signals import watch_signals
 from ray_distill.train.driver.validations import read
 from ray_distill.train.launch import cluster, make_cache
 from ray_distill.tune.asha import scheduler

@@ -32,7 +32,7 @@ def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
     ``trial.json`` in the run's folder says where it searched, and what it failed of.
     """
     from ray_distill.config import RunConfig
-    from ray_distill.config.secrets import mask
+    from ray_distill.secrets import mask
     from ray_distill.train.launch import Trial, launch
     from ray_distill.tune.space import Sweep, trial_config
 

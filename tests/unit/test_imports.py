@@ -36,6 +36,7 @@ EVERYWHERE = {  # they stand on nothing but each other
         "durable",
         "sealed",
         "masking",
+        "secrets",
         "errors",
         "jsonl",
         "settings",

@@ -1,6 +1,6 @@
 """Tasks that Ray Data maps over files: look into a file, decode its clips, write encoded rows.
 
-Each worker imports this file: torch, which resizes, and no library of models.
+Each worker imports this file: no torch, unless a clip has to be resized, and no library of models.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from importlib import metadata
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
-from ray_distill.config.secrets import HIDDEN
 from ray_distill.data.read.remote import is_remote
 from ray_distill.errors import mistakes
 from ray_distill.export.hub import check_token
 from ray_distill.models.hashing import ends_hash, weights_hash
+from ray_distill.secrets import HIDDEN
 from ray_distill.track.webhook import read_hook
 from ray_distill.train import schedule
 from ray_distill.train.driver.begin import check_init
@@ -23,7 +23,7 @@ from ray_distill.train.driver.checks.networks import check_ends, check_networks,
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
 from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.train.driver.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults
-from ray_distill.train.wire.job import resumed_from
+from ray_distill.train.wire.resume_point import resumed_from
 
 STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"}
 """Schemes of MLflow's own tracking stores; packages may bring others."""

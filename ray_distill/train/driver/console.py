@@ -12,7 +12,7 @@ from typing import Any
 from ray._private import services
 
 from ray_distill.bars import write
-from ray_distill.config.secrets import mask
+from ray_distill.secrets import mask
 
 
 def say(text: str) -> None:

@@ -17,6 +17,7 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.feed.stream import Stream, ordered
 from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
+from ray_distill.errors import Stopped
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
@@ -26,9 +27,10 @@ from ray_distill.train.driver.checks.sequence import check_nodes, check_tokens
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.progress import Progress, Row
 from ray_distill.train.driver.resume import averages, new_run
-from ray_distill.train.driver.signals import Signals, Stopped
+from ray_distill.train.driver.signals import Signals
 from ray_distill.train.wire.board import start_board
-from ray_distill.train.wire.job import ROLLBACKS, Job, Split, resumed_from
+from ray_distill.train.wire.job import Job, Split
+from ray_distill.train.wire.resume_point import ROLLBACKS, resumed_from
 from ray_distill.train.worker.entry import train_worker
 
 ROWS = "metrics.jsonl"

@@ -11,7 +11,8 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.retention import SKIPPING
 from ray_distill.checkpoint.writer import AHEAD, SaveFailed, Writing
-from ray_distill.train.wire.job import ROLLBACKS, SOURCES, Job
+from ray_distill.train.wire.job import Job
+from ray_distill.train.wire.resume_point import ROLLBACKS, SOURCES
 from ray_distill.train.worker.build import bases, frozen_sources
 from ray_distill.train.worker.engines import Engines
 from ray_distill.train.worker.step import At, unseen

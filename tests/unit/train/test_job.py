@@ -1,10 +1,16 @@
-"""What Ray unpickles must not cost its processes the import of torch, nor decode tasks that of a library of models."""
+"""What Ray unpickles must not cost its processes the import of torch, nor the codec's actors that of diffusers."""
 
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from ray_distill.data.encoders import Encoders
+from ray_distill.models.pipeline import Pipeline
+
+TEACHER = Path(__file__).parents[3] / "examples/digits_teacher"
 MODELS = "diffusers", "transformers", "deepspeed", "mlflow"
 LIGHT = (
     "train.wire.job",
@@ -19,7 +25,7 @@ LIGHT = (
 
 @pytest.mark.parametrize(
     ("modules", "heavy"),
-    [(LIGHT, ("torch", *MODELS)), (("data.prepare.stages",), ("ray.data", *MODELS))],
+    [(LIGHT, ("torch", *MODELS)), (("data.prepare.stages",), ("torch", "ray", *MODELS))],
 )
 def test_light_to_import(modules: tuple[str, ...], heavy: tuple[str, ...]) -> None:
     code = (
@@ -30,3 +36,16 @@ def test_light_to_import(modules: tuple[str, ...], heavy: tuple[str, ...]) -> No
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+def test_an_encoder_of_clips_behind_a_pca_imports_no_library_of_models(tmp_path: Path) -> None:
+    models = Encoders(Pipeline("wan", TEACHER), max_sequence_length=8)
+    assert models.fields  # the driver has asked for them, and they travel
+    (tmp_path / "models").write_bytes(pickle.dumps(models))
+    code = (
+        "import pickle, sys\nfrom pathlib import Path\nfrom ray_distill.data.prepare.encode import EncodeClips\n"
+        f"EncodeClips(pickle.loads(Path({str(tmp_path / 'models')!r}).read_bytes()))\n"
+        f"print([name for name in ('ray', *{MODELS}) if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.store.cache import Cache
-from ray_distill.evaluate.generate import spread
+from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.metrics import Metric
 
 VALIDATIONS = 100_000
