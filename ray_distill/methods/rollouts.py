@@ -153,14 +153,14 @@ class Rollouts(Chunked):
         before = chunk_lengths(stretch.start, self.chunks) if stretch.start else ()
         return chunk_lengths(stretch.end, self.chunks)[len(before) :]
 
-    def joined(self, batch: Batch, made: bool = False) -> Batch:
-        """``batch`` with the conditioning of its rollout, which it begins where none is under way; ``made``: where no
-        frame will be."""
+    def joined(self, batch: Batch, reuse: bool = False) -> Batch:
+        """``batch`` with the conditioning of its rollout, which it begins where none is under way, unless the update
+        will ``reuse`` the latest window."""
         rollout = batch.rollout
         if rollout is None:
             return batch
         if rollout.x is None:
-            if not made:
+            if not reuse:
                 rollout.cond, rollout.uncond = batch.cond, batch.uncond
                 rollout.cache, rollout.frames = Cache(window=self.chunks.window), 0
             return replace(batch, cond=rollout.cond, uncond=rollout.uncond)
@@ -171,10 +171,10 @@ class Rollouts(Chunked):
         """The window [B, C, T, H, W] of the latest frames, of which the last are ``x``; after it the rollout goes on,
         or is over."""
         assert self.rollout_frames is not None
-        rollout.given = 0
+        rollout.prefix = 0
         if rollout.x is not None:
             scored, new = rollout.x.shape[2], x.shape[2]
-            rollout.given = max(1, scored - new)  # the scores know a first latent frame of one picture
+            rollout.prefix = max(1, scored - new)  # the scores know a first latent frame of one picture
             x = torch.cat([rollout.x[:, :, new:], x], dim=2)
             rollout.frames += new
         else:
@@ -189,6 +189,6 @@ class Rollouts(Chunked):
         """Scored frames that are not the clip's first begin with a latent frame of several pictures, where the scores
         know a single one: they see it, and no loss or normaliser counts it, nor frames that were scored before."""
         if batch.rollout is not None:
-            return replace(batch, given=batch.rollout.given)
+            return replace(batch, prefix=batch.rollout.prefix)
         later = self.first_scored(batch.latent_shape[1], rng, purpose) > 0
-        return replace(batch, given=1) if later else batch
+        return replace(batch, prefix=1) if later else batch

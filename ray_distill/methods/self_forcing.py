@@ -119,33 +119,33 @@ class SelfForcing(Rollouts, DMD):
         """x [B, C, T, H, W] with T <= ``num_training_frames``, the last of the rollout: each chunk's x_0-prediction at
         its exit step, with gradient there and only there. ValueError where the clip is no whole number of chunks."""
         sampler, (channels, _, *size), rollout = self.sampler(), batch.latent_shape, batch.rollout
-        made, last = self.stretch(batch, rng, purpose), None
+        stretch, last = self.stretch(batch, rng, purpose), None
         if rollout is not None and rollout.x is not None:
             last = rollout.x[:, :, -self.num_frame_per_block :]
-        first = made.start - (0 if last is None else last.shape[2])  # the last chunk may be remembered with noise
+        first = stretch.start - (0 if last is None else last.shape[2])  # the last chunk may be remembered with noise
 
         @cache
         def noise(i: int) -> Tensor:
-            return rng.noise(f"{purpose}/noise{i}", batch.sample_ids, (channels, made.end - first, *size))
+            return rng.noise(f"{purpose}/noise{i}", batch.sample_ids, (channels, stretch.end - first, *size))
 
         def noise_of(i: int, where: slice) -> Tensor:
             return noise(i)[:, :, where.start - first : where.stop - first]
 
         def denoise_chunk(see: Denoiser, number: int, where: slice) -> Tensor:
             k, x_T = self.chunk_exit(rng, purpose, number), noise_of(-1, where)
-            recipe, descends = of_chunk(sampler, number), grad and where.start >= made.scored
+            recipe, descends = of_chunk(sampler, number), grad and where.start >= stretch.scored
             return simulate(see, recipe, x_T, batch.cond, lambda i: noise_of(i, where), k, descends)
 
         context = partial(noise_of, most_steps(sampler))
         past = rollout and rollout.cache
         chunks = stream(
-            networks[STUDENT], self.chunks, self.lengths_of(made), batch.cond, context, denoise_chunk, past, last
+            networks[STUDENT], self.chunks, self.lengths_of(stretch), batch.cond, context, denoise_chunk, past, last
         )
         x = torch.cat([*chunks], dim=2)
-        return x[:, :, made.scored :] if rollout is None else self.extend(rollout, x)
+        return x[:, :, stretch.scored :] if rollout is None else self.extend(rollout, x)
 
     def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
         return super().student_loss(networks, self.joined(batch), rng, shared)
 
     def fake_score_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
-        return super().fake_score_loss(networks, self.joined(batch, made="x" in shared), rng, shared)
+        return super().fake_score_loss(networks, self.joined(batch, reuse="x" in shared), rng, shared)

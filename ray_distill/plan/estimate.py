@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
 
 from ray_distill.config import RunConfig
-from ray_distill.config.held import stages
 from ray_distill.config.shared_base import base_of
+from ray_distill.config.stages import stages
 from ray_distill.models.spec import Latent
 from ray_distill.plan import memory
 from ray_distill.plan.forwards import Call, Cycle, Kind, Path, cycle
@@ -39,7 +39,7 @@ class Estimate:
     @property
     def host(self) -> int:
         """Bytes of CPU memory of one worker: what is offloaded."""
-        return sum(held.host for held in self.states.values())
+        return sum(state.host for state in self.states.values())
 
 
 def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
@@ -53,9 +53,9 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
     carried, accumulated = counted.carried(repeated), config.train.accumulation
     others, every = ({role: n * size for role, size in carried.items()} for n in (accumulated - 1, accumulated))
     peaks: list[tuple[Moment, Mapping[Role, Parameters], Mapping[Role, State]]] = []
-    for held in stages(config):
-        now = {role: still(sizes[role]) if role in held.finished else sizes[role] for role in held.roles}
-        states = {role: memory.state(held.roles[role], now[role], config.train.workers) for role in now}
+    for stage in stages(config):
+        now = {role: still(sizes[role]) if role in stage.finished else sizes[role] for role in stage.roles}
+        states = {role: memory.state(stage.roles[role], now[role], config.train.workers) for role in now}
         if config.model.shared_base:  # a call of any role gathers its base
             states |= {
                 r: replace(states[r], gathered=states[base_of(r)].gathered) for r in config.adapters.keys() & now
@@ -66,7 +66,7 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
                 at_work, alive = counted.activations(kind)
                 moments += memory.update(states, kind.role, at_work, add(alive, others), every)
         peaks.append((max(moments, key=lambda moment: moment.total), now, states))
-    peak, shown, states_then = max(peaks, key=lambda found: found[0].total)
+    peak, shown, states_then = max(peaks, key=lambda entry: entry[0].total)
     flops = {role: counted.mean(repeated, role, lambda done: done.flops + done.backward_flops) for role in sizes}
     sent = {role: counted.mean(repeated, role, lambda done: done.sent) for role in sizes}
     largest = checkpoint_size(config, sizes)
@@ -87,7 +87,7 @@ def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
         copies = (1 if finished else 3) + (config.role(role).ema_decay is not None)
         return memory.FP32 * (copies * sum(sizes[role].trainable) + sum(sizes[role].averaged))
 
-    return max(sum(of(role, role in held.finished) for role in held.roles) for held in stages(config))
+    return max(sum(of(role, role in stage.finished) for role in stage.roles) for stage in stages(config))
 
 
 def add(some: Mapping[Role, int], more: Mapping[Role, int]) -> dict[Role, int]:
@@ -120,15 +120,15 @@ class Counted:
         if sight and sight.past and not sight.window and sight.frames < sight.before < last:
             return self.between(call)
         call = steady(call)
-        config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]
-        checkpointing = held.gradient_checkpointing and call.grad  # only where autograd is on
+        config, section, described = self.config, self.config.role(call.role), self.architectures[call.role]
+        checkpointing = section.gradient_checkpointing and call.grad  # only where autograd is on
         rows = call.rows * config.train.micro_batch
         channels, frames, *rest = self.latent
         return count(
             Workload(
                 config.model.family,
                 json.dumps(described),
-                held.dtype,
+                section.dtype,
                 checkpointing,
                 rows,
                 (channels, call.frames or frames, *rest),
@@ -156,10 +156,10 @@ class Counted:
         """Bytes of the keys and values after a call that is remembered: of the chunks in its window, and of those that
         a ``graph`` keeps for its backward."""
         assert call.causal is not None and call.causal.past is not None
-        held = sum(end - start for start, end in {*call.causal.past, *graph})
-        return self.one(call).saved * (held + call.causal.frames) // call.causal.frames
+        frames = sum(end - start for start, end in {*call.causal.past, *graph})
+        return self.one(call).saved * (frames + call.causal.frames) // call.causal.frames
 
-    def begun(self, path: Path) -> dict[Role, int]:
+    def start_cache(self, path: Path) -> dict[Role, int]:
         """Bytes of the cache of one micro-batch with which a path goes on with an earlier step's rollout, by role: its
         first call remembers the last chunk."""
         first = path.calls[0] if path.calls else None
@@ -169,8 +169,8 @@ class Counted:
 
     def carried(self, repeated: Cycle) -> dict[Role, int]:
         """Bytes at most of the cache of one micro-batch's rollout between steps, where it goes on, by role."""
-        every = [self.begun(path) for kind in repeated.kinds for path in kind.paths]
-        return {role: max(found.get(role, 0) for found in every) for found in every for role in found}
+        every = [self.start_cache(path) for kind in repeated.kinds for path in kind.paths]
+        return {role: max(sizes.get(role, 0) for sizes in every) for sizes in every for role in sizes}
 
     def activations(self, kind: Kind) -> tuple[Role, Mapping[Role, int]]:
         """(the role at work, bytes by role) where an update has most of them alive, over all outcomes of its draws."""
@@ -179,21 +179,21 @@ class Counted:
             alive: dict[Role, int] = {}
             points = []
             graph = {call.role: set[tuple[int, int]]() for call in path.calls if call.grad and call.causal}
-            cached = self.begun(path)
+            cached = self.start_cache(path)
             lasting = {call.role for call in path.calls if call.causal and call.causal.past is not None}
             lasting = lasting if self.config.method.streamed else set()
             for call in path.calls:
                 done = self.one(call)
-                cached = {role: held for role, held in cached.items() if role in (call.role, *graph, *lasting)}
-                held = add(alive, cached)
-                points.append((call.role, held | {call.role: held.get(call.role, 0) + done.forward}))
+                cached = {role: size for role, size in cached.items() if role in (call.role, *graph, *lasting)}
+                now = add(alive, cached)
+                points.append((call.role, now | {call.role: now.get(call.role, 0) + done.forward}))
                 if call.causal and call.causal.remember:
                     cached[call.role] = self.cache(call, graph.get(call.role, ()))
                 elif call.causal and call.grad:
                     graph[call.role].update(call.causal.past or ())
                 if call.grad:
                     alive[call.role] = alive.get(call.role, 0) + done.saved
-            alive = add(alive, {role: held for role, held in cached.items() if role in graph or role in lasting})
+            alive = add(alive, {role: size for role, size in cached.items() if role in graph or role in lasting})
             for call in reversed([call for call in path.calls if call.grad]):
                 done = self.one(call)
                 alive[call.role] -= done.saved

@@ -18,7 +18,7 @@ class Rollout:
 
     ``frames`` counts the latent frames so far. ``x`` [B, C, T, H, W] are the latest of them, None before the first and
     after the last; the ``cache`` has the chunks in sight but the last one. ``cond`` and ``uncond`` are the conditioning
-    of the batch that began it. Losses leave out the first ``given`` frames of the last window.
+    of the batch that began it. Losses leave out the first ``prefix`` frames of the last window.
     """
 
     frames: int = 0
@@ -26,7 +26,7 @@ class Rollout:
     cache: Cache = field(default_factory=Cache)
     cond: Cond = field(default_factory=dict)
     uncond: Cond = field(default_factory=dict)
-    given: int = 0
+    prefix: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Batch:
     ``sample_ids`` [B] int64 number the samples of the whole run (step * global batch + position), whatever
     the world size; they, and never the rank, seed each sample's noise. ``x_0`` is None for data-free methods.
     ``states`` [B, K, C, T, H, W] lie on the teacher's trajectory to x_0, where a preparation made it.
-    The first ``given`` latent frames are conditions, too: networks return them unchanged, and losses leave them out.
+    The first ``prefix`` latent frames are conditions, too: networks return them unchanged, and losses leave them out.
     ``modalities`` are the places along T of each modality that latents pack ("video", "audio"); {}: a picture alone.
     Losses that go on with the ``rollout`` of earlier steps change it.
     """
@@ -47,7 +47,7 @@ class Batch:
     uncond: Cond
     x_0: Tensor | None = None
     states: Tensor | None = None
-    given: int = 0
+    prefix: int = 0
     modalities: Mapping[str, slice] = field(default_factory=dict)
     rollout: Rollout | None = None
 

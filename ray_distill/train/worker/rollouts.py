@@ -25,13 +25,13 @@ class Rollouts:
         self._begin()
 
     def _begin(self) -> None:
-        self._held = [Rollout() for _ in self.positions] if self.streamed else []
+        self._rollouts = [Rollout() for _ in self.positions] if self.streamed else []
 
     def join(self, batches: Sequence[Batch]) -> list[Batch]:
         """The micro-batches of a step, each with its rollout."""
-        if not self._held:
+        if not self._rollouts:
             return list(batches)
-        return [replace(batch, rollout=held) for batch, held in zip(batches, self._held, strict=True)]
+        return [replace(batch, rollout=rollout) for batch, rollout in zip(batches, self._rollouts, strict=True)]
 
     def saved(self) -> None:
         """After a save, whether it failed or not: a run that resumes from it must go on as this one does."""
@@ -40,11 +40,11 @@ class Rollouts:
 
     def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         """(role, "position/name", tensor) of what a checkpoint keeps of this rank's rollouts that are under way."""
-        for positions, held in zip(self.positions, self._held, strict=False):
-            if held.x is None or self.streamed != "saved":
+        for positions, rollout in zip(self.positions, self._rollouts, strict=False):
+            if rollout.x is None or self.streamed != "saved":
                 continue
             for row, position in enumerate(positions.tolist()):
-                for name, tensor in named(held).items():
+                for name, tensor in named(rollout).items():
                     yield ROLE, f"{position:06d}/{name}", tensor[row]
 
     def load(self, checkpoint: Checkpoint, device: torch.device) -> None:
@@ -55,16 +55,16 @@ class Rollouts:
             rows = [checkpoint.tensors(ROLE, f"{position:06d}") for position in positions.tolist()]
             if rows[0]:
                 stacked = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
-                self._held[number] = rollout_of(stacked, self.window)
+                self._rollouts[number] = rollout_of(stacked, self.window)
 
 
-def named(held: Rollout) -> dict[str, Tensor]:
+def named(rollout: Rollout) -> dict[str, Tensor]:
     """Tensors of a rollout by name, each with the samples first."""
-    assert held.x is not None
-    tensors = {"x": held.x, "frames": torch.full((len(held.x),), held.frames)}
-    tensors |= {f"cond/{name}": tensor for name, tensor in held.cond.items()}
-    tensors |= {f"uncond/{name}": tensor for name, tensor in held.uncond.items()}
-    for (first, end), layers in held.cache.chunks.items():
+    assert rollout.x is not None
+    tensors = {"x": rollout.x, "frames": torch.full((len(rollout.x),), rollout.frames)}
+    tensors |= {f"cond/{name}": tensor for name, tensor in rollout.cond.items()}
+    tensors |= {f"uncond/{name}": tensor for name, tensor in rollout.uncond.items()}
+    for (first, end), layers in rollout.cache.chunks.items():
         for layer, (key, value) in enumerate(layers):
             tensors |= {f"key/{first}-{end}/{layer}": key, f"value/{first}-{end}/{layer}": value}
     return tensors

@@ -24,7 +24,7 @@ def rolled(method, networks, data, windows, rng=StatelessRng, purpose="student",
     for step in range(windows):
         joined = method.joined(replace(data, rollout=rollout))
         x = method.roll_out(networks, joined, rng(0, step), purpose, grad)
-        found.append((x, rollout.given, rollout.x is not None))
+        found.append((x, rollout.prefix, rollout.x is not None))
     return found
 
 
@@ -142,7 +142,7 @@ def test_a_rollout_that_is_used_again_is_scored_in_its_window():
             rng,
             shared,
         ).loss
-        assert loss.isfinite() and rollout.frames == frames and rollout.given == given
+        assert loss.isfinite() and rollout.frames == frames and rollout.prefix == given
         assert torch.equal(seen[0], data.cond["text"])
 
 

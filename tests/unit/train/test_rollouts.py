@@ -65,8 +65,8 @@ def test_it_goes_on_in_micro_batches_of_another_size(made, micro_batch):
     folder, held, data, following, _ = made
     rollouts = Rollouts("saved", share(4, 0, 1, micro_batch), Window(3, 1))
     rollouts.load(Checkpoint(folder), CPU)
-    assert [r.frames for r in rollouts._held] == [5] * (4 // micro_batch)
-    assert list(rollouts._held[0].cache.chunks) == [(0, 1), (3, 4)] and rollouts._held[0].cache.frames == 4
+    assert [r.frames for r in rollouts._rollouts] == [5] * (4 // micro_batch)
+    assert list(rollouts._rollouts[0].cache.chunks) == [(0, 1), (3, 4)] and rollouts._rollouts[0].cache.frames == 4
     again = rolled(rollouts, parts(data, rollouts.positions), held, (4, 5))
     if micro_batch == 2:
         assert torch.equal(again, following)
@@ -77,7 +77,7 @@ def test_without_the_cache_it_would_be_another_video(made):
     folder, held, data, following, _ = made
     rollouts = Rollouts("saved", share(4, 0, 1, 2), Window(3, 1))
     rollouts.load(Checkpoint(folder), CPU)
-    for each in rollouts._held:
+    for each in rollouts._rollouts:
         each.cache.chunks = {run: tuple((0 * k, v) for k, v in layers) for run, layers in each.cache.chunks.items()}
     again = rolled(rollouts, parts(data, rollouts.positions), held, (4, 5))
     assert (again - following).abs().max() > 1e-4
@@ -92,7 +92,7 @@ def test_a_save_keeps_what_is_under_way_or_ends_it(made):
     anew = Rollouts("restarted", share(4, 0, 1, 2), Window(3, 1))
     assert not [*anew.tensors()]
     first = rolled(anew, parts(data, anew.positions), held, (0, 1))
-    assert not [*anew.tensors()] and anew._held[0].frames == 3
+    assert not [*anew.tensors()] and anew._rollouts[0].frames == 3
     anew.load(Checkpoint(folder), CPU)
     anew.saved()
     assert torch.equal(rolled(anew, parts(data, anew.positions), held, (0, 1)), first)
@@ -100,7 +100,7 @@ def test_a_save_keeps_what_is_under_way_or_ends_it(made):
     rolled(over, parts(data, over.positions), held, range(7))
     assert not [*over.tensors()]
     over.saved()
-    assert over._held[0].frames == 8
+    assert over._rollouts[0].frames == 8
 
 
 def test_other_methods_have_none():
@@ -111,4 +111,4 @@ def test_other_methods_have_none():
 
 def test_names_are_of_the_samples_first(made):
     *_, ranks = made
-    assert all(len(tensor) == 2 for held in ranks[0]._held if held.x is not None for tensor in named(held).values())
+    assert all(len(tensor) == 2 for held in ranks[0]._rollouts if held.x is not None for tensor in named(held).values())
