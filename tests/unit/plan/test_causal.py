@@ -70,6 +70,17 @@ def test_a_causal_call_is_counted_as_it_is(kind):
     assert found.flops == flops > 0
 
 
+@pytest.mark.parametrize("causal", [CALLS["cached"], CALLS["teacher forcing"]])
+def test_a_picture_beside_each_frame_reaches_to_the_call(causal):
+    """Its latents are those of the whole clip, of which a later call sees its own part."""
+    described = DESCRIBED | {"in_channels": 4 + 4 + 4}
+    fields = (*FIELDS, ("held", Field((4, "t", "h", "w"), of="clip")))
+    latent = (4, causal.frames, 8, 8)
+    work = Workload("wan", json.dumps(described), "float32", False, 2, latent, fields, True, causal=causal)
+    alone = Workload("wan", json.dumps(DESCRIBED), "float32", False, 2, latent, FIELDS, True, causal=causal)
+    assert run(work, described).flops > run(alone, DESCRIBED).flops > 0
+
+
 def expected(found):
     return {role: (found.expected(role, True), found.expected(role, False)) for role in ("student", "fake_score")}
 
