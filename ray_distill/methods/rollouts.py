@@ -28,7 +28,7 @@ class Stretch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rollouts(Chunked):
+class LongRollouts(Chunked):
     """``docs/methods.md`` explains each key."""
 
     num_training_frames: int = 21

@@ -22,12 +22,12 @@ from ray_distill.diffusion.causal import most_steps, of_chunk, stream
 from ray_distill.diffusion.samplers import simulate
 from ray_distill.diffusion.timesteps import check_timesteps, warp
 from ray_distill.methods.dmd import DMD
-from ray_distill.methods.rollouts import Rollouts
+from ray_distill.methods.rollouts import LongRollouts
 from ray_distill.types import STUDENT, Batch, Chunks, Denoiser, LossTerms, Networks, Rng, Sampler, Shared
 
 
 @dataclass(frozen=True)
-class SelfForcing(Rollouts, DMD):
+class SelfForcing(LongRollouts, DMD):
     """DMD2's keys, and those of the rollout, under the names that Self-Forcing gave them."""
 
     first_chunk_timesteps: tuple[float, ...] = ()

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ray_distill.config import ConfigError
+from ray_distill.evaluate.sample import check_picture_frames
 from ray_distill.models.causal_pca import CausalPatchPCA
 from ray_distill.models.patch_pca import PatchPCA
 from ray_distill.train.driver.check import check
@@ -107,6 +108,15 @@ def test_what_does_not_fit_is_refused_by_its_name(config, tmp_path, pipelines, k
         changes["roles__student__path"] = str(pipelines / student)
     with pytest.raises(ConfigError, match=message):
         check(config(kind, data__manifest=None, data__datasets=parts, **changes))
+
+
+def test_a_picture_beside_each_frame_bounds_a_clip_and_a_first_frame_does_not(config):
+    check_picture_frames(config("2.2_5b", model__from_image=True), 481)
+    check_picture_frames(config("2.1_i2v"), 5)
+    with pytest.raises(
+        ConfigError, match=r"--frames 9: .* sees its picture beside each frame \(held\).* use 5 or fewer"
+    ):
+        check_picture_frames(config("2.1_i2v"), 9)
 
 
 @pytest.mark.parametrize(
