@@ -131,9 +131,11 @@ def paths(method: Method, update: Update, frames: int = 1) -> Iterator[Path]:
     generator = random.Random(0)
     for _ in range(MOST):
         at = generator.choice(places) if len(places) > 1 else places[0]
-        yield Path(Fraction(1, MOST), calls_of(method, update, frames, Draws((), generator.randrange), at))
+        draws = Draws((), generator.randrange)
+        yield Path(Fraction(1, MOST), calls_of(method, update, frames, draws, copy.deepcopy(at)))
     for at in places:
-        yield Path(Fraction(0), calls_of(method, update, frames, Draws((), lambda high: high - 1), at))
+        highest = Draws((), lambda high: high - 1)
+        yield Path(Fraction(0), calls_of(method, update, frames, highest, copy.deepcopy(at)))
 
 
 def rollouts(method: Method, update: Update, frames: int) -> Iterator[Rollout | None]:
@@ -170,7 +172,7 @@ def outcomes(method: Method, update: Update, frames: int, at: Rollout | None = N
 def calls_of(
     method: Method, update: Update, frames: int, draws: Draws, rollout: Rollout | None = None
 ) -> tuple[Call, ...]:
-    """The calls of ``update`` on toy networks, by one outcome of its draws; it goes on with ``rollout``."""
+    """The calls of ``update`` on toy networks, by one outcome of its draws; it goes on with ``rollout``, and changes it."""
     calls: list[Call] = []
     networks: dict[Role, Any] = {
         role: ToyHeads() if role in method.heads else Toy(role, role == update.role, calls, frames)

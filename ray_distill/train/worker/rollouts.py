@@ -61,7 +61,8 @@ class Rollouts:
 def named(rollout: Rollout) -> dict[str, Tensor]:
     """Tensors of a rollout by name, each with the samples first."""
     assert rollout.x is not None
-    tensors = {"x": rollout.x, "frames": torch.full((len(rollout.x),), rollout.frames)}
+    counts = torch.tensor([rollout.frames, rollout.cache.frames])
+    tensors = {"x": rollout.x, "frames": counts.expand(len(rollout.x), 2)}
     tensors |= {f"cond/{name}": tensor for name, tensor in rollout.cond.items()}
     tensors |= {f"uncond/{name}": tensor for name, tensor in rollout.uncond.items()}
     for (first, end), layers in rollout.cache.chunks.items():
@@ -83,9 +84,9 @@ def rollout_of(tensors: Mapping[str, Tensor], window: Window | None) -> Rollout:
         layers = sum(name.startswith(f"{first}-{end}/") for name in keys)
         of = [f"{first}-{end}/{layer}" for layer in range(layers)]
         chunks[first, end] = tuple((keys[name], values[name]) for name in of)
-    before = max((end for _, end in runs), default=0)
+    frames, before = tensors["frames"][0].tolist()
     return Rollout(
-        frames=int(tensors["frames"][0]),
+        frames=frames,
         x=tensors["x"],
         cache=Cache(before, chunks, window),
         cond=under("cond/"),
