@@ -172,7 +172,7 @@ def outcomes(method: Method, update: Update, frames: int, at: Rollout | None = N
 def calls_of(
     method: Method, update: Update, frames: int, draws: Draws, rollout: Rollout | None = None
 ) -> tuple[Call, ...]:
-    """The calls of ``update`` on toy networks, by one outcome of its draws; it changes the ``rollout`` that it goes on with."""
+    """The calls of ``update`` on toy networks, by one outcome of its draws; they change ``rollout``."""
     calls: list[Call] = []
     networks: dict[Role, Any] = {
         role: ToyHeads() if role in method.heads else Toy(role, role == update.role, calls, frames)
