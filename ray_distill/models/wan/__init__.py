@@ -8,6 +8,6 @@ conditions     what an image adds to a call of the network
 image          first frames or pictures to image conditions
 codec          pixels to latents and back
 text           prompts to the field of a caption
-sample*        the scripts of exports, from text, from an image and by chunks: they import diffusers and torch,
-               nothing of ours. A new one owes a test that it gives our sampler's latents
+sample*        the scripts of exports, from text, from an image, and by chunks from either: they import diffusers and
+               torch, nothing of ours. A new one owes a test that it gives our sampler's latents
 """

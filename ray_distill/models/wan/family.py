@@ -155,6 +155,14 @@ FAMILY = Family(
         pipeline="WanImageToVideoPipeline",
         script=HERE / "sample_image.py",
         bases=("WanImageToVideoPipeline", "WanPipeline"),
+        causal=(
+            HERE / "sample_causal_image.py",
+            {
+                "causal_wan.py": HERE / "causal.py",
+                "sample_by_chunks.py": HERE / "sample_causal.py",
+                "sample_from_picture.py": HERE / "sample_image.py",
+            },
+        ),
         experts=True,
         task="image-to-video",
     ),
