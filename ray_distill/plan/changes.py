@@ -73,6 +73,8 @@ def micro_batches(config: RunConfig) -> Changes:
 
 def sequence_parallel(config: RunConfig) -> Changes:
     """More workers a clip: what is sent is the price, and heads and tokens of every network must divide."""
+    if family(config.model.family).exchange_heads is None:
+        return
     train, counts = config.train, [config.train.workers, config.train.min_workers or config.train.workers]
     for role in config.held_roles:
         described = architecture(config, role)
