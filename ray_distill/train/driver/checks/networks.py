@@ -9,7 +9,7 @@ from typing import Any
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.held import distinct
 from ray_distill.models.heads import placed
-from ray_distill.models.loading import check_attention, check_weights, empty_transformer
+from ray_distill.models.loading import NATIVE, check_attention, check_blocks, check_weights, empty_transformer
 from ray_distill.models.lora import check_targets
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Latent, of_clips
@@ -35,8 +35,12 @@ def check_networks(config: RunConfig) -> None:
             check_weights(family, config.source(role), key)
         if held.attention:
             check_attention(held.attention, f"roles.{role}.attention")
-        if held.lora:
-            check_targets(held.lora, empty_transformer(family, config.source(role)), f"roles.{role}.lora")
+        backend = held.attention or config.model.attention
+        if held.lora or held.compile or backend != NATIVE:
+            network = empty_transformer(family, config.source(role))
+            check_blocks(network, backend, held.compile, f"roles.{role}")
+            if held.lora:
+                check_targets(held.lora, network, f"roles.{role}.lora")
         own = tuple((name, described.get(name)) for name in config.model.pipeline.of.ends)
         if whose and own != ends:
             raise ConfigError(
