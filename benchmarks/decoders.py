@@ -177,15 +177,15 @@ def _rgb(frame: av.VideoFrame) -> np.ndarray:
 def expected(told: Whole, cut: Cut, tick: Fraction) -> list[int] | None:
     """Numbers of the frames of ``cut``, counted in exact fractions; None where the file is too short. A frame less than
     a tick before the border of two counts as on it."""
-    wanted = [int(number) for number in cut.wanted]
+    numbers = [int(number) for number in cut.numbers]
     if cut.fps is None:
-        return wanted if wanted[-1] < len(told.frames) else None
+        return numbers if numbers[-1] < len(told.frames) else None
     fps = Fraction(cut.fps)
     slack = min(tick, 1 / (4 * fps)) * Fraction(999, 1000) if tick <= Fraction(1, 1000) else Fraction(1, 1_000_000)
     steps = sorted(b - a for a, b in zip(told.seconds, told.seconds[1:], strict=False))
-    if (wanted[-1] + Fraction(1, 2)) / fps > told.seconds[-1] + steps[len(steps) // 2] / 2:
+    if (numbers[-1] + Fraction(1, 2)) / fps > told.seconds[-1] + steps[len(steps) // 2] / 2:
         return None  # near the end: whether the last frame still lasts is no question of order
-    borders = [(number + Fraction(1, 2)) / fps - slack for number in wanted]
+    borders = [(number + Fraction(1, 2)) / fps - slack for number in numbers]
     return [max(0, sum(second <= border for second in told.seconds) - 1) for border in borders]
 
 

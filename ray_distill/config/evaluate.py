@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,37 +13,38 @@ from ray_distill.plaintext import json_of, text_of
 from ray_distill.settings import Absolute, Frames, Section, Seed, Shift, Side, Steps, home
 
 
-def _prompts(value: Any) -> Any:
-    """A file of prompts as {name: prompt}."""
-    if not isinstance(value, str | Path):
-        return {} if value is None else value
-    path = home(Path(value))
-    if not path.is_file():
-        raise ValueError(f"evaluate.prompts = {path}: no such file")
+def _prompts(path: Path) -> Any:
+    """{name: prompt} of a file of prompts."""
     from ray_distill.data.prepare.listing import (
         named_prompts,  # readers of tables, which most configurations do without
     )
 
-    try:
-        return named_prompts(path)
-    except ValueError as error:
-        raise ValueError(f"evaluate.prompts = {path}: {error}") from None
+    return named_prompts(path)
 
 
-def _images(value: Any) -> Any:
-    """A JSON file of {name: picture} as that; paths in it start at its folder."""
-    if not isinstance(value, str | Path):
-        return {} if value is None else value
-    path = home(Path(value))
-    if not path.is_file():
-        raise ValueError(f"evaluate.images = {path}: no such file")
-    try:
-        named = json_of(text_of(path.read_bytes()))
-    except ValueError as error:
-        raise ValueError(f"evaluate.images = {path}: {error}") from None
-    if not isinstance(named, dict) or not all(isinstance(each, str) for each in named.values()):
-        raise ValueError(f"evaluate.images = {path}: a JSON object of names and the paths of their pictures is needed")
-    return {name: path.parent / each for name, each in named.items()}
+def _images(path: Path) -> dict[str, Path]:
+    """{name: picture} of a JSON file, whose paths start at its folder."""
+    pictures = json_of(text_of(path.read_bytes()))
+    if not isinstance(pictures, dict) or not all(isinstance(each, str) for each in pictures.values()):
+        raise ValueError("a JSON object of names and the paths of their pictures is needed")
+    return {name: path.parent / each for name, each in pictures.items()}
+
+
+def _or_file(key: str, read: Callable[[Path], Any]) -> BeforeValidator:
+    """Take the content of a file by ``read`` where the setting names one, and {} for null."""
+
+    def content(value: Any) -> Any:
+        if not isinstance(value, str | Path):
+            return {} if value is None else value
+        path = home(Path(value))
+        if not path.is_file():
+            raise ValueError(f"{key} = {path}: no such file")
+        try:
+            return read(path)
+        except ValueError as error:
+            raise ValueError(f"{key} = {path}: {error}") from None
+
+    return BeforeValidator(content)
 
 
 class Goals(Section):
@@ -79,10 +81,10 @@ class Evaluate(Section):
     shift_grid: Annotated[tuple[Shift, ...], Field(min_length=1, max_length=100)] = (1.0, 3.0, 5.0)
     pictures: Annotated[int, Field(gt=0, le=10_000)] = 6
     """Prompts on the contact sheet, and sample videos."""
-    prompts: Annotated[dict[str, str], BeforeValidator(_prompts)] = Field(default_factory=dict)
+    prompts: Annotated[dict[str, str], _or_file("evaluate.prompts", _prompts)] = Field(default_factory=dict)
     """Name -> prompt, or a file: JSON of the same, or prompts as ``data.datasets`` takes them. None takes captions of
     the data."""
-    images: Annotated[dict[str, Absolute], BeforeValidator(_images)] = Field(default_factory=dict)
+    images: Annotated[dict[str, Absolute], _or_file("evaluate.images", _images)] = Field(default_factory=dict)
     """Name -> the picture from which the video of this prompt begins, or a JSON file of the same."""
     frames: Frames | None = None
     """Of the videos that are made, as are height and width; None is the data's."""

@@ -64,20 +64,20 @@ class RunConfig(Section):
                 raise ValueError(
                     f"roles.{role}.optimizer: method {self.method.name!r} trains this role; give at least learning_rate"
                 )
-            given = [key for key in ("optimizer", "lora", "ema_decay") if config and getattr(config, key) is not None]
-            if need == "frozen" and given:
-                raise ValueError(f"roles.{role}: this role is frozen; remove its {' and '.join(given)}")
+            keys = [key for key in ("optimizer", "lora", "ema_decay") if config and getattr(config, key) is not None]
+            if need == "frozen" and keys:
+                raise ValueError(f"roles.{role}: this role is frozen; remove its {' and '.join(keys)}")
         return self
 
     @model_validator(mode="after")
     def _heads_are_made_anew(self) -> RunConfig:
         for role, heads in self.method.heads.items():
-            held, nothing = self.role(role), RoleConfig(zero=3)
-            keys = ("path", "init", "lora", "gradient_checkpointing", "ema_decay")
-            if given := [key for key in keys if getattr(held, key) != getattr(nothing, key)]:
+            section, nothing = self.role(role), RoleConfig(zero=3)
+            fields = ("path", "init", "lora", "gradient_checkpointing", "ema_decay")
+            if keys := [key for key in fields if getattr(section, key) != getattr(nothing, key)]:
                 raise ValueError(
                     f"roles.{role}: it is small heads on features of {heads.of}, made anew and never exported; remove "
-                    f"its {' and '.join(given)}"
+                    f"its {' and '.join(keys)}"
                 )
         return self
 

@@ -260,8 +260,8 @@ class Source(Clips):
         """Number of times that an epoch shows each row of each dataset, which has ``counts`` rows; at least 1."""
         if self.parts[0].probability is None:
             return [1 + part.repeats for part in self.parts]
-        passes_wanted = [
+        passes = [
             (part.probability or 0) / count if count else 0.0 for part, count in zip(self.parts, counts, strict=True)
         ]
-        least = min((share for share in passes_wanted if share), default=1.0)
-        return [share / least for share in passes_wanted]
+        least = min((share for share in passes if share), default=1.0)
+        return [share / least for share in passes]

@@ -154,8 +154,10 @@ def against_teacher(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """``ratios`` of the student to its teacher, and ``teacher_seeds``, the same of the teacher's first sampling seed to
     its second: the work of chance alone."""
-    found = {"ratios": ratios(student, teacher, prompts)}
-    return found if len(teacher) < 2 else found | {"teacher_seeds": ratios(teacher[:1], teacher[1:2], prompts)}
+    of_student = {"ratios": ratios(student, teacher, prompts)}
+    if len(teacher) < 2:
+        return of_student
+    return of_student | {"teacher_seeds": ratios(teacher[:1], teacher[1:2], prompts)}
 
 
 def ratios(

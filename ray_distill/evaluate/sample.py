@@ -42,28 +42,14 @@ def sample_video(
     draws its noise by chunks. ConfigError where a picture is missing or not taken, where the method has no chunks, or
     no window for a longer clip.
     """
-    from_image = bool(of_clips(config.model.encoders.fields))
-    if from_image != (image is not None):
-        remedy = "give --image PICTURE" if from_image else "leave --image out"
-        raise ConfigError(
-            f"{config.model.pipeline.where}: it begins from {'a picture' if from_image else 'text'}; {remedy}"
-        )
+    check_picture(config, image)
     recipe = config.method.sampler()
     if frames is not None:
         check_frames(config, recipe.chunks, frames)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
-    encoders = config.model.encoders
-    conditions, negative = encoders.text_encoder().encode([prompt, config.data.negative_prompt])
-    if image is not None:
-        size = config.data.frames, config.data.height, config.data.width
-        try:
-            conditions = {**conditions, **picture_rows(encoders, [image], size)[0]}
-        except BadClip as bad:
-            raise ConfigError(f"--image {bad}") from None
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
-    cond = {name: value.to(device) for name, value in batched([conditions], encoders.fields, shape).items()}
-    uncond = unconditional(negative, cond, encoders.fields)
+    cond, uncond = _conditioning(config, prompt, image, shape, device)
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)
     out.parent.mkdir(parents=True, exist_ok=True)
     if frames is None:
@@ -77,6 +63,32 @@ def sample_video(
     noise = ChunkNoise(seed, shape, device)
     latent_chunks = sample_chunks(denoise, recipe, lengths, cond, uncond, noise)
     write_chunks(out, pixel_chunks(codec, latent_chunks, frames, checkpoint.name), config.data.fps)
+
+
+def check_picture(config: RunConfig, image: Path | None) -> None:
+    """ConfigError where the network begins from a picture and none is named, or the other way about."""
+    from_image = bool(of_clips(config.model.encoders.fields))
+    if from_image != (image is not None):
+        remedy = "give --image PICTURE" if from_image else "leave --image out"
+        raise ConfigError(
+            f"{config.model.pipeline.where}: it begins from {'a picture' if from_image else 'text'}; {remedy}"
+        )
+
+
+def _conditioning(
+    config: RunConfig, prompt: str, image: Path | None, shape: Latent, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(cond, uncond) of one sample; ConfigError for a picture that cannot be read."""
+    encoders = config.model.encoders
+    row, negative = encoders.text_encoder().encode([prompt, config.data.negative_prompt])
+    if image is not None:
+        size = config.data.frames, config.data.height, config.data.width
+        try:
+            row = {**row, **picture_rows(encoders, [image], size)[0]}
+        except BadClip as bad:
+            raise ConfigError(f"--image {bad}") from None
+    cond = {name: value.to(device) for name, value in batched([row], encoders.fields, shape).items()}
+    return cond, unconditional(negative, cond, encoders.fields)
 
 
 def _track(config: RunConfig, latents: Tensor, shape: Latent, device: torch.device) -> Track | None:

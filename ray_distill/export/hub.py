@@ -45,7 +45,7 @@ class Hub:
             return
         self._api = api or HfApi()
         try:
-            self.repository = self._made(config.publish)
+            self.repository = self._create_repository(config.publish)
         except Exception as error:  # any error of a network that is no refusal: the run need not wait for the hub
             if not _is_refusal(error):
                 log.warning("the hub cannot be reached (%s); it is tried again at each upload", type(error).__name__)
@@ -55,7 +55,7 @@ class Hub:
                 f"({type(error).__name__}: {mask(str(error))}). Check the name and the token's rights, or use --no-push"
             ) from None
 
-    def _made(self, publish: Publish) -> str:
+    def _create_repository(self, publish: Publish) -> str:
         repository = self._api.create_repo(publish.hub_model_id, private=publish.private, exist_ok=True)
         return str(repository.repo_id)
 
@@ -90,7 +90,7 @@ class Hub:
 
     def _upload(self, folder: Path, path: str | None) -> str:
         assert self.config.publish is not None
-        self.repository = self.repository or self._made(self.config.publish)
+        self.repository = self.repository or self._create_repository(self.config.publish)
         self._api.upload_folder(
             repo_id=self.repository,
             folder_path=folder,

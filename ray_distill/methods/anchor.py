@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
+from ray_distill.diffusion.prefix import generated
 from ray_distill.diffusion.samplers import denoise, halting
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.methods.modalities import Modalities
@@ -55,4 +55,4 @@ class Anchor(Modalities):
         v_bar = (eps - x_a) / (1 - second / 1000)
         sigma = eps.new_full((len(eps),), first / 1000)
         v = networks[STUDENT](eps, sigma, batch.cond).velocity
-        return self.weighed(mse, batch, generated(v, batch.given), generated(v_bar, batch.given))
+        return self.weighed(mse, batch, generated(v, batch.prefix), generated(v_bar, batch.prefix))

@@ -16,8 +16,8 @@ import torch
 
 from ray_distill.diffusion.causal import clean_history, teacher_forced
 from ray_distill.diffusion.flow import x_0_from_velocity
-from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
+from ray_distill.diffusion.prefix import generated
 from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import check_timesteps, euler_timesteps
 from ray_distill.methods.chunked import Chunked
@@ -96,5 +96,5 @@ class CausalRegression(Chunked):
         x_k = torch.stack(states, dim=1)[torch.arange(len(k), device=k.device), k]
         sigma = torch.tensor(self.timesteps, device=k.device)[k] / 1000
         prediction = x_0_from_velocity(x_k, student(x_k, sigma, batch.cond).velocity, sigma)
-        loss = mse(generated(prediction, batch.given), generated(x_end, batch.given))
+        loss = mse(generated(prediction, batch.prefix), generated(x_end, batch.prefix))
         return LossTerms(loss, {"regression_loss": loss.detach()})

@@ -14,8 +14,8 @@ import torch
 
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.diffusion.flow import x_0_from_velocity
-from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
+from ray_distill.diffusion.prefix import generated
 from ray_distill.methods.self_forcing import SelfForcing
 from ray_distill.methods.warm_start import WarmStart
 from ray_distill.types import STUDENT, Batch, LossTerms, Networks, Rng, Shared
@@ -39,5 +39,5 @@ class CausalWarmStart(WarmStart, SelfForcing):
         x_k = torch.stack(states, dim=1).gather(1, picked).squeeze(1)
         sigma = torch.tensor(self.sampler().timesteps, device=k.device)[k] / 1000
         v = networks[STUDENT](x_k, sigma, batch.cond, chunks=lengths, window=self.chunks.window).velocity
-        loss = mse(generated(x_0_from_velocity(x_k, v, sigma), batch.given), generated(x_clean, batch.given))
+        loss = mse(generated(x_0_from_velocity(x_k, v, sigma), batch.prefix), generated(x_clean, batch.prefix))
         return LossTerms(loss, {"warm_start_loss": loss.detach()})

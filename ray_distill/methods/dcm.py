@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_phases
 from ray_distill.diffusion.flow import add_noise
-from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.losses import frame_differences, mse, pseudo_huber
+from ray_distill.diffusion.prefix import generated
 from ray_distill.methods.precision import bf16_warnings
 from ray_distill.methods.watch import consistency_logs
 from ray_distill.types import (
@@ -163,7 +163,7 @@ class DCM:
             student, target, networks[TEACHER], x_k, step, batch.cond, batch.uncond, self.scale
         )
         x_e = add_noise(batch.x_0, eps, step.sigma_end)
-        pred_new, aim_new, x_k, x_e = (generated(each, batch.given) for each in (pred, aim, x_k, x_e))
+        pred_new, aim_new, x_k, x_e = (generated(each, batch.prefix) for each in (pred, aim, x_k, x_e))
         each = pseudo_huber(pred_new, aim_new, self.huber_c)
         logs = consistency_logs(each, pred_new, aim_new, x_k, x_e, step.sigma)
         loss, lag = each.mean(), self.temporal_lag

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ray_distill.diffusion.consistency import Phases, solver_phases
 from ray_distill.diffusion.flow import renoise
-from ray_distill.diffusion.given import generated_tokens
 from ray_distill.diffusion.losses import adversarial_loss, mse
+from ray_distill.diffusion.prefix import generated_tokens
 from ray_distill.methods.dcm import DCM, END
 from ray_distill.types import (
     DISCRIMINATOR,
@@ -120,7 +120,7 @@ class DCMFine(DCM):
         x_a = renoise(x, eps, phases.draw(u).sigma_end, sigma_a)
         prediction = networks[TEACHER](x_a, sigma_a, batch.cond, features=blocks, read=True)
         features, readings = (
-            tuple(generated_tokens(hidden, x.shape[2], batch.given) for hidden in all_tokens)
+            tuple(generated_tokens(hidden, x.shape[2], batch.prefix) for hidden in all_tokens)
             for all_tokens in (prediction.features, prediction.readings)
         )
         return replace(prediction, features=features, readings=readings)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise, expand, velocity, x_0_from_velocity
-from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import guided_x_0
 from ray_distill.diffusion.losses import (
     dmd_gradient,
@@ -30,6 +29,7 @@ from ray_distill.diffusion.losses import (
     surrogate,
     without_residual,
 )
+from ray_distill.diffusion.prefix import generated
 from ray_distill.diffusion.samplers import simulate
 from ray_distill.diffusion.timesteps import check_timesteps, warp
 from ray_distill.methods.anchor import Anchor
@@ -186,16 +186,16 @@ class DMD(Exits, Anchor, Scores):
             conditions = self.with_exit(batch, self.exit_step(rng, "student"))
             mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *conditions, self.fake_score_scale)
             mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, batch.cond, batch.uncond, self.teacher_scale)
-            generated_x, mu_fake, mu_real = (generated(each, batch.given) for each in (x, mu_fake, mu_real))
+            generated_x, mu_fake, mu_real = (generated(each, batch.prefix) for each in (x, mu_fake, mu_real))
             g, norm, more = self.direction(generated_x, mu_fake, mu_real, sigma, batch)
             if (weight := self.weight(x_s, sigma, networks, batch)) is not None:
                 g = g * expand(weight, g)
                 more |= {"divergence_weight": weight}
             finite = finite_samples(g)  # a broken sample gives no gradient, and is counted
             g[~finite] = 0.0
-        losses = self.by_modality(surrogate, batch, generated(x, batch.given), g)
+        losses = self.by_modality(surrogate, batch, generated(x, batch.prefix), g)
         loss = total(losses)
-        real = {"teacher": mu_real} if batch.x_0 is None else {"data": generated(batch.x_0, batch.given)}
+        real = {"teacher": mu_real} if batch.x_0 is None else {"data": generated(batch.x_0, batch.prefix)}
         logs = student_logs(loss, g, norm, finite, self.exit_step(rng, "student"), gap, student=generated_x, **real)
         return LossTerms(loss, logs | more | modality_logs("dmd", losses))
 
@@ -237,7 +237,7 @@ class DMD(Exits, Anchor, Scores):
         x_s, sigma, eps = self.diffuse(x, batch, rng, "fake_score", self.exit_window(rng, source))
         cond, _ = self.with_exit(batch, self.exit_step(rng, source))
         v = networks[FAKE_SCORE](x_s, sigma, cond).velocity
-        x, v, aim = (generated(each, batch.given) for each in (x, v, velocity(x, eps)))
+        x, v, aim = (generated(each, batch.prefix) for each in (x, v, velocity(x, eps)))
         weight = score_weight(sigma, self.fake_score_target)
         losses = self.by_modality(sample_mse, batch, v, aim)
         each = weight * total(losses)

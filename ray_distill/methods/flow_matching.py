@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise, velocity
-from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
+from ray_distill.diffusion.prefix import generated
 from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
 from ray_distill.methods.modalities import Modalities
 from ray_distill.types import (
@@ -85,8 +85,8 @@ class FlowMatching(Modalities):
         dropped = rng.uniform("prompt_dropout", batch.sample_ids) < self.prompt_dropout
         cond = drop(batch.cond, batch.uncond, dropped)
         v = networks[STUDENT](add_noise(batch.x_0, eps, sigma), sigma, cond).velocity
-        aim = generated(velocity(batch.x_0, eps), batch.given)
-        loss = self.weighed(mse, batch, generated(v, batch.given), aim)
+        aim = generated(velocity(batch.x_0, eps), batch.prefix)
+        loss = self.weighed(mse, batch, generated(v, batch.prefix), aim)
         return LossTerms(loss, {"flow_matching_loss": loss.detach()})
 
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
-from ray_distill.diffusion.given import generated_tokens
 from ray_distill.diffusion.losses import adversarial_loss, divergence_weight, mse
+from ray_distill.diffusion.prefix import generated_tokens
 from ray_distill.methods.dmd import DMD
 from ray_distill.types import (
     DISCRIMINATOR,
@@ -151,5 +151,5 @@ class GAN(DMD):
         judge = cast(Discriminator, networks[DISCRIMINATOR])
         with torch.set_grad_enabled(trunk and torch.is_grad_enabled()):
             features = networks[self.gan_features](x_s, sigma, batch.cond, features=judge.blocks).features
-            features = tuple(generated_tokens(hidden, x_s.shape[2], batch.given) for hidden in features)
+            features = tuple(generated_tokens(hidden, x_s.shape[2], batch.prefix) for hidden in features)
         return judge(features)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_phases
 from ray_distill.diffusion.flow import add_noise
-from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.guidance import Form, standard_scale
 from ray_distill.diffusion.losses import pseudo_huber, sample_mse
+from ray_distill.diffusion.prefix import generated
 from ray_distill.methods.modalities import Modalities
 from ray_distill.methods.precision import bf16_warnings
 from ray_distill.methods.watch import consistency_logs
@@ -126,7 +126,7 @@ class LCM(Modalities):
         prediction, aim = consistency_pair(
             student, target, networks[TEACHER], x_n, step, batch.cond, batch.uncond, self.guide(batch, rng)
         )
-        prediction, aim, x_n, x_0 = (generated(each, batch.given) for each in (prediction, aim, x_n, batch.x_0))
+        prediction, aim, x_n, x_0 = (generated(each, batch.prefix) for each in (prediction, aim, x_n, batch.x_0))
         huber = self.loss == "huber"
         distance = partial(pseudo_huber, c=self.huber_c) if huber else sample_mse
         each = self.weighed(distance, batch, prediction, aim)

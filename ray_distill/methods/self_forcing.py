@@ -135,7 +135,7 @@ class SelfForcing(Chunked, DMD):
         """Scored frames that are not the clip's first begin with a latent frame of several pictures, where the scores
         know a single one: they see it, and no loss or normaliser counts it."""
         later = self.first_scored(batch.latent_shape[1], rng, purpose) > 0
-        return replace(batch, given=1) if later else batch
+        return replace(batch, prefix=1) if later else batch
 
     def describe(self) -> str:
         bound = longest(self.num_training_frames, self.chunks)

@@ -97,7 +97,7 @@ class TeacherForcing(Chunked):
         student = teacher_forced(networks[STUDENT], self.history(batch, rng, lengths), lengths, self.chunks.window)
         v = student(add_noise(batch.x_0, eps, sigma), sigma, cond).velocity
         each = frame_mse(v, velocity(batch.x_0, eps))
-        loss = (self.weight(sigma) * each)[:, batch.given :].mean()
+        loss = (self.weight(sigma) * each)[:, batch.prefix :].mean()
         return LossTerms(loss, {"teacher_forcing_loss": loss.detach()})
 
     def draw(self, rng: Rng, purpose: str, batch: Batch, lengths: tuple[int, ...]) -> Tensor:

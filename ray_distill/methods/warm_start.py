@@ -13,8 +13,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from ray_distill.diffusion.flow import x_0_from_velocity
-from ray_distill.diffusion.given import generated
 from ray_distill.diffusion.losses import mse
+from ray_distill.diffusion.prefix import generated
 from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.methods.dmd import DMD
@@ -85,5 +85,5 @@ class WarmStart(DMD):
         x_k = states[k]
         sigma = x_k.new_full((len(x_k),), self.sampler().timesteps[k] / 1000)
         x = x_0_from_velocity(x_k, networks[STUDENT](x_k, sigma, batch.cond).velocity, sigma)
-        loss = self.weighed(mse, batch, generated(x, batch.given), generated(x_clean, batch.given))
+        loss = self.weighed(mse, batch, generated(x, batch.prefix), generated(x_clean, batch.prefix))
         return LossTerms(loss, {"warm_start_loss": loss.detach()})

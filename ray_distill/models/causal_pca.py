@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ray_distill.models.patch_pca import WEIGHTS, PatchPCA
+from ray_distill.models.patch_pca import WEIGHTS, PatchPCA, save_codec
 
 
 class CausalPatchPCA(nn.Module):
@@ -74,10 +74,7 @@ class CausalPatchPCA(nn.Module):
         return {"_class_name": "CausalPatchPCA", "patch": list(self.stride), "channels": self.channels}
 
     def save(self, folder: Path) -> None:
-        """Write config.json and the weights, as diffusers lays out a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / WEIGHTS)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+        save_codec(self, self.config, folder)
 
     @classmethod
     def load(cls, folder: Path) -> CausalPatchPCA:

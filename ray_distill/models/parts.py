@@ -188,11 +188,11 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
 def _check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
     """Check shapes alone, where :func:`check_stored` checks names too: transformers stores parts of such models under
     names of its earlier versions, and a head that is tied to the vocabulary not at all."""
-    wanted = Counter(tuple(p.shape) for name, p in encoder.named_parameters() if not name.startswith("lm_head"))
-    if lost := wanted - Counter(stored.values()):
+    expected = Counter(tuple(p.shape) for name, p in encoder.named_parameters() if not name.startswith("lm_head"))
+    if lost := expected - Counter(stored.values()):
         shape, count = next(iter(lost.items()))
         raise ConfigError(
-            f"{what}: its weights lack {count} of {wanted[shape]} tensors of {list(shape)}; copy it again"
+            f"{what}: its weights lack {count} of {expected[shape]} tensors of {list(shape)}; copy it again"
         )
 
 
@@ -206,8 +206,8 @@ def check_others(folder: Path, family: str, key: str) -> None:
                 f"{what} is a {named}, and family {family!r} takes a {of.__name__}; give its pipeline's folder"
             )
         network: nn.Module = outline(of.from_config, described, what)
-        wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-        check_stored(stored_shapes(folder / part, "diffusion_pytorch_model", what), wanted, what)
+        shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        check_stored(stored_shapes(folder / part, "diffusion_pytorch_model", what), shapes, what)
 
 
 def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -80,15 +80,19 @@ class PatchPCA(nn.Module):
         return {"_class_name": "PatchPCA", "patch": list(self.patch), "channels": len(self.basis)}
 
     def save(self, folder: Path) -> None:
-        """Write config.json and the weights, as diffusers lays out a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / WEIGHTS)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+        save_codec(self, self.config, folder)
 
     @classmethod
     def load(cls, folder: Path) -> PatchPCA:
         config = json.loads((folder / "config.json").read_text())
         return cls(**load_file(folder / WEIGHTS), patch=tuple(config["patch"]))
+
+
+def save_codec(codec: nn.Module, config: Mapping[str, object], folder: Path) -> None:
+    """Write config.json and the weights, as diffusers lays out a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(codec.state_dict(), folder / WEIGHTS)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _blocks(pixels: Tensor, patch: tuple[int, int, int]) -> Tensor:

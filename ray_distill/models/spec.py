@@ -46,7 +46,7 @@ class Field:
     padding: Literal["zeros", "mask", "whole"] = "whole"
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype in the store."""
-    given: int = 0
+    prefix: int = 0
     """Number of the clip's first latent frames that this field holds: networks give them back, and losses leave them
     out."""
 
@@ -85,9 +85,9 @@ def columns(fields: Fields) -> list[tuple[str, str]]:
     return [] if names == [FIRST] else names
 
 
-def given_frames(fields: Fields) -> int:
-    """Number of a clip's first latent frames that its conditioning gives (``Batch.given``)."""
-    return sum(field.given for field in fields.values())
+def prefix_frames(fields: Fields) -> int:
+    """Number of a clip's first latent frames that its conditioning gives (``Batch.prefix``)."""
+    return sum(field.prefix for field in fields.values())
 
 
 class TextEncoder(Protocol):

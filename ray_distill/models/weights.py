@@ -34,7 +34,7 @@ class Weights(Mapping[str, Tensor]):
         files that are missing or no safetensors."""
         self._key, self._path = key, path
         self._network = type(network).__name__
-        self._wanted = {name: tuple(p.shape) for name, p in network.named_parameters()}
+        self._expected_shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
         self._files: dict[tuple[Path, str], Any] = {}
         self._where = self._single(path) if path.is_file() else self._folder(transformer_folder(path))
 
@@ -55,7 +55,7 @@ class Weights(Mapping[str, Tensor]):
 
     def _single(self, file: Path) -> dict[str, tuple[Path, str]]:
         names = {name.removeprefix(PREFIX): name for name in self._open(file).keys()}  # noqa: SIM118
-        if not self._wanted.keys() <= names.keys():
+        if not self._expected_shapes.keys() <= names.keys():
             # The converter renames keys, and changes no tensor of Wan's and LTX-Video's text-to-video networks.
             loadable = SINGLE_FILE_LOADABLE_CLASSES.get(self._network)
             if loadable is None:
@@ -100,7 +100,7 @@ class Weights(Mapping[str, Tensor]):
     @property
     def fit(self) -> bool:
         """True where names and shapes are those of the network."""
-        return self.shapes == self._wanted
+        return self.shapes == self._expected_shapes
 
     def check(self) -> None:
         """ValueError, with the difference, unless the network's tensors are there in its shapes."""
@@ -109,12 +109,14 @@ class Weights(Mapping[str, Tensor]):
         except SafetensorError as error:  # an index that names a tensor which its file lacks
             raise ValueError(f"{self._key} = {self._path}: its index is another checkpoint's: {error}") from error
         of = f"{self._key} = {self._path}: its weights are not those of this {self._network}"
-        if missing := sorted(self._wanted.keys() - shapes.keys()):
-            unknown = sorted(shapes.keys() - self._wanted.keys())
+        if missing := sorted(self._expected_shapes.keys() - shapes.keys()):
+            unknown = sorted(shapes.keys() - self._expected_shapes.keys())
             has = f", and has {unknown[0]}" if unknown else ""
-            raise ValueError(f"{of}: it lacks {len(missing)} of {len(self._wanted)} tensors, such as {missing[0]}{has}")
-        if more := sorted(name for name in shapes.keys() - self._wanted.keys() if BLOCK.match(name)):
+            raise ValueError(
+                f"{of}: it lacks {len(missing)} of {len(self._expected_shapes)} tensors, such as {missing[0]}{has}"
+            )
+        if more := sorted(name for name in shapes.keys() - self._expected_shapes.keys() if BLOCK.match(name)):
             raise ValueError(f"{of}: it has more blocks than its configuration says, such as {more[0]}")
-        for name, shape in self._wanted.items():
+        for name, shape in self._expected_shapes.items():
             if shapes[name] != shape:
                 raise ValueError(f"{of}: {name} is {list(shapes[name])}, and its configuration says {list(shape)}")

@@ -142,9 +142,9 @@ def write_trials(path: Path, trials: Sequence[Trial]) -> None:
 
 def write_best(path: Path, config: RunConfig, trial: Trial) -> None:
     """The best trial as a configuration that ``train`` takes as it is."""
-    told = "\n".join(f"#   {key} = {value}" for key, value in trial.point.items())
+    point = "\n".join(f"#   {key} = {value}" for key, value in trial.point.items())
     result = f"# {trial.name}: Fréchet distance {trial.objective:.2f} at step {trial.step}"
     path.write_text(
-        f"# ray-distill train {path}\n{result}\n{told}\n"
+        f"# ray-distill train {path}\n{result}\n{point}\n"
         + yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
     )

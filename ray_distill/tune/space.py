@@ -28,11 +28,11 @@ class Range(Section):
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Range:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of uniform, loguniform and choice, not {given or 'none'}")
+        names = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(names) != 1:
+            raise ValueError(f"give exactly one of uniform, loguniform and choice, not {names or 'none'}")
         if self.choice is None and not self.values[0] < self.values[1]:
-            raise ValueError(f"{given[0]} = {list(self.values)}: the lower end comes first")
+            raise ValueError(f"{names[0]} = {list(self.values)}: the lower end comes first")
         if self.loguniform and self.loguniform[0] <= 0:
             raise ValueError(f"loguniform = {list(self.loguniform)}: both ends must be above 0")
         return self

@@ -48,16 +48,16 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
     status: Status = "FAILED"
     try:
         with cluster(log_to_driver=False, dashboard=True), watch_signals() as signals:
-            found = slots(ray.cluster_resources(), base.train, settings.concurrent)
-            say(f"== sweep: {settings.trials} trials, {found.concurrent} at a time")
+            share = slots(ray.cluster_resources(), base.train, settings.concurrent)
+            say(f"== sweep: {settings.trials} trials, {share.concurrent} at a time")
             # The cache and the data's features are made once, for all trials.
             Generator(trial_config(settings, base, {}, SHARED), make_cache(base))
             plan = Plan(
-                settings.model_dump(mode="json"), base.dump(secrets=True), found.cpus_per_worker, tracker.run_id
+                settings.model_dump(mode="json"), base.dump(secrets=True), share.cpus_per_worker, tracker.run_id
             )
             # Tune's own way to end in good order; it keeps what it knows, and its trials keep their checkpoints.
             signals.request_stop = lambda: signal.raise_signal(signal.SIGUSR1)
-            _tuner(settings, base, plan, found.concurrent).fit()
+            _tuner(settings, base, plan, share.concurrent).fit()
             signals.request_stop = None
             if signals.signum is not None:
                 raise Stopped(signals.signum)
@@ -86,15 +86,15 @@ def check_sweep(settings: Sweep, base: RunConfig) -> None:
 
 def trials_of(settings: Sweep, steps: int) -> list[Trial]:
     """Results of the trials, best first, by the files in their folders."""
-    found = []
+    trials = []
     for path in sorted((settings.home / "runs").glob(f"*/{FILE}")):
-        if not (told := read_document(path, "point", "error")):
+        if not (record := read_document(path, "point", "error")):
             continue  # torn, and named: Tune starts that trial again where it had not ended
         rows = read(path.parent)
         done = bool(rows) and rows[-1]["step"] >= steps
-        status: Ending = "failed" if told["error"] else "done" if done else "pruned"
-        found.append(Trial(path.parent.name, told["point"], rows, status, told["error"]))
-    return sorted(found, key=lambda trial: trial.rank)
+        status: Ending = "failed" if record["error"] else "done" if done else "pruned"
+        trials.append(Trial(path.parent.name, record["point"], rows, status, record["error"]))
+    return sorted(trials, key=lambda trial: trial.rank)
 
 
 def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
@@ -137,7 +137,7 @@ def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tun
             scheduler=scheduler(settings, base.train.steps),
         ),
         run_config=tune.RunConfig(
-            name=home.name, storage_path=str(home.parent), verbose=0, callbacks=[Told(settings.trials)]
+            name=home.name, storage_path=str(home.parent), verbose=0, callbacks=[TrialLines(settings.trials)]
         ),
     )
 
@@ -160,7 +160,7 @@ def _domain(range_: Range) -> Any:
     return tune.loguniform(*range_.values) if range_.loguniform else tune.uniform(*range_.values)
 
 
-class Told(tune.Callback):
+class TrialLines(tune.Callback):
     """A line for each rung and each end of a trial."""
 
     def __init__(self, trials: int) -> None:

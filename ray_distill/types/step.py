@@ -19,7 +19,7 @@ class Batch:
     ``sample_ids`` [B] int64 number the samples of the whole run (step * global batch + position), whatever
     the world size; they, and never the rank, seed each sample's noise. ``x_0`` is None for data-free methods.
     ``states`` [B, K, C, T, H, W] lie on the teacher's trajectory to x_0, where a preparation made it.
-    The first ``given`` latent frames are conditions, too: networks return them unchanged, and losses leave them out.
+    The first ``prefix`` latent frames are conditions, too: networks return them unchanged, and losses leave them out.
     ``modalities`` are the places along T of each modality that latents pack ("video", "audio"); {}: a picture alone.
     """
 
@@ -29,7 +29,7 @@ class Batch:
     uncond: Cond
     x_0: Tensor | None = None
     states: Tensor | None = None
-    given: int = 0
+    prefix: int = 0
     modalities: Mapping[str, slice] = field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from ray_distill.data.feed.stream import COND, Stream
 from ray_distill.data.store.cache import Shape
 from ray_distill.models.conditions import batched, from_bytes, unconditional
 from ray_distill.models.packed import modalities, tensor_shape
-from ray_distill.models.spec import Fields, given_frames, of_captions
+from ray_distill.models.spec import Fields, of_captions, prefix_frames
 from ray_distill.types import Batch, Placement
 
 
@@ -39,19 +39,19 @@ def micro_batches(
                     f"but samples {rows['sample_id'][:3]}... came"
                 )
             shape: Shape = tuple(rows["shape"][0].tolist())
-            held = tensor_shape(shape)
+            latent_shape = tensor_shape(shape)
             cond = _cond(rows, fields, shape, device)
-            x_0 = _stacked(rows["latents"], held) if stream.with_latents else None
-            states = _stacked(rows["states"], (stream.states, *held)) if stream.states else None
+            x_0 = _stacked(rows["latents"], latent_shape) if stream.with_latents else None
+            states = _stacked(rows["states"], (stream.states, *latent_shape)) if stream.states else None
             batches.append(
                 Batch(
                     sample_ids=_tensor(rows["sample_id"], device),
-                    latent_shape=held,
+                    latent_shape=latent_shape,
                     cond=cond,
                     uncond=unconditional(negative, cond, fields),
                     x_0=None if x_0 is None else _tensor(x_0, device),
                     states=None if states is None else _tensor(states, device),
-                    given=given_frames(fields),
+                    prefix=prefix_frames(fields),
                     modalities=modalities(shape),
                 )
             )

@@ -21,7 +21,7 @@ from ray_distill.data.source import Dataset, Source
 from ray_distill.data.store.tables import table_of
 from ray_distill.plaintext import json_of, text_of
 
-WANTED = {
+CONTENTS = {
     "manifest": 'It holds JSON lines such as {"video": "clips/0.mp4", "caption": "a red kite"}; the quick start\'s is '
     "made by python examples/moving_digits.py data/digits",
     "videos": "It holds videos, each with a .txt beside it",
@@ -69,7 +69,7 @@ def check(source: Source) -> None:
             raise ValueError(f"{where}: cannot be looked at ({error})") from None
         kinds = {"videos": ("folder",), "shards": ("file", "folder")}.get(part.kind, ("file",))
         if there not in kinds:
-            raise ValueError(f"{where}: no such {' or '.join(kinds)}. {WANTED[part.kind]}")
+            raise ValueError(f"{where}: no such {' or '.join(kinds)}. {CONTENTS[part.kind]}")
 
 
 def listing(source: Source) -> pa.Table:
@@ -98,7 +98,7 @@ def entries_of(source: Source, number: int, more: More = always) -> Iterator[Ent
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if empty and more():
-        raise ValueError(f"{where}: nothing in it. {WANTED[part.kind]}")
+        raise ValueError(f"{where}: nothing in it. {CONTENTS[part.kind]}")
 
 
 def _where(source: Source, number: int) -> str:

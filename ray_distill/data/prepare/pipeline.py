@@ -59,13 +59,13 @@ def prepare(source: Source, models: Encoders, say: Say = log.info) -> Cache:
         listed = listing(source)
     for _ in range(ATTEMPTS - 1):
         try:
-            return recall(source, models, listed) or _made(source, models, listed, say)
+            return recall(source, models, listed) or _build(source, models, listed, say)
         except Damaged as damaged:  # the damaged file is set aside: its rows are missing now
             say(f"   {damaged}")
-    return _made(source, models, listed, say)
+    return _build(source, models, listed, say)
 
 
-def _made(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cache:
+def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cache:
     if not (source.cache_dir / KINDS["caption"] / models.encoder).is_dir() and (past := older(source.cache_dir)):
         say(
             f"   {source.cache_dir}: {len(past)} caches of an earlier version, such as {past[0].name}, know no digests "

@@ -141,14 +141,12 @@ class Decode:
         """One clip's pixels [T, H, W, 3], in ``out`` if the caller passes it, and its error."""
         clips = self.source.clips(self.source.parts[row["dataset"]])
         pixels = np.empty(self._shape(row), dtype=np.uint8) if out is None else out
-        known_clip = _known(row["header"]) if row.get("header") else None
+        facts = _facts(row["header"]) if row.get("header") else None
         source = self.source
         fit = partial(_fit, height=row["height"], width=row["width"], crop=clips.crop)
         try:
             with local(row["path"]) as path:
-                read_clip(
-                    path, clips.cut(row["number"]), fit, known_clip, pixels, source.decoder, source.maximum_pixels
-                )
+                read_clip(path, clips.cut(row["number"]), fit, facts, pixels, source.decoder, source.maximum_pixels)
                 if row.get("content") and row["content"] != fingerprint(path):
                     raise BadClip(row["path"], "was replaced since it was looked into")
         except BadClip as bad:
@@ -165,7 +163,7 @@ class Decode:
         return max(1, fitting - fitting % batch if fitting > batch else fitting)
 
 
-def _known(header: str) -> tuple[Video, Seek | None]:
+def _facts(header: str) -> tuple[Video, Seek | None]:
     """The result of ``look`` for a row's clip."""
     video, seek = json.loads(header)
     return Video(**video), seek and Seek(**seek | {"numbers": tuple(seek["numbers"])})

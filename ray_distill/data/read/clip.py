@@ -97,7 +97,7 @@ class Cut:
             raise ValueError(f"frames and stride must be at least 1, got frames={self.frames}, stride={self.stride}")
 
     @property
-    def wanted(self) -> np.ndarray:
+    def numbers(self) -> np.ndarray:
         """Numbers int64 [frames] of the file's frames, or of its frames at ``fps``."""
         return self.stride * (self.number * self.frames + np.arange(self.frames))
 
@@ -110,7 +110,7 @@ class Cut:
         frames a second become 15 by every second one. Ticks above 1 ms are whole frames and taken as exact.
         """
         assert self.fps is not None, "frames that come as they are have no rate"
-        return np.maximum((self.wanted + 0.5) / (self.fps * float(tick)) - self._slack(tick), 0.0)
+        return np.maximum((self.numbers + 0.5) / (self.fps * float(tick)) - self._slack(tick), 0.0)
 
     def _slack(self, tick: Fraction | float) -> float:
         assert self.fps is not None
@@ -120,7 +120,7 @@ class Cut:
 
     def pick(self, path: str, times: Times) -> np.ndarray:
         """Numbers int64 [frames] of the file's frames that make the clip; BadClip where the file is too short."""
-        numbers, frames = self.wanted, self._frames(times)
+        numbers, frames = self.numbers, self._frames(times)
         if numbers[-1] >= frames:
             if self.fps is None:
                 raise BadClip(path, f"has {frames} frames and {numbers[-1] + 1} are needed; {REMEDY}")

@@ -109,7 +109,7 @@ def _from(container: av.container.InputContainer, stream: av.VideoStream, start:
 
 def _cut(path: str, cut: Cut, frames: Iterator[tuple[av.VideoFrame, int]], tick: Fraction) -> Iterator[av.VideoFrame]:
     """The frames of ``cut`` among all ``frames`` from the file's start."""
-    numbers, place, broken = cut.wanted, 0, False
+    numbers, place, broken = cut.numbers, 0, False
     due = None if cut.fps is None else cut.due(tick)
     marks: list[int] = []
     previous: tuple[av.VideoFrame, bool] | None = None

@@ -216,7 +216,7 @@ def _decoded(path: str, last: Cut | None, limit: int) -> Times:
         due = last.due(tick)[-1] if last and last.fps else None
         for _, mark in frames:
             marks.append(max(mark, marks[-1]) if marks else mark)
-            if last and (len(marks) > last.wanted[-1] if due is None else mark - marks[0] > due):
+            if last and (len(marks) > last.numbers[-1] if due is None else mark - marks[0] > due):
                 break
     return Times(np.array(marks, dtype=np.int64), tick)
 

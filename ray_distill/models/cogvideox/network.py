@@ -14,6 +14,7 @@ import torch
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor
 
+from ray_distill.models.causal import check_plain
 from ray_distill.models.cogvideox.schedule import snr_shift_scale, training_timestep
 from ray_distill.models.exits import exit_argument
 from ray_distill.types import Cache, Cond, History, Prediction, Window
@@ -46,11 +47,9 @@ class CogVideoXDenoiser:
         read: bool = False,
     ) -> Prediction:
         """ValueError for a causal call, for features, and for levels that differ by frame."""
-        if chunks or cache is not None or features or sigma.ndim == 2:
-            raise ValueError(
-                "model.family = 'cogvideox': no causal calls, no features and one level for all frames; use another "
-                "method, or family wan"
-            )
+        check_plain("cogvideox", chunks, cache, features)
+        if sigma.ndim == 2:
+            raise ValueError("model.family = 'cogvideox': all frames have one level; use another method, or family wan")
         config = self.network.config
         s = sigma.to(x_t.dtype).view(-1, 1, 1, 1, 1)
         k = (s**2 + (1 - s) ** 2).rsqrt()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ray_distill.models.causal import check_plain
 from ray_distill.models.exits import exit_argument
 from ray_distill.models.sequence import own_tokens
 from ray_distill.types import Cache, Cond, History, Prediction, Window
@@ -46,8 +47,7 @@ class LTXDenoiser:
         read: bool = False,
     ) -> Prediction:
         """Predict as :class:`Denoiser`; ValueError for a causal call and for features, which Wan alone has so far."""
-        if chunks or cache is not None or features:
-            raise ValueError("model.family = 'ltx': no causal calls and no features; use family wan, or another method")
+        check_plain("ltx", chunks, cache, features)
         frames, height, width = x_t.shape[2:]
         with own_tokens(self.network, "proj_in", "proj_out"):
             (tokens,) = self.network(

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 
 def fix_timesteps(scheduler: Any, times: list[float]) -> Any:
     """LTXPipeline asks for sigmas of its own: it gets the recipe's."""
-    given, own = {"timesteps": times, "sigmas": [t / 1000 for t in times]}, scheduler.set_timesteps
+    steps, own = {"timesteps": times, "sigmas": [t / 1000 for t in times]}, scheduler.set_timesteps
 
     def set_timesteps(  # diffusers looks for these names in the signature
         num_inference_steps: Any = None, device: Any = None, sigmas: Any = None, mu: Any = None, timesteps: Any = None
     ) -> None:
-        own(device=device, **given)
+        own(device=device, **steps)
 
     scheduler.set_timesteps = set_timesteps
     return scheduler

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ray_distill.models.causal import check_plain
 from ray_distill.models.exits import exit_argument
 from ray_distill.models.packed import layout, picture, sound
 from ray_distill.types import Cache, Cond, History, Prediction, Window
@@ -47,10 +48,9 @@ class LTX2Denoiser:
         read: bool = False,
     ) -> Prediction:
         """ValueError for a causal call, for features, and for levels that differ by frame."""
-        if chunks or cache is not None or features or sigma.ndim == 2:
-            raise ValueError(
-                "model.family = 'ltx2': no causal calls and no features; use another method, or family wan"
-            )
+        check_plain("ltx2", chunks, cache, features)
+        if sigma.ndim == 2:
+            raise ValueError("model.family = 'ltx2': all frames have one level; use another method, or family wan")
         shape = layout(cond, x_t.shape[1])
         _, frames, height, width, length = shape
         timestep = 1000 * sigma

@@ -54,8 +54,8 @@ class LTX2Text:
             return_tensors="pt",
         ).to(self.model.device)
         mask = tokens.attention_mask
-        made = self.model(input_ids=tokens.input_ids, attention_mask=mask, output_hidden_states=True)
-        states = torch.stack(made.hidden_states, dim=-1).flatten(2, 3).to(self.model.dtype)
+        output = self.model(input_ids=tokens.input_ids, attention_mask=mask, output_hidden_states=True)
+        states = torch.stack(output.hidden_states, dim=-1).flatten(2, 3).to(self.model.dtype)
         video, audio, _ = self.connectors(states, mask, padding_side="left")
         return [{"text": one, "audio_text": two} for one, two in zip(video.float(), audio.float(), strict=True)]
 

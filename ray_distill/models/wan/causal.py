@@ -68,7 +68,7 @@ def looks(
     kept = [frame for run in past for frame in range(*run)]
     frames = sum(chunks)
     place = {frame: i for i, frame in enumerate([*kept, *range(before, before + frames)])}
-    found = []
+    views = []
     for half in (0, frames) if history else (0,):
         for start, end in pairwise(accumulate(chunks, initial=before)):
             shown = [frame for frame in seen(end, window) if frame < start]
@@ -76,8 +76,8 @@ def looks(
             earlier = [place[frame] for frame in shown]
             first = half + start - before
             own = range(len(kept) + first, len(kept) + first + end - start)
-            found.append(Look((first, first + end - start), runs([*earlier, *own])))
-    return tuple(found)
+            views.append(Look((first, first + end - start), runs([*earlier, *own])))
+    return tuple(views)
 
 
 def runs(places: Sequence[int]) -> tuple[Run, ...]:

@@ -17,10 +17,10 @@ TEMPORAL = 4
 """Frames in one latent frame after the first, which is one frame."""
 
 
-def latent_mask(known: Tensor) -> Tensor:
-    """[4, t] of the frames [4 (t - 1) + 1] of a clip, of which ``known`` is 1 or 0: a latent frame has a channel for
-    each of its frames, and the first frame counts four times."""
-    return torch.cat([known[:1].expand(TEMPORAL), known[1:]]).view(-1, TEMPORAL).T
+def latent_mask(by_frame: Tensor) -> Tensor:
+    """[4, t] of ``by_frame`` [4 (t - 1) + 1], which is 1 or 0 for each frame of a clip: a latent frame has a channel
+    for each of its frames, and the first frame counts four times."""
+    return torch.cat([by_frame[:1].expand(TEMPORAL), by_frame[1:]]).view(-1, TEMPORAL).T
 
 
 def enter(x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> tuple[Tensor, Tensor]:
@@ -29,11 +29,11 @@ def enter(x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> tuple[Tensor, T
     ``start`` is the number of the first of these T latent frames in its clip. Nothing is changed in place.
     """
     if "held" in cond:
-        held = cond["held"][:, :, start : start + x_t.shape[2]]
-        known = x_t.new_zeros(TEMPORAL * (cond["held"].shape[2] - 1) + 1)
-        known[0] = 1
-        mask = latent_mask(known)[:, start : start + x_t.shape[2], None, None]
-        return torch.cat([x_t, mask.expand(len(x_t), -1, -1, *x_t.shape[3:]), held.to(x_t)], dim=1), sigma
+        clip = cond["held"][:, :, start : start + x_t.shape[2]]
+        by_frame = x_t.new_zeros(TEMPORAL * (cond["held"].shape[2] - 1) + 1)
+        by_frame[0] = 1
+        mask = latent_mask(by_frame)[:, start : start + x_t.shape[2], None, None]
+        return torch.cat([x_t, mask.expand(len(x_t), -1, -1, *x_t.shape[3:]), clip.to(x_t)], dim=1), sigma
     if "first" in cond and start == 0:
         levels = sigma if sigma.ndim == 2 else sigma[:, None].expand(-1, x_t.shape[2])
         first = cond["first"][:, :, None].to(x_t)

@@ -29,7 +29,7 @@ def fields(pipeline: Pipeline, tokens: int) -> Fields:
     """Text with zeros behind the last token: Wan was trained with them, and attends to all of them; and the fields of
     an image (``conditions``). ConfigError where model.from_image asks for something that the network cannot do."""
     config = pipeline.described
-    known = {"text": Field((tokens, int(config.get("text_dim", 4096))), padding="zeros")}
+    conditions = {"text": Field((tokens, int(config.get("text_dim", 4096))), padding="zeros")}
     out = int(config.get("out_channels") or config.get("in_channels", 16))
     if image_channels(config):
         if pipeline.from_image is False:
@@ -37,23 +37,23 @@ def fields(pipeline: Pipeline, tokens: int) -> Fields:
                 f"model.from_image = false: the transformer of {pipeline.where} has in_channels "
                 f"{config['in_channels']} and takes an image; remove the key, or give a text-to-video folder"
             )
-        known["held"] = Field((out, "t", "h", "w"), of="clip")
-        return known | ({"image": _clip_states(pipeline)} if config.get("image_dim") else {})
+        conditions["held"] = Field((out, "t", "h", "w"), of="clip")
+        return conditions | ({"image": _clip_states(pipeline)} if config.get("image_dim") else {})
     if not pipeline.from_image:
-        return known
+        return conditions
     if not pipeline.settings.get("expand_timesteps"):
         raise ConfigError(
             f"model.from_image = true: {pipeline.where} is a text-to-video pipeline; remove the key, or give an "
             "image-to-video folder or one of Wan 2.2 5B"
         )
-    return known | {"first": Field((out, "h", "w"), of="clip", given=1)}
+    return conditions | {"first": Field((out, "h", "w"), of="clip", prefix=1)}
 
 
 def image_channels(config: Config) -> int:
     """Channels of the mask and of the image's latents."""
-    taken = int(config.get("in_channels", 16))
-    out = int(config.get("out_channels") or taken)
-    return taken - out if taken == 2 * out + TEMPORAL else 0
+    channels = int(config.get("in_channels", 16))
+    out = int(config.get("out_channels") or channels)
+    return channels - out if channels == 2 * out + TEMPORAL else 0
 
 
 def _clip_states(pipeline: Pipeline) -> Field:
@@ -65,10 +65,10 @@ def _clip_states(pipeline: Pipeline) -> Field:
     if not config.is_file():
         return Field((257, width), of="clip")
     described = read_json(config, f"{pipeline.where}: image_encoder")
-    side, patch, made = (described.get(key) for key in ("image_size", "patch_size", "hidden_size"))
-    if made != width or not isinstance(side, int) or not isinstance(patch, int) or patch < 1:
+    side, patch, states = (described.get(key) for key in ("image_size", "patch_size", "hidden_size"))
+    if states != width or not isinstance(side, int) or not isinstance(patch, int) or patch < 1:
         raise ConfigError(
-            f"{pipeline.where}: its transformer takes CLIP's states of {width}, and image_encoder gives {made}, of "
+            f"{pipeline.where}: its transformer takes CLIP's states of {width}, and image_encoder gives {states}, of "
             f"pictures of {side} in patches of {patch}; give a folder whose parts belong together"
         )
     return Field(((side // patch) ** 2 + 1, width), of="clip")
@@ -80,10 +80,10 @@ def image(pipeline: Pipeline, codec: Codec) -> ImageEncoder:
     return WanImageEncoder.load(pipeline.path, codec, of_clips(pipeline.fields(1)))
 
 
-def image_parts(known: Fields) -> tuple[str, ...]:
-    if not of_clips(known):
+def image_parts(conditions: Fields) -> tuple[str, ...]:
+    if not of_clips(conditions):
         return ()
-    return ("vae", *(("image_encoder", "image_processor") if "image" in known else ()))
+    return ("vae", *(("image_encoder", "image_processor") if "image" in conditions else ()))
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:

@@ -43,21 +43,21 @@ class WanImageEncoder(nn.Module):
     def encode(self, pixels: Tensor) -> list[Row]:
         """The fp32 conditions, a row for each clip, of ``pixels`` [B, 3, T, H, W] in [-1, 1]. It reads the first frame,
         and the size of the clip that follows it."""
-        made: dict[str, Tensor] = {}
+        conditions: dict[str, Tensor] = {}
         first = pixels[:, :, :1]
         if "first" in self.fields:
-            made["first"] = self.encode_frames(first)[:, :, 0]
+            conditions["first"] = self.encode_frames(first)[:, :, 0]
         if "held" in self.fields:
             grey = first.new_zeros(*first.shape[:2], pixels.shape[2] - 1, *first.shape[3:])
-            made["held"] = self.encode_frames(torch.cat([first, grey], dim=2))
+            conditions["held"] = self.encode_frames(torch.cat([first, grey], dim=2))
         if self.clip is not None:
-            made["image"] = self._states(first[:, :, 0])
-        return [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
+            conditions["image"] = self._states(first[:, :, 0])
+        return [dict(zip(conditions, row, strict=True)) for row in zip(*conditions.values(), strict=True)]
 
     def _states(self, pictures: Tensor) -> Tensor:
         """CLIP's hidden states before its last layer, [B, tokens, D], as the pipeline takes them."""
         assert self.clip is not None
         bytes_ = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        given = self.processor(images=list(bytes_.permute(0, 2, 3, 1).cpu().numpy()), return_tensors="pt")
-        states = self.clip(given.pixel_values.to(self.clip.device), output_hidden_states=True).hidden_states[-2]
+        inputs = self.processor(images=list(bytes_.permute(0, 2, 3, 1).cpu().numpy()), return_tensors="pt")
+        states = self.clip(inputs.pixel_values.to(self.clip.device), output_hidden_states=True).hidden_states[-2]
         return states.float()

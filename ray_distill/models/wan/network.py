@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.models.exits import exit_argument
-from ray_distill.models.features import read_out, tapped
+from ray_distill.models.features import block_outputs, readings
 from ray_distill.models.sequence import own_tokens
 from ray_distill.models.wan.causal import causal_attention
 from ray_distill.models.wan.conditions import enter, leave
@@ -49,8 +49,8 @@ class WanDenoiser:
             latents, levels = self._beside(history, latents, levels, cond)
         with (
             causal,
-            tapped(self.network, features) as taken,
-            read_out(self.network, taken, read) as readings,
+            block_outputs(self.network, features) as hidden,
+            readings(self.network, hidden, read) as hidden_readings,
             own_tokens(self.network, "patch_embedding", "proj_out", dim=2),
         ):
             (velocity,) = self.network(
@@ -62,7 +62,7 @@ class WanDenoiser:
                 **exit_argument(cond),
             )
         velocity = leave(velocity[:, :, -frames:].to(x_t.dtype), x_t, sigma, cond, start)
-        return Prediction(velocity, tuple(taken), tuple(readings))
+        return Prediction(velocity, tuple(hidden), tuple(hidden_readings))
 
     def _beside(self, history: History, latents: Tensor, levels: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """The clean frames in front of the noised ones, each at its level (teacher forcing)."""

@@ -66,8 +66,8 @@ if __name__ == "__main__":
     call |= {"num_frames": (t - 1) * pipe.vae_scale_factor_temporal + 1, "num_inference_steps": len(times)}
     image = Image.new("RGB", (size["width"], size["height"])) if no_vae else fit(Image.open(picture), **size)
     if no_vae:
-        given = load_file(picture)
-        pipe.vae = Encoded(given["held"][None] if "held" in given else given["first"][None, :, None]).to(device)
+        tensors = load_file(picture)
+        pipe.vae = Encoded(tensors["held"][None] if "held" in tensors else tensors["first"][None, :, None]).to(device)
     torch.manual_seed(int(seed))  # initial latents and fresh noise come from the global generator, in this order
     video = pipe(image, prompt, output_type="latent" if latents else "np", **call)[0]
     save_file({"latents": video}, out) if latents else diffusers.utils.export_to_video(video[0], out, recipe["fps"])

@@ -24,7 +24,7 @@ from ray_distill.types import STUDENT, Role
 REPORT = "report.json"
 
 
-def known(run_dir: Path) -> dict[str, Any]:
+def report_so_far(run_dir: Path) -> dict[str, Any]:
     """The run's report so far."""
     return read_document(run_dir / REPORT)
 

@@ -50,9 +50,9 @@ class Validations:
         self.hook = hook or WebHook(None, config.name)
         every = config.evaluate.every
         self.rows, self._series = read(config.run_dir), Series(config.run_dir / FILE)
-        known = {row["step"] for row in self.rows}
+        past = {row["step"] for row in self.rows}
         due = [*range(every, config.train.steps, every), config.train.steps] if every else []
-        self._due = [step for step in due if step not in known]
+        self._due = [step for step in due if step not in past]
         self._generator: Generator | None = None
         self._running: tuple[int, list[Any]] | None = None
         for row in self.rows:
@@ -109,16 +109,16 @@ class Validations:
         if self._generator is None:
             self._generator = Generator(self.config, self.cache)
         folder, sampler = self.config.run_dir / folder_name(step), self.config.method.sampler()
-        wanted = [Candidate(STUDENT, sampler, folder, averaged) for averaged in self.config.validated]
+        candidates = [Candidate(STUDENT, sampler, folder, averaged) for averaged in self.config.validated]
         seed = self.config.evaluate.tune_seed
-        self._running = step, [self._generator.start(candidate, seed, TASK_CPUS) for candidate in wanted]
+        self._running = step, [self._generator.start(candidate, seed, TASK_CPUS) for candidate in candidates]
 
-    def _take(self, step: int, made: list[Any]) -> None:
+    def _take(self, step: int, samples: list[Any]) -> None:
         """One row; what belongs to a second student, beside its average, is called ``trained``."""
         assert self._generator is not None
         folder = self.config.run_dir / VIDEOS / f"step_{step:06d}"
         row: dict[str, Any] = {"step": step}
-        for each, prefix, place in zip(made, ("", "trained_"), (folder, folder / "trained"), strict=False):
+        for each, prefix, place in zip(samples, ("", "trained_"), (folder, folder / "trained"), strict=False):
             measured = summary([each], self._generator.real, self.config.method.sampler())
             row |= {f"{prefix}{name}": value for name, value in measured.items() if value is not None}
             write_videos(place, each.videos, self._generator.prompts, self.config.data.fps)

@@ -312,7 +312,7 @@ def test_a_file_is_known_by_all_of_it_up_to_16_mib_and_by_128_pieces_beyond(tmp_
 
 @pytest.fixture
 def hollow(folder, monkeypatch):
-    """``pipeline._made`` without Ray: what it looks into, encodes and indexes is one call of ``done``."""
+    """``pipeline._build`` without Ray: what it looks into, encodes and indexes is one call of ``done``."""
     calls = {"done": lambda made: make(source(folder))[0], "said": []}
     for name in ("_looked", "_captions", "_clips"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ray_distill.diffusion.given import generated, generated_tokens
 from ray_distill.diffusion.losses import dmd_gradient, surrogate
+from ray_distill.diffusion.prefix import generated, generated_tokens
 from ray_distill.methods import METHODS
 from ray_distill.methods.dmd import DMD
 from ray_distill.models.heads import FeatureDiscriminator, placed, random_heads
@@ -56,7 +56,7 @@ def test_a_perfect_student_is_pulled_by_a_fake_score_that_does_not_see_the_image
     x = torch.tensor([1.5, RHO * 1.5], dtype=torch.float64).view(1, 1, 2, 1, 1).requires_grad_()
     cond = {"first": torch.full((1, 1, 1, 1), 1.5, dtype=torch.float64)}
     networks = {"teacher": TwoFrames(), "fake_score": TwoFrames(blind)}
-    terms = method.match(x, networks, batch([0], (1, 2, 1, 1), cond=cond, uncond=cond, given=1), Still())
+    terms = method.match(x, networks, batch([0], (1, 2, 1, 1), cond=cond, uncond=cond, prefix=1), Still())
     (gradient,) = torch.autograd.grad(terms.loss, x)
     assert gradient.flatten().tolist() == pytest.approx([0.0, g], abs=1e-12) and gradient[0, 0, 0] == 0
 
@@ -124,7 +124,7 @@ def test_means_are_over_generated_frames(name, loss):
     descend = getattr(method, loss)
     with torch.no_grad():
         seen, every = (
-            descend(networks, batch(range(2), SHAPE, given=given, **data), RNG, {}).loss.item() for given in (1, 0)
+            descend(networks, batch(range(2), SHAPE, prefix=given, **data), RNG, {}).loss.item() for given in (1, 0)
         )
     assert seen == pytest.approx(MEANS[name][loss] * every, rel=1e-4) and every > 0
 
@@ -140,7 +140,7 @@ def test_the_discriminator_sees_tokens_of_generated_frames(name):
         return judge.network(*features)
 
     networks["discriminator"] = FeatureDiscriminator(look, torch.float32, judge.blocks)
-    rows = batch(range(2), SHAPE, given=1, **data)
+    rows = batch(range(2), SHAPE, prefix=1, **data)
     for descend in (method.student_loss, method.discriminator_loss):
         assert math.isfinite(descend(networks, rows, RNG, {}).loss.item())
     assert set(shown) == {2 * 4}  # two generated frames of 2 x 2 tokens
@@ -150,5 +150,5 @@ def test_a_rollout_begins_with_the_given_frame():
     for name in ("dmd", "self_forcing"):
         method = METHODS[name](**SETTINGS.get(name, {}))
         networks, data = wans(method)
-        x = method.roll_out(networks, batch(range(2), SHAPE, given=1, **data), RNG, "student", grad=False)
+        x = method.roll_out(networks, batch(range(2), SHAPE, prefix=1, **data), RNG, "student", grad=False)
         torch.testing.assert_close(x[:, :, 0], data["cond"]["first"], atol=1e-5, rtol=0)
