@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
-"""Of one table of noise levels."""
+"""Classes of schedulers that share one table of noise levels."""
 SAMPLING = ("clip_sample", "set_alpha_to_one", "timestep_spacing")
 """Keys of a scheduler that change its own sampling, and not the levels of the training."""
 
@@ -41,7 +41,7 @@ def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
 
 
 def noise(shape: Sequence[int]) -> Tensor:
-    """Drawn in the network's layout, [B, T, C, H, W]."""
+    """Noise that is drawn in the network's layout, [B, T, C, H, W]."""
     b, c, t, h, w = shape
     return torch.randn(b, t, c, h, w).transpose(1, 2)
 

@@ -322,6 +322,7 @@ def test_what_diffusers_would_leave_out_in_silence_is_refused(folders):
     with pytest.raises(ValueError, match="model.attention = 'flash': the attention of a CogVideoX.* reads no backend"):
         check_blocks(network, "flash", False, "roles.student")
     network.set_attention_backend("_native_math")
+    network.set_attention_backend("native")  # diffusers keeps the last one for the whole process
     assert not any(hasattr(m.processor, "_attention_backend") for m in network.modules() if hasattr(m, "processor"))
     check_blocks(tiny_wan(0), "flash", True, "roles.student")
 
