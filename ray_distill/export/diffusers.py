@@ -14,7 +14,7 @@ from typing import Any, NotRequired, TypedDict, Unpack
 
 import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, SchedulerMixin
 
 from ray_distill.export.base import check_index
 from ray_distill.export.card import ADAPTER, COMFYUI, LOW_ADAPTER, model_card
@@ -78,11 +78,12 @@ def export_student(
     from_image = clips.get("from_image", False)
     export = family.image_export if from_image and family.image_export else family.export
     _check(folder, base, family, sampler, export, low)
-    recipe = _recipe(folder, base, sampler, latent_shape, clips)
+    scheduler = export.scheduler(transformer) if export.scheduler else SCHEDULERS[sampler.kind](shift=1.0)
+    recipe = _recipe(folder, base, sampler, latent_shape, clips) | {"scheduler": type(scheduler).__name__}
     adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
     ranks = {name: lora.rank for name, (lora, _) in adapters.items()}
     with _replacing(folder) as fresh:
-        _save_networks(fresh, transformer, low, sampler, export.pipeline, tensors)
+        _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors)
         _save_adapters(fresh, export.pipeline, adapters)
         for name, (lora, parts) in adapters.items() if comfyui else ():
             save_comfyui(fresh / COMFYUI[name], family, lora, parts)
@@ -123,7 +124,6 @@ def _recipe(folder: Path, base: Path | str, sampler: Sampler, latent_shape: Late
     return {
         "version": VERSION,
         "base": os.path.relpath(Path(base).resolve(), folder) if Path(base).is_dir() else str(base),
-        "scheduler": SCHEDULERS[sampler.kind].__name__,
         "kind": sampler.kind,
         "timesteps": list(sampler.timesteps),
         "guidance_scale": sampler.guidance_scale,
@@ -169,9 +169,9 @@ def _save_networks(
     low: torch.nn.Module | None,
     sampler: Sampler,
     pipeline: str,
+    scheduler: SchedulerMixin,
     tensors: Mapping[str, Mapping[str, torch.Tensor] | None],
 ) -> None:
-    scheduler = SCHEDULERS[sampler.kind](shift=1.0)  # the timesteps are already shifted
     networks = {"transformer": transformer} | ({} if low is None else {"transformer_2": low})
     for name, network in networks.items():
         save_network(folder / name, network, tensors.get(name))

@@ -15,6 +15,7 @@ FAMILIES = {
     "wan": "ray_distill.models.wan.family",
     "ltx": "ray_distill.models.ltx.family",
     "ltx2": "ray_distill.models.ltx2.family",
+    "cogvideox": "ray_distill.models.cogvideox.family",
 }
 
 

@@ -18,7 +18,7 @@ from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
 NATIVE = "native"
-"""diffusers' name of torch's own attention."""
+"""diffusers' name of torch's own attention, the backend of a network that chose none."""
 
 
 def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str, Any]:
@@ -135,6 +135,20 @@ def check_attention(backend: str, key: str = "model.attention") -> None:
     backends = sorted(name.value for name in AttentionBackendName)
     if backend not in backends:
         raise ValueError(f"{key} = {backend!r}: diffusers has no such backend; it has {', '.join(backends)}")
+
+
+def check_blocks(network: nn.Module, backend: str, compiled: bool, key: str) -> None:
+    """ValueError where diffusers names no repeated blocks to compile, or where no layer of ``network`` (meta will do)
+    reads a ``backend`` other than its default: diffusers sets it without effect. ``key``: the role's section."""
+    name = type(network).__name__
+    if compiled and not getattr(network, "_repeated_blocks", None):
+        raise ValueError(f"{key}.compile = true: diffusers compiles no blocks of a {name}; remove it")
+    processors = [module.processor for module in network.modules() if hasattr(module, "processor")]
+    if backend != NATIVE and not any(hasattr(p, "_attention_backend") for p in processors):
+        raise ValueError(
+            f"model.attention = {backend!r}: the attention of a {name} reads no backend; remove it, and "
+            f"{key}.attention where it is set"
+        )
 
 
 def use_attention(module: nn.Module, backend: str, always: bool = False) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import SchedulerMixin
     from torch import Tensor, nn
 
     from ray_distill.models.codec import Codec
@@ -153,6 +154,8 @@ class Export:
     experts: bool = False
     task: str = "text-to-video"
     """The hub's name of its task."""
+    scheduler: Callable[[nn.Module], SchedulerMixin] | None = None
+    """(student) -> the scheduler that the script steps by, where it is not one of flow matching."""
 
 
 def torch_randn(shape: Sequence[int]) -> Tensor:

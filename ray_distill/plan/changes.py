@@ -74,6 +74,8 @@ def micro_batches(config: RunConfig) -> Changes:
 def sequence_parallel(config: RunConfig) -> Changes:
     """Share each clip among more workers, at the price of communication. Their number must divide the heads and the
     tokens of every network."""
+    if family(config.model.family).exchange_heads is None:
+        return
     train, counts = config.train, [config.train.workers, config.train.min_workers or config.train.workers]
     for role in config.held_roles:
         described = architecture(config, role)
