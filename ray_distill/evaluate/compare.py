@@ -27,7 +27,7 @@ from ray_distill.evaluate.metrics import (
     paired_difference,
     paired_ratio,
 )
-from ray_distill.evaluate.report import contact_sheet, missed
+from ray_distill.evaluate.report import contact_sheet, misses
 from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
@@ -115,7 +115,7 @@ def evaluate(
     if TEACHER in config.method.roles:
         report |= against_teacher(sampled["student"], sampled["teacher_many"], generator.prompts)
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
-    return report | {"missed": missed(report, settings.goals)}
+    return report | {"missed": misses(report, settings.goals)}
 
 
 def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[str], None]) -> Sampler:

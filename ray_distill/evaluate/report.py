@@ -146,25 +146,25 @@ def table(report: Mapping[str, Any]) -> str:
     return f"{text}\n{_footer(report)}".rstrip()
 
 
-def missed(report: Mapping[str, Any], goals: Goals) -> list[str]:
+def misses(report: Mapping[str, Any], goals: Goals) -> list[str]:
     """The goals that the student missed, in words; empty where it reaches them all."""
-    student, misses = report["student"], []
+    student, lines = report["student"], []
     if goals.frechet_ratio is not None:
         ratio = student["frechet"] / report["teacher_many"]["frechet"]
         if ratio > goals.frechet_ratio:
-            misses.append(
+            lines.append(
                 f"its Fréchet distance is {ratio:.2f} of teacher_many's; at most {goals.frechet_ratio} was asked"
             )
     if goals.frechet_margin is not None:
         margin = report["teacher_same_steps_guided"]["frechet"] - student["frechet"]
         if margin < goals.frechet_margin:
-            misses.append(
+            lines.append(
                 f"its Fréchet distance is {margin:.1f} below teacher_same_steps_guided's; "
                 f"at least {goals.frechet_margin} was asked"
             )
     if goals.accuracy is not None and student["accuracy"] < goals.accuracy:
-        misses.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
-    return misses
+        lines.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
+    return lines
 
 
 def _number(value: float | None, form: str) -> str:
