@@ -1,4 +1,4 @@
-"""Load one role's network, to sample or to export, from a checkpoint or from its initial weights."""
+"""Load one role's network, its LoRA merged, to sample or to export: from a checkpoint or from its initial weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compare the student with its teacher by samples: same prompts, same noise, one report."""
+"""Compare the student with its teacher at many steps and, guided, at as few: same prompts, same noise, one report."""
 
 from __future__ import annotations
 
