@@ -148,8 +148,8 @@ class Writing:
         if self.rank == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
         which, error = next((rank, error) for rank, error in enumerate(errors) if error)
-        needed = f"{self.bytes:,} bytes needed" if self.bytes else "nothing was written yet"
-        raise SaveFailed(f"{self.folder} was not saved ({needed}; rank {which}: {error})")
+        room = f"{self.bytes:,} bytes needed" if self.bytes else "nothing was written yet"
+        raise SaveFailed(f"{self.folder} was not saved ({room}; rank {which}: {error})")
 
     def _message(self, error: Exception) -> str:
         """Message of an error, with the space that the disk has left before the half-written folder is removed."""

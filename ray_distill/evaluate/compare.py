@@ -1,4 +1,4 @@
-"""Compare the student with its teacher by samples: same prompts, same noise, one report."""
+"""Compare the student with its teacher at many steps and, guided, at as few: same prompts, same noise, one report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ray_distill.evaluate.metrics import (
     paired_difference,
     paired_ratio,
 )
-from ray_distill.evaluate.report import contact_sheet, missed
+from ray_distill.evaluate.report import contact_sheet, misses
 from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
@@ -117,7 +117,7 @@ def evaluate(
     if TEACHER in config.method.roles:
         report |= against_teacher(sampled["student"], sampled["teacher_many"], generator.prompts)
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
-    return report | {"missed": missed(report, settings.goals)}
+    return report | {"missed": misses(report, settings.goals)}
 
 
 def wait_for(tasks: Sequence[Any], timeout_s: float, shown: Bar, each: int) -> list[Samples]:

@@ -140,31 +140,31 @@ def table(report: Mapping[str, Any]) -> str:
     return f"{columns.table(head, lines)}\n{_footer(report)}".rstrip()
 
 
-def missed(report: Mapping[str, Any], goals: Goals) -> list[str]:
+def misses(report: Mapping[str, Any], goals: Goals) -> list[str]:
     """The goals that the student missed, in words; empty where it reaches them all."""
-    student, misses = report["student"], []
+    student, lines = report["student"], []
     if goals.frechet_ratio is not None:
         ratio = student["frechet"] / report["teacher_many"]["frechet"]
         if ratio > goals.frechet_ratio:
-            misses.append(
+            lines.append(
                 f"its Fréchet distance is {ratio:.2f} of teacher_many's; at most {goals.frechet_ratio} was asked"
             )
     if goals.frechet_margin is not None:
         margin = report["teacher_same_steps_guided"]["frechet"] - student["frechet"]
         if margin < goals.frechet_margin:
-            misses.append(
+            lines.append(
                 f"its Fréchet distance is {margin:.1f} below teacher_same_steps_guided's; "
                 f"at least {goals.frechet_margin} was asked"
             )
     if goals.accuracy is not None and student["accuracy"] < goals.accuracy:
-        misses.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
+        lines.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
     for name, bounds in goals.within.items():
         ratio = report["ratios"].get(name)
         if ratio is None:
-            misses.append(f"its {name} is unknown, since the teacher's {MEASURE_OF[name]} is next to nothing")
+            lines.append(f"its {name} is unknown, since the teacher's {MEASURE_OF[name]} is next to nothing")
         elif bounds.excess(ratio["value"]) > 0:
-            misses.append(f"its {name} is {ratio['value']:.3f}; {bounds} was asked")
-    return misses
+            lines.append(f"its {name} is {ratio['value']:.3f}; {bounds} was asked")
+    return lines
 
 
 def _number(value: float | None, form: str) -> str:

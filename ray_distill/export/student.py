@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.checkpoint import Checkpoint
-from ray_distill.checkpoint.network import outlined
+from ray_distill.checkpoint.network import outline
 from ray_distill.config import RunConfig
 from ray_distill.export.diffusers import export_student
 from ray_distill.models.lora import LoRA
@@ -31,8 +31,8 @@ def export(
     recipe = config.method.sampler()
     high, low = (recipe.experts.high, recipe.experts.low) if recipe.experts else (STUDENT, None)
     dtype = getattr(torch, config.model.export_dtype)
-    transformer, own = outlined(config, high, checkpoint, dtype)
-    other, rest = (None, None) if low is None else outlined(config, low, checkpoint, dtype)
+    transformer, own = outline(config, high, checkpoint, dtype)
+    other, rest = (None, None) if low is None else outline(config, low, checkpoint, dtype)
     return export_student(
         folder or config.run_dir / FOLDER,
         transformer,

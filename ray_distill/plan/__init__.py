@@ -1,4 +1,9 @@
-"""Memory, time and money of a run before it starts."""
+"""Memory, time and money of a run before it starts.
+
+Runs on the driver, from configuration files alone: no weight is read, and networks stay on the meta device.
+May import: config and all below it; no Ray.
+A new figure owes a measurement that it was compared with (docs/plan.md).
+"""
 
 from __future__ import annotations
 

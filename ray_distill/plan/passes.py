@@ -1,4 +1,4 @@
-"""Count bytes and FLOPs of one forward and backward on tensors without data.
+"""Count activation bytes and FLOPs of one forward and backward, on tensors without data.
 
 The network runs under PyTorch's FakeTensorMode with the real shapes: what autograd saves, what checkpointing recomputes
 and what lives for a moment are counted as they come. The kernels are those that PyTorch chooses on a CPU: attention is

@@ -1,7 +1,7 @@
 """The shared nouns of the project: roles, networks, samplers, the values of a step, the protocol of a method.
 
 Everything may import this folder; it imports torch and the standard library, and holds no logic. Import its names from
-here: `from ray_distill.types import Denoiser`.
+here: `from ray_distill.types import Denoiser`. A new noun owes two users that are not tests.
 
 roles          Role and its names, Average, Start, Need, Heads
 network        Denoiser, Discriminator, Prediction, Cond, Window, Cache, History

@@ -74,12 +74,12 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
         )
     before = memo(source, models, listed)
     prompts = pa.array((n for n, part in enumerate(source.parts) if part.kind == "prompts"), pa.int64())
-    clips = _looked(source, models, without(listed, "dataset", prompts), say)
+    clips = _look(source, models, without(listed, "dataset", prompts), say)
     alone = among(listed, "dataset", prompts)
     pictured = unequal(alone, image="")
     if models.images and len(pictured):
         alone = pa.concat_tables(
-            [equal(alone, image=""), _looked(source, models, pictured, say)], promote_options="default"
+            [equal(alone, image=""), _look(source, models, pictured, say)], promote_options="default"
         )
     inventory = Inventory(source, models, alone, clips)
     _captions(source, models, inventory, say)
@@ -89,7 +89,7 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
         _clips(source, models, inventory, say)
     for number, part in enumerate(source.parts):
         if part.teacher is not None:
-            _taught(source, models, inventory, number, part.teacher, say)
+            _teach(source, models, inventory, number, part.teacher, say)
     cache = finish(inventory)
     if memo(source, models, listed) == before:  # else a file was replaced meanwhile: the next preparation looks again
         remember(source, models, listed, cache)
@@ -107,7 +107,7 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     rows = [row | size | {"path": path} for row, path in located if path]  # a run outlives clips of its sources
     if not rows:
         raise ValueError("data: none of the cache's clips is in its sources any more; set evaluate.metric=null")
-    return _decoded(source, dataset(pa.Table.from_pylist(rows)))
+    return _decode(source, dataset(pa.Table.from_pylist(rows)))
 
 
 def with_paths(source: Source, rows: pa.Table) -> pa.Table:
@@ -120,7 +120,7 @@ def with_paths(source: Source, rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.column_names.index("path"), "path", addresses)
 
 
-def _looked(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.Table:
+def _look(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.Table:
     """Each clip of the source's files, or the error in its place."""
     tables = [CLIPS.empty_table()]
     if len(files):
@@ -137,17 +137,17 @@ def _looked(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.T
 def _captions(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
     rows = inventory.missing_text()
     if len(rows):
-        encoded = _encoded(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
-        _written(encoded, Write(inventory.text), 1 << 20, Progress("captions", len(rows), say))
+        encoded = _encode(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
+        _write(encoded, Write(inventory.text), 1 << 20, Progress("captions", len(rows), say))
 
 
 def _pictures(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
     rows = inventory.missing_pictures()
     if len(rows) and inventory.images is not None:
         decoded = dataset(rows, LIGHT).map(DecodePicture(source), num_cpus=share(DECODE))
-        encoded = _encoded(decoded, EncodePictures, (models,), source, source.encode_batch)
+        encoded = _encode(decoded, EncodePictures, (models,), source, source.encode_batch)
         progress = Progress("pictures", len(rows), say)
-        inventory.mark_failed(_written(encoded, Write(inventory.images), inventory.row_bytes, progress), "image_id")
+        inventory.mark_failed(_write(encoded, Write(inventory.images), inventory.row_bytes, progress), "image_id")
 
 
 def _clips(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
@@ -157,7 +157,7 @@ def _clips(source: Source, models: Encoders, inventory: Inventory, say: Say) -> 
         rows = rows.sort_by([(name, "ascending") for name in ("height", "width", "id")])
         encoded = _encoded_clips(source, models, dataset(rows))
         write = Write(inventory.latents, beside=inventory.images, apart=tuple(of_clips(models.fields)))
-        inventory.mark_failed(_written(encoded, write, inventory.row_bytes, Progress("clips", len(rows), say)))
+        inventory.mark_failed(_write(encoded, write, inventory.row_bytes, Progress("clips", len(rows), say)))
 
 
 def encode_beside(
@@ -169,29 +169,29 @@ def encode_beside(
     """
     batch = max(8, source.encode_batch)
     encoded = _encoded_clips(source, models, dataset(rows, batch), cpus)
-    return _written(encoded, write, FILE // batch, Progress("clips", len(rows), say), cpus, stopped)
+    return _write(encoded, write, FILE // batch, Progress("clips", len(rows), say), cpus, stopped)
 
 
 def _encoded_clips(source: Source, models: Encoders, rows: Dataset, cpus: float | None = None) -> Dataset:
-    return _encoded(_decoded(source, rows, cpus), EncodeClips, (models,), source, source.encode_batch, cpus)
+    return _encode(_decode(source, rows, cpus), EncodeClips, (models,), source, source.encode_batch, cpus)
 
 
-def _decoded(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset:
+def _decode(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset:
     return rows.map_batches(Decode(source), batch_size=None, num_cpus=share(DECODE, cpus))
 
 
-def _taught(source: Source, models: Encoders, inventory: Inventory, part: int, teacher: Teacher, say: Say) -> None:
+def _teach(source: Source, models: Encoders, inventory: Inventory, part: int, teacher: Teacher, say: Say) -> None:
     """Sample clips of prompts by the teacher."""
     rows = inventory.missing_taught(part)
     if len(rows):
         (uncond,) = inventory.text.find([address(source.negative_prompt)])
         arguments = (models, teacher, inventory.sample_shape, inventory.text, uncond, inventory.images)
-        encoded = _encoded(dataset(rows), MakeClips, arguments, source, teacher.batch)
+        encoded = _encode(dataset(rows), MakeClips, arguments, source, teacher.batch)
         progress = Progress("clips by the teacher", len(rows), say)
-        inventory.mark_failed(_written(encoded, Write(inventory.latents), inventory.row_bytes, progress))
+        inventory.mark_failed(_write(encoded, Write(inventory.latents), inventory.row_bytes, progress))
 
 
-def _encoded(
+def _encode(
     rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int, cpus: float | None = None
 ) -> Dataset:
     """Encode ``rows`` in a pool of actors that grows to ``data.encoders``.
@@ -211,7 +211,7 @@ def _encoded(
     )
 
 
-def _written(
+def _write(
     rows: Dataset,
     write: Write,
     row_bytes: int,

@@ -69,11 +69,11 @@ class Look:
                 (video, seeks), content = look(path, clips.cut(0), most, limit), fingerprint(path)
                 if version(path) != before:
                     raise BadClip(row["path"], "was replaced while it was looked into")
-            if reason := clips.unfit(video.shown):
+            if reason := clips.unfit(video.square_size):
                 raise BadClip(row["path"], reason)
         except BadClip as bad:
             return [row | empty | {"error": str(bad)}]
-        size = clips.size(video.shown, self.multiple)
+        size = clips.size(video.square_size, self.multiple)
         image_id, wrong = picture_id(row["image"], clips, size) if row.get("image") else ("", "")
         if wrong:
             return [row | empty | {"error": wrong}]

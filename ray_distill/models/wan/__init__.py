@@ -1,5 +1,6 @@
 """Wan's family: text to video by diffusers' WanPipeline.
 
+May import: the files beside the folders of families, diffusers, transformers; no other family.
 family         FAMILY: what Wan declares
 network        the denoiser, over one forward of diffusers' transformer
 causal         attention by chunks; it lies beside the weights of an exported causal student

@@ -14,7 +14,7 @@ import ray.train.torch
 
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.data.feed.stream import Stream, ordered
+from ray_distill.data.feed.stream import Stream, in_turn
 from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
 from ray_distill.errors import Stopped
@@ -173,7 +173,7 @@ def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
     if data.encoder_gpus and left["GPU"] > 0:
         # One that waited for a GPU would take that of a training worker which has to be started again.
         data = data.model_copy(update={"encoders": min(data.encoders, int(left["GPU"] / data.encoder_gpus))})
-    filling = Filling(data, config.model.encoders, stream.cache, stream.needed(), cpus, say)
+    filling = Filling(data, config.model.encoders, stream.cache, stream.row_order(), cpus, say)
     filling.start()
     return filling
 
@@ -199,7 +199,7 @@ def trainer(job: Job) -> ray.train.torch.TorchTrainer:
             ),
         ),
         datasets={"train": job.data},  # type: ignore[dict-item]
-        dataset_config=Split(execution_options=ordered()),
+        dataset_config=Split(execution_options=in_turn()),
     )
 
 
