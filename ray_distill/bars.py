@@ -42,13 +42,3 @@ def write(text: str, end: str = "\n", out: TextIO | None = None) -> None:
     out = out or sys.stderr
     Bar.write(text, file=out, end=end)
     out.flush()
-
-
-class AboveBars:
-    """Standard error as a stream for log lines, which go above the bars."""
-
-    def write(self, text: str) -> None:
-        write(text, end="")
-
-    def flush(self) -> None:
-        sys.stderr.flush()

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_distill.arguments import parse
-from ray_distill.bars import AboveBars
 from ray_distill.errors import ConfigError, Stopped, mistakes
 from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
-from ray_distill.terminal import patient
+from ray_distill.terminal import AboveBars, patient
 
 if TYPE_CHECKING:
     from ray_distill.config import Loaded

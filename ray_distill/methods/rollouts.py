@@ -164,8 +164,8 @@ class LongRollouts(Chunked):
                 rollout.cond, rollout.uncond = batch.cond, batch.uncond
                 rollout.cache, rollout.frames = Cache(window=self.chunks.window), 0
             return replace(batch, cond=rollout.cond, uncond=rollout.uncond)
-        shape = tuple(rollout.x.shape[1:])
-        return replace(batch, cond=rollout.cond, uncond=rollout.uncond, latent_shape=shape)
+        _, c, t, h, w = rollout.x.shape
+        return replace(batch, cond=rollout.cond, uncond=rollout.uncond, latent_shape=(c, t, h, w))
 
     def extend(self, rollout: Rollout, x: Tensor) -> Tensor:
         """The window [B, C, T, H, W] of the latest frames, of which the last are ``x``; after it the rollout goes on,

@@ -1,4 +1,4 @@
-"""The objective of a trial: a weighted sum of what its validations measure, behind constraints; light to import."""
+"""The objective of a trial: a weighted sum of what its validations measure, behind constraints."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from ray_distill.bars import AboveBars, Bar, bar, write
+from ray_distill.bars import Bar, bar, write
+from ray_distill.terminal import AboveBars
 
 
 class Terminal(io.StringIO):

@@ -100,13 +100,11 @@ def test_each_due_checkpoint_is_measured_once_in_order(run):
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_each_is_compared_with_the_teacher_which_is_sampled_once(run, wanted):
-    run.config = run.config.model_copy(
-        update={"evaluate": run.config.evaluate.model_copy(update={"validation_ratios": wanted})}
-    )
+def test_each_is_compared_with_the_teacher_which_is_sampled_once(run, tmp_path, wanted):
+    config = run_config(tmp_path, train__steps=8, evaluate={"every": 4, "validation_ratios": wanted})
     run.checkpoint(4)
     run.checkpoint(8)
-    run.make().finish()
+    Validations(config, None, run.told, run.reported.append).finish()
     assert [role for role in STARTED if role == "student"] == ["student"] * 2
     assert STARTED.count("teacher") == wanted
     ratios = [row.get("motion_ratio") for row in run.reported]
