@@ -84,7 +84,7 @@ class Method(Protocol):
 
     @property
     def streamed(self) -> AtSave | None:
-        """What a save does with rollouts that go on from step to step. None: each update makes its own."""
+        """Treatment, at a save, of rollouts that go on from step to step; None where each update makes its own."""
         ...
 
     def updates(self, step: int) -> tuple[Update, ...]:
