@@ -33,7 +33,7 @@ from _throughput import BATCH, clips_in, throughput
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.batches import micro_batches
-from ray_distill.data.feed.stream import Stream, ordered
+from ray_distill.data.feed.stream import Stream, in_turn
 from ray_distill.data.prepare.beside import COLUMNS, Filling
 from ray_distill.data.prepare.encode import EncodeClips
 from ray_distill.data.prepare.pipeline import prepare
@@ -144,10 +144,10 @@ def wait(clips: int) -> dict[str, Any]:
             stream = Stream(cache, 0, 0, clips // BATCH, 1, BATCH, BATCH, with_latents=True, fields=models.fields)
             seconds = encoding(source, models, cache)
             cpus = ray.cluster_resources()["CPU"]
-            filling = Filling(source, models, cache, stream.needed(), cpus, lambda text: None)
+            filling = Filling(source, models, cache, stream.row_order(), cpus, lambda text: None)
             filling.start()
             data = stream.dataset()
-            data.context.execution_options = ordered()
+            data.context.execution_options = in_turn()
             batches = micro_batches(stream, data.iterator(), Placement(0, 1), torch.device("cpu"))
             next(batches)  # actors have started
             waits = []

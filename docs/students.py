@@ -24,12 +24,14 @@ LORA = [
     *("roles.student.lora={rank: 16, alpha: 16}", "roles.fake_score.lora={rank: 16, alpha: 16}"),
     *("roles.student.optimizer.learning_rate=0.0015", "roles.fake_score.optimizer.learning_rate=0.005"),
 ]
+PICTURES = ["evaluate.prompts=data/digits/prompts.json", "evaluate.images=data/digits/pictures.json"]
 STUDENTS: dict[str, tuple[str, list[str]]] = {
     "dmd_3": (DMD, []),
     "dmd_3_lora": (DMD, LORA),
     "dmd_2": (DMD, ["method.timesteps=[1000, 750]"]),
     "dmd_1": (DMD, ["method.timesteps=[1000]"]),
     "dmd_phased_3": ("configs/dmd_phased_quickstart.yaml", []),
+    "i2v_dmd_3": ("configs/i2v_quickstart.yaml", PICTURES),
     "lcm_4": ("configs/lcm_quickstart.yaml", []),
     "dcm_4": ("configs/dcm_quickstart.yaml", []),
     "dcm_fine_4": ("configs/dcm_fine_quickstart.yaml", ["roles.student.path=output/students/dcm_4_seed{seed}/export"]),
@@ -58,7 +60,8 @@ def row(label: str, rows: list[dict[str, Any]], cost: str = " | ") -> str:
     spread = stdev(distances) if len(distances) > 1 else rows[0]["frechet_spread"]
     each = ", ".join(f"{d:.1f}" for d in distances) if len(distances) > 1 else ""
     numbers = f"{mean(distances):.1f} ± {spread:.1f} | {each} | {mean(r['accuracy'] for r in rows):.3f}"
-    return f"| {label} | {rows[0]['nfe']} | {numbers} | {mean(r['diversity'] for r in rows):.2f} | {cost} |"
+    seen = f"{mean(r['diversity'] for r in rows):.2f} | {mean(r['motion'] for r in rows):.3f}"
+    return f"| {label} | {rows[0]['nfe']} | {numbers} | {seen} | {cost} |"
 
 
 def main() -> None:
@@ -69,16 +72,16 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     reports = {name: [train(name, seed, args.overrides) for seed in args.seeds] for name in args.only}
     print(
-        "| sampler | evaluations | FD | each seed | accuracy | diversity | training s | GiB a worker |\n"
-        "|---|---|---|---|---|---|---|---|"
+        "| sampler | evaluations | FD | each seed | accuracy | diversity | motion | training s | GiB a worker |\n"
+        "|---|---|---|---|---|---|---|---|---|"
     )
-    told = set()
+    printed = set()
     for name, several in reports.items():
         for key, label in TEACHERS.items():
             teacher = several[0].get(key)
-            if teacher is not None and (label, teacher["nfe"]) not in told:
-                told.add((label, teacher["nfe"]))
-                print(row(label, [teacher]))
+            if teacher is not None and (line := row(label, [teacher])) not in printed:
+                printed.add(line)
+                print(line)
         cost = f"{mean(r['phases']['train'] for r in several):.0f} | {max(r['memory_gib'] for r in several):.2f}"
         print(row(f"`{name}`", [r["student"] for r in several], cost))
 

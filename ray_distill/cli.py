@@ -9,20 +9,28 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray_distill.arguments import parse
-from ray_distill.config import ConfigError
-from ray_distill.config.load import ENVIRONMENT, write_yaml
-from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
-from ray_distill.errors import mistakes
-from ray_distill.importers import load_run
-from ray_distill.terminal import patient
+from ray_distill.errors import ConfigError, Stopped, mistakes
+from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
+from ray_distill.terminal import AboveBars, patient
+
+if TYPE_CHECKING:
+    from ray_distill.config import Loaded
 
 PLAN_KEYS = ("cluster", "price", "mfu")
 
 
+def load(path: Path, overrides: Sequence[str]) -> Loaded:
+    """The configuration of a run. It imports torch, as every verb does for itself: help and wrong flags take none."""
+    from ray_distill.importers import load_run
+
+    return load_run(path, overrides)
+
+
 def check_config(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     print(loaded.table())
     if loaded.report:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
@@ -36,7 +44,9 @@ def check_config(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    from ray_distill.config.load import write_yaml
+
+    loaded = load(args.config, args.overrides)
     write_yaml(args.output, loaded, str(args.config))
     written = [args.output]
     if loaded.before:
@@ -51,15 +61,20 @@ def import_(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> int:
+    from ray_distill.models.pipeline import INDEX
     from ray_distill.plan import plan
+    from ray_distill.train.driver.checks.experts import check_experts, check_flavour
     from ray_distill.train.driver.checks.networks import check_latents
 
     # A cluster, its price and use are no part of a run's configuration.
     options = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
-    loaded = load_run(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
+    loaded = load(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
     # What a second run starts from is not there yet; the first one's networks are of the same size.
     config = (loaded.before or loaded).config
     with mistakes():
+        check_flavour(config)
+        if (config.model.path / INDEX).is_file():
+            check_experts(config)
         if (config.model.path / "transformer").is_dir():  # else its architecture is a published one
             check_latents(config)
         text, fits = plan(config, options)
@@ -68,7 +83,7 @@ def plan(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.train.launch import prepare_alone
 
     cache = prepare_alone(loaded.config)
@@ -76,7 +91,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.train.launch import launch
 
     for message in loaded.warnings:
@@ -96,7 +111,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table, write_report
     from ray_distill.train.driver.fit import newest
@@ -111,7 +126,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
     from ray_distill.train.driver.fit import newest
@@ -123,7 +138,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def sample(args: argparse.Namespace) -> None:
-    loaded = load_run(args.config, args.overrides)
+    loaded = load(args.config, args.overrides)
     from ray_distill.evaluate.sample import sample_video
     from ray_distill.train.driver.fit import newest
 
@@ -148,6 +163,7 @@ def tune(args: argparse.Namespace) -> None:
 
 def track(args: argparse.Namespace) -> int:
     """``track sync RUN``: what MLflow missed of a run, from its folder."""
+    from ray_distill.config.load import ENVIRONMENT
     from ray_distill.track.sync import sync
     from ray_distill.train.driver.run_lock import claimed
 
@@ -195,15 +211,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     args = parse(argv)
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(AboveBars())
     handler.setFormatter(MaskedFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     mask_threads()
     logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    from ray_distill.train.driver.signals import Stopped
-
     try:
         return VERBS[args.verb](args) or 0
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""ConfigError, the user's mistake: one line and exit code 2; every other error is ours and shows its traceback."""
+"""ConfigError, the user's mistake, and Stopped, the user's wish: one line each; other errors show their traceback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from contextlib import contextmanager
 
 class ConfigError(ValueError):
     """The user's configuration is wrong, or a file that it names; the message names key, value and remedy."""
+
+
+class Stopped(Exception):
+    """The user asked for an end, and nothing that was saved is lost. ``signum`` is the signal that asked."""
+
+    def __init__(self, signum: int, step: int | None = None) -> None:
+        where = "stopped" if step is None else f"stopped at step {step}, which is saved"
+        super().__init__(f"{where}; the same command goes on from there")
+        self.signum = signum
 
 
 @contextmanager

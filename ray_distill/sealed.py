@@ -63,9 +63,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
     """Write safetensors with their seal among the ``metadata``."""
-    told = dict(metadata or {})
+    texts = dict(metadata or {})
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    durable.write(path, save(arrays, told | {SEAL: _of_tensors(arrays, told)}))
+    durable.write(path, save(arrays, texts | {SEAL: _of_tensors(arrays, texts)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -49,3 +49,15 @@ def patient() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+
+
+class AboveBars:
+    """Standard error as a stream for log lines, which go above the bars."""
+
+    def write(self, text: str) -> None:
+        from ray_distill.bars import write  # tqdm, which a parser of the command line does without
+
+        write(text, end="")
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -18,6 +18,7 @@ def write(
     rank: int,
     world: int,
     gather: Gather,
+    own: Iterable[tuple[str, str, Tensor]] = (),
 ) -> None:
     """Write a checkpoint and wait for it; as Writing."""
-    Writing(folder, tensors, state, rank, world, gather).finish()
+    Writing(folder, tensors, state, rank, world, gather, own=own).finish()

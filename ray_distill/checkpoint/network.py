@@ -1,4 +1,4 @@
-"""Load one role's network, to sample or to export, from a checkpoint or from its initial weights."""
+"""Load one role's network, its LoRA merged, to sample or to export: from a checkpoint or from its initial weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray_distill.models.lora import LoRA
 from ray_distill.models.weights import Weights
 
 
-class Merged(Mapping[str, Tensor]):
+class MergedTensors(Mapping[str, Tensor]):
     """fp32 tensors of a trained network by name, from a checkpoint, its source, or both where adapters are merged.
 
     Each access reads one tensor; none stays in memory.
@@ -73,7 +73,7 @@ def _adapter_shapes(network: nn.Module, lora: LoRA) -> dict[str, tuple[int, ...]
     return shapes
 
 
-def outlined(
+def outline(
     config: RunConfig, role: str, checkpoint: Path, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, Mapping[str, Tensor] | None]:
     """(a role's network on the meta device, in ``dtype`` but for the parts that diffusers keeps in fp32; its tensors by
@@ -90,7 +90,7 @@ def outlined(
         network = cast(empty_transformer(family, path), dtype)
     else:
         network, source = hollow_transformer(family, path, dtype)
-    return network, _merged(config, role, network, source, checkpoint, averaged=True) if trained else source
+    return network, _merge(config, role, network, source, checkpoint, averaged=True) if trained else source
 
 
 def _trained(config: RunConfig, role: str, checkpoint: Path) -> bool:
@@ -99,11 +99,11 @@ def _trained(config: RunConfig, role: str, checkpoint: Path) -> bool:
     return trains and role in Checkpoint(checkpoint).state.get("roles", {role})
 
 
-def _merged(
+def _merge(
     config: RunConfig, role: str, network: nn.Module, source: Weights | None, checkpoint: Path, averaged: bool
-) -> Merged:
+) -> MergedTensors:
     kind = config.sampled_tensors(role) if averaged else "weights"
-    return Merged(network, source, Checkpoint(checkpoint), role, kind, config.role(role).lora)
+    return MergedTensors(network, source, Checkpoint(checkpoint), role, kind, config.role(role).lora)
 
 
 def load_network(
@@ -127,7 +127,7 @@ def load_network(
         network, source = hollow_transformer(family, path, dtype)
     tensors: Mapping[str, Tensor] | None = source
     if checkpoint is not None and _trained(config, role, checkpoint):
-        tensors = _merged(config, role, network, source, checkpoint, averaged)
+        tensors = _merge(config, role, network, source, checkpoint, averaged)
     if tensors is not None:
         for owner, last, name, parameter in own_parameters(network):
             setattr(owner, last, nn.Parameter(tensors[name].to(parameter.dtype, copy=True)))

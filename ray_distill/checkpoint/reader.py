@@ -82,12 +82,12 @@ class Checkpoint:
     def _json(self, name: str) -> dict[str, Any]:
         path = self._file(name)
         try:
-            read = json.loads(path.read_text())
+            document = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise self._bad(name, str(error)) from error
-        if not isinstance(read, dict):
-            raise self._bad(name, f"it holds a {type(read).__name__}, not a mapping")
-        return read
+        if not isinstance(document, dict):
+            raise self._bad(name, f"it holds a {type(document).__name__}, not a mapping")
+        return document
 
     def _file(self, name: str) -> Path:
         """Path of a plain file of the folder. Links, which may lead out of it, devices and folders are refused."""
@@ -161,10 +161,10 @@ def _intact(folder: Path, _written_ns: int) -> bool:
 def is_intact(folder: Path) -> bool:
     """True where every byte is as it was written; this process remembers the answer. A warning names a damaged file."""
     try:
-        written = (folder / MANIFEST).stat().st_mtime_ns
+        time_ns = (folder / MANIFEST).stat().st_mtime_ns
     except OSError:
         return False
-    return _intact(folder, written)
+    return _intact(folder, time_ns)
 
 
 def latest(

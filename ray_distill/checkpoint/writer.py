@@ -45,10 +45,12 @@ class Writing:
         world: int,
         gather: Gather,
         ahead: int | None = AHEAD,
+        own: Iterable[tuple[str, str, Tensor]] = (),
     ) -> None:
         """``tensors`` yields (role, "kind/parameter", whole tensor) in the same order on all ranks, since making a
-        tensor whole is a collective; each tensor is kept by one rank. ``gather`` collects every rank's value on all
-        ranks. No more than ``ahead`` parts wait in memory for the disk; None: as many as there are."""
+        tensor whole is a collective; each tensor is kept by one rank. ``own`` are tensors that no other rank has.
+        ``gather`` collects every rank's value on all ranks. No more than ``ahead`` parts wait in memory for the disk;
+        None: as many as there are."""
         self.folder, self.state, self.rank, self.gather = folder, state, rank, gather
         self.bytes = 0  # of all ranks' tensors
         self._ahead = ahead
@@ -58,6 +60,7 @@ class Writing:
         self._waiting: list[Future[None]] = []
         self._agree(self._clear() if rank == 0 else "")
         self._keep(tensors, world)
+        self._keep(own, 1)
 
     def done(self) -> bool:
         """True where this rank's part is on disk, or has failed."""
@@ -74,7 +77,7 @@ class Writing:
         pending: dict[str, dict[str, Tensor]] = {}
         for index, (role, name, tensor) in enumerate(tensors):
             self.bytes += tensor.nbytes
-            if index % world == self.rank:
+            if world == 1 or index % world == self.rank:
                 tensors_of_role = pending.setdefault(role, {})
                 # A copy, whatever the device: training goes on while the disk is busy.
                 tensors_of_role[name] = tensor.detach().to("cpu", copy=True).contiguous()
@@ -145,8 +148,8 @@ class Writing:
         if self.rank == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
         which, error = next((rank, error) for rank, error in enumerate(errors) if error)
-        needed = f"{self.bytes:,} bytes needed" if self.bytes else "nothing was written yet"
-        raise SaveFailed(f"{self.folder} was not saved ({needed}; rank {which}: {error})")
+        room = f"{self.bytes:,} bytes needed" if self.bytes else "nothing was written yet"
+        raise SaveFailed(f"{self.folder} was not saved ({room}; rank {which}: {error})")
 
     def _message(self, error: Exception) -> str:
         """Message of an error, with the space that the disk has left before the half-written folder is removed."""

@@ -23,7 +23,8 @@ class Kinds:
 
     @property
     def text(self) -> bool:
-        """True where a value without quotes is text as it stands. A choice of names is none: no other text is meant."""
+        """True where a value without quotes is text as it stands. A choice of names does not count: it takes no other
+        text."""
         return str in self.types or self.path
 
     @property

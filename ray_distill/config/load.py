@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ray_distill.columns import columns
 from ray_distill.config import tree as yaml_tree
 from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
 from ray_distill.config.kinds import Kinds
 from ray_distill.config.method import aliases
 from ray_distill.config.schema import RunConfig
-from ray_distill.config.secrets import mask, masked
 from ray_distill.plaintext import NotText, read_text
+from ray_distill.secrets import mask, masked
 
 ENVIRONMENT = "RAY_DISTILL_"
 EMPTY = "a text is needed; nothing behind the key is the empty one, and 'null' in quotes is that word"
@@ -28,8 +29,8 @@ M = TypeVar("M", bound=BaseModel)
 class Loaded:
     """A configuration and where each of its values came from ("default" where nobody set it).
 
-    Of another tool's file: ``tree``, what it became; ``report``, a line for each of its keys; ``warnings``, what of
-    it a user should read; ``before``, a run that has to come first.
+    Where another tool's file was read: ``tree`` is that file as a tree of our keys, ``report`` has a line for each of
+    its keys, ``warnings`` are for the user to read, and ``before`` is a run that has to come first.
     """
 
     config: RunConfig
@@ -42,8 +43,7 @@ class Loaded:
     def table(self) -> str:
         """One line a key: key, value, source."""
         rows = [(k, str(v), self.source(k)) for k, v in flatten(self.config.dump()).items()]
-        widths = [min(max(len(row[i]) for row in rows), 48) for i in (0, 1)]
-        return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {source}" for key, value, source in rows)
+        return columns(rows, widest=48)
 
     def source(self, key: str) -> str:
         spelt = {f"method.{name}": f"method.{alias}" for alias, name in aliases(self.config.method).items()}
@@ -75,14 +75,14 @@ def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
 def load(
     model: type[M], path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> tuple[M, dict[str, str]]:
-    """Any strict configuration from a YAML file; and where its values came from."""
+    """(a strict configuration of type ``model`` from a YAML file, the source of each of its keys)."""
     tree, sources = read_yaml(path, model)
     changes = read_overrides(overrides, environment or {}, model)
     return validated(model, apply(changes, tree, sources), sources), sources
 
 
 def read_yaml(path: Path, model: type[BaseModel] = RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """The file's tree, and itself as the source of each of its keys; ``model`` says which of them are text."""
+    """(the file's tree, each key with the file as its source). ``model`` says which keys are text."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
@@ -99,7 +99,7 @@ def read_yaml(path: Path, model: type[BaseModel] = RunConfig) -> tuple[dict[str,
 def read_overrides(
     overrides: Sequence[str], environment: Mapping[str, str], model: type[BaseModel] = RunConfig
 ) -> list[Override]:
-    """The environment's, then the command line's: later ones win."""
+    """Overrides of the environment, then those of the command line: later ones win."""
     changes = []
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT):
@@ -115,7 +115,7 @@ def read_overrides(
 
 
 def apply(changes: Sequence[Override], tree: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:
-    """``tree`` with the changes made in it, and in ``sources``."""
+    """Make the changes in ``tree`` and in ``sources``; returns ``tree``."""
     for change in changes:
         key, value = change.key, change.value
         try:
@@ -158,7 +158,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(message if not key or key in message else f"{key}: {message}{where}")
         elif problem["type"] == "too_short":
-            if len(problem["input"]) < problem["ctx"]["min_length"]:  # else its wrong items are told already
+            if len(problem["input"]) < problem["ctx"]["min_length"]:  # else its wrong items have lines of their own
                 lines.append(f"{key} = {problem['input']!r}{where}: give at least {problem['ctx']['min_length']}")
         else:
             no_text = problem["type"] in ("string_type", "path_type") and problem["input"] is None
@@ -168,7 +168,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
 
 
 def shortened(value: Any, most: int = 200) -> str:
-    """Its repr, cut in the middle: a value may be a list of thousands."""
+    """repr of ``value``, cut in the middle: it may be a list of thousands."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
 

@@ -9,14 +9,15 @@ from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_v
 
 from ray_distill.config.evaluate import Evaluate
 from ray_distill.config.keys import nearest
+from ray_distill.config.measures import MEASURE_OF, check_names
 from ray_distill.config.method import method_fields, read_method
 from ray_distill.config.roles import RoleConfig, with_targets
-from ray_distill.config.secrets import masked
 from ray_distill.config.sections import Model, Publish, Track, Train
 from ray_distill.config.shared_base import base_of, check_shared_base
 from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
 from ray_distill.models.places import SECOND
+from ray_distill.secrets import masked
 from ray_distill.settings import Folder, Name, Section, Seed
 from ray_distill.types import LOW, STUDENT, TEACHER, Average, Method, Role, Start
 
@@ -101,11 +102,19 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _goals_can_be_measured(self) -> RunConfig:
-        goals = [name for name, value in self.evaluate.goals if value is not None]
-        if goals and (self.evaluate.metric is None or TEACHER not in self.method.roles):
+        settings, teacher = self.evaluate, TEACHER in self.method.roles
+        goals = [goal for goal in settings.goals.asked if not goal.startswith("within.")]
+        if goals and (settings.metric is None or not teacher):
             raise ValueError(
                 f"evaluate.goals.{goals[0]}: goals need evaluate.metric and a method with a teacher; remove the goals"
             )
+        for name in settings.goals.within:
+            if name not in MEASURE_OF:
+                raise ValueError(f"evaluate.goals.within.{name}: no ratio; choose from {', '.join(MEASURE_OF)}")
+            try:
+                check_names([name], settings.metrics, settings.metric is not None, teacher)
+            except ValueError as error:
+                raise ValueError(f"evaluate.goals.within.{name}: {error}") from None
         return self
 
     def role(self, role: Role) -> RoleConfig:

@@ -39,6 +39,8 @@ class Model(Section):
     export_lora_rank: Annotated[int, Field(gt=0, le=65_536)] | None = None
     """Export what training changed as an adapter of this rank, too: of a student that was trained whole, or in place of
     its own adapter."""
+    comfyui_lora: bool = False
+    """Whether an exported adapter is written by ComfyUI's names, too."""
     text_encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Precision in which the text encoder computes, whatever its files have; int8: its weights take a byte each."""
 

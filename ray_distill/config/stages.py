@@ -13,10 +13,10 @@ from ray_distill.types import Method, Role, Stage, Update
 
 @dataclass(frozen=True)
 class RunStage:
-    """``roles`` are held from the step ``start`` to the step ``stop``, before which the next stage begins.
+    """A stage of a run: training holds ``roles`` from the step ``start`` up to ``stop``, where the next stage begins.
 
-    ``finished`` are the roles that an earlier stage has trained: by role, the kind of a checkpoint's tensors, weights
-    or ema, that they stand still with."""
+    ``finished`` maps the roles that an earlier stage has trained to the kind of a checkpoint's tensors, weights or ema,
+    with which they stay frozen."""
 
     start: int
     stop: int
@@ -41,7 +41,7 @@ def stages(config: RunConfig) -> tuple[RunStage, ...]:
 
 
 def stage_at(config: RunConfig, step: int) -> RunStage:
-    """The stage of the step number ``step``; of a run that has ended, its last."""
+    """The stage of the step ``step``; the last one where the run has ended."""
     return [stage for stage in stages(config) if stage.start <= step or not stage.start][-1]
 
 
@@ -56,7 +56,7 @@ def _section(config: RunConfig, role: Role, finished: bool) -> RoleConfig:
 
 
 def distinct(method: Method, steps: int) -> Iterator[tuple[int, tuple[Update, ...]]]:
-    """Pairs of (times, updates) in ``steps`` steps; one period of each part is looked at, however long the run is."""
+    """Pairs (times, updates) of which ``steps`` steps consist; it walks one period of each part, not the whole run."""
     first, length = method.period
     first = min(first, steps)
     for start, count in ((0, first), (first, steps - first)):

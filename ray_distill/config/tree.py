@@ -24,14 +24,14 @@ NULL, MERGE, TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "merge", "
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's, which takes ``1e3`` for text."""
+    """PyYAML's safe loader, which alone would read ``1e3`` as text."""
 
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+"), list("-+0123456789"))
 
 
 def parse(text: str, kinds: Kinds, nodes: int = NODES, depth: int = DEPTH) -> Any:
-    """The value that ``text`` holds, None where it holds nothing; ConfigError for what is no such YAML, or has more
+    """The value that ``text`` holds, None where it holds nothing; ConfigError where it is not valid YAML, or has more
     than ``nodes`` values or ``depth`` levels. ``kinds``: what the schema takes there."""
     if len(text) > LETTERS:
         raise ConfigError(f"{len(text):,} letters, and a configuration has at most {LETTERS:,}; is it the right file?")
@@ -70,7 +70,7 @@ def _is_null(text: str) -> bool:
 
 
 def _check_depth(text: str, most: int) -> None:
-    """Before nodes are made of it, which goes as deep as the text does."""
+    """ConfigError where ``text`` nests deeper than ``most``: PyYAML builds nodes recursively, and would overflow."""
     depth = 0
     for event in yaml.parse(text, Loader):
         if isinstance(event, yaml.CollectionStartEvent):

@@ -45,8 +45,10 @@ class Encoders:
 
     def image_encoder(self, codec: Codec) -> ImageEncoder | None:
         """The image encoder, loaded, on the CPU; None where a clip has no fields."""
+        if not of_clips(self.fields):
+            return None  # and the family, which is seconds of diffusers, is not imported
         make = self.pipeline.of.image
-        return make(self.pipeline, codec) if make and of_clips(self.fields) else None
+        return make(self.pipeline, codec) if make else None
 
     @cached_property
     def codec(self) -> str:

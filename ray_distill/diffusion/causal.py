@@ -40,22 +40,6 @@ def chunk_lengths(frames: int, chunks: Chunks) -> tuple[int, ...]:
 DenoiseChunk = Callable[[Denoiser, int, slice], Tensor]
 
 
-def by_chunks(
-    denoiser: Denoiser,
-    chunks: Chunks,
-    frames: int,
-    cond: Cond,
-    eps: Callable[[], Tensor],
-    denoise_chunk: DenoiseChunk,
-) -> Tensor:
-    """x_0 [B, C, T, H, W] of ``frames`` = T latent frames: the chunks of :func:`stream` as one clip. ``eps()`` [B, C,
-    T, H, W] is the noise of the context, called only where the context has noise."""
-    lengths = chunk_lengths(frames, chunks)
-    return torch.cat(
-        list(stream(denoiser, chunks, lengths, cond, lambda where: eps()[:, :, where], denoise_chunk)), dim=2
-    )
-
-
 def stream(
     denoiser: Denoiser,
     chunks: Chunks,
@@ -63,6 +47,8 @@ def stream(
     cond: Cond,
     eps: Callable[[slice], Tensor],
     denoise_chunk: DenoiseChunk,
+    cache: Cache | None = None,
+    last: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """x_0 [B, C, t, H, W] of one chunk after the other, of ``lengths`` t; with a window in bounded memory.
 
@@ -70,10 +56,13 @@ def stream(
     denoiser that also sees the finished chunks. After each chunk one forward without gradient adds it to the cache, at
     ``chunks.context_timestep``, so no gradient reaches an earlier chunk. ``eps(where)`` [B, C, t, H, W] is the noise of
     that forward, called only where the context has noise.
+
+    A clip goes on after its chunk ``last`` and those before it in the ``cache``; its chunks are then numbered from 1.
     """
-    cache, where = Cache(window=chunks.window), slice(0, 0)
-    x: Tensor | None = None
-    for number, length in enumerate(lengths):
+    cache = Cache(window=chunks.window) if cache is None else cache
+    x = last
+    where = slice(cache.frames, cache.frames + (0 if x is None else x.shape[2]))
+    for number, length in enumerate(lengths, 0 if x is None else 1):
         if x is not None:
             remember(denoiser, x, chunks, cond, cache, partial(eps, where))
         where = slice(where.stop, where.stop + length)

@@ -11,17 +11,17 @@ from torch.nn.functional import softplus
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
     """Mean over all elements of (a - b)^2, in fp32 or better."""
-    return _squared(a, b).mean()
+    return _square(a, b).mean()
 
 
 def sample_mse(a: Tensor, b: Tensor) -> Tensor:
     """[B]: mean over all dimensions but the batch's of (a - b)^2, in fp32 or better."""
-    return _squared(a, b).flatten(1).mean(1)
+    return _square(a, b).flatten(1).mean(1)
 
 
 def frame_mse(a: Tensor, b: Tensor) -> Tensor:
     """[B, T]: mean over C, H and W of (a - b)^2 of latents [B, C, T, H, W], in fp32 or better."""
-    return _squared(a, b).mean(dim=(1, 3, 4))
+    return _square(a, b).mean(dim=(1, 3, 4))
 
 
 def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
@@ -29,7 +29,7 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
 
     Written d^2 / (sqrt(d^2 + c^2) + c): the difference would keep few digits where d is below c.
     """
-    square = _squared(a, b)
+    square = _square(a, b)
     return (square / ((square + c**2).sqrt() + c)).flatten(1).mean(1)
 
 
@@ -38,7 +38,7 @@ def frame_differences(x: Tensor, lag: int) -> Tensor:
     return x[:, :, lag:] - x[:, :, :-lag]
 
 
-def _squared(a: Tensor, b: Tensor) -> Tensor:
+def _square(a: Tensor, b: Tensor) -> Tensor:
     dtype = torch.promote_types(a.dtype, torch.float32)
     return (a.to(dtype) - b.to(dtype)).square()
 

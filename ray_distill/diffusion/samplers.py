@@ -145,7 +145,7 @@ def sample_chunks(
     assert sampler.chunks is not None
     remembered, see_both = cond, denoiser
     if sampler.guidance_scale != 1.0:
-        remembered, see_both = both_prompts(cond, uncond), twice_remembered(denoiser)
+        remembered, see_both = both_prompts(cond, uncond), remember_both(denoiser)
 
     def denoise_chunk(see: Denoiser, number: int, where: slice) -> Tensor:
         recipe = of_chunk(sampler, number)
@@ -156,7 +156,7 @@ def sample_chunks(
     yield from stream(see_both, sampler.chunks, lengths, remembered, lambda where: noise(last, where), denoise_chunk)
 
 
-def twice_remembered(denoiser: Denoiser) -> Denoiser:
+def remember_both(denoiser: Denoiser) -> Denoiser:
     """``denoiser`` that adds a chunk to the caches of two prompts: guidance reads the past of both."""
 
     def see(x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:

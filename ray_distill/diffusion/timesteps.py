@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:  # processes without torch read step lists
+    from torch import Tensor
 
-U = TypeVar("U", float, Tensor)
+U = TypeVar("U", float, "Tensor")
 
 
 def shift_sigma(u: U, shift: float) -> U:

@@ -1,5 +1,6 @@
 """Evaluate a student by samples against its teacher.
 
 The driver chooses and reports (`compare`, `report`, `prompts`); networks run in Ray tasks (`generate`).
-May import: checkpoint and all below. A new metric owes its unit, its definition and a fault that it names.
+May import: checkpoint and all below it.
+A new metric owes its unit, its definition in docs/metrics.md, and a fault that it names.
 """

@@ -1,8 +1,9 @@
-"""Compare the student with its teacher by samples: same prompts, same noise, one report."""
+"""Compare the student with its teacher at many steps and, guided, at as few: same prompts, same noise, one report."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,8 +14,9 @@ import ray
 import torch
 from torch import Tensor
 
+from ray_distill.bars import Bar, bar
 from ray_distill.config import RunConfig
-from ray_distill.config.measures import LEAST
+from ray_distill.config.measures import LEAST, ratio_name
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.generate import Generator, write_videos
@@ -27,7 +29,7 @@ from ray_distill.evaluate.metrics import (
     paired_difference,
     paired_ratio,
 )
-from ray_distill.evaluate.report import contact_sheet, missed
+from ray_distill.evaluate.report import contact_sheet, misses
 from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
@@ -54,11 +56,11 @@ def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> d
     student = config.method.sampler()
     if TEACHER not in config.method.roles:
         return {"student": Candidate(STUDENT, student, checkpoint)}
-    begun = config.train.init_from
+    first_weights = config.train.init_from
     rows = {
         **teachers(config),
         "teacher_same_steps_guided": Candidate(TEACHER, guided) if guided else None,
-        "student_before": Candidate(STUDENT, student, begun, averaged=begun is None),
+        "student_before": Candidate(STUDENT, student, first_weights, averaged=first_weights is None),
         "student": Candidate(STUDENT, student, checkpoint),
     }
     return {name: row for name, row in rows.items() if row is not None}
@@ -95,17 +97,17 @@ def evaluate(
     real = generator.real
     guided = _tune(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
     compared = candidates(config, checkpoint, guided)
-    pending = {(name, seed): generator.start(c, seed) for name, c in compared.items() for seed in settings.seeds}
+    pending = {name: [generator.start(c, seed) for seed in settings.seeds] for name, c in compared.items()}
     report: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
     sampled: dict[str, list[Samples]] = {}
-    for name, candidate in compared.items():
-        sampled[name] = samples = [
-            ray.get(pending.pop((name, seed)), timeout=config.train.timeout_s) for seed in settings.seeds
-        ]
-        report[name] = summary(samples, real, candidate.sampler)
-        columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = samples[0].videos
-        say(f"{name}: {report[name]}")
+    videos_each = len(generator.prompts)
+    with bar("   videos", videos_each * len(compared) * len(settings.seeds)) as shown:
+        for name, candidate in compared.items():
+            sampled[name] = samples = wait_for(pending.pop(name), config.train.timeout_s, shown, videos_each)
+            report[name] = summary(samples, real, candidate.sampler)
+            columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = samples[0].videos
+            say(f"{name}: {report[name]}")
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
     for heading, videos in columns.items():
         folder = out / COMPARED / heading.partition(" (")[0].replace(" ", "_")
@@ -115,7 +117,23 @@ def evaluate(
     if TEACHER in config.method.roles:
         report |= against_teacher(sampled["student"], sampled["teacher_many"], generator.prompts)
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
-    return report | {"missed": missed(report, settings.goals)}
+    return report | {"missed": misses(report, settings.goals)}
+
+
+def wait_for(tasks: Sequence[Any], timeout_s: float, shown: Bar, each: int) -> list[Samples]:
+    """Results of ``tasks`` in their order; the bar moves by ``each`` when one ends, and its clock each second.
+
+    GetTimeoutError where none ends within ``timeout_s``.
+    """
+    waiting, moved = list(tasks), time.monotonic()
+    while waiting and time.monotonic() - moved < timeout_s:
+        ended, waiting = ray.wait(waiting, timeout=1)
+        if ended:
+            moved = time.monotonic()
+            shown.update(each * len(ended))
+        shown.refresh()
+    results: list[Samples] = ray.get(list(tasks), timeout=0 if waiting else timeout_s)
+    return results
 
 
 def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[str], None]) -> Sampler:
@@ -127,7 +145,9 @@ def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[
         for shift in config.evaluate.shift_grid
     ]
     refs = [generator.start(Candidate(TEACHER, sampler), config.evaluate.tune_seed, measured=False) for sampler in grid]
-    samples = ray.get(refs, timeout=config.train.timeout_s)
+    videos_each = len(generator.prompts)
+    with bar("   videos of the few-step teacher", videos_each * len(grid)) as shown:
+        samples = wait_for(refs, config.train.timeout_s, shown, videos_each)
     scores = [frechet_distance(m.features, real) for m in samples if m.features is not None]
     best = int(np.argmin(scores))
     say(f"few-step teacher: guidance {grid[best].guidance_scale} and timesteps {grid[best].timesteps} are best")
@@ -182,7 +202,7 @@ def ratios(
     for name, (of_student, of_teacher) in compared.items():
         least = LEAST.get(name, 0.0)
         if least is None:
-            measured[f"{name}_difference"] = paired_difference(of_student, of_teacher)
+            measured[ratio_name(name)] = paired_difference(of_student, of_teacher)
         elif of_teacher and np.mean(list(of_teacher.values())) > least:
-            measured[name] = paired_ratio(of_student, of_teacher)
+            measured[ratio_name(name)] = paired_ratio(of_student, of_teacher)
     return {name: asdict(ratio) for name, ratio in measured.items()}

@@ -22,11 +22,11 @@ from ray_distill import sealed
 from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
 from ray_distill.config.measures import MeasureName
-from ray_distill.data.prepare.pipeline import real_videos
 from ray_distill.data.read.transform import to_frames
 from ray_distill.data.read.video import write_clip
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.samplers import by_level, sample
+from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.metrics import Metric, diversity, measures
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name
@@ -168,6 +168,8 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
     path = cache.folder / f"features-{folder_hash(config.evaluate.metric)[:16]}.safetensors"
     with suppress(FileNotFoundError, Damaged):  # not measured yet, or to be measured again
         return torch.from_numpy(sealed.read_tensors(path)[0]["features"])
+    from ray_distill.data.prepare.pipeline import real_videos  # Ray Data, which a task that samples does without
+
     metric = Metric.load(config.evaluate.metric)
 
     def measure(rows: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -192,12 +194,6 @@ def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
     """[T, H, W, 3] magnified by a whole factor to at least ``least`` rows: players blur tiny videos."""
     factor = max(1, -(-least // video.shape[1]))
     return video.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def spread(captions: Sequence[str], count: int) -> list[str]:
-    """``count`` of the sorted ``captions``, each before any comes again where their number shares no factor with 7: the
-    first ones are not neighbours in the alphabet."""
-    return [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
 
 
 def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list[Row]]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ray_distill import sheets
+from ray_distill import columns, sheets
 from ray_distill.config.evaluate import Goals
+from ray_distill.config.measures import MEASURE_OF
 from ray_distill.jsonl import write_document
 from ray_distill.sheets import INK, PAPER, RULE
 
@@ -128,43 +129,42 @@ def table(report: Mapping[str, Any]) -> str:
     if not rows:
         return _footer(report)
     spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
-    room = max(
-        map(len, spreads), default=0
-    )  # a missing spread leaves its room, so that the points stay below each other
-    lines: list[tuple[str, ...]] = [("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")]
+    room = max(map(len, spreads), default=0)  # a missing spread leaves its room: points stay below each other
+    head = ("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")
+    lines: list[tuple[str, ...]] = []
     for (label, row), spread in zip(rows, spreads, strict=True):
         distance = _number(row.get("frechet"), ".1f") + f"{spread:{room}}"
         share, seconds = _number(row.get("accuracy"), ".3f"), _number(row.get("seconds_per_video"), ".3f")
         varied = _number(row.get("diversity"), ".2f")
         lines.append((label, distance, share, varied, _number(row.get("nfe"), "g"), seconds))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, tuple("-" * width for width in widths))
-    text = "\n".join(
-        f"{first:{widths[0]}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
-        for first, *rest in lines
-    )
-    return f"{text}\n{_footer(report)}".rstrip()
+    return f"{columns.table(head, lines)}\n{_footer(report)}".rstrip()
 
 
-def missed(report: Mapping[str, Any], goals: Goals) -> list[str]:
+def misses(report: Mapping[str, Any], goals: Goals) -> list[str]:
     """The goals that the student missed, in words; empty where it reaches them all."""
-    student, misses = report["student"], []
+    student, lines = report["student"], []
     if goals.frechet_ratio is not None:
         ratio = student["frechet"] / report["teacher_many"]["frechet"]
         if ratio > goals.frechet_ratio:
-            misses.append(
+            lines.append(
                 f"its Fréchet distance is {ratio:.2f} of teacher_many's; at most {goals.frechet_ratio} was asked"
             )
     if goals.frechet_margin is not None:
         margin = report["teacher_same_steps_guided"]["frechet"] - student["frechet"]
         if margin < goals.frechet_margin:
-            misses.append(
+            lines.append(
                 f"its Fréchet distance is {margin:.1f} below teacher_same_steps_guided's; "
                 f"at least {goals.frechet_margin} was asked"
             )
     if goals.accuracy is not None and student["accuracy"] < goals.accuracy:
-        misses.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
-    return misses
+        lines.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
+    for name, bounds in goals.within.items():
+        ratio = report["ratios"].get(name)
+        if ratio is None:
+            lines.append(f"its {name} is unknown, since the teacher's {MEASURE_OF[name]} is next to nothing")
+        elif bounds.excess(ratio["value"]) > 0:
+            lines.append(f"its {name} is {ratio['value']:.3f}; {bounds} was asked")
+    return lines
 
 
 def _number(value: float | None, form: str) -> str:

@@ -46,6 +46,7 @@ def sample_video(
     recipe = config.method.sampler()
     if frames is not None:
         check_frames(config, recipe.chunks, frames)
+        check_picture_frames(config, frames)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
@@ -113,6 +114,17 @@ def check_frames(config: RunConfig, chunks: Chunks | None, frames: int) -> None:
         raise ConfigError(
             f"--frames {frames}: the student was trained on {config.data.frames} frames and has no window, so that it "
             "would see more than it ever did; give method.window, best in training, too"
+        )
+
+
+def check_picture_frames(config: RunConfig, frames: int) -> None:
+    """ConfigError where the condition of a picture is as long as the clips of training, and shorter than ``frames``."""
+    fields = of_clips(config.model.encoders.fields)
+    if frames > config.data.frames and (long := [name for name, field in fields.items() if "t" in field.shape]):
+        raise ConfigError(
+            f"--frames {frames}: {config.model.pipeline.where} sees its picture beside each frame ({long[0]}), for the "
+            f"{config.data.frames} frames of data.frames; use {config.data.frames} or fewer, or a student of Wan 2.2 "
+            "5B, whose picture is the first frame"
         )
 
 

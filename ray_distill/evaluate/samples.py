@@ -71,8 +71,8 @@ class Samples:
         tensors, metadata = sealed.read_tensors(path)
         features = torch.from_numpy(tensors["features"]) if "features" in tensors else None
         numbers: dict[str, float] = json.loads(metadata["numbers"])
-        named = {name: torch.from_numpy(values) for name, values in tensors.items() if name.startswith(MEASURE)}
-        measures = {name.removeprefix(MEASURE): values for name, values in named.items()}
+        by_name = {name: torch.from_numpy(values) for name, values in tensors.items() if name.startswith(MEASURE)}
+        measures = {name.removeprefix(MEASURE): values for name, values in by_name.items()}
         return cls(features=features, videos=tensors["videos"], measures=measures, **numbers)
 
 

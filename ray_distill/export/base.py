@@ -9,12 +9,12 @@ from ray_distill.errors import ConfigError
 from ray_distill.models.pipeline import INDEX, Pipeline
 
 
-def check_index(pipeline: Pipeline, experts: bool = False) -> None:
-    """ConfigError for the model_index.json of a Wan 2.2 with two transformers, unless two ``experts`` take their
-    places."""
-    if class_of(pipeline.index, "transformer_2") and not experts:
+def check_index(where: str, index: Mapping[str, Any], experts: bool = False) -> None:
+    """ConfigError, which begins with ``where``, for the model_index.json of a Wan 2.2 with two transformers, unless two
+    ``experts`` take their places."""
+    if class_of(index, "transformer_2") and not experts:
         raise ConfigError(
-            f"{pipeline.where}: a Wan 2.2 pipeline of two experts ({INDEX} has transformer_2) cannot carry one "
+            f"{where}: a Wan 2.2 pipeline of two experts ({INDEX} has transformer_2) cannot carry one "
             "student; give a folder of Wan 2.1 or of Wan 2.2 5B, or, for this one, method.name=dmd_phased"
         )
 
@@ -31,7 +31,7 @@ def check_base(pipeline: Pipeline, experts: bool = False) -> None:
     import diffusers
     import transformers
 
-    check_index(pipeline, experts)
+    check_index(pipeline.where, pipeline.index, experts)
     fields, family = pipeline.fields(1), pipeline.family
     parts, export = pipeline.index, pipeline.of.leaves(fields)
     kind = parts.get("_class_name")  # a class that diffusers lacks is another tool's name

@@ -14,6 +14,8 @@ from ray_distill.types import Sampler
 
 ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
+COMFYUI = {ADAPTER: "comfyui_lora.safetensors", LOW_ADAPTER: "comfyui_lora_2.safetensors"}
+"""The same adapters' files for ComfyUI."""
 TEMPLATE = Path(__file__).with_name("card.md")
 
 
@@ -24,8 +26,10 @@ def model_card(
     local: bool,
     ranks: Mapping[str, int],
     export: Export,
+    comfyui: bool,
 ) -> str:
     """Text of README.md. ``ranks`` are the adapters' by file name; ``local``: the base is a folder, no name on the hub.
+    ``comfyui``: each adapter has a file for ComfyUI, too.
 
     ``card`` may hold ``title``, ``method`` and ``report``; its further values are listed under Training.
     """
@@ -48,6 +52,7 @@ def model_card(
         "ranks": ranks,
         "adapter": ADAPTER,
         "low_adapter": LOW_ADAPTER,
+        "comfyui": [f"`{COMFYUI[name]}`" for name in ranks] if comfyui else [],
         "boundary": None if boundary is None else f"{1000 * boundary:g}",
         "sight": _sight(chunks["window"]) if chunks else "",
         "measured": table(report) if report else "",

@@ -14,16 +14,17 @@ from typing import Any, NotRequired, TypedDict, Unpack
 
 import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, SchedulerMixin
 
-from ray_distill.config.secrets import mask
 from ray_distill.export.base import check_index
-from ray_distill.export.card import ADAPTER, LOW_ADAPTER, model_card
+from ray_distill.export.card import ADAPTER, COMFYUI, LOW_ADAPTER, model_card
+from ray_distill.export.comfyui import save_comfyui
 from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Export, Family, Latent
+from ray_distill.secrets import mask
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
@@ -58,6 +59,7 @@ def export_student(
     low: torch.nn.Module | None = None,
     low_adapter: Adapter | None = None,
     tensors: Mapping[str, Mapping[str, torch.Tensor] | None] = MappingProxyType({}),
+    comfyui: bool = False,
     **clips: Unpack[Clips],
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
@@ -65,7 +67,8 @@ def export_student(
     ``transformer`` is a family's, with the student's weights, saved in its own dtype; ``low`` is the expert of low
     noise of a recipe with two. Where ``tensors`` names "transformer" or "transformer_2", that network is an outline of
     them. ``base`` is the teacher's pipeline, a folder or a name on the hub. ``latent_shape`` is (C, t, h, w).
-    ``adapter`` and ``low_adapter`` are merged already; they are written, too, for ``load_lora_weights``.
+    ``adapter`` and ``low_adapter`` are merged already; they are written, too, for ``load_lora_weights``, and for
+    ``comfyui`` by its names.
 
     The folder appears whole or not at all: an export that is already there stays until the new one is complete.
     ValueError for a recipe or a base that the pipeline cannot replay, and for a ``folder`` that holds something else;
@@ -75,15 +78,19 @@ def export_student(
     from_image = clips.get("from_image", False)
     export = family.image_export if from_image and family.image_export else family.export
     _check(folder, base, family, sampler, export, low)
-    recipe = _recipe(folder, base, sampler, latent_shape, clips)
+    scheduler = export.scheduler(transformer) if export.scheduler else SCHEDULERS[sampler.kind](shift=1.0)
+    recipe = _recipe(folder, base, sampler, latent_shape, clips) | {"scheduler": type(scheduler).__name__}
     adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
     ranks = {name: lora.rank for name, (lora, _) in adapters.items()}
     with _replacing(folder) as fresh:
-        _save_networks(fresh, transformer, low, sampler, export.pipeline, tensors)
+        _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors)
         _save_adapters(fresh, export.pipeline, adapters)
+        for name, (lora, parts) in adapters.items() if comfyui else ():
+            save_comfyui(fresh / COMFYUI[name], family, lora, parts)
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
         _copy_script(fresh, sampler, export)
-        (fresh / "README.md").write_text(mask(model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export)))
+        text = model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export, comfyui)
+        (fresh / "README.md").write_text(mask(text))
     return folder
 
 
@@ -105,7 +112,8 @@ def _check(
     check_recipe(sampler, export)
     check_place(folder)
     if Path(base).is_dir():
-        check_index(Pipeline(family.name, Path(base), "base"), experts=sampler.experts is not None)
+        pipeline = Pipeline(family.name, Path(base), "base")
+        check_index(pipeline.where, pipeline.index, experts=sampler.experts is not None)
     if (low is None) != (sampler.experts is None):
         raise ValueError("two networks leave together with a recipe of two experts, and only so")
 
@@ -116,7 +124,6 @@ def _recipe(folder: Path, base: Path | str, sampler: Sampler, latent_shape: Late
     return {
         "version": VERSION,
         "base": os.path.relpath(Path(base).resolve(), folder) if Path(base).is_dir() else str(base),
-        "scheduler": SCHEDULERS[sampler.kind].__name__,
         "kind": sampler.kind,
         "timesteps": list(sampler.timesteps),
         "guidance_scale": sampler.guidance_scale,
@@ -162,9 +169,9 @@ def _save_networks(
     low: torch.nn.Module | None,
     sampler: Sampler,
     pipeline: str,
+    scheduler: SchedulerMixin,
     tensors: Mapping[str, Mapping[str, torch.Tensor] | None],
 ) -> None:
-    scheduler = SCHEDULERS[sampler.kind](shift=1.0)  # the timesteps are already shifted
     networks = {"transformer": transformer} | ({} if low is None else {"transformer_2": low})
     for name, network in networks.items():
         save_network(folder / name, network, tensors.get(name))

@@ -11,10 +11,10 @@ from typing import Any
 from huggingface_hub import HfApi, get_token
 
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.config.secrets import mask
 from ray_distill.config.sections import Publish
 from ray_distill.export.student import export
 from ray_distill.models.spec import Latent
+from ray_distill.secrets import mask
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
-from ray_distill.checkpoint.network import outlined
+from ray_distill.checkpoint.network import outline
 from ray_distill.config import RunConfig
 from ray_distill.export.diffusers import Adapter, export_student
 from ray_distill.export.low_rank import low_rank
@@ -33,9 +33,10 @@ def export(
     recipe = config.method.sampler()
     high, low = (recipe.experts.high, recipe.experts.low) if recipe.experts else (STUDENT, None)
     dtype = getattr(torch, config.model.export_dtype)
-    transformer, own = outlined(config, high, checkpoint, dtype)
-    other, rest = (None, None) if low is None else outlined(config, low, checkpoint, dtype)
-    first, lines = adapter(config, high, checkpoint), {}
+    transformer, own = outline(config, high, checkpoint, dtype)
+    other, rest = (None, None) if low is None else outline(config, low, checkpoint, dtype)
+    lines: dict[str, str] = {}
+    first = adapter(config, high, checkpoint)
     second = adapter(config, low, checkpoint) if low in LOW else None
     if config.model.export_lora_rank is not None:
         first, lines = _cut(config, high, transformer, own)

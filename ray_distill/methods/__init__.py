@@ -1,4 +1,10 @@
-"""Methods: one paper per file, found by name. Adding a method is one line here."""
+"""Methods: one paper per file, found by name. Adding a method is one line here.
+
+Run on workers, in toy form in the plan and the tests. A method sees tensors, networks and Rng: no rank, device, path or
+engine.
+May import: diffusion and types alone, of libraries torch alone.
+A new method owes four files (CONTRIBUTING.md): a loss in closed form, the gradients of each update, one seed twice.
+"""
 
 from __future__ import annotations
 

@@ -73,6 +73,7 @@ class DCM:
     teachers: ClassVar[Experts | None] = None
     exits: ClassVar[Mapping[Role, int]] = {}
     beyond_clips: ClassVar[bool] = False
+    streamed: ClassVar[None] = None
     with_sound: ClassVar[bool] = False
 
     @property

@@ -41,6 +41,7 @@ from ray_distill.types import (
     FAKE_SCORE,
     STUDENT,
     TEACHER,
+    AtSave,
     Batch,
     Experts,
     Heads,
@@ -113,6 +114,10 @@ class DMD(Exits, Anchor, Scores):
     @property
     def beyond_clips(self) -> bool:
         return False
+
+    @property
+    def streamed(self) -> AtSave | None:
+        return None
 
     @property
     def uses_latents(self) -> bool:

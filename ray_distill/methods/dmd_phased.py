@@ -101,6 +101,7 @@ class PhasedDMD:
     heads: ClassVar[Mapping[Role, Heads]] = {}
     exits: ClassVar[Mapping[Role, int]] = {}
     beyond_clips: ClassVar[bool] = False
+    streamed: ClassVar[None] = None
     with_sound: ClassVar[bool] = False
     uses_latents: ClassVar[bool] = False
     prepared: ClassVar[Trajectories | None] = None

@@ -50,6 +50,7 @@ class FlowMatching(Modalities):
     heads: ClassVar[Mapping[Role, Heads]] = {}
     exits: ClassVar[Mapping[Role, int]] = {}
     beyond_clips: ClassVar[bool] = False
+    streamed: ClassVar[None] = None
     uses_latents: ClassVar[bool] = True
     prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
@@ -58,11 +59,7 @@ class FlowMatching(Modalities):
 
     def __post_init__(self) -> None:
         self.check_modalities()
-        if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:
-            raise ValueError(
-                f"shift, sampling_steps, prompt_dropout = {self.shift}, {self.sampling_steps}, {self.prompt_dropout}: "
-                "need shift > 0, sampling_steps >= 1 and prompt_dropout in [0, 1]"
-            )
+        check_sampling(self.shift, self.sampling_steps, self.prompt_dropout)
 
     def warnings(self, bf16: bool) -> list[str]:
         return []
@@ -93,3 +90,12 @@ class FlowMatching(Modalities):
 def drop(cond: Cond, uncond: Cond, dropped: Tensor) -> Cond:
     """``cond`` with the samples of ``dropped`` [B] replaced by ``uncond``."""
     return {k: torch.where(dropped.reshape(-1, *[1] * (c.ndim - 1)), uncond[k], c) for k, c in cond.items()}
+
+
+def check_sampling(shift: float, sampling_steps: int, prompt_dropout: float) -> None:
+    """ValueError unless ``shift`` > 0, ``sampling_steps`` >= 1 and ``prompt_dropout`` is in [0, 1]."""
+    if shift <= 0 or sampling_steps < 1 or not 0 <= prompt_dropout <= 1:
+        raise ValueError(
+            f"shift, sampling_steps, prompt_dropout = {shift}, {sampling_steps}, {prompt_dropout}: "
+            "need shift > 0, sampling_steps >= 1 and prompt_dropout in [0, 1]"
+        )

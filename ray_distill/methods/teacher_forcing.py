@@ -15,7 +15,7 @@ from ray_distill.diffusion.flow import add_noise, velocity
 from ray_distill.diffusion.losses import frame_mse
 from ray_distill.diffusion.timesteps import euler_timesteps, shift_sigma
 from ray_distill.methods.chunked import Chunked
-from ray_distill.methods.flow_matching import drop
+from ray_distill.methods.flow_matching import check_sampling, drop
 from ray_distill.types import (
     STUDENT,
     Batch,
@@ -52,6 +52,7 @@ class TeacherForcing(Chunked):
     heads: ClassVar[Mapping[Role, Heads]] = {}
     exits: ClassVar[Mapping[Role, int]] = {}
     beyond_clips: ClassVar[bool] = False
+    streamed: ClassVar[None] = None
     uses_latents: ClassVar[bool] = True
     prepared: ClassVar[Trajectories | None] = None
     period: ClassVar[tuple[int, int]] = 0, 1
@@ -60,11 +61,7 @@ class TeacherForcing(Chunked):
 
     def __post_init__(self) -> None:
         self.check_chunks()
-        if self.shift <= 0 or self.sampling_steps < 1 or not 0 <= self.prompt_dropout <= 1:
-            raise ValueError(
-                f"shift, sampling_steps, prompt_dropout = {self.shift}, {self.sampling_steps}, {self.prompt_dropout}: "
-                "need shift > 0, sampling_steps >= 1 and prompt_dropout in [0, 1]"
-            )
+        check_sampling(self.shift, self.sampling_steps, self.prompt_dropout)
         if not 0 <= self.history_noise < 1:
             raise ValueError(
                 f"history_noise = {self.history_noise}: the highest noise level of the clean half, a sigma in [0, 1), "

@@ -1,7 +1,10 @@
 """Real networks behind Denoiser, and the registry of their families.
 
 A family has a folder of its own, and its `family` module one value, FAMILY; the files beside the folders serve all
-families, and know none. docs/families.md says file by file what a new one owes.
+families, and know none (`causal` apart, which says why). They run wherever a network does: on workers, in Ray's
+actors, on the driver on the meta device.
+May import: diffusion, types and the leaves; diffusers and transformers nowhere else but in exports' checks and scripts.
+docs/families.md says file by file what a new family owes.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ FAMILIES = {
     "wan": "ray_distill.models.wan.family",
     "ltx": "ray_distill.models.ltx.family",
     "ltx2": "ray_distill.models.ltx2.family",
+    "cogvideox": "ray_distill.models.cogvideox.family",
 }
 
 

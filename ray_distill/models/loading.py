@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 
 from ray_distill.models import family as adapter
@@ -19,6 +17,8 @@ from ray_distill.models.spec import Family
 from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
+NATIVE = "native"
+"""diffusers' name of torch's own attention, the backend of a network that chose none."""
 
 
 def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str, Any]:
@@ -79,6 +79,8 @@ def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float
 def hollow_transformer(family: str, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Weights]:
     """The architecture with its parameters on the meta device and its buffers as they are, and the weights for it.
     Parts that diffusers keeps in fp32 have that dtype, others ``dtype``. ValueError as in :func:`check_weights`."""
+    from accelerate import init_empty_weights
+
     config = check_folder(family, folder)
     with init_empty_weights(include_buffers=False):
         network: nn.Module = adapter(family).transformer.from_config(config)
@@ -128,9 +130,25 @@ def _empty(family: str, config: dict[str, Any], what: str = "a published transfo
 
 def check_attention(backend: str, key: str = "model.attention") -> None:
     """ValueError, with the names that diffusers knows, for an attention backend that diffusers lacks."""
+    from diffusers.models.attention_dispatch import AttentionBackendName  # seconds, which an encoder does without
+
     backends = sorted(name.value for name in AttentionBackendName)
     if backend not in backends:
         raise ValueError(f"{key} = {backend!r}: diffusers has no such backend; it has {', '.join(backends)}")
+
+
+def check_blocks(network: nn.Module, backend: str, compiled: bool, key: str) -> None:
+    """ValueError where diffusers names no repeated blocks to compile, or where no layer of ``network`` (meta will do)
+    reads a ``backend`` other than its default: diffusers sets it without effect. ``key``: the role's section."""
+    name = type(network).__name__
+    if compiled and not getattr(network, "_repeated_blocks", None):
+        raise ValueError(f"{key}.compile = true: diffusers compiles no blocks of a {name}; remove it")
+    processors = [module.processor for module in network.modules() if hasattr(module, "processor")]
+    if backend != NATIVE and not any(hasattr(p, "_attention_backend") for p in processors):
+        raise ValueError(
+            f"model.attention = {backend!r}: the attention of a {name} reads no backend; remove it, and "
+            f"{key}.attention where it is set"
+        )
 
 
 def use_attention(module: nn.Module, backend: str, always: bool = False) -> None:
@@ -139,7 +157,7 @@ def use_attention(module: nn.Module, backend: str, always: bool = False) -> None
     ``always`` sets native, too, where networks differ: diffusers gives the last backend that any network chose to every
     network that chose none.
     """
-    if always or backend != AttentionBackendName.NATIVE.value:
+    if always or backend != NATIVE:
         module.set_attention_backend(backend)  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""LoRA through peft (arXiv:2106.09685): add W + (alpha / rank) B A to a network."""
+"""LoRA through peft (arXiv:2106.09685): add W + (alpha / rank) B A; `checkpoint/network.py` merges it."""
 
 from __future__ import annotations
 

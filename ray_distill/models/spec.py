@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import SchedulerMixin
     from torch import Tensor, nn
 
     from ray_distill.models.codec import Codec
@@ -153,6 +154,8 @@ class Export:
     experts: bool = False
     task: str = "text-to-video"
     """The hub's name of its task."""
+    scheduler: Callable[[nn.Module], SchedulerMixin] | None = None
+    """(student) -> the scheduler that the script steps by, where it is not one of flow matching."""
 
 
 def torch_randn(shape: Sequence[int]) -> Tensor:
@@ -197,6 +200,9 @@ class Family:
     """A folder of JSON files, each named as a pipeline on the hub, with the configurations of its parts."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers that get an adapter where a role's lora names none."""
+    original: Mapping[str, str] | None = None
+    """Layers in which an adapter may be, as in diffusers' name of them -> as in the network's original code; both are
+    whole dotted parts. None where diffusers loads no adapter by the original names."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
     """(pipeline, its codec)"""
     image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -56,6 +55,8 @@ class Weights(Mapping[str, Tensor]):
     def _single(self, file: Path) -> dict[str, tuple[Path, str]]:
         names = {name.removeprefix(PREFIX): name for name in self._open(file).keys()}  # noqa: SIM118
         if not self._expected_shapes.keys() <= names.keys():
+            from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES  # takes a second
+
             # The converter renames keys, and changes no tensor of Wan's and LTX-Video's text-to-video networks.
             loadable = SINGLE_FILE_LOADABLE_CLASSES.get(self._network)
             if loadable is None:

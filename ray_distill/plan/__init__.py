@@ -1,4 +1,9 @@
-"""Memory, time and money of a run before it starts."""
+"""Memory, time and money of a run before it starts.
+
+Runs on the driver, from configuration files alone: no weight is read, and networks stay on the meta device.
+May import: config and all below it; no Ray.
+A new figure owes a measurement that it was compared with (docs/plan.md).
+"""
 
 from __future__ import annotations
 
@@ -28,8 +33,8 @@ def plan(config: RunConfig, options: Mapping[str, str]) -> tuple[str, bool]:
 
 
 def room(config: RunConfig, memory: int) -> tuple[bool, str]:
-    """(whether a rank can be in ``memory`` bytes, what to say). It cannot where what is counted and lasts, weights,
-    optimizer and averages, is more; where only the whole estimate is more, that is said."""
+    """(whether a rank fits into ``memory`` bytes, the line to print). It does not fit where its lasting state alone is
+    larger: weights, optimizer and averages. Where only the whole estimate is larger, the line is a warning."""
     result = estimate(config)
     lasting = sum(s.weights + s.masters + s.moments + s.ema for s in result.states.values())
     most, has = result.peak.total, f"{memory / GIB:.1f} GiB"
@@ -45,7 +50,7 @@ def room(config: RunConfig, memory: int) -> tuple[bool, str]:
 
 
 def assumptions(cluster: Cluster | None, options: Mapping[str, str]) -> Assumed:
-    """The defaults, or what was given in their place."""
+    """Assumptions of a plan: the defaults, or the values of ``options`` in their place."""
     values: dict[str, float] = {"price": cluster.gpu.price} if cluster else {}
     for key, most in (("price", float("inf")), ("mfu", 1.0)):
         if key in options:
@@ -62,7 +67,7 @@ def assumptions(cluster: Cluster | None, options: Mapping[str, str]) -> Assumed:
 
 
 def on(cluster: Cluster, config: RunConfig) -> tuple[RunConfig, str]:
-    """(the configuration with a worker for each GPU of ``cluster``, what to say of it)."""
+    """(the configuration with a worker for each GPU of ``cluster``, a note where that changes train.workers)."""
     train = config.train
     if cluster.gpus == train.workers:
         return config, ""

@@ -25,7 +25,7 @@ class Change:
 
 
 def cheapest(config: RunConfig, fits: Callable[[Estimate], bool]) -> Change | None:
-    """The first change that fits alone, else the shortest run of them that does together, else None."""
+    """The first change that fits alone, else the shortest sequence of changes that fits, else None."""
     for keys, changed in changes(config):
         if fits(result := estimate(changed)):
             return Change(keys, result)
@@ -72,7 +72,10 @@ def micro_batches(config: RunConfig) -> Changes:
 
 
 def sequence_parallel(config: RunConfig) -> Changes:
-    """More workers a clip: what is sent is the price, and heads and tokens of every network must divide."""
+    """Share each clip among more workers, at the price of communication. Their number must divide the heads and the
+    tokens of every network."""
+    if family(config.model.family).exchange_heads is None:
+        return
     train, counts = config.train, [config.train.workers, config.train.min_workers or config.train.workers]
     for role in config.held_roles:
         described = architecture(config, role)
@@ -106,7 +109,7 @@ def checkpointing(config: RunConfig) -> Changes:
 
 
 def zero3(config: RunConfig) -> Changes:
-    """Shard the roles; of a shared base it is the base that is sharded, and int8 weights cannot be."""
+    """Shard the roles' weights (ZeRO-3). Roles on a shared base are left to it; int8 weights cannot be sharded."""
     on_it = set(config.adapters) if config.model.shared_base else set()
     return of_roles(
         config,

@@ -11,7 +11,7 @@ from ray_distill.config.shared_base import base_of
 from ray_distill.config.stages import stages
 from ray_distill.models.spec import Latent
 from ray_distill.plan import memory
-from ray_distill.plan.forwards import Call, Cycle, Kind, cycle
+from ray_distill.plan.forwards import Call, Cycle, Kind, Path, cycle
 from ray_distill.plan.memory import Moment, State
 from ray_distill.plan.network import Parameters, architecture, latent_shape, parameters
 from ray_distill.plan.passes import Pass, Workload, count
@@ -20,10 +20,13 @@ from ray_distill.types import Role
 
 @dataclass(frozen=True)
 class Estimate:
-    """``flops``: of one GPU in one step, by role, in expectation. Of a run in stages ``states`` are of the one with the
-    ``peak``, and ``parameters`` of all roles, as that stage trains them where it holds them. ``checkpoint``: bytes of
-    the largest one, weights, two moments and the averages of what is trained, in fp32.
-    ``sent``: as ``flops``, bytes of sequence parallelism."""
+    """Estimate of a run.
+
+    ``flops`` are those of one GPU in one step, by role, in expectation; ``sent`` are the bytes that it sends for
+    sequence parallelism, likewise. ``checkpoint`` is the size of the largest one in bytes: weights, two moments and the
+    averages of trained roles, in fp32, and the rollouts that go on from step to step. In a run of several stages
+    ``states`` are those of the stage with the ``peak``; ``parameters`` are of all roles, and of those in that stage as
+    it trains them."""
 
     config: RunConfig
     latent: Latent
@@ -37,7 +40,7 @@ class Estimate:
 
     @property
     def host(self) -> int:
-        """Bytes of CPU memory of one worker: what is offloaded."""
+        """Bytes of CPU memory that one worker needs for offloaded state."""
         return sum(state.host for state in self.states.values())
 
 
@@ -49,6 +52,8 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
     counted = Counted(config, latent)
     sizes = {role: parameters(config, role) for role in config.held_roles}
     repeated = cycle(config.method, config.train.steps, counted.latent[1])
+    carried, accumulated = counted.carried(repeated), config.train.accumulation
+    others, every = ({role: n * size for role, size in carried.items()} for n in (accumulated - 1, accumulated))
     peaks: list[tuple[Moment, Mapping[Role, Parameters], Mapping[Role, State]]] = []
     for stage in stages(config):
         now = {role: still(sizes[role]) if role in stage.finished else sizes[role] for role in stage.roles}
@@ -61,12 +66,14 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
         for kind in repeated.kinds:
             if kind.role in now and now[kind.role].trainable:
                 at_work, alive = counted.activations(kind)
-                moments += memory.update(states, kind.role, at_work, alive)
+                moments += memory.update(states, kind.role, at_work, add(alive, others), every)
         peaks.append((max(moments, key=lambda moment: moment.total), now, states))
     peak, shown, states_then = max(peaks, key=lambda entry: entry[0].total)
     flops = {role: counted.mean(repeated, role, lambda done: done.flops + done.backward_flops) for role in sizes}
     sent = {role: counted.mean(repeated, role, lambda done: done.sent) for role in sizes}
     largest = checkpoint_size(config, sizes)
+    if config.method.streamed == "saved":
+        largest += config.train.workers * sum(every.values())
     return Estimate(config, counted.latent, {**sizes, **shown}, states_then, repeated, peak, flops, largest, sent)
 
 
@@ -76,7 +83,7 @@ def still(parameters: Parameters) -> Parameters:
 
 
 def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
-    """Bytes of a run's largest checkpoint. A finished role leaves its moments out."""
+    """Bytes of a run's largest checkpoint, which holds no moments of finished roles."""
 
     def of(role: Role, finished: bool) -> int:
         copies = (1 if finished else 3) + (config.role(role).ema_decay is not None)
@@ -86,7 +93,7 @@ def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
 
 
 def add(some: Mapping[Role, int], more: Mapping[Role, int]) -> dict[Role, int]:
-    """Bytes by role of both."""
+    """Sum of two mappings of bytes by role."""
     return {role: some.get(role, 0) + more.get(role, 0) for role in {**some, **more}}
 
 
@@ -136,8 +143,8 @@ class Counted:
         )
 
     def between(self, call: Call) -> Pass:
-        """A cached call without a window, by how many frames it sees: between the first chunk's and the last's. What is
-        alive at most is convex in their number, so that this is no less than it is."""
+        """Estimate a cached call without a window from the first chunk's and the last's, linearly in the frames that it
+        sees. Peak memory is convex in their number, so that this is an upper bound."""
         assert call.causal is not None
         frames, before = call.causal.frames, call.causal.before
         last = self.latent[1] // frames * frames - frames
@@ -154,6 +161,19 @@ class Counted:
         frames = sum(end - start for start, end in {*call.causal.past, *graph})
         return self.one(call).saved * (frames + call.causal.frames) // call.causal.frames
 
+    def start_cache(self, path: Path) -> dict[Role, int]:
+        """Bytes of the cache of one micro-batch with which a path goes on with an earlier step's rollout, by role: its
+        first call remembers the last chunk."""
+        first = path.calls[0] if path.calls else None
+        if first is None or first.causal is None or not first.causal.remember:
+            return {}
+        return {first.role: self.cache(first, ()) - self.one(first).saved}
+
+    def carried(self, repeated: Cycle) -> dict[Role, int]:
+        """Bytes at most of the cache of one micro-batch's rollout between steps, where it goes on, by role."""
+        every = [self.start_cache(path) for kind in repeated.kinds for path in kind.paths]
+        return {role: max(sizes.get(role, 0) for sizes in every) for sizes in every for role in sizes}
+
     def activations(self, kind: Kind) -> tuple[Role, Mapping[Role, int]]:
         """(the role at work, bytes by role) where an update has most of them alive, over all outcomes of its draws."""
         most: tuple[Role, dict[Role, int]] = (kind.role, {})
@@ -161,10 +181,12 @@ class Counted:
             alive: dict[Role, int] = {}
             points = []
             graph = {call.role: set[tuple[int, int]]() for call in path.calls if call.grad and call.causal}
-            cached: dict[Role, int] = {}
+            cached = self.start_cache(path)
+            lasting = {call.role for call in path.calls if call.causal and call.causal.past is not None}
+            lasting = lasting if self.config.method.streamed else set()
             for call in path.calls:
                 done = self.one(call)
-                cached = {role: size for role, size in cached.items() if role in (call.role, *graph)}
+                cached = {role: size for role, size in cached.items() if role in (call.role, *graph, *lasting)}
                 now = add(alive, cached)
                 points.append((call.role, now | {call.role: now.get(call.role, 0) + done.forward}))
                 if call.causal and call.causal.remember:
@@ -173,7 +195,7 @@ class Counted:
                     graph[call.role].update(call.causal.past or ())
                 if call.grad:
                     alive[call.role] = alive.get(call.role, 0) + done.saved
-            alive = add(alive, {role: size for role, size in cached.items() if role in graph})
+            alive = add(alive, {role: size for role, size in cached.items() if role in graph or role in lasting})
             for call in reversed([call for call in path.calls if call.grad]):
                 done = self.one(call)
                 alive[call.role] -= done.saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ray_distill.config.stages import distinct
 from ray_distill.models.causal import keep
-from ray_distill.types import Batch, Cache, Cond, History, Method, Prediction, Role, Update, Window
+from ray_distill.types import Batch, Cache, Cond, History, Method, Prediction, Role, Rollout, Update, Window
 
 ROWS = 2
 MOST = 64
@@ -116,23 +117,46 @@ def keyed(updates: Sequence[Update]) -> dict[Key, Update]:
 
 
 def paths(method: Method, update: Update, frames: int = 1) -> Iterator[Path]:
-    """Every outcome of the update's whole-number draws, depth first; of more than ``MOST``, that many at random and,
-    for the peak of memory, the one in which all draws are highest."""
-    every = [*islice(outcomes(method, update, frames), MOST + 1)]
+    """Every outcome of the update's whole-number draws, depth first, at each place of a rollout that goes on from step
+    to step; of more than ``MOST``, that many at random and, for the peak of memory, those in which all draws are
+    highest."""
+    places = [*rollouts(method, update, frames)]
+    outcome = (
+        Path(path.weight / len(places), path.calls) for at in places for path in outcomes(method, update, frames, at)
+    )
+    every = [*islice(outcome, MOST + 1)]
     if len(every) <= MOST:
         yield from every
         return
     generator = random.Random(0)
     for _ in range(MOST):
-        yield Path(Fraction(1, MOST), calls_of(method, update, frames, Draws((), generator.randrange)))
-    yield Path(Fraction(0), calls_of(method, update, frames, Draws((), lambda high: high - 1)))
+        at = generator.choice(places) if len(places) > 1 else places[0]
+        draws = Draws((), generator.randrange)
+        yield Path(Fraction(1, MOST), calls_of(method, update, frames, draws, copy.deepcopy(at)))
+    for at in places:
+        highest = Draws((), lambda high: high - 1)
+        yield Path(Fraction(0), calls_of(method, update, frames, highest, copy.deepcopy(at)))
 
 
-def outcomes(method: Method, update: Update, frames: int) -> Iterator[Path]:
+def rollouts(method: Method, update: Update, frames: int) -> Iterator[Rollout | None]:
+    """The states in which ``update`` may meet a rollout that goes on from step to step: as many as its windows."""
+    if method.streamed is None:
+        yield None
+        return
+    at = Rollout()
+    while True:
+        yield at
+        at = copy.deepcopy(at)
+        calls_of(method, update, frames, Draws(()), at)
+        if at.x is None:
+            return
+
+
+def outcomes(method: Method, update: Update, frames: int, at: Rollout | None = None) -> Iterator[Path]:
     choices: list[int] = []
     while True:
         draws = Draws(choices)
-        calls = calls_of(method, update, frames, draws)
+        calls = calls_of(method, update, frames, draws, copy.deepcopy(at))
         weight = Fraction(1)
         for high in draws.highs:
             weight /= high
@@ -145,8 +169,10 @@ def outcomes(method: Method, update: Update, frames: int) -> Iterator[Path]:
         choices[-1] += 1
 
 
-def calls_of(method: Method, update: Update, frames: int, draws: Draws) -> tuple[Call, ...]:
-    """The calls of ``update`` on toy networks, by one outcome of its draws."""
+def calls_of(
+    method: Method, update: Update, frames: int, draws: Draws, rollout: Rollout | None = None
+) -> tuple[Call, ...]:
+    """The calls of ``update`` on toy networks, by one outcome of its draws; they change ``rollout``."""
     calls: list[Call] = []
     networks: dict[Role, Any] = {
         role: ToyHeads() if role in method.heads else Toy(role, role == update.role, calls, frames)
@@ -156,7 +182,8 @@ def calls_of(method: Method, update: Update, frames: int, draws: Draws) -> tuple
     zeros = torch.zeros(ROWS, *shape)
     cond = {"prompt": torch.zeros(ROWS, 1, 1)}
     states = zeros[:, None].expand(-1, len(method.sampler().timesteps), *shape)
-    update.loss(networks, Batch(torch.arange(ROWS), shape, cond, cond, zeros, states), draws, {})
+    batch = Batch(torch.arange(ROWS), shape, cond, cond, zeros, states, rollout=rollout)
+    update.loss(networks, batch, draws, {})
     return tuple(calls)
 
 

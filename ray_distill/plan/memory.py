@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from ray_distill.config import RoleConfig
@@ -45,11 +46,12 @@ class State:
     lasting: tuple[bool, bool]
     """Whether gradients and bucket stay between updates."""
     host: int = 0
-    """What is offloaded, in CPU memory."""
+    """Offloaded bytes, in CPU memory."""
 
 
 def state(section: RoleConfig, parameters: Parameters, ranks: int) -> State:
-    """``section`` says stage, dtype and average; ``parameters`` the elements of each tensor."""
+    """State of a role on one of ``ranks``: ``section`` has its stage, dtype and average, ``parameters`` the elements of
+    each tensor."""
     size, zero3 = BYTES[section.dtype], section.zero == 3
 
     def share(tensors: Sequence[int]) -> int:
@@ -114,7 +116,7 @@ class Moment:
 
 
 def start(states: Mapping[Role, State]) -> Iterator[Moment]:
-    """Roles are set up in turn, tensor by tensor; AdamW's moments come with a step."""
+    """Moments of the set-up: roles are loaded in turn, tensor by tensor. AdamW's moments come with the first step."""
     rows: dict[Role, tuple[int, ...]] = {}
     for role, state in states.items():
         yield Moment(f"setting up {role}", {**rows, role: (state.start, 0, 0, 0, 0, 0)})
@@ -123,9 +125,14 @@ def start(states: Mapping[Role, State]) -> Iterator[Moment]:
 
 
 def update(
-    states: Mapping[Role, State], updated: Role, at_work: Role, activations: Mapping[Role, int]
+    states: Mapping[Role, State],
+    updated: Role,
+    at_work: Role,
+    activations: Mapping[Role, int],
+    lasting: Mapping[Role, int] = MappingProxyType({}),
 ) -> Iterator[Moment]:
-    """The peaks of an update of ``updated``: with ``activations`` alive and ``at_work`` running, and in the descent."""
+    """The peaks of an update of ``updated``: with ``activations`` alive and ``at_work`` running, and in the descent,
+    where the ``lasting`` ones are alive."""
 
     def row(role: Role, state: State, stepping: bool) -> tuple[int, ...]:
         now = role == updated
@@ -133,7 +140,7 @@ def update(
         buffers += state.descent if now and stepping else 0
         buffers += state.gathered if role == at_work and not stepping else 0
         gradients = state.gradients if state.lasting[0] or now else 0
-        alive = 0 if stepping else activations.get(role, 0)
+        alive = (lasting if stepping else activations).get(role, 0)
         return state.weights, gradients, state.masters + state.moments, state.ema, alive, buffers
 
     for stepping, name in ((False, "forward and backward"), (True, "descent")):

@@ -1,4 +1,4 @@
-"""Count bytes and FLOPs of one forward and backward on tensors without data.
+"""Count activation bytes and FLOPs of one forward and backward, on tensors without data.
 
 The network runs under PyTorch's FakeTensorMode with the real shapes: what autograd saves, what checkpointing recomputes
 and what lives for a moment are counted as they come. The kernels are those that PyTorch chooses on a CPU: attention is
@@ -30,7 +30,7 @@ from ray_distill.models.sequence import Ranks, split
 from ray_distill.models.spec import Field, Latent
 from ray_distill.plan.forwards import Causal
 from ray_distill.plan.network import build
-from ray_distill.types import Cache, History
+from ray_distill.types import Cache, Cond, History
 
 aten = torch.ops.aten
 FLOPS = {
@@ -101,7 +101,7 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
         ranks = Imagined(work.sequence) if work.sequence > 1 else None
         split(network, ranks, family(work.family).exchange_heads)
         denoiser = family(work.family).denoiser(network, dtype)
-        x_t, cond = torch.empty(work.rows, *tensor_shape(work.latent)), empty(dict(work.fields), work.rows, work.latent)
+        x_t, cond = torch.empty(work.rows, *tensor_shape(work.latent)), conditions_of(work)
         masked = work.causal is not None and work.causal.past is None  # each chunk has a level of its own
         sigma = torch.empty(work.rows, work.latent[1]) if masked else torch.empty(work.rows)
         x_t.requires_grad_(work.grad and not work.trained)
@@ -153,6 +153,13 @@ class Imagined(Ranks):
     def gather(self, x: Tensor) -> Tensor:
         out: Tensor = _Exchanged.apply(x, (x.shape[0], x.shape[1] * self.size, *x.shape[2:]), self)
         return out
+
+
+def conditions_of(work: Workload) -> Cond:
+    """Conditions of a call: a field that is as long as the clip reaches to the last frame of the call."""
+    channels, frames, *rest = work.latent
+    before = work.causal.before if work.causal else 0
+    return empty(dict(work.fields), work.rows, (channels, before + frames, *rest))
 
 
 def seen_by(work: Workload, described: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ray_distill.columns import table
 from ray_distill.plan.changes import Change
 from ray_distill.plan.estimate import Estimate
 from ray_distill.plan.hardware import GIB, Cluster
@@ -26,7 +26,7 @@ class Assumed:
 
 
 def report(estimate: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None, note: str = "") -> str:
-    """``note``: what was planned in place of what the configuration says."""
+    """The report as text; ``note`` names a value that was planned in place of the configuration's."""
     return "\n\n".join(
         [
             answer(estimate, cluster, assumed, change) + note,
@@ -132,14 +132,3 @@ def cost(estimate: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
 def step_seconds(estimate: Estimate, cluster: Cluster, assumed: Assumed) -> float:
     roles = estimate.flops.items()
     return sum(flops / (assumed.mfu * cluster.gpu.peak(estimate.config.role(role).dtype)) for role, flops in roles)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned, the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [head, ["-" * width for width in widths], *rows]
-    cells = (
-        [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
-        for line in lines
-    )
-    return "\n".join("  ".join(line).rstrip() for line in cells)

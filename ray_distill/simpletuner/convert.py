@@ -48,7 +48,7 @@ class Converted:
 
 
 def semantic_before(path: Path, overridden: Mapping[str, Any]) -> tuple[Converted, dict[str, Any]]:
-    """The semantic run that a fine one starts from, and what of ``overridden`` goes for it, too."""
+    """(the semantic run that a fine one starts from, the keys of ``overridden`` that hold for it, too)."""
     _, keys = open_file(path, read_keys(path), overridden)
     kept = {key: value for key, value in overridden.items() if not key.startswith(FINE_ALONE)}
     semantic = convert(path, kept, "semantic")
@@ -61,7 +61,9 @@ def semantic_before(path: Path, overridden: Mapping[str, Any]) -> tuple[Converte
 
 
 def convert(path: Path, overridden: Mapping[str, Any], mode: str | None = None) -> Converted:
-    """ConfigError, with key, value and remedy, for what is unknown or refused; ``overridden`` is set elsewhere.
+    """Convert the file; ConfigError, with key, value and remedy, for an unknown or refused key.
+
+    ``overridden`` are the keys that are set elsewhere.
     ``mode`` is DCM's, in place of the file's."""
     settings = read_keys(path)
     file, method_keys = open_file(path, settings, overridden, mode)

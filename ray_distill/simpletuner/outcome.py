@@ -18,7 +18,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The keys that it sets, with their values, and what there is to say; ``warn`` where a user should read it."""
+    """Result of a rule: the ``values`` of the keys that it sets, and a ``note``, which is a warning with ``warn``."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
@@ -38,7 +38,7 @@ class File:
     data: Mapping[str, Any] = field(default_factory=dict)
     """The keys of data that the dataset file sets."""
     samples: int = 0
-    """Of an epoch, where they had to be counted."""
+    """Samples of an epoch, where they had to be counted; else 0."""
 
     def overrides(self, key: str) -> bool:
         """True where ``key``, a section above it or a key below it is set elsewhere."""

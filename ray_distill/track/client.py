@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from ray_distill.config.secrets import mask
 from ray_distill.config.sections import absolute_uri, sqlite_path
+from ray_distill.secrets import mask
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

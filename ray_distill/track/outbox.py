@@ -1,6 +1,7 @@
 """Outbox: the queue on disk of what MLflow has not received yet, in order.
 
-The file goes when all of it was sent: a process that dies before sends again, so sending twice must do no harm.
+The file is removed once all of it was sent. A process that dies earlier sends it again, so that sending twice must do
+no harm.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ray_distill.jsonl import append_rows, read_rows, write_rows
 
 log = logging.getLogger(__name__)
 FILE = "track.jsonl"
-SYSTEM_BYTES = 64 << 20  # of a waiting file: beyond it a machine's load is not kept, and all else is
+SYSTEM_BYTES = 64 << 20  # of a waiting file: beyond it metrics of a machine's load are dropped, and nothing else is
 SENT_BYTES = 4 << 20  # of a file that is never empty: beyond it what was sent is removed
 Entry = Mapping[str, Any]
 NEEDS = {
@@ -75,12 +76,12 @@ class Outbox:
             return entries
 
     def of(self, call: str) -> list[Entry]:
-        """All that wait of this kind."""
+        """All waiting entries of this kind."""
         with self._lock:
             return [entry for entry in self._waiting if entry["call"] == call]
 
     def sent(self, count: int = 1) -> None:
-        """The first ``count`` entries are MLflow's now."""
+        """Remove the first ``count`` entries, which MLflow has taken."""
         with self._lock:
             size = sum(_size(self._waiting.popleft()) for _ in range(count))
             self._bytes, self._sent_bytes = self._bytes - size, self._sent_bytes + size
@@ -93,13 +94,13 @@ class Outbox:
             self._waiting.rotate(-1)
 
     def forget(self, call: str) -> None:
-        """Leave out what waits of this kind."""
+        """Drop all waiting entries of this kind."""
         with self._lock:
             self._waiting = deque(entry for entry in self._waiting if entry["call"] != call)
             self._bytes = sum(map(_size, self._waiting))
 
     def _shrink(self) -> None:
-        """The file without what was sent; whoever reads one that could not be written sends that again."""
+        """Write the file anew without the sent entries; where that fails, the next process sends them again."""
         self._sent_bytes = 0
         if self.path is None:
             return
@@ -128,7 +129,7 @@ class Outbox:
 
 
 def _kept(path: Path) -> list[Entry]:
-    """The entries of a file; those that no call of ours wrote so are warned about and left out."""
+    """Entries of a file; damaged ones, and those of another version, are left out with a warning."""
     entries = read_rows(path, "call")
     whole: list[Entry] = [entry for entry in entries if _is_whole(entry)]
     if len(whole) < len(entries):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_distill.config.secrets import mask
 from ray_distill.jsonl import read_document, write_document
+from ray_distill.secrets import mask
 from ray_distill.track import store
 from ray_distill.track.client import quiet_client
 from ray_distill.track.outbox import Entry
@@ -70,7 +70,7 @@ class Sender:
         return None
 
     def _open(self, client: MlflowClient, entry: Entry) -> None:
-        """Continue the run, or make it: one, however often its first call fails on the way."""
+        """Continue the run, or create it: one run, however often the first call fails on the way."""
         own, sent_as = entry["opening"], entry.get("id", "")
         run = store.resume(client, self.run_id) if self.run_id else None
         if run is None:

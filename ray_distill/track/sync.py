@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ray_distill.config import ConfigError
-from ray_distill.config.secrets import HIDDEN
 from ray_distill.jsonl import read_document
+from ray_distill.secrets import HIDDEN
 from ray_distill.track.client import close_run
 from ray_distill.track.outbox import Outbox
 from ray_distill.track.sender import RUN
@@ -16,8 +16,8 @@ from ray_distill.track.tracker import Tracker
 def sync(folder: Path, uri: str | None = None) -> tuple[int, int]:
     """Send what waits in a run's folder, and close the run if its driver could not: (what was sent, what still waits).
 
-    ``uri`` in place of the run's own, which it has to be where that holds a password: those are not kept. ConfigError
-    where none is known. Nothing is sent twice.
+    ``uri`` replaces the run's own, and is needed where that holds a password: passwords are not kept. ConfigError where
+    neither is there. Nothing is sent twice.
     """
     waiting = Outbox(folder)
     opening = [entry["uri"] for entry in waiting.of("open")]

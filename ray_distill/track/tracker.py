@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_distill.config.secrets import mask, masked
 from ray_distill.config.sections import absolute_uri
+from ray_distill.secrets import mask, masked
 from ray_distill.track.client import Status, key, one_line
 from ray_distill.track.courier import Courier
 from ray_distill.track.outbox import Entry, Outbox

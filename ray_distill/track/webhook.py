@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, ConfigDict, Field, SecretStr, ValidationError
 
 from ray_distill.config import ConfigError
-from ray_distill.config.secrets import masked
+from ray_distill.secrets import masked
 from ray_distill.settings import Section
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class WebHook:
             self._thread.start()
 
     def send(self, event: Event, message: str, **values: Any) -> None:
-        """Post ``message`` and ``values`` (plain JSON types) as what ``event`` tells."""
+        """Post ``message`` and ``values`` (plain JSON types) under the name of ``event``."""
         if self._hook is None:
             return
         header = {"event": event, "run": self._run, "time": time.time()}

@@ -3,5 +3,6 @@
 driver  the process that the user starts: it checks, watches, validates, publishes
 wire    what crosses: the job, the board, heartbeats; light to import, no torch
 worker  one process per rank: engines, steps, saves
-`launch` runs the phases in order; `schedule` has the learning rates, which both sides read.
+`launch` runs the phases in order; `schedule` has the learning rates, which both sides read. The guide of each folder
+says what it may import and what a new file owes.
 """

@@ -20,6 +20,7 @@ from ray_distill.config.keys import flatten
 from ray_distill.data.prepare.index import SHEET, summary
 from ray_distill.data.prepare.pipeline import prepare
 from ray_distill.data.store.cache import Cache
+from ray_distill.errors import Stopped
 from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.export.hub import Hub
@@ -34,7 +35,7 @@ from ray_distill.train.driver.new_checkpoints import Arrivals
 from ray_distill.train.driver.publish import export_student, publish, report_so_far, trained
 from ray_distill.train.driver.resume import changes, kept_cache
 from ray_distill.train.driver.run_lock import claimed
-from ray_distill.train.driver.signals import Signals, Stopped, own_session, watch_signals
+from ray_distill.train.driver.signals import Signals, own_session, watch_signals
 from ray_distill.train.driver.system_metrics import ray_job, ray_logs, watch_nodes
 from ray_distill.train.driver.validations import Row, Validations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from ray_distill.types.roles import Heads, Need, Role
 from ray_distill.types.sampling import Experts, Sampler
@@ -32,6 +32,10 @@ class Trajectories:
     shift: float
     guidance: float
     levels: tuple[float, ...]
+
+
+AtSave = Literal["saved", "restarted"]
+"""A save keeps the rollouts that are under way in the checkpoint, or they begin anew after it."""
 
 
 class Method(Protocol):
@@ -76,6 +80,11 @@ class Method(Protocol):
     @property
     def beyond_clips(self) -> bool:
         """True where rollouts go on beyond the clips of the data, and so beyond conditions that lie in their frames."""
+        ...
+
+    @property
+    def streamed(self) -> AtSave | None:
+        """Treatment, at a save, of rollouts that go on from step to step; None where each update makes its own."""
         ...
 
     def updates(self, step: int) -> tuple[Update, ...]:

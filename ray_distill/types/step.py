@@ -1,4 +1,4 @@
-"""Values of one training step: Batch, Rng, LossTerms, Update, Pull, and a worker's Placement."""
+"""Values of one training step: Batch, Rollout, Rng, LossTerms, Update, Pull, and a worker's Placement."""
 
 from __future__ import annotations
 
@@ -8,8 +8,25 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ray_distill.types.network import Cond, Networks
+from ray_distill.types.network import Cache, Cond, Networks
 from ray_distill.types.roles import Role
+
+
+@dataclass
+class Rollout:
+    """A causal student's rollout of one micro-batch, which goes on from step to step.
+
+    ``frames`` counts the latent frames so far. ``x`` [B, C, T, H, W] are the latest of them, None before the first and
+    after the last; the ``cache`` has the chunks in sight but the last one. ``cond`` and ``uncond`` are the conditioning
+    of the batch that began it. Losses leave out the first ``prefix`` frames of the last window.
+    """
+
+    frames: int = 0
+    x: Tensor | None = None
+    cache: Cache = field(default_factory=Cache)
+    cond: Cond = field(default_factory=dict)
+    uncond: Cond = field(default_factory=dict)
+    prefix: int = 0
 
 
 @dataclass(frozen=True)
@@ -21,6 +38,7 @@ class Batch:
     ``states`` [B, K, C, T, H, W] lie on the teacher's trajectory to x_0, where a preparation made it.
     The first ``prefix`` latent frames are conditions, too: networks return them unchanged, and losses leave them out.
     ``modalities`` are the places along T of each modality that latents pack ("video", "audio"); {}: a picture alone.
+    Losses that go on with the ``rollout`` of earlier steps change it.
     """
 
     sample_ids: Tensor
@@ -31,6 +49,7 @@ class Batch:
     states: Tensor | None = None
     prefix: int = 0
     modalities: Mapping[str, slice] = field(default_factory=dict)
+    rollout: Rollout | None = None
 
 
 class Rng(Protocol):

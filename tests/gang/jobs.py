@@ -28,6 +28,7 @@ from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.models.wan.sequence import exchange_heads
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker.engines import DeepSpeedEngines, NotFinite
+from ray_distill.train.worker.rollouts import Rollouts
 from ray_distill.train.worker.step import train_step
 from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Batch, Method, Placement
@@ -156,17 +157,21 @@ def run(
     """Train; returns every stored tensor by name, the counters, the last step's logs and the frozen hashes.
 
     ``save`` writes a checkpoint after ``save_at`` steps, or at the end."""
-    held = engines(case)
+    held, rollouts = engines(case), rollouts_of(case, rank, world)
     if resume is not None:
         held.load(Checkpoint(Path(resume)))
+        rollouts.load(Checkpoint(Path(resume)), torch.device("cpu"))
     before = held.frozen_hash() if any(n == "frozen" for n in case.method.roles.values()) else ""
     if fault is not None:
         fault(held, rank)
     logs: dict[str, Tensor] = {}
     for step in range(start, steps):
-        logs = train_step(case.method, held, micro_batches(case, step, rank, world), step, StatelessRng(0))
+        batches = rollouts.join(micro_batches(case, step, rank, world))
+        logs = train_step(case.method, held, batches, step, StatelessRng(0))
         if save is not None and step + 1 == (save_at or steps):
-            write(Path(save), held.tensors(), {"step": step + 1, "roles": held.state()}, rank, world, gather)
+            state = {"step": step + 1, "roles": held.state()}
+            write(Path(save), held.tensors(), state, rank, world, gather, rollouts.tensors())
+            rollouts.saved()
             dist.barrier()
     return {
         "tensors": {f"{role}/{name}": tensor.clone() for role, name, tensor in held.tensors()},
@@ -174,6 +179,12 @@ def run(
         "logs": {name: float(value.mean()) for name, value in logs.items()},
         "frozen": (before, held.frozen_hash() if before else ""),
     }
+
+
+def rollouts_of(case: Case, rank: int, world: int) -> Rollouts:
+    place, chunks = Placement(rank, world, case.sequence), case.method.sampler().chunks
+    positions = share(GLOBAL_BATCH, place.data_rank, place.data_size, case.micro_batch)
+    return Rollouts(case.method.streamed, positions, chunks and chunks.window)
 
 
 def averaged(

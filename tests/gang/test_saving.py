@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -19,6 +20,7 @@ from ray_distill.checkpoint.retention import SKIPPING, is_good
 from ray_distill.methods import FlowMatching
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker import saving, shards
+from ray_distill.train.worker.rollouts import Rollouts
 from ray_distill.train.worker.saving import Saver
 from ray_distill.train.worker.step import train_step
 from ray_distill.types import Placement
@@ -55,7 +57,7 @@ def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, b
     config = SimpleNamespace(train=train, method=method, dump=dict, held_roles=())
     stream = SimpleNamespace(cache=SimpleNamespace(folder=Path("cache")))
     job = SimpleNamespace(config=config, run_dir=Path(folder), board=board, run_id=None, stream=stream)
-    return Saver(job, Placement(rank, world), held, 0)  # type: ignore[arg-type]
+    return Saver(job, Placement(rank, world), held, Rollouts(None, np.empty((0, 1))))  # type: ignore[arg-type]
 
 
 def one_full_disk(rank: int, world: int, folder: str, wait: bool) -> tuple[list[bool], list[tuple[str, bool]]]:

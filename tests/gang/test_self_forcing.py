@@ -1,11 +1,13 @@
-"""A causal student in sharded engines: several chunks in one graph, forwards without gradient between them; teacher
-forcing, whose clean half carries gradient."""
+"""A causal student in sharded engines: several chunks in one graph, forwards without gradient between them; rollouts
+that go on from step to step; teacher forcing, whose clean half carries gradient."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from ray_distill.methods import CausalConsistency, SelfForcing, TeacherForcing
 from ray_distill.types import Method
@@ -15,6 +17,25 @@ from tests.gang.test_engines import TOLERANCE, distance
 
 METHOD = SelfForcing(num_frame_per_block=1, same_step_across_blocks=False, student_interval=2, teacher_guidance=2.0)
 WINDOWED = replace(METHOD, window=2, sink=1, first_chunk_timesteps=(1000.0, 900.0, 757.0, 300.0))
+
+LONG = {"num_training_frames": 2, "window": 2, "sink": 1}
+STREAMED = replace(METHOD, **LONG, rollout_frames=7, rollout_overlap=1)
+"""Windows that end at 2, 3, ... 7 frames; three updates in two steps."""
+
+
+def test_a_rollout_goes_on_through_a_save_in_any_world_bit_for_bit_in_its_own(gang: Gang, tmp_path: Path) -> None:
+    """Three steps leave it in the middle, after 5 of 7 frames. Resumed by ranks of other micro-batches, it agrees."""
+    halves = jobs.Case(method=STREAMED, micro_batch=4)
+    whole = gang.run(jobs.run, halves, 5, None, None, 0, str(tmp_path), 3, world=2)
+    again = gang.run(jobs.run, halves, 5, None, str(tmp_path), 3, world=2)
+    for one, other in zip(whole, again, strict=True):
+        assert one["tensors"].keys() == other["tensors"].keys() and one["logs"] == other["logs"]
+        assert all(torch.equal(one["tensors"][name], other["tensors"][name]) for name in one["tensors"])
+    alone = gang.run(jobs.run, jobs.Case(method=STREAMED, micro_batch=8), 5, None, str(tmp_path), 3, world=1)[0]
+    assert distance(alone, whole[0]) < TOLERANCE
+    forgets = jobs.Case(method=replace(STREAMED, rollout_at_save="restarted"), micro_batch=8)
+    anew = gang.run(jobs.run, forgets, 5, None, str(tmp_path), 3, world=1)[0]
+    assert distance(anew, alone) > TOLERANCE  # what a save keeps of it counts
 
 
 def test_zero_3_with_checkpointing_agrees_with_one_rank(gang: Gang) -> None:
@@ -31,6 +52,7 @@ def test_zero_3_with_checkpointing_agrees_with_one_rank(gang: Gang) -> None:
     "method",
     [
         WINDOWED,
+        replace(METHOD, **LONG, rollout_frames=6),
         TeacherForcing(num_frame_per_block=1, history_noise=0.1),
         CausalConsistency(num_frame_per_block=1, window=2),
     ],

@@ -1,5 +1,6 @@
 """Every `ray-distill` command of the documents is one that the tool takes; plans are run, the README's in tests/ray."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -76,6 +77,14 @@ def test_the_trees_are_those_of_the_files() -> None:
     assert len(tree.architecture().splitlines()) <= 160
     modules = sorted((ROOT / "ray_distill").rglob("*.py"))
     assert [path for path in modules if path.name != "__init__.py" and not tree.purpose(path)] == []
+
+
+def test_each_folder_opens_with_a_guide() -> None:
+    """Who runs there, what may be imported, what a new file owes: at most 15 lines."""
+    for path in sorted((ROOT / "ray_distill").rglob("*/__init__.py")):
+        guide = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert 4 <= len(guide.splitlines()) <= 15, path
+        assert "import" in guide and "owes" in guide, path
 
 
 def test_oracles_are_those_of_the_document() -> None:

@@ -36,9 +36,12 @@ EVERYWHERE = {  # they stand on nothing but each other
         "durable",
         "sealed",
         "masking",
+        "secrets",
         "errors",
         "jsonl",
         "settings",
+        "columns",
+        "bars",
         "sheets",
         "__version__",
     ),
@@ -55,6 +58,7 @@ ROOMS = {
     ),
     "deepspeed": ("train/worker/light_deepspeed.py",),
     "mlflow": ("track/",),
+    "tqdm": ("bars.py",),
     # DeepSpeed as `light_deepspeed` imports it.
     "ray_distill.train.worker.light_deepspeed": ("train/worker/zero.py", "train/worker/shards.py"),
 }

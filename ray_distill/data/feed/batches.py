@@ -41,8 +41,8 @@ def micro_batches(
             shape: Shape = tuple(rows["shape"][0].tolist())
             latent_shape = tensor_shape(shape)
             cond = _cond(rows, fields, shape, device)
-            x_0 = _stacked(rows["latents"], latent_shape) if stream.with_latents else None
-            states = _stacked(rows["states"], (stream.states, *latent_shape)) if stream.states else None
+            x_0 = _stack(rows["latents"], latent_shape) if stream.with_latents else None
+            states = _stack(rows["states"], (stream.states, *latent_shape)) if stream.states else None
             batches.append(
                 Batch(
                     sample_ids=_tensor(rows["sample_id"], device),
@@ -64,7 +64,7 @@ def _cond(rows: Mapping[str, np.ndarray], fields: Fields, shape: Shape, device: 
     return {name: value.to(device) for name, value in cond.items()}
 
 
-def _stacked(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _stack(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([np.frombuffer(row, np.float32).reshape(shape) for row in rows])
 
 

@@ -29,7 +29,7 @@ def epoch_batches(
     rng = np.random.default_rng([seed, epoch])
     batches = []
     for key in sorted(buckets, key=repr):
-        rows = _drawn(np.asarray(buckets[key], dtype=np.int64), passes, rng)
+        rows = _draw(np.asarray(buckets[key], dtype=np.int64), passes, rng)
         if len(rows):
             batches.append(np.resize(rows, (-(-len(rows) // global_batch), global_batch)))
     if not batches:
@@ -37,7 +37,7 @@ def epoch_batches(
     return rng.permutation(np.concatenate(batches))
 
 
-def _drawn(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Generator) -> np.ndarray:
+def _draw(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Generator) -> np.ndarray:
     """A bucket's rows in random order, each as often as the epoch repeats it."""
     times = np.ones(len(rows)) if passes is None else np.asarray(passes)[rows]
     groups = [(rows[times == often], often) for often in np.unique(times)]
@@ -45,7 +45,7 @@ def _drawn(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Gene
     return repeated[0] if len(repeated) == 1 else rng.permutation(np.concatenate([rows[:0], *repeated]))
 
 
-def kept(buckets: Buckets, passes: Sequence[float], global_batch: int, keep_small: bool) -> Buckets:
+def usable(buckets: Buckets, passes: Sequence[float], global_batch: int, keep_small: bool) -> Buckets:
     """The buckets that training uses: without those smaller than a global batch, unless they are kept.
 
     ValueError where none is left.
@@ -87,12 +87,12 @@ def substitutes(bucket: Sequence[int], seed: int, epoch: int, row: int) -> np.nd
     return np.random.default_rng([seed, epoch, row]).permutation(np.asarray(bucket, dtype=np.int64))
 
 
-def dropped(seed: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
+def loses_caption(seed: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
     """True [n] for samples that lose their caption: a function of the seed and the sample, which is one of an epoch."""
     return _uniform(seed, "caption_dropout", sample_ids) < probability
 
 
-def chosen(seed: int, sample_ids: np.ndarray, captions: np.ndarray) -> np.ndarray:
+def caption_numbers(seed: int, sample_ids: np.ndarray, captions: np.ndarray) -> np.ndarray:
     """Number [n], from 0, of the caption that each sample takes of its clip's ``captions`` [n]: a function of the seed
     and the sample."""
     return (_uniform(seed, "caption", sample_ids) * captions).astype(np.int64)

@@ -17,7 +17,7 @@ import ray.data
 from ray.data import DataContext, Dataset, Datasource, ExecutionOptions, ReadTask
 from ray.data.block import BlockAccessor, BlockMetadata
 
-from ray_distill.data.feed.order import Buckets, Plan, chosen, dropped, kept, share, substitutes
+from ray_distill.data.feed.order import Buckets, Plan, caption_numbers, loses_caption, share, substitutes, usable
 from ray_distill.data.store.cache import Cache
 from ray_distill.data.store.growing import growing
 from ray_distill.models.spec import Fields, of_clips
@@ -89,7 +89,7 @@ class Stream:
         """True where fetching waits for rows that are still being encoded."""
         return self.cache.streamed and (self.with_latents or bool(of_clips(self.fields)))
 
-    def needed(self) -> list[int]:
+    def row_order(self) -> list[int]:
         """All rows, in the order in which training needs them first."""
         first = range(self.start, self.start + 2 * self.plan.steps_per_epoch)  # each row is in each whole epoch
         return list(dict.fromkeys(int(row) for step in first for row in self.plan[step]))
@@ -123,23 +123,23 @@ class Stream:
             epochs = [step // self.plan.steps_per_epoch for step in steps for _ in mine]
             numbers = self._there(numbers, epochs)
         sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
-        numbers = self._captioned(numbers, sample_ids)
+        numbers = self._with_captions(numbers, sample_ids)
         rows, conditions = self.cache.rows(numbers, columns), self.cache.conditions(numbers, self.fields)
         shapes = np.array([row["shape"] for row in rows], dtype=np.int64)
         if self.caption_dropout:
             null = self.cache.prompt("null", self.fields)
-            for number in np.flatnonzero(dropped(self.seed, sample_ids, self.caption_dropout)).tolist():
+            for number in np.flatnonzero(loses_caption(self.seed, sample_ids, self.caption_dropout)).tolist():
                 conditions[number] |= null
         block: dict[str, Any] = {"sample_id": sample_ids, "shape": shapes}
         block |= {COND + name: [row[name] for row in conditions] for name in self.fields}
         return block | {name: [row[name] for row in rows] for name in stored}
 
-    def _captioned(self, numbers: Sequence[int], sample_ids: np.ndarray) -> list[int]:
+    def _with_captions(self, numbers: Sequence[int], sample_ids: np.ndarray) -> list[int]:
         """The rows with the captions that these samples draw: a clip's captions stand one behind the other."""
         choices = self.cache.choices[numbers]
         if (choices == 1).all():
             return list(numbers)
-        captioned: list[int] = (np.asarray(numbers) + chosen(self.seed, sample_ids, choices)).tolist()
+        captioned: list[int] = (np.asarray(numbers) + caption_numbers(self.seed, sample_ids, choices)).tolist()
         return captioned
 
     def _there(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
@@ -166,7 +166,7 @@ class Stream:
 
 @lru_cache(maxsize=4)
 def _plan(cache: Cache, seed: int, global_batch: int, keep_small: bool) -> Plan:
-    return Plan(kept(cache.buckets(), cache.passes, global_batch, keep_small), seed, global_batch, cache.passes)
+    return Plan(usable(cache.buckets(), cache.passes, global_batch, keep_small), seed, global_batch, cache.passes)
 
 
 class _PlanSource(Datasource):
@@ -190,6 +190,6 @@ class _PlanSource(Datasource):
         return [task(number) for number in range(self.blocks)]
 
 
-def ordered() -> ExecutionOptions:
+def in_turn() -> ExecutionOptions:
     """The execution options under which block k goes to rank k mod world, however long each took to fetch."""
     return ExecutionOptions(preserve_order=True)

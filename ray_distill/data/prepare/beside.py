@@ -24,11 +24,11 @@ COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "heade
 
 
 class Filling(threading.Thread):
-    """A thread that encodes the ``needed`` rows of ``cache`` that are not in its store yet, with ``cpus`` of the
+    """A thread that encodes the rows ``numbers`` of ``cache`` that are not in its store yet, with ``cpus`` of the
     cluster."""
 
     def __init__(
-        self, source: Source, models: Encoders, cache: Cache, needed: Sequence[int], cpus: float, say: Say
+        self, source: Source, models: Encoders, cache: Cache, numbers: Sequence[int], cpus: float, say: Say
     ) -> None:
         super().__init__(daemon=True, name="filling")
         self.source, self.models, self.cache, self.cpus, self.say = source, models, cache, cpus, say
@@ -36,7 +36,7 @@ class Filling(threading.Thread):
         there.look()
         images = Store(cache.images_folder) if cache.images_folder else None
         self.write = Write(there.store, True, images, tuple(of_clips(models.fields)))
-        rows = unequal(cache.index.take(pa.array(needed, pa.int64())), video="")
+        rows = unequal(cache.index.take(pa.array(numbers, pa.int64())), video="")
         whole = set(there.places if images is None else images.places()["id"].to_pylist()) & there.places.keys()
         finished = pa.array([*whole, *there.errors], pa.string())
         self.rows = with_paths(source, without(distinct(rows.select(COLUMNS), "id"), "id", finished))

@@ -19,7 +19,7 @@ from ray_distill import durable
 from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.stages import Decode
 from ray_distill.data.store.cache import KINDS, Cache, prompt_arrays, write
-from ray_distill.data.store.parquet import address, address_of, placed
+from ray_distill.data.store.parquet import address, address_of, place_columns
 from ray_distill.data.store.tables import among, distinct, equal, rows_of, unequal
 from ray_distill.errors import ConfigError
 from ray_distill.masking import mask
@@ -49,7 +49,7 @@ def finish(inventory: Inventory) -> Cache:
             f"data: none of its {len(bad)} clips can be used ({source.title}); "
             f"the reasons are in {source.cache_dir / QUARANTINE}"
         )
-    index = _indexed(inventory)
+    index = _index_of(inventory)
     card = _card(inventory, index, bad)
     samples = rows_of(index.select(["id", "caption", "choices", "dataset"]))
     key = address_of(
@@ -102,7 +102,7 @@ def _reason(row: Row) -> str:
     return mask(reason.removeprefix(f"{row['path']}: ").removeprefix(f"{row['video']}: "))
 
 
-def _indexed(inventory: Inventory) -> pa.Table:
+def _index_of(inventory: Inventory) -> pa.Table:
     """The index of samples. Equal lines of a dataset are one row; rows are sorted by their content."""
     columns = ["id", "dataset", "video", "caption", "number", "height", "width", "content"]
     if inventory.source.stream:
@@ -124,11 +124,11 @@ def _indexed(inventory: Inventory) -> pa.Table:
     if inventory.images is not None:
         stores.append((KINDS["clip"], inventory.image_ids(rows), inventory.images))
     for kind, ids, store in stores:
-        places = placed(ids, store.places())
-        needed = pc.not_equal(ids, "")
+        places = place_columns(ids, store.places())
+        in_store = pc.not_equal(ids, "")
         if inventory.source.stream and kind != KINDS["caption"]:  # clips come later; pictures are there
-            needed = pc.and_(needed, pc.not_equal(ids, rows["id"]))
-        if pc.any(pc.and_(needed, pc.equal(places["file"], ""))).as_py():
+            in_store = pc.and_(in_store, pc.not_equal(ids, rows["id"]))
+        if pc.any(pc.and_(in_store, pc.equal(places["file"], ""))).as_py():
             raise Damaged(store.folder, "has lost rows while it was being prepared")
         for name in places.column_names:
             index = index.append_column(f"{kind}_{name}", places[name])

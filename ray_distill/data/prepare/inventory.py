@@ -16,7 +16,7 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.stages import CLIPS
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import KINDS, Shape
-from ray_distill.data.store.parquet import Store, address, placed
+from ray_distill.data.store.parquet import Store, address, place_columns
 from ray_distill.data.store.tables import distinct, equal, rows_of, table_of, unequal, without
 from ray_distill.errors import ConfigError
 from ray_distill.models.packed import tensor_shape
@@ -36,7 +36,7 @@ class Inventory:
 
     def __init__(self, source: Source, models: Encoders, prompts: pa.Table, files: pa.Table) -> None:
         self.source, self.models = source, models
-        taught = (row for prompt in rows_of(prompts) for row in self._taught(prompt))
+        taught = (row for prompt in rows_of(prompts) for row in self._teacher_rows(prompt))
         self.rows = pa.concat_tables([table_of(taught, CLIPS), files])
         self.latents = Store(source.cache_dir / "latents" / models.codec)
         self.text = Store(source.cache_dir / KINDS["caption"] / models.encoder)
@@ -65,7 +65,7 @@ class Inventory:
 
         return [shape(**row) for row in rows_of(rows.select(["dataset", "height", "width"]))]
 
-    def _taught(self, prompt: Row) -> list[Row]:
+    def _teacher_rows(self, prompt: Row) -> list[Row]:
         """The rows of a prompt: one, without an id, or those of its teacher."""
         teacher = self.source.parts[prompt["dataset"]].teacher
         row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
@@ -111,7 +111,7 @@ class Inventory:
         if self.images is not None:
             stores.append((KINDS["clip"], self.image_ids(rows), self.images))
         for kind, ids, store in stores:
-            places = placed(ids, store.places())
+            places = place_columns(ids, store.places())
             for name in places.column_names:
                 table = table.append_column(f"{kind}_{name}", places[name])
         return table

@@ -81,9 +81,9 @@ def entries(source: Source) -> Iterator[Entry]:
     """All entries of a source, in the order of its datasets; ValueError where a dataset is missing, unreadable or
     empty."""
     check(source)
-    named = Names()
+    names = Names()
     for number in range(len(source.parts)):
-        yield from map(named, entries_of(source, number))
+        yield from map(names, entries_of(source, number))
 
 
 def entries_of(source: Source, number: int, more: More = always) -> Iterator[Entry]:

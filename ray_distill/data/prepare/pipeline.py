@@ -18,6 +18,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
+from ray_distill.bars import bar
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import quiet
 from ray_distill.data.prepare.encode import EncodeClips, EncodePictures, EncodeText
@@ -73,12 +74,12 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
         )
     before = memo(source, models, listed)
     prompts = pa.array((n for n, part in enumerate(source.parts) if part.kind == "prompts"), pa.int64())
-    clips = _looked(source, models, without(listed, "dataset", prompts), say)
+    clips = _look(source, models, without(listed, "dataset", prompts), say)
     alone = among(listed, "dataset", prompts)
     pictured = unequal(alone, image="")
     if models.images and len(pictured):
         alone = pa.concat_tables(
-            [equal(alone, image=""), _looked(source, models, pictured, say)], promote_options="default"
+            [equal(alone, image=""), _look(source, models, pictured, say)], promote_options="default"
         )
     inventory = Inventory(source, models, alone, clips)
     _captions(source, models, inventory, say)
@@ -88,7 +89,7 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
         _clips(source, models, inventory, say)
     for number, part in enumerate(source.parts):
         if part.teacher is not None:
-            _taught(source, models, inventory, number, part.teacher, say)
+            _teach(source, models, inventory, number, part.teacher, say)
     cache = finish(inventory)
     if memo(source, models, listed) == before:  # else a file was replaced meanwhile: the next preparation looks again
         remember(source, models, listed, cache)
@@ -106,7 +107,7 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     rows = [row | size | {"path": path} for row, path in located if path]  # a run outlives clips of its sources
     if not rows:
         raise ValueError("data: none of the cache's clips is in its sources any more; set evaluate.metric=null")
-    return _decoded(source, dataset(pa.Table.from_pylist(rows)))
+    return _decode(source, dataset(pa.Table.from_pylist(rows)))
 
 
 def with_paths(source: Source, rows: pa.Table) -> pa.Table:
@@ -119,33 +120,34 @@ def with_paths(source: Source, rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.column_names.index("path"), "path", addresses)
 
 
-def _looked(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.Table:
+def _look(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.Table:
     """Each clip of the source's files, or the error in its place."""
     tables = [CLIPS.empty_table()]
     if len(files):
         clips = dataset(files, LIGHT).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
         progress = Progress("files looked into", len(files), say)
-        for batch in clips.iter_batches(batch_size=None, batch_format="pyarrow"):
-            rows: Any = batch
-            tables.append(rows.select(CLIPS.names).cast(CLIPS))
-            progress.add(len(equal(rows, number=0)), len(unequal(rows, error="")))
+        with progress.bar:
+            for batch in clips.iter_batches(batch_size=None, batch_format="pyarrow"):
+                rows: Any = batch
+                tables.append(rows.select(CLIPS.names).cast(CLIPS))
+                progress.add(len(equal(rows, number=0)), len(unequal(rows, error="")))
     return pa.concat_tables(tables).combine_chunks()
 
 
 def _captions(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
     rows = inventory.missing_text()
     if len(rows):
-        encoded = _encoded(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
-        _written(encoded, Write(inventory.text), 1 << 20, Progress("captions", len(rows), say))
+        encoded = _encode(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
+        _write(encoded, Write(inventory.text), 1 << 20, Progress("captions", len(rows), say))
 
 
 def _pictures(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
     rows = inventory.missing_pictures()
     if len(rows) and inventory.images is not None:
         decoded = dataset(rows, LIGHT).map(DecodePicture(source), num_cpus=share(DECODE))
-        encoded = _encoded(decoded, EncodePictures, (models,), source, source.encode_batch)
+        encoded = _encode(decoded, EncodePictures, (models,), source, source.encode_batch)
         progress = Progress("pictures", len(rows), say)
-        inventory.mark_failed(_written(encoded, Write(inventory.images), inventory.row_bytes, progress), "image_id")
+        inventory.mark_failed(_write(encoded, Write(inventory.images), inventory.row_bytes, progress), "image_id")
 
 
 def _clips(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
@@ -155,7 +157,7 @@ def _clips(source: Source, models: Encoders, inventory: Inventory, say: Say) -> 
         rows = rows.sort_by([(name, "ascending") for name in ("height", "width", "id")])
         encoded = _encoded_clips(source, models, dataset(rows))
         write = Write(inventory.latents, beside=inventory.images, apart=tuple(of_clips(models.fields)))
-        inventory.mark_failed(_written(encoded, write, inventory.row_bytes, Progress("clips", len(rows), say)))
+        inventory.mark_failed(_write(encoded, write, inventory.row_bytes, Progress("clips", len(rows), say)))
 
 
 def encode_beside(
@@ -167,29 +169,29 @@ def encode_beside(
     """
     batch = max(8, source.encode_batch)
     encoded = _encoded_clips(source, models, dataset(rows, batch), cpus)
-    return _written(encoded, write, FILE // batch, Progress("clips", len(rows), say), cpus, stopped)
+    return _write(encoded, write, FILE // batch, Progress("clips", len(rows), say), cpus, stopped)
 
 
 def _encoded_clips(source: Source, models: Encoders, rows: Dataset, cpus: float | None = None) -> Dataset:
-    return _encoded(_decoded(source, rows, cpus), EncodeClips, (models,), source, source.encode_batch, cpus)
+    return _encode(_decode(source, rows, cpus), EncodeClips, (models,), source, source.encode_batch, cpus)
 
 
-def _decoded(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset:
+def _decode(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset:
     return rows.map_batches(Decode(source), batch_size=None, num_cpus=share(DECODE, cpus))
 
 
-def _taught(source: Source, models: Encoders, inventory: Inventory, part: int, teacher: Teacher, say: Say) -> None:
+def _teach(source: Source, models: Encoders, inventory: Inventory, part: int, teacher: Teacher, say: Say) -> None:
     """Sample clips of prompts by the teacher."""
     rows = inventory.missing_taught(part)
     if len(rows):
         (uncond,) = inventory.text.find([address(source.negative_prompt)])
         arguments = (models, teacher, inventory.sample_shape, inventory.text, uncond, inventory.images)
-        encoded = _encoded(dataset(rows), MakeClips, arguments, source, teacher.batch)
+        encoded = _encode(dataset(rows), MakeClips, arguments, source, teacher.batch)
         progress = Progress("clips by the teacher", len(rows), say)
-        inventory.mark_failed(_written(encoded, Write(inventory.latents), inventory.row_bytes, progress))
+        inventory.mark_failed(_write(encoded, Write(inventory.latents), inventory.row_bytes, progress))
 
 
-def _encoded(
+def _encode(
     rows: Dataset, encoder: type, arguments: tuple[Any, ...], source: Source, batch: int, cpus: float | None = None
 ) -> Dataset:
     """Encode ``rows`` in a pool of actors that grows to ``data.encoders``.
@@ -209,7 +211,7 @@ def _encoded(
     )
 
 
-def _written(
+def _write(
     rows: Dataset,
     write: Write,
     row_bytes: int,
@@ -224,12 +226,13 @@ def _written(
     errors: dict[str, str] = {}
     per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
     results = rows.map_batches(write, batch_size=per_file, num_cpus=share(WRITE, cpus))
-    for batch in results.iter_batches(batch_size=None, batch_format="numpy"):
-        bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
-        errors |= bad
-        progress.add(len(batch["id"]), len(bad))
-        if stopped():
-            break
+    with progress.bar:
+        for batch in results.iter_batches(batch_size=None, batch_format="numpy"):
+            bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
+            errors |= bad
+            progress.add(len(batch["id"]), len(bad))
+            if stopped():
+                break
     return errors
 
 
@@ -247,11 +250,12 @@ def dataset(rows: pa.Table, per_block: int = BLOCK) -> Dataset:
 
 
 class Progress:
-    """Reports of counts and of the time left, every few seconds. The pace counts from the first row, since actors take
-    time to start."""
+    """Counts and the time left: a bar on a terminal, a line every few seconds elsewhere. The pace of the lines counts
+    from the first row, since actors take time to start."""
 
     def __init__(self, what: str, total: int, say: Say, every_s: float = 5) -> None:
         self.what, self.total, self.say, self.every_s = what, total, say, every_s
+        self.bar = bar(f"   {what}", total)
         self.done = self.bad = 0
         self.reported = time.monotonic()
         self.first: tuple[float, int] | None = None
@@ -259,6 +263,10 @@ class Progress:
     def add(self, finished: int, bad: int) -> None:
         now = time.monotonic()
         self.done, self.bad = self.done + finished, self.bad + bad
+        self.bar.set_postfix_str(f"{self.bad} skipped", refresh=False)
+        self.bar.update(finished)
+        if not self.bar.disable:
+            return
         began, before = self.first = self.first or (now, self.done)
         if now - self.reported >= self.every_s or self.done == self.total:
             self.reported, remaining = now, self.total - self.done

@@ -54,10 +54,10 @@ def rows_in(place: Path | str, columns: Sequence[str], more: Sequence[str] = ())
             raise ValueError(f"{suffix} is not read; write {', '.join(TABLES)}, or plain text with a prompt a line")
         case suffix:
             parse = json_of if suffix in TABLES else str.strip
-            yield from (_parsed(parse, *line) for line in _lines(place) if line[1].strip())
+            yield from (_parse(parse, *line) for line in _lines(place) if line[1].strip())
 
 
-def _parsed(parse: Any, number: int, text: str, fault: str) -> Row:
+def _parse(parse: Any, number: int, text: str, fault: str) -> Row:
     where = f"line {number}"
     try:
         return Row(where, fault=fault) if fault else Row(where, parse(text))
@@ -66,19 +66,19 @@ def _parsed(parse: Any, number: int, text: str, fault: str) -> Row:
 
 
 def _lines(place: Path | str) -> Iterator[Line]:
-    with _opened(place) as file:
+    with _open(place) as file:
         for number, (text, fault) in enumerate(lines_of(file), 1):
             yield number, text, fault
 
 
-def _opened(place: Path | str) -> BinaryIO:
+def _open(place: Path | str) -> BinaryIO:
     """An open file. A remote one is read whole first, so that a broken connection can be tried again."""
     return again(place, lambda: pa.BufferReader(read(place)) if is_remote(place) else open_at(place))
 
 
 def _is_list(place: Path | str) -> bool:
     """True where a .json is one list, and no JSON lines."""
-    with _opened(place) as file:
+    with _open(place) as file:
         return next((text for text, _ in lines_of(file) if text.strip()), "").lstrip().startswith("[")
 
 
@@ -107,27 +107,27 @@ def _records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[int, list[
     follow."""
     ahead: deque[Line] = deque()
 
-    def feed(used: list[Line]) -> Iterator[str]:
+    def feed(record: list[Line]) -> Iterator[str]:
         while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
-            used.append(line)
+            record.append(line)
             yield f"{line[1]}\n"
 
     while True:
-        used: list[Line] = []
+        record: list[Line] = []
         try:
-            values = next(csv.reader(feed(used), delimiter=delimiter, strict=True, skipinitialspace=True), None)
-            fault = next((fault for _, _, fault in used if fault), "")
+            values = next(csv.reader(feed(record), delimiter=delimiter, strict=True, skipinitialspace=True), None)
+            fault = next((fault for _, _, fault in record if fault), "")
         except csv.Error as error:
             values, fault = [], f"no valid CSV: {error}; is a quote not closed or not doubled?"
-            ahead.extendleft(reversed(used[1:]))
+            ahead.extendleft(reversed(record[1:]))
         if values is None:
             return
         if values or fault:
-            yield used[0][0], values, fault
+            yield record[0][0], values, fault
 
 
 def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> Iterator[Row]:
-    with _opened(place) as source, parquet.ParquetFile(source) as file:
+    with _open(place) as source, parquet.ParquetFile(source) as file:
         names = file.schema_arrow.names
         present = [name for name in columns if name in names]
         if len(present) < len(columns):
@@ -138,7 +138,7 @@ def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> 
         tables = (pa.table([_as_bytes(batch[name]) for name in present], present) for batch in batches)
         for number, row in enumerate(chain.from_iterable(map(rows_of, tables)), 1):
             try:
-                yield Row(f"row {number}", {name: _decoded(value) for name, value in row.items()})
+                yield Row(f"row {number}", {name: _decode(value) for name, value in row.items()})
             except NotText as error:
                 yield Row(f"row {number}", fault=str(error))
 
@@ -158,7 +158,7 @@ def _as_bytes(column: pa.Array) -> pa.Array:
     return column
 
 
-def _decoded(value: Any) -> Any:
+def _decode(value: Any) -> Any:
     if isinstance(value, list):
-        return [_decoded(each) for each in value]
+        return [_decode(each) for each in value]
     return text_of(value) if isinstance(value, bytes) else value

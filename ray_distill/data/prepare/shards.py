@@ -59,7 +59,7 @@ def clips_in(tar: str, column: str, choices: bool, one_caption: bool, more: More
     if one_caption:
         clips = [Clip(name, place) for name, place in members.videos.items()] + members.faults
     else:
-        clips = [*_captioned(members), *_alone(members), *members.faults]
+        clips = [*_with_captions(members), *_alone(members), *members.faults]
     return clips or [Clip("", fault="no video in it")]  # a disk may have given back a file of zeros alone
 
 
@@ -127,7 +127,7 @@ def _key(name: str) -> str:
     return f"{folder}/{file.partition('.')[0]}"
 
 
-def _captioned(members: _Members) -> Iterator[Clip]:
+def _with_captions(members: _Members) -> Iterator[Clip]:
     """Each video with its captions: those under its own name; else those of its sample that no other video has."""
     owned = {_stem(video) for video in members.videos}
     samples: dict[str, list[str]] = {}

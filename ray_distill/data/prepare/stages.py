@@ -1,6 +1,6 @@
 """Tasks that Ray Data maps over files: look into a file, decode its clips, write encoded rows.
 
-Each worker imports this file: torch, which resizes, and no library of models.
+Each worker imports this file: no torch, unless a clip has to be resized, and no library of models.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class Look:
                 (video, seeks), content = look(path, clips.cut(0), most, limit), fingerprint(path)
                 if version(path) != before:
                     raise BadClip(row["path"], "was replaced while it was looked into")
-            if reason := clips.unfit(video.shown):
+            if reason := clips.unfit(video.square_size):
                 raise BadClip(row["path"], reason)
         except BadClip as bad:
             return [row | empty | {"error": str(bad)}]
-        size = clips.size(video.shown, self.multiple)
+        size = clips.size(video.square_size, self.multiple)
         image_id, wrong = picture_id(row["image"], clips, size) if row.get("image") else ("", "")
         if wrong:
             return [row | empty | {"error": wrong}]

@@ -45,7 +45,7 @@ class Video:
     """Frames a second, by the header."""
 
     @property
-    def shown(self) -> tuple[float, float]:
+    def square_size(self) -> tuple[float, float]:
         """Height and width in square pixels."""
         return self.height, self.width * self.pixel_aspect
 
@@ -123,10 +123,10 @@ class Cut:
         numbers, frames = self.numbers, self._frames(times)
         if numbers[-1] >= frames:
             if self.fps is None:
-                raise BadClip(path, f"has {frames} frames and {numbers[-1] + 1} are needed; {REMEDY}")
-            needed = (numbers[-1] + 1) / self.fps
+                raise BadClip(path, f"has {frames} frames and {numbers[-1] + 1} are seconds; {REMEDY}")
+            seconds = (numbers[-1] + 1) / self.fps
             raise BadClip(
-                path, f"lasts {times.seconds:.3g} s and {needed:.3g} s are needed at {self.fps:g} fps; {REMEDY}"
+                path, f"lasts {times.seconds:.3g} s and {seconds:.3g} s are seconds at {self.fps:g} fps; {REMEDY}"
             )
         if self.fps is None:
             return numbers

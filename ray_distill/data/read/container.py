@@ -23,7 +23,7 @@ BROKEN = (av.FFmpegError, OSError, ValueError, MemoryError)
 
 
 @contextmanager
-def opened(path: str, limit: int = PIXELS, probed: bool = False) -> Iterator[tuple[Container, av.VideoStream]]:
+def open_video(path: str, limit: int = PIXELS, probed: bool = False) -> Iterator[tuple[Container, av.VideoStream]]:
     """The container of a file and its first stream of pictures, whose decoder has one thread and refuses frames above
     ``limit`` pixels. BadClip where the file is missing, broken while it is used, or no video.
 

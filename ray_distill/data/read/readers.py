@@ -14,7 +14,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from ray_distill.data.read.clip import BadClip, Cut, Seek, Times, Video
-from ray_distill.data.read.container import check_size, opened
+from ray_distill.data.read.container import check_size, open_video
 
 DEEP = re.compile(r"yuva?(4\d\dp)(?:9|10|12|14|16)(?:le|be)|(gray)(?:9|10|12|14|16)(?:le|be)|p0?(?:10|12|16)(?:le|be)")
 """FFmpeg's names of YUV formats of more than 8 bits."""
@@ -26,18 +26,18 @@ class Drift(Exception):
 
 def sought(path: str, seek: Seek, video: Video, limit: int) -> Iterator[np.ndarray]:
     """Frames uint8 [1, H, W, 3] of ``seek``. Drift where the decoder gives other frames than the packets announced."""
-    with opened(path, limit) as (container, stream):
-        yield from _pictures(_numbered(path, container, stream, seek), video, limit, path)
+    with open_video(path, limit) as (container, stream):
+        yield from _pictures(_frames_by_number(path, container, stream, seek), video, limit, path)
 
 
 def through(path: str, cut: Cut, video: Video, limit: int) -> Iterator[np.ndarray]:
     """Frames uint8 [1, H, W, 3] of ``cut``, decoded from the file's start: the frames themselves say when they are
     shown."""
-    with opened(path, limit, probed=True) as (container, stream):
-        yield from _pictures(_cut(path, cut, *timed(container, stream)), video, limit, path)
+    with open_video(path, limit, probed=True) as (container, stream):
+        yield from _pictures(_frames_of(path, cut, *frames_with_times(container, stream)), video, limit, path)
 
 
-def timed(
+def frames_with_times(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> tuple[Iterator[tuple[av.VideoFrame, int]], Fraction]:
     """All frames, decoded from the file's start, each with its time in ticks, and a tick's seconds.
@@ -62,7 +62,7 @@ def timed(
     return frames(), tick
 
 
-def _numbered(
+def _frames_by_number(
     path: str, container: av.container.InputContainer, stream: av.VideoStream, seek: Seek
 ) -> Iterator[av.VideoFrame]:
     """The frames of ``seek``, one by one."""
@@ -107,7 +107,9 @@ def _from(container: av.container.InputContainer, stream: av.VideoStream, start:
     raise Drift
 
 
-def _cut(path: str, cut: Cut, frames: Iterator[tuple[av.VideoFrame, int]], tick: Fraction) -> Iterator[av.VideoFrame]:
+def _frames_of(
+    path: str, cut: Cut, frames: Iterator[tuple[av.VideoFrame, int]], tick: Fraction
+) -> Iterator[av.VideoFrame]:
     """The frames of ``cut`` among all ``frames`` from the file's start."""
     numbers, place, broken = cut.numbers, 0, False
     due = None if cut.fps is None else cut.due(tick)

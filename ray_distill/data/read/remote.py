@@ -69,14 +69,14 @@ def filesystem(place: str | Path) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(place)
     scheme, _, rest = str(place).partition("://")
     bucket, _, path = rest.partition("/")
-    there = _opened(f"{scheme}://{bucket}")
+    there = _file_system(f"{scheme}://{bucket}")
     if isinstance(there, fs.PyFileSystem):
         return there, there.handler.fs._strip_protocol(str(place))
     return there, rest if scheme in ("s3", "gs", "gcs") else f"/{path}"
 
 
 @lru_cache(maxsize=16)
-def _opened(root: str) -> fs.FileSystem:
+def _file_system(root: str) -> fs.FileSystem:
     """Arrow's own file system, which asks for a bucket's region once; fsspec's for all other schemes."""
     try:
         return fs.FileSystem.from_uri(root)[0]

@@ -1,11 +1,16 @@
-"""Frames to pixels and back: uint8 [T, H, W, 3] for files, float [3, T, H, W] in [-1, 1] for networks."""
+"""Frames to pixels and back: uint8 [T, H, W, 3] for files, float [3, T, H, W] in [-1, 1] for networks.
+
+Torch is imported where it works: a task that decodes clips of the right size does without it.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def resize(frames: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0, crop: bool = True) -> np.ndarray:
@@ -18,6 +23,9 @@ def resize(frames: np.ndarray, height: int, width: int, pixel_aspect: float = 1.
         frames = _centre_crop(frames, height, width / pixel_aspect)
     if frames.shape[1:3] == (height, width):
         return np.ascontiguousarray(frames)
+    import torch
+    from torch.nn.functional import interpolate
+
     images = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1)
     if frames.shape[1] % height == 0 and frames.shape[2] % width == 0:
         images = interpolate(images.float(), (height, width), mode="area").round().to(torch.uint8)
@@ -28,6 +36,8 @@ def resize(frames: np.ndarray, height: int, width: int, pixel_aspect: float = 1.
 
 def to_pixels(frames: np.ndarray | Tensor) -> Tensor:
     """uint8 [..., T, H, W, 3] -> float32 [..., 3, T, H, W] in [-1, 1]."""
+    import torch
+
     frames = torch.as_tensor(frames)
     if frames.dtype != torch.uint8 or frames.shape[-1] != 3:
         raise ValueError(f"frames must be uint8 [..., T, H, W, 3], got {frames.dtype} {tuple(frames.shape)}")
@@ -39,7 +49,7 @@ def to_frames(pixels: Tensor) -> np.ndarray:
     if pixels.ndim not in (4, 5) or pixels.shape[-4] != 3:
         raise ValueError(f"pixels must be [3, T, H, W] or [B, 3, T, H, W], got {tuple(pixels.shape)}")
     scaled = ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255)
-    return scaled.to(torch.uint8).movedim(-4, -1).contiguous().cpu().numpy()
+    return scaled.byte().movedim(-4, -1).contiguous().cpu().numpy()
 
 
 def _centre_crop(frames: np.ndarray, height: float, width: float) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 from ray_distill import durable
 from ray_distill.data.read import readers
 from ray_distill.data.read.clip import BadClip, Cut, Seek, Times, Video
-from ray_distill.data.read.container import MOV, PIXELS, check_size, opened
+from ray_distill.data.read.container import MOV, PIXELS, check_size, open_video
 from ray_distill.data.read.scan import Scan, scan, seekable
 from ray_distill.data.read.track import Track
 
@@ -59,9 +59,9 @@ def look(path: str, cut: Cut, most: int = 1, limit: int = PIXELS) -> tuple[Video
     BadClip where the file is missing, broken, no video that can be used, or larger than ``limit`` pixels.
     """
     last = replace(cut, number=cut.number + most - 1)
-    video, packets = _scanned(path, last, limit)
+    video, packets = _scan(path, last, limit)
     if packets is None:
-        count = 1 if most == 1 else last.count(_decoded(path, last, limit)) - cut.number
+        count = 1 if most == 1 else last.count(_decode_times(path, last, limit)) - cut.number
         return video, [None] * max(1, min(most, count))
     count = max(1, min(most, cut.count(packets.times) - cut.number))
     try:
@@ -97,27 +97,27 @@ def read_clip(
     video, (seek,) = look(path, cut, limit=limit) if located is None else (located[0], located[1:])
     if seek is not None and decoder(preferred, video, seek) == "decord":
         try:
-            return Clip(_joined(_fitted(_decord(path, seek, video), fit, video), cut.frames, out), "decord")
+            return Clip(_join(_fit(_decord(path, seek, video), fit, video), cut.frames, out), "decord")
         except (decord.DECORDError, RuntimeError, IndexError):  # some widths, broken files: PyAV decides
             pass
     if seek is not None:
         try:
             pictures = readers.sought(path, seek, video, limit)
-            return Clip(_joined(_fitted(pictures, fit, video), cut.frames, out), "pyav")
+            return Clip(_join(_fit(pictures, fit, video), cut.frames, out), "pyav")
         except readers.Drift:  # packets announce other frames than this file has: decode it from its start
             pass
     pictures = readers.through(path, cut, video, limit)
-    return Clip(_joined(_fitted(pictures, fit, video), cut.frames, out), "pyav")
+    return Clip(_join(_fit(pictures, fit, video), cut.frames, out), "pyav")
 
 
-def _fitted(pictures: Iterator[np.ndarray], fit: Fit, video: Video) -> Iterator[np.ndarray]:
+def _fit(pictures: Iterator[np.ndarray], fit: Fit, video: Video) -> Iterator[np.ndarray]:
     while (picture := next(pictures, None)) is not None:
         fitted = fit(picture, video)
         del picture  # the next picture uses its memory
         yield fitted
 
 
-def _joined(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -> np.ndarray:
+def _join(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -> np.ndarray:
     """One array, allocated before the second chunk comes: small chunks that stay between large frames that go would
     leave holes in the heap, a large frame's size for each (4 MiB a frame of 720p)."""
     first = next(chunks)
@@ -152,7 +152,7 @@ def write_chunks(
         stream.pix_fmt = "yuv420p"
         # Before the first packet: mp4's header names both.
         audio = None if sound is None else sound.stream(container)
-        for number, frame in enumerate(frame for chunk in chunks for frame in _checked(path, chunk)):
+        for number, frame in enumerate(frame for chunk in chunks for frame in _check(path, chunk)):
             if number == 0:
                 stream.height, stream.width, _ = frame.shape
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
@@ -161,7 +161,7 @@ def write_chunks(
             sound.mux(container, audio)
 
 
-def _checked(path: Path, frames: np.ndarray) -> np.ndarray:
+def _check(path: Path, frames: np.ndarray) -> np.ndarray:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3] with T > 0, got {frames.dtype} {frames.shape}")
     _, height, width, _ = frames.shape
@@ -181,9 +181,9 @@ def _decord(path: str, seek: Seek, video: Video) -> Iterator[np.ndarray]:
         del reader
 
 
-def _scanned(path: str, last: Cut | None, limit: int) -> tuple[Video, Scan | None]:
+def _scan(path: str, last: Cut | None, limit: int) -> tuple[Video, Scan | None]:
     """A file's header and first frame, and its packets up to the end of ``last``."""
-    with opened(path, limit) as (container, stream):
+    with open_video(path, limit) as (container, stream):
         first: list[av.VideoFrame] = []
         packets = _packets(container, stream, first)
         packet_scan = scan(stream, packets, last) if seekable(container, stream) else None
@@ -208,11 +208,11 @@ def _packets(
         yield packet
 
 
-def _decoded(path: str, last: Cut | None, limit: int) -> Times:
+def _decode_times(path: str, last: Cut | None, limit: int) -> Times:
     """Times of the frames, up to the end of ``last``, by a decode from the start."""
     marks: list[int] = []
-    with opened(path, limit, probed=True) as (container, stream):
-        frames, tick = readers.timed(container, stream)
+    with open_video(path, limit, probed=True) as (container, stream):
+        frames, tick = readers.frames_with_times(container, stream)
         due = last.due(tick)[-1] if last and last.fps else None
         for _, mark in frames:
             marks.append(max(mark, marks[-1]) if marks else mark)

@@ -160,8 +160,10 @@ class Cache:
         where a machine stopped before its disk had them."""
         files = []
         for kind in (kind for kind in ("latents", *KINDS.values()) if self.card.get(kind)):
-            named = self._index().select([f"{kind}_file", f"{kind}_size"]).group_by([f"{kind}_file", f"{kind}_size"])
-            for row in named.aggregate([]).sort_by(f"{kind}_file").to_pylist():
+            files_of_kind = (
+                self._index().select([f"{kind}_file", f"{kind}_size"]).group_by([f"{kind}_file", f"{kind}_size"])
+            )
+            for row in files_of_kind.aggregate([]).sort_by(f"{kind}_file").to_pylist():
                 path, size = self._folder(kind) / row[f"{kind}_file"], row[f"{kind}_size"]
                 if row[f"{kind}_file"] and not ends_well(path, size):
                     files.append(path)
@@ -198,16 +200,16 @@ class Cache:
         index_rows = self.index.take(list(numbers))
         stored = {name for name in columns if name in ("latents", "states")}
         values = {name: index_rows[name].to_pylist() for name in columns if name not in stored}
-        values |= {name: self._stored("latents", index_rows, name) for name in stored}
+        values |= {name: self._values("latents", index_rows, name) for name in stored}
         return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
     def conditions(self, numbers: Sequence[int], fields: Fields) -> list[dict[str, bytes]]:
         """The conditioning of rows by number: the stored values of each field."""
         index_rows = self.index.take(list(numbers))
-        values = {name: self._stored(KINDS[field.of], index_rows, name) for name, field in fields.items()}
+        values = {name: self._values(KINDS[field.of], index_rows, name) for name, field in fields.items()}
         return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
-    def _stored(self, kind: str, index_rows: pa.Table, column: str) -> list[bytes]:
+    def _values(self, kind: str, index_rows: pa.Table, column: str) -> list[bytes]:
         stored = (index_rows[f"{kind}_{part}"].to_pylist() for part in Place._fields)
         places = [Place(*place) for place in zip(*stored, strict=True)]
         if self.streamed and kind != KINDS["caption"]:

@@ -49,7 +49,7 @@ PLACES = pa.schema(
 )
 
 
-def placed(ids: pa.Array | pa.ChunkedArray, places: pa.Table) -> pa.Table:
+def place_columns(ids: pa.Array | pa.ChunkedArray, places: pa.Table) -> pa.Table:
     """The columns of Place for each of ``ids``; "", -1, -1, "", -1 for an id that is not in ``places``."""
     columns = places.select(Place._fields).take(pc.index_in(ids, value_set=places["id"]))
     empty = zip(columns.columns, Place("", -1, -1), strict=True)
@@ -89,7 +89,7 @@ class Store:
 
     def places_in(self, name: str) -> pa.Table:
         """Places of one file's rows. Damaged where its ids are not those that were written."""
-        with self._opened(name) as (file, size):
+        with self._open(name) as (file, size):
             ids = file.read(columns=["id"])["id"].combine_chunks()
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             if f"{address(*ids.to_pylist())}.parquet" != name or sum(counts) != len(ids):
@@ -101,7 +101,7 @@ class Store:
 
     def find(self, ids: Sequence[str]) -> list[Place]:
         """The places of ``ids``, all of which the store holds."""
-        places = placed(pa.array(ids, pa.string()), self.places())
+        places = place_columns(pa.array(ids, pa.string()), self.places())
         assert "" not in places["file"].to_pylist(), f"{self.folder}: not all of {ids} are there"
         return [Place(**row) for row in places.to_pylist()]
 
@@ -137,7 +137,7 @@ class Store:
             by_group.setdefault((place.file, place.group), []).append((count - 1, place))
         values_read: list[Any] = [None] * count
         for (name, group), group_places in by_group.items():
-            with self._opened(name) as (file, _):
+            with self._open(name) as (file, _):
                 table = file.read_row_group(group, columns=[column, column + SEAL])
                 values, seals = table[column], table[column + SEAL]
                 for number, place in group_places:
@@ -147,7 +147,7 @@ class Store:
         return values_read
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[tuple[pq.ParquetFile, int]]:
+    def _open(self, name: str) -> Iterator[tuple[pq.ParquetFile, int]]:
         """An open file and its size. Wrong content raises Damaged, after the file is set aside; an error of the disk or
         the network passes."""
         path = self.folder / name

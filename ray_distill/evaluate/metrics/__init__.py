@@ -1,7 +1,8 @@
 """Metrics of samples, each with its unit and definition in docs/metrics.md.
 
-They run where the samples are, on any machine: no Ray, no network but the classifier. A new metric owes its unit, its
-definition, and a fault that it names.
+They run where the samples are, on any machine: no Ray, and no network but the classifier.
+May import: data.read, models, config.
+A new metric owes its unit, its definition, and a fault that it names.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ class Metric(nn.Module):
     def classify(self, videos: np.ndarray | Tensor) -> list[tuple[str, ...]]:
         """One word per head for each video, in the order of ``words``."""
         features = self.features(videos)
-        named = [[words[i] for i in self.heads[head](features).argmax(1)] for head, words in self.words.items()]
-        return list(zip(*named, strict=True))
+        predictions = [[words[i] for i in self.heads[head](features).argmax(1)] for head, words in self.words.items()]
+        return list(zip(*predictions, strict=True))
 
     def accuracy(self, videos: np.ndarray | Tensor, prompts: Sequence[str]) -> float:
         """Share of videos whose every predicted word is in their prompt."""
@@ -79,7 +79,7 @@ class Metric(nn.Module):
             raise ValueError(f"{len(videos)} videos and {len(prompts)} prompts: each video needs its own prompt")
         answers = [self.answers(prompt) for prompt in prompts]
         for prompt in prompts:
-            if head := self.unasked(prompt):
+            if head := self.head_without_answer(prompt):
                 words = ", ".join(self.words[head])
                 raise ValueError(f"prompt {prompt!r} names no {head}: it must hold one of {words}")
         right = [
@@ -95,12 +95,12 @@ class Metric(nn.Module):
         answers: dict[str, frozenset[str]] = {}
         for head, words in self.words.items():
             alike = [other for other, others in self.words.items() if others == words]
-            named = [word for word in spoken if word in words]
+            hits = [word for word in spoken if word in words]
             place = alike.index(head)
-            answers[head] = frozenset(named if len(alike) == 1 else named[place : place + 1])
+            answers[head] = frozenset(hits if len(alike) == 1 else hits[place : place + 1])
         return answers
 
-    def unasked(self, prompt: str) -> str | None:
+    def head_without_answer(self, prompt: str) -> str | None:
         """The first head without an answer in the prompt."""
         return next((head for head, words in self.answers(prompt).items() if not words), None)
 
@@ -117,7 +117,7 @@ class Metric(nn.Module):
         ``where``, for a file that :meth:`load` could not read, or clips too small for its layers."""
         described = read_json(folder / "config.json", where)
         try:
-            described = _Described.model_validate(described).model_dump()
+            described = _Description.model_validate(described).model_dump()
         except ValidationError as error:
             key = ".".join(map(str, error.errors()[0]["loc"]))
             raise ConfigError(f"{where}: config.json: {key}: {error.errors()[0]['msg']}") from None
@@ -140,7 +140,7 @@ class Metric(nn.Module):
         return metric.eval().requires_grad_(False)
 
 
-class _Described(Section):
+class _Description(Section):
     """A metric's config.json."""
 
     heads: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)]

@@ -1,5 +1,6 @@
 """LTX-Video's family: text to video by diffusers' LTXPipeline.
 
+May import: the files beside the folders of families, diffusers, transformers; no other family.
 family         FAMILY: what LTX-Video declares
 network        the denoiser, over one forward of diffusers' transformer
 sequence       attention where ranks share a clip's tokens

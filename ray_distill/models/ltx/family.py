@@ -72,4 +72,7 @@ FAMILY = Family(
         bases=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
     ),
     published=HERE / "published",
+    original={
+        "transformer_blocks": "transformer_blocks"
+    },  # other layers have other names, which diffusers does not read
 )

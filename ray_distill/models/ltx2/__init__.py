@@ -1,5 +1,6 @@
 """LTX-2's family: text to video with sound by diffusers' LTX2Pipeline.
 
+May import: the files beside the folders of families, diffusers, transformers; no other family.
 family         FAMILY: what LTX-2 declares
 network        the denoiser, over one forward of diffusers' transformer: picture and sound in one packed tensor
 codec          pixels to the picture's latents and back, and the shape of a clip with its sound

@@ -99,6 +99,19 @@ def check(pipeline: Pipeline, tokens: int) -> None:
         )
 
 
+ORIGINAL = {
+    "transformer_blocks": "transformer_blocks",
+    "proj_in": "patchify_proj",
+    "audio_proj_in": "audio_patchify_proj",
+    "time_embed": "adaln_single",
+    "audio_time_embed": "audio_adaln_single",
+    "av_cross_attn_video_scale_shift": "av_ca_video_scale_shift_adaln_single",
+    "av_cross_attn_audio_scale_shift": "av_ca_audio_scale_shift_adaln_single",
+    "av_cross_attn_video_a2v_gate": "av_ca_a2v_gate_adaln_single",
+    "av_cross_attn_audio_v2a_gate": "av_ca_v2a_gate_adaln_single",
+    "proj_out": "proj_out",
+    "audio_proj_out": "audio_proj_out",
+}
 OTHERS = {"audio_vae": AutoencoderKLLTX2Audio, "connectors": LTX2TextConnectors, "vocoder": LTX2Vocoder}
 
 FAMILY = Family(
@@ -131,4 +144,5 @@ FAMILY = Family(
         bases=("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline"),
     ),
     published=HERE / "published",
+    original=ORIGINAL,
 )

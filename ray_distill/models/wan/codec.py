@@ -1,4 +1,4 @@
-"""Wan's VAE, diffusers' AutoencoderKLWan, behind Codec."""
+"""Wan's VAE, diffusers' AutoencoderKLWan, behind Codec: layout, strides and normalisation of its latents."""
 
 from __future__ import annotations
 

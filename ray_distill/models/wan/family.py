@@ -107,6 +107,24 @@ def features(config: Config) -> tuple[int, int]:
     return int(config["num_layers"]), int(config["num_attention_heads"]) * int(config["attention_head_dim"])
 
 
+ORIGINAL = {
+    **{f"attn1.to_{one}": f"self_attn.{one}" for one in "qkv"},
+    **{f"attn2.to_{one}": f"cross_attn.{one}" for one in "qkv"},
+    **{f"attn2.add_{one}_proj": f"cross_attn.{one}_img" for one in "kv"},
+    "attn1.to_out.0": "self_attn.o",
+    "attn2.to_out.0": "cross_attn.o",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+    "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
+    "proj_out": "head.head",
+}
+
 FAMILY = Family(
     name="wan",
     transformer=WanTransformer3DModel,
@@ -129,6 +147,7 @@ FAMILY = Family(
         experts=True,
     ),
     published=HERE / "published",
+    original=ORIGINAL,
     image=image,
     image_parts=image_parts,
     image_channels=image_channels,
@@ -136,6 +155,14 @@ FAMILY = Family(
         pipeline="WanImageToVideoPipeline",
         script=HERE / "sample_image.py",
         bases=("WanImageToVideoPipeline", "WanPipeline"),
+        causal=(
+            HERE / "sample_causal_image.py",
+            {
+                "causal_wan.py": HERE / "causal.py",
+                "sample_by_chunks.py": HERE / "sample_causal.py",
+                "sample_from_picture.py": HERE / "sample_image.py",
+            },
+        ),
         experts=True,
         task="image-to-video",
     ),

@@ -20,13 +20,18 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from safetensors.torch import save_file
 
 
-def roll_out(network: Any, text: torch.Tensor, recipe: dict[str, Any]) -> torch.Tensor:
-    """Latents [1, C, T, H, W]; ``text`` [1, L, D], or [2, L, D] with the negative prompt's behind."""
+def roll_out(network: Any, text: torch.Tensor, recipe: dict[str, Any], picture: Any = None) -> torch.Tensor:
+    """Latents [1, C, T, H, W]; ``text`` [1, L, D], or [2, L, D] with the negative prompt's behind. ``picture``: that
+    which the clip begins from, where it does."""
     chunks, shape = recipe["chunks"], (1, *recipe["latent_shape"])
     whole = cache(lambda i: torch.randn(shape, device=text.device))  # for the whole clip; -1 is what it starts from
     lengths = [1] * chunks["independent_first"]
     lengths += [chunks["frames"]] * ((shape[2] - len(lengths)) // chunks["frames"])
-    return torch.cat([*roll(network, text, recipe, lengths, lambda i, where: whole(i)[:, :, where])], dim=2)
+
+    def noise(i: int, where: slice) -> torch.Tensor:
+        return whole(i)[:, :, where]
+
+    return torch.cat([*roll(network, text, recipe, lengths, noise, picture)], dim=2)
 
 
 @torch.no_grad()
@@ -36,6 +41,7 @@ def roll(
     recipe: dict[str, Any],
     lengths: Iterable[int],
     noise: Callable[[int, slice], torch.Tensor],
+    picture: Any = None,
 ) -> Iterator[torch.Tensor]:
     """Latents [1, C, t, H, W] of one chunk of ``lengths`` after the other; ``noise(i, where)`` of the frames where."""
     chunks, scale = recipe["chunks"], recipe["guidance_scale"]
@@ -44,11 +50,15 @@ def roll(
     steps = max(len(recipe["timesteps"]), len(chunks["first_timesteps"]))
 
     def velocity(x: torch.Tensor, sigma: float, remember: bool = False) -> torch.Tensor:
+        start, rows, timestep = past.frames, len(text), torch.full((1,), 1000 * sigma, device=text.device)
+        latents, timestep = picture.enter(x, timestep, start) if picture else (x, timestep)
+        more = {key: states.expand(rows, -1, -1) for key, states in picture.arguments.items()} if picture else {}
         with causal_attention(network, x.shape[2], cache=past, remember=remember):
-            timestep = torch.full((len(text),), 1000 * sigma, device=text.device)
-            x = x.expand(len(text), -1, -1, -1, -1).to(network.dtype)
-            v = network(x, timestep, text.to(network.dtype), return_dict=False)[0].float()
-        return v if len(text) == 1 else torch.lerp(v[1:], v[:1], scale)
+            latents = latents.expand(rows, -1, -1, -1, -1).to(network.dtype)
+            timestep = timestep.expand(rows, *timestep.shape[1:])
+            v = network(latents, timestep, text.to(network.dtype), return_dict=False, **more)[0].float()
+        v = v if rows == 1 else torch.lerp(v[1:], v[:1], scale)
+        return picture.leave(v, x, sigma, start) if picture else v
 
     for number, length in enumerate(lengths):
         if x is not None:  # what later chunks will see of the last one
@@ -83,12 +93,16 @@ def decode(vae: Any, chunks: Iterable[torch.Tensor]) -> Iterator[Any]:
     vae.clear_cache()
 
 
-def write_long(pipe: Any, network: Any, text: torch.Tensor, recipe: dict[str, Any], frames: int, out: str) -> None:
+def write_long(
+    pipe: Any, network: Any, text: torch.Tensor, recipe: dict[str, Any], frames: int, out: str, picture: Any = None
+) -> None:
     """An mp4 of ``frames`` frames, of which a chunk and its window are in memory."""
     import imageio.v2 as imageio
 
     chunks, (channels, _, *size) = recipe["chunks"], recipe["latent_shape"]
     assert chunks["window"] or frames <= recipe["frames"], "without a window its clips are as long as in training"
+    bounded = picture is not None and not picture.in_place
+    assert not bounded or frames <= recipe["frames"], "its picture's latents are as long as the clips of training"
 
     def lengths() -> Iterator[int]:
         yield 1 if chunks["independent_first"] else chunks["frames"]
@@ -100,7 +114,7 @@ def write_long(pipe: Any, network: Any, text: torch.Tensor, recipe: dict[str, An
 
     with imageio.get_writer(out, fps=recipe["fps"], quality=8, macro_block_size=1) as writer:
         left = frames
-        for pixels in decode(pipe.vae, roll(network, text, recipe, lengths(), noise)):
+        for pixels in decode(pipe.vae, roll(network, text, recipe, lengths(), noise, picture)):
             for frame in pixels[:left]:
                 writer.append_data((frame * 255).round().astype("uint8"))
             left -= len(pixels)

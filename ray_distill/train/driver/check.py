@@ -7,11 +7,11 @@ from importlib import metadata
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
-from ray_distill.config.secrets import HIDDEN
 from ray_distill.data.read.remote import is_remote
 from ray_distill.errors import mistakes
 from ray_distill.export.hub import check_token
 from ray_distill.models.hashing import ends_hash, weights_hash
+from ray_distill.secrets import HIDDEN
 from ray_distill.track.webhook import read_hook
 from ray_distill.train import schedule
 from ray_distill.train.driver.begin import check_init
@@ -23,7 +23,7 @@ from ray_distill.train.driver.checks.networks import check_ends, check_networks,
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
 from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.train.driver.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults
-from ray_distill.train.wire.job import resumed_from
+from ray_distill.train.wire.resume_point import resumed_from
 
 STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"}
 """Schemes of MLflow's own tracking stores; packages may bring others."""
@@ -78,7 +78,8 @@ def check_preparation(config: RunConfig) -> None:
 
 
 def check_track(config: RunConfig) -> None:
-    """A store that MLflow knows; a password that was hidden in a written configuration is none."""
+    """ConfigError unless ``track.uri`` names a store that MLflow knows, and neither it nor a dataset's address lacks
+    the secret that written configurations hide."""
     if HIDDEN in config.track.uri:
         raise ConfigError(
             f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
@@ -98,7 +99,7 @@ def check_track(config: RunConfig) -> None:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """Warnings of what a run does that its author may not have meant."""
+    """Warnings of settings that the author of a run may not have meant."""
     texts = [*schedule.warnings(config), *config.method.warnings(config.computes_in_bf16)]
     if config.data.caption_dropout and not config.method.uses_latents:
         texts.append(
@@ -109,7 +110,7 @@ def warnings(config: RunConfig) -> list[str]:
 
 
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
-    """A run is resumed only as what it was; ConfigError names each key that differs and matters."""
+    """ConfigError unless ``config`` is the run that ``last`` belongs to: it names each key that differs and matters."""
     then, now = flatten(with_defaults(last.state["config"])), flatten(config.dump())
     fixed = (
         "seed",

@@ -11,12 +11,13 @@ from typing import Any
 
 from ray._private import services
 
-from ray_distill.config.secrets import mask
+from ray_distill.bars import write
+from ray_distill.secrets import mask
 
 
 def say(text: str) -> None:
-    """Print to the terminal, without secrets."""
-    print(mask(text), file=sys.stderr, flush=True)
+    """Print to standard error, without secrets and above the bars."""
+    write(mask(text))
 
 
 CORE = "RAY_BACKEND_LOG_LEVEL"

@@ -14,9 +14,10 @@ import ray.train.torch
 
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.data.feed.stream import Stream, ordered
+from ray_distill.data.feed.stream import Stream, in_turn
 from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
+from ray_distill.errors import Stopped
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
@@ -26,9 +27,10 @@ from ray_distill.train.driver.checks.sequence import check_nodes, check_tokens
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.progress import Progress, Row
 from ray_distill.train.driver.resume import averages, new_run
-from ray_distill.train.driver.signals import Signals, Stopped
+from ray_distill.train.driver.signals import Signals
 from ray_distill.train.wire.board import start_board
-from ray_distill.train.wire.job import ROLLBACKS, Job, Split, resumed_from
+from ray_distill.train.wire.job import Job, Split
+from ray_distill.train.wire.resume_point import ROLLBACKS, resumed_from
 from ray_distill.train.worker.entry import train_worker
 
 ROWS = "metrics.jsonl"
@@ -70,6 +72,7 @@ def train(
     try:
         _fit(job, drain)
     finally:
+        progress.close()
         signals.request_stop = None
         if filling is not None:
             filling.stop()
@@ -170,7 +173,7 @@ def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
     if data.encoder_gpus and left["GPU"] > 0:
         # One that waited for a GPU would take that of a training worker which has to be started again.
         data = data.model_copy(update={"encoders": min(data.encoders, int(left["GPU"] / data.encoder_gpus))})
-    filling = Filling(data, config.model.encoders, stream.cache, stream.needed(), cpus, say)
+    filling = Filling(data, config.model.encoders, stream.cache, stream.row_order(), cpus, say)
     filling.start()
     return filling
 
@@ -196,7 +199,7 @@ def trainer(job: Job) -> ray.train.torch.TorchTrainer:
             ),
         ),
         datasets={"train": job.data},  # type: ignore[dict-item]
-        dataset_config=Split(execution_options=ordered()),
+        dataset_config=Split(execution_options=in_turn()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Show progress, ETA and losses: a live line on a terminal, a line now and then elsewhere."""
+"""Show progress, ETA and losses: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
+from ray_distill.bars import bar
+
 Row = Mapping[str, float]
 
 
 class Progress:
     """Shows rows as they come; rows that a restarted worker sends again are dropped, since they are equal."""
 
-    def __init__(self, steps: int, last_step: int = -1, out: TextIO = sys.stderr, every_s: float = 10.0) -> None:
-        self.steps, self.last_step, self.out, self.every_s = steps, last_step, out, every_s
+    def __init__(self, steps: int, last_step: int = -1, out: TextIO | None = None, every_s: float = 10.0) -> None:
+        self.steps, self.last_step, self.out, self.every_s = steps, last_step, out or sys.stderr, every_s
+        self._bar = bar("step", steps, "steps", last_step + 1, self.out)
         self._began: tuple[float, int] | None = None
         self._printed = 0.0
         self._means: dict[str, float] = {}
@@ -30,12 +33,27 @@ class Progress:
             self._show()
         return fresh
 
+    def close(self) -> None:
+        """Leave the bar as it is; lines that follow stand below it."""
+        self._bar.close()
+
     def _show(self) -> None:
-        now, done = time.monotonic(), self.last_step + 1
+        done = self.last_step + 1
+        losses = "  ".join(
+            f"{name} {value:.4f}" for name, value in sorted(self._means.items()) if name.endswith("_loss")
+        )
+        if self._bar.disable:
+            self._print(done, losses)
+            return
+        self._bar.set_postfix_str(losses, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def _print(self, done: int, losses: str) -> None:
+        """A line, unless the last one is younger than ``every_s`` seconds; the last step always has one."""
+        now = time.monotonic()
         if self._began is None:
             self._began = now, done
-        live = self.out.isatty()
-        if not live and now - self._printed < self.every_s and done < self.steps:
+        if now - self._printed < self.every_s and done < self.steps:
             return
         self._printed = now
         seconds, steps = now - self._began[0], done - self._began[1]
@@ -44,13 +62,9 @@ class Progress:
             if steps and seconds
             else ""
         )
-        losses = "  ".join(
-            f"{name} {value:.4f}" for name, value in sorted(self._means.items()) if name.endswith("_loss")
+        self.out.write(
+            f"step {done:>{len(str(self.steps))}}/{self.steps}  {100 * done // self.steps:3d} %  {pace}  {losses}\n"
         )
-        line = f"step {done:>{len(str(self.steps))}}/{self.steps}  {100 * done // self.steps:3d} %  {pace}  {losses}"
-        self.out.write(f"\r\x1b[K{line}" if live else f"{line}\n")
-        if live and done == self.steps:
-            self.out.write("\n")
         self.out.flush()
 
 

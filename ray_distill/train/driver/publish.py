@@ -75,7 +75,7 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
 
 def note(config: RunConfig, report: dict[str, Any]) -> str:
     """The run's description in MLflow: what was missed, and the report's table."""
-    asked = any(value is not None for _, value in config.evaluate.goals)
+    asked = bool(config.evaluate.goals.asked)
     missed = [f"- The student misses a goal: {goal}" for goal in report.get("missed", [])]
     lines = missed or (["The student meets its goals."] if asked and config.evaluate.enabled else [])
     return "\n".join([*lines, "", "```", table(report), "```"])

@@ -14,7 +14,7 @@ from ray_distill.data.store.cache import CARD, Cache
 from ray_distill.data.store.tables import rows_of, unequal
 from ray_distill.models.hashing import weights_hash
 from ray_distill.sealed import Damaged
-from ray_distill.train.wire.job import SOURCES, resumed_from
+from ray_distill.train.wire.resume_point import SOURCES, resumed_from
 
 HOW = ("cache_dir", "encode_batch", "encoders", "encoder_gpus")
 """Keys of data that say how it is made, not what it is."""

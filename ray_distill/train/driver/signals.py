@@ -13,14 +13,7 @@ from typing import Any
 
 from ray._private import services
 
-
-class Stopped(Exception):
-    """The user asked for an end, and nothing that was saved is lost. ``signum`` is the signal that asked."""
-
-    def __init__(self, signum: int, step: int | None = None) -> None:
-        where = "stopped" if step is None else f"stopped at step {step}, which is saved"
-        super().__init__(f"{where}; the same command goes on from there")
-        self.signum = signum
+from ray_distill.errors import Stopped
 
 
 @dataclass

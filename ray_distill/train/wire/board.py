@@ -15,7 +15,7 @@ Row = Mapping[str, float]
 
 
 class Board:
-    """A tiny actor. Ray's own report is polled every 2 s and has no end of run; this is what the driver watches."""
+    """Actor that the driver watches: Ray polls its own reports every 2 s, and they do not tell the end of a run."""
 
     def __init__(self, hang_timeout_s: float, rollbacks: int = 0) -> None:
         """``rollbacks``: how often the run has gone back before, as its checkpoint says."""
@@ -78,7 +78,7 @@ class Board:
         return self._resume
 
     def roll_back(self, why: str) -> None:
-        """The worker group that starts next does so at lower learning rates."""
+        """Count a rollback: the worker group that starts next trains at lower learning rates."""
         self._rollbacks += 1
         self._notes.append(f"rollback {self._rollbacks}: {why}")
 

@@ -67,7 +67,8 @@ class Pulse:
                 os._exit(HUNG)  # the other thread cannot be interrupted inside a collective; Ray starts the group anew
 
     def _line(self) -> str:
-        """The line of Python that training is at: within one phase it tells who waits from who is waited for."""
+        """The line of Python that training is at: within one phase it tells the ranks that wait from the one
+        that they wait for."""
         frame = sys._current_frames().get(self._thread)
         return f"{frame.f_code.co_name}, {Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else "ended"
 
@@ -85,7 +86,7 @@ def stuck(places: Mapping[int, Place], lines: Mapping[int, str], seconds: float)
 
 
 def failed(failures: Mapping[int, tuple[Place, str]]) -> str:
-    """The first rank to fail with its traceback, and who failed after it; ``failures`` in the order of their coming."""
+    """Text with the first rank that failed, its traceback, and the later ones; ``failures`` are in order."""
     (first, (place, text)), *others = failures.items()
     after = f"{_ranks([rank for rank, _ in others])} failed after it" if others else ""
     return f"rank {first} failed at {place}: {text.strip().splitlines()[-1]}\n{text}{after}"

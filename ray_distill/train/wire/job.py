@@ -14,14 +14,12 @@ import ray.train
 from ray_distill import checkpoint
 from ray_distill.checkpoint.retention import is_good, set_aside
 from ray_distill.data.feed.stream import Stream
+from ray_distill.train.wire.resume_point import ROLLBACKS, resumed_from
 
 if TYPE_CHECKING:
     from ray.data import DataIterator
 
     from ray_distill.config import RunConfig
-
-ROLLBACKS, SOURCES = "rollbacks", "sources"
-"""Keys of a checkpoint's state: how often the run went back, and the hashes of its frozen roles' weights."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +63,10 @@ class Job:
 
 
 class Split(ray.train.DataConfig):
-    """A job's stream, split for as many workers as Ray has started: only here it tells their number."""
+    """Split a job's stream among the workers that Ray has started, whose number it tells here alone."""
 
     def configure(
         self, datasets: dict[str, Any], world_size: int, *others: Any, **more: Any
     ) -> list[dict[str, DataIterator]]:
         parts = {name: replace(stream, world=world_size).dataset() for name, stream in datasets.items()}
         return super().configure(parts, world_size, *others, **more)
-
-
-def resumed_from(run_dir: Path, resume_from: str, thorough: bool = False, **how: Any) -> checkpoint.Checkpoint | None:
-    """The run's own newest whole checkpoint, else that of ``train.resume_from``, where it names one.
-
-    BadCheckpoint where that is unfinished or damaged. ``how``: as ``checkpoint.latest`` takes it.
-    """
-    last = checkpoint.latest(run_dir, thorough, **how)
-    if last is None and resume_from not in ("latest", "none"):
-        last = checkpoint.Checkpoint(Path(resume_from))
-        try:
-            last.verify(thorough)
-        except checkpoint.BadCheckpoint as error:
-            raise checkpoint.BadCheckpoint(
-                f"train.resume_from = {error}; give the folder of a whole checkpoint, latest or none"
-            ) from None
-    return last

@@ -32,8 +32,8 @@ from ray_distill.types import Average, Role
 
 
 def build_engines(config: RunConfig, at: At = unseen, stage: RunStage | None = None) -> Engines:
-    """One engine per role that training holds in the stage ``stage``, without it the run's first, each with its own
-    weights and adapters; ``at`` learns which is made."""
+    """Engines of the roles that training holds in ``stage`` (None: the run's first), each with its own weights and
+    adapters; ``at`` is called as each is built."""
     stage = stage or stages(config)[0]
     ranks = make_ranks(config.train.sequence_parallel, config.train.timeout_s)
     heads = {
@@ -54,7 +54,8 @@ def build_engines(config: RunConfig, at: At = unseen, stage: RunStage | None = N
 
 
 def start_engines(config: RunConfig, stage: RunStage, last: Checkpoint | None, at: At = unseen) -> Engines:
-    """The engines of a stage: as the checkpoint ``last`` has them, else as ``train.init_from`` or their sources do."""
+    """Engines of a stage with the state of the checkpoint ``last``, else the weights of ``train.init_from`` or of their
+    sources."""
     engines = build_engines(config, at, stage)
     at("resume")
     if config.train.init_from is not None and (last is None or last.step == stage.start):
@@ -80,7 +81,7 @@ def modules(
 
 
 def on_their_bases(config: RunConfig, at: At, stage: RunStage, ranks: Ranks | None) -> Iterator[tuple[Role, nn.Module]]:
-    """Each base that is held, with the adapters that stand on it behind it."""
+    """Each base that the stage holds, followed by the adapters on it."""
     for base in dict.fromkeys(map(base_of, stage.roles)):
         adapters = {
             role: lora for role, lora in config.adapters.items() if role in stage.roles and base_of(role) == base

@@ -15,15 +15,15 @@ from ray_distill.types import Role
 
 
 class Carried:
-    """``finished``: by role, the kind of its tensors that is sampled, weights or ema. ``checkpoint`` is the newest that
-    holds them: the one that the stage began with, then the last that it has saved."""
+    """Tensors of the ``finished`` roles, with the kind of them that is sampled, weights or ema, by role. ``checkpoint``
+    is the newest that holds them: first the one that the stage began with, then the last one saved."""
 
     def __init__(self, finished: Mapping[Role, str]) -> None:
         self.finished = finished
         self.checkpoint: Checkpoint | None = None
 
     def _kind(self, role: Role) -> str:
-        """The kind that is taken: of a run that had no average until now, the weights."""
+        """The kind to read: ``weights`` where the run has had no average until now."""
         assert self.checkpoint is not None
         return self.finished[role] if self.checkpoint.names(role, self.finished[role]) else "weights"
 

@@ -38,7 +38,7 @@ class Engines(Protocol):
 
     networks: Networks
     rate_factor: float
-    """Of every learning rate: below 1 after a rollback."""
+    """Factor of every learning rate: below 1 after a rollback."""
 
     def training(self, role: Role) -> Any: ...
     def backward(self, role: Role, loss: Tensor, last: bool) -> None: ...
@@ -69,11 +69,13 @@ class DeepSpeedEngines:
         nonfinite_limit: int = 10,
         finished: Mapping[Role, str] = MappingProxyType({}),
     ) -> None:
-        """``modules`` are taken one at a time: each is sharded before the next is loaded. Of a trained role, what does
-        not ask for gradients stays frozen (the base of its adapters). ``heads`` are the roles that are heads, and the
-        blocks that each looks at, ``averages`` those that are one; all others stand behind ``denoiser``. More than
-        ``nonfinite_limit`` skipped updates in a row are NotFinite. ``finished`` are roles that an earlier stage has
-        trained, with the kind of tensors that they take from the checkpoint which this stage loads."""
+        """Take ``modules`` one at a time, so that each is sharded before the next is loaded.
+
+        Parameters of a trained role that require no gradient stay frozen (the base of its adapters). ``heads`` maps
+        the roles that are heads to the blocks that they look at, ``averages`` the roles that are averages to their
+        sources; ``denoiser`` wraps all others. NotFinite is raised after more than ``nonfinite_limit`` skipped updates
+        in a row. ``finished`` maps the roles that an earlier stage has trained to the kind of tensors that they take
+        from the checkpoint which this stage loads."""
         self.rate_factor, self._nonfinite_limit = 1.0, nonfinite_limit
         self._finished, self._carried = finished, Carried(finished)
         self._roles = {
@@ -126,8 +128,8 @@ class DeepSpeedEngines:
         engine.backward(loss)
 
     def step(self, role: Role) -> dict[str, Tensor]:
-        """Descend. DeepSpeed skips on all ranks where the gradient norm, which they share, is not finite; a skipped
-        role's weights, schedule and EMA stay as they were, and the skip is counted."""
+        """Descend. Where the gradient norm, which all ranks share, is not finite, DeepSpeed skips the update on all of
+        them: the role's weights, schedule and EMA stay as they were, and the skip is counted."""
         entry = self._roles[role]
         assert entry.config.optimizer is not None
         rate = self.rate_factor * learning_rate(entry.config.optimizer, entry.updates, entry.total_updates)
@@ -156,8 +158,8 @@ class DeepSpeedEngines:
 
     @torch.no_grad()
     def pull(self, role: Role, towards: Role, decay: float) -> None:
-        """Move one role's weights towards another's, unless that one's update was skipped (collectives): the two may be
-        held under different ZeRO stages."""
+        """Move the weights of ``role`` towards those of ``towards``, unless the update of ``towards`` was skipped (a
+        collective). The two may have different ZeRO stages."""
         if self._roles[towards].zero_optimizer.overflow:
             return
         own = self._roles[role].trainable
@@ -199,8 +201,8 @@ class DeepSpeedEngines:
     def load(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of any world size and ZeRO stage, bit for bit at the same world size.
 
-        In a stage that goes on with finished roles, one that the checkpoint lacks begins as it is: it ends the stage
-        before."""
+        In a stage after the first, a role that the checkpoint lacks keeps the weights that it was built with: the
+        checkpoint ends the stage before."""
         self.carry(checkpoint)
         for role in self._finished:
             self._carried.put(role, self._roles[role].module)
@@ -222,7 +224,7 @@ class DeepSpeedEngines:
                     for moment in shards.MOMENTS:
                         value = checkpoint.tensor(role, moment, name).to(parameter.device)
                         shards.set_master(parameter, value, moment)
-                if entry.ema is not None:  # of a run that had no average, one from now on
+                if entry.ema is not None:  # a run without an average may have one from now on
                     value = checkpoint.tensor(role, "ema", name) if name in averaged else weights
                     shards.set_shard(parameter, entry.ema.average.get(name), value)
             for average in entry.averages:
@@ -247,17 +249,17 @@ class DeepSpeedEngines:
                 average.begin(checkpoint)
 
     def carry(self, checkpoint: Checkpoint) -> None:
-        """Take the tensors of finished roles, which each checkpoint holds again, from this one from now on."""
+        """Take the tensors of finished roles from ``checkpoint`` from now on: each checkpoint holds them again."""
         self._carried.checkpoint = checkpoint
 
     def close(self) -> None:
-        """End all engines, whose memory other ones will take."""
+        """End all engines and free their memory for those of the next stage."""
         for entry in self._roles.values():
             zero.let_go(entry.engine)
 
     def frozen_hash(self) -> str:
-        """sha256 over all ranks' shards of what is frozen, roles and bases of adapters: equal at the start and the end
-        of a run. What is trained and what is an average are left out."""
+        """sha256 over all ranks' shards of the frozen tensors, those of frozen roles and of adapters' bases: equal at
+        the start and at the end of a run."""
         digest = hashlib.sha256()
         moving = {id(p) for entry in self._roles.values() for _, p in entry.trainable}
         moving |= {id(p) for entry in self._roles.values() for average in entry.averages for p in average.parameters}

@@ -18,12 +18,14 @@ from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import RunConfig
 from ray_distill.config.stages import stage_at, stages
 from ray_distill.data.feed.batches import micro_batches
+from ray_distill.data.feed.order import share
 from ray_distill.rng import StatelessRng
 from ray_distill.train.wire.heartbeat import Pulse
 from ray_distill.train.wire.job import Job
 from ray_distill.train.worker import zero
 from ray_distill.train.worker.build import start_engines
 from ray_distill.train.worker.engines import Engines, NotFinite
+from ray_distill.train.worker.rollouts import Rollouts
 from ray_distill.train.worker.rows import reduced
 from ray_distill.train.worker.saving import Saver
 from ray_distill.train.worker.step import train_step
@@ -53,7 +55,8 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     engines = start_engines(config, stage, last, pulse.at)
     rollbacks = _rolled_back(job, engines)
     teacher = engines.frozen_hash()
-    reporter = Reporter(job, placement, engines, device, pulse, rollbacks)
+    rollouts = resumed_rollouts(config, placement, last, device)
+    reporter = Reporter(job, placement, engines, device, pulse, rollouts, rollbacks)
     rng = StatelessRng(config.seed)
     if last is not None and placement.leads:
         ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"), timeout=60)
@@ -61,7 +64,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     iterator = ray.train.get_dataset_shard("train")
     for step, batches in enumerate(micro_batches(stream, iterator, placement, device), stream.start):
         try:
-            logs = train_step(config.method, engines, batches, step, rng, pulse.at)
+            logs = train_step(config.method, engines, rollouts.join(batches), step, rng, pulse.at)
         except NotFinite as error:  # on all ranks, which share the norm
             reporter.saver.settle()
             if placement.leads:
@@ -74,6 +77,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
         saved = True
         if stopping or leaving or is_due(config, done):
             saved = reporter.save(done, wait=stopping or leaving or done == stage.stop)
+            rollouts.saved()
         if stopping:
             break
         if stage.stop == done < config.train.steps:
@@ -91,6 +95,18 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     pulse.at("end")
     ray.get(job.board.report_memory.remote(most_memory(device)), timeout=60)
     dist.barrier()
+
+
+def resumed_rollouts(
+    config: RunConfig, placement: Placement, last: Checkpoint | None, device: torch.device
+) -> Rollouts:
+    """The rollouts that go on from step to step: those of the checkpoint ``last``, else new ones."""
+    train, chunks = config.train, config.method.sampler().chunks
+    positions = share(train.global_batch, placement.data_rank, placement.data_size, train.micro_batch)
+    rollouts = Rollouts(config.method.streamed, positions, None if chunks is None else chunks.window)
+    if last is not None:
+        rollouts.load(last, device)
+    return rollouts
 
 
 def most_memory(device: torch.device) -> int:
@@ -128,10 +144,11 @@ class Reporter:
         engines: Engines,
         device: torch.device,
         pulse: Pulse,
+        rollouts: Rollouts,
         rollbacks: int = 0,
     ) -> None:
         self.job, self.placement, self.device, self.pulse = job, placement, device, pulse
-        self.saver = Saver(job, placement, engines, rollbacks, pulse.at)
+        self.saver = Saver(job, placement, engines, rollouts, rollbacks, pulse.at)
         self.notice: ray.train.PreemptionInfo | None = None
         self.rows: list[tuple[int, dict[str, Tensor]]] = []
         self.meeting = time.monotonic()

@@ -18,7 +18,8 @@ NO_GRADIENT_LIMIT = 10  # updates in a row; fewer are honest: a DMD student whos
 
 @dataclass
 class EngineRole:
-    """One role: its network, its DeepSpeed engine (at stage 0 the network itself), and what that does not know."""
+    """One role: its network, its DeepSpeed engine (the network itself where it is frozen below stage 3), its counters
+    and averages."""
 
     module: nn.Module
     engine: Any

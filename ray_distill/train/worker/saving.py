@@ -11,9 +11,11 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.retention import SKIPPING
 from ray_distill.checkpoint.writer import AHEAD, SaveFailed, Writing
-from ray_distill.train.wire.job import ROLLBACKS, SOURCES, Job
+from ray_distill.train.wire.job import Job
+from ray_distill.train.wire.resume_point import ROLLBACKS, SOURCES
 from ray_distill.train.worker.build import bases, frozen_sources
 from ray_distill.train.worker.engines import Engines
+from ray_distill.train.worker.rollouts import Rollouts
 from ray_distill.train.worker.step import At, unseen
 from ray_distill.types import Placement
 
@@ -21,8 +23,17 @@ from ray_distill.types import Placement
 class Saver:
     """Every method is a collective; one save is in the writing at most."""
 
-    def __init__(self, job: Job, placement: Placement, engines: Engines, rollbacks: int = 0, at: At = unseen) -> None:
+    def __init__(
+        self,
+        job: Job,
+        placement: Placement,
+        engines: Engines,
+        rollouts: Rollouts,
+        rollbacks: int = 0,
+        at: At = unseen,
+    ) -> None:
         self.job, self.placement, self.engines, self.rollbacks, self.at = job, placement, engines, rollbacks, at
+        self.rollouts = rollouts
         self._bases = bases(job.config)
         # Rank 0 alone writes the state: a teacher's files are read once.
         self._sources = frozen_sources(job.config) if placement.leads else {}
@@ -55,6 +66,7 @@ class Saver:
                 placement.world,
                 gather,
                 ahead,
+                self.rollouts.tensors(),
             )
         except SaveFailed as error:
             return self._failed(error)

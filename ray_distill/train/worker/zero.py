@@ -26,8 +26,7 @@ NAMES = {"float32": "fp32", "bfloat16": "bf16"}  # DeepSpeed's
 def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, Any]:
     """DeepSpeed's configuration of a role with ``trained`` elements that ask for gradients.
 
-    Every key stands in every configuration: what is left out has DeepSpeed's own default, a clip at a norm of 1 among
-    them."""
+    Every key is set in every configuration, or DeepSpeed's own default would hold, such as a clip at a norm of 1."""
     zero: dict[str, Any] = {
         "stage": config.zero,
         "stage3_param_persistence_threshold": 0,
@@ -54,9 +53,9 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
 
 
 def fill(module: nn.Module, weights: Weights, config: RoleConfig) -> nn.Module:
-    """Put ``weights`` in the place of the parameters of ``module``, which are on the meta device, one after the other
-    and at once on the rank's own device (a collective under ZeRO-3). All take the role's dtype under every stage, also
-    the parts that diffusers would keep in fp32: a DeepSpeed engine has one dtype.
+    """Load ``weights`` into ``module``, whose parameters are on the meta device: one after the other, each directly
+    onto the rank's own device (a collective under ZeRO-3). All take the role's dtype under every stage, also the parts
+    that diffusers would keep in fp32: a DeepSpeed engine has one dtype.
 
     Under ZeRO-3 rank 0 alone reads: it sends each to the others, and all keep their shard before the next is read. Else
     every rank reads all of them; the file's pages are in a node's memory once.
@@ -79,13 +78,13 @@ def fill(module: nn.Module, weights: Weights, config: RoleConfig) -> nn.Module:
 
 
 def _shard(parameter: nn.Parameter, config: RoleConfig) -> None:
-    """Rank 0's value in all ranks' shards, as ``deepspeed.initialize`` would have it."""
+    """Shard rank 0's value over all ranks, as ``deepspeed.initialize`` would."""
     alone = nn.ParameterList([parameter])
     deepspeed.zero.Init(module=alone, config_dict_or_path=settings(config, 1, 0))
 
 
 def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
-    """A DeepSpeed engine of ``module``: without an optimizer frozen, else trained where it asks for gradients.
+    """DeepSpeed engine of ``module``: frozen where the role has no optimizer, else trained where it requires gradients.
 
     Below stage 3 a frozen ``module`` is left as it is: no engine could make its calls cheaper."""
     if config.gradient_checkpointing:  # of a frozen role, too: gradients may pass through it
@@ -157,7 +156,7 @@ def let_go(engine: Any) -> None:
     if isinstance(engine, deepspeed.DeepSpeedEngine):
         engine.destroy()
         if engine.zero_optimization_stage() == 3:
-            # Its parameters are kept for good: what they hold, shards and engine, goes, and their shells stay.
+            # DeepSpeed keeps the parameters for good: drop their contents, shards and engine, and leave empty shells.
             for parameter in engine.module.parameters():
                 vars(parameter).clear()
         if isinstance(engine.optimizer, deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3):
@@ -168,7 +167,7 @@ def let_go(engine: Any) -> None:
 
 
 def forget() -> None:
-    """Free the memory of engines that were let go of, which DeepSpeed's list of modules at work keeps as well."""
+    """Free the memory of ended engines, to which DeepSpeed's stack of running modules still refers."""
     deepspeed.runtime.zero.parameter_offload.FWD_MODULE_STACK.clear()
     gc.collect()
     deepspeed.get_accelerator().empty_cache()

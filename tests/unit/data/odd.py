@@ -29,8 +29,8 @@ def counted(frames: np.ndarray) -> list[int]:
 
 def probe(path: str, limit: int = PIXELS) -> Video:
     """Description of a whole file, all its packets read; BadClip as `look` raises it."""
-    header, packets = video._scanned(path, None, limit)
-    return header if packets else video._lasting(header, video._decoded(path, None, limit))
+    header, packets = video._scan(path, None, limit)
+    return header if packets else video._lasting(header, video._decode_times(path, None, limit))
 
 
 def write(

@@ -9,7 +9,7 @@ import torch
 from ray_distill.data.feed.batches import micro_batches
 from ray_distill.data.feed.order import Plan
 from ray_distill.data.feed.stream import Stream
-from ray_distill.data.store.parquet import PLACES, Place, Store, address, address_of, placed
+from ray_distill.data.store.parquet import PLACES, Place, Store, address, address_of, place_columns
 from ray_distill.types import Placement
 from tests.unit.data import caches
 from tests.unit.data.caches import FIELDS, LENGTH, NEGATIVE, NULL, SHAPES, WIDTH, latents, text
@@ -59,8 +59,8 @@ def test_a_store_is_only_added_to_and_torn_files_are_not_there(tmp_path):
     assert [a, b] == before and len(store.places()) == 3
     assert store.read([c, a, c], "x") == [3, 1, 3]
     assert Store(tmp_path / "none").places() == PLACES.empty_table()
-    assert placed(pa.array(["d", "b"]), store.places()).to_pylist()[1] == b._asdict()
-    assert placed(pa.array(["d", "b"]), store.places()).to_pylist()[0] == Place("", -1, -1)._asdict()
+    assert place_columns(pa.array(["d", "b"]), store.places()).to_pylist()[1] == b._asdict()
+    assert place_columns(pa.array(["d", "b"]), store.places()).to_pylist()[0] == Place("", -1, -1)._asdict()
     with pytest.raises(AssertionError, match="not all"):
         store.find(["a", "d"])
     assert address("a", 1) == address("a", 1) != address("a", 2) != address("a1")

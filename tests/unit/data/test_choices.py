@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ray_distill.data.encoders import Encoders
-from ray_distill.data.feed.order import chosen
+from ray_distill.data.feed.order import caption_numbers
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare.index import summary
 from ray_distill.data.store.cache import Cache
@@ -87,10 +87,10 @@ def test_other_choices_are_another_cache(cache, tmp_path):
 
 def test_draws_are_of_the_seed_and_the_sample():
     ids, counts = np.arange(4000), np.full(4000, 4)
-    one = chosen(0, ids, counts)
-    assert np.array_equal(chosen(0, ids[100:200], counts[100:200]), one[100:200]) and set(one) == {0, 1, 2, 3}
+    one = caption_numbers(0, ids, counts)
+    assert np.array_equal(caption_numbers(0, ids[100:200], counts[100:200]), one[100:200]) and set(one) == {0, 1, 2, 3}
     assert np.abs(np.bincount(one) - 1000).max() < 4 * 27.4  # sqrt(4000 x 1/4 x 3/4)
-    assert np.mean(chosen(1, ids, counts) == one) < 0.3 and not chosen(0, ids, np.ones(4000)).any()
+    assert np.mean(caption_numbers(1, ids, counts) == one) < 0.3 and not caption_numbers(0, ids, np.ones(4000)).any()
 
 
 def test_an_index_of_an_earlier_version_has_one_caption_a_row(cache, monkeypatch):

@@ -239,10 +239,10 @@ def test_a_clock_that_goes_back_is_refused_at_a_rate():
     for cut, whole in ((Cut(5), True), (Cut(2, fps=5), True), (Cut(3, fps=5), False)):
         marks = iter([(frame, mark) for mark in (0, 100, 200, 300, 0, 100)])
         if whole:
-            assert len(list(readers._cut("a", cut, marks, Fraction(1, 1000)))) == cut.frames
+            assert len(list(readers._frames_of("a", cut, marks, Fraction(1, 1000)))) == cut.frames
         else:
             with pytest.raises(BadClip, match="its clock goes back at frame 4"):
-                list(readers._cut("a", cut, marks, Fraction(1, 1000)))
+                list(readers._frames_of("a", cut, marks, Fraction(1, 1000)))
 
 
 def test_two_recordings_in_one_transport_stream(tmp_path):

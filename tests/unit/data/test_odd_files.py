@@ -58,7 +58,7 @@ def test_frames_come_in_their_places(tmp_path, read, name):
 def test_what_the_header_says(tmp_path):
     told = probe(str(odd.write(tmp_path / "a.mp4", sample_aspect_ratio=2)))
     assert (told.height, told.width, told.pixel_aspect, told.plain) == (96, 128, 2, True)
-    assert told.shown == (96, 256) and told.seconds == pytest.approx(1.5) and told.rate == 8
+    assert told.square_size == (96, 256) and told.seconds == pytest.approx(1.5) and told.rate == 8
     assert not probe(str(odd.write(tmp_path / "ten.mkv", pix_fmt="yuv420p10le"))).plain
     assert Cut(5).count(told) == 2 and Cut(4).count(told) == 3 and Cut(40).count(told) == 1
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ray_distill.data.feed.order import Plan, kept, share
+from ray_distill.data.feed.order import Plan, share, usable
 
 
 def case(number):
@@ -68,11 +68,11 @@ def test_one_integer_resumes_and_another_seed_is_another_order(number):
 @pytest.mark.parametrize("number", range(20))
 def test_small_buckets_are_those_that_do_not_fill_a_batch(number):
     buckets, passes, batch = case(number)
-    assert kept(buckets, passes, batch, keep_small=True) == buckets
+    assert usable(buckets, passes, batch, keep_small=True) == buckets
     rows = {key: sum(passes[row] for row in those) for key, those in buckets.items()}
     wanted = {key for key, count in rows.items() if count >= batch}
     if wanted:
-        assert set(kept(buckets, passes, batch, keep_small=False)) == wanted
+        assert set(usable(buckets, passes, batch, keep_small=False)) == wanted
     else:
         with pytest.raises(ValueError, match="keep_small_buckets = false"):
-            kept(buckets, passes, batch, keep_small=False)
+            usable(buckets, passes, batch, keep_small=False)

@@ -1,3 +1,5 @@
+import io
+
 from ray_distill.data.prepare import pipeline
 
 
@@ -14,3 +16,15 @@ def test_progress_counts_and_says_the_time_left(monkeypatch):
         "   clips: 60 of 100, 1 skipped, 5/s, 8 s left",
         "   clips: 100 of 100, 3 skipped",
     ]
+
+
+def test_a_terminal_has_a_bar_in_place_of_lines(monkeypatch):
+    said, out = [], io.StringIO()
+    out.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", out)
+    progress = pipeline.Progress("clips", 100, said.append)
+    with progress.bar:
+        for done, bad in ((10, 0), (90, 2)):
+            progress.add(done, bad)
+    assert said == [] and out.getvalue().endswith("\n")
+    assert "   clips: 100/100 100 %|" in out.getvalue() and "left, 2 skipped" in out.getvalue()

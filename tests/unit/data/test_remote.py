@@ -75,7 +75,7 @@ def test_what_leads_outside_of_a_manifests_folder_is_refused(tree, scheme):
     ],
 )
 def test_what_is_inside_of_a_bucket(place, inside, monkeypatch):
-    monkeypatch.setattr(remote, "_opened", lambda root: None)  # nothing is asked of a store
+    monkeypatch.setattr(remote, "_file_system", lambda root: None)  # nothing is asked of a store
     assert is_inside("s3://b/in", place) is inside
 
 

@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from ray_distill.data.prepare.listing import check, entries
 from ray_distill.data.prepare.stages import Decode, Look
-from ray_distill.data.read.remote import _opened, version
+from ray_distill.data.read.remote import _file_system, version
 from ray_distill.data.source import Source
 from tests.unit.data import odd
 
@@ -36,7 +36,7 @@ def bucket(tmp_path, monkeypatch):
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    _opened.cache_clear()
+    _file_system.cache_clear()
     there = fs.S3FileSystem(allow_bucket_creation=True, endpoint_override=f"http://{host}:{port}")
     there.create_dir("clips")
     content = odd.write(tmp_path / "a.mp4").read_bytes()
@@ -59,7 +59,7 @@ def bucket(tmp_path, monkeypatch):
             file.write(data)
     yield tmp_path
     running.stop()
-    _opened.cache_clear()
+    _file_system.cache_clear()
 
 
 def test_clips_of_a_bucket_are_those_of_a_folder(bucket: Path) -> None:

@@ -58,7 +58,7 @@ def test_blocks_wait_for_their_rows_and_are_those_of_a_prepared_cache(both, monk
     prepared, live = (stream_of(cache, block_bytes=1) for cache in both)
     assert prepared.steps_per_block == live.steps_per_block == 1 and not prepared.waits and live.waits
     ids = [int(id_) for id_ in streamed.index["id"].to_pylist()]
-    order = [ids[row] for row in live.needed()]
+    order = [ids[row] for row in live.row_order()]
     assert sorted(order) == SQUARE + WIDE
     asked = threading.Thread(target=lambda: [encode(streamed, [n]) or time.sleep(0.01) for n in order])
     asked.start()
@@ -69,7 +69,7 @@ def test_blocks_wait_for_their_rows_and_are_those_of_a_prepared_cache(both, monk
 def test_rows_are_needed_in_the_plans_order_from_the_start_on(both):
     stream = stream_of(both[1], start=5)
     seen = list(dict.fromkeys(row for step in range(5, 40) for row in stream.plan[step].tolist()))
-    assert stream.needed() == seen and len(seen) == 23
+    assert stream.row_order() == seen and len(seen) == 23
 
 
 def test_a_row_that_cannot_be_encoded_has_a_substitute_of_its_size_and_no_other_row_moves(both):

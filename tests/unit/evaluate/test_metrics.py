@@ -126,4 +126,4 @@ def test_heads_of_equal_words_ask_for_them_in_the_prompts_order():
     metric = Pairs({"digit_1": digits, "colour_1": colours, "digit_2": digits, "colour_2": colours}, (9, 24, 24))
     videos, prompt = np.zeros((3, 9, 24, 24, 3), np.uint8), "a slow red five behind a blue three"
     assert metric.accuracy(videos, [prompt] * 3) == pytest.approx(1 / 3)
-    assert metric.unasked(prompt) is None and metric.unasked("a red five") == "digit_2"
+    assert metric.head_without_answer(prompt) is None and metric.head_without_answer("a red five") == "digit_2"

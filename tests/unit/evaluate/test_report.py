@@ -12,7 +12,7 @@ from ray_distill.evaluate.report import (
     _counts,
     contact_sheet,
     loss_plot,
-    missed,
+    misses,
     running_mean,
     table,
     write_report,
@@ -131,14 +131,21 @@ def test_report_is_json_that_every_reader_takes(tmp_path):
 
 def test_missed_names_each_goal_that_was_not_reached():
     goals = Goals(frechet_ratio=1.15, frechet_margin=4.0, accuracy=0.9)
-    assert missed(REPORT, goals) == []
+    assert misses(REPORT, goals) == []
     worse = REPORT | {"student": REPORT["student"] | {"frechet": 60.0, "accuracy": 0.5}}
-    assert [line.split("; ")[1] for line in missed(worse, goals)] == [
+    assert [line.split("; ")[1] for line in misses(worse, goals)] == [
         "at most 1.15 was asked",
         "at least 4.0 was asked",
         "at least 0.9 was asked",
     ]
-    assert missed(worse, Goals()) == []
+    assert misses(worse, Goals()) == []
+    ratios = {"ratios": {"motion_ratio": {"value": 0.9, "low": 0.8, "high": 1.0}}}
+    within = {"motion_ratio": {"at_least": 0.95}, "diversity_ratio": {"at_least": 0.9, "at_most": 1.1}}
+    assert misses(REPORT | ratios, Goals(within={"motion_ratio": {"at_least": 0.9}})) == []
+    assert misses(REPORT | ratios, Goals(within=within)) == [
+        "its motion_ratio is 0.900; at least 0.95 was asked",
+        "its diversity_ratio is unknown, since the teacher's diversity is next to nothing",
+    ]
 
 
 def test_a_draw_is_shown_by_how_often_each_value_came():

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.network import load_network
-from ray_distill.export.diffusers import ADAPTER
+from ray_distill.export.card import ADAPTER, COMFYUI
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain
 from tests.checkpoints import write
@@ -76,3 +76,14 @@ def test_diffusers_loads_the_export_whole_or_as_an_adapter(run):
     assert pipe.transformer.peft_config["default_0"].lora_alpha == 2
     assert (velocity(pipe.transformer) - velocity(network)).abs().max() < 1e-5
     assert f"`{ADAPTER}` is the same student as an adapter of rank 4" in (folder / "README.md").read_text()
+    assert not (folder / COMFYUI[ADAPTER]).exists()
+
+
+def test_the_adapter_by_comfyui_s_names_is_the_same_student(run):
+    config, checkpoint, network = run
+    named = config.model_copy(update={"model": config.model.model_copy(update={"comfyui_lora": True})})
+    folder = export(named, checkpoint, SHAPE)
+    assert f"`{COMFYUI[ADAPTER]}`: the same by ComfyUI's names" in (folder / "README.md").read_text()
+    pipe = WanPipeline.from_pretrained(config.model.path, tokenizer=None, text_encoder=None, vae=None)
+    pipe.load_lora_weights(folder, weight_name=COMFYUI[ADAPTER])
+    assert (velocity(pipe.transformer) - velocity(network)).abs().max() < 1e-5

@@ -46,7 +46,8 @@ def run(folder, monkeypatch, *arguments):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
         patch.syspath_prepend(str(folder))
-        patch.delitem(sys.modules, "causal_wan", raising=False)
+        for beside in ("causal_wan", "sample_by_chunks", "sample_from_picture"):
+            patch.delitem(sys.modules, beside, raising=False)
         return runpy.run_path(str(folder / "sample.py"), run_name="__main__" if arguments else "sample")
 
 

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from safetensors.torch import load_file
 
 from ray_distill.export.base import check_base
 from ray_distill.export.diffusers import check_recipe, export_student
@@ -14,8 +16,9 @@ from ray_distill.export.verify import verify
 from ray_distill.models.codec import load_codec
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.types import Chunks, Experts, Sampler
+from ray_distill.types import Chunks, Experts, Sampler, Window
 from tests.own_codec import with_codec
+from tests.unit.export.test_causal import run as run_script
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import tiny_wan
@@ -137,7 +140,33 @@ def test_a_base_that_lacks_the_image_s_parts_is_refused(tmp_path, home):
         check_base(Pipeline("wan", other))
 
 
-def test_no_script_samples_chunks_from_an_image(home):
+CHUNKS = {
+    "2.2_5b": Sampler((1000.0, 757.0), "sde", chunks=Chunks(1, context_timestep=50.0, window=Window(2))),
+    "2.1_i2v": Sampler((1000.0, 500.0), "ode", guidance_scale=2.0, chunks=Chunks(1)),
+}
+
+
+@pytest.mark.parametrize("kind", CHUNKS)
+def test_a_causal_student_is_sampled_from_a_picture_by_chunks(tmp_path, home, kind, monkeypatch):
+    """As our sampler does it, with the picture as the first chunk at level 0, or beside each frame."""
+
+    def by_script(folder, asked, seed, timeout_s):
+        run_script(folder, monkeypatch, *asked, tmp_path / "out.safetensors", seed)
+        return load_file(tmp_path / "out.safetensors")["latents"]
+
+    monkeypatch.setattr("ray_distill.export.verify._by_script", by_script)
+    folder = export(tmp_path / "student", base_of(home, kind), CHUNKS[kind])
+    assert verify(folder, "a red square moving left") < 1e-4
+    assert "`WanImageToVideoPipeline` would show each frame" in (folder / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_causal_student_of_a_codec_of_ours_takes_its_latents(tmp_path, home):
+    folder = export(tmp_path / "student", with_codec(tmp_path / "base", base_of(home, "2.2_5b")), CHUNKS["2.2_5b"])
+    assert verify(folder, "a red square moving left") < 1e-4
+
+
+def test_no_script_samples_two_experts_by_chunks(home):
     pipeline = Pipeline("wan", base_of(home, "2.1_i2v"))
-    with pytest.raises(ValueError, match="WanImageToVideoPipeline samples no chunks"):
-        check_recipe(Sampler((1000.0,), "sde", chunks=Chunks(3)), pipeline.of.leaves(pipeline.fields(512)))
+    with pytest.raises(ValueError, match="a causal student with two experts"):
+        check_recipe(replace(EXPERTS, chunks=Chunks(3)), pipeline.of.leaves(pipeline.fields(512)))

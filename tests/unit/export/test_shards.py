@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.checkpoint.network import load_network, outlined
+from ray_distill.checkpoint.network import load_network, outline
 from ray_distill.config import RunConfig
 from ray_distill.export.shards import save_network
 from tests.checkpoints import write
@@ -62,7 +62,7 @@ def test_diffusers_reads_what_was_trained(
     run: tuple[RunConfig, Path], tmp_path: Path, dtype: torch.dtype, most: int
 ) -> None:
     config, checkpoint = run
-    network, tensors = outlined(config, "student", checkpoint, dtype)
+    network, tensors = outline(config, "student", checkpoint, dtype)
     assert tensors is not None and all(p.is_meta for p in network.parameters())
     watched = Watched(tensors)
     save_network(tmp_path / "out", network, watched, most)
@@ -85,7 +85,7 @@ def test_diffusers_reads_what_was_trained(
 
 def test_the_files_are_diffusers_own(run: tuple[RunConfig, Path], tmp_path: Path) -> None:
     config, checkpoint = run
-    save_network(tmp_path / "ours", *outlined(config, "student", checkpoint))
+    save_network(tmp_path / "ours", *outline(config, "student", checkpoint))
     save_network(tmp_path / "theirs", load_network(config, "student", checkpoint), None)
     names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("ours", "theirs")]
     assert names[0] == names[1]
@@ -110,4 +110,4 @@ def test_weights_of_another_model_are_named(run: tuple[RunConfig, Path]) -> None
         config.model.path / "transformer"
     )
     with pytest.raises(ValueError, match=r"the weights are another model's: blocks\.1\..* does not fit"):
-        outlined(config, "student", checkpoint)
+        outline(config, "student", checkpoint)

@@ -45,7 +45,8 @@ def test_a_family_is_light_to_declare():
 
 
 NAMED = re.compile(
-    r"models\.(wan|ltx2?)\b|\[?\"text_mask\"|cond\[\"|\{\"text\":|text_dim|caption_channels|\bUMT5|\b4n ?- ?3"
+    r"models\.(wan|ltx2?|cogvideox)\b|\[?\"text_mask\"|cond\[\"|\{\"text\":|text_(embed_)?dim|caption_channels|\bUMT5"
+    r"|\b4n ?- ?3"
 )
 
 

@@ -45,6 +45,30 @@ def test_the_masked_forward_equals_the_cached_one(layout, window):
         assert (teacher_forced(model, history, layout)(x_t, sigma, cond).velocity - masked).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("kind", ["first", "held"])
+@torch.no_grad()
+def test_a_picture_begins_both_halves_and_the_cache(kind):
+    """In the place of the first frame, at level 0, in whatever chunk it is; or beside each frame of the clip."""
+    x_t, sigma, cond, history = forced()
+    cond["first" if kind == "first" else "held"] = torch.randn(2, 4, *((4, 6) if kind == "first" else (7, 4, 6)))
+    channels = 4 if kind == "first" else 4 + 4 + 4
+    network = type(tiny_wan(0)).from_config(dict(tiny_wan(0).config) | {"in_channels": channels})
+    model, window = WanDenoiser(network), Window(4, 1)
+    for layout in ((1, 3, 3), ONES):
+        masked = teacher_forced(model, history, layout, window)(x_t, sigma, cond).velocity
+        assert (after_clean_chunks(model, x_t, sigma, cond, history, layout, window) - masked).abs().max() < 1e-5
+        other = cond | {kind: cond[kind].flip(1)}
+        moved = (teacher_forced(model, history, layout, window)(x_t, sigma, other).velocity - masked).abs()
+        assert (moved.amax((0, 1, 3, 4)) > 1e-5).all()
+        if kind == "first":
+            x_0 = x_t[:, :, 0] - sigma[:, 0].view(-1, 1, 1, 1) * masked[:, :, 0]
+            torch.testing.assert_close(x_0, cond["first"], atol=1e-5, rtol=0)
+            x_t, history = x_t.clone(), History(history.x.clone(), history.sigma)
+            x_t[:, :, 0], history.x[:, :, 0] = 7.0, 7.0  # nobody sees these
+            again = teacher_forced(model, history, layout, window)(x_t, sigma, cond).velocity
+            torch.testing.assert_close(again[:, :, 1:], masked[:, :, 1:], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(("layout", "window"), CASES[2:])
 @torch.no_grad()
 def test_a_window_in_one_forward_equals_the_cache(layout, window):

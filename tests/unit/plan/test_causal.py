@@ -10,11 +10,11 @@ import torch
 from ray_distill.methods import METHODS, SelfForcing
 from ray_distill.models.spec import Field
 from ray_distill.models.wan.network import WanDenoiser
-from ray_distill.plan.estimate import Counted, steady
+from ray_distill.plan.estimate import Counted, estimate, steady
 from ray_distill.plan.forwards import MOST, Causal, cycle
 from ray_distill.plan.passes import Counter, Workload, run
 from ray_distill.rng import StatelessRng
-from ray_distill.types import Batch, Cache, History, Window
+from ray_distill.types import Batch, Cache, History, Rollout, Window
 from tests.tiny_wan import TEXT, tiny_wan
 from tests.unit.toys import run_config
 
@@ -68,6 +68,17 @@ def test_a_causal_call_is_counted_as_it_is(kind):
     found = run(work, DESCRIBED)
     assert found.saved == pytest.approx(saved, rel=0.15) and found.forward == pytest.approx(most, rel=0.15)
     assert found.flops == flops > 0
+
+
+@pytest.mark.parametrize("causal", [CALLS["cached"], CALLS["teacher forcing"]])
+def test_a_picture_beside_each_frame_reaches_to_the_call(causal):
+    """Its latents are those of the whole clip, of which a later call sees its own part."""
+    described = DESCRIBED | {"in_channels": 4 + 4 + 4}
+    fields = (*FIELDS, ("held", Field((4, "t", "h", "w"), of="clip")))
+    latent = (4, causal.frames, 8, 8)
+    work = Workload("wan", json.dumps(described), "float32", False, 2, latent, fields, True, causal=causal)
+    alone = Workload("wan", json.dumps(DESCRIBED), "float32", False, 2, latent, FIELDS, True, causal=causal)
+    assert run(work, described).flops > run(alone, DESCRIBED).flops > 0
 
 
 def expected(found):
@@ -140,6 +151,42 @@ def test_a_full_window_costs_the_same_wherever_it_is():
     assert here == there
 
 
+STREAMED = {"window": 6, "sink": 3, "num_training_frames": 9, "rollout_frames": 18, "rollout_overlap": 3}
+
+
+def test_streamed_rollouts_are_counted_at_each_of_their_places():
+    """Windows of 9, 6 and 3 new frames of 9; one step and one call that remembers a chunk, which for a later window is
+    the one before it, too."""
+    method = SelfForcing(timesteps=(1000.0,), student_interval=1, teacher_guidance=1.0, **STREAMED)
+    kind = cycle(method, 1, 9).kinds[0]
+    assert [path.weight for path in kind.paths] == [Fraction(1, 3)] * 3
+    calls = [[c.causal for c in path.calls if c.causal] for path in kind.paths]
+    assert [sum(not c.remember for c in each) for each in calls] == [3, 2, 1]
+    assert [sum(c.remember for c in each) for each in calls] == [2, 2, 1]
+    assert [each[0].before for each in calls] == [0, 6, 12] and calls[2][0].past == ((0, 3),)
+    many = SelfForcing(student_interval=1, **STREAMED | {"rollout_frames": 240})
+    paths = cycle(many, 1, 9).kinds[0].paths
+    assert sum(path.weight for path in paths) == 1 and len(paths) > MOST
+
+
+def test_caches_that_last_from_step_to_step_are_part_of_the_peak_and_of_a_checkpoint(tmp_path):
+    """Those of all micro-batches of a rank, and of all ranks on disk; where saves end rollouts, none."""
+    folder = tmp_path / "model/transformer"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(DESCRIBED | {"_class_name": "WanTransformer3DModel"}))
+    config = run_config(tmp_path, method__name="self_forcing", model__max_sequence_length=TEXT[0])
+
+    def planned(accumulation, **keys):
+        method = SelfForcing(timesteps=(1000.0,), student_interval=1, **STREAMED | keys)
+        train = config.train.model_copy(update={"global_batch": 4 * accumulation, "steps": 1})
+        return estimate(config.model_copy(update={"method": method, "train": train}), (4, 9, 8, 8))
+
+    one, two, ends = planned(1), planned(2), planned(2, rollout_at_save="restarted")
+    cache = 2 * 2 * 2 * (3 * 16) * 96 * 4  # rows, layers, keys and values, the sink's tokens, width, bytes
+    assert two.peak.total - one.peak.total == cache
+    assert two.checkpoint - one.checkpoint == 2 * cache and two.checkpoint - ends.checkpoint == 4 * cache
+
+
 def test_a_clip_of_no_whole_chunks_is_refused():
     with pytest.raises(ValueError, match="5 latent frames is no k x 3"):
         cycle(SelfForcing(), 5, 5)
@@ -159,6 +206,7 @@ class Longest(StatelessRng):
         {"window": 6, "sink": 3},
         {"window": 6, "sink": 3, "num_training_frames": 6, "rollout_frames": 24},
         {"window": 6, "num_training_frames": 9, "rollout_frames": 24},
+        STREAMED,
     ],
 )
 def test_the_activations_of_an_update_are_those_of_a_real_one(tmp_path, keys):
@@ -173,7 +221,8 @@ def test_the_activations_of_an_update_are_those_of_a_real_one(tmp_path, keys):
     config = config.model_copy(update={"method": method})
     counted = Counted(config, latent)
     student = cycle(method, 1, latent[1]).kinds[0]
-    student = replace(student, paths=(replace(student.paths[-1], weight=Fraction(1)),))
+    place = 1 if method.streamed else -1
+    student = replace(student, paths=(replace(student.paths[place], weight=Fraction(1)),))
     _, alive = counted.activations(student)
     planned = sum(alive.values())
 
@@ -185,6 +234,11 @@ def test_the_activations_of_an_update_are_those_of_a_real_one(tmp_path, keys):
     batch = Batch(torch.arange(2), latent, prompts, prompts)
     denoisers = {role: WanDenoiser(network) for role, network in networks.items()}
     with Counter(known) as counter:
+        if method.streamed:  # the second of its windows, after one that has filled the cache
+            batch = replace(batch, rollout=Rollout())
+            with torch.no_grad():
+                method.fake_score_loss(denoisers, batch, Longest(0), {})
+            counter.most = counter.flops = 0
         loss = method.student_loss(denoisers, batch, Longest(0), {}).loss
         forward = counter.most
         loss.backward()

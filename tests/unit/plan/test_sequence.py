@@ -97,6 +97,8 @@ def test_it_is_offered_where_heads_and_tokens_divide() -> None:
     start = config(LARGE, "train.workers=16")
     sizes = [keys[0] for keys, _ in changes(start) if "sequence_parallel" in keys[0]]
     assert sizes == [f"train.sequence_parallel={n}" for n in (2, 4, 8)]
+    without = config("configs/cogvideox/dmd.yaml")  # its family has no exchange of heads, and check refuses the key
+    assert not [keys for keys, _ in changes(without) if "sequence_parallel" in keys[0]]
     shared = config(LARGE, "train.workers=16", "train.sequence_parallel=4")
     offered = [keys[0] for keys, _ in changes(shared)]
     assert "train.sequence_parallel=8" in offered and "train.sequence_parallel=4" not in offered

@@ -1,9 +1,12 @@
 """The pipeline and the method agree on two experts, or a run is refused before a cluster starts."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
+from ray_distill.cli import main
 from ray_distill.config import ConfigError
 from ray_distill.train.driver.checks.experts import check_experts
 from ray_distill.train.driver.checks.networks import check_networks, check_updates
@@ -48,6 +51,22 @@ def test_another_flavour_is_refused_by_name(folder, tmp_path):
     teacher = {"prompts": str(tmp_path / "p.txt"), "teacher": {"steps": 4}}
     with pytest.raises(ConfigError, match=r"data\.datasets\.0\.teacher: .* has two experts"):
         check_experts(run_config(folder, data__datasets=[teacher], data__manifest=None))
+
+
+@pytest.mark.parametrize("path", ["{home}/model", "models/Wan2.2-T2V-A14B-Diffusers"])
+@pytest.mark.parametrize("verb", ["plan", "check"])
+def test_one_student_of_two_experts_is_refused_by_plan_and_check(folder, capsys, path, verb):
+    """A folder, and a published name without one: what check refuses is not planned."""
+    path = path.format(home=folder)
+    assert main([verb, "configs/quickstart.yaml", f"model.path={path}"]) == 2
+    assert f"model.path = {Path(path).absolute()}: a Wan 2.2 pipeline of two experts" in capsys.readouterr().err
+
+
+def test_a_boundary_that_check_refuses_is_not_planned(folder, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(phased_config(folder).dump()))
+    assert main(["plan", str(path), "method.boundary=0.9", "method.flow_shift=9.0", "method.score_shift=9.0"]) == 2
+    assert "boundary_ratio = 0.875; set method.boundary=0.875" in capsys.readouterr().err
 
 
 def test_each_student_has_a_turn(folder):

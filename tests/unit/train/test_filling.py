@@ -12,7 +12,7 @@ def filling_of(tmp_path, monkeypatch):
     """What is started on a cluster with so much: the CPUs that encoders are given."""
 
     class Filling:
-        def __init__(self, source, models, cache, needed, cpus, say):
+        def __init__(self, source, models, cache, numbers, cpus, say):
             self.cpus, self.encoders = cpus, source.encoders
 
         def start(self):
@@ -22,7 +22,7 @@ def filling_of(tmp_path, monkeypatch):
 
     def filling_of(resources, waits=True, **given):
         monkeypatch.setattr(fit.ray, "cluster_resources", lambda: resources)
-        stream = SimpleNamespace(waits=waits, cache=None, needed=list)
+        stream = SimpleNamespace(waits=waits, cache=None, row_order=list)
         config = run_config(tmp_path, train__cpus_per_worker=0.75, data__stream=True, **given)
         return fit.filling_of(config, stream)
 

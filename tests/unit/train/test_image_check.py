@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ray_distill.config import ConfigError
+from ray_distill.evaluate.sample import check_picture_frames
 from ray_distill.models.causal_pca import CausalPatchPCA
 from ray_distill.models.patch_pca import PatchPCA
 from ray_distill.train.driver.check import check
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import tiny_wan
 
 PHASED = {"name": "dmd_phased", "high_steps": 400, "boundary": 0.9, "flow_shift": 9.0, "score_shift": 9.0}
+LONG = {"name": "self_forcing", "num_frame_per_block": 1, "window": 2, "num_training_frames": 2, "rollout_frames": 6}
 HELD = {"optimizer": {"learning_rate": 1e-4}}
 
 
@@ -58,6 +60,8 @@ def dataset(folder, **part):
         ("2.2_5b", {"from_image": True}),
         ("2.2_5b", {"from_image": True, "image_column": "image"}),
         ("2.2_5b", {"method": {"name": "self_forcing", "num_frame_per_block": 1}}),
+        ("2.2_5b", {"from_image": True, "method": {"name": "self_forcing", "num_frame_per_block": 1}}),
+        ("2.1_i2v", {"method": {"name": "self_forcing", "num_frame_per_block": 1}}),
         ("2.2_a14b_i2v", {"method": PHASED, "roles": dict.fromkeys(TRAINED, HELD)}),
     ],
 )
@@ -82,7 +86,13 @@ def test_what_fits_is_ready(config, tmp_path, kind, changes):
         ("2.1_t2v", {"evaluate__images": {"a": "{home}/a.png"}}, "evaluate.images: the pipeline makes videos of text"),
         ("2.1_i2v", {"evaluate__images": {"a": "{home}/broken.png"}}, "evaluate.images: a: .*is no picture"),
         ("2.1_i2v", {"student": "2.1_t2v"}, "student takes and gives in_channels 16|takes and gives in_channels"),
-        ("2.1_i2v", {"method": "self_forcing"}, "WanImageToVideoPipeline samples no chunks"),
+        ("2.2_5b", {"model__from_image": True, "method": LONG}, "method.rollout_frames: .* begins from a picture"),
+        (
+            "2.2_5b",
+            {"model__from_image": True, "method": LONG | {"rollout_overlap": 1}},
+            "method.rollout_frames: .* begins from a picture",
+        ),
+        ("2.2_5b", {"data__frames": 1, "method": LONG}, "method.rollout_frames: clips of 1 latent frame"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_name(config, tmp_path, pipelines, kind, changes, message):
@@ -96,10 +106,17 @@ def test_what_does_not_fit_is_refused_by_its_name(config, tmp_path, pipelines, k
         changes["evaluate__prompts"] = {"a": "a kite"}
     if student := changes.pop("student", None):
         changes["roles__student__path"] = str(pipelines / student)
-    if changes.pop("method", None):
-        changes["method"] = {"name": "self_forcing", "num_frame_per_block": 1}
     with pytest.raises(ConfigError, match=message):
         check(config(kind, data__manifest=None, data__datasets=parts, **changes))
+
+
+def test_a_picture_beside_each_frame_bounds_a_clip_and_a_first_frame_does_not(config):
+    check_picture_frames(config("2.2_5b", model__from_image=True), 481)
+    check_picture_frames(config("2.1_i2v"), 5)
+    with pytest.raises(
+        ConfigError, match=r"--frames 9: .* sees its picture beside each frame \(held\).* use 5 or fewer"
+    ):
+        check_picture_frames(config("2.1_i2v"), 9)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ray_distill.config import ConfigError
 from ray_distill.train.driver.check import check, check_resumable, warnings
 from ray_distill.train.driver.fit import newest
 from ray_distill.train.launch import launch, prepare_alone, without_outlets
-from ray_distill.train.wire.job import resumed_from
+from ray_distill.train.wire.resume_point import resumed_from
 from tests.checkpoints import write
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config

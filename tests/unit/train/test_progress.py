@@ -77,10 +77,20 @@ def test_a_log_gets_a_line_now_and_then_and_always_the_last(now):
     assert [line.split()[1] for line in out.getvalue().splitlines()] == ["1/30", "11/30", "21/30", "30/30"]
 
 
-def test_a_terminal_has_one_live_line(now):
+def test_a_terminal_has_one_live_line():
     out = Terminal()
     shown = Progress(2, out=out)
     shown.new(rows(0))
-    now[0] += 1
     shown.new(rows(1))
-    assert out.getvalue().count("\r") == 2 and out.getvalue().count("\n") == 1
+    assert "\n" not in out.getvalue()
+    shown.close()
+    assert out.getvalue().count("\n") == 1
+    assert "step: 2/2 100 %|" in out.getvalue().splitlines()[-1].rpartition("\r")[2]
+
+
+def test_the_bar_of_a_resumed_run_begins_where_it_resumes():
+    out = Terminal()
+    shown = Progress(100, last_step=49, out=out)
+    shown.new(rows(*range(48, 60), a_loss=1.0))
+    last = out.getvalue().rpartition("\r")[2]
+    assert last.startswith("step: 60/100  60 %|") and last.endswith("left, a_loss 1.0000")

@@ -34,6 +34,13 @@ def test_heads_of_every_network_divide(config: Any) -> None:
         check_heads(config(4))
 
 
+def test_rollouts_that_go_on_from_step_to_step_share_no_clips(config: Any) -> None:
+    streamed = CAUSAL | {"num_training_frames": 3, "window": 3, "rollout_frames": 6, "rollout_overlap": 1}
+    check_heads(config(1, method=streamed))
+    with pytest.raises(ConfigError, match="sequence_parallel = 2: method.rollout_overlap .* use 1, or remove"):
+        check_heads(config(2, method=streamed))
+
+
 def test_tokens_of_every_clip_and_chunk_divide(config: Any) -> None:
     """Latents of 3 x 6 x 4 are 3 x 3 x 2 = 18 tokens, a frame of them 6."""
     for shared in (1, 2, 3, 6):

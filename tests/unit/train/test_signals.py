@@ -7,7 +7,8 @@ import time
 import pytest
 from ray._private import services
 
-from ray_distill.train.driver.signals import Signals, Stopped, own_session
+from ray_distill.errors import Stopped
+from ray_distill.train.driver.signals import Signals, own_session
 
 
 def test_the_first_signal_asks_for_a_stop_and_the_second_leaves(capsys):

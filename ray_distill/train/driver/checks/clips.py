@@ -34,11 +34,16 @@ def check_size(config: RunConfig) -> None:
     check_tokens(config, sorted(shapes))
     shapes |= {models.latent_shape(*shown)}
     check_positions(config, sorted(shapes))
-    prefix = prefix_frames(config.model.encoders.fields)
-    if prefix and (fewest := min(shape[1] for shape in shapes)) <= prefix:
+    prefix, fewest = prefix_frames(config.model.encoders.fields), min(shape[1] for shape in shapes)
+    if prefix and fewest <= prefix:
         raise ConfigError(
             f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {prefix} are given: nothing is "
             "left to make; raise data.frames (and evaluate.frames, where that is set)"
+        )
+    if config.method.beyond_clips and fewest < 2:
+        raise ConfigError(
+            f"method.rollout_frames: clips of {fewest} latent frame, and the first of a later window is not scored: "
+            "nothing is left; raise data.frames, or remove method.rollout_frames"
         )
     chunks = config.method.sampler().chunks
     for frames in {data.frames, shown[0]}:

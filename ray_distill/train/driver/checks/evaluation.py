@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.store.cache import Cache
-from ray_distill.evaluate.generate import spread
+from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.metrics import Metric
 
 VALIDATIONS = 100_000
@@ -60,7 +60,7 @@ def check_cache(config: RunConfig, cache: Cache) -> None:
 def check_prompts(metric: Metric, prompts: list[str], where: str) -> None:
     """ConfigError for a prompt that says nothing of what the metric asks."""
     for prompt in prompts:
-        if head := metric.unasked(prompt):
+        if head := metric.head_without_answer(prompt):
             words = ", ".join(metric.words[head][:12])
             raise ConfigError(f"{where}{prompt[:80]!r} names no {head}, which the metric judges by; it knows {words}")
 

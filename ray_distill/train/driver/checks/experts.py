@@ -1,13 +1,20 @@
-"""Check that the pipeline has two experts where the method trains two."""
+"""Check that the pipeline has two experts where the method trains two, and one where it trains one."""
 
 from __future__ import annotations
 
 import math
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.export.base import check_index
 from ray_distill.models.pipeline import INDEX
 from ray_distill.models.places import SECOND
 from ray_distill.types import LOW
+
+
+def check_flavour(config: RunConfig) -> None:
+    """Refuse one student of a pipeline of two experts. A folder that does not exist is known by its published name."""
+    pipeline = config.model.pipeline
+    check_index(pipeline.where, pipeline.settings, config.method.sampler().experts is not None)
 
 
 def check_experts(config: RunConfig) -> None:
@@ -19,6 +26,7 @@ def check_experts(config: RunConfig) -> None:
                 f"data.datasets.{number}.teacher: {part.teacher.path or folder} has two experts, and one transformer "
                 "makes the clips; remove teacher, or give it the path of a pipeline with one"
             )
+    check_flavour(config)
     begin = sorted(role for role in LOW & config.method.roles.keys() if config.role(role).path is None)
     if experts is None or not begin:
         return

@@ -9,7 +9,7 @@ from typing import Any
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.stages import distinct
 from ray_distill.models.heads import placed
-from ray_distill.models.loading import check_attention, check_weights, empty_transformer
+from ray_distill.models.loading import NATIVE, check_attention, check_blocks, check_weights, empty_transformer
 from ray_distill.models.lora import check_targets
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Latent, of_clips
@@ -35,8 +35,12 @@ def check_networks(config: RunConfig) -> None:
             check_weights(family, config.source(role), key)
         if section.attention:
             check_attention(section.attention, f"roles.{role}.attention")
-        if section.lora:
-            check_targets(section.lora, empty_transformer(family, config.source(role)), f"roles.{role}.lora")
+        backend = section.attention or config.model.attention
+        if section.lora or section.compile or backend != NATIVE:
+            network = empty_transformer(family, config.source(role))
+            check_blocks(network, backend, section.compile, f"roles.{role}")
+            if section.lora:
+                check_targets(section.lora, network, f"roles.{role}.lora")
         own = tuple((name, described.get(name)) for name in config.model.pipeline.of.ends)
         if whose and own != ends:
             raise ConfigError(

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.export.base import check_base
+from ray_distill.export.comfyui import original_name
 from ray_distill.export.diffusers import check_place, check_recipe
 from ray_distill.export.student import FOLDER
+from ray_distill.models.loading import empty_transformer
 from ray_distill.models.parts import check_others, check_text, check_tokenizer, check_vae
 from ray_distill.models.pipeline import INDEX
 from ray_distill.models.spec import of_clips
+from ray_distill.types import STUDENT
 
 PARTS = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_config.json")
 
@@ -64,6 +69,22 @@ def check_image(config: RunConfig) -> None:
         )
 
 
+def check_comfyui(config: RunConfig) -> None:
+    """Every layer of an adapter that leaves has a name that ComfyUI knows it by."""
+    experts = config.method.sampler().experts
+    for role in (experts.high, experts.low) if experts else (STUDENT,):
+        lora = config.role(role).lora
+        if lora is None or lora.whole:
+            raise ConfigError(
+                f"model.comfyui_lora = true: {role} leaves without an adapter; give it roles.{role}.lora without "
+                "whole, or remove the key"
+            )
+        network = empty_transformer(config.model.family, config.source(role))
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Linear) and lora.adapts(name):
+                original_name(name, config.model.pipeline.of)
+
+
 def check_export(config: RunConfig) -> None:
     """The student can leave: its recipe, the parts that it takes from its base, and the place where it goes."""
     sampler, folder = config.method.sampler(), config.model.path
@@ -77,6 +98,8 @@ def check_export(config: RunConfig) -> None:
     family = config.model.pipeline.of
     check_recipe(sampler, family.leaves(config.model.encoders.fields) if family.image_export else family.export)
     check_place(config.run_dir / FOLDER)
+    if config.model.comfyui_lora:
+        check_comfyui(config)
     # With a section publish the base is a name on the hub, and what stands here is a copy of it.
     if config.publish is None or Path(config.publish.base_model).is_dir() or (folder / INDEX).is_file():
         check_base(config.model.pipeline, sampler.experts is not None)

@@ -22,6 +22,11 @@ def check_heads(config: RunConfig) -> None:
             f"{KEY} = {shared}: family {config.model.family!r} has no exchange of heads; use 1, and ZeRO-3 or offload "
             "where memory is short"
         )
+    if shared > 1 and config.method.streamed is not None:
+        raise ConfigError(
+            f"{KEY} = {shared}: method.rollout_overlap makes rollouts go on from step to step, and each rank holds the "
+            "caches of its own clips; use 1, or remove method.rollout_overlap"
+        )
     for role in config.held_roles if shared > 1 else ():
         if role in config.method.heads:
             continue

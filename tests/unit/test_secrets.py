@@ -13,7 +13,7 @@ from ray_distill import cli
 from ray_distill.cli import main
 from ray_distill.config import ConfigError, RunConfig, load_config
 from ray_distill.config.load import write_yaml
-from ray_distill.config.secrets import MaskedFormatter, mask, mask_threads, masked
+from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked
 from ray_distill.train.driver.check import check_track
 from ray_distill.train.driver.console import say
 from ray_distill.train.wire.job import Job

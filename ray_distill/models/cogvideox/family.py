@@ -1,0 +1,125 @@
+"""FAMILY: what CogVideoX declares."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+from torch import Tensor, nn
+
+from ray_distill.models.cogvideox.codec import CogVideoXVAE
+from ray_distill.models.cogvideox.network import CogVideoXDenoiser
+from ray_distill.models.cogvideox.schedule import PUBLISHED, snr_shift_scale
+from ray_distill.models.parts import read_json
+from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder
+
+if TYPE_CHECKING:
+    from ray_distill.models.pipeline import Pipeline
+
+HERE = Path(__file__).parent
+SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
+"""Classes of schedulers that share one table of noise levels."""
+SAMPLING = ("clip_sample", "set_alpha_to_one", "timestep_spacing")
+"""Keys of a scheduler that change its own sampling, and not the levels of the training."""
+
+
+def fields(pipeline: Pipeline, tokens: int) -> Fields:
+    """T5's states of the prompt and of its padding, in the precision of the published 5B."""
+    return {"text": Field((tokens, int(pipeline.described.get("text_embed_dim", 4096))), dtype="bfloat16")}
+
+
+def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
+    from ray_distill.models.cogvideox.text import (
+        CogVideoXText,
+    )  # transformers takes seconds to import, and encoders of clips need none of it
+
+    return CogVideoXText(folder, tokens, precision)
+
+
+def noise(shape: Sequence[int]) -> Tensor:
+    """Noise that is drawn in the network's layout, [B, T, C, H, W]."""
+    b, c, t, h, w = shape
+    return torch.randn(b, t, c, h, w).transpose(1, 2)
+
+
+def patch(config: Config) -> tuple[int, int]:
+    """ValueError for CogVideoX 1.5, and for networks that begin from an image."""
+    if config.get("patch_size_t") is not None:
+        raise ValueError(
+            f"a transformer with patch_size_t = {config['patch_size_t']} is CogVideoX 1.5's, which is not adapted; "
+            "give CogVideoX-2b or CogVideoX-5b"
+        )
+    if config.get("use_learned_positional_embeddings") or config.get("ofs_embed_dim"):
+        raise ValueError("a transformer of CogVideoX that begins from an image is not adapted; give CogVideoX-5b")
+    side = int(config.get("patch_size", 2))
+    return side, side
+
+
+def features(config: Config) -> tuple[int, int]:
+    raise ValueError(
+        "model.family = 'cogvideox': no features are taken from its blocks; use family wan, or another method"
+    )
+
+
+def check(pipeline: Pipeline, tokens: int) -> None:
+    """ValueError unless prompts have the length of the training, and the noise levels are the published ones."""
+    network = pipeline.transformer
+    patch(network)
+    if tokens != (trained := network.get("max_text_seq_length", 226)):
+        raise ValueError(
+            f"model.max_sequence_length = {tokens}: the transformer of {pipeline.where} attends to padding, and was "
+            f"trained with {trained} tokens; use {trained}"
+        )
+    scheduler = read_json(pipeline.path / "scheduler/scheduler_config.json", f"{pipeline.where}: scheduler")
+    if (kind := scheduler.get("_class_name")) not in SCHEDULERS:
+        raise ValueError(f"{pipeline.where}: its scheduler is a {kind}; give a folder with a {SCHEDULERS[0]}")
+    defaults = inspect.signature(CogVideoXDDIMScheduler.__init__).parameters
+    for key, value in {**PUBLISHED, "snr_shift_scale": snr_shift_scale(network)}.items():
+        if key not in SAMPLING and (own := scheduler.get(key, defaults[key].default)) != value:
+            raise ValueError(
+                f"{pipeline.where}: its scheduler has {key} = {own}, and CogVideoX's network of this kind was trained "
+                f"with {value}; other noise levels are not adapted: give a folder whose parts belong together"
+            )
+
+
+def scheduler(network: nn.Module) -> CogVideoXDDIMScheduler:
+    """The scheduler of the pipeline that published such a network."""
+    shift = snr_shift_scale(network.config)  # type: ignore[arg-type]
+    return CogVideoXDDIMScheduler(**PUBLISHED, snr_shift_scale=shift)
+
+
+FAMILY = Family(
+    name="cogvideox",
+    transformer=CogVideoXTransformer3DModel,
+    parts={"text_encoder": "T5EncoderModel", "vae": "AutoencoderKLCogVideoX"},
+    denoiser=CogVideoXDenoiser,
+    exchange_heads=None,
+    codec=CogVideoXVAE,
+    fields=fields,
+    text=text,
+    start=noise,
+    noise=noise,
+    check=check,
+    patch=patch,
+    features=features,
+    text_width="text_embed_dim",
+    ends=(
+        "in_channels",
+        "out_channels",
+        "text_embed_dim",
+        "max_text_seq_length",
+        "patch_size_t",
+        "use_rotary_positional_embeddings",  # 2B and 5B scale the latents of their VAEs by different factors
+    ),
+    export=Export(
+        pipeline="CogVideoXPipeline",
+        script=HERE / "sample.py",
+        bases=("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline"),
+        scheduler=scheduler,
+    ),
+    published=HERE / "published",
+)

@@ -1,0 +1,28 @@
+"""Find the checkpoint that a run resumes from. It imports no Ray, which a check of a configuration does without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray_distill import checkpoint
+
+ROLLBACKS, SOURCES = "rollbacks", "sources"
+"""Keys of a checkpoint's state: how often the run went back, and the hashes of its frozen roles' weights."""
+
+
+def resumed_from(run_dir: Path, resume_from: str, thorough: bool = False, **how: Any) -> checkpoint.Checkpoint | None:
+    """The run's own newest whole checkpoint, else that of ``train.resume_from``, where it names one.
+
+    BadCheckpoint where that is unfinished or damaged. ``how``: as ``checkpoint.latest`` takes it.
+    """
+    last = checkpoint.latest(run_dir, thorough, **how)
+    if last is None and resume_from not in ("latest", "none"):
+        last = checkpoint.Checkpoint(Path(resume_from))
+        try:
+            last.verify(thorough)
+        except checkpoint.BadCheckpoint as error:
+            raise checkpoint.BadCheckpoint(
+                f"train.resume_from = {error}; give the folder of a whole checkpoint, latest or none"
+            ) from None
+    return last

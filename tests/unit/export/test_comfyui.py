@@ -1,0 +1,129 @@
+"""Adapters by ComfyUI's names: diffusers' own loader reads each named layer back, with its scale."""
+
+import inspect
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    LTX2Pipeline,
+    LTXPipeline,
+    WanImageToVideoPipeline,
+    WanPipeline,
+)
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+
+from ray_distill.config import ConfigError
+from ray_distill.export.comfyui import PREFIX, comfyui_tensors, original_name, save_comfyui
+from ray_distill.models import FAMILIES, family
+from ray_distill.models.lora import LoRA
+from ray_distill.train.driver.checks.pipeline import check_comfyui
+from tests.tiny_wan import tiny_wan
+from tests.two_experts import PARTS
+from tests.unit.toys import run_config
+
+WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 36,
+    "out_channels": 16,
+    "text_dim": 8,
+    "freq_dim": 8,
+    "ffn_dim": 16,
+    "num_layers": 2,
+    "image_dim": 8,
+    "added_kv_proj_dim": 24,
+}
+LTX = {
+    "in_channels": 8,
+    "out_channels": 8,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 16,
+    "num_layers": 2,
+    "caption_channels": 8,
+}
+LTX2 = LTX | {
+    "attention_head_dim": 16,
+    "cross_attention_dim": 32,
+    "audio_in_channels": 8,
+    "audio_out_channels": 8,
+    "audio_num_attention_heads": 2,
+    "audio_attention_head_dim": 8,
+    "audio_cross_attention_dim": 16,
+    "caption_channels": 16,
+}
+TINY = {"wan": (WanImageToVideoPipeline, WAN), "ltx": (LTXPipeline, LTX), "ltx2": (LTX2Pipeline, LTX2)}
+LORA = LoRA(rank=2, alpha=3)
+
+
+def named(name, network):
+    """Linear layers that ComfyUI has a name of, and the others."""
+    layers = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
+    known = [layer for layer in layers if any(f".{ours}." in f".{layer}." for ours in family(name).original)]
+    return known, sorted(set(layers) - set(known))
+
+
+def random_adapter(network, layers):
+    torch.manual_seed(1)
+    tensors = {}
+    for layer in layers:
+        out, width = network.get_submodule(layer).weight.shape
+        tensors[f"{layer}.lora_A.weight"] = torch.randn(LORA.rank, width)
+        tensors[f"{layer}.lora_B.weight"] = torch.randn(out, LORA.rank)
+    return tensors
+
+
+def pipeline_of(kind, network):
+    """The pipeline of ``kind`` with a transformer and nothing else."""
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    needed = [each.name for each in parameters if each.default is each.empty and each.name != "self"]
+    return kind(**dict.fromkeys(needed) | {"transformer": network})
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_diffusers_reads_every_named_layer_back_with_its_scale(tmp_path, name):
+    if family(name).original is None:
+        pytest.skip(f"{name} declares no names")
+    kind, sizes = TINY[name]
+    network = family(name).transformer(**sizes)
+    layers, _ = named(name, network)
+    tensors = random_adapter(network, layers)
+    save_comfyui(tmp_path / "lora.safetensors", family(name), LORA, tensors)
+    assert all(key.startswith(f"{PREFIX}.") for key in load_file(tmp_path / "lora.safetensors"))
+    pipeline_of(kind, network).load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    loaded = get_peft_model_state_dict(network, adapter_name="default_0")
+    assert loaded.keys() == tensors.keys()
+    for layer in layers:
+        factor = network.get_submodule(layer).scaling["default_0"]
+        delta = factor * loaded[f"{layer}.lora_B.weight"] @ loaded[f"{layer}.lora_A.weight"]
+        expected = 1.5 * tensors[f"{layer}.lora_B.weight"] @ tensors[f"{layer}.lora_A.weight"]
+        torch.testing.assert_close(delta, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_layer_without_an_original_name_is_refused():
+    network = family("ltx").transformer(**LTX)
+    _, others = named("ltx", network)
+    assert "proj_in" in others
+    with pytest.raises(ValueError, match="'proj_in': no name that ComfyUI knows it by; set model.comfyui_lora=false"):
+        comfyui_tensors(family("ltx"), LORA, random_adapter(network, ["proj_in"]))
+    with pytest.raises(ValueError, match="'to_q': no name"):
+        original_name("to_q", replace(family("ltx"), original=None))
+
+
+def test_check_refuses_what_cannot_be_written(tmp_path):
+    pipeline = WanPipeline(**PARTS, scheduler=FlowMatchEulerDiscreteScheduler(), transformer=tiny_wan(1))
+    pipeline.save_pretrained(tmp_path / "model")
+    optimizer = {"optimizer": {"learning_rate": 1e-3}}
+    asked = {"model__comfyui_lora": True}
+    check_comfyui(run_config(tmp_path, roles__student=optimizer | {"lora": {"rank": 2}}, **asked))
+    with pytest.raises(
+        ConfigError, match="student leaves without an adapter; give it roles.student.lora without whole"
+    ):
+        check_comfyui(run_config(tmp_path, **asked))
+    with pytest.raises(ConfigError, match="without whole"):
+        whole = {"lora": {"rank": 2, "whole": ["proj_out"]}}
+        check_comfyui(run_config(tmp_path, roles__student=optimizer | whole, **asked))

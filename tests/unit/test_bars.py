@@ -1,0 +1,70 @@
+import io
+import logging
+import sys
+
+import pytest
+
+from ray_distill.bars import Bar, bar, write
+from ray_distill.terminal import AboveBars
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error from now on: a fixture's would be pytest's own again when the test begins."""
+    out = Terminal()
+    monkeypatch.setattr(sys, "stderr", out)
+    return out
+
+
+def screen(text: str) -> list[str]:
+    """Lines that a terminal shows after ``text``: a carriage return writes over the line."""
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+def test_a_bar_shows_count_share_times_and_what_it_is_told(monkeypatch):
+    out = terminal(monkeypatch)
+    with bar("   clips", 80, done=20) as shown:
+        shown.set_postfix_str("1 skipped", refresh=False)
+        shown.update(40)
+        (line,) = screen(out.getvalue())
+        assert line.startswith("   clips: 60/80  75 %|") and line.endswith("left, 1 skipped")
+    assert screen(out.getvalue())[1:] == [""]
+
+
+def test_lines_stand_above_the_bar_and_leave_it_whole(monkeypatch):
+    out = terminal(monkeypatch)
+    handler = logging.StreamHandler(AboveBars())
+    with bar("step", 4, "steps") as shown:
+        shown.update(1)
+        write("a line")
+        handler.emit(logging.LogRecord("x", logging.INFO, "x.py", 1, "a record", None, None))
+        lines = screen(out.getvalue())
+        assert lines[:2] == ["a line", "a record"] and lines[2].startswith("step: 1/4  25 %|") and len(lines) == 3
+        shown.update(1)
+    assert screen(out.getvalue())[2].startswith("step: 2/4  50 %|")
+
+
+def test_nothing_is_drawn_where_no_terminal_is(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    with bar("step", 4) as shown:
+        shown.update(3)
+        write("a line")
+        assert shown.disable
+    assert out.getvalue() == "a line\n"
+
+
+def test_bars_start_no_thread(monkeypatch):
+    terminal(monkeypatch)
+    with bar("step", 4):
+        assert Bar.monitor is None
