@@ -33,7 +33,7 @@ class FewSteps(diffusers.CogVideoXDDIMScheduler):
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         self.timesteps = self.recipe[0].to(device)
 
-    def step(self, v: torch.Tensor, timestep: Any, z: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:  # type: ignore[override]
+    def step(self, v: torch.Tensor, timestep: Any, z: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
         """z at the next level, of ``v`` = a eps - b x_0 at ``timestep``."""
         number, (_, levels, fresh) = self.timesteps.tolist().index(float(timestep)), self.recipe
         (a, b), (a_next, b_next) = map(scales, levels[number : number + 2])
