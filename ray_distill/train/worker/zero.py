@@ -54,8 +54,8 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
 
 def fill(module: nn.Module, weights: Weights, config: RoleConfig) -> nn.Module:
     """Load ``weights`` into ``module``, whose parameters are on the meta device: one after the other, each directly
-    onto the rank's own device (a collective under ZeRO-3). All take the role's dtype under every stage, also the parts that
-    diffusers would keep in fp32: a DeepSpeed engine has one dtype.
+    onto the rank's own device (a collective under ZeRO-3). All take the role's dtype under every stage, also the parts
+    that diffusers would keep in fp32: a DeepSpeed engine has one dtype.
 
     Under ZeRO-3 rank 0 alone reads: it sends each to the others, and all keep their shard before the next is read. Else
     every rank reads all of them; the file's pages are in a node's memory once.
