@@ -161,7 +161,7 @@ class Tracker:
             )
 
     def send(self) -> bool:
-        """Send the waiting calls in order; True where none is left. Only the courier's thread calls it: no lock is held."""
+        """Send the waiting calls in order; True where none is left. Only the courier's thread calls it: no lock."""
         if self._courier.now() < self._retry_at:
             return False
         postponed: list[Entry] = []

@@ -158,3 +158,9 @@ def set_compute_weights(parameter: nn.Parameter, weights: Tensor) -> None:
                 parameter.data.copy_(weights)
     else:
         parameter.data.copy_(weights)
+
+
+def set_weights(parameter: nn.Parameter, weights: Tensor) -> None:
+    """Set the fp32 master weights and the compute weights from the whole tensor."""
+    set_master(parameter, weights)
+    set_compute_weights(parameter, weights)
