@@ -65,7 +65,7 @@ def size(tensors: Iterable[Tensor | None]) -> int:
 def held_bytes(engines: Any) -> dict[str, dict[str, int]]:
     """By role and term, of this rank."""
     found: dict[str, dict[str, int]] = {}
-    for role, held in engines._held.items():
+    for role, held in engines._roles.items():
         weights = [getattr(p, "ds_tensor", p) for n, p in held.module.named_parameters() if not _another(role, n)]
         terms = {"weights": size(weights)}
         if held.trainable:

@@ -55,14 +55,14 @@ def plan(args: argparse.Namespace) -> int:
     from ray_distill.train.driver.checks.networks import check_latents
 
     # A cluster, its price and use are no part of a run's configuration.
-    given = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
+    options = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
     loaded = load_run(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
     # What a second run starts from is not there yet; the first one's networks are of the same size.
     config = (loaded.before or loaded).config
     with mistakes():
         if (config.model.path / "transformer").is_dir():  # else its architecture is a published one
             check_latents(config)
-        text, fits = plan(config, given)
+        text, fits = plan(config, options)
     print(text)
     return 0 if fits else 1
 
@@ -100,13 +100,13 @@ def evaluate(args: argparse.Namespace) -> None:
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table, write_report
     from ray_distill.train.driver.fit import newest
-    from ray_distill.train.driver.publish import REPORT, known
+    from ray_distill.train.driver.publish import REPORT, report_so_far
     from ray_distill.train.launch import cache_of, cluster
 
     last = newest(loaded.config)
     with cluster():
         report = evaluate(loaded.config, cache_of(loaded.config), last.folder, loaded.config.run_dir)
-    write_report(loaded.config.run_dir / REPORT, known(loaded.config.run_dir) | report)
+    write_report(loaded.config.run_dir / REPORT, report_so_far(loaded.config.run_dir) | report)
     print(table(report))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from ray_distill.config.measures import ALL, MeasureName
+from ray_distill.config.measures import ALL, Bounds, MeasureName
 from ray_distill.plaintext import json_of, text_of
 from ray_distill.settings import Absolute, Frames, Section, Seed, Shift, Side, Steps, home
 
@@ -55,6 +55,14 @@ class Goals(Section):
     frechet_margin: float | None = None
     """Least distance below teacher_same_steps_guided's."""
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    within: dict[str, Bounds] = Field(default_factory=dict)
+    """Bounds of ratios to the many-step teacher, by name: {motion_ratio: {at_least: 0.95}}."""
+
+    @property
+    def asked(self) -> list[str]:
+        """The goals that are set, by key."""
+        named = [name for name in ("frechet_ratio", "frechet_margin", "accuracy") if getattr(self, name) is not None]
+        return [*named, *(f"within.{name}" for name in self.within)]
 
 
 class Evaluate(Section):
@@ -92,6 +100,8 @@ class Evaluate(Section):
     width: Side | None = None
     weights: Literal["average", "trained", "both"] = "average"
     """Which student a validation samples where an average is kept."""
+    validation_ratios: bool = True
+    """Whether validations compare with the many-step teacher, which is sampled once for it."""
     baseline: bool = False
     """Sample the teacher before training, with many steps and with the student's evaluations."""
     goals: Goals = Goals()

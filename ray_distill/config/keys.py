@@ -11,11 +11,11 @@ from ray_distill.errors import ConfigError
 __all__ = ["ConfigError", "flatten", "nearest", "set_dotted"]
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
+def nearest(key: str, names: Iterable[str]) -> str:
     """'did you mean X?', or the known keys where none is near."""
-    names = list(known)
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names))}"
+    choices = list(names)
+    close = difflib.get_close_matches(key, choices, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(choices))}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Kinds:
 
     def child(self, part: str) -> Kinds:
         """The node under the key or the number ``part``."""
-        return Kinds.of(*(found for kind in self.types for found in _below(kind, part)))
+        return Kinds.of(*(annotation for kind in self.types for annotation in _below(kind, part)))
 
     def at(self, parts: Sequence[str]) -> Kinds:
         return self.child(parts[0]).at(parts[1:]) if parts else self

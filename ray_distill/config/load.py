@@ -100,16 +100,18 @@ def read_overrides(
     overrides: Sequence[str], environment: Mapping[str, str], model: type[BaseModel] = RunConfig
 ) -> list[Override]:
     """The environment's, then the command line's: later ones win."""
-    found = []
+    changes = []
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT):
-            found.append(_override(name.removeprefix(ENVIRONMENT).lower().replace("__", "."), text, f"${name}", model))
+            changes.append(
+                _override(name.removeprefix(ENVIRONMENT).lower().replace("__", "."), text, f"${name}", model)
+            )
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"{mask(item)!r}: overrides are written key=value, for example train.steps=100")
-        found.append(_override(key, text, "command line", model))
-    return found
+        changes.append(_override(key, text, "command line", model))
+    return changes
 
 
 def apply(changes: Sequence[Override], tree: dict[str, Any], sources: dict[str, str]) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""Measures of videos that need no network, by name; docs/metrics.md has each one's unit and definition."""
+"""Measures of videos by name, and ratios to the teacher's; docs/metrics.md has each one's unit and definition."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, get_args
+
+from pydantic import model_validator
+
+from ray_distill.settings import Section
 
 MeasureName = Literal[
     "motion",
@@ -32,3 +37,59 @@ LEAST: Mapping[str, float | None] = {
 }
 """The teacher's mean up to which a ratio to it says nothing; None for a rate, a share of videos or pixels that may well
 be 0 or 1: its difference to the teacher's is reported, not a ratio."""
+
+
+DIVERSITY = "diversity"
+OF_METRIC = ("frechet", "accuracy", DIVERSITY)
+"""Numbers of samples that need ``evaluate.metric``."""
+
+
+def ratio_name(measure: str) -> str:
+    """The name, in rows of validations and in goals, of the student's ``measure`` against the teacher's: a ratio, or a
+    rate's difference."""
+    return f"{measure}_difference" if LEAST.get(measure, 0.0) is None else f"{measure}_ratio"
+
+
+MEASURE_OF: Mapping[str, str] = {ratio_name(measure): measure for measure in (*ALL, DIVERSITY)}
+"""What is compared, by the comparison's name."""
+
+
+def check_names(names: Iterable[str], measured: Collection[str], metric: bool, teacher: bool) -> None:
+    """ValueError for the first of ``names`` that a validation does not measure: of ``measured``, evaluate.metrics, with
+    or without a ``metric`` and a ``teacher``."""
+    numbers = (*OF_METRIC, *ALL, *MEASURE_OF)
+    for name in names:
+        if name not in numbers:
+            raise ValueError(f"{name!r} is no number of samples; choose from {', '.join(numbers)}")
+        measure = MEASURE_OF.get(name, name)
+        if name in MEASURE_OF and not teacher:
+            raise ValueError(f"{name} compares with the teacher, and this method has none; use {measure}, or remove it")
+        if measure in OF_METRIC and not metric:
+            raise ValueError(f"{name} needs evaluate.metric; set it, or remove {name}")
+        if measure not in OF_METRIC and measure not in measured:
+            raise ValueError(f"{name} needs {measure} among evaluate.metrics = [{', '.join(measured)}]; add it")
+
+
+class Bounds(Section):
+    """Least and largest value; one at least is there."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bound(self) -> Bounds:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a bound needs at_least, at_most or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least = {self.at_least} is above at_most = {self.at_most}")
+        return self
+
+    def excess(self, value: float) -> float:
+        """The distance of ``value`` to the nearest one that is allowed; 0 where it is allowed itself."""
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return max(low - value, value - high, 0.0)
+
+    def __str__(self) -> str:
+        words = (("at least", self.at_least), ("at most", self.at_most))
+        return " and ".join(f"{word} {value:g}" for word, value in words if value is not None)

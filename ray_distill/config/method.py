@@ -31,18 +31,18 @@ def read_method(value: Any) -> Any:
             raise ValueError(f"method.{alias}: another spelling of method.{key}; remove one of them")
         if alias in fields:
             fields[key] = fields.pop(alias)
-    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in fields:
-        if key not in known:
+        if key not in names:
             others = [
                 other for other in sorted(METHODS, key=len) if key in vars(METHODS[other])["__dataclass_fields__"]
             ]
-            remedy = f"it is a key of {', '.join(others)}" if others else nearest(key, known)
+            remedy = f"it is a key of {', '.join(others)}" if others else nearest(key, names)
             raise ValueError(f"method.{key}: method {name!r} has no such key; {remedy}")
     for key in LISTS & fields.keys():
         fields[key] = _numbers(fields[key])
-    for key, given in fields.items():
-        _check_number(key, given)
+    for key, value in fields.items():
+        _check_number(key, value)
     try:
         return TypeAdapter(cls).validate_python(fields)
     except ValidationError as error:

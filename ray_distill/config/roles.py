@@ -17,7 +17,11 @@ def with_targets(data: Any) -> Any:
     if not isinstance(data, Mapping) or not isinstance(roles := data.get("roles"), Mapping):
         return data
     name = data["model"].get("family", "wan") if isinstance(data.get("model"), Mapping) else None
-    bare = [role for role, held in roles.items() if isinstance(held, Mapping) and isinstance(held.get("lora"), Mapping)]
+    bare = [
+        role
+        for role, section in roles.items()
+        if isinstance(section, Mapping) and isinstance(section.get("lora"), Mapping)
+    ]
     bare = [role for role in bare if "targets" not in roles[role]["lora"]]
     if not bare or name not in FAMILIES:
         return data

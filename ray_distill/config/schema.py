@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, model_v
 
 from ray_distill.config.evaluate import Evaluate
 from ray_distill.config.keys import nearest
+from ray_distill.config.measures import MEASURE_OF, check_names
 from ray_distill.config.method import method_fields, read_method
 from ray_distill.config.roles import RoleConfig, with_targets
 from ray_distill.config.secrets import masked
@@ -64,20 +65,20 @@ class RunConfig(Section):
                 raise ValueError(
                     f"roles.{role}.optimizer: method {self.method.name!r} trains this role; give at least learning_rate"
                 )
-            given = [key for key in ("optimizer", "lora", "ema_decay") if config and getattr(config, key) is not None]
-            if need == "frozen" and given:
-                raise ValueError(f"roles.{role}: this role is frozen; remove its {' and '.join(given)}")
+            keys = [key for key in ("optimizer", "lora", "ema_decay") if config and getattr(config, key) is not None]
+            if need == "frozen" and keys:
+                raise ValueError(f"roles.{role}: this role is frozen; remove its {' and '.join(keys)}")
         return self
 
     @model_validator(mode="after")
     def _heads_are_made_anew(self) -> RunConfig:
         for role, heads in self.method.heads.items():
-            held, nothing = self.role(role), RoleConfig(zero=3)
-            keys = ("path", "init", "lora", "gradient_checkpointing", "ema_decay")
-            if given := [key for key in keys if getattr(held, key) != getattr(nothing, key)]:
+            section, nothing = self.role(role), RoleConfig(zero=3)
+            fields = ("path", "init", "lora", "gradient_checkpointing", "ema_decay")
+            if keys := [key for key in fields if getattr(section, key) != getattr(nothing, key)]:
                 raise ValueError(
                     f"roles.{role}: it is small heads on features of {heads.of}, made anew and never exported; remove "
-                    f"its {' and '.join(given)}"
+                    f"its {' and '.join(keys)}"
                 )
         return self
 
@@ -89,11 +90,19 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _goals_can_be_measured(self) -> RunConfig:
-        goals = [name for name, value in self.evaluate.goals if value is not None]
-        if goals and (self.evaluate.metric is None or TEACHER not in self.method.roles):
+        settings, teacher = self.evaluate, TEACHER in self.method.roles
+        goals = [goal for goal in settings.goals.asked if not goal.startswith("within.")]
+        if goals and (settings.metric is None or not teacher):
             raise ValueError(
                 f"evaluate.goals.{goals[0]}: goals need evaluate.metric and a method with a teacher; remove the goals"
             )
+        for name in settings.goals.within:
+            if name not in MEASURE_OF:
+                raise ValueError(f"evaluate.goals.within.{name}: no ratio; choose from {', '.join(MEASURE_OF)}")
+            try:
+                check_names([name], settings.metrics, settings.metric is not None, teacher)
+            except ValueError as error:
+                raise ValueError(f"evaluate.goals.within.{name}: {error}") from None
         return self
 
     def role(self, role: Role) -> RoleConfig:

@@ -51,26 +51,26 @@ def _check_base(role: Role, base: RoleConfig) -> None:
         )
 
 
-def _check_adapter(role: Role, held: RoleConfig, teacher: Role, base: RoleConfig) -> None:
-    if held.lora is None:
+def _check_adapter(role: Role, section: RoleConfig, teacher: Role, base: RoleConfig) -> None:
+    if section.lora is None:
         raise ValueError(
             f"{KEY}: roles.{role} is trained whole, and the base is frozen; give it lora, or remove shared_base"
         )
-    if held.lora.whole:
+    if section.lora.whole:
         raise ValueError(
-            f"{KEY}: roles.{role}.lora.whole = {list(held.lora.whole)}: these parts are the base's, which is frozen; "
-            "remove whole, or shared_base"
+            f"{KEY}: roles.{role}.lora.whole = {list(section.lora.whole)}: these parts are the base's, which is "
+            "frozen; remove whole, or shared_base"
         )
-    if held.zero == 3:
+    if section.zero == 3:
         raise ValueError(
             f"{KEY}: roles.{role}.zero = 3: its adapter is whole on each worker; use 1 or 2, which shard its "
             f"optimizer, or 0, and roles.{teacher}.zero = 3 for the base"
         )
     nothing = RoleConfig()
     for key in ("dtype", "base_precision", "attention", "compile", "offload_parameters"):
-        own, wanted = getattr(held, key), getattr(base, key)
-        if own != wanted and (key == "dtype" or own != getattr(nothing, key)):
+        own, bases = getattr(section, key), getattr(base, key)
+        if own != bases and (key == "dtype" or own != getattr(nothing, key)):
             raise ValueError(
-                f"{KEY}: roles.{role}.{key} = {own!r} and roles.{teacher}.{key} = {wanted!r}: the base has one; make "
+                f"{KEY}: roles.{role}.{key} = {own!r} and roles.{teacher}.{key} = {bases!r}: the base has one; make "
                 "them equal"
             )

@@ -85,10 +85,10 @@ def _at(node: Any) -> str:
     return f"line {node.start_mark.line + 1}"
 
 
-def _count(node: Any, most: int, known: dict[int, int], above: list[int]) -> int:
+def _count(node: Any, most: int, counts: dict[int, int], above: list[int]) -> int:
     """The values in ``node``, each alias counted with all that it stands for, although none is expanded here."""
-    if id(node) in known:
-        return known[id(node)]
+    if id(node) in counts:
+        return counts[id(node)]
     if id(node) in above:
         raise ConfigError(f"{_at(node)}: an alias stands in its own anchor; write its value in its place")
     total = 1
@@ -98,11 +98,11 @@ def _count(node: Any, most: int, known: dict[int, int], above: list[int]) -> int
         if isinstance(node, yaml.MappingNode):
             _check_keys(node)
             parts = [part for pair in parts for part in pair]
-        total += sum(_count(part, most, known, above) for part in parts)
+        total += sum(_count(part, most, counts, above) for part in parts)
         above.pop()
     if total > most:
         raise ConfigError(f"{_at(node)}: more than {most:,} values, aliases counted; write fewer aliases")
-    known[id(node)] = total
+    counts[id(node)] = total
     return total
 
 

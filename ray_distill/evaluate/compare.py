@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.config import RunConfig
-from ray_distill.config.measures import LEAST
+from ray_distill.config.measures import LEAST, ratio_name
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate.generate import Generator, write_videos
@@ -182,7 +182,7 @@ def ratios(
     for name, (of_student, of_teacher) in compared.items():
         least = LEAST.get(name, 0.0)
         if least is None:
-            measured[f"{name}_difference"] = paired_difference(of_student, of_teacher)
+            measured[ratio_name(name)] = paired_difference(of_student, of_teacher)
         elif of_teacher and np.mean(list(of_teacher.values())) > least:
-            measured[name] = paired_ratio(of_student, of_teacher)
+            measured[ratio_name(name)] = paired_ratio(of_student, of_teacher)
     return {name: asdict(ratio) for name, ratio in measured.items()}

@@ -11,6 +11,7 @@ import numpy as np
 
 from ray_distill import sheets
 from ray_distill.config.evaluate import Goals
+from ray_distill.config.measures import MEASURE_OF
 from ray_distill.jsonl import write_document
 from ray_distill.sheets import INK, PAPER, RULE
 
@@ -164,6 +165,12 @@ def misses(report: Mapping[str, Any], goals: Goals) -> list[str]:
             )
     if goals.accuracy is not None and student["accuracy"] < goals.accuracy:
         lines.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
+    for name, bounds in goals.within.items():
+        ratio = report["ratios"].get(name)
+        if ratio is None:
+            lines.append(f"its {name} is unknown, since the teacher's {MEASURE_OF[name]} is next to nothing")
+        elif bounds.excess(ratio["value"]) > 0:
+            lines.append(f"its {name} is {ratio['value']:.3f}; {bounds} was asked")
     return lines
 
 

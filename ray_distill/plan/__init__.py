@@ -16,29 +16,29 @@ from ray_distill.plan.hardware import GIB, Cluster, parse_cluster
 from ray_distill.plan.report import Assumed, report
 
 
-def plan(config: RunConfig, given: Mapping[str, str]) -> tuple[str, bool]:
-    """(the report, whether it fits); without a cluster nothing is judged. ValueError names a wrong key of ``given``."""
-    cluster = parse_cluster(given["cluster"]) if "cluster" in given else None
-    assumed = assumptions(cluster, given)
+def plan(config: RunConfig, options: Mapping[str, str]) -> tuple[str, bool]:
+    """(the report, whether the run fits); without a cluster nothing is judged. ValueError names a wrong option."""
+    cluster = parse_cluster(options["cluster"]) if "cluster" in options else None
+    assumed = assumptions(cluster, options)
     if cluster is None:
         return report(estimate(config), None, assumed, None), True
     config, note = on(cluster, config)
-    found = estimate(config)
+    result = estimate(config)
 
-    def fits(found: Estimate) -> bool:
-        return found.peak.total <= assumed.free(cluster)
+    def fits(result: Estimate) -> bool:
+        return result.peak.total <= assumed.free(cluster)
 
-    change = None if fits(found) else cheapest(config, fits)
-    return report(found, cluster, assumed, change, note), fits(found)
+    change = None if fits(result) else cheapest(config, fits)
+    return report(result, cluster, assumed, change, note), fits(result)
 
 
 def room(config: RunConfig, memory: int) -> tuple[bool, str]:
     """(whether a rank can be in ``memory`` bytes, what to say). It cannot where what is counted and lasts, weights,
     optimizer and averages, is more; where only the whole estimate is more, that is said."""
-    found = estimate(config)
-    lasting = sum(s.weights + s.masters + s.moments + s.ema for s in found.states.values())
-    most, has = found.peak.total, f"{memory / GIB:.1f} GiB"
-    about = f"memory of a GPU: about {most / GIB:.1f} GiB of {has}, most in: {found.peak.name}"
+    result = estimate(config)
+    lasting = sum(s.weights + s.masters + s.moments + s.ema for s in result.states.values())
+    most, has = result.peak.total, f"{memory / GIB:.1f} GiB"
+    about = f"memory of a GPU: about {most / GIB:.1f} GiB of {has}, most in: {result.peak.name}"
     if lasting <= memory:
         return True, about if most <= memory else f"warning: {about}; ray-distill plan names the cheapest change"
     change = cheapest(config, lambda changed: changed.peak.total <= memory)
@@ -49,20 +49,20 @@ def room(config: RunConfig, memory: int) -> tuple[bool, str]:
     )
 
 
-def assumptions(cluster: Cluster | None, given: Mapping[str, str]) -> Assumed:
+def assumptions(cluster: Cluster | None, options: Mapping[str, str]) -> Assumed:
     """The defaults, or what was given in their place."""
     values: dict[str, float] = {"price": cluster.gpu.price} if cluster else {}
     for key, most in (("price", float("inf")), ("mfu", 1.0)):
-        if key in given:
+        if key in options:
             if cluster is None:
-                raise ValueError(f"{key} = {given[key]}: it needs a cluster, for example cluster=8xH100-80GB")
+                raise ValueError(f"{key} = {options[key]}: it needs a cluster, for example cluster=8xH100-80GB")
             try:
-                values[key] = float(given[key])
+                values[key] = float(options[key])
             except ValueError:
                 values[key] = -1.0
             if not 0 < values[key] <= most:
                 form = "a share of the peak in (0, 1]" if key == "mfu" else "USD per GPU and hour, above 0"
-                raise ValueError(f"{key} = {given[key]!r}: give {form}")
+                raise ValueError(f"{key} = {options[key]!r}: give {form}")
     return Assumed(**values)
 
 

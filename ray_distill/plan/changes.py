@@ -27,15 +27,15 @@ class Change:
 def cheapest(config: RunConfig, fits: Callable[[Estimate], bool]) -> Change | None:
     """The first change that fits alone, else the shortest run of them that does together, else None."""
     for keys, changed in changes(config):
-        if fits(found := estimate(changed)):
-            return Change(keys, found)
+        if fits(result := estimate(changed)):
+            return Change(keys, result)
     together: dict[str, str] = {}
     for name in ORDER:
         for keys, changed in ORDER[name](config):
             together |= dict(key.split("=") for key in keys)
             config = changed
-            if fits(found := estimate(config)):
-                return Change(tuple(f"{key}={value}" for key, value in together.items()), found)
+            if fits(result := estimate(config)):
+                return Change(tuple(f"{key}={value}" for key, value in together.items()), result)
     return None
 
 
@@ -48,10 +48,10 @@ def changes(config: RunConfig) -> Changes:
         yield from ORDER[name](config)
 
 
-def of_roles(config: RunConfig, key: str, value: Any, wanted: Callable[[Role, RoleConfig], Any]) -> Changes:
-    """``key`` of every role that is ``wanted``, by its name and section; what follows another role has none."""
+def of_roles(config: RunConfig, key: str, value: Any, applies: Callable[[Role, RoleConfig], Any]) -> Changes:
+    """Change ``key`` of every role for which ``applies`` holds; a role that follows another has no section."""
     own = [role for role, need in config.method.roles.items() if not isinstance(need, Average | Start)]
-    roles = [role for role in own if wanted(role, config.role(role))]
+    roles = [role for role in own if applies(role, config.role(role))]
     if roles:
         tree = config.dump()
         for role in roles:
@@ -96,12 +96,12 @@ def workers(config: RunConfig) -> Changes:
 def checkpointing(config: RunConfig) -> Changes:
     """Recompute all transformers that gradients pass: trained ones, and those that heads look at."""
     heads = config.method.heads
-    passed = {given.of for given in heads.values()} | {r for r in config.method.roles if config.role(r).optimizer}
+    passed = {head.of for head in heads.values()} | {r for r in config.method.roles if config.role(r).optimizer}
     return of_roles(
         config,
         "gradient_checkpointing",
         True,
-        lambda role, held: role in passed - heads.keys() and not held.gradient_checkpointing,
+        lambda role, section: role in passed - heads.keys() and not section.gradient_checkpointing,
     )
 
 
@@ -112,7 +112,9 @@ def zero3(config: RunConfig) -> Changes:
         config,
         "zero",
         3,
-        lambda role, held: held.zero < 3 and role not in on_it and held.base_precision == "dtype" and not held.compile,
+        lambda role, section: (
+            section.zero < 3 and role not in on_it and section.base_precision == "dtype" and not section.compile
+        ),
     )
 
 
@@ -136,15 +138,18 @@ ORDER: dict[str, Callable[[RunConfig], Changes]] = {
     "zero": zero3,
     "sequence_parallel": sequence_parallel,
     "bfloat16": lambda config: of_roles(
-        config, "dtype", "bfloat16", lambda role, held: held.dtype != "bfloat16" and (held.zero or not held.optimizer)
+        config,
+        "dtype",
+        "bfloat16",
+        lambda role, section: section.dtype != "bfloat16" and (section.zero or not section.optimizer),
     ),
-    "ema": lambda config: of_roles(config, "ema_decay", None, lambda role, held: held.ema_decay is not None),
+    "ema": lambda config: of_roles(config, "ema_decay", None, lambda role, section: section.ema_decay is not None),
     "shared_base": shared_base,
     "offload": lambda config: of_roles(
         config,
         "offload_optimizer",
         True,
-        lambda role, held: held.optimizer and held.zero and not held.offload_optimizer,
+        lambda role, section: section.optimizer and section.zero and not section.offload_optimizer,
     ),
     "workers": workers,
 }

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
 
 from ray_distill.config import RunConfig
-from ray_distill.config.held import stages
 from ray_distill.config.shared_base import base_of
+from ray_distill.config.stages import stages
 from ray_distill.models.spec import Latent
 from ray_distill.plan import memory
 from ray_distill.plan.forwards import Call, Cycle, Kind, cycle
@@ -38,7 +38,7 @@ class Estimate:
     @property
     def host(self) -> int:
         """Bytes of CPU memory of one worker: what is offloaded."""
-        return sum(held.host for held in self.states.values())
+        return sum(state.host for state in self.states.values())
 
 
 def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
@@ -50,9 +50,9 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
     sizes = {role: parameters(config, role) for role in config.held_roles}
     repeated = cycle(config.method, config.train.steps, counted.latent[1])
     peaks: list[tuple[Moment, Mapping[Role, Parameters], Mapping[Role, State]]] = []
-    for held in stages(config):
-        now = {role: still(sizes[role]) if role in held.finished else sizes[role] for role in held.roles}
-        states = {role: memory.state(held.roles[role], now[role], config.train.workers) for role in now}
+    for stage in stages(config):
+        now = {role: still(sizes[role]) if role in stage.finished else sizes[role] for role in stage.roles}
+        states = {role: memory.state(stage.roles[role], now[role], config.train.workers) for role in now}
         if config.model.shared_base:  # a call of any role gathers its base
             states |= {
                 r: replace(states[r], gathered=states[base_of(r)].gathered) for r in config.adapters.keys() & now
@@ -63,7 +63,7 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
                 at_work, alive = counted.activations(kind)
                 moments += memory.update(states, kind.role, at_work, alive)
         peaks.append((max(moments, key=lambda moment: moment.total), now, states))
-    peak, shown, states_then = max(peaks, key=lambda found: found[0].total)
+    peak, shown, states_then = max(peaks, key=lambda entry: entry[0].total)
     flops = {role: counted.mean(repeated, role, lambda done: done.flops + done.backward_flops) for role in sizes}
     sent = {role: counted.mean(repeated, role, lambda done: done.sent) for role in sizes}
     largest = checkpoint_size(config, sizes)
@@ -82,7 +82,7 @@ def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
         copies = (1 if finished else 3) + (config.role(role).ema_decay is not None)
         return memory.FP32 * (copies * sum(sizes[role].trainable) + sum(sizes[role].averaged))
 
-    return max(sum(of(role, role in held.finished) for role in held.roles) for held in stages(config))
+    return max(sum(of(role, role in stage.finished) for role in stage.roles) for stage in stages(config))
 
 
 def add(some: Mapping[Role, int], more: Mapping[Role, int]) -> dict[Role, int]:
@@ -115,15 +115,15 @@ class Counted:
         if sight and sight.past and not sight.window and sight.frames < sight.before < last:
             return self.between(call)
         call = steady(call)
-        config, held, described = self.config, self.config.role(call.role), self.architectures[call.role]
-        checkpointing = held.gradient_checkpointing and call.grad  # only where autograd is on
+        config, section, described = self.config, self.config.role(call.role), self.architectures[call.role]
+        checkpointing = section.gradient_checkpointing and call.grad  # only where autograd is on
         rows = call.rows * config.train.micro_batch
         channels, frames, *rest = self.latent
         return count(
             Workload(
                 config.model.family,
                 json.dumps(described),
-                held.dtype,
+                section.dtype,
                 checkpointing,
                 rows,
                 (channels, call.frames or frames, *rest),
@@ -151,8 +151,8 @@ class Counted:
         """Bytes of the keys and values after a call that is remembered: of the chunks in its window, and of those that
         a ``graph`` keeps for its backward."""
         assert call.causal is not None and call.causal.past is not None
-        held = sum(end - start for start, end in {*call.causal.past, *graph})
-        return self.one(call).saved * (held + call.causal.frames) // call.causal.frames
+        frames = sum(end - start for start, end in {*call.causal.past, *graph})
+        return self.one(call).saved * (frames + call.causal.frames) // call.causal.frames
 
     def activations(self, kind: Kind) -> tuple[Role, Mapping[Role, int]]:
         """(the role at work, bytes by role) where an update has most of them alive, over all outcomes of its draws."""
@@ -164,16 +164,16 @@ class Counted:
             cached: dict[Role, int] = {}
             for call in path.calls:
                 done = self.one(call)
-                cached = {role: held for role, held in cached.items() if role in (call.role, *graph)}
-                held = add(alive, cached)
-                points.append((call.role, held | {call.role: held.get(call.role, 0) + done.forward}))
+                cached = {role: size for role, size in cached.items() if role in (call.role, *graph)}
+                now = add(alive, cached)
+                points.append((call.role, now | {call.role: now.get(call.role, 0) + done.forward}))
                 if call.causal and call.causal.remember:
                     cached[call.role] = self.cache(call, graph.get(call.role, ()))
                 elif call.causal and call.grad:
                     graph[call.role].update(call.causal.past or ())
                 if call.grad:
                     alive[call.role] = alive.get(call.role, 0) + done.saved
-            alive = add(alive, {role: held for role, held in cached.items() if role in graph})
+            alive = add(alive, {role: size for role, size in cached.items() if role in graph})
             for call in reversed([call for call in path.calls if call.grad]):
                 done = self.one(call)
                 alive[call.role] -= done.saved

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ray_distill.config.held import distinct
+from ray_distill.config.stages import distinct
 from ray_distill.models.causal import keep
 from ray_distill.types import Batch, Cache, Cond, History, Method, Prediction, Role, Update, Window
 
@@ -168,7 +168,7 @@ class Draws:
     further: Callable[[int], int] = lambda high: 0
     highs: list[int] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)
-    known: dict[str, int] = field(default_factory=dict)
+    by_purpose: dict[str, int] = field(default_factory=dict)
 
     def noise(self, purpose: str, sample_ids: Tensor, shape: Sequence[int]) -> Tensor:
         return torch.ones(len(sample_ids), *shape)
@@ -177,12 +177,12 @@ class Draws:
         return torch.full((len(sample_ids),), 0.5)
 
     def control(self, purpose: str, high: int) -> int:
-        if purpose not in self.known:
+        if purpose not in self.by_purpose:
             at = len(self.highs)
             self.highs.append(high)
             self.taken.append(self.prescribed[at] if at < len(self.prescribed) else self.further(high))
-            self.known[purpose] = self.taken[-1]
-        return self.known[purpose]
+            self.by_purpose[purpose] = self.taken[-1]
+        return self.by_purpose[purpose]
 
 
 class Toy:

@@ -48,25 +48,25 @@ class State:
     """What is offloaded, in CPU memory."""
 
 
-def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
-    """``held`` says stage, dtype and average; ``parameters`` the elements of each tensor."""
-    size, zero3 = BYTES[held.dtype], held.zero == 3
+def state(section: RoleConfig, parameters: Parameters, ranks: int) -> State:
+    """``section`` says stage, dtype and average; ``parameters`` the elements of each tensor."""
+    size, zero3 = BYTES[section.dtype], section.zero == 3
 
     def share(tensors: Sequence[int]) -> int:
         """Elements of a rank's shard: ZeRO-3 cuts each tensor, 1 and 2 all of them laid end to end."""
-        if held.zero == 0:
+        if section.zero == 0:
             return sum(tensors)
         return sum(-(-n // ranks) for n in tensors) if zero3 else -(-sum(tensors) // ranks)
 
     shard = share(parameters.trainable)
     whole = (sum(parameters.every) - parameters.int8) * size + parameters.int8
     weights = share(parameters.every) * size if zero3 else whole
-    both = held.zero == 1 and held.dtype != held.gradient_dtype  # bf16 from each backward, and their fp32 sum
+    both = section.zero == 1 and section.dtype != section.gradient_dtype  # bf16 from each backward, and their fp32 sum
     gradients = sum(parameters.trainable) * (size + (FP32 if both else 0))
-    if held.zero > 1:
-        gradients = shard * BYTES[held.gradient_dtype]
-    masters, moments = (shard if held.zero else 0) * FP32, 2 * shard * FP32
-    average = (shard if held.ema_decay is not None else share(parameters.averaged)) * FP32
+    if section.zero > 1:
+        gradients = shard * BYTES[section.gradient_dtype]
+    masters, moments = (shard if section.zero else 0) * FP32, 2 * shard * FP32
+    average = (shard if section.ema_decay is not None else share(parameters.averaged)) * FP32
     on = State(
         weights=weights,
         start=weights + (max(parameters.every) * size if zero3 else 0),
@@ -80,18 +80,20 @@ def state(held: RoleConfig, parameters: Parameters, ranks: int) -> State:
         descent=2 * FP32 * (min(shard, SUBGROUP) if zero3 else shard),
         lasting=(zero3 or both, zero3),
     )
-    return offloaded(on, held)
+    return offloaded(on, section)
 
 
-def offloaded(on: State, held: RoleConfig) -> State:
-    """``on`` with what ``held`` moves to the CPU's memory there. DeepSpeed keeps fp32 gradients beside the masters, but
-    for ZeRO-1's whole ones, and AdamW's descent is where they are; the average is of the masters' shards."""
-    if held.offload_optimizer:
-        moved = ("masters", "moments", "ema", "descent", *(("gradients",) if held.zero > 1 else ()))
+def offloaded(on: State, section: RoleConfig) -> State:
+    """The state ``on`` with the parts that ``section`` offloads in the CPU's memory.
+
+    DeepSpeed keeps fp32 gradients beside the masters, except ZeRO-1's whole ones. AdamW descends where the masters are,
+    and the average is made of the masters' shards."""
+    if section.offload_optimizer:
+        moved = ("masters", "moments", "ema", "descent", *(("gradients",) if section.zero > 1 else ()))
         host = sum(getattr(on, name) for name in moved)
         nothing: dict[str, Any] = dict.fromkeys(moved, 0)
         on = replace(on, **nothing, host=on.host + host)
-    if held.offload_parameters:
+    if section.offload_parameters:
         on = replace(on, host=on.host + on.weights, start=on.start - on.weights, weights=0)
     return on
 
@@ -114,10 +116,10 @@ class Moment:
 def start(states: Mapping[Role, State]) -> Iterator[Moment]:
     """Roles are set up in turn, tensor by tensor; AdamW's moments come with a step."""
     rows: dict[Role, tuple[int, ...]] = {}
-    for role, held in states.items():
-        yield Moment(f"setting up {role}", {**rows, role: (held.start, 0, 0, 0, 0, 0)})
-        kept = (held.gradients * held.lasting[0], held.bucket * held.lasting[1])
-        rows[role] = (held.weights, kept[0], held.masters, 0, 0, kept[1])
+    for role, state in states.items():
+        yield Moment(f"setting up {role}", {**rows, role: (state.start, 0, 0, 0, 0, 0)})
+        kept = (state.gradients * state.lasting[0], state.bucket * state.lasting[1])
+        rows[role] = (state.weights, kept[0], state.masters, 0, 0, kept[1])
 
 
 def update(
@@ -125,15 +127,15 @@ def update(
 ) -> Iterator[Moment]:
     """The peaks of an update of ``updated``: with ``activations`` alive and ``at_work`` running, and in the descent."""
 
-    def row(role: Role, held: State, stepping: bool) -> tuple[int, ...]:
+    def row(role: Role, state: State, stepping: bool) -> tuple[int, ...]:
         now = role == updated
-        buffers = held.bucket if held.lasting[1] or (now and not stepping) else 0
-        buffers += held.descent if now and stepping else 0
-        buffers += held.gathered if role == at_work and not stepping else 0
-        gradients = held.gradients if held.lasting[0] or now else 0
+        buffers = state.bucket if state.lasting[1] or (now and not stepping) else 0
+        buffers += state.descent if now and stepping else 0
+        buffers += state.gathered if role == at_work and not stepping else 0
+        gradients = state.gradients if state.lasting[0] or now else 0
         alive = 0 if stepping else activations.get(role, 0)
-        return held.weights, gradients, held.masters + held.moments, held.ema, alive, buffers
+        return state.weights, gradients, state.masters + state.moments, state.ema, alive, buffers
 
     for stepping, name in ((False, "forward and backward"), (True, "descent")):
-        rows = {role: row(role, held, stepping) for role, held in states.items()}
+        rows = {role: row(role, state, stepping) for role, state in states.items()}
         yield Moment(f"{name} of the {updated} update", rows)

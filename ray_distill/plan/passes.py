@@ -106,8 +106,8 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
         sigma = torch.empty(work.rows, work.latent[1]) if masked else torch.empty(work.rows)
         x_t.requires_grad_(work.grad and not work.trained)
         sight, past = seen_by(work, described)
-        known = [*network.parameters(), *network.buffers(), *past]
-        with Counter(known) as counter, torch.set_grad_enabled(work.grad):
+        inputs = [*network.parameters(), *network.buffers(), *past]
+        with Counter(inputs) as counter, torch.set_grad_enabled(work.grad):
             velocity = denoiser(x_t, sigma, cond, **sight).velocity
             saved, forward, flops = counter.now, counter.most, counter.flops
             counter.most = 0
@@ -182,12 +182,12 @@ def seen_by(work: Workload, described: dict[str, Any]) -> tuple[dict[str, Any], 
 
 
 class Counter(TorchDispatchMode):
-    """Bytes of the storages made inside that are alive, the most at once, and FLOPs; ``known`` is left out."""
+    """Bytes of the storages made inside that are alive, the most at once, and FLOPs; ``inputs`` are left out."""
 
-    def __init__(self, known: Iterable[Tensor]) -> None:
+    def __init__(self, inputs: Iterable[Tensor]) -> None:
         super().__init__()
         self.now = self.most = self.flops = 0
-        self._seen = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
+        self._seen = weakref.WeakSet(tensor.untyped_storage() for tensor in inputs)
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = op(*args, **(kwargs or {}))

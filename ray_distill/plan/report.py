@@ -25,20 +25,20 @@ class Assumed:
         return (1 - self.reserve) * cluster.gpu.memory * GIB
 
 
-def report(found: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None, note: str = "") -> str:
+def report(estimate: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None, note: str = "") -> str:
     """``note``: what was planned in place of what the configuration says."""
     return "\n\n".join(
         [
-            answer(found, cluster, assumed, change) + note,
-            memory_table(found, cluster, assumed),
-            forwards_table(found),
-            cost(found, cluster, assumed),
+            answer(estimate, cluster, assumed, change) + note,
+            memory_table(estimate, cluster, assumed),
+            forwards_table(estimate),
+            cost(estimate, cluster, assumed),
         ]
     )
 
 
-def answer(found: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None) -> str:
-    config, peak = found.config, found.peak
+def answer(estimate: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None) -> str:
+    config, peak = estimate.config, estimate.peak
     used = peak.total / GIB
     if cluster is None:
         return (
@@ -62,14 +62,14 @@ def answer(found: Estimate, cluster: Cluster | None, assumed: Assumed, change: C
     return f"does not fit: {used - memory:.1f} GiB too much, {used:.1f} of {memory} GiB per GPU\n{remedy}\n{where}"
 
 
-def memory_table(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
+def memory_table(estimate: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
     rows = []
-    for role, row in found.peak.rows.items():
-        sizes = found.parameters[role]
+    for role, row in estimate.peak.rows.items():
+        sizes = estimate.parameters[role]
         count = " / ".join(digits(sum(each) / 1e6, 5) for each in (sizes.trainable, sizes.every))
         rows.append([role, count, *(f"{value / GIB:.2f}" for value in row), f"{sum(row) / GIB:.2f}"])
-    sums = [found.peak.term(term) / GIB for term in TERMS]
-    total = found.peak.total / GIB
+    sums = [estimate.peak.term(term) / GIB for term in TERMS]
+    total = estimate.peak.total / GIB
     if cluster is not None:
         kept = cluster.gpu.memory - assumed.free(cluster) / GIB
         rows.append(["reserve (assumed)", "", *[""] * len(TERMS), f"{kept:.2f}"])
@@ -78,13 +78,13 @@ def memory_table(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> 
     return table(["GiB per GPU", "M trained / all", *TERMS, "sum"], rows)
 
 
-def forwards_table(found: Estimate) -> str:
-    repeated = found.cycle
+def forwards_table(estimate: Estimate) -> str:
+    repeated = estimate.cycle
     times = ", ".join(f"{kind.times} of {kind.role}" for kind in repeated.kinds)
     rows = []
-    for role in [role for role in found.parameters if role not in found.config.method.heads]:
+    for role in [role for role in estimate.parameters if role not in estimate.config.method.heads]:
         each = [f"{float(repeated.expected(role, grad)):g}" for grad in (True, False)]
-        rows.append([role, *each, digits(found.flops[role] / 1e12, 4)])
+        rows.append([role, *each, digits(estimate.flops[role] / 1e12, 4)])
     head = ["forwards of a micro-batch per cycle", "with gradient", "without", "TFLOP per GPU and step"]
     return f"{table(head, rows)}\na cycle: {repeated.steps} steps, with updates {times}; random exits in expectation"
 
@@ -95,12 +95,12 @@ def digits(value: float, significant: int) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (significant - 1) else f"{rounded:g}"
 
 
-def cost(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
-    train = found.config.train
+def cost(estimate: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
+    train = estimate.config.train
     lines = []
     if cluster is not None:
-        peaks = {found.config.role(role).dtype for role in found.flops}
-        seconds = step_seconds(found, cluster, assumed)
+        peaks = {estimate.config.role(role).dtype for role in estimate.flops}
+        seconds = step_seconds(estimate, cluster, assumed)
         hours = seconds * train.steps / 3600
         at = ", ".join(f"{cluster.gpu.peak(dtype) / 1e12:g} TFLOP/s in {dtype}" for dtype in sorted(peaks))
         lines += [
@@ -110,28 +110,28 @@ def cost(found: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
             f"  price={assumed.price:g} USD per GPU and hour, a round figure",
             f"  {assumed.reserve:.0%} of memory for CUDA, NCCL, fragmentation and what a card shows below its name",
         ]
-        if sent := sum(found.sent.values()):
+        if sent := sum(estimate.sent.values()):
             lines.append(
                 f"{digits(sent / 1e9, 3)} GB sent by a GPU in a step to those that share its clips (sequence_parallel)"
             )
-        node = cluster.per_node * found.host / GIB
-        if found.host:
-            lines.append(f"offloaded to CPU memory: {found.host / GIB:.1f} GiB a worker, {node:.0f} a node")
+        node = cluster.per_node * estimate.host / GIB
+        if estimate.host:
+            lines.append(f"offloaded to CPU memory: {estimate.host / GIB:.1f} GiB a worker, {node:.0f} a node")
     lines += [
-        f"a checkpoint: {found.checkpoint / 1e9:,.3g} GB on disk",
+        f"a checkpoint: {estimate.checkpoint / 1e9:,.3g} GB on disk",
         "counted: weights, gradients, optimizer (fp32 masters, moments), EMA, forwards, FLOPs; activations",
         "  with a CPU's kernels, an upper bound. Estimated: buffers. On no GPU measured: docs/plan.md",
         *(
             f"not counted: the calls of {role}, heads on {heads.of}"
-            for role, heads in found.config.method.heads.items()
+            for role, heads in estimate.config.method.heads.items()
         ),
     ]
     return "\n".join(lines)
 
 
-def step_seconds(found: Estimate, cluster: Cluster, assumed: Assumed) -> float:
-    roles = found.flops.items()
-    return sum(flops / (assumed.mfu * cluster.gpu.peak(found.config.role(role).dtype)) for role, flops in roles)
+def step_seconds(estimate: Estimate, cluster: Cluster, assumed: Assumed) -> float:
+    roles = estimate.flops.items()
+    return sum(flops / (assumed.mfu * cluster.gpu.peak(estimate.config.role(role).dtype)) for role, flops in roles)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

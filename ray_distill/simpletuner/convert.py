@@ -51,31 +51,31 @@ def semantic_before(path: Path, overridden: Mapping[str, Any]) -> tuple[Converte
     """The semantic run that a fine one starts from, and what of ``overridden`` goes for it, too."""
     _, keys = open_file(path, read_keys(path), overridden)
     kept = {key: value for key, value in overridden.items() if not key.startswith(FINE_ALONE)}
-    made = convert(path, kept, "semantic")
-    steps = keys.get("semantic_steps") or kept.pop("train.steps", None) or made.tree["train"]["steps"]
-    made.tree["name"] = f"{kept.pop('name', made.tree['name'])}{BEFORE}"
-    made.tree.pop("publish", None)
-    made.tree["train"]["steps"] = steps
+    semantic = convert(path, kept, "semantic")
+    steps = keys.get("semantic_steps") or kept.pop("train.steps", None) or semantic.tree["train"]["steps"]
+    semantic.tree["name"] = f"{kept.pop('name', semantic.tree['name'])}{BEFORE}"
+    semantic.tree.pop("publish", None)
+    semantic.tree["train"]["steps"] = steps
     kept.pop("train.steps", None)
-    return made, kept
+    return semantic, kept
 
 
 def convert(path: Path, overridden: Mapping[str, Any], mode: str | None = None) -> Converted:
     """ConfigError, with key, value and remedy, for what is unknown or refused; ``overridden`` is set elsewhere.
     ``mode`` is DCM's, in place of the file's."""
-    given = read_keys(path)
-    file, method_keys = open_file(path, given, overridden, mode)
+    settings = read_keys(path)
+    file, method_keys = open_file(path, settings, overridden, mode)
     try:
         data, data_lines = datasets(file)
     except Refused as error:
-        raise ConfigError(f"{path}: data_backend_config = {given.get('data_backend_config')!r}: {error}") from None
+        raise ConfigError(f"{path}: data_backend_config = {settings.get('data_backend_config')!r}: {error}") from None
     file = replace(file, data=data)
     if _counts_epochs(file):
         file = replace(file, samples=_samples(data))
     lines = [
-        Line(METHOD, given.get(METHOD), Outcome({"method.name": file.method})),
+        Line(METHOD, settings.get(METHOD), Outcome({"method.name": file.method})),
         *_apply(table_of(file.method), method_keys, file, f"{SECTION}."),
-        *_apply(KEYS, {key: value for key, value in given.items() if key not in (METHOD, SECTION)}, file),
+        *_apply(KEYS, {key: value for key, value in settings.items() if key not in (METHOD, SECTION)}, file),
     ]
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -86,10 +86,10 @@ def convert(path: Path, overridden: Mapping[str, Any], mode: str | None = None) 
     return Converted(tree, sources, (*lines, *data_lines), overridden)
 
 
-def _apply(table: Mapping[str, Key], given: Mapping[str, Any], file: File, section: str = "") -> list[Line]:
+def _apply(table: Mapping[str, Key], settings: Mapping[str, Any], file: File, section: str = "") -> list[Line]:
     lines = []
-    for key in [*given, *(key for key in table if key not in given)]:
-        name, entry, value = f"{section}{key}", looked_up(table, key), given.get(key, ABSENT)
+    for key in [*settings, *(key for key in table if key not in settings)]:
+        name, entry, value = f"{section}{key}", looked_up(table, key), settings.get(key, ABSENT)
         if value is not ABSENT and is_comment(key):
             lines.append(Line(name, value, Outcome(note="a comment")))
             continue
@@ -116,7 +116,7 @@ def _base(file: File) -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     judge = {"zero": 2, "optimizer": {"learning_rate": 1e-5, "betas": [0.0, 0.999], "weight_decay": 0.0}}
     heads = {f"roles.{role}": judge for role in file.heads}
-    zero = {f"roles.{role}.zero": 2 if role in file.trained else 3 for role in file.held}
+    zero = {f"roles.{role}.zero": 2 if role in file.trained else 3 for role in file.networks}
     shown = file.data.get("data.resolution", 480)
     sides = (
         {} if "data.height" in file.data else dict.fromkeys(("data.height", "data.width"), max(16, shown // 16 * 16))

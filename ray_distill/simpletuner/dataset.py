@@ -43,9 +43,9 @@ def datasets(file: File) -> tuple[dict[str, Any], list[Line]]:
 
     Refused, or ConfigError with the dataset's number, for what cannot be taken.
     """
-    named = file.given.get("data_backend_config")
+    named = file.settings.get("data_backend_config")
     if file.overrides("data.manifest") or file.overrides("data.datasets") or named is None:
-        beside = {key: file.given[key] for key in SIZES if key in file.given}
+        beside = {key: file.settings[key] for key in SIZES if key in file.settings}
         values = {
             k: v for key, value in beside.items() for k, v in FIELDS[key].rule(value, beside, file).values.items()
         }
@@ -72,18 +72,18 @@ def _parts(entries: Sequence[Used], file: File, lines: list[Line]) -> list[dict[
     """The keys that each dataset sets, and a report line for each of its own keys."""
     one_cache = next((each for _, entry, _ in entries if (each := _cache(entry))), None)
     parts = []
-    for where, entry, given in entries:
+    for where, entry, raw in entries:
         name = str(entry.get("id", where.rpartition(" ")[2])) if len(entries) > 1 else ""
         part, outcomes = _dataset(entry | {CACHE: one_cache}, where, file)
         if not part.keys() & {"videos", "manifest", "prompts"}:
-            null = " = None" if "instance_data_dir" in given else ""
+            null = " = None" if "instance_data_dir" in raw else ""
             raise ConfigError(
                 f"{where}: instance_data_dir{null}: it names the folder with the videos, and is not set. Set it, or "
                 "give data.manifest=FILE"
             )
         parts.append(part)
-        outcomes |= {key: Outcome(note="a comment") for key in given if is_comment(key)}
-        lines += [Line(f"dataset.{key}", given[key], outcomes[key], of=name) for key in given if key in outcomes]
+        outcomes |= {key: Outcome(note="a comment") for key in raw if is_comment(key)}
+        lines += [Line(f"dataset.{key}", raw[key], outcomes[key], of=name) for key in raw if key in outcomes]
     return parts
 
 
@@ -93,28 +93,28 @@ def _used(path: Path, file: File, lines: list[Line]) -> list[Used]:
     content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get(FORM, content.get("datasets")), list):
         content = content.get(FORM, content.get("datasets"))
-    found: list[Used] = []
-    for number, given in enumerate(content if isinstance(content, list) else [content]):
-        if not isinstance(given, dict):
+    used: list[Used] = []
+    for number, raw in enumerate(content if isinstance(content, list) else [content]):
+        if not isinstance(raw, dict):
             raise Refused("each dataset is a mapping")
         where = f"{path}: dataset {number}"
         try:
-            entry = filled(set_keys(given), file.given)
+            entry = filled(set_keys(raw), file.settings)
             reason = _passed_over(entry)
         except Refused as error:
             raise ConfigError(f"{where}: {error}") from None
         if not entry:
             continue  # comments alone
         if reason is None:
-            beside = {key: file.given[key] for key in INHERITED if key in file.given}
+            beside = {key: file.settings[key] for key in INHERITED if key in file.settings}
             whole_ = beside | entry
             whole_picture = {"crop": False} if whole_.keys() & {"resolution", "resolution_type"} else {}
-            found.append((where, whole_picture | whole_, given))
+            used.append((where, whole_picture | whole_, raw))
         else:
             lines.append(Line("dataset", entry.get("id", number), reason))
-    if not found:
+    if not used:
         raise Refused(f"{path}: no dataset is left: each is disabled, or a cache; give one with instance_data_dir")
-    return found
+    return used
 
 
 def _passed_over(entry: Entry) -> Outcome | None:
@@ -172,7 +172,7 @@ def inherited(key: str) -> Rule:
     def rule(value: Any, file: File) -> Outcome:
         if "data.datasets" in file.data or key not in SIZES:
             return Outcome(note="for datasets that do not set it")
-        beside = {each: file.given[each] for each in SIZES if each in file.given}
+        beside = {each: file.settings[each] for each in SIZES if each in file.settings}
         outcome = FIELDS[key].rule(value, beside, file)
         return Outcome(_global(outcome.values), outcome.note, outcome.warn)
 

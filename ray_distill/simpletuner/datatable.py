@@ -106,8 +106,8 @@ REFUSED: Mapping[str, str] = {
 
 def all_fields() -> dict[str, Field]:
     """All fields: those above, then keys without an effect, then keys that are refused unless they ask for nothing."""
-    found = dict(FIELDS)
-    found |= {name: Field(idle(why), "") for why, names in IDLE.items() for name in names.split()}
-    found |= {name: Field(only(why), "") for why, names in REFUSED.items() for name in names.split()}
+    fields = dict(FIELDS)
+    fields |= {name: Field(idle(why), "") for why, names in IDLE.items() for name in names.split()}
+    fields |= {name: Field(only(why), "") for why, names in REFUSED.items() for name in names.split()}
     begin = "all datasets are mixed from the first step to the last"
-    return found | {name: Field(only(begin, "1"), "") for name in ("start_epoch", "start_step")}
+    return fields | {name: Field(only(begin, "1"), "") for name in ("start_epoch", "start_step")}

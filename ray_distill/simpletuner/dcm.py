@@ -33,7 +33,7 @@ def phases(value: Any, file: File) -> Outcome:
 
 
 def own_shift(value: Any, file: File) -> Outcome:
-    one = file.given.get("flow_schedule_shift")
+    one = file.settings.get("flow_schedule_shift")
     if one is None:
         return Outcome({"method.shift": number(value)})
     if number(one) != number(value):
@@ -56,7 +56,7 @@ def semantic_checkpoint(value: Any, file: File) -> Outcome:
     comes first."""
     if file.method != FINE:
         return Outcome(note="no effect: it belongs to mode=fine" if value else "", warn=bool(value))
-    whole_parts = {} if file.given.get("model_type") == "full" else {"roles.student.lora.whole": WHOLE}
+    whole_parts = {} if file.settings.get("model_type") == "full" else {"roles.student.lora.whole": WHOLE}
     if file.overrides("roles.student.path"):
         return Outcome(whole_parts, "roles.student.path is set elsewhere")
     if value:
@@ -65,10 +65,10 @@ def semantic_checkpoint(value: Any, file: File) -> Outcome:
         if not (folder / "transformer").is_dir():
             raise Refused("no transformer/ there; name a semantic run's folder, or its export")
         return Outcome(whole_parts | {"roles.student.path": str(folder)}, "the semantic expert")
-    found, note = latest(file.output_dir), "the latest semantic run under output_dir"
-    if found is None:
-        found, note = file.output_dir / f"{file.name}{BEFORE}", COMES_FIRST
-    return Outcome(whole_parts | {"roles.student.path": str((found / "export").absolute())}, note, warn=True)
+    run_dir, note = latest(file.output_dir), "the latest semantic run under output_dir"
+    if run_dir is None:
+        run_dir, note = file.output_dir / f"{file.name}{BEFORE}", COMES_FIRST
+    return Outcome(whole_parts | {"roles.student.path": str((run_dir / "export").absolute())}, note, warn=True)
 
 
 def latest(output_dir: Path) -> Path | None:

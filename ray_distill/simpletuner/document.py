@@ -65,18 +65,18 @@ def is_comment(key: str) -> bool:
     return key.startswith(("_", "#", "//"))
 
 
-def set_keys(given: Mapping[str, Any]) -> dict[str, Any]:
+def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that are set: no comments, no null."""
-    return {key: value for key, value in given.items() if not is_comment(key) and not blank(value)}
+    return {key: value for key, value in settings.items() if not is_comment(key) and not blank(value)}
 
 
-def hint(key: str, known: Iterable[str]) -> str:
+def hint(key: str, names: Iterable[str]) -> str:
     """A hint for an unknown key: its name today, the nearest known one, or where all are listed."""
-    names = [name for name in known if not name.endswith("*")]
-    if RENAMED.get(key) in names:
+    current = [name for name in names if not name.endswith("*")]
+    if RENAMED.get(key) in current:
         return f"did you mean {RENAMED[key]!r}?"
-    near = nearest(key, names)
-    return "docs/simpletuner.md lists those that are known" if near.startswith("known:") and len(names) > 20 else near
+    near = nearest(key, current)
+    return "docs/simpletuner.md lists those that are known" if near.startswith("known:") and len(current) > 20 else near
 
 
 def read_json(path: Path) -> Any:
@@ -99,20 +99,20 @@ def configuration(path: Path) -> dict[str, Any]:
         content = content[FORM]
     if not isinstance(content, dict):
         raise Refused(f"expected a mapping of keys, found a {type(content).__name__}")
-    given: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in content.items():
         name = key.removeprefix("--")
-        if name in given:
+        if name in settings:
             raise Refused(f"{name} is there twice, with and without --")
-        given[name] = value
-    return given
+        settings[name] = value
+    return settings
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON takes a key twice, and the last one would win without a word; comments may be many."""
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found and not is_comment(key):
+        if key in mapping and not is_comment(key):
             raise ValueError(f"{key!r} is there twice; remove one of them")
-        found[key] = value
-    return found
+        mapping[key] = value
+    return mapping

@@ -37,17 +37,17 @@ def model_folder(name: str, file: File, revision: str | None = None) -> Path:
 def prompts(file: File) -> tuple[dict[str, str], list[str]]:
     """(what validations show, by name: the libraries, where they are named, and ``validation_prompt``; the keys beside
     a prompt that have no effect)."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     more: set[str] = set()
     for key in LIBRARIES:
-        for name, entry in _library(file.given.get(key), file).items():
+        for name, entry in _library(file.settings.get(key), file).items():
             prompt = entry.get("prompt") if isinstance(entry, dict) else entry
             if not isinstance(prompt, str):
                 raise Refused(f"{name!r} has no text in it; expected a file of {{name: prompt}}")
-            found[name] = prompt
+            texts[name] = prompt
             more |= entry.keys() - {"prompt"} if isinstance(entry, dict) else set()
-    own = file.given.get("validation_prompt")
-    return found | ({"validation": str(own)} if own else {}), sorted(more)
+    own = file.settings.get("validation_prompt")
+    return texts | ({"validation": str(own)} if own else {}), sorted(more)
 
 
 def _library(named: Any, file: File) -> dict[str, Any]:

@@ -124,6 +124,6 @@ ANYWAY: Mapping[str, str] = {
 
 def idle_keys() -> dict[str, Key]:
     """All of these keys with their rules; a name that ends in * stands for all that begin so."""
-    found = {name: Key(idle(why, ANYWAY.get(name)), "") for why, names in IDLE.items() for name in names.split()}
-    found |= {name: Key(only_off(why), "") for why, names in REFUSED.items() for name in names.split()}
-    return found | {name: Key(only_off(why, usual), "") for name, (usual, why) in USUAL.items()}
+    keys = {name: Key(idle(why, ANYWAY.get(name)), "") for why, names in IDLE.items() for name in names.split()}
+    keys |= {name: Key(only_off(why), "") for why, names in REFUSED.items() for name in names.split()}
+    return keys | {name: Key(only_off(why, usual), "") for name, (usual, why) in USUAL.items()}

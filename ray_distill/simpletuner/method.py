@@ -156,19 +156,19 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
 
 def by_its_name(section: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The section with each key by its name in the table; Refused where two names of one key say two things."""
-    names = ALIASES.get(method, {})
-    found: dict[str, Any] = {}
+    aliases = ALIASES.get(method, {})
+    renamed: dict[str, Any] = {}
     for key, value in section.items():
-        name = names.get(key, key)
+        name = aliases.get(key, key)
         if name in section and name != key and section[name] != value:
             raise Refused(f"{key} = {value!r} is {name}, which says {section[name]!r}; remove one of them")
-        found[name] = value
-    return found
+        renamed[name] = value
+    return renamed
 
 
 def table_of(method: str) -> Mapping[str, Key]:
     """The keys of a method of ours, variants included."""
-    found = [table for name, table in TABLES.items() if METHODS[name] in METHODS[method].__mro__]
-    if not found:
+    tables = [table for name, table in TABLES.items() if METHODS[name] in METHODS[method].__mro__]
+    if not tables:
         raise ConfigError(f"method.name = {method!r}: SimpleTuner's files are those of {', '.join(METHOD_NAMES)}")
-    return found[0]
+    return tables[0]

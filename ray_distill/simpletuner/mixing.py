@@ -71,7 +71,7 @@ def mixed(parts: Sequence[Part], file: File) -> tuple[list[Part], Outcome | None
     """
     factors = [float(part.get("probability", 1)) for part in parts]
     plain = [{key: value for key, value in part.items() if key != "probability"} for part in parts]
-    if len(parts) > 1 and file.given.get("data_backend_sampling") == "uniform":
+    if len(parts) > 1 and file.settings.get("data_backend_sampling") == "uniform":
         shares = [{k: v for k, v in part.items() if k != "repeats"} for part in plain]
         note = "uniform: a dataset's share of the samples, whatever its length; repeats have no effect"
         return (

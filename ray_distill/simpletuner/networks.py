@@ -23,7 +23,7 @@ ATTENTION = {
 
 
 def is_lora(file: File) -> bool:
-    return file.given.get("model_type") != "full"
+    return file.settings.get("model_type") != "full"
 
 
 def model_type(value: Any, file: File) -> Outcome:
@@ -58,13 +58,13 @@ def lycoris_config(value: Any, file: File) -> Outcome:
 
 
 def mixed_precision(value: Any, file: File) -> Outcome:
-    known = {"bf16": "bfloat16", "no": "float32", "fp32": "float32"}
-    dtype = known[one_of(value, known, "master weights are fp32, and networks compute in one of")]
-    return Outcome({f"roles.{role}.dtype": dtype for role in file.held})
+    dtypes = {"bf16": "bfloat16", "no": "float32", "fp32": "float32"}
+    dtype = dtypes[one_of(value, dtypes, "master weights are fp32, and networks compute in one of")]
+    return Outcome({f"roles.{role}.dtype": dtype for role in file.networks})
 
 
 def unquantised(value: Any, file: File) -> Outcome:
-    same = one_of(value, ("bf16", "fp32")) == file.given.get("mixed_precision", "bf16")
+    same = one_of(value, ("bf16", "fp32")) == file.settings.get("mixed_precision", "bf16")
     note = "what is not quantised has the precision of mixed_precision"
     return Outcome(note=note if same else f"no effect: {note}", warn=not same)
 
@@ -76,8 +76,8 @@ def precision(value: Any, file: File) -> Outcome:
     one_of(value, INT8)
     if not is_lora(file):
         raise Refused("model_type=full trains all weights, and int8 cannot be trained; use lora, or remove it")
-    tree: dict[str, Any] = {f"roles.{role}.base_precision": "int8" for role in file.held}
-    frozen = [role for role in file.held if role not in file.trained]
+    tree: dict[str, Any] = {f"roles.{role}.base_precision": "int8" for role in file.networks}
+    frozen = [role for role in file.networks if role not in file.trained]
     note = "one scale a row, quantised on the CPU when it is loaded; whole on each worker, since ZeRO-3 cannot shard it"
     return Outcome(tree | {f"roles.{role}.zero": 0 for role in frozen}, note)
 
@@ -91,7 +91,7 @@ def text_precision(value: Any, file: File) -> Outcome:
 
 def quantize_via(value: Any, file: File) -> Outcome:
     where = one_of(value, ("cpu", "accelerator"))
-    if file.given.get("base_model_precision", "no_change") not in INT8:
+    if file.settings.get("base_model_precision", "no_change") not in INT8:
         return Outcome(note="no effect: base_model_precision quantises nothing", warn=True)
     note = "" if where == "cpu" else "no effect: weights are quantised on the CPU, when they are loaded"
     return Outcome(note=note or "weights are quantised on the CPU, when they are loaded", warn=bool(note))

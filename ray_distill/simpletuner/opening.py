@@ -23,24 +23,24 @@ METHOD, SECTION = "distillation_method", "distillation_config"
 def read_keys(path: Path) -> dict[str, Any]:
     """All keys of a configuration; ConfigError where it is none."""
     try:
-        given = configuration(path)
-        return filled(given, given)
+        settings = configuration(path)
+        return filled(settings, settings)
     except Refused as error:
         raise ConfigError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
 
 
 def open_file(
-    path: Path, given: Mapping[str, Any], overridden: Mapping[str, Any], mode: str | None = None
+    path: Path, settings: Mapping[str, Any], overridden: Mapping[str, Any], mode: str | None = None
 ) -> tuple[File, dict[str, Any]]:
     """The file with its method, and the keys of its distillation section; ``mode`` is DCM's, in place of the file's."""
-    named = str(given.get(METHOD)).lower()
+    named = str(settings.get(METHOD)).lower()
     if named not in METHOD_NAMES:
-        raise ConfigError(f"{path}: {METHOD} = {given.get(METHOD)!r}: known: {', '.join(METHOD_NAMES)}")
-    file = File(path, set_keys(given), {}, named, overridden)
+        raise ConfigError(f"{path}: {METHOD} = {settings.get(METHOD)!r}: known: {', '.join(METHOD_NAMES)}")
+    file = File(path, set_keys(settings), {}, named, overridden)
     try:
-        section = by_its_name(_section(given.get(SECTION), named, file), named)
+        section = by_its_name(_section(settings.get(SECTION), named, file), named)
     except Refused as error:
-        raise ConfigError(f"{path}: {SECTION} = {quoted(SECTION, given.get(SECTION))}: {error}") from None
+        raise ConfigError(f"{path}: {SECTION} = {quoted(SECTION, settings.get(SECTION))}: {error}") from None
     modes = [name.removeprefix(f"{named}_") for name in METHODS if name.startswith("dcm_") and named == "dcm"]
     section = section | ({"mode": mode} if mode else {})
     mode = section.get("mode", "semantic")

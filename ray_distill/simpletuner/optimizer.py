@@ -23,8 +23,8 @@ def optimizer(value: Any, file: File) -> Outcome:
 
 def options(file: File) -> dict[str, float]:
     """``optimizer_config``, a text of name=value with commas between them."""
-    given = file.given.get("optimizer_config", "")
-    pairs = [pair.partition("=") for pair in text(given).split(",") if pair.strip()]
+    config = file.settings.get("optimizer_config", "")
+    pairs = [pair.partition("=") for pair in text(config).split(",") if pair.strip()]
     for name, equals, _ in pairs:
         if not equals or name.strip() not in OPTIONS:
             raise Refused(
@@ -71,10 +71,10 @@ def scaled(value: Any, file: File) -> Outcome:
 def betas(value: Any, file: File) -> Outcome:
     number(value)
     names = ("optimizer_beta1", "adam_beta1"), ("optimizer_beta2", "adam_beta2")
-    given = [next((file.given[name] for name in pair if name in file.given), None) for pair in names]
+    values = [next((file.settings[name] for name in pair if name in file.settings), None) for pair in names]
     usual = (0.9, 0.999)
     return Outcome(
-        {f"{STUDENT}.betas": [beta if each is None else number(each) for each, beta in zip(given, usual, strict=True)]}
+        {f"{STUDENT}.betas": [beta if each is None else number(each) for each, beta in zip(values, usual, strict=True)]}
     )
 
 
@@ -92,13 +92,13 @@ def scheduler(value: Any, file: File) -> Outcome:
 
 
 def power(value: Any, file: File) -> Outcome:
-    if file.given.get("lr_scheduler") != "polynomial":
+    if file.settings.get("lr_scheduler") != "polynomial":
         return Outcome(note="no effect: it belongs to lr_scheduler=polynomial", warn=True)
     return Outcome({f"{STUDENT}.power": number(value)})
 
 
 def lr_end(value: Any, file: File) -> Outcome:
-    if str(file.given.get("lr_scheduler")).startswith("constant"):
+    if str(file.settings.get("lr_scheduler")).startswith("constant"):
         return Outcome(note="no effect: lr_scheduler does not fall", warn=True)
     return Outcome(note="see lr_scheduler")
 
@@ -106,7 +106,7 @@ def lr_end(value: Any, file: File) -> Outcome:
 def warmup(value: Any, file: File) -> Outcome:
     """Warn of a contradiction in SimpleTuner's example: its warm-up is as long as its run."""
     updates = whole(value)
-    if updates and file.given.get("lr_scheduler") == "constant":
+    if updates and file.settings.get("lr_scheduler") == "constant":
         return Outcome(note="no effect: constant has no warm-up; use constant_with_warmup", warn=True)
     total = file.overridden.get("train.steps", file.read("max_train_steps", whole, 0))
     interval = file.of_method("generator_update_interval", whole, 1)
@@ -117,7 +117,7 @@ def warmup(value: Any, file: File) -> Outcome:
 
 
 def max_grad_norm(value: Any, file: File) -> Outcome:
-    method = one_of(file.given.get("grad_clip_method", "value"), ("value", "norm"), "grad_clip_method")
+    method = one_of(file.settings.get("grad_clip_method", "value"), ("value", "norm"), "grad_clip_method")
     limit = number(value)
     return Outcome({f"{STUDENT}.clip_{method}": limit} | ({} if limit else {f"{STUDENT}.clip_norm": 0.0}))
 

@@ -31,7 +31,7 @@ class File:
     environment and command line set."""
 
     path: Path
-    given: Mapping[str, Any]
+    settings: Mapping[str, Any]
     distillation: Mapping[str, Any]
     method: str
     overridden: Mapping[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class File:
 
     def read(self, key: str, kind: Callable[[Any], Any], default: Any) -> Any:
         """Another key of the file, as ``kind`` reads it; ``default`` where it is not set."""
-        return _read(self.given, key, kind, default)
+        return _read(self.settings, key, kind, default)
 
     def of_method(self, key: str, kind: Callable[[Any], Any], default: Any) -> Any:
         """The same of a key of ``distillation_config``."""
@@ -71,19 +71,19 @@ class File:
         return [role for role, need in self.roles.items() if need == "trained" and role not in self.heads]
 
     @property
-    def held(self) -> list[Role]:
+    def networks(self) -> list[Role]:
         """Networks with weights of their own: an average has none."""
         return [role for role, need in self.roles.items() if isinstance(need, str) and role not in self.heads]
 
     @property
     def name(self) -> str:
         """The run's name: tracker_run_name, else that of its folder."""
-        folder = Path(str(self.given.get("output_dir") or self.path.parent.absolute())).name
-        return str(self.overridden.get("name", as_name(str(self.given.get("tracker_run_name") or folder))))
+        folder = Path(str(self.settings.get("output_dir") or self.path.parent.absolute())).name
+        return str(self.overridden.get("name", as_name(str(self.settings.get("tracker_run_name") or folder))))
 
     @property
     def output_dir(self) -> Path:
-        return Path(str(self.overridden.get("output_dir", self.given.get("output_dir", "output"))))
+        return Path(str(self.overridden.get("output_dir", self.settings.get("output_dir", "output"))))
 
     @property
     def workers(self) -> int:
@@ -106,11 +106,11 @@ class File:
         raise Refused(f"no such file in {where}")
 
 
-def _read(given: Mapping[str, Any], key: str, kind: Callable[[Any], Any], default: Any) -> Any:
+def _read(settings: Mapping[str, Any], key: str, kind: Callable[[Any], Any], default: Any) -> Any:
     try:
-        return kind(given[key]) if key in given else default
+        return kind(settings[key]) if key in settings else default
     except Refused as error:
-        raise Refused(f"{key} = {given[key]!r}: {error}") from None
+        raise Refused(f"{key} = {settings[key]!r}: {error}") from None
 
 
 Rule = Callable[[Any, File], Outcome]

@@ -56,7 +56,7 @@ NO_PUSH = "nothing is published: push_to_hub is false, or --no-push"
 def push(value: Any, file: File) -> Outcome:
     if not flag(value):
         return Outcome(note="nothing is published")
-    if not file.given.get("hub_model_id") and not file.overrides("publish"):
+    if not file.settings.get("hub_model_id") and not file.overrides("publish"):
         raise Refused(NAMELESS)
     return Outcome(note="see hub_model_id" if publishes(file) else NO_PUSH)
 

@@ -13,12 +13,12 @@ PROMPTS = ("validation_prompt", "validation_negative_prompt", "instance_prompt")
 """Braces in a prompt are its own."""
 
 
-def filled(given: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` with the values of ``keys``, and of environment variables, in its texts; other braces stay.
+def filled(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` with the values of ``keys``, and of environment variables, in its texts; other braces stay.
 
     Refused where a variable is not set: the path without it would be another one.
     """
-    return {name: value if name in PROMPTS else _in(value, keys) for name, value in given.items()}
+    return {name: value if name in PROMPTS else _in(value, keys) for name, value in settings.items()}
 
 
 def _in(value: Any, keys: Mapping[str, Any]) -> Any:

@@ -25,7 +25,7 @@ class Line:
     of: str = ""
 
     @property
-    def given(self) -> str:
+    def setting(self) -> str:
         """The key with its value, as short text."""
         return f"{self.key} = {shown(self.key, self.value)}{f' (of {self.of})' if self.of else ''}"
 
@@ -35,8 +35,8 @@ class Line:
             for key, value in self.outcome.values.items()
         ]
         what = ", ".join(became) if became else "" if self.outcome.note.startswith("no effect") else "accepted"
-        said = f"{what}: {self.outcome.note}" if what and self.outcome.note else what or self.outcome.note
-        return f"{self.given}{' (its default)' if self.assumed else ''} -> {said}"
+        outcome = f"{what}: {self.outcome.note}" if what and self.outcome.note else what or self.outcome.note
+        return f"{self.setting}{' (its default)' if self.assumed else ''} -> {outcome}"
 
 
 def warnings(lines: Iterable[Line]) -> list[str]:
@@ -44,7 +44,7 @@ def warnings(lines: Iterable[Line]) -> list[str]:
     by_note: dict[str, list[str]] = {}
     for line in lines:
         if line.outcome.warn and (line.outcome.values or not line.assumed):
-            by_note.setdefault(line.outcome.note, []).append(line.given)
+            by_note.setdefault(line.outcome.note, []).append(line.setting)
     return [f"{', '.join(keys)}: {note}" for note, keys in by_note.items()]
 
 

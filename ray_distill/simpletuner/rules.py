@@ -50,8 +50,10 @@ def older_name(today: str, rule: Rule) -> Rule:
 
     def read(value: Any, file: File) -> Outcome:
         outcome = rule(value, file)
-        if today in file.given and dict(rule(file.given[today], file).values) != dict(outcome.values):
-            raise Refused(f"{today} = {file.given[today]!r} is its name today and says otherwise; remove one of them")
+        if today in file.settings and dict(rule(file.settings[today], file).values) != dict(outcome.values):
+            raise Refused(
+                f"{today} = {file.settings[today]!r} is its name today and says otherwise; remove one of them"
+            )
         return Outcome(outcome.values, f"it is called {today} today", outcome.warn)
 
     return read

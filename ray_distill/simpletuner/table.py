@@ -16,7 +16,7 @@ FALLBACKS = {
     "caption_column": ("parquet_caption_column", "description"),
 }
 """The configuration's own key and SimpleTuner's default, for a table that does not say."""
-KNOWN = (
+NAMES = (
     "path",
     *COLUMNS,
     "fallback_caption_column",
@@ -32,24 +32,24 @@ KNOWN = (
 
 def parquet(value: Any, entry: Mapping[str, Any], file: File) -> Outcome:
     if not isinstance(value, dict):
-        raise Refused(f"expected a section of {', '.join(KNOWN)}")
-    given = {one_of(key, KNOWN): each for key, each in value.items() if not is_comment(key) and not blank(each)}
+        raise Refused(f"expected a section of {', '.join(NAMES)}")
+    columns = {one_of(key, NAMES): each for key, each in value.items() if not is_comment(key) and not blank(each)}
     if entry.get("caption_strategy", "parquet") != "parquet":
         return Outcome(note="captions are not taken from this table, and sizes are those of the files")
-    if "identifier_includes_extension" in given and not flag(given["identifier_includes_extension"]):
+    if "identifier_includes_extension" in columns and not flag(columns["identifier_includes_extension"]):
         raise Refused(
             "identifier_includes_extension: a table names its videos with their extension here (0001.mp4); write them "
             "so, and set it to true"
         )
-    values = {name: text(given[key]) for key, name in COLUMNS.items() if key in given}
-    if "path" not in given:
+    values = {name: text(columns[key]) for key, name in COLUMNS.items() if key in columns}
+    if "path" not in columns:
         return Outcome(values)
     for key, (own, usual) in FALLBACKS.items():
-        values.setdefault(COLUMNS[key], text(file.given.get(own, usual)))
+        values.setdefault(COLUMNS[key], text(file.settings.get(own, usual)))
     note, warn = "sizes are those of the files", False
-    if "fallback_caption_column" in given:
+    if "fallback_caption_column" in columns:
         note, warn = "a row without a caption is left out and counted, whatever fallback_caption_column says", True
-    return Outcome(values | {"manifest": str(_table(text(given["path"]), entry, file))}, note, warn)
+    return Outcome(values | {"manifest": str(_table(text(columns["path"]), entry, file))}, note, warn)
 
 
 def _table(name: str, entry: Mapping[str, Any], file: File) -> Path:

@@ -51,9 +51,9 @@ def reasons(keys: Mapping[str, str], what: str) -> str:
 
 def tables() -> str:
     """All of them, each under its title; a name that ends in * stands for all that begin so."""
-    found = {title: table(keys) for title, keys in TITLES.items()}
-    found |= {title: reasons(keys, what) for (title, what), keys in REASONS.items()}
-    return "\n\n".join(f"### {title}\n\n{rows}" for title, rows in found.items())
+    sections = {title: table(keys) for title, keys in TITLES.items()}
+    sections |= {title: reasons(keys, what) for (title, what), keys in REASONS.items()}
+    return "\n\n".join(f"### {title}\n\n{rows}" for title, rows in sections.items())
 
 
 if __name__ == "__main__":

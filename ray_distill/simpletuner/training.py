@@ -25,7 +25,7 @@ def epochs(value: Any, file: File) -> Outcome:
     if not count or file.overrides("train.steps"):
         return Outcome(note="train.steps says how long")
     if file.read("max_train_steps", whole, 0):
-        raise Refused(f"max_train_steps = {file.given['max_train_steps']}: exactly one of them must be above 0")
+        raise Refused(f"max_train_steps = {file.settings['max_train_steps']}: exactly one of them must be above 0")
     if not file.samples:
         raise Refused("an epoch is counted by the data, and the data cannot be read; give max_train_steps in its place")
     batches = -(-file.samples // global_batch(file))
@@ -78,8 +78,8 @@ def of_ema(key: str, read: Any) -> Any:
 
 
 def ema_validation(value: Any) -> str:
-    known = {"none": "trained", "ema_only": "average", "comparison": "both"}
-    return known[one_of(value, known)]
+    kinds = {"none": "trained", "ema_only": "average", "comparison": "both"}
+    return kinds[one_of(value, kinds)]
 
 
 def flow_shift(value: Any, file: File) -> Outcome:

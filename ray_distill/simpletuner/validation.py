@@ -70,9 +70,9 @@ def validation_resolution(value: Any, file: File) -> Outcome:
     """Pixels, WIDTHxHEIGHT, or megapixels of a square; of several sizes the first."""
     first, *others = (size.strip() for size in str(value).lower().split(","))
     note = "videos are made in one size, the first" if others else ""
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", first)
-    if found:
-        width, height = int(found[1]), int(found[2] or found[1])
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", first)
+    if match:
+        width, height = int(match[1]), int(match[2] or match[1])
     elif re.fullmatch(r"\d*\.\d+", first):
         width = height = _near(1000 * sqrt(float(first)))
         note = note or f"megapixels of a square, in multiples of 16: {width}x{height}"
@@ -90,7 +90,7 @@ def _near(pixels: float) -> int:
 
 
 def validation_prompt(value: Any, file: File) -> Outcome:
-    if file.given.keys() & LIBRARIES:
+    if file.settings.keys() & LIBRARIES:
         return Outcome(note="see validation_prompt_library and user_prompt_library")
     return prompt_library(None, file)
 
@@ -98,11 +98,11 @@ def validation_prompt(value: Any, file: File) -> Outcome:
 def prompt_library(value: Any, file: File) -> Outcome:
     if file.overrides("evaluate.prompts"):
         return Outcome(note="evaluate.prompts is set elsewhere")
-    found, more = prompts(file)
-    if not found:
+    texts, more = prompts(file)
+    if not texts:
         return Outcome(note="validations show captions of the data")
     note = f"no effect: {', '.join(more)} beside a prompt; every prompt has the seeds of evaluate.seeds" if more else ""
-    return Outcome({"evaluate.prompts": found, "evaluate.pictures": len(found)}, note, warn=bool(more))
+    return Outcome({"evaluate.prompts": texts, "evaluate.pictures": len(texts)}, note, warn=bool(more))
 
 
 def seeds(value: Any, file: File) -> Outcome:

@@ -60,8 +60,8 @@ def texts(value: Any) -> list[str]:
     return [name.strip() for name in names if name.strip()]
 
 
-def one_of(value: Any, known: Iterable[str], key: str = "") -> str:
-    names = list(known)
-    if value not in names:
-        raise Refused(f"{key or 'known'}: {', '.join(names)}")
+def one_of(value: Any, names: Iterable[str], key: str = "") -> str:
+    choices = list(names)
+    if value not in choices:
+        raise Refused(f"{key or 'known'}: {', '.join(choices)}")
     return str(value)

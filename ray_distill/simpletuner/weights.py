@@ -38,7 +38,7 @@ OTHERS = {
 
 def model_name(file: File) -> str:
     """The pipeline's name as the file has it: that of its own key, else its flavour's."""
-    return str(file.given.get(PATH, FLAVOURS.get(str(file.given.get("model_flavour")), "")))
+    return str(file.settings.get(PATH, FLAVOURS.get(str(file.settings.get("model_flavour")), "")))
 
 
 def model_family(value: Any, file: File) -> Outcome:
@@ -55,7 +55,7 @@ def flavour(value: Any, file: File) -> Outcome:
     if why := OTHERS.get(str(value)):
         raise Refused(f"{why}; flavours that are distilled: {', '.join(FLAVOURS)}")
     name = FLAVOURS[one_of(value, FLAVOURS, "flavours that are distilled")]
-    if PATH in file.given:
+    if PATH in file.settings:
         return Outcome(note=f"{PATH} says which weights")
     return model(name, file)
 
@@ -78,7 +78,7 @@ def of_the_model(what: str) -> Any:
 
 def transformer(value: Any, file: File) -> Outcome:
     """Another network than the pipeline's, in all roles."""
-    roles = [role for role in file.held if not file.overrides(f"roles.{role}.path")]
+    roles = [role for role in file.networks if not file.overrides(f"roles.{role}.path")]
     if not roles:
         return Outcome(note="roles.*.path is set elsewhere")
     folder = str(model_folder(text(value), file))

@@ -58,13 +58,13 @@ def commit() -> str:
 
     ``$GIT_COMMIT`` wins, as build servers set it: the working directory of a Ray job is a copy without ``.git``.
     """
-    if given := os.environ.get("GIT_COMMIT"):
-        return given
+    if sha := os.environ.get("GIT_COMMIT"):
+        return sha
     try:
-        told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a file system that hangs
         return ""
-    return told.stdout.strip() if told.returncode == 0 else ""
+    return git.stdout.strip() if git.returncode == 0 else ""
 
 
 def _user() -> str:

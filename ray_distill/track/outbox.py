@@ -67,12 +67,12 @@ class Outbox:
     def ahead(self, most: int) -> list[Entry]:
         """The next entries, of the first one's kind."""
         with self._lock:
-            found: list[Entry] = []
+            entries: list[Entry] = []
             for entry in self._waiting:
-                if len(found) == most or entry["call"] != self._waiting[0]["call"]:
+                if len(entries) == most or entry["call"] != self._waiting[0]["call"]:
                     break
-                found.append(entry)
-            return found
+                entries.append(entry)
+            return entries
 
     def of(self, call: str) -> list[Entry]:
         """All that wait of this kind."""

@@ -31,9 +31,9 @@ class Sender:
 
     def __init__(self, uri: str, folder: Path | None, run_id: str | None) -> None:
         self.uri, self._path = uri, folder / RUN if folder else None
-        known = read_document(self._path, "run_id") if self._path else {}
-        self.run_id: str | None = known.get("run_id") or run_id
-        self._remembered = known
+        record = read_document(self._path, "run_id") if self._path else {}
+        self.run_id: str | None = record.get("run_id") or run_id
+        self._remembered = record
         self.opened = False
         """Whether MLflow knows the run, as far as this process has asked."""
         self._client: MlflowClient | None = None
@@ -57,8 +57,8 @@ class Sender:
             case "tags":
                 store.set_tags(client, self._run, entry["values"])
             case "dataset":
-                given = (entry[name] for name in ("name", "source", "digest", "card"))
-                store.log_dataset(client, self._run, *given)
+                fields = (entry[name] for name in ("name", "source", "digest", "card"))
+                store.log_dataset(client, self._run, *fields)
             case "artifact":
                 store.upload(client, self._run, _there(entry), entry["folder"])
             case "picture":
@@ -88,13 +88,13 @@ class Sender:
         store.set_tags(client, self._run, own["tags"])
 
     def _remember(self) -> None:
-        known = {"run_id": self.run_id, "uri": mask(self.uri)}
-        if self._path is None or known == self._remembered:
+        record = {"run_id": self.run_id, "uri": mask(self.uri)}
+        if self._path is None or record == self._remembered:
             return
-        self._remembered = known
+        self._remembered = record
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_document(self._path, known)
+            write_document(self._path, record)
         except OSError as error:
             log.warning("%s cannot be written (%s): a run that goes on from here is another one in MLflow", RUN, error)
 

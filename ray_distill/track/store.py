@@ -23,13 +23,13 @@ PARAM_LENGTH, TAG_LENGTH, BATCH = 6000, 5000, 100  # MLflow refuses more
 
 def experiment(client: MlflowClient, uri: str, name: str) -> str:
     """The id of the experiment ``name``, which is made where there is none."""
-    if found := client.get_experiment_by_name(name):
-        return _id(found.experiment_id)
+    if match := client.get_experiment_by_name(name):
+        return _id(match.experiment_id)
     try:
         return _id(client.create_experiment(name, artifact_location=artifact_root(uri)))
     except Exception:  # another trial was faster, which the look-up tells from a real failure
-        if found := client.get_experiment_by_name(name):
-            return _id(found.experiment_id)
+        if match := client.get_experiment_by_name(name):
+            return _id(match.experiment_id)
         raise
 
 
@@ -84,12 +84,12 @@ def describe(client: MlflowClient, run: Run, params: Mapping[str, Any]) -> None:
     """Log what is new of ``params``; what MLflow refuses of them is named and left out."""
     from mlflow.entities import Param
 
-    known, run_id = run.data.params, run.info.run_id
-    wanted = dict(zip(keys(params), (text(value, PARAM_LENGTH) for value in params.values()), strict=True))
-    changed = sorted(name for name, value in wanted.items() if known.get(name, value) != value)
+    logged, run_id = run.data.params, run.info.run_id
+    texts = dict(zip(keys(params), (text(value, PARAM_LENGTH) for value in params.values()), strict=True))
+    changed = sorted(name for name, value in texts.items() if logged.get(name, value) != value)
     if changed:
         log.warning("MLflow keeps the first values of the run's changed parameters: %s", ", ".join(changed))
-    new = [Param(name, value) for name, value in wanted.items() if name not in known]
+    new = [Param(name, value) for name, value in texts.items() if name not in logged]
     for start in range(0, len(new), BATCH):
         _log_params(client, run_id, new[start : start + BATCH])
 
@@ -158,10 +158,10 @@ def register(client: MlflowClient, run_id: str, folder: Path, name: str, alias: 
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/student"
-    made = [found for found in client.search_model_versions(f"name='{name}'") if found.tags.get(SENT_AS) == sent_as]
-    if not made:
-        made = [client.create_model_version(name, source, run_id=run_id, tags={SENT_AS: sent_as})]
-    version = str(made[0].version)
+    versions = [each for each in client.search_model_versions(f"name='{name}'") if each.tags.get(SENT_AS) == sent_as]
+    if not versions:
+        versions = [client.create_model_version(name, source, run_id=run_id, tags={SENT_AS: sent_as})]
+    version = str(versions[0].version)
     if alias:
         client.set_registered_model_alias(name, alias, version)
     return version

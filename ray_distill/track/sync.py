@@ -21,10 +21,10 @@ def sync(folder: Path, uri: str | None = None) -> tuple[int, int]:
     """
     waiting = Outbox(folder)
     opening = [entry["uri"] for entry in waiting.of("open")]
-    known = [*opening, *([read_document(folder / RUN, "run_id").get("uri", "")] if (folder / RUN).is_file() else [])]
-    if not len(waiting) and not known:
+    uris = [*opening, *([read_document(folder / RUN, "run_id").get("uri", "")] if (folder / RUN).is_file() else [])]
+    if not len(waiting) and not uris:
         raise ConfigError(f"{folder}: no run was tracked here; name the folder of one, such as output/quickstart")
-    uri = uri or next(filter(None, known), "")
+    uri = uri or next(filter(None, uris), "")
     if not uri or HIDDEN in uri:
         raise ConfigError(f"{folder}: its tracking URI ({uri or 'unknown'}) is not kept whole; add track.uri=...")
     tracker, before = Tracker(uri, folder=folder), len(waiting)

@@ -45,11 +45,11 @@ def read_hook(path: Path) -> Hook:
     if not path.is_file():
         raise ConfigError(f'{where}: no such file. It holds {{"callback_url": "https://..."}}; --no-push does without')
     try:
-        given = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError:
         raise ConfigError(f"{where}: not valid JSON") from None
     try:
-        hook = Hook.model_validate(given)
+        hook = Hook.model_validate(content)
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, e["loc"])) or "the whole" for e in error.errors(include_input=False))
         raise ConfigError(
@@ -84,8 +84,8 @@ class WebHook:
         """Post ``message`` and ``values`` (plain JSON types) as what ``event`` tells."""
         if self._hook is None:
             return
-        told = {"event": event, "run": self._run, "time": time.time()}
-        body = json.dumps(told | {"message": f"{self._hook.message_prefix}{message}"} | values).encode()
+        header = {"event": event, "run": self._run, "time": time.time()}
+        body = json.dumps(header | {"message": f"{self._hook.message_prefix}{message}"} | values).encode()
         self._put(body)
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from ray_distill.train.driver.checks.evaluation import check_cache
 from ray_distill.train.driver.console import say, silent_core
 from ray_distill.train.driver.fit import train
 from ray_distill.train.driver.new_checkpoints import Arrivals
-from ray_distill.train.driver.publish import export_student, known, publish, trained
+from ray_distill.train.driver.publish import export_student, publish, report_so_far, trained
 from ray_distill.train.driver.resume import changes, kept_cache
 from ray_distill.train.driver.run_lock import claimed
 from ray_distill.train.driver.signals import Signals, Stopped, own_session, watch_signals
@@ -184,7 +184,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     if config.evaluate.enabled:
         with phases("evaluate: the student against its teacher, by samples"):
             measured = evaluate(config, cache, last.folder, config.run_dir)
-    gib = round(memory / 2**30, 2) if memory else known(config.run_dir).get("memory_gib")
+    gib = round(memory / 2**30, 2) if memory else report_so_far(config.run_dir).get("memory_gib")
     report = measured | trained(config, cache, last) | {"memory_gib": gib}
     with phases("export"):
         folder = export_student(config, cache, last, report)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from ray_distill.config import RunConfig
-from ray_distill.config.held import distinct
 from ray_distill.config.roles import Optimizer
+from ray_distill.config.stages import distinct
 from ray_distill.types import Role
 
 
@@ -32,17 +32,17 @@ def learning_rate(optimizer: Optimizer, update: int, total: int) -> float:
 
 def warnings(config: RunConfig) -> list[str]:
     """Warnings of schedules that their author may not have meant: a warm-up that fills the run."""
-    found = []
+    texts = []
     for role, total in total_updates(config).items():
         optimizer = config.role(role).optimizer
         if optimizer is not None and optimizer.warmup_updates >= total:
             reached = learning_rate(optimizer, total - 1, total)
-            found.append(
+            texts.append(
                 f"roles.{role}.optimizer.warmup_updates = {optimizer.warmup_updates}: this run has {total} updates of "
                 f"{role}, all of them warm-up; its rate ends at {reached:.3g} of {optimizer.learning_rate:.3g}, and "
                 f"schedule {optimizer.schedule!r} has no effect. Lower warmup_updates"
             )
-    return found
+    return texts
 
 
 def total_updates(config: RunConfig) -> dict[Role, int]:

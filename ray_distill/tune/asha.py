@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from ray_distill.train.driver.validations import read
+from ray_distill.tune.objective import Objective
 from ray_distill.tune.space import Sweep
 from ray_distill.tune.trial import OBJECTIVE, TIME, run_name
 
@@ -16,15 +17,15 @@ from ray_distill.tune.trial import OBJECTIVE, TIME, run_name
 class Asha(ASHAScheduler):
     """Knows of each trial that is added again what its run measured at the rungs before."""
 
-    def __init__(self, runs: Path, first_rung: int, steps: int, reduction: int) -> None:
+    def __init__(self, runs: Path, aim: Objective, first_rung: int, steps: int, reduction: int) -> None:
         super().__init__(time_attr=TIME, grace_period=first_rung, max_t=steps, reduction_factor=reduction)
-        self.runs = runs
+        self.runs, self.aim = runs, aim
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
         for row in read(self.runs / run_name(trial.trial_id)):
             # What it decided then stands: an ended trial has ended, and one that is here to go on goes on.
-            self.on_trial_result(tune_controller, trial, dict(row))
+            self.on_trial_result(tune_controller, trial, {**row, OBJECTIVE: self.aim.score(row)})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP where the objective is not finite: Ray's own lets such a trial go on, and compares others with it."""
@@ -37,4 +38,4 @@ def scheduler(settings: Sweep, steps: int) -> TrialScheduler | None:
     """None, which runs every trial to its end, where the sweep names no rung."""
     if settings.first_rung is None:
         return None
-    return Asha(settings.home / "runs", settings.first_rung, steps, settings.reduction)
+    return Asha(settings.home / "runs", settings.aim, settings.first_rung, steps, settings.reduction)

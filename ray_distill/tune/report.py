@@ -31,6 +31,12 @@ class Trial:
     rows: Sequence[Mapping[str, Any]]
     status: Ending
     error: str | None = None
+    objective: float = math.inf
+    """The weighted sum at the last step that was measured; infinite where none was."""
+    broken: Sequence[str] = ()
+    """Constraints that it breaks there, in words."""
+    score: float = math.inf
+    """The number that the search makes small."""
 
     @property
     def step(self) -> int:
@@ -38,23 +44,19 @@ class Trial:
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     @property
-    def objective(self) -> float:
-        """The Fréchet distance at that step; infinite where nothing was measured."""
-        return float(self.rows[-1]["frechet"]) if self.rows else math.inf
-
-    @property
     def rank(self) -> tuple[int, int, float]:
         """Trials that came further stand before those that were stopped earlier, whatever these had then."""
-        return ORDER.index(self.status), -self.step, self.objective
+        return ORDER.index(self.status), -self.step, self.score
 
 
-def table(trials: Sequence[Trial]) -> str:
-    """Aligned plain text: a line a trial, with its point, its last step and distance, and how it ended."""
+def table(trials: Sequence[Trial], label: str = "FD") -> str:
+    """Aligned plain text: a line a trial, with its point, its last step and objective, ``label``, and how it ended."""
     keys = list(trials[0].point) if trials else []
-    lines = [["trial", *map(short, keys), "step", "FD", ""]]
+    lines = [["trial", *map(short, keys), "step", label, ""]]
     for trial in trials:
         distance = f"{trial.objective:.2f}" if trial.rows else "-"
-        lines.append([trial.name, *(_value(trial.point[key]) for key in keys), str(trial.step), distance, trial.status])
+        ending = "; ".join((trial.status, *trial.broken))
+        lines.append([trial.name, *(_value(trial.point[key]) for key in keys), str(trial.step), distance, ending])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
@@ -75,20 +77,21 @@ def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def parallel_plot(path: Path, trials: Sequence[Trial], space: Mapping[str, Range]) -> None:
-    """A PNG of parallel coordinates: an axis a key, the distance on the last; pruned trials are thin and grey."""
+def parallel_plot(path: Path, trials: Sequence[Trial], space: Mapping[str, Range], label: str = "FD") -> None:
+    """A PNG of parallel coordinates: an axis a key, the objective on the last; pruned trials, and those that break a
+    constraint, are thin and grey."""
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     shown = [trial for trial in trials if trial.rows]
     axes = {short(key): _places([t.point[key] for t in shown], range_) for key, range_ in space.items()}
     distances = Range(loguniform=None, uniform=_span([t.objective for t in shown]))
-    axes["FD"] = _places([t.objective for t in shown], distances)
+    axes[label] = _places([t.objective for t in shown], distances)
     figure = Figure(figsize=(1.9 * len(axes) + 1, 4.2), dpi=120, layout="constrained", facecolor=PAPER)
     plot = figure.subplots()
-    best = min((t.objective for t in shown if t.status == "done"), default=math.nan)
+    best = min((t.objective for t in shown if t.status == "done" and not t.broken), default=math.nan)
     for number, trial in enumerate(shown):
         heights = [places[number] for places, _ in axes.values()]
-        done = trial.status == "done"
+        done = trial.status == "done" and not trial.broken
         color = "#c8553d" if trial.objective == best and done else "#2f6db5" if done else "#b9bfca"
         plot.plot(range(len(axes)), heights, color=color, linewidth=2.2 if done else 0.9, zorder=3 if done else 2)
     for place, (_, ticks) in enumerate(axes.values()):
@@ -111,7 +114,9 @@ def parallel_plot(path: Path, trials: Sequence[Trial], space: Mapping[str, Range
     plot.spines[["top", "right", "left", "bottom"]].set_visible(False)
     plot.tick_params(length=0)
     plot.set_title(
-        "lower FD is better; red: the best, blue: trained to the end, grey: stopped", fontsize=9, color=QUIET
+        f"lower {label} is better; red: the best, blue: trained to the end, grey: stopped or outside the constraints",
+        fontsize=9,
+        color=QUIET,
     )
     figure.savefig(path, format="png")
 
@@ -140,11 +145,12 @@ def write_trials(path: Path, trials: Sequence[Trial]) -> None:
     write_document(path, [asdict(trial) for trial in trials])
 
 
-def write_best(path: Path, config: RunConfig, trial: Trial) -> None:
+def write_best(path: Path, config: RunConfig, trial: Trial, label: str = "FD") -> None:
     """The best trial as a configuration that ``train`` takes as it is."""
-    told = "\n".join(f"#   {key} = {value}" for key, value in trial.point.items())
-    result = f"# {trial.name}: Fréchet distance {trial.objective:.2f} at step {trial.step}"
+    point = "\n".join(f"#   {key} = {value}" for key, value in trial.point.items())
+    name = "Fréchet distance" if label == "FD" else label
+    result = "; ".join((f"# {trial.name}: {name} {trial.objective:.2f} at step {trial.step}", *trial.broken))
     path.write_text(
-        f"# ray-distill train {path}\n{result}\n{told}\n"
+        f"# ray-distill train {path}\n{result}\n{point}\n"
         + yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
     )

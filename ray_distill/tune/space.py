@@ -7,16 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.config import ConfigError, Loaded, RunConfig
 from ray_distill.config.keys import flatten, set_dotted
 from ray_distill.config.load import load, validated
+from ray_distill.config.measures import MEASURE_OF, Bounds, check_names
 from ray_distill.importers import load_run
 from ray_distill.settings import Absolute, Folder, Name, Section
+from ray_distill.tune.objective import Objective
+from ray_distill.types import TEACHER
 
 NOT_SEARCHED = ("name", "output_dir", "seed", "model.", "data.", "evaluate.", "track.", "train.steps", "train.workers")
 """What all trials share, or what would make their distances incomparable."""
+
+
+def _weights(value: Any) -> Any:
+    return {value: 1.0} if isinstance(value, str) else value
 
 
 class Range(Section):
@@ -28,11 +35,11 @@ class Range(Section):
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Range:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of uniform, loguniform and choice, not {given or 'none'}")
+        names = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(names) != 1:
+            raise ValueError(f"give exactly one of uniform, loguniform and choice, not {names or 'none'}")
         if self.choice is None and not self.values[0] < self.values[1]:
-            raise ValueError(f"{given[0]} = {list(self.values)}: the lower end comes first")
+            raise ValueError(f"{names[0]} = {list(self.values)}: the lower end comes first")
         if self.loguniform and self.loguniform[0] <= 0:
             raise ValueError(f"loguniform = {list(self.loguniform)}: both ends must be above 0")
         return self
@@ -44,7 +51,7 @@ class Range(Section):
 
 
 class Sweep(Section):
-    """A search over ``base``'s keys for the smallest Fréchet distance of the student's samples."""
+    """A search over ``base``'s keys for the smallest objective of the student's samples."""
 
     name: Name
     base: Absolute
@@ -53,6 +60,13 @@ class Sweep(Section):
     """Keys of the base that every trial has otherwise."""
     output_dir: Folder = Path("output")
     space: Annotated[dict[str, Range], Field(min_length=1)]
+    objective: Annotated[dict[str, float], BeforeValidator(_weights), Field(min_length=1)] = Field(
+        default_factory=lambda: {"frechet": 1.0}
+    )
+    """What validations measure, by name, and its weight in the sum that trials make small; a name alone weighs 1."""
+    constraints: dict[str, Bounds] = Field(default_factory=dict)
+    """Bounds of what validations measure: {motion_ratio: {at_least: 0.95}}. A trial that breaks one ranks behind all
+    that keep them."""
     search: Literal["optuna", "random"] = "optuna"
     trials: PositiveInt = 16
     seed: NonNegativeInt = 0
@@ -69,6 +83,16 @@ class Sweep(Section):
     def home(self) -> Path:
         return self.output_dir / self.name
 
+    @property
+    def aim(self) -> Objective:
+        """The objective and the constraints."""
+        return Objective(self.objective, self.constraints)
+
+    @property
+    def compares(self) -> bool:
+        """True where the objective or a constraint compares with the teacher."""
+        return not MEASURE_OF.keys().isdisjoint((*self.objective, *self.constraints))
+
 
 def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     """The sweep and its base, both checked as far as they can be without a cluster; ConfigError names the key."""
@@ -76,8 +100,7 @@ def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     texts = [f"{key}={json.dumps(value)}" for key, value in flatten(sweep.overrides).items()]
     base = load_run(sweep.base, texts)
     steps = base.config.train.steps
-    if base.config.evaluate.metric is None:
-        raise ConfigError(f"evaluate.metric: {sweep.base} has none, and a sweep needs distances; set it in overrides")
+    _check_objective(sweep, base.config)
     if sweep.first_rung is not None and sweep.first_rung >= steps:
         raise ConfigError(f"first_rung = {sweep.first_rung}: not below train.steps = {steps}; lower it or remove it")
     for key, range_ in sweep.space.items():
@@ -93,6 +116,16 @@ def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     return sweep, base
 
 
+def _check_objective(sweep: Sweep, base: RunConfig) -> None:
+    """ConfigError where the objective or a constraint names what the base's validations do not measure."""
+    settings, teacher = base.evaluate, TEACHER in base.method.roles
+    for key, names in (("objective", sweep.objective), ("constraints", sweep.constraints)):
+        try:
+            check_names(names, settings.metrics, settings.metric is not None, teacher)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}; the base's keys are set in overrides") from None
+
+
 def trial_config(
     sweep: Sweep, base: RunConfig, point: Mapping[str, Any], name: str, cpus_per_worker: float | None = None
 ) -> RunConfig:
@@ -106,6 +139,7 @@ def trial_config(
             "evaluate.enabled": False,
             "evaluate.every": sweep.first_rung or base.train.steps,
             "evaluate.goals": {},
+            "evaluate.validation_ratios": sweep.compares,
             # A trial that Tune starts again goes on from its own checkpoint.
             **({"train.resume_from": "latest"} if base.train.resume_from == "none" else {}),
             "train.cpus_per_worker": cpus_per_worker or base.train.cpus_per_worker,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ from ray_distill import __version__
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.config.secrets import masked
+from ray_distill.evaluate.compare import teachers
 from ray_distill.evaluate.generate import Generator
 from ray_distill.jsonl import read_document, write_document
 from ray_distill.track.client import Status, close_run
@@ -27,6 +29,7 @@ from ray_distill.train.driver.signals import Stopped, watch_signals
 from ray_distill.train.driver.validations import read
 from ray_distill.train.launch import cluster, make_cache
 from ray_distill.tune.asha import scheduler
+from ray_distill.tune.objective import BEHIND, Objective
 from ray_distill.tune.report import Ending, Trial, parallel_plot, table, write_best, write_trials
 from ray_distill.tune.slots import DRIVER_CPUS, slots
 from ray_distill.tune.space import Range, Sweep, base_point, best_config, trial_config
@@ -48,16 +51,15 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
     status: Status = "FAILED"
     try:
         with cluster(log_to_driver=False, dashboard=True), watch_signals() as signals:
-            found = slots(ray.cluster_resources(), base.train, settings.concurrent)
-            say(f"== sweep: {settings.trials} trials, {found.concurrent} at a time")
-            # The cache and the data's features are made once, for all trials.
-            Generator(trial_config(settings, base, {}, SHARED), make_cache(base))
+            share = slots(ray.cluster_resources(), base.train, settings.concurrent)
+            say(f"== sweep: {settings.trials} trials, {share.concurrent} at a time")
+            _sample_once(settings, base)
             plan = Plan(
-                settings.model_dump(mode="json"), base.dump(secrets=True), found.cpus_per_worker, tracker.run_id
+                settings.model_dump(mode="json"), base.dump(secrets=True), share.cpus_per_worker, tracker.run_id
             )
             # Tune's own way to end in good order; it keeps what it knows, and its trials keep their checkpoints.
             signals.request_stop = lambda: signal.raise_signal(signal.SIGUSR1)
-            _tuner(settings, base, plan, found.concurrent).fit()
+            _tuner(settings, base, plan, share.concurrent).fit()
             signals.request_stop = None
             if signals.signum is not None:
                 raise Stopped(signals.signum)
@@ -73,6 +75,16 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
         tracker.end(status)
 
 
+def _sample_once(settings: Sweep, base: RunConfig) -> None:
+    """Make what all trials share: the cache, the data's features and, where trials compare with it, the teacher's
+    samples."""
+    config = trial_config(settings, base, {}, SHARED)
+    generator = Generator(config, make_cache(base))
+    if settings.compares:
+        many = teachers(config)["teacher_many"]
+        ray.get(generator.start(many, config.evaluate.tune_seed), timeout=config.train.timeout_s)
+
+
 def check_sweep(settings: Sweep, base: RunConfig) -> None:
     """Refuse, by ConfigError or ValueError and before a cluster starts, what any trial would fail of.
 
@@ -86,15 +98,23 @@ def check_sweep(settings: Sweep, base: RunConfig) -> None:
 
 def trials_of(settings: Sweep, steps: int) -> list[Trial]:
     """Results of the trials, best first, by the files in their folders."""
-    found = []
+    trials = []
     for path in sorted((settings.home / "runs").glob(f"*/{FILE}")):
-        if not (told := read_document(path, "point", "error")):
+        if not (record := read_document(path, "point", "error")):
             continue  # torn, and named: Tune starts that trial again where it had not ended
         rows = read(path.parent)
         done = bool(rows) and rows[-1]["step"] >= steps
-        status: Ending = "failed" if told["error"] else "done" if done else "pruned"
-        found.append(Trial(path.parent.name, told["point"], rows, status, told["error"]))
-    return sorted(found, key=lambda trial: trial.rank)
+        status: Ending = "failed" if record["error"] else "done" if done else "pruned"
+        trials.append(_trial(settings.aim, Trial(path.parent.name, record["point"], rows, status, record["error"])))
+    return sorted(trials, key=lambda trial: trial.rank)
+
+
+def _trial(aim: Objective, trial: Trial) -> Trial:
+    """``trial`` with its objective at the last step that was measured."""
+    if not trial.rows:
+        return trial
+    row = trial.rows[-1]
+    return replace(trial, objective=aim.value(row), broken=aim.broken(row), score=aim.score(row))
 
 
 def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
@@ -137,7 +157,10 @@ def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tun
             scheduler=scheduler(settings, base.train.steps),
         ),
         run_config=tune.RunConfig(
-            name=home.name, storage_path=str(home.parent), verbose=0, callbacks=[Told(settings.trials)]
+            name=home.name,
+            storage_path=str(home.parent),
+            verbose=0,
+            callbacks=[TrialLines(settings.trials, settings.aim.label)],
         ),
     )
 
@@ -160,11 +183,11 @@ def _domain(range_: Range) -> Any:
     return tune.loguniform(*range_.values) if range_.loguniform else tune.uniform(*range_.values)
 
 
-class Told(tune.Callback):
+class TrialLines(tune.Callback):
     """A line for each rung and each end of a trial."""
 
-    def __init__(self, trials: int) -> None:
-        self.trials, self.ended, self.best = trials, 0, float("inf")
+    def __init__(self, trials: int, label: str) -> None:
+        self.trials, self.label, self.ended, self.best = trials, label, 0, float("inf")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
@@ -172,8 +195,8 @@ class Told(tune.Callback):
         if OBJECTIVE in result:
             self.best = min(self.best, result[OBJECTIVE])
             say(
-                f"   {run_name(trial.trial_id)}  step {result[TIME]:>6}  FD {result[OBJECTIVE]:7.2f}  "
-                f"best {self.best:7.2f}  {self.ended}/{self.trials} trials ended"
+                f"   {run_name(trial.trial_id)}  step {result[TIME]:>6}  {self.label} {_score(result[OBJECTIVE])}  "
+                f"best {_score(self.best)}  {self.ended}/{self.trials} trials ended"
             )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -184,16 +207,22 @@ class Told(tune.Callback):
         say(f"   {run_name(trial.trial_id)} failed; its folder's {FILE} says of what")
 
 
+def _score(score: float) -> str:
+    return f"{score:7.2f}" if score < BEHIND else "outside the constraints"
+
+
 def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Tracker) -> None:
     """The table, the plot, the trials as JSON and the best one as a configuration."""
-    home = settings.home
+    home, label = settings.home, settings.aim.label
     write_trials(home / "trials.json", trials)
-    say("\n" + table(trials))
+    say("\n" + table(trials, label))
     best = next((trial for trial in trials if trial.status == "done"), None)
     if best is None:
         raise RuntimeError(f"{home}: no trial came to its end; {trials[0].error if trials else 'none was started'}")
-    parallel_plot(home / "parallel.png", trials, settings.space)
-    write_best(home / "best.yaml", best_config(settings, base, best.point), best)
+    if best.broken:
+        say(f"   no trial keeps the constraints; {best.name} is the nearest: {'; '.join(best.broken)}")
+    parallel_plot(home / "parallel.png", trials, settings.space, label)
+    write_best(home / "best.yaml", best_config(settings, base, best.point), best, label)
     tracker.metrics(len(trials), {f"sweep/best_{OBJECTIVE}": best.objective, "sweep/trials": len(trials)})
     for name in ("trials.json", "parallel.png", "best.yaml"):
         tracker.artifact(home / name)

@@ -11,7 +11,7 @@ from ray import tune
 
 from ray_distill.jsonl import write_document
 
-OBJECTIVE = "frechet"
+OBJECTIVE = "objective"
 TIME = "step"
 FILE = "trial.json"
 
@@ -27,7 +27,7 @@ class Plan:
 
 
 def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
-    """Train at ``point``, reporting the distance at each rung; a report that ends the trial raises SystemExit.
+    """Train at ``point``, reporting the objective at each rung; a report that ends the trial raises SystemExit.
 
     ``trial.json`` in the run's folder says where it searched, and what it failed of.
     """
@@ -40,9 +40,12 @@ def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
     config = trial_config(sweep, base, point, run_name(tune.get_context().get_trial_id()), plan.cpus_per_worker)
     _write(config.run_dir, point)
 
+    def scored(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {**row, OBJECTIVE: sweep.aim.score(row)}
+
     def report(row: Mapping[str, Any]) -> None:
         if row["step"] < config.train.steps:
-            tune.report(dict(row))
+            tune.report(scored(row))
 
     try:
         rows = launch(config, Trial(plan.parent_run_id, report))["validations"]
@@ -50,7 +53,7 @@ def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
         _write(config.run_dir, point, mask(f"{type(error).__name__}: {error}"))
         raise
     # Tune ends a trial at its last report: that waits until the run is closed.
-    tune.report(dict(rows[-1]))
+    tune.report(scored(rows[-1]))
 
 
 def run_name(trial_id: str) -> str:

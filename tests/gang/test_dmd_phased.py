@@ -12,7 +12,7 @@ import torch.distributed as dist
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
-from ray_distill.config.held import stage_at
+from ray_distill.config.stages import stage_at
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker import zero
 from ray_distill.train.worker.build import begun

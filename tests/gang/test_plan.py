@@ -48,9 +48,9 @@ def held_bytes(rank: int, world: int, case: jobs.Case) -> dict[str, dict[str, in
                     if again:
                         role = update.role
                         most = found.setdefault(role, {"gradients": 0})
-                        most["gradients"] = max(most["gradients"], gradients(engines._held[role]))
+                        most["gradients"] = max(most["gradients"], gradients(engines._roles[role]))
                 engines.step(update.role)
-    for role, held in engines._held.items():
+    for role, held in engines._roles.items():
         zero = held.zero_optimizer
         weights = [getattr(p, "ds_tensor", p) for p in held.engine.module.parameters()]
         terms = found.setdefault(role, {})

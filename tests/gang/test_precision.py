@@ -52,7 +52,7 @@ def beginnings(rank: int, world: int, folder: str, roles: dict[str, Any]) -> dic
         engines = build_engines(run_config(Path(folder), method={"name": "flow_matching"}, roles=held))
         found[stage] = {f"{role}/{name}": t.clone() for role, name, t in engines.tensors()}
         if stage < 3:
-            own = engines._held["student"].module.named_parameters()
+            own = engines._roles["student"].module.named_parameters()
             found[stage] |= {f"computes/{name}": p.detach().clone() for name, p in own}
     return found
 

@@ -138,7 +138,7 @@ def saved_in_buckets(rank: int, world: int, bound: int) -> list[tuple[Gathered, 
     for stage in (1, 2, 3):
         held = engines(Case(zero=stage, micro_batch=4, method=FlowMatching()))
         train_step(FlowMatching(), held, micro_batches(Case(micro_batch=4), 0, rank, world), 0, StatelessRng(0))
-        role = held._held["student"]
+        role = held._roles["student"]
         shards.set_master(role.trainable[0][1], torch.full(shards.whole_shape(role.trainable[0][1]), -0.0))
         alone = {}
         for name, parameter in role.trainable:

@@ -90,7 +90,7 @@ def trained(rank: int, world: int, config: RunConfig, save: str, resume: bool, s
             write(Path(save), engines.tensors(), {"step": 2, "roles": engines.state()}, rank, world, jobs.gather)
             dist.barrier()
     whole = sum(p.numel() for p in tiny_wan(0).parameters())
-    bases = [p for held in engines._held.values() for n, p in held.module.named_parameters() if ".lora_" not in n]
+    bases = [p for held in engines._roles.values() for n, p in held.module.named_parameters() if ".lora_" not in n]
     return {
         "tensors": {f"{role}/{name}": tensor.clone() for role, name, tensor in engines.tensors()},
         "bases": sum(p.ds_tensor.numel() for p in bases) / whole,

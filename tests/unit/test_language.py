@@ -1,10 +1,36 @@
-"""Docstrings begin with the verb, or with the noun that a function returns: the part of the rule that a parser sees."""
+"""Plain English, as far as a parser sees it: the first words of docstrings, and names that are nouns or verbs."""
 
 import ast
 import re
 from pathlib import Path
 
 HEADLESS = re.compile(r"(What|Where|Who|Whose|How|Whether|That|Which|Those|Of|Why|When|As|If|To|With)\b")
+PARTICIPLES = {"begun", "found", "given", "held", "known", "made", "said", "told", "wanted"}
+"""A noun names the value (``rows``, ``section``), and a participle names what happened to it."""
+LEFT_OVER = {
+    "data/feed/batches.py",
+    "data/prepare/listing.py",
+    "data/prepare/pipeline.py",
+    "data/prepare/stages.py",
+    "data/read/clip.py",
+    "diffusion/given.py",
+    "evaluate/compare.py",
+    "export/hub.py",
+    "masking.py",
+    "models/ltx/sample.py",
+    "models/ltx2/text.py",
+    "models/parts.py",
+    "models/spec.py",
+    "models/wan/causal.py",
+    "models/wan/conditions.py",
+    "models/wan/family.py",
+    "models/wan/image.py",
+    "models/wan/sample_image.py",
+    "models/weights.py",
+    "sealed.py",
+    "types/step.py",
+}
+"""Files whose names are not mended yet: this list only shrinks."""
 PACKAGE = Path(__file__).parents[2] / "ray_distill"
 
 
@@ -27,3 +53,33 @@ def test_no_docstring_begins_with_a_relative():
 def test_a_planted_one_is_seen():
     source = 'def f():\n    """What is there."""\n\nclass A:\n    """Whatever it is."""\n'
     assert headless(source) == ["What is there."]
+
+
+def participles(source: str) -> list[str]:
+    """Participles that ``source`` binds as names: functions, classes, arguments, variables, fields and imports."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.alias(name=name, asname=other):
+                names.add(other or name)
+    return sorted(name for name in names if name.strip("_").lower() in PARTICIPLES)
+
+
+def test_no_name_is_a_participle():
+    bound = {
+        path: names
+        for file in PACKAGE.rglob("*.py")
+        if (path := str(file.relative_to(PACKAGE))) not in LEFT_OVER
+        and (names := participles(file.read_text()) or sorted({file.stem} & PARTICIPLES))
+    }
+    assert bound == {}
+
+
+def test_planted_participles_are_seen():
+    source = "from a import known\ndef told(held):\n    self._made = found = 1\nclass Given:\n    wanted: int\n"
+    assert participles(source) == ["Given", "_made", "found", "held", "known", "told", "wanted"]
+    assert participles("def mask(text):\n    known_rows = rows.held = text.found\n") == ["held"]

@@ -21,28 +21,28 @@ def check_init(config: RunConfig, tell: Callable[[str], None] = lambda _: None) 
     if folder is None:
         return
     key = f"train.init_from = {folder}"
-    begun = _checkpoint(folder, key)
+    origin = _checkpoint(folder, key)
     roles = [role for role, need in config.method.roles.items() if need == "trained"]
-    held = begun.state.get("roles", {})
-    if STUDENT not in held:
-        raise ConfigError(f"{key}: it holds no {STUDENT}, but {', '.join(held) or 'nothing'}")
+    counters = origin.state.get("roles", {})
+    if STUDENT not in counters:
+        raise ConfigError(f"{key}: it holds no {STUDENT}, but {', '.join(counters) or 'nothing'}")
     if starts := [role for role, need in config.method.roles.items() if isinstance(need, Start)]:
         raise ConfigError(
             f"{key}: method {config.method.name!r} samples with what its student began with ({starts[0]}): export the "
             f"checkpoint, and give that folder as roles.{STUDENT}.path"
         )
     for role in roles:
-        if role in held:
-            _check_role(config, role, begun, key)
+        if role in counters:
+            _check_role(config, role, origin, key)
         else:
-            tell(f"train.init_from: {begun.folder} holds no {role}, which begins as in any run")
+            tell(f"train.init_from: {origin.folder} holds no {role}, which begins as in any run")
 
 
 def _checkpoint(folder: Path, key: str) -> Checkpoint:
     try:
-        begun = Checkpoint(folder)
-        begun.verify(thorough=False)
-        return begun
+        origin = Checkpoint(folder)
+        origin.verify(thorough=False)
+        return origin
     except BadCheckpoint as error:
         within = latest(folder, tell=lambda _: None) if folder.is_dir() else None
         raise ConfigError(
@@ -50,11 +50,11 @@ def _checkpoint(folder: Path, key: str) -> Checkpoint:
         ) from None
 
 
-def _check_role(config: RunConfig, role: Role, begun: Checkpoint, key: str) -> None:
+def _check_role(config: RunConfig, role: Role, origin: Checkpoint, key: str) -> None:
     source = config.source(role)
     then, now = (
         (tree.get("roles", {}).get(role) or {}).get("lora")
-        for tree in (with_defaults(begun.state["config"]), config.dump())
+        for tree in (with_defaults(origin.state["config"]), config.dump())
     )
     if then != now:
         raise ConfigError(
@@ -62,16 +62,16 @@ def _check_role(config: RunConfig, role: Role, begun: Checkpoint, key: str) -> N
             f"folder as roles.{role}.path"
         )
     if now:
-        if begun.state.get("bases", {}).get(role) != weights_hash(source):
+        if origin.state.get("bases", {}).get(role) != weights_hash(source):
             raise ConfigError(f"{key}: its adapters of {role} were trained on other weights than {source} has")
         return
-    found = begun.shapes(role, "weights")
+    shapes = origin.shapes(role, "weights")
     needed = {name: tuple(tensor.shape) for name, tensor in _network(config, role).named_parameters()}
-    if differing := sorted(name for name in needed if found.get(name) != needed[name]):
+    if differing := sorted(name for name in needed if shapes.get(name) != needed[name]):
         name = differing[0]
         raise ConfigError(
-            f"{key}: its {role} is another network than {source}: {name} is {found.get(name, 'missing')} and should be "
-            f"{needed[name]} ({len(differing)} tensors differ)"
+            f"{key}: its {role} is another network than {source}: {name} is {shapes.get(name, 'missing')} and should "
+            f"be {needed[name]} ({len(differing)} tensors differ)"
         )
 
 

@@ -99,13 +99,13 @@ def check_track(config: RunConfig) -> None:
 
 def warnings(config: RunConfig) -> list[str]:
     """Warnings of what a run does that its author may not have meant."""
-    found = [*schedule.warnings(config), *config.method.warnings(config.computes_in_bf16)]
+    texts = [*schedule.warnings(config), *config.method.warnings(config.computes_in_bf16)]
     if config.data.caption_dropout and not config.method.uses_latents:
-        found.append(
+        texts.append(
             f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no "
             "data, and such samples teach the student the empty prompt and nothing else. Set it to 0"
         )
-    return found
+    return texts
 
 
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:

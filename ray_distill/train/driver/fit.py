@@ -53,15 +53,15 @@ def train(
     filling = filling_of(config, replace(stream, start=last.step if last else 0))
     job = Job(config.dump(secrets=True), config.run_dir, stream, board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
-    seen, said, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / ROWS)
+    seen, printed_warnings, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / ROWS)
 
     def drain() -> None:
         fresh = _drain(job, progress, tracker, series)
         seen.extend(fresh)
         for text in warnings(seen, config.computes_in_bf16) if fresh else ():
-            if text not in said:
+            if text not in printed_warnings:
                 say(f"   warning: {text}")
-                said.add(text)
+                printed_warnings.add(text)
         beside()
         if filling is not None:
             filling.check()

@@ -24,7 +24,7 @@ from ray_distill.types import STUDENT, Role
 REPORT = "report.json"
 
 
-def known(run_dir: Path) -> dict[str, Any]:
+def report_so_far(run_dir: Path) -> dict[str, Any]:
     """The run's report so far."""
     return read_document(run_dir / REPORT)
 
@@ -75,7 +75,7 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
 
 def note(config: RunConfig, report: dict[str, Any]) -> str:
     """The run's description in MLflow: what was missed, and the report's table."""
-    asked = any(value is not None for _, value in config.evaluate.goals)
+    asked = bool(config.evaluate.goals.asked)
     missed = [f"- The student misses a goal: {goal}" for goal in report.get("missed", [])]
     lines = missed or (["The student meets its goals."] if asked and config.evaluate.enabled else [])
     return "\n".join([*lines, "", "```", table(report), "```"])

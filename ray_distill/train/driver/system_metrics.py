@@ -152,14 +152,14 @@ def watch_nodes(
     ended = threading.Event()
 
     def watch() -> None:
-        nodes, told = Nodes(), 0
+        nodes, count = Nodes(), 0
         try:
             while ray.is_initialized():  # after Ray's end a call to it would start another
                 if values := nodes.poll():
                     send(values)
-                if len(nodes.names) > told:
+                if len(nodes.names) > count:
                     tell(nodes.names)
-                    told = len(nodes.names)
+                    count = len(nodes.names)
                 if ended.wait(every_s):
                     nodes.stop()
                     break
@@ -185,5 +185,5 @@ def ray_logs() -> str:
 
 def ray_job() -> str:
     """The id by which ``ray job`` knows this program, else Ray's own number of it."""
-    given = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    return (given.get("metadata") or {}).get("job_submission_id") or ray.get_runtime_context().get_job_id()
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return (job.get("metadata") or {}).get("job_submission_id") or ray.get_runtime_context().get_job_id()

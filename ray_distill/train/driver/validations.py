@@ -14,9 +14,9 @@ from ray_distill.checkpoint.layout import folder_name, folders
 from ray_distill.checkpoint.retention import best_steps
 from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
-from ray_distill.evaluate.compare import summary
+from ray_distill.evaluate.compare import ratios, summary, teachers
 from ray_distill.evaluate.generate import Generator, NotFinite, write_videos
-from ray_distill.evaluate.samples import Candidate
+from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
@@ -27,6 +27,7 @@ Row = Mapping[str, Any]
 FILE = "validations.jsonl"
 VIDEOS = "validation_videos"
 SCORE = "frechet"
+SHOWN = ("frechet", "accuracy", "motion_ratio", "saturation_ratio")
 TASK_CPUS = 0.1
 """What a validation asks Ray for: it must find room beside the training's workers."""
 
@@ -34,8 +35,8 @@ TASK_CPUS = 0.1
 class Validations:
     """Every ``evaluate.every`` steps, one at a time: the checkpoint is sampled with ``evaluate.tune_seed``.
 
-    ``rows`` hold step, frechet, accuracy and more, in the run's folder too: a run that resumes does not measure
-    again, and hands what it knows to ``report`` once more. Quality is never judged by a loss.
+    ``rows`` hold step, frechet, accuracy, ratios to the many-step teacher and more, in the run's folder too: a run that
+    resumes does not measure again, and hands what it knows to ``report`` once more. Quality is never judged by a loss.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class Validations:
         self.hook = hook or WebHook(None, config.name)
         every = config.evaluate.every
         self.rows, self._series = read(config.run_dir), Series(config.run_dir / FILE)
-        known = {row["step"] for row in self.rows}
+        past = {row["step"] for row in self.rows}
         due = [*range(every, config.train.steps, every), config.train.steps] if every else []
-        self._due = [step for step in due if step not in known]
+        self._due = [step for step in due if step not in past]
         self._generator: Generator | None = None
         self._running: tuple[int, list[Any]] | None = None
+        self._teacher: Samples | None = None
         for row in self.rows:
             self._tell(row)
 
@@ -109,22 +111,29 @@ class Validations:
         if self._generator is None:
             self._generator = Generator(self.config, self.cache)
         folder, sampler = self.config.run_dir / folder_name(step), self.config.method.sampler()
-        wanted = [Candidate(STUDENT, sampler, folder, averaged) for averaged in self.config.validated]
+        candidates = [Candidate(STUDENT, sampler, folder, averaged) for averaged in self.config.validated]
+        if self.config.evaluate.validation_ratios and self._teacher is None:
+            candidates += [many for name, many in teachers(self.config).items() if name == "teacher_many"]
         seed = self.config.evaluate.tune_seed
-        self._running = step, [self._generator.start(candidate, seed, TASK_CPUS) for candidate in wanted]
+        self._running = step, [self._generator.start(candidate, seed, TASK_CPUS) for candidate in candidates]
 
-    def _take(self, step: int, made: list[Any]) -> None:
+    def _take(self, step: int, samples: list[Any]) -> None:
         """One row; what belongs to a second student, beside its average, is called ``trained``."""
         assert self._generator is not None
         folder = self.config.run_dir / VIDEOS / f"step_{step:06d}"
         row: dict[str, Any] = {"step": step}
-        for each, prefix, place in zip(made, ("", "trained_"), (folder, folder / "trained"), strict=False):
+        students = samples[: len(self.config.validated)]
+        self._teacher = next(iter(samples[len(students) :]), self._teacher)
+        for each, prefix, place in zip(students, ("", "trained_"), (folder, folder / "trained"), strict=False):
             measured = summary([each], self._generator.real, self.config.method.sampler())
+            if self._teacher is not None:
+                compared = ratios([each], [self._teacher], self._generator.prompts)
+                measured |= {name: ratio["value"] for name, ratio in compared.items()}
             row |= {f"{prefix}{name}": value for name, value in measured.items() if value is not None}
             write_videos(place, each.videos, self._generator.prompts, self.config.data.fps)
         self._series.add([row])
         self.rows.append(row)
-        shown = "  ".join(f"{name} {row[name]:.3f}" for name in ("frechet", "accuracy") if name in row)
+        shown = "  ".join(f"{name} {row[name]:.3f}" for name in SHOWN if name in row)
         say(f"   validation at step {step}: {shown or folder}")
         self.tracker.metrics(step, {f"validation/{name}": value for name, value in row.items() if name != "step"})
         self.tracker.videos(folder, step)

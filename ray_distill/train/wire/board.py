@@ -94,8 +94,8 @@ class Board:
         """The cause of the last save that failed; "" where none did."""
         return self._unsaved
 
-    def held(self, memory: int) -> None:
-        """A worker says how many bytes it held at most."""
+    def report_memory(self, memory: int) -> None:
+        """Keep the most bytes that any worker has held; a worker calls this with its own at its end."""
         self._memory = max(self._memory, memory)
 
     def memory(self) -> int:

@@ -79,9 +79,9 @@ def stuck(places: Mapping[int, Place], lines: Mapping[int, str], seconds: float)
     where: dict[str, list[int]] = {}
     for rank in sorted(places, key=lambda rank: (places[rank].marks, rank)):
         where.setdefault(f"{places[rank]} ({lines[rank]})", []).append(rank)
-    told = "; ".join(f"{_ranks(ranks)}: {place}" for place, ranks in where.items())
+    positions = "; ".join(f"{_ranks(ranks)}: {place}" for place, ranks in where.items())
     whom = "" if len(late) == len(places) else f", waiting for {_ranks(late)}"
-    return f"no rank has moved for {seconds:.0f} s{whom} (train.hang_timeout_s). {told}"
+    return f"no rank has moved for {seconds:.0f} s{whom} (train.hang_timeout_s). {positions}"
 
 
 def failed(failures: Mapping[int, tuple[Place, str]]) -> str:

@@ -70,18 +70,18 @@ class Split(ray.train.DataConfig):
     def configure(
         self, datasets: dict[str, Any], world_size: int, *others: Any, **more: Any
     ) -> list[dict[str, DataIterator]]:
-        made = {name: replace(stream, world=world_size).dataset() for name, stream in datasets.items()}
-        return super().configure(made, world_size, *others, **more)
+        parts = {name: replace(stream, world=world_size).dataset() for name, stream in datasets.items()}
+        return super().configure(parts, world_size, *others, **more)
 
 
-def resumed_from(run_dir: Path, given: str, thorough: bool = False, **how: Any) -> checkpoint.Checkpoint | None:
+def resumed_from(run_dir: Path, resume_from: str, thorough: bool = False, **how: Any) -> checkpoint.Checkpoint | None:
     """The run's own newest whole checkpoint, else that of ``train.resume_from``, where it names one.
 
     BadCheckpoint where that is unfinished or damaged. ``how``: as ``checkpoint.latest`` takes it.
     """
     last = checkpoint.latest(run_dir, thorough, **how)
-    if last is None and given not in ("latest", "none"):
-        last = checkpoint.Checkpoint(Path(given))
+    if last is None and resume_from not in ("latest", "none"):
+        last = checkpoint.Checkpoint(Path(resume_from))
         try:
             last.verify(thorough)
         except checkpoint.BadCheckpoint as error:

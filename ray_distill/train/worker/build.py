@@ -9,8 +9,8 @@ from torch import nn
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import RoleConfig, RunConfig
-from ray_distill.config.held import Held, stages
 from ray_distill.config.shared_base import base_of
+from ray_distill.config.stages import RunStage, stages
 from ray_distill.models.exits import add_exits
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import placed, random_heads
@@ -31,33 +31,33 @@ from ray_distill.train.worker.step import At, unseen
 from ray_distill.types import Average, Role
 
 
-def build_engines(config: RunConfig, at: At = unseen, held: Held | None = None) -> Engines:
-    """One engine per role that training holds in the stage ``held``, without it the run's first, each with its own
+def build_engines(config: RunConfig, at: At = unseen, stage: RunStage | None = None) -> Engines:
+    """One engine per role that training holds in the stage ``stage``, without it the run's first, each with its own
     weights and adapters; ``at`` learns which is made."""
-    held = held or stages(config)[0]
+    stage = stage or stages(config)[0]
     ranks = make_ranks(config.train.sequence_parallel, config.train.timeout_s)
     heads = {
-        role: placed(role, given, config.model.family, config.pipeline(given.of).transformer)
-        for role, given in config.method.heads.items()
+        role: placed(role, head, config.model.family, config.pipeline(head.of).transformer)
+        for role, head in config.method.heads.items()
     }
     return DeepSpeedEngines(
-        modules(config, heads, at, held, ranks),
-        held.roles,
+        modules(config, heads, at, stage, ranks),
+        stage.roles,
         config.model.pipeline.of.denoiser,
         total_updates(config),
         config.train.micro_batch,
         heads={role: blocks for role, (blocks, _) in heads.items()},
         averages={role: need for role, need in config.method.roles.items() if isinstance(need, Average)},
         nonfinite_limit=config.train.nonfinite_limit,
-        finished=held.finished,
+        finished=stage.finished,
     )
 
 
-def begun(config: RunConfig, held: Held, last: Checkpoint | None, at: At = unseen) -> Engines:
+def start_engines(config: RunConfig, stage: RunStage, last: Checkpoint | None, at: At = unseen) -> Engines:
     """The engines of a stage: as the checkpoint ``last`` has them, else as ``train.init_from`` or their sources do."""
-    engines = build_engines(config, at, held)
+    engines = build_engines(config, at, stage)
     at("resume")
-    if config.train.init_from is not None and (last is None or last.step == held.start):
+    if config.train.init_from is not None and (last is None or last.step == stage.start):
         engines.begin(Checkpoint(config.train.init_from))
     if last is not None:
         engines.load(last)
@@ -68,22 +68,22 @@ def modules(
     config: RunConfig,
     heads: Mapping[Role, tuple[tuple[int, ...], int]],
     at: At,
-    held: Held,
+    stage: RunStage,
     ranks: Ranks | None = None,
 ) -> Iterable[tuple[Role, nn.Module]]:
     """The roles' networks, each made when it is asked for; ``heads``: (blocks, their width) of roles that are heads.
     ``ranks`` share the tokens of each network, which heads see whole."""
     judges = ((role, random_heads(len(blocks), width, config.seed)) for role, (blocks, width) in heads.items())
     if config.model.shared_base:
-        return chain(on_their_bases(config, at, held, ranks), judges)
-    return chain(((role, transformer(config, role, at, ranks)) for role in held.roles if role not in heads), judges)
+        return chain(on_their_bases(config, at, stage, ranks), judges)
+    return chain(((role, transformer(config, role, at, ranks)) for role in stage.roles if role not in heads), judges)
 
 
-def on_their_bases(config: RunConfig, at: At, held: Held, ranks: Ranks | None) -> Iterator[tuple[Role, nn.Module]]:
+def on_their_bases(config: RunConfig, at: At, stage: RunStage, ranks: Ranks | None) -> Iterator[tuple[Role, nn.Module]]:
     """Each base that is held, with the adapters that stand on it behind it."""
-    for base in dict.fromkeys(map(base_of, held.roles)):
+    for base in dict.fromkeys(map(base_of, stage.roles)):
         adapters = {
-            role: lora for role, lora in config.adapters.items() if role in held.roles and base_of(role) == base
+            role: lora for role, lora in config.adapters.items() if role in stage.roles and base_of(role) == base
         }
         yield from on_one_base(transformer(config, base, at, ranks), adapters, config.seed, base)
 
@@ -91,18 +91,18 @@ def on_their_bases(config: RunConfig, at: At, held: Held, ranks: Ranks | None) -
 def transformer(config: RunConfig, role: Role, at: At = unseen, ranks: Ranks | None = None) -> nn.Module:
     """The role's network with its weights and its adapters, on the rank's device; under ZeRO-3 in shards."""
     at("load", role)
-    held = config.role(role)
-    network = loaded(config, held, role)
+    section = config.role(role)
+    network = load_network(config, section, role)
     split(network, ranks, config.model.pipeline.of.exchange_heads)
     differ = any(config.role(other).attention for other in config.held_roles)
-    use_attention(network, held.attention or config.model.attention, always=differ)
-    if held.base_precision == "int8":
+    use_attention(network, section.attention or config.model.attention, always=differ)
+    if section.base_precision == "int8":
         quantize(network)
-    if held.lora is not None:
-        add_lora(network, held.lora, config.seed)
+    if section.lora is not None:
+        add_lora(network, section.lora, config.seed)
     if count := config.method.exits.get(role):
         add_exits(network, count)
-    if held.compile:
+    if section.compile:
         compile_blocks(network)
     return network
 
@@ -118,12 +118,12 @@ def frozen_sources(config: RunConfig) -> dict[Role, str]:
     return {role: weights_hash(config.source(role)) for role in frozen if config.role(role).init != "random"}
 
 
-def loaded(config: RunConfig, held: RoleConfig, role: Role) -> nn.Module:
-    source, dtype = config.source(role), zero.DTYPES[held.dtype]
-    if held.init == "random":
+def load_network(config: RunConfig, section: RoleConfig, role: Role) -> nn.Module:
+    source, dtype = config.source(role), zero.DTYPES[section.dtype]
+    if section.init == "random":
         network = random_transformer(config.model.family, source, config.seed)
-        for parameter in network.parameters() if held.optimizer is None else ():  # an engine casts what is trained
+        for parameter in network.parameters() if section.optimizer is None else ():  # an engine casts what is trained
             parameter.data = parameter.data.to(dtype)
         return network
     network, weights = hollow_transformer(config.model.family, source, dtype)
-    return zero.fill(network, weights, held)
+    return zero.fill(network, weights, section)

@@ -38,9 +38,9 @@ class Carried:
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
         """Tensors that a checkpoint keeps of finished roles, on all ranks in the same order; a tensor is mapped
         from its file."""
-        for role, wanted in self.finished.items() if self.checkpoint else ():
+        for role, sampled_kind in self.finished.items() if self.checkpoint else ():
             assert self.checkpoint is not None
-            for kind, source in {"weights": "weights", wanted: self._kind(role)}.items():
+            for kind, source in {"weights": "weights", sampled_kind: self._kind(role)}.items():
                 for name in self.checkpoint.names(role, "weights"):
                     yield role, f"{kind}/{name}", self.checkpoint.tensor(role, source, name)
 

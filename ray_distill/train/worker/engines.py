@@ -76,7 +76,7 @@ class DeepSpeedEngines:
         trained, with the kind of tensors that they take from the checkpoint which this stage loads."""
         self.rate_factor, self._nonfinite_limit = 1.0, nonfinite_limit
         self._finished, self._carried = finished, Carried(finished)
-        self._held = {
+        self._roles = {
             role: EngineRole(
                 module,
                 zero.initialize(module, configs[role], micro_batch),
@@ -86,82 +86,82 @@ class DeepSpeedEngines:
             )
             for role, module in modules
         }
-        for held in self._held.values():
-            if held.config.ema_decay is not None:
-                held.ema = ShardedEMA(shards.local_shards(held.trainable), held.config.ema_decay)
+        for entry in self._roles.values():
+            if entry.config.ema_decay is not None:
+                entry.ema = ShardedEMA(shards.local_shards(entry.trainable), entry.config.ema_decay)
         for role, average in averages.items():
-            source = self._held[average.of]
+            source = self._roles[average.of]
             source.averages.append(
-                AverageRole(role, average.of, source.trainable, self._held[role].module, average.decay)
+                AverageRole(role, average.of, source.trainable, self._roles[role].module, average.decay)
             )
         self.networks: Networks = {
-            role: FeatureDiscriminator(RoleNetwork(held), DTYPES[held.config.dtype], heads[role])  # type: ignore[misc]
+            role: FeatureDiscriminator(RoleNetwork(entry), DTYPES[entry.config.dtype], heads[role])  # type: ignore[misc]
             if role in heads
-            else denoiser(RoleNetwork(held), DTYPES[held.config.dtype])
-            for role, held in self._held.items()
+            else denoiser(RoleNetwork(entry), DTYPES[entry.config.dtype])
+            for role, entry in self._roles.items()
         }
 
     @property
     def _trained(self) -> dict[Role, EngineRole]:
-        return {role: held for role, held in self._held.items() if held.trainable}
+        return {role: entry for role, entry in self._roles.items() if entry.trainable}
 
     @contextmanager
     def training(self, role: Role) -> Iterator[None]:
         """Only ``role`` can receive a gradient inside; it may pass through the others on its way."""
-        others = [p for other, held in self._trained.items() if other != role for _, p in held.trainable]
+        others = [p for other, entry in self._trained.items() if other != role for _, p in entry.trainable]
         for parameter in others:
             parameter.requires_grad_(False)
-        self._held[role].descends = True
+        self._roles[role].descends = True
         try:
             yield
         finally:
             for parameter in others:
                 parameter.requires_grad_(True)
-            self._held[role].descends = False
+            self._roles[role].descends = False
 
     def backward(self, role: Role, loss: Tensor, last: bool) -> None:
         """Accumulate gradients; ``last`` marks the last micro-batch of an update."""
-        engine = self._held[role].engine
+        engine = self._roles[role].engine
         engine.set_gradient_accumulation_boundary(last)
         engine.backward(loss)
 
     def step(self, role: Role) -> dict[str, Tensor]:
         """Descend. DeepSpeed skips on all ranks where the gradient norm, which they share, is not finite; a skipped
         role's weights, schedule and EMA stay as they were, and the skip is counted."""
-        held = self._held[role]
-        assert held.config.optimizer is not None
-        rate = self.rate_factor * learning_rate(held.config.optimizer, held.updates, held.total_updates)
-        for group in held.optimizer.param_groups:
+        entry = self._roles[role]
+        assert entry.config.optimizer is not None
+        rate = self.rate_factor * learning_rate(entry.config.optimizer, entry.updates, entry.total_updates)
+        for group in entry.optimizer.param_groups:
             group["lr"] = rate
-        held.engine.step()
-        if held.zero_optimizer.overflow:
-            held.skipped += 1
-            held.skipped_in_a_row += 1
-            if held.skipped_in_a_row > self._nonfinite_limit:
+        entry.engine.step()
+        if entry.zero_optimizer.overflow:
+            entry.skipped += 1
+            entry.skipped_in_a_row += 1
+            if entry.skipped_in_a_row > self._nonfinite_limit:
                 raise NotFinite(
-                    f"loss or gradient of {role} was not finite in {held.skipped_in_a_row} updates in a row, after "
-                    f"{held.updates} good ones: lower roles.{role}.optimizer.learning_rate, or its clip_norm"
+                    f"loss or gradient of {role} was not finite in {entry.skipped_in_a_row} updates in a row, after "
+                    f"{entry.updates} good ones: lower roles.{role}.optimizer.learning_rate, or its clip_norm"
                 )
         else:
-            held.updates += 1
-            held.skipped_in_a_row = 0
-            if held.ema is not None and held.updates % held.config.ema_interval == 0:
-                held.ema.update()
-            for average in held.averages:
+            entry.updates += 1
+            entry.skipped_in_a_row = 0
+            if entry.ema is not None and entry.updates % entry.config.ema_interval == 0:
+                entry.ema.update()
+            for average in entry.averages:
                 average.update()
-        norm = float(held.engine.get_global_grad_norm())
-        check_gradient(role, held, norm)
-        logged = {"grad_norm": norm, "lr": rate, "skipped": float(held.skipped)}
+        norm = float(entry.engine.get_global_grad_norm())
+        check_gradient(role, entry, norm)
+        logged = {"grad_norm": norm, "lr": rate, "skipped": float(entry.skipped)}
         return {f"{role}_{name}": torch.tensor(value) for name, value in logged.items()}
 
     @torch.no_grad()
     def pull(self, role: Role, towards: Role, decay: float) -> None:
         """Move one role's weights towards another's, unless that one's update was skipped (collectives): the two may be
         held under different ZeRO stages."""
-        if self._held[towards].zero_optimizer.overflow:
+        if self._roles[towards].zero_optimizer.overflow:
             return
-        own = self._held[role].trainable
-        both = zip(own, shards.masters(own), shards.masters(self._held[towards].trainable), strict=True)
+        own = self._roles[role].trainable
+        both = zip(own, shards.masters(own), shards.masters(self._roles[towards].trainable), strict=True)
         for (_, parameter), (_, weights), (_, goal) in both:
             pulled = torch.lerp(goal, weights, decay)
             shards.set_master(parameter, pulled)
@@ -176,24 +176,24 @@ class DeepSpeedEngines:
 
     def _pieces(self) -> Iterator[shards.Piece[tuple[Role, str]]]:
         """This rank's pieces of what a checkpoint keeps of trained roles and averages."""
-        for role, held in self._trained.items():
-            for name, parameter in held.trainable:
+        for role, entry in self._trained.items():
+            for name, parameter in entry.trainable:
                 yield (role, f"weights/{name}"), parameter, shards.local_shard(parameter)
-                for moment in shards.MOMENTS if held.updates else ():
+                for moment in shards.MOMENTS if entry.updates else ():
                     yield (role, f"{moment}/{name}"), parameter, shards.local_shard(parameter, moment)
-                if held.ema is not None:
-                    yield (role, f"ema/{name}"), parameter, held.ema.average.get(name)
-            for average in held.averages:
+                if entry.ema is not None:
+                    yield (role, f"ema/{name}"), parameter, entry.ema.average.get(name)
+            for average in entry.averages:
                 yield from average.pieces()
 
     def state(self) -> dict[str, Any]:
         """Counters per role: attempts and successes differ where updates were skipped."""
-        trained = {role: {"updates": held.updates, "skipped": held.skipped} for role, held in self._trained.items()}
+        trained = {role: {"updates": entry.updates, "skipped": entry.skipped} for role, entry in self._trained.items()}
         return trained | self._carried.state()
 
     def skipping(self) -> dict[Role, int]:
         """Skipped updates in a row, of roles whose last updates were skipped."""
-        return {role: held.skipped_in_a_row for role, held in self._trained.items() if held.skipped_in_a_row}
+        return {role: entry.skipped_in_a_row for role, entry in self._trained.items() if entry.skipped_in_a_row}
 
     @torch.no_grad()
     def load(self, checkpoint: Checkpoint) -> None:
@@ -203,47 +203,47 @@ class DeepSpeedEngines:
         before."""
         self.carry(checkpoint)
         for role in self._finished:
-            self._carried.put(role, self._held[role].module)
-        for role, held in self._trained.items():
+            self._carried.put(role, self._roles[role].module)
+        for role, entry in self._trained.items():
             counters = checkpoint.state["roles"].get(role)
             if counters is None:
                 assert self._finished, f"{checkpoint.folder} holds no {role}"
                 continue
-            held.updates, held.skipped = counters["updates"], counters["skipped"]
-            held.skipped_in_a_row = checkpoint.state.get(SKIPPING, {}).get(role, 0)
+            entry.updates, entry.skipped = counters["updates"], counters["skipped"]
+            entry.skipped_in_a_row = checkpoint.state.get(SKIPPING, {}).get(role, 0)
             averaged = set(checkpoint.names(role, "ema"))
-            if held.updates:
-                zero.make_moments(held.engine, held.updates)
-            for name, parameter in held.trainable:
+            if entry.updates:
+                zero.make_moments(entry.engine, entry.updates)
+            for name, parameter in entry.trainable:
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
                 shards.set_master(parameter, weights)
                 shards.set_compute_weights(parameter, weights)
-                if held.updates:
+                if entry.updates:
                     for moment in shards.MOMENTS:
                         value = checkpoint.tensor(role, moment, name).to(parameter.device)
                         shards.set_master(parameter, value, moment)
-                if held.ema is not None:  # of a run that had no average, one from now on
+                if entry.ema is not None:  # of a run that had no average, one from now on
                     value = checkpoint.tensor(role, "ema", name) if name in averaged else weights
-                    shards.set_shard(parameter, held.ema.average.get(name), value)
-            for average in held.averages:
+                    shards.set_shard(parameter, entry.ema.average.get(name), value)
+            for average in entry.averages:
                 average.load(checkpoint)
 
     @torch.no_grad()
     def begin(self, checkpoint: Checkpoint) -> None:
         """Start anew with the weights of the trained roles that ``checkpoint`` holds; averages begin with them."""
-        for role, held in self._trained.items():
+        for role, entry in self._trained.items():
             if role not in checkpoint.state["roles"]:
                 continue
-            found = set(checkpoint.names(role, "weights"))
-            for name, parameter in held.trainable:
-                if name.startswith(f"{EXITS}.") and name not in found:
+            names = set(checkpoint.names(role, "weights"))
+            for name, parameter in entry.trainable:
+                if name.startswith(f"{EXITS}.") and name not in names:
                     continue  # the other run's fake score knew no exits: they begin at zero, as in any run
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
                 shards.set_master(parameter, weights)
                 shards.set_compute_weights(parameter, weights)
-                if held.ema is not None:
-                    shards.set_shard(parameter, held.ema.average.get(name), weights)
-            for average in held.averages:
+                if entry.ema is not None:
+                    shards.set_shard(parameter, entry.ema.average.get(name), weights)
+            for average in entry.averages:
                 average.begin(checkpoint)
 
     def carry(self, checkpoint: Checkpoint) -> None:
@@ -252,17 +252,17 @@ class DeepSpeedEngines:
 
     def close(self) -> None:
         """End all engines, whose memory other ones will take."""
-        for held in self._held.values():
-            zero.let_go(held.engine)
+        for entry in self._roles.values():
+            zero.let_go(entry.engine)
 
     def frozen_hash(self) -> str:
         """sha256 over all ranks' shards of what is frozen, roles and bases of adapters: equal at the start and the end
         of a run. What is trained and what is an average are left out."""
         digest = hashlib.sha256()
-        moving = {id(p) for held in self._held.values() for _, p in held.trainable}
-        moving |= {id(p) for held in self._held.values() for average in held.averages for p in average.parameters}
-        for held in self._held.values():
-            for name, tensor in chain(held.module.named_parameters(), held.module.named_buffers()):  # int8 weights
+        moving = {id(p) for entry in self._roles.values() for _, p in entry.trainable}
+        moving |= {id(p) for entry in self._roles.values() for average in entry.averages for p in average.parameters}
+        for entry in self._roles.values():
+            for name, tensor in chain(entry.module.named_parameters(), entry.module.named_buffers()):  # int8 weights
                 if id(tensor) not in moving:
                     shard: Any = getattr(tensor, "ds_tensor", tensor).detach().cpu().contiguous()
                     digest.update(name.encode())

@@ -16,13 +16,13 @@ from torch import Tensor
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import RunConfig
-from ray_distill.config.held import stage_at, stages
+from ray_distill.config.stages import stage_at, stages
 from ray_distill.data.feed.batches import micro_batches
 from ray_distill.rng import StatelessRng
 from ray_distill.train.wire.heartbeat import Pulse
 from ray_distill.train.wire.job import Job
 from ray_distill.train.worker import zero
-from ray_distill.train.worker.build import begun
+from ray_distill.train.worker.build import start_engines
 from ray_distill.train.worker.engines import Engines, NotFinite
 from ray_distill.train.worker.rows import reduced
 from ray_distill.train.worker.saving import Saver
@@ -50,7 +50,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     last = job.resume_point()
     stream = replace(job.stream, start=last.step if last else 0)
     stage = stage_at(config, stream.start)
-    engines = begun(config, stage, last, pulse.at)
+    engines = start_engines(config, stage, last, pulse.at)
     rollbacks = _rolled_back(job, engines)
     teacher = engines.frozen_hash()
     reporter = Reporter(job, placement, engines, device, pulse, rollbacks)
@@ -85,11 +85,11 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
             engines.close()  # others take their memory
             del engines, reporter.saver.engines
             zero.forget()
-            engines = reporter.saver.engines = begun(config, stage, last, pulse.at)
+            engines = reporter.saver.engines = start_engines(config, stage, last, pulse.at)
             engines.rate_factor, teacher = ROLLBACK_FACTOR**rollbacks, engines.frozen_hash()
         pulse.at("data", step=done)
     pulse.at("end")
-    ray.get(job.board.held.remote(most_memory(device)), timeout=60)
+    ray.get(job.board.report_memory.remote(most_memory(device)), timeout=60)
     dist.barrier()
 
 

@@ -38,7 +38,7 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
         zero["offload_optimizer"] = pinned
     if config.offload_parameters:
         zero["offload_param"] = pinned
-    made: dict[str, Any] = {
+    return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,  # Engines.backward marks the last micro-batch itself
         "zero_optimization": zero,
@@ -51,7 +51,6 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
         # At stage 0 WholeAdamW clips; DeepSpeed would before it, and hide the norm.
         "gradient_clipping": config.optimizer.clip_norm if config.optimizer is not None and config.zero else 0.0,
     }
-    return made
 
 
 def fill(module: nn.Module, weights: Weights, config: RoleConfig) -> nn.Module:
@@ -98,13 +97,13 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
     optimizer = _adamw(module, config.optimizer)
     if config.optimizer.clip_value:
         optimizer.register_step_pre_hook(_clamp(config.optimizer.clip_value))
-    made = settings(config, micro_batch, trained)
+    engine_config = settings(config, micro_batch, trained)
     if config.zero == 0:
         whole = WholeAdamW(optimizer, config.optimizer.clip_norm)
-        engine, *_ = deepspeed.initialize(model=module, optimizer=lambda _: whole, config=made)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=lambda _: whole, config=engine_config)
         engine.train()
         return engine
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=made)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=engine_config)
     # In fp32 DeepSpeed looks for bad gradients only where this is set.
     engine.optimizer.check_grad_overflow = True
     engine.train()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from ray_distill.config.measures import MEASURE_OF, ratio_name
 from ray_distill.evaluate.compare import against_teacher, ratios
 from ray_distill.evaluate.metrics import measures
 from ray_distill.evaluate.samples import Samples
@@ -36,7 +37,7 @@ def teacher():
 
 def test_a_teacher_against_itself_is_one(teacher):
     found = ratios([made(*teacher)], [made(*teacher)], PROMPTS)
-    assert set(found) == {*RATIOS, "moving_difference", "clipped_difference"}
+    assert set(found) == {*map(ratio_name, RATIOS), "moving_difference", "clipped_difference"}
     for name, row in found.items():
         assert set(row.values()) == {0.0 if name.endswith("_difference") else 1.0}
 
@@ -51,7 +52,8 @@ def test_each_fault_is_named_by_its_own_ratios(teacher):
         "flickering": ((videos.astype(int) + noise).clip(0, 255).astype(np.uint8), features, (), CHANGE),
     }
     for fault, (shown, seen, low, high) in faults.items():
-        found = {name: row["value"] for name, row in ratios([made(shown, seen)], [made(*teacher)], PROMPTS).items()}
+        rows = ratios([made(shown, seen)], [made(*teacher)], PROMPTS)
+        found = {MEASURE_OF[name]: row["value"] for name, row in rows.items()}
         assert all(found[name] < 0.7 for name in low), (fault, found)
         assert all(found[name] > 1.3 for name in high), (fault, found)
         for name in {"motion", "saturation", "diversity", "contrast"} - {*low, *high, *SPOILT.get(fault, ())}:
@@ -60,7 +62,7 @@ def test_each_fault_is_named_by_its_own_ratios(teacher):
 
 def test_a_teacher_that_stands_still_tells_no_ratio_of_motion(teacher):
     still = made(np.repeat(teacher[0][:, :1], 9, axis=1), teacher[1])
-    assert {*RATIOS} - set(ratios([made(*teacher)], [still], PROMPTS)) == {*MOVING}
+    assert {*map(ratio_name, RATIOS)} - set(ratios([made(*teacher)], [still], PROMPTS)) == {*map(ratio_name, MOVING)}
 
 
 def test_two_seeds_of_the_teacher_say_what_chance_does(teacher):

@@ -139,6 +139,13 @@ def test_missed_names_each_goal_that_was_not_reached():
         "at least 0.9 was asked",
     ]
     assert misses(worse, Goals()) == []
+    ratios = {"ratios": {"motion_ratio": {"value": 0.9, "low": 0.8, "high": 1.0}}}
+    within = {"motion_ratio": {"at_least": 0.95}, "diversity_ratio": {"at_least": 0.9, "at_most": 1.1}}
+    assert misses(REPORT | ratios, Goals(within={"motion_ratio": {"at_least": 0.9}})) == []
+    assert misses(REPORT | ratios, Goals(within=within)) == [
+        "its motion_ratio is 0.900; at least 0.95 was asked",
+        "its diversity_ratio is unknown, since the teacher's diversity is next to nothing",
+    ]
 
 
 def test_a_draw_is_shown_by_how_often_each_value_came():

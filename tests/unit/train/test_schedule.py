@@ -10,8 +10,8 @@ from transformers.optimization import (
     get_polynomial_decay_schedule_with_warmup,
 )
 
-from ray_distill.config.held import distinct
 from ray_distill.config.roles import Optimizer
+from ray_distill.config.stages import distinct
 from ray_distill.methods import METHODS
 from ray_distill.train.schedule import learning_rate, total_updates, warnings
 from tests.unit.toys import run_config

@@ -27,18 +27,22 @@ class Told:
         self.folders.append((folder, step))
 
 
+STARTED = []
+
+
 class Generator:
-    """Samples at once what a checkpoint's folder is called; ``slow`` tasks are not done when asked."""
+    """Samples at once what a checkpoint's folder is called; ``slow`` tasks are not done when asked. The teacher's are
+    there at once."""
 
     real = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
     prompts = ("a one",)
 
     def __init__(self, config, cache):
-        self.started = []
+        pass
 
     def start(self, candidate, seed, num_cpus):
-        self.started.append((candidate.checkpoint.name, seed))
-        return candidate.checkpoint
+        STARTED.append(candidate.role)
+        return candidate.checkpoint or candidate.role
 
 
 @pytest.fixture
@@ -47,10 +51,15 @@ def run(tmp_path, monkeypatch):
     ready, pictures = set(), np.zeros((1, 2, 8, 8, 3), np.uint8)
 
     def get(task, timeout):
+        if task == "teacher":
+            return Samples(Generator.real, 0.5, 0.3, 0.01, pictures, {"motion": torch.tensor([0.5])})
         if not task.is_dir():
             raise FileNotFoundError(task)
-        return Samples(Generator.real + int(task.name[5:]), 0.5, 0.3, 0.01, pictures)
+        step = int(task.name[5:])
+        return Samples(Generator.real + step, 0.5, 0.3, 0.01, pictures, {"motion": torch.tensor([0.1 * step])})
 
+    STARTED.clear()
+    ready.add("teacher")
     fake = SimpleNamespace(wait=lambda tasks, timeout: ([t for t in tasks if t in ready], []), get=get)
     monkeypatch.setattr(validations, "ray", fake)
     monkeypatch.setattr(validations, "Generator", Generator)
@@ -88,6 +97,20 @@ def test_each_due_checkpoint_is_measured_once_in_order(run):
     assert [step for _, step in run.told.folders] == [4, 8]
     assert len(list(run.told.folders[0][0].glob("*.mp4"))) == 1
     assert read(run.config.run_dir) == run.reported
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_each_is_compared_with_the_teacher_which_is_sampled_once(run, wanted):
+    run.config = run.config.model_copy(
+        update={"evaluate": run.config.evaluate.model_copy(update={"validation_ratios": wanted})}
+    )
+    run.checkpoint(4)
+    run.checkpoint(8)
+    run.make().finish()
+    assert [role for role in STARTED if role == "student"] == ["student"] * 2
+    assert STARTED.count("teacher") == wanted
+    ratios = [row.get("motion_ratio") for row in run.reported]
+    assert ratios == (pytest.approx([0.8, 1.6]) if wanted else [None, None])
 
 
 def test_a_run_that_resumes_tells_again_and_measures_no_more(run):

@@ -1,4 +1,6 @@
 import json
+import math
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -19,7 +21,8 @@ SPACE = {
 def trial(name, rate, distances, status, error=None):
     rows = [{"step": 100 * i, "frechet": distance} for i, distance in enumerate(distances, 1)]
     point = {RATE: rate, "method.teacher_guidance": 1.5, "method.student_interval": 5}
-    return Trial(name, point, rows, status, error)
+    last = distances[-1] if distances else math.inf
+    return Trial(name, point, rows, status, error, last, (), last)
 
 
 TRIALS = [
@@ -38,6 +41,14 @@ def test_who_came_further_stands_first():
     assert lines[2].split() == ["best", "0.0002", "1.5", "5", "200", "30.25", "done"]
     assert lines[-1].split() == ["broken", "0.001", "1.5", "5", "0", "-", "failed"]
     assert short(RATE) == "student learning_rate"
+
+
+def test_a_trial_that_breaks_a_constraint_stands_behind_and_says_so():
+    broken = replace(TRIALS[3], broken=("motion_ratio 0.900, at least 0.95 was asked",), score=1e9)
+    ordered = sorted([broken, *TRIALS[:3]], key=lambda t: t.rank)
+    assert [t.name for t in ordered] == ["worse", "best", "stopped", "broken"]
+    line = table(ordered, "objective").splitlines()[3]
+    assert line.endswith("30.25  done; motion_ratio 0.900, at least 0.95 was asked")
 
 
 @pytest.mark.parametrize("trials", [TRIALS, TRIALS[-1:]])

@@ -79,7 +79,7 @@ def test_the_best_is_a_run_of_its_own(written, tmp_path):
         ({"space": {}}, r"space"),
         ({"first_rung": 800}, r"first_rung = 800: not below train\.steps = 800"),
         ({"trails": 3}, r"trails: unknown key.*did you mean 'trials'"),
-        ({"overrides": {"evaluate.metric": None}}, r"evaluate\.metric: .* a sweep needs distances"),
+        ({"overrides": {"evaluate.metric": None}}, r"objective: frechet needs evaluate\.metric; set it"),
         ({"base": "/nowhere/base.yaml"}, r"/nowhere/base\.yaml: no such configuration file"),
     ],
 )
@@ -100,3 +100,26 @@ def test_both_searches_hold_to_the_trials_at_a_time(written, search):
 
     sweep, base = written(f"search={search}")
     assert search_algorithm(sweep, base.config, 2).max_concurrent == 2
+
+
+def test_trials_compare_with_the_teacher_only_where_the_search_needs_it(written):
+    sweep, base = written()
+    assert sweep.objective == {"frechet": 1.0} and not sweep.compares
+    assert not trial_config(sweep, base.config, {}, "a").evaluate.validation_ratios
+    sweep, base = written(constraints={"motion_ratio": {"at_least": 0.95}}, objective="accuracy")
+    assert sweep.objective == {"accuracy": 1.0}
+    assert trial_config(sweep, base.config, {}, "a").evaluate.validation_ratios
+
+
+def test_videos_without_a_metric_are_searched_by_measures(written):
+    moving = {"objective": {"motion_ratio": -1.0}}
+    sweep, _ = written("overrides.evaluate.metric=null", **moving)
+    assert sweep.compares
+    with pytest.raises(ConfigError, match=r"objective: frechet needs evaluate.metric; set it"):
+        written("overrides.evaluate.metric=null")
+    with pytest.raises(
+        ConfigError, match=r"constraints: clipped_difference needs clipped among evaluate.metrics = \[motion"
+    ):
+        written("overrides.evaluate.metrics=[motion]", constraints={"clipped_difference": {"at_most": 0.01}}, **moving)
+    with pytest.raises(ConfigError, match=r"objective: 'motoin' is no number of samples; choose from frechet, acc"):
+        written(objective="motoin")

@@ -86,15 +86,15 @@ def check_pictures(config: RunConfig) -> None:
             f"method.rollout_frames: {where} begins from a picture, which the networks that score later frames of a "
             "long rollout would take for the first of these; remove it"
         )
-    asked, given = config.evaluate.prompts, config.evaluate.images
-    if given and not from_image:
+    prompts, images = config.evaluate.prompts, config.evaluate.images
+    if images and not from_image:
         raise ConfigError("evaluate.images: the pipeline makes videos of text alone; remove it")
-    if from_image and (without := [name for name in asked if name not in given]):
+    if from_image and (without := [name for name in prompts if name not in images]):
         raise ConfigError(
             f"evaluate.prompts: {without[0]!r} has no picture, and the pipeline begins from one; name it in "
             "evaluate.images, or leave evaluate.prompts out for captions and first frames of the data"
         )
-    for name, path in given.items():
+    for name, path in images.items():
         try:
             read_picture(str(path), config.data.maximum_pixels)
         except BadClip as bad:
@@ -111,8 +111,8 @@ def check_sound(config: RunConfig) -> None:
             f"use {of.fps:g}"
         )
     if of.sound is None:
-        if given := [key for key in ("video_weight", "audio_weight") if method_fields(method).get(key, 1.0) != 1.0]:
-            raise ConfigError(f"method.{given[0]}: clips of family {of.name!r} have no sound; remove it")
+        if keys := [key for key in ("video_weight", "audio_weight") if method_fields(method).get(key, 1.0) != 1.0]:
+            raise ConfigError(f"method.{keys[0]}: clips of family {of.name!r} have no sound; remove it")
         return
     if not method.with_sound:
         raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.config.held import distinct
+from ray_distill.config.stages import distinct
 from ray_distill.models.heads import placed
 from ray_distill.models.loading import check_attention, check_weights, empty_transformer
 from ray_distill.models.lora import check_targets
@@ -24,19 +24,19 @@ def check_networks(config: RunConfig) -> None:
     family, whose = config.model.family, ""
     ends: tuple[tuple[str, Any], ...] = ()
     for role in config.method.roles:
-        held, key = config.role(role), f"roles.{role}.path" if config.role(role).path else "model.path"
+        section, key = config.role(role), f"roles.{role}.path" if config.role(role).path else "model.path"
         described = config.pipeline(role).transformer
         for name, heads in config.method.heads.items():
             if heads.of == role:
                 placed(name, heads, family, described)
         if role in config.method.heads:
             continue
-        if held.init == "pretrained":
+        if section.init == "pretrained":
             check_weights(family, config.source(role), key)
-        if held.attention:
-            check_attention(held.attention, f"roles.{role}.attention")
-        if held.lora:
-            check_targets(held.lora, empty_transformer(family, config.source(role)), f"roles.{role}.lora")
+        if section.attention:
+            check_attention(section.attention, f"roles.{role}.attention")
+        if section.lora:
+            check_targets(section.lora, empty_transformer(family, config.source(role)), f"roles.{role}.lora")
         own = tuple((name, described.get(name)) for name in config.model.pipeline.of.ends)
         if whose and own != ends:
             raise ConfigError(
@@ -50,7 +50,7 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
     """Every transformer takes and gives the latents of the pipeline's VAE, and reads its text encoder's text."""
     family = config.model.family
     roles = [role for role in config.method.roles if role not in config.method.heads]
-    sources = {(found := config.pipeline(role)).key: found for role in roles}
+    sources = {(pipeline := config.pipeline(role)).key: pipeline for role in roles}
     for number, part in enumerate(config.data.parts):
         if part.teacher is not None and part.teacher.path is not None:
             key = f"data.datasets.{number}.teacher.path"
@@ -68,12 +68,12 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
                 "text-to-video or an image-to-video folder"
             )
         for name, beside in (("in_channels", extra), ("out_channels", 0)):
-            given = (takes.get(name) or takes["in_channels"]) - beside
-            if given != ends.channels:
+            channels = (takes.get(name) or takes["in_channels"]) - beside
+            if channels != ends.channels:
                 raise ConfigError(
-                    f"{what} has {name} {given + beside}, and the VAE of model.path makes latents of {ends.channels} "
-                    "channels; give a folder whose parts belong together (more channels than those of image to video "
-                    "are those of inpainting or control)"
+                    f"{what} has {name} {channels + beside}, and the VAE of model.path makes latents of "
+                    f"{ends.channels} channels; give a folder whose parts belong together (more channels than those of "
+                    "image to video are those of inpainting or control)"
                 )
         width = source.of.text_width
         if takes[width] != ends.width:
@@ -85,9 +85,9 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
 
 def _check_same_fields(config: RunConfig, source: Pipeline) -> None:
     """Every network sees the same image, or none does."""
-    known, own = (set(of_clips(pipeline.fields(1))) for pipeline in (config.model.pipeline, source))
-    if known != own:
-        spelt = [", ".join(sorted(names)) or "text alone" for names in (own, known)]
+    fields, own = (set(of_clips(pipeline.fields(1))) for pipeline in (config.model.pipeline, source))
+    if fields != own:
+        spelt = [", ".join(sorted(names)) or "text alone" for names in (own, fields)]
         raise ConfigError(
             f"{source.where}: its transformer takes {spelt[0]}, and that of model.path {spelt[1]}; give networks of "
             "one flavour, all from text or all from an image"

@@ -56,11 +56,11 @@ def check_image(config: RunConfig) -> None:
                 f"{pipeline.where}: a clip begins from a picture, and its vae encodes none: {error}; give a folder "
                 "whose first latent frame is one picture"
             ) from None
-    wanted = pipeline.of.tokens(pipeline.described)
-    if wanted is not None and tokens != wanted:
+    length = pipeline.of.tokens(pipeline.described)
+    if length is not None and tokens != length:
         raise ConfigError(
             f"model.max_sequence_length = {tokens}: the transformer of {pipeline.where} splits text from image at "
-            f"{wanted} tokens, and other lengths are wrong without an error; use {wanted}"
+            f"{length} tokens, and other lengths are wrong without an error; use {length}"
         )
 
 

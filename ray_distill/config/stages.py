@@ -12,7 +12,7 @@ from ray_distill.types import Method, Role, Stage, Update
 
 
 @dataclass(frozen=True)
-class Held:
+class RunStage:
     """``roles`` are held from the step ``start`` to the step ``stop``, before which the next stage begins.
 
     ``finished`` are the roles that an earlier stage has trained: by role, the kind of a checkpoint's tensors, weights
@@ -24,31 +24,31 @@ class Held:
     finished: Mapping[Role, str]
 
 
-def stages(config: RunConfig) -> tuple[Held, ...]:
+def stages(config: RunConfig) -> tuple[RunStage, ...]:
     """The stages of a run, one after the other up to its last step; most methods have one."""
-    given = config.method.stages or (Stage(0, config.held_roles),)
-    stops = [*(stage.start for stage in given[1:]), config.train.steps]
+    method_stages = config.method.stages or (Stage(0, config.held_roles),)
+    stops = [*(stage.start for stage in method_stages[1:]), config.train.steps]
     return tuple(
-        Held(
+        RunStage(
             stage.start,
             min(stop, config.train.steps),
             {role: _section(config, role, role in stage.finished) for role in _with_bases(config, stage.roles)},
             {role: config.sampled_tensors(role) for role in stage.finished},
         )
-        for stage, stop in zip(given, stops, strict=True)
+        for stage, stop in zip(method_stages, stops, strict=True)
         if stage.start < config.train.steps
     )
 
 
-def stage_at(config: RunConfig, step: int) -> Held:
+def stage_at(config: RunConfig, step: int) -> RunStage:
     """The stage of the step number ``step``; of a run that has ended, its last."""
-    return [held for held in stages(config) if held.start <= step or not held.start][-1]
+    return [stage for stage in stages(config) if stage.start <= step or not stage.start][-1]
 
 
 def _with_bases(config: RunConfig, roles: tuple[Role, ...]) -> tuple[Role, ...]:
     """``roles`` in the method's order, with the networks that adapters on a shared base stand on."""
-    wanted = {*roles, *((base_of(role) for role in roles) if config.model.shared_base else ())}
-    return tuple(role for role in config.held_roles if role in wanted)
+    names = {*roles, *((base_of(role) for role in roles) if config.model.shared_base else ())}
+    return tuple(role for role in config.held_roles if role in names)
 
 
 def _section(config: RunConfig, role: Role, finished: bool) -> RoleConfig:

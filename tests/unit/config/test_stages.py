@@ -1,6 +1,6 @@
 """Stages of a run: what training holds, and when."""
 
-from ray_distill.config.held import stage_at, stages
+from ray_distill.config.stages import stage_at, stages
 from ray_distill.plan.estimate import checkpoint_size
 from ray_distill.plan.network import Parameters
 from tests.two_experts import phased_config
@@ -9,9 +9,9 @@ from tests.unit.toys import run_config
 
 def test_most_methods_have_one_stage(tmp_path):
     config = run_config(tmp_path)
-    (held,) = stages(config)
-    assert (held.start, held.stop, held.finished) == (0, 800, {})
-    assert held.roles == {role: config.role(role) for role in ("student", "fake_score", "teacher")}
+    (stage,) = stages(config)
+    assert (stage.start, stage.stop, stage.finished) == (0, 800, {})
+    assert stage.roles == {role: config.role(role) for role in ("student", "fake_score", "teacher")}
 
 
 def test_a_finished_expert_is_held_without_optimizer_and_average(tmp_path):
@@ -33,8 +33,8 @@ def test_a_shared_base_is_held_for_the_finished_expert_on_it(tmp_path):
 
 
 def test_both_are_held_in_turns(tmp_path):
-    (held,) = stages(phased_config(tmp_path, {"schedule": "alternating"}))
-    assert len(held.roles) == 6 and not held.finished
+    (stage,) = stages(phased_config(tmp_path, {"schedule": "alternating"}))
+    assert len(stage.roles) == 6 and not stage.finished
 
 
 def test_the_largest_checkpoint_has_no_moments_of_the_finished_expert(tmp_path):
