@@ -195,8 +195,8 @@ def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
 
 
 def spread(captions: Sequence[str], count: int) -> list[str]:
-    """``count`` of the sorted ``captions``, each before any comes again where their number shares no factor with 7: the
-    first ones are not neighbours in the alphabet."""
+    """Pick ``count`` of the sorted ``captions`` in steps of 7, since the first ones are neighbours in the alphabet.
+    Each comes once before any comes again, unless 7 divides their number."""
     return [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]
 
 
@@ -237,8 +237,8 @@ class Generator:
     def start(
         self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True
     ) -> ray.ObjectRef[Samples]:
-        """Start a task that samples every prompt once, on a GPU of its own where the training uses GPUs; by
-        ``evaluate.metrics`` if ``measured``."""
+        """Start a task that samples every prompt once, on a GPU of its own where the training uses GPUs. If
+        ``measured``, the task also measures the videos by ``evaluate.metrics``."""
         names = self._config.evaluate.metrics if measured else ()
         gpus = 1 if self._config.train.use_gpu else 0
         # "DEFAULT", or a trial's tasks would have to fit into the placement group that holds its driver.
