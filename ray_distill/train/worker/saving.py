@@ -40,11 +40,6 @@ class Saver:
         self._writing: Writing | None = None
         self._step = -1
 
-    @property
-    def busy(self) -> bool:
-        """True while a save is being written; the same on all ranks."""
-        return self._writing is not None
-
     def save(self, step: int, wait: bool = True) -> bool:
         """Save a checkpoint after ``step`` steps; without ``wait`` its files are written while training goes on.
 
