@@ -108,7 +108,7 @@ def engines_of(config: Any, case: dict[str, Any], device: torch.device) -> Any:
         trained = [p for p in module.parameters() if p.requires_grad]
         return torch.optim.AdamW(trained, held.learning_rate, held.betas, held.eps, held.weight_decay, fused=True)
 
-    build.loaded = drawn
+    build.load_network = drawn
     if case.get("fused"):
         zero._adamw = fused  # type: ignore[assignment]
     return build.build_engines(config)

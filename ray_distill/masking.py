@@ -76,7 +76,7 @@ _VARIABLE = re.compile(
 )
 _PREFIX = re.compile(r"hf_|gh[oprsu]_|github_pat_|glpat-|sk-|xox|npm_|pypi-|nvapi-")
 _WORD = re.compile(r"(?:[^\W\d_]{1,19}[_.-]?)+")
-_TOKEN = re.compile(r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{8,}|[^\w.-]")
+_GENERATED = re.compile(r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{8,}|[^\w.-]")
 _WEB_PATH = re.compile(r"https?://\S+")
 
 
@@ -177,7 +177,7 @@ def _environment(text: str, whole: bool) -> str:
     values = {value for value in values if value in text or quote(value, safe="") in text}
     if not values:
         return text
-    tokens = frozenset(value for value in values if _PREFIX.match(value) or _TOKEN.search(value))
+    tokens = frozenset(value for value in values if _PREFIX.match(value) or _GENERATED.search(value))
     if tokens:  # in an address of the web a token may be a part of the path
         text = _WEB_PATH.sub(lambda address: _pattern(tokens, "").sub(HIDDEN, address[0]), text)
     alone = tokens if whole else tokens | {value for value in values if not _WORD.fullmatch(value)}

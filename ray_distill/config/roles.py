@@ -41,11 +41,11 @@ class Optimizer(Section):
         "constant"
     )
     warmup_updates: Annotated[int, Field(ge=0)] = 0
-    """Linear, before any schedule."""
+    """Updates of the linear warm-up, before any schedule."""
     min_lr_ratio: Fraction = 0.0
-    """Where a falling schedule ends, as a part of learning_rate."""
+    """End of a falling schedule, as a part of learning_rate."""
     power: Annotated[float, Field(gt=0)] = 1.0
-    """Of the polynomial schedule."""
+    """Exponent of the polynomial schedule."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 is off, and so it is where clip_value is given."""
     clip_value: Annotated[float, Field(ge=0)] = 0.0
@@ -86,30 +86,31 @@ class RoleConfig(Section):
     """DeepSpeed's stage; 0 is all whole on each worker, gradients and moments of a trained role (in float32) too: no
     gathering, where it fits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of all weights that the role computes with, under every stage; buffers stay as they are. Master weights, moments
-    and averages are float32, and the masters begin from the source's float32 weights where it has such."""
+    """Dtype of all weights that the role computes with, under every stage; buffers stay as they are. Master weights,
+    moments and averages are float32, and the masters begin from the source's float32 weights where it has such."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which the gradients of a bf16 role's micro-batches add up and are kept; bf16 is half the bytes, and loses what
+    """Dtype in which the gradients of a bf16 role's micro-batches add up; bf16 is half the bytes, and loses what
     is small where several micro-batches make an update. Ranks' gradients are added in dtype."""
     base_precision: Literal["dtype", "int8"] = "dtype"
-    """int8: what is frozen is held so, whole on each worker. Evaluation and export take the source's own weights."""
+    """int8 holds frozen weights in 8 bits, whole on each worker. Evaluation and export take the source's own
+    weights."""
     offload_optimizer: bool = False
-    """Masters and moments in CPU memory, where AdamW then runs."""
+    """Hold masters and moments in CPU memory, where AdamW then runs."""
     offload_parameters: bool = False
-    """Under ZeRO-3 the shards of the weights, too; each layer is fetched when it is at work."""
+    """Under ZeRO-3 hold the shards of the weights in CPU memory, too; each layer is fetched when it runs."""
     attention: str | None = None
-    """Of this role, in place of model.attention."""
+    """Attention kernel of this role, in place of model.attention."""
     compile: bool = False
     """torch.compile of the repeated blocks; its first steps are slow."""
     gradient_checkpointing: bool = False
     optimizer: Optimizer | None = None
     ema_decay: Fraction | None = None
     ema_interval: PositiveInt = 1
-    """The average moves after each so many updates of this role."""
+    """Updates of this role between two moves of its average."""
 
     @property
     def frozen(self) -> RoleConfig:
-        """The same network, held without optimizer and average."""
+        """The same section without optimizer and average."""
         unused: dict[str, Any] = {
             "optimizer": None,
             "ema_decay": None,

@@ -35,7 +35,9 @@ class RunConfig(Section):
     data: Source
     train: Train
     evaluate: Evaluate = Field(default_factory=Evaluate)
-    track: Track = Field(default_factory=Track)  # made anew: its relative file is one of the working directory of now
+    track: Track = Field(
+        default_factory=Track
+    )  # a new one each time: its relative file belongs to the current working directory
     publish: Publish | None = None
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -118,7 +120,8 @@ class RunConfig(Section):
         return self
 
     def role(self, role: Role) -> RoleConfig:
-        """The role's section; a frozen role without one is ZeRO-3, and an average is held as what it is of."""
+        """The role's section. A frozen role without one gets ZeRO-3, and an average its source's section without
+        optimizer and average."""
         need = self.method.roles.get(role)
         if isinstance(need, Start):
             return RoleConfig(path=self.role(need.of).path, zero=3)
@@ -172,7 +175,7 @@ class RunConfig(Section):
         return self.sampled_tensors(STUDENT)
 
     def sampled_tensors(self, role: Role) -> str:
-        """The average of a trained role, where one is kept."""
+        """The kind of a role's tensors that is sampled: ``ema`` where it has an average, else ``weights``."""
         return "ema" if self.role(role).ema_decay is not None else "weights"
 
     @property

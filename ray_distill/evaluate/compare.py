@@ -172,8 +172,8 @@ def summary(seeds: Sequence[Samples], real: Tensor | None, sampler: Sampler) -> 
 def against_teacher(
     student: Sequence[Samples], teacher: Sequence[Samples], prompts: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """``ratios`` of the student to its teacher, and ``teacher_seeds``, the same of the teacher's first sampling seed to
-    its second: the work of chance alone."""
+    """Compare the student with its teacher (``ratios``), and the teacher's first sampling seed with its second
+    (``teacher_seeds``), which shows what chance alone does."""
     of_student = {"ratios": ratios(student, teacher, prompts)}
     if len(teacher) < 2:
         return of_student
@@ -183,8 +183,8 @@ def against_teacher(
 def ratios(
     student: Sequence[Samples], teacher: Sequence[Samples], prompts: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Student over teacher by each measure and by diversity, the mean and its 95 % interval over prompts; of a
-    rate the difference.
+    """Ratios of the student's mean to the teacher's, by measure and for diversity, each with its 95 % interval over
+    prompts; for rates the difference of the means.
 
     A measure is left out where the teacher's mean is next to nothing.
     """

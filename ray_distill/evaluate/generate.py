@@ -233,8 +233,8 @@ class Generator:
     def start(
         self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True
     ) -> ray.ObjectRef[Samples]:
-        """Start a task that samples every prompt once, on a GPU of its own where the training uses GPUs; by
-        ``evaluate.metrics`` if ``measured``."""
+        """Start a task that samples every prompt once, on a GPU of its own where the training uses GPUs. If
+        ``measured``, the task also measures the videos by ``evaluate.metrics``."""
         names = self._config.evaluate.metrics if measured else ()
         gpus = 1 if self._config.train.use_gpu else 0
         # "DEFAULT", or a trial's tasks would have to fit into the placement group that holds its driver.

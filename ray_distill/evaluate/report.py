@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ray_distill import columns, sheets
+from ray_distill import sheets
+from ray_distill.columns import table as text_table
 from ray_distill.config.evaluate import Goals
 from ray_distill.config.measures import MEASURE_OF
 from ray_distill.jsonl import write_document
@@ -137,7 +138,7 @@ def table(report: Mapping[str, Any]) -> str:
         share, seconds = _number(row.get("accuracy"), ".3f"), _number(row.get("seconds_per_video"), ".3f")
         varied = _number(row.get("diversity"), ".2f")
         lines.append((label, distance, share, varied, _number(row.get("nfe"), "g"), seconds))
-    return f"{columns.table(head, lines)}\n{_footer(report)}".rstrip()
+    return f"{text_table(head, lines)}\n{_footer(report)}".rstrip()
 
 
 def misses(report: Mapping[str, Any], goals: Goals) -> list[str]:

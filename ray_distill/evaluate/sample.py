@@ -67,7 +67,8 @@ def sample_video(
 
 
 def check_picture(config: RunConfig, image: Path | None) -> None:
-    """ConfigError where the network begins from a picture and none is named, or the other way about."""
+    """ConfigError where the network begins from a picture and ``image`` is None, or where it does not and ``image``
+    is named."""
     from_image = bool(of_clips(config.model.encoders.fields))
     if from_image != (image is not None):
         remedy = "give --image PICTURE" if from_image else "leave --image out"
@@ -93,7 +94,7 @@ def _conditioning(
 
 
 def _track(config: RunConfig, latents: Tensor, shape: Latent, device: torch.device) -> Track | None:
-    """The sound of the first of packed ``latents``; None of a picture alone."""
+    """Decode the sound of the first of the packed ``latents``; None where the family has no sound."""
     make = config.model.pipeline.of.sound
     if make is None:
         return None
@@ -129,7 +130,7 @@ def check_picture_frames(config: RunConfig, frames: int) -> None:
 
 
 def enough_chunks(codec: Codec, frames: int, chunks: Chunks) -> tuple[int, ...]:
-    """Latent frames of each of the fewest chunks that make ``frames`` frames or more."""
+    """Lengths, in latent frames, of the fewest chunks that make ``frames`` frames or more."""
     per_latent = codec.stride[0]
     # A codec makes k * stride + 1 frames, or fewer; the surplus is cut off.
     latent = -(-(frames - 1) // per_latent) + 1 if frames > 1 else 1

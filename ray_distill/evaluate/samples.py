@@ -79,8 +79,9 @@ class Samples:
 def kept_name(
     config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int, names: Sequence[str] = ()
 ) -> str | None:
-    """File name of a candidate that no training moves, from all values that its videos and their measures ``names``
-    depend on; else None.
+    """File name for the samples of a candidate that no training moves, made of all values that its videos and their
+    measures ``names`` depend on; None for other candidates. The file stands beside the cache's embeddings of the
+    prompts, on which it depends, too.
 
     It stands beside the cache's embeddings of the prompts, on which it depends, too.
     """

@@ -95,7 +95,7 @@ def export_student(
 
 
 def _family(*networks: torch.nn.Module | None) -> Family:
-    """The family of the first of the ``networks``; TypeError where one is of none."""
+    """The family of the first of the ``networks``; TypeError where a network belongs to no family."""
     for module in networks:
         if module is not None and family_of(type(module).__name__) is None:
             names = " or ".join(each.transformer.__name__ for each in families())
@@ -156,7 +156,7 @@ def check_recipe(sampler: Sampler, export: Export) -> None:
 
 
 def check_place(folder: Path) -> None:
-    """ValueError for a ``folder`` with other content than an export."""
+    """ValueError for a ``folder`` that holds anything but an export."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, and an export is a folder: move it away")
     if folder.exists() and not (folder / RECIPE).is_file() and any(folder.iterdir()):

@@ -63,8 +63,8 @@ def semantic_before(path: Path, overridden: Mapping[str, Any]) -> tuple[Converte
 def convert(path: Path, overridden: Mapping[str, Any], mode: str | None = None) -> Converted:
     """Convert the file; ConfigError, with key, value and remedy, for an unknown or refused key.
 
-    ``overridden`` are the keys that are set elsewhere.
-    ``mode`` is DCM's, in place of the file's."""
+    ``overridden`` are the keys that are set elsewhere; ``mode`` is DCM's, in place of the file's.
+    """
     settings = read_keys(path)
     file, method_keys = open_file(path, settings, overridden, mode)
     try:

@@ -52,7 +52,7 @@ def quiet_client(uri: str) -> MlflowClient:
 
 
 def close_run(uri: str, run_id: str, status: Status) -> bool:
-    """End a run whose own process could not; a run that has ended stays as it is. Whether this call ended it.
+    """End a run whose own process could not; True where this call ended it. A run that has ended stays as it is.
 
     Never raises: a server that does not answer costs a warning and MLflow's HTTP deadlines.
     """
@@ -83,7 +83,7 @@ def key(name: str) -> str:
 
 
 def keys(names: Iterable[str]) -> list[str]:
-    """``key`` of each, with a hash where two of them would be one."""
+    """``key`` of each name, with a hash where two would become equal."""
     names = list(names)
     fit = [key(name) for name in names]
     taken = Counter(fit)

@@ -57,7 +57,7 @@ class Tracker:
 
     @property
     def left(self) -> int:
-        """Calls that MLflow has not got yet."""
+        """Number of calls that MLflow has not received yet."""
         return len(self._outbox)
 
     @property
@@ -89,7 +89,7 @@ class Tracker:
         return tracker
 
     def _open(self, experiment: str, opening: Mapping[str, Any]) -> None:
-        """Open the run, or ask for it; known within ``START_WAIT_S`` unless the server is slower."""
+        """Ask the server to open the run, and wait for its id, at most ``START_WAIT_S``."""
         if self._ended:
             return
         left = self._outbox.first()
@@ -147,7 +147,7 @@ class Tracker:
         return version
 
     def end(self, status: Status) -> None:
-        """Send what is kept and close the run, within ``END_WAIT_S``. Later calls do nothing."""
+        """Send the waiting calls and close the run, within ``END_WAIT_S``. Later calls do nothing."""
         if self._ended:
             return
         self._outbox.add(self._entry("end", status=status))
@@ -161,7 +161,7 @@ class Tracker:
             )
 
     def send(self) -> bool:
-        """Send what is kept, in order; whether nothing is left. In the courier's thread: its state needs no lock."""
+        """Send the waiting calls in order; True where none is left. Only the courier's thread calls it: no lock."""
         if self._courier.now() < self._retry_at:
             return False
         postponed: list[Entry] = []
@@ -204,7 +204,7 @@ class Tracker:
         return {"call": call, "id": uuid.uuid4().hex, "at": int(time.time() * 1000), **values}
 
     def _post(self, call: str, dispensable: bool = False, wait: bool = False, **values: Any) -> Any:
-        """Keep a call and have it sent; with ``wait`` its result, or None where it was not sent by then."""
+        """Keep a call and have it sent; with ``wait`` returns its result, or None where it was not sent in time."""
         if self._ended:
             return None
         entry = self._entry(call, **values)

@@ -67,10 +67,10 @@ class Trial:
 
 @contextmanager
 def cluster(log_to_driver: bool = False, dashboard: bool = False) -> Iterator[None]:
-    """The Ray that is there (a job's, or the caller's), else one of our own on this machine, ended with us.
+    """Use the running Ray (a job's, or the caller's), else start one on this machine that ends with this process.
 
     What Ray's processes print stays in the log files of its session: a terminal holds our lines alone.
-    Without a dashboard Ray Train cannot see that a controller died, and keeps what its workers held: sweeps need one.
+    Without a dashboard Ray Train cannot see that a controller died, and keeps its workers' resources: sweeps need one.
     """
     if ray.is_initialized():
         yield
@@ -107,7 +107,7 @@ class Outlets:
 
 
 def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
-    """The whole run; returns its report. A second run under the same name goes on where the first one stood.
+    """Run all phases; returns the report. A second run under the same name goes on where the first one stopped.
 
     Raises ConfigError before anything starts, Stopped after an orderly end on a signal, and the workers' own errors.
     """
@@ -132,7 +132,7 @@ def _launch(config: RunConfig, trial: Trial | None) -> dict[str, Any]:
         status = "KILLED"
         hook.send("end", f"{config.name} was stopped", status=status)
         raise
-    except Exception as error:  # told, and raised again
+    except Exception as error:  # reported, and raised again
         hook.send("failure", one_line(error), status=status)
         raise
     finally:
@@ -140,13 +140,13 @@ def _launch(config: RunConfig, trial: Trial | None) -> dict[str, Any]:
 
 
 def without_outlets(config: RunConfig) -> RunConfig:
-    """A trial of a sweep is nobody's news: it posts and publishes nothing."""
+    """The configuration without web hook and publication: a trial of a sweep announces nothing."""
     track = config.track.model_copy(update={"webhook": None})
     return config.model_copy(update={"publish": None, "track": track})
 
 
 def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Signals) -> dict[str, Any]:
-    """The phases, on a Ray that is there."""
+    """Run the phases on the Ray that has been started."""
     tracker, hook, hub = outlets.tracker, outlets.hook, outlets.hub
     phases, began = Phases(), time.monotonic()
     tracker.tags({"ray_job": ray_job()})

@@ -1,4 +1,4 @@
-"""ASHA (arXiv 1810.05934), told again after a restart what its trials measured; it stops a trial that measures NaN."""
+"""ASHA (arXiv 1810.05934) that learns again after a restart what its trials measured, and stops a trial at NaN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray_distill.tune.trial import OBJECTIVE, TIME, run_name
 
 
 class Asha(ASHAScheduler):
-    """Knows of each trial that is added again what its run measured at the rungs before."""
+    """ASHA that reads for each trial that is added again what its run measured at earlier rungs."""
 
     def __init__(self, runs: Path, aim: Objective, first_rung: int, steps: int, reduction: int) -> None:
         super().__init__(time_attr=TIME, grace_period=first_rung, max_t=steps, reduction_factor=reduction)

@@ -23,7 +23,9 @@ class Slots:
 
 
 def slots(cluster: Mapping[str, float], train: Train, asked: int | None) -> Slots:
-    """``cluster`` is Ray's resources in all. Workers get less of a CPU each where that lets ``asked`` trials run.
+    """Number of trials at a time, and the CPUs of their workers; ``cluster`` has all of Ray's resources.
+
+    Workers get less of a CPU each where that lets ``asked`` trials run.
 
     A trial that trains on GPUs has one more for its validations, where the cluster has one. ConfigError where not
     even one trial fits, or not as many as are asked for.

@@ -15,7 +15,7 @@ from ray_distill.config import RunConfig
 from ray_distill.config.stages import stage_at
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker import zero
-from ray_distill.train.worker.build import begun
+from ray_distill.train.worker.build import start_engines
 from ray_distill.train.worker.engines import Engines
 from ray_distill.train.worker.step import train_step
 from tests.checkpoints import write
@@ -42,7 +42,7 @@ def trained(rank: int, world: int, config: RunConfig, folder: Path, start: int =
     micro_batch = config.train.micro_batch
     last = Checkpoint(folder / f"{start}") if start else None
     stage = stage_at(config, start)
-    engines = begun(config, stage, last)
+    engines = start_engines(config, stage, last)
     before = engines.frozen_hash()
     for step in range(start, config.train.steps):
         batches = jobs.micro_batches(jobs.Case(micro_batch=micro_batch), step, rank, world)
@@ -55,7 +55,7 @@ def trained(rank: int, world: int, config: RunConfig, folder: Path, start: int =
             engines.close()
             del engines
             zero.forget()
-            engines = begun(config, stage, last)
+            engines = start_engines(config, stage, last)
             before = engines.frozen_hash()
     return {f"{role}/{name}": tensor.clone() for role, name, tensor in engines.tensors()}
 
@@ -157,7 +157,7 @@ def live() -> int:
 
 def held_and_left(rank: int, world: int, config: RunConfig) -> tuple[int, int]:
     """Bytes that the first stage's engines hold after they were trained, and that are left of them when they end."""
-    before, engines = live(), begun(config, stage_at(config, 0), None)
+    before, engines = live(), start_engines(config, stage_at(config, 0), None)
     for step in range(2):
         train_step(config.method, engines, jobs.micro_batches(jobs.Case(), step, rank, world), step, StatelessRng(0))
     held = live() - before

@@ -69,7 +69,7 @@ def one_full_disk(rank: int, world: int, folder: str, wait: bool) -> tuple[list[
         for step in (1, 2, 3):
             with file_limit(100) if (rank, step) == (2, 2) else nullcontext():
                 writes.save(step, wait)
-                while writes.busy and not wait:
+                while writes._writing is not None and not wait:
                     writes.poll()  # as at each meeting of the ranks
             dist.barrier()  # rank 0 removes what was half written
             results.append((Path(folder) / folder_name(step)).is_dir())

@@ -123,10 +123,10 @@ class Cut:
         numbers, frames = self.numbers, self._frames(times)
         if numbers[-1] >= frames:
             if self.fps is None:
-                raise BadClip(path, f"has {frames} frames and {numbers[-1] + 1} are seconds; {REMEDY}")
+                raise BadClip(path, f"has {frames} frames and {numbers[-1] + 1} are needed; {REMEDY}")
             seconds = (numbers[-1] + 1) / self.fps
             raise BadClip(
-                path, f"lasts {times.seconds:.3g} s and {seconds:.3g} s are seconds at {self.fps:g} fps; {REMEDY}"
+                path, f"lasts {times.seconds:.3g} s and {seconds:.3g} s are needed at {self.fps:g} fps; {REMEDY}"
             )
         if self.fps is None:
             return numbers

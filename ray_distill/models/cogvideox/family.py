@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
@@ -88,8 +88,8 @@ def check(pipeline: Pipeline, tokens: int) -> None:
 
 def scheduler(network: nn.Module) -> CogVideoXDDIMScheduler:
     """The scheduler of the pipeline that published such a network."""
-    shift = snr_shift_scale(network.config)  # type: ignore[arg-type]
-    return CogVideoXDDIMScheduler(**PUBLISHED, snr_shift_scale=shift)
+    config: Any = network.config
+    return CogVideoXDDIMScheduler(**PUBLISHED, snr_shift_scale=snr_shift_scale(config))
 
 
 FAMILY = Family(

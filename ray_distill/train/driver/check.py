@@ -78,8 +78,8 @@ def check_preparation(config: RunConfig) -> None:
 
 
 def check_track(config: RunConfig) -> None:
-    """ConfigError unless ``track.uri`` names a store that MLflow knows, and neither it nor a dataset's address lacks
-    the secret that written configurations hide."""
+    """ConfigError unless ``track.uri`` names a store that MLflow knows, and no address lacks the secret that written
+    configurations hide."""
     if HIDDEN in config.track.uri:
         raise ConfigError(
             f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "

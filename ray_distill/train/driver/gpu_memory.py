@@ -16,7 +16,7 @@ TIMEOUT_S = 60.0
 
 
 def check_room(config: RunConfig) -> str:
-    """A line on the run's memory; ConfigError where the exact terms alone are more than a GPU has."""
+    """A line on the run's memory; ConfigError where the exactly counted terms alone exceed a GPU's memory."""
     memory = smallest_gpu()
     if memory is None:
         return ""
@@ -30,7 +30,7 @@ def check_room(config: RunConfig) -> str:
 
 
 def smallest_gpu() -> int | None:
-    """Bytes of the smallest GPU of all nodes, by NVML; None where none tells."""
+    """Bytes of the smallest GPU of all nodes, by NVML; None where NVML finds none."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     asked = [
         ray.remote(gpu_bytes)

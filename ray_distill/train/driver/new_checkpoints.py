@@ -10,7 +10,7 @@ from ray_distill.checkpoint.layout import folders, step_of
 
 
 class Arrivals:
-    """Hands each checkpoint of ``run_dir`` that comes from now on to ``take``, with its step, once."""
+    """Call ``take`` once for each checkpoint that appears in ``run_dir`` from now on, with its folder and step."""
 
     def __init__(self, run_dir: Path, take: Callable[[Path, int], None]) -> None:
         self.run_dir, self.take = run_dir, take

@@ -47,7 +47,7 @@ def _asked(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(config: RunConfig, cache: Cache) -> list[str]:
-    """Changes of a cache's sources, in lines: clips that are gone, and new ones, which a resumed run does not see."""
+    """Lines on changes of a cache's sources: clips that are gone, and new ones, which a resumed run does not see."""
     try:
         listed = {(entry.dataset, entry.video) for entry in entries(config.data) if entry.video}
     except (ValueError, OSError) as error:
@@ -73,7 +73,7 @@ def _count(clips: list[tuple[int, str]]) -> str:
 
 
 def check_teacher(config: RunConfig, last: Checkpoint) -> None:
-    """ConfigError where a frozen role has other weights than the run was trained with, unless that is asked for."""
+    """ConfigError where a frozen role has other weights than the run was trained with, unless that is allowed."""
     for role, then in last.state.get(SOURCES, {}).items():
         if config.train.other_teacher or config.method.roles.get(role) != "frozen":
             continue
@@ -90,7 +90,7 @@ def new_run(last: Checkpoint) -> str:
 
 
 def averages(config: RunConfig, last: Checkpoint) -> list[str]:
-    """Averages of roles that a run has from now on, or no more, in words."""
+    """Lines on roles whose average a run keeps from now on, or no longer keeps."""
     then, lines = with_defaults(last.state["config"]).get("roles", {}), []
     for role in config.roles:
         before, now = (then.get(role) or {}).get("ema_decay"), config.role(role).ema_decay
@@ -104,7 +104,7 @@ def averages(config: RunConfig, last: Checkpoint) -> list[str]:
 
 
 def with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored configuration with the keys that came later, so that a checkpoint outlives them."""
+    """A stored configuration with the defaults of keys that were added later, so that old checkpoints still load."""
     try:
         return RunConfig.model_validate(stored).dump()
     except ValidationError:

@@ -18,8 +18,8 @@ from ray_distill.errors import Stopped
 
 @dataclass
 class Signals:
-    """Signals that came, and the answer to them: ``request_stop`` while something has to be saved, else Stopped at
-    once."""
+    """Signals that have arrived, and the answer to them: ``request_stop`` while something has to be saved, else Stopped
+    at once."""
 
     signum: int | None = None
     request_stop: Callable[[], None] | None = None
@@ -36,7 +36,7 @@ class Signals:
 
 @contextmanager
 def watch_signals() -> Iterator[Signals]:
-    """Handle SIGINT and SIGTERM; only a main thread can, elsewhere signals are left alone."""
+    """Handle SIGINT and SIGTERM. Only a main thread can: in any other, signals are left alone."""
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield signals

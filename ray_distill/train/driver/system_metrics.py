@@ -23,7 +23,7 @@ Values = dict[str, float]
 
 
 class Sampler:
-    """One machine's load, under the names that MLflow's own monitor uses. GPUs are there where NVML finds any."""
+    """Sampler of one machine's load, under the names of MLflow's own monitor; with GPUs where NVML finds any."""
 
     def __init__(self) -> None:
         psutil.cpu_percent()  # the first call has no interval to measure
@@ -86,7 +86,7 @@ def _of_gpu(gpu: Any) -> Values:
     for name, ask in asked.items():
         try:
             values[name] = ask()
-        except pynvml.NVMLError:  # a GPU need not know all: a slice of one has no utilization
+        except pynvml.NVMLError:  # not every GPU reports everything: a slice of one has no utilization
             continue
     return values
 

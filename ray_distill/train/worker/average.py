@@ -27,7 +27,7 @@ class AverageRole:
         self._ema = ShardedEMA(shards.local_shards(source), decay)
 
     def update(self) -> None:
-        """After a successful update of the source."""
+        """Move the average after a successful update of its source."""
         self._ema.update()
         self._follow()
 

@@ -166,8 +166,7 @@ class DeepSpeedEngines:
         both = zip(own, shards.masters(own), shards.masters(self._roles[towards].trainable), strict=True)
         for (_, parameter), (_, weights), (_, goal) in both:
             pulled = torch.lerp(goal, weights, decay)
-            shards.set_master(parameter, pulled)
-            shards.set_compute_weights(parameter, pulled)
+            shards.set_weights(parameter, pulled)
 
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
         """(role, "kind/parameter", whole fp32 tensor) of all that a checkpoint keeps, gathered in buckets: copy what
@@ -218,8 +217,7 @@ class DeepSpeedEngines:
                 zero.make_moments(entry.engine, entry.updates)
             for name, parameter in entry.trainable:
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
-                shards.set_master(parameter, weights)
-                shards.set_compute_weights(parameter, weights)
+                shards.set_weights(parameter, weights)
                 if entry.updates:
                     for moment in shards.MOMENTS:
                         value = checkpoint.tensor(role, moment, name).to(parameter.device)
@@ -241,8 +239,7 @@ class DeepSpeedEngines:
                 if name.startswith(f"{EXITS}.") and name not in names:
                     continue  # the other run's fake score knew no exits: they begin at zero, as in any run
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
-                shards.set_master(parameter, weights)
-                shards.set_compute_weights(parameter, weights)
+                shards.set_weights(parameter, weights)
                 if entry.ema is not None:
                     shards.set_shard(parameter, entry.ema.average.get(name), weights)
             for average in entry.averages:

@@ -32,7 +32,7 @@ from ray_distill.train.worker.step import train_step
 from ray_distill.types import Placement
 
 ROLLBACK_FACTOR = 0.5
-"""Of the learning rates, at each rollback."""
+"""Factor of the learning rates at each rollback."""
 
 
 def work(job: Job) -> None:
@@ -110,7 +110,7 @@ def resumed_rollouts(
 
 
 def most_memory(device: torch.device) -> int:
-    """Bytes that this process held at most: on a GPU what torch allocated, else what was resident, libraries too."""
+    """The most bytes that this process has used: torch's allocations on a GPU, else resident memory with libraries."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
@@ -129,13 +129,13 @@ def _rolled_back(job: Job, engines: Engines) -> int:
 
 
 def is_due(config: RunConfig, done: int) -> bool:
-    """True where a checkpoint belongs after ``done`` steps."""
+    """True where a checkpoint is due after ``done`` steps."""
     cadences = [config.train.checkpoint_every, config.evaluate.every or config.train.checkpoint_every]
     return any(done % cadence == 0 for cadence in cadences) or done in {stage.stop for stage in stages(config)}
 
 
 class Reporter:
-    """Rows to the board, checkpoints to the run's folder. Ranks meet only every few seconds, by rank 0's clock."""
+    """Send rows to the board and save checkpoints. Ranks meet only every few seconds, by rank 0's clock."""
 
     def __init__(
         self,
@@ -155,8 +155,9 @@ class Reporter:
         self.next_step: int | None = None
 
     def add(self, step: int, logs: dict[str, Tensor]) -> tuple[bool, bool]:
-        """Keep this step's values; at a meeting gather those of all ranks and push rows. Returns whether to stop, and
-        whether a node is about to be taken away, for which nothing has been saved yet."""
+        """Keep this step's values; at a meeting gather those of all ranks and push rows.
+
+        Returns (whether to stop, whether a node will be taken away, for which nothing has been saved yet)."""
         self.rows.append((step, logs))
         # Before each checkpoint, too: rows of steps that a resumed run does not repeat must not die with a worker.
         saving = is_due(self.job.config, step + 1)
@@ -195,5 +196,5 @@ class Reporter:
         return bool(verdict[0])
 
     def save(self, step: int, wait: bool = True) -> bool:
-        """A checkpoint after ``step`` steps; without ``wait`` it is written while training goes on, where it may be."""
+        """Save a checkpoint after ``step`` steps; without ``wait`` it is written while training goes on, if so set."""
         return self.saver.save(step, wait or not self.job.config.train.checkpoint_in_background)

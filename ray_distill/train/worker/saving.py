@@ -21,7 +21,7 @@ from ray_distill.types import Placement
 
 
 class Saver:
-    """Every method is a collective; one save is in the writing at most."""
+    """Saver of checkpoints: every method is a collective, and at most one save is being written."""
 
     def __init__(
         self,
@@ -40,15 +40,10 @@ class Saver:
         self._writing: Writing | None = None
         self._step = -1
 
-    @property
-    def busy(self) -> bool:
-        """True while a save is being written; the same on all ranks."""
-        return self._writing is not None
-
     def save(self, step: int, wait: bool = True) -> bool:
-        """A checkpoint after ``step`` steps; without ``wait`` its files are written beside what follows.
+        """Save a checkpoint after ``step`` steps; without ``wait`` its files are written while training goes on.
 
-        Whether it has not failed so far. A failure goes to the driver, once for all ranks.
+        False where it has failed so far. A failure goes to the driver, once for all ranks.
         """
         if step == self._step:
             return self.settle() if wait else True
@@ -73,12 +68,12 @@ class Saver:
         return self.settle() if wait else True
 
     def poll(self) -> None:
-        """Settle the save that is in the writing, if all ranks are done."""
+        """Settle the save that is being written, if all ranks are done."""
         if self._writing is not None and all(gather(self._writing.done())):
             self.settle()
 
     def settle(self) -> bool:
-        """Wait for the save that is in the writing; whether it did not fail."""
+        """Wait for the save that is being written; False where it failed."""
         writing, self._writing = self._writing, None
         if writing is None:
             return True

@@ -40,7 +40,7 @@ def local_shard(parameter: nn.Parameter, moment: str | None = None) -> Tensor | 
 
 
 def local_shards(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
-    """This rank's pieces by name; what it holds nothing of is left out."""
+    """This rank's pieces by name, without the tensors of which it holds nothing."""
     return {name: shard for name, parameter in parameters if (shard := local_shard(parameter)) is not None}
 
 
@@ -150,10 +150,17 @@ def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None
 
 
 def set_compute_weights(parameter: nn.Parameter, weights: Tensor) -> None:
-    """The weights that the next forward uses are not the masters: without this the first step runs on the old ones."""
+    """Set the weights that the next forward uses. They are not the masters: without this the first step would run on
+    the old ones."""
     if _is_zero3(parameter):
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             if dist.get_rank() == 0:
                 parameter.data.copy_(weights)
     else:
         parameter.data.copy_(weights)
+
+
+def set_weights(parameter: nn.Parameter, weights: Tensor) -> None:
+    """Set the fp32 master weights and the compute weights from the whole tensor."""
+    set_master(parameter, weights)
+    set_compute_weights(parameter, weights)

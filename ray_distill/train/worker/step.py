@@ -13,11 +13,11 @@ from ray_distill.train.worker.engines import Engines
 from ray_distill.types import Batch, Method, Shared
 
 At = Callable[..., Any]
-"""Is told each phase of a step, and of which role."""
+"""Function that is called with each phase of a step, and its role."""
 
 
 def unseen(*_: Any) -> None:
-    """Nobody is told."""
+    """Ignore the phase."""
 
 
 def train_step(
