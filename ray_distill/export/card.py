@@ -16,6 +16,8 @@ ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks fo
 LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
 COMFYUI = {ADAPTER: "comfyui_lora.safetensors", LOW_ADAPTER: "comfyui_lora_2.safetensors"}
 """The same adapters' files for ComfyUI."""
+CUT = "adapter of the difference"
+"""Line of the card of a student whose adapter was cut out of what training changed."""
 TEMPLATE = Path(__file__).with_name("card.md")
 
 
@@ -52,6 +54,7 @@ def model_card(
         "ranks": ranks,
         "adapter": ADAPTER,
         "low_adapter": LOW_ADAPTER,
+        "cut": CUT in card,
         "comfyui": [f"`{COMFYUI[name]}`" for name in ranks] if comfyui else [],
         "boundary": None if boundary is None else f"{1000 * boundary:g}",
         "sight": _sight(chunks["window"]) if chunks else "",

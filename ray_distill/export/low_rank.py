@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ray_distill.export.card import CUT
 from ray_distill.models.lora import LoRA
 
 OVERSAMPLING, ITERATIONS = 16, 4  # of the randomised decomposition (Halko et al., arXiv 0909.4061)
@@ -30,7 +31,7 @@ class LowRank:
         worst = max(self.errors, key=self.errors.__getitem__)
         mean = sum(self.errors.values()) / len(self.errors)
         lines = {
-            "adapter of the difference": f"rank {self.lora.rank}, {len(self.errors)} layers",
+            CUT: f"rank {self.lora.rank}, {len(self.errors)} layers",
             "its error by layer": f"{mean:.3g} of the difference on average, {self.errors[worst]:.3g} at {worst}",
         }
         if self.outside:

@@ -54,7 +54,8 @@ def test_a_higher_rank_is_the_student_itself_in_diffusers_own_hands(run, tmp_pat
     fresh = WanTransformer3DModel.from_pretrained(config.model.path / "transformer")
     fresh.load_lora_adapter(out, prefix="transformer", weight_name=ADAPTER)
     assert (velocity(fresh) - velocity(network)).abs().max() < 1e-4
-    assert "adapter of the difference: rank 6" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "adapter of the difference: rank 6" in card and "is near this student, as the error" in card
 
 
 def test_a_random_start_is_refused(tmp_path):

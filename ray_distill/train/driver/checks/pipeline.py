@@ -73,15 +73,15 @@ def check_comfyui(config: RunConfig) -> None:
     """Every layer of an adapter that leaves has a name that ComfyUI knows it by."""
     experts = config.method.sampler().experts
     for role in (experts.high, experts.low) if experts else (STUDENT,):
-        lora = config.role(role).lora
-        if lora is None or lora.whole:
+        lora, cut = config.role(role).lora, config.model.export_lora_rank is not None
+        if (lora is None or lora.whole) and not cut:
             raise ConfigError(
                 f"model.comfyui_lora = true: {role} leaves without an adapter; give it roles.{role}.lora without "
-                "whole, or remove the key"
+                "whole, set model.export_lora_rank, or remove the key"
             )
         network = empty_transformer(config.model.family, config.source(role))
         for name, module in network.named_modules():
-            if isinstance(module, nn.Linear) and lora.adapts(name):
+            if isinstance(module, nn.Linear) and (cut or lora is None or lora.adapts(name)):
                 original_name(name, config.model.pipeline.of)
 
 
