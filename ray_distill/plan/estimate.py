@@ -11,7 +11,7 @@ from ray_distill.config.shared_base import base_of
 from ray_distill.config.stages import stages
 from ray_distill.models.spec import Latent
 from ray_distill.plan import memory
-from ray_distill.plan.forwards import Call, Cycle, Kind, Path, cycle
+from ray_distill.plan.forwards import Call, Causal, Cycle, Kind, Path, cycle
 from ray_distill.plan.memory import Moment, State
 from ray_distill.plan.network import Parameters, architecture, latent_shape, parameters
 from ray_distill.plan.passes import Pass, Workload, count
@@ -159,7 +159,9 @@ class Counted:
         a ``graph`` keeps for its backward."""
         assert call.causal is not None and call.causal.past is not None
         frames = sum(end - start for start, end in {*call.causal.past, *graph})
-        return self.one(call).saved * (frames + call.causal.frames) // call.causal.frames
+        # A narrow window lets the chunk go at once: its bytes are counted without one.
+        alone = replace(call, causal=Causal(call.causal.frames, past=(), remember=True))
+        return self.one(alone).saved * (frames + call.causal.frames) // call.causal.frames
 
     def start_cache(self, path: Path) -> dict[Role, int]:
         """Bytes of the cache of one micro-batch with which a path goes on with an earlier step's rollout, by role: its
@@ -167,7 +169,8 @@ class Counted:
         first = path.calls[0] if path.calls else None
         if first is None or first.causal is None or not first.causal.remember:
             return {}
-        return {first.role: self.cache(first, ()) - self.one(first).saved}
+        own = replace(first, causal=replace(first.causal, past=()))
+        return {first.role: self.cache(first, ()) - self.cache(own, ())}
 
     def carried(self, repeated: Cycle) -> dict[Role, int]:
         """Bytes at most of the cache of one micro-batch's rollout between steps, where it goes on, by role."""
