@@ -69,6 +69,7 @@ class Late:
     roles: ClassVar = {"student": "trained"}
     heads: ClassVar = {}
     uses_latents = False
+    streamed = None
 
     def sampler(self):
         return Sampler((1000.0,), "ode")
