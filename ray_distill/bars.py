@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import threading
+from contextlib import suppress
 from typing import TextIO
 
 from tqdm import tqdm
@@ -23,18 +26,27 @@ Bar.set_lock(threading.RLock())
 def bar(what: str, total: int, unit: str = "", done: int = 0, out: TextIO | None = None) -> Bar:
     """A live bar from ``done`` to ``total`` on ``out`` (None: standard error), whose pace is the mean since now. Where
     that is no terminal, ``disable`` is True and nothing is drawn. Close it, or use it as a context."""
+    out = out or sys.stderr
     return Bar(
         desc=what,
         total=total,
         initial=done,
         unit=unit and f" {unit}",
-        file=out or sys.stderr,
+        file=out,
         disable=None,  # tqdm's word for: where ``file`` is no terminal
-        dynamic_ncols=True,
+        ncols=_columns(out),
+        dynamic_ncols=_columns(out) is None,
         mininterval=0,
         smoothing=0,
         bar_format=FORM,
     )
+
+
+def _columns(out: TextIO) -> int | None:
+    """80 on a terminal without a size, on which tqdm would draw lines of no width; else None: the terminal's own."""
+    with suppress(OSError, AttributeError, io.UnsupportedOperation):  # no terminal, or none with a descriptor
+        return 80 if os.get_terminal_size(out.fileno()).columns == 0 else None
+    return None
 
 
 def write(text: str, end: str = "\n", out: TextIO | None = None) -> None:

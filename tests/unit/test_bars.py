@@ -1,6 +1,10 @@
+import fcntl
 import io
 import logging
+import os
+import struct
 import sys
+import termios
 
 import pytest
 
@@ -68,3 +72,19 @@ def test_bars_start_no_thread(monkeypatch):
     terminal(monkeypatch)
     with bar("step", 4):
         assert Bar.monitor is None
+
+
+@pytest.mark.parametrize(("columns", "width"), [(0, 80), (60, 60)])
+def test_a_terminal_without_a_size_is_taken_for_one_of_80_columns(columns, width):
+    """Terminals that a program opens for another have none until somebody sets it; tqdm's lines would be empty."""
+    reader, end = os.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0))
+    with os.fdopen(end, "w") as out, bar("step", 4, out=out) as shown:
+        shown.update(1)
+        out.flush()
+        text = ""
+        while "1/4" not in text:  # the terminal hands on what it has
+            text += os.read(reader, 10_000).decode()
+    os.close(reader)
+    line = text.split("\r")[-1]
+    assert line.startswith("step: 1/4") and width - 2 <= len(line) <= width
