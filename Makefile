@@ -35,10 +35,10 @@ teacher: install  ## train anew the teacher that the quickstart ships with
 	$(BIN)/ray-distill train configs/teacher_quickstart.yaml $(ARGS)
 	cp output/digits_teacher/export/transformer/* examples/digits_teacher/transformer/
 
-# Units fill the cores that the others leave idle, at a lower priority; each file's on one worker, for what it caches.
+# Units fill the cores that the others leave idle: Ray gives its workers a nice of 15. Each file's on one worker, for what it caches.
 test: install  ## the tests: a gang of gloo processes, then Ray, and beside them units, whose lines come last
 	@log=$$(mktemp); trap 'kill $$units 2>/dev/null; rm -f $$log' EXIT; failed=0; \
-	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest tests/unit -n auto --dist loadfile -m "not slow" --durations=5 \
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile -m "not slow" --durations=5 \
 		>$$log 2>&1 & units=$$!; \
 	$(BIN)/python -m pytest tests/gang -m "not slow" --durations=5 || failed=1; \
 	$(BIN)/python -m pytest tests/ray --durations=5 || failed=1; \
