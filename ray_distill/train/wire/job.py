@@ -1,4 +1,4 @@
-"""Job: what the driver hands to Ray Train; decides what a run resumes from. Light to import."""
+"""Job: the values that the driver hands to Ray Train. Light to import."""
 
 from __future__ import annotations
 
