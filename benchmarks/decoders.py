@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -124,11 +126,24 @@ def picture(number: int, height: int, width: int) -> np.ndarray:
     return frame
 
 
+@contextmanager
+def own_priority() -> Iterator[None]:
+    """Scheduled afterwards as before: SVT-AV1 makes the thread that opens it a real-time one where that is root's."""
+    if not hasattr(os, "sched_getscheduler"):  # not Linux
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
+
+
 def write(folder: Path, kind: Kind) -> Path:
     """The file of a kind."""
     path = folder / kind.name.replace(" ", "_")
     form = {".m4v": "mp4", ".wmv": "asf", ".ogv": "ogg", ".3gp": "mp4"}.get(path.suffix)
-    with av.open(str(path), "w", format=form) as container:
+    with own_priority(), av.open(str(path), "w", format=form) as container:
         stream = container.add_stream(kind.codec, rate=kind.rate, options=kind.options)
         stream.height, stream.width, stream.pix_fmt = *kind.size, kind.pix_fmt
         stream.codec_context.thread_count = 1

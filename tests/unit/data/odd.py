@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
+from benchmarks.decoders import own_priority
 from ray_distill.data.read import video
 from ray_distill.data.read.clip import Video
 from ray_distill.data.read.container import PIXELS
@@ -47,7 +48,7 @@ def write(
     """A file of ``picture``s; ``milliseconds`` are their times, ``turn`` the degrees that a player must turn it by
     (anticlockwise), ``context`` more attributes of the codec's context."""
     options = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "12"}}.get(codec, {})
-    with av.open(str(path), "w") as container:
+    with own_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
         if milliseconds:

@@ -178,3 +178,11 @@ def test_truncated_files_give_right_frames_or_none(tmp_path, name, tenth):
     except BadClip as bad:
         assert bad.reason
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux alone has these policies")
+def test_a_file_of_av1_leaves_the_process_its_priority(tmp_path):
+    """SVT-AV1 as root would leave it at real time, where it starves whatever else runs here."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    odd.write(tmp_path / "a.mp4", "libsvtav1", frames=2)
+    assert (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) == before
