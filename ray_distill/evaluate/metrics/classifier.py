@@ -114,7 +114,7 @@ class Metric(nn.Module):
         """Write config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / WEIGHTS)
-        config = {"heads": self.words, "size": self.size, "channels": self.channels}
+        config: dict[str, object] = {"heads": self.words, "size": self.size, "channels": self.channels}
         config |= {"window": self.window, "pooling": self.pooling}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
