@@ -31,11 +31,14 @@ class CausalPatchPCA(nn.Module):
         self.first, self.rest = first, rest
 
     @classmethod
-    def fit(cls, pixels: Tensor, patch: tuple[int, int, int] = (4, 4, 4), channels: int = 16) -> CausalPatchPCA:
+    def fit(
+        cls, pixels: Tensor, patch: tuple[int, int, int] = (4, 4, 4), channels: int = 16, whitening: float = 1.0
+    ) -> CausalPatchPCA:
         """Fit the leading ``channels`` components of ``pixels`` [N, 3, T, H, W]: of all pictures for the first frame,
-        of the blocks behind it for the rest."""
+        of the blocks behind it for the rest. ``whitening`` is that of PatchPCA."""
         pictures = pixels.movedim(2, 1).flatten(0, 1)[:, :, None]
-        return cls(PatchPCA.fit(pictures, (1, *patch[1:]), channels), PatchPCA.fit(pixels[:, :, 1:], patch, channels))
+        first = PatchPCA.fit(pictures, (1, *patch[1:]), channels, whitening)
+        return cls(first, PatchPCA.fit(pixels[:, :, 1:], patch, channels, whitening))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

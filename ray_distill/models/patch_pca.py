@@ -14,10 +14,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class PatchPCA(nn.Module):
-    """A fixed, whitened PCA of RGB blocks: latents = basis (block - mean) / scale, decode is its pseudo-inverse.
+    """A fixed PCA of RGB blocks: latents = basis (block - mean) / scale, decode is its pseudo-inverse.
 
     It stands behind Codec as a real VAE does. ``mean`` [D], ``basis`` [C, D]
-    with orthonormal rows and ``scale`` [C], the standard deviations, where D = 3 x the pixels of a block.
+    with orthonormal rows and ``scale`` [C], where D = 3 x the pixels of a block.
     """
 
     mean: Tensor
@@ -31,8 +31,14 @@ class PatchPCA(nn.Module):
             self.register_buffer(name, value.detach().float().contiguous())
 
     @classmethod
-    def fit(cls, pixels: Tensor, patch: tuple[int, int, int] = (3, 4, 4), channels: int = 16) -> PatchPCA:
-        """Fit the leading ``channels`` components of the blocks of ``pixels`` [N, 3, T, H, W]."""
+    def fit(
+        cls, pixels: Tensor, patch: tuple[int, int, int] = (3, 4, 4), channels: int = 16, whitening: float = 1.0
+    ) -> PatchPCA:
+        """Fit the leading ``channels`` components of the blocks of ``pixels`` [N, 3, T, H, W].
+
+        With standard deviations s, the scale is c s^whitening, where c makes the latents' mean square 1. At 1 every
+        channel has variance 1; below it, noise hides a strong component later than a weak one, as it does in pixels.
+        """
         blocks = _blocks(pixels, patch).reshape(-1, 3 * patch[0] * patch[1] * patch[2])
         mean = blocks.mean(0, dtype=torch.float64)
         # Blocks stay fp32 and only the D x D covariance is fp64: a data set of blocks in fp64 would double the memory.
@@ -44,7 +50,9 @@ class PatchPCA(nn.Module):
             raise ValueError(f"these videos span fewer than channels={channels} directions; ask for fewer channels")
         # An eigenvector's sign is free; fixing it keeps the latents equal between machines.
         largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
-        return cls(mean, basis * largest.sign(), variances.sqrt(), patch)
+        std = variances.sqrt()
+        scale = std**whitening
+        return cls(mean, basis * largest.sign(), scale * (std / scale).square().mean().sqrt(), patch)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

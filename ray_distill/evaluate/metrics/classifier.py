@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ray_distill.models.parts import check_stored, read_json, stored_shapes
 from ray_distill.settings import Section
 
 WEIGHTS = "model.safetensors"
+Pooling = Literal["mean", "max"]
 
 
 class Metric(nn.Module):
@@ -27,7 +28,8 @@ class Metric(nn.Module):
     ``heads`` maps a head to its class words (``{"digit": ["zero", ...]}``): a video answers its prompt where every
     head's word is one of the prompt's words. Several heads of equal words ask for them in the prompt's order: of "a red
     five behind a blue three" the first digit is the five. ``size`` is the (T, H, W) it was trained on and the only one
-    it takes.
+    it takes. ``window`` is the side of the last convolution's kernel. ``pooling`` "mean" averages its values over space
+    and time; "max" takes the largest over space before it averages over time, which finds a small thing at any place.
     """
 
     def __init__(
@@ -35,18 +37,22 @@ class Metric(nn.Module):
         heads: Mapping[str, Sequence[str]],
         size: tuple[int, int, int],
         channels: tuple[int, int, int] = (10, 20, 64),
+        window: int = 4,
+        pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
         self.words = {head: tuple(words) for head, words in heads.items()}
         self.size, self.channels = tuple(size), tuple(channels)
+        self.window, self.pooling = window, pooling
         first, second, last = self.channels
         self.trunk = nn.Sequential(
             nn.Conv3d(3, first, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv3d(first, second, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv3d(second, last, (1, 4, 4)),
+            nn.Conv3d(second, last, (1, window, window)),
             nn.ReLU(),
+            *([nn.AdaptiveMaxPool3d((None, 1, 1))] if pooling == "max" else []),
             nn.AdaptiveAvgPool3d(1),
             nn.Flatten(),
         )
@@ -59,7 +65,7 @@ class Metric(nn.Module):
 
     @torch.no_grad()
     def features(self, videos: np.ndarray | Tensor, batch: int = 256) -> Tensor:
-        """fp32 [B, 64] of uint8 frames [B, T, H, W, 3] or pixels [B, 3, T, H, W] in [-1, 1]."""
+        """fp32 [B, channels[-1]] of uint8 frames [B, T, H, W, 3] or pixels [B, 3, T, H, W] in [-1, 1]."""
         videos = torch.as_tensor(videos)
         pixels = to_pixels(videos) if videos.dtype == torch.uint8 else videos
         if pixels.ndim != 5 or tuple(pixels.shape[2:]) != self.size:
@@ -108,7 +114,8 @@ class Metric(nn.Module):
         """Write config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / WEIGHTS)
-        config = {"heads": self.words, "size": self.size, "channels": self.channels}
+        config: dict[str, object] = {"heads": self.words, "size": self.size, "channels": self.channels}
+        config |= {"window": self.window, "pooling": self.pooling}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
@@ -122,7 +129,7 @@ class Metric(nn.Module):
             key = ".".join(map(str, error.errors()[0]["loc"]))
             raise ConfigError(f"{where}: config.json: {key}: {error.errors()[0]['msg']}") from None
         with torch.device("meta"):
-            metric = cls(described["heads"], described["size"], described["channels"])
+            metric = cls(**described)
         shapes = {name: tuple(value.shape) for name, value in metric.state_dict().items()}
         check_stored(stored_shapes(folder, Path(WEIGHTS).stem, where), shapes, where)
         try:
@@ -135,7 +142,7 @@ class Metric(nn.Module):
     def load(cls, folder: Path) -> Metric:
         """The metric, frozen and in evaluation mode."""
         config = json.loads((Path(folder) / "config.json").read_text())
-        metric = cls(config["heads"], tuple(config["size"]), tuple(config["channels"]))
+        metric = cls(**config)
         metric.load_state_dict(load_file(Path(folder) / WEIGHTS))
         return metric.eval().requires_grad_(False)
 
@@ -146,3 +153,5 @@ class _Description(Section):
     heads: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)]
     size: tuple[PositiveInt, PositiveInt, PositiveInt]
     channels: tuple[PositiveInt, PositiveInt, PositiveInt]
+    window: PositiveInt = 4
+    pooling: Pooling = "mean"

@@ -92,6 +92,19 @@ def test_metric_survives_its_folder_and_reads_frames_as_pixels(tmp_path):
         again.features(pixels[:, :, :8])
 
 
+def test_max_pooling_takes_the_best_place_of_each_frame(tmp_path):
+    torch.manual_seed(0)
+    metric = Metric(HEADS, (9, 24, 24), window=6, pooling="max")
+    metric.save(tmp_path)
+    pixels = torch.rand(2, 3, 9, 24, 24) * 2 - 1
+    maps = metric.trunk[:6](pixels)
+    assert maps.shape == (2, 64, 3, 1, 1)  # a window of 6 sees the whole 24 x 24
+    wide = torch.rand(2, 3, 9, 32, 32) * 2 - 1
+    maps = metric.trunk[:6](wide)
+    torch.testing.assert_close(metric.trunk(wide), maps.amax((3, 4)).mean(2))
+    assert torch.equal(Metric.checked(tmp_path, "metric").load(tmp_path).features(pixels), metric.features(pixels))
+
+
 def test_shipped_metric_reads_digits_and_directions():
     """Drawn here, without the example's own drawing and without its mp4."""
     metric = Metric.load(TEACHER / "metric")

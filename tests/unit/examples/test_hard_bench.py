@@ -52,16 +52,19 @@ def test_the_rate_warms_up_stays_and_falls_to_zero():
     assert np.diff(rates[750:]).max() < 0 and rates[-1] == pytest.approx(1 / 250)
 
 
-def test_an_epoch_shows_every_clip_once_in_an_order_of_its_own():
-    batch, clips = two_digits_teacher.BATCH, 10 * two_digits_teacher.BATCH
-    first, second = (torch.cat([two_digits_teacher.rows_of(e * 10 + i, clips, 0) for i in range(10)]) for e in (0, 1))
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(clips)) and not torch.equal(first, second)
-    assert torch.equal(two_digits_teacher.rows_of(3, clips, 0), first[3 * batch : 4 * batch])
+@pytest.mark.parametrize("step", [0, two_digits_teacher.SHORT_STEPS])
+def test_a_step_sees_the_beginnings_of_its_clips(step):
+    clips = np.arange(40 * FRAMES).reshape(40, FRAMES, 1, 1, 1)
+    frames, batch = two_digits_teacher.LONG if step else two_digits_teacher.SHORT
+    rows, several = two_digits_teacher.beginnings(clips, step, seed=0)
+    assert np.array_equal(several[..., 0, 0, 0], rows[:, None] * FRAMES + np.arange(frames)) and len(rows) == batch
+    assert np.array_equal(several, two_digits_teacher.beginnings(clips, step, seed=0)[1]), "resume sees other clips"
+    assert not np.array_equal(rows, two_digits_teacher.beginnings(clips, step + 1, seed=0)[0])
 
 
 def test_the_codec_of_the_bench_takes_its_clips():
     from two_digits_base import CHANNELS, PATCH
 
-    wide = torch.randn(2, 3, 5, 24, 24, generator=torch.Generator().manual_seed(0))
+    wide = torch.randn(2, 3, 9, 24, 24, generator=torch.Generator().manual_seed(0))
     codec = CausalPatchPCA.fit(wide, PATCH, 4)
-    assert codec.latent_shape(FRAMES, SIZE, SIZE) == (4, 9, 8, 8) and CHANNELS == 32
+    assert codec.latent_shape(FRAMES, SIZE, SIZE) == (4, 5, 12, 12) and CHANNELS == 24

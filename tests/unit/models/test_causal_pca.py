@@ -58,6 +58,19 @@ def test_both_parts_are_white_over_what_they_were_fitted_on(codec, clips):
         torch.testing.assert_close(rows.mean(0), torch.zeros(8), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("whitening", [0.0, 0.5])
+def test_less_whitening_keeps_ratios_of_the_standard_deviations(codec, clips, whitening):
+    """Latents' standard deviations are s^(1 - whitening) / sqrt(mean s^(2 - 2 whitening)) of the components' s."""
+    softer = CausalPatchPCA.fit(clips, channels=8, whitening=whitening)
+    rows = softer.encode(clips)[:, :, 1:].movedim(1, -1).reshape(-1, 8)
+    wanted = codec.rest.scale ** (1 - whitening)
+    wanted = wanted / wanted.square().mean().sqrt()
+    torch.testing.assert_close(rows.std(0, correction=0), wanted, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(
+        softer.decode(softer.encode(clips)), codec.decode(codec.encode(clips)), atol=1e-4, rtol=0
+    )
+
+
 def test_all_channels_lose_nothing():
     pixels = torch.rand(64, 3, 5, 2, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     codec = CausalPatchPCA.fit(pixels, patch=(1, 1, 1), channels=3)
