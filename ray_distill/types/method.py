@@ -84,7 +84,7 @@ class Method(Protocol):
 
     @property
     def streamed(self) -> AtSave | None:
-        """Where rollouts go on from step to step: what a save does with them. None: each update makes its own."""
+        """Fate at a save of rollouts that go on from step to step; None: each update makes its own."""
         ...
 
     def updates(self, step: int) -> tuple[Update, ...]:
