@@ -164,7 +164,8 @@ class LongRollouts(Chunked):
                 rollout.cond, rollout.uncond = batch.cond, batch.uncond
                 rollout.cache, rollout.frames = Cache(window=self.chunks.window), 0
             return replace(batch, cond=rollout.cond, uncond=rollout.uncond)
-        shape = tuple(rollout.x.shape[1:])
+        _, channels, frames, height, width = rollout.x.shape
+        shape = (channels, frames, height, width)
         return replace(batch, cond=rollout.cond, uncond=rollout.uncond, latent_shape=shape)
 
     def extend(self, rollout: Rollout, x: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class SelfForcing(LongRollouts, DMD):
             return simulate(see, recipe, x_T, batch.cond, lambda i: noise_of(i, where), k, descends)
 
         context = partial(noise_of, most_steps(sampler))
-        past = rollout and rollout.cache
+        past = None if rollout is None else rollout.cache
         chunks = stream(
             networks[STUDENT], self.chunks, self.lengths_of(stretch), batch.cond, context, denoise_chunk, past, last
         )

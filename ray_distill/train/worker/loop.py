@@ -103,7 +103,7 @@ def resumed_rollouts(
     """The rollouts that go on from step to step: those of the checkpoint ``last``, else new ones."""
     train, chunks = config.train, config.method.sampler().chunks
     positions = share(train.global_batch, placement.data_rank, placement.data_size, train.micro_batch)
-    rollouts = Rollouts(config.method.streamed, positions, chunks and chunks.window)
+    rollouts = Rollouts(config.method.streamed, positions, None if chunks is None else chunks.window)
     if last is not None:
         rollouts.load(last, device)
     return rollouts
