@@ -59,6 +59,16 @@ def test_a_line_that_is_no_text_costs_itself(tmp_path):
     assert latin == "m.parquet, row 2: not UTF-8 (byte 0xe9); save it as UTF-8"
 
 
+@pytest.mark.parametrize("caption", ["2024-05-01", "2024-05-01 10:00:00", "007", "1e3", "true", "NA", "None", "nan"])
+def test_text_that_looks_like_another_type_stays_text(tmp_path, caption):
+    """Other readers of tables take such columns for dates, numbers, truth or nothing."""
+    manifest = put(tmp_path / "m.jsonl", lines({"video": "a.mp4", "caption": caption}).encode())
+    table = put(tmp_path / "m.csv", f"video,caption\na.mp4,{caption}\n".encode())
+    parquet.write_table(pa.table({"video": ["a.mp4"], "caption": [caption]}), tmp_path / "m.parquet")
+    for path in (manifest, table, tmp_path / "m.parquet"):
+        assert captions(entries(source({"manifest": path}))) == [[caption]]
+
+
 BLANK = ["", "  \n", "\u3000\u200b", None]
 
 

@@ -74,6 +74,24 @@ def test_pictures_that_an_edit_list_hides_are_neither_counted_nor_shown(tmp_path
         read_clip(str(path), Cut(4, number=len(shown) // 4))
 
 
+@pytest.mark.parametrize("flags", ["frag_keyframe+empty_moov", "cmaf"])
+def test_a_file_in_fragments_has_the_clips_of_the_plain_one(tmp_path, flags):
+    """Its first frame is late, since no edit list takes the delay of b-frames off, and its header counts no frames."""
+    plain = odd.write(tmp_path / "a.mp4", frames=24, gop_size=8, max_b_frames=2)
+    path = tmp_path / "b.mp4"
+    with av.open(str(plain)) as old, av.open(str(path), "w", options={"movflags": flags}) as new:
+        copy = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = copy
+                new.mux(packet)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 0 and next(container.decode(video=0)).time > 0
+    assert probe(str(path)).frames == 24
+    for cut in (Cut(4, fps=fps, number=number) for fps in (None, 4) for number in (0, 2)):
+        assert numbers(path, cut) == numbers(plain, cut)
+
+
 def test_equal_times_are_frames_of_their_own(tmp_path):
     path = odd.write(tmp_path / "a.mkv", milliseconds=[0, 1, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9], max_b_frames=0)
     assert numbers(path, Cut(4)) == [0, 1, 2, 3] and numbers(path, Cut(4, number=2)) == [8, 9, 10, 11]
