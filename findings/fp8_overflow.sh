@@ -2,8 +2,9 @@
 # Numbers that are too large for eight bits, cast to torch's float8 formats on a CPU.
 # Versions: torch 2.13.0 (CPU).
 # Guess: beyond its range a format without infinity (e4m3fn) gives NaN, and one with infinity (e5m2) gives infinity.
-# Seen: both saturate, at 448 and 57,344; e4m3fn does so for infinity itself, so that weights that had overflowed come back finite, and
-# no later look for infinities finds them. e4m3fnuz gives NaN for 448 already, and the exponents-only e8m0fnu drops the sign.
+# Seen: e4m3fn saturates at 448, for infinity itself, too, so that weights that had overflowed come back finite, and no later look for
+# infinities finds them. e5m2 is as guessed: it rounds to 57,344 up to 61,440, and from there to infinity. e4m3fnuz gives NaN for 448
+# already, and the exponents-only e8m0fnu drops the sign.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -15,12 +16,12 @@ import math
 
 import torch
 
-VALUES = (448.0, 500.0, 60_000.0, math.inf, -math.inf, math.nan, -3.0)
+VALUES = (448.0, 500.0, 60_000.0, 61_440.0, math.inf, -math.inf, math.nan, -3.0)
 SEEN = {
-    torch.float8_e4m3fn: (448.0, 448.0, 448.0, 448.0, -448.0, math.nan, -3.0),
-    torch.float8_e5m2: (448.0, 512.0, 57_344.0, math.inf, -math.inf, math.nan, -3.0),
-    torch.float8_e4m3fnuz: (math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, -3.0),
-    torch.float8_e8m0fnu: (512.0, 512.0, 65_536.0, math.nan, math.nan, math.nan, 4.0),
+    torch.float8_e4m3fn: (448.0, 448.0, 448.0, 448.0, 448.0, -448.0, math.nan, -3.0),
+    torch.float8_e5m2: (448.0, 512.0, 57_344.0, math.inf, math.inf, -math.inf, math.nan, -3.0),
+    torch.float8_e4m3fnuz: (math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, -3.0),
+    torch.float8_e8m0fnu: (512.0, 512.0, 65_536.0, 65_536.0, math.nan, math.nan, math.nan, 4.0),
 }
 print(f"torch {torch.__version__}")
 for dtype, expected in SEEN.items():
