@@ -19,7 +19,7 @@ from ray_distill.models.lora import LoRA
 from ray_distill.models.places import SECOND
 from ray_distill.secrets import masked
 from ray_distill.settings import Folder, Name, Section, Seed
-from ray_distill.types import LOW, STUDENT, TEACHER, Average, Method, Role, Start
+from ray_distill.types import LOW, STUDENT, STUDENT_LOW, TEACHER, Average, Method, Role, Start
 
 if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
@@ -92,9 +92,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _a_cut_adapter_has_a_start(self) -> RunConfig:
-        random = [
-            role for role, need in self.method.roles.items() if need == "trained" and self.role(role).init == "random"
-        ]
+        students = [role for role in (STUDENT, STUDENT_LOW) if role in self.method.roles]
+        random = [role for role in students if self.role(role).init == "random"]
         if self.model.export_lora_rank is not None and random:
             raise ValueError(
                 f"model.export_lora_rank = {self.model.export_lora_rank}: roles.{random[0]}.init = random has no "

@@ -39,9 +39,9 @@ def export(
     first = adapter(config, high, checkpoint)
     second = adapter(config, low, checkpoint) if low in LOW else None
     if config.model.export_lora_rank is not None:
-        first, lines = _cut(config, high, transformer, own)
+        first, lines = _cut(config, high, checkpoint, transformer, own)
         if low in LOW and other is not None:
-            second, more = _cut(config, low, other, rest)
+            second, more = _cut(config, low, checkpoint, other, rest)
             lines |= {f"{name} (low noise)": line for name, line in more.items()}
     return export_student(
         folder or config.run_dir / FOLDER,
@@ -66,9 +66,12 @@ def export(
 
 
 def _cut(
-    config: RunConfig, role: Role, network: nn.Module, tensors: Mapping[str, Tensor] | None
-) -> tuple[Adapter, dict[str, str]]:
-    """The adapter of ``model.export_lora_rank`` next to what training changed of a role, and its lines of the card."""
+    config: RunConfig, role: Role, checkpoint: Path, network: nn.Module, tensors: Mapping[str, Tensor] | None
+) -> tuple[Adapter | None, dict[str, str]]:
+    """The adapter of ``model.export_lora_rank`` next to what training changed of a role, and its lines of the card;
+    None where the role's stage has not begun."""
+    if role not in Checkpoint(checkpoint).state.get("roles", {role}):
+        return None, {}
     assert tensors is not None and config.model.export_lora_rank is not None  # a random start is refused before a run
     _, start = hollow_transformer(config.model.family, config.source(role), torch.float32)
     cut = low_rank(network, tensors, start, config.model.export_lora_rank)

@@ -8,7 +8,8 @@ from torch import nn
 from ray_distill.config import ConfigError
 from ray_distill.export.diffusers import ADAPTER
 from ray_distill.export.low_rank import factors, low_rank
-from ray_distill.export.student import export
+from ray_distill.export.student import _cut, export
+from tests.checkpoints import write
 from tests.unit.export.test_adapter import SHAPE, run, velocity  # noqa: F401
 from tests.unit.toys import run_config
 
@@ -61,3 +62,15 @@ def test_a_higher_rank_is_the_student_itself_in_diffusers_own_hands(run, tmp_pat
 def test_a_random_start_is_refused(tmp_path):
     with pytest.raises((ConfigError, ValueError), match=r"export_lora_rank = 4: roles\.student\.init = random"):
         run_config(tmp_path, model__export_lora_rank=4, roles__student__init="random")
+
+
+def test_other_roles_may_begin_at_random(tmp_path):
+    config = run_config(tmp_path, model__export_lora_rank=4, roles__fake_score__init="random")
+    assert config.model.export_lora_rank == 4
+
+
+def test_an_expert_whose_stage_has_not_begun_leaves_without_an_adapter(run, tmp_path):  # noqa: F811
+    config, _, network = run
+    write(tmp_path / "early", [], {"step": 3, "roles": {}}, 0, 1, lambda part: [part])
+    model = config.model.model_copy(update={"export_lora_rank": 6})
+    assert _cut(config.model_copy(update={"model": model}), "student", tmp_path / "early", network, {}) == (None, {})
