@@ -112,8 +112,9 @@ class Validations:
             self._generator = Generator(self.config, self.cache)
         folder, sampler = self.config.run_dir / folder_name(step), self.config.method.sampler()
         candidates = [Candidate(STUDENT, sampler, folder, averaged) for averaged in self.config.validated]
-        if self.config.evaluate.validation_ratios and self._teacher is None:
-            candidates += [many for name, many in teachers(self.config).items() if name == "teacher_many"]
+        many = teachers(self.config).get("teacher_many")
+        if many is not None and self._teacher is None and self.config.evaluate.validation_ratios:
+            candidates.append(many)
         seed = self.config.evaluate.tune_seed
         self._running = step, [self._generator.start(candidate, seed, TASK_CPUS) for candidate in candidates]
 

@@ -82,9 +82,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
             break
         if stage.stop == done < config.train.steps:
             if not saved:
-                raise RuntimeError(
-                    f"the stage that begins at step {done} needs a checkpoint of it, which was not saved"
-                )
+                raise RuntimeError(f"the stage that begins at step {done} needs a checkpoint, which was not saved")
             stage, last = stage_at(config, done), Checkpoint(job.run_dir / folder_name(done))
             engines.close()  # others take their memory
             del engines, reporter.saver.engines
