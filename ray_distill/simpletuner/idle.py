@@ -63,7 +63,7 @@ IDLE: Mapping[str, str] = {
         validation_method validation_external_script validation_external_background post_upload_script
         post_checkpoint_script""",
     "the hub alone is published to, beside the training, in diffusers' format with this tool's card": """
-        push_to_hub_background publishing_config model_card_safe_for_work model_card_note lora_format""",
+        push_to_hub_background publishing_config model_card_safe_for_work model_card_note""",
     "each checkpoint is written whole, as checkpoint_step_interval and checkpoints_total_limit say": """
         checkpointing_rolling_steps checkpoints_rolling_total_limit checkpointing_use_tempdir
         delete_invalid_checkpoints""",
@@ -116,7 +116,6 @@ ANYWAY: Mapping[str, str] = {
     "gradient_checkpointing_backend": "torch",
     "num_validation_images": "1",
     "validation_method": "simpletuner-local",
-    "lora_format": "diffusers",
     "vae_dtype": "default",
 }
 """Values of idle keys that ask for what is done anyway."""

@@ -19,6 +19,10 @@ KEYS: Mapping[str, Key] = {
     "lora_type": Key(networks.lora_type, "`standard` is peft's LoRA; `lycoris` is refused", default="standard"),
     "lora_rank": Key(networks.lora("rank", whole), "`roles.*.lora.rank` of each trained role", default=16),
     "lora_alpha": Key(networks.lora("alpha", number), "`roles.*.lora.alpha`; absent: the rank"),
+    "lora_format": Key(
+        networks.lora_format,
+        "`comfyui`: `model.comfyui_lora`, a file of the adapter by ComfyUI's names beside diffusers' own",
+    ),
     "lycoris_config": Key(networks.lycoris_config, "no effect: it belongs to LyCORIS; the file is not read"),
     "peft_lora_target_modules": Key(networks.targets, "`roles.*.lora.targets` of each trained role"),
     "pretrained_model_name_or_path": Key(

@@ -26,6 +26,8 @@ EFFECTS = [
     ("model_type", "lora", {"roles.student.lora.rank": 128, "roles.fake_score.lora.rank": 128}),
     ("lora_rank", 8, {"roles.student.lora.rank": 8, "roles.fake_score.lora.rank": 8}),
     ("lora_alpha", 4, {"roles.student.lora.alpha": 4.0, "roles.fake_score.lora.alpha": 4.0}),
+    ("lora_format", "comfyui", {"model.comfyui_lora": True}),
+    ("lora_format", "diffusers", {"model.comfyui_lora": False}),
     ("mixed_precision", "bf16", {f"roles.{r}.dtype": "bfloat16" for r in ("student", "fake_score", "teacher")}),
     ("mixed_precision", "no", {f"roles.{r}.dtype": "float32" for r in ("student", "fake_score", "teacher")}),
     ("base_model_precision", "int8-quanto", {"roles.student.base_precision": "int8", "roles.teacher.zero": 0}),
@@ -201,6 +203,7 @@ NOTES = [
 REFUSED = [
     ("model_family", "flux", "families here: wan"),
     ("model_type", "lokr", "known: lora, full"),
+    ("lora_format", "kohya", "known: diffusers, comfyui"),
     ("lora_type", "lycoris", "LyCORIS is not supported; use standard"),
     ("pretrained_model_name_or_path", "Wan-AI/none", "hf download Wan-AI/none; or name a folder: model.path=FOLDER"),
     ("pretrained_t5_model_name_or_path", "google/umt5", "those of pretrained_model_name_or_path; give that name"),
@@ -354,6 +357,14 @@ def test_a_full_student_trains_all_weights_and_none_of_them_is_int8(folder):
     loaded = load(folder, dmd(model_type="full", base_model_precision="no_change"))
     assert all(loaded.config.role(role).lora is None for role in ("student", "fake_score"))
     assert any(text.startswith("lora_alpha = 128, lora_rank = 128: no effect") for text in loaded.warnings)
+
+
+def test_a_full_student_has_no_adapter_to_name_for_comfyui(folder):
+    full = dmd(model_type="full", base_model_precision="no_change", lora_format="comfyui")
+    loaded = load(folder, full)
+    assert not loaded.config.model.comfyui_lora
+    assert any("lora_format = comfyui: no effect: model_type is full" in text for text in loaded.warnings)
+    assert load(folder, full, "model.export_lora_rank=4").config.model.comfyui_lora
 
 
 def dataset(folder, **changes):
