@@ -132,7 +132,9 @@ KEYS: Mapping[str, Key] = {
         validation.validation_steps, "DMD: the student's own steps; else `method.sampling_steps`"
     ),
     "validation_guidance": Key(validation.guidance, "1.0, which is off; others are refused"),
-    "validation_num_video_frames": Key(validation.validation_frames, "`evaluate.frames`, the next 4k+1"),
+    "validation_num_video_frames": Key(
+        validation.validation_frames, "`evaluate.frames`, the next number that the model makes"
+    ),
     "validation_resolution": Key(
         validation.validation_resolution, "`data.width`, `data.height`: those of samples; of several the first"
     ),

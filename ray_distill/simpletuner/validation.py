@@ -7,9 +7,9 @@ from math import sqrt
 from typing import Any
 
 from ray_distill.simpletuner.files import LIBRARIES, prompts
+from ray_distill.simpletuner.lengths import codec_of
 from ray_distill.simpletuner.method import steps
 from ray_distill.simpletuner.outcome import File, Outcome
-from ray_distill.simpletuner.rules import four_k_plus_one
 from ray_distill.simpletuner.values import Refused, flag, number, whole
 
 NONE = "validation_disable is true: none are made"
@@ -57,10 +57,10 @@ def guidance(value: Any, file: File) -> Outcome:
 def validation_frames(value: Any, file: File) -> Outcome:
     """Warn of a contradiction in SimpleTuner's example: no Wan makes 16 frames."""
     frames = whole(value)
-    fitting = four_k_plus_one(frames)
-    if frames != fitting:
-        note = f"Wan makes 4k+1 frames: {fitting} in place of {frames}"
-        return Outcome({"evaluate.frames": fitting}, note, warn=True)
+    below, above = codec_of(file).fitting(frames)
+    if frames != above:
+        note = f"the model makes {below} or {above} frames: {above} in place of {frames}"
+        return Outcome({"evaluate.frames": above}, note, warn=True)
     if frames == file.data.get("data.frames"):
         return Outcome(note="as many as a clip of the data")
     return Outcome({"evaluate.frames": frames})
@@ -79,7 +79,7 @@ def validation_resolution(value: Any, file: File) -> Outcome:
     else:
         raise Refused("expected one size, WIDTHxHEIGHT")
     if width % 16 or height % 16 or not width * height:
-        raise Refused(f"Wan takes multiples of 16; the nearest is {_near(width)}x{_near(height)}")
+        raise Refused(f"sizes are multiples of 16; the nearest is {_near(width)}x{_near(height)}")
     # Where clips keep their own aspect, the data's one size is that of samples.
     section = "data" if file.data.get("data.resolution_type") == "pixel_area" else "evaluate"
     return Outcome({f"{section}.width": width, f"{section}.height": height}, note, warn=bool(others))

@@ -191,7 +191,7 @@ NOTES = [
     ("validation_num_inference_steps", 3, "the student's own steps", False),
     ("validation_num_inference_steps", 8, "sampled with its own 3 steps", True),
     ("validation_guidance", 1.0, "sampled without guidance", False),
-    ("validation_num_video_frames", 16, "Wan makes 4k\\+1 frames: 17 in place of 16", True),
+    ("validation_num_video_frames", 16, "the model makes 13 or 17 frames: 17 in place of 16", True),
     ("resolution_type", "pixel_area", "for datasets that do not set it", False),
     ("minimum_image_size", 0, "for datasets that do not set it", False),
     ("compress_disk_cache", True, "always zstd", False),
@@ -365,6 +365,14 @@ def test_a_full_student_has_no_adapter_to_name_for_comfyui(folder):
     assert not loaded.config.model.comfyui_lora
     assert any("lora_format = comfyui: no effect: model_type is full" in text for text in loaded.warnings)
     assert load(folder, full, "model.export_lora_rank=4").config.model.comfyui_lora
+
+
+def test_frames_are_those_that_the_family_takes(folder, tmp_path):
+    """80 frames: 77 of Wan's, 73 of LTX-Video's."""
+    told = dmd(data_backend_config=str(dataset(tmp_path, num_frames=80)), validation_num_video_frames=80)
+    for name, below in (("wan", 77), ("ltx", 73)):
+        config = load(folder, told | {"model_family": name}).config
+        assert (config.data.frames, config.evaluate.frames) == (below, 81)
 
 
 def dataset(folder, **changes):
