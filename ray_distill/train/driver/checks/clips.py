@@ -37,9 +37,10 @@ def check_size(config: RunConfig) -> None:
     shapes |= {models.latent_shape(*shown)}
     check_positions(config, sorted(shapes))
     prefix, fewest = prefix_frames(config.model.encoders.fields), min(shape[1] for shape in shapes)
-    if prefix and fewest <= prefix:
+    fixed = prefix or int(bool(of_clips(config.model.encoders.fields)))  # beside each frame the first is given, too
+    if fixed and fewest <= fixed:
         raise ConfigError(
-            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {prefix} are given: nothing is "
+            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {fixed} are given: nothing is "
             "left to make; raise data.frames (and evaluate.frames, where that is set)"
         )
     if config.method.beyond_clips and fewest < 2:
