@@ -117,8 +117,9 @@ def test_a_picture_s_other_encoder_needs_a_vae_of_diffusers(tmp_path, home):
         check_base(Pipeline("wan", base))
 
 
-def test_an_adapter_loads_into_the_pipeline(tmp_path, home):
-    base, lora = base_of(home, "2.1_i2v"), LoRA(rank=2, alpha=4)
+@pytest.mark.parametrize("kind", ["2.1_i2v", pytest.param("2.2_5b", marks=pytest.mark.slow)])
+def test_an_adapter_loads_into_the_pipeline(tmp_path, home, kind):
+    base, lora = base_of(home, kind), LoRA(rank=2, alpha=4)
     network = student_of(base)
     names = [f"blocks.{i}.attn2.{layer}" for i in range(3) for layer in ("to_q", "to_k")]
     tensors = {}
