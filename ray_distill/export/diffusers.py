@@ -156,12 +156,12 @@ def check_recipe(sampler: Sampler, export: Export) -> None:
         raise ValueError(f"{export.pipeline} samples {what}; use another method, or text to video of family wan")
     if sampler.guidance_scale < 1.0:
         raise ValueError(
-            f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
+            f"guidance_scale = {sampler.guidance_scale}: {export.pipeline} takes all below 1 for 1 (off); use >= 1"
         )
     if sampler.experts is not None and sampler.experts.low_guidance_scale is not None:
         raise ValueError("two experts of a guidance each: sample.py has one scale; leave out that of the low expert")
     if sampler.experts is not None and sampler.chunks is not None:
-        raise ValueError("a causal student with two experts: WanPipeline samples no chunks, and sample.py no experts")
+        raise ValueError("a causal student with two experts: the script of chunks samples one expert; use one student")
 
 
 def check_place(folder: Path) -> None:
