@@ -54,7 +54,7 @@ IDLE: Mapping[str, str] = {
         inference_scheduler_timestep_spacing""",
     "a validation samples the student alone, one video a prompt, from the seeds of evaluate.seeds": """
         num_validation_images validation_randomize validation_seed_source validation_adapter_* validation_preview
-        validation_preview_steps validation_lycoris_strength validation_using_datasets
+        validation_preview_steps validation_lycoris_strength
         validation_stitch_input_location wan_validation_load_other_stage""",
     "evaluate.metric measures a student": """
         evaluation_type num_eval_images eval_steps_interval eval_epoch_interval eval_timesteps eval_dataset_pooling

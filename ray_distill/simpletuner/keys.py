@@ -144,6 +144,11 @@ KEYS: Mapping[str, Key] = {
         validation.prompt_library, "`evaluate.prompts`: a file of {name: prompt}; `true` is a library of six"
     ),
     "user_prompt_library": Key(validation.prompt_library, "`evaluate.prompts`, too: a file of {name: prompt}"),
+    "validation_using_datasets": Key(
+        validation.using_datasets,
+        "true: captions and first frames of the data, which models that begin from a picture show always; no effect "
+        "with others",
+    ),
     "validation_negative_prompt": Key(
         to("data.negative_prompt", kind=text), "`data.negative_prompt`, the teacher's guidance included"
     ),

@@ -11,8 +11,10 @@ from ray_distill.simpletuner.lengths import codec_of
 from ray_distill.simpletuner.method import steps
 from ray_distill.simpletuner.outcome import File, Outcome
 from ray_distill.simpletuner.values import Refused, flag, number, whole
+from ray_distill.simpletuner.weights import from_picture
 
 NONE = "validation_disable is true: none are made"
+OF_DATA = "validations show captions and first frames of the data"
 
 
 def interval(value: Any, file: File) -> Outcome:
@@ -89,6 +91,12 @@ def _near(pixels: float) -> int:
     return max(16, round(pixels / 16) * 16)
 
 
+def using_datasets(value: Any, file: File) -> Outcome:
+    if flag(value) and not from_picture(file):
+        return Outcome(note="no effect: a student from text is shown text alone", warn=True)
+    return Outcome(note=OF_DATA if flag(value) else "")
+
+
 def validation_prompt(value: Any, file: File) -> Outcome:
     if file.settings.keys() & LIBRARIES:
         return Outcome(note="see validation_prompt_library and user_prompt_library")
@@ -101,6 +109,8 @@ def prompt_library(value: Any, file: File) -> Outcome:
     texts, more = prompts(file)
     if not texts:
         return Outcome(note="validations show captions of the data")
+    if from_picture(file):
+        return Outcome(note=f"no effect: a prompt has no picture, and {OF_DATA}", warn=True)
     note = f"no effect: {', '.join(more)} beside a prompt; every prompt has the seeds of evaluate.seeds" if more else ""
     return Outcome({"evaluate.prompts": texts, "evaluate.pictures": len(texts)}, note, warn=bool(more))
 

@@ -41,6 +41,12 @@ def model_name(file: File) -> str:
     return str(file.settings.get(PATH, FLAVOURS.get(str(file.settings.get("model_flavour")), "")))
 
 
+def from_picture(file: File) -> bool:
+    """True where each video begins from a picture, as far as the file says it."""
+    asked = file.overridden.get("model.from_image", file.data.get("model.from_image"))
+    return bool(asked) or (model_name(file) in FROM_IMAGES and not file.overrides("model.path"))
+
+
 def model_family(value: Any, file: File) -> Outcome:
     return Outcome({"model.family": one_of(value, FAMILIES, "families here")})
 

@@ -190,6 +190,7 @@ NOTES = [
     ("lr_warmup_steps", 4000, "no shorter than the run, in which the student is updated 4000 times", False),
     ("validation_num_inference_steps", 3, "the student's own steps", False),
     ("validation_num_inference_steps", 8, "sampled with its own 3 steps", True),
+    ("validation_using_datasets", True, "no effect: a student from text is shown text alone", True),
     ("validation_guidance", 1.0, "sampled without guidance", False),
     ("validation_num_video_frames", 16, "the model makes 13 or 17 frames: 17 in place of 16", True),
     ("resolution_type", "pixel_area", "for datasets that do not set it", False),

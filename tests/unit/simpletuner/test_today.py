@@ -299,6 +299,11 @@ def test_a_flavour_that_begins_from_pictures(flavour, folder):
     of_flavour = {"model_flavour": flavour, **FROM_PICTURES}
     told = dataset(folder, video={"num_frames": 81, "is_i2v": True})
     assert_set(load(folder, told | of_flavour).config, {"model.path": "{home}/" + name}, folder)
+    shown = load(folder, told | of_flavour | {"validation_using_datasets": True, "validation_prompt": "a kite"})
+    assert shown.config.evaluate.prompts == {}
+    (line,) = [line for line in shown.warnings if "validation_prompt" in line]
+    assert "no effect: a prompt has no picture, and validations show captions and first frames of the data" in line
+    assert not any("validation_using_datasets" in line for line in shown.warnings)
     with pytest.raises(ConfigError, match=r"is_i2v: the model begins from each clip.s first frame; use true"):
         load(folder, dataset(folder, video={"num_frames": 81, "is_i2v": False}) | of_flavour)
 
