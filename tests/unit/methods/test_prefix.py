@@ -107,6 +107,8 @@ MEANS = {
     "flow_matching": {"loss": 3 / 2},
     "lcm": {"student_loss": 3 / 2},
     "dcm_semantic": {"student_loss": 3 / 2},
+    "teacher_forcing": {"loss": 3 / 2},
+    "causal_consistency": {"student_loss": 3 / 2},
     "dmd_phased": {"high_student_loss": 2 / 3, "low_student_loss": 2 / 3, "low_fake_score_loss": 3 / 2},
 }
 """The loss over generated frames, of three, over that of all: the given one adds 0 to each sum. DMD's own goes with the
@@ -114,6 +116,8 @@ square of 1 / n, which grows by 3 / 2."""
 SETTINGS = {
     "lcm": {"loss": "l2"},
     "self_forcing": {"num_frame_per_block": 1},
+    "teacher_forcing": {"num_frame_per_block": 1},
+    "causal_consistency": {"num_frame_per_block": 1, "loss": "l2"},
     "self_forcing_warm_start": {"num_frame_per_block": 1},
 }
 
