@@ -31,6 +31,7 @@ KEYS: Mapping[str, Key] = {
     "model_flavour": Key(
         weights.flavour,
         "`model.path`, where no other is named: Wan 2.1 from text or a picture, Wan 2.2 5B; others are refused by name",
+        default=weights.DEFAULT,
     ),
     "revision": Key(weights.revision, "that of `model.path` in the hub's cache"),
     "pretrained_t5_model_name_or_path": Key(
