@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -83,7 +84,8 @@ def export_student(
     adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
     ranks = {name: lora.rank for name, (lora, _) in adapters.items()}
     with _replacing(folder) as fresh:
-        _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors)
+        own = _settings(base, family, export.pipeline)
+        _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors, own)
         _save_adapters(fresh, export.pipeline, adapters)
         for name, (lora, parts) in adapters.items() if comfyui else ():
             save_comfyui(fresh / COMFYUI[name], family, lora, parts)
@@ -140,6 +142,13 @@ def _recipe(folder: Path, base: Path | str, sampler: Sampler, latent_shape: Late
     }
 
 
+def _settings(base: Path | str, family: Family, pipeline: str) -> dict[str, Any]:
+    """The settings of the base's model_index.json that ``pipeline`` takes, such as expand_timesteps: no parts."""
+    takes = inspect.signature(getattr(diffusers, pipeline).__init__).parameters
+    index = Pipeline(family.name, Path(base), "base").settings
+    return {name: value for name, value in index.items() if name in takes and not isinstance(value, list)}
+
+
 def check_recipe(sampler: Sampler, export: Export) -> None:
     """ValueError for a recipe that the pipeline of ``export`` cannot replay."""
     if (sampler.chunks and export.causal is None) or (sampler.experts and not export.experts):
@@ -147,12 +156,12 @@ def check_recipe(sampler: Sampler, export: Export) -> None:
         raise ValueError(f"{export.pipeline} samples {what}; use another method, or text to video of family wan")
     if sampler.guidance_scale < 1.0:
         raise ValueError(
-            f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
+            f"guidance_scale = {sampler.guidance_scale}: {export.pipeline} takes all below 1 for 1 (off); use >= 1"
         )
     if sampler.experts is not None and sampler.experts.low_guidance_scale is not None:
         raise ValueError("two experts of a guidance each: sample.py has one scale; leave out that of the low expert")
     if sampler.experts is not None and sampler.chunks is not None:
-        raise ValueError("a causal student with two experts: WanPipeline samples no chunks, and sample.py no experts")
+        raise ValueError("a causal student with two experts: the script of chunks samples one expert; use one student")
 
 
 def check_place(folder: Path) -> None:
@@ -171,6 +180,7 @@ def _save_networks(
     pipeline: str,
     scheduler: SchedulerMixin,
     tensors: Mapping[str, Mapping[str, torch.Tensor] | None],
+    settings: Mapping[str, Any],
 ) -> None:
     networks = {"transformer": transformer} | ({} if low is None else {"transformer_2": low})
     for name, network in networks.items():
@@ -178,8 +188,8 @@ def _save_networks(
     scheduler.save_pretrained(folder / "scheduler")
     if sampler.experts is not None:
         rest = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
-        ratio = sampler.experts.boundary / 1000
-        whole = getattr(diffusers, pipeline)(**networks, **rest, scheduler=scheduler, boundary_ratio=ratio)
+        own = {**settings, "boundary_ratio": sampler.experts.boundary / 1000}
+        whole = getattr(diffusers, pipeline)(**networks, **rest, scheduler=scheduler, **own)
         whole.save_config(folder)
 
 

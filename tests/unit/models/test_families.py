@@ -46,7 +46,7 @@ def test_a_family_is_light_to_declare():
 
 NAMED = re.compile(
     r"models\.(wan|ltx2?|cogvideox)\b|\[?\"text_mask\"|cond\[\"|\{\"text\":|text_(embed_)?dim|caption_channels|\bUMT5"
-    r"|\b4n ?- ?3"
+    r"|\b4n ?- ?3|\b4k ?\+ ?1|- 1\) // \d"
 )
 
 
@@ -60,7 +60,13 @@ def test_nothing_above_the_models_names_a_family_or_a_tensor_of_one():
 
 
 @pytest.mark.parametrize(
-    "line", ['cond = {"text": text}', "from ray_distill.models.wan import causal", 'x = cond["text"]']
+    "line",
+    [
+        'cond = {"text": text}',
+        "from ray_distill.models.wan import causal",
+        'x = cond["text"]',
+        "latent = (frames - 1) // 4 + 1",
+    ],
 )
 def test_a_planted_name_is_found(line):
     assert NAMED.search(line)
