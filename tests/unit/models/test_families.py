@@ -104,6 +104,15 @@ def test_a_valid_token_of_zeros_is_a_token():
         Field((4, 2), of="clip", padding="zeros")
 
 
+def test_a_caption_without_tokens_of_a_kind_is_stored():
+    given = row(0, 2)
+    stored = {name: to_bytes(name, given[name], field, LATENT) for name, field in FIELDS.items()}
+    assert stored["words"] == b""
+    again = from_bytes(stored, FIELDS, LATENT)
+    assert again["words"].shape == (0, 2) and again["words"].dtype == torch.bfloat16
+    assert not batched([again], FIELDS)["words_mask"].any()
+
+
 def test_the_unconditional_branch_keeps_what_belongs_to_the_clip():
     cond = batched([row(1, 1), row(2, 2)], FIELDS)
     uncond = unconditional({name: value for name, value in row(3, 0).items() if name != "first"}, cond, FIELDS)
