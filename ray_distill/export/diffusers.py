@@ -186,8 +186,8 @@ def _save_networks(
 
 
 def _save_adapters(folder: Path, adapters: Mapping[str, Adapter]) -> None:
-    """Write each adapter under its file name, with peft's metadata, as pipelines' ``save_lora_weights`` does; also for a
-    pipeline without that method, whose transformer reads the file."""
+    """Write each adapter under its file name, with peft's metadata, as pipelines' ``save_lora_weights`` does; also for
+    a pipeline without that method, whose transformer reads the file."""
     for name, (lora, parts) in adapters.items():
         LoraBaseMixin.write_lora_layers(
             LoraBaseMixin.pack_weights(dict(parts), FIRST),
