@@ -45,7 +45,7 @@ def test_a_family_is_light_to_declare():
 
 
 NAMED = re.compile(
-    r"models\.(wan|ltx2?|cogvideox)\b|\[?\"text_mask\"|cond\[\"|\{\"text\":|text_(embed_)?dim|caption_channels|\bUMT5"
+    r"models\.(wan|ltx2?|cogvideox|hunyuan15)\b|\[?\"text_mask\"|cond\[\"|\{\"text\":|text_(embed_)?dim|caption_channels|\bUMT5"
     r"|\b4n ?- ?3"
 )
 
