@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import av
 import pytest
 import yaml
+from PIL import Image
 
 from ray_distill.cli import main
 from ray_distill.export.verify import verify
@@ -34,17 +36,33 @@ LCM = {"student": {"zero": 2, "optimizer": OPTIMIZER}}
         ("cogvideox", ["--kind", "2b"], {"name": "lcm"}, LCM, False),
         ("hunyuan15", [], DMD, WHOLE, False),
         ("hunyuan15", [], DMD, SHARED, True),
+        ("hunyuan15", ["--from-image"], {"name": "lcm"}, LCM, False),
+        ("hunyuan15", ["--from-image"], DMD, SHARED, True),
     ],
-    ids=["cogvideox-whole", "cogvideox-shared", "cogvideox-clips", "hunyuan15-whole", "hunyuan15-shared"],
+    ids=[
+        "cogvideox-whole",
+        "cogvideox-shared",
+        "cogvideox-clips",
+        "hunyuan15-whole",
+        "hunyuan15-shared",
+        "hunyuan15-image-clips",
+        "hunyuan15-image-shared",
+    ],
 )
 def test_a_student_is_trained_evaluated_and_exported(
     local_ray: None, tmp_path: Path, family: str, kind: list[str], method: dict, roles: dict, shared: bool
 ) -> None:
-    """Two workers: whole weights, adapters on a shared base, or a method that learns from clips."""
+    """Two workers: whole weights, adapters on a shared base, or a method that learns from clips; from text, or from
+    pictures and first frames."""
+    from_image, picture = "--from-image" in kind, tmp_path / "red.png"
     script = [sys.executable, ROOT / f"examples/tiny_{family}.py", tmp_path / "model", *kind]
     subprocess.run(script, check=True, timeout=300)
     (tmp_path / "prompts.txt").write_text('a red kite\na "dog" barks\n')
     data: dict = {"datasets": [{"prompts": str(tmp_path / "prompts.txt")}]}
+    if from_image:
+        Image.new("RGB", (120, 90), "red").save(picture)
+        (tmp_path / "prompts.jsonl").write_text(json.dumps({"caption": 'a "red" square', "image": "red.png"}) + "\n")
+        data = {"datasets": [{"prompts": str(tmp_path / "prompts.jsonl"), "image_column": "image"}]}
     if method["name"] == "lcm":
         clips = [sys.executable, ROOT / "examples/tiny_wan.py", tmp_path / "wan", "--clips", "2"]
         subprocess.run(clips, check=True, timeout=300)
@@ -70,6 +88,9 @@ def test_a_student_is_trained_evaluated_and_exported(
     assert main(["check", str(path)]) == 0 and main(["train", str(path)]) == 0
     export = tmp_path / "tiny/export"
     assert verify(export, "a dog barks") < 1e-4
-    subprocess.run([sys.executable, export / "sample.py", "a dog barks", tmp_path / "theirs.mp4"], check=True)
+    pictures = [picture] if from_image else []
+    subprocess.run(
+        [sys.executable, export / "sample.py", "a dog barks", *pictures, tmp_path / "theirs.mp4"], check=True
+    )
     with av.open(str(tmp_path / "theirs.mp4")) as container:
         assert container.streams.video[0].frames == 9

@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING
 
 from diffusers import HunyuanVideo15Transformer3DModel
 
+from ray_distill.errors import ConfigError
+from ray_distill.models.codec import Codec
 from ray_distill.models.hunyuan15.codec import HunyuanVAE
 from ray_distill.models.hunyuan15.network import HunyuanDenoiser
-from ray_distill.models.parts import check_stored, outline, read_config, stored_shapes
-from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder, torch_randn
+from ray_distill.models.parts import check_stored, outline, read_config, read_json, stored_shapes
+from ray_distill.models.spec import (
+    Config,
+    Export,
+    Family,
+    Field,
+    Fields,
+    ImageEncoder,
+    TextEncoder,
+    of_clips,
+    torch_randn,
+)
 
 if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
@@ -18,14 +30,56 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 GLYPHS = 256
 """Most tokens of quoted words: the pipeline's own number."""
+PATCHES = 729
+"""SigLIP's patches of a picture in the published folders, 27 in each direction."""
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """The prompt's tokens and those of its quoted words, in the precision of the published weights."""
+    """The prompt's tokens and those of its quoted words, in the precision of the published weights; of an image its
+    latents and SigLIP's states. ConfigError where model.from_image asks for the other kind of network."""
     network = pipeline.described
     widths = {"text": network.get("text_embed_dim", 3584), "glyphs": network.get("text_embed_2_dim", 1472)}
     most = {"text": tokens, "glyphs": GLYPHS}
-    return {name: Field((most[name], int(width)), padding="mask", dtype="bfloat16") for name, width in widths.items()}
+    captions = {
+        name: Field((most[name], int(width)), padding="mask", dtype="bfloat16") for name, width in widths.items()
+    }
+    own = network.get("task_type", "i2v") == "i2v"
+    if pipeline.from_image not in (None, own):
+        asked, kinds = str(pipeline.from_image).lower(), ("text", "an image")
+        raise ConfigError(
+            f"model.from_image = {asked}: the transformer of {pipeline.where} begins from {kinds[own]} (task_type "
+            f"{network.get('task_type')!r}); remove the key, or give a folder of the other kind"
+        )
+    if not own:
+        return captions
+    first = Field((int(network.get("out_channels", 32)), "h", "w"), of="clip")
+    return captions | {"first": first, "image": _states(pipeline)}
+
+
+def _states(pipeline: Pipeline) -> Field:
+    """SigLIP's states, one for each patch of its picture; the published number, where the folder does not exist."""
+    width, config = int(pipeline.described.get("image_embed_dim", 1152)), pipeline.path / "image_encoder/config.json"
+    if not config.is_file():
+        return Field((PATCHES, width), of="clip")
+    described = read_json(config, f"{pipeline.where}: image_encoder")
+    defaults = {"image_size": 224, "patch_size": 16, "hidden_size": 768}  # of its class, which files may leave out
+    side, patch, states = (described.get(key, default) for key, default in defaults.items())
+    if states != width or not isinstance(side, int) or not isinstance(patch, int) or patch < 1:
+        raise ConfigError(
+            f"{pipeline.where}: its transformer takes SigLIP's states of {width}, and image_encoder gives {states}, of "
+            f"pictures of {side} in patches of {patch}; give a folder whose parts belong together"
+        )
+    return Field(((side // patch) ** 2, width), of="clip")
+
+
+def image(pipeline: Pipeline, codec: Codec) -> ImageEncoder:
+    from ray_distill.models.hunyuan15.image import HunyuanImageEncoder
+
+    return HunyuanImageEncoder.load(pipeline.path, codec)
+
+
+def image_parts(conditions: Fields) -> tuple[str, ...]:
+    return ("vae", "image_encoder", "feature_extractor") if of_clips(conditions) else ()
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
@@ -37,18 +91,15 @@ def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
 
 
 def patch(config: Config) -> tuple[int, int]:
-    """ValueError for networks that would cut latents further, that begin from an image, or that take two timesteps."""
+    """ValueError for networks that would cut latents further, that take two timesteps, or that have another task."""
     if config.get("patch_size", 1) != 1 or config.get("patch_size_t", 1) != 1:
         raise ValueError("a HunyuanVideo 1.5 whose patch sizes are not 1 was never published, and is not adapted")
     if config.get("use_meanflow"):
         raise ValueError(
-            "a HunyuanVideo 1.5 with use_meanflow takes two timesteps, and is not adapted; give a text-to-video folder"
+            "a HunyuanVideo 1.5 with use_meanflow takes two timesteps, and is not adapted; give a folder without"
         )
-    if config.get("task_type", "i2v") != "t2v":
-        raise ValueError(
-            f"a HunyuanVideo 1.5 with task_type = {config.get('task_type')!r} begins from an image, which is not "
-            "adapted; give a text-to-video folder"
-        )
+    if (task := config.get("task_type", "i2v")) not in ("t2v", "i2v"):
+        raise ValueError(f"a HunyuanVideo 1.5 with task_type = {task!r} is not adapted; give one of t2v or i2v")
     return 1, 1
 
 
@@ -59,12 +110,13 @@ def features(config: Config) -> tuple[int, int]:
 
 
 def image_channels(config: Config) -> int:
-    """Channels of an image's latents and of their mask: zeros, for text to video."""
+    """Channels of an image's latents and of their mask, which are zeros for text to video."""
     return int(config.get("in_channels", 65)) - int(config.get("out_channels", 32))
 
 
 def check(pipeline: Pipeline, tokens: int) -> None:
-    """ValueError unless the second text encoder is whole, and gives the width that the transformer takes."""
+    """ValueError unless the second text encoder is whole, and gives the width that the transformer takes, and the image
+    encoder's weights can be read where it has one."""
     from transformers import T5Config, T5EncoderModel
 
     patch(pipeline.transformer)
@@ -86,6 +138,8 @@ def check(pipeline: Pipeline, tokens: int) -> None:
         )
     if not (pipeline.path / "tokenizer_2/tokenizer_config.json").is_file():
         raise ValueError(f"{pipeline.where}: no tokenizer_2/tokenizer_config.json there; copy the whole folder")
+    if of_clips(pipeline.fields(tokens)):
+        stored_shapes(pipeline.path / "image_encoder", "model", f"{pipeline.where}: image_encoder")
 
 
 FAMILY = Family(
@@ -114,6 +168,14 @@ FAMILY = Family(
         pipeline="HunyuanVideo15Pipeline",
         script=HERE / "sample.py",
         bases=("HunyuanVideo15Pipeline",),
+    ),
+    image=image,
+    image_parts=image_parts,
+    image_export=Export(
+        pipeline="HunyuanVideo15ImageToVideoPipeline",
+        script=HERE / "sample.py",
+        bases=("HunyuanVideo15ImageToVideoPipeline",),
+        task="image-to-video",
     ),
     published=HERE / "published",
 )

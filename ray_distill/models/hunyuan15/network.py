@@ -2,7 +2,7 @@
 
 The network takes the noisy latents, those of an image, and a mask of the frames that the image gives, as channels; and
 three kinds of tokens beside them: of the prompt, of the words that it quotes, and of the image. Text to video has zeros
-for all of the image.
+for all of the image. The latents of an image stand in the first frame, in which the noisy latents stay noisy.
 """
 
 from __future__ import annotations
@@ -50,31 +50,40 @@ class HunyuanDenoiser:
         if sigma.ndim == 2:
             raise ValueError("model.family = 'hunyuan15': all frames have one level; use another method, or family wan")
         latents = x_t.to(self.dtype)
-        rows, channels, *size = latents.shape
-        without_image = latents.new_zeros(rows, channels + 1, *size)
-        forward = WithoutData(self.network) if is_fake(latents) else self.network
+        channels, image = self._image(latents, cond)
+        forward = WithoutData(self.network, "image" in cond) if is_fake(latents) else self.network
         (velocity,) = forward(
-            hidden_states=torch.cat([latents, without_image], dim=1),
+            hidden_states=torch.cat([latents, channels], dim=1),
             timestep=(1000 * sigma).to(self.dtype),
             encoder_hidden_states=cond["text"].to(self.dtype),
             encoder_attention_mask=cond["text_mask"],
             encoder_hidden_states_2=cond["glyphs"].to(self.dtype),
             encoder_attention_mask_2=cond["glyphs_mask"],
-            image_embeds=latents.new_zeros(rows, 1, self.network.config["image_embed_dim"]),  # masked, however many
+            image_embeds=image,
             return_dict=False,
         )
         return Prediction(velocity.to(x_t.dtype))
 
+    def _image(self, latents: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """Channels [B, C + 1, T, h, w] behind the noisy ones, latents and mask, and tokens [B, L, D] of the image."""
+        rows, count, *size = latents.shape
+        channels = latents.new_zeros(rows, count + 1, *size)
+        if "image" not in cond:
+            return channels, latents.new_zeros(rows, 1, self.network.config["image_embed_dim"])  # masked, however many
+        channels[:, :count, 0], channels[:, count, 0] = cond["first"].to(latents), 1
+        return channels, cond["image"].to(latents)
+
 
 @dataclass(frozen=True)
 class WithoutData:
-    """The forward of a ``network`` for text alone, on tensors without data: what ``plan`` counts.
+    """The forward of a ``network``, with an image or for text alone, on tensors without data: what ``plan`` counts.
 
     The network's own forward looks at values: whether there is an image, and which tokens of text are valid, to put
     these first. Attention does not know the order of text, so that a mask in its own order gives the same result.
     """
 
     network: Any
+    from_image: bool
 
     def __call__(
         self,
@@ -94,12 +103,12 @@ class WithoutData:
         texts = (
             net.context_embedder(encoder_hidden_states, timestep, encoder_attention_mask),
             net.context_embedder_2(encoder_hidden_states_2),
-            0 * net.image_embedder(image_embeds),
+            net.image_embedder(image_embeds) * float(self.from_image),
         )
         kinds = [torch.full(text.shape[:2], i, device=text.device) for i, text in enumerate(texts)]
         text = torch.cat([x + net.cond_type_embed(kind) for x, kind in zip(texts, kinds, strict=True)], dim=1)
-        no_image = torch.zeros_like(kinds[2], dtype=torch.bool)
-        mask = torch.cat([encoder_attention_mask, encoder_attention_mask_2, no_image], dim=1)
+        has_image = torch.full_like(kinds[2], self.from_image, dtype=torch.bool)
+        mask = torch.cat([encoder_attention_mask, encoder_attention_mask_2, has_image], dim=1)
         checkpointed = torch.is_grad_enabled() and net.gradient_checkpointing
         for block in net.transformer_blocks:
             inputs = (tokens, text, level, mask, positions)

@@ -203,8 +203,8 @@ def test_what_it_cannot_do_is_named(network, conds):
         family("hunyuan15").patch({"patch_size": 2})
     with pytest.raises(ValueError, match="use_meanflow takes two timesteps"):
         family("hunyuan15").patch({"use_meanflow": True})
-    with pytest.raises(ValueError, match="task_type = 'i2v' begins from an image"):
-        family("hunyuan15").patch({"task_type": "i2v"})
+    with pytest.raises(ValueError, match="task_type = 'sr' is not adapted; give one of t2v or i2v"):
+        family("hunyuan15").patch({"task_type": "sr"})
 
 
 def test_exits_are_refused_where_the_time_is_embedded_twice(network):
@@ -322,7 +322,7 @@ ALONE = {"student": {"optimizer": {"learning_rate": 1e-4}}}
     [
         ({"data__frames": 8}, r"frames=8: HunyuanVideo 1.5's VAE takes 4k\+1 frames"),
         ({"data__height": 40}, "data.height = 40: the model takes multiples of 16; use 32 or 48"),
-        ({"model__from_image": True}, "model.from_image = true: family 'hunyuan15' makes videos of text alone"),
+        ({"model__from_image": True}, "model.from_image = true: the transformer of .* begins from text"),
         ({"model__comfyui_lora": True, "roles__student__lora": {"rank": 2}}, "comfyui_lora"),
         ({"train__sequence_parallel": 2}, "train.sequence_parallel = 2: family 'hunyuan15' has no exchange"),
         ({"method__exit_embedding": True}, "method.exit_embedding = true: .* embeds its time in several places"),
