@@ -326,6 +326,10 @@ ALONE = {"student": {"optimizer": {"learning_rate": 1e-4}}}
         ({"model__comfyui_lora": True, "roles__student__lora": {"rank": 2}}, "comfyui_lora"),
         ({"train__sequence_parallel": 2}, "train.sequence_parallel = 2: family 'hunyuan15' has no exchange"),
         ({"method__exit_embedding": True}, "method.exit_embedding = true: .* embeds its time in several places"),
+        (
+            {"model__attention": "_native_flash"},
+            "model.attention = '_native_flash': the network takes a mask of its text",
+        ),
         ({"method": {"name": "self_forcing"}}, "HunyuanVideo15Pipeline samples neither chunks nor two experts"),
         ({"method": {"name": "dmd_gan"}, "roles__discriminator__optimizer": {"learning_rate": 1e-4}}, "no features"),
         ({"method": {"name": "dcm", "mode": "semantic"}, "roles": ALONE}, "learns from videos"),
