@@ -102,7 +102,7 @@ def test_a_caption_without_quotes_is_stored(folder, rows):
     assert not batched([again], fields, LATENT)["glyphs_mask"].any()
 
 
-@pytest.mark.parametrize(("kind", "scale"), [("ode", 1.0), ("ode", 3.0), ("sde", 1.0)])
+@pytest.mark.parametrize(("kind", "scale"), [("ode", 3.0), ("sde", 1.0)])
 def test_the_pipelines_own_call(pipe, network, conds, kind, scale):
     """Sampler, levels, guidance, both texts with their masks, the absent image, and the order of all draws."""
     pipe.scheduler = {"ode": FlowMatchEulerDiscreteScheduler, "sde": FlowMatchLCMScheduler}[kind](shift=1.0)
@@ -241,7 +241,7 @@ def test_a_dmd_step_moves_its_own_role(conds):
             each.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize(("kind", "scale"), [("sde", 1.0), ("ode", 2.0)])
+@pytest.mark.parametrize(("kind", "scale"), [pytest.param("sde", 1.0, marks=pytest.mark.slow), ("ode", 2.0)])
 def test_diffusers_alone_samples_an_export(folder, network, conds, tmp_path, kind, scale):
     sampler = Sampler(TIMES, kind, scale)
     out = export_student(tmp_path / "out", network, folder, sampler, LATENT, card={}, **SIZE)
@@ -349,11 +349,8 @@ def test_a_run_that_fits_is_ready(folder, tmp_path):
 def test_plan_counts_it(folder):
     fields = tuple(Pipeline("hunyuan15", folder).fields(TOKENS).items())
     config = json.dumps(dict(tiny_hunyuan15.make_transformer(1).config))
-    one, more = (
-        count(Workload("hunyuan15", config, "float32", False, 1, (8, frames, 4, 4), fields, grad=True))
-        for frames in (3, 5)
-    )
-    assert 0 < one.saved < more.saved and 0 < one.flops < more.flops
+    one = count(Workload("hunyuan15", config, "float32", False, 1, LATENT, fields, grad=True))
+    assert one.saved > 0 and one.backward_flops > one.flops > 0
 
 
 def test_the_published_size():
