@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
 
 HERE = Path(__file__).parent
+TEXT, IMAGE = "HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"
 GLYPHS = 256
 """Most tokens of quoted words: the pipeline's own number."""
 PATCHES = 729
@@ -43,17 +44,23 @@ def fields(pipeline: Pipeline, tokens: int) -> Fields:
     captions = {
         name: Field((most[name], int(width)), padding="mask", dtype="bfloat16") for name, width in widths.items()
     }
-    own = network.get("task_type", "i2v") == "i2v"
-    if pipeline.from_image not in (None, own):
-        asked, kinds = str(pipeline.from_image).lower(), ("text", "an image")
-        raise ConfigError(
-            f"model.from_image = {asked}: the transformer of {pipeline.where} begins from {kinds[own]} (task_type "
-            f"{network.get('task_type')!r}); remove the key, or give a folder of the other kind"
-        )
-    if not own:
+    if not _from_image(pipeline):
         return captions
     first = Field((int(network.get("out_channels", 32)), "h", "w"), of="clip")
     return captions | {"first": first, "image": _states(pipeline)}
+
+
+def _from_image(pipeline: Pipeline) -> bool:
+    """True where a video begins from an image. The two networks have one architecture, and task_type is "i2v" for both
+    in some folders: model_index.json decides, and model.from_image where there is none."""
+    kind = pipeline.settings.get("_class_name")
+    own = {TEXT: False, IMAGE: True}.get(str(kind))
+    if own is not None and pipeline.from_image not in (None, own):
+        raise ConfigError(
+            f"model.from_image = {str(pipeline.from_image).lower()}: {pipeline.where} is a {kind}, which begins from "
+            f"{'an image' if own else 'text'}; remove the key, or give a folder of the other kind"
+        )
+    return bool(pipeline.from_image) if own is None else own
 
 
 def _states(pipeline: Pipeline) -> Field:
@@ -91,15 +98,13 @@ def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
 
 
 def patch(config: Config) -> tuple[int, int]:
-    """ValueError for networks that would cut latents further, that take two timesteps, or that have another task."""
+    """ValueError for networks that would cut latents further, and for those of two timesteps."""
     if config.get("patch_size", 1) != 1 or config.get("patch_size_t", 1) != 1:
         raise ValueError("a HunyuanVideo 1.5 whose patch sizes are not 1 was never published, and is not adapted")
     if config.get("use_meanflow"):
         raise ValueError(
             "a HunyuanVideo 1.5 with use_meanflow takes two timesteps, and is not adapted; give a folder without"
         )
-    if (task := config.get("task_type", "i2v")) not in ("t2v", "i2v"):
-        raise ValueError(f"a HunyuanVideo 1.5 with task_type = {task!r} is not adapted; give one of t2v or i2v")
     return 1, 1
 
 
@@ -165,16 +170,16 @@ FAMILY = Family(
     text_width="text_embed_dim",
     ends=("in_channels", "out_channels", "text_embed_dim", "text_embed_2_dim", "image_embed_dim"),
     export=Export(
-        pipeline="HunyuanVideo15Pipeline",
+        pipeline=TEXT,
         script=HERE / "sample.py",
-        bases=("HunyuanVideo15Pipeline",),
+        bases=(TEXT,),
     ),
     image=image,
     image_parts=image_parts,
     image_export=Export(
-        pipeline="HunyuanVideo15ImageToVideoPipeline",
+        pipeline=IMAGE,
         script=HERE / "sample.py",
-        bases=("HunyuanVideo15ImageToVideoPipeline",),
+        bases=(IMAGE,),
         task="image-to-video",
     ),
     published=HERE / "published",

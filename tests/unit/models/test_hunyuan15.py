@@ -203,8 +203,6 @@ def test_what_it_cannot_do_is_named(network, conds):
         family("hunyuan15").patch({"patch_size": 2})
     with pytest.raises(ValueError, match="use_meanflow takes two timesteps"):
         family("hunyuan15").patch({"use_meanflow": True})
-    with pytest.raises(ValueError, match="task_type = 'sr' is not adapted; give one of t2v or i2v"):
-        family("hunyuan15").patch({"task_type": "sr"})
 
 
 def test_exits_are_refused_where_the_time_is_embedded_twice(network):
@@ -322,7 +320,10 @@ ALONE = {"student": {"optimizer": {"learning_rate": 1e-4}}}
     [
         ({"data__frames": 8}, r"frames=8: HunyuanVideo 1.5's VAE takes 4k\+1 frames"),
         ({"data__height": 40}, "data.height = 40: the model takes multiples of 16; use 32 or 48"),
-        ({"model__from_image": True}, "model.from_image = true: the transformer of .* begins from text"),
+        (
+            {"model__from_image": True},
+            "model.from_image = true: .* is a HunyuanVideo15Pipeline, which begins from text",
+        ),
         ({"model__comfyui_lora": True, "roles__student__lora": {"rank": 2}}, "comfyui_lora"),
         ({"train__sequence_parallel": 2}, "train.sequence_parallel = 2: family 'hunyuan15' has no exchange"),
         ({"method__exit_embedding": True}, "method.exit_embedding = true: .* embeds its time in several places"),
@@ -344,6 +345,18 @@ def test_a_run_that_fits_is_ready(folder, tmp_path):
     checked(folder, tmp_path)
     lora = {"roles__student__lora": {"rank": 2}, "roles__fake_score__lora": {"rank": 2}}
     checked(folder, tmp_path, model__shared_base=True, **lora)
+
+
+def test_the_index_says_whether_a_folder_begins_from_text(folder, tmp_path):
+    """Published networks from text have task_type "i2v", too."""
+    copy = copytree(folder, tmp_path / "copy")
+    config = copy / "transformer/config.json"
+    config.write_text(config.read_text().replace('"task_type": "t2v"', '"task_type": "i2v"'))
+    assert Pipeline("hunyuan15", copy).transformer["task_type"] == "i2v"
+    assert list(Pipeline("hunyuan15", copy).fields(TOKENS)) == ["text", "glyphs"]
+    (copy / "model_index.json").unlink()
+    assert list(Pipeline("hunyuan15", copy).fields(TOKENS)) == ["text", "glyphs"]
+    assert list(Pipeline("hunyuan15", copy, from_image=True).fields(TOKENS)) == ["text", "glyphs", "first", "image"]
 
 
 def test_plan_counts_it(folder):

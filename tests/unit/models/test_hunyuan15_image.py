@@ -185,7 +185,9 @@ def checked(home, tmp_path, **dotted):
 def test_a_run_that_fits_is_ready_and_others_are_refused_by_name(home, tmp_path):
     checked(home, tmp_path)
     checked(home, tmp_path, model__from_image=True)
-    with pytest.raises(ConfigError, match="model.from_image = false: the transformer of .* begins from an image"):
+    with pytest.raises(
+        ConfigError, match="model.from_image = false: .* is a HunyuanVideo15ImageTo.*, which begins from an image"
+    ):
         checked(home, tmp_path, model__from_image=False)
     with pytest.raises(ConfigError, match="begins from a picture with each; name their column as image_column"):
         checked(home, tmp_path, data__datasets=[{"prompts": str(tmp_path / "p.jsonl")}])
