@@ -16,6 +16,7 @@ from typing import Any, NotRequired, TypedDict, Unpack
 import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, SchedulerMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
 
 from ray_distill.export.base import check_index
 from ray_distill.export.card import ADAPTER, COMFYUI, LOW_ADAPTER, model_card
@@ -24,6 +25,7 @@ from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.places import FIRST
 from ray_distill.models.spec import Export, Family, Latent
 from ray_distill.secrets import mask
 from ray_distill.types import Sampler
@@ -86,7 +88,7 @@ def export_student(
     with _replacing(folder) as fresh:
         own = _settings(base, family, export.pipeline)
         _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors, own)
-        _save_adapters(fresh, export.pipeline, adapters)
+        _save_adapters(fresh, adapters)
         for name, (lora, parts) in adapters.items() if comfyui else ():
             save_comfyui(fresh / COMFYUI[name], family, lora, parts)
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
@@ -193,14 +195,18 @@ def _save_networks(
         whole.save_config(folder)
 
 
-def _save_adapters(folder: Path, pipeline: str, adapters: Mapping[str, Adapter]) -> None:
-    """Write each adapter under its file name, with peft's metadata."""
+def _save_adapters(folder: Path, adapters: Mapping[str, Adapter]) -> None:
+    """Write each adapter under its file name, with peft's metadata, as pipelines' ``save_lora_weights`` does; also for
+    a pipeline without that method, whose transformer reads the file."""
     for name, (lora, parts) in adapters.items():
-        getattr(diffusers, pipeline).save_lora_weights(
-            folder,
-            transformer_lora_layers=dict(parts),
+        LoraBaseMixin.write_lora_layers(
+            LoraBaseMixin.pack_weights(dict(parts), FIRST),
+            str(folder),
+            is_main_process=True,
             weight_name=name,
-            transformer_lora_adapter_metadata=lora.peft(),
+            save_function=None,
+            safe_serialization=True,
+            lora_adapter_metadata=LoraBaseMixin.pack_weights(lora.peft(), FIRST),
         )
 
 
