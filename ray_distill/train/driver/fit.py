@@ -18,6 +18,7 @@ from ray_distill.data.feed.stream import Stream, in_turn
 from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
 from ray_distill.errors import Stopped
+from ray_distill.evaluate.names import METRICS
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
@@ -32,8 +33,6 @@ from ray_distill.train.wire.board import start_board
 from ray_distill.train.wire.job import Job, Split
 from ray_distill.train.wire.resume_point import ROLLBACKS, resumed_from
 from ray_distill.train.worker.entry import train_worker
-
-ROWS = "metrics.jsonl"
 
 
 def train(
@@ -55,7 +54,7 @@ def train(
     filling = filling_of(config, replace(stream, start=last.step if last else 0))
     job = Job(config.dump(secrets=True), config.run_dir, stream, board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
-    seen, printed_warnings, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / ROWS)
+    seen, printed_warnings, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / METRICS)
 
     def drain() -> None:
         fresh = _drain(job, progress, tracker, series)
@@ -228,7 +227,7 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
 
 def rows_of(run_dir: Path) -> list[Row]:
     """The rows of a run so far, by step."""
-    return [*read_rows(run_dir / ROWS, "step")]
+    return [*read_rows(run_dir / METRICS, "step")]
 
 
 def logged_to(run_dir: Path) -> int:

@@ -1,0 +1,12 @@
+"""Names of the files and folders that a run leaves for its evaluation, its report and its page."""
+
+METRICS = "metrics.jsonl"
+"""A row for each step, as the workers logged it."""
+VALIDATIONS, VALIDATION_VIDEOS = "validations.jsonl", "validation_videos"
+"""A row, and a folder of videos, for each checkpoint that was sampled."""
+COMPARED, BASELINE = "videos", "baseline"
+"""Videos of the samplers of an evaluation, and of the teacher before training, a folder each."""
+PROMPTS = "prompts.json"
+"""In a folder of videos: the prompt of each, by its file's name."""
+REPORT, PLOT, PAGE = "report.json", "losses.png", "report.html"
+"""The numbers of the evaluation at the end, the curves of all steps, and the run on one page."""
