@@ -18,7 +18,9 @@ from ray_distill.config.keys import flatten
 from ray_distill.errors import Stopped
 from ray_distill.evaluate.compare import teachers
 from ray_distill.evaluate.generate import Generator
+from ray_distill.evaluate.names import PAGE
 from ray_distill.jsonl import read_document, write_document
+from ray_distill.report.compare import write_comparison
 from ray_distill.secrets import masked
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.sender import RUN
@@ -225,7 +227,8 @@ def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Trac
     parallel_plot(home / "parallel.png", trials, settings.space, label)
     write_best(home / "best.yaml", best_config(settings, base, best.point), best, label)
     tracker.metrics(len(trials), {f"sweep/best_{OBJECTIVE}": best.objective, "sweep/trials": len(trials)})
-    for name in ("trials.json", "parallel.png", "best.yaml"):
+    write_comparison([home])
+    for name in ("trials.json", "parallel.png", "best.yaml", PAGE):
         tracker.artifact(home / name)
 
 
