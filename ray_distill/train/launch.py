@@ -143,9 +143,13 @@ def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str]
         raise
     finally:
         journal.add("end", status=status, error=error)
+        stopped = status == "KILLED"
+        if stopped:  # whoever stops a run may not wait for long: MLflow's end comes before the page
+            outlets.close(status)
         if trial is None:
             publish_page(config, outlets.tracker)
-        outlets.close(status)
+        if not stopped:
+            outlets.close(status)
 
 
 def _resumed_step(config: RunConfig) -> int:
