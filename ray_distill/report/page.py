@@ -40,6 +40,7 @@ def write_page(folder: Path, room: Room | None = None, out: Path | None = None) 
         "last_step": run.step,
         "missed": run.report.get("missed") or [],
         "warnings": run.warnings,
+        "watched": tables.watched(run),
         "samplers": tables.samplers(run.report),
         "against": tables.against_teacher(run.report),
         "no_ratio": tables.no_ratio(run.report),

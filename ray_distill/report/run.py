@@ -13,7 +13,7 @@ from ray_distill.config.keys import flatten
 from ray_distill.errors import ConfigError
 from ray_distill.evaluate.names import METRICS, REPORT, VALIDATIONS
 from ray_distill.jsonl import read_document, read_rows
-from ray_distill.methods.watch import warnings
+from ray_distill.methods.watch import Level, levels, warnings
 from ray_distill.report import journal
 
 Row = Mapping[str, Any]
@@ -102,5 +102,13 @@ class Run:
     @cached_property
     def warnings(self) -> list[str]:
         """Warnings with their remedies: those of the configuration, and those of the run's own rows."""
-        start = self.newest("start")
-        return [*start.get("warnings", ()), *warnings(self.rows, bool(start.get("bf16")))]
+        return [*self.newest("start").get("warnings", ()), *warnings(self.rows, self._bf16)]
+
+    @property
+    def watched(self) -> list[Level]:
+        """The numbers that the warnings judge, beside their thresholds."""
+        return levels(self.rows, self._bf16)
+
+    @property
+    def _bf16(self) -> bool:
+        return bool(self.newest("start").get("bf16"))

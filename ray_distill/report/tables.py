@@ -101,6 +101,31 @@ def verdict(ratio: Mapping[str, Any], equal: float) -> str:
     return "more than the teacher" if ratio["low"] > equal else "less than the teacher"
 
 
+def watched(run: Run) -> Table:
+    """The numbers that health is judged by, each beside the threshold of its warning; the last validation's ratios of
+    motion and saturation have none but the goals'."""
+    rows = [
+        [level.name, number(level.value), f"above {number(level.threshold)} {level.when}".rstrip(), str(level.step)]
+        for level in run.watched
+    ]
+    last = run.validations[-1] if run.validations else {}
+    for name in ("motion_ratio", "saturation_ratio"):
+        if last.get(name) is not None:
+            bounds = [
+                f"{word} {run.value(key)}"
+                for word, key in (
+                    ("below", f"evaluate.goals.within.{name}.at_least"),
+                    ("above", f"evaluate.goals.within.{name}.at_most"),
+                )
+                if run.value(key) is not None
+            ]
+            goal = f"{' or '.join(bounds)} (a goal)" if bounds else "no goal is set"
+            rows.append(
+                [f"{name.replace('_ratio', '')}, student to teacher", fixed(last[name]), goal, str(last["step"])]
+            )
+    return Table(["watched", "now", "warned", "at step"], rows)
+
+
 def planned(run: Run) -> Table:
     """The plan's figures beside the run's own; without a plan only what was measured."""
     plan, report, gpu = run.newest("plan"), run.report, bool(run.value("train.use_gpu"))

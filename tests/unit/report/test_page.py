@@ -52,6 +52,7 @@ def test_it_says_where_each_value_came_from_what_was_planned_and_how_to_load_the
     assert "seconds a step - 1.25 5.00 TFLOP of a worker in a step, so 4.00 TFLOP/s" in one_line
     assert "Timesteps 1000, 757" in one_line and "tags: []" not in one_line
     assert "ray-distill sample run.yaml --prompt" in one_line
+    assert "motion, student to teacher 0.800 no goal is set 8" in one_line
     assert "left out: is too short 1" in one_line and "clips of 3x3x6x6 (C x t x h x w) 5" in one_line
 
 
@@ -186,7 +187,9 @@ def test_a_warning_of_the_rows_has_its_remedy(tmp_path):
     for first in range(3):
         rows(run, 50, fake_score_over_floor=1.0 + first)
     (warning,) = Run.read(run).warnings
-    assert "lags behind the student" in warning and "student_interval" in page_of(run).text
+    page = page_of(run)
+    assert "lags behind the student" in warning and "student_interval" in page.text
+    assert "as a share of a Gaussian's 3.00 above 1.00 and it grows over three windows 49" in page.line
 
 
 def test_checkpoints_over_time_are_the_first_the_last_and_some_between(tmp_path):
