@@ -106,7 +106,7 @@ def entries_of(folder: Path) -> list[Entry]:
     for home in sorted(homes, key=lambda home: order.get(home.name, len(order))):
         record = read_document(home / TRIAL)
         status = ended.get(home.name, {}).get("status", "failed" if record.get("error") else "")
-        entries.append(Entry(Run.read(home), record.get("point", {}), status))
+        entries.append(Entry(Run.of(home), record.get("point", {}), status))
     return entries
 
 

@@ -14,8 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ray_distill import __version__, durable
-from ray_distill.evaluate.names import BASELINE, COMPARED, PAGE, VALIDATION_VIDEOS
+from ray_distill.evaluate.names import BASELINE, COMPARED, PAGE, PREFLIGHT, VALIDATION_VIDEOS
 from ray_distill.evaluate.report import ROWS
+from ray_distill.jsonl import read_document
 from ray_distill.report import curves, tables
 from ray_distill.report.media import MIB, Room, Strip, data_uri, rows
 from ray_distill.report.run import Run
@@ -47,6 +48,7 @@ def write_page(folder: Path, room: Room | None = None, out: Path | None = None) 
         "seeds": run.report.get("seeds"),
         "videos_per_seed": run.report.get("videos_per_seed"),
         "planned": tables.planned(run),
+        "preflight": {"lines": [], "warnings": [], "errors": []} | read_document(folder / PREFLIGHT),
         "plan_unknown": run.newest("plan").get("unknown", ""),
         "phases": tables.phases(run.report),
         "data": tables.data_card(run),

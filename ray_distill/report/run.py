@@ -34,7 +34,17 @@ class Run:
     @classmethod
     def read(cls, folder: Path) -> Run:
         """Read the folder of a run, which stays as it is; ConfigError where no run has left anything there."""
-        run = cls(
+        run = cls.of(folder)
+        if not (run.journal or run.rows or run.report or run.last):
+            raise ConfigError(
+                f"{folder}: no run there; give a run's folder, output_dir/name, such as output/quickstart"
+            )
+        return run
+
+    @classmethod
+    def of(cls, folder: Path) -> Run:
+        """Read a folder in which a run may have left nothing, as a trial that failed at once does."""
+        return cls(
             folder,
             journal.read(folder),
             read_rows(folder / METRICS, "step", mend=False),
@@ -42,11 +52,6 @@ class Run:
             read_document(folder / REPORT),
             checkpoint.latest(folder),
         )
-        if not (run.journal or run.rows or run.report or run.last):
-            raise ConfigError(
-                f"{folder}: no run there; give a run's folder, output_dir/name, such as output/quickstart"
-            )
-        return run
 
     @property
     def name(self) -> str:

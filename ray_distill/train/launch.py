@@ -25,6 +25,7 @@ from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.export.hub import Hub
 from ray_distill.report.journal import Journal, beginning, planned
+from ray_distill.report.page import write_page
 from ray_distill.track.client import Status, one_line
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
@@ -147,7 +148,7 @@ def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str]
         if stopped:  # whoever stops a run may not wait for long: MLflow's end comes before the page
             outlets.close(status)
         if trial is None:
-            publish_page(config, outlets.tracker)
+            publish_page(lambda: write_page(config.run_dir), outlets.tracker)
         if not stopped:
             outlets.close(status)
 

@@ -18,7 +18,6 @@ from ray_distill.config.keys import flatten
 from ray_distill.errors import Stopped
 from ray_distill.evaluate.compare import teachers
 from ray_distill.evaluate.generate import Generator
-from ray_distill.evaluate.names import PAGE
 from ray_distill.jsonl import read_document, write_document
 from ray_distill.report.compare import write_comparison
 from ray_distill.secrets import masked
@@ -28,6 +27,7 @@ from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver import run_lock as claim
 from ray_distill.train.driver.check import check
 from ray_distill.train.driver.console import say
+from ray_distill.train.driver.publish import publish_page
 from ray_distill.train.driver.signals import watch_signals
 from ray_distill.train.driver.validations import read
 from ray_distill.train.launch import cluster, make_cache
@@ -227,9 +227,9 @@ def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Trac
     parallel_plot(home / "parallel.png", trials, settings.space, label)
     write_best(home / "best.yaml", best_config(settings, base, best.point), best, label)
     tracker.metrics(len(trials), {f"sweep/best_{OBJECTIVE}": best.objective, "sweep/trials": len(trials)})
-    write_comparison([home])
-    for name in ("trials.json", "parallel.png", "best.yaml", PAGE):
+    for name in ("trials.json", "parallel.png", "best.yaml"):
         tracker.artifact(home / name)
+    publish_page(lambda: write_comparison([home]), tracker)
 
 
 def _close(settings: Sweep, base: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from ray_distill.evaluate.report import loss_plot, table, write_report
 from ray_distill.evaluate.samples import Candidate
 from ray_distill.export.student import export
 from ray_distill.jsonl import read_document
-from ray_distill.report.page import write_page
 from ray_distill.track.names import summary
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver.console import say
@@ -82,11 +82,12 @@ def note(config: RunConfig, report: dict[str, Any]) -> str:
     )
 
 
-def publish_page(config: RunConfig, tracker: Tracker) -> None:
-    """The run on one page, in its folder and in MLflow, however the run has ended."""
+def publish_page(write: Callable[[], Path], tracker: Tracker) -> None:
+    """Write a page, and have MLflow take it. A failure is a line: the run is worth more than its page, and
+    ``ray-distill report`` writes it again."""
     try:
-        page = write_page(config.run_dir)
-    except Exception as error:  # a full disk, or what the page did not expect: the run is worth more than its page
-        say(f"   {config.run_dir / PAGE} is not written ({type(error).__name__}: {error})")
+        page = write()
+    except Exception as error:  # a full disk, or a run that the page did not expect
+        say(f"   no page is written ({type(error).__name__}: {error}); ray-distill report writes it later")
         return
     tracker.artifact(page, wait=False)

@@ -48,12 +48,15 @@ def test_a_sweep_stands_for_its_trials_best_first(tmp_path, capsys):
     sweep = tmp_path / "sweep"
     trial(sweep, "a", 0.5, error="RuntimeError: <b>NaN</b>", steps=2)
     trial(sweep, "b", 0.001)
+    (sweep / "runs/c").mkdir()  # it failed before its run began
+    (sweep / "runs/c/trial.json").write_text(json.dumps({"point": {"roles.student.optimizer.learning_rate": 2.0}}))
     (sweep / "sweep.json").write_text("{}")
-    assert [entry.run.name for entry in entries_of(sweep)] == ["a", "b"]
+    assert [entry.run.name for entry in entries_of(sweep)] == ["a", "b", "c"]
     (sweep / "trials.json").write_text(json.dumps([{"name": "b", "status": "done"}, {"name": "a", "status": "failed"}]))
     (sweep / "parallel.png").write_bytes(b"\x89PNG")
     assert main(["report", str(sweep)]) == 0
     assert capsys.readouterr().out.strip() == str(sweep / "report.html")
+    assert entries_of(sweep)[0].run.name == "b"
     page = Page((sweep / "report.html").read_text())
     assert "b 0.00100 8 of 8 - done a 0.500 2 of 8 - failed" in page.line
     assert "data:image/png;base64,iVBORw==" in page.addresses

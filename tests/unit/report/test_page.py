@@ -122,6 +122,14 @@ def test_whole_rows_are_left_out_beyond_the_limit_and_named(run):
     assert page_of(run, Room(0)).tags.count("video") == 0
 
 
+def test_what_a_preflight_saw_is_on_the_page(tmp_path):
+    run = start(tmp_path)
+    seen = {"lines": ["teacher: 32 Euler steps"], "warnings": ["the teacher is static"], "errors": ["<b>no</b>"]}
+    (run / "preflight").mkdir()
+    (run / "preflight/preflight.json").write_text(json.dumps(seen))
+    assert "Preflight <b>no</b> warning: the teacher is static teacher: 32 Euler steps" in page_of(run).line
+
+
 # Runs that ended early, and runs that lack a part
 
 
