@@ -23,7 +23,7 @@ def micro_batches(
 ) -> Iterator[list[Batch]]:
     """The micro-batches of each step from ``stream.start`` on, for one worker.
 
-    RuntimeError where other samples come than the data plan says: a run never trains on data it cannot name.
+    RuntimeError where other samples arrive than the data plan says: a run never trains on data it cannot name.
     """
     raw = iter(iterator.iter_batches(batch_size=stream.micro_batch, batch_format="numpy", prefetch_batches=2))
     positions = share(stream.global_batch, placement.data_rank, placement.data_size, stream.micro_batch)
@@ -36,7 +36,7 @@ def micro_batches(
             if not np.array_equal(rows["sample_id"], expected):
                 raise RuntimeError(
                     f"rank {placement.rank}, step {step}: the data plan says samples {expected[:3]}..., "
-                    f"but samples {rows['sample_id'][:3]}... came"
+                    f"but samples {rows['sample_id'][:3]}... arrived"
                 )
             shape: Shape = tuple(rows["shape"][0].tolist())
             latent_shape = tensor_shape(shape)
