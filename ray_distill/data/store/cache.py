@@ -1,13 +1,13 @@
 """Cache: a run's rows of latents and conditioning, in the order of all its samples.
 
-<cache_dir>/latents/<codec>/*.parquet     id, latents; under the hash of file, cut, size and codec
-            text/<encoder>/*.parquet      id, the fields of a caption; under the hash of caption and encoder
-            images/<encoders>/*.parquet   id, the fields of a clip, where its family has some; under the clip's id
-            known/<hash>                  which cache a source came to, so that nothing is opened to find it again
-            <key>/  index.parquet         a row a sample: dataset, video, caption, shape, and where its rows stand;
-                                          behind it one for each other caption that it may come with
-                    prompts.safetensors   embeddings of the negative prompt and of the empty one
-                    quarantine.jsonl      what was left out: file and reason
+<cache_dir>/latents/<codec>/*.parquet     id, latents; the id is the hash of file, cut, size and codec
+            text/<encoder>/*.parquet      id, the fields of a caption; the id is the hash of caption and encoder
+            images/<encoders>/*.parquet   id, the fields of a clip, where its family has some; the id is the clip's
+            known/<hash>                  the cache of a source, which is found again without opening a file
+            <key>/  index.parquet         one row per sample: dataset, video, caption, shape, places of its rows;
+                                          then one row for each further caption of its clip
+                    prompts.safetensors   embeddings of the negative prompt and of the empty prompt
+                    quarantine.jsonl      clips that were left out: file and reason
                     contact_sheet.png     some clips as the model sees them
                     card.json             counts and settings, and the index's hash; written last
 

@@ -25,7 +25,7 @@ def test_blocks_and_width_are_the_models_own():
 
 @pytest.mark.parametrize("blocks", [(), (2,), (-1, 0)])
 def test_a_block_that_is_not_there_is_named(blocks):
-    with pytest.raises(ValueError, match=r"d: its heads are put on blocks .* of teacher, which has 0 to 1"):
+    with pytest.raises(ValueError, match=r"d: its heads ask for blocks .* of teacher, which has blocks 0 to 1"):
         placed("d", Heads("teacher", lambda count: blocks), "wan", tiny_wan(0).config)
 
 

@@ -137,7 +137,9 @@ def test_no_code_of_a_tokenizers_folder_is_run(tmp_path, name):
     path.write_text(json.dumps(config))
     (path.parent / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
     if name == "Own":
-        with pytest.raises(ValueError, match=r"tokenizer: its tokenizer is Python code of its own, which is not run"):
+        with pytest.raises(
+            ValueError, match=r"tokenizer: its tokenizer is Python code in that folder, which is not run"
+        ):
             wan_text(tmp_path / "model", 8)
     else:
         wan_text(tmp_path / "model", 8)
