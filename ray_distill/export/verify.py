@@ -33,9 +33,9 @@ from ray_distill.types import Chunks, Denoiser, Experts, Sampler, Window
 def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0, image: Path | None = None) -> float:
     """The largest absolute difference between the latents of ``sample.py`` in a fresh process and our own sampler's.
 
-    Both run on the CPU in fp32 and draw from torch's global generator in the same order. RuntimeError where
-    ``sample.py`` fails, ``subprocess.TimeoutExpired`` where it takes longer than ``timeout_s``. A student from images
-    begins from ``image``, else from a picture of random colours.
+    Both run on the CPU in fp32, and draw from torch's global generator in the same order. A student from images begins
+    from ``image``, else from a picture of random colours. RuntimeError where ``sample.py`` fails,
+    ``subprocess.TimeoutExpired`` where it takes longer than ``timeout_s``.
     """
     folder = Path(folder)
     recipe = json.loads((folder / RECIPE).read_text())
@@ -48,7 +48,7 @@ def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0, i
             pipeline = Pipeline(_family(folder).name, base, "base", from_image=True)
             models, size = Encoders(pipeline, 1), (recipe["frames"], recipe["height"], recipe["width"])
             (row,) = picture_rows(models, [picture], size)
-            if class_of(pipeline.index, "vae") is None:  # diffusers has no class that encodes the picture
+            if class_of(pipeline.index, "vae") is None:  # no class of diffusers encodes the picture
                 picture = Path(scratch) / "encoded.safetensors"
                 save_file(dict(row), picture)
             theirs = _by_script(folder, [prompt, str(picture)], seed, timeout_s)
@@ -91,7 +91,8 @@ def _family(folder: Path) -> Family:
 
 
 def _base(folder: Path, recipe: Mapping[str, Any], parts: Sequence[str] = ()) -> Path:
-    """The folder of text encoder, tokenizer and further ``parts``; from the hub where the recipe names no folder."""
+    """The folder with text encoder, tokenizer and further ``parts``, downloaded from the hub where the recipe names no
+    folder."""
     base: Path = folder / recipe["base"]
     if base.is_dir():
         return base
@@ -102,7 +103,8 @@ def _base(folder: Path, recipe: Mapping[str, Any], parts: Sequence[str] = ()) ->
 def _by_sampler(
     folder: Path, recipe: Mapping[str, Any], prompt: str, seed: int, image: tuple[Row, Fields] | None = None
 ) -> Tensor:
-    """``image``: the conditions of the clip that begins from it, and what each is."""
+    """Latents of our own sampler by the export's recipe. ``image`` is (conditions of a clip that begins from an image,
+    their fields)."""
     chunks = _chunks(recipe["chunks"]) if recipe.get("chunks") else None
     sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
     names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]

@@ -60,7 +60,7 @@ def rewrite(path, **values):
     ("file", "values", "message"),
     [
         (INDEX, {"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "two experts .* transformer_2"),
-        (INDEX, {"_class_name": "WanImageToVideoPipeline"}, "is of a WanImageToVideoPipeline"),
+        (INDEX, {"_class_name": "WanImageToVideoPipeline"}, "describes a WanImageToVideoPipeline"),
         (INDEX, {"text_encoder": ["transformers", "CLIPTextModel"]}, "names text_encoder CLIPTextModel"),
         (
             INDEX,
