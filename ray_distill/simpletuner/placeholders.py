@@ -10,13 +10,14 @@ from typing import Any
 from ray_distill.simpletuner.values import Refused
 
 PROMPTS = ("validation_prompt", "validation_negative_prompt", "instance_prompt")
-"""Braces in a prompt are its own."""
+"""Keys whose braces belong to the prompt, and are no placeholders."""
 
 
 def filled(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` with the values of ``keys``, and of environment variables, in its texts; other braces stay.
+    """Replace placeholders in the texts of ``settings`` by values of ``keys`` and environment variables; other braces
+    stay.
 
-    Refused where a variable is not set: the path without it would be another one.
+    Refused where a variable is not set, since the path would be wrong without it.
     """
     return {name: value if name in PROMPTS else _in(value, keys) for name, value in settings.items()}
 
