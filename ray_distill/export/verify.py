@@ -24,7 +24,7 @@ from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.export.base import class_of
 from ray_distill.export.diffusers import RECIPE
 from ray_distill.models import family_of
-from ray_distill.models.conditions import batched, unconditional
+from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Family, Fields, Row, of_captions, of_clips
 from ray_distill.types import Chunks, Denoiser, Experts, Sampler, Window
@@ -114,7 +114,7 @@ def _by_sampler(
     if image is not None:
         row, image_fields = image
         conditions, fields = {**conditions, **row}, {**fields, **image_fields}
-    text = batched([conditions], fields, recipe["latent_shape"])
+    text = collate([conditions], fields, recipe["latent_shape"])
     empty = unconditional(negative, text, fields)
     networks = {n: of.denoiser(of.transformer.from_pretrained(folder / n, dtype=torch.float32)) for n in names}
     denoise: Denoiser = networks["transformer"]

@@ -18,7 +18,7 @@ from ray_distill.types import Cond
 MASK = "_mask"
 
 
-def batched(rows: Sequence[Row], fields: Fields, latent: Latent = (0, 0, 0, 0)) -> dict[str, Tensor]:
+def collate(rows: Sequence[Row], fields: Fields, latent: Latent = (0, 0, 0, 0)) -> dict[str, Tensor]:
     """Join ``rows`` into a batch's Cond of ``fields``, for latents of the shape ``latent``, on the rows' device.
 
     ValueError where a row has another shape than its field.
@@ -44,7 +44,7 @@ def unconditional(captions: Row, cond: Cond, fields: Fields) -> dict[str, Tensor
     and the fields of clips stay."""
     count = len(next(iter(cond.values())))
     device = next(iter(cond.values())).device
-    null = batched([captions], of_captions(fields))
+    null = collate([captions], of_captions(fields))
     return {name: value.to(device).expand(count, *value.shape[1:]) for name, value in null.items()} | {
         name: cond[name] for name in (*of_clips(fields), LAYOUT) if name in cond
     }

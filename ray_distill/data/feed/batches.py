@@ -12,7 +12,7 @@ from torch import Tensor
 from ray_distill.data.feed.order import share
 from ray_distill.data.feed.stream import COND, Stream
 from ray_distill.data.store.cache import Shape
-from ray_distill.models.conditions import batched, from_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, unconditional
 from ray_distill.models.packed import modalities, tensor_shape
 from ray_distill.models.spec import Fields, of_captions, prefix_frames
 from ray_distill.types import Batch, Placement
@@ -60,7 +60,7 @@ def micro_batches(
 
 def _cond(rows: Mapping[str, np.ndarray], fields: Fields, shape: Shape, device: torch.device) -> dict[str, Tensor]:
     stored = [{name: rows[COND + name][number] for name in fields} for number in range(len(rows["sample_id"]))]
-    cond = batched([from_bytes(row, fields, shape) for row in stored], fields, shape)
+    cond = collate([from_bytes(row, fields, shape) for row in stored], fields, shape)
     return {name: value.to(device) for name, value in cond.items()}
 
 

@@ -15,7 +15,7 @@ from ray_distill.data.store.cache import KINDS, Shape
 from ray_distill.data.store.parquet import Place, Store
 from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
-from ray_distill.models.conditions import batched, from_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, unconditional
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.packed import tensor_shape
 from ray_distill.models.spec import Row
@@ -49,7 +49,7 @@ class MakeClips:
             kind: [Place(*place) for place in zip(*(rows[f"{kind}_{part}"] for part in Place._fields), strict=True)]
             for kind in self.stores
         }
-        rows_cond = batched(self._rows(places), self.fields, self.shape)
+        rows_cond = collate(self._rows(places), self.fields, self.shape)
         cond = {name: value.to(self.device) for name, value in rows_cond.items()}
         # 15 of the id's hex digits: the whole id would not fit into the 64 bits of a sample id.
         ids = torch.tensor([int(id_[:15], 16) for id_ in rows["id"]], device=self.device)

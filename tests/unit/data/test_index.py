@@ -33,7 +33,7 @@ from ray_distill.diffusion.samplers import sample
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
-from ray_distill.models.conditions import batched
+from ray_distill.models.conditions import collate
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import of_clips
@@ -70,7 +70,7 @@ def characters(monkeypatch):
 
 def embedded(*prompts, models=MODELS):
     """Text [B, L, D], padded."""
-    return batched(Characters(models).encode(prompts), models.fields)["text"]
+    return collate(Characters(models).encode(prompts), models.fields)["text"]
 
 
 def columns(rows):

@@ -20,7 +20,7 @@ from ray_distill.export.verify import verify
 from ray_distill.methods import DMD
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
-from ray_distill.models.conditions import batched, from_bytes, to_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, to_bytes, unconditional
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.ltx2.network import LTX2Denoiser
@@ -70,7 +70,7 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def conds(folder, rows):
     fields = Pipeline("ltx2", folder).fields(TOKENS)
-    cond = batched(rows[:1], fields, LATENT)
+    cond = collate(rows[:1], fields, LATENT)
     return cond, unconditional(rows[1], cond, fields)
 
 
@@ -254,7 +254,7 @@ def test_an_adapter_loads_by_the_pipelines_own_loader(folder, tmp_path):
     pipe = LTX2Pipeline.from_pretrained(folder)
     pipe.load_lora_weights(out, weight_name=ADAPTER)
     rows = {"text": torch.randn(TOKENS, 16), "audio_text": torch.randn(TOKENS, 16)}
-    cond = batched([rows], Pipeline("ltx2", folder).fields(TOKENS), LATENT)
+    cond = collate([rows], Pipeline("ltx2", folder).fields(TOKENS), LATENT)
     with torch.no_grad():
         base, ours, theirs = (
             LTX2Denoiser(one)(x_t, torch.tensor([0.6]), cond).velocity
