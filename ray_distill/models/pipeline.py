@@ -55,7 +55,7 @@ class Pipeline:
         return check_folder(self.family, self.path, self.key)
 
     @property
-    def described(self) -> Config:
+    def architecture(self) -> Config:
         """The transformer's configuration; for a folder that does not exist, that of the published pipeline of the same
         name. ValueError where neither exists."""
         if self.path.exists():

@@ -37,7 +37,7 @@ def architecture(config: RunConfig, role: Role) -> Config:
 
     Of heads, that of the role which they look at."""
     heads = config.method.heads.get(role)
-    return config.pipeline(heads.of if heads else role).described
+    return config.pipeline(heads.of if heads else role).architecture
 
 
 def build(family_name: str, architecture: Mapping[str, Any]) -> nn.Module:

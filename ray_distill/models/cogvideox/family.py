@@ -29,7 +29,7 @@ SAMPLING = ("clip_sample", "set_alpha_to_one", "timestep_spacing")
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
     """T5's states of the prompt and its padding, in the precision of the published 5B."""
-    return {"text": Field((tokens, int(pipeline.described.get("text_embed_dim", 4096))), dtype="bfloat16")}
+    return {"text": Field((tokens, int(pipeline.architecture.get("text_embed_dim", 4096))), dtype="bfloat16")}
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:

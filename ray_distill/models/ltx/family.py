@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
     """Text with a mask, so that the network ignores the padding behind the last token."""
-    return {"text": Field((tokens, int(pipeline.described.get("caption_channels", 4096))), padding="mask")}
+    return {"text": Field((tokens, int(pipeline.architecture.get("caption_channels", 4096))), padding="mask")}
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:

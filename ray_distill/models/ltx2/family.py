@@ -29,7 +29,7 @@ BANDS = 16
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
     """The connectors' output for a prompt, one field per modality, in the precision of the published weights."""
-    field = Field((tokens, int(pipeline.described.get("caption_channels", 3840))), dtype="bfloat16")
+    field = Field((tokens, int(pipeline.architecture.get("caption_channels", 3840))), dtype="bfloat16")
     return {"text": field, "audio_text": field}
 
 

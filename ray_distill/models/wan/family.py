@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
     """Text, with zeros behind the last token, to which Wan attends as in its training; and the fields of an image
     (``conditions``). ConfigError where model.from_image asks for something that the network cannot do."""
-    config = pipeline.described
+    config = pipeline.architecture
     conditions = {"text": Field((tokens, int(config.get("text_dim", 4096))), padding="zeros")}
     out = int(config.get("out_channels") or config.get("in_channels", 16))
     if image_channels(config):
@@ -58,8 +58,8 @@ def image_channels(config: Config) -> int:
 
 def _clip_states(pipeline: Pipeline) -> Field:
     """The field of CLIP's states: one token for the class and one per patch; 257 tokens, ViT-H's, without a folder."""
-    width, config = int(pipeline.described["image_dim"]), pipeline.path / "image_encoder/config.json"
-    if pipeline.described.get("pos_embed_seq_len"):
+    width, config = int(pipeline.architecture["image_dim"]), pipeline.path / "image_encoder/config.json"
+    if pipeline.architecture.get("pos_embed_seq_len"):
         raise ConfigError(
             f"{pipeline.where}: its transformer takes a first and a last image, which is not supported; give a folder "
             "for one image"

@@ -341,6 +341,6 @@ def test_the_published_sizes():
     for name, parameters in (("CogVideoX-2b", 1_693_783_872), ("CogVideoX-5b", 5_570_283_072)):
         pipeline = Pipeline("cogvideox", Path("models") / name)
         with torch.device("meta"):
-            network = CogVideoXTransformer3DModel.from_config(dict(pipeline.described))
+            network = CogVideoXTransformer3DModel.from_config(dict(pipeline.architecture))
         assert sum(p.numel() for p in network.parameters()) == parameters
         assert pipeline.latent_shape(49, 480, 720) == (16, 13, 60, 90)
