@@ -40,14 +40,14 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
     return config
 
 
-def published(family: Family) -> dict[str, Any]:
+def published_configs(family: Family) -> dict[str, Any]:
     """The configurations of the family's published pipelines, by their names on the hub and then by part."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(family.published.glob("*.json"))}
 
 
 def _published(family: str, file: Path, key: str) -> dict[str, Any]:
     name = adapter(family).transformer.__name__
-    configurations = published(adapter(family))
+    configurations = published_configs(adapter(family))
     for described in configurations.values():
         config: dict[str, Any] = described["transformer"]
         if Weights(file, _empty(family, config), key).fit:

@@ -12,7 +12,7 @@ import torch
 from ray_distill.errors import ConfigError
 from ray_distill.models import family as declared
 from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
-from ray_distill.models.loading import check_folder, published
+from ray_distill.models.loading import check_folder, published_configs
 from ray_distill.models.parts import read_json
 from ray_distill.models.places import SECOND
 from ray_distill.models.spec import Config, Family, Fields, Latent
@@ -60,7 +60,7 @@ class Pipeline:
         name. ValueError where neither exists."""
         if self.path.exists():
             return self.transformer
-        configurations = published(self.of)
+        configurations = published_configs(self.of)
         name = self.path.parent.name if self.path.name == SECOND else self.path.name
         if name not in configurations:
             raise ValueError(
@@ -82,7 +82,7 @@ class Pipeline:
         """``index``; for a folder without it, that of the published pipeline of the same name, else empty."""
         if (self.path / INDEX).is_file():
             return self.index
-        index: Config = published(self.of).get(self.path.name, {}).get("index", {})
+        index: Config = published_configs(self.of).get(self.path.name, {}).get("index", {})
         return index
 
     @cached_property
@@ -92,7 +92,7 @@ class Pipeline:
         config = self.path / "vae/config.json"
         if config.is_file():
             return read_json(config, f"{self.where}: vae")
-        configurations = published(self.of).get(self.path.name, {})
+        configurations = published_configs(self.of).get(self.path.name, {})
         return configurations.get("vae", {"_class_name": self.of.parts["vae"]})
 
     @cached_property

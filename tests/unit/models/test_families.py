@@ -11,7 +11,7 @@ import torch
 from ray_distill.config import RunConfig
 from ray_distill.models import FAMILIES, family, family_of
 from ray_distill.models.conditions import collate, empty, from_bytes, to_bytes, unconditional
-from ray_distill.models.loading import published
+from ray_distill.models.loading import published_configs
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Family, Field
 from tests.unit.toys import run_config
@@ -32,7 +32,7 @@ def test_a_familys_folder_holds_what_the_guide_says(name):
         needed = not file.startswith("published") and (file != "sequence.py" or declared.exchange_heads is not None)
         assert list((PACKAGE / "models" / name).glob(file)) or not needed, file
     assert declared.export.script.is_file()
-    for described in published(declared).values():
+    for described in published_configs(declared).values():
         assert declared.patch(described["transformer"]) and described["vae"]["_class_name"] == declared.parts["vae"]
 
 
