@@ -87,7 +87,7 @@ class Stream:
     @property
     def waits(self) -> bool:
         """True where a fetch may have to wait for rows that are still being encoded."""
-        return self.cache.streamed and (self.with_latents or bool(of_clips(self.fields)))
+        return self.cache.grows and (self.with_latents or bool(of_clips(self.fields)))
 
     def row_order(self) -> list[int]:
         """All row numbers, in the order in which training first needs them."""

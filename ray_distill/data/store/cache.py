@@ -97,7 +97,7 @@ class Cache:
         return tuple(self.card["latent_shape"])
 
     @property
-    def streamed(self) -> bool:
+    def grows(self) -> bool:
         """True where clips are encoded while training runs, so that some latents may still be missing."""
         return bool(self.card.get("streamed", False))
 
@@ -211,7 +211,7 @@ class Cache:
     def _values(self, kind: str, index_rows: pa.Table, column: str) -> list[bytes]:
         stored = (index_rows[f"{kind}_{part}"].to_pylist() for part in Place._fields)
         places = [Place(*place) for place in zip(*stored, strict=True)]
-        if self.streamed and kind != KINDS["caption"]:
+        if self.grows and kind != KINDS["caption"]:
             ids = index_rows["id"].to_pylist()
             later = [i for i, place in enumerate(places) if place.id in ("", ids[i])]  # a picture has another id
             for i, place in zip(later, growing(self._folder(kind)).of(ids[i] for i in later), strict=True):

@@ -91,7 +91,7 @@ def test_clips_that_are_encoded_beside_the_training_are_waited_for_with_it(folde
     for store in ("latents", "images"):
         for path in (folder / "other/cache" / store).glob("*/*.parquet"):
             path.unlink()
-    assert streamed.streamed
+    assert streamed.grows
     how = {"world": 1, "global_batch": 2, "micro_batch": 2, "fields": toy.fields, "with_latents": False}
     assert Stream(streamed, 0, 0, 4, **how).waits and not Stream(whole, 0, 0, 4, **how).waits
     looked = [row for entry in rows_of(listing(source(folder))) for row in Look(source(folder), toy.multiple)(entry)]
