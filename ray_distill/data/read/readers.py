@@ -24,13 +24,13 @@ class Drift(Exception):
     """Error: the decoder's frames differ from those that the packets announced."""
 
 
-def sought(path: str, seek: Seek, video: Video, limit: int) -> Iterator[np.ndarray]:
+def seek_frames(path: str, seek: Seek, video: Video, limit: int) -> Iterator[np.ndarray]:
     """Frames uint8 [1, H, W, 3] of ``seek``. Drift where the decoder gives other frames than the packets announced."""
     with open_video(path, limit) as (container, stream):
         yield from _pictures(_frames_by_number(path, container, stream, seek), video, limit, path)
 
 
-def through(path: str, cut: Cut, video: Video, limit: int) -> Iterator[np.ndarray]:
+def decode_from_start(path: str, cut: Cut, video: Video, limit: int) -> Iterator[np.ndarray]:
     """Frames uint8 [1, H, W, 3] of ``cut``, decoded from the file's start, where the frames themselves carry their
     times."""
     with open_video(path, limit, probed=True) as (container, stream):

@@ -102,11 +102,11 @@ def read_clip(
             pass
     if seek is not None:
         try:
-            pictures = readers.sought(path, seek, video, limit)
+            pictures = readers.seek_frames(path, seek, video, limit)
             return Clip(_join(_fit(pictures, fit, video), cut.frames, out), "pyav")
         except readers.Drift:  # the packets announced other frames than the file has: decode from its start
             pass
-    pictures = readers.through(path, cut, video, limit)
+    pictures = readers.decode_from_start(path, cut, video, limit)
     return Clip(_join(_fit(pictures, fit, video), cut.frames, out), "pyav")
 
 
