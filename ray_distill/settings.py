@@ -43,7 +43,7 @@ def not_empty(value: Any) -> Any:
     return value
 
 
-def located(path: Path) -> Path:
+def find_pipeline(path: Path) -> Path:
     """``absolute(path)``. ORGANISATION/NAME that is no folder means a repository on the hub, and gives its folder in
     this machine's hub cache, if it is there."""
     path = home(path)
@@ -68,7 +68,7 @@ def _on_a_file_system(value: Any) -> Any:
 Absolute = Annotated[Path, BeforeValidator(not_empty), AfterValidator(absolute)]
 Folder = Annotated[Path, BeforeValidator(_on_a_file_system), AfterValidator(absolute)]
 """A folder on a file system of this machine."""
-Pipeline = Annotated[Path, BeforeValidator(not_empty), AfterValidator(located)]
+Pipeline = Annotated[Path, BeforeValidator(not_empty), AfterValidator(find_pipeline)]
 """A pipeline's folder, or its name on the hub."""
 
 

@@ -82,19 +82,19 @@ def read_clip(
     path: str,
     cut: Cut,
     fit: Fit = lambda frames, video: frames,
-    located: tuple[Video, Seek | None] | None = None,
+    facts: tuple[Video, Seek | None] | None = None,
     out: np.ndarray | None = None,
     preferred: str = "pyav",
     limit: int = PIXELS,
 ) -> Clip:
     """The frames of ``cut``, upright. Each frame passes through ``fit`` at once, so that few frames of the file's size
-    are in memory. ``located`` is the result of ``look`` for this clip, if the caller has it; ``out`` is an array for
+    are in memory. ``facts`` is the result of ``look`` for this clip, if the caller has it; ``out`` is an array for
     the frames, if the caller passes one.
 
     The frames equal those of a decode of the whole file from its start, in number, order and time. Raises BadClip for a
     file that is missing, broken or too short.
     """
-    video, (seek,) = look(path, cut, limit=limit) if located is None else (located[0], located[1:])
+    video, (seek,) = look(path, cut, limit=limit) if facts is None else (facts[0], facts[1:])
     if seek is not None and decoder(preferred, video, seek) == "decord":
         try:
             return Clip(_join(_fit(_decord(path, seek, video), fit, video), cut.frames, out), "decord")
