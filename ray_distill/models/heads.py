@@ -66,7 +66,7 @@ def random_heads(count: int, width: int, seed: int) -> FeatureHeads:
         return FeatureHeads(count, width)
 
 
-def placed(role: Role, heads: Heads, family: str, architecture: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+def head_blocks(role: Role, heads: Heads, family: str, architecture: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
     """(blocks on which ``role`` has heads, width D of their outputs), by ``architecture``, the transformer
     configuration of the role ``heads.of``.
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ray_distill.config import RunConfig
 from ray_distill.models import family
-from ray_distill.models.heads import FeatureHeads, placed
+from ray_distill.models.heads import FeatureHeads, head_blocks
 from ray_distill.models.int8 import is_quantized
 from ray_distill.models.lora import LoRA
 from ray_distill.models.spec import Config, Latent
@@ -55,7 +55,7 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
         adapters = adapter_sizes(config.model.family, json.dumps(architecture(config, role)), config.adapters[role])
         return Parameters(adapters, adapters)
     if role in config.method.heads:
-        blocks, width = placed(role, config.method.heads[role], config.model.family, architecture(config, role))
+        blocks, width = head_blocks(role, config.method.heads[role], config.model.family, architecture(config, role))
         with torch.device("meta"):
             heads = tuple(p.numel() for p in FeatureHeads(len(blocks), width).parameters())
         return Parameters(heads, heads)
