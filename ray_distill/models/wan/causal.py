@@ -44,7 +44,7 @@ class Look:
         return sum(end - start for start, end in self.keys)
 
 
-def seen(end: int, window: Window | None) -> list[int]:
+def visible_frames(end: int, window: Window | None) -> list[int]:
     """The frames that a chunk ending before frame ``end`` sees, including its own: at most ``window.frames``, of which
     ``window.sink`` are the clip's first and the others the latest."""
     if window is None or end <= window.frames:
@@ -71,7 +71,7 @@ def looks(
     views = []
     for half in (0, frames) if history else (0,):
         for start, end in pairwise(accumulate(chunks, initial=before)):
-            shown = [frame for frame in seen(end, window) if frame < start]
+            shown = [frame for frame in visible_frames(end, window) if frame < start]
             assert place.keys() >= set(shown), f"the cache lacks frames {sorted(set(shown) - place.keys())}"
             earlier = [place[frame] for frame in shown]
             first = half + start - before
@@ -232,6 +232,6 @@ def keep(cache: Cache, frames: int, layers: tuple[KeyValue, ...]) -> None:
     sees."""
     cache.chunks[cache.frames, cache.frames + frames] = layers
     cache.frames += frames
-    later = set(seen(cache.frames + frames, cache.window))
+    later = set(visible_frames(cache.frames + frames, cache.window))
     for run in [run for run in cache.chunks if later.isdisjoint(range(*run))]:
         del cache.chunks[run]
