@@ -16,7 +16,7 @@ def guidance(scale: float) -> dict[str, float]:
     return one | {f"audio_{name}": value for name, value in one.items()}
 
 
-def packed(pipe: Any, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+def pack(pipe: Any, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
     """Normalise and pack the latents that the pipeline returns, into [B, C, t h w + L, 1, 1]."""
     mean, std = (x.view(1, -1, 1, 1, 1) for x in (pipe.vae.latents_mean, pipe.vae.latents_std))
     video = (video - mean) * pipe.vae.config.scaling_factor / std
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     torch.manual_seed(int(seed))  # initial latents and fresh noise come from the global generator, in this order
     video, audio = pipe(prompt, output_type="latent" if latents else "np", return_dict=False, **call)
     if latents:
-        save_file({"latents": packed(pipe, video, audio)}, out)
+        save_file({"latents": pack(pipe, video, audio)}, out)
     else:
         rate = pipe.vocoder.config.output_sampling_rate
         diffusers.utils.encode_video(video[0], recipe["fps"], out, audio[0].float().cpu(), rate)

@@ -24,7 +24,7 @@ from ray_distill.models.conditions import collate, from_bytes, to_bytes, uncondi
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.ltx2.network import LTX2Denoiser
-from ray_distill.models.ltx2.sample import guidance, packed
+from ray_distill.models.ltx2.sample import guidance, pack
 from ray_distill.models.packed import layout, modalities, picture, sound, tensor_shape
 from ray_distill.models.parts import check_others, check_text, check_vae
 from ray_distill.models.pipeline import Pipeline
@@ -118,7 +118,7 @@ def test_the_pipelines_own_call(pipe, network, conds, kind, scale):
     torch.manual_seed(1)
     call = {"height": HEIGHT, "width": WIDTH, "num_frames": FRAMES, "frame_rate": 24.0, "output_type": "latent"}
     call |= {"sigmas": [t / 1000 for t in TIMES], "num_inference_steps": len(TIMES), "max_sequence_length": TOKENS}
-    theirs = packed(pipe, *pipe(" a red ball ", **call, **guidance(scale), return_dict=False))
+    theirs = pack(pipe, *pipe(" a red ball ", **call, **guidance(scale), return_dict=False))
     pipe.scheduler = own
     torch.manual_seed(1)
     of, shape = family("ltx2"), (1, *LATENT)
