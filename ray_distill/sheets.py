@@ -47,11 +47,11 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     text, bold = ImageFont.load_default(15), ImageFont.load_default(17)
     for heading, left, across in zip(headings, lefts, widths, strict=False):
-        draw.text((left, MARGIN), fitted(draw, heading, bold, across), INK, bold)
+        draw.text((left, MARGIN), fit_text(draw, heading, bold, across), INK, bold)
         draw.line((left, MARGIN + 29, left + across - 1, MARGIN + 29), RULE, 2)
     top = MARGIN + head
     for (title, _), row, height in zip(rows, strips, heights, strict=True):
-        draw.text((MARGIN, top), fitted(draw, title, text, width - 2 * MARGIN), INK, text)
+        draw.text((MARGIN, top), fit_text(draw, title, text, width - 2 * MARGIN), INK, text)
         for strip, left in zip(row, lefts, strict=True):
             sheet.paste(strip, (left, top + LINE))
         top += height
@@ -74,7 +74,7 @@ def _strip(video: Video, frames: int, edge: int | None) -> Image.Image:
     return strip
 
 
-def fitted(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+def fit_text(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
     """``text`` as one line of at most ``width`` pixels; a cut text ends with an ellipsis."""
     text = " ".join(text[:CUT].split())
     while draw.textlength(text, font) > width and len(text) > 1:
