@@ -18,8 +18,8 @@ from ray_distill.simpletuner.document import hint, is_comment
 from ray_distill.simpletuner.keys import KEYS
 from ray_distill.simpletuner.method import table_of
 from ray_distill.simpletuner.opening import METHOD, SECTION, open_file, read_keys
-from ray_distill.simpletuner.outcome import ABSENT, File, Key, Outcome, looked_up
-from ray_distill.simpletuner.report import Line, quoted, warnings
+from ray_distill.simpletuner.outcome import ABSENT, File, Key, Outcome, look_up
+from ray_distill.simpletuner.report import Line, quote, warnings
 from ray_distill.simpletuner.values import Refused, blank, whole
 
 FINE_ALONE = ("method.", "roles.discriminator", "roles.student.path", "publish")
@@ -91,7 +91,7 @@ def convert(path: Path, overridden: Mapping[str, Any], mode: str | None = None) 
 def _apply(table: Mapping[str, Key], settings: Mapping[str, Any], file: File, section: str = "") -> list[Line]:
     lines = []
     for key in [*settings, *(key for key in table if key not in settings)]:
-        name, entry, value = f"{section}{key}", looked_up(table, key), settings.get(key, ABSENT)
+        name, entry, value = f"{section}{key}", look_up(table, key), settings.get(key, ABSENT)
         if value is not ABSENT and is_comment(key):
             lines.append(Line(name, value, Outcome(note="a comment")))
             continue
@@ -109,7 +109,7 @@ def _apply(table: Mapping[str, Key], settings: Mapping[str, Any], file: File, se
         try:
             lines.append(Line(name, value, entry.rule(value, file), assumed))
         except Refused as error:
-            raise ConfigError(f"{file.path}: {name} = {quoted(key, value)}: {error}") from None
+            raise ConfigError(f"{file.path}: {name} = {quote(key, value)}: {error}") from None
     return lines
 
 

@@ -10,11 +10,11 @@ from ray_distill.config.keys import ConfigError
 from ray_distill.simpletuner.datatable import all_fields
 from ray_distill.simpletuner.document import FORM, hint, is_comment, read_json, set_keys
 from ray_distill.simpletuner.fields import CACHE, Entry
-from ray_distill.simpletuner.mixing import mixed, one_beginning, own_keys, square
-from ray_distill.simpletuner.outcome import File, Key, Outcome, Rule, looked_up
-from ray_distill.simpletuner.placeholders import filled
-from ray_distill.simpletuner.report import Line, quoted
-from ray_distill.simpletuner.rules import taken, to
+from ray_distill.simpletuner.mixing import mix, one_beginning, own_keys, square
+from ray_distill.simpletuner.outcome import File, Key, Outcome, Rule, look_up
+from ray_distill.simpletuner.placeholders import fill
+from ray_distill.simpletuner.report import Line, quote
+from ray_distill.simpletuner.rules import accept, to
 from ray_distill.simpletuner.values import Refused, flag, one_of, whole
 
 FIELDS = all_fields()
@@ -58,7 +58,7 @@ def datasets(file: File) -> tuple[dict[str, Any], list[Line]]:
     one_beginning(parts, path)
     tree = {key: value for part in reversed(parts) for key, value in part.items() if "." in key}
     shared, own = own_keys([{key: value for key, value in part.items() if "." not in key} for part in parts])
-    own, note = mixed(own, file)
+    own, note = mix(own, file)
     for entry, part in zip(entries, parts, strict=True):
         if "frames" in shared and not part.keys() & {"frames", "prompts"}:
             unset = Outcome(
@@ -101,7 +101,7 @@ def _used(path: Path, file: File, lines: list[Line]) -> list[Used]:
             raise Refused("each dataset is a mapping")
         where = f"{path}: dataset {number}"
         try:
-            entry = filled(set_keys(raw), file.settings)
+            entry = fill(set_keys(raw), file.settings)
             reason = _passed_over(entry)
         except Refused as error:
             raise ConfigError(f"{where}: {error}") from None
@@ -146,13 +146,13 @@ def _dataset(entry: Entry, where: str, file: File) -> tuple[dict[str, Any], dict
     part: dict[str, Any] = {}
     outcomes: dict[str, Outcome] = {}
     for key in sorted(entry.keys() - {CACHE}, key=lambda key: (key not in FIRST, list(entry).index(key))):
-        field = looked_up(FIELDS, key)
+        field = look_up(FIELDS, key)
         if field is None:
             raise ConfigError(f"{where}: {key}: unknown key; {hint(key, FIELDS)}")
         try:
             outcomes[key] = field.rule(entry[key], entry, file)
         except Refused as error:
-            raise ConfigError(f"{where}: {key} = {quoted(key, entry[key])}: {error}") from None
+            raise ConfigError(f"{where}: {key} = {quote(key, entry[key])}: {error}") from None
         part.update(outcomes[key].values)
     return part, outcomes
 
@@ -188,16 +188,16 @@ def sampling(value: Any, file: File) -> Outcome:
 DATA: Mapping[str, Key] = {
     "data_backend_config": Key(backend, "`data.datasets`: a file with one dataset or a list"),
     **{key: Key(inherited(key), "for datasets that do not set it") for key in INHERITED},
-    "parquet_caption_column": Key(taken("see dataset.parquet"), "for tables that do not say"),
-    "parquet_filename_column": Key(taken("see dataset.parquet"), "for tables that do not say"),
+    "parquet_caption_column": Key(accept("see dataset.parquet"), "for tables that do not say"),
+    "parquet_filename_column": Key(accept("see dataset.parquet"), "for tables that do not say"),
     "data_backend_sampling": Key(
         sampling, "how datasets are mixed: each clip alike (`auto-weighting`), or each dataset alike (`uniform`)"
     ),
     "aspect_bucket_rounding": Key(to("data.aspect_bucket_rounding", kind=whole), "`data.aspect_bucket_rounding`"),
     "caption_dropout_probability": Key(to("data.caption_dropout"), "`data.caption_dropout`; DMD warns of it"),
-    "compress_disk_cache": Key(taken("the cache is always zstd"), "accepted: the cache is always zstd"),
+    "compress_disk_cache": Key(accept("the cache is always zstd"), "accepted: the cache is always zstd"),
     "delete_problematic_images": Key(
-        taken("sources are never deleted: a list names what was passed over"),
+        accept("sources are never deleted: a list names what was passed over"),
         "sources are never deleted, whatever it says: a list names what was passed over",
     ),
     "disable_bucket_pruning": Key(to("data.keep_small_buckets", kind=flag), "`data.keep_small_buckets`"),

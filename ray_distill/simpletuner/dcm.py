@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_distill.simpletuner.outcome import File, Key, Outcome, Rule
-from ray_distill.simpletuner.rules import form, nothing, to
+from ray_distill.simpletuner.rules import form, no_effect, to
 from ray_distill.simpletuner.values import Refused, number, whole
 
 FINE, SEMANTIC = "dcm_fine", "dcm_semantic"
@@ -110,8 +110,8 @@ DCM: Mapping[str, Key] = {
         of_fine("method.discriminator_stride", whole), "`method.discriminator_stride`; mode=fine", default=2
     ),
     "discriminator_total_layers": Key(
-        nothing("no effect: the discriminator takes its size from the model"),
+        no_effect("no effect: the discriminator takes its size from the model"),
         "no effect: the discriminator takes its size from the model",
     ),
-    "model_family": Key(nothing("no effect: model_family beside it says so"), "no effect: it stands beside it, too"),
+    "model_family": Key(no_effect("no effect: model_family beside it says so"), "no effect: it stands beside it, too"),
 }

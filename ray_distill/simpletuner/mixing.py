@@ -64,7 +64,7 @@ def one_beginning(parts: Sequence[Part], path: Path) -> None:
         )
 
 
-def mixed(parts: Sequence[Part], file: File) -> tuple[list[Part], Outcome | None]:
+def mix(parts: Sequence[Part], file: File) -> tuple[list[Part], Outcome | None]:
     """(datasets with ``repeats`` or ``probability``, the outcome to report).
 
     SimpleTuner's auto-weighting draws a dataset in proportion to probability x clips, and uniform to probability alone.

@@ -63,7 +63,7 @@ def mixed_precision(value: Any, file: File) -> Outcome:
     return Outcome({f"roles.{role}.dtype": dtype for role in file.networks})
 
 
-def unquantised(value: Any, file: File) -> Outcome:
+def default_dtype(value: Any, file: File) -> Outcome:
     same = one_of(value, ("bf16", "fp32")) == file.settings.get("mixed_precision", "bf16")
     note = "weights that are not quantised have the precision of mixed_precision"
     return Outcome(note=note if same else f"no effect: {note}", warn=not same)

@@ -13,8 +13,8 @@ from ray_distill.plaintext import json_of
 from ray_distill.simpletuner.document import configuration, read_json, set_keys
 from ray_distill.simpletuner.method import METHOD_NAMES, by_its_name, table_of
 from ray_distill.simpletuner.outcome import ABSENT, File
-from ray_distill.simpletuner.placeholders import filled
-from ray_distill.simpletuner.report import quoted
+from ray_distill.simpletuner.placeholders import fill
+from ray_distill.simpletuner.report import quote
 from ray_distill.simpletuner.values import Refused, blank
 
 METHOD, SECTION = "distillation_method", "distillation_config"
@@ -24,7 +24,7 @@ def read_keys(path: Path) -> dict[str, Any]:
     """All keys of a configuration, with placeholders filled; ConfigError where the file is no configuration."""
     try:
         settings = configuration(path)
-        return filled(settings, settings)
+        return fill(settings, settings)
     except Refused as error:
         raise ConfigError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
 
@@ -40,7 +40,7 @@ def open_file(
     try:
         section = by_its_name(_section(settings.get(SECTION), named, file), named)
     except Refused as error:
-        raise ConfigError(f"{path}: {SECTION} = {quoted(SECTION, settings.get(SECTION))}: {error}") from None
+        raise ConfigError(f"{path}: {SECTION} = {quote(SECTION, settings.get(SECTION))}: {error}") from None
     modes = [name.removeprefix(f"{named}_") for name in METHODS if name.startswith("dcm_") and named == "dcm"]
     section = section | ({"mode": mode} if mode else {})
     mode = section.get("mode", "semantic")

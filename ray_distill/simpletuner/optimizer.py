@@ -63,7 +63,7 @@ def learning_rate(value: Any, file: File) -> Outcome:
     return Outcome({f"{STUDENT}.learning_rate": rate(file)}, note)
 
 
-def scaled(value: Any, file: File) -> Outcome:
+def lr_scale(value: Any, file: File) -> Outcome:
     flag(value)
     return Outcome(note="see learning_rate")
 

@@ -129,7 +129,7 @@ class Key:
     null: bool = False
 
 
-def looked_up(table: Mapping[str, K], key: str) -> K | None:
+def look_up(table: Mapping[str, K], key: str) -> K | None:
     """The entry of a key: its own, or that of a name in the table that ends in *, with this beginning."""
     if key in table or key.endswith("*"):
         return table.get(key)

@@ -13,7 +13,7 @@ PROMPTS = ("validation_prompt", "validation_negative_prompt", "instance_prompt")
 """Keys whose braces belong to the prompt, and are no placeholders."""
 
 
-def filled(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+def fill(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
     """Replace placeholders in the texts of ``settings`` by values of ``keys`` and environment variables; other braces
     stay.
 
@@ -24,7 +24,7 @@ def filled(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, An
 
 def _in(value: Any, keys: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
-        return filled(value, keys)
+        return fill(value, keys)
     if isinstance(value, list):
         return [_in(each, keys) for each in value]
     return re.sub(r"\{([^{}]+)\}", lambda match: _word(match, keys), value) if isinstance(value, str) else value

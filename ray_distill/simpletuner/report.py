@@ -27,7 +27,7 @@ class Line:
     @property
     def setting(self) -> str:
         """``key = value`` as short text."""
-        return f"{self.key} = {shown(self.key, self.value)}{f' (of {self.of})' if self.of else ''}"
+        return f"{self.key} = {short_text(self.key, self.value)}{f' (of {self.of})' if self.of else ''}"
 
     def text(self, overridden: Mapping[str, Any]) -> str:
         became = [
@@ -48,12 +48,12 @@ def warnings(lines: Iterable[Line]) -> list[str]:
     return [f"{', '.join(keys)}: {note}" for note, keys in by_note.items()]
 
 
-def shown(key: str, value: Any) -> str:
+def short_text(key: str, value: Any) -> str:
     """A value as short text; *** where it may be a secret."""
     return _short(_masked(key, value))
 
 
-def quoted(key: str, value: Any) -> str:
+def quote(key: str, value: Any) -> str:
     """A value for an error message, as Python's repr; *** where it may be a secret."""
     masked = _masked(key, value)
     return masked if masked == "***" else repr(masked)

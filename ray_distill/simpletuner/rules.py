@@ -19,12 +19,12 @@ def form(key: str) -> Rule:
     return lambda value, file: Outcome({key: one_of(value, ("std", "extra"))})
 
 
-def nothing(why: str) -> Rule:
+def no_effect(why: str) -> Rule:
     """Warn that the key has no effect."""
     return lambda value, file: Outcome(note=why, warn=True)
 
 
-def taken(note: str) -> Rule:
+def accept(note: str) -> Rule:
     """Accept the key without setting anything, since the behaviour here is already so."""
     return lambda value, file: Outcome(note=note)
 

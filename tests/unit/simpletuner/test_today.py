@@ -9,7 +9,7 @@ from ray_distill.config import ConfigError
 from ray_distill.simpletuner import datatable, idle
 from ray_distill.simpletuner.dataset import FIELDS
 from ray_distill.simpletuner.keys import KEYS
-from ray_distill.simpletuner.outcome import File, looked_up
+from ray_distill.simpletuner.outcome import File, look_up
 from ray_distill.simpletuner.values import Refused
 from tests.unit.simpletuner.examples import MODEL, home, load, seed
 
@@ -206,7 +206,7 @@ def test_keys_that_would_change_the_training_are_refused_unless_off(folder):
     file = File(Path("x"), {}, {}, "dmd")
     for key in [*names(idle.REFUSED), *idle.USUAL]:
         with pytest.raises(Refused, match="; remove it"):
-            looked_up(KEYS, key).rule("on", file)
+            look_up(KEYS, key).rule("on", file)
     off = dict.fromkeys(names(idle.REFUSED), False) | {key: usual for key, (usual, _) in idle.USUAL.items()}
     assert load(folder, dmd(**off)).warnings == load(folder, dmd()).warnings
     with pytest.raises(ConfigError, match=r"crepa_enabled = True: distillation has no such term; remove it"):
@@ -223,7 +223,7 @@ def test_a_datasets_keys_are_told_or_refused_alike(folder):
     assert quiet.warnings == load(folder, dataset(folder)).warnings
     for key in names(datatable.REFUSED):
         with pytest.raises(Refused, match="; remove it"):
-            looked_up(FIELDS, key).rule("on", {}, File(Path("x"), {}, {}, "dmd"))
+            look_up(FIELDS, key).rule("on", {}, File(Path("x"), {}, {}, "dmd"))
     load(folder, dataset(folder, start_epoch=1, start_step=0, end_step=None))
     with pytest.raises(ConfigError, match=r"dataset 0: start_step = 300: all datasets are mixed from the first step"):
         load(folder, dataset(folder, start_step=300))
