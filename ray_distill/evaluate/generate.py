@@ -34,7 +34,7 @@ from ray_distill.evaluate.samples import Candidate, Samples, kept_name
 from ray_distill.jsonl import write_document
 from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
-from ray_distill.models.conditions import batched, from_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, unconditional
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.packed import picture, tensor_shape
 from ray_distill.models.spec import Fields, Row, of_captions
@@ -145,7 +145,7 @@ def _generate(
     shape, fields = codec.latent_shape(*config.shown_size), config.model.encoders.fields
     pixels, began = [], time.perf_counter()
     for first in range(0, len(prompts), config.evaluate.batch):
-        some = batched(rows[first : first + config.evaluate.batch], fields, shape)
+        some = collate(rows[first : first + config.evaluate.batch], fields, shape)
         cond = {name: value.to(device) for name, value in some.items()}
         null = unconditional(negative, cond, fields)
         latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, tensor_shape(shape))

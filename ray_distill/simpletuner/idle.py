@@ -1,4 +1,4 @@
-"""SimpleTuner's keys without an effect here, by reason, and keys that are refused unless off."""
+"""SimpleTuner's keys without an effect here, by reason, and keys that are refused unless they are off."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ USUAL: Mapping[str, tuple[str, str]] = {
     "layer_freeze_strategy": ("none", "all of a trained role's weights, or its adapters, are trained"),
     "pretrained_transformer_subfolder": ("transformer", "a pipeline's network lies there"),
 }
-"""Key -> its one value here, and why."""
+"""Key -> (its only accepted value here, the reason)."""
 ANYWAY: Mapping[str, str] = {
     "gradient_checkpointing_interval": "1",
     "gradient_checkpointing_backend": "torch",
@@ -118,11 +118,11 @@ ANYWAY: Mapping[str, str] = {
     "validation_method": "simpletuner-local",
     "vae_dtype": "default",
 }
-"""Values of idle keys that ask for what is done anyway."""
+"""Values of idle keys that ask for the behaviour here."""
 
 
 def idle_keys() -> dict[str, Key]:
-    """All of these keys with their rules; a name that ends in * stands for all that begin so."""
+    """All of these keys with their rules; a name that ends in * stands for all names with this beginning."""
     keys = {name: Key(idle(why, ANYWAY.get(name)), "") for why, names in IDLE.items() for name in names.split()}
     keys |= {name: Key(only_off(why), "") for why, names in REFUSED.items() for name in names.split()}
     return keys | {name: Key(only_off(why, usual), "") for name, (usual, why) in USUAL.items()}

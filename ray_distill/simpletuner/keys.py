@@ -8,7 +8,7 @@ from ray_distill.simpletuner import networks, optimizer, outputs, training, vali
 from ray_distill.simpletuner.dataset import DATA
 from ray_distill.simpletuner.idle import idle_keys
 from ray_distill.simpletuner.outcome import Key
-from ray_distill.simpletuner.rules import nothing, older_name, to
+from ray_distill.simpletuner.rules import no_effect, older_name, to
 from ray_distill.simpletuner.values import number, text, whole
 
 checkpoint_interval = to("train.checkpoint_every", kind=whole)
@@ -48,7 +48,7 @@ KEYS: Mapping[str, Key] = {
     "base_model_precision": Key(
         networks.precision, "`roles.*.base_precision`: int8 of what is frozen; refused where all weights are trained"
     ),
-    "base_model_default_dtype": Key(networks.unquantised, "no effect: mixed_precision holds for all of a network"),
+    "base_model_default_dtype": Key(networks.default_dtype, "no effect: mixed_precision holds for all of a network"),
     "quantize_via": Key(networks.quantize_via, "`cpu`: where weights are quantised, always"),
     "text_encoder_1_precision": Key(networks.text_precision, "`model.text_encoder_precision`"),
     "attention_mechanism": Key(networks.attention, "`model.attention`, by diffusers' names"),
@@ -68,8 +68,8 @@ KEYS: Mapping[str, Key] = {
     "weight_decay": Key(older_name("adam_weight_decay", optimizer.option("weight_decay")), "the same"),
     "adam_epsilon": Key(optimizer.option("eps"), f"`{optimizer.STUDENT}.eps`"),
     "learning_rate": Key(optimizer.learning_rate, f"`{optimizer.STUDENT}.learning_rate`"),
-    "lr_scale": Key(optimizer.scaled, "true: learning_rate times the global batch"),
-    "lr_scale_sqrt": Key(optimizer.scaled, "beside lr_scale: times the root of the global batch"),
+    "lr_scale": Key(optimizer.lr_scale, "true: learning_rate times the global batch"),
+    "lr_scale_sqrt": Key(optimizer.lr_scale, "beside lr_scale: times the root of the global batch"),
     "lr_scheduler": Key(optimizer.scheduler, f"`{optimizer.STUDENT}.schedule`, counted in the student's own updates"),
     "lr_power": Key(optimizer.power, f"`{optimizer.STUDENT}.power`, with lr_scheduler=polynomial"),
     "lr_end": Key(
@@ -153,6 +153,6 @@ KEYS: Mapping[str, Key] = {
     "validation_negative_prompt": Key(
         to("data.negative_prompt", kind=text), "`data.negative_prompt`, the teacher's guidance included"
     ),
-    "prodigy_steps": Key(nothing("no effect: it belongs to optimizer=prodigy"), "no effect: it belongs to Prodigy"),
+    "prodigy_steps": Key(no_effect("no effect: it belongs to optimizer=prodigy"), "no effect: it belongs to Prodigy"),
     **idle_keys(),
 }

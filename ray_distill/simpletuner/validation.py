@@ -1,4 +1,4 @@
-"""Rules for SimpleTuner's keys on validation: what is shown, and when."""
+"""Rules for SimpleTuner's keys on the content and times of validations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def disable(value: Any, file: File) -> Outcome:
 
 
 def benchmark(value: Any, file: File) -> Outcome:
-    """``disable_benchmark``, beside which ``validation_on_startup`` may ask for the same samples."""
+    """Read ``disable_benchmark``; ``validation_on_startup`` may ask for the same samples."""
     if file.flag("validation_disable"):
         return Outcome(note=NONE)
     return Outcome({"evaluate.baseline": not flag(value) or file.flag("validation_on_startup")})
@@ -52,12 +52,14 @@ def validation_steps(value: Any, file: File) -> Outcome:
 
 def guidance(value: Any, file: File) -> Outcome:
     if number(value) not in (0.0, 1.0):
-        raise Refused("the student has its teacher's guidance within its weights, and is sampled without; set 1.0")
+        raise Refused(
+            "the student's weights contain its teacher's guidance, so that it is sampled without guidance; set 1.0"
+        )
     return Outcome(note="the student is sampled without guidance")
 
 
 def validation_frames(value: Any, file: File) -> Outcome:
-    """Warn of a contradiction in SimpleTuner's example: no Wan makes 16 frames."""
+    """Read the frames of a validation; SimpleTuner's example contradicts itself: no Wan makes 16 frames."""
     frames = whole(value)
     below, above = codec_of(file).fitting(frames)
     if frames != above:
@@ -69,7 +71,7 @@ def validation_frames(value: Any, file: File) -> Outcome:
 
 
 def validation_resolution(value: Any, file: File) -> Outcome:
-    """Pixels, WIDTHxHEIGHT, or megapixels of a square; of several sizes the first."""
+    """Read pixels of an edge, WIDTHxHEIGHT, or megapixels of a square; the first where there are several sizes."""
     first, *others = (size.strip() for size in str(value).lower().split(","))
     note = "videos are made in one size, the first" if others else ""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", first)
@@ -82,7 +84,7 @@ def validation_resolution(value: Any, file: File) -> Outcome:
         raise Refused("expected one size, WIDTHxHEIGHT")
     if width % 16 or height % 16 or not width * height:
         raise Refused(f"sizes are multiples of 16; the nearest is {_near(width)}x{_near(height)}")
-    # Where clips keep their own aspect, the data's one size is that of samples.
+    # Where clips keep their own aspect ratio, data.width and data.height are the size of samples alone.
     section = "data" if file.data.get("data.resolution_type") == "pixel_area" else "evaluate"
     return Outcome({f"{section}.width": width, f"{section}.height": height}, note, warn=bool(others))
 

@@ -1,4 +1,4 @@
-"""Rules for the `video` section of a dataset: frames of a clip, files that are long enough."""
+"""Rules for the `video` section of a dataset: frames of a clip, and least lengths of files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def interval(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _interval(value: Any, entry: Entry, file: File) -> Outcome:
-    """The section's interval; with buckets by length SimpleTuner rounds lengths to it, and else it reads it nowhere."""
+    """Read the section's interval. SimpleTuner reads it only for buckets by length, to which it rounds lengths."""
     every = whole(value)
     if _section(entry).get("bucket_strategy") == "resolution_frames":
         return Outcome(note="no effect: num_frames says how long a clip is", warn=every > 1)
@@ -39,10 +39,10 @@ def _interval(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _shortest(value: Any, entry: Entry, file: File) -> Outcome:
-    """A file needs the frames of its clip; more than these cannot be asked for."""
+    """Read the least number of frames of a file; it may not exceed the frames of a clip."""
     least, count = whole(value), _count(entry)
     if count is not None and least > count:
-        raise Refused(f"files of {count} frames, which are num_frames, are taken here; use {count} or less")
+        raise Refused(f"files with num_frames = {count} frames are accepted here; use {count} or less")
     return Outcome(note="a file with fewer frames than a clip is left out and counted")
 
 
@@ -61,7 +61,8 @@ def _buckets(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _from_picture(value: Any, entry: Entry, file: File) -> Outcome:
-    """True where a clip's first frame is a condition: Wan 2.2 5B does as it is asked, and other models say so."""
+    """Read true: a clip's first frame is a condition. Wan 2.2 5B allows both; other models must agree with the
+    value."""
     asked, name = flag(value), model_name(file)
     if file.overrides("model.from_image"):
         return Outcome(note="no effect: model.from_image is set elsewhere")
@@ -86,7 +87,7 @@ PARTS: Mapping[str, Callable[[Any, Entry, File], Outcome]] = {
 
 
 def video(value: Any, entry: Entry, file: File) -> Outcome:
-    """All of the section as one outcome; Refused names its key."""
+    """The outcome of the whole section; Refused names the section's key."""
     if not isinstance(value, dict):
         raise Refused(f"expected a section of {', '.join(PARTS)}")
     outcomes = []
@@ -105,7 +106,7 @@ def _section(entry: Entry) -> dict[str, Any]:
 
 
 def _count(entry: Entry) -> int | None:
-    """Frames of a clip as the file asks for them, if it does."""
+    """The number of frames that the file asks for; None where it does not."""
     section = _section(entry) if isinstance(entry.get("video"), dict) else {}
     count = section.get("num_frames", entry.get("num_frames"))
     return None if count is None else whole(count)

@@ -1,4 +1,4 @@
-"""Rules for SimpleTuner's keys on where weights come from."""
+"""Rules for SimpleTuner's keys on the source of weights."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FLAVOURS = {
 DEFAULT = "t2v-480p-1.3b-2.1"
 """SimpleTuner's flavour of a file that names neither a model nor a flavour."""
 FROM_IMAGES = {name for flavour, name in FLAVOURS.items() if flavour.startswith("i2v")}
-"""Models that take a picture with each prompt."""
+"""Models that need a picture with each prompt."""
 EITHER = {FLAVOURS["ti2v-5b-2.2"]}
-"""Models that take a picture or none."""
+"""Models that work with a picture and without."""
 _ALONE = "it trains one of two experts, which are distilled together here: method dmd_phased with model.path = {}"
 _LAST = "it also takes the last frame of a clip, and pictures here are first frames"
 _CONTROL = "it takes control videos, and pictures here are first frames"
@@ -35,11 +35,11 @@ OTHERS = {
     "vace-1.3b-2.1": _CONTROL,
     "vace-14b-2.1": _CONTROL,
 }
-"""Flavours that are not distilled, and why not."""
+"""Flavours that are not supported, and the reason."""
 
 
 def model_name(file: File) -> str:
-    """The pipeline's name as the file has it: that of its own key, else its flavour's."""
+    """The pipeline's name in the file: the value of its own key, else the name of the flavour's pipeline."""
     return str(file.settings.get(PATH, FLAVOURS.get(str(file.settings.get("model_flavour", DEFAULT)), "")))
 
 
@@ -76,7 +76,8 @@ def revision(value: Any, file: File) -> Outcome:
 
 
 def of_the_model(what: str) -> Any:
-    """A part of the pipeline that is taken from model.path, and may be named beside it."""
+    """Rule of a key that names a part of the pipeline: it must name the model itself, since parts come from
+    model.path."""
 
     def rule(value: Any, file: File) -> Outcome:
         if value == model_name(file):
@@ -87,7 +88,7 @@ def of_the_model(what: str) -> Any:
 
 
 def transformer(value: Any, file: File) -> Outcome:
-    """Another network than the pipeline's, in all roles."""
+    """Start all roles from another network than the pipeline's."""
     roles = [role for role in file.networks if not file.overrides(f"roles.{role}.path")]
     if not roles:
         return Outcome(note="roles.*.path is set elsewhere")

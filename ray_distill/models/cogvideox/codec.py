@@ -14,7 +14,7 @@ from ray_distill.models.codec import first_alone
 from ray_distill.models.spec import Latent
 
 FRAMES = 8
-"""Frames of a piece in which diffusers encodes a clip, after its first frame; two latent frames are decoded as one."""
+"""Frames of each piece that diffusers encodes, after the clip's first frame; a piece is two latent frames."""
 
 
 class CogVideoXVAE(nn.Module):
@@ -31,7 +31,7 @@ class CogVideoXVAE(nn.Module):
 
     @classmethod
     def outline(cls, described: Mapping[str, Any]) -> CogVideoXVAE:
-        """The codec of a configuration alone, without weights, on the device that surrounds the call."""
+        """The codec of a configuration, without weights, on torch's current default device."""
         return cls(AutoencoderKLCogVideoX.from_config(dict(described)))
 
     @torch.no_grad()
@@ -62,8 +62,8 @@ class CogVideoXVAE(nn.Module):
         return first_alone(frames, FRAMES)
 
     def latent_shape(self, frames: int, height: int, width: int) -> Latent:
-        """(C, t, h, w). ValueError for frames that are not 8k+1: others are encoded, too, but decoded to other numbers
-        of frames (13 to 16), without an error."""
+        """(C, t, h, w). ValueError unless there are 8k+1 frames: diffusers would encode other numbers, but decode them
+        to another number of frames (13 to 16) without an error."""
         time, space, _ = self.stride
         below, above = self.fitting(frames)
         if below != frames:

@@ -31,7 +31,7 @@ class LTXVAE(nn.Module):
 
     @classmethod
     def outline(cls, described: Mapping[str, Any]) -> Self:
-        """The codec of a configuration alone, without weights, on the device that surrounds the call."""
+        """The codec of a configuration, without weights, on torch's current default device."""
         return cls(cls.vae_class.from_config(dict(described)))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,9 @@ class LTXVAE(nn.Module):
         return self.vae.decode(latents, level, return_dict=False)[0].float().clamp(-1, 1)
 
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        raise ValueError(f"{self.model}'s VAE shows a frame the frames behind it, too: its clips are decoded whole")
+        raise ValueError(
+            f"{self.model}'s VAE decodes a frame with the help of later frames, so that clips are decoded whole"
+        )
 
     @property
     def stride(self) -> tuple[int, int, int]:

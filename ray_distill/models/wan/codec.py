@@ -29,7 +29,8 @@ class WanVAE(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> WanVAE:
-        """fp32, as Wan's authors run it: in half precision its causal convolutions lose visible detail."""
+        """Load the VAE in fp32, as Wan's authors run it: in half precision its causal convolutions lose visible
+        detail."""
         vae = AutoencoderKLWan.from_pretrained(
             folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
@@ -37,7 +38,7 @@ class WanVAE(nn.Module):
 
     @classmethod
     def outline(cls, described: Mapping[str, Any]) -> WanVAE:
-        """The codec of a configuration alone, whose defaults are Wan 2.1's, on the device that surrounds the call."""
+        """The codec of a configuration, with Wan 2.1's defaults, without weights, on torch's current default device."""
         channels = int(described.get("z_dim", 16))
         unread = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}  # an outline encodes nothing
         return cls(AutoencoderKLWan.from_config({**described, **unread}))
@@ -55,8 +56,8 @@ class WanVAE(nn.Module):
 
     @torch.no_grad()
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pixels chunk by chunk, as diffusers decodes a clip: frame by frame, with its causal convolutions' cache kept
-        between chunks."""
+        """Pixels chunk by chunk. As diffusers decodes a whole clip, it decodes frame by frame, and keeps the cache of
+        the causal convolutions between chunks."""
         vae, first = self.vae, True
         vae.clear_cache()
         for latents in chunks:

@@ -5,7 +5,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from ray_distill.methods import METHODS
-from ray_distill.models.heads import FeatureDiscriminator, placed, random_heads
+from ray_distill.models.heads import FeatureDiscriminator, head_blocks, random_heads
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from tests.tiny_wan import SHAPE
@@ -53,7 +53,7 @@ def test_the_image_reaches_every_network_in_both_branches(name):
     modules = {role: from_image(seed) for seed, role in enumerate(method.roles) if role not in method.heads}
     networks = {role: Watched(role, module, calls) for role, module in modules.items()}
     for role, heads in method.heads.items():
-        blocks, width = placed(role, heads, "wan", modules["student"].config)
+        blocks, width = head_blocks(role, heads, "wan", modules["student"].config)
         modules[role] = random_heads(len(blocks), width, 0)
         networks[role] = FeatureDiscriminator(modules[role], torch.float32, blocks)
     ids = torch.arange(2)

@@ -9,7 +9,7 @@ from ray_distill.diffusion.losses import dmd_gradient, surrogate
 from ray_distill.diffusion.prefix import generated, generated_tokens
 from ray_distill.methods import METHODS
 from ray_distill.methods.dmd import DMD
-from ray_distill.models.heads import FeatureDiscriminator, placed, random_heads
+from ray_distill.models.heads import FeatureDiscriminator, head_blocks, random_heads
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction
@@ -91,7 +91,7 @@ def wans(method):
     modules = {role: tiny_wan(seed) for seed, role in enumerate(roles)}
     networks = {role: WanDenoiser(module) for role, module in modules.items()}
     for role, heads in method.heads.items():
-        blocks, width = placed(role, heads, "wan", modules["student"].config)
+        blocks, width = head_blocks(role, heads, "wan", modules["student"].config)
         networks[role] = FeatureDiscriminator(random_heads(len(blocks), width, 0), torch.float32, blocks)
     ids = torch.arange(2)
     text, x_0 = RNG.noise("text", ids, TEXT), RNG.noise("x_0", ids, SHAPE)

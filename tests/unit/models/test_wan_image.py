@@ -142,7 +142,7 @@ def test_tokens_of_a_frame_of_the_5b():
     """Oracle 36: 390 at 480 x 832, 880 at 704 x 1280."""
     pipeline = Pipeline("wan", Path("none/Wan2.2-TI2V-5B-Diffusers"))
     for size, tokens in (((480, 832), 390), ((704, 1280), 880)):
-        (_, _, *latent), patch = pipeline.latent_shape(1, *size), pipeline.of.patch(pipeline.described)
+        (_, _, *latent), patch = pipeline.latent_shape(1, *size), pipeline.of.patch(pipeline.architecture)
         assert math.prod(side // of for side, of in zip(latent, patch, strict=True)) == tokens
 
 

@@ -219,7 +219,7 @@ REFUSED = [
     ("grad_clip_method", "agc", "known: value, norm"),
     ("resume_from_checkpoint", "checkpoint-9", "no such file in"),
     ("hub_model_id", None, "hub_model_id names the repository, and is not set"),
-    ("validation_guidance", 5.0, "is sampled without; set 1.0"),
+    ("validation_guidance", 5.0, "is sampled without guidance; set 1.0"),
     ("validation_resolution", "1280x700", "multiples of 16; the nearest is 1280x704"),
     ("validation_resolution", "a,b", "expected one size"),
     ("data_backend_config", "config/none.json", "no such file in"),
