@@ -182,6 +182,7 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
     return {
         "clips": len(samples),
         "skipped": len(bad),
+        "repeated": _names(equal(inventory.rows, error="")) - _names(index),
         "reasons": dict(Counter(re.sub(r"\d[\d.]*", "N", _reason(row)) for row in bad)),
         "captions": len(index["caption"].unique()),
         "captions_cut": _cut(inventory, index),
@@ -195,6 +196,11 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
         "latents": inventory.models.codec,
         KINDS["caption"]: inventory.models.encoder,
     } | ({KINDS["clip"]: inventory.models.images} if inventory.models.images else {})
+
+
+def _names(rows: pa.Table) -> int:
+    """Number of videos by dataset and name: videos of equal content and caption are one row of the index."""
+    return len(distinct(unequal(rows, video=""), "dataset", "video"))
 
 
 def _counts(column: pa.ChunkedArray) -> dict[Any, int]:

@@ -56,9 +56,9 @@ def changes(config: RunConfig, cache: Cache) -> list[str]:
     kept = {(row["dataset"], row["video"]) for row in clips}
     gone, new = sorted(kept - listed), sorted(listed - kept)
     lines = [f"{_count(gone)} gone from the data's sources; the run goes on with what was made of them"] if gone else []
-    skipped = cache.card.get("skipped", 0)
-    if len(new) > skipped:
-        lines.append(f"{len(new) - skipped} clips are new in the data's sources, and no part of this run")
+    absent = cache.card.get("skipped", 0) + cache.card.get("repeated", 0)
+    if len(new) > absent:
+        lines.append(f"{len(new) - absent} clips are new in the data's sources, and no part of this run")
     return lines
 
 

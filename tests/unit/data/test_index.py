@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -143,6 +144,14 @@ def test_clips_come_out_as_the_codec_sees_them(folder):
     assert cache.prompt("negative", MODELS.fields) == {"text": negative["text"].numpy().tobytes()}
     assert cache.card["clips"] == 3 and cache.card["skipped"] == 2 and cache.card["buckets"] == {"16x1x6x8": 3}
     assert summary(cache.card) == "3 kept, 2 left out; latents C x t x h x w: 3 of 16x1x6x8"
+
+
+def test_two_videos_of_equal_content_and_caption_are_one_row_and_counted(folder):
+    shutil.copyfile(folder / "in/wide.mp4", folder / "in/again.mp4")
+    rows = [{"video": f"in/{name}.mp4", "caption": "one"} for name in ("wide", "again", "again", "square")]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cache, _ = make(source(folder, {"manifest": folder / "manifest.jsonl"}))
+    assert (cache.card["clips"], cache.card["skipped"], cache.card["repeated"]) == (2, 0, 1)
 
 
 def test_what_was_left_out_is_named_with_its_reason(folder):

@@ -205,7 +205,7 @@ def test_captions_are_stored_in_the_precision_of_the_weights(folder, rows):
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("sde", 1.0), ("ode", 2.0)])
-def test_diffusers_alone_samples_an_export(folder, network, tmp_path, kind, scale):
+def test_diffusers_alone_samples_an_export(folder, network, tmp_path, kind, scale, scripts_in_process):
     sampler = Sampler(TIMES, kind, scale)
     out = export_student(tmp_path / "out", network, folder, sampler, LATENT, card={}, **SIZE)
     assert "LTX2Pipeline" in (out / "README.md").read_text()

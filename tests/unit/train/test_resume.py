@@ -77,6 +77,9 @@ def test_a_run_goes_on_with_its_cache_whatever_became_of_its_clips(trained, caps
     (home / "manifest.jsonl").write_text(lines[3] + "\n" + json.dumps({"video": "9.mp4", "caption": "new"}) + "\n")
     gone, new = changes(config, cache_of(config))
     assert gone.startswith("3 clips are (0.mp4, 1.mp4, 2.mp4) gone") and new.startswith("1 clips are new")
+    cache = cache_of(config)
+    cache.card["repeated"] = 1  # the new one has the content of another
+    assert changes(config, cache) == [gone]
     for content in ("not JSON\n", "", None):
         (home / "manifest.jsonl").unlink() if content is None else (home / "manifest.jsonl").write_text(content)
         assert cache_of(config).folder == same
