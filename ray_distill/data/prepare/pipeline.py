@@ -184,7 +184,7 @@ def _decode(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset
 
 def _teach(source: Source, models: Encoders, inventory: Inventory, part: int, teacher: Teacher, say: Say) -> None:
     """Sample a dataset's missing clips by its teacher."""
-    rows = inventory.missing_taught(part)
+    rows = inventory.missing_teacher_clips(part)
     if len(rows):
         (uncond,) = inventory.text.find([address(source.negative_prompt)])
         arguments = (models, teacher, inventory.sample_shape, inventory.text, uncond, inventory.images)

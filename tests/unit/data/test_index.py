@@ -15,7 +15,7 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare import stages as files
 from ray_distill.data.prepare.encode import EncodeClips, EncodeText
-from ray_distill.data.prepare.index import finish, some, summary
+from ray_distill.data.prepare.index import evenly_spaced, finish, summary
 from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.known_caches import recall, remember
 from ray_distill.data.prepare.listing import LISTED, entries, listing
@@ -99,7 +99,7 @@ def make(source, models=MODELS):
             told = written(made)(EncodeClips(models)(decoded))
             made.mark_failed(dict(zip(told["id"], told["error"], strict=True)))
     for number, part in enumerate(source.parts):
-        if part.teacher and (rows := made.missing_taught(number).to_pylist()):
+        if part.teacher and (rows := made.missing_teacher_clips(number).to_pylist()):
             (uncond,) = made.text.find([address(source.negative_prompt)])
             actor = MakeClips(models, part.teacher, made.sample_shape, made.text, uncond, made.images)
             for first in range(0, len(rows), 2):
@@ -420,7 +420,12 @@ def test_the_contact_sheet_shows_what_the_model_sees(folder):
 
 
 def test_a_sheet_takes_some_of_many():
-    assert some(0) == [] and some(3) == [0, 1, 2] and len(some(1000)) == 12 and some(1000)[-1] == 999
+    assert (
+        evenly_spaced(0) == []
+        and evenly_spaced(3) == [0, 1, 2]
+        and len(evenly_spaced(1000)) == 12
+        and evenly_spaced(1000)[-1] == 999
+    )
 
 
 def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
