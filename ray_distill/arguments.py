@@ -17,6 +17,13 @@ environment (RAY_DISTILL_TRAIN__STEPS=100), then on the command line (train.step
 
 On a cluster: ray job submit --working-dir . -- python train.py CONFIG [key=value ...]
 """
+PAGES = """\
+The page needs no server, no network and no other file: open it in a browser, or send it. It shows what was run and
+which place set each key, numbers with intervals, videos side by side, curves, checkpoints over time, warnings with
+remedies, the plan beside what was measured, and how to load the student. A run writes it at its end, however it ends;
+this command writes it again, also while the run is at work. It reads the run's files alone, samples nothing and
+starts nothing. Videos beyond the limit are counted and named.
+"""
 RUN_VERBS = {
     "check": "every key, its value and where it came from; starts nothing",
     "plan": "memory, forwards, time and money by role; starts nothing",
@@ -63,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     tool.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the YAML file to write")
     tool.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
     _add_overrides(tool)
+    pages = _verb(verbs, "report", "a run on one page, or a page that compares runs or the trials of a sweep", PAGES)
+    pages.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run's or a sweep's folder: output/quickstart"
+    )
+    pages.add_argument("-o", "--out", type=Path, help="the page (RUN/report.html; of several runs comparison.html)")
+    pages.add_argument("--limit", type=_mebibytes, default=32.0, metavar="MIB", help="of videos in the page (32)")
+    pages.set_defaults(overrides=[])
     late = _verb(verbs, "track", "what MLflow missed of a run")
     late.add_argument("action", choices=["sync"], help="send it")
     late.add_argument("config", type=Path, metavar="RUN", help="the run's folder, such as output/quickstart")
@@ -83,9 +97,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _verb(verbs: Any, name: str, purpose: str) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = verbs.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
+def _verb(verbs: Any, name: str, purpose: str, more: str = "") -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name, help=purpose, description=purpose, epilog=more or None, allow_abbrev=False
+    )
     return verb
+
+
+def _mebibytes(text: str) -> float:
+    """A size of 0 or more; ValueError for what is no such number."""
+    if not 0 <= (size := float(text)) < 1 << 20:
+        raise ValueError(text)
+    return size
 
 
 def _add_overrides(verb: argparse.ArgumentParser, purpose: str = "dotted keys of the configuration") -> None:

@@ -92,16 +92,18 @@ def prepare(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> int:
     loaded = load(args.config, args.overrides)
+    from ray_distill.evaluate.names import PAGE
     from ray_distill.train.launch import launch
 
     for message in loaded.warnings:
         print(f"warning: {mask(message)}", file=sys.stderr)
     if loaded.before:
-        launch(loaded.before.config)
-    report = launch(loaded.config)
+        launch(loaded.before.config, source=loaded.before.source)
+    report = launch(loaded.config, source=loaded.source)
     run = loaded.config.run_dir
     print(
-        f"\nstudent   {run / 'export'}\npictures  {run / 'contact_sheet.png'}, {run / 'losses.png'}, {run / 'videos'}\n"
+        f"\npage      {run / PAGE}\nstudent   {run / 'export'}\n"
+        f"pictures  {run / 'contact_sheet.png'}, {run / 'losses.png'}, {run / 'videos'}\n"
         f"\nNext:\n  mlflow ui --backend-store-uri {mask(loaded.config.track.uri)} --host 127.0.0.1\n"
         f'  ray-distill sample {args.config} --prompt "{report["prompt"]}" --out sample.mp4'
     )
@@ -113,16 +115,34 @@ def train(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> None:
     loaded = load(args.config, args.overrides)
     from ray_distill.evaluate.compare import evaluate
+    from ray_distill.evaluate.names import REPORT
     from ray_distill.evaluate.report import table, write_report
+    from ray_distill.report.page import write_page
     from ray_distill.train.driver.fit import newest
-    from ray_distill.train.driver.publish import REPORT, report_so_far
+    from ray_distill.train.driver.publish import report_so_far
     from ray_distill.train.launch import cache_of, cluster
 
     last = newest(loaded.config)
     with cluster():
         report = evaluate(loaded.config, cache_of(loaded.config), last.folder, loaded.config.run_dir)
     write_report(loaded.config.run_dir / REPORT, report_so_far(loaded.config.run_dir) | report)
-    print(table(report))
+    print(f"{table(report)}\npage  {write_page(loaded.config.run_dir)}")
+
+
+def report(args: argparse.Namespace) -> None:
+    from ray_distill.report.compare import is_sweep, write_comparison
+    from ray_distill.report.media import MIB, Room
+    from ray_distill.report.page import write_page
+
+    runs = [*args.runs, *map(Path, args.overrides)]  # argparse puts there what stands behind a flag
+    for folder in runs:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
+    room = Room(int(args.limit * MIB))
+    if len(runs) == 1 and not is_sweep(runs[0]):
+        print(write_page(runs[0], room, args.out))
+    else:
+        print(write_comparison(runs, args.out, room))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -149,6 +169,7 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def tune(args: argparse.Namespace) -> None:
+    from ray_distill.evaluate.names import PAGE
     from ray_distill.tune.space import load_sweep
     from ray_distill.tune.sweep import sweep
 
@@ -157,6 +178,7 @@ def tune(args: argparse.Namespace) -> None:
     home = settings.home
     print(
         f"\n{best.name} is best: {home / 'best.yaml'}\ntrials    {home / 'trials.json'}, {home / 'parallel.png'}\n"
+        f"page      {home / PAGE}\n"
         f"\nNext:\n  ray-distill train {home / 'best.yaml'}"
     )
 
@@ -187,6 +209,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "tune": tune,
     "evaluate": evaluate,
     "export": export,
+    "report": report,
     "sample": sample,
     "import": import_,
     "track": track,

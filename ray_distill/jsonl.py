@@ -20,11 +20,12 @@ Row = dict[str, Any]
 DAMAGED = ".damaged"
 
 
-def read_rows(path: Path, *required: str) -> list[Row]:
+def read_rows(path: Path, *required: str, mend: bool = True) -> list[Row]:
     """The rows of a JSON-lines file, each an object with all ``required`` keys; an empty list where there is no file.
 
     A warning names the numbers of damaged lines, and they are removed from the file; where the file system refuses
-    that, a second warning says so. A row that was appended to a torn line is still read.
+    that, a second warning says so. A row that was appended to a torn line is still read. Without ``mend`` the file
+    stays as it is: another process may be writing its last line.
     """
     content = path.read_bytes() if path.is_file() else b""
     rows: list[Row] = []
@@ -38,9 +39,11 @@ def read_rows(path: Path, *required: str) -> list[Row]:
             rows.append(row)
     if damaged:
         shown = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
-        log.warning("%s: torn or damaged lines are left out and removed: %s (%d in all)", path, shown, len(damaged))
+        done = "left out and removed" if mend else "left out"
+        log.warning("%s: torn or damaged lines are %s: %s (%d in all)", path, done, shown, len(damaged))
         try:
-            write_rows(path, rows)
+            if mend:
+                write_rows(path, rows)
         except OSError as error:
             log.warning("%s cannot be mended (%s)", path, error)
     return rows

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 from huggingface_hub import ModelCard, ModelCardData
 
 from ray_distill.evaluate.report import table
@@ -13,6 +14,8 @@ from ray_distill.models.spec import Export
 from ray_distill.types import Sampler
 
 ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+LOADER = "load_lora_weights"
+OTHER_LOADER = "pipe.transformer.load_lora_adapter"  # where the pipeline has none
 LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
 COMFYUI = {ADAPTER: "comfyui_lora.safetensors", LOW_ADAPTER: "comfyui_lora_2.safetensors"}
 """File names of the same adapters for ComfyUI."""
@@ -53,6 +56,7 @@ def model_card(
         "pipeline": export.pipeline,
         "ranks": ranks,
         "adapter": ADAPTER,
+        "loader": f"pipe.{LOADER}" if hasattr(getattr(diffusers, export.pipeline), LOADER) else OTHER_LOADER,
         "low_adapter": LOW_ADAPTER,
         "cut": CUT in card,
         "comfyui": [f"`{COMFYUI[name]}`" for name in ranks] if comfyui else [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any, NotRequired, TypedDict, Unpack
 import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, SchedulerMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
 
 from ray_distill.export.base import check_index
 from ray_distill.export.card import ADAPTER, COMFYUI, LOW_ADAPTER, model_card
@@ -23,6 +25,7 @@ from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.places import FIRST
 from ray_distill.models.spec import Export, Family, Latent
 from ray_distill.secrets import mask
 from ray_distill.types import Sampler
@@ -83,8 +86,9 @@ def export_student(
     adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
     ranks = {name: lora.rank for name, (lora, _) in adapters.items()}
     with _replacing(folder) as fresh:
-        _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors)
-        _save_adapters(fresh, export.pipeline, adapters)
+        own = _settings(base, family, export.pipeline)
+        _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors, own)
+        _save_adapters(fresh, adapters)
         for name, (lora, parts) in adapters.items() if comfyui else ():
             save_comfyui(fresh / COMFYUI[name], family, lora, parts)
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
@@ -141,6 +145,13 @@ def _recipe(folder: Path, base: Path | str, sampler: Sampler, latent_shape: Late
     }
 
 
+def _settings(base: Path | str, family: Family, pipeline: str) -> dict[str, Any]:
+    """The settings of the base's model_index.json that ``pipeline`` takes, such as expand_timesteps: no parts."""
+    takes = inspect.signature(getattr(diffusers, pipeline).__init__).parameters
+    index = Pipeline(family.name, Path(base), "base").settings
+    return {name: value for name, value in index.items() if name in takes and not isinstance(value, list)}
+
+
 def check_recipe(sampler: Sampler, export: Export) -> None:
     """ValueError for a recipe that the pipeline of ``export`` cannot replay."""
     if (sampler.chunks and export.causal is None) or (sampler.experts and not export.experts):
@@ -148,14 +159,14 @@ def check_recipe(sampler: Sampler, export: Export) -> None:
         raise ValueError(f"{export.pipeline} samples {what}; use another method, or text to video of family wan")
     if sampler.guidance_scale < 1.0:
         raise ValueError(
-            f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
+            f"guidance_scale = {sampler.guidance_scale}: {export.pipeline} takes all below 1 for 1 (off); use >= 1"
         )
     if sampler.experts is not None and sampler.experts.low_guidance_scale is not None:
         raise ValueError(
             "two experts with different guidance: sample.py has one scale; leave out that of the low expert"
         )
     if sampler.experts is not None and sampler.chunks is not None:
-        raise ValueError("a causal student with two experts: WanPipeline samples no chunks, and sample.py no experts")
+        raise ValueError("a causal student with two experts: the script of chunks samples one expert; use one student")
 
 
 def check_place(folder: Path) -> None:
@@ -174,6 +185,7 @@ def _save_networks(
     pipeline: str,
     scheduler: SchedulerMixin,
     tensors: Mapping[str, Mapping[str, torch.Tensor] | None],
+    settings: Mapping[str, Any],
 ) -> None:
     networks = {"transformer": transformer} | ({} if low is None else {"transformer_2": low})
     for name, network in networks.items():
@@ -181,19 +193,23 @@ def _save_networks(
     scheduler.save_pretrained(folder / "scheduler")
     if sampler.experts is not None:
         rest = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
-        ratio = sampler.experts.boundary / 1000
-        whole = getattr(diffusers, pipeline)(**networks, **rest, scheduler=scheduler, boundary_ratio=ratio)
+        own = {**settings, "boundary_ratio": sampler.experts.boundary / 1000}
+        whole = getattr(diffusers, pipeline)(**networks, **rest, scheduler=scheduler, **own)
         whole.save_config(folder)
 
 
-def _save_adapters(folder: Path, pipeline: str, adapters: Mapping[str, Adapter]) -> None:
-    """Write each adapter into its file, with peft's metadata."""
+def _save_adapters(folder: Path, adapters: Mapping[str, Adapter]) -> None:
+    """Write each adapter under its file name, with peft's metadata, as pipelines' ``save_lora_weights`` does; also for
+    a pipeline without that method, whose transformer reads the file."""
     for name, (lora, parts) in adapters.items():
-        getattr(diffusers, pipeline).save_lora_weights(
-            folder,
-            transformer_lora_layers=dict(parts),
+        LoraBaseMixin.write_lora_layers(
+            LoraBaseMixin.pack_weights(dict(parts), FIRST),
+            str(folder),
+            is_main_process=True,
             weight_name=name,
-            transformer_lora_adapter_metadata=lora.peft(),
+            save_function=None,
+            safe_serialization=True,
+            lora_adapter_metadata=LoraBaseMixin.pack_weights(lora.peft(), FIRST),
         )
 
 

@@ -20,6 +20,7 @@ FAMILIES = {
     "ltx": "ray_distill.models.ltx.family",
     "ltx2": "ray_distill.models.ltx2.family",
     "cogvideox": "ray_distill.models.cogvideox.family",
+    "hunyuan15": "ray_distill.models.hunyuan15.family",
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ray_distill.models.codec import first_alone
 from ray_distill.models.patch_pca import WEIGHTS, PatchPCA, save_codec
 
 
@@ -55,11 +56,14 @@ class CausalPatchPCA(nn.Module):
         for number, latents in enumerate(chunks):
             yield self.rest.decode(latents) if number else self.decode(latents)
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        return first_alone(frames, self.stride[0])
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         time, rows, columns = self.stride
-        if frames % time != 1 % time or frames < 1:
-            below = max(frames - 1, 0) // time * time + 1
-            raise ValueError(f"frames={frames}: CausalPatchPCA takes {time}k+1 frames; use {below} or {below + time}")
+        below, above = self.fitting(frames)
+        if below != frames:
+            raise ValueError(f"frames={frames}: CausalPatchPCA takes {time}k+1 frames; use {below} or {above}")
         if height % rows or width % columns:
             raise ValueError(f"height x width = {height}x{width}: CausalPatchPCA takes multiples of {rows}x{columns}")
         return self.channels, (frames - 1) // time + 1, height // rows, width // columns

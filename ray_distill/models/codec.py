@@ -45,6 +45,11 @@ class Codec(Protocol):
         """(C, t, h, w) of a video, or (C, t, h, w, L) with sound; ValueError for a size that the codec cannot take."""
         ...
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        """The nearest numbers of frames that it takes, at or below ``frames`` (its fewest, where that is
+        more), and at or above."""
+        ...
+
     @property
     def stride(self) -> tuple[int, int, int]:
         """(frames, rows, columns) of pixels for each latent frame, row and column."""
@@ -56,6 +61,17 @@ class Codec(Protocol):
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
+
+
+def first_alone(frames: int, time: int) -> tuple[int, int]:
+    """:meth:`Codec.fitting` of a codec that takes a first frame and ``time`` for each latent frame behind it."""
+    below = max(frames - 1, 0) // time * time + 1
+    return below, below + time * (below < frames)
+
+
+def frames_of(codec: Codec, latent: int) -> int:
+    """Number of frames of a clip of ``latent`` latent frames."""
+    return codec.fitting((latent - 1) * codec.stride[0] + 1)[1]
 
 
 def vae_class(name: str, where: str) -> CodecClass:

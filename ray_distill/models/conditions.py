@@ -76,6 +76,10 @@ def from_bytes(stored: Mapping[str, bytes], fields: Fields, latent: Latent) -> d
     row = {}
     for name, field in fields.items():
         sizes = field.sizes(latent)
-        flat = torch.frombuffer(bytearray(stored[name]), dtype=getattr(torch, field.dtype))
+        dtype = getattr(torch, field.dtype)
+        if not stored[name]:  # a caption without tokens of this kind
+            row[name] = torch.empty(0, *sizes[1:], dtype=dtype)
+            continue
+        flat = torch.frombuffer(bytearray(stored[name]), dtype=dtype)
         row[name] = flat.reshape(sizes if field.padding == "whole" else (-1, *sizes[1:]))
     return row

@@ -13,6 +13,12 @@ from ray_distill.types import Cond
 NAME = "exit_embedding"
 
 
+def check_exits(network: nn.Module, key: str) -> None:
+    """ValueError unless ``network`` (meta will do) has one embedding of the time, to which those of exits are added."""
+    if sum(isinstance(part, TimestepEmbedding) for part in network.modules()) != 1:
+        raise ValueError(f"{key}: a {type(network).__name__} embeds its time in several places; remove it")
+
+
 def add_exits(module: nn.Module, count: int) -> None:
     """Add ``count`` trainable embeddings, zero at first, to ``module``, which then takes an argument ``exit`` [B] from
     0."""

@@ -13,12 +13,19 @@ from torch import nn
 from ray_distill.models import family as adapter
 from ray_distill.models.parts import outline, read_config
 from ray_distill.models.places import SECOND, transformer_folder
-from ray_distill.models.spec import Family
+from ray_distill.models.spec import Family, Fields
 from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
 NATIVE = "native"
 """diffusers' name for torch's own attention, the default backend."""
+
+WITHOUT_MASKS = {
+    *("flash", "flash_hub", "flash_4_hub", "_flash_3", "_flash_3_hub", "aiter_fa2_hub", "_native_flash", "_native_xla"),
+    *("sage", "sage_hub", "sage_blackwell_hub", "_sage_qk_int8_pv_fp8_cuda", "_sage_qk_int8_pv_fp8_cuda_sm90"),
+    *("_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton"),
+}
+"""Backends of diffusers that raise an error for a mask of attention."""
 
 
 def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str, Any]:
@@ -137,6 +144,15 @@ def check_attention(backend: str, key: str = "model.attention") -> None:
     backends = sorted(name.value for name in AttentionBackendName)
     if backend not in backends:
         raise ValueError(f"{key} = {backend!r}: diffusers has no such backend; it has {', '.join(backends)}")
+
+
+def check_masks(backend: str, fields: Fields, key: str) -> None:
+    """ValueError for a ``backend`` that takes no mask, where one of a network's ``fields`` has one."""
+    if backend in WITHOUT_MASKS and (masked := [name for name, field in fields.items() if field.padding == "mask"]):
+        raise ValueError(
+            f"{key} = {backend!r}: the network takes a mask of its {masked[0]}, and this backend takes none; remove "
+            "it, or use _native_cudnn or _native_efficient"
+        )
 
 
 def check_blocks(network: nn.Module, backend: str, compiled: bool, key: str) -> None:

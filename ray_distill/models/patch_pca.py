@@ -69,6 +69,10 @@ class PatchPCA(nn.Module):
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         yield from map(self.decode, chunks)
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        below, above = max(frames // self.patch[0], 1), max(-(-frames // self.patch[0]), 1)
+        return below * self.patch[0], above * self.patch[0]
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         size = (frames, height, width)
         if any(have % want for have, want in zip(size, self.patch, strict=True)):

@@ -40,7 +40,7 @@ FIELDS: Mapping[str, Field] = {
         fields.cache, "`data.cache_dir`: latents and text of all datasets; of several datasets the first's"
     ),
     "cache_dir": Field(fields.cache, "the same; cache_dir_vae goes before it"),
-    "num_frames": Field(frames, "`frames`, the 4k+1 at or below it"),
+    "num_frames": Field(frames, "`frames`, the number at or below it that the model takes"),
     "frame_interval": Field(interval, "`stride`: each N-th frame"),
     "video": Field(
         video,

@@ -54,7 +54,7 @@ IDLE: Mapping[str, str] = {
         inference_scheduler_timestep_spacing""",
     "a validation samples the student alone, one video a prompt, from the seeds of evaluate.seeds": """
         num_validation_images validation_randomize validation_seed_source validation_adapter_* validation_preview
-        validation_preview_steps validation_lycoris_strength validation_using_datasets
+        validation_preview_steps validation_lycoris_strength
         validation_stitch_input_location wan_validation_load_other_stage""",
     "evaluate.metric measures a student": """
         evaluation_type num_eval_images eval_steps_interval eval_epoch_interval eval_timesteps eval_dataset_pooling
@@ -63,7 +63,7 @@ IDLE: Mapping[str, str] = {
         validation_method validation_external_script validation_external_background post_upload_script
         post_checkpoint_script""",
     "the hub alone is published to, beside the training, in diffusers' format with this tool's card": """
-        push_to_hub_background publishing_config model_card_safe_for_work model_card_note lora_format""",
+        push_to_hub_background publishing_config model_card_safe_for_work model_card_note""",
     "each checkpoint is written whole, as checkpoint_step_interval and checkpoints_total_limit say": """
         checkpointing_rolling_steps checkpoints_rolling_total_limit checkpointing_use_tempdir
         delete_invalid_checkpoints""",
@@ -116,7 +116,6 @@ ANYWAY: Mapping[str, str] = {
     "gradient_checkpointing_backend": "torch",
     "num_validation_images": "1",
     "validation_method": "simpletuner-local",
-    "lora_format": "diffusers",
     "vae_dtype": "default",
 }
 """Values of idle keys that ask for the behaviour here."""

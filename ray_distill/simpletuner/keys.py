@@ -19,6 +19,10 @@ KEYS: Mapping[str, Key] = {
     "lora_type": Key(networks.lora_type, "`standard` is peft's LoRA; `lycoris` is refused", default="standard"),
     "lora_rank": Key(networks.lora("rank", whole), "`roles.*.lora.rank` of each trained role", default=16),
     "lora_alpha": Key(networks.lora("alpha", number), "`roles.*.lora.alpha`; absent: the rank"),
+    "lora_format": Key(
+        networks.lora_format,
+        "`comfyui`: `model.comfyui_lora`, a file of the adapter by ComfyUI's names beside diffusers' own",
+    ),
     "lycoris_config": Key(networks.lycoris_config, "no effect: it belongs to LyCORIS; the file is not read"),
     "peft_lora_target_modules": Key(networks.targets, "`roles.*.lora.targets` of each trained role"),
     "pretrained_model_name_or_path": Key(
@@ -27,6 +31,7 @@ KEYS: Mapping[str, Key] = {
     "model_flavour": Key(
         weights.flavour,
         "`model.path`, where no other is named: Wan 2.1 from text or a picture, Wan 2.2 5B; others are refused by name",
+        default=weights.DEFAULT,
     ),
     "revision": Key(weights.revision, "that of `model.path` in the hub's cache"),
     "pretrained_t5_model_name_or_path": Key(
@@ -128,7 +133,9 @@ KEYS: Mapping[str, Key] = {
         validation.validation_steps, "DMD: the student's own steps; else `method.sampling_steps`"
     ),
     "validation_guidance": Key(validation.guidance, "1.0, which is off; others are refused"),
-    "validation_num_video_frames": Key(validation.validation_frames, "`evaluate.frames`, the next 4k+1"),
+    "validation_num_video_frames": Key(
+        validation.validation_frames, "`evaluate.frames`, the next number that the model makes"
+    ),
     "validation_resolution": Key(
         validation.validation_resolution, "`data.width`, `data.height`: those of samples; of several the first"
     ),
@@ -138,6 +145,11 @@ KEYS: Mapping[str, Key] = {
         validation.prompt_library, "`evaluate.prompts`: a file of {name: prompt}; `true` is a library of six"
     ),
     "user_prompt_library": Key(validation.prompt_library, "`evaluate.prompts`, too: a file of {name: prompt}"),
+    "validation_using_datasets": Key(
+        validation.using_datasets,
+        "true: captions and first frames of the data, which models that begin from a picture show always; no effect "
+        "with others",
+    ),
     "validation_negative_prompt": Key(
         to("data.negative_prompt", kind=text), "`data.negative_prompt`, the teacher's guidance included"
     ),

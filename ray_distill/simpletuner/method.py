@@ -9,6 +9,7 @@ from ray_distill.config.keys import ConfigError
 from ray_distill.methods import METHODS
 from ray_distill.methods.self_forcing import SelfForcing
 from ray_distill.simpletuner.dcm import DCM
+from ray_distill.simpletuner.lengths import codec_of
 from ray_distill.simpletuner.older import DMD_OF_2025
 from ray_distill.simpletuner.outcome import File, Key, Outcome, Rule
 from ray_distill.simpletuner.rules import form, to
@@ -54,7 +55,7 @@ def frames_per_chunk(value: Any, file: File) -> Outcome:
     chunk, causal = whole(value), issubclass(METHODS[file.method], SelfForcing)
     if chunk < 1:
         raise Refused("use 1 or more")
-    latent = (file.frames - 1) // 4 + 1 if file.frames else None
+    latent = (file.frames - 1) // codec_of(file).stride[0] + 1 if file.frames else None
     odd = latent is not None and latent % chunk
     first_alone = file.of_method("independent_first_frame", flag, False)
     alone = first_alone and latent is not None and not (latent - 1) % chunk

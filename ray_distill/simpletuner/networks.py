@@ -53,6 +53,13 @@ def lora_type(value: Any, file: File) -> Outcome:
     return Outcome(note="peft's LoRA on to_q, to_k, to_v and to_out.0" if is_lora(file) else "model_type is full")
 
 
+def lora_format(value: Any, file: File) -> Outcome:
+    comfyui = one_of(value, ("diffusers", "comfyui")) == "comfyui"
+    if comfyui and not is_lora(file) and not file.overrides("model.export_lora_rank"):
+        return Outcome(note="no effect: model_type is full, which leaves no adapter", warn=True)
+    return Outcome({"model.comfyui_lora": comfyui}, "beside the file by diffusers' names" if comfyui else "")
+
+
 def lycoris_config(value: Any, file: File) -> Outcome:
     return Outcome(note="no effect: it belongs to lora_type=lycoris; the file is not read", warn=True)
 

@@ -59,10 +59,5 @@ def older_name(today: str, rule: Rule) -> Rule:
     return read
 
 
-def four_k_plus_one(frames: int) -> int:
-    """The smallest number of frames from ``frames`` up that a Wan clip can have."""
-    return -(-(max(frames, 1) - 1) // 4) * 4 + 1
-
-
 def is_hub_name(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None

@@ -7,12 +7,14 @@ from math import sqrt
 from typing import Any
 
 from ray_distill.simpletuner.files import LIBRARIES, prompts
+from ray_distill.simpletuner.lengths import codec_of
 from ray_distill.simpletuner.method import steps
 from ray_distill.simpletuner.outcome import File, Outcome
-from ray_distill.simpletuner.rules import four_k_plus_one
 from ray_distill.simpletuner.values import Refused, flag, number, whole
+from ray_distill.simpletuner.weights import from_picture
 
 NONE = "validation_disable is true: none are made"
+OF_DATA = "validations show captions and first frames of the data"
 
 
 def interval(value: Any, file: File) -> Outcome:
@@ -59,10 +61,10 @@ def guidance(value: Any, file: File) -> Outcome:
 def validation_frames(value: Any, file: File) -> Outcome:
     """Read the frames of a validation; SimpleTuner's example contradicts itself: no Wan makes 16 frames."""
     frames = whole(value)
-    fitting = four_k_plus_one(frames)
-    if frames != fitting:
-        note = f"Wan makes 4k+1 frames: {fitting} in place of {frames}"
-        return Outcome({"evaluate.frames": fitting}, note, warn=True)
+    below, above = codec_of(file).fitting(frames)
+    if frames != above:
+        note = f"the model makes {below} or {above} frames: {above} in place of {frames}"
+        return Outcome({"evaluate.frames": above}, note, warn=True)
     if frames == file.data.get("data.frames"):
         return Outcome(note="as many as a clip of the data")
     return Outcome({"evaluate.frames": frames})
@@ -81,7 +83,7 @@ def validation_resolution(value: Any, file: File) -> Outcome:
     else:
         raise Refused("expected one size, WIDTHxHEIGHT")
     if width % 16 or height % 16 or not width * height:
-        raise Refused(f"Wan takes multiples of 16; the nearest is {_near(width)}x{_near(height)}")
+        raise Refused(f"sizes are multiples of 16; the nearest is {_near(width)}x{_near(height)}")
     # Where clips keep their own aspect ratio, data.width and data.height are the size of samples alone.
     section = "data" if file.data.get("data.resolution_type") == "pixel_area" else "evaluate"
     return Outcome({f"{section}.width": width, f"{section}.height": height}, note, warn=bool(others))
@@ -89,6 +91,12 @@ def validation_resolution(value: Any, file: File) -> Outcome:
 
 def _near(pixels: float) -> int:
     return max(16, round(pixels / 16) * 16)
+
+
+def using_datasets(value: Any, file: File) -> Outcome:
+    if flag(value) and not from_picture(file):
+        return Outcome(note="no effect: a student from text is shown text alone", warn=True)
+    return Outcome(note=OF_DATA if flag(value) else "")
 
 
 def validation_prompt(value: Any, file: File) -> Outcome:
@@ -103,6 +111,8 @@ def prompt_library(value: Any, file: File) -> Outcome:
     texts, more = prompts(file)
     if not texts:
         return Outcome(note="validations show captions of the data")
+    if from_picture(file):
+        return Outcome(note=f"no effect: a prompt has no picture, and {OF_DATA}", warn=True)
     note = f"no effect: {', '.join(more)} beside a prompt; every prompt has the seeds of evaluate.seeds" if more else ""
     return Outcome({"evaluate.prompts": texts, "evaluate.pictures": len(texts)}, note, warn=bool(more))
 

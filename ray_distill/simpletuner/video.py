@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_distill.simpletuner.document import is_comment
+from ray_distill.simpletuner.lengths import codec_of
 from ray_distill.simpletuner.outcome import File, Outcome
 from ray_distill.simpletuner.values import Refused, blank, flag, one_of, whole
 from ray_distill.simpletuner.weights import EITHER, FROM_IMAGES, model_name
@@ -17,9 +18,9 @@ def frames(value: Any, entry: Entry, file: File) -> Outcome:
     count = whole(value)
     if count < 1:
         raise Refused("expected 1 frame or more")
-    fitting = (count - 1) // 4 * 4 + 1
-    note = "" if fitting == count else f"Wan takes 4k+1 frames: the first {fitting} of {count}"
-    return Outcome({"frames": fitting}, note, warn=bool(note))
+    below, above = codec_of(file).fitting(count)
+    note = "" if below == count else f"the model takes {below} or {above} frames: the first {below} of {count}"
+    return Outcome({"frames": below}, note, warn=bool(note))
 
 
 def interval(value: Any, entry: Entry, file: File) -> Outcome:

@@ -17,6 +17,8 @@ FLAVOURS = {
     "i2v-14b-2.1-720p": "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
     "ti2v-5b-2.2": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
 }
+DEFAULT = "t2v-480p-1.3b-2.1"
+"""SimpleTuner's flavour of a file that names neither a model nor a flavour."""
 FROM_IMAGES = {name for flavour, name in FLAVOURS.items() if flavour.startswith("i2v")}
 """Models that need a picture with each prompt."""
 EITHER = {FLAVOURS["ti2v-5b-2.2"]}
@@ -38,7 +40,13 @@ OTHERS = {
 
 def model_name(file: File) -> str:
     """The pipeline's name in the file: the value of its own key, else the name of the flavour's pipeline."""
-    return str(file.settings.get(PATH, FLAVOURS.get(str(file.settings.get("model_flavour")), "")))
+    return str(file.settings.get(PATH, FLAVOURS.get(str(file.settings.get("model_flavour", DEFAULT)), "")))
+
+
+def from_picture(file: File) -> bool:
+    """True where each video begins from a picture, as far as the file says it."""
+    asked = file.overridden.get("model.from_image", file.data.get("model.from_image"))
+    return bool(asked) or (model_name(file) in FROM_IMAGES and not file.overrides("model.path"))
 
 
 def model_family(value: Any, file: File) -> Outcome:
@@ -57,6 +65,8 @@ def flavour(value: Any, file: File) -> Outcome:
     name = FLAVOURS[one_of(value, FLAVOURS, "flavours that are distilled")]
     if PATH in file.settings:
         return Outcome(note=f"{PATH} says which weights")
+    if file.settings.get("model_family", "wan") != "wan":
+        raise Refused(f"flavours are Wan's; give {PATH}")
     return model(name, file)
 
 

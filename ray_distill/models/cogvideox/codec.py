@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor, nn
 
+from ray_distill.models.codec import first_alone
 from ray_distill.models.spec import Latent
 
 FRAMES = 8
@@ -57,15 +58,16 @@ class CogVideoXVAE(nn.Module):
     def channels(self) -> int:
         return int(self.vae.config.latent_channels)
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        return first_alone(frames, FRAMES)
+
     def latent_shape(self, frames: int, height: int, width: int) -> Latent:
         """(C, t, h, w). ValueError unless there are 8k+1 frames: diffusers would encode other numbers, but decode them
         to another number of frames (13 to 16) without an error."""
         time, space, _ = self.stride
-        if frames % FRAMES != 1:
-            below = max(frames - 1, 0) // FRAMES * FRAMES + 1
-            raise ValueError(
-                f"frames={frames}: CogVideoX's VAE takes {FRAMES}k+1 frames; use {below} or {below + FRAMES}"
-            )
+        below, above = self.fitting(frames)
+        if below != frames:
+            raise ValueError(f"frames={frames}: CogVideoX's VAE takes {FRAMES}k+1 frames; use {below} or {above}")
         if height % space or width % space:
             raise ValueError(f"height x width = {height}x{width}: CogVideoX's VAE takes multiples of {space}")
         return self.channels, (frames - 1) // time + 1, height // space, width // space

@@ -11,6 +11,8 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
+from ray_distill.models.codec import first_alone
+
 
 class WanVAE(nn.Module):
     """diffusers' AutoencoderKLWan with Wan's normalisation, latents = (mode - latents_mean) / latents_std."""
@@ -80,11 +82,14 @@ class WanVAE(nn.Module):
     def channels(self) -> int:
         return int(self.vae.config.z_dim)
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        return first_alone(frames, self.stride[0])
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         time, space, _ = self.stride
-        if frames % time != 1:
-            below = max(frames - 1, 0) // time * time + 1
-            raise ValueError(f"frames={frames}: the Wan VAE takes {time}k+1 frames; use {below} or {below + time}")
+        below, above = self.fitting(frames)
+        if below != frames:
+            raise ValueError(f"frames={frames}: the Wan VAE takes {time}k+1 frames; use {below} or {above}")
         if height % space or width % space:
             raise ValueError(f"height x width = {height}x{width}: the Wan VAE takes multiples of {space}")
         return self.vae.config.z_dim, (frames - 1) // time + 1, height // space, width // space

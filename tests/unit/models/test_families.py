@@ -45,8 +45,8 @@ def test_a_family_is_light_to_declare():
 
 
 NAMED = re.compile(
-    r"models\.(wan|ltx2?|cogvideox)\b|\[?\"text_mask\"|cond\[\"|\{\"text\":|text_(embed_)?dim|caption_channels|\bUMT5"
-    r"|\b4n ?- ?3"
+    r"models\.(wan|ltx2?|cogvideox|hunyuan15)\b|\[?\"text_mask\"|cond\[\"|\{\"text\":|text_(embed_)?dim|caption_channels"
+    r"|\bUMT5|\b4n ?- ?3|\b4k ?\+ ?1|- 1\) // \d"
 )
 
 
@@ -60,7 +60,13 @@ def test_nothing_above_the_models_names_a_family_or_a_tensor_of_one():
 
 
 @pytest.mark.parametrize(
-    "line", ['cond = {"text": text}', "from ray_distill.models.wan import causal", 'x = cond["text"]']
+    "line",
+    [
+        'cond = {"text": text}',
+        "from ray_distill.models.wan import causal",
+        'x = cond["text"]',
+        "latent = (frames - 1) // 4 + 1",
+    ],
 )
 def test_a_planted_name_is_found(line):
     assert NAMED.search(line)
@@ -102,6 +108,15 @@ def test_a_valid_token_of_zeros_is_a_token():
         to_bytes("words", torch.zeros(2, 3), FIELDS["words"], LATENT)
     with pytest.raises(ValueError, match="a clip's field has the shape of its latents"):
         Field((4, 2), of="clip", padding="zeros")
+
+
+def test_a_caption_without_tokens_of_a_kind_is_stored():
+    given = row(0, 2)
+    stored = {name: to_bytes(name, given[name], field, LATENT) for name, field in FIELDS.items()}
+    assert stored["words"] == b""
+    again = from_bytes(stored, FIELDS, LATENT)
+    assert again["words"].shape == (0, 2) and again["words"].dtype == torch.bfloat16
+    assert not collate([again], FIELDS)["words_mask"].any()
 
 
 def test_the_unconditional_branch_keeps_what_belongs_to_the_clip():

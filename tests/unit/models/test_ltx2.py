@@ -21,6 +21,7 @@ from ray_distill.methods import DMD
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import collate, from_bytes, to_bytes, unconditional
+from ray_distill.models.exits import check_exits
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.ltx2.network import LTX2Denoiser
@@ -205,7 +206,7 @@ def test_captions_are_stored_in_the_precision_of_the_weights(folder, rows):
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("sde", 1.0), ("ode", 2.0)])
-def test_diffusers_alone_samples_an_export(folder, network, tmp_path, kind, scale):
+def test_diffusers_alone_samples_an_export(folder, network, tmp_path, kind, scale, scripts_in_process):
     sampler = Sampler(TIMES, kind, scale)
     out = export_student(tmp_path / "out", network, folder, sampler, LATENT, card={}, **SIZE)
     assert "LTX2Pipeline" in (out / "README.md").read_text()
@@ -309,6 +310,8 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
         model = {"family": name, "path": str(folder), "from_image": True}
         with pytest.raises(ConfigError, match=f"from_image = true: family '{name}' makes videos of text alone"):
             check_pictures(run_config(tmp_path, model=model))
+    with pytest.raises(ValueError, match="exit_embedding = true: a LTX2.* embeds its time in several places; remove"):
+        check_exits(tiny_ltx2.make_transformer(1), "method.exit_embedding = true")
     shared = {"train__sequence_parallel": 2, "train__workers": 2}
     with pytest.raises(ConfigError, match="train.sequence_parallel = 2: family 'ltx2' has no exchange"):
         check_heads(run_config(tmp_path, model={"family": "ltx2", "path": str(folder)}, **shared))

@@ -229,6 +229,12 @@ def test_clips_that_the_published_vae_does_not_take():
         plan(config(SMALL, "data.frames=80"), {})
 
 
+def test_clips_that_are_no_whole_chunks():
+    chunks = r"a clip of 20 latent frames is no k x 3; use 18 or 21 \(data.frames = 69 or 81\)"
+    with pytest.raises(ValueError, match=chunks):
+        plan(config("configs/wan2.1_1.3b/self_forcing.yaml", "data.frames=77"), {})
+
+
 def test_the_verb(capsys):
     assert main(["plan", QUICK, "cluster=2xRTX4090-24GB"]) == 0
     out = capsys.readouterr().out

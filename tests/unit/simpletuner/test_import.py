@@ -346,7 +346,7 @@ def test_the_three_contradictions_end_in_a_message(folder, capsys):
     assert main(["import", "simpletuner", "seed.json", "-o", "run.yaml", "--no-push"]) == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert any("121 frames are 31 latent frames, no whole number of chunks of 3" in text for text in warnings)
-    assert any("Wan makes 4k+1 frames: 17 in place of 16" in text for text in warnings)
+    assert any("the model makes 13 or 17 frames: 17 in place of 16" in text for text in warnings)
     assert any(
         "warmup_updates = 4000: this run has 4000 updates of student, all of them warm-up" in w for w in warnings
     )

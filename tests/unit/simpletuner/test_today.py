@@ -289,24 +289,37 @@ def test_a_key_of_today_that_is_refused(changes, message, folder):
     assert message in str(error.value)
 
 
-FROM_PICTURES = {"pretrained_model_name_or_path": None, "pretrained_t5_model_name_or_path": None}
+NO_MODEL = {"pretrained_model_name_or_path": None, "pretrained_t5_model_name_or_path": None}
 
 
 @pytest.mark.parametrize("flavour", ["i2v-14b-2.1", "i2v-14b-2.1-720p"])
 def test_a_flavour_that_begins_from_pictures(flavour, folder):
     name = f"Wan-AI/Wan2.1-I2V-14B-{'720P' if '720p' in flavour else '480P'}-Diffusers"
     (folder / name / "transformer").mkdir(parents=True, exist_ok=True)
-    of_flavour = {"model_flavour": flavour, **FROM_PICTURES}
+    of_flavour = {"model_flavour": flavour, **NO_MODEL}
     told = dataset(folder, video={"num_frames": 81, "is_i2v": True})
     assert_set(load(folder, told | of_flavour).config, {"model.path": "{home}/" + name}, folder)
+    shown = load(folder, told | of_flavour | {"validation_using_datasets": True, "validation_prompt": "a kite"})
+    assert shown.config.evaluate.prompts == {}
+    (line,) = [line for line in shown.warnings if "validation_prompt" in line]
+    assert "no effect: a prompt has no picture, and validations show captions and first frames of the data" in line
+    assert not any("validation_using_datasets" in line for line in shown.warnings)
     with pytest.raises(ConfigError, match=r"is_i2v: the model begins from each clip.s first frame; use true"):
         load(folder, dataset(folder, video={"num_frames": 81, "is_i2v": False}) | of_flavour)
+
+
+def test_a_file_without_model_and_flavour_is_simpletuners_own(folder):
+    loaded = load(folder, dmd(**NO_MODEL))
+    assert_set(loaded.config, {"model.path": "{home}/" + MODEL, "publish.base_model": MODEL}, folder)
+    assert load(folder, dmd(**NO_MODEL), f"model.path={folder / OTHER}").config.model.path == folder / OTHER
+    with pytest.raises(ConfigError, match="flavours are Wan's; give pretrained_model_name_or_path"):
+        load(folder, dmd(model_family="ltx", **NO_MODEL))
 
 
 def test_wan_2_2_5b_begins_as_its_datasets_ask(folder):
     name = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
     (folder / name / "transformer").mkdir(parents=True, exist_ok=True)
-    of_flavour = {"model_flavour": "ti2v-5b-2.2", **FROM_PICTURES}
+    of_flavour = {"model_flavour": "ti2v-5b-2.2", **NO_MODEL}
     for asked in (True, False):
         told = dataset(folder, video={"num_frames": 81, "is_i2v": asked}) | of_flavour
         assert_set(load(folder, told).config, {"model.path": "{home}/" + name, "model.from_image": asked}, folder)
