@@ -104,8 +104,8 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     clips = unequal(cache.index.filter(pa.array(cache.choices > 0)), video="")
     clips = clips.select(["dataset", "video", "number", "content"])
     size = {"height": source.height, "width": source.width}
-    located = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
-    rows = [row | size | {"path": path} for row, path in located if path]  # files of a run's clips may be gone
+    pairs = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
+    rows = [row | size | {"path": path} for row, path in pairs if path]  # files of a run's clips may be gone
     if not rows:
         raise ValueError("data: none of the cache's clips is in its sources any more; set evaluate.metric=null")
     return _decode(source, dataset(pa.Table.from_pylist(rows)))
