@@ -1,4 +1,4 @@
-"""A source on its way into a cache, each stage called by hand: no Ray, and the digits' codec."""
+"""A source on its way into a cache, with each stage called by hand: no Ray, and the digits' codec."""
 
 import json
 import os
@@ -47,7 +47,7 @@ MODELS = Encoders(Pipeline("wan", DIGITS), 8)
 
 
 class Characters:
-    """Captions as their characters' numbers, in place of a text encoder."""
+    """Encode captions as their characters' numbers, in place of a text encoder."""
 
     def __init__(self, models):
         self.max_length = models.max_sequence_length
@@ -69,7 +69,7 @@ def characters(monkeypatch):
 
 
 def embedded(*prompts, models=MODELS):
-    """Text [B, L, D], padded."""
+    """Padded text [B, L, D]."""
     return collate(Characters(models).encode(prompts), models.fields)["text"]
 
 
@@ -83,7 +83,7 @@ def written(made, errors=False):
 
 
 def make(source, models=MODELS):
-    """What data/prepare/pipeline.py does, without Ray; returns the cache and what was encoded for it."""
+    """Do what data/prepare/pipeline.py does, without Ray; returns the cache, and what was encoded for it."""
     listed = listing(source)
     if (found := recall(source, models, listed)) is not None:
         return found, ([], [])
@@ -118,7 +118,7 @@ def source(folder, *datasets, **given):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A wide file, a square one, one that is turned, text named .mp4, and one that is too short."""
+    """A folder with a wide file, a square one, a turned one, a text named .mp4, and one that is too short."""
     (tmp_path / "in").mkdir()
     odd.write(tmp_path / "in/wide.mp4", size=(48, 96))
     odd.write(tmp_path / "in/square.mp4", size=(64, 64))
@@ -429,7 +429,7 @@ def test_a_sheet_takes_some_of_many():
 
 
 def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
-    """All that looks right is in it; what cannot be decoded is found while it is encoded."""
+    """The index has every clip that looks right; clips that cannot be decoded are found while they are encoded."""
     wanted = source(folder, stream=True)
     looked = [row for entry in entries(wanted) for row in Look(wanted, MODELS.multiple)(asdict(entry))]
     made = Inventory(wanted, MODELS, LISTED.empty_table(), table_of(looked, CLIPS))
