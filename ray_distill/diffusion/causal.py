@@ -20,18 +20,22 @@ def longest(frames: int, chunks: Chunks) -> int:
     return max(0, first + (frames - first) // chunks.frames * chunks.frames)
 
 
-def chunk_lengths(frames: int, chunks: Chunks) -> tuple[int, ...]:
-    """Latent frames of each chunk of a clip of ``frames``; ValueError if whole chunks do not add up to it."""
+def chunk_lengths(frames: int, chunks: Chunks, pixel: Callable[[int], int] | None = None) -> tuple[int, ...]:
+    """Latent frames of each chunk of a clip of ``frames``; ValueError if whole chunks do not add up to it.
+
+    ``pixel`` is the number of frames of a clip by that of its latent frames, where the codec is known: the error names
+    the nearest data.frames, too."""
     below = longest(frames, chunks)
     if frames < 1 or below != frames:
         near = [count for count in (below, below + chunks.frames) if count > 0]
-        latent, pixel = (" or ".join(str(of(n)) for n in near) for of in (int, lambda n: 4 * n - 3))
+        latent = " or ".join(map(str, near))
+        clips = f" (data.frames = {' or '.join(str(pixel(n)) for n in near)})" if pixel else ""
         other = Chunks(chunks.frames, not chunks.independent_first)
         turn = f"; or set independent_first_frame = {str(other.independent_first).lower()}"
         raise ValueError(
             f"num_frame_per_block = {chunks.frames}: a clip of {frames} latent frames is no "
-            f"{'1 + ' if chunks.independent_first else ''}k x {chunks.frames}; use {latent} "
-            f"(data.frames = {pixel} with Wan's VAE){turn if longest(frames, other) == frames > 0 else ''}"
+            f"{'1 + ' if chunks.independent_first else ''}k x {chunks.frames}; use {latent}"
+            f"{clips}{turn if longest(frames, other) == frames > 0 else ''}"
         )
     first = (1,) if chunks.independent_first else ()
     return first + (chunks.frames,) * ((frames - len(first)) // chunks.frames)

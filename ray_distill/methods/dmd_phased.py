@@ -24,6 +24,7 @@ from ray_distill.diffusion import phased
 from ray_distill.diffusion.flow import add_noise, euler_step, renoise, velocity, x_0_from_velocity
 from ray_distill.diffusion.guidance import Form, guided_x_0, standard_scale
 from ray_distill.diffusion.losses import dmd_gradient, finite_samples, sample_mse, surrogate
+from ray_distill.diffusion.prefix import generated
 from ray_distill.diffusion.samplers import denoise, exit_at
 from ray_distill.diffusion.timesteps import check_timesteps, warp
 from ray_distill.methods.watch import floor_logs, student_logs
@@ -272,16 +273,18 @@ class PhasedDMD:
             teacher, scale = networks[TEACHER if high else TEACHER_LOW], self.scales[0 if high else 1]
             mu_fake, _ = guided_x_0(networks[region.fake_score], x_t, sigma, batch.cond, None, 1.0)
             mu_real, gap = guided_x_0(teacher, x_t, sigma, batch.cond, batch.uncond, scale)
-            g, norm = dmd_gradient(x, mu_fake, mu_real, self.min_norm)
+            generated_x, mu_fake, mu_real = (generated(each, batch.prefix) for each in (x, mu_fake, mu_real))
+            g, norm = dmd_gradient(generated_x, mu_fake, mu_real, self.min_norm)
             finite = finite_samples(g)  # a broken sample gives no gradient, and is counted
             g[~finite] = 0.0
-        loss, k = surrogate(x, g), self.exit_step(region, rng, "student")
-        return LossTerms(loss, student_logs(loss, g, norm, finite, k, gap, student=x, teacher=mu_real))
+        loss, k = surrogate(generated(x, batch.prefix), g), self.exit_step(region, rng, "student")
+        return LossTerms(loss, student_logs(loss, g, norm, finite, k, gap, student=generated_x, teacher=mu_real))
 
     def fake_score_loss(self, region: Region, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
         _, x_s, end = self.roll_out(region, networks, batch, rng, "fake_score", grad=False)
         x_t, sigma, n = self.diffuse(region, x_s, end, batch, rng, "fake_score")
         v = networks[region.fake_score](x_t, sigma, batch.cond).velocity
+        v, x_s, n = (generated(each, batch.prefix) for each in (v, x_s, n))
         target = phased.phase_target(x_s, n, sigma, end) if end else velocity(x_s, n)
         each, floor = sample_mse(v, target), phased.phase_floor(sigma, end, phased.variance_of(x_s))
         if end and self.fake_score_weight == "unit_floor":

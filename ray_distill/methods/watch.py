@@ -7,6 +7,7 @@ one value per sample.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -148,3 +149,36 @@ def _curve(rows: Sequence[Mapping[str, float]], name: str, window: int) -> list[
         (points[i + window - 1][0], sum(value for _, value in points[i : i + window]) / window)
         for i in range(0, whole, window)
     ]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A watched number: its ``value`` in the newest window of rows, at ``step``, and the ``threshold`` of its warning,
+    which also asks what ``when`` says ("" where the threshold is enough)."""
+
+    name: str
+    step: int
+    value: float
+    threshold: float
+    when: str = ""
+
+
+def levels(rows: Sequence[Mapping[str, float]], bf16: bool = False) -> list[Level]:
+    """The numbers that :func:`warnings` judges, as they stand; those that the rows have no whole window of are left
+    out."""
+    lag = _curve(rows, "fake_score_over_floor", LAG_WINDOW)
+    spread = _curve(rows, "student_std", SPREAD_WINDOW)
+    reference = _curve(rows, "data_std", SPREAD_WINDOW) or _curve(rows, "teacher_std", SPREAD_WINDOW)
+    share = _curve(rows, "bf16_share", LAG_WINDOW) if bf16 else []
+    seen = []
+    if lag:
+        name = "the fake score's loss, as a share of a Gaussian's"
+        seen.append(Level(name, int(lag[-1][0]), lag[-1][1], 1.0, "and it grows over three windows"))
+    if spread and reference and reference[-1][1] > 0:
+        name = "the spread of the student's latents, as a share of its reference's"
+        value = spread[-1][1] / reference[-1][1]
+        seen.append(Level(name, int(spread[-1][0]), value, 1.1, "and it grows over four windows"))
+    if share:
+        name = "bf16's rounding, as a share of the difference in the loss"
+        seen.append(Level(name, int(share[-1][0]), share[-1][1], CLEAR))
+    return seen
