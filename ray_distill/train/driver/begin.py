@@ -16,7 +16,7 @@ from ray_distill.types import STUDENT, Role, Start
 
 
 def check_init(config: RunConfig, tell: Callable[[str], None] = lambda _: None) -> None:
-    """ConfigError unless ``train.init_from`` is a checkpoint whose weights the trained roles can take."""
+    """ConfigError unless ``train.init_from`` is a checkpoint whose weights fit the trained roles."""
     folder = config.train.init_from
     if folder is None:
         return

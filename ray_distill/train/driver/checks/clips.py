@@ -1,4 +1,4 @@
-"""Check the datasets, and the size of clips that are made of them."""
+"""Check the datasets, and the size of their clips."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ray_distill.train.driver.checks.sequence import check_tokens
 
 
 def check_size(config: RunConfig) -> None:
-    """Clips fit the codec, the transformer's patches and the method's chunks."""
+    """Check that clips fit the codec, the transformer's patches and the method's chunks."""
     data = config.data
     models = config.model.pipeline
     shown = config.shown_size
@@ -56,7 +56,7 @@ def check_size(config: RunConfig) -> None:
 
 
 def check_data(config: RunConfig) -> None:
-    """The datasets are there, with rows that can be used, and they are what the method and the metric need."""
+    """Check that the datasets exist, have usable rows, and suit the method and the metric."""
     check_rows(config.data)
     prompts = [part.name for part in config.data.parts if part.kind == "prompts" and part.teacher is None]
     for number, part in enumerate(config.data.parts):
@@ -73,7 +73,7 @@ def check_data(config: RunConfig) -> None:
 
 
 def check_pictures(config: RunConfig) -> None:
-    """Pictures are there where the network takes them, and nowhere else."""
+    """Check that pictures are given if and only if the network takes them."""
     of = config.model.pipeline.of
     if config.model.from_image and of.image is None:
         raise ConfigError(f"model.from_image = true: family {of.name!r} makes videos of text alone; remove the key")
@@ -110,8 +110,8 @@ def check_pictures(config: RunConfig) -> None:
 
 
 def check_sound(config: RunConfig) -> None:
-    """Clips with sound have a method that learns it, the family's rate, and prompts to be made of; and no key of sound
-    is given where there is none."""
+    """Check that clips with sound have a method that learns sound, the family's rate, and prompts as their source;
+    without sound no key of sound is set."""
     of, data, method = config.model.pipeline.of, config.data, config.method
     if of.fps is not None and data.fps != of.fps:
         raise ConfigError(
@@ -138,7 +138,7 @@ def check_sound(config: RunConfig) -> None:
 
 
 def check_pairs(config: RunConfig) -> None:
-    """Prepared trajectories are those of the method's own solver; ConfigError names what differs."""
+    """Check that prepared trajectories are those of the method's own solver; ConfigError names the difference."""
     prepared = config.method.prepared
     if prepared is None:
         return
