@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo15
 from torch import Tensor, nn
 
+from ray_distill.models.codec import first_alone
 from ray_distill.models.spec import Latent
 
 
@@ -54,13 +55,14 @@ class HunyuanVAE(nn.Module):
     def channels(self) -> int:
         return int(self.vae.config.latent_channels)
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        return first_alone(frames, self.stride[0])
+
     def latent_shape(self, frames: int, height: int, width: int) -> Latent:
         time, space, _ = self.stride
-        if frames % time != 1:
-            below = max(frames - 1, 0) // time * time + 1
-            raise ValueError(
-                f"frames={frames}: HunyuanVideo 1.5's VAE takes {time}k+1 frames; use {below} or {below + time}"
-            )
+        below, above = self.fitting(frames)
+        if below != frames:
+            raise ValueError(f"frames={frames}: HunyuanVideo 1.5's VAE takes {time}k+1 frames; use {below} or {above}")
         if height % space or width % space:
             raise ValueError(f"height x width = {height}x{width}: HunyuanVideo 1.5's VAE takes multiples of {space}")
         return self.channels, (frames - 1) // time + 1, height // space, width // space

@@ -38,7 +38,7 @@ PATCHES = 729
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
     """The prompt's tokens and those of its quoted words, in the precision of the published weights; of an image its
     latents and SigLIP's states. ConfigError where model.from_image asks for the other kind of network."""
-    network = pipeline.described
+    network = pipeline.architecture
     widths = {"text": network.get("text_embed_dim", 3584), "glyphs": network.get("text_embed_2_dim", 1472)}
     most = {"text": tokens, "glyphs": GLYPHS}
     captions = {
@@ -65,7 +65,7 @@ def _from_image(pipeline: Pipeline) -> bool:
 
 def _states(pipeline: Pipeline) -> Field:
     """SigLIP's states, one for each patch of its picture; the published number, where the folder does not exist."""
-    width, config = int(pipeline.described.get("image_embed_dim", 1152)), pipeline.path / "image_encoder/config.json"
+    width, config = int(pipeline.architecture.get("image_embed_dim", 1152)), pipeline.path / "image_encoder/config.json"
     if not config.is_file():
         return Field((PATCHES, width), of="clip")
     described = read_json(config, f"{pipeline.where}: image_encoder")

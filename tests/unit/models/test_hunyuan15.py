@@ -22,7 +22,7 @@ from ray_distill.export.verify import verify
 from ray_distill.methods import DMD
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
-from ray_distill.models.conditions import batched, from_bytes, to_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, to_bytes, unconditional
 from ray_distill.models.exits import check_exits
 from ray_distill.models.hunyuan15.network import HunyuanDenoiser
 from ray_distill.models.loading import load_transformer
@@ -71,7 +71,7 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def conds(folder, rows):
     fields = Pipeline("hunyuan15", folder).fields(TOKENS)
-    cond = batched(rows[:1], fields, LATENT)
+    cond = collate(rows[:1], fields, LATENT)
     return cond, unconditional(rows[1], cond, fields)
 
 
@@ -100,7 +100,7 @@ def test_a_caption_without_quotes_is_stored(folder, rows):
     assert stored["glyphs"] == b""
     again = from_bytes(stored, fields, LATENT)
     assert again["glyphs"].shape == (0, tiny_hunyuan15.GLYPHS) and again["text"].shape == rows[1]["text"].shape
-    assert not batched([again], fields, LATENT)["glyphs_mask"].any()
+    assert not collate([again], fields, LATENT)["glyphs_mask"].any()
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("ode", 3.0), ("sde", 1.0)])
@@ -142,7 +142,7 @@ def test_one_call_of_the_network(network, conds, rows, folder, monkeypatch):
             return_dict=False,
         )[0]
         ours = HunyuanDenoiser(network)(x_t, sigma, cond).velocity
-        pair = batched(rows[:2], fields, LATENT)
+        pair = collate(rows[:2], fields, LATENT)
         both = HunyuanDenoiser(network)(x_t.expand(2, -1, -1, -1, -1), sigma.expand(2), pair).velocity
         other = HunyuanDenoiser(network)(x_t, sigma, conds[1]).velocity
         monkeypatch.setattr(f"{HunyuanDenoiser.__module__}.is_fake", lambda _: True)
@@ -391,6 +391,6 @@ def test_plan_counts_it(folder):
 def test_the_published_size():
     pipeline = Pipeline("hunyuan15", Path("models/HunyuanVideo-1.5-Diffusers-480p_t2v"))
     with torch.device("meta"):
-        network = HunyuanVideo15Transformer3DModel.from_config(dict(pipeline.described))
+        network = HunyuanVideo15Transformer3DModel.from_config(dict(pipeline.architecture))
     assert sum(p.numel() for p in network.parameters()) == 8_326_608_160
     assert pipeline.latent_shape(121, 480, 848) == (32, 31, 30, 53)

@@ -24,7 +24,7 @@ from ray_distill.errors import ConfigError
 from ray_distill.export.diffusers import export_student
 from ray_distill.export.verify import verify
 from ray_distill.models import family
-from ray_distill.models.conditions import batched, unconditional
+from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.hunyuan15.network import HunyuanDenoiser
 from ray_distill.models.hunyuan15.sample import fit
 from ray_distill.models.loading import load_transformer
@@ -64,7 +64,7 @@ def models(home):
 def conds(home, models):
     (picture,) = picture_rows(models, [home / "picture.png"], (FRAMES, HEIGHT, WIDTH))
     caption, null = models.text_encoder().encode(PROMPTS)
-    cond = batched([{**caption, **picture}], models.fields, LATENT)
+    cond = collate([{**caption, **picture}], models.fields, LATENT)
     return cond, unconditional(null, cond, models.fields)
 
 

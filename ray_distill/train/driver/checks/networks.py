@@ -9,7 +9,7 @@ from typing import Any
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.stages import distinct
 from ray_distill.models.exits import check_exits
-from ray_distill.models.heads import placed
+from ray_distill.models.heads import head_blocks
 from ray_distill.models.loading import (
     NATIVE,
     check_attention,
@@ -36,7 +36,7 @@ def check_networks(config: RunConfig) -> None:
         described = config.pipeline(role).transformer
         for name, heads in config.method.heads.items():
             if heads.of == role:
-                placed(name, heads, family, described)
+                head_blocks(name, heads, family, described)
         if role in config.method.heads:
             continue
         if section.init == "pretrained":
