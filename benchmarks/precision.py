@@ -52,12 +52,12 @@ def texts(folder: Path) -> None:
     sys.path.insert(0, str(ROOT))
     from examples.moving_digits import DIGITS, DIRECTIONS, caption_of
     from ray_distill.models import family
-    from ray_distill.models.conditions import batched
+    from ray_distill.models.conditions import collate
     from ray_distill.models.pipeline import Pipeline
 
     captions = [caption_of(DIGITS[i % 10], DIRECTIONS[i % 4]) for i in range(BATCH)]
     rows = family("wan").text(TEACHER, 8, "float32").encode([*captions, ""])
-    torch.save(batched(rows, Pipeline("wan", TEACHER).fields(8))["text"], folder / "texts.pt")
+    torch.save(collate(rows, Pipeline("wan", TEACHER).fields(8))["text"], folder / "texts.pt")
 
 
 def train(rank: int, world: int, folder: str, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Arguments of the command line: a parser for each verb, with the flags that are its own."""
+"""Arguments of the command line: one parser for each verb, with the flags of that verb."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ environment (RAY_DISTILL_TRAIN__STEPS=100), then on the command line (train.step
 
 On a cluster: ray job submit --working-dir . -- python train.py CONFIG [key=value ...]
 """
+PAGES = """\
+The page needs no server, no network and no other file: open it in a browser, or send it. It shows what was run and
+which place set each key, numbers with intervals, videos side by side, curves, checkpoints over time, warnings with
+remedies, the plan beside what was measured, and how to load the student. A run writes it at its end, however it ends;
+this command writes it again, also while the run is at work. It reads the run's files alone, samples nothing and
+starts nothing. Videos beyond the limit are counted and named.
+"""
 RUN_VERBS = {
     "check": "every key, its value and where it came from; starts nothing",
     "plan": "memory, forwards, time and money by role; starts nothing",
     "prepare": "videos -> latents and text embeddings, into the cache",
-    "train": "prepare, train, evaluate, export, track; goes on where it stood",
+    "train": "prepare, train, evaluate, export, track; resumes a run that was stopped",
     "evaluate": "the newest checkpoint against the teacher: numbers and pictures",
     "export": "the newest checkpoint -> a folder that diffusers loads",
     "sample": "one video from the newest checkpoint",
@@ -30,7 +37,7 @@ RUN_VERBS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs. Its result has ``verb``, and ``overrides`` where the verb takes key=value."""
+    """The parser of all verbs. A parsed line has ``verb``, and ``overrides`` for verbs that take key=value."""
     top = argparse.ArgumentParser(
         prog="ray-distill",
         description="Distil many-step video diffusion teachers into few-step students on Ray.",
@@ -53,16 +60,23 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--image", type=Path, help="the picture that the video begins with")
             one.add_argument("--out", type=Path, default=Path("sample.mp4"), help="the file to write (sample.mp4)")
             one.add_argument("--seed", type=int, default=0, help="the seed of its noise (0)")
-            one.add_argument("--frames", type=int, help="a causal student's clip of this length, written as it is made")
-    sweep = _verb(verbs, "tune", "a search over the keys of a CONFIG; goes on where it stood")
+            one.add_argument("--frames", type=int, help="length of a causal student's clip, written chunk by chunk")
+    sweep = _verb(verbs, "tune", "a search over the keys of a CONFIG; resumes a search that was stopped")
     sweep.add_argument("config", type=Path, metavar="SWEEP", help="a file, such as configs/sweep_quickstart.yaml")
     _add_overrides(sweep, "dotted keys of the sweep")
     tool = _verb(verbs, "import", "another tool's file as YAML, with what each of its keys became")
-    tool.add_argument("tool", choices=["simpletuner"], help="the tool that the file is for")
+    tool.add_argument("tool", choices=["simpletuner"], help="the tool that the file belongs to")
     tool.add_argument("config", type=Path, metavar="FILE", help="its JSON file")
     tool.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the YAML file to write")
     tool.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
     _add_overrides(tool)
+    pages = _verb(verbs, "report", "a run on one page, or a page that compares runs or the trials of a sweep", PAGES)
+    pages.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run's or a sweep's folder: output/quickstart"
+    )
+    pages.add_argument("-o", "--out", type=Path, help="the page (RUN/report.html; of several runs comparison.html)")
+    pages.add_argument("--limit", type=_mebibytes, default=32.0, metavar="MIB", help="of videos in the page (32)")
+    pages.set_defaults(overrides=[])
     late = _verb(verbs, "track", "what MLflow missed of a run")
     late.add_argument("action", choices=["sync"], help="send it")
     late.add_argument("config", type=Path, metavar="RUN", help="the run's folder, such as output/quickstart")
@@ -71,20 +85,30 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of one verb, its flags before, between and after key=value; SystemExit(2) where they are wrong."""
+    """Parse one verb's arguments; flags may stand before, between and after key=value. Wrong ones raise
+    SystemExit(2)."""
     verbs = parser()
     args, more = verbs.parse_known_args(argv)
     if unknown := [item for item in more if item.startswith("-")]:
         verbs.error(f"{args.verb} has no {unknown[0]}; see ray-distill {args.verb} --help")
-    args.overrides += more  # argparse leaves alone what stands behind a flag that follows the first key=value
+    args.overrides += more  # argparse does not parse the arguments behind a flag that follows the first key=value
     if getattr(args, "no_push", False):
         args.overrides += ["publish=null", "track.webhook=null"]
     return args
 
 
-def _verb(verbs: Any, name: str, purpose: str) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = verbs.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
+def _verb(verbs: Any, name: str, purpose: str, more: str = "") -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name, help=purpose, description=purpose, epilog=more or None, allow_abbrev=False
+    )
     return verb
+
+
+def _mebibytes(text: str) -> float:
+    """A size of 0 or more; ValueError for what is no such number."""
+    if not 0 <= (size := float(text)) < 1 << 20:
+        raise ValueError(text)
+    return size
 
 
 def _add_overrides(verb: argparse.ArgumentParser, purpose: str = "dotted keys of the configuration") -> None:

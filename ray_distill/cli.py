@@ -23,7 +23,7 @@ PLAN_KEYS = ("cluster", "price", "mfu")
 
 
 def load(path: Path, overrides: Sequence[str]) -> Loaded:
-    """The configuration of a run. It imports torch, as every verb does for itself: help and wrong flags take none."""
+    """The configuration of a run. Each verb imports torch for itself, so that help and wrong flags need no torch."""
     from ray_distill.importers import load_run
 
     return load_run(path, overrides)
@@ -36,7 +36,7 @@ def check_config(args: argparse.Namespace) -> None:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
     from ray_distill.train.driver.check import check, warnings
 
-    check((loaded.before or loaded).config)  # what the second starts from is not there yet
+    check((loaded.before or loaded).config)  # the second run starts from a student that does not exist yet
     print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         show(f"warning: {message}")
@@ -69,13 +69,13 @@ def plan(args: argparse.Namespace) -> int:
     # A cluster, its price and use are no part of a run's configuration.
     options = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
     loaded = load(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
-    # What a second run starts from is not there yet; the first one's networks are of the same size.
+    # A second run starts from a student that does not exist yet; the first run's networks have the same size.
     config = (loaded.before or loaded).config
     with mistakes():
         check_flavour(config)
         if (config.model.path / INDEX).is_file():
             check_experts(config)
-        if (config.model.path / "transformer").is_dir():  # else its architecture is a published one
+        if (config.model.path / "transformer").is_dir():  # else plan reads the architecture of the published pipeline
             check_latents(config)
         text, fits = plan(config, options)
     print(text)
@@ -92,16 +92,18 @@ def prepare(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> int:
     loaded = load(args.config, args.overrides)
+    from ray_distill.evaluate.names import PAGE
     from ray_distill.train.launch import launch
 
     for message in loaded.warnings:
         print(f"warning: {mask(message)}", file=sys.stderr)
     if loaded.before:
-        launch(loaded.before.config)
-    report = launch(loaded.config)
+        launch(loaded.before.config, source=loaded.before.source)
+    report = launch(loaded.config, source=loaded.source)
     run = loaded.config.run_dir
     print(
-        f"\nstudent   {run / 'export'}\npictures  {run / 'contact_sheet.png'}, {run / 'losses.png'}, {run / 'videos'}\n"
+        f"\npage      {run / PAGE}\nstudent   {run / 'export'}\n"
+        f"pictures  {run / 'contact_sheet.png'}, {run / 'losses.png'}, {run / 'videos'}\n"
         f"\nNext:\n  mlflow ui --backend-store-uri {mask(loaded.config.track.uri)} --host 127.0.0.1\n"
         f'  ray-distill sample {args.config} --prompt "{report["prompt"]}" --out sample.mp4'
     )
@@ -113,16 +115,34 @@ def train(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> None:
     loaded = load(args.config, args.overrides)
     from ray_distill.evaluate.compare import evaluate
+    from ray_distill.evaluate.names import REPORT
     from ray_distill.evaluate.report import table, write_report
+    from ray_distill.report.page import write_page
     from ray_distill.train.driver.fit import newest
-    from ray_distill.train.driver.publish import REPORT, report_so_far
+    from ray_distill.train.driver.publish import report_so_far
     from ray_distill.train.launch import cache_of, cluster
 
     last = newest(loaded.config)
     with cluster():
         report = evaluate(loaded.config, cache_of(loaded.config), last.folder, loaded.config.run_dir)
     write_report(loaded.config.run_dir / REPORT, report_so_far(loaded.config.run_dir) | report)
-    print(table(report))
+    print(f"{table(report)}\npage  {write_page(loaded.config.run_dir)}")
+
+
+def report(args: argparse.Namespace) -> None:
+    from ray_distill.report.compare import is_sweep, write_comparison
+    from ray_distill.report.media import MIB, Room
+    from ray_distill.report.page import write_page
+
+    runs = [*args.runs, *map(Path, args.overrides)]  # argparse puts there what stands behind a flag
+    for folder in runs:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
+    room = Room(int(args.limit * MIB))
+    if len(runs) == 1 and not is_sweep(runs[0]):
+        print(write_page(runs[0], room, args.out))
+    else:
+        print(write_comparison(runs, args.out, room))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -149,6 +169,7 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def tune(args: argparse.Namespace) -> None:
+    from ray_distill.evaluate.names import PAGE
     from ray_distill.tune.space import load_sweep
     from ray_distill.tune.sweep import sweep
 
@@ -157,12 +178,13 @@ def tune(args: argparse.Namespace) -> None:
     home = settings.home
     print(
         f"\n{best.name} is best: {home / 'best.yaml'}\ntrials    {home / 'trials.json'}, {home / 'parallel.png'}\n"
+        f"page      {home / PAGE}\n"
         f"\nNext:\n  ray-distill train {home / 'best.yaml'}"
     )
 
 
 def track(args: argparse.Namespace) -> int:
-    """``track sync RUN``: what MLflow missed of a run, from its folder."""
+    """``track sync RUN``: send MLflow the calls that it missed, from the run's folder."""
     from ray_distill.config.load import ENVIRONMENT
     from ray_distill.track.sync import sync
     from ray_distill.train.driver.run_lock import claimed
@@ -187,6 +209,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "tune": tune,
     "evaluate": evaluate,
     "export": export,
+    "report": report,
     "sample": sample,
     "import": import_,
     "track": track,
@@ -194,7 +217,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 
 
 def plainly(error: OSError) -> str:
-    """One line with the path, also of an error that Ray brings from another process."""
+    """One line with the path; for an error that Ray wraps, the line of its cause."""
     error = cause if isinstance(cause := getattr(error, "cause", None), OSError) else error
     paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
     if not paths or error.strerror is None:
@@ -215,7 +238,7 @@ def _main(argv: Sequence[str] | None) -> int:
     handler.setFormatter(MaskedFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     mask_threads()
-    logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
+    logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray raises the root's level, against its own lines
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -229,6 +252,6 @@ def _main(argv: Sequence[str] | None) -> int:
     except Stopped as stopped:
         print(f"ray-distill {args.verb}: {stopped}", file=sys.stderr)
         return 128 + stopped.signum
-    except Exception as error:  # printed here: Python and Ray would print it as it is
+    except Exception as error:  # printed here with secrets masked: Python and Ray would print them
         print(masked_traceback(error), file=sys.stderr)
         return 1

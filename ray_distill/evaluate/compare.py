@@ -29,12 +29,12 @@ from ray_distill.evaluate.metrics import (
     paired_difference,
     paired_ratio,
 )
+from ray_distill.evaluate.names import BASELINE, COMPARED
 from ray_distill.evaluate.report import contact_sheet, misses
 from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)
-COMPARED, BASELINE = "videos", "baseline"
 
 
 def teachers(config: RunConfig) -> dict[str, Candidate]:

@@ -28,11 +28,13 @@ from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.metrics import Metric, diversity, measures
+from ray_distill.evaluate.names import PROMPTS
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name
+from ray_distill.jsonl import write_document
 from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
-from ray_distill.models.conditions import batched, from_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, unconditional
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.packed import picture, tensor_shape
 from ray_distill.models.spec import Fields, Row, of_captions
@@ -143,7 +145,7 @@ def _generate(
     shape, fields = codec.latent_shape(*config.shown_size), config.model.encoders.fields
     pixels, began = [], time.perf_counter()
     for first in range(0, len(prompts), config.evaluate.batch):
-        some = batched(rows[first : first + config.evaluate.batch], fields, shape)
+        some = collate(rows[first : first + config.evaluate.batch], fields, shape)
         cond = {name: value.to(device) for name, value in some.items()}
         null = unconditional(negative, cond, fields)
         latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, tensor_shape(shape))
@@ -183,11 +185,15 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
 
 
 def write_videos(folder: Path, videos: np.ndarray, prompts: Sequence[str], fps: float) -> None:
-    """Write one mp4 for each prompt, named after it; ``videos`` are uint8 [N, T, H, W, 3]."""
+    """Write one mp4 for each prompt, named after it, and ``prompts.json``, which has the prompt of each file;
+    ``videos`` are uint8 [N, T, H, W, 3]."""
     folder.mkdir(parents=True, exist_ok=True)
+    names: dict[str, str] = {}
     for number, (prompt, video) in enumerate(zip(prompts, videos, strict=False)):
         name = re.sub(r"[^\w-]+", "_", prompt)[:60]  # a caption may hold any character
+        names[f"{number:02d}_{name}.mp4"] = prompt
         write_clip(folder / f"{number:02d}_{name}.mp4", enlarge(video), fps)
+    write_document(folder / PROMPTS, names)
 
 
 def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:

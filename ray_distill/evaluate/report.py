@@ -49,25 +49,37 @@ def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequen
 
 
 def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write a PNG with one small curve per name over ``step``: the values, thin, and their running mean; a histogram
-    for the names in ``COUNTED``.
+    """Write a PNG of :func:`small_curves`; ValueError where no curve is left."""
+    curves = curves_of(rows)
+    if not curves:
+        raise ValueError(f"nothing to plot for {path}: no row has a finite value besides 'step'")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small_curves(curves).savefig(path, format="png")
 
-    ``rows`` hold ``step`` and named values; a name may be missing in some rows (of a role that was not updated).
-    Non-finite values and names with a slash (parts of another value) are left out. An axis is logarithmic where all
-    values are positive and the middle nine tenths of them span more than a factor of 20. ValueError where no curve is
-    left.
-    """
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
-    curves: dict[str, tuple[list[float], list[float]]] = {}
+Curves = dict[str, tuple[list[float], list[float]]]
+"""Steps and values by name."""
+
+
+def curves_of(rows: Sequence[Mapping[str, float]]) -> Curves:
+    """The curves of ``rows``, which hold ``step`` and named values; a name may be missing in some rows (of a role that
+    was not updated). Non-finite values and names with a slash (parts of another value) are left out."""
+    curves: Curves = {}
     for row in rows:
         for name, value in row.items():
             if name != "step" and "/" not in name and math.isfinite(value):
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(row["step"])
                 values.append(value)
-    if not curves:
-        raise ValueError(f"nothing to plot for {path}: no row has a finite value besides 'step'")
+    return curves
+
+
+def small_curves(curves: Curves) -> Any:
+    """A figure of matplotlib with one small curve per name over ``step``: the values, thin, and their running mean; a
+    histogram for the names in ``COUNTED``. An axis is logarithmic where all values are positive and the middle nine
+    tenths of them span more than a factor of 20."""
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
     across = min(3, len(curves))
     down = math.ceil(len(curves) / across)
     figure = Figure(figsize=(4.2 * across, 2.5 * down + 0.3), dpi=120, layout="constrained", facecolor=PAPER)
@@ -89,8 +101,7 @@ def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         elif position + across >= len(curves):  # the lowest of its column
             axis.set_xlabel("step", fontsize=9, color=QUIET)
             axis.tick_params(labelbottom=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    return figure
 
 
 def _curve(axis: Any, values: Sequence[float], steps: Sequence[float]) -> None:

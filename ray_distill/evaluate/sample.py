@@ -19,7 +19,7 @@ from ray_distill.diffusion.causal import chunk_lengths, longest
 from ray_distill.diffusion.samplers import sample_chunks
 from ray_distill.evaluate.generate import Candidate, check_finite, denoiser, enlarge, frames_of, make_latents
 from ray_distill.models.codec import Codec, load_codec
-from ray_distill.models.conditions import batched, unconditional
+from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.packed import picture, sound, tensor_shape
 from ray_distill.models.spec import Latent, of_clips
 from ray_distill.rng import StatelessRng
@@ -89,7 +89,7 @@ def _conditioning(
             row = {**row, **picture_rows(encoders, [image], size)[0]}
         except BadClip as bad:
             raise ConfigError(f"--image {bad}") from None
-    cond = {name: value.to(device) for name, value in batched([row], encoders.fields, shape).items()}
+    cond = {name: value.to(device) for name, value in collate([row], encoders.fields, shape).items()}
     return cond, unconditional(negative, cond, encoders.fields)
 
 

@@ -6,15 +6,17 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ray_distill.config import RunConfig
+from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models import family
-from ray_distill.models.heads import FeatureHeads, placed
+from ray_distill.models.codec import frames_of
+from ray_distill.models.heads import FeatureHeads, head_blocks
 from ray_distill.models.int8 import is_quantized
 from ray_distill.models.lora import LoRA
 from ray_distill.models.spec import Config, Latent
@@ -37,7 +39,7 @@ def architecture(config: RunConfig, role: Role) -> Config:
 
     Of heads, that of the role which they look at."""
     heads = config.method.heads.get(role)
-    return config.pipeline(heads.of if heads else role).described
+    return config.pipeline(heads.of if heads else role).architecture
 
 
 def build(family_name: str, architecture: Mapping[str, Any]) -> nn.Module:
@@ -55,7 +57,7 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
         adapters = adapter_sizes(config.model.family, json.dumps(architecture(config, role)), config.adapters[role])
         return Parameters(adapters, adapters)
     if role in config.method.heads:
-        blocks, width = placed(role, config.method.heads[role], config.model.family, architecture(config, role))
+        blocks, width = head_blocks(role, config.method.heads[role], config.model.family, architecture(config, role))
         with torch.device("meta"):
             heads = tuple(p.numel() for p in FeatureHeads(len(blocks), width).parameters())
         return Parameters(heads, heads)
@@ -104,6 +106,10 @@ def whole_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int, .
 
 
 def latent_shape(config: RunConfig) -> Latent:
-    """(C, t, h, w) by the folder's codec, or by a published VAE; ValueError where the clips' size does not fit."""
-    data = config.data
-    return config.model.pipeline.latent_shape(data.frames, data.height, data.width)
+    """(C, t, h, w) by the folder's codec, or by a published VAE; ValueError where the clips' size does not fit, or a
+    causal method cannot cut them into its chunks."""
+    data, codec = config.data, config.model.pipeline.codec
+    shape, chunks = codec.latent_shape(data.frames, data.height, data.width), config.method.sampler().chunks
+    if chunks is not None:
+        chunk_lengths(shape[1], chunks, partial(frames_of, codec))
+    return shape

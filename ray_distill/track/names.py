@@ -60,8 +60,18 @@ def commit() -> str:
     """
     if sha := os.environ.get("GIT_COMMIT"):
         return sha
+    return _git("rev-parse", "HEAD")
+
+
+def uncommitted() -> bool:
+    """True where files of the working directory's repository differ from its commit."""
+    return bool(_git("status", "--porcelain", "--untracked-files=no"))
+
+
+def _git(*arguments: str) -> str:
+    """Standard output of a git command in the working directory; "" where it fails."""
     try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        git = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a file system that hangs
         return ""
     return git.stdout.strip() if git.returncode == 0 else ""

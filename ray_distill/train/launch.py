@@ -24,6 +24,8 @@ from ray_distill.errors import Stopped
 from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.export.hub import Hub
+from ray_distill.report.journal import Journal, beginning, planned
+from ray_distill.report.page import write_page
 from ray_distill.track.client import Status, one_line
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
@@ -32,12 +34,13 @@ from ray_distill.train.driver.checks.evaluation import check_cache
 from ray_distill.train.driver.console import say, silent_core
 from ray_distill.train.driver.fit import train
 from ray_distill.train.driver.new_checkpoints import Arrivals
-from ray_distill.train.driver.publish import export_student, publish, report_so_far, trained
+from ray_distill.train.driver.publish import export_student, publish, publish_page, report_so_far, trained
 from ray_distill.train.driver.resume import changes, kept_cache
 from ray_distill.train.driver.run_lock import claimed
 from ray_distill.train.driver.signals import Signals, own_session, watch_signals
 from ray_distill.train.driver.system_metrics import ray_job, ray_logs, watch_nodes
 from ray_distill.train.driver.validations import Row, Validations
+from ray_distill.train.wire.resume_point import resumed_from
 
 
 @dataclass
@@ -106,17 +109,20 @@ class Outlets:
         self.hook.close()
 
 
-def launch(config: RunConfig, trial: Trial | None = None) -> dict[str, Any]:
+def launch(config: RunConfig, trial: Trial | None = None, source: Callable[[str], str] | None = None) -> dict[str, Any]:
     """Run all phases; returns the report. A second run under the same name goes on where the first one stopped.
+    ``source`` names the place that set a key, for the run's journal.
 
     Raises ConfigError before anything starts, Stopped after an orderly end on a signal, and the workers' own errors.
     """
     check(config)
     with claimed(config.run_dir):
-        return _launch(config, trial)
+        return _launch(config, trial, source)
 
 
-def _launch(config: RunConfig, trial: Trial | None) -> dict[str, Any]:
+def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str] | None) -> dict[str, Any]:
+    journal, error = Journal(config.run_dir), ""
+    journal.add("start", **beginning(config, _resumed_step(config), warnings(config), source))
     seen = config if trial is None else without_outlets(config)
     hook, hub = WebHook(seen.track.webhook, config.name), Hub(seen)
     outlets = Outlets(start_tracker(config, trial.parent_run_id if trial else None), hook, hub)
@@ -124,19 +130,33 @@ def _launch(config: RunConfig, trial: Trial | None) -> dict[str, Any]:
     try:
         # Ray installs handlers of its own when it starts; ours come after.
         with cluster(), watch_signals() as signals, watch_nodes(outlets.tracker.system, outlets.tracker.tags):
-            report = _run(config, trial, outlets, signals)
+            report = _run(config, trial, outlets, signals, journal)
         status = "FINISHED"
         hook.send("end", f"{config.name} has ended", status=status)
         return report
-    except (Stopped, KeyboardInterrupt, SystemExit):
-        status = "KILLED"
+    except (Stopped, KeyboardInterrupt, SystemExit) as stop:
+        status, error = "KILLED", str(stop)
         hook.send("end", f"{config.name} was stopped", status=status)
         raise
-    except Exception as error:  # reported, and raised again
-        hook.send("failure", one_line(error), status=status)
+    except Exception as failure:  # reported, and raised again
+        error = one_line(failure)
+        hook.send("failure", error, status=status)
         raise
     finally:
-        outlets.close(status)
+        journal.add("end", status=status, error=error)
+        stopped = status == "KILLED"
+        if stopped:  # whoever stops a run may not wait for long: MLflow's end comes before the page
+            outlets.close(status)
+        if trial is None:
+            publish_page(lambda: write_page(config.run_dir), outlets.tracker)
+        if not stopped:
+            outlets.close(status)
+
+
+def _resumed_step(config: RunConfig) -> int:
+    """The step of the checkpoint that the run resumes from; 0 for a new run."""
+    last = resumed_from(config.run_dir, str(config.train.resume_from))
+    return last.step if last else 0
 
 
 def without_outlets(config: RunConfig) -> RunConfig:
@@ -145,7 +165,9 @@ def without_outlets(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"publish": None, "track": track})
 
 
-def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Signals) -> dict[str, Any]:
+def _run(
+    config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Signals, journal: Journal
+) -> dict[str, Any]:
     """Run the phases on the Ray that has been started."""
     tracker, hook, hub = outlets.tracker, outlets.hook, outlets.hub
     phases, began = Phases(), time.monotonic()
@@ -155,6 +177,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     with phases("prepare: videos to latents and text embeddings"):
         cache = _prepared(config)
     log_data(config, cache, tracker)
+    journal.add("data", sheet=str(cache.folder / SHEET), **cache.card)
     if config.evaluate.baseline and trial is None:
         with phases("baseline: what the teacher makes, before training"):
             _log_baseline(config, cache, tracker)
@@ -192,6 +215,7 @@ def _run(config: RunConfig, trial: Trial | None, outlets: Outlets, signals: Sign
     report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}
     if published := hub.finish(folder):
         report["published"] = published
+    journal.add("plan", **planned(config))
     publish(config, tracker, report, folder)
     return report
 

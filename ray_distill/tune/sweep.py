@@ -19,6 +19,7 @@ from ray_distill.errors import Stopped
 from ray_distill.evaluate.compare import teachers
 from ray_distill.evaluate.generate import Generator
 from ray_distill.jsonl import read_document, write_document
+from ray_distill.report.compare import write_comparison
 from ray_distill.secrets import masked
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.sender import RUN
@@ -26,6 +27,7 @@ from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver import run_lock as claim
 from ray_distill.train.driver.check import check
 from ray_distill.train.driver.console import say
+from ray_distill.train.driver.publish import publish_page
 from ray_distill.train.driver.signals import watch_signals
 from ray_distill.train.driver.validations import read
 from ray_distill.train.launch import cluster, make_cache
@@ -227,6 +229,7 @@ def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Trac
     tracker.metrics(len(trials), {f"sweep/best_{OBJECTIVE}": best.objective, "sweep/trials": len(trials)})
     for name in ("trials.json", "parallel.png", "best.yaml"):
         tracker.artifact(home / name)
+    publish_page(lambda: write_comparison([home]), tracker)
 
 
 def _close(settings: Sweep, base: RunConfig) -> None:

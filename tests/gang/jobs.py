@@ -19,7 +19,7 @@ from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.data.feed.order import share
 from ray_distill.methods import DMD, FlowMatching
 from ray_distill.models.exits import add_exits
-from ray_distill.models.heads import placed, random_heads
+from ray_distill.models.heads import head_blocks, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.sequence import Ranks, make_ranks, split
@@ -114,7 +114,7 @@ def offloaded(case: Case) -> dict[str, bool]:
 
 
 def heads(case: Case, role: str) -> tuple[tuple[int, ...], int]:
-    return placed(role, case.method.heads[role], "wan", tiny_wan(0).config)
+    return head_blocks(role, case.method.heads[role], "wan", tiny_wan(0).config)
 
 
 def network(case: Case, role: str) -> nn.Module:

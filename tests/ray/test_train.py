@@ -15,6 +15,7 @@ from ray_distill.evaluate.compare import evaluate
 from ray_distill.train.launch import make_cache
 from tests.checkpoints import write
 from tests.ray.conftest import MEASURED, ROOT, STEPS, TOKEN, Home, read_rows
+from tests.unit.report.runs import Page
 
 
 def tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -49,6 +50,12 @@ def test_a_run_leaves_numbers_pictures_videos_and_a_student(straight: Path) -> N
     for picture in ("contact_sheet.png", "losses.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")
     assert len(list((run / "videos/student").glob("*.mp4"))) == 6
+    page = Page((run / "report.html").read_text())
+    assert page.tags.count("video") == 5 * 6 + 2 * 6  # samplers by prompts, and two validations
+    assert f"trained to its last step, {STEPS}" in page.line and "a five moving down" in page.line
+    assert f"train.steps {STEPS} $RAY_DISTILL_TRAIN__STEPS" in page.line and "seed 0 default" in page.line
+    assert "motion ratio" in page.line and "seconds a step" in page.line and "a checkpoint, GB 0.0" in page.line
+    assert all(address.startswith("data:") for address in page.addresses)
     assert {path.name for path in (run / "export").iterdir()} >= {
         "transformer",
         "scheduler",
@@ -86,7 +93,7 @@ def test_mlflow_holds_the_run(straight: Path, home: Home) -> None:
     assert run.data.metrics["validation/frechet"] > 0 and "FD" in run.data.tags["mlflow.note.content"]
     assert [given.dataset.digest for given in run.inputs.dataset_inputs]
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert {"report.json", "images", "losses.png", "videos", "student"} <= artifacts
+    assert {"report.json", "report.html", "images", "losses.png", "videos", "student"} <= artifacts
     played = client.list_artifacts(run.info.run_id, f"videos/step_{STEPS // 2:06d}")
     assert len([item for item in played if item.path.endswith(".mp4")]) == 6
     assert client.get_model_version_by_alias("quickstart", "newest").run_id == run.info.run_id

@@ -16,6 +16,7 @@ from ray_distill.cli import main
 from ray_distill.config import RunConfig, load_config
 from tests.checkpoints import write
 from tests.ray.conftest import ROOT, Home, wait_for
+from tests.unit.report.runs import Page
 
 RATE = "roles.student.optimizer.learning_rate"
 
@@ -104,6 +105,9 @@ def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
     assert written.name == "sweep_best" and written.roles["student"].optimizer.learning_rate == 0.0003
     assert main(["check", str(out / "best.yaml")]) == 0
     assert (out / "parallel.png").read_bytes().startswith(b"\x89PNG")
+    page = Page((out / "report.html").read_text())
+    assert f"{best['name']} 0.000300 8 of 8" in page.line and f"{other['name']} 0.300 " in page.line
+    assert page.tags.count("video") == 2 * 6  # the students of two trials, by prompt
 
     files = [path for path in (*out.rglob("*"), home.folder / "mlruns/mlflow.db") if path.is_file()]
     assert len(files) > 20 and [path for path in files if b"planted-7" in path.read_bytes()] == []

@@ -34,7 +34,9 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("line", commands())
 def test_a_documented_command_is_taken(line: str) -> None:
     args = parse(shlex.split(line)[1:])
-    if str(args.config).startswith(MADE) and args.verb != "track":
+    if args.verb == "report":
+        assert all(str(run).startswith(MADE) for run in args.runs)
+    elif str(args.config).startswith(MADE) and args.verb != "track":
         assert args.verb == "train"
     elif args.verb == "import":
         load_run(args.config, args.overrides, environment={})

@@ -18,13 +18,14 @@ from ray_distill.data.feed.stream import Stream, in_turn
 from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
 from ray_distill.errors import Stopped
+from ray_distill.evaluate.names import METRICS
 from ray_distill.jsonl import Series, read_rows
-from ray_distill.methods.watch import warnings
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver.begin import check_init
 from ray_distill.train.driver.checks.sequence import check_nodes, check_tokens
 from ray_distill.train.driver.console import say
+from ray_distill.train.driver.health import Health
 from ray_distill.train.driver.progress import Progress, Row
 from ray_distill.train.driver.resume import averages, new_run
 from ray_distill.train.driver.signals import Signals
@@ -32,8 +33,6 @@ from ray_distill.train.wire.board import start_board
 from ray_distill.train.wire.job import Job, Split
 from ray_distill.train.wire.resume_point import ROLLBACKS, resumed_from
 from ray_distill.train.worker.entry import train_worker
-
-ROWS = "metrics.jsonl"
 
 
 def train(
@@ -55,15 +54,11 @@ def train(
     filling = filling_of(config, replace(stream, start=last.step if last else 0))
     job = Job(config.dump(secrets=True), config.run_dir, stream, board, tracker.run_id)
     progress = Progress(config.train.steps, logged_to(config.run_dir))
-    seen, printed_warnings, series = rows_of(config.run_dir), set[str](), Series(config.run_dir / ROWS)
+    health = Health(rows_of(config.run_dir), config.computes_in_bf16, tracker)
+    series = Series(config.run_dir / METRICS)
 
     def drain() -> None:
-        fresh = _drain(job, progress, tracker, series)
-        seen.extend(fresh)
-        for text in warnings(seen, config.computes_in_bf16) if fresh else ():
-            if text not in printed_warnings:
-                say(f"   warning: {text}")
-                printed_warnings.add(text)
+        health.take(_drain(job, progress, tracker, series))
         beside()
         if filling is not None:
             filling.check()
@@ -228,7 +223,7 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
 
 def rows_of(run_dir: Path) -> list[Row]:
     """The rows of a run so far, by step."""
-    return [*read_rows(run_dir / ROWS, "step")]
+    return [*read_rows(run_dir / METRICS, "step")]
 
 
 def logged_to(run_dir: Path) -> int:

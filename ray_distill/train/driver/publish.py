@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray_distill import checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
-from ray_distill.evaluate.compare import COMPARED
+from ray_distill.evaluate.names import COMPARED, PAGE, PLOT, REPORT
 from ray_distill.evaluate.report import loss_plot, table, write_report
 from ray_distill.evaluate.samples import Candidate
 from ray_distill.export.student import export
@@ -20,8 +21,6 @@ from ray_distill.train.driver.fit import rows_of
 from ray_distill.train.driver.progress import clock
 from ray_distill.train.schedule import total_updates
 from ray_distill.types import STUDENT, Role
-
-REPORT = "report.json"
 
 
 def report_so_far(run_dir: Path) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint,
     """The folder for diffusers, and the curves beside it."""
     folder = export(config, last.folder, cache.latent_shape, report)
     if rows := rows_of(config.run_dir):
-        loss_plot(config.run_dir / "losses.png", rows)
+        loss_plot(config.run_dir / PLOT, rows)
     return folder
 
 
@@ -63,7 +62,7 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
     step = int(report["steps"])
     tracker.metrics(step, summary(report))
     tracker.note(note(config, report))
-    for name in (REPORT, "losses.png"):
+    for name in (REPORT, PLOT):
         if (out / name).is_file():
             tracker.artifact(out / name)
     if config.evaluate.enabled:
@@ -78,4 +77,17 @@ def note(config: RunConfig, report: dict[str, Any]) -> str:
     asked = bool(config.evaluate.goals.asked)
     missed = [f"- The student misses a goal: {goal}" for goal in report.get("missed", [])]
     lines = missed or (["The student meets its goals."] if asked and config.evaluate.enabled else [])
-    return "\n".join([*lines, "", "```", table(report), "```"])
+    return "\n".join(
+        [*lines, "", "```", table(report), "```", "", f"All of it on one page: {PAGE} among the artifacts."]
+    )
+
+
+def publish_page(write: Callable[[], Path], tracker: Tracker) -> None:
+    """Write a page, and have MLflow take it. A failure is a line: the run is worth more than its page, and
+    ``ray-distill report`` writes it again."""
+    try:
+        page = write()
+    except Exception as error:  # a full disk, or a run that the page did not expect
+        say(f"   no page is written ({type(error).__name__}: {error}); ray-distill report writes it later")
+        return
+    tracker.artifact(page, wait=False)

@@ -16,6 +16,7 @@ from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.compare import ratios, summary, teachers
 from ray_distill.evaluate.generate import Generator, NotFinite, write_videos
+from ray_distill.evaluate.names import VALIDATION_VIDEOS, VALIDATIONS
 from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.track.tracker import Tracker
@@ -24,8 +25,6 @@ from ray_distill.train.driver.console import say
 from ray_distill.types import STUDENT
 
 Row = Mapping[str, Any]
-FILE = "validations.jsonl"
-VIDEOS = "validation_videos"
 SCORE = "frechet"
 SHOWN = ("frechet", "accuracy", "motion_ratio", "saturation_ratio")
 TASK_CPUS = 0.1
@@ -50,7 +49,7 @@ class Validations:
         self.config, self.cache, self.tracker, self.report = config, cache, tracker, report
         self.hook = hook or WebHook(None, config.name)
         every = config.evaluate.every
-        self.rows, self._series = read(config.run_dir), Series(config.run_dir / FILE)
+        self.rows, self._series = read(config.run_dir), Series(config.run_dir / VALIDATIONS)
         past = {row["step"] for row in self.rows}
         due = [*range(every, config.train.steps, every), config.train.steps] if every else []
         self._due = [step for step in due if step not in past]
@@ -121,7 +120,7 @@ class Validations:
     def _take(self, step: int, samples: list[Any]) -> None:
         """One row; what belongs to a second student, beside its average, is called ``trained``."""
         assert self._generator is not None
-        folder = self.config.run_dir / VIDEOS / f"step_{step:06d}"
+        folder = self.config.run_dir / VALIDATION_VIDEOS / f"step_{step:06d}"
         row: dict[str, Any] = {"step": step}
         students = samples[: len(self.config.validated)]
         self._teacher = next(iter(samples[len(students) :]), self._teacher)
@@ -148,4 +147,4 @@ class Validations:
 
 def read(run_dir: Path) -> list[Row]:
     """The validations of a run so far."""
-    return [*read_rows(run_dir / FILE, "step")]
+    return [*read_rows(run_dir / VALIDATIONS, "step")]

@@ -13,7 +13,7 @@ from ray_distill.config.shared_base import base_of
 from ray_distill.config.stages import RunStage, stages
 from ray_distill.models.exits import add_exits
 from ray_distill.models.hashing import weights_hash
-from ray_distill.models.heads import placed, random_heads
+from ray_distill.models.heads import head_blocks, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.loading import (
     compile_blocks,
@@ -37,7 +37,7 @@ def build_engines(config: RunConfig, at: At = unseen, stage: RunStage | None = N
     stage = stage or stages(config)[0]
     ranks = make_ranks(config.train.sequence_parallel, config.train.timeout_s)
     heads = {
-        role: placed(role, head, config.model.family, config.pipeline(head.of).transformer)
+        role: head_blocks(role, head, config.model.family, config.pipeline(head.of).transformer)
         for role, head in config.method.heads.items()
     }
     return DeepSpeedEngines(

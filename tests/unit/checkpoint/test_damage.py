@@ -109,7 +109,7 @@ DAMAGE = {
     "a bit of a tensor is flipped": (lambda f: edit(f, STUDENT[0], lambda c: flip(c, -3)), STUDENT[0], "hash", False),
     "a bit of a header is flipped": (lambda f: edit(f, STUDENT[0], lambda c: flip(c, 9)), STUDENT[0], "hash", False),
     "a shard is all zeros": (lambda f: edit(f, STUDENT[0], lambda c: bytes(len(c))), STUDENT[0], "hash", False),
-    "ranks are swapped": (lambda f: swap(f, *STUDENT), STUDENT[0], "not as it was written", True),
+    "ranks are swapped": (lambda f: swap(f, *STUDENT), STUDENT[0], "differs from the manifest", True),
     "roles are swapped": (lambda f: swap(f, STUDENT[0], "fake_score-0000-001.safetensors"), "-0000-", "hash", False),
     "a shard of other tensors": (other_tensors, STUDENT[0], "size", True),
     "a pickle for a shard": (pickled, STUDENT[0], "size", True),

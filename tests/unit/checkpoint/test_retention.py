@@ -81,7 +81,7 @@ def test_what_a_run_does_not_go_on_from_never_counts_again(tmp_path, caplog):
     set_aside(tmp_path, first)
     assert latest(tmp_path) == first and steps(tmp_path) == [10]
     assert {path.name for path in tmp_path.glob("passed*")} == {f"passed_over_{c.folder.name}" for c in (second, third)}
-    assert "remove it when you need it no more" in caplog.text
+    assert "remove it when you no longer need it" in caplog.text
     save(tmp_path, 20)
     set_aside(tmp_path, first)  # again, over the one of before
     set_aside(tmp_path, save(tmp_path / "another", 5))

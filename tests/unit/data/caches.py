@@ -11,7 +11,7 @@ import torch
 
 from ray_distill.data.store.cache import Cache, write
 from ray_distill.data.store.parquet import Store
-from ray_distill.models.conditions import batched, from_bytes
+from ray_distill.models.conditions import collate, from_bytes
 from ray_distill.models.spec import Field, Fields
 
 FIELDS = {"text": Field((4, 5), padding="zeros")}
@@ -32,7 +32,7 @@ def text(number: int) -> np.ndarray:
 def conditions(cache: Cache, numbers: Sequence[int], fields: Fields = FIELDS) -> dict[str, np.ndarray]:
     """Cond of rows of one shape."""
     rows = zip(cache.conditions(numbers, fields), cache.shapes(numbers), strict=True)
-    cond = batched([from_bytes(row, fields, shape) for row, shape in rows], fields)
+    cond = collate([from_bytes(row, fields, shape) for row, shape in rows], fields)
     return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in cond.items()}
 
 

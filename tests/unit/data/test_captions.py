@@ -117,7 +117,7 @@ def test_several_captions_of_a_clip_are_choices(tmp_path):
 def test_a_caption_is_text(tmp_path, value):
     path = put(tmp_path / "m.jsonl", lines({"video": "a.mp4", "caption": value}, ROWS[0]).encode())
     bad, good = captions(entries(source({"manifest": path})))
-    assert "a.mp4: a caption is text, or a list of texts, and no" in bad and "(line 1)" in bad and good == ["a cat"]
+    assert "a.mp4: a caption is a text or a list of texts, not " in bad and "(line 1)" in bad and good == ["a cat"]
 
 
 def test_prompts_are_tables_too(tmp_path):
@@ -233,7 +233,7 @@ def test_what_a_table_is_called(tmp_path):
     }.items():
         assert captions(entries(source({"prompts": put(tmp_path / name, content)}))) == [["a kite"]], name
     for name in ("p.yaml", "p.YML", "p.toml", "p.xml"):
-        with pytest.raises(ValueError, match=f"p{name[1:].lower()} is not read; write .jsonl".removeprefix("p")):
+        with pytest.raises(ValueError, match=f"p{name[1:].lower()} is not supported; write .jsonl".removeprefix("p")):
             entries(source({"prompts": put(tmp_path / name, b"- a kite\n")}))
     for name, content in {"m.tsv": b"video\tcaption\na.mp4\ta kite\n", "m.ndjson": lines(ROWS[0]).encode()}.items():
         assert len(entries(source({"manifest": put(tmp_path / name, content)}))) == 1

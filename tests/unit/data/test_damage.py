@@ -140,7 +140,7 @@ def test_a_flip_in_a_row_is_found_by_its_reader_and_mended_by_the_next_run(folde
     (path,) = (folder / "cache/latents").glob("*/*.parquet")
     flipped(path, 8 * (path.stat().st_size // 2))
     cache.check()  # of the right size: only its reader sees it
-    with pytest.raises(Damaged, match="parquet is damaged .* made again by the next preparation"):
+    with pytest.raises(Damaged, match="parquet is damaged .* the next preparation, with which train begins"):
         content(cache)
     assert cache.lost() == [path] and path.with_name(path.name + ".damaged").is_file()
     with pytest.raises(Damaged, match="is gone"):
@@ -269,7 +269,7 @@ def test_a_clip_that_is_replaced_between_look_and_decode_is_left_out(folder):
         else:
             odd.write(path, size=(32, 32), frames=5)
         pixels, error = Decode(wanted).clip(row)
-        assert not pixels.any() and ("was replaced since it was looked into" in error or "cannot be decoded" in error)
+        assert not pixels.any() and ("was replaced since its header was read" in error or "cannot be decoded" in error)
     os.utime(path)  # another time is the same content
     (row,) = Look(wanted, (8, 8))({"dataset": 0, "path": str(path), "error": ""})
     os.utime(path)
@@ -286,7 +286,7 @@ def test_one_that_is_replaced_while_it_is_looked_into_is_left_out(folder, monkey
 
     monkeypatch.setattr(stages, "look", swap)
     (row,) = Look(source(folder), (8, 8))({"dataset": 0, "path": str(path), "error": ""})
-    assert "was replaced while it was looked into" in row["error"] and row["id"] == ""
+    assert "was replaced while its header was read" in row["error"] and row["id"] == ""
 
 
 def test_a_file_is_known_by_all_of_it_up_to_16_mib_and_by_128_pieces_beyond(tmp_path):

@@ -364,9 +364,9 @@ def test_packets_that_promise_other_frames_cost_time_alone(tmp_path, monkeypatch
     path = str(odd.write(tmp_path / "a.mp4", frames=24, gop_size=6))
     cut = Cut(4, number=3)
     told, (seek,) = look(path, cut)
-    right = read_clip(path, cut, located=(told, seek)).frames
+    right = read_clip(path, cut, facts=(told, seek)).frames
     for wrong in (replace(seek, before=seek.before - 1), replace(seek, last=seek.last + 1), replace(seek, start=7)):
-        assert np.array_equal(read_clip(path, cut, located=(told, wrong)).frames, right)
+        assert np.array_equal(read_clip(path, cut, facts=(told, wrong)).frames, right)
 
 
 def test_kinds_are_at_least_eighty():

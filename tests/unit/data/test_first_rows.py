@@ -90,7 +90,7 @@ UNUSABLE = {
     "a shard of zeros": (shard(bytes(10240)), "s.tar: no video in it"),
     "a shard without videos": (shard(a_txt=b"a cat"), "no video beside it"),
     "a shard without captions": (shard(a_mp4=b"x"), "no caption in its shard"),
-    "a packed shard": (shard(b"\x1f\x8b" + bytes(600)), "unpack it"),
+    "a packed shard": (shard(b"\x1f\x8b" + bytes(600)), "decompress it"),
     "no shard": (shard(b"<html>404</html>" * 100), "cut off or damaged"),
     "a folder without shards": (
         lambda root: {"shards": folder("a.mp4")(root)["videos"]},

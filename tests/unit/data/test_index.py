@@ -33,7 +33,7 @@ from ray_distill.diffusion.samplers import sample
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
-from ray_distill.models.conditions import batched
+from ray_distill.models.conditions import collate
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import of_clips
@@ -70,7 +70,7 @@ def characters(monkeypatch):
 
 def embedded(*prompts, models=MODELS):
     """Text [B, L, D], padded."""
-    return batched(Characters(models).encode(prompts), models.fields)["text"]
+    return collate(Characters(models).encode(prompts), models.fields)["text"]
 
 
 def columns(rows):
@@ -430,7 +430,7 @@ def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
     made = Inventory(wanted, MODELS, LISTED.empty_table(), table_of(looked, CLIPS))
     Write(made.text)(EncodeText(MODELS)(columns(made.missing_text().to_pylist())))
     cache = finish(made)
-    assert cache.streamed and sorted(cache.captions()) == ["short", "square", "turned", "wide"]
+    assert cache.grows and sorted(cache.captions()) == ["short", "square", "turned", "wide"]
     rows = cache.rows(range(4), ["id", "dataset", "video", "path", "number", "height", "width", "header"])
     for decoded in Decode(wanted)(columns(rows)):
         encoded = EncodeClips(MODELS)(decoded)
@@ -439,7 +439,7 @@ def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
     there.wait_for(row["id"] for row in rows)
     assert len(there.places) == 3 and ["lasts 0.25 s" in error for error in there.errors.values()] == [True]
     prepared, encoded = make(source(folder))
-    assert not prepared.streamed and prepared.folder != cache.folder and encoded == ([], ["short.mp4"])
+    assert not prepared.grows and prepared.folder != cache.folder and encoded == ([], ["short.mp4"])
     index = [row for row in prepared.rows(range(3), ["id", "caption", "shape", "latents"])]
     growing.growing.cache_clear()
     growing.growing(cache.latents_folder).look()

@@ -154,7 +154,7 @@ def test_half_a_remote_file_is_tried_again(bucket, monkeypatch):
     with local(f"{bucket}/a.mp4") as path:
         assert os.path.getsize(path) == 3000 and sizes == []
     sizes[:] = [1, 2, 3]
-    with pytest.raises(BadClip, match="cut off: 3 of its 3000 bytes came"), local(f"{bucket}/a.mp4"):
+    with pytest.raises(BadClip, match="cut off: only 3 of its 3000 bytes were read"), local(f"{bucket}/a.mp4"):
         pass
 
 

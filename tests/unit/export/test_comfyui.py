@@ -108,7 +108,7 @@ def test_a_layer_without_an_original_name_is_refused():
     network = family("ltx").transformer(**LTX)
     _, others = named("ltx", network)
     assert "proj_in" in others
-    with pytest.raises(ValueError, match="'proj_in': no name that ComfyUI knows it by; set model.comfyui_lora=false"):
+    with pytest.raises(ValueError, match="'proj_in' has no name in ComfyUI; set model.comfyui_lora=false"):
         comfyui_tensors(family("ltx"), LORA, random_adapter(network, ["proj_in"]))
     with pytest.raises(ValueError, match="'to_q': no name"):
         original_name("to_q", replace(family("ltx"), original=None))

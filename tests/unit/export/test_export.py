@@ -230,7 +230,7 @@ def test_two_experts_are_one_pipeline(tmp_path, base, scripts_in_process):
 
 
 def test_a_causal_student_has_no_experts(tmp_path, base):
-    with pytest.raises(ValueError, match="two networks leave together"):
+    with pytest.raises(ValueError, match="a recipe of two experts needs two networks"):
         export(tmp_path / "student", base, TWO)
     with pytest.raises(ValueError, match="causal student with two experts"):
         export(tmp_path / "student", base, replace(TWO, chunks=Chunks(1)))

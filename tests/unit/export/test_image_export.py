@@ -76,6 +76,7 @@ def export(folder: Path, base: Path, sampler: Sampler = SDE, from_image: bool = 
         pytest.param("2.2_5b", SDE, True, marks=pytest.mark.slow),
         pytest.param("2.2_a14b_i2v", EXPERTS, True, marks=pytest.mark.slow),
         pytest.param("2.2_5b", GUIDED, False, marks=pytest.mark.slow),
+        pytest.param("2.2_5b", EXPERTS, True, marks=pytest.mark.slow),
     ],
 )
 def test_diffusers_reproduces_our_sampler_from_a_picture(tmp_path, home, kind, sampler, from_image, scripts_in_process):
@@ -85,6 +86,13 @@ def test_diffusers_reproduces_our_sampler_from_a_picture(tmp_path, home, kind, s
     card = (folder / "README.md").read_text()
     assert ("pipeline_tag: image-to-video" in card) == ("first_frame.png" in card) == from_image
     assert json.loads((folder / "recipe.json").read_text())["from_image"] is from_image
+
+
+def test_two_experts_leave_with_the_base_s_own_levels_by_token(tmp_path, home):
+    """So that diffusers alone gives the picture's frame level 0, in the folder that has no base beside it."""
+    folder = export(tmp_path / "student", base_of(home, "2.2_5b"), EXPERTS)
+    index = json.loads((folder / "model_index.json").read_text())
+    assert (index["expand_timesteps"], index["boundary_ratio"]) == (True, 0.915)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +117,9 @@ def test_a_picture_s_other_encoder_needs_a_vae_of_diffusers(tmp_path, home):
         check_base(Pipeline("wan", base))
 
 
-def test_an_adapter_loads_into_the_pipeline(tmp_path, home):
-    base, lora = base_of(home, "2.1_i2v"), LoRA(rank=2, alpha=4)
+@pytest.mark.parametrize("kind", ["2.1_i2v", pytest.param("2.2_5b", marks=pytest.mark.slow)])
+def test_an_adapter_loads_into_the_pipeline(tmp_path, home, kind):
+    base, lora = base_of(home, kind), LoRA(rank=2, alpha=4)
     network = student_of(base)
     names = [f"blocks.{i}.attn2.{layer}" for i in range(3) for layer in ("to_q", "to_k")]
     tensors = {}

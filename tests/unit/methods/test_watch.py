@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ray_distill.diffusion.losses import gaussian_floor
-from ray_distill.methods.watch import by_sigma, floor_logs, warnings
+from ray_distill.methods.watch import by_sigma, floor_logs, levels, warnings
 
 
 def test_bins_keep_their_names_and_their_samples():
@@ -79,3 +79,14 @@ def test_a_spread_that_grows_on_is_saturation(name):
 
 def test_both_can_be_said():
     assert len(warnings(fake_scores(1.0, 1.2, 1.5) + students(0.9, 1.0, 1.1, 1.2))) == 2
+
+
+def test_the_watched_numbers_stand_beside_their_thresholds():
+    rows = fake_scores(0.5, 0.75) + students(1.0, 1.2, wanted=0.8)
+    lag, spread = levels(rows, bf16=True)  # no row has a share of rounding
+    assert (lag.step, lag.threshold) == (99, 1.0) and lag.value == pytest.approx(0.75, abs=0.01)
+    assert (spread.step, spread.threshold) == (195, 1.1) and spread.value == pytest.approx(1.5, abs=0.01)
+    rounding = [{"step": s, "bf16_share": 0.05} for s in range(50)]
+    (share,) = levels(rounding, bf16=True)
+    assert (share.value, share.threshold) == (pytest.approx(0.05), 0.2) and levels(rounding) == []
+    assert levels(fake_scores(1.0)[:49]) == []

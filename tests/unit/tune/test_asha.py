@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import ASHAScheduler
 
-from ray_distill.train.driver.validations import FILE
+from ray_distill.evaluate.names import VALIDATIONS
 from ray_distill.tune.asha import Asha
 from ray_distill.tune.objective import Objective
 from ray_distill.tune.trial import OBJECTIVE, TIME, run_name
@@ -25,7 +25,7 @@ def test_a_new_scheduler_compares_with_the_trials_of_the_killed_one(tmp_path: Pa
     good = SimpleNamespace(trial_id="good")
     folder = tmp_path / run_name(good.trial_id)
     folder.mkdir()
-    (folder / FILE).write_text(json.dumps({TIME: 4, "frechet": 20.0}) + "\n")
+    (folder / VALIDATIONS).write_text(json.dumps({TIME: 4, "frechet": 20.0}) + "\n")
 
     def decision(asha: Asha, name: str, distance: float) -> str:
         trial = SimpleNamespace(trial_id=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from operator import sub
 
 from ray_distill.config import ConfigError, RunConfig
@@ -11,6 +12,7 @@ from ray_distill.data.prepare.first_rows import check_rows
 from ray_distill.data.read.clip import BadClip
 from ray_distill.data.read.picture import read_picture
 from ray_distill.diffusion.causal import chunk_lengths
+from ray_distill.models.codec import frames_of
 from ray_distill.models.loading import check_folder
 from ray_distill.models.spec import of_clips, prefix_frames
 from ray_distill.train.driver.checks.networks import check_positions
@@ -35,9 +37,10 @@ def check_size(config: RunConfig) -> None:
     shapes |= {models.latent_shape(*shown)}
     check_positions(config, sorted(shapes))
     prefix, fewest = prefix_frames(config.model.encoders.fields), min(shape[1] for shape in shapes)
-    if prefix and fewest <= prefix:
+    fixed = prefix or int(bool(of_clips(config.model.encoders.fields)))  # beside each frame the first is given, too
+    if fixed and fewest <= fixed:
         raise ConfigError(
-            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {prefix} are given: nothing is "
+            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {fixed} are given: nothing is "
             "left to make; raise data.frames (and evaluate.frames, where that is set)"
         )
     if config.method.beyond_clips and fewest < 2:
@@ -49,7 +52,7 @@ def check_size(config: RunConfig) -> None:
     for frames in {data.frames, shown[0]}:
         latent = models.latent_shape(frames, data.height, data.width)[1]
         if chunks is not None:
-            chunk_lengths(latent, chunks)
+            chunk_lengths(latent, chunks, partial(frames_of, models.codec))
 
 
 def check_data(config: RunConfig) -> None:

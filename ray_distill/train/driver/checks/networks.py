@@ -8,8 +8,16 @@ from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.stages import distinct
-from ray_distill.models.heads import placed
-from ray_distill.models.loading import NATIVE, check_attention, check_blocks, check_weights, empty_transformer
+from ray_distill.models.exits import check_exits
+from ray_distill.models.heads import head_blocks
+from ray_distill.models.loading import (
+    NATIVE,
+    check_attention,
+    check_blocks,
+    check_masks,
+    check_weights,
+    empty_transformer,
+)
 from ray_distill.models.lora import check_targets
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Latent, of_clips
@@ -28,7 +36,7 @@ def check_networks(config: RunConfig) -> None:
         described = config.pipeline(role).transformer
         for name, heads in config.method.heads.items():
             if heads.of == role:
-                placed(name, heads, family, described)
+                head_blocks(name, heads, family, described)
         if role in config.method.heads:
             continue
         if section.init == "pretrained":
@@ -36,9 +44,13 @@ def check_networks(config: RunConfig) -> None:
         if section.attention:
             check_attention(section.attention, f"roles.{role}.attention")
         backend = section.attention or config.model.attention
-        if section.lora or section.compile or backend != NATIVE:
+        if section.lora or section.compile or backend != NATIVE or role in config.method.exits:
             network = empty_transformer(family, config.source(role))
             check_blocks(network, backend, section.compile, f"roles.{role}")
+            where = f"roles.{role}.attention" if section.attention else "model.attention"
+            check_masks(backend, config.model.encoders.fields, where)
+            if role in config.method.exits:
+                check_exits(network, "method.exit_embedding = true")
             if section.lora:
                 check_targets(section.lora, network, f"roles.{role}.lora")
         own = tuple((name, described.get(name)) for name in config.model.pipeline.of.ends)

@@ -61,7 +61,7 @@ def check_image(config: RunConfig) -> None:
                 f"{pipeline.where}: a clip begins from a picture, and its vae encodes none: {error}; give a folder "
                 "whose first latent frame is one picture"
             ) from None
-    length = pipeline.of.tokens(pipeline.described)
+    length = pipeline.of.tokens(pipeline.architecture)
     if length is not None and tokens != length:
         raise ConfigError(
             f"model.max_sequence_length = {tokens}: the transformer of {pipeline.where} splits text from image at "
