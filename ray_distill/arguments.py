@@ -105,7 +105,7 @@ def _verb(verbs: Any, name: str, purpose: str, more: str = "") -> argparse.Argum
 
 
 def _mebibytes(text: str) -> float:
-    """A size of 0 or more; ValueError for what is no such number."""
+    """``text`` as a size of 0 or more MiB; ValueError for anything else."""
     if not 0 <= (size := float(text)) < 1 << 20:
         raise ValueError(text)
     return size

@@ -46,8 +46,8 @@ class Codec(Protocol):
         ...
 
     def fitting(self, frames: int) -> tuple[int, int]:
-        """The nearest numbers of frames that it takes, at or below ``frames`` (its fewest, where that is
-        more), and at or above."""
+        """(below, above): the nearest numbers of frames that the codec takes, at or below and at or above ``frames``;
+        below may be more where ``frames`` is less than the codec's fewest."""
         ...
 
     @property
@@ -64,13 +64,13 @@ class Codec(Protocol):
 
 
 def first_alone(frames: int, time: int) -> tuple[int, int]:
-    """:meth:`Codec.fitting` of a codec that takes a first frame and ``time`` for each latent frame behind it."""
+    """:meth:`Codec.fitting` of a codec with one first frame, and ``time`` frames in each later latent frame."""
     below = max(frames - 1, 0) // time * time + 1
     return below, below + time * (below < frames)
 
 
 def frames_of(codec: Codec, latent: int) -> int:
-    """Number of frames of a clip of ``latent`` latent frames."""
+    """Number of frames of a clip with ``latent`` latent frames."""
     return codec.fitting((latent - 1) * codec.stride[0] + 1)[1]
 
 

@@ -199,7 +199,8 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
 
 
 def _names(rows: pa.Table) -> int:
-    """Number of videos by dataset and name: videos of equal content and caption are one row of the index."""
+    """Number of distinct videos by dataset and name; videos with equal content and caption share one row of the
+    index."""
     return len(distinct(unequal(rows, video=""), "dataset", "video"))
 
 

@@ -1,6 +1,6 @@
 """HunyuanVideo 1.5's family: text or image to video by diffusers' pipelines.
 
-family         FAMILY: what HunyuanVideo 1.5 declares
+family         FAMILY: HunyuanVideo 1.5's declaration
 network        the denoiser, over one forward of diffusers' transformer, and that forward without data
 codec          pixels to latents and back
 image          pictures to the fields of a clip: their latents, and SigLIP's states

@@ -28,7 +28,7 @@ class HunyuanVAE(nn.Module):
 
     @classmethod
     def outline(cls, config: Mapping[str, Any]) -> HunyuanVAE:
-        """The codec of a configuration alone, without weights, on the device that surrounds the call."""
+        """The codec of a configuration, without weights, on torch's current default device."""
         return cls(AutoencoderKLHunyuanVideo15.from_config(dict(config)))
 
     @torch.no_grad()

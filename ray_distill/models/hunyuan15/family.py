@@ -1,4 +1,4 @@
-"""FAMILY: what HunyuanVideo 1.5 declares."""
+"""FAMILY: HunyuanVideo 1.5's declaration."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 TEXT, IMAGE = "HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"
 GLYPHS = 256
-"""Most tokens of quoted words: the pipeline's own number."""
+"""Most tokens of quoted words, as in diffusers' pipeline."""
 PATCHES = 729
 """SigLIP's patches of a picture in the published folders, 27 in each direction."""
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """The prompt's tokens and those of its quoted words, in the precision of the published weights; of an image its
-    latents and SigLIP's states. ConfigError where model.from_image asks for the other kind of network."""
+    """Tokens of the prompt and of its quoted words, in the precision of the published weights; for an image its latents
+    and SigLIP's states. ConfigError where model.from_image asks for the other kind of network."""
     network = pipeline.architecture
     widths = {"text": network.get("text_embed_dim", 3584), "glyphs": network.get("text_embed_2_dim", 1472)}
     most = {"text": tokens, "glyphs": GLYPHS}
@@ -51,8 +51,8 @@ def fields(pipeline: Pipeline, tokens: int) -> Fields:
 
 
 def _from_image(pipeline: Pipeline) -> bool:
-    """True where a video begins from an image. The two networks have one architecture, and task_type is "i2v" for both
-    in some folders: model_index.json decides, and model.from_image where there is none."""
+    """True where a video begins from an image. Both networks have the same architecture, and some folders have the
+    task_type "i2v" for both, so model_index.json decides; without that file, model.from_image does."""
     kind = pipeline.settings.get("_class_name")
     own = {TEXT: False, IMAGE: True}.get(str(kind))
     if own is not None and pipeline.from_image not in (None, own):
@@ -64,12 +64,12 @@ def _from_image(pipeline: Pipeline) -> bool:
 
 
 def _states(pipeline: Pipeline) -> Field:
-    """SigLIP's states, one for each patch of its picture; the published number, where the folder does not exist."""
+    """The field of SigLIP's states, one per patch of its picture; the published number of patches without a folder."""
     width, config = int(pipeline.architecture.get("image_embed_dim", 1152)), pipeline.path / "image_encoder/config.json"
     if not config.is_file():
         return Field((PATCHES, width), of="clip")
     described = read_json(config, f"{pipeline.where}: image_encoder")
-    defaults = {"image_size": 224, "patch_size": 16, "hidden_size": 768}  # of its class, which files may leave out
+    defaults = {"image_size": 224, "patch_size": 16, "hidden_size": 768}  # defaults of the class, which files may omit
     side, patch, states = (described.get(key, default) for key, default in defaults.items())
     if states != width or not isinstance(side, int) or not isinstance(patch, int) or patch < 1:
         raise ConfigError(
@@ -98,7 +98,7 @@ def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
 
 
 def patch(config: Config) -> tuple[int, int]:
-    """ValueError for networks that would cut latents further, and for those of two timesteps."""
+    """(1, 1); ValueError for networks with larger patches, or with two timesteps."""
     if config.get("patch_size", 1) != 1 or config.get("patch_size_t", 1) != 1:
         raise ValueError("a HunyuanVideo 1.5 whose patch sizes are not 1 was never published, and is not adapted")
     if config.get("use_meanflow"):
@@ -115,13 +115,13 @@ def features(config: Config) -> tuple[int, int]:
 
 
 def image_channels(config: Config) -> int:
-    """Channels of an image's latents and of their mask, which are zeros for text to video."""
+    """Number of channels of an image's latents and mask, which are zeros for text to video."""
     return int(config.get("in_channels", 65)) - int(config.get("out_channels", 32))
 
 
 def check(pipeline: Pipeline, tokens: int) -> None:
-    """ValueError unless the second text encoder is whole, and gives the width that the transformer takes, and the image
-    encoder's weights can be read where it has one."""
+    """ValueError unless the second text encoder is complete and gives the width that the transformer takes, and the
+    image encoder's weights, if any, can be read."""
     from transformers import T5Config, T5EncoderModel
 
     patch(pipeline.transformer)
@@ -132,7 +132,7 @@ def check(pipeline: Pipeline, tokens: int) -> None:
     encoder = outline(lambda values: T5EncoderModel(T5Config.from_dict(values)), described, what)
     shapes = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
     stored = dict(stored_shapes(folder, "model", what))
-    for name in ("shared.weight", "encoder.embed_tokens.weight"):  # one matrix, stored under either name
+    for name in ("shared.weight", "encoder.embed_tokens.weight"):  # files store this one matrix under either name
         if name in stored:
             stored.setdefault("shared.weight", stored[name])
     check_stored(stored, {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}, what)

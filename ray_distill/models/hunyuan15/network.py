@@ -1,8 +1,8 @@
 """HunyuanVideo 1.5's network, diffusers' HunyuanVideo15Transformer3DModel, behind Denoiser.
 
-The network takes the noisy latents, those of an image, and a mask of the frames that the image gives, as channels; and
-three kinds of tokens beside them: of the prompt, of the words that it quotes, and of the image. Text to video has zeros
-for all of the image. The latents of an image stand in the first frame, in which the noisy latents stay noisy.
+The network takes as channels the noisy latents, an image's latents, and a mask of the frames that the image gives; it
+takes as tokens the prompt, the words that the prompt quotes, and the image. Text to video has zeros for everything of
+the image. An image's latents lie in the first frame, in which the noisy latents stay noisy.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class HunyuanDenoiser:
     """``network`` is a HunyuanVideo15Transformer3DModel or an engine that wraps one; it predicts the velocity at 1000
     sigma.
 
-    Latents and timestep enter in the network's own dtype, as in the pipeline: bf16 rounds 937.5 to 936. The velocity
-    comes back in the dtype of ``x_t``.
+    Latents and timestep enter in the network's own dtype, as in the pipeline: bf16 rounds 937.5 to 936. The velocity is
+    returned in the dtype of ``x_t``.
     """
 
     network: Any
@@ -65,7 +65,8 @@ class HunyuanDenoiser:
         return Prediction(velocity.to(x_t.dtype))
 
     def _image(self, latents: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        """Channels [B, C + 1, T, h, w] behind the noisy ones, latents and mask, and tokens [B, L, D] of the image."""
+        """(channels [B, C + 1, T, h, w] behind the noisy ones: the image's latents and mask; tokens [B, L, D] of the
+        image)."""
         rows, count, *size = latents.shape
         channels = latents.new_zeros(rows, count + 1, *size)
         if "image" not in cond:
@@ -76,10 +77,10 @@ class HunyuanDenoiser:
 
 @dataclass(frozen=True)
 class WithoutData:
-    """The forward of a ``network``, with an image or for text alone, on tensors without data: what ``plan`` counts.
+    """The forward of a ``network`` on tensors without data, with an image or for text alone, for ``plan`` to count.
 
-    The network's own forward looks at values: whether there is an image, and which tokens of text are valid, to put
-    these first. Attention does not know the order of text, so that a mask in its own order gives the same result.
+    The network's own forward depends on values: it tests whether there is an image, and puts valid tokens of text
+    first. Attention does not depend on the order of text, so that a mask in the original order gives the same result.
     """
 
     network: Any
@@ -97,7 +98,7 @@ class WithoutData:
         image_embeds: Tensor,
         return_dict: bool = False,
     ) -> tuple[Tensor]:
-        """The velocity [B, C, T, H, W] of latents [B, C, T, H, W], texts [B, L, D] and their masks [B, L]."""
+        """The velocity [B, C, T, H, W] for latents [B, C, T, H, W], texts [B, L, D] and their masks [B, L]."""
         net, size = self.network, hidden_states.shape[2:]
         positions, level, tokens = net.rope(hidden_states), net.time_embed(timestep), net.x_embedder(hidden_states)
         texts = (

@@ -1,6 +1,6 @@
 """Sample this few-step student with diffusers alone: python sample.py "a prompt" [IMAGE] out.mp4|.safetensors [seed]
 
-IMAGE is there for a student from images (`from_image` in recipe.json), and for no other.
+Only a student from images (`from_image` in recipe.json) takes IMAGE.
 """
 
 import json
@@ -17,7 +17,8 @@ from torch.nn.functional import interpolate
 
 
 def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """The largest centred window of the aspect, in one interpolation, as training cut its clips."""
+    """Crop the largest centred window of the aspect ratio, and resize it by one interpolation, as training did with
+    clips."""
     pixels = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0)[None]
     rows, columns = pixels.shape[2:]
     kept = min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))
@@ -45,7 +46,7 @@ if __name__ == "__main__":
     call = {"negative_prompt": recipe["negative_prompt"], "num_frames": recipe["frames"]}
     call |= {"sigmas": [t / 1000 for t in recipe["timesteps"]], "num_inference_steps": len(recipe["timesteps"])}
     size = {key: recipe[key] for key in ("height", "width")}
-    if picture:  # the pipeline would choose a size by the picture's aspect
+    if picture:  # the pipeline would choose a size by the picture's aspect ratio
         pipe.video_processor.calculate_default_height_width = lambda **_: tuple(size.values())
         call["image"] = fit(Image.open(picture), **size)
     else:

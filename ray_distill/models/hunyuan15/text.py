@@ -1,7 +1,7 @@
-"""HunyuanVideo 1.5's prompts: Qwen2.5-VL's states of a prompt, and ByT5's of the words that it quotes.
+"""Encode prompts for HunyuanVideo 1.5: Qwen2.5-VL's states of a prompt, and ByT5's of the words that it quotes.
 
-As diffusers' HunyuanVideo15Pipeline encodes them, the first behind a system message. A prompt without quotes has no
-tokens of the second kind.
+Both follow diffusers' HunyuanVideo15Pipeline, which puts a system message before the prompt. A prompt without quotes
+has no tokens of the second kind.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MESSAGE = 108
 
 
 class HunyuanText:
-    """The fields "text" and "glyphs" [tokens, D] fp32 of a prompt. ``precision`` is the dtype of computation;
-    ValueError for int8."""
+    """Encoder of prompts into the fields "text" and "glyphs" [tokens, D] fp32. ``precision`` is the dtype of
+    computation; ValueError for int8."""
 
     def __init__(self, folder: Path, max_length: int, precision: str = "float32") -> None:
         if precision == "int8":
@@ -47,7 +47,7 @@ class HunyuanText:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Row]:
-        """One row a prompt, of its tokens alone."""
+        """One row per prompt, without padding."""
         device = self.model.device
         words, words_mask = HunyuanVideo15Pipeline._get_mllm_prompt_embeds(
             self.model, self.tokenizer, list(prompts), device, self.max_length, crop_start=MESSAGE
