@@ -89,6 +89,6 @@ def _of_json(value: Any) -> str:
 
 
 def _of_tensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    described = [[name, str(array.dtype), array.shape] for name, array in sorted(tensors.items())]
+    header = [[name, str(array.dtype), array.shape] for name, array in sorted(tensors.items())]
     arrays = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for _, array in sorted(tensors.items()))
-    return digest(json.dumps([described, sorted(metadata.items())]), *arrays).hex()
+    return digest(json.dumps([header, sorted(metadata.items())]), *arrays).hex()

@@ -15,7 +15,7 @@ from ray_distill.types import Prediction
 
 @dataclass
 class ToyImages:
-    """The clip's first latent frame [C, h, w]."""
+    """Encoder of a clip's first latent frame [C, h, w]."""
 
     codec: Any
 

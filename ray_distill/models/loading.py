@@ -55,8 +55,8 @@ def published_configs(family: Family) -> dict[str, Any]:
 def _published(family: str, file: Path, key: str) -> dict[str, Any]:
     name = adapter(family).transformer.__name__
     configurations = published_configs(adapter(family))
-    for described in configurations.values():
-        config: dict[str, Any] = described["transformer"]
+    for parts in configurations.values():
+        config: dict[str, Any] = parts["transformer"]
         if Weights(file, _empty(family, config), key).fit:
             return config
     raise ValueError(

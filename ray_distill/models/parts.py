@@ -47,23 +47,23 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 def read_config(path: Path, what: str) -> dict[str, Any]:
     """A network's configuration; ConfigError for numbers too large for a network."""
-    described = read_json(path, what)
-    for key, value in described.items():
+    config = read_json(path, what)
+    for key, value in config.items():
         most = LAYERS if key in ("num_layers", "num_decoder_layers", "num_res_blocks") else LARGEST
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float) and not abs(number) <= most:
                 raise ConfigError(
                     f"{what}: {path.name} has {key} = {number}, beyond the limit of {most:,}; copy it again"
                 )
-    return described
+    return config
 
 
-def outline(make: Callable[[dict[str, Any]], Any], described: Mapping[str, Any], what: str) -> Any:
-    """``make(described)`` on the meta device; ConfigError in place of whatever error a library raises for wrong
+def outline(make: Callable[[dict[str, Any]], Any], config: Mapping[str, Any], what: str) -> Any:
+    """``make(config)`` on the meta device; ConfigError in place of whatever error a library raises for wrong
     values."""
     try:
         with torch.device("meta"):
-            return make(dict(described))
+            return make(dict(config))
     except (
         TypeError,
         ValueError,
@@ -127,28 +127,28 @@ def check_stored(stored: Shapes, shapes: Shapes, what: str) -> None:
 def check_vae(folder: Path, key: str) -> Codec:
     """Check ``folder``/vae, and return its codec on the meta device."""
     what = f"{key} = {folder}: vae"
-    described = read_config(folder / "vae/config.json", what)
-    if (name := str(described.get("_class_name"))) in PCA:
-        return _check_pca(folder / "vae", described, what)
+    config = read_config(folder / "vae/config.json", what)
+    if (name := str(config.get("_class_name"))) in PCA:
+        return _check_pca(folder / "vae", config, what)
     try:
         codec_class = vae_class(name, what)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for key, least in (("latents_mean", -math.inf), ("latents_std", 0)):
-        values = described.get(key) or []
+        values = config.get(key) or []
         if not isinstance(values, list) or not all(isinstance(one, int | float) and one > least for one in values):
             raise ConfigError(f"{what}: {key} = {values}, but only numbers above {least} work; copy config.json again")
-    codec: Any = outline(codec_class.outline, described, what)
+    codec: Any = outline(codec_class.outline, config, what)
     shapes = {name: tuple(parameter.shape) for name, parameter in codec.vae.state_dict().items()}
     check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), shapes, what)
     return codec
 
 
-def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:
-    patch = described.get("patch")
+def _check_pca(folder: Path, config: Mapping[str, Any], what: str) -> Codec:
+    patch = config.get("patch")
     if not (isinstance(patch, list) and len(patch) == 3 and all(isinstance(p, int) and p > 0 for p in patch)):
         raise ConfigError(f"{what}: patch = {patch}, but only three numbers above 0 work; copy config.json again")
-    stored, name = stored_shapes(folder, "diffusion_pytorch_model", what), described["_class_name"]
+    stored, name = stored_shapes(folder, "diffusion_pytorch_model", what), config["_class_name"]
     shapes: dict[str, tuple[int, ...]] = {}
     channels = next(iter(shape[0] for key, shape in stored.items() if key.endswith("basis") and shape), 0)
     for part, one_frame in BLOCKS[name].items():
@@ -163,22 +163,22 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
     import transformers
 
     what = f"{key} = {folder}: text_encoder"
-    described = read_config(folder / "text_encoder/config.json", what)
-    kind = described.get("model_type")
+    config = read_config(folder / "text_encoder/config.json", what)
+    kind = config.get("model_type")
     of = getattr(transformers, declared(family).parts["text_encoder"])
     if kind != of.config_class.model_type:
         raise ConfigError(
             f"{what}: model_type {kind!r}, and family {family!r} reads text by {of.config_class.model_type!r}"
         )
-    encoder: nn.Module = outline(lambda values: of(of.config_class.from_dict(values)), described, what)
+    encoder: nn.Module = outline(lambda values: of(of.config_class.from_dict(values)), config, what)
     shapes = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
     stored = dict(stored_shapes(folder / "text_encoder", "model", what))
     for name in ("shared.weight", "encoder.embed_tokens.weight"):  # files store this one matrix under either name
         if name in stored:
             stored.setdefault("shared.weight", stored[name])
-    size = described.get("text_config", described)  # text_config: the language part of a multimodal model
+    size = config.get("text_config", config)  # text_config: the language part of a multimodal model
     width, vocabulary = int(size.get("d_model", size.get("hidden_size"))), int(size["vocab_size"])
-    if "text_config" in described:
+    if "text_config" in config:
         _check_shapes(stored, encoder, what)
     else:
         check_stored(stored, {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}, what)
@@ -200,12 +200,12 @@ def check_others(folder: Path, family: str, key: str) -> None:
     """Check the family's parts beside text encoder and VAE: each is of its diffusers class, with all tensors."""
     for part, of in declared(family).others.items():
         what = f"{key} = {folder}: {part}"
-        described = read_config(folder / part / CONFIG, what)
-        if (named := described.get("_class_name")) != of.__name__:
+        config = read_config(folder / part / CONFIG, what)
+        if (named := config.get("_class_name")) != of.__name__:
             raise ConfigError(
                 f"{what} is a {named}, and family {family!r} takes a {of.__name__}; give its pipeline's folder"
             )
-        network: nn.Module = outline(of.from_config, described, what)
+        network: nn.Module = outline(of.from_config, config, what)
         shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         check_stored(stored_shapes(folder / part, "diffusion_pytorch_model", what), shapes, what)
 

@@ -121,7 +121,7 @@ class Stream:
         numbers = np.concatenate([self.plan[step][mine] for step in steps]).tolist()
         if self.waits:
             epochs = [step // self.plan.steps_per_epoch for step in steps for _ in mine]
-            numbers = self._there(numbers, epochs)
+            numbers = self._wait_for(numbers, epochs)
         sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
         numbers = self._with_captions(numbers, sample_ids)
         rows, conditions = self.cache.rows(numbers, columns), self.cache.conditions(numbers, self.fields)
@@ -142,7 +142,7 @@ class Stream:
         captioned: list[int] = (np.asarray(numbers) + caption_numbers(self.seed, sample_ids, choices)).tolist()
         return captioned
 
-    def _there(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
+    def _wait_for(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
         """Wait until all rows are encoded; return their numbers, with a substitute for each row that cannot be
         encoded."""
         ids = self.cache.index["id"]
@@ -152,7 +152,7 @@ class Stream:
             needed_ids = {ids[number].as_py() for number in numbers}
             growing(self.cache.images_folder).wait_for(needed_ids & store.places.keys())
 
-        def there(number: int, epoch: int) -> int:
+        def row_or_substitute(number: int, epoch: int) -> int:
             if ids[number].as_py() in store.places:
                 return number
             bucket = next(rows for rows in self.buckets.values() if number in rows)
@@ -164,7 +164,7 @@ class Stream:
                 f"data.stream = true: none of the {len(bucket)} clips of one size can be decoded; give other clips"
             )
 
-        return [there(number, epoch) for number, epoch in zip(numbers, epochs, strict=True)]
+        return [row_or_substitute(number, epoch) for number, epoch in zip(numbers, epochs, strict=True)]
 
 
 @lru_cache(maxsize=4)

@@ -79,7 +79,7 @@ def _whole(cache: Cache) -> bool:
     return True
 
 
-def some(count: int) -> list[int]:
+def evenly_spaced(count: int) -> list[int]:
     """At most ``CLIPS_SHOWN`` numbers below ``count``, evenly spaced."""
     return sorted({round(number) for number in np.linspace(0, count - 1, min(CLIPS_SHOWN, count))})
 
@@ -87,7 +87,7 @@ def some(count: int) -> list[int]:
 def _sheet(inventory: Inventory, path: Path, index: pa.Table) -> None:
     """Decode some clips once more, and write a contact sheet of them; no sheet where there are only prompts."""
     clips = unequal(index, video="", choices=0)
-    rows = clips.take(pa.array(some(len(clips)), pa.int64())).to_pylist()
+    rows = clips.take(pa.array(evenly_spaced(len(clips)), pa.int64())).to_pylist()
     files = among(inventory.rows, "video", pa.array((row["video"] for row in rows), pa.string())).to_pylist()
     paths = {(row["dataset"], row["video"]): row["path"] for row in files}
     decode = Decode(inventory.source)
@@ -214,7 +214,7 @@ def summary(card: Mapping[str, Any]) -> str:
     return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
 
 
-def _said_before(path: Path, now: str) -> str:
+def _earlier_lines(path: Path, now: str) -> str:
     """The lines of the quarantine list that ``now`` lacks: clips that could not be encoded during a training."""
     if not path.is_file():
         return ""
@@ -232,7 +232,7 @@ def _write(inventory: Inventory, folder: Path, index: pa.Table, card: Row, quara
         for key, array in prompt_arrays(which, {name: both[number] for name, both in stored.items()}, fields).items()
     }
     durable.write(
-        folder / QUARANTINE, quarantine + _said_before(folder / QUARANTINE, quarantine) * inventory.source.stream
+        folder / QUARANTINE, quarantine + _earlier_lines(folder / QUARANTINE, quarantine) * inventory.source.stream
     )
     _sheet(inventory, folder / SHEET, index)
     write(folder, index, card, prompts)

@@ -24,7 +24,7 @@ from ray_distill.models.packed import tensor_shape
 Row = dict[str, Any]
 
 
-def there(store: Store, beside: Store | None) -> pa.ChunkedArray:
+def ids_in(store: Store, beside: Store | None) -> pa.ChunkedArray:
     """The ids in ``store``, and in ``beside`` where it is given."""
     ids = store.places()["id"]
     return ids if beside is None else ids.filter(pc.is_in(ids, value_set=beside.places()["id"]))
@@ -100,9 +100,9 @@ class Inventory:
     def missing_clips(self) -> pa.Table:
         """The distinct clips that their stores lack."""
         clips = distinct(equal(unequal(self.rows, id="", video=""), error=""), "id")
-        return without(clips, "id", there(self.latents, self.images))
+        return without(clips, "id", ids_in(self.latents, self.images))
 
-    def missing_taught(self, dataset: int) -> pa.Table:
+    def missing_teacher_clips(self, dataset: int) -> pa.Table:
         """The clips of a dataset's teacher that their store lacks, each with the places of its conditioning."""
         prompts = equal(unequal(self.rows, id=""), dataset=dataset, error="")
         rows, captions = without(distinct(prompts, "id"), "id", self.latents.places()["id"]), self.captions

@@ -104,8 +104,8 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     clips = unequal(cache.index.filter(pa.array(cache.choices > 0)), video="")
     clips = clips.select(["dataset", "video", "number", "content"])
     size = {"height": source.height, "width": source.width}
-    located = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
-    rows = [row | size | {"path": path} for row, path in located if path]  # files of a run's clips may be gone
+    pairs = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
+    rows = [row | size | {"path": path} for row, path in pairs if path]  # files of a run's clips may be gone
     if not rows:
         raise ValueError("data: none of the cache's clips is in its sources any more; set evaluate.metric=null")
     return _decode(source, dataset(pa.Table.from_pylist(rows)))
@@ -184,7 +184,7 @@ def _decode(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset
 
 def _teach(source: Source, models: Encoders, inventory: Inventory, part: int, teacher: Teacher, say: Say) -> None:
     """Sample a dataset's missing clips by its teacher."""
-    rows = inventory.missing_taught(part)
+    rows = inventory.missing_teacher_clips(part)
     if len(rows):
         (uncond,) = inventory.text.find([address(source.negative_prompt)])
         arguments = (models, teacher, inventory.sample_shape, inventory.text, uncond, inventory.images)

@@ -30,9 +30,9 @@ class CogVideoXVAE(nn.Module):
         return cls(AutoencoderKLCogVideoX.from_pretrained(folder, **how))
 
     @classmethod
-    def outline(cls, described: Mapping[str, Any]) -> CogVideoXVAE:
+    def outline(cls, config: Mapping[str, Any]) -> CogVideoXVAE:
         """The codec of a configuration, without weights, on torch's current default device."""
-        return cls(AutoencoderKLCogVideoX.from_config(dict(described)))
+        return cls(AutoencoderKLCogVideoX.from_config(dict(config)))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

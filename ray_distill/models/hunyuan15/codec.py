@@ -27,9 +27,9 @@ class HunyuanVAE(nn.Module):
         return cls(AutoencoderKLHunyuanVideo15.from_pretrained(folder, **how))
 
     @classmethod
-    def outline(cls, described: Mapping[str, Any]) -> HunyuanVAE:
+    def outline(cls, config: Mapping[str, Any]) -> HunyuanVAE:
         """The codec of a configuration alone, without weights, on the device that surrounds the call."""
-        return cls(AutoencoderKLHunyuanVideo15.from_config(dict(described)))
+        return cls(AutoencoderKLHunyuanVideo15.from_config(dict(config)))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -30,9 +30,9 @@ class LTXVAE(nn.Module):
         return cls(cls.vae_class.from_pretrained(folder, **how))
 
     @classmethod
-    def outline(cls, described: Mapping[str, Any]) -> Self:
+    def outline(cls, config: Mapping[str, Any]) -> Self:
         """The codec of a configuration, without weights, on torch's current default device."""
-        return cls(cls.vae_class.from_config(dict(described)))
+        return cls(cls.vae_class.from_config(dict(config)))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         mean, std = (value.view(1, -1, 1, 1, 1).float() for value in (self.vae.latents_mean, self.vae.latents_std))

@@ -37,11 +37,11 @@ class WanVAE(nn.Module):
         return cls(vae)
 
     @classmethod
-    def outline(cls, described: Mapping[str, Any]) -> WanVAE:
+    def outline(cls, config: Mapping[str, Any]) -> WanVAE:
         """The codec of a configuration, with Wan 2.1's defaults, without weights, on torch's current default device."""
-        channels = int(described.get("z_dim", 16))
+        channels = int(config.get("z_dim", 16))
         unread = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}  # an outline encodes nothing
-        return cls(AutoencoderKLWan.from_config({**described, **unread}))
+        return cls(AutoencoderKLWan.from_config({**config, **unread}))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

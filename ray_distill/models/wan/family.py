@@ -66,8 +66,8 @@ def _clip_states(pipeline: Pipeline) -> Field:
         )
     if not config.is_file():
         return Field((257, width), of="clip")
-    described = read_json(config, f"{pipeline.where}: image_encoder")
-    side, patch, states = (described.get(key) for key in ("image_size", "patch_size", "hidden_size"))
+    encoder = read_json(config, f"{pipeline.where}: image_encoder")
+    side, patch, states = (encoder.get(key) for key in ("image_size", "patch_size", "hidden_size"))
     if states != width or not isinstance(side, int) or not isinstance(patch, int) or patch < 1:
         raise ConfigError(
             f"{pipeline.where}: its transformer takes CLIP's states of {width}, and image_encoder gives {states}, of "

@@ -1,4 +1,4 @@
-"""A field of a clip on its way: encoded beside latents, stored, streamed, batched, sampled. A toy family has one."""
+"""A field of a clip, through all phases: encoded beside latents, stored, streamed, joined to batches, sampled."""
 
 import numpy as np
 import pytest

@@ -39,7 +39,7 @@ ROWS = [{"video": "a.mp4", "caption": "a cat"}, {"video": "sub/b c.mp4", "captio
 
 
 def test_what_is_not_utf_8_is_named_and_left_out(tmp_path):
-    """Not the listing of all the others."""
+    """It does not cost the listing of the other files."""
     os.close(os.open(os.fsencode(tmp_path) + b"/a\xff.mp4", os.O_CREAT))
     write(tmp_path / "b.mp4")
     broken, good = listing.listing(source({"videos": tmp_path, "captions": "filename"})).to_pylist()
@@ -219,7 +219,7 @@ def test_names_that_look_like_members_are_files(tmp_path):
 
 @pytest.fixture
 def bucket():
-    """fsspec's file system in memory, for what object stores have in common."""
+    """fsspec's file system in memory, which stands for object stores."""
     there = fsspec.filesystem("memory")
     there.pipe(
         {

@@ -1,4 +1,4 @@
-"""A model is a folder, or its name on the hub where the machine has it."""
+"""A model is a folder, or a name on the hub if this machine's hub cache has it."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ray_distill.settings import find_pipeline
 
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
-    """The hub's cache with one revision of one repository."""
+    """A hub cache with one revision of one repository."""
     commit = "0" * 40
     repository = tmp_path / "hub/models--Org--Model"
     (repository / "snapshots" / commit / "transformer").mkdir(parents=True)

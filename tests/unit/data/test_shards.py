@@ -1,4 +1,4 @@
-"""Shards as people have them: every member is read, or named."""
+"""Shards as people have them: every member is read or named."""
 
 import io
 import os
@@ -65,7 +65,7 @@ MEMBERS = {f"{n}.{kind}": content for n in range(3) for kind, content in (("mp4"
 
 
 def test_shards_that_are_no_whole_archives_lose_nothing_uncounted(tmp_path):
-    """The members that are whole are read; all else is a line."""
+    """Whole members are read; everything else is a line in the list of faults."""
     whole = tar(tmp_path / "whole.tar", MEMBERS).read_bytes()
     second = 2 * (512 + 1024) - 512  # the header of 1.mp4: a header and two blocks, a header and one block
     cases = {
@@ -111,7 +111,7 @@ def test_a_member_whose_shard_was_cut_since(tmp_path):
 @pytest.mark.parametrize("caption", [None, "one for all"])
 @pytest.mark.parametrize("members", [None, {}, {"0.jpg": b"0", "0.npy": b"1"}])
 def test_a_shard_without_clips_is_named(tmp_path, members, caption):
-    """A disk that lost a file's content gives zeros, which are an archive that is empty."""
+    """A disk that lost a file's content returns zeros, which are an empty archive."""
     put(tmp_path / "in/b.tar", bytes(20 << 10))
     tar(tmp_path / "in/a.tar", {"0.mp4": b"0", "0.txt": b"a kite"})
     if members is not None:

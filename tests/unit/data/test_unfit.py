@@ -1,4 +1,4 @@
-"""Which files a source leaves out for the size or the shape of their picture."""
+"""Files that a source leaves out for the size or shape of their picture."""
 
 import pytest
 from pydantic import ValidationError

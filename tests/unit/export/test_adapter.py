@@ -1,4 +1,4 @@
-"""A student trained as an adapter leaves as a whole transformer and as the adapter; both are the student."""
+"""A student trained as an adapter is exported as a whole transformer and as the adapter; both are the student."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def velocity(module: WanTransformer3DModel) -> torch.Tensor:
 
 @pytest.fixture
 def run(tmp_path: Path):
-    """A configuration, its checkpoint, and the network as it was trained: base and adapter apart."""
+    """(a configuration, its checkpoint, the network as it was trained, with base and adapter apart)."""
     WanPipeline(
         tokenizer=None,
         text_encoder=None,

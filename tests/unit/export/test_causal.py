@@ -1,4 +1,4 @@
-"""A causal student leaves with a script that samples it chunk by chunk, with diffusers alone."""
+"""A causal student is exported with a script that samples it chunk by chunk, with diffusers alone."""
 
 import ast
 import json

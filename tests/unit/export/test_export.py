@@ -1,4 +1,4 @@
-"""diffusers alone replays an exported student, and an export is whole or not there."""
+"""diffusers alone replays an exported student, and an export appears whole or not at all."""
 
 import ast
 import json

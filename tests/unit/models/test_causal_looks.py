@@ -12,7 +12,7 @@ LAYOUTS = [(1,), (1, 3, 3), (3, 3, 3, 3), (1, 1, 1, 1, 1, 1, 1), (2, 3, 3)]
 
 
 def mask(views, total, tokens=1):
-    """[queries, keys] of one call without a past, as 0 and 1."""
+    """The mask [queries, keys] of one call without a past, in 0 and 1."""
     out = torch.zeros(total, total, dtype=torch.int)
     for look in views:
         for start, end in look.keys:

@@ -120,6 +120,7 @@ FITTING = {  # frames -> the nearest numbers that it takes, below and above
     "wan": {1: (1, 1), 80: (77, 81), 81: (81, 81)},
     "ltx": {1: (1, 1), 80: (73, 81), 81: (81, 81)},
     "cogvideox": {1: (1, 1), 49: (49, 49), 53: (49, 57)},
+    "hunyuan15": {1: (1, 1), 120: (117, 121), 121: (121, 121)},
 }
 
 

@@ -1,4 +1,4 @@
-"""What each family's folder holds, and what nothing above models/ may name."""
+"""The content of each family's folder, and names that nothing above models/ may use."""
 
 import ast
 import re
@@ -97,7 +97,7 @@ def test_rows_become_a_batch_by_the_rule_of_each_field():
 
 
 def test_a_valid_token_of_zeros_is_a_token():
-    """Its length is what the tokenizer said, not the number of rows that are not zero."""
+    """The tokenizer's count is the length, not the number of nonzero rows."""
     given = row(2, 1) | {"words": torch.zeros(2, 2)}
     stored = {name: to_bytes(name, given[name], field, LATENT) for name, field in FIELDS.items()}
     assert len(stored["words"]) == 2 * 2 * 2 and len(stored["marks"]) == 4 * 2

@@ -1,4 +1,4 @@
-"""Heads on hidden features: where they are put, what they say, and who draws them."""
+"""Heads on hidden features: their places, their logits and their random weights."""
 
 import pytest
 import torch

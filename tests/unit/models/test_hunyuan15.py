@@ -18,6 +18,7 @@ from diffusers.guiders import ClassifierFreeGuidance
 from ray_distill.diffusion.samplers import sample
 from ray_distill.errors import ConfigError
 from ray_distill.export.diffusers import ADAPTER, export_student
+from ray_distill.export.verify import verify
 from ray_distill.methods import DMD
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
@@ -239,9 +240,8 @@ def test_a_dmd_step_moves_its_own_role(conds):
             each.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize(("kind", "scale"), [pytest.param("sde", 1.0, marks=pytest.mark.slow), ("ode", 2.0)])
-def test_diffusers_alone_samples_an_export(folder, network, conds, tmp_path, kind, scale):
-    sampler = Sampler(TIMES, kind, scale)
+def test_diffusers_alone_samples_an_export(folder, network, conds, tmp_path):
+    kind, sampler = "ode", Sampler(TIMES, "ode", 2.0)
     out = export_student(tmp_path / "out", network, folder, sampler, LATENT, card={}, **SIZE)
     recipe = json.loads((out / "recipe.json").read_text())
     scheduler = {"ode": FlowMatchEulerDiscreteScheduler, "sde": FlowMatchLCMScheduler}[kind]
@@ -260,6 +260,28 @@ def test_diffusers_alone_samples_an_export(folder, network, conds, tmp_path, kin
     x_T = of.start(shape)
     ours = sample(HunyuanDenoiser(network), sampler, x_T, *conds, noise=lambda _: of.noise(shape))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "scale"), [("sde", 1.0), ("ode", 2.0)])
+def test_a_trained_student_is_sampled_by_its_script_as_by_our_sampler(folder, conds, tmp_path, kind, scale):
+    """In a process of its own, from the prompt: 4 steps of DMD move the student before."""
+    networks = {role: load_transformer("hunyuan15", folder) for role in ("student", "fake_score", "teacher")}
+    denoisers = {role: HunyuanDenoiser(network) for role, network in networks.items()}
+    optimizers = {role: torch.optim.AdamW(networks[role].parameters(), 1e-3) for role in ("student", "fake_score")}
+    start = networks["student"].proj_out.weight.detach().clone()
+    for step in range(4):
+        batch = Batch(torch.arange(step, step + 1), LATENT, *conds)
+        for update in DMD(TIMES, student_interval=2).updates(step):
+            for role, network in networks.items():
+                network.requires_grad_(role == update.role)
+            update.loss(denoisers, batch, StatelessRng(0, step), {}).loss.backward()
+            optimizers[update.role].step()
+            optimizers[update.role].zero_grad()
+    student = networks["student"].requires_grad_(False)
+    assert (student.proj_out.weight - start).abs().max() > 1e-3
+    out = export_student(tmp_path / "out", student, folder, Sampler(TIMES, kind, scale), LATENT, card={}, **SIZE)
+    assert verify(out, PROMPTS[0]) < 1e-4
 
 
 def test_an_adapter_loads_by_the_transformers_own_loader(folder, conds, tmp_path):

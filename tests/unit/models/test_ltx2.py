@@ -172,7 +172,7 @@ def test_what_it_cannot_do_is_named(network, conds):
             LTX2Denoiser(network)(x_t, torch.tensor([0.5]), conds[0], **asked)
     with pytest.raises(ValueError, match="no features are taken"):
         family("ltx2").features({})
-    with pytest.raises(ValueError, match="never published"):
+    with pytest.raises(ValueError, match="is not supported"):
         family("ltx2").patch({"audio_patch_size": 2})
 
 

@@ -31,7 +31,7 @@ def encoder():
 
 
 def padded(encoder, prompts, fields=FIELDS):
-    """[B, L, D]"""
+    """The states of texts with padding, [B, L, D]."""
     return collate(encoder.encode(prompts), fields)["text"]
 
 

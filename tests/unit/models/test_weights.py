@@ -1,4 +1,4 @@
-"""Weights in shards and in single files, and what is said of those that are missing or another network's."""
+"""Weights in shards and in single files, and messages for missing weights and those of another network."""
 
 import json
 import shutil

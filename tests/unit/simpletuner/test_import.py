@@ -68,7 +68,7 @@ def fine(**keys):
 
 
 def semantic_run(folder, name, method="dcm_semantic"):
-    """What a run leaves behind that was exported."""
+    """A folder as an exported semantic run leaves it."""
     run = folder / "output" / "wan" / name
     (run / "export" / "transformer").mkdir(parents=True)
     (run / "export" / "recipe.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Every key has its effect on a configuration, a note that says why it has none, or a refusal by name."""
+"""Every key has an effect on a configuration, a note that says why it has none, or a refusal that names it."""
 
 import json
 import re
