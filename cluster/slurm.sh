@@ -3,7 +3,7 @@
 #
 # From the top of a checkout that all nodes see, after `make install` there, which ends in the one line
 # `pip install -c constraints.txt .`. Edit the lines that say "yours". The same command again resumes the run. Near the
-# time limit it saves, leaves, and is put back into the queue under the same job id; the same by hand:
+# time limit it saves, exits, and returns to the queue under the same job id; the same by hand:
 # `scancel --batch --signal=TERM JOB`, and `scancel JOB` ends it for good, at its last checkpoint.
 #
 #SBATCH --job-name=ray_distill
@@ -12,7 +12,7 @@
 #SBATCH --exclusive               # Ray's ports are fixed: two clusters on a node would meet
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
-#SBATCH --mem=0                   # all of it: at 1.3B 8 workers load 68 GB, at 14B 686 GB
+#SBATCH --mem=0                   # all memory: at 1.3B 8 workers load 68 GB, at 14B 686 GB
 #SBATCH --time=24:00:00
 # After a failed node or a preemption Slurm queues the job again, and it resumes. A preempted job saves first only where
 # the site has PreemptParameters=send_user_signal and a GraceTime.

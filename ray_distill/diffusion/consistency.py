@@ -1,5 +1,4 @@
-"""Consistency distillation: levels in phases, the consistency function, and the pair of predictions that the loss
-compares.
+"""Consistency distillation: levels in phases, the consistency function, and the pair of compared predictions.
 
 Consistency models (arXiv 2303.01469), latent ones (2310.04378) and phased ones (2405.18407).
 """

@@ -33,8 +33,8 @@ def plan(config: RunConfig, options: Mapping[str, str]) -> tuple[str, bool]:
 
 
 def room(config: RunConfig, memory: int) -> tuple[bool, str]:
-    """Whether a rank fits into ``memory`` bytes, and a line to print. It does not fit if its lasting state alone
-    (weights, optimizer and averages) is larger. If only the whole estimate is larger, the line is a warning."""
+    """Fit of a rank into ``memory`` bytes, True or False, and a line to print. It does not fit if its lasting state
+    alone (weights, optimizer and averages) is larger. If only the whole estimate is larger, the line is a warning."""
     result = estimate(config)
     lasting = sum(s.weights + s.masters + s.moments + s.ema for s in result.states.values())
     most, has = result.peak.total, f"{memory / GIB:.1f} GiB"
