@@ -16,7 +16,8 @@ import torch
 
 
 class Absent(types.ModuleType):
-    """Stand-in for pyarrow and PyAV, larger than all else together: the kit reads no data, so nothing calls them."""
+    """Stand-in for pyarrow and PyAV, which are larger than all else together; the kit reads no data, so no code calls
+    them."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -51,7 +52,7 @@ LORA = {"lora": {"rank": 64}, "shared": True}
 
 
 def cases(tiny: bool) -> Iterator[dict[str, Any]]:
-    """Of 1.3B one change at a time from ``BASE``; the larger ones where they fit."""
+    """Cases: for 1.3B one change at a time from ``BASE``; larger networks if they fit."""
     first = "tiny" if tiny else "1.3B"
     changes: list[dict[str, Any]] = [{}, {"checkpointing": False}, {"rows": 2}, {"fused": True}, {"dtype": "float32"}]
     changes += [LORA, LORA | {"int8": True}]
@@ -93,7 +94,7 @@ def configure(folder: Path, case: dict[str, Any]) -> Any:
 
 
 def engines_of(config: Any, case: dict[str, Any], device: torch.device) -> Any:
-    """The run's own engines, with weights drawn on the device in place of those of files."""
+    """The run's own engines, with weights drawn on the device in place of files."""
     from ray_distill.models import family
     from ray_distill.train.worker import build, zero
 

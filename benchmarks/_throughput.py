@@ -76,7 +76,7 @@ def throughput(cpus: int, clips: int, rounds: int) -> dict[str, Any]:
 
 
 def timed(way: Iterator[Seen], clips: int) -> dict[str, float]:
-    """Seconds a clip after the first quarter has come, those that came before on top, and those in a decoder."""
+    """Seconds per clip after the first quarter, the seconds of the start, and the seconds in a decoder."""
     began, seen, work = time.perf_counter(), 0, 0.0
     first: tuple[float, int] | None = None
     for sums, seconds in way:
@@ -89,7 +89,7 @@ def timed(way: Iterator[Seen], clips: int) -> dict[str, float]:
 
 
 def clips_in(folder: Path, count: int, size: tuple[int, int] = SIZE, frames: int = FRAMES) -> Source:
-    """``count`` files of ten pictures that drift; each has content of its own in a box that no player reads."""
+    """Write ``count`` files of ten drifting pictures; each has its own content in a box that no player reads."""
     for number in range(10):
         noise = np.random.default_rng(number).integers(0, 256, (3, *(edge // 8 + 8 for edge in size)), np.uint8)
         large = np.kron(noise, np.ones((1, 8, 8), np.uint8)).transpose(1, 2, 0)
@@ -105,7 +105,7 @@ def clips_in(folder: Path, count: int, size: tuple[int, int] = SIZE, frames: int
 
 
 def decoded(path: str) -> tuple[np.ndarray, float]:
-    """A clip's pixels, and the seconds that it took."""
+    """A clip's pixels, and the seconds of its decoding."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     reader = decord.VideoReader(path, num_threads=1)
@@ -116,7 +116,7 @@ def decoded(path: str) -> tuple[np.ndarray, float]:
 
 
 def hand(path: str) -> tuple[int, float]:
-    """The sum of a clip's pixels, so that all ways are known to see the same: they stay where they were decoded."""
+    """Sum of a clip's pixels, to compare the ways; the pixels stay in the decoding process."""
     pixels, seconds = decoded(path)
     return int(pixels.sum(dtype=np.int64)), seconds
 
@@ -127,7 +127,7 @@ def by_hand(pool: Any, paths: list[str]) -> Iterator[Seen]:
 
 
 class ByLoader(Dataset):
-    """The same loop as a PyTorch data set: its loader's processes hand their pixels to one that encodes."""
+    """The same loop as a PyTorch data set, whose loader's processes hand their pixels to an encoding process."""
 
     def __init__(self, paths: list[str], processes: int) -> None:
         self.paths = paths
@@ -150,7 +150,7 @@ class ByLoader(Dataset):
 
 class Timed(Decode):
     def clip(self, row: dict[str, Any], out: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-        """The seconds, in place of the error that there is none of."""
+        """Return the seconds in place of an error."""
         began = time.perf_counter()
         pixels, error = super().clip(row, out)
         assert not error, error
@@ -158,7 +158,7 @@ class Timed(Decode):
 
 
 class Take:
-    """In an encoder's place."""
+    """Stand-in for an encoder."""
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
         sums = [int(clip.sum(dtype=np.int64)) for clip in rows["pixels"]]

@@ -1,9 +1,9 @@
-"""Bytes that a forward of Wan leaves for its backward: what autograd saves, beside what `ray-distill plan` says.
+"""Measure the bytes that autograd saves in a forward of Wan, beside those of `ray-distill plan`.
 
     python benchmarks/activations.py [--layers 6] [--width 256]
 
-A Wan with random weights on this machine's CPU, no GPU; each distinct storage that the hooks for saved tensors see is
-counted once, weights left out. The last line is JSON.
+It runs a Wan with random weights on this machine's CPU, without a GPU, and counts each distinct storage that the hooks
+for saved tensors see once, without weights. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIELDS = (("text", Field(TEXT, padding="zeros")),)
 
 
 def saved(work: Workload, described: dict[str, Any]) -> int:
-    """Bytes of a real forward's saved tensors, and of what it returns."""
+    """Bytes of a real forward's saved tensors, and of its output."""
     dtype = getattr(torch, work.dtype)
     network = WanTransformer3DModel.from_config(described).to(dtype)
     if work.gradient_checkpointing:

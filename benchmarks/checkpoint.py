@@ -1,10 +1,10 @@
-"""What a checkpoint costs: seconds and bytes of a save and a load, and the share of a run's time that saves take.
+"""Measure the cost of a checkpoint: seconds and bytes of a save and a load, and the saves' share of a run's time.
 
     python benchmarks/checkpoint.py [--workers 2] [--saves 4] [--cycles 4] [key=value ...]
 
-The quick start's engines in Ray Train workers: cycles of ``student_interval`` steps, then in turn a save that is waited
-for and one that is written while the next cycles go on, then loads of the newest. The share is of the time between two
-saves at ``train.checkpoint_every``. Medians; prints a table and JSON.
+It runs the quick start's engines in Ray Train workers: cycles of ``student_interval`` steps, then in turn a save in the
+foreground and one in the background of the next cycles, then loads of the newest. The share refers to the time between
+two saves at ``train.checkpoint_every``. It prints medians as a table and JSON.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""Clips through Ray Data against loops written by hand, what memory a preparation takes, and whether training waits.
+"""Compare clips through Ray Data with simple loops; measure a preparation's memory, and training's waits for data.
 
     python benchmarks/data.py [--clips 800] [--rounds 5] [--cpus 1,2] [--memory 1000,10000] [--wait 160]
 
-All decode and resize the same files, to equal pixels, in as many processes as there are CPUs, in turn after a warm-up:
-a loop over decord that keeps its pixels where it made them, the same loop in PyTorch's DataLoader, and the pipeline;
-these two hand their clips to another process, as encoders need it. A rate is that of the clips that come after the
-first quarter of them: what a pipeline takes to start, each time anew, stands by itself. Each number of CPUs is a
-process (and a Ray) of its own that is bound to so many cores, each size of a preparation one that reads its own peaks.
-What waits is a step that sleeps as long as its batch takes to encode, while ``data.stream`` encodes beside it. Prints
-a table and JSON.
+Three ways decode and resize the same files to equal pixels, with one process per CPU, in turn after a warm-up: a loop
+over decord that keeps its pixels in its own process, the same loop in PyTorch's DataLoader, and the pipeline. The last
+two hand their clips to another process, as encoders need it. Rates count clips after the first quarter; the time to
+start, which each round repeats, has its own column. Each number of CPUs runs in its own process (and Ray), bound to
+that many cores; each size of a preparation runs in a process that reads its own peaks. To measure waits, a step sleeps
+as long as its batch takes to encode, while ``data.stream`` encodes beside it. It prints a table and JSON.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def alone(*arguments: str) -> Any:
 
 
 def memory(clips: int) -> dict[str, Any]:
-    """Peaks of a whole preparation, each in MiB: the driver, its largest worker, and what all of them hold."""
+    """Peaks of a whole preparation in MiB: of the driver, of its largest worker, and of all together."""
     with tempfile.TemporaryDirectory() as folder:
         source = clips_in(Path(folder), clips, (96, 96), 9)
         source = source.model_copy(update={"height": 24, "width": 24, "encode_batch": 64})
@@ -122,7 +121,7 @@ def watched() -> Iterator[dict[str, float]]:
 
 
 def private(process: psutil.Process) -> float:
-    """Without the object store's pages, which all processes share."""
+    """Memory without the object store's pages, which all processes share."""
     told = process.memory_info()
     return float(told.rss - told.shared)
 
@@ -131,7 +130,7 @@ def private(process: psutil.Process) -> float:
 
 
 def wait(clips: int) -> dict[str, Any]:
-    """The share of its time that a step waits for data which is decoded and encoded on all CPUs meanwhile."""
+    """Share of the time that steps wait for data, while all CPUs decode and encode."""
     with tempfile.TemporaryDirectory() as folder:
         script = [sys.executable, ROOT / "examples/tiny_wan.py", f"{folder}/wan"]
         subprocess.run(script, check=True, stdout=subprocess.DEVNULL)

@@ -1,10 +1,10 @@
-"""Frames of clips against FFmpeg's decode of the whole file, over kinds of video file.
+"""Compare the frames of clips with FFmpeg's decode of the whole file, over kinds of video file.
 
     python benchmarks/decoders.py [--only h264] [--asked decord] [--json FILE]
 
-Writes a small file of each kind (codec x container x groups of pictures x b-frames x rates) and reads clips of it at
-every start, as frames come and at rates. The reference decodes the file from its start and knows neither packets nor
-key frames. Prints a table and JSON.
+It writes a small file of each kind (codec x container x groups of pictures x b-frames x rates) and reads clips of it at
+every start, as frames come and at rates. The reference decodes the file from its start and uses neither packets nor key
+frames. It prints a table and JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ H264["refresh"] = "keyint=12:intra-refresh=1"
 
 @dataclass(frozen=True)
 class Kind:
-    """How a file is written: ``codec`` by its encoder with ``options``, into ``name``'s container."""
+    """Recipe of a file: ``codec`` by its encoder with ``options``, in ``name``'s container."""
 
     name: str
     codec: str
@@ -45,7 +45,7 @@ class Kind:
     gop: int = 12
     b_frames: int | None = None
     start: int = 0
-    """Number of the first frame's time."""
+    """The first frame's time, as a number of frames."""
     step: tuple[int, ...] = (1,)
     """Frames' durations in turn: more than one is a variable rate."""
     size: tuple[int, int] = (HEIGHT, WIDTH)
@@ -119,7 +119,7 @@ def _timed() -> Iterator[Kind]:
 
 
 def picture(number: int, height: int, width: int) -> np.ndarray:
-    """Noise that drifts, under a level that tells the frame."""
+    """Picture of drifting noise, with a level that identifies the frame."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     frame = np.roll(noise, (number, 2 * number), (0, 1)) // 2
     frame[:, width // 2 :] = 5 * number % 250
@@ -170,7 +170,7 @@ class Whole:
 
 
 def whole(path: Path, rate: Fraction) -> Whole:
-    """AVI's own times are those of decoding: its frames are counted."""
+    """Decode the whole file; for AVI, whose times are those of decoding, count the frames."""
     frames, seconds = [], []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -182,7 +182,7 @@ def whole(path: Path, rate: Fraction) -> Whole:
 
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    """As FFmpeg converts it; of more than 8 bits through 8."""
+    """RGB by FFmpeg's conversion; more than 8 bits become 8 first."""
     name = frame.format.name
     if "10le" in name:
         frame = frame.reformat(format=name[:7], src_color_range=frame.color_range, dst_color_range=frame.color_range)
@@ -190,8 +190,8 @@ def _rgb(frame: av.VideoFrame) -> np.ndarray:
 
 
 def expected(told: Whole, cut: Cut, tick: Fraction) -> list[int] | None:
-    """Numbers of the frames of ``cut``, counted in exact fractions; None where the file is too short. A frame less than
-    a tick before the border of two counts as on it."""
+    """Numbers of the frames of ``cut``, counted in exact fractions; None if the file is too short. A frame less
+    than a tick before the border of two counts as on it."""
     numbers = [int(number) for number in cut.numbers]
     if cut.fps is None:
         return numbers if numbers[-1] < len(told.frames) else None
@@ -199,13 +199,13 @@ def expected(told: Whole, cut: Cut, tick: Fraction) -> list[int] | None:
     slack = min(tick, 1 / (4 * fps)) * Fraction(999, 1000) if tick <= Fraction(1, 1000) else Fraction(1, 1_000_000)
     steps = sorted(b - a for a, b in zip(told.seconds, told.seconds[1:], strict=False))
     if (numbers[-1] + Fraction(1, 2)) / fps > told.seconds[-1] + steps[len(steps) // 2] / 2:
-        return None  # near the end: whether the last frame still lasts is no question of order
+        return None  # near the end: the duration of the last frame does not matter here
     borders = [(number + Fraction(1, 2)) / fps - slack for number in numbers]
     return [max(0, sum(second <= border for second in told.seconds) - 1) for border in borders]
 
 
 def cuts(rate: Fraction) -> Iterator[Cut]:
-    """Every start as frames come, and clips at whole, half and odd rates."""
+    """Cuts: every start as frames come, and clips at whole, half and odd rates."""
     for number in range(FRAMES - 3):
         yield Cut(1, number=number)
     for stride in (1, 3):

@@ -1,13 +1,12 @@
-"""Seconds and bytes of DMD on one GPU: real architectures on random weights, beside what `ray-distill plan` says.
+"""Measure seconds and bytes of DMD on one GPU, real architectures on random weights, beside `ray-distill plan`.
 
     python benchmarks/gpu.py [--only 1.3B] [--cycles 3] [--out gpu.json]      on one GPU
     python benchmarks/gpu.py --tiny                                           small networks, on a CPU as well
 
-Needs torch, this package and what gpu.txt names; no Ray, no weights, no data. `make gpu-kit` packs these for a machine
-that has torch alone. Each case has a process of its
-own; one that fails is a row that says why. A cycle is five fake-score updates and one of the student. ``share`` is the
-share of the card's dense peak in the FLOPs that plan counts: its ``mfu``. The 14B is measured by two depths, and the
-row of all its 40 layers is the line through them. The last line is JSON.
+It needs torch, this package and the packages of gpu.txt, but no Ray, weights or data. `make gpu-kit` packs these for a
+machine with torch. Each case runs in its own process; a failed case is a row with the reason. A cycle has five
+fake-score updates and one student update. ``share`` is the counted FLOPs over the card's dense peak, plan's ``mfu``.
+The 14B is measured at two depths, and the row of all its 40 layers is extrapolated from them. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from _gpu_cases import INTERVAL, LATENTS, batch_of, cases, configure, engines_of
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds of ``work``, to the end of what it gave the GPU."""
+    """Seconds of ``work``, until the GPU has finished."""
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     synchronize()
     began = time.perf_counter()
@@ -39,7 +38,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def training(case: dict[str, Any], folder: Path, device: torch.device, cycles: int) -> dict[str, Any]:
-    """Seconds of an update of each kind, of a cycle and of a sample; bytes at most, and as planned."""
+    """Seconds of an update of each kind, of a cycle and of a sample; peak bytes, measured and planned."""
     from ray_distill.diffusion.samplers import sample
     from ray_distill.plan.estimate import estimate
     from ray_distill.rng import StatelessRng
@@ -76,7 +75,8 @@ def training(case: dict[str, Any], folder: Path, device: torch.device, cycles: i
 
 
 def drift(case: dict[str, Any], folder: Path, device: torch.device) -> dict[str, Any]:
-    """How far the student's fp32 masters in bf16 are from those in fp32, as a share of the way that these have gone."""
+    """Distance of the student's fp32 masters in bf16 from those in fp32, over the distance that the latter have
+    moved."""
     from ray_distill.rng import StatelessRng
     from ray_distill.train.worker.step import train_step
 
@@ -128,7 +128,7 @@ def part(case: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def agreement(folder: Path, device: torch.device) -> list[float]:
-    """The student's weights after two cycles of a tiny network in fp32, whose first draws are the CPU's."""
+    """The student's weights after two cycles of a tiny network in fp32, with the CPU's first weights."""
     from ray_distill.rng import StatelessRng
     from ray_distill.train.worker.step import train_step
 
@@ -148,7 +148,7 @@ def agreement(folder: Path, device: torch.device) -> list[float]:
 
 
 def measure(case: dict[str, Any], cycles: int) -> Any:
-    """One case, in a process of its own."""
+    """Run one case in its own process."""
     device = torch.device(case.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", DS_ACCELERATOR=device.type)
     import torch.distributed as dist
@@ -166,7 +166,7 @@ def measure(case: dict[str, Any], cycles: int) -> Any:
 
 
 def run(case: dict[str, Any], cycles: int) -> Any:
-    """What the case's process measured, or {"failed": its last line}."""
+    """Results of the case's process, or {"failed": its last line}."""
     command = [sys.executable, __file__, "--case", json.dumps(case), "--cycles", str(cycles)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -175,7 +175,7 @@ def run(case: dict[str, Any], cycles: int) -> Any:
 
 
 def whole(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of 14B with all its layers, by the line through two depths."""
+    """Row of 14B with all its layers, extrapolated from two depths."""
     low, high = ([r for r in rows if r.get("layers") == n and r.get("network") == "14B"] for n in (2, 4))
     if not low or not high or "failed" in low[0] | high[0]:
         return None

@@ -1,9 +1,9 @@
-"""From the command to the first step, and the quick start's seconds by phase.
+"""Measure the time from the command to the first step, and the quick start's seconds by phase.
 
     python benchmarks/launch.py [key=value ...]
 
-Runs `ray-distill train configs/quickstart.yaml` with a Ray of its own and an empty cache, shortened unless overrides
-say otherwise, and reads when its files appear. Prints a table and JSON.
+It runs `ray-distill train configs/quickstart.yaml` with its own Ray and an empty cache, shortened unless overrides
+change this, and reads the times of its files. It prints a table and JSON.
 """
 
 from __future__ import annotations

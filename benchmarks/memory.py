@@ -1,10 +1,10 @@
-"""Bytes that each rank holds for each role of DMD, in every mode, beside what `ray-distill plan` says of them.
+"""Measure the bytes of each rank for each role of DMD, in every mode, beside those of `ray-distill plan`.
 
     python benchmarks/memory.py [--worlds 2,4] [--modes NAME,...] [--layers 4]
 
-A small Wan with random weights on gloo processes; no GPU, no Ray. After an update of each role the storages of its
-weights, fp32 masters, moments and average are counted, each once. Bytes depend on the number of elements, of which
-large networks have more; the shares of ranks do not. The last line is JSON.
+It runs a small Wan with random weights on gloo processes, without GPU and Ray. After an update of each role it counts
+the storages of its weights, fp32 masters, moments and average, each once. Bytes grow with the number of elements; the
+shares of ranks do not depend on it. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def configure(folder: Path, world: int, mode: dict[str, Any]) -> Any:
 
 
 def size(tensors: Iterable[Tensor | None]) -> int:
-    """Bytes of the distinct storages."""
+    """Bytes of the distinct storages of tensors."""
     return sum(
         {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}.values()
     )
 
 
 def held_bytes(engines: Any) -> dict[str, dict[str, int]]:
-    """By role and term, of this rank."""
+    """Bytes of this rank by role and term."""
     found: dict[str, dict[str, int]] = {}
     for role, held in engines._roles.items():
         weights = [getattr(p, "ds_tensor", p) for n, p in held.module.named_parameters() if not _another(role, n)]
@@ -84,7 +84,7 @@ def _another(role: str, name: str) -> bool:
 
 
 def measure(rank: int, world: int, folder: str, modes: list[str]) -> None:
-    """Writes ``<rank>.json`` into ``folder``: mode -> role -> term -> bytes."""
+    """Write ``<rank>.json`` into ``folder``: mode -> role -> term -> bytes."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
     torch.set_num_threads(1)
     import torch.distributed as dist
@@ -119,7 +119,7 @@ def planned(folder: Path, world: int, mode: dict[str, Any]) -> dict[str, dict[st
 
 
 def model(folder: Path, layers: int) -> int:
-    """A small Wan in ``folder``; returns the elements of its parameters."""
+    """Write a small Wan to ``folder``; returns the elements of its parameters."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)

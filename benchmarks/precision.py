@@ -1,9 +1,9 @@
-"""How far bf16 leads DMD away from fp32, under each ZeRO stage: drift of parameters, cosine of gradients.
+"""Compare DMD in bf16 and fp32 under each ZeRO stage: drift of parameters, cosine of gradients.
 
     python benchmarks/precision.py [--steps 50] [--workers 2]
 
-The digits teacher as student, fake score and teacher, on its own prompts, on gloo processes; no GPU, no Ray. AdamW has
-beta_1 = 0, so that its first moment is the gradient, and nothing is clipped. The last line is JSON.
+The digits teacher is student, fake score and teacher, on its own prompts and gloo processes, without GPU and Ray. AdamW
+has beta_1 = 0, so that its first moment is the gradient, and there is no clip. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ def configure(folder: Path, world: int, steps: int, dtype: str, zero: int) -> An
 
 
 def texts(folder: Path) -> None:
-    """``texts.pt``: BATCH captions and the empty prompt, encoded."""
+    """Write ``texts.pt``: BATCH captions and the empty prompt, encoded."""
     sys.path.insert(0, str(ROOT))
     from examples.moving_digits import DIGITS, DIRECTIONS, caption_of
     from ray_distill.models import family
-    from ray_distill.models.conditions import batched
+    from ray_distill.models.conditions import collate
     from ray_distill.models.pipeline import Pipeline
 
     captions = [caption_of(DIGITS[i % 10], DIRECTIONS[i % 4]) for i in range(BATCH)]
     rows = family("wan").text(TEACHER, 8, "float32").encode([*captions, ""])
-    torch.save(batched(rows, Pipeline("wan", TEACHER).fields(8))["text"], folder / "texts.pt")
+    torch.save(collate(rows, Pipeline("wan", TEACHER).fields(8))["text"], folder / "texts.pt")
 
 
 def train(rank: int, world: int, folder: str, steps: int) -> None:
-    """Writes ``<mode>.pt``: role -> all weights at the start and at the end, and the gradients of two steps."""
+    """Write ``<mode>.pt``: role -> all weights at the start and at the end, and the gradients of two steps."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
     torch.set_num_threads(1)
     import torch.distributed as dist
@@ -94,7 +94,7 @@ def train(rank: int, world: int, folder: str, steps: int) -> None:
 
 
 def flat(engines: Any, kind: str) -> dict[str, Tensor]:
-    """By role, all tensors of a ``kind`` in one (a collective)."""
+    """All tensors of a ``kind`` in one, by role (a collective)."""
     parts: dict[str, list[Tensor]] = {role: [] for role in ROLES}
     for role, name, tensor in engines.tensors():
         if name.startswith(f"{kind}/"):
@@ -103,8 +103,8 @@ def flat(engines: Any, kind: str) -> dict[str, Tensor]:
 
 
 def compare(found: dict[str, Tensor], reference: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, float]:
-    """Of a mode: drift from ``reference`` and from ``second``, the same dtype under ZeRO-2, over the way that the
-    reference went; cosines of the gradients with those of the reference."""
+    """Comparison of a mode: drift from ``reference`` and from ``second``, the same dtype under ZeRO-2, over the
+    distance that the reference moved; cosines of the gradients with the reference's."""
     row = {}
     for role in ROLES:
         way = (reference[f"end/{role}"] - reference[f"start/{role}"]).norm()

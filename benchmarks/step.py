@@ -1,10 +1,10 @@
-"""DMD steps of the quick start: a bare PyTorch loop, DeepSpeed alone, our engines, and the whole run, in turn.
+"""Time DMD steps of the quick start: a bare PyTorch loop, DeepSpeed alone, our engines, and the whole run, in turn.
 
     python benchmarks/step.py [--workers 1] [--cycles 8] [key=value ...]
 
-All in the same Ray Train workers, one cycle each at a time. A cycle is ``student_interval`` steps: as many fake-score
-updates and one student update. "DeepSpeed alone" calls its engines and nothing of ours; "run" has the data of Ray Data
-and the rows to the driver, too. Prints seconds a cycle (median), the ratio, where the time goes, and forwards by role.
+All run in the same Ray Train workers, one cycle each in turn. A cycle is ``student_interval`` steps: as many fake-score
+updates and one student update. "DeepSpeed alone" calls its engines without our code; "run" adds Ray Data's batches and
+the rows to the driver. It prints seconds per cycle (median), the ratio, the time of each part, and forwards by role.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Loop:
 
 
 class Bare(Loop):
-    """The least that trains: plain modules, plain AdamW, gradients averaged and clipped."""
+    """The smallest loop that trains: plain modules, plain AdamW, gradients averaged and clipped."""
 
     def __init__(self, config: RunConfig) -> None:
         import torch
@@ -111,7 +111,7 @@ class Bare(Loop):
 
 
 class Alone(Loop):
-    """DeepSpeed's engines by themselves: no average, no schedule, nothing logged."""
+    """DeepSpeed's engines alone: no average, no schedule, no logs."""
 
     def __init__(self, config: RunConfig) -> None:
         from ray_distill.models.wan.network import WanDenoiser
@@ -153,7 +153,7 @@ class Ours(Loop):
 
 
 class Run(Ours):
-    """What a worker of a run does: batches from Ray Data, ``train_step``, rows to the driver's board."""
+    """The work of a run's worker: batches from Ray Data, ``train_step``, rows to the driver's board."""
 
     def __init__(self, config: RunConfig, job: Job, batches: Iterator[Any], device: Any) -> None:
         from ray_distill.train.wire.heartbeat import Pulse
@@ -215,7 +215,7 @@ def worker(settings: dict[str, Any]) -> None:
 
 
 def count(loop: Loop, interval: int, batch: Any) -> Counter[str]:
-    """Forwards of each role in one cycle, by hooks."""
+    """Count forwards of each role in one cycle, by hooks."""
     import torch
 
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Write API pages of the nouns, the mathematics, the methods and the models: python docs/api.py [FOLDER]"""
+"""Write API pages of types, diffusion, methods and models: python docs/api.py [FOLDER]"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDERS = ("types", "diffusion", "methods", "models")
 
 
 def modules() -> list[str]:
-    """Names of the modules that get a page: all but the scripts of exports, which run beside their weights alone."""
+    """Names of the modules that get a page: all except the scripts of exports, which run only beside their weights."""
     paths = sorted(path for name in FOLDERS for path in (ROOT / "ray_distill" / name).rglob("*.py"))
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     return [name.removesuffix(".__init__") for name in names if not name.rpartition(".")[2].startswith("sample")]
@@ -22,7 +22,7 @@ def modules() -> list[str]:
 def write(folder: Path) -> None:
     """Write a page for each of :func:`modules`, with an index and a search, into ``folder``."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of annotations in inherited constructors, and of the scripts of exports
+        warnings.simplefilter("ignore")  # about annotations in inherited constructors, and about the scripts of exports
         pdoc.pdoc(*modules(), "!.*\\.sample.*", output_directory=folder)
 
 

@@ -1,7 +1,7 @@
-"""The pictures of docs/mlflow.md, from any store: python docs/screenshots.py sqlite:///mlruns/mlflow.db docs/mlflow
+"""Make the pictures of docs/mlflow.md from any store: python docs/screenshots.py sqlite:///mlruns/mlflow.db docs/mlflow
 
-Needs Chromium, and Playwright, which nothing else here uses: pip install playwright. Pictures of what the store
-does not hold (a sweep) are left out.
+It needs Chromium, and Playwright, which nothing else here uses: pip install playwright. It leaves out pictures of
+missing runs (a sweep).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SLOW_MS = 120_000
 
 @contextlib.contextmanager
 def served(uri: str) -> Iterator[str]:
-    """MLflow's pages of a store, on a free port of the loopback device."""
+    """Serve MLflow's pages of a store on a free loopback port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -50,7 +50,7 @@ def served(uri: str) -> Iterator[str]:
 
 
 def visitor(experiment: str) -> str:
-    """What a visitor would have clicked before: model training, no assistant, columns that tell runs apart."""
+    """Settings that a visitor would choose: model training, no assistant, columns that distinguish runs."""
     view = {"orderByKey": "attributes.start_time", "selectedColumns": [*COLUMNS, f"metrics.`{FRECHET}`"]}
     stored = {
         "mlflow.workflowType_v1": json.dumps("machine_learning"),
@@ -140,7 +140,7 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme="light")
             page.add_init_script(visitor(experiment))
             PICTURES[name](page, home, measured, trials)
-            page.wait_for_timeout(5000)  # charts are drawn after their data came
+            page.wait_for_timeout(5000)  # charts appear after their data
             shown = {"x": 0, "y": 0, "width": 1400, "height": HEIGHTS.get(name, 900)}
             page.screenshot(path=args.out / f"{name}.png", clip=shown)
             print(args.out / f"{name}.png")

@@ -1,9 +1,9 @@
-"""The table of docs/students.md: every student, three training seeds each.
+"""Make the table of docs/students.md: every student, three training seeds each.
 
     python docs/students.py [key=value ...] [--seeds 1 2 3] [--only dmd_3 ...]
 
-Runs `ray-distill train` for each that has no report yet, so that it goes on where it stood, and prints the table. An
-hour on two CPU cores.
+It runs `ray-distill train` for each student without a report, so it resumes after an interruption, and prints the
+table. It takes an hour on two CPU cores.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TEACHERS = {"teacher_many": "teacher", "teacher_same_steps_guided": "teacher, gu
 def train(
     name: str, seed: int, overrides: list[str], students: Mapping[str, tuple[str, list[str]]] = STUDENTS, out: str = OUT
 ) -> dict[str, Any]:
-    """The report of one of ``students``, made now or before in the folder ``out``."""
+    """Report of one of ``students`` in the folder ``out``, made now or earlier."""
     config, own = students[name]
     report = Path(f"{out}/{name}_seed{seed}/report.json")
     if not report.is_file() or "student" not in json.loads(report.read_text()):
@@ -55,7 +55,7 @@ def train(
 
 
 def row(label: str, rows: list[dict[str, Any]], cost: str = " | ") -> str:
-    """One line of the table; the spread is that of the training seeds, of a teacher that of the sampling seeds."""
+    """One line of the table; the spread is over training seeds, for a teacher over sampling seeds."""
     distances = [r["frechet"] for r in rows]
     spread = stdev(distances) if len(distances) > 1 else rows[0]["frechet_spread"]
     each = ", ".join(f"{d:.1f}" for d in distances) if len(distances) > 1 else ""

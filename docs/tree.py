@@ -18,7 +18,7 @@ def purpose(path: Path) -> str:
 
 
 def lines(folder: Path, depth: int, files: bool) -> Iterator[str]:
-    """One line a folder and, where ``files``, one a file: name and purpose, indented by depth."""
+    """Yield one line per folder and, with ``files``, per file: name and purpose, indented by depth."""
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         indent = "  " * depth
         if path.suffix == ".py" and files and path.name != "__init__.py":
@@ -33,14 +33,14 @@ def tree(files: bool) -> str:
 
 
 def architecture() -> str:
-    """ARCHITECTURE.md with its tree as it should stand."""
+    """ARCHITECTURE.md with its current tree."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     return before + BEGIN + tree(files=False) + END + after
 
 
 def listing() -> str:
-    """docs/tree.md as it should stand."""
+    """Current text of docs/tree.md."""
     head = "# Every file, with its purpose\n\nWritten by `python docs/tree.py` from the files' own first lines.\n\n"
     return f"{head}```\n{tree(files=True)}```\n"
 

@@ -1,12 +1,12 @@
-"""The fixed parts of a tiny Wan around the moving digits: everything of a teacher but its training.
+"""Make the fixed parts of a tiny Wan for the moving digits: a teacher without its training.
 
     python examples/digits_base.py data/digits examples/digits_teacher
 
 Writes a diffusers pipeline folder: ``vae/`` (a PatchPCA fitted on the clips), ``tokenizer/`` and ``text_encoder/``
-(words of the captions, a random frozen UMT5), ``scheduler/``, ``transformer/`` (a random Wan of 0.5 M parameters, to
-be trained) and ``metric/`` (a classifier of digit and direction, checked on held-out images). ``--parts`` rewrites
-some of them and leaves the rest, a trained transformer for one, as they are. diffusers loads the folder with
-``WanPipeline.from_pretrained(folder, vae=None)``: PatchPCA is no class of diffusers.
+(words of the captions, a random frozen UMT5), ``scheduler/``, ``transformer/`` (a random Wan of 0.5 M parameters, to be
+trained) and ``metric/`` (a classifier of digit and direction, checked on held-out images). ``--parts`` rewrites some of
+them and keeps the rest, for example a trained transformer. diffusers loads the folder with
+``WanPipeline.from_pretrained(folder, vae=None)``: diffusers has no class PatchPCA.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ EPOCHS, BATCH, LR = 20, 32, 5e-3
 
 
 def read_small(path: Path) -> np.ndarray:
-    """uint8 [9, 24, 24, 3], after the mp4 round trip that training sees too."""
+    """Read uint8 [9, 24, 24, 3] after the mp4 round trip that training also sees."""
     return resize(read_clip(str(path), Cut(FRAMES)).frames, SIZE, SIZE)
 
 
 def fit_metric(
     metric: Metric, clips: np.ndarray, captions: list[str], held_out: np.ndarray, epochs: int = EPOCHS
 ) -> dict[str, float]:
-    """Train on the ``clips``, uint8 [N, T, H, W, 3], that are not ``held_out``, bool [N]; the accuracy of each head on
-    those that are."""
+    """Train on the ``clips``, uint8 [N, T, H, W, 3], that are not ``held_out``, bool [N]; returns each head's accuracy
+    on those that are."""
     answers = [metric.answers(caption) for caption in captions]
     labels = {
         head: torch.tensor([words.index(min(answer[head])) for answer in answers])
@@ -62,7 +62,7 @@ def fit_metric(
     for _ in range(epochs):
         for order in torch.randperm(len(rows))[: len(rows) // BATCH * BATCH].split(BATCH):
             picked = rows[order]
-            # No augmentation: it would teach the features to look past blur and contrast, which samplers get wrong.
+            # No augmentation: it would teach the features to ignore blur and contrast, which samplers get wrong.
             logits = metric(to_pixels(clips[picked]))
             loss = sum(cross_entropy(logits[head], labels[head][picked]) for head in labels)
             optimizer.zero_grad()
@@ -77,7 +77,7 @@ def fit_metric(
 
 
 def make_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
-    """One token a word, lower case, ``</s>`` appended as T5's tokenizer does."""
+    """Make a tokenizer with one token per lower-case word, which appends ``</s>`` like T5's."""
     words = sorted({word for caption in captions for word in caption.split()})
     vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
@@ -118,7 +118,7 @@ def main() -> None:
         metric.save(args.folder / "metric")
         print("metric, held-out accuracy:", ", ".join(f"{head} {share:.3f}" for head, share in accuracy.items()))
     if "pipeline" in args.parts:
-        # No VAE: PatchPCA is none of diffusers'.
+        # No VAE: diffusers has no PatchPCA.
         pipeline = make_pipeline(make_tokenizer(captions), args.seed, vae=None, rope_max_seq_len=32)
         save(pipeline, args.folder)
         parameters = sum(weight.numel() for weight in pipeline.transformer.parameters())

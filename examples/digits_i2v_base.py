@@ -1,10 +1,10 @@
-"""The fixed parts of a tiny Wan 2.2 5B in which a digit moves on from its picture: all of a teacher but its training.
+"""Make the fixed parts of a tiny Wan 2.2 5B that moves a digit on from its picture: a teacher without its training.
 
     python examples/digits_i2v_base.py data/digits examples/digits_i2v_teacher [--parts data] [--trained FOLDER]
 
-``data/digits`` comes from examples/moving_digits.py. The part ``data`` adds to it ``i2v.jsonl``, the clips to train
-on, and ``prompts.json``, ``pictures.json`` and ``pictures/``, the first frames of 400 clips whose images of digits are
-in none of those. ``vae`` (a CausalPatchPCA, whose first latent frame is the first picture alone) and ``pipeline``
+``data/digits`` comes from examples/moving_digits.py. The part ``data`` adds ``i2v.jsonl``, the clips for training, and
+``prompts.json``, ``pictures.json`` and ``pictures/``, the first frames of 400 clips whose images of digits are in no
+training clip. ``vae`` (a CausalPatchPCA, whose first latent frame is the first picture alone) and ``pipeline``
 (tokenizer, text encoder, scheduler and a random transformer) go into a diffusers pipeline folder; its metric is the
 quick start's. ``--trained`` puts a trained transformer into that folder, in fp16, and writes nothing else.
 """
@@ -27,7 +27,7 @@ from ray_distill.data.read.transform import to_pixels
 from ray_distill.models.causal_pca import CausalPatchPCA
 
 PARTS = ("data", "vae", "pipeline")
-PATCH, CHANNELS = (4, 4, 4), 16  # a block of the first picture has 16 grey pixels: nothing of it is lost
+PATCH, CHANNELS = (4, 4, 4), 16  # a block of the first picture has 16 grey pixels, so the codec keeps all of it
 GIVEN = 400
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     if "vae" in args.parts:
         CausalPatchPCA.fit(to_pixels(clips[:-GIVEN]), PATCH, CHANNELS).save(args.folder / "vae")
     if "pipeline" in args.parts:
-        # No VAE: CausalPatchPCA is none of diffusers'.
+        # No VAE: diffusers has no CausalPatchPCA.
         kind = Kind(channels=CHANNELS, levels_by_token=True)
         save(make_pipeline(make_tokenizer(captions), args.seed, None, kind, rope_max_seq_len=32), args.folder)
     print(f"{args.folder}: {', '.join(args.parts)}; {len(rows) - GIVEN} clips to train on, {GIVEN} pictures of others")

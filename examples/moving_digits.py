@@ -1,10 +1,10 @@
-"""A small video data set that needs no download: real handwritten digits in synthetic motion.
+"""Make a small video data set without a download: real handwritten digits in synthetic motion.
 
     python examples/moving_digits.py data/digits [--count 2000] [--seed 0]
 
-The images are scikit-learn's 1,797 real scanned digits (8x8, enlarged to 12x12); the motion is made up: constant
+The images are scikit-learn's 1,797 real scanned digits (8x8, enlarged to 12x12); the motion is synthetic: constant
 speed along a centred path. A clip is 9 frames of 24x24, written at 96x96 so that people can watch it, with a caption
-like "a seven moving left". Writes ``manifest.jsonl`` and ``videos/``; running it again changes nothing.
+like "a seven moving left". It writes ``manifest.jsonl`` and ``videos/``; running it again changes nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def plan(labels: np.ndarray, count: int, seed: int) -> list[tuple[int, str]]:
 
 
 def draw(image: np.ndarray, direction: str) -> np.ndarray:
-    """An 8x8 image of 0..16 moving one pixel a frame through the middle -> uint8 [9, 24, 24, 3]."""
+    """Draw an 8x8 image of 0..16 that moves one pixel per frame through the middle: uint8 [9, 24, 24, 3]."""
     grey = Image.fromarray((image * (255 / 16)).round().astype(np.uint8))
     digit = np.asarray(grey.resize((DIGIT, DIGIT), Image.Resampling.BILINEAR))
     frames = np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8)
@@ -58,7 +58,7 @@ def caption_of(digit: str, direction: str) -> str:
 
 
 def write(folder: Path, clip: tuple[str, np.ndarray, str]) -> None:
-    """Draws and writes one (name, image, direction)."""
+    """Draw and write one (name, image, direction)."""
     name, image, direction = clip
     frames = draw(image, direction).repeat(ENLARGE, axis=1).repeat(ENLARGE, axis=2)
     write_clip(folder / name, frames, FPS, CRF)
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         (f"videos/{i:05d}.mp4", images[image], direction, caption_of(DIGITS[labels[image]], direction))
         for i, (image, direction) in enumerate(plan(labels, args.count, args.seed))
     ]
-    # The manifest is a pure function of count and seed, and is written last: where it stands, all its videos do.
+    # The manifest is a pure function of count and seed, and comes last: if it exists, so do all its videos.
     text = "".join(json.dumps({"video": name, "caption": caption}) + "\n" for name, _, _, caption in clips)
     manifest = args.folder / "manifest.jsonl"
     if manifest.is_file() and manifest.read_text() == text:

@@ -1,10 +1,10 @@
-"""A complete CogVideoX of a few MB with random weights: it makes noise, and every part of it is the real class.
+"""Make a complete CogVideoX of a few MB with random weights: it samples noise, but every part is the real class.
 
     python examples/tiny_cogvideox.py models/tiny_cogvideox [--kind 2b] [--seed 0]
 
-Writes a diffusers pipeline folder (transformer, AutoencoderKLCogVideoX, T5 text encoder, tokenizer, scheduler) for
-trying a configuration of CogVideoX on a machine without one. ``--kind`` says which: 5B has rotary positions, 2B adds
-sinusoids to its tokens, and their noise levels differ.
+It writes a diffusers pipeline folder (transformer, AutoencoderKLCogVideoX, T5 text encoder, tokenizer, scheduler) for
+trying a configuration of CogVideoX on a machine without one. ``--kind`` chooses the model: 5B
+has rotary positions, 2B adds sinusoids to its tokens, and their noise levels differ.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def make_vae(kind: str) -> AutoencoderKLCogVideoX:
 
 
 def make_scheduler(kind: str) -> CogVideoXDDIMScheduler:
-    """As it is published: levels of 1000 timesteps, the last of them without signal."""
+    """Make the published scheduler: levels of 1000 timesteps, the last of them without signal."""
     return CogVideoXDDIMScheduler(
         clip_sample=False,
         prediction_type="v_prediction",

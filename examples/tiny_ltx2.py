@@ -1,8 +1,8 @@
-"""A complete LTX-2.0 of a few MB with random weights: it makes noise, seen and heard, and every part is the real class.
+"""Make a complete LTX-2.0 of a few MB with random weights: it samples visible and audible noise by the real classes.
 
     python examples/tiny_ltx2.py models/tiny_ltx2 [--seed 0]
 
-Writes a diffusers pipeline folder (transformer, the VAEs of picture and sound, vocoder, Gemma 3 text encoder,
+It writes a diffusers pipeline folder (transformer, the VAEs of picture and sound, vocoder, Gemma 3 text encoder,
 connectors, tokenizer, scheduler) for trying a configuration of LTX-2 on a machine without one.
 """
 
@@ -62,7 +62,7 @@ def make_connectors() -> LTX2TextConnectors:
 
 
 def make_transformer(layers: int = 2) -> LTX2VideoTransformer3DModel:
-    """A random transformer; ``rope_type`` is the published one and not the class's default."""
+    """Make a random transformer; ``rope_type`` is the published one, not the class's default."""
     return LTX2VideoTransformer3DModel(
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -96,7 +96,8 @@ def make_vae() -> AutoencoderKLLTX2Video:
 
 
 def make_audio_vae() -> AutoencoderKLLTX2Audio:
-    """``base_channels`` is also the number of means: the class takes it for the width of a packed token."""
+    """Make the VAE of sound; ``base_channels`` is also the number of means, since the class uses it as the width of a
+    packed token."""
     vae = AutoencoderKLLTX2Audio(base_channels=CHANNELS, num_res_blocks=1, latent_channels=2, mel_bins=64).eval()
     vae.latents_mean.fill_(-0.2)
     vae.latents_std.fill_(1.5)

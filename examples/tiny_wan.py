@@ -1,12 +1,12 @@
-"""A complete Wan of a few MB with random weights: it makes noise, and every part of it is the real class.
+"""Make a complete Wan of a few MB with random weights: it samples noise, but every part is the real class.
 
     python examples/tiny_wan.py models/tiny_wan [--kind 2.2_a14b_i2v] [--clips 8] [--seed 0]
 
-Writes a diffusers pipeline folder (transformer, AutoencoderKLWan, UMT5 text encoder, tokenizer, scheduler) for trying a
-configuration of a large Wan on a machine without one. ``--kind`` says which: Wan 2.1 from text or from an image (with
-its CLIP encoder), Wan 2.2 5B (one folder for both), or the two experts of Wan 2.2 A14B from text or from an image.
-``--clips`` adds ``clips/``: squares that move, of two shapes, each with its caption in a text file beside it and all in
-``manifest.jsonl``.
+It writes a diffusers pipeline folder (transformer, AutoencoderKLWan, UMT5 text encoder, tokenizer, scheduler) for
+trying a configuration of a large Wan on a machine without one. ``--kind`` chooses the model: Wan 2.1 from text or from
+an image (with its CLIP encoder), Wan 2.2 5B (one folder for both), or the two experts of Wan 2.2 A14B from text or from
+an image. ``--clips`` adds ``clips/``: moving squares in clips of two shapes, each with its caption in a text file
+beside it, and all listed in ``manifest.jsonl``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ray_distill.data.read.video import write_clip
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
 TEXT_DIM, LATENT_CHANNELS, MAX_LENGTH = 64, 16, 512
-LATENT_STD, LATENT_STD_48 = 0.18, 0.17  # of the latents that a random encoder makes of videos
+LATENT_STD, LATENT_STD_48 = 0.18, 0.17  # mean and spread of the latents that a random encoder makes from videos
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 80, 230), "yellow": (230, 210, 40)}
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 SHAPES, FRAMES, SQUARE, FPS = ((48, 80), (80, 48)), 25, 16, 16
@@ -77,7 +77,7 @@ KINDS = {
 
 
 def fast_tokenizer(tokenizer: Tokenizer, max_length: int) -> PreTrainedTokenizerFast:
-    """As T5's tokenizer: ``</s>`` at the end of each prompt, ``<pad>`` behind it."""
+    """Make a tokenizer like T5's, with ``</s>`` at the end of each prompt and ``<pad>`` after it."""
     end = ("</s>", tokenizer.token_to_id("</s>"))
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[end])
     return PreTrainedTokenizerFast(
@@ -90,7 +90,7 @@ def fast_tokenizer(tokenizer: Tokenizer, max_length: int) -> PreTrainedTokenizer
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte of UTF-8, so that no prompt of any language has an unknown word."""
+    """Make a tokenizer with one token per UTF-8 byte, so that no prompt in any language has an unknown word."""
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *sorted(ByteLevel.alphabet())])}
     tokenizer = Tokenizer(BPE(vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -113,7 +113,7 @@ def make_text_encoder(tokenizer: PreTrainedTokenizerFast) -> UMT5EncoderModel:
 
 
 def make_transformer(kind: Kind, **changes: Any) -> WanTransformer3DModel:
-    """A random transformer of 0.5 M parameters; ``changes`` are keys of its configuration."""
+    """Make a random transformer of 0.5 M parameters; ``changes`` are keys of its configuration."""
     sizes: dict[str, Any] = {
         "patch_size": (1, 2, 2),
         "num_attention_heads": 3,
@@ -133,7 +133,7 @@ def make_transformer(kind: Kind, **changes: Any) -> WanTransformer3DModel:
 
 
 def make_clip() -> dict[str, Any]:
-    """The parts that turn a picture into CLIP's states: 17 tokens, as there are 257 in the published one."""
+    """Make the parts that turn a picture into CLIP's states: 17 tokens, where the published model has 257."""
     config = CLIPVisionConfig(
         hidden_size=IMAGE_DIM,
         intermediate_size=64,
@@ -154,7 +154,7 @@ def make_pipeline(
     kind: Kind = KINDS["2.1_t2v"],
     **transformer: Any,
 ) -> DiffusionPipeline:
-    """A random text encoder and one or two random transformers around ``tokenizer`` and ``vae``.
+    """Make a pipeline of ``tokenizer`` and ``vae`` with a random text encoder and one or two random transformers.
 
     ``transformer`` are keys of the transformers' configuration.
     """
@@ -175,7 +175,8 @@ def make_pipeline(
 
 
 def make_vae(seed: int, channels: int = LATENT_CHANNELS) -> AutoencoderKLWan:
-    """Wan's own strides and channels, thin and random: 4 x 8 x 8 and 16, or 4 x 16 x 16 and the 48 of Wan 2.2 5B."""
+    """Make a thin random VAE with Wan's own strides and channels: 4 x 8 x 8 and 16, or 4 x 16 x 16 and the 48 of Wan
+    2.2 5B."""
     torch.manual_seed(seed)
     config: dict[str, Any] = {"base_dim": 8, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1}
     if channels != LATENT_CHANNELS:
@@ -203,7 +204,7 @@ def save(pipeline: DiffusionPipeline, folder: Path) -> None:
 
 
 def draw(colour: str, direction: str, size: tuple[int, int]) -> np.ndarray:
-    """A square that moves a pixel a frame through the middle -> uint8 [T, H, W, 3]."""
+    """Draw a square that moves one pixel per frame through the middle: uint8 [T, H, W, 3]."""
     frames = np.full((FRAMES, *size, 3), 24, np.uint8)
     for t, frame in enumerate(frames):
         top, left = (
@@ -214,7 +215,7 @@ def draw(colour: str, direction: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def write_clips(folder: Path, count: int) -> None:
-    """``count`` clips, every other one upright; captions beside them and in manifest.jsonl."""
+    """Write ``count`` clips, every other one upright, with captions beside them and in manifest.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds = [(colour, direction) for colour in COLOURS for direction in DIRECTIONS]
     rows = []

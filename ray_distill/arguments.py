@@ -1,4 +1,4 @@
-"""Arguments of the command line: a parser for each verb, with the flags that are its own."""
+"""Arguments of the command line: one parser for each verb, with the flags of that verb."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUN_VERBS = {
     "plan": "memory, forwards, time and money by role; starts nothing",
     "preflight": "samples of the teacher, and our sampler against diffusers' own, before a run; trains nothing",
     "prepare": "videos -> latents and text embeddings, into the cache",
-    "train": "prepare, train, evaluate, export, track; goes on where it stood",
+    "train": "prepare, train, evaluate, export, track; resumes a run that was stopped",
     "evaluate": "the newest checkpoint against the teacher: numbers and pictures",
     "export": "the newest checkpoint -> a folder that diffusers loads",
     "sample": "one video from the newest checkpoint",
@@ -38,7 +38,7 @@ RUN_VERBS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs. Its result has ``verb``, and ``overrides`` where the verb takes key=value."""
+    """The parser of all verbs. A parsed line has ``verb``, and ``overrides`` for verbs that take key=value."""
     top = argparse.ArgumentParser(
         prog="ray-distill",
         description="Distil many-step video diffusion teachers into few-step students on Ray.",
@@ -61,12 +61,12 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--image", type=Path, help="the picture that the video begins with")
             one.add_argument("--out", type=Path, default=Path("sample.mp4"), help="the file to write (sample.mp4)")
             one.add_argument("--seed", type=int, default=0, help="the seed of its noise (0)")
-            one.add_argument("--frames", type=int, help="a causal student's clip of this length, written as it is made")
-    sweep = _verb(verbs, "tune", "a search over the keys of a CONFIG; goes on where it stood")
+            one.add_argument("--frames", type=int, help="length of a causal student's clip, written chunk by chunk")
+    sweep = _verb(verbs, "tune", "a search over the keys of a CONFIG; resumes a search that was stopped")
     sweep.add_argument("config", type=Path, metavar="SWEEP", help="a file, such as configs/sweep_quickstart.yaml")
     _add_overrides(sweep, "dotted keys of the sweep")
     tool = _verb(verbs, "import", "another tool's file as YAML, with what each of its keys became")
-    tool.add_argument("tool", choices=["simpletuner"], help="the tool that the file is for")
+    tool.add_argument("tool", choices=["simpletuner"], help="the tool that the file belongs to")
     tool.add_argument("config", type=Path, metavar="FILE", help="its JSON file")
     tool.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the YAML file to write")
     tool.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
@@ -86,12 +86,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of one verb, its flags before, between and after key=value; SystemExit(2) where they are wrong."""
+    """Parse one verb's arguments; flags may stand before, between and after key=value. Wrong ones raise
+    SystemExit(2)."""
     verbs = parser()
     args, more = verbs.parse_known_args(argv)
     if unknown := [item for item in more if item.startswith("-")]:
         verbs.error(f"{args.verb} has no {unknown[0]}; see ray-distill {args.verb} --help")
-    args.overrides += more  # argparse leaves alone what stands behind a flag that follows the first key=value
+    args.overrides += more  # argparse does not parse the arguments behind a flag that follows the first key=value
     if getattr(args, "no_push", False):
         args.overrides += ["publish=null", "track.webhook=null"]
     return args

@@ -1,4 +1,4 @@
-"""Progress bars by tqdm where standard error is a terminal; lines that are written meanwhile leave them whole."""
+"""Draw progress bars by tqdm on a terminal, and print lines above them without breaking them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORM = "{desc}: {n_fmt}/{total_fmt} {percentage:3.0f} %|{bar}| {rate_fmt}, {elap
 
 
 class Bar(tqdm):
-    """tqdm without the thread that watches bars, and with a lock of this process alone."""
+    """tqdm without its monitor thread, and with a lock that no other process shares."""
 
     monitor_interval = 0
 
@@ -24,8 +24,9 @@ Bar.set_lock(threading.RLock())
 
 
 def bar(what: str, total: int, unit: str = "", done: int = 0, out: TextIO | None = None) -> Bar:
-    """A live bar from ``done`` to ``total`` on ``out`` (None: standard error), whose pace is the mean since now. Where
-    that is no terminal, ``disable`` is True and nothing is drawn. Close it, or use it as a context."""
+    """A live bar from ``done`` to ``total`` on ``out`` (None: standard error); its pace is the mean since this call.
+    Where ``out`` is no terminal, the bar has ``disable`` = True and draws nothing. Close the bar, or use it as a
+    context."""
     out = out or sys.stderr
     return Bar(
         desc=what,
@@ -33,7 +34,7 @@ def bar(what: str, total: int, unit: str = "", done: int = 0, out: TextIO | None
         initial=done,
         unit=unit and f" {unit}",
         file=out,
-        disable=None,  # tqdm's word for: where ``file`` is no terminal
+        disable=None,  # to tqdm None means: disable where ``file`` is no terminal
         ncols=_columns(out),
         dynamic_ncols=_columns(out) is None,
         mininterval=0,
@@ -43,14 +44,14 @@ def bar(what: str, total: int, unit: str = "", done: int = 0, out: TextIO | None
 
 
 def _columns(out: TextIO) -> int | None:
-    """80 on a terminal without a size, on which tqdm would draw lines of no width; else None: the terminal's own."""
+    """80 for a terminal that reports no size, where tqdm would draw lines of no width; else None: tqdm asks it."""
     with suppress(OSError, AttributeError, io.UnsupportedOperation):  # no terminal, or none with a descriptor
         return 80 if os.get_terminal_size(out.fileno()).columns == 0 else None
     return None
 
 
 def write(text: str, end: str = "\n", out: TextIO | None = None) -> None:
-    """Print above the bars, or as ``print`` does where there is none."""
+    """Print ``text`` above the bars; without bars it works as ``print``."""
     out = out or sys.stderr
     Bar.write(text, file=out, end=end)
     out.flush()

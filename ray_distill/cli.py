@@ -23,7 +23,7 @@ PLAN_KEYS = ("cluster", "price", "mfu")
 
 
 def load(path: Path, overrides: Sequence[str]) -> Loaded:
-    """The configuration of a run. It imports torch, as every verb does for itself: help and wrong flags take none."""
+    """The configuration of a run. Each verb imports torch for itself, so that help and wrong flags need no torch."""
     from ray_distill.importers import load_run
 
     return load_run(path, overrides)
@@ -36,7 +36,7 @@ def check_config(args: argparse.Namespace) -> None:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
     from ray_distill.train.driver.check import check, warnings
 
-    check((loaded.before or loaded).config)  # what the second starts from is not there yet
+    check((loaded.before or loaded).config)  # the second run starts from a student that does not exist yet
     print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         show(f"warning: {message}")
@@ -69,13 +69,13 @@ def plan(args: argparse.Namespace) -> int:
     # A cluster, its price and use are no part of a run's configuration.
     options = {k: v for k, _, v in (item.partition("=") for item in args.overrides) if k in PLAN_KEYS}
     loaded = load(args.config, [item for item in args.overrides if item.partition("=")[0] not in PLAN_KEYS])
-    # What a second run starts from is not there yet; the first one's networks are of the same size.
+    # A second run starts from a student that does not exist yet; the first run's networks have the same size.
     config = (loaded.before or loaded).config
     with mistakes():
         check_flavour(config)
         if (config.model.path / INDEX).is_file():
             check_experts(config)
-        if (config.model.path / "transformer").is_dir():  # else its architecture is a published one
+        if (config.model.path / "transformer").is_dir():  # else plan reads the architecture of the published pipeline
             check_latents(config)
         text, fits = plan(config, options)
     print(text)
@@ -196,7 +196,7 @@ def tune(args: argparse.Namespace) -> None:
 
 
 def track(args: argparse.Namespace) -> int:
-    """``track sync RUN``: what MLflow missed of a run, from its folder."""
+    """``track sync RUN``: send MLflow the calls that it missed, from the run's folder."""
     from ray_distill.config.load import ENVIRONMENT
     from ray_distill.track.sync import sync
     from ray_distill.train.driver.run_lock import claimed
@@ -230,7 +230,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 
 
 def plainly(error: OSError) -> str:
-    """One line with the path, also of an error that Ray brings from another process."""
+    """One line with the path; for an error that Ray wraps, the line of its cause."""
     error = cause if isinstance(cause := getattr(error, "cause", None), OSError) else error
     paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
     if not paths or error.strerror is None:
@@ -251,7 +251,7 @@ def _main(argv: Sequence[str] | None) -> int:
     handler.setFormatter(MaskedFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     mask_threads()
-    logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray turns the root down, so that its own tales stay out
+    logging.getLogger("ray_distill").setLevel(logging.INFO)  # Ray raises the root's level, against its own lines
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -265,6 +265,6 @@ def _main(argv: Sequence[str] | None) -> int:
     except Stopped as stopped:
         print(f"ray-distill {args.verb}: {stopped}", file=sys.stderr)
         return 128 + stopped.signum
-    except Exception as error:  # printed here: Python and Ray would print it as it is
+    except Exception as error:  # printed here with secrets masked: Python and Ray would print them
         print(masked_traceback(error), file=sys.stderr)
         return 1

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 
 def columns(rows: Sequence[Sequence[str]], align: str = "", widest: int | None = None) -> str:
-    """``rows`` as lines of cells two spaces apart. ``align`` has a ``<`` or ``>`` for each column; its last one holds
-    for all that follow, and without any all stand to the left. Cells longer than ``widest`` push the rest of their
+    """``rows`` as lines of cells, two spaces apart. ``align`` has ``<`` or ``>`` for each column; its last sign holds
+    for all further columns, and an empty ``align`` means left. A cell longer than ``widest`` pushes the rest of its
     line."""
     count = max((len(row) for row in rows), default=0)
     sides = (align or "<").ljust(count, (align or "<")[-1])
@@ -19,6 +19,6 @@ def columns(rows: Sequence[Sequence[str]], align: str = "", widest: int | None =
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "<>") -> str:
-    """``columns`` of ``rows`` below ``head`` and a rule; by default the first to the left, the others to the right."""
+    """``rows`` in :func:`columns` below ``head`` and a rule; by default only the first column is aligned left."""
     rule = ["-" * max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     return columns([head, rule, *rows], align)

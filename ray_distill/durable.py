@@ -1,8 +1,9 @@
 """Write files whole or not at all: temporary name, sync, rename.
 
-A new content goes under a temporary name into the same folder, is synced to the disk, renamed over the old one, and the
-folder is synced. Some file systems (FUSE mounts of object stores, some network ones) cannot sync a folder, or anything:
-there a rename is as durable as they make it, and only that is passed over; a full or failing disk is always an error.
+New content is written under a temporary name in the same folder, synced to the disk, and renamed over the old file;
+then the folder is synced. Some file systems (FUSE mounts of object stores, some network file systems) cannot sync a
+folder, or cannot sync at all. Only that error is ignored, and a rename is as durable as the file system makes it; a
+full or failing disk is always an error.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from pathlib import Path
 from typing import IO
 
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.EACCES}
-"""What file systems answer that cannot sync."""
+"""Errors of file systems that cannot sync."""
 PART = ".part"
-"""Ends every temporary name."""
+"""Suffix of every temporary name."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name for the new content of ``path``, which takes its place when the block ends.
+    """Yield a temporary path for the new content of ``path``; it is renamed to ``path`` when the block ends.
 
-    Where the block or the disk fails, ``path`` stays as it was and nothing else is left. Writers of one path at the
-    same time do not meet: each name is drawn anew. Raises OSError as the disk does."""
+    Where the block or the disk fails, ``path`` stays as it was, and the temporary file is removed. Several writers of
+    one path do not collide, since each temporary name is drawn at random. Raises the disk's OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -41,18 +42,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Make ``content`` that of ``path``; text is UTF-8."""
+    """Replace the content of ``path`` by ``content``; text is written as UTF-8."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name in the folder of ``path`` that nobody else has, however long that of ``path`` is."""
+    """A new random name in the folder of ``path``; its length does not depend on that of ``path``."""
     return path.with_name(f".{secrets.token_hex(8)}{PART}")
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk, where the file system can."""
+    """Sync a file's content, or a folder's names, to the disk, where the file system can."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -70,8 +71,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def alone(folder: Path, wait_s: float = 60) -> Iterator[None]:
-    """Hold the lock of ``folder``; others wait for it, and go on without it after ``wait_s``. The system lets go of it
-    when the process ends. A file system without locks, or that cannot be written, holds nobody back."""
+    """Hold the lock of ``folder`` within the block. Another process waits for the lock, and goes on without it after
+    ``wait_s`` seconds. The system releases the lock when the process ends. A file system that has no locks, or cannot
+    be written to, makes nobody wait."""
     deadline = time.monotonic() + wait_s
     with ExitStack() as stack:
         try:

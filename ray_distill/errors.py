@@ -1,4 +1,4 @@
-"""ConfigError, the user's mistake, and Stopped, the user's wish: one line each; other errors show their traceback."""
+"""ConfigError (the user's mistake) and Stopped (the user's wish) print one line; other errors print a traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ConfigError(ValueError):
 
 
 class Stopped(Exception):
-    """The user asked for an end, and nothing that was saved is lost. ``signum`` is the signal that asked."""
+    """The user stopped the run by the signal ``signum``; nothing that was saved is lost."""
 
     def __init__(self, signum: int, step: int | None = None) -> None:
         where = "stopped" if step is None else f"stopped at step {step}, which is saved"
@@ -21,9 +21,11 @@ class Stopped(Exception):
 
 @contextmanager
 def mistakes() -> Iterator[None]:
-    """Inside, a plain ValueError is the user's mistake: rooms that know no configuration raise it for wrong files.
+    """Turn a plain ValueError of the block into a ConfigError: modules that know no configuration raise it for wrong
+    files.
 
-    Its subclasses (of JSON, Unicode, Arrow) are ours: who reads a file names it, with a plain one.
+    Subclasses (of JSON, Unicode, Arrow) pass through as our own bugs: code that reads a file catches them, and raises a
+    plain ValueError that names the file.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Read a run's configuration from a file of ours, or from another tool's file as it stands."""
+"""Read a run's configuration from our YAML, or from another tool's unchanged file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_distill.config.load import read_overrides
 def load_run(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Loaded:
     """Read, override and validate the configuration of a run; a .json file is SimpleTuner's.
 
-    ConfigError, with key, value and remedy, before anything starts. ``environment`` is the process's unless given.
+    Raises ConfigError with key, value and remedy. ``environment`` defaults to that of the process.
     """
     if path.suffix != ".json":
         return load_config(path, overrides, environment)

@@ -1,7 +1,7 @@
-"""Read and write state files, JSON lines and JSON documents, that survive full disks and torn lines.
+"""Read and write JSON lines and JSON documents that survive full disks and torn lines.
 
-What is torn is named, left out and mended: a damaged line is removed from its file, a damaged document set aside under
-``NAME.damaged``. Neither keeps a run from starting.
+A warning names the damage, which is then repaired: a damaged line is removed from its file, a damaged document is set
+aside as ``NAME.damaged``. Neither prevents a run from starting.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ DAMAGED = ".damaged"
 
 
 def read_rows(path: Path, *required: str, mend: bool = True) -> list[Row]:
-    """The rows of a JSON-lines file, each an object with all ``required`` keys; none where there is no file.
+    """The rows of a JSON-lines file, each an object with all ``required`` keys; an empty list where there is no file.
 
-    Damaged lines are warned about by their numbers and removed from the file. A row that was appended to a torn line is
-    still read. A file system that does not let the file be mended costs a warning. Without ``mend`` the file stays as
-    it is: another process may be writing its last line.
+    A warning names the numbers of damaged lines, and they are removed from the file; where the file system refuses
+    that, a second warning says so. A row that was appended to a torn line is still read. Without ``mend`` the file
+    stays as it is: another process may be writing its last line.
     """
     content = path.read_bytes() if path.is_file() else b""
     rows: list[Row] = []
@@ -50,7 +50,7 @@ def read_rows(path: Path, *required: str, mend: bool = True) -> list[Row]:
 
 
 def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add ``rows``, all or none, on lines of their own even after a torn one; OSError where the disk takes none."""
+    """Append all ``rows`` or none, each on its own line even after a torn line; OSError where the disk refuses them."""
     if not rows:
         return
     lines = "".join(f"{json.dumps(dict(row))}\n" for row in rows).encode()
@@ -66,19 +66,20 @@ def append_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a JSON-lines file by one of ``rows``; OSError where the disk takes none, and the old one stands."""
+    """Replace a JSON-lines file by one of ``rows``. OSError where the disk refuses it; the old file then stays."""
     durable.write(path, "".join(f"{json.dumps(dict(row))}\n" for row in rows))
 
 
 class Series:
-    """A JSON-lines file whose rows wait in memory while the disk takes none."""
+    """A JSON-lines file whose rows wait in memory while the disk refuses them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.waiting: list[Mapping[str, Any]] = []
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Never raises; the first failure is warned about."""
+        """Append ``rows``, and those that still wait. A failing disk never raises: the first failure is logged as a
+        warning."""
         warned = bool(self.waiting)
         self.waiting += rows
         try:
@@ -90,10 +91,10 @@ class Series:
 
 
 def read_document(path: Path, *required: str) -> Row:
-    """The JSON object that is a file's content; empty where there is no file.
+    """The JSON object in a file; an empty one where there is no file.
 
-    A file that holds none with all ``required`` keys (empty, torn, zeros) is warned about, and set aside as
-    ``NAME.damaged``.
+    A file without an object that has all ``required`` keys (empty, torn, full of zeros) is set aside as
+    ``NAME.damaged``, with a warning.
     """
     if not path.is_file():
         return {}
@@ -114,20 +115,20 @@ def read_document(path: Path, *required: str) -> Row:
 
 
 def write_document(path: Path, document: Any) -> None:
-    """Replace a file by ``document`` as JSON: whoever reads it sees the old one or the new one, whole."""
+    """Replace a file by ``document`` as JSON; a reader sees either the whole old document or the whole new one."""
     durable.write(path, f"{json.dumps(document, indent=2)}\n")
 
 
 def _row(line: bytes, required: Sequence[str]) -> Row | None:
     try:
         row = json.loads(line.decode())
-    except (ValueError, RecursionError):  # of which a decoding error is one
+    except (ValueError, RecursionError):  # ValueError includes UnicodeDecodeError
         return None
     return row if isinstance(row, dict) and all(key in row for key in required) else None
 
 
 def _row_at_the_end(line: bytes, required: Sequence[str]) -> Row | None:
-    """The row that was appended to a torn one: no inner object ends a line by itself, since its row's brace follows."""
+    """The row that was appended to a torn one. An inner object is no candidate, since its row's brace follows it."""
     start = line.find(b'{"', 1)
     while start > 0:
         if (row := _row(line[start:], required)) is not None:
@@ -137,6 +138,6 @@ def _row_at_the_end(line: bytes, required: Sequence[str]) -> Row | None:
 
 
 def _write(descriptor: int, content: bytes) -> None:
-    """All of ``content``: a disk that fills up takes a part first, and refuses the rest."""
+    """Write all of ``content``: a disk that fills up accepts a part first, and refuses the rest."""
     while content:
         content = content[os.write(descriptor, content) :]

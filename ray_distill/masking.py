@@ -1,8 +1,8 @@
 """Mask secrets as *** in text: passwords, tokens, presigned addresses.
 
-A secret is known by where it stands (the password of an address, the value of a name such as ``api_key``), by its own
-shape (``hf_...``), or because a variable of the environment that is named like a secret holds it. Time is linear in a
-text's length: errors may quote whole files.
+A secret is recognised by its place (the password of an address, the value of a name such as ``api_key``), by its shape
+(``hf_...``), or because an environment variable with a secret's name holds it. Time is linear in the text's length,
+since errors may quote whole files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 HIDDEN = "***"
-SHORTEST = 6  # of the environment's values: a shorter one stands in texts by chance
+SHORTEST = 6  # characters of an environment variable's value; texts contain shorter ones by chance
 
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _SHAPES = re.compile(
@@ -38,13 +38,13 @@ _SCHEMES = [
     re.compile(r"(\b[Bb]asic\s+)(?=\S*=|(?=\S*\d)\S*[A-Z])[A-Za-z0-9+/]{6,}={0,2}"),
 ]
 
-# A password may hold "/", "?" and "@" as they are, and an address may follow another without a space.
+# A password may contain "/", "?" and "@" unescaped, and an address may follow another without a space.
 _ADDRESS = re.compile(r"(?P<scheme>(?<![\w+.-])[A-Za-z][\w+.-]*:|(?<![\w/.~-]))//(?P<rest>(?:(?!://)\S)+)")
 _WEB = ("http:", "https:", "s3:", "gs:", "")
 _PORT = re.compile(r"\d{1,5}\Z")
 _TOKEN_USER = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9]{16,}\Z|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
-# NAME=value, NAME: value, "NAME": "value", ?NAME=value, --NAME value; one start a word.
+# NAME=value, NAME: value, "NAME": "value", ?NAME=value, --NAME value; a match begins once per word.
 _NAMED = re.compile(
     r"(?:(?<=%3F)|(?<=%26)|(?<=\\u0026)|(?<![\w./-])(?P<flag>--)?)(?P<name>[A-Za-z][\w.-]*)"
     r"(?:(?P<quoted>\\?[\"']?\s*(?:=>|=|:)\s*)(?=\\?[\"'])|\s*(?P<sign>=>|=|:)\s*|%3D|(?P<space>\s+))"
@@ -65,7 +65,7 @@ _NO_SECRET = re.compile(
 _ADDRESSED = re.compile(
     r"^(?:key|pass|auth|authorization)$|(?:credentials?|signature|accesskeyid)$|(?:^|[_-])sig$", re.I
 )
-_OURS = re.compile(r"(?:unknown key|required|None|null|true|false)\b|\*\*\*")  # what our messages say of a key
+_OURS = re.compile(r"(?:unknown key|required|None|null|true|false)\b|\*\*\*")  # words that our messages put after a key
 _LONG = re.compile(r"[\w+/=%-]{16,}\Z")
 _MIXED = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])\S{6,}")
 
@@ -81,11 +81,11 @@ _WEB_PATH = re.compile(r"https?://\S+")
 
 
 def mask(text: str, whole: bool = False) -> str:
-    """``text`` without what is secret in it; a second masking changes nothing.
+    """``text`` without its secrets; masking it a second time changes nothing.
 
-    A variable's value is hidden where it stands alone. A longer word or a path that holds it equals it by chance, and
-    is left, as is a value that is made of letters alone. ``whole``: the text is a value of a configuration, such as a
-    run's name, in which only what no one would choose as a name is hidden.
+    An environment variable's value is hidden where it stands alone. It stays inside a longer word or a path, which
+    contain it by chance, and it stays where it consists of letters alone. ``whole``: the text is one value of a
+    configuration, such as a run's name; there only values that nobody would choose as a name are hidden.
     """
     text = _PEM.sub(HIDDEN, text)
     text = _ADDRESS.sub(_address, text)
@@ -98,7 +98,8 @@ def mask(text: str, whole: bool = False) -> str:
 
 
 def masked(tree: Any) -> Any:
-    """Plain JSON types with every text masked, and with what a key such as ``password`` holds."""
+    """A copy of ``tree``, of plain JSON types, with every text masked, and with the values of keys such as
+    ``password``."""
     if isinstance(tree, dict):
         return {
             masked(key): HIDDEN if value and isinstance(value, str) and _is_secret(str(key)) else masked(value)
@@ -191,7 +192,8 @@ def _names_a_secret(variable: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _pattern(values: Iterable[str], within: str) -> re.Pattern[str]:
-    """The values where no letter, digit or sign of a longer word, nor one of ``within``, is beside them."""
+    """Pattern of ``values`` that stand alone: no letter, digit or sign of a longer word, nor of ``within``, beside
+    them."""
     both = {spelt for value in values for spelt in (value, quote(value, safe=""))}
     longest_first = "|".join(re.escape(value) for value in sorted(both, key=len, reverse=True))
     before, after = rf"(?:(?<![\w.@~\\{within}-])|(?<=\\[nrt]))", rf"(?![\w~{within}-]|\.\w|\\(?![nrt\"']))"

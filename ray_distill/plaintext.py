@@ -1,7 +1,7 @@
-"""Decode bytes to text in one way, for captions, manifests, prompts and configurations.
+"""Decode bytes to text by one rule, for captions, manifests, prompts and configurations.
 
-A byte order mark names the encoding; without one it is UTF-8. Nothing else is guessed, and no character is replaced:
-text that cannot be read is refused with its line.
+A byte order mark names the encoding; without a mark it is UTF-8. No other encoding is guessed, and no character is
+replaced: text that cannot be decoded is refused, with the number of its line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MARKS = (  # UTF-32's begins with UTF-16's
+MARKS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -25,21 +25,21 @@ ESCAPE = "ray_distill.half_surrogate"
 
 
 class NotText(ValueError):
-    """Bytes that are no text."""
+    """Error: bytes that are no text."""
 
 
 def lines_of(file: BinaryIO) -> Iterator[tuple[str, str]]:
-    """Each line without its end, and why it is no text ("" for a good one). Ends are those of Unix, Windows and old
-    Macs: other characters that Python takes for the end of a line may stand in a caption."""
+    """Yield (line without its end, why it is no text, "" for a good line). Line ends are those of Unix, Windows and old
+    Macs; a caption may contain the other characters that Python takes for a line's end."""
     encoding, start = _marked(file.read(4))
     file.seek(start)
     for line in io.TextIOWrapper(file, encoding, errors=ESCAPE):
-        text = line.removesuffix("\n").lstrip(MARK)  # files that were put together have a mark at the seam
+        text = line.removesuffix("\n").lstrip(MARK)  # joined files have a mark at the seam
         yield text, _fault(text, encoding)
 
 
 def text_of(content: bytes) -> str:
-    """NotText where ``content`` is none, with the line of the first fault."""
+    """Decode ``content``; NotText names the line of the first fault."""
     encoding, start = _marked(content[:4])
     text = content[start:].decode(encoding, errors=ESCAPE).lstrip(MARK)
     if fault := _fault(text, encoding):
@@ -58,7 +58,7 @@ def read_text(path: Path) -> str:
 
 
 def json_of(text: str) -> Any:
-    """ValueError where it is no JSON, or nested deeper than Python reads."""
+    """The value of ``text`` as JSON; ValueError where it is invalid, or nested too deep for Python."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -68,7 +68,7 @@ def json_of(text: str) -> Any:
 
 
 def list_of(content: bytes) -> list[tuple[Any, str]]:
-    """The entries of a JSON list, each with why it is no text ("" for a good one). ValueError where the whole is no
+    """(entry, why it is no text, "" for a good one) for each entry of a JSON list. ValueError where ``content`` is no
     JSON."""
     try:
         return [(value, "") for value in json_of(text_of(content))]
@@ -83,7 +83,7 @@ def list_of(content: bytes) -> list[tuple[Any, str]]:
 
 
 def blank(text: str) -> bool:
-    """True where nothing of the text would be seen on paper."""
+    """True for a text without a visible character."""
     return not any(character.isprintable() and not character.isspace() for character in text)
 
 
@@ -100,7 +100,7 @@ def _fault(text: str, encoding: str) -> str:
 
 
 def _may_be_bad(text: str) -> bool:
-    """A quick look: most lines are good."""
+    """Quick check, since most lines are good: True where ``text`` has a character that cannot be encoded, or NUL."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -113,7 +113,7 @@ def _is_bad(character: str) -> bool:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """A bad byte as half a surrogate, which no text holds: Python's surrogateescape is for UTF-8 alone."""
+    """Decode a bad byte as half a surrogate, which no text has: Python's surrogateescape works for UTF-8 alone."""
     assert isinstance(error, UnicodeDecodeError)
     return "".join(chr(0xDC00 | byte) for byte in error.object[error.start : error.end]), error.end
 

@@ -1,7 +1,7 @@
 """Stateless randomness: numpy's counter-based Philox, keyed by (seed, purpose), counted by (step, sample).
 
-World size, accumulation, restarts and rank cannot change a draw, so a checkpoint stores the step and nothing else.
-Draws are made on the CPU in fp32, hence equal on every device.
+World size, accumulation, restarts and rank cannot change a draw, so a checkpoint stores only the step. Draws are
+computed on the CPU in fp32, so they are equal on every device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_CONTROL = (1 << 64) - 1  # the counter's sample word for draws that belong to no sample
+_CONTROL = (1 << 64) - 1  # the counter's sample word for draws that are not per sample
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StatelessRng:
 
     def _generator(self, purpose: str, sample: int) -> np.random.Generator:
         key = hashlib.blake2b(f"{self.seed}/{purpose}".encode(), digest_size=16).digest()
-        # The two low words of the counter are left for the draws themselves: streams never overlap.
+        # The draws count in the two low words, so that streams never overlap.
         counter = np.array([0, 0, self.step, sample], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64), counter=counter))
 

@@ -1,6 +1,6 @@
 """Small files with a digest of their own content, which is checked when they are read.
 
-The digest is of the values, not of the bytes: a flipped bit that changes no value does no harm.
+The digest covers the values, not the bytes: a flipped bit that changes no value is no error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ SEAL = "seal"
 
 
 class Damaged(ValueError):
-    """A file that does not hold what was written into it, or is gone: ``path`` and ``reason``. It can be made again."""
+    """Error: the file ``path`` is missing, or its content changed since it was written (``reason``). It can be
+    rebuilt."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(str(path), reason)  # both in args: the error survives pickling between Ray workers
@@ -32,7 +33,8 @@ class Damaged(ValueError):
 
 
 def digest(*parts: Any) -> bytes:
-    """16 bytes of BLAKE2b over bytes and strings, each with its length: other borders are another digest."""
+    """16 bytes of BLAKE2b over bytes and strings. Each part's length counts, so that ("ab", "c") and ("a", "bc")
+    differ."""
     whole = hashlib.blake2b(digest_size=16)
     for part in parts:
         content = memoryview(part.encode(errors="surrogatepass") if isinstance(part, str) else part)
@@ -42,13 +44,14 @@ def digest(*parts: Any) -> bytes:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, readable by people, with its seal."""
+    """Write a JSON object with its seal, indented for people."""
     plain = json.loads(json.dumps(value))
     durable.write(path, json.dumps(plain | {SEAL: _of_json(plain)}, indent=2))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that :func:`write_json` wrote. Damaged where it is another; FileNotFoundError where there is none."""
+    """The object that :func:`write_json` wrote. Damaged where it has changed, FileNotFoundError where there is no
+    file."""
     content = path.read_bytes()
     try:
         value = json.loads(content)
@@ -69,7 +72,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors and metadata that :func:`write_tensors` wrote. Damaged and FileNotFoundError as in :func:`read_json`."""
+    """The tensors and metadata that :func:`write_tensors` wrote; raises the errors of :func:`read_json`."""
     try:
         with safe_open(path, "np") as file:
             metadata = dict(file.metadata() or {})
@@ -86,6 +89,6 @@ def _of_json(value: Any) -> str:
 
 
 def _of_tensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    described = [[name, str(array.dtype), array.shape] for name, array in sorted(tensors.items())]
+    header = [[name, str(array.dtype), array.shape] for name, array in sorted(tensors.items())]
     arrays = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for _, array in sorted(tensors.items()))
-    return digest(json.dumps([described, sorted(metadata.items())]), *arrays).hex()
+    return digest(json.dumps([header, sorted(metadata.items())]), *arrays).hex()

@@ -11,24 +11,24 @@ __all__ = ["HIDDEN", "MaskedFormatter", "mask", "mask_threads", "masked", "maske
 
 
 class MaskedFormatter(logging.Formatter):
-    """Log lines, their tracebacks too, without secrets."""
+    """Formatter that masks secrets in log lines and their tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         return mask(super().format(record))
 
 
 def show(*lines: str) -> None:
-    """Print to standard output, without secrets."""
+    """Print ``lines`` to standard output, with secrets masked."""
     print(mask("\n".join(lines)))
 
 
 def masked_traceback(error: BaseException | None) -> str:
-    """The traceback as Python prints it, with the errors that led to it, and without secrets."""
+    """The traceback of ``error`` and its causes as Python prints it, with secrets masked."""
     return mask("".join(traceback.format_exception(error)))
 
 
 def mask_threads() -> None:
-    """Have threads that end by an error print it without secrets."""
+    """Mask secrets in the traceback that a thread prints when an error ends it."""
 
     def hook(args: threading.ExceptHookArgs) -> None:
         if args.exc_type is not SystemExit:

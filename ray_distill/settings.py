@@ -13,7 +13,7 @@ from ray_distill.masking import mask
 
 
 class Section(BaseModel):
-    """Frozen and strict: an unknown key is an error, defaults are validated as values are, a print shows no secret."""
+    """Base of sections, frozen and strict: unknown keys are errors, defaults are validated, and repr masks secrets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 def home(path: Path) -> Path:
-    """``path`` with the folder of a user in place of its ``~``; ValueError where there is no such user."""
+    """``path`` with its ``~`` replaced by the user's folder; ValueError where there is no such user."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -32,20 +32,20 @@ def home(path: Path) -> Path:
 
 
 def absolute(path: Path) -> Path:
-    """``path`` with its ``~`` expanded, absolute: workers run in directories of Ray's own."""
+    """``path`` made absolute, with its ``~`` expanded: Ray starts workers in other working directories."""
     return home(path).absolute()
 
 
 def not_empty(value: Any) -> Any:
-    """ValueError for the empty text, which Path takes for the working directory."""
+    """``value``; ValueError for the empty text, which Path would take for the working directory."""
     if value == "":
         raise ValueError("a path is needed, and this one is empty; the working directory is written .")
     return value
 
 
-def located(path: Path) -> Path:
-    """``absolute(path)``; ORGANISATION/NAME, where no such folder is there, is that repository in the hub's cache of
-    this machine, if it has it."""
+def find_pipeline(path: Path) -> Path:
+    """``absolute(path)``. ORGANISATION/NAME that is no folder means a repository on the hub, and gives its folder in
+    this machine's hub cache, if it is there."""
     path = home(path)
     if not path.is_absolute() and not path.exists() and len(path.parts) == 2:
         from huggingface_hub import snapshot_download
@@ -57,7 +57,7 @@ def located(path: Path) -> Path:
 
 
 def _on_a_file_system(value: Any) -> Any:
-    if re.match(r"[A-Za-z][\w+.-]+:/", str(value)):  # Path makes one slash of two
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(value)):  # Path turns two slashes into one
         raise ValueError(
             f"{mask(str(value))} is no folder: all workers add to its files and read pieces of them, so it must be "
             "storage that all nodes mount, such as NFS, or a local disk on one machine. Clips and prompts may be URIs"
@@ -67,32 +67,32 @@ def _on_a_file_system(value: Any) -> Any:
 
 Absolute = Annotated[Path, BeforeValidator(not_empty), AfterValidator(absolute)]
 Folder = Annotated[Path, BeforeValidator(_on_a_file_system), AfterValidator(absolute)]
-"""On this machine's file systems."""
-Pipeline = Annotated[Path, BeforeValidator(not_empty), AfterValidator(located)]
+"""A folder on a file system of this machine."""
+Pipeline = Annotated[Path, BeforeValidator(not_empty), AfterValidator(find_pipeline)]
 """A pipeline's folder, or its name on the hub."""
 
 
 LONGEST_NAME = 200
-"""Bytes: file systems take 255, and a run's name stands in names of files."""
+"""Most bytes of a run's name, which is a part of file names; file systems allow 255."""
 
 
 def _of_a_folder(name: str) -> str:
     if not name.strip("."):
-        raise ValueError(f"name = {name!r}: a folder is called so, and dots alone are other folders; add a letter")
+        raise ValueError(f"name = {name!r}: it names a folder, and dots alone mean other folders; add a letter")
     if (size := len(name.encode())) > LONGEST_NAME:
-        raise ValueError(f"name = {name[:20]}...: {size} bytes, and a folder is called so; use at most {LONGEST_NAME}")
+        raise ValueError(f"name = {name[:20]}...: {size} bytes, and it names a folder; use at most {LONGEST_NAME}")
     return name
 
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$"), AfterValidator(_of_a_folder)]
-"""Of a run or a sweep, and of its folder."""
+"""Name of a run or a sweep, and of its folder."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-# Bounds that no video, network or machine reaches: a slip of the keyboard ends here, not in a full memory.
+# Bounds that no video, network or machine reaches, so that a typing error is refused before it fills the memory.
 Frames = Annotated[int, Field(gt=0, le=100_000)]
 Side = Annotated[int, Field(gt=0, le=65_536)]
 Steps = Annotated[int, Field(gt=0, le=10_000)]
-"""Of a solver, whose levels are listed."""
+"""Steps of a solver; bounded, since its levels are held in a list."""
 Shift = Annotated[float, Field(gt=0, le=1e6)]
 Many = Annotated[int, Field(gt=0, le=1_000_000)]

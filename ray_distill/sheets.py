@@ -1,4 +1,4 @@
-"""Contact sheets: one PNG with rows of frames of videos under their titles."""
+"""Contact sheets: one PNG with rows of video frames, each row under its title."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ray_distill import durable
 
 INK, RULE, PAPER = "#1f2430", "#dfe2e8", "#ffffff"
 MARGIN, GAP, BETWEEN, HEAD, LINE = 24, 4, 28, 44, 22
-"""Pixels: around the sheet, between frames, between columns and rows, of the headings, of a title."""
+"""Pixels of the sheet's margin, between frames, between columns and rows, of the headings' row, of a title's row."""
 MAGNIFIED = 96
-"""Frames of fewer rows of pixels are magnified by a whole factor, so that pixels stay pixels."""
+"""Frames with fewer rows of pixels are magnified by a whole factor, which keeps their pixels sharp."""
 CUT = 360
-"""Characters of a title that are measured: Pillow refuses a million."""
+"""Most characters of a title: Pillow refuses to measure a million."""
 
 Video = np.ndarray
 """uint8 [T, H, W, 3]"""
@@ -32,10 +32,10 @@ def contact_sheet(
     frames: int = 3,
     edge: int | None = None,
 ) -> None:
-    """Write a PNG: for each of ``rows`` its title, and below it ``frames`` frames of each video, from first to last.
+    """Write a PNG with the title of each of ``rows``, and below it ``frames`` frames of each video, from first to last.
 
-    ``headings`` name the columns. A frame whose longer side exceeds ``edge`` is shrunk to it. Each row needs as many
-    videos as there are headings, where there are any.
+    ``headings`` name the columns; with headings, each row needs as many videos as there are headings. A frame whose
+    longer side exceeds ``edge`` is shrunk to ``edge``.
     """
     strips = [[_strip(video, frames, edge) for video in videos] for _, videos in rows]
     widths = [max(strip.width for strip in column) for column in zip(*strips, strict=True)]
@@ -47,11 +47,11 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     text, bold = ImageFont.load_default(15), ImageFont.load_default(17)
     for heading, left, across in zip(headings, lefts, widths, strict=False):
-        draw.text((left, MARGIN), fitted(draw, heading, bold, across), INK, bold)
+        draw.text((left, MARGIN), fit_text(draw, heading, bold, across), INK, bold)
         draw.line((left, MARGIN + 29, left + across - 1, MARGIN + 29), RULE, 2)
     top = MARGIN + head
     for (title, _), row, height in zip(rows, strips, heights, strict=True):
-        draw.text((MARGIN, top), fitted(draw, title, text, width - 2 * MARGIN), INK, text)
+        draw.text((MARGIN, top), fit_text(draw, title, text, width - 2 * MARGIN), INK, text)
         for strip, left in zip(row, lefts, strict=True):
             sheet.paste(strip, (left, top + LINE))
         top += height
@@ -60,7 +60,7 @@ def contact_sheet(
 
 
 def _strip(video: Video, frames: int, edge: int | None) -> Image.Image:
-    """Frames of one video side by side; room for ``frames`` of them, however few the video has."""
+    """Frames of one video side by side, in a strip with room for ``frames``, even where the video has fewer."""
     times = np.linspace(0, len(video) - 1, min(frames, len(video))).round().astype(int)
     _, height, width, _ = video.shape
     if edge is not None and max(height, width) > edge:
@@ -74,8 +74,8 @@ def _strip(video: Video, frames: int, edge: int | None) -> Image.Image:
     return strip
 
 
-def fitted(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
-    """``text`` as one line of at most ``width`` pixels, cut with an ellipsis."""
+def fit_text(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+    """``text`` as one line of at most ``width`` pixels; a cut text ends with an ellipsis."""
     text = " ".join(text[:CUT].split())
     while draw.textlength(text, font) > width and len(text) > 1:
         text = text[:-2].rstrip() + "…"

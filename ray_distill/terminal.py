@@ -1,4 +1,4 @@
-"""Standard output whose reader may leave (| head): no traceback, and no run ends."""
+"""Standard output whose reader may leave (| head), without a traceback and without ending the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 
 
 class Patient:
-    """A stream that goes on, into nothing, where its reader has gone."""
+    """A stream that discards all further text once its reader has gone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -29,7 +29,7 @@ class Patient:
             self._forget()
 
     def _forget(self) -> None:
-        """Let the closed pipe be the null device: what is still buffered goes there, and all that follows."""
+        """Replace the closed pipe by the null device, which swallows the buffered text and all further text."""
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, self._stream.fileno())
         os.close(nothing)
@@ -40,7 +40,8 @@ class Patient:
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Standard output and error as ``Patient`` ones, flushed at the end: at exit Python would tell of a closed pipe."""
+    """Make standard output and error ``Patient`` in the block, and flush them at its end, before Python reports the
+    pipe."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast(TextIO, Patient(stream)) for stream in before)
     try:
@@ -52,10 +53,10 @@ def patient() -> Iterator[None]:
 
 
 class AboveBars:
-    """Standard error as a stream for log lines, which go above the bars."""
+    """Stream that prints log lines on standard error, above the bars."""
 
     def write(self, text: str) -> None:
-        from ray_distill.bars import write  # tqdm, which a parser of the command line does without
+        from ray_distill.bars import write  # imports tqdm, which parsing a command line does not need
 
         write(text, end="")
 

@@ -1,4 +1,4 @@
-"""An adapter merged into a bare network by peft: a reference for whatever carries one."""
+"""Merge an adapter into a bare network by peft, as a reference for every other way."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Checkpoints that tests make: written, and waited for."""
+"""Write checkpoints in tests, and wait for them."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def write(
     gather: Gather,
     own: Iterable[tuple[str, str, Tensor]] = (),
 ) -> None:
-    """Write a checkpoint and wait for it; as Writing."""
+    """Write a checkpoint, and wait for it; the arguments are those of Writing."""
     Writing(folder, tensors, state, rank, world, gather, own=own).finish()

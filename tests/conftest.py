@@ -10,6 +10,8 @@ import pytest
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
+pytest_plugins = ["tests.scripts"]
+
 ROOT = Path(__file__).parents[1]
 LINKED = ("configs", "examples", "docs", "benchmarks", "cluster", "tests", "README.md", "train.py")
 

@@ -1,4 +1,4 @@
-"""Pipelines whose codec is one of this project, which diffusers does not know."""
+"""Pipelines with one of our own codecs, which diffusers does not know."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,8 @@ from ray_distill.models.patch_pca import PatchPCA
 
 
 def with_codec(folder: Path, base: Path, codec: type[CausalPatchPCA | PatchPCA] = CausalPatchPCA) -> Path:
-    """``base`` with a ``codec`` fitted to noise, of as many channels as its transformer makes; returns ``folder``."""
+    """Copy ``base`` with a ``codec`` fitted to noise, with as many channels as its transformer makes; returns
+    ``folder``."""
     folder.mkdir()
     for part in base.iterdir():
         if part.name not in ("vae", "model_index.json"):

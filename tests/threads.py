@@ -1,4 +1,4 @@
-"""Ranks of one clip as threads of one process: what tests of sequence parallelism run without a process group."""
+"""Run the ranks of one clip as threads of one process, so that tests of sequence parallelism need no process group."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ThreadRanks(Ranks):
 
 
 def on_ranks(size: int, work: Callable[[ThreadRanks], Any]) -> tuple[list[Any], list[tuple[str, int]]]:
-    """(what ``work`` returns on each of ``size`` ranks, the exchanges of rank 0)."""
+    """(results of ``work`` on each of ``size`` ranks, the exchanges of rank 0)."""
     meet = Meeting(size)
 
     def run(rank: int) -> Any:

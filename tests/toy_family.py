@@ -15,7 +15,7 @@ from ray_distill.types import Prediction
 
 @dataclass
 class ToyImages:
-    """The clip's first latent frame [C, h, w]."""
+    """Encoder of a clip's first latent frame [C, h, w]."""
 
     codec: Any
 
@@ -41,7 +41,7 @@ class ToyDenoiser:
 
 
 def fields(pipeline, tokens):
-    width, channels = pipeline.described["text_dim"], pipeline.codec.channels
+    width, channels = pipeline.architecture["text_dim"], pipeline.codec.channels
     return {
         "text": Field((tokens, width), padding="mask", dtype="bfloat16"),
         "first": Field((channels, "h", "w"), of="clip"),

@@ -15,7 +15,7 @@ TRAINED = ("student", "fake_score", "student_low", "fake_score_low")
 
 
 def write_experts(folder: Path, boundary: float | None = 0.875) -> None:
-    """Experts of the seeds 1 (high) and 2 (low)."""
+    """Write two experts with weights of seed 1 (high) and seed 2 (low)."""
     scheduler, experts = FlowMatchEulerDiscreteScheduler(), {"transformer": tiny_wan(1), "transformer_2": tiny_wan(2)}
     WanPipeline(**PARTS, scheduler=scheduler, boundary_ratio=boundary, **experts).save_pretrained(folder)
 

@@ -1,9 +1,9 @@
 """Checkpoints: whole, named fp32 tensors in safetensors; independent of Ray, ZeRO stage and world size.
 
-Workers write (`writer`); the driver reads, verifies and prunes (`reader`, `retention`); whoever samples or exports
-loads one role's network (`network`). `writer` and `network` import torch, which a look for a checkpoint does without.
+Workers write (`writer`); the driver reads, verifies and prunes (`reader`, `retention`); sampling and export load one
+role's network (`network`). `writer` and `network` import torch; finding a checkpoint needs no torch.
 May import: config and all below it; no Ray, no DeepSpeed.
-A new file owes a test in which a save is cut off, or a byte changes, and no such checkpoint is ever read.
+A new file owes a test that cuts off a save, or changes a byte, and finds that no such checkpoint is read.
 """
 
 from ray_distill.checkpoint.reader import BadCheckpoint, Checkpoint, is_whole, latest

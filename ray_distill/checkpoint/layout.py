@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 TENSORS = ".safetensors"
 PREFIX = "step_"
 ASIDE = "passed_over_"
-"""Prefix of a folder that a run passed over: it stays for its owner to look at."""
+"""Prefix of a checkpoint that a run did not resume from; it stays for its owner to inspect."""
 
 
 def folder_name(step: int) -> str:
@@ -30,7 +30,7 @@ def step_of(folder: Path) -> int | None:
 
 
 def folders(run_dir: Path) -> list[Path]:
-    """A run's checkpoints, whole or not, oldest first."""
+    """A run's checkpoint folders, complete or not, oldest first."""
     return sorted((path for path in run_dir.glob(f"{PREFIX}*") if step_of(path) is not None), key=lambda p: p.name)
 
 

@@ -1,4 +1,5 @@
-"""Load one role's network, its LoRA merged, to sample or to export: from a checkpoint or from its initial weights."""
+"""Load one role's network with its LoRA merged, from a checkpoint or from its initial weights, to sample or export
+it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from ray_distill.models.weights import Weights
 
 
 class MergedTensors(Mapping[str, Tensor]):
-    """fp32 tensors of a trained network by name, from a checkpoint, its source, or both where adapters are merged.
+    """The fp32 tensors of a trained network by name: from a checkpoint, and from its source where adapters are merged.
 
     Each access reads one tensor; none stays in memory.
     """
@@ -30,7 +31,8 @@ class MergedTensors(Mapping[str, Tensor]):
         kind: str,
         lora: LoRA | None,
     ) -> None:
-        """Read ``kind`` of tensors, "weights" or "ema", of ``role``; ValueError where another network has them."""
+        """Read the tensors of ``role`` of one ``kind``, "weights" or "ema"; ValueError where they do not fit
+        ``network``."""
         self._source, self._checkpoint, self._role, self._kind, self._lora = source, checkpoint, role, kind, lora
         self._shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
         self._stored = checkpoint.shapes(role, kind)
@@ -64,7 +66,7 @@ class MergedTensors(Mapping[str, Tensor]):
 
 
 def _adapter_shapes(network: nn.Module, lora: LoRA) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters of ``network`` that ``lora`` trains, by plain name."""
+    """The shapes, by plain name, of all parameters of ``network`` that ``lora`` trains."""
     shapes = {name: tuple(p.shape) for name, p in network.named_parameters() if lora.trains_whole(name)}
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear) and lora.adapts(name):
@@ -76,11 +78,11 @@ def _adapter_shapes(network: nn.Module, lora: LoRA) -> dict[str, tuple[int, ...]
 def outline(
     config: RunConfig, role: str, checkpoint: Path, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, Mapping[str, Tensor] | None]:
-    """(a role's network on the meta device, in ``dtype`` but for the parts that diffusers keeps in fp32; its tensors by
-    name: the average of a trained role, where the checkpoint has one).
+    """(a role's network on the meta device, its tensors by name). The network has ``dtype``, except parts that
+    diffusers keeps in fp32. A trained role's tensors are its average where the checkpoint has one.
 
-    A role whose stage has not begun has its initial weights. An untrained role that began at random has no file: (the
-    network itself, None).
+    A role whose stage has not begun has its initial weights. An untrained role with random weights has no file: the
+    result is then (the network with its weights, None).
     """
     family, path, trained = config.model.family, config.source(role), _trained(config, role, checkpoint)
     source: Weights | None = None
@@ -94,7 +96,8 @@ def outline(
 
 
 def _trained(config: RunConfig, role: str, checkpoint: Path) -> bool:
-    """True where ``checkpoint`` has trained tensors of ``role``: the method trains it, and its stage has begun."""
+    """True where ``checkpoint`` has trained tensors of ``role``: the method trains the role, and its stage has
+    begun."""
     trains = config.method.roles[role] == "trained"
     return trains and role in Checkpoint(checkpoint).state.get("roles", {role})
 
@@ -113,10 +116,10 @@ def load_network(
     averaged: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """A role's network, frozen: from a checkpoint (its average, where there is one), or with its initial weights, also
-    where its stage has not begun.
+    """Load a role's network, frozen: from a checkpoint (with ``averaged`` its average, where there is one), or with its
+    initial weights where there is no checkpoint, or the role's stage has not begun.
 
-    It takes ``dtype`` tensor by tensor, but for the parts that diffusers keeps in fp32. Adapters are merged, in fp32,
+    Tensors are cast to ``dtype`` one by one, except parts that diffusers keeps in fp32. Adapters are merged in fp32
     into the weights that they adapt.
     """
     family, path = config.model.family, config.source(role)

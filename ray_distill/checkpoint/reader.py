@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class BadCheckpoint(ConfigError):
-    """A checkpoint that is unfinished or damaged; the message names folder, file and fault."""
+    """Error: a checkpoint is unfinished or damaged; the message names folder, file and fault."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,24 @@ class Checkpoint:
         return int(self.state["step"])
 
     def verify(self, thorough: bool = True) -> None:
-        """Check files against the manifest; BadCheckpoint unless each is there with its size, and the state is this
-        folder's.
+        """Check the files against the manifest; BadCheckpoint unless each exists with its size, and the state's step is
+        the folder's.
 
-        ``thorough`` also reads all bytes: it checks their hashes, and that files of tensors are safetensors.
+        ``thorough`` also reads all bytes, checks their hashes, and checks that tensor files are safetensors.
         """
         manifest = self._manifest
         for name, stated in manifest.items():
             measured = self._look(name, stated, thorough)
             for fault, differs in (("size", "size"), ("content (its hash)", "sha256")):
                 if measured[differs] != stated[differs]:
-                    raise self._bad(name, f"{fault} is not as it was written")
+                    raise self._bad(name, f"{fault} differs from the manifest")
         step = self.state.get("step")
         if not isinstance(step, int) or step_of(self.folder) not in (None, step):
-            raise self._bad(STATE, f"it is of step {step}, and the folder is not")
+            raise self._bad(STATE, f"it is the state of step {step}, and the folder has another step")
 
     def _look(self, name: str, stated: Mapping[str, Any], thorough: bool) -> Mapping[str, Any]:
-        """Size and hash of a file; without ``thorough`` the hash is the ``stated`` one, unread."""
+        """The size and hash of a file; without ``thorough`` the hash is the ``stated`` one, and the file is not
+        read."""
         path = self._file(name)
         try:
             if not thorough:
@@ -74,9 +75,9 @@ class Checkpoint:
             raise self._bad(MANIFEST, f"it names no {STATE}")
         for name, stated in manifest.items():
             if Path(name).name != name or not (name == STATE or name.endswith(TENSORS)):
-                raise self._bad(name, "no file of a checkpoint has such a name")
+                raise self._bad(name, "a checkpoint has no file of such a name")
             if not isinstance(stated, dict) or not {"size", "sha256"} <= stated.keys():
-                raise self._bad(MANIFEST, f"it tells no size and hash of {name}")
+                raise self._bad(MANIFEST, f"it states no size and hash of {name}")
         return manifest
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -90,7 +91,8 @@ class Checkpoint:
         return document
 
     def _file(self, name: str) -> Path:
-        """Path of a plain file of the folder. Links, which may lead out of it, devices and folders are refused."""
+        """The path of a plain file in the folder; BadCheckpoint for links, which may lead elsewhere, devices and
+        folders."""
         path = self.folder / name
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise self._bad(name, "it is no plain file")
@@ -104,7 +106,8 @@ class Checkpoint:
     @cached_property
     def _index(self) -> dict[tuple[str, str], Path]:
         files: dict[tuple[str, str], Path] = {}
-        # The manifest decides: an attempt that died here, in another world, may have left files that it does not list.
+        # Only files in the manifest count: an attempt that died, with another world size, may have left other files
+        # here.
         for name in sorted(name for name in self._manifest if name.endswith(TENSORS)):
             path, role = self._file(name), name.rsplit("-", 2)[0]
             try:
@@ -115,11 +118,12 @@ class Checkpoint:
         return files
 
     def names(self, role: str, kind: str) -> list[str]:
-        """Parameter names that have a tensor of ``kind`` ("weights", "exp_avg", "exp_avg_sq", "ema")."""
+        """Names of the parameters of ``role`` that have a tensor of ``kind``: "weights", "exp_avg", "exp_avg_sq" or
+        "ema"."""
         return [name.removeprefix(f"{kind}/") for r, name in self._index if r == role and name.startswith(f"{kind}/")]
 
     def shapes(self, role: str, kind: str) -> dict[str, tuple[int, ...]]:
-        """Shapes by parameter name, without reading a tensor."""
+        """The shapes by parameter name, from headers alone."""
         shapes = {}
         for name in self.names(role, kind):
             with safe_open(self._index[role, f"{kind}/{name}"], "np") as file:
@@ -127,7 +131,7 @@ class Checkpoint:
         return shapes
 
     def tensor(self, role: str, kind: str, name: str) -> Tensor:
-        """One whole tensor; KeyError names what is missing."""
+        """One whole tensor; KeyError names a missing one."""
         path = self._index.get((role, f"{kind}/{name}"))
         if path is None:
             raise KeyError(f"{self.folder} holds no {kind} of {role}'s {name}: was it written for another model?")
@@ -140,7 +144,7 @@ class Checkpoint:
 
 
 def is_whole(folder: Path) -> bool:
-    """True where every file is there with its size: a quick look, for a folder that a save may still be writing."""
+    """True where every file exists with its size: a quick check, also for a folder that a save may still be writing."""
     try:
         Checkpoint(folder).verify(thorough=False)
     except BadCheckpoint:
@@ -159,7 +163,7 @@ def _intact(folder: Path, _written_ns: int) -> bool:
 
 
 def is_intact(folder: Path) -> bool:
-    """True where every byte is as it was written; this process remembers the answer. A warning names a damaged file."""
+    """True where every byte is as it was written; a warning names a damaged file. This process remembers the answer."""
     try:
         time_ns = (folder / MANIFEST).stat().st_mtime_ns
     except OSError:
@@ -173,9 +177,10 @@ def latest(
     accepts: Callable[[Checkpoint], bool] = lambda _: True,
     tell: Callable[[str], None] = log.warning,
 ) -> Checkpoint | None:
-    """The newest whole checkpoint of a run that ``accepts`` accepts; ``tell`` gets the name and fault of damaged ones.
+    """The newest whole checkpoint of a run that ``accepts`` accepts; ``tell`` gets the names and faults of damaged
+    ones.
 
-    ``thorough`` reads every byte, which a checkpoint deserves before a run resumes from it.
+    ``thorough`` verifies every byte, as a run should before it resumes.
     """
     for folder in reversed(folders(run_dir)):
         checkpoint = Checkpoint(folder)

@@ -12,7 +12,8 @@ from ray_distill.checkpoint.reader import Checkpoint, is_intact, is_whole
 
 log = logging.getLogger(__name__)
 SKIPPING = "skipping"
-"""Key of a state: true where updates were being skipped at the save, so that a rollback to it would not help."""
+"""Key of a state: true where updates were being skipped at the save, so that a rollback to this checkpoint is
+useless."""
 
 
 def is_good(checkpoint: Checkpoint) -> bool:
@@ -20,13 +21,13 @@ def is_good(checkpoint: Checkpoint) -> bool:
 
 
 def best_steps(scores: Mapping[int, float], count: int) -> set[int]:
-    """The steps of the ``count`` lowest scores; the earlier of equal ones."""
+    """The steps with the ``count`` lowest scores; of equal scores the earlier step counts first."""
     return set(sorted(scores, key=lambda step: (scores[step], step))[:count])
 
 
 def surplus(whole: Sequence[int], good: Collection[int], keep: int, best: Collection[int]) -> list[int]:
-    """Steps of ``whole``, ascending, that may go: not among the newest ``keep``, not in ``best``, not the newest of
-    ``good``."""
+    """The steps of ``whole`` (ascending) that may be removed: all but the newest ``keep``, the ``best``, and the newest
+    of ``good``."""
     stays = {*whole[-keep:], *best, *[step for step in whole if step in good][-1:]}
     return [step for step in whole if step not in stays]
 
@@ -34,9 +35,9 @@ def surplus(whole: Sequence[int], good: Collection[int], keep: int, best: Collec
 def prune(run_dir: Path, keep: int, best: Collection[int] = ()) -> list[int]:
     """Remove a run's surplus checkpoints, and unfinished ones older than its newest whole one; returns their steps.
 
-    It reads the newest, and the newest good one, whole before it removes any other: a checkpoint with damaged bytes
-    counts as unfinished, and the one before it takes its place. A folder that cannot be removed costs a warning, and
-    the next call tries again.
+    Before it removes any checkpoint, it reads every byte of the newest and of the newest good one: a damaged checkpoint
+    counts as unfinished, and the one before it takes its place. Where a folder cannot be removed, it logs a warning,
+    and the next call tries again.
     """
     by_step = {step: folder for folder in folders(run_dir) if (step := step_of(folder)) is not None}
     whole = [step for step, folder in by_step.items() if is_whole(folder)]
@@ -54,7 +55,7 @@ def prune(run_dir: Path, keep: int, best: Collection[int] = ()) -> list[int]:
 def set_aside(run_dir: Path, newest: Checkpoint | None) -> None:
     """Discard checkpoints newer than the one we resume from, so that a size-only check cannot pick them up later.
 
-    It removes unfinished folders and renames others to ``passed_over_...``, for their owner to look at. ``newest`` may
+    It removes unfinished folders, and renames others to ``passed_over_...`` for their owner to inspect. ``newest`` may
     belong to another run.
     """
     own = newest is not None and newest.folder.parent == run_dir
@@ -68,12 +69,12 @@ def set_aside(run_dir: Path, newest: Checkpoint | None) -> None:
         if aside.exists():
             _remove(aside)
         folder.rename(aside)
-        log.warning("%s is kept as %s; remove it when you need it no more", folder.name, aside)
+        log.warning("%s is kept as %s; remove it when you no longer need it", folder.name, aside)
 
 
 def _remove(folder: Path) -> bool:
     try:
-        (folder / MANIFEST).unlink(missing_ok=True)  # first: a removal that dies half-way leaves nothing whole
+        (folder / MANIFEST).unlink(missing_ok=True)  # first: a removal that dies half-way leaves no whole checkpoint
         shutil.rmtree(folder)
     except OSError as error:
         log.warning("%s could not be removed: %s", folder, error)

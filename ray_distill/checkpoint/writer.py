@@ -19,21 +19,21 @@ from ray_distill import durable
 from ray_distill.checkpoint.layout import MANIFEST, STATE, file_name, fingerprint
 
 PART_BYTES = 1 << 30
-AHEAD = 1  # parts that wait in memory while another is written, where the caller waits for the disk
+AHEAD = 1  # parts that wait in memory while another part is written
 SHARED = "output_dir must be storage that all nodes share"
 Gather = Callable[[Any], list[Any]]
 
 
 class SaveFailed(RuntimeError):
-    """A checkpoint could not be written, and nothing of it is left; the message names path, bytes needed and bytes
+    """Error: a checkpoint could not be written, and its folder is removed; the message names path, bytes needed and
     free."""
 
 
 class Writing:
-    """One checkpoint, of which each rank writes its part into a folder that all of them see.
+    """A checkpoint in the making: each rank writes its part into a folder that all ranks see.
 
-    After construction this rank's tensors are in memory, if not on disk yet; ``finish`` completes it. Both are
-    collectives, and both raise SaveFailed on all ranks where one of them failed.
+    After construction this rank's tensors are copied into memory or onto the disk; ``finish`` completes the checkpoint.
+    Both are collectives, and both raise SaveFailed on all ranks if one rank failed.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Writing:
         ahead: int | None = AHEAD,
         own: Iterable[tuple[str, str, Tensor]] = (),
     ) -> None:
-        """``tensors`` yields (role, "kind/parameter", whole tensor) in the same order on all ranks, since making a
-        tensor whole is a collective; each tensor is kept by one rank. ``own`` are tensors that no other rank has.
-        ``gather`` collects every rank's value on all ranks. No more than ``ahead`` parts wait in memory for the disk;
-        None: as many as there are."""
+        """``tensors`` yields (role, "kind/parameter", whole tensor) in the same order on all ranks, since gathering a
+        whole tensor is a collective; one rank writes each tensor. ``own`` are tensors that no other rank has.
+        ``gather`` collects every rank's value on all ranks. At most ``ahead`` parts wait in memory for the disk; None
+        sets no limit."""
         self.folder, self.state, self.rank, self.gather = folder, state, rank, gather
-        self.bytes = 0  # of all ranks' tensors
+        self.bytes = 0  # of all ranks' tensors, and of this rank's own
         self._ahead = ahead
         self._files: dict[str, dict[str, int | str]] = {}
         self._error = ""
@@ -63,11 +63,11 @@ class Writing:
         self._keep(own, 1)
 
     def done(self) -> bool:
-        """True where this rank's part is on disk, or has failed."""
+        """True once this rank's part is on disk, or has failed."""
         return all(part.done() for part in self._waiting)
 
     def finish(self) -> None:
-        """Wait for the disk; then rank 0 writes the manifest of all ranks' files."""
+        """Wait for the disk; then rank 0 writes state and manifest for all ranks' files."""
         self._pool.shutdown(wait=True)
         every = self.gather((self._error, self._files))
         self._settle([error for error, _ in every])
@@ -79,7 +79,7 @@ class Writing:
             self.bytes += tensor.nbytes
             if world == 1 or index % world == self.rank:
                 tensors_of_role = pending.setdefault(role, {})
-                # A copy, whatever the device: training goes on while the disk is busy.
+                # Copied even on the CPU, since training goes on while the disk is busy.
                 tensors_of_role[name] = tensor.detach().to("cpu", copy=True).contiguous()
                 if sum(t.nbytes for t in tensors_of_role.values()) >= PART_BYTES:
                     self._flush(role, pending.pop(role))
@@ -94,7 +94,7 @@ class Writing:
         self._waiting.append(self._pool.submit(self._guard, lambda: self._write(name, tensors)))
 
     def _guard(self, write: Callable[[], None]) -> None:
-        """Record a failure of ``write`` for :meth:`finish`: a rank that raised now would leave the others in a
+        """Call ``write``, and record its failure for :meth:`finish`: a rank that raised now would leave the others in a
         collective."""
         if self._error:
             return
@@ -109,12 +109,12 @@ class Writing:
             raise FileNotFoundError(f"not seen on {socket.gethostname()}: {SHARED}")
         save_file(tensors, path)
         with _where_supported():
-            path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors' are their owner's alone
-        durable.sync(path)  # a manifest must not outlive a power cut that its files did not
+            path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors writes files that only their owner can read
+        durable.sync(path)  # after a power cut a manifest must not exist without its files
         self._files[name] = fingerprint(path)
 
     def _clear(self) -> str:
-        """Make an empty folder, and remove the files of an attempt that died; returns the error, or ""."""
+        """Make an empty folder, without files of an attempt that died; returns the error, or ""."""
         try:
             if self.folder.exists():
                 shutil.rmtree(self.folder)
@@ -124,7 +124,7 @@ class Writing:
         return ""
 
     def _vouch(self, files: dict[str, Any]) -> str:
-        """Write state and manifest of all ranks' ``files``, as rank 0 sees them; returns the error, or ""."""
+        """Check that rank 0 sees all ranks' ``files``, and write state and manifest; returns the error, or ""."""
 
         def write() -> None:
             durable.write(self.folder / STATE, json.dumps(self.state, indent=1))
@@ -138,7 +138,7 @@ class Writing:
         return self._error
 
     def _agree(self, error: str) -> None:
-        """SaveFailed on all ranks where any of them has an ``error``."""
+        """Raise SaveFailed on all ranks if any rank has an ``error``."""
         self._settle(self.gather(error))
 
     def _settle(self, errors: list[str]) -> None:
@@ -152,12 +152,12 @@ class Writing:
         raise SaveFailed(f"{self.folder} was not saved ({room}; rank {which}: {error})")
 
     def _message(self, error: Exception) -> str:
-        """Message of an error, with the space that the disk has left before the half-written folder is removed."""
+        """The message of an error, with the free space on the disk before the half-written folder is removed."""
         return f"{type(error).__name__}: {error}; {free(self.folder)}"
 
 
 def free(folder: Path) -> str:
-    """Free bytes of the disk below a folder, which need not exist, as a part of a message."""
+    """Free bytes on the disk of ``folder``, which need not exist, as a part of a message."""
     there = next((path for path in (folder, *folder.parents) if path.is_dir()), Path("/"))
     try:
         return f"{shutil.disk_usage(there).free:,} bytes free"
@@ -174,8 +174,7 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _where_supported() -> Iterator[None]:
-    """Ignore, in the block, the error of a file system without modes (FAT, SMB), which decides itself who may read. Any
-    other error passes."""
+    """Ignore in the block the error of a file system without file modes (FAT, SMB); other errors pass through."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,8 @@
-"""RunConfig, the configuration of a run, and how it is read.
+"""Read and check RunConfig, the configuration of a run.
 
-Read by the driver before anything starts, and pickled to every process. A file per section; `schema` joins them.
-May import: methods, data, models and the leaves; no Ray, and no network or weight is loaded by a check.
+The driver reads it before anything starts, and every process gets it pickled. Each section has a file; `schema` joins
+them.
+May import: methods, data, models and the leaves; no Ray. Checks load no network and no weights.
 A new key owes one default, in its section, and an error that names key, value and remedy.
 """
 

@@ -14,16 +14,16 @@ from ray_distill.settings import Absolute, Frames, Section, Seed, Shift, Side, S
 
 
 def _prompts(path: Path) -> Any:
-    """{name: prompt} of a file of prompts."""
+    """Read {name: prompt} from a file of prompts."""
     from ray_distill.data.prepare.listing import (
-        named_prompts,  # readers of tables, which most configurations do without
+        named_prompts,  # imports readers of tables, which most configurations do not need
     )
 
     return named_prompts(path)
 
 
 def _images(path: Path) -> dict[str, Path]:
-    """{name: picture} of a JSON file, whose paths start at its folder."""
+    """Read {name: picture} from a JSON file, whose paths start at its folder."""
     pictures = json_of(text_of(path.read_bytes()))
     if not isinstance(pictures, dict) or not all(isinstance(each, str) for each in pictures.values()):
         raise ValueError("a JSON object of names and the paths of their pictures is needed")
@@ -31,7 +31,7 @@ def _images(path: Path) -> dict[str, Path]:
 
 
 def _or_file(key: str, read: Callable[[Path], Any]) -> BeforeValidator:
-    """Take the content of a file by ``read`` where the setting names one, and {} for null."""
+    """Replace the name of a file by its content, by ``read``, and null by {}."""
 
     def content(value: Any) -> Any:
         if not isinstance(value, str | Path):
@@ -53,7 +53,7 @@ class Goals(Section):
     frechet_ratio: Annotated[float, Field(gt=0)] | None = None
     """Largest Fréchet distance, as a multiple of teacher_many's."""
     frechet_margin: float | None = None
-    """Least distance below teacher_same_steps_guided's."""
+    """Smallest required distance below teacher_same_steps_guided's FD."""
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     within: dict[str, Bounds] = Field(default_factory=dict)
     """Bounds of ratios to the many-step teacher, by name: {motion_ratio: {at_least: 0.95}}."""
@@ -79,42 +79,44 @@ class Preflight(Section):
 
 
 class Evaluate(Section):
-    """The student against its teacher, by samples. ``metric`` is a classifier's folder; without it only pictures."""
+    """Evaluation of the student against its teacher by samples. ``metric`` is a classifier's folder; without it an
+    evaluation makes pictures only."""
 
     enabled: bool = True
-    """Whether the student is held against its teacher when training has ended."""
+    """Whether the run compares the student with its teacher after training."""
     every: PositiveInt | None = None
-    """Validate each so many steps and at the end: a checkpoint is saved, and sampled beside the training."""
+    """Steps between validations, which also come at the end: each saves a checkpoint and samples it beside the
+    training."""
     metric: Absolute | None = None
     metrics: tuple[MeasureName, ...] = ALL
-    """Measures of videos that need no network, of those in docs/metrics.md."""
+    """Names of measures without a network, of those in docs/metrics.md."""
     videos: Annotated[int, Field(gt=0, le=1_000_000)] = 400
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (1, 2, 3)
     tune_seed: Seed = 0
-    """The guided few-step teacher is chosen on this seed, and reported on the others."""
+    """Seed on which the guided few-step teacher is chosen; the report uses the others."""
     batch: PositiveInt = 50
     teacher_steps: Steps = 32
     teacher_shift: Shift = 3.0
     teacher_guidance: float = 2.0
     teacher_guidance_low: float | None = None
-    """Of a second teacher, that of the low noise levels; None: teacher_guidance."""
+    """Guidance of a second teacher, for the low noise levels; None: teacher_guidance."""
     guidance_grid: Annotated[tuple[float, ...], Field(min_length=1, max_length=100)] = (1.5, 2.0, 3.0)
     shift_grid: Annotated[tuple[Shift, ...], Field(min_length=1, max_length=100)] = (1.0, 3.0, 5.0)
     pictures: Annotated[int, Field(gt=0, le=10_000)] = 6
-    """Prompts on the contact sheet, and sample videos."""
+    """Number of prompts on the contact sheet, and of sample videos."""
     prompts: Annotated[dict[str, str], _or_file("evaluate.prompts", _prompts)] = Field(default_factory=dict)
-    """Name -> prompt, or a file: JSON of the same, or prompts as ``data.datasets`` takes them. None takes captions of
-    the data."""
+    """Mapping of name to prompt, or a file: JSON with such a mapping, or prompts as in ``data.datasets``. None takes
+    captions of the data."""
     images: Annotated[dict[str, Absolute], _or_file("evaluate.images", _images)] = Field(default_factory=dict)
-    """Name -> the picture from which the video of this prompt begins, or a JSON file of the same."""
+    """Mapping of a prompt's name to the picture with which its video begins, or a JSON file with such a mapping."""
     frames: Frames | None = None
-    """Of the videos that are made, as are height and width; None is the data's."""
+    """Size of the evaluation's videos, with height and width below; None: the data's."""
     height: Side | None = None
     width: Side | None = None
     weights: Literal["average", "trained", "both"] = "average"
-    """Which student a validation samples where an average is kept."""
+    """The student that a validation samples if the run keeps an average."""
     validation_ratios: bool = True
-    """Whether validations compare with the many-step teacher, which is sampled once for it."""
+    """Whether validations compare with the many-step teacher, which they sample once."""
     baseline: bool = False
     """Sample the teacher before training, with many steps and with the student's evaluations."""
     goals: Goals = Goals()

@@ -12,7 +12,7 @@ __all__ = ["ConfigError", "flatten", "nearest", "set_dotted"]
 
 
 def nearest(key: str, names: Iterable[str]) -> str:
-    """'did you mean X?', or the known keys where none is near."""
+    """Hint 'did you mean X?', or the known keys if none is near."""
     choices = list(names)
     close = difflib.get_close_matches(key, choices, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(choices))}"
@@ -30,7 +30,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set ``a.b.c`` in nested dictionaries, making those that are missing; ValueError where a part is no section."""
+    """Set ``a.b.c`` in nested dictionaries, and make missing ones; ValueError if a part is no section."""
     *sections, last = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})

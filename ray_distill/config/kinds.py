@@ -1,4 +1,4 @@
-"""Kinds of values that a dotted key may hold, by its type in the schema: text, a path, null."""
+"""Kinds of values that a dotted key may hold, by the schema: text, a path, null."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True)
 class Kinds:
-    """The types that a value may have: those of a union one by one, without their validators."""
+    """Types that a value may have: the members of a union, without validators."""
 
     types: tuple[Any, ...] = ()
 
@@ -23,7 +23,7 @@ class Kinds:
 
     @property
     def text(self) -> bool:
-        """True where a value without quotes is text as it stands. A choice of names does not count: it takes no other
+        """True if a value without quotes is text unchanged. A choice of names does not count, since it takes no other
         text."""
         return str in self.types or self.path
 
@@ -36,7 +36,7 @@ class Kinds:
         return NoneType in self.types
 
     def child(self, part: str) -> Kinds:
-        """The node under the key or the number ``part``."""
+        """The kinds under the key or the number ``part``."""
         return Kinds.of(*(annotation for kind in self.types for annotation in _below(kind, part)))
 
     def at(self, parts: Sequence[str]) -> Kinds:

@@ -27,10 +27,10 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration and where each of its values came from ("default" where nobody set it).
+    """A configuration and the source of each of its values ("default" if none set it).
 
-    Where another tool's file was read: ``tree`` is that file as a tree of our keys, ``report`` has a line for each of
-    its keys, ``warnings`` are for the user to read, and ``before`` is a run that has to come first.
+    For a file of another tool ``tree`` holds it as a tree of our keys, ``report`` has a line for each of its keys,
+    ``warnings`` are for the user, and ``before`` is a run that must come first.
     """
 
     config: RunConfig
@@ -41,7 +41,7 @@ class Loaded:
     before: Loaded | None = None
 
     def table(self) -> str:
-        """One line a key: key, value, source."""
+        """Text with one line per key: key, value, source."""
         rows = [(k, str(v), self.source(k)) for k, v in flatten(self.config.dump()).items()]
         return columns(rows, widest=48)
 
@@ -58,14 +58,14 @@ class Override:
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Loaded:
-    """Read a YAML file, override, validate. ConfigError before anything starts."""
+    """Read a YAML file, apply overrides, validate; ConfigError for a mistake."""
     changes = read_overrides(overrides, os.environ if environment is None else environment)
     tree, sources = read_yaml(path)
     return Loaded(validated(RunConfig, apply(changes, tree, sources), sources), sources)
 
 
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
-    """Write another tool's file as a configuration of ours, with its report on top."""
+    """Write another tool's file as one of our configurations, with its report on top."""
     head = [f"# ray-distill import of {origin}. What each of its keys became:", *(f"#   {r}" for r in loaded.report)]
     body = yaml.safe_dump(masked(dict(loaded.tree)), sort_keys=False, allow_unicode=True, width=120)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,14 +75,14 @@ def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
 def load(
     model: type[M], path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> tuple[M, dict[str, str]]:
-    """(a strict configuration of type ``model`` from a YAML file, the source of each of its keys)."""
+    """A strict configuration of type ``model`` from a YAML file, and the source of each of its keys."""
     tree, sources = read_yaml(path, model)
     changes = read_overrides(overrides, environment or {}, model)
     return validated(model, apply(changes, tree, sources), sources), sources
 
 
 def read_yaml(path: Path, model: type[BaseModel] = RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """(the file's tree, each key with the file as its source). ``model`` says which keys are text."""
+    """The file's tree, and the file as the source of each key. ``model`` tells which keys are text."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
@@ -99,7 +99,7 @@ def read_yaml(path: Path, model: type[BaseModel] = RunConfig) -> tuple[dict[str,
 def read_overrides(
     overrides: Sequence[str], environment: Mapping[str, str], model: type[BaseModel] = RunConfig
 ) -> list[Override]:
-    """Overrides of the environment, then those of the command line: later ones win."""
+    """Overrides of the environment, then of the command line; later ones win."""
     changes = []
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT):
@@ -129,7 +129,7 @@ def apply(changes: Sequence[Override], tree: dict[str, Any], sources: dict[str, 
 
 
 def validated(model: type[M], tree: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> M:
-    """``tree`` as a configuration; ConfigError names each key that is wrong."""
+    """``tree`` as a configuration; ConfigError names each wrong key."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -158,7 +158,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(message if not key or key in message else f"{key}: {message}{where}")
         elif problem["type"] == "too_short":
-            if len(problem["input"]) < problem["ctx"]["min_length"]:  # else its wrong items have lines of their own
+            if len(problem["input"]) < problem["ctx"]["min_length"]:  # otherwise each wrong item has its own line
                 lines.append(f"{key} = {problem['input']!r}{where}: give at least {problem['ctx']['min_length']}")
         else:
             no_text = problem["type"] in ("string_type", "path_type") and problem["input"] is None
@@ -168,13 +168,13 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
 
 
 def shortened(value: Any, most: int = 200) -> str:
-    """repr of ``value``, cut in the middle: it may be a list of thousands."""
+    """``repr`` of ``value``, cut in the middle, since a list may have thousands of items."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
 
 
 def _siblings(location: tuple[int | str, ...], model: Any) -> list[str]:
-    """The keys that the section of an unknown key knows."""
+    """Known keys of the section of an unknown key."""
     for part in location[:-1]:
         fields = getattr(model, "model_fields", {})
         annotation = fields[part].annotation if part in fields else model

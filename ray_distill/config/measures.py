@@ -35,8 +35,8 @@ LEAST: Mapping[str, float | None] = {
     "flicker": 0.001,
     "jitter": 0.001,
 }
-"""The teacher's mean up to which a ratio to it says nothing; None for a rate, a share of videos or pixels that may well
-be 0 or 1: its difference to the teacher's is reported, not a ratio."""
+"""Largest mean of the teacher that makes a ratio meaningless. None marks a rate, a share of videos or pixels that may
+be 0 or 1: reports give its difference to the teacher's, not a ratio."""
 
 
 DIVERSITY = "diversity"
@@ -45,18 +45,18 @@ OF_METRIC = ("frechet", "accuracy", DIVERSITY)
 
 
 def ratio_name(measure: str) -> str:
-    """The name, in rows of validations and in goals, of the student's ``measure`` against the teacher's: a ratio, or a
-    rate's difference."""
+    """Name of the student's ``measure`` against the teacher's in rows of validations and in goals: a ratio, or a rate's
+    difference."""
     return f"{measure}_difference" if LEAST.get(measure, 0.0) is None else f"{measure}_ratio"
 
 
 MEASURE_OF: Mapping[str, str] = {ratio_name(measure): measure for measure in (*ALL, DIVERSITY)}
-"""What is compared, by the comparison's name."""
+"""The compared measure, by the comparison's name."""
 
 
 def check_names(names: Iterable[str], measured: Collection[str], metric: bool, teacher: bool) -> None:
-    """ValueError for the first of ``names`` that a validation does not measure: of ``measured``, evaluate.metrics, with
-    or without a ``metric`` and a ``teacher``."""
+    """ValueError for the first of ``names`` that a validation does not measure, given ``measured`` (evaluate.metrics)
+    and whether it has a ``metric`` and a ``teacher``."""
     numbers = (*OF_METRIC, *ALL, *MEASURE_OF)
     for name in names:
         if name not in numbers:
@@ -71,7 +71,7 @@ def check_names(names: Iterable[str], measured: Collection[str], metric: bool, t
 
 
 class Bounds(Section):
-    """Least and largest value; one at least is there."""
+    """Smallest and largest value; at least one is set."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -85,7 +85,7 @@ class Bounds(Section):
         return self
 
     def excess(self, value: float) -> float:
-        """The distance of ``value`` to the nearest one that is allowed; 0 where it is allowed itself."""
+        """Distance of ``value`` to the nearest allowed value; 0 if it is allowed."""
         low = -math.inf if self.at_least is None else self.at_least
         high = math.inf if self.at_most is None else self.at_most
         return max(low - value, value - high, 0.0)

@@ -13,7 +13,7 @@ from ray_distill.methods import METHODS
 
 
 def read_method(value: Any) -> Any:
-    """``{name: dmd, ...}`` -> the method's own frozen dataclass."""
+    """The method's own frozen dataclass from ``{name: dmd, ...}``."""
     if not isinstance(value, dict):
         raise ValueError(f"method = {value!r}: write a section with a name, one of {', '.join(METHODS)}")
     fields = dict(value)
@@ -54,11 +54,11 @@ LISTS = {"timesteps", "high_timesteps", "low_timesteps", "student_exits", "fake_
 LARGEST = 1e9
 LONGEST = dict.fromkeys(("euler_steps", "solver_steps", "sampling_steps", "multiphase"), 10_000)
 LONGEST["student_interval"] = 1_000_000
-"""Of lists that a method makes of a number."""
+"""Largest length of a list that a method makes of a number."""
 
 
 def _check_number(key: str, value: Any) -> None:
-    """ValueError for NaN, infinities and numbers that no method means, however they are written."""
+    """ValueError for NaN, infinities and numbers beyond any method's use, in any spelling."""
     for one in value if isinstance(value, list | tuple) else [value]:
         try:
             number = float(one)

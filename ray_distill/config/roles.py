@@ -1,4 +1,4 @@
-"""The `roles` section: how one role is held (ZeRO, dtype, LoRA) and trained (optimizer, EMA)."""
+"""The `roles` section: a role's storage (ZeRO, dtype, LoRA) and training (optimizer, EMA)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_distill.settings import Fraction, Pipeline, Section
 
 
 def with_targets(data: Any) -> Any:
-    """A configuration's tree whose adapters without ``targets`` have those of its family; another value as it is."""
+    """A configuration's tree, in which adapters without ``targets`` get those of its family; other values unchanged."""
     if not isinstance(data, Mapping) or not isinstance(roles := data.get("roles"), Mapping):
         return data
     name = data["model"].get("family", "wan") if isinstance(data.get("model"), Mapping) else None
@@ -43,13 +43,13 @@ class Optimizer(Section):
     warmup_updates: Annotated[int, Field(ge=0)] = 0
     """Updates of the linear warm-up, before any schedule."""
     min_lr_ratio: Fraction = 0.0
-    """End of a falling schedule, as a part of learning_rate."""
+    """End of a falling schedule, as a fraction of learning_rate."""
     power: Annotated[float, Field(gt=0)] = 1.0
     """Exponent of the polynomial schedule."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Largest gradient norm; 0 is off, and so it is where clip_value is given."""
+    """Largest gradient norm; 0, or a clip_value, turns it off."""
     clip_value: Annotated[float, Field(ge=0)] = 0.0
-    """Largest element of a gradient; 0 is off."""
+    """Largest absolute element of a gradient; 0 is off."""
 
     @model_validator(mode="before")
     @classmethod
@@ -78,26 +78,25 @@ class RoleConfig(Section):
     it."""
 
     path: Pipeline | None = None
-    """Another source than model.path: such a folder or name, or one .safetensors file."""
+    """Source in place of model.path: such a folder or name, or one .safetensors file."""
     init: Literal["pretrained", "random"] = "pretrained"
     lora: LoRA | None = None
     """Train adapters on the frozen weights of the source, in place of the weights."""
     zero: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed's stage; 0 is all whole on each worker, gradients and moments of a trained role (in float32) too: no
-    gathering, where it fits."""
+    """DeepSpeed's stage. 0 keeps everything whole on each worker, including a trained role's gradients and moments (in
+    float32): no gathering, if it fits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of all weights that the role computes with, under every stage; buffers stay as they are. Master weights,
-    moments and averages are float32, and the masters begin from the source's float32 weights where it has such."""
+    """Dtype of all weights that the role computes with, under every stage; buffers keep theirs. Master weights, moments
+    and averages are float32, and the masters begin from the source's float32 weights if it has them."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype in which the gradients of a bf16 role's micro-batches add up; bf16 is half the bytes, and loses what
-    is small where several micro-batches make an update. Ranks' gradients are added in dtype."""
+    """Dtype in which the gradients of a bf16 role's micro-batches add up; bf16 takes half the bytes, and loses
+    small terms if several micro-batches make an update. The sum over ranks uses dtype."""
     base_precision: Literal["dtype", "int8"] = "dtype"
-    """int8 holds frozen weights in 8 bits, whole on each worker. Evaluation and export take the source's own
-    weights."""
+    """int8 keeps frozen weights in 8 bits, whole on each worker. Evaluation and export use the source's own weights."""
     offload_optimizer: bool = False
-    """Hold masters and moments in CPU memory, where AdamW then runs."""
+    """Keep masters and moments in CPU memory; AdamW then runs on the CPU."""
     offload_parameters: bool = False
-    """Under ZeRO-3 hold the shards of the weights in CPU memory, too; each layer is fetched when it runs."""
+    """Under ZeRO-3 also keep the shards of the weights in CPU memory; each layer fetches its own when it runs."""
     attention: str | None = None
     """Attention kernel of this role, in place of model.attention."""
     compile: bool = False
@@ -106,7 +105,7 @@ class RoleConfig(Section):
     optimizer: Optimizer | None = None
     ema_decay: Fraction | None = None
     ema_interval: PositiveInt = 1
-    """Updates of this role between two moves of its average."""
+    """Updates of this role per move of its average."""
 
     @property
     def frozen(self) -> RoleConfig:

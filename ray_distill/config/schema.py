@@ -1,4 +1,4 @@
-"""RunConfig: everything a run is, frozen and strict. A default stands in its section and nowhere else."""
+"""RunConfig: all settings of a run, frozen and strict. Each default stands in its section and nowhere else."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class RunConfig(Section):
         return self
 
     def role(self, role: Role) -> RoleConfig:
-        """The role's section. A frozen role without one gets ZeRO-3, and an average its source's section without
+        """The role's section. A frozen role without one gets ZeRO-3; an average gets its source's section without
         optimizer and average."""
         need = self.method.roles.get(role)
         if isinstance(need, Start):
@@ -130,23 +130,23 @@ class RunConfig(Section):
 
     @property
     def adapters(self) -> dict[Role, LoRA]:
-        """Adapters on a shared base by role; the teachers are the bases themselves and have none."""
+        """Adapters on a shared base, by role; the teachers are the bases and have none."""
         roles = [role for role in self.held_roles if role != base_of(role) and role not in self.method.heads]
         return {role: lora for role in roles if (lora := self.role(role).lora) is not None}
 
     @property
     def held_roles(self) -> tuple[Role, ...]:
-        """The roles that training holds a network for."""
+        """Roles whose networks training holds."""
         return tuple(role for role, need in self.method.roles.items() if not isinstance(need, Start))
 
     @property
     def computes_in_bf16(self) -> bool:
-        """True where the network of some role computes in bf16."""
+        """True if the network of some role computes in bf16."""
         return any(self.role(role).dtype == "bfloat16" for role in self.held_roles)
 
     def source(self, role: Role) -> Path:
-        """The pipeline's folder, or single file, of which the role takes the transformer. A role of the expert of low
-        noise takes transformer_2, of a path of its own where that has one."""
+        """Folder of the pipeline, or single file, with the role's transformer. A role of the low-noise expert takes
+        transformer_2, also from a path of its own if that has one."""
         own = self.role(role).path
         second = (own or self.model.path) / SECOND
         return second if role in LOW and (own is None or second.is_dir()) else own or self.model.path
@@ -160,7 +160,7 @@ class RunConfig(Section):
 
     @property
     def shown_size(self) -> tuple[int, int, int]:
-        """(frames, height, width) of the videos that evaluation makes."""
+        """(frames, height, width) of the evaluation's videos."""
         shown, data = self.evaluate, self.data
         return shown.frames or data.frames, shown.height or data.height, shown.width or data.width
 
@@ -170,23 +170,22 @@ class RunConfig(Section):
 
     @property
     def student_tensors(self) -> str:
-        """The group of a checkpoint's tensors that is validated and published."""
+        """Group of a checkpoint's tensors that validations and publication use."""
         return self.sampled_tensors(STUDENT)
 
     def sampled_tensors(self, role: Role) -> str:
-        """The kind of a role's tensors that is sampled: ``ema`` where it has an average, else ``weights``."""
+        """Kind of a role's tensors for sampling: ``ema`` if it has an average, else ``weights``."""
         return "ema" if self.role(role).ema_decay is not None else "weights"
 
     @property
     def validated(self) -> tuple[bool, ...]:
-        """True for averages, False for trained weights: the students that validations sample, the published one
-        first."""
+        """Students that validations sample, the published one first: True for the average, False for trained
+        weights."""
         if self.student_tensors == "weights":
             return (True,)
         return {"average": (True,), "trained": (False,), "both": (True, False)}[self.evaluate.weights]
 
     def dump(self, secrets: bool = False) -> dict[str, Any]:
-        """Plain JSON types, enough to build this configuration again but for passwords, which are ``***`` unless
-        ``secrets`` asks for them."""
+        """Plain JSON types that rebuild this configuration, except passwords, which are ``***`` without ``secrets``."""
         tree = self.model_dump(mode="json")
         return tree if secrets else masked(tree)

@@ -31,30 +31,31 @@ class Model(Section):
     family: Annotated[str, BeforeValidator(_family)] = "wan"
     path: PipelineFolder
     from_image: bool | None = None
-    """Whether a video begins from an image. Without it the network says so; Wan 2.2 5B does both, and makes videos of
-    text then."""
+    """Whether a video begins from an image; by default the network decides. Wan 2.2 5B does both, and by default makes
+    videos from text."""
     max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
     export_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the exported weights, but for the parts that diffusers keeps in float32."""
+    """Dtype of the exported weights, except the parts that diffusers keeps in float32."""
     export_lora_rank: Annotated[int, Field(gt=0, le=65_536)] | None = None
-    """Export what training changed as an adapter of this rank, too: of a student that was trained whole, or in place of
-    its own adapter."""
+    """Also export the change by training as an adapter of this rank: for a fully trained student, or in place of a
+    student's own adapter."""
     comfyui_lora: bool = False
-    """Whether an exported adapter is written by ComfyUI's names, too."""
+    """Whether the export also writes an adapter under ComfyUI's names."""
     text_encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Precision in which the text encoder computes, whatever its files have; int8: its weights take a byte each."""
+    """Precision of the text encoder, whatever dtype its files have; int8: a weight takes one byte."""
 
     attention: str = "native"
-    """Of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers, ..."""
+    """Attention kernel of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers,
+    ..."""
 
     shared_base: bool = False
     """One frozen base in place of a network for each role: the teacher is the base, all trained transformers are
-    adapters on it. It is held as roles.teacher says."""
+    adapters on it. roles.teacher sets its storage."""
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """The facts of its folder: what is read of it is read once."""
-        from ray_distill.models.pipeline import Pipeline  # seconds of diffusers, which a configuration does without
+        """Facts of the model's folder, each read once."""
+        from ray_distill.models.pipeline import Pipeline  # takes seconds to import
 
         return Pipeline(self.family, self.path, from_image=self.from_image)
 
@@ -74,45 +75,48 @@ class Train(Section):
     steps: Annotated[int, Field(gt=0, le=1_000_000_000)]
     workers: Workers = 1
     min_workers: Workers | None = None
-    """With fewer nodes the run goes on with as few workers as this, at the same global batch; without it, it waits."""
+    """Smallest number of workers with which the run continues after losing nodes, at the same global batch; None: it
+    waits."""
     global_batch: Many
     micro_batch: Many
-    """Samples of one forward on one worker; the rest of the global batch is accumulated."""
+    """Samples of one forward on one worker; accumulation makes up the global batch."""
     sequence_parallel: PositiveInt = 1
-    """Neighbouring workers that share the tokens of a clip: its activations fall to about 1 / this many."""
+    """Number of neighbouring workers that share the tokens of a clip, which divides its activations by about this
+    number."""
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1
     log_every_s: Annotated[float, Field(gt=0, le=YEAR_S)] = 5
     checkpoint_every: PositiveInt = 500
     checkpoints_keep: PositiveInt = 3
-    """The newest; the newest whole one is never removed."""
+    """Number of newest checkpoints to keep; a run never removes the newest whole one."""
     checkpoints_keep_best: NonNegativeInt = 1
-    """Beyond those the best by validation/frechet, where evaluate.every and evaluate.metric measure it."""
+    """Number of best checkpoints to keep besides, by validation/frechet, if evaluate.every and evaluate.metric measure
+    it."""
     checkpoint_in_background: bool = True
-    """Write while training goes on, from a copy of this worker's share of weights, moments and averages in memory."""
+    """Write during training, from a copy in memory of this worker's share of weights, moments and averages."""
     on_failed_save: Literal["continue", "stop"] = "continue"
-    """What a run does that a full or read-only disk kept from saving; the checkpoints that it has stand."""
+    """Reaction to a save that a full or read-only disk prevented; earlier checkpoints stay."""
     resume_from: Literal["latest", "none"] | Absolute = "latest"
-    """none: refuse to go on where a run of this name stands. A checkpoint's folder: that run goes on under this name,
-    at its step, with its seed and data."""
+    """none: refuse to resume a run of this name. A checkpoint's folder: continue that run under this name, at its step,
+    with its seed and data."""
     init_from: Absolute | None = None
     """A checkpoint's folder: a new run begins at step 0 with the weights of its trained roles, and with its own seed,
     data, method and optimizers."""
     other_teacher: bool = False
-    """Go on although a frozen role has other weights than the run was trained with."""
+    """Resume although the weights of a frozen role have changed since the run began."""
     max_failures: Annotated[int, Field(ge=-1)] = 3
-    """How often workers may fail, die or hang in one launch; -1 is without end."""
+    """Failures, deaths or hangs of workers that one launch tolerates; -1: any number."""
     max_preemptions: Annotated[int, Field(ge=-1)] = -1
-    """How often nodes may be taken away with notice, which are not counted as failures."""
+    """Losses of nodes with notice that one launch tolerates; they do not count as failures."""
     nonfinite_limit: PositiveInt = 10
-    """Updates of a role in a row whose loss or gradient may be non-finite; each is skipped and counted."""
+    """Non-finite updates of a role in a row that a run tolerates; it skips and counts each."""
     rollbacks: Annotated[int, Field(ge=0)] = 1
-    """How often a run that passes this limit goes back to its last checkpoint, each time at half the learning rates;
-    then it ends. Each counts as one of max_failures."""
+    """Returns to the last checkpoint beyond this limit, each at half the learning rates, before the run ends. Each
+    counts as one of max_failures."""
     timeout_s: Annotated[int, Field(gt=0, le=YEAR_S)] = 1800
-    """Longest wait in a collective before the ranks that did not come are named."""
+    """Longest wait in a collective, after which the run names the missing ranks."""
     hang_timeout_s: Annotated[int, Field(gt=0, le=YEAR_S)] = 900
-    """No rank has come from one phase of a step to the next for so long: all are named, and the workers start anew."""
+    """Time without a change of phase on any rank, after which the run names all ranks and restarts the workers."""
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Train:
@@ -161,14 +165,14 @@ class Train(Section):
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite URI; None for every other."""
+    """The file of a SQLite URI; None for any other URI."""
     path = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else ""
     return absolute(Path(path)) if path and path != ":memory:" else None
 
 
 def absolute_uri(uri: str) -> str:
-    """A SQLite file by its absolute path: Ray's processes run in folders of their own. Every other URI as it is;
-    ValueError for what begins as neither a URI nor a path does."""
+    """The URI with an absolute path for a SQLite file, since Ray's processes run in folders of their own; any other URI
+    unchanged. ValueError for a text that begins like neither a URI nor a path."""
     if uri and not re.match(r"[\w./~]", uri):
         raise ValueError("a URI such as http://host:5000 or sqlite:///mlruns/mlflow.db is needed, or nothing")
     path = sqlite_path(uri)
@@ -176,7 +180,7 @@ def absolute_uri(uri: str) -> str:
 
 
 class Track(Section):
-    """MLflow. An empty uri tracks nothing."""
+    """MLflow's settings. An empty uri tracks nothing."""
 
     uri: Annotated[str, AfterValidator(absolute_uri)] = "sqlite:///mlruns/mlflow.db"
     experiment: Annotated[str, Field(min_length=1)] = "ray_distill"
@@ -186,13 +190,12 @@ class Track(Section):
 
 
 class Publish(Section):
-    """Publication to the hub, at the end. The token is the machine's: HF_TOKEN, or what ``hf auth login`` has
-    stored."""
+    """Publication to the hub at the end. The token is the machine's: HF_TOKEN, or the token of ``hf auth login``."""
 
     hub_model_id: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
-    """Without a user or organisation it is the token's own."""
+    """Repository; without a user or organisation it belongs to the token's owner."""
     base_model: Annotated[str, Field(min_length=1)]
-    """The hub's name of what model.path holds: others take text encoder and VAE from there."""
+    """The hub's name of the model in model.path, from which users of the export take text encoder and VAE."""
     private: bool = True
     per_checkpoint: bool = False
-    """The student of each train.checkpoint_every, too, into checkpoints/."""
+    """Whether to upload also the student of each checkpoint, into checkpoints/."""

@@ -14,7 +14,7 @@ KEY = "model.shared_base = true"
 
 
 def check_shared_base(config: RunConfig) -> None:
-    """ValueError names the key of a role that cannot be an adapter on the teacher's network."""
+    """ValueError for a role that cannot be an adapter on the teacher's network, with its key."""
     method = config.method
     if method.roles.get(TEACHER) != "frozen":
         raise ValueError(f"{KEY}: the base is the frozen teacher, and method {method.name!r} has none; remove it")
@@ -40,7 +40,7 @@ def check_shared_base(config: RunConfig) -> None:
 
 
 def base_of(role: Role) -> Role:
-    """The teacher whose network is the base of ``role``, itself included: each of two experts has its own."""
+    """The teacher whose network is the base of ``role``, which may be that teacher; each of two experts has its own."""
     return TEACHER_LOW if role in LOW else TEACHER
 
 

@@ -1,4 +1,4 @@
-"""Stages of a run: the roles that training holds from one step to another."""
+"""Stages of a run: the roles that training holds between two steps."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ray_distill.types import Method, Role, Stage, Update
 class RunStage:
     """A stage of a run: training holds ``roles`` from the step ``start`` up to ``stop``, where the next stage begins.
 
-    ``finished`` maps the roles that an earlier stage has trained to the kind of a checkpoint's tensors, weights or ema,
-    with which they stay frozen."""
+    ``finished`` maps roles of earlier stages to the kind of a checkpoint's tensors, weights or ema, with which they
+    stay frozen."""
 
     start: int
     stop: int
@@ -25,7 +25,7 @@ class RunStage:
 
 
 def stages(config: RunConfig) -> tuple[RunStage, ...]:
-    """The stages of a run, one after the other up to its last step; most methods have one."""
+    """Stages of a run in order, up to its last step; most methods have one."""
     method_stages = config.method.stages or (Stage(0, config.held_roles),)
     stops = [*(stage.start for stage in method_stages[1:]), config.train.steps]
     return tuple(
@@ -41,12 +41,12 @@ def stages(config: RunConfig) -> tuple[RunStage, ...]:
 
 
 def stage_at(config: RunConfig, step: int) -> RunStage:
-    """The stage of the step ``step``; the last one where the run has ended."""
+    """The stage of the step ``step``; the last stage if the run has ended."""
     return [stage for stage in stages(config) if stage.start <= step or not stage.start][-1]
 
 
 def _with_bases(config: RunConfig, roles: tuple[Role, ...]) -> tuple[Role, ...]:
-    """``roles`` in the method's order, with the networks that adapters on a shared base stand on."""
+    """``roles`` in the method's order, with the bases of adapters on a shared base."""
     names = {*roles, *((base_of(role) for role in roles) if config.model.shared_base else ())}
     return tuple(role for role in config.held_roles if role in names)
 
@@ -56,7 +56,8 @@ def _section(config: RunConfig, role: Role, finished: bool) -> RoleConfig:
 
 
 def distinct(method: Method, steps: int) -> Iterator[tuple[int, tuple[Update, ...]]]:
-    """Pairs (times, updates) of which ``steps`` steps consist; it walks one period of each part, not the whole run."""
+    """Pairs (times, updates) that make up ``steps`` steps, from one period of each part, without walking the whole
+    run."""
     first, length = method.period
     first = min(first, steps)
     for start, count in ((0, first), (first, steps - first)):

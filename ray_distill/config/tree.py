@@ -1,7 +1,7 @@
 """Parse YAML text into plain values in bounded time and memory; duplicate keys are errors.
 
-YAML 1.1 with three differences: a key twice in one mapping is an error, ``1e3`` is a number, and where a key of the
-schema is text a value without quotes is that text: ``no``, ``2026``.
+YAML 1.1 with three differences: a key twice in one mapping is an error, ``1e3`` is a number, and if the schema's key is
+text a value without quotes is that text: ``no``, ``2026``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray_distill.errors import ConfigError
 
 LETTERS = 4 << 20
 NODES = 100_000
-"""Values of a document, each alias counted with all that it stands for."""
+"""Largest number of values of a document, each alias counted with its content."""
 DEPTH = 50
 PLAIN = {yaml.MappingNode: "tag:yaml.org,2002:map", yaml.SequenceNode: "tag:yaml.org,2002:seq"}
 NULL, MERGE, TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "merge", "str"))
@@ -31,8 +31,8 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+
 
 
 def parse(text: str, kinds: Kinds, nodes: int = NODES, depth: int = DEPTH) -> Any:
-    """The value that ``text`` holds, None where it holds nothing; ConfigError where it is not valid YAML, or has more
-    than ``nodes`` values or ``depth`` levels. ``kinds``: what the schema takes there."""
+    """The value of ``text``, None if it is empty; ConfigError if it is not valid YAML, or has more than ``nodes``
+    values or ``depth`` levels. ``kinds`` are the kinds that the schema takes there."""
     if len(text) > LETTERS:
         raise ConfigError(f"{len(text):,} letters, and a configuration has at most {LETTERS:,}; is it the right file?")
     try:
@@ -45,13 +45,13 @@ def parse(text: str, kinds: Kinds, nodes: int = NODES, depth: int = DEPTH) -> An
         return _value(loader, root, kinds)
     except ConfigError:
         raise
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a malformed date or number
         raise ConfigError(f"not valid YAML: {error}") from None
 
 
 def override(text: str, kinds: Kinds) -> Any:
-    """The value of ``key=text``. Where the key is text it is ``text`` as it stands, ``#`` and ``: `` included, or what
-    its quotes hold; the empty one is "", or null where null may stand, which is also written null."""
+    """The value of ``key=text``. For a key of text it is ``text`` unchanged, including ``#`` and ``: ``, or the content
+    of its quotes. Empty text is "", or null if the key takes null; ``null`` also means null."""
     if not kinds.text:
         return parse(text, kinds)
     text = text.strip()
@@ -60,7 +60,7 @@ def override(text: str, kinds: Kinds) -> Any:
             return parse(text, kinds)
         except ConfigError:  # quotes within a text, as in "a" and "b"
             return text
-    if _is_null(text) and not (text == "~" and kinds.path and not kinds.null):  # ~ is the home, too
+    if _is_null(text) and not (text == "~" and kinds.path and not kinds.null):  # ~ also means the home folder
         return "" if not text and not kinds.null else None
     return text
 
@@ -86,7 +86,7 @@ def _at(node: Any) -> str:
 
 
 def _count(node: Any, most: int, counts: dict[int, int], above: list[int]) -> int:
-    """The values in ``node``, each alias counted with all that it stands for, although none is expanded here."""
+    """Number of values in ``node``, each alias counted with its content, without expanding any."""
     if id(node) in counts:
         return counts[id(node)]
     if id(node) in above:
@@ -117,8 +117,9 @@ def _value(loader: Loader, node: Any, kinds: Kinds) -> Any:
 
 
 def _pairs(node: Any) -> dict[str, Any]:
-    """Value nodes of a mapping by key, with those of the mappings that it merges (`<<`): its own keys override theirs,
-    and of several mappings the first. PyYAML 6.0.4 loses some that a merged mapping overrides itself."""
+    """Value nodes of a mapping by key, including those of merged mappings (`<<`): its own keys override theirs, and an
+    earlier merged mapping overrides a later one. PyYAML 6.0.4 loses some keys that a merged mapping overrides
+    itself."""
     own, merged = dict[str, Any](), dict[str, Any]()
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
@@ -142,7 +143,7 @@ def _scalar(loader: Loader, node: Any, kinds: Kinds) -> Any:
 
 
 def _check_keys(node: Any) -> None:
-    """ConfigError, with both lines, for a key that stands in a mapping twice. Merged mappings may be overridden."""
+    """ConfigError with both lines for a key that appears twice in a mapping. A key may override a merged mapping."""
     counted = Counter(key.value for key, _ in node.value if key.tag != MERGE and isinstance(key, yaml.ScalarNode))
     for name, count in counted.items():
         if count > 1:

@@ -24,7 +24,7 @@ def cleaning() -> str:
 
 @dataclass(frozen=True)
 class Encoders:
-    """Codec and text encoder of a pipeline, and how prompts are encoded."""
+    """Codec, text encoder and image encoder of a pipeline, and the settings by which prompts are encoded."""
 
     pipeline: Pipeline
     max_sequence_length: int
@@ -36,7 +36,7 @@ class Encoders:
 
     @cached_property
     def fields(self) -> Fields:
-        """The tensors of Cond."""
+        """The fields of Cond."""
         return self.pipeline.fields(self.max_sequence_length)
 
     def text_encoder(self) -> TextEncoder:
@@ -44,9 +44,9 @@ class Encoders:
         return self.pipeline.of.text(self.path, self.max_sequence_length, self.text_precision)
 
     def image_encoder(self, codec: Codec) -> ImageEncoder | None:
-        """The image encoder, loaded, on the CPU; None where a clip has no fields."""
+        """The image encoder, loaded, on the CPU; None where clips have no fields."""
         if not of_clips(self.fields):
-            return None  # and the family, which is seconds of diffusers, is not imported
+            return None  # without importing the family, which takes seconds
         make = self.pipeline.of.image
         return make(self.pipeline, codec) if make else None
 
@@ -80,7 +80,7 @@ class Encoders:
 
     @property
     def multiple(self) -> tuple[int, int]:
-        """The numbers of which height and width must be multiples."""
+        """(height, width) must be multiples of these two numbers."""
         return self.pipeline.multiple
 
     def latent_shape(self, frames: int, height: int, width: int) -> Shape:

@@ -1,4 +1,4 @@
-"""Encode a few pictures as the conditions of videos that begin with them: for prompts, samples and exports."""
+"""Encode a few pictures into the conditions of videos that begin with them, for prompts, samples and exports."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ray_distill.models.spec import Row
 def picture_rows(
     models: Encoders, pictures: Sequence[Path], size: tuple[int, int, int], device: torch.device | str = "cpu"
 ) -> list[Row]:
-    """The fields of a clip of ``size`` (frames, height, width) for each picture, cropped as clips are, on the CPU.
+    """For each picture the fields of a clip of ``size`` (frames, height, width), on the CPU; pictures are cropped as
+    clips are.
 
-    BadClip names a picture that cannot be read; ``models`` must take images.
+    BadClip names a picture that cannot be read. The pipeline of ``models`` must take images.
     """
     codec = load_codec(models.path / "vae").to(device)
     image = models.image_encoder(codec)

@@ -1,4 +1,4 @@
-"""The `data` section of a configuration: the sources of clips, and their cut and size."""
+"""The `data` section of a configuration: the sources of clips, and the clips' frames and size."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ PLACES = ("manifest", "videos", "shards", "prompts")
 
 
 class Teacher(Section):
-    """Recipe of the teacher's sampler, which makes a video of each prompt."""
+    """Settings of the teacher's sampler, which makes a video of each prompt."""
 
     path: Pipeline | None = None
-    """Its pipeline folder; default: model.path."""
+    """The teacher's pipeline folder; default: model.path."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     steps: Steps = 50
     shift: Shift = 8.0
     guidance: float = 6.0
-    """Standard: u + s (c - u)."""
+    """s in u + s (c - u)."""
     clips_per_prompt: Many = 1
     seed: Seed = 0
     batch: PositiveInt = 1
     levels: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
-    """Timesteps, falling, at which the trajectory's states are kept, too: the pairs of a warm start."""
+    """Falling timesteps at which the states of the trajectory are stored as well, for the pairs of a warm start."""
 
     @model_validator(mode="after")
     def _levels_fall(self) -> Teacher:
@@ -52,38 +52,41 @@ class Teacher(Section):
 
 
 class Dataset(Section):
-    """One of ``manifest``, ``videos``, ``shards`` and ``prompts``, and how often it is seen."""
+    """A dataset: exactly one of ``manifest``, ``videos``, ``shards`` and ``prompts``, and how often training shows
+    it."""
 
     id: str = ""
-    """Its name in messages and in the card; default: that of its file or folder."""
+    """The dataset's name in messages and in the card; default: the name of its file or folder."""
     manifest: Location | None = None
-    """JSON lines, CSV or parquet with a row a clip; a video's path starts at the manifest's folder."""
+    """JSON lines, CSV or parquet with one row per clip; a video's path is relative to the manifest's folder."""
     videos: Location | None = None
-    """A folder, searched with all its subfolders."""
+    """A folder of videos, searched with all its subfolders."""
     shards: Location | None = None
-    """A tar file, or a folder of them, as WebDataset makes them: 0001.mp4 beside 0001.txt or 0001.json."""
+    """A tar file or a folder of tar files, as WebDataset packs them: 0001.mp4 beside 0001.txt or 0001.json."""
     prompts: Location | None = None
-    """No videos: a text file with a prompt a line, or JSON lines, for methods that need no data."""
+    """Prompts without videos: a text file with one prompt per line, or JSON lines, for methods that need no data."""
     captions: Literal["sidecar", "lines", "filename"] = "sidecar"
-    """One caption in a .txt beside the video; or one a line, of which each sample draws one; or, of ``videos``, the
-    file's name with spaces for underscores. Needs ``videos`` or ``shards``."""
+    """sidecar: one caption in a .txt beside the video. lines: a caption per line of the .txt, and each sample draws
+    one. filename: the file's name with spaces for underscores, for ``videos`` alone. Needs ``videos`` or ``shards``."""
     caption: str | None = None
-    """One caption for every video, in place of their own."""
+    """One caption for all videos, in place of their own."""
     teacher: Teacher | None = None
     """The teacher that makes videos of ``prompts``."""
     root: Location | None = None
-    """The folder at which a ``manifest``'s videos' paths start, in place of its own."""
+    """The folder to which the paths in a ``manifest`` are relative, in place of the manifest's own."""
     video_column: str = "video"
     caption_column: str = "caption"
     image_column: str | None = None
-    """The column of a ``manifest`` or ``prompts`` with each row's picture, from which image to video begins; a path
-    like a video's. Without it a clip's own first frame serves, and prompts have none."""
+    """The column of a ``manifest`` or ``prompts`` with the path of the picture from which image to video begins,
+    written like a video's path. Without this column a clip begins from its own first frame, and prompts have no
+    picture."""
     repeats: Annotated[float, Field(ge=0, le=1e6)] = 0
-    """Extra passes in an epoch; half a pass takes another half of the rows each epoch."""
+    """Extra passes over the rows in an epoch; for half a pass each epoch takes another half of the rows."""
     probability: Annotated[float, Field(gt=0)] | None = None
-    """Its share of the samples, in place of repeats; all datasets need one, and their sum is the whole."""
+    """The dataset's share of the samples, relative to the sum of all shares, in place of repeats; if one dataset has a
+    share, all need one."""
     frames: Frames | None = None
-    """This key and the next ones hold for this dataset, in place of data's."""
+    """This key and the next ones replace the keys of the data section for this dataset."""
     stride: Many | None = None
     resolution: Side | None = None
     crop: bool | None = None
@@ -101,19 +104,27 @@ class Dataset(Section):
         of = {"filename": (self.videos,), "lines": (self.videos, self.shards)}.get(self.captions)
         if of is not None and (self.caption is not None or not any(of)):
             also = " or shards" * (len(of) - 1)
-            raise ValueError(f"captions = {self.captions!r}: only videos{also} without a caption have it; remove it")
+            raise ValueError(
+                f"captions = {self.captions!r}: only videos{also} without a caption take this value; remove it"
+            )
         if self.caption is not None and blank(self.caption):
             raise ValueError("caption is blank: give a text, or remove it and let each clip have its own")
         if self.caption is not None and self.prompts is not None:
             raise ValueError(f"caption = {self.caption!r}: prompts are captions already; remove it")
         if self.root is not None and self.manifest is None:
-            raise ValueError(f"root = {self.root}: only a manifest's videos have one; remove it")
+            raise ValueError(f"root = {self.root}: only a manifest takes a root; remove it")
         if self.image_column is not None and self.kind not in ("manifest", "prompts"):
-            raise ValueError(f"image_column = {self.image_column!r}: {self.kind} have no columns; use a manifest")
+            raise ValueError(
+                f"image_column = {self.image_column!r}: {self.kind} have no columns; remove it, or use a manifest"
+            )
         if self.teacher is not None and self.prompts is None:
-            raise ValueError("teacher: it makes videos of prompts, and this dataset has its own; remove it")
+            raise ValueError(
+                "teacher: a teacher makes videos of prompts, and this dataset has videos already; remove it"
+            )
         if self.probability is not None and self.repeats:
-            raise ValueError(f"repeats = {self.repeats:g}: probability says how often it is seen; remove one")
+            raise ValueError(
+                f"repeats = {self.repeats:g}: probability already says how often it is seen; remove one of them"
+            )
         return self
 
     @property
@@ -133,33 +144,33 @@ class Dataset(Section):
 
 
 class Clips(Section):
-    """Rules for the clips of a file: its frames, and their size."""
+    """Rules that choose the clips of a file, their frames and their size."""
 
     frames: Frames
     stride: Many = 1
-    """Every stride-th frame is taken."""
+    """A clip takes every stride-th frame."""
     fps: Annotated[float, Field(ge=0.01, le=1000)] = 16
-    """Frames a second of samples, and of clips: files are brought to this rate before ``stride``."""
+    """Frames per second of samples and clips: files are resampled to this rate before ``stride``."""
     resample: bool = True
-    """False: frames are taken as they come, whatever their file's rate."""
+    """False: take the file's frames as they are, whatever its rate."""
     height: Side
-    """Height and width of samples; of clips too, but for pixel_area."""
+    """Height and width of samples, and of clips unless resolution_type is pixel_area."""
     width: Side
     resolution_type: Literal["fixed", "pixel_area"] = "fixed"
-    """fixed: height x width. pixel_area: about resolution^2 pixels in the file's own aspect, in multiples of the
+    """fixed: height x width. pixel_area: about resolution^2 pixels in the file's own aspect ratio, in multiples of the
     model's patch."""
     resolution: Side | None = None
     aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
-    """Decimals of width / height: files that agree in them share a bucket."""
+    """Decimals to which width / height is rounded; files with equal rounded ratios share a bucket."""
     crop: bool = True
-    """true: cut off what exceeds the size, evenly on both sides; false: squeeze the whole picture into it."""
+    """true: crop the picture evenly on both sides to the size; false: squeeze the whole picture into the size."""
     minimum_image_size: NonNegativeInt = 0
-    """Files with a shorter edge below this are left out; with pixel_area, those with fewer pixels than its square."""
+    """Leave out files whose shorter edge is below this; with pixel_area, files with fewer pixels than its square."""
     minimum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
-    """Files with a lower width / height are left out."""
+    """Leave out files whose width / height is lower."""
     maximum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
     clips_per_video: Many = 1
-    """Most clips of a long file, one after the other."""
+    """Most clips that a long file gives, one after the other."""
 
     @model_validator(mode="after")
     def _resolution_is_for_areas(self) -> Clips:
@@ -172,7 +183,7 @@ class Clips(Section):
         return Cut(self.frames, self.stride, self.fps if self.resample else None, number)
 
     def unfit(self, pixels: tuple[float, float]) -> str:
-        """The reason to leave out a file of ``pixels`` (height, width), square ones; "" if there is none."""
+        """The reason to leave out a file of ``pixels`` (height, width) in square pixels; "" if there is none."""
         height, width = pixels
         least, lowest, highest = self.minimum_image_size, self.minimum_aspect_ratio, self.maximum_aspect_ratio
         what = f"shows {width:.0f}x{height:.0f} pixels"
@@ -187,7 +198,8 @@ class Clips(Section):
         return ""
 
     def size(self, pixels: tuple[float, float], multiple: tuple[int, int]) -> tuple[int, int]:
-        """Height and width, in whole ``multiple``s, of the bucket of a file of square ``pixels`` (height, width)."""
+        """(height, width) of the bucket of a file of square ``pixels`` (height, width), in whole multiples of
+        ``multiple``."""
         if self.resolution is None:
             return self.height, self.width
         aspect = max(round(pixels[1] / pixels[0], self.aspect_bucket_rounding), 10**-self.aspect_bucket_rounding)
@@ -197,55 +209,59 @@ class Clips(Section):
 
 
 class Source(Clips):
-    """``manifest``, or a list of ``datasets``."""
+    """The `data` section: a ``manifest`` or a list of ``datasets``, and how they are prepared and fed."""
 
     manifest: Location | None = None
-    """Short for one dataset with this manifest."""
+    """Short form of one dataset with this manifest."""
     datasets: tuple[Dataset, ...] = ()
     allow_outside: bool = False
-    """True: a manifest may name files outside its folder."""
+    """true: a manifest may name files outside its folder."""
     maximum_pixels: PositiveInt = PIXELS
-    """Files with larger frames are left out before any decoding."""
+    """Leave out files with more pixels per frame, before any decoding."""
     decoder: Literal["pyav", "decord"] = "pyav"
-    """decord reads the files that it is proven to read right, and PyAV all others."""
+    """decord reads only the files that it is proven to read correctly; PyAV reads all others."""
     cache_dir: Folder = Path("cache")
     stream: bool = False
-    """True: training begins while clips are still being encoded, beside it."""
+    """true: training begins while its clips are still being encoded."""
     keep_small_buckets: bool = True
-    """keep: sizes that fewer clips have than a global batch are repeated within it; else they are left out."""
+    """true: a bucket with fewer clips than a global batch repeats them within the batch; false: leave such a bucket
+    out."""
     caption_dropout: Fraction = 0
-    """Share of samples that get the empty caption in place of their own, so that a method also learns without a prompt.
-    """
+    """Share of samples that get the empty caption in place of their own, so that a method also learns without a
+    prompt."""
     negative_prompt: str = ""
     encode_batch: PositiveInt = 1
+    """Rows of a batch of each encoder."""
     encoders: PositiveInt = 1
-    """Most actors at a time, of the text encoder first and of the codec then."""
+    """Most actors at a time: of the text encoder first, then of the codec."""
     encoder_gpus: Annotated[float, Field(ge=0)] = 0
-    """Rows of a batch of each."""
+    """GPUs of each actor; 0 encodes on the CPU."""
 
     @model_validator(mode="after")
     def _some_data(self) -> Source:
         if (self.manifest is None) == (not self.datasets):
             have = "both" if self.datasets else "neither"
-            raise ValueError(f"data: give manifest or datasets, which holds several; {have} is given")
+            raise ValueError(f"data: give either manifest or datasets; {have} is given")
         weighted = [dataset for dataset in self.datasets if dataset.probability is not None]
         if 0 < len(weighted) < len(self.datasets):
             missing = next(dataset.name for dataset in self.datasets if dataset.probability is None)
-            raise ValueError(f"data.datasets: {missing!r} has no probability and others have; give all of them one")
+            raise ValueError(
+                f"data.datasets: {missing!r} has no probability, and other datasets have one; give all of them one"
+            )
         for part in self.datasets:
             if part.resolution is not None and self.resolution is None:
                 raise ValueError(f"data.datasets: {part.name!r} has a resolution: give data.resolution_type=pixel_area")
         return self
 
     def clips(self, part: Dataset) -> Clips:
-        """Rules for the clips of a dataset's files."""
+        """The rules for the clips of ``part``: its own keys, else those of the data section."""
         settings: dict[str, Any] = {name: getattr(self, name) for name in Clips.model_fields}
         own = {name: getattr(part, name, None) for name in settings}
         return Clips.model_validate(settings | {name: value for name, value in own.items() if value is not None})
 
     @property
     def parts(self) -> tuple[Dataset, ...]:
-        """The datasets, from whichever key they come."""
+        """The datasets, whether ``datasets`` or ``manifest`` names them."""
         return self.datasets or (Dataset(manifest=self.manifest),)
 
     @property
@@ -257,7 +273,7 @@ class Source(Clips):
         return any(part.kind != "prompts" for part in self.parts)
 
     def passes(self, counts: list[int]) -> list[float]:
-        """Number of times that an epoch shows each row of each dataset, which has ``counts`` rows; at least 1."""
+        """Number of times, at least 1, that an epoch shows each row of a dataset; the datasets have ``counts`` rows."""
         if self.parts[0].probability is None:
             return [1 + part.repeats for part in self.parts]
         passes = [

@@ -1,4 +1,4 @@
-"""Rollouts chunk by chunk of a causal network (Self-Forcing, arXiv 2506.08009), for training and sampling."""
+"""Roll out a causal network chunk by chunk, for training and sampling (Self-Forcing, arXiv 2506.08009)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ from ray_distill.types import Cache, Chunks, Cond, Denoiser, History, Prediction
 
 
 def longest(frames: int, chunks: Chunks) -> int:
-    """Most latent frames, up to ``frames``, in whole chunks; 0 where not one chunk fits."""
+    """Largest number of latent frames up to ``frames`` in whole chunks; 0 if not one chunk fits."""
     first = 1 if chunks.independent_first else 0
     return max(0, first + (frames - first) // chunks.frames * chunks.frames)
 
 
-def chunk_lengths(frames: int, chunks: Chunks) -> tuple[int, ...]:
-    """Latent frames of each chunk of a clip of ``frames``; ValueError where whole chunks do not add up to it."""
+def chunk_lengths(frames: int, chunks: Chunks, pixel: Callable[[int], int] | None = None) -> tuple[int, ...]:
+    """Latent frames of each chunk of a clip of ``frames``; ValueError if whole chunks do not add up to it.
+
+    ``pixel`` is the number of frames of a clip by that of its latent frames, where the codec is known: the error names
+    the nearest data.frames, too."""
     below = longest(frames, chunks)
     if frames < 1 or below != frames:
         near = [count for count in (below, below + chunks.frames) if count > 0]
-        latent, pixel = (" or ".join(str(of(n)) for n in near) for of in (int, lambda n: 4 * n - 3))
+        latent = " or ".join(map(str, near))
+        clips = f" (data.frames = {' or '.join(str(pixel(n)) for n in near)})" if pixel else ""
         other = Chunks(chunks.frames, not chunks.independent_first)
         turn = f"; or set independent_first_frame = {str(other.independent_first).lower()}"
         raise ValueError(
             f"num_frame_per_block = {chunks.frames}: a clip of {frames} latent frames is no "
-            f"{'1 + ' if chunks.independent_first else ''}k x {chunks.frames}; use {latent} "
-            f"(data.frames = {pixel} with Wan's VAE){turn if longest(frames, other) == frames > 0 else ''}"
+            f"{'1 + ' if chunks.independent_first else ''}k x {chunks.frames}; use {latent}"
+            f"{clips}{turn if longest(frames, other) == frames > 0 else ''}"
         )
     first = (1,) if chunks.independent_first else ()
     return first + (chunks.frames,) * ((frames - len(first)) // chunks.frames)
@@ -50,14 +54,15 @@ def stream(
     cache: Cache | None = None,
     last: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """x_0 [B, C, t, H, W] of one chunk after the other, of ``lengths`` t; with a window in bounded memory.
+    """Yield x_0 [B, C, t, H, W] chunk by chunk, of ``lengths`` t; a window bounds the memory.
 
-    ``denoise_chunk(see, number, where)`` makes chunk ``number``, the frames ``where`` of the clip, with ``see``: the
-    denoiser that also sees the finished chunks. After each chunk one forward without gradient adds it to the cache, at
-    ``chunks.context_timestep``, so no gradient reaches an earlier chunk. ``eps(where)`` [B, C, t, H, W] is the noise of
-    that forward, called only where the context has noise.
+    ``denoise_chunk(see, number, where)`` makes chunk ``number``, the frames ``where`` of the clip, with ``see``, the
+    denoiser that also sees the finished chunks. After each chunk one forward without gradient adds it to the cache at
+    ``chunks.context_timestep``, so no gradient reaches an earlier chunk. If the context has noise, ``eps(where)``
+    [B, C, t, H, W] gives the noise of that forward.
 
-    A clip goes on after its chunk ``last`` and those before it in the ``cache``; its chunks are then numbered from 1.
+    With ``last`` the clip continues after that chunk and the earlier ones in the ``cache``; new chunks then count from
+    1.
     """
     cache = Cache(window=chunks.window) if cache is None else cache
     x = last
@@ -82,21 +87,21 @@ def remember(
 
 
 def of_chunk(sampler: Sampler, number: int) -> Sampler:
-    """The recipe of chunk ``number``: the first may have steps of its own."""
+    """Recipe of chunk ``number``; the first may have its own steps."""
     first = sampler.chunks.first_timesteps if sampler.chunks and number == 0 else ()
     return replace(sampler, timesteps=first) if first else sampler
 
 
 def most_steps(sampler: Sampler) -> int:
-    """Steps of the chunk with the most steps; noise of that number is the context's."""
+    """Largest number of steps of a chunk, which also numbers the noise of the context."""
     return max(len(sampler.timesteps), len(of_chunk(sampler, 0).timesteps))
 
 
 def teacher_forced(
     denoiser: Denoiser, history: History, lengths: tuple[int, ...], window: Window | None = None
 ) -> Denoiser:
-    """``denoiser`` under teacher forcing: one masked forward, in which a chunk (of ``lengths``) sees itself and, in
-    place of the chunks before it, those of ``history``. Both halves of a batch that guidance doubles see the history.
+    """``denoiser`` under teacher forcing: in one masked forward a chunk (of ``lengths``) sees itself and the earlier
+    chunks of ``history``. If guidance doubles the batch, both halves see the history.
     """
 
     def see(x_t: Tensor, sigma: Tensor, cond: Cond, **rest: Any) -> Prediction:
@@ -113,5 +118,5 @@ def clean_history(x_0: Tensor) -> History:
 
 
 def by_frame(by_chunk: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """[B, T] from [B, chunks]: the frames of a chunk share its value."""
+    """Values [B, T] by frame from values [B, chunks]: the frames of a chunk share its value."""
     return by_chunk.repeat_interleave(torch.tensor(lengths, device=by_chunk.device), dim=1)

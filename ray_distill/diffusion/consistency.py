@@ -20,12 +20,12 @@ from ray_distill.types import Cond, Denoiser
 BF16_ERROR = 0.01
 """Relative rms error of a transformer's velocity in bf16: 0.009 to 0.010 on the digits teacher."""
 GUIDANCE_GAP = 0.74
-"""rms of c - u over rms of a velocity, at high noise, of the same teacher."""
+"""rms of c - u over rms of a velocity at high noise, for the same teacher."""
 CURVATURE = 2.0
-"""rms of the velocity's change along the ODE, per unit of sigma, over rms of a velocity, at high noise, of the same
+"""rms of the velocity's change along the ODE per unit of sigma, over rms of a velocity at high noise, for the same
 teacher."""
 CLEAR = 0.2
-"""Largest ratio of rounding to signal that counts as clear: atan(0.2) / pi = 6 % of elements push the wrong way."""
+"""Largest clear ratio of rounding to signal: atan(0.2) / pi = 6 % of elements push the wrong way."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,15 @@ class Phases:
         return edges[torch.bucketize(k, edges, right=True) - 1]
 
     def within(self, k: Tensor, u: Tensor) -> Tensor:
-        """sigma [B]: one of the levels, but the highest, of the phase of step k, chosen by ``u`` [B], uniform in [0,
-        1)."""
+        """sigma [B]: a level of step k's phase other than its highest, chosen by ``u`` [B], uniform in [0, 1)."""
         edges = torch.tensor([*self.edges, len(self.levels) - 1], device=k.device)
         phase = torch.bucketize(k, edges[:-1], right=True)
         low, high = edges[phase - 1], edges[phase]
         return u.new_tensor(self.levels)[(low + (u * (high - low)).long()).clamp_max(high - 1)]
 
     def timesteps(self, count: int) -> tuple[float, ...]:
-        """``count`` levels above the lowest as timesteps, evenly spaced from the top down; with as many as even phases,
-        their tops. ValueError where there are fewer."""
+        """``count`` timesteps of levels above the lowest, evenly spaced from the top down; if ``count`` is the number
+        of even phases, they are the tops of the phases. ValueError if there are fewer levels."""
         n = len(self.levels) - 1
         if not 1 <= count <= n:
             raise ValueError(f"sampling_steps: {count} of them fall on a grid of {n} levels; use 1 to {n} there")
@@ -79,9 +78,9 @@ class Phases:
 
 
 def solver_phases(steps: int, shift: float, low: float, high: float, multiphase: int | tuple[float, ...] = 1) -> Phases:
-    """The Euler grid S_shift(k / steps) between the raw levels ``low`` and ``high``, at which it halts. ``multiphase``
-    is a number of phases, or the raw levels, beside ``low``, at which phases end; the grid halts at these, too.
-    ValueError where they are not in between, or more than steps."""
+    """Phases of the Euler grid S_shift(k / steps) between the raw levels ``low`` and ``high``, at which it halts.
+    ``multiphase`` is a number of phases, or the raw levels other than ``low`` at which phases end; the grid also halts
+    there. ValueError if these levels are not in between, or if there are more phases than steps."""
     ends = () if isinstance(multiphase, int) else multiphase
     if not all(low < edge < high for edge in ends):
         raise ValueError(f"multiphase = {list(ends)}: raw levels between {low:g} and {high:g}")
@@ -91,7 +90,8 @@ def solver_phases(steps: int, shift: float, low: float, high: float, multiphase:
 
 
 def even_edges(steps: int, phases: int) -> tuple[int, ...]:
-    """floor(linspace(0, n, P, endpoint=False)): n steps in P phases; ValueError unless each has a step."""
+    """Edges floor(linspace(0, n, P, endpoint=False)) of n steps in P phases; ValueError unless each phase has a
+    step."""
     if not 1 <= phases <= steps:
         raise ValueError(f"multiphase = {phases}: {steps} solver steps make 1 to {steps} phases")
     return tuple(i * steps // phases for i in range(phases))
@@ -138,7 +138,7 @@ def bf16_ratios(phases: Phases, scale: float) -> tuple[float, ...]:
     """:func:`bf16_rounding` over the rms of the difference itself, for a student that still equals the teacher: with h
     = sigma - sigma_prev, h hypot(CURVATURE (sigma_prev - sigma_e), GUIDANCE_GAP (w - 1)) for the standard scale w.
 
-    An estimate. 0 at the last step of a phase, where the teacher's step itself is the target.
+    An estimate. The ratio is 0 at the last step of a phase, where the teacher's step itself is the target.
     """
     ends = phases.edge(torch.arange(len(phases.levels) - 1)).tolist()
     ratios = []
@@ -149,8 +149,8 @@ def bf16_ratios(phases: Phases, scale: float) -> tuple[float, ...]:
 
 
 def bf16_share(prediction: Tensor, aim: Tensor, x_t: Tensor) -> Tensor:
-    """[B]: rms of bf16's rounding over rms of prediction - aim. That difference contains the rounding where networks
-    compute in bf16: a ratio r of rounding to signal then shows as r / sqrt(1 + r^2)."""
+    """[B]: rms of bf16's rounding over rms of prediction - aim. If networks compute in bf16, that difference contains
+    the rounding, and a ratio r of rounding to signal shows as r / sqrt(1 + r^2)."""
     way, difference = (
         (a - b).flatten(1).float().square().mean(1).sqrt() for a, b in ((prediction, x_t), (prediction, aim))
     )

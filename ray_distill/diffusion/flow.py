@@ -1,7 +1,7 @@
 """Rectified flow: x_t = (1 - sigma) x_0 + sigma eps, velocity = eps - x_0, sigma in [0, 1].
 
-All conversions run in fp32 or better and return the dtype of their first argument: near-equal terms are subtracted
-here, where bf16 would lose most of its bits.
+All conversions run in fp32 or better and return the dtype of their first argument: they subtract near-equal terms,
+where bf16 would lose most of its bits.
 """
 
 from __future__ import annotations

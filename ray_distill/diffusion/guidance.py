@@ -23,7 +23,7 @@ def standard_scale(scale: float, form: str) -> float:
 def both_velocities(
     denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None
 ) -> tuple[Tensor, Tensor]:
-    """(v_c, v_u), each [B, C, T, H, W]: both branches go through the network as one batch of 2B."""
+    """Velocities (v_c, v_u), each [B, C, T, H, W], of both branches, evaluated as one batch of 2B."""
     both = both_prompts(cond, uncond)
     v_c, v_u = denoiser(torch.cat([x_t, x_t]), torch.cat([sigma, sigma]), both).velocity.chunk(2)
     return v_c, v_u
@@ -42,7 +42,7 @@ def both_prompts(cond: Cond, uncond: Cond | None) -> Cond:
 def guided_velocity(
     denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None, scale: float | Tensor
 ) -> Tensor:
-    """The guided velocity [B, C, T, H, W], at one ``scale`` or one a sample, [B].
+    """The guided velocity [B, C, T, H, W] at one ``scale``, or at one per sample, [B].
 
     Velocity, x_0 and eps guidance are the same: all three are affine in each other at fixed x_t.
     """
@@ -57,7 +57,7 @@ def guided_velocity(
 def guided_x_0(
     denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None, scale: float
 ) -> tuple[Tensor, Tensor | None]:
-    """(mu, gap): the guided x_0-prediction, and [B] mean abs(mu_c - mu_u) over C, T, H, W where guidance is on."""
+    """(mu, gap): the guided x_0-prediction and, if guidance is on, mean abs(mu_c - mu_u) over C, T, H, W, [B]."""
     if scale == 1.0:
         return x_0_from_velocity(x_t, denoiser(x_t, sigma, cond).velocity, sigma), None
     v_c, v_u = both_velocities(denoiser, x_t, sigma, cond, uncond)

@@ -27,7 +27,7 @@ def frame_mse(a: Tensor, b: Tensor) -> Tensor:
 def pseudo_huber(a: Tensor, b: Tensor, c: float) -> Tensor:
     """[B]: mean over all dimensions but the batch's of sqrt((a - b)^2 + c^2) - c, in fp32 or better (arXiv 2310.14189).
 
-    Written d^2 / (sqrt(d^2 + c^2) + c): the difference would keep few digits where d is below c.
+    Computed as d^2 / (sqrt(d^2 + c^2) + c), since the difference would keep few digits where d is below c.
     """
     square = _square(a, b)
     return (square / ((square + c**2).sqrt() + c)).flatten(1).mean(1)
@@ -52,8 +52,8 @@ def score_weight(sigma: Tensor, target: str) -> Tensor:
 
 
 def gaussian_floor(x: Tensor, sigma: Tensor) -> Tensor:
-    """[B]: the least velocity loss on N(m, s^2) elements, s^2 / ((1 - sigma)^2 s^2 + sigma^2), with s^2 = the variance
-    over all elements of ``x``. A network that models more of its data than their spread goes below it."""
+    """[B]: the least velocity loss on N(m, s^2) elements, s^2 / ((1 - sigma)^2 s^2 + sigma^2), with s^2 the variance
+    over all elements of ``x``. A network that models more of its data than their spread has a smaller loss."""
     variance = x.to(torch.promote_types(x.dtype, torch.float32)).var(correction=0)
     return variance / ((1 - sigma) ** 2 * variance + sigma**2)
 
@@ -73,9 +73,10 @@ def dmd_gradient(x: Tensor, mu_fake: Tensor, mu_real: Tensor, min_norm: float = 
 def without_residual(gradient: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """PDMD's projection (arXiv 2609.35768): d' = d - (<d, r> / (<r, r> + 1e-8)) r, with r = x - mu_fake.
 
-    ``gradient`` is d, or d times a number a sample. Inner products over all dimensions but the batch's, in fp32 or
-    better. A perfect fake score under fresh noise has E[r | x_s] = 0, so that nothing is lost; its error shifts d and
-    -r alike, and goes. Returns (d' [B, C, T, H, W], |d'| / |d| [B], <d, r> / (|d| |r|) [B]).
+    ``gradient`` is d, or d times one number per sample. Inner products run over all dimensions but the batch's, in fp32
+    or better. A perfect fake score under fresh noise has E[r | x_s] = 0, so the projection loses nothing. An error of
+    the fake score shifts d and -r alike, so the projection removes much of it. Returns (d' [B, C, T, H, W], |d'| / |d|
+    [B], <d, r> / (|d| |r|) [B]).
     """
     dtype = torch.promote_types(gradient.dtype, torch.float32)
     d, r = gradient.to(dtype).flatten(1), residual.to(dtype).flatten(1)
@@ -86,10 +87,10 @@ def without_residual(gradient: Tensor, residual: Tensor) -> tuple[Tensor, Tensor
 
 
 def surrogate(x: Tensor, gradient: Tensor, mask: Tensor | None = None) -> Tensor:
-    """A scalar of value and gradient of 0.5 mean over all N elements of (x - sg[x - g])^2: 0.5 mean g^2, and g / N.
+    """Scalar with the value 0.5 mean g^2 and the gradient g / N of 0.5 mean over all N elements of (x - sg[x - g])^2.
 
-    Under a boolean ``mask``, which broadcasts to ``x``, mean and N are over its true elements only. Written so that g
-    is never the difference of two near-equal numbers: in fp32 x - (x - g) keeps few digits of g.
+    Under a boolean ``mask``, which broadcasts to ``x``, mean and N cover its true elements only. The
+    code never computes g as a difference of near-equal numbers: in fp32 x - (x - g) keeps few digits of g.
     """
     g = gradient.detach()
     value = 0.5 * g.square() + (x - x.detach()) * g
@@ -100,11 +101,12 @@ def surrogate(x: Tensor, gradient: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def adversarial_loss(logits: Tensor, real: bool, form: str) -> Tensor:
-    """Mean over all elements, in fp32 or better, of the cost of calling ``logits`` D real, or fake.
+    """Mean over all elements, in fp32 or better, of the cost of labelling ``logits`` D as real, or as fake.
 
     softplus (Goodfellow et al., arXiv 1406.2661, non-saturating): softplus(-D) and softplus(D).
     hinge (Lim & Ye, arXiv 1705.02894): relu(1 - D) and relu(1 + D).
-    A discriminator descends the sum of data called real and samples called fake; a student, its samples called real.
+    A discriminator descends the costs of data as real and of samples as fake; a student descends that of its samples as
+    real.
     """
     d = logits.to(torch.promote_types(logits.dtype, torch.float32))
     wrong = -d if real else d
@@ -128,7 +130,7 @@ def divergence_weight(logits: Tensor, divergence: str) -> Tensor:
     """[B]: h(r) / h(1), f-distill's weight of a sample's gradient (arXiv 2502.15681).
 
     r = exp(D) of a sample's mean logit D in fp32 or better, high for real, with D in [-10, 10] and r in [0.1, 20]. Its
-    authors divide by a running mean of h in place of h(1), its value where the two look alike.
+    authors divide by a running mean of h; h(1) is the value of h where real and fake look alike.
     """
     d = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(1).mean(1)
     r = d.clamp(-10, 10).exp().clamp(0.1, 20)

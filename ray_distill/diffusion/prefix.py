@@ -1,8 +1,8 @@
-"""Prefix of a clip: its first latent frames, where the condition is these frames themselves.
+"""Prefix of a clip: its first latent frames, if these frames themselves are the condition.
 
-The denoiser replaces its input there by these frames, at level 0, and answers with the velocity that leads to them. So
-every rollout and every x_0-prediction has them, and no loss may count them: a mean over all frames would be (T - c) / T
-of the mean over the generated ones.
+The denoiser replaces its input there by these frames at level 0, and returns the velocity that leads to them. So every
+rollout and every x_0-prediction contains them, and no loss may count them: a mean over all T frames would be (T - c) /
+T of the mean over the generated ones.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 def generated(x: Tensor, prefix: int) -> Tensor:
-    """The latent frames of ``x`` [B, C, T, H, W] behind the first ``prefix``."""
+    """Latent frames of ``x`` [B, C, T, H, W] after the first ``prefix``."""
     return x[:, :, prefix:] if prefix else x
 
 
 def generated_tokens(hidden: Tensor, frames: int, prefix: int) -> Tensor:
-    """The tokens of ``hidden`` [B, tokens, D], which are ``frames`` latent frames in their order, behind the first
-    ``prefix`` frames."""
+    """Tokens after the first ``prefix`` frames of ``hidden`` [B, tokens, D], whose tokens are ``frames`` latent frames
+    in order."""
     return hidden[:, prefix * (hidden.shape[1] // frames) :] if prefix else hidden

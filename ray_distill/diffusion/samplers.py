@@ -1,4 +1,4 @@
-"""Sample from noise by a recipe, "sde" or "ode", whole or in part."""
+"""Sample from noise by a recipe, "sde" or "ode", in all or some of its steps."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def denoise(
     start: int,
     stop: int,
 ) -> Tensor:
-    """Take steps start..stop-1 from ``x_t`` at ``timesteps[start]``; returns x_t at ``timesteps[stop]``, or x_0 past
-    the last one. ``noise(i)`` is the fresh noise that re-noises after step i ("sde" only), shaped like ``x_t``."""
+    """Take steps start..stop-1 from ``x_t`` at ``timesteps[start]``; returns x_t at ``timesteps[stop]``, or x_0 after
+    the last step. ``noise(i)`` is the fresh noise after step i ("sde" only), shaped like ``x_t``."""
     sigmas = [t / 1000 for t in sampler.timesteps] + [0.0]
     for i in range(start, stop):
         sigma, sigma_next = (x_t.new_full((len(x_t),), s, dtype=torch.float32) for s in (sigmas[i], sigmas[i + 1]))
@@ -40,7 +40,7 @@ def denoise(
 
 
 def halting(timesteps: Sequence[float], levels: Sequence[float], guidance: float) -> Sampler:
-    """Recipe of Euler's solver on ``timesteps`` that halts at each of ``levels``, too."""
+    """Recipe of Euler's solver on ``timesteps`` that also halts at each of ``levels``."""
     return Sampler(tuple(sorted({*timesteps, *levels}, reverse=True)), "ode", guidance)
 
 
@@ -48,7 +48,7 @@ def halting(timesteps: Sequence[float], levels: Sequence[float], guidance: float
 def trajectory(
     denoiser: Denoiser, sampler: Sampler, x_T: Tensor, cond: Cond, uncond: Cond | None, levels: Sequence[float]
 ) -> list[Tensor]:
-    """States from ``x_T`` on at each of ``levels``, at which ``sampler`` halts, and x_0, each [B, C, T, H, W]."""
+    """States from ``x_T`` at each of ``levels``, where ``sampler`` halts, and x_0, each [B, C, T, H, W]."""
     halts = [sampler.timesteps.index(level) for level in levels]
     x, states = x_T, []
     for start, stop in zip([0, *halts], [*halts, len(sampler.timesteps)], strict=True):
@@ -67,7 +67,7 @@ def simulate(
     grad: bool,
 ) -> Tensor:
     """Backward simulation (DMD2, arXiv 2405.14867): steps before ``exit_step`` without gradient, then the
-    x_0-prediction of that step, with gradient where ``grad``; no step after it. Unguided, shaped like ``x_T``."""
+    x_0-prediction of that step, with gradient if ``grad``; no later step. Unguided, shaped like ``x_T``."""
     x_t, v, sigma = exit_at(denoiser, sampler, x_T, cond, noise, exit_step, grad)
     with torch.set_grad_enabled(grad):
         return x_0_from_velocity(x_t, v, sigma)
@@ -83,8 +83,8 @@ def exit_at(
     grad: bool,
     start: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_t, v, sigma [B]) of ``exit_step``, the velocity with gradient where ``grad``; ``x_T`` is the state at the step
-    ``start``, and the steps between are taken without gradient. Unguided."""
+    """(x_t, v, sigma [B]) of ``exit_step``, the velocity with gradient if ``grad``. ``x_T`` is the state at the step
+    ``start``; the steps in between run without gradient. Unguided."""
     with torch.no_grad():
         x_t = denoise(denoiser, sampler, x_T, cond, None, noise, start, exit_step)
     sigma = x_t.new_full((len(x_t),), sampler.timesteps[exit_step] / 1000, dtype=torch.float32)
@@ -93,8 +93,8 @@ def exit_at(
 
 
 def by_level(experts: Experts, networks: Networks) -> Denoiser:
-    """One denoiser out of two: each call, at one level for all samples, goes to the role of that level. A level at the
-    boundary itself is the high expert's, as in diffusers."""
+    """Join two experts in one denoiser: each call, at one level for all samples, goes to the role of that level. The
+    boundary itself belongs to the high expert, as in diffusers."""
 
     def see(x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:
         # In the level's own precision: 1000 x 0.9 in fp32 is 899.99998.
@@ -116,8 +116,8 @@ def sample(
 ) -> Tensor:
     """x_0 [B, C, T, H, W] from pure noise ``x_T`` (timestep 1000, or the first of the list).
 
-    A recipe with chunks needs a causal ``denoiser``. The sampler calls each ``noise(i)`` once, and one with i = steps
-    where the context has noise; ValueError where T is no whole number of chunks.
+    A recipe with chunks needs a causal ``denoiser``. The sampler calls each ``noise(i)`` once and, if the context has
+    noise, also ``noise(steps)``. ValueError if T is no whole number of chunks.
     """
     if sampler.chunks is None:
         return denoise(denoiser, sampler, x_T, cond, uncond, noise, 0, len(sampler.timesteps))
@@ -136,11 +136,11 @@ def sample_chunks(
     uncond: Cond | None,
     noise: Callable[[int, slice], Tensor],
 ) -> Iterator[Tensor]:
-    """x_0 [B, C, t, H, W] of one chunk after the other, of ``lengths`` t, by a recipe with chunks.
+    """Yield x_0 [B, C, t, H, W] chunk by chunk, of ``lengths`` t, by a recipe with chunks.
 
-    ``noise(i, where)`` [B, C, t, H, W] is the noise of the frames ``where``: the start where i is -1, the re-noising
-    after step i, and with i = :func:`most_steps` that of the context. Where the recipe is guided, each chunk enters the
-    caches of both prompts.
+    ``noise(i, where)`` [B, C, t, H, W] is noise of the frames ``where``: for i = -1 the start, else the re-noising
+    after step i, and for i = :func:`most_steps` the noise of the context. With guidance each chunk enters the caches of
+    both prompts.
     """
     assert sampler.chunks is not None
     remembered, see_both = cond, denoiser
@@ -157,7 +157,7 @@ def sample_chunks(
 
 
 def remember_both(denoiser: Denoiser) -> Denoiser:
-    """``denoiser`` that adds a chunk to the caches of two prompts: guidance reads the past of both."""
+    """``denoiser`` that adds a chunk to the caches of both prompts, since guidance reads both pasts."""
 
     def see(x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:
         if causal.get("remember"):

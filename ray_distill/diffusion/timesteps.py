@@ -1,4 +1,4 @@
-"""Noise levels: the shift, step lists, and the window from which score timesteps are drawn."""
+"""Noise levels: the shift, step lists, and the window of score timesteps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def shift_sigma(u: U, shift: float) -> U:
 
 
 def euler_timesteps(steps: int, shift: float = 1.0) -> tuple[float, ...]:
-    """``steps`` timesteps of a uniform grid from 1000 down, shifted; the last step goes on to 0."""
+    """``steps`` shifted timesteps of a uniform grid from 1000 down; the last step leads to 0."""
     return tuple(1000 * shift_sigma(1 - i / steps, shift) for i in range(steps))
 
 
@@ -40,16 +40,16 @@ def warp(timesteps: Sequence[float], shift: float) -> tuple[float, ...]:
 
 def score_window(timesteps: Sequence[float], exit_step: int, shift: float) -> tuple[int, int]:
     """(to, from): raw indices, at the score's own ``shift``, of the step after ``exit_step`` (0 after the last) and of
-    ``exit_step`` itself. A raw draw in [to, 1000) compares only at levels that the next step would add again."""
+    ``exit_step`` itself. A raw draw in [to, 1000) leaves out levels whose noise the next step adds again."""
     raw = [round(1000 * shift_sigma(t / 1000, 1 / shift)) for t in (*timesteps, 0.0)]
     return raw[exit_step + 1], raw[exit_step]
 
 
 def score_sigma(u: Tensor, shift: float, low: float, high: float, window: tuple[int, int] = (0, 1000)) -> Tensor:
-    """The score noise level of distribution matching [B]: uniform ``u`` [B] in [0, 1) -> raw index i in ``window``
-    -> S_shift(i / 1000), THEN the clamp (Self-Forcing).
+    """Noise level [B] at which distribution matching compares: uniform ``u`` [B] in [0, 1) -> raw index i in ``window``
+    -> S_shift(i / 1000), then the clamp (Self-Forcing).
 
-    The order matters: at shift 8 the clamp to [0.02, 0.98] holds 14 % of the mass at the upper edge.
+    The order matters: at shift 8 the clamp to [0.02, 0.98] puts 14 % of the mass on the upper edge.
     """
     raw = window[0] + (u * (window[1] - window[0])).floor()
     return shift_sigma(raw / 1000, shift).clamp(low, high)

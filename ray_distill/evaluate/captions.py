@@ -1,4 +1,4 @@
-"""Choose the captions that an evaluation samples; checks choose the same ones before a run."""
+"""Choose the captions that an evaluation samples; checks before a run choose the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from collections.abc import Sequence
 
 
 def spread(captions: Sequence[str], count: int) -> list[str]:
-    """``count`` of the sorted ``captions``, each before any comes again where their number shares no factor with 7: the
-    first ones are not neighbours in the alphabet."""
+    """``count`` of the sorted ``captions``, chosen so that the first are not alphabetical neighbours. If 7 does not
+    divide their number, none repeats before all have come."""
     return [captions[(7 * i + i // len(captions)) % len(captions)] for i in range(count)]

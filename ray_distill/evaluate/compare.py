@@ -67,8 +67,8 @@ def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> d
 
 
 def baseline(config: RunConfig, cache: Cache) -> Path | None:
-    """Sample videos of the teacher, with many steps and at the student's evaluations: their folder, None if it is there
-    already."""
+    """Sample videos of the teacher, with many steps and with the student's evaluations; returns their folder, None if
+    it already exists."""
     out = config.run_dir / BASELINE
     if out.is_dir():
         return None
@@ -88,9 +88,9 @@ def evaluate(
     """Measure the student of ``checkpoint`` against its teacher; videos and the contact sheet go to ``out``.
 
     Returns the report: per sampler frechet, frechet_spread (standard deviation over sampling seeds), accuracy,
-    diversity, each of evaluate.metrics, nfe, seconds_per_video; the student's ratios to the many-step teacher, and
-    those of the teacher's first sampling seed to its second, which chance alone makes. Without a metric only pictures,
-    measures and seconds are there.
+    diversity, each of evaluate.metrics, nfe, seconds_per_video; the student's ratios to the many-step teacher, and the
+    ratios of the teacher's first sampling seed to its second, which show chance. Without a metric it has pictures,
+    measures and seconds only.
     """
     settings = config.evaluate
     generator = Generator(config, cache)
@@ -121,9 +121,9 @@ def evaluate(
 
 
 def wait_for(tasks: Sequence[Any], timeout_s: float, shown: Bar, each: int) -> list[Samples]:
-    """Results of ``tasks`` in their order; the bar moves by ``each`` when one ends, and its clock each second.
+    """Results of ``tasks`` in order. The bar advances by ``each`` when a task ends, and its clock each second.
 
-    GetTimeoutError where none ends within ``timeout_s``.
+    GetTimeoutError if no task ends within ``timeout_s``.
     """
     waiting, moved = list(tasks), time.monotonic()
     while waiting and time.monotonic() - moved < timeout_s:
@@ -137,7 +137,7 @@ def wait_for(tasks: Sequence[Any], timeout_s: float, shown: Bar, each: int) -> l
 
 
 def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[str], None]) -> Sampler:
-    """The teacher at the student's steps, with the guidance and shift that score best on a seed of its own."""
+    """The teacher at the student's steps, with the guidance and shift that score best on a separate seed."""
     steps = len(config.method.sampler().timesteps)
     grid = [
         Sampler(euler_timesteps(steps, shift), "ode", scale, experts=config.method.teachers)
@@ -173,7 +173,7 @@ def against_teacher(
     student: Sequence[Samples], teacher: Sequence[Samples], prompts: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Compare the student with its teacher (``ratios``), and the teacher's first sampling seed with its second
-    (``teacher_seeds``), which shows what chance alone does."""
+    (``teacher_seeds``), which shows the effect of chance."""
     of_student = {"ratios": ratios(student, teacher, prompts)}
     if len(teacher) < 2:
         return of_student
@@ -186,7 +186,7 @@ def ratios(
     """Ratios of the student's mean to the teacher's, by measure and for diversity, each with its 95 % interval over
     prompts; for rates the difference of the means.
 
-    A measure is left out where the teacher's mean is next to nothing.
+    It leaves out a measure whose mean for the teacher is close to 0.
     """
 
     def arms(measure: Callable[[Samples], dict[str, float]]) -> list[dict[str, float]]:

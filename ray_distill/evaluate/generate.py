@@ -1,6 +1,6 @@
 """Generate one network's videos as a Ray task, and compute the metric's features of them.
 
-``generate`` runs as a Ray task, one sampler and one seed each, so that all CPUs or GPUs of the cluster take part.
+Each Ray task ``generate`` samples one sampler with one seed, so that all CPUs or GPUs of the cluster take part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ray_distill.evaluate.samples import Candidate, Samples, kept_name
 from ray_distill.jsonl import write_document
 from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
-from ray_distill.models.conditions import batched, from_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, unconditional
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.packed import picture, tensor_shape
 from ray_distill.models.spec import Fields, Row, of_captions
@@ -85,12 +85,12 @@ def make_latents(
 
 
 class NotFinite(RuntimeError):
-    """Samples hold NaN or infinities: as a video they would be black, and as features spoil every distance."""
+    """Error for samples with NaN or infinities, which would give black videos and spoil every distance."""
 
 
 def frames_of(codec: Codec, latents: Tensor, of: str, first: int = 0) -> np.ndarray:
-    """uint8 [B, T, H, W, 3] of latents [B, C, t, h, w]; NotFinite names the samples of ``of``, counted from ``first``,
-    whose latents, or else whose pixels, are not finite."""
+    """Decode latents [B, C, t, h, w] to uint8 [B, T, H, W, 3]; NotFinite names the samples of ``of``, counted from
+    ``first``, with latents or pixels that are not finite."""
     check_finite(latents, f"latents of {of}", first)
     pixels = codec.decode(latents)
     check_finite(pixels, f"decoded pixels of {of}", first)
@@ -117,8 +117,8 @@ def generate(
     names: Sequence[MeasureName] = (),
 ) -> Samples:
     """Sample one video for each prompt in batches, and measure them by ``names``. ``rows`` hold the conditioning of
-    each, ``negative`` the negative prompt's captions. Results of a network that no training moves stay in the folder
-    ``keep``."""
+    each, ``negative`` the negative prompt's captions. The folder ``keep`` stores results of networks that no training
+    changes."""
     name = kept_name(config, candidate, prompts, seed, names)
     if name is not None:
         with suppress(FileNotFoundError, Damaged):  # not sampled yet, or to be sampled again
@@ -145,7 +145,7 @@ def _generate(
     shape, fields = codec.latent_shape(*config.shown_size), config.model.encoders.fields
     pixels, began = [], time.perf_counter()
     for first in range(0, len(prompts), config.evaluate.batch):
-        some = batched(rows[first : first + config.evaluate.batch], fields, shape)
+        some = collate(rows[first : first + config.evaluate.batch], fields, shape)
         cond = {name: value.to(device) for name, value in some.items()}
         null = unconditional(negative, cond, fields)
         latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, tensor_shape(shape))
@@ -170,7 +170,7 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
     path = cache.folder / f"features-{folder_hash(config.evaluate.metric)[:16]}.safetensors"
     with suppress(FileNotFoundError, Damaged):  # not measured yet, or to be measured again
         return torch.from_numpy(sealed.read_tensors(path)[0]["features"])
-    from ray_distill.data.prepare.pipeline import real_videos  # Ray Data, which a task that samples does without
+    from ray_distill.data.prepare.pipeline import real_videos  # imports Ray Data, which a sampling task does not need
 
     metric = Metric.load(config.evaluate.metric)
 
@@ -197,13 +197,13 @@ def write_videos(folder: Path, videos: np.ndarray, prompts: Sequence[str], fps: 
 
 
 def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
-    """[T, H, W, 3] magnified by a whole factor to at least ``least`` rows: players blur tiny videos."""
+    """Magnify [T, H, W, 3] by a whole factor to at least ``least`` rows, since players blur tiny videos."""
     factor = max(1, -(-least // video.shape[1]))
     return video.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list[Row]]:
-    """``count`` captions of the data and the conditioning of the first row that has each."""
+    """``count`` captions of the data, each with the conditioning of its first row."""
     rows = cache.by_caption()
     prompts = spread(sorted(rows), count)
     distinct = sorted(set(prompts))
@@ -239,11 +239,11 @@ class Generator:
     def start(
         self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True
     ) -> ray.ObjectRef[Samples]:
-        """Start a task that samples every prompt once, on a GPU of its own where the training uses GPUs. If
-        ``measured``, the task also measures the videos by ``evaluate.metrics``."""
+        """Start a task that samples every prompt once, on its own GPU if the training uses GPUs. With ``measured`` the
+        task also measures the videos by ``evaluate.metrics``."""
         names = self._config.evaluate.metrics if measured else ()
         gpus = 1 if self._config.train.use_gpu else 0
-        # "DEFAULT", or a trial's tasks would have to fit into the placement group that holds its driver.
+        # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
         task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
         ref: ray.ObjectRef[Samples] = task.remote(
             self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep, names

@@ -1,4 +1,4 @@
-"""Encode the prompts of `evaluate.prompts` once a run; the cache has the prompts of the data."""
+"""Encode the prompts of `evaluate.prompts` once per run; the cache has the prompts of the data."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ray_distill.sealed import Damaged
 
 
 def encode_prompts(config: RunConfig) -> list[Row] | None:
-    """The conditioning of each prompt, and of its picture, or None where the configuration names no prompts. It is
-    stored in the run's folder."""
+    """Conditioning of each prompt and its picture, stored in the run's folder; None if the configuration names no
+    prompts."""
     if not config.evaluate.prompts:
         return None
     path = _file(config)

@@ -1,4 +1,4 @@
-"""Contact sheet, loss plot, table and JSON of an evaluation, and whether its goals are met."""
+"""Contact sheet, loss plot, table and JSON of an evaluation, and its missed goals."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ROWS = {
 
 QUIET = "#7a8190"
 LINE = "#2f6db5"
-COUNTED = ("exit_step",)  # a draw: how often each value came is more useful than when
+COUNTED = ("exit_step",)  # a draw: the share of each value tells more than its time
 
 
 def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequence[str]) -> None:
     """Write a PNG: one row per prompt, one column per sampler, each with the first, the middle and the last frame.
 
     ``columns`` maps a heading to uint8 videos [N, T, H, W, 3]; video n of every column was made for ``prompts[n]``.
-    ValueError where a column has another number of videos than there are prompts, or another layout.
+    ValueError if a column's number of videos differs from that of prompts, or if its layout differs.
     """
     for name, videos in columns.items():
         if videos.dtype != np.uint8 or videos.ndim != 5 or videos.shape[-1] != 3 or len(videos) != len(prompts):
@@ -49,7 +49,7 @@ def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequen
 
 
 def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write a PNG of :func:`small_curves`; ValueError where no curve is left."""
+    """Write a PNG of :func:`small_curves`; ValueError if no curve is left."""
     curves = curves_of(rows)
     if not curves:
         raise ValueError(f"nothing to plot for {path}: no row has a finite value besides 'step'")
@@ -62,8 +62,8 @@ Curves = dict[str, tuple[list[float], list[float]]]
 
 
 def curves_of(rows: Sequence[Mapping[str, float]]) -> Curves:
-    """The curves of ``rows``, which hold ``step`` and named values; a name may be missing in some rows (of a role that
-    was not updated). Non-finite values and names with a slash (parts of another value) are left out."""
+    """The curves of ``rows``, which hold ``step`` and named values; a name may be missing in some rows (of a role
+    without an update). Non-finite values and names with a slash (parts of another value) are left out."""
     curves: Curves = {}
     for row in rows:
         for name, value in row.items():
@@ -134,14 +134,13 @@ def running_mean(values: Sequence[float]) -> np.ndarray:
 def table(report: Mapping[str, Any]) -> str:
     """The report's samplers as aligned text: sampler, FD (+- spread over seeds), accuracy, diversity, nfe, s/video.
 
-    A value that is None (no metric for this data) is printed as ``-``; of a report without samplers the last line is
-    left.
+    None (no metric for this data) is printed as ``-``; a report without samplers keeps the last line only.
     """
     rows = [(label, report[key]) for key, label in ROWS.items() if report.get(key) is not None]
     if not rows:
         return _footer(report)
     spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
-    room = max(map(len, spreads), default=0)  # a missing spread leaves its room: points stay below each other
+    room = max(map(len, spreads), default=0)  # a missing spread keeps its width, so decimal points align
     head = ("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")
     lines: list[tuple[str, ...]] = []
     for (label, row), spread in zip(rows, spreads, strict=True):
@@ -153,7 +152,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def misses(report: Mapping[str, Any], goals: Goals) -> list[str]:
-    """The goals that the student missed, in words; empty where it reaches them all."""
+    """Goals that the student missed, in words; empty if it reached all."""
     student, lines = report["student"], []
     if goals.frechet_ratio is not None:
         ratio = student["frechet"] / report["teacher_many"]["frechet"]

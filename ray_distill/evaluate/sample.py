@@ -19,7 +19,7 @@ from ray_distill.diffusion.causal import chunk_lengths, longest
 from ray_distill.diffusion.samplers import sample_chunks
 from ray_distill.evaluate.generate import Candidate, check_finite, denoiser, enlarge, frames_of, make_latents
 from ray_distill.models.codec import Codec, load_codec
-from ray_distill.models.conditions import batched, unconditional
+from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.packed import picture, sound, tensor_shape
 from ray_distill.models.spec import Latent, of_clips
 from ray_distill.rng import StatelessRng
@@ -35,12 +35,12 @@ def sample_video(
     image: Path | None = None,
     frames: int | None = None,
 ) -> None:
-    """Write an mp4 of ``prompt``, which begins with the picture ``image`` where the network takes one; equal seeds give
+    """Write an mp4 of ``prompt``, which begins with the picture ``image`` if the network takes one; equal seeds give
     equal videos.
 
-    With ``frames`` a causal student makes a clip of that length, of which only a chunk and its window are in memory; it
-    draws its noise by chunks. ConfigError where a picture is missing or not taken, where the method has no chunks, or
-    no window for a longer clip.
+    With ``frames`` a causal student makes a clip of that length, with only a chunk and its window in memory, and draws
+    its noise by chunks. ConfigError if a picture is missing or not taken, if the method has no chunks, or if it has no
+    window for a longer clip.
     """
     check_picture(config, image)
     recipe = config.method.sampler()
@@ -67,8 +67,8 @@ def sample_video(
 
 
 def check_picture(config: RunConfig, image: Path | None) -> None:
-    """ConfigError where the network begins from a picture and ``image`` is None, or where it does not and ``image``
-    is named."""
+    """ConfigError if the network begins from a picture and ``image`` is None, or if it does not and ``image`` is
+    given."""
     from_image = bool(of_clips(config.model.encoders.fields))
     if from_image != (image is not None):
         remedy = "give --image PICTURE" if from_image else "leave --image out"
@@ -89,7 +89,7 @@ def _conditioning(
             row = {**row, **picture_rows(encoders, [image], size)[0]}
         except BadClip as bad:
             raise ConfigError(f"--image {bad}") from None
-    cond = {name: value.to(device) for name, value in batched([row], encoders.fields, shape).items()}
+    cond = {name: value.to(device) for name, value in collate([row], encoders.fields, shape).items()}
     return cond, unconditional(negative, cond, encoders.fields)
 
 
@@ -119,7 +119,7 @@ def check_frames(config: RunConfig, chunks: Chunks | None, frames: int) -> None:
 
 
 def check_picture_frames(config: RunConfig, frames: int) -> None:
-    """ConfigError where the condition of a picture is as long as the clips of training, and shorter than ``frames``."""
+    """ConfigError if the condition of a picture has the length of training's clips and is shorter than ``frames``."""
     fields = of_clips(config.model.encoders.fields)
     if frames > config.data.frames and (long := [name for name, field in fields.items() if "t" in field.shape]):
         raise ConfigError(
@@ -130,7 +130,7 @@ def check_picture_frames(config: RunConfig, frames: int) -> None:
 
 
 def enough_chunks(codec: Codec, frames: int, chunks: Chunks) -> tuple[int, ...]:
-    """Lengths, in latent frames, of the fewest chunks that make ``frames`` frames or more."""
+    """Lengths in latent frames of the fewest chunks with at least ``frames`` frames."""
     per_latent = codec.stride[0]
     # A codec makes k * stride + 1 frames, or fewer; the surplus is cut off.
     latent = -(-(frames - 1) // per_latent) + 1 if frames > 1 else 1
@@ -139,8 +139,7 @@ def enough_chunks(codec: Codec, frames: int, chunks: Chunks) -> tuple[int, ...]:
 
 
 class ChunkNoise:
-    """Noise of a clip of any length, by chunks: the noise of ``frames`` after step i (-1: the start) is its own
-    draw."""
+    """Noise of a clip of any length by chunks: each (step i, ``frames``) has its own draw; i = -1 is the start."""
 
     def __init__(self, seed: int, shape: Latent, device: torch.device) -> None:
         self.rng, self.ids = StatelessRng(seed), torch.zeros(1, dtype=torch.int64, device=device)
@@ -152,7 +151,8 @@ class ChunkNoise:
 
 
 def pixel_chunks(codec: Codec, latents: Iterable[Tensor], frames: int, of: str) -> Iterator[np.ndarray]:
-    """uint8 [t, H, W, 3] of each chunk of ``latents``, ``frames`` in all; NotFinite as soon as one is not finite."""
+    """Yield uint8 [t, H, W, 3] of each chunk of ``latents``, ``frames`` in all; NotFinite at the first that is not
+    finite."""
 
     def checked() -> Iterator[Tensor]:
         for number, chunk in enumerate(latents):

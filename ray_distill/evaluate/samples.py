@@ -1,4 +1,4 @@
-"""Samples of one candidate and seed; a network that never changes is sampled once, and its samples are reused."""
+"""Samples of one candidate and seed; samples of a network that never changes are reused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEASURE = "measure/"
 @dataclass(frozen=True)
 class Candidate:
     """Weights, and the recipe that samples them. ``checkpoint`` holds the trained weights of ``role``, or of the
-    recipe's experts; None means the untrained sources. ``averaged``: the average of a trained role, where there is one.
+    recipe's experts; None means the untrained sources. ``averaged``: use the average of a trained role if it has one.
     """
 
     role: str
@@ -54,7 +54,7 @@ class Samples:
     videos: np.ndarray
     """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
     measures: Mapping[str, Tensor] = field(default_factory=dict)
-    """Measures that need no network, by name: one number [N] for each video of the prompts."""
+    """Measures without a network, by name: [N], one number per video."""
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all: another task may look for it at the same time."""
@@ -67,7 +67,7 @@ class Samples:
 
     @classmethod
     def load(cls, path: Path) -> Samples:
-        """Read a file of :meth:`save`; Damaged where it is something else, FileNotFoundError where there is none."""
+        """Read a file of :meth:`save`; Damaged if it is another file, FileNotFoundError if it does not exist."""
         tensors, metadata = sealed.read_tensors(path)
         features = torch.from_numpy(tensors["features"]) if "features" in tensors else None
         numbers: dict[str, float] = json.loads(metadata["numbers"])
@@ -79,11 +79,10 @@ class Samples:
 def kept_name(
     config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int, names: Sequence[str] = ()
 ) -> str | None:
-    """File name for the samples of a candidate that no training moves, made of all values that its videos and their
-    measures ``names`` depend on; None for other candidates. The file stands beside the cache's embeddings of the
-    prompts, on which it depends, too.
+    """File name for samples of a candidate that no training changes, from all values that its videos and their measures
+    ``names`` depend on; None for other candidates.
 
-    It stands beside the cache's embeddings of the prompts, on which it depends, too.
+    The file stands beside the cache's embeddings of the prompts, on which the samples also depend.
     """
     settings = config.evaluate
     if candidate.checkpoint is not None or any(config.role(role).init == "random" for role in candidate.roles):

@@ -1,4 +1,4 @@
-"""Check the parts of a pipeline's folder that an export's sample.py loads, before a run and again at the export."""
+"""Check, before a run and at the export, the parts of a pipeline's folder that an export's sample.py loads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ray_distill.models.pipeline import INDEX, Pipeline
 
 
 def check_index(where: str, index: Mapping[str, Any], experts: bool = False) -> None:
-    """ConfigError, which begins with ``where``, for the model_index.json of a Wan 2.2 with two transformers, unless two
-    ``experts`` take their places."""
+    """ConfigError, which begins with ``where``, for the model_index.json of a Wan 2.2 pipeline with two transformers,
+    unless the student has two ``experts``."""
     if class_of(index, "transformer_2") and not experts:
         raise ConfigError(
             f"{where}: a Wan 2.2 pipeline of two experts ({INDEX} has transformer_2) cannot carry one "
@@ -20,39 +20,39 @@ def check_index(where: str, index: Mapping[str, Any], experts: bool = False) -> 
 
 
 def class_of(parts: Mapping[str, Any], name: str) -> str | None:
-    """The class of a part; None where the pipeline has none."""
+    """The class name of a part; None where the pipeline has no such part."""
     entry = parts.get(name)
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
 
 
 def check_base(pipeline: Pipeline, experts: bool = False) -> None:
-    """ConfigError where diffusers could not load the parts of ``pipeline`` that an export, of two ``experts`` or of one
-    student, uses."""
+    """ConfigError where diffusers cannot load the parts of ``pipeline`` that an export uses, of two ``experts`` or of
+    one student."""
     import diffusers
     import transformers
 
     check_index(pipeline.where, pipeline.index, experts)
     fields, family = pipeline.fields(1), pipeline.family
     parts, export = pipeline.index, pipeline.of.leaves(fields)
-    kind = parts.get("_class_name")  # a class that diffusers lacks is another tool's name
+    kind = parts.get("_class_name")  # another tool's class, which diffusers lacks, is accepted
     if kind not in export.bases and hasattr(diffusers, str(kind)):
         raise ConfigError(
-            f"{pipeline.where}: {INDEX} is of a {kind}, and an export of family {family!r} is a {export.pipeline}; "
+            f"{pipeline.where}: {INDEX} describes a {kind}, and an export of family {family!r} is a {export.pipeline}; "
             f"give a {export.task} folder"
         )
     classes = {**pipeline.of.parts, "transformer": pipeline.of.transformer.__name__}
     vae = pipeline.vae.get("_class_name")
     image_parts, own_codec = pipeline.of.image_parts(fields), vae != classes["vae"]
-    if own_codec:  # the export samples without one, and is given the latents of its picture
+    if own_codec:  # the export samples without a VAE, from the latents of its picture
         if rest := [name for name in image_parts if name != "vae"]:
             raise ConfigError(
-                f"{pipeline.where}: its vae is a {vae}, so that the export is given latents in place of a picture, "
+                f"{pipeline.where}: its vae is a {vae}, so that the export takes latents in place of a picture, "
                 f"and its {rest[0]} needs the picture; give a folder with a {classes['vae']}, or one without {rest[0]}"
             )
         del classes["vae"]
         if (named := class_of(parts, "vae")) is not None:
             raise ConfigError(
-                f"{pipeline.where}: {INDEX} names a vae {named}, and vae/config.json a {vae}; one is wrong"
+                f"{pipeline.where}: {INDEX} names a vae {named}, and vae/config.json a {vae}; correct one of them"
             )
     for name, kind in classes.items():
         if (named := class_of(parts, name)) != kind:

@@ -1,4 +1,4 @@
-"""Model card of an export: card.md, a template, filled with the recipe and the run's values."""
+"""Model card of an export: fill the template card.md with the recipe and the run's values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 from huggingface_hub import ModelCard, ModelCardData
 
 from ray_distill.evaluate.report import table
@@ -13,11 +14,13 @@ from ray_distill.models.spec import Export
 from ray_distill.types import Sampler
 
 ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+LOADER = "load_lora_weights"
+OTHER_LOADER = "pipe.transformer.load_lora_adapter"  # where the pipeline has none
 LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
 COMFYUI = {ADAPTER: "comfyui_lora.safetensors", LOW_ADAPTER: "comfyui_lora_2.safetensors"}
-"""The same adapters' files for ComfyUI."""
+"""File names of the same adapters for ComfyUI."""
 CUT = "adapter of the difference"
-"""Line of the card of a student whose adapter was cut out of what training changed."""
+"""Line in the card of a student whose adapter approximates the difference that training made."""
 TEMPLATE = Path(__file__).with_name("card.md")
 
 
@@ -30,15 +33,15 @@ def model_card(
     export: Export,
     comfyui: bool,
 ) -> str:
-    """Text of README.md. ``ranks`` are the adapters' by file name; ``local``: the base is a folder, no name on the hub.
-    ``comfyui``: each adapter has a file for ComfyUI, too.
+    """The text of README.md. ``ranks`` are the adapters' ranks by file name; ``local``: the base is a folder, not a
+    name on the hub; ``comfyui``: each adapter also has a file for ComfyUI.
 
-    ``card`` may hold ``title``, ``method`` and ``report``; its further values are listed under Training.
+    ``card`` may have ``title``, ``method`` and ``report``; its further values are listed under Training.
     """
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag=export.task,
-        base_model=None if local else recipe["base"],  # the hub knows no paths
+        base_model=None if local else recipe["base"],  # a path means nothing on the hub
         tags=["diffusers", export.task, "distillation", "ray-distill"],
     )
     chunks, boundary, report = recipe["chunks"], recipe["boundary_ratio"], card.get("report")
@@ -53,6 +56,7 @@ def model_card(
         "pipeline": export.pipeline,
         "ranks": ranks,
         "adapter": ADAPTER,
+        "loader": f"pipe.{LOADER}" if hasattr(getattr(diffusers, export.pipeline), LOADER) else OTHER_LOADER,
         "low_adapter": LOW_ADAPTER,
         "cut": CUT in card,
         "comfyui": [f"`{COMFYUI[name]}`" for name in ranks] if comfyui else [],

@@ -16,19 +16,17 @@ PREFIX = "diffusion_model"
 
 
 def original_name(layer: str, family: Family) -> str:
-    """The name of ``layer``, which diffusers gave, in the original code; ValueError where the family declares none."""
+    """The original code's name for diffusers' ``layer``; ValueError where the family declares none."""
     for ours, theirs in (family.original or {}).items():
         if f".{ours}." in f".{layer}.":
             return f".{layer}.".replace(f".{ours}.", f".{theirs}.").strip(".")
-    raise ValueError(
-        f"{layer!r}: no name that ComfyUI knows it by; set model.comfyui_lora=false, or adapt other layers"
-    )
+    raise ValueError(f"{layer!r} has no name in ComfyUI; set model.comfyui_lora=false, or adapt other layers")
 
 
 def comfyui_tensors(family: Family, lora: LoRA, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The adapter ``tensors``, ``LAYER.lora_A.weight`` and ``.lora_B.weight``, by ComfyUI's names. B is multiplied by
-    alpha / rank, and there is no ``alpha``: without one, readers of these files use the factor 1, and diffusers refuses
-    it in most layers."""
+    """The adapter ``tensors``, ``LAYER.lora_A.weight`` and ``LAYER.lora_B.weight``, under ComfyUI's names. B is
+    multiplied by alpha / rank, and no ``alpha`` is written: without ``alpha`` readers of these files use the factor 1,
+    and with it diffusers refuses most layers."""
     factor = (lora.alpha or lora.rank) / lora.rank
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

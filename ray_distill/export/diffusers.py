@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any, NotRequired, TypedDict, Unpack
 import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, SchedulerMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
 
 from ray_distill.export.base import check_index
 from ray_distill.export.card import ADAPTER, COMFYUI, LOW_ADAPTER, model_card
@@ -23,6 +25,7 @@ from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.places import FIRST
 from ray_distill.models.spec import Export, Family, Latent
 from ray_distill.secrets import mask
 from ray_distill.types import Sampler
@@ -30,12 +33,12 @@ from ray_distill.types import Sampler
 RECIPE = "recipe.json"
 VERSION = 1  # of recipe.json
 Adapter = tuple[LoRA, Mapping[str, torch.Tensor]]
-"""An adapter's settings, and its tensors by plain name."""
+"""(settings of an adapter, its tensors by plain name)"""
 SCHEDULERS = {"sde": FlowMatchLCMScheduler, "ode": FlowMatchEulerDiscreteScheduler}
 
 
 class Clips(TypedDict):
-    """The clips that an export samples, and how its prompts are encoded: values of the recipe."""
+    """Values of the recipe: the clips that an export samples, and how its prompts are encoded."""
 
     frames: int
     height: int
@@ -44,7 +47,7 @@ class Clips(TypedDict):
     max_sequence_length: int
     negative_prompt: NotRequired[str]
     from_image: NotRequired[bool]
-    """True: the student makes videos of a picture and a prompt, and leaves with the pipeline that does."""
+    """True: the student makes videos from a picture and a prompt, and is exported for the pipeline that does."""
 
 
 def export_student(
@@ -64,15 +67,15 @@ def export_student(
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
 
-    ``transformer`` is a family's, with the student's weights, saved in its own dtype; ``low`` is the expert of low
-    noise of a recipe with two. Where ``tensors`` names "transformer" or "transformer_2", that network is an outline of
-    them. ``base`` is the teacher's pipeline, a folder or a name on the hub. ``latent_shape`` is (C, t, h, w).
-    ``adapter`` and ``low_adapter`` are merged already; they are written, too, for ``load_lora_weights``, and for
-    ``comfyui`` by its names.
+    ``transformer`` is a family's network with the student's weights, saved in its own dtype; ``low`` is the expert of
+    low noise of a recipe with two experts. Where ``tensors`` has "transformer" or "transformer_2", that network is an
+    outline on the meta device, and its weights come from there. ``base`` is the teacher's pipeline: a folder, or a name
+    on the hub. ``latent_shape`` is (C, t, h, w). ``adapter`` and ``low_adapter`` are already merged; they are written
+    as well, for ``load_lora_weights``, and with ``comfyui`` also under ComfyUI's names.
 
-    The folder appears whole or not at all: an export that is already there stays until the new one is complete.
-    ValueError for a recipe or a base that the pipeline cannot replay, and for a ``folder`` that holds something else;
-    TypeError for another transformer.
+    The folder appears whole or not at all: an earlier export stays until the new one is complete. ValueError for a
+    recipe or a base that the pipeline cannot replay, and for a ``folder`` with other content; TypeError for a network
+    of no family.
     """
     family, folder = _family(transformer, low), Path(folder).resolve()
     from_image = clips.get("from_image", False)
@@ -83,8 +86,9 @@ def export_student(
     adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
     ranks = {name: lora.rank for name, (lora, _) in adapters.items()}
     with _replacing(folder) as fresh:
-        _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors)
-        _save_adapters(fresh, export.pipeline, adapters)
+        own = _settings(base, family, export.pipeline)
+        _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors, own)
+        _save_adapters(fresh, adapters)
         for name, (lora, parts) in adapters.items() if comfyui else ():
             save_comfyui(fresh / COMFYUI[name], family, lora, parts)
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
@@ -95,11 +99,11 @@ def export_student(
 
 
 def _family(*networks: torch.nn.Module | None) -> Family:
-    """The family of the first of the ``networks``; TypeError where a network belongs to no family."""
+    """The family of the first network; TypeError where one of the ``networks`` belongs to no family."""
     for module in networks:
         if module is not None and family_of(type(module).__name__) is None:
             names = " or ".join(each.transformer.__name__ for each in families())
-            raise TypeError(f"transformer is a {type(module).__name__}: give the plain {names} inside it")
+            raise TypeError(f"transformer is a {type(module).__name__}: give the {names} that it wraps")
     family = family_of(type(networks[0]).__name__)
     assert family is not None
     return family
@@ -108,19 +112,20 @@ def _family(*networks: torch.nn.Module | None) -> Family:
 def _check(
     folder: Path, base: Path | str, family: Family, sampler: Sampler, export: Export, low: torch.nn.Module | None
 ) -> None:
-    """ValueError for a recipe that the pipeline cannot replay, a wrong place, or a base that lacks parts."""
+    """ValueError for a recipe that the pipeline cannot replay, a folder with other content, or a base that does not
+    fit."""
     check_recipe(sampler, export)
     check_place(folder)
     if Path(base).is_dir():
         pipeline = Pipeline(family.name, Path(base), "base")
         check_index(pipeline.where, pipeline.index, experts=sampler.experts is not None)
     if (low is None) != (sampler.experts is None):
-        raise ValueError("two networks leave together with a recipe of two experts, and only so")
+        raise ValueError("a recipe of two experts needs two networks, and any other recipe needs one")
 
 
 def recipe_of(folder: Path, base: Path | str, sampler: Sampler, latent_shape: Latent, clips: Clips) -> dict[str, Any]:
-    """Content of recipe.json, which is all that sample.py reads. A base on this machine is a path relative to
-    ``folder``."""
+    """The content of recipe.json, from which sample.py takes all settings. A base on this machine becomes a path
+    relative to ``folder``."""
     return {
         "version": VERSION,
         "base": os.path.relpath(Path(base).resolve(), folder) if Path(base).is_dir() else str(base),
@@ -140,6 +145,13 @@ def recipe_of(folder: Path, base: Path | str, sampler: Sampler, latent_shape: La
     }
 
 
+def _settings(base: Path | str, family: Family, pipeline: str) -> dict[str, Any]:
+    """The settings of the base's model_index.json that ``pipeline`` takes, such as expand_timesteps: no parts."""
+    takes = inspect.signature(getattr(diffusers, pipeline).__init__).parameters
+    index = Pipeline(family.name, Path(base), "base").settings
+    return {name: value for name, value in index.items() if name in takes and not isinstance(value, list)}
+
+
 def check_recipe(sampler: Sampler, export: Export) -> None:
     """ValueError for a recipe that the pipeline of ``export`` cannot replay."""
     if (sampler.chunks and export.causal is None) or (sampler.experts and not export.experts):
@@ -147,12 +159,14 @@ def check_recipe(sampler: Sampler, export: Export) -> None:
         raise ValueError(f"{export.pipeline} samples {what}; use another method, or text to video of family wan")
     if sampler.guidance_scale < 1.0:
         raise ValueError(
-            f"guidance_scale = {sampler.guidance_scale}: WanPipeline takes every value below 1 for 1 (off); use >= 1"
+            f"guidance_scale = {sampler.guidance_scale}: {export.pipeline} takes all below 1 for 1 (off); use >= 1"
         )
     if sampler.experts is not None and sampler.experts.low_guidance_scale is not None:
-        raise ValueError("two experts of a guidance each: sample.py has one scale; leave out that of the low expert")
+        raise ValueError(
+            "two experts with different guidance: sample.py has one scale; leave out that of the low expert"
+        )
     if sampler.experts is not None and sampler.chunks is not None:
-        raise ValueError("a causal student with two experts: WanPipeline samples no chunks, and sample.py no experts")
+        raise ValueError("a causal student with two experts: the script of chunks samples one expert; use one student")
 
 
 def check_place(folder: Path) -> None:
@@ -171,6 +185,7 @@ def _save_networks(
     pipeline: str,
     scheduler: SchedulerMixin,
     tensors: Mapping[str, Mapping[str, torch.Tensor] | None],
+    settings: Mapping[str, Any],
 ) -> None:
     networks = {"transformer": transformer} | ({} if low is None else {"transformer_2": low})
     for name, network in networks.items():
@@ -178,24 +193,28 @@ def _save_networks(
     scheduler.save_pretrained(folder / "scheduler")
     if sampler.experts is not None:
         rest = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
-        ratio = sampler.experts.boundary / 1000
-        whole = getattr(diffusers, pipeline)(**networks, **rest, scheduler=scheduler, boundary_ratio=ratio)
+        own = {**settings, "boundary_ratio": sampler.experts.boundary / 1000}
+        whole = getattr(diffusers, pipeline)(**networks, **rest, scheduler=scheduler, **own)
         whole.save_config(folder)
 
 
-def _save_adapters(folder: Path, pipeline: str, adapters: Mapping[str, Adapter]) -> None:
-    """Write each adapter under its file name, with peft's metadata."""
+def _save_adapters(folder: Path, adapters: Mapping[str, Adapter]) -> None:
+    """Write each adapter under its file name, with peft's metadata, as pipelines' ``save_lora_weights`` does; also for
+    a pipeline without that method, whose transformer reads the file."""
     for name, (lora, parts) in adapters.items():
-        getattr(diffusers, pipeline).save_lora_weights(
-            folder,
-            transformer_lora_layers=dict(parts),
+        LoraBaseMixin.write_lora_layers(
+            LoraBaseMixin.pack_weights(dict(parts), FIRST),
+            str(folder),
+            is_main_process=True,
             weight_name=name,
-            transformer_lora_adapter_metadata=lora.peft(),
+            save_function=None,
+            safe_serialization=True,
+            lora_adapter_metadata=LoraBaseMixin.pack_weights(lora.peft(), FIRST),
         )
 
 
 def copy_script(folder: Path, sampler: Sampler, export: Export) -> None:
-    """Copy sample.py, and the files that it imports."""
+    """Copy sample.py and the files that it imports."""
     script, beside = (export.script, {}) if sampler.chunks is None else export.causal or (None, {})
     for name, path in {"sample.py": script, **beside}.items():
         assert path is not None, "check_recipe refuses chunks where no script samples them"
@@ -204,8 +223,7 @@ def copy_script(folder: Path, sampler: Sampler, export: Export) -> None:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the place of ``folder`` when the block ends; nothing is left where the block
-    fails."""
+    """Yield a new folder that replaces ``folder`` when the block ends, and is removed where the block fails."""
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
@@ -216,7 +234,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def _swap(fresh: Path, folder: Path) -> None:
-    """Put ``fresh`` in the place of ``folder``. Between the two renames the old export lies beside it, never lost."""
+    """Replace ``folder`` by ``fresh``. Between the two renames the old export lies beside them, so that it is never
+    lost."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     if folder.exists():

@@ -1,4 +1,4 @@
-"""Upload a student to the hub: at the end, and from each checkpoint if asked; an outage is a warning."""
+"""Upload a student to the hub, at the end and on request at each checkpoint; an outage costs only a warning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHECKPOINTS = "checkpoints"
 
 
 def check_token(config: RunConfig) -> None:
-    """ConfigError where a run is to be published and this machine has no token; nothing is sent."""
+    """ConfigError where the run has a ``publish`` section and this machine has no token; nothing is sent."""
     if config.publish is not None and get_token() is None:
         raise ConfigError(
             f"publish.hub_model_id = {config.publish.hub_model_id}: the hub needs a token, and there is none. Set "
@@ -30,7 +30,7 @@ def check_token(config: RunConfig) -> None:
 
 
 class Hub:
-    """The repository of a run that has a ``publish`` section; without one every method does nothing."""
+    """The repository of a run with a ``publish`` section; without this section every method does nothing."""
 
     def __init__(self, config: RunConfig, api: Any = None) -> None:
         """Create the repository unless it exists, so that a refusal comes before the training.
@@ -46,7 +46,7 @@ class Hub:
         self._api = api or HfApi()
         try:
             self.repository = self._create_repository(config.publish)
-        except Exception as error:  # any error of a network that is no refusal: the run need not wait for the hub
+        except Exception as error:  # no refusal: the run need not wait for the hub
             if not _is_refusal(error):
                 log.warning("the hub cannot be reached (%s); it is tried again at each upload", type(error).__name__)
                 return
@@ -60,7 +60,7 @@ class Hub:
         return str(repository.repo_id)
 
     def checkpoint(self, folder: Path, step: int, latent_shape: Latent) -> None:
-        """Export and upload the student of a checkpoint, beside the training, where ``per_checkpoint`` asks for it."""
+        """Export and upload a checkpoint's student in a thread, where ``per_checkpoint`` asks for it."""
         publish = self.config.publish
         if publish is not None and publish.per_checkpoint and step % self.config.train.checkpoint_every == 0:
             self._pool.submit(self._checkpoint, folder, latent_shape)
@@ -69,20 +69,20 @@ class Hub:
         out = self.config.run_dir / f".publish-{folder.name}"
         try:
             self._upload(export(self.config, folder, latent_shape, folder=out), f"{CHECKPOINTS}/{folder.name}")
-        except Exception as error:  # retention took the checkpoint, the disk is full, ...: the run is worth more
+        except Exception as error:  # the checkpoint was pruned, the disk is full, ...: the run goes on
             log.warning("%s was not published (%s: %s)", folder.name, type(error).__name__, mask(str(error)))
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
     def finish(self, folder: Path) -> str | None:
-        """Wait for the current upload, then upload an export; its address, or None where there is nothing to publish or
-        the hub failed."""
+        """Wait for the current upload, then upload an export. Returns the repository's name, or None where nothing is
+        published or the hub failed."""
         if self.config.publish is None:
             return None
         self._pool.shutdown(wait=True)
         try:
             return self._upload(folder, None)
-        except Exception as error:  # whatever error the hub raises, the student exists and can be sent again
+        except Exception as error:  # whatever the hub raises, the student exists and can be uploaded again
             again = f"hf upload {self.repository or self.config.publish.hub_model_id} {folder}"
             why = f"{type(error).__name__}: {mask(str(error))}"
             log.warning("the student was not published (%s). Again: %s", why, again)
@@ -100,11 +100,11 @@ class Hub:
         return self.repository
 
     def close(self) -> None:
-        """Drop uploads that have not begun; the current one ends."""
+        """Drop uploads that have not begun; the current one continues to its end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _is_refusal(error: Exception) -> bool:
-    """True where the hub refused this name or token; else the hub is away, which stops no run."""
+    """True where the hub refused this name or token; False where it cannot be reached, which stops no run."""
     response = getattr(error, "response", None)
     return response.status_code < 500 if response is not None else isinstance(error, ValueError | PermissionError)

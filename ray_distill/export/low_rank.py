@@ -1,4 +1,4 @@
-"""Cut a LoRA out of a student: its difference to the network that training began with, by singular values."""
+"""Approximate a student's difference to its initial weights by a LoRA, by singular values."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ OVERSAMPLING, ITERATIONS = 16, 4  # of the randomised decomposition (Halko et al
 
 @dataclass(frozen=True)
 class LowRank:
-    """A difference of weights as an adapter. ``tensors`` are those of its file, by plain name."""
+    """A difference of weights as an adapter; ``tensors`` are those of the adapter's file, by plain name."""
 
     lora: LoRA
     tensors: Mapping[str, Tensor]
     errors: Mapping[str, float]
     """|D - B A| / |D| of each layer's difference D, in the Frobenius norm."""
     outside: tuple[str, ...]
-    """Parameters that training changed and no adapter can hold: biases, norms, convolutions."""
+    """Parameters that training changed but an adapter cannot contain: biases, norms, convolutions."""
 
     @property
     def summary(self) -> dict[str, str]:
-        """Lines of a model card."""
+        """Lines for the model card."""
         worst = max(self.errors, key=self.errors.__getitem__)
         mean = sum(self.errors.values()) / len(self.errors)
         lines = {
@@ -40,10 +40,12 @@ class LowRank:
 
 
 def low_rank(network: nn.Module, student: Mapping[str, Tensor], start: Mapping[str, Tensor], rank: int) -> LowRank:
-    """The adapter of ``rank`` next to ``student`` - ``start``, tensors by name of ``network``, which may be on meta.
+    """The adapter of ``rank`` nearest to ``student`` - ``start``: tensors by the names in ``network``, which may be on
+    the meta device.
 
-    D = U S V^T of each linear layer, cut to its ``rank`` largest singular values: B = U sqrt(S), A = sqrt(S) V^T in
-    fp32 (Eckart and Young, 1936). One layer is in memory at a time. ValueError where no linear layer changed.
+    Each linear layer's difference D = U S V^T is cut to its ``rank`` largest singular values: B = U sqrt(S), A =
+    sqrt(S) V^T in fp32 (Eckart and Young, 1936). Only one layer is in memory at a time. ValueError where no linear
+    layer changed.
     """
     linear = {f"{name}.weight": name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
     tensors: dict[str, Tensor] = {}
@@ -66,12 +68,12 @@ def low_rank(network: nn.Module, student: Mapping[str, Tensor], start: Mapping[s
 
 
 def factors(difference: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """(A [rank, in], B [out, rank]) of the matrix of that rank next to ``difference`` [out, in]; rows of zeros where it
-    has fewer singular values."""
+    """(A [rank, in], B [out, rank]) of the matrix of ``rank`` nearest to ``difference`` [out, in], filled with zeros
+    where it has fewer singular values."""
     most = min(difference.shape)
     if 2 * (rank + OVERSAMPLING) < most:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same file of the same weights
+            torch.manual_seed(0)  # equal weights give equal files
             u, s, v = torch.svd_lowrank(difference, q=rank + OVERSAMPLING, niter=ITERATIONS)
     else:
         u, s, vh = torch.linalg.svd(difference, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Write a network's safetensors in shards, one tensor at a time: never more than one tensor is in memory."""
+"""Write a network's safetensors in shards, with only one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ray_distill.models.weights import INDEX
 
 PATTERN = "diffusion_pytorch_model{suffix}.safetensors"  # the names that diffusers looks for
 SHARD_BYTES = 10 * 10**9
-NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # of safetensors
+NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # safetensors' names of dtypes
 
 
 def save_network(
     folder: Path, network: nn.Module, tensors: Mapping[str, Tensor] | None, most: int = SHARD_BYTES
 ) -> None:
-    """Save ``network``, of diffusers' classes, as ``from_pretrained`` reads it; shards have at most ``most`` bytes.
+    """Save ``network``, of a diffusers class, as ``from_pretrained`` reads it; a shard has at most ``most`` bytes.
 
-    With ``tensors`` the network is an outline on the meta device, which says their order, shapes and dtypes."""
+    With ``tensors`` the network is an outline on the meta device, which defines their order, shapes and dtypes."""
     if tensors is None:
         network.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
         return
@@ -37,7 +37,7 @@ def save_network(
 
 
 def _write(path: Path, names: Sequence[str], outline: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """One file: the header's length in 8 bytes, the header as JSON, the tensors end to end (safetensors' format)."""
+    """Write one safetensors file: the header's length in 8 bytes, the header as JSON, then the tensors end to end."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in names:

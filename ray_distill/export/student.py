@@ -29,7 +29,8 @@ def export(
     report: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> Path:
-    """Write ``folder``, else <run_dir>/export, from ``checkpoint`` with the method's own recipe; returns it."""
+    """Export the student of ``checkpoint`` with the method's recipe into ``folder``, or <run_dir>/export; returns the
+    folder."""
     recipe = config.method.sampler()
     high, low = (recipe.experts.high, recipe.experts.low) if recipe.experts else (STUDENT, None)
     dtype = getattr(torch, config.model.export_dtype)
@@ -68,8 +69,8 @@ def export(
 def _cut(
     config: RunConfig, role: Role, checkpoint: Path, network: nn.Module, tensors: Mapping[str, Tensor] | None
 ) -> tuple[Adapter | None, dict[str, str]]:
-    """The adapter of ``model.export_lora_rank`` next to what training changed of a role, and its lines of the card;
-    None where the role's stage has not begun."""
+    """(adapter of rank ``model.export_lora_rank`` nearest to a role's trained difference, its lines for the card);
+    (None, {}) where the role's stage has not begun."""
     if role not in Checkpoint(checkpoint).state.get("roles", {role}):
         return None, {}
     assert tensors is not None and config.model.export_lora_rank is not None  # a random start is refused before a run
@@ -79,8 +80,8 @@ def _cut(
 
 
 def adapter(config: RunConfig, role: Role | None, checkpoint: Path) -> tuple[LoRA, Mapping[str, Tensor]] | None:
-    """A trained role's adapter, by plain name. None for whole weights, and for adapters beside parts that are trained
-    whole, since load_lora_weights takes adapters and nothing else."""
+    """(settings of a trained role's adapter, its tensors by plain name). None for a role with full weights, and for an
+    adapter beside parts whose full weights are trained, since load_lora_weights takes only adapters."""
     lora = None if role is None or config.method.roles[role] != "trained" else config.role(role).lora
     stored = Checkpoint(checkpoint)
     if role is None or lora is None or lora.whole or role not in stored.state.get("roles", {role}):

@@ -24,7 +24,7 @@ from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.export.base import class_of
 from ray_distill.export.diffusers import RECIPE
 from ray_distill.models import family_of
-from ray_distill.models.conditions import batched, unconditional
+from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Family, Fields, Row, of_captions, of_clips
 from ray_distill.types import Chunks, Denoiser, Experts, Sampler, Window
@@ -33,9 +33,9 @@ from ray_distill.types import Chunks, Denoiser, Experts, Sampler, Window
 def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0, image: Path | None = None) -> float:
     """The largest absolute difference between the latents of ``sample.py`` in a fresh process and our own sampler's.
 
-    Both run on the CPU in fp32 and draw from torch's global generator in the same order. RuntimeError where
-    ``sample.py`` fails, ``subprocess.TimeoutExpired`` where it takes longer than ``timeout_s``. A student from images
-    begins from ``image``, else from a picture of random colours.
+    Both run on the CPU in fp32, and draw from torch's global generator in the same order. A student from images begins
+    from ``image``, else from a picture of random colours. RuntimeError where ``sample.py`` fails,
+    ``subprocess.TimeoutExpired`` where it takes longer than ``timeout_s``.
     """
     folder = Path(folder)
     recipe = json.loads((folder / RECIPE).read_text())
@@ -48,7 +48,7 @@ def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0, i
             pipeline = Pipeline(_family(folder).name, base, "base", from_image=True)
             models, size = Encoders(pipeline, 1), (recipe["frames"], recipe["height"], recipe["width"])
             (row,) = picture_rows(models, [picture], size)
-            if class_of(pipeline.index, "vae") is None:  # diffusers has no class that encodes the picture
+            if class_of(pipeline.index, "vae") is None:  # no class of diffusers encodes the picture
                 picture = Path(scratch) / "encoded.safetensors"
                 save_file(dict(row), picture)
             theirs = _by_script(folder, [prompt, str(picture)], seed, timeout_s)
@@ -91,7 +91,8 @@ def _family(folder: Path) -> Family:
 
 
 def _base(folder: Path, recipe: Mapping[str, Any], parts: Sequence[str] = ()) -> Path:
-    """The folder of text encoder, tokenizer and further ``parts``; from the hub where the recipe names no folder."""
+    """The folder with text encoder, tokenizer and further ``parts``, downloaded from the hub where the recipe names no
+    folder."""
     base: Path = folder / recipe["base"]
     if base.is_dir():
         return base
@@ -102,7 +103,8 @@ def _base(folder: Path, recipe: Mapping[str, Any], parts: Sequence[str] = ()) ->
 def _by_sampler(
     folder: Path, recipe: Mapping[str, Any], prompt: str, seed: int, image: tuple[Row, Fields] | None = None
 ) -> Tensor:
-    """``image``: the conditions of the clip that begins from it, and what each is."""
+    """Latents of our own sampler by the export's recipe. ``image`` is (conditions of a clip that begins from an image,
+    their fields)."""
     chunks = _chunks(recipe["chunks"]) if recipe.get("chunks") else None
     sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
     names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
@@ -112,7 +114,7 @@ def _by_sampler(
     if image is not None:
         row, image_fields = image
         conditions, fields = {**conditions, **row}, {**fields, **image_fields}
-    text = batched([conditions], fields, recipe["latent_shape"])
+    text = collate([conditions], fields, recipe["latent_shape"])
     empty = unconditional(negative, text, fields)
     networks = {n: of.denoiser(of.transformer.from_pretrained(folder / n, dtype=torch.float32)) for n in names}
     denoise: Denoiser = networks["transformer"]

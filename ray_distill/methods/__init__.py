@@ -1,8 +1,8 @@
 """Methods: one paper per file, found by name. Adding a method is one line here.
 
-Run on workers, in toy form in the plan and the tests. A method sees tensors, networks and Rng: no rank, device, path or
-engine.
-May import: diffusion and types alone, of libraries torch alone.
+Run on workers, and on toy networks in the plan and the tests. A method sees tensors, networks and Rng: no rank, device,
+path or engine.
+May import: diffusion and types; torch as the only library.
 A new method owes four files (CONTRIBUTING.md): a loss in closed form, the gradients of each update, one seed twice.
 """
 

@@ -1,9 +1,10 @@
 """The diversity anchor of DP-DMD (arXiv 2602.03139), a term beside distribution matching.
 
-1. x_a: the teacher's guided Euler ODE from the student's own noise eps to the level s_a of the student's second step
-2. v_bar = (eps - x_a) / (1 - s_a), the average velocity of that way
+1. x_a: end of the teacher's guided Euler ODE from the student's own noise eps to the level s_a of its second step
+2. v_bar = (eps - x_a) / (1 - s_a), the average velocity of that path
 3. descend ``diversity_weight`` mean (v_student(eps, s_1) - v_bar)^2
-With student_exits 0,1,.. DMD trains the later steps alone, as DP-DMD does: the first keeps variety, the rest quality.
+With student_exits 0,1,.. DMD trains only the later steps, as DP-DMD does: the first step keeps variety, the others add
+quality.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Anchor(Modalities):
     diversity_shift: float = 5.0
 
     def check_anchor(self, steps: int) -> None:
-        """ValueError where a key is out of range, or the student has no second step."""
+        """ValueError if a key is out of range, or if the student has no second step."""
         if self.diversity_weight < 0 or self.diversity_steps < 1 or self.diversity_shift <= 0:
             raise ValueError(
                 f"diversity_weight, diversity_steps, diversity_shift = {self.diversity_weight}, "

@@ -3,7 +3,7 @@
 1. n ~ U{1 .. M} on the teacher's Euler grid, one for all frames of a sample;  x_n = (1 - sigma_n) x_0 + sigma_n eps
 2. student, target and teacher see each chunk of x after the clean chunks of x_0 before it (teacher forcing)
 3. LCM's pair: the teacher's guided Euler step takes x_n to x_{n-1};  descend d(f(x_n), sg f_target(x_{n-1}))
-The pair that ends at 0 is one of them: without it nothing ties f to the data, and a constant has loss 0.
+The pairs include the one that ends at 0: without it nothing ties f to the data, and a constant has loss 0.
 """
 
 from __future__ import annotations

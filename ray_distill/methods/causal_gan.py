@@ -1,4 +1,4 @@
-"""Self-Forcing with DMD2's GAN term: the causal rollout against real clips of equal length."""
+"""Self-Forcing with DMD2's GAN term: causal rollouts against real clips of equal length."""
 
 from __future__ import annotations
 

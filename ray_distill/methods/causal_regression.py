@@ -1,9 +1,9 @@
 """Causal regression on an autoregressive teacher's trajectories (Causal-Forcing, arXiv 2602.02214, stage 2).
 
-1. the teacher's Euler solver takes noise over x_k at each of the student's levels to x_end, all chunks at once, each
-   after the clean chunks of the clip before it (teacher forcing), without gradient
+1. the teacher's Euler solver takes noise through x_k at each of the student's levels to x_end, all chunks at once, each
+   after the earlier clean chunks of the clip (teacher forcing), without gradient
 2. one level k for all frames of a sample;  descend mean (G(x_k) - x_end)^2 under the same mask, on the same clip
-Unlike a bidirectional teacher's, such a target is a function of what a causal student sees.
+Unlike a bidirectional teacher's, such a target is a function of the frames that a causal student sees.
 """
 
 from __future__ import annotations

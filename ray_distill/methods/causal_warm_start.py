@@ -1,7 +1,7 @@
 """Self-Forcing after CausVid's regression on the teacher's trajectories (arXiv 2412.07772, section 4.2).
 
-1. the teacher's Euler solver takes noise over x_k at each of the student's levels to x_clean, without gradient
-2. each chunk of a sample enters at a level k of its own, all in one forward under the block-causal mask
+1. the teacher's Euler solver takes noise through x_k at each of the student's levels to x_clean, without gradient
+2. each chunk of a sample has its own level k; all chunks pass one forward under the block-causal mask
 3. for ``warm_start_steps`` steps descend mean (G(x_k) - x_clean)^2; then distil
 """
 

@@ -1,4 +1,4 @@
-"""Chunks of a clip and the window that each sees: keys that causal methods share."""
+"""Keys that causal methods share: chunks of a clip, and the window that a chunk sees."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Chunked:
     independent_first_frame: bool = False
     """The first chunk is one frame."""
     window: int | None = None
-    """Most latent frames that a chunk sees, its own and the sink's included; default: all before it."""
+    """Largest number of latent frames that a chunk sees, including its own and the sink's; default: all before it."""
     sink: int = 0
-    """First latent frames of the clip, which stay in sight."""
+    """Number of the clip's first latent frames that stay visible."""
 
     with_sound: ClassVar[bool] = False
 
     def check_chunks(self) -> None:
-        """ValueError where a chunk has no frame, or window and sink are no whole numbers of chunks."""
+        """ValueError if a chunk has no frame, or if window or sink is no whole number of chunks."""
         length, first = self.num_frame_per_block, 1 if self.independent_first_frame else self.num_frame_per_block
         if length < 1:
             raise ValueError(f"num_frame_per_block = {length}: use 1 latent frame or more")
@@ -51,7 +51,7 @@ class Chunked:
         return Chunks(self.num_frame_per_block, self.independent_first_frame, window=window)
 
     def lengths(self, frames: int) -> tuple[int, ...]:
-        """Latent frames of each chunk of a clip; ValueError where they are no whole number of chunks."""
+        """Latent frames of each chunk of a clip; ValueError if the clip is no whole number of chunks."""
         return chunk_lengths(frames, self.chunks)
 
     def describe_chunks(self) -> str:

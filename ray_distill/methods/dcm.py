@@ -52,18 +52,18 @@ class DCM:
     euler_steps: int = field(default=50, metadata={"elsewhere": "euler_timesteps"})
     shift: float = 17.0
     multiphase: int | tuple[float, ...] = 1
-    """Phases of even length, or the raw levels at which they end beside the range's own end."""
+    """Number of even phases, or the raw levels at which phases end, other than the end of the range."""
     boundary: Literal["wan", "hunyuan"] | float = "wan"
     """Raw level that separates the experts; 0: one expert for all levels."""
     distill_cfg: float = 5.0
     distill_cfg_form: Form = "extra"
     huber_c: float = 1e-3
     temporal_lag: int = 3
-    """Latent frames between the compared ones; 0 leaves the term out, and so does a clip that is no longer."""
+    """Latent frames between the two that the term compares; with 0, or a clip that is not longer, there is no term."""
     target_decay: float = 0.0
     """Decay of the student's average that is the target; 0: the student itself."""
     sampling_steps: int = 6
-    """Steps of both experts, half of them each."""
+    """Steps of both experts together, half for each."""
 
     name: ClassVar[str] = "dcm_semantic"
     uses_latents: ClassVar[bool] = True
@@ -96,7 +96,7 @@ class DCM:
             raise ValueError(f"target_decay = {self.target_decay}: a decay in [0, 1); 0 is the student itself")
         if self.sampling_steps < 1 + (self.split > 0):
             raise ValueError(f"sampling_steps = {self.sampling_steps}: give each expert one, 2 or more in all")
-        self.describe()  # phases and steps fit the grid
+        self.describe()  # raises unless phases and steps fit the grid
 
     @property
     def roles(self) -> Mapping[Role, Need]:
@@ -115,7 +115,7 @@ class DCM:
 
     @property
     def phases(self) -> Phases:
-        """The solver's steps that this expert learns."""
+        """Steps of the solver that this expert learns."""
         return solver_phases(self.euler_steps, self.shift, self.split or END, 1.0, self.multiphase)
 
     def describe(self) -> str:
@@ -135,13 +135,13 @@ class DCM:
         return (Update(STUDENT, self.student_loss),)
 
     def sampler(self) -> Sampler:
-        """This expert's recipe: below the boundary the teacher predicts, since this expert never learns those
+        """This expert's recipe. Below the boundary the teacher predicts, since this expert never learns those
         levels."""
         return self.recipe(STUDENT, TEACHER)
 
     def recipe(self, high: Role, low: Role) -> Sampler:
-        """Recipe of both experts: Euler steps on the grid, half of them an expert's. The boundary lies half-way between
-        the last level of the one and the first of the other."""
+        """Recipe of both experts: Euler steps on the grid, half of them for each expert. The boundary lies half-way
+        between the last level of ``high`` and the first of ``low``."""
         upper = solver_phases(self.euler_steps, self.shift, self.split or END, 1.0)
         if not self.split:
             return Sampler(upper.timesteps(self.sampling_steps), "ode")

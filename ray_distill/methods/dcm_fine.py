@@ -1,9 +1,9 @@
 """DCM's detail expert (arXiv 2506.03123): consistency below the boundary, judged by heads on the teacher's features.
 
-1. as the semantic expert, on the levels below:  pred = f_student(x_k), aim = sg f_target(x_prev), both at level e
+1. as for the semantic expert, on the levels below:  pred = f_student(x_k), aim = sg f_target(x_prev), both at level e
 2. a ~ U{e .. the phase's last}: noise both with the same eps to sigma_a, and show them to the teacher
 3. student: descend the consistency loss + adversarial_weight mean relu(1 - D(h(pred_a)))
-   + feature_weight mean (h'(pred_a) - h'(aim_a))^2; h: hidden features, h': what the last layers make of them
+   + feature_weight mean (h'(pred_a) - h'(aim_a))^2; h: hidden features, h': outputs of the last layers on them
 4. discriminator, each step: descend mean relu(1 + D(h(pred_a))) + mean relu(1 - D(h(aim_a)))
 """
 
@@ -49,7 +49,7 @@ class DCMFine(DCM):
     adversarial_weight: float = 0.5
     feature_weight: float = 1.0
     discriminator_stride: int = 2
-    """The discriminator reads each so many of the teacher's blocks, its last among them."""
+    """Distance between the teacher's blocks that the discriminator reads; the last block is one of them."""
 
     name: ClassVar[str] = "dcm_fine"
 
@@ -84,7 +84,8 @@ class DCMFine(DCM):
         return (*super().updates(step), Update(DISCRIMINATOR, self.discriminator_loss))
 
     def sampler(self) -> Sampler:
-        """The recipe: the semantic expert, with which the student began, predicts from the boundary up."""
+        """Recipe of both experts; from the boundary up the semantic expert predicts, whose weights the student began
+        with."""
         return self.recipe(SEMANTIC, STUDENT)
 
     def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
@@ -112,8 +113,8 @@ class DCMFine(DCM):
         return LossTerms(loss, {name: value.detach() for name, value in (logs | {"discriminator_loss": loss}).items()})
 
     def show(self, x: Tensor, blocks: tuple[int, ...], networks: Networks, batch: Batch, rng: Rng) -> Prediction:
-        """The teacher's outputs on ``x``, which lies at the end of its phase, noised to a level inside: the same level
-        for pred and aim."""
+        """The teacher's outputs on ``x``, noised from the end of its phase to a level inside it, the same for pred and
+        aim."""
         u, phases = rng.uniform("step", batch.sample_ids), self.phases
         sigma_a = phases.within(phases.index(u), rng.uniform("level", batch.sample_ids))
         eps = rng.noise("bridge", batch.sample_ids, batch.latent_shape)

@@ -1,12 +1,12 @@
 """DMD2: distribution matching distillation with backward simulation (arXiv 2311.18828, 2405.14867).
 
-1. roll out: exit step k shared by all ranks; steps before k without gradient, step k gives x = x_0-prediction; stop
+1. roll out: all ranks share the exit step k; steps before k run without gradient; step k gives x, its x_0-prediction
 2. diffuse x to a score timestep of the window: x_s = (1 - s) x + s eps
-3. student, every ``student_interval`` steps: g = (mu_fake(x_s) - mu_real(x_s)) / mean abs(x - mu_real(x_s));
-   descend 0.5 mean (x - sg[x - g])^2, whose gradient at x is g / N; picture and sound have a mean each, here and in g
+3. student, every ``student_interval`` steps: g = (mu_fake(x_s) - mu_real(x_s)) / mean abs(x - mu_real(x_s)); descend
+   0.5 mean (x - sg[x - g])^2, whose gradient at x is g / N; picture and sound each have their own mean, here and in g
 4. fake score: descend mean (v_fake(x_s) - (eps - x))^2 on a rollout without gradient
-With ``projection`` g leaves out its part along x - mu_fake (PDMD, arXiv 2609.35768). Where ida_decay is below 1, the
-fake score also follows the student's weights (SenseFlow, arXiv 2506.00523).
+With ``projection`` g loses its part along x - mu_fake (PDMD, arXiv 2609.35768). With ida_decay below 1 the fake score
+also follows the student's weights (SenseFlow, arXiv 2506.00523).
 """
 
 from __future__ import annotations
@@ -162,14 +162,14 @@ class DMD(Exits, Anchor, Scores):
         x_T, student, recipe, k = noise(-1), networks[STUDENT], self.sampler(), self.exit_step(rng, purpose)
         if self.backward_simulation or k == 0:
             return simulate(student, recipe, x_T, batch.cond, noise, k, grad)
-        assert batch.x_0 is not None  # steps after the first see real latents where nothing is simulated
+        assert batch.x_0 is not None  # without simulation steps after the first see real latents
         sigma = x_T.new_full((len(x_T),), recipe.timesteps[k] / 1000)
         x_t = add_noise(batch.x_0, x_T, sigma)
         with torch.set_grad_enabled(grad):
             return x_0_from_velocity(x_t, student(x_t, sigma, batch.cond).velocity, sigma)
 
     def scored(self, batch: Batch, rng: Rng, purpose: str) -> Batch:
-        """``batch`` as the losses on the rollout for ``purpose`` take it."""
+        """``batch`` for the losses on the rollout for ``purpose``."""
         return batch
 
     def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
@@ -207,7 +207,7 @@ class DMD(Exits, Anchor, Scores):
     def direction(
         self, x: Tensor, mu_fake: Tensor, mu_real: Tensor, sigma: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """(g [B, C, T, H, W], n [B], logs): each modality by itself, and n is the smaller one."""
+        """(g [B, C, T, H, W], n [B], logs), computed for each modality; n is the smaller of their normalisers."""
 
         def one(x: Tensor, mu_fake: Tensor, mu_real: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             g, norm = dmd_gradient(x, mu_fake, mu_real, self.min_norm)
@@ -227,11 +227,11 @@ class DMD(Exits, Anchor, Scores):
         return torch.cat([g for g, _ in parts], dim=2), torch.stack([n for _, n in parts]).amin(0), more
 
     def weight(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> Tensor | None:
-        """Weight [B] of each sample's gradient; None weighs all alike."""
+        """Weight [B] of each sample's gradient; None weighs all samples alike."""
         return None
 
     def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
-        """(x without gradient, the purpose of its draws): samples for the fake score."""
+        """Samples x for the fake score, without gradient, and the purpose of their draws."""
         if "x" in shared:
             return shared["x"], "student"
         return self.roll_out(networks, batch, rng, "fake_score", grad=False), "fake_score"

@@ -1,14 +1,14 @@
 """Phased DMD: two experts, each with its own student, fake score and teacher (arXiv 2510.27684; Wan 2.2).
 
-1. high: from noise to an exit step k of its own, x = x_0-prediction there; x_s = the Euler step from k to the phase's
-   end s, the first level of the low expert. Noise x_s further: x_t = alpha x_s + beta n, at levels t above s
-2. low: all of the high student's steps, then its own to an exit step, without gradient but there; x_t as in DMD
+1. high: from noise to an exit step k among the high steps; x is the x_0-prediction there, and x_s the Euler step from k
+   to the phase's end s, the first level of the low expert. Add noise: x_t = alpha x_s + beta n, at levels t above s
+2. low: all steps of the high student, then low steps to an exit step, with gradient only there; x_t as in DMD
 3. student, every ``student_interval`` steps: g = (mu_fake(x_t) - mu_real(x_t)) / mean abs(x - mu_real(x_t)); descend
    0.5 mean (x - sg[x - g])^2
 4. fake score: descend w mean (v_fake(x_t) - v*)^2; high: v* = c_x x_s + c_n n, low: n - x and w = 1
-Each teacher is asked in its own range alone. Only one expert trains at a time: first high, then low on what the
-finished high student leaves; or both in turns. A rollout with fresh noise ("sde") knows x_0 at the phase's end, and is
-noised from it as DMD's.
+Each teacher predicts in its own range only. One expert trains at a time: first high, then low on the finished high
+student's outputs; or both in turns. A rollout with fresh noise ("sde") knows x_0 at the phase's end, and noise is added
+to x_0 as in DMD.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ray_distill.diffusion import phased
 from ray_distill.diffusion.flow import add_noise, euler_step, renoise, velocity, x_0_from_velocity
 from ray_distill.diffusion.guidance import Form, guided_x_0, standard_scale
 from ray_distill.diffusion.losses import dmd_gradient, finite_samples, sample_mse, surrogate
+from ray_distill.diffusion.prefix import generated
 from ray_distill.diffusion.samplers import denoise, exit_at
 from ray_distill.diffusion.timesteps import check_timesteps, warp
 from ray_distill.methods.watch import floor_logs, student_logs
@@ -66,26 +67,26 @@ HIGH, LOW = Region(STUDENT, FAKE_SCORE), Region(STUDENT_LOW, FAKE_SCORE_LOW)
 class PhasedDMD:
     high_timesteps: tuple[float, ...] = (1000.0, 750.0)
     low_timesteps: tuple[float, ...] = (500.0, 250.0)
-    """First level of the low expert: the phase's end, to which the high student's last step goes."""
+    """Steps of the low expert. The first is the phase's end, to which the high student's last step leads."""
     warp_denoising_step: bool = True
     flow_shift: float = 7.0
     boundary: float = 0.875
-    """The level from which up the high teacher was trained: the pipeline's own boundary_ratio."""
+    """Lowest level of the high teacher's training: the pipeline's own boundary_ratio."""
     rollout: Literal["ode", "sde"] = "ode"
     schedule: Literal["high_then_low", "alternating"] = "high_then_low"
     high_steps: int = 2000
-    """Steps of a run before the low expert's stage, where one follows the other."""
+    """Steps of a run before the low expert's stage, under high_then_low."""
     student_interval: int = 5
-    """Steps of each turn, where the experts alternate."""
+    """Steps from one student update to the next, and of each turn under alternating."""
     teacher_guidance: tuple[float, float] = (4.0, 3.0)
     """Standard scales of the high and of the low teacher."""
     teacher_guidance_form: Form = "std"
     fake_score_weight: Literal["unit_floor", "none"] = "unit_floor"
     score_shift: float = 7.0
     margin: int = 20
-    """Raw distances: the high expert is compared this far above its end, and both this far from 0 and 1000."""
+    """Smallest raw distances of comparisons: of the high expert from its end, and of both experts from 0 and 1000."""
     low_levels: Literal["below", "all"] = "below"
-    """Levels of the low student's comparison: below the boundary, or half of the time above it, too."""
+    """Levels of the low student's comparison: below the boundary, or in half of the updates above it."""
     min_norm: float = 1e-5
     ida_decay: float = 1.0
 
@@ -202,13 +203,13 @@ class PhasedDMD:
         return Update(region.student, self.low_student_loss if low else self.high_student_loss, pulls), fake_score
 
     def sampler(self) -> Sampler:
-        """The recipe; its boundary lies half-way between the last step of the one and the first of the other."""
+        """The recipe; its boundary lies half-way between the last high and the first low step."""
         steps = (*self.high_timesteps, *self.low_timesteps)
         steps, cut = (warp(steps, self.flow_shift) if self.warp_denoising_step else steps), len(self.high_timesteps)
         return Sampler(steps, self.rollout, experts=Experts(STUDENT, STUDENT_LOW, (steps[cut - 1] + steps[cut]) / 2))
 
     def exit_step(self, region: Region, rng: Rng, purpose: str) -> int:
-        """The exit step, counted in the whole list of steps: one of the region's own, equal on all ranks."""
+        """The exit step: one of the region's steps, numbered in the whole list, equal on all ranks."""
         cut = len(self.high_timesteps)
         first, count = (0, cut) if region == HIGH else (cut, len(self.low_timesteps))
         return first + rng.control(f"{purpose}/exit", count)
@@ -216,8 +217,8 @@ class PhasedDMD:
     def roll_out(
         self, region: Region, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool
     ) -> tuple[Tensor, Tensor, float]:
-        """(x, x_s, s): the x_0-prediction [B, C, T, H, W] of the exit step, with gradient there and only there; and,
-        without gradient, the sample x_s at its level s, which the scores' noise starts from."""
+        """(x, x_s, s): the x_0-prediction [B, C, T, H, W] of the exit step, with gradient only there, and without
+        gradient the sample x_s at its level s, to which the scores add noise."""
 
         def noise(i: int) -> Tensor:
             return rng.noise(f"{purpose}/noise{i}", batch.sample_ids, batch.latent_shape)
@@ -234,13 +235,14 @@ class PhasedDMD:
         return x, euler_step(x_t, v.detach(), sigma, torch.full_like(sigma, self.end)), self.end
 
     def above(self, region: Region, rng: Rng, purpose: str) -> bool:
-        """True where this update compares from the boundary up: all samples of all ranks, since it asks one teacher."""
+        """True if this update compares from the boundary up; all samples of all ranks agree, since it calls one
+        teacher."""
         return region == HIGH or (self.low_levels == "all" and rng.control(f"{purpose}/range", 2) == 1)
 
     def diffuse(
         self, region: Region, x_s: Tensor, end: float, batch: Batch, rng: Rng, purpose: str
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_t, t, n): ``x_s``, at the level ``end``, with more noise up to a level of its own per sample."""
+        """(x_t, t, n): ``x_s`` with noise added from the level ``end`` up to t [B], one level per sample."""
         name = "high student" if region == HIGH else "low student"
         if region == LOW and self.above(region, rng, purpose):
             name += " above the boundary"
@@ -271,16 +273,18 @@ class PhasedDMD:
             teacher, scale = networks[TEACHER if high else TEACHER_LOW], self.scales[0 if high else 1]
             mu_fake, _ = guided_x_0(networks[region.fake_score], x_t, sigma, batch.cond, None, 1.0)
             mu_real, gap = guided_x_0(teacher, x_t, sigma, batch.cond, batch.uncond, scale)
-            g, norm = dmd_gradient(x, mu_fake, mu_real, self.min_norm)
+            generated_x, mu_fake, mu_real = (generated(each, batch.prefix) for each in (x, mu_fake, mu_real))
+            g, norm = dmd_gradient(generated_x, mu_fake, mu_real, self.min_norm)
             finite = finite_samples(g)  # a broken sample gives no gradient, and is counted
             g[~finite] = 0.0
-        loss, k = surrogate(x, g), self.exit_step(region, rng, "student")
-        return LossTerms(loss, student_logs(loss, g, norm, finite, k, gap, student=x, teacher=mu_real))
+        loss, k = surrogate(generated(x, batch.prefix), g), self.exit_step(region, rng, "student")
+        return LossTerms(loss, student_logs(loss, g, norm, finite, k, gap, student=generated_x, teacher=mu_real))
 
     def fake_score_loss(self, region: Region, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
         _, x_s, end = self.roll_out(region, networks, batch, rng, "fake_score", grad=False)
         x_t, sigma, n = self.diffuse(region, x_s, end, batch, rng, "fake_score")
         v = networks[region.fake_score](x_t, sigma, batch.cond).velocity
+        v, x_s, n = (generated(each, batch.prefix) for each in (v, x_s, n))
         target = phased.phase_target(x_s, n, sigma, end) if end else velocity(x_s, n)
         each, floor = sample_mse(v, target), phased.phase_floor(sigma, end, phased.variance_of(x_s))
         if end and self.fake_score_weight == "unit_floor":

@@ -1,6 +1,6 @@
-"""Exits: the step at which a rollout stops, how often each comes, and whether the fake score takes it as an input.
+"""Exits: the steps at which rollouts stop, their weights in the draw, and an optional embedding for the fake score.
 
-DMD2 draws exits uniformly and never tells its fake score which one made a sample, so it matches their mixture.
+DMD2 draws exits uniformly, and its fake score does not know which exit made a sample, so DMD2 matches their mixture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Exits:
     exit_embedding: bool = False
 
     def check_exits(self, steps: int) -> None:
-        """ValueError unless each list is empty or has a whole number for each of ``steps`` steps, one above 0."""
+        """ValueError unless each list is empty or has one whole number per step, at least one of them above 0."""
         for key, weights in (("student_exits", self.student_exits), ("fake_score_exits", self.fake_score_exits)):
             if weights and (len(weights) != steps or not any(weights) or not all(0 <= w <= MOST for w in weights)):
                 raise ValueError(
@@ -32,7 +32,8 @@ class Exits:
                 )
 
     def draw_exit(self, rng: Rng, steps: int, purpose: str, draw: str) -> int:
-        """The exit step of a rollout for ``purpose``, from 0: step k comes with w_k / sum w. Equal on all ranks."""
+        """The exit step of a rollout for ``purpose``, from 0; step k has probability w_k / sum w. Equal on all
+        ranks."""
         weights = {STUDENT: self.student_exits, FAKE_SCORE: self.fake_score_exits}.get(purpose) or (1,) * steps
         remaining = rng.control(f"{purpose}/{draw}", sum(weights))
         for k, weight in enumerate(weights):
@@ -42,7 +43,7 @@ class Exits:
         raise AssertionError(f"a draw of {remaining} past the end of {weights}")
 
     def with_exit(self, batch: Batch, exit_step: int) -> tuple[Cond, Cond]:
-        """(cond, uncond) for the fake score, with the exit step of its samples, where it takes one."""
+        """(cond, uncond) for the fake score, with the exit step of its samples if it takes one."""
         if not self.exit_embedding:
             return batch.cond, batch.uncond
         exits = {"exit": torch.full_like(batch.sample_ids, exit_step)}

@@ -1,7 +1,7 @@
-"""Flow matching (Lipman et al., arXiv 2210.02747; rectified flow, arXiv 2209.03003): how a teacher is made.
+"""Flow matching (Lipman et al., arXiv 2210.02747; rectified flow, arXiv 2209.03003): training of a teacher.
 
 1. sigma ~ S_shift(U(0, 1)), eps ~ N(0, I), x_t = (1 - sigma) x_0 + sigma eps
-2. the prompt is dropped with probability ``prompt_dropout`` (for classifier-free guidance)
+2. drop the prompt with probability ``prompt_dropout`` (for classifier-free guidance)
 3. descend mean (v(x_t, sigma, c) - (eps - x_0))^2
 """
 

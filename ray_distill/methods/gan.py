@@ -1,13 +1,13 @@
 """DMD2's GAN term (arXiv 2405.14867, section 4.3), added to distribution matching.
 
 1. noise x and the batch's x_0 to one level s ~ U(0, gan_max_timestep / 1000), with the same eps
-2. show both to the teacher or the fake score; heads on its hidden features give logits D, one a token
-3. discriminator, wherever the fake score is updated: descend cost(D(x_s), fake) + cost(D(x_0_s), real)
+2. pass both through the teacher or the fake score; heads on its hidden features give logits D, one per token
+3. discriminator, in each step that updates the fake score: descend cost(D(x_s), fake) + cost(D(x_0_s), real)
    + gan_r1_weight mean (D(x_0_s) - D((x_0 + gan_r1_noise n)_s))^2     (approximate R1, arXiv 2501.08316)
 4. student: descend DMD2's loss + gan_weight cost(D(x_s), real); its gradient passes heads and features
-5. student, where ``divergence`` is not rkl: each sample's DMD gradient times h(r) / h(1), r = exp D(x_s) at the
+5. student, unless ``divergence`` is rkl: multiply each sample's DMD gradient by h(r) / h(1), r = exp D(x_s) at the
    score's own x_s (f-distill, arXiv 2502.15681)
-6. fake score, where the features are its own: descend DMD2's loss + gan_trunk_weight times the discriminator's
+6. fake score, if the heads read its features: descend DMD2's loss + gan_trunk_weight times the discriminator's
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class GAN(DMD):
     gan_loss: Literal["softplus", "hinge"] = "softplus"
     gan_features: Literal["teacher", "fake_score"] = "teacher"
     gan_depths: tuple[float, ...] = (0.53, 0.76, 1.0)
-    """Blocks under the heads, as parts of the depth: of 30 blocks 15, 22 and 29, counted from 0."""
+    """Blocks under the heads, as fractions of the depth: of 30 blocks 15, 22 and 29, counted from 0."""
     gan_max_timestep: float = 1000.0
     gan_trunk_weight: float = 0.0
     gan_r1_weight: float = 0.0
@@ -104,13 +104,13 @@ class GAN(DMD):
         return LossTerms(terms.loss + self.gan_weight * loss, {**terms.logs, "gan_loss": loss.detach()})
 
     def weight(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> Tensor | None:
-        """f-distill's weight, from logits at the score's own level; reverse KL, DMD's divergence, weighs all alike."""
+        """f-distill's weight from logits at the score's own level; None for reverse KL, DMD's divergence."""
         if self.divergence == "rkl":
             return None
         return divergence_weight(self.judged(x_s, sigma, networks, batch), self.divergence)
 
     def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
-        """DMD2's samples, made once a step: discriminator and fake score learn from the same ones."""
+        """DMD2's samples, made once per step, so that discriminator and fake score learn from the same samples."""
         if "x" not in shared and "fake_x" not in shared:
             shared["fake_x"], _ = super().fake_samples(networks, batch, rng, shared)
         return (shared["x"], "student") if "x" in shared else (shared["fake_x"], FAKE_SCORE)
@@ -127,7 +127,8 @@ class GAN(DMD):
         return self.separate(x, networks, batch, rng, trunk=False)
 
     def separate(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, trunk: bool = True) -> LossTerms:
-        """The discriminator's loss between ``x`` and the batch's x_0, with gradient to the ``trunk`` or without."""
+        """The discriminator's loss between ``x`` and the batch's x_0; with ``trunk`` gradient also enters the
+        features."""
         assert batch.x_0 is not None
         x_0 = batch.x_0[:, :, : x.shape[2]]  # a rollout can be shorter than its clip
         fake, real = (self.logits(each, networks, batch, rng, DISCRIMINATOR, trunk) for each in (x, x_0))

@@ -48,7 +48,7 @@ class LCM(Modalities):
     euler_steps: int = 50
     shift: float = 3.0
     guidance: float | tuple[float, float] = 3.0
-    """Standard scale of the teacher's step; a pair is a range, of which each sample draws its own."""
+    """Standard scale of the teacher's step, or a range from which each sample draws its own."""
     guidance_form: Form = "std"
     loss: Literal["huber", "l2"] = "huber"
     huber_c: float = 1e-3
@@ -88,7 +88,7 @@ class LCM(Modalities):
 
     @property
     def scales(self) -> tuple[float, float]:
-        """The standard scales u + s (c - u) between which a sample draws its own."""
+        """Lower and upper end of the standard scales u + s (c - u) that samples draw."""
         low, high = self.guidance if isinstance(self.guidance, tuple) else (self.guidance, self.guidance)
         return standard_scale(low, self.guidance_form), standard_scale(high, self.guidance_form)
 

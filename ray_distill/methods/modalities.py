@@ -1,7 +1,7 @@
-"""Losses of clips with picture and sound: each modality has its own mean, and a weight.
+"""Losses of clips with picture and sound: each modality has its own mean and weight.
 
 L = w_video L_video + w_audio L_audio, where each L is a mean over the elements of its own modality. A mean over both
-would weigh sound by its few tokens, and one normaliser over both would scale the gradient of sound by the error of the
+would weigh sound by its few tokens, and a common normaliser would scale the gradient of sound by the error of the
 picture. One noise level and one clip of the gradient's norm serve both.
 """
 
@@ -26,14 +26,14 @@ class Modalities:
     with_sound: ClassVar[bool] = True
 
     def check_modalities(self) -> None:
-        """ValueError for a weight below 0, or two of 0."""
+        """ValueError if a weight is below 0, or if both are 0."""
         weights = self.video_weight, self.audio_weight
         if min(weights) < 0 or not any(weights):
             raise ValueError(f"video_weight, audio_weight = {weights}: 0 or more, one of them above 0")
 
     def by_modality(self, loss: Callable[..., Tensor], batch: Batch, *latents: Tensor) -> dict[str, Tensor]:
-        """``loss`` of each modality's part of ``latents`` [B, C, T, H, W], by its name, weighed; one entry named ""
-        with the plain loss of a picture alone."""
+        """Weighted ``loss`` by modality, each on its part of ``latents`` [B, C, T, H, W]; for a picture alone one entry
+        named "" with the plain loss."""
         if not batch.modalities:
             return {"": loss(*latents)}
         weights = {"video": self.video_weight, "audio": self.audio_weight}
@@ -55,5 +55,5 @@ def total(losses: Mapping[str, Tensor]) -> Tensor:
 
 
 def modality_logs(name: str, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``name``_<modality>_loss of each; nothing of a picture alone, whose loss has a name already."""
+    """Logs ``name``_<modality>_loss; none for a picture alone, whose loss already has a name."""
     return {f"{name}_{of}_loss": loss.detach().mean() for of, loss in losses.items() if of}

@@ -1,4 +1,4 @@
-"""Warnings of bf16's rounding in consistency methods, as a share of the differences that they compare."""
+"""Warn of bf16's rounding where it is large against the differences that consistency methods compare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ray_distill.diffusion.consistency import CLEAR, Phases, bf16_ratios, bf16_r
 
 def bf16_warnings(phases: Phases, scale: float, huber_c: float | None, remedy: str) -> list[str]:
     """Warnings of bf16's effect on a consistency loss whose teacher is guided by the standard ``scale``; ``huber_c``
-    None: the loss is the square."""
+    is None for the squared loss."""
     ratios, noise = bf16_ratios(phases, scale), max(bf16_rounding(phases))
     worst, warnings = max(ratios), []
     if worst > CLEAR:

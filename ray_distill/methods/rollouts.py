@@ -1,9 +1,9 @@
-"""Rollouts of a causal student that go on beyond the frames that are scored: their keys and their bounds.
+"""Rollouts of a causal student beyond its scored frames: their keys and their bounds.
 
-drawn      (Self-Forcing++, arXiv 2510.02283) each update rolls out anew, to a length that is drawn, and scores the last
+drawn      (Self-Forcing++, arXiv 2510.02283) each update rolls out anew, to a random length, and scores the last
            ``num_training_frames``
-streamed   (LongLive, arXiv 2509.22622) a rollout goes on from update to update with its cache; an update makes some
-           frames more, scores the latest ``num_training_frames``, and descends on the new ones
+streamed   (LongLive, arXiv 2509.22622) a rollout continues from update to update with its cache; an update makes more
+           frames, scores the latest ``num_training_frames``, and descends on the new ones
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray_distill.types import AtSave, Batch, Cache, Rng, Rollout
 
 @dataclass(frozen=True)
 class Stretch:
-    """The frames of a rollout that an update makes, from ``start`` to ``end``; gradient begins at ``scored``."""
+    """Frames of a rollout that an update makes, from ``start`` to ``end``; gradient begins at ``scored``."""
 
     start: int
     scored: int
@@ -32,16 +32,16 @@ class LongRollouts(Chunked):
     """``docs/methods.md`` explains each key."""
 
     num_training_frames: int = 21
-    """Most latent frames of a rollout, hence of the gradient; whole chunks within it."""
+    """Largest number of latent frames of a rollout, hence of the gradient; rounded down to whole chunks."""
     rollout_frames: int | None = None
-    """Latent frames of the longest rollout, where it goes on beyond what is scored."""
+    """Latent frames of the longest rollout, if rollouts continue beyond the scored frames."""
     rollout_overlap: int | None = None
-    """Streams rollouts: latent frames that a window shares with the one before; default: rollouts begin anew."""
+    """Latent frames that a window of a streamed rollout shares with the previous one; default: rollouts begin anew."""
     rollout_at_save: AtSave = "saved"
-    """A checkpoint keeps streamed rollouts, or they begin anew after each save."""
+    """Treatment of streamed rollouts: a checkpoint keeps them, or new ones begin after each save."""
 
     def check_length(self) -> None:
-        """ValueError where not one chunk is scored, or a longer rollout is none, or without a window."""
+        """ValueError if no chunk is scored, or if ``rollout_frames`` is too short or lacks a window."""
         scored = longest(self.num_training_frames, self.chunks)
         if scored < 1:
             raise ValueError(
@@ -70,7 +70,7 @@ class LongRollouts(Chunked):
         self._check_stream(scored)
 
     def _check_stream(self, scored: int) -> None:
-        """ValueError for keys of streamed rollouts that have no effect, or leave nothing to make."""
+        """ValueError for keys of streamed rollouts that have no effect, or leave no new frames."""
         overlap, length = self.rollout_overlap, self.num_frame_per_block
         if overlap is None:
             if self.rollout_at_save != "saved":
@@ -120,25 +120,26 @@ class LongRollouts(Chunked):
         return 1 + -(-(longest(self.rollout_frames, self.chunks) - scored) // self.new_frames(scored))
 
     def new_frames(self, scored: int) -> int:
-        """Most new frames of a later window of ``scored``: whole chunks, one at least."""
+        """Largest number of new frames in a later window of ``scored``: whole chunks, at least one."""
         length = self.num_frame_per_block
         return max(length, (scored - (self.rollout_overlap or 0)) // length * length)
 
     def frames(self, clip: int) -> int:
-        """Number of a clip's latent frames that are rolled out; ValueError where it is no whole number of chunks."""
+        """Latent frames of a rollout for a clip of ``clip`` frames; ValueError if the clip is no whole number of
+        chunks."""
         chunk_lengths(clip, self.chunks)  # validation samples all of it
         return longest(min(clip, self.num_training_frames), self.chunks)
 
     def first_scored(self, clip: int, rng: Rng, purpose: str) -> int:
-        """The frame of a rollout from which on it is scored, for a clip of ``clip`` latent frames: drawn so that the
-        scored frames end where a chunk does."""
+        """First scored frame of a rollout for a clip of ``clip`` latent frames, drawn so that the scored frames end
+        with a chunk."""
         if self.rollout_frames is None or self.rollout_overlap is not None:
             return 0
         more = longest(self.rollout_frames, self.chunks) - self.frames(clip)
         return self.num_frame_per_block * rng.control(f"{purpose}/window", more // self.num_frame_per_block + 1)
 
     def stretch(self, batch: Batch, rng: Rng, purpose: str) -> Stretch:
-        """The frames that an update on ``batch`` makes."""
+        """Frames that an update on ``batch`` makes."""
         clip, rollout = batch.latent_shape[1], batch.rollout
         if rollout is None or rollout.x is None:
             first = self.first_scored(clip, rng, purpose)
@@ -149,13 +150,13 @@ class LongRollouts(Chunked):
         return Stretch(rollout.frames, rollout.frames, end)
 
     def lengths_of(self, stretch: Stretch) -> tuple[int, ...]:
-        """Latent frames of each chunk that is made."""
+        """Latent frames of each new chunk."""
         before = chunk_lengths(stretch.start, self.chunks) if stretch.start else ()
         return chunk_lengths(stretch.end, self.chunks)[len(before) :]
 
     def joined(self, batch: Batch, reuse: bool = False) -> Batch:
-        """``batch`` with the conditioning of its rollout, which it begins where none is under way, unless the update
-        will ``reuse`` the latest window."""
+        """``batch`` with the conditioning of its rollout. It begins a rollout if there is none, unless the update will
+        ``reuse`` the latest window."""
         rollout = batch.rollout
         if rollout is None:
             return batch
@@ -168,13 +169,13 @@ class LongRollouts(Chunked):
         return replace(batch, cond=rollout.cond, uncond=rollout.uncond, latent_shape=(c, t, h, w))
 
     def extend(self, rollout: Rollout, x: Tensor) -> Tensor:
-        """The window [B, C, T, H, W] of the latest frames, of which the last are ``x``; after it the rollout goes on,
-        or is over."""
+        """Append ``x`` to the rollout; returns the window [B, C, T, H, W] of the latest frames. The last window ends
+        the rollout."""
         assert self.rollout_frames is not None
         rollout.prefix = 0
         if rollout.x is not None:
             scored, new = rollout.x.shape[2], x.shape[2]
-            rollout.prefix = max(1, scored - new)  # the scores know a first latent frame of one picture
+            rollout.prefix = max(1, scored - new)  # scores expect one picture in the first latent frame
             x = torch.cat([rollout.x[:, :, new:], x], dim=2)
             rollout.frames += new
         else:
@@ -186,8 +187,11 @@ class LongRollouts(Chunked):
         return x
 
     def scored(self, batch: Batch, rng: Rng, purpose: str) -> Batch:
-        """Scored frames that are not the clip's first begin with a latent frame of several pictures, where the scores
-        know a single one: they see it, and no loss or normaliser counts it, nor frames that were scored before."""
+        """Mask frames that no loss or normaliser counts: frames scored before, and the first latent frame of a later
+        window.
+
+        That frame holds several pictures, where the scores expect one; they still see it.
+        """
         if batch.rollout is not None:
             return replace(batch, prefix=batch.rollout.prefix)
         later = self.first_scored(batch.latent_shape[1], rng, purpose) > 0

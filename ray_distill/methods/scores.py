@@ -1,4 +1,4 @@
-"""The two scores of distribution matching: their guidance, and the noise levels of their comparison."""
+"""The two scores of distribution matching: their guidance, and the noise levels at which they are compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Scores:
     min_norm: float = 1e-5
 
     def check_scores(self, timesteps: tuple[float, ...]) -> None:
-        """ValueError where a key is out of range, or the window after one of the student's steps is empty."""
+        """ValueError if a key is out of range, or if the window after one of the student's steps is empty."""
         if not 0 < self.score_min < self.score_max < 1:
             raise ValueError(f"score_min, score_max = {self.score_min}, {self.score_max}: need 0 < min < max < 1")
         if self.score_shift <= 0 or self.min_norm <= 0:
@@ -53,7 +53,7 @@ class Scores:
 
     @property
     def fake_score_scale(self) -> float:
-        """Standard scale; a ``fake_score_guidance`` of 0 is off in both forms."""
+        """Standard scale of the fake score; a ``fake_score_guidance`` of 0 is off in both forms."""
         return (
             standard_scale(self.fake_score_guidance, self.fake_score_guidance_form) if self.fake_score_guidance else 1.0
         )
@@ -67,8 +67,8 @@ class Scores:
         )
 
     def score_levels(self, timesteps: tuple[float, ...], exit_step: int | None) -> tuple[int, int]:
-        """Window [min, max) of the raw score index. Without an exit step (each chunk has another one) the schedule has
-        no effect."""
+        """Window [min, max) of the raw score index. Without a common exit step of all chunks the schedule has no
+        effect."""
         if exit_step is None:
             return self.min_score_timestep, 1000
         start, end = score_window(timesteps, exit_step, self.score_shift)
@@ -77,7 +77,7 @@ class Scores:
     def diffuse(
         self, x: Tensor, batch: Batch, rng: Rng, purpose: str, window: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_s, s, eps): ``x`` at a score timestep of its own per sample, equal for all its frames."""
+        """(x_s, s, eps): ``x`` with noise at one score level s [B] per sample, equal for all its frames."""
         eps = rng.noise(f"{purpose}/score_eps", batch.sample_ids, x.shape[1:])
         u = rng.uniform(f"{purpose}/score_sigma", batch.sample_ids)
         sigma = score_sigma(u, self.score_shift, self.score_min, self.score_max, window)

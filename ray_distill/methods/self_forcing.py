@@ -2,11 +2,11 @@
 
 1. cut the clip into chunks of ``num_frame_per_block`` latent frames, at most ``num_training_frames`` in all
 2. a chunk: backward simulation to its exit step k as in DMD2, with attention to the cache of the chunks before it
-3. remember it: one forward without gradient on the finished chunk at ``context_noise``, which fills the cache
-4. score, student's and fake score's descent: DMD2's, on the whole clip; teacher and fake score see all its frames
-With ``rollout_frames`` rollouts are longer than what is scored (``rollouts``).
+3. remember: one forward without gradient on the finished chunk at ``context_noise`` fills the cache
+4. score, and descend student and fake score, as DMD2 on the whole clip; teacher and fake score see all its frames
+With ``rollout_frames`` rollouts are longer than the scored frames (``rollouts``).
 
-Gradients stay within a chunk: what it sees of others was made without.
+Gradients stay within a chunk: a chunk sees the others through a cache without gradient.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from ray_distill.types import STUDENT, Batch, Chunks, Denoiser, LossTerms, Netwo
 
 @dataclass(frozen=True)
 class SelfForcing(LongRollouts, DMD):
-    """DMD2's keys, and those of the rollout, under the names that Self-Forcing gave them."""
+    """DMD2's keys, and the keys of the rollout under Self-Forcing's names."""
 
     first_chunk_timesteps: tuple[float, ...] = ()
-    """Steps of the first chunk alone, where it is to have more than the others."""
+    """Steps of the first chunk, if it needs more than the others."""
     same_step_across_blocks: bool = True
-    """One exit step for all chunks, else one each."""
+    """One exit step for all chunks; false: one for each."""
     last_step_only: bool = False
     context_noise: float = 0.0
-    """The timestep at which a finished chunk is remembered; 0 is clean."""
+    """Timestep at which the cache keeps a finished chunk; 0 is clean."""
 
     name: ClassVar[str] = "self_forcing"
 
@@ -58,7 +58,7 @@ class SelfForcing(LongRollouts, DMD):
             raise ValueError(f"context_noise = {self.context_noise}: a timestep in [0, 1000); 0 remembers clean chunks")
 
     def check_chunk_exits(self) -> None:
-        """ValueError for keys of exits that have no effect beside others, or would say what is not so."""
+        """ValueError for keys of exits that other keys make ineffective or wrong."""
         weighed = {"student_exits": list(self.student_exits), "fake_score_exits": list(self.fake_score_exits)}
         if self.first_chunk_timesteps:
             check_timesteps(self.first_chunk_timesteps, "first_chunk_timesteps")
@@ -104,25 +104,25 @@ class SelfForcing(LongRollouts, DMD):
         return self.draw_exit(rng, len(self.timesteps), purpose, f"exit{drawn or ''}")
 
     def chunk_exit(self, rng: Rng, purpose: str, chunk: int) -> int:
-        """The exit step of a chunk: the first has a draw of its own where it has steps of its own."""
+        """The exit step of a chunk; a first chunk with its own steps has its own draw."""
         steps = len(self.first_chunk_timesteps)
         if chunk or not steps:
             return self.exit_step(rng, purpose, chunk)
         return steps - 1 if self.last_step_only else rng.control(f"{purpose}/exit_first", steps)
 
     def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
-        """Score window of the exit step; with an exit for each chunk there is none, and the schedule has no effect."""
+        """Score window of the exit step; if each chunk has its own exit, the schedule has no effect."""
         common = self.same_step_across_blocks or self.last_step_only
         return self.score_levels(self.sampler().timesteps, self.exit_step(rng, purpose) if common else None)
 
     def roll_out(self, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool) -> Tensor:
-        """x [B, C, T, H, W] with T <= ``num_training_frames``, the last of the rollout: each chunk's x_0-prediction at
-        its exit step, with gradient there and only there. ValueError where the clip is no whole number of chunks."""
+        """x [B, C, T, H, W], the last T <= ``num_training_frames`` of the rollout: each chunk's x_0-prediction at its
+        exit step, with gradient only there. ValueError if the clip is no whole number of chunks."""
         sampler, (channels, _, *size), rollout = self.sampler(), batch.latent_shape, batch.rollout
         stretch, last = self.stretch(batch, rng, purpose), None
         if rollout is not None and rollout.x is not None:
             last = rollout.x[:, :, -self.num_frame_per_block :]
-        first = stretch.start - (0 if last is None else last.shape[2])  # the last chunk may be remembered with noise
+        first = stretch.start - (0 if last is None else last.shape[2])  # the cache may keep the last chunk with noise
 
         @cache
         def noise(i: int) -> Tensor:

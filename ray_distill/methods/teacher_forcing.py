@@ -35,7 +35,7 @@ from ray_distill.types import (
 )
 
 GRID = 1000
-"""Levels over which the mean of the bell is 1."""
+"""Number of levels over which the bell has mean 1."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class TeacherForcing(Chunked):
         return History(add_noise(batch.x_0, eps, level), level)
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """Weight w: 1, or exp(-2 (sigma - 1/2)^2) less its minimum, over its mean on the shifted grid. The bell is 0 at
-        pure noise, where sampling begins."""
+        """Weight w: 1, or the bell exp(-2 (sigma - 1/2)^2) less its minimum, over its mean on the shifted grid. The
+        bell is 0 at pure noise, where sampling begins."""
         if self.loss_weight == "uniform":
             return torch.ones_like(sigma)
         lowest = math.exp(-0.5)

@@ -1,7 +1,7 @@
 """DMD after a regression on the teacher's own trajectories (the ODE initialisation of CausVid, arXiv 2412.07772).
 
-1. the teacher's Euler solver takes noise over x_k, at the level of a student's step, to x_clean, without gradient
-   (``pairs``: that was done before, by `prepare`)
+1. the teacher's Euler solver takes noise through x_k, at the level of a student's step, to x_clean, without gradient
+   (with ``pairs``, `prepare` has done this)
 2. for ``warm_start_steps`` steps descend mean (G(x_k) - x_clean)^2; then distil
 """
 
@@ -29,7 +29,7 @@ class WarmStart(DMD):
     solver_guidance: float = 7.0
     """Standard scale: u + s (c - u)."""
     pairs: bool = False
-    """Regress on prepared trajectories, in place of the teacher's calls at each step."""
+    """Regress on prepared trajectories; false: call the teacher at each step."""
 
     name: ClassVar[str] = "dmd_warm_start"
 
@@ -62,12 +62,12 @@ class WarmStart(DMD):
         return self.pairs or super().uses_latents
 
     def solver(self) -> Sampler:
-        """The teacher's recipe, which halts at each of the student's levels."""
+        """Recipe of the teacher's solver, which halts at each of the student's levels."""
         grid = euler_timesteps(self.solver_steps, self.solver_shift)
         return halting(grid, self.sampler().timesteps, self.solver_guidance)
 
     def trajectory(self, networks: Networks, batch: Batch, rng: Rng) -> list[Tensor]:
-        """The teacher's states [B, C, T, H, W] at the student's levels, and its x_0 behind them."""
+        """The teacher's states [B, C, T, H, W] at the student's levels, then its x_0."""
         if self.pairs:
             if batch.states is None or batch.x_0 is None:
                 raise ValueError("pairs = True: the batch brings no states of the teacher's trajectory")

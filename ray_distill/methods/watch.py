@@ -1,6 +1,7 @@
-"""Logs of distribution matching, and the warnings that its rows give.
+"""Logs of methods' updates, and warnings from a run's rows.
 
-All tensors are detached and none is read here: nothing waits for the device. A log of shape [B] has one value a sample.
+All tensors are detached, and no code here reads their values, which would wait for the device. A log of shape [B] has
+one value per sample.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from ray_distill.diffusion.consistency import CLEAR, bf16_share
 
 BINS = 5
 LAG_WINDOW = 50
-"""Rows with a fake-score loss, or a share of rounding, whose mean is one point of its curve."""
+"""Number of rows, with a fake-score loss or a share of rounding, that make one point of its curve."""
 SPREAD_WINDOW = 20
-"""Student updates whose mean spread is one point of its curve."""
+"""Number of student updates that make one point of the spread's curve."""
 
 
 def student_logs(
@@ -29,8 +30,8 @@ def student_logs(
     gap: Tensor | None,
     **latents: Tensor,
 ) -> dict[str, Tensor]:
-    """Logs of a student update: ``g`` [B, C, T, H, W], ``norm`` and ``finite`` [B], ``gap`` [B] where guidance is on,
-    and the latents whose mean and spread tell saturation."""
+    """Logs of a student update: ``g`` [B, C, T, H, W], ``norm`` and ``finite`` [B], ``gap`` [B] if guidance
+    is on, and the latents whose mean and spread show saturation."""
     logs = {
         "dmd_loss": loss,
         "dmd_gradient": g.abs().flatten(1).mean(1),
@@ -47,8 +48,8 @@ def student_logs(
 
 
 def projection_logs(share: Tensor, cosine: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-    """Logs of a projected update, by sigma: the removed share of its length, and the cosine of the gradient and the
-    residual, [B] each."""
+    """Logs of a projected update: the removed share of the gradient's length, whole and by sigma, and by sigma the
+    cosine of gradient and residual. ``share`` (the kept part) and ``cosine`` are [B]."""
     removed = (1 - share).detach()
     return {
         "projection_removed": removed,
@@ -58,8 +59,7 @@ def projection_logs(share: Tensor, cosine: Tensor, sigma: Tensor) -> dict[str, T
 
 
 def floor_logs(each: Tensor, floor: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-    """Logs of a fake-score update: the loss ``each`` [B], whole and by sigma, and the ``floor`` [B] of a Gaussian
-    there."""
+    """Logs of a fake-score update: the loss ``each`` [B] and the ``floor`` [B] of a Gaussian, whole and by sigma."""
     each = each.detach()
     return {
         "fake_score_loss": each.mean(),
@@ -73,7 +73,7 @@ def consistency_logs(
     each: Tensor, prediction: Tensor, aim: Tensor, x_t: Tensor, x_0: Tensor, sigma: Tensor
 ) -> dict[str, Tensor]:
     """Logs of a consistency update: its loss ``each`` [B], whole and by sigma, the spread of the student's predictions
-    against the data's, and the share of prediction - aim that bf16's rounding is, or would be."""
+    against the data's, and bf16's rounding as a share of prediction - aim, measured or estimated."""
     each, spread = each.detach(), {"student_std": prediction.detach(), "data_std": x_0}
     logs = {name: x.flatten(1).std(1, correction=0) for name, x in spread.items()}
     share = bf16_share(prediction.detach(), aim, x_t)
@@ -87,7 +87,7 @@ def consistency_logs(
 
 
 def by_sigma(name: str, values: Tensor, sigma: Tensor) -> dict[str, Tensor]:
-    """``values`` [B] by bins of sigma [B]; NaN where a sample is in another bin. The names never depend on the draw."""
+    """``values`` [B] by bins of sigma [B], NaN for samples of other bins. The names never depend on the draw."""
     bins = torch.arange(BINS, device=sigma.device)
     which = (sigma * BINS).long().clamp_max(BINS - 1) == bins[:, None]
     table = torch.where(which, values, float("nan"))
@@ -95,13 +95,13 @@ def by_sigma(name: str, values: Tensor, sigma: Tensor) -> dict[str, Tensor]:
 
 
 def warnings(rows: Sequence[Mapping[str, float]], bf16: bool = False) -> list[str]:
-    """Warnings of a run's rows so far, in sentences with a remedy; ``bf16``: its networks compute in bf16. More rows
-    never change an earlier sentence, so its text identifies a warning that was printed before."""
+    """Warnings from a run's rows so far, each a sentence with a remedy; ``bf16``: its networks compute in bf16. More
+    rows never change an earlier sentence, so the text identifies a warning that was printed before."""
     return [text for text in (_lag(rows), _saturation(rows), _rounding(rows) if bf16 else "") if text]
 
 
 def _rounding(rows: Sequence[Mapping[str, float]]) -> str:
-    """Warning: much of the difference in a consistency loss is bf16's rounding."""
+    """Warning that bf16's rounding is a large share of the difference in a consistency loss."""
     for step, share in _curve(rows, "bf16_share", LAG_WINDOW):
         if share > CLEAR:
             return (
@@ -112,7 +112,7 @@ def _rounding(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _lag(rows: Sequence[Mapping[str, float]]) -> str:
-    """Warning: the fake score's loss is above that of a Gaussian of the student's spread, and grows."""
+    """Warning that the fake score's loss exceeds that of a Gaussian of the student's spread, and grows."""
     curve = _curve(rows, "fake_score_over_floor", LAG_WINDOW)
     for (_, first), (_, second), (step, third) in zip(curve, curve[1:], curve[2:], strict=False):
         if first < second < third and third > max(1.0, 1.1 * first):
@@ -126,7 +126,7 @@ def _lag(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _saturation(rows: Sequence[Mapping[str, float]]) -> str:
-    """Warning: the student's spread passes the data's (or the teacher's, as it sees the student) and keeps growing."""
+    """Warning that the student's spread exceeds the data's (or that of the teacher's predictions) and keeps growing."""
     spread = _curve(rows, "student_std", SPREAD_WINDOW)
     reference = _curve(rows, "data_std", SPREAD_WINDOW) or _curve(rows, "teacher_std", SPREAD_WINDOW)
     for i in range(3, min(len(spread), len(reference))):
@@ -142,7 +142,7 @@ def _saturation(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _curve(rows: Sequence[Mapping[str, float]], name: str, window: int) -> list[tuple[float, float]]:
-    """(step, mean) of each whole window of the rows that have ``name``."""
+    """(step, mean) of each complete window of the rows that have ``name``."""
     points = [(row["step"], row[name]) for row in rows if name in row]
     whole = len(points) - len(points) % window
     return [

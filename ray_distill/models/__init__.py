@@ -1,9 +1,10 @@
 """Real networks behind Denoiser, and the registry of their families.
 
-A family has a folder of its own, and its `family` module one value, FAMILY; the files beside the folders serve all
-families, and know none (`causal` apart, which says why). They run wherever a network does: on workers, in Ray's
-actors, on the driver on the meta device.
-May import: diffusion, types and the leaves; diffusers and transformers nowhere else but in exports' checks and scripts.
+A family has its own folder, whose `family` module defines FAMILY; the files beside the folders serve all families and
+name none, except `causal`, which says why. They run wherever a network runs: on workers, in Ray's actors, and on the
+driver on the meta device.
+May import: diffusion, types, the leaves, diffusers and transformers; outside this folder only exports' checks and
+scripts import the last two.
 docs/families.md says file by file what a new family owes.
 """
 
@@ -19,12 +20,13 @@ FAMILIES = {
     "ltx": "ray_distill.models.ltx.family",
     "ltx2": "ray_distill.models.ltx2.family",
     "cogvideox": "ray_distill.models.cogvideox.family",
+    "hunyuan15": "ray_distill.models.hunyuan15.family",
 }
 
 
 def family(name: str) -> Family:
-    """The family ``name``. It is imported on first use, since diffusers takes seconds and a configuration needs names
-    alone."""
+    """The family ``name``, imported on first use: diffusers takes seconds to import, and a configuration needs only
+    names."""
     declared: Family = importlib.import_module(FAMILIES[name]).FAMILY
     return declared
 
@@ -34,5 +36,5 @@ def families() -> Iterator[Family]:
 
 
 def family_of(transformer: str) -> Family | None:
-    """The family of a transformer's class; None for other classes."""
+    """The family whose transformer has this class name; None for other classes."""
     return next((each for each in families() if each.transformer.__name__ == transformer), None)

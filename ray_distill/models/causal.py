@@ -1,7 +1,7 @@
-"""Causal calls of networks: the refusal of families without them, and the rule of a cache, which chunks it keeps.
+"""Causal calls: refuse them for families without them, and share the rule by which a cache keeps chunks.
 
-Wan has the one copy of the rule, in a file that exports carry beside their weights; no file above `models/` may name a
-family, so that the plan imports it from here.
+The rule `keep` stands in Wan's folder, in a file that exports copy beside their weights. No file above `models/` may
+name a family, so the plan imports the rule from here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["check_plain", "keep"]
 
 
 def check_plain(family: str, chunks: Sequence[int], cache: Cache | None, features: Sequence[int]) -> None:
-    """ValueError for a causal call and for features, which Wan alone has so far; other families' networks call this."""
+    """ValueError for a causal call or for features, which only Wan has so far; other families' networks call this."""
     if chunks or cache is not None or features:
         raise ValueError(
             f"model.family = {family!r}: no causal calls and no features; use family wan, or another method"

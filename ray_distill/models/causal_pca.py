@@ -1,4 +1,4 @@
-"""CausalPatchPCA: a codec without training whose first latent frame is one picture, as Wan's VAE has it."""
+"""CausalPatchPCA: a codec without training whose first latent frame is a single picture, as in Wan's VAE."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ray_distill.models.codec import first_alone
 from ray_distill.models.patch_pca import WEIGHTS, PatchPCA, save_codec
 
 
 class CausalPatchPCA(nn.Module):
-    """4n + 1 frames -> n + 1 latent frames (for a patch of 4 frames): one PatchPCA for the first frame alone, one for
-    the blocks of frames behind it.
+    """Codec of two PatchPCAs, one for the first frame and one for the blocks of frames behind it: for a patch of 4
+    frames, 4n + 1 frames -> n + 1 latent frames.
 
-    No latent frame depends on a later frame, so a clip's first latents are those of its beginning, at any length.
-    ``first`` has blocks of one frame, ``rest`` of several; rows, columns and channels of both are equal.
+    No latent frame depends on a later frame, so that a longer clip begins with the same latents. The blocks of
+    ``first`` have one frame, those of ``rest`` several; both have equal rows, columns and channels.
     """
 
     def __init__(self, first: PatchPCA, rest: PatchPCA) -> None:
@@ -34,8 +35,8 @@ class CausalPatchPCA(nn.Module):
     def fit(
         cls, pixels: Tensor, patch: tuple[int, int, int] = (4, 4, 4), channels: int = 16, whitening: float = 1.0
     ) -> CausalPatchPCA:
-        """Fit the leading ``channels`` components of ``pixels`` [N, 3, T, H, W]: of all pictures for the first frame,
-        of the blocks behind it for the rest. ``whitening`` is that of PatchPCA."""
+        """Fit the leading ``channels`` components of ``pixels`` [N, 3, T, H, W]: those of all pictures for the first
+        frame, and those of the blocks behind the first frame for the rest. ``whitening`` as in PatchPCA."""
         pictures = pixels.movedim(2, 1).flatten(0, 1)[:, :, None]
         first = PatchPCA.fit(pictures, (1, *patch[1:]), channels, whitening)
         return cls(first, PatchPCA.fit(pixels[:, :, 1:], patch, channels, whitening))
@@ -55,11 +56,14 @@ class CausalPatchPCA(nn.Module):
         for number, latents in enumerate(chunks):
             yield self.rest.decode(latents) if number else self.decode(latents)
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        return first_alone(frames, self.stride[0])
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         time, rows, columns = self.stride
-        if frames % time != 1 % time or frames < 1:
-            below = max(frames - 1, 0) // time * time + 1
-            raise ValueError(f"frames={frames}: CausalPatchPCA takes {time}k+1 frames; use {below} or {below + time}")
+        below, above = self.fitting(frames)
+        if below != frames:
+            raise ValueError(f"frames={frames}: CausalPatchPCA takes {time}k+1 frames; use {below} or {above}")
         if height % rows or width % columns:
             raise ValueError(f"height x width = {height}x{width}: CausalPatchPCA takes multiples of {rows}x{columns}")
         return self.channels, (frames - 1) // time + 1, height // rows, width // columns

@@ -1,6 +1,6 @@
 """Codec: pixels to latents and back, by a family's VAE or by a PCA of patches.
 
-Latents leave a codec normalised (each channel about zero mean and unit variance), as the denoiser wants them.
+A codec's latents are normalised, as the denoiser expects them: each channel has about zero mean and unit variance.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PCA = {
     "PatchPCA": "ray_distill.models.patch_pca:PatchPCA",
     "CausalPatchPCA": "ray_distill.models.causal_pca:CausalPatchPCA",
 }
-"""Codecs of no family. An encoder of one starts in a third of the time that diffusers takes to import."""
+"""Codecs without a family: they import no diffusers, so that an encoder starts in a third of the time."""
 
 
 class Codec(Protocol):
-    """A codec turns videos into latents and back; frozen, without gradients."""
+    """Turns videos into latents and back; frozen, without gradients."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         """``pixels`` [B, 3, T, H, W] in [-1, 1] -> normalised latents fp32 [B, C, t, h, w]."""
@@ -36,39 +36,56 @@ class Codec(Protocol):
         ...
 
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pixels [B, 3, T, H, W] of each of the ``chunks`` of one clip's latents, in order; together they equal
-        :meth:`decode` of the whole clip. For codecs in which no frame depends on a later one: not LTX-Video's."""
+        """Pixels [B, 3, T, H, W] of each of the ``chunks`` of a clip's latents, in order; joined they equal
+        :meth:`decode` of the whole clip. Only for codecs in which no frame depends on a later frame, which excludes
+        LTX-Video's."""
         ...
 
     def latent_shape(self, frames: int, height: int, width: int) -> Latent:
-        """(C, t, h, w) of a video, and L where it has sound; ValueError where the codec cannot take that size."""
+        """(C, t, h, w) of a video, or (C, t, h, w, L) with sound; ValueError for a size that the codec cannot take."""
+        ...
+
+    def fitting(self, frames: int) -> tuple[int, int]:
+        """The nearest numbers of frames that it takes, at or below ``frames`` (its fewest, where that is
+        more), and at or above."""
         ...
 
     @property
     def stride(self) -> tuple[int, int, int]:
-        """Frames, rows and columns of pixels for one of latents."""
+        """(frames, rows, columns) of pixels for each latent frame, row and column."""
         ...
 
     @property
     def channels(self) -> int:
-        """Number C of channels of its latents."""
+        """Number C of latent channels."""
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
 
 
+def first_alone(frames: int, time: int) -> tuple[int, int]:
+    """:meth:`Codec.fitting` of a codec that takes a first frame and ``time`` for each latent frame behind it."""
+    below = max(frames - 1, 0) // time * time + 1
+    return below, below + time * (below < frames)
+
+
+def frames_of(codec: Codec, latent: int) -> int:
+    """Number of frames of a clip of ``latent`` latent frames."""
+    return codec.fitting((latent - 1) * codec.stride[0] + 1)[1]
+
+
 def vae_class(name: str, where: str) -> CodecClass:
-    """The codec of the family that has a VAE of this ``_class_name``; ValueError, which begins with ``where``, where no
-    family has one."""
+    """The codec class of the family whose VAE has the ``_class_name`` ``name``; ValueError, which begins with
+    ``where``, where no family has such a VAE."""
     codecs = {each.parts["vae"]: each.codec for each in families()}
     if name not in codecs:
         names = ", ".join([*PCA, *codecs])
-        raise ValueError(f"{where}: _class_name {name!r} is no codec that is known; known are {names}")
+        raise ValueError(f"{where}: _class_name {name!r} is no known codec; use one of {names}")
     return codecs[name]
 
 
 def load_codec(folder: Path) -> Codec:
-    """The codec of a ``vae`` folder, chosen by ``_class_name`` in its config.json."""
+    """Load the codec of a ``vae`` folder; ``_class_name`` in its config.json chooses the class."""
     config = Path(folder) / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{folder} is no codec: it has no config.json")

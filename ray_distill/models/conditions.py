@@ -1,6 +1,6 @@
-"""Conditioning from rows to batches, and from rows to stored bytes: one rule of padding.
+"""Turn rows of conditioning into batches and into stored bytes, by one rule of padding.
 
-A row (``spec.Row``) has one sample's tensors without padding; Cond has a batch's.
+A row (``spec.Row``) has the tensors of one sample, without padding; Cond has those of a batch.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ray_distill.types import Cond
 MASK = "_mask"
 
 
-def batched(rows: Sequence[Row], fields: Fields, latent: Latent = (0, 0, 0, 0)) -> dict[str, Tensor]:
-    """Cond of the ``fields`` of ``rows``, beside latents of the shape ``latent``, on the device of the rows.
+def collate(rows: Sequence[Row], fields: Fields, latent: Latent = (0, 0, 0, 0)) -> dict[str, Tensor]:
+    """Join ``rows`` into a batch's Cond of ``fields``, for latents of the shape ``latent``, on the rows' device.
 
     ValueError where a row has another shape than its field.
     """
@@ -40,18 +40,18 @@ def batched(rows: Sequence[Row], fields: Fields, latent: Latent = (0, 0, 0, 0)) 
 
 
 def unconditional(captions: Row, cond: Cond, fields: Fields) -> dict[str, Tensor]:
-    """The unconditional branch of ``cond``: ``captions``, the row of the negative prompt, in place of each caption, and
-    the fields of clips as they are."""
+    """The unconditional branch of ``cond``: each caption is replaced by ``captions``, the row of the negative prompt,
+    and the fields of clips stay."""
     count = len(next(iter(cond.values())))
     device = next(iter(cond.values())).device
-    null = batched([captions], of_captions(fields))
+    null = collate([captions], of_captions(fields))
     return {name: value.to(device).expand(count, *value.shape[1:]) for name, value in null.items()} | {
         name: cond[name] for name in (*of_clips(fields), LAYOUT) if name in cond
     }
 
 
 def empty(fields: Fields, rows: int, latent: Latent) -> dict[str, Tensor]:
-    """Cond of these shapes without values, for counts of memory and operations."""
+    """Cond with uninitialised tensors for ``rows`` samples, to count memory and operations."""
     cond = {name: torch.empty(rows, *field.sizes(latent)) for name, field in fields.items()}
     masks = {name + MASK: int(field.shape[0]) for name, field in fields.items() if field.padding == "mask"}
     cond |= {name: torch.empty(rows, most, dtype=torch.bool) for name, most in masks.items()}
@@ -59,20 +59,27 @@ def empty(fields: Fields, rows: int, latent: Latent) -> dict[str, Tensor]:
 
 
 def to_bytes(name: str, value: Tensor, field: Field, latent: Latent = (0, 0, 0, 0)) -> bytes:
-    """The value's bytes for its store; ValueError where its shape is not the field's, beside latents (C, t, h, w)."""
+    """The bytes of a field's value for its store; ValueError where its shape is not the field's for ``latent``."""
     sizes = field.sizes(latent)
     value_shape = tuple(value.shape) if field.padding == "whole" else (sizes[0], *value.shape[1:])
     if value_shape != sizes:
-        raise ValueError(f"{name} is {list(value.shape)}, and its family declares {list(sizes)}; are its parts of one?")
+        raise ValueError(
+            f"{name} is {list(value.shape)}, and its family declares {list(sizes)}; give a folder whose parts belong "
+            "together"
+        )
     stored = value.detach().to("cpu", getattr(torch, field.dtype)).contiguous()
     return bytes(stored.view(torch.uint8).numpy().tobytes())
 
 
 def from_bytes(stored: Mapping[str, bytes], fields: Fields, latent: Latent) -> dict[str, Tensor]:
-    """A row from its stored bytes, beside latents (C, t, h, w)."""
+    """The row of the ``stored`` bytes, for latents of the shape ``latent``."""
     row = {}
     for name, field in fields.items():
         sizes = field.sizes(latent)
-        flat = torch.frombuffer(bytearray(stored[name]), dtype=getattr(torch, field.dtype))
+        dtype = getattr(torch, field.dtype)
+        if not stored[name]:  # a caption without tokens of this kind
+            row[name] = torch.empty(0, *sizes[1:], dtype=dtype)
+            continue
+        flat = torch.frombuffer(bytearray(stored[name]), dtype=dtype)
         row[name] = flat.reshape(sizes if field.padding == "whole" else (-1, *sizes[1:]))
     return row

@@ -1,5 +1,4 @@
-"""Embeddings of exits, added to that of the time, for a network that learns at which exit its samples left the
-student."""
+"""Exit embeddings, added to a network's time embedding: they tell it at which exit a sample left the student."""
 
 from __future__ import annotations
 
@@ -14,8 +13,15 @@ from ray_distill.types import Cond
 NAME = "exit_embedding"
 
 
+def check_exits(network: nn.Module, key: str) -> None:
+    """ValueError unless ``network`` (meta will do) has one embedding of the time, to which those of exits are added."""
+    if sum(isinstance(part, TimestepEmbedding) for part in network.modules()) != 1:
+        raise ValueError(f"{key}: a {type(network).__name__} embeds its time in several places; remove it")
+
+
 def add_exits(module: nn.Module, count: int) -> None:
-    """Put ``count`` trainable embeddings on ``module``, zero at the start; it then takes an ``exit`` [B], from 0."""
+    """Add ``count`` trainable embeddings, zero at first, to ``module``, which then takes an argument ``exit`` [B] from
+    0."""
     (time,) = (part for part in module.modules() if isinstance(part, TimestepEmbedding))
     embedding = nn.Embedding(count, time.linear_2.out_features)
     nn.init.zeros_(embedding.weight)
@@ -29,7 +35,7 @@ def add_exits(module: nn.Module, count: int) -> None:
     def add(_: nn.Module, args: Any, out: Tensor) -> Tensor:
         if not pending:
             return out
-        each = embedding(pending[0]).to(out.dtype)  # [B, D]; out has a row a sample, or one a token
+        each = embedding(pending[0]).to(out.dtype)  # [B, D]; out has a row per sample, or per token
         return out + (each[:, None] if out.ndim == 3 else each.repeat_interleave(len(out) // len(each), dim=0))
 
     module.register_forward_pre_hook(take, with_kwargs=True)
@@ -37,5 +43,5 @@ def add_exits(module: nn.Module, count: int) -> None:
 
 
 def exit_argument(cond: Cond) -> Mapping[str, Tensor]:
-    """The argument ``exit`` from a ``cond`` that has one."""
+    """The argument ``exit`` of a network's call, where ``cond`` has one."""
     return {"exit": cond["exit"]} if "exit" in cond else {}

@@ -1,8 +1,8 @@
-"""Hidden features of a transformer, read from its blocks by hooks.
+"""Read hidden features of a transformer's blocks by hooks.
 
-A hook sees a block's output while the block is called, so nothing here touches a parameter: ZeRO-3 gathers and releases
-as in any other call. Under gradient checkpointing that output is what the checkpoint keeps, and the call in the
-backward, when the hooks are gone, adds nothing.
+A hook gets a block's output during the network's own call, so that no code here touches a parameter, and ZeRO-3 gathers
+and releases as in any call. Under gradient checkpointing the checkpoint keeps this same output; the second call of a
+block, in the backward, comes when the hooks are gone, and adds nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ray_distill.models.sequence import ranks_of
 
 @contextmanager
 def block_outputs(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Fill the list, in the block, with the outputs of ``blocks``, [B, tokens, D] each, of one call of ``network`` (a
-    transformer with ``blocks``, or an engine around one). ValueError for a number without a block.
+    """Yield a list that one call of ``network`` within the ``with`` fills with the outputs of ``blocks``, [B, tokens,
+    D] each. ``network`` is a transformer, or an engine around one. ValueError for a number without a block.
 
-    Where ranks share the tokens, the list has this rank's during the call and all of them afterwards.
+    Where ranks share the tokens, the list has this rank's tokens during the call, and all tokens afterwards.
     """
     outputs: list[Tensor] = []
     count = len(network.blocks) if blocks else 0
@@ -44,11 +44,12 @@ def block_outputs(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]
 
 @contextmanager
 def readings(network: Any, hidden: Sequence[Tensor], enabled: bool = True) -> Iterator[list[Tensor]]:
-    """Within :func:`block_outputs`: fill the list with the output of the network's last norm and projection for each of
-    the ``hidden`` features, [B, tokens, out], in place of the last block's output.
+    """Use within :func:`block_outputs`: yield a list that the call fills with [B, tokens, out] for each of the
+    ``hidden`` features, the output of the network's last norm and projection on it instead of on the last block's
+    output.
 
-    They pass these layers beside the last block's output, in the same call, so that again no parameter is touched from
-    outside; a level for each token is theirs, too.
+    The features pass these layers in the same call, stacked on the last block's output, so that again no outside code
+    touches a parameter, and a level per token applies to them as well.
     """
     outputs: list[Tensor] = []
 
@@ -69,7 +70,7 @@ def readings(network: Any, hidden: Sequence[Tensor], enabled: bool = True) -> It
 
 @contextmanager
 def _collect(network: Any, outputs: list[Tensor], hooks: Sequence[Any]) -> Iterator[None]:
-    """Remove the ``hooks`` after the block, and gather the ``outputs`` where ranks share the tokens."""
+    """Remove ``hooks`` after the block; where ranks share the tokens, gather ``outputs`` over them."""
     try:
         yield
     finally:

@@ -1,7 +1,8 @@
-"""Hash weights: read every byte once and remember the hash.
+"""Hash weights: read every byte once, and remember the hash.
 
-The user's cache folder ($XDG_CACHE_HOME, else ~/.cache) remembers the hash of a large file under the file's path, as
-long as its size, times and inode stay the same. Where that folder cannot be written, each process reads the file again.
+The user's cache folder ($XDG_CACHE_HOME, else ~/.cache) stores the hash of a large file by the file's path; it holds
+while the file's size, times and inode stay the same. Where that folder cannot be written, each process reads the file
+again.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ from ray_distill.models.places import transformer_folder
 from ray_distill.sealed import Damaged
 
 LARGE = 16 << 20
-"""Bytes from which on a file's hash is remembered; smaller files are read faster than looked up."""
+"""Least bytes of a file whose hash is remembered; a smaller file is read faster than its hash is looked up."""
 SETTLED_NS = 2 * 10**9
-"""Seconds after which a file's time is trusted: a younger file may be written again without another time."""
+"""Age in ns from which a file's time is trusted: a younger file may be written again without a new time."""
 
 
 def folder_hash(folder: Path) -> str:
-    """sha256 over the names, sizes and contents of all files below a folder, links followed."""
+    """sha256 over the names, sizes and contents of all files below a folder; links are followed."""
     return _of(_files(folder), folder)
 
 
 def weights_hash(source: Path) -> str:
-    """:func:`folder_hash` of a pipeline's transformer; for a single file, of it alone."""
+    """:func:`folder_hash` of a pipeline's transformer folder, or the hash of a single file."""
     return folder_hash(transformer_folder(source)) if source.is_dir() else _of([source], source.parent)
 
 
 def ends_hash(source: Path) -> str:
-    """:func:`weights_hash` in older checkpoints: of large files it covers the first and last MiB alone."""
+    """The hash that older checkpoints have in place of :func:`weights_hash`; it covers only the first and last MiB of a
+    file."""
     folder = transformer_folder(source) if source.is_dir() else source.parent
     digest = hashlib.sha256()
     for path in _files(folder) if source.is_dir() else [source]:
@@ -55,13 +57,13 @@ def file_hash(path: Path) -> str:
     if state["size"] < LARGE:
         return _read(path)
     memo = _memory() / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
-    with suppress(OSError, Damaged):  # not remembered, or the memory cannot be read
+    with suppress(OSError, Damaged):  # no hash is stored, or it cannot be read
         memory = sealed.read_json(memo)
         if {name: memory.get(name) for name in state} == state:
             return str(memory["sha256"])
     sha256 = _read(path)
     if _state(path) == state and now - max(state["mtime_ns"], state["ctime_ns"]) > SETTLED_NS:
-        with suppress(OSError):  # a home that cannot be written: the next process reads the file again
+        with suppress(OSError):  # the folder cannot be written: the next process reads the file again
             sealed.write_json(memo, {"path": str(path), **state, "sha256": sha256})
     return sha256
 
@@ -75,7 +77,8 @@ def _of(files: Sequence[Path], folder: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted; links to folders are followed, each file once even in a loop of links."""
+    """All files below a folder, sorted. Links to folders are followed, and a loop of links lists each file only
+    once."""
     visited, files = set[str](), list[Path]()
     for place, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in visited:
@@ -92,7 +95,7 @@ def _read(path: Path) -> str:
 
 
 def _state(path: Path) -> dict[str, int]:
-    """The stat fields that change with a file."""
+    """The fields of ``stat`` that change when a file changes."""
     stat = path.stat()
     return {name: getattr(stat, f"st_{name}") for name in ("size", "mtime_ns", "ctime_ns", "ino", "dev")}
 

@@ -1,7 +1,7 @@
 """Discriminator heads on hidden features.
 
-A head is DCM's (arXiv 2506.03123): linear, group norm, leaky ReLU, a residual layer, one logit a token; here as wide as
-its features.
+A head is that of DCM (arXiv 2506.03123): linear, group norm, leaky ReLU, a residual layer, one logit per token; its
+width is that of its features.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Head(nn.Module):
 
 
 class FeatureHeads(nn.Module):
-    """``count`` heads, each on features of its own."""
+    """``count`` heads; each gets its own features."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
@@ -60,19 +60,20 @@ class FeatureDiscriminator:
 
 
 def random_heads(count: int, width: int, seed: int) -> FeatureHeads:
-    """Fresh heads drawn from ``seed`` alone."""
+    """New heads with weights drawn from ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FeatureHeads(count, width)
 
 
-def placed(role: Role, heads: Heads, family: str, architecture: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
-    """(blocks on which ``role`` has heads, their width), by the configuration of the transformer of ``heads.of``.
+def head_blocks(role: Role, heads: Heads, family: str, architecture: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+    """(blocks on which ``role`` has heads, width D of their outputs), by ``architecture``, the transformer
+    configuration of the role ``heads.of``.
 
-    ValueError for a block that does not exist.
+    ValueError for a block that does not exist, or where there is none.
     """
     count, width = adapter(family).features(architecture)
     blocks = tuple(heads.blocks(count))
     if not blocks or min(blocks) < 0 or max(blocks) >= count:
-        raise ValueError(f"{role}: its heads are put on blocks {blocks} of {heads.of}, which has 0 to {count - 1}")
+        raise ValueError(f"{role}: its heads ask for blocks {blocks} of {heads.of}, which has blocks 0 to {count - 1}")
     return blocks, width

@@ -1,7 +1,7 @@
-"""Frozen linear layers in int8, w ~ scale q with one scale a row: a quarter of the fp32 bytes.
+"""Frozen linear layers in int8, w ~ scale q with one scale per row: a quarter of the bytes of fp32.
 
-q and scale are buffers, which DeepSpeed leaves where and as they are. torchao's and quanto's weights are subclasses of
-Tensor, and its casts and broadcasts fail on them (seen with torchao 0.18).
+q and scale are buffers of integers, which DeepSpeed neither casts nor moves. The weights of torchao and quanto are
+subclasses of Tensor, on which DeepSpeed's casts and broadcasts fail (seen with torchao 0.18).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class _Product(torch.autograd.Function):
-    """x w^T. Its backward needs w once more; autograd would keep it in x's dtype, at two or four times the bytes."""
+    """x w^T. The backward dequantizes w again; autograd would keep w in x's dtype, at two or four times the bytes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, q: Tensor, scale: Tensor) -> Tensor:
@@ -32,7 +32,8 @@ def _weight(q: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Int8Linear(nn.Linear):
-    """A frozen linear layer [out, in]; ``weight`` is q, so that peft finds its device and adapts it as any other."""
+    """A frozen linear layer [out, in] whose ``weight`` is q, so that peft finds its device and adapts it as any
+    layer."""
 
     scale: Tensor
 
@@ -42,7 +43,7 @@ class Int8Linear(nn.Linear):
         w = layer.weight.detach().float()
         scale = w.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
         self.register_buffer("weight", (w / scale).round().to(torch.int8))
-        # Its bits as integers: DeepSpeed casts floats to the role's dtype, and a scale in bf16 is off by 0.2 %.
+        # The scale's bits as integers: DeepSpeed casts floats to the role's dtype, and a scale in bf16 is off by 0.2 %.
         self.register_buffer("scale", scale.view(torch.int32))
         self.bias = layer.bias
 
@@ -52,7 +53,7 @@ class Int8Linear(nn.Linear):
 
 
 def quantize(module: nn.Module) -> None:
-    """Quantize the linear layers of the repeated blocks of ``module`` to int8; embedders and heads stay as they are."""
+    """Quantize the linear layers in the repeated blocks of ``module`` to int8; embedders and heads stay as they are."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and is_quantized(name):
             parent, _, own = name.rpartition(".")
@@ -60,5 +61,5 @@ def quantize(module: nn.Module) -> None:
 
 
 def is_quantized(name: str) -> bool:
-    """True where ``quantize`` takes the layer ``name``: a block of a list has a number in its name."""
+    """True where ``quantize`` takes the layer ``name``; the name of a layer in a list of blocks has a number."""
     return any(part.isdigit() for part in name.split("."))

@@ -1,4 +1,4 @@
-"""Load transformers from pipeline folders and single files, after checks that need no GPU and no cluster."""
+"""Load transformers from pipeline folders and single files; check them first, without a GPU or a cluster."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from torch import nn
 from ray_distill.models import family as adapter
 from ray_distill.models.parts import outline, read_config
 from ray_distill.models.places import SECOND, transformer_folder
-from ray_distill.models.spec import Family
+from ray_distill.models.spec import Family, Fields
 from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
 NATIVE = "native"
-"""diffusers' name of torch's own attention, the backend of a network that chose none."""
+"""diffusers' name for torch's own attention, the default backend."""
+
+WITHOUT_MASKS = {
+    *("flash", "flash_hub", "flash_4_hub", "_flash_3", "_flash_3_hub", "aiter_fa2_hub", "_native_flash", "_native_xla"),
+    *("sage", "sage_hub", "sage_blackwell_hub", "_sage_qk_int8_pv_fp8_cuda", "_sage_qk_int8_pv_fp8_cuda_sm90"),
+    *("_sage_qk_int8_pv_fp16_cuda", "_sage_qk_int8_pv_fp16_triton"),
+}
+"""Backends of diffusers that raise an error for a mask of attention."""
 
 
 def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str, Any]:
-    """The transformer's configuration in ``folder``, or that of a single file: the config.json beside it, else the
-    published one with the same tensors. ValueError names the missing file, or the file of another family."""
+    """The transformer's configuration in a pipeline's ``folder``. For a single file it is the config.json beside the
+    file, else the published configuration with the same tensors. ValueError names a missing file, or a file of another
+    family."""
     path = folder.with_name(CONFIG) if folder.is_file() else transformer_folder(folder) / CONFIG
     if folder.is_file() and not path.is_file():
         return _published(family, folder, key)
@@ -39,37 +47,37 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
     return config
 
 
-def published(family: Family) -> dict[str, Any]:
+def published_configs(family: Family) -> dict[str, Any]:
     """The configurations of the family's published pipelines, by their names on the hub and then by part."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(family.published.glob("*.json"))}
 
 
 def _published(family: str, file: Path, key: str) -> dict[str, Any]:
     name = adapter(family).transformer.__name__
-    configurations = published(adapter(family))
-    for described in configurations.values():
-        config: dict[str, Any] = described["transformer"]
+    configurations = published_configs(adapter(family))
+    for parts in configurations.values():
+        config: dict[str, Any] = parts["transformer"]
         if Weights(file, _empty(family, config), key).fit:
             return config
     raise ValueError(
-        f"{key} = {file}: its tensors are those of no published {name} "
+        f"{key} = {file}: its tensors fit no published {name} "
         f"({', '.join(configurations) or 'none is known'}); put the transformer's {CONFIG} beside the file"
     )
 
 
 def check_weights(family: str, folder: Path, key: str = "model.path") -> None:
-    """ValueError where files are missing, or hold other tensors than the configuration says; it reads headers alone."""
+    """ValueError where files are missing, or hold other tensors than the configuration says; only headers are read."""
     Weights(folder, empty_transformer(family, folder, key), key).check()
 
 
 def patch(family: str, folder: Path) -> tuple[int, int]:
-    """Rows and columns of latents that the transformer in ``folder`` takes as one token."""
+    """(rows, columns) of latents that the transformer in ``folder`` takes as one token."""
     rows_and_columns: tuple[int, int] = adapter(family).patch(check_folder(family, folder))
     return rows_and_columns
 
 
 def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The family's transformer with the weights of ``folder``/transformer, or of the single file (safetensors only)."""
+    """Load the family's transformer with the weights of ``folder``/transformer, or of a single safetensors file."""
     network, weights = hollow_transformer(family, folder, dtype)
     for owner, last, name, parameter in own_parameters(network):
         setattr(owner, last, nn.Parameter(weights[name].to(parameter.dtype, copy=True)))
@@ -77,8 +85,8 @@ def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float
 
 
 def hollow_transformer(family: str, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Weights]:
-    """The architecture with its parameters on the meta device and its buffers as they are, and the weights for it.
-    Parts that diffusers keeps in fp32 have that dtype, others ``dtype``. ValueError as in :func:`check_weights`."""
+    """(the architecture with its parameters on the meta device and its buffers as they are, the weights for it). Parts
+    that diffusers keeps in fp32 stay fp32, others have ``dtype``. ValueError as in :func:`check_weights`."""
     from accelerate import init_empty_weights
 
     config = check_folder(family, folder)
@@ -90,7 +98,7 @@ def hollow_transformer(family: str, folder: Path, dtype: torch.dtype) -> tuple[n
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """``network`` with its parameters in ``dtype`` and without gradients, but for the parts that diffusers keeps in
+    """Cast the parameters of ``network`` to ``dtype``, without gradients; parts that diffusers keeps in fp32 stay
     fp32."""
     fp32_parts = set(getattr(network, "_keep_in_fp32_modules", None) or ())
     for owner, last, name, parameter in own_parameters(network):
@@ -100,7 +108,8 @@ def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def own_parameters(network: nn.Module) -> list[tuple[nn.Module, str, str, nn.Parameter]]:
-    """(module, the parameter's name in it, its whole name, the parameter), inner modules before outer ones."""
+    """(module, name of the parameter in the module, its full name, the parameter); inner modules come before outer
+    ones."""
     modules = list(network.named_modules())
     return [
         (module, last, f"{prefix}.{last}".removeprefix("."), parameter)
@@ -110,7 +119,7 @@ def own_parameters(network: nn.Module) -> list[tuple[nn.Module, str, str, nn.Par
 
 
 def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
-    """The architecture of ``folder``/transformer with fresh weights drawn from ``seed``."""
+    """The architecture of ``folder``/transformer with new weights drawn from ``seed``."""
     config = check_folder(family, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -129,17 +138,26 @@ def _empty(family: str, config: dict[str, Any], what: str = "a published transfo
 
 
 def check_attention(backend: str, key: str = "model.attention") -> None:
-    """ValueError, with the names that diffusers knows, for an attention backend that diffusers lacks."""
-    from diffusers.models.attention_dispatch import AttentionBackendName  # seconds, which an encoder does without
+    """ValueError, with the names that diffusers knows, for an unknown attention backend."""
+    from diffusers.models.attention_dispatch import AttentionBackendName  # takes seconds, and encoders need none of it
 
     backends = sorted(name.value for name in AttentionBackendName)
     if backend not in backends:
         raise ValueError(f"{key} = {backend!r}: diffusers has no such backend; it has {', '.join(backends)}")
 
 
+def check_masks(backend: str, fields: Fields, key: str) -> None:
+    """ValueError for a ``backend`` that takes no mask, where one of a network's ``fields`` has one."""
+    if backend in WITHOUT_MASKS and (masked := [name for name, field in fields.items() if field.padding == "mask"]):
+        raise ValueError(
+            f"{key} = {backend!r}: the network takes a mask of its {masked[0]}, and this backend takes none; remove "
+            "it, or use _native_cudnn or _native_efficient"
+        )
+
+
 def check_blocks(network: nn.Module, backend: str, compiled: bool, key: str) -> None:
-    """ValueError where diffusers names no repeated blocks to compile, or where no layer of ``network`` (meta will do)
-    reads a ``backend`` other than its default: diffusers sets it without effect. ``key``: the role's section."""
+    """ValueError where diffusers names no repeated blocks to compile, or where no layer of ``network``, which may be on
+    the meta device, reads the ``backend``: diffusers would set it without effect. ``key`` is the role's section."""
     name = type(network).__name__
     if compiled and not getattr(network, "_repeated_blocks", None):
         raise ValueError(f"{key}.compile = true: diffusers compiles no blocks of a {name}; remove it")
@@ -152,24 +170,24 @@ def check_blocks(network: nn.Module, backend: str, compiled: bool, key: str) -> 
 
 
 def use_attention(module: nn.Module, backend: str, always: bool = False) -> None:
-    """Attend by ``backend``; diffusers' own error where its package, or a GPU for it, is missing.
+    """Set the attention backend of ``module``; diffusers' own error where its package, or a GPU for it, is missing.
 
-    ``always`` sets native, too, where networks differ: diffusers gives the last backend that any network chose to every
-    network that chose none.
+    With ``always`` the native backend is set as well, for runs whose networks differ: diffusers gives the last backend
+    that any network chose to every network without a choice.
     """
     if always or backend != NATIVE:
         module.set_attention_backend(backend)  # type: ignore[operator]
 
 
 VERSIONS = 64
-"""Most versions of a block's compiled code. Dynamo's own limit is 8, above which it runs a block uncompiled with a line
-of log: trained and frozen networks, calls with and without gradient, one batch and the doubled one of guidance, and
-clips of one latent frame each need their own."""
+"""Most compiled versions of a block. Trained and frozen networks, calls with and without gradient, single and doubled
+(guidance) batches, and clips of one latent frame each need their own version; beyond Dynamo's own limit of 8 it would
+run a block uncompiled, with one line in the log."""
 
 
 def compile_blocks(module: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile each repeated block in place (torch.compile): equal blocks share their code, and a second shape makes it
-    general, so that no third one compiles again."""
-    config = torch._dynamo.config  # of the process: all networks of a worker share their blocks' code
+    """Compile each repeated block in place (torch.compile). Equal blocks share their code; a second shape makes the
+    code general, so that a third shape compiles nothing."""
+    config = torch._dynamo.config  # per process: all networks of a worker share their blocks' code
     config.recompile_limit = max(config.recompile_limit, VERSIONS)
     module.compile_repeated_blocks(backend=backend)  # type: ignore[operator]

@@ -11,35 +11,35 @@ from torch import nn
 
 from ray_distill.settings import Section
 
-ADAPTER = "default"  # peft puts it into the names of parameters, and removes it from the names that it stores
+ADAPTER = "default"  # peft puts it into parameters' names, but not into the names that it stores
 
 
 class LoRA(Section):
-    """The ``lora`` section of a role. ``targets`` are names of linear layers, or their last parts."""
+    """The ``lora`` section of a role. ``targets`` are names of linear layers, or the last parts of names."""
 
     rank: Annotated[int, Field(gt=0, le=65_536)] = 16
     alpha: Annotated[float, Field(gt=0)] | None = None
-    """Default: the rank, so that the adapter enters with the factor 1."""
+    """Default: the rank, so that the adapter's factor alpha / rank is 1."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
     whole: tuple[str, ...] = ()
-    """Parts that are trained whole beside the adapters, by the beginnings of their parameters' names."""
+    """Parts whose full weights are trained beside the adapters, by the beginnings of their parameters' names."""
 
     def adapts(self, name: str) -> bool:
-        """True where the layer ``name`` is one of the targets."""
+        """True where the layer ``name`` gets an adapter."""
         return any(_ends(name, target) for target in self.targets)
 
     def trains_whole(self, name: str) -> bool:
-        """True where the parameter ``name`` belongs to a part that is trained whole."""
+        """True where the parameter ``name`` belongs to a part whose full weights are trained."""
         return any(f"{name}.".startswith(f"{part}.") for part in self.whole)
 
     def peft(self) -> dict[str, Any]:
-        """The arguments of peft's LoraConfig, which are also the metadata of an adapter's file."""
+        """The arguments of peft's LoraConfig, which are also the metadata in an adapter's file."""
         return {"r": self.rank, "lora_alpha": self.alpha or self.rank, "target_modules": list(self.targets)}
 
 
 def check_targets(lora: LoRA, module: nn.Module, key: str) -> None:
-    """ValueError, with the nearest names, for a target without a linear layer in ``module`` (meta will do), or a whole
-    part without a parameter."""
+    """ValueError, with the nearest names, for a target without a linear layer in ``module``, which may be on the meta
+    device, or for a whole part without a parameter."""
     parameters = {name for name, _ in module.named_parameters()}
     for part in lora.whole:
         if not any(f"{name}.".startswith(f"{part}.") for name in parameters):
@@ -54,7 +54,7 @@ def check_targets(lora: LoRA, module: nn.Module, key: str) -> None:
 
 
 def _ends(name: str, target: str) -> bool:
-    """True where ``target`` is the end of ``name`` in whole parts of the dotted name: peft's rule."""
+    """True where ``name`` ends with ``target``, in whole parts of the dotted name, as peft matches targets."""
     return f".{name}".endswith(f".{target}")
 
 
@@ -67,8 +67,8 @@ def _near(target: str, module: nn.Module) -> str:
 
 
 def add_lora(module: nn.Module, lora: LoRA, seed: int, adapter: str = ADAPTER) -> None:
-    """Freeze ``module`` but for its whole parts, and put adapters on it: B = 0, A drawn from ``seed`` alone."""
-    from peft import LoraConfig  # it takes seconds, and a configuration needs the section above only
+    """Freeze ``module`` except its whole parts, and add adapters to it: B = 0, A drawn from ``seed`` alone."""
+    from peft import LoraConfig  # takes seconds to import, and a configuration needs only the section above
 
     module.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
@@ -80,5 +80,5 @@ def add_lora(module: nn.Module, lora: LoRA, seed: int, adapter: str = ADAPTER) -
 
 
 def plain(name: str) -> str:
-    """A parameter's name without the adapter's: ``to_q.lora_A.default.weight`` is stored as ``to_q.lora_A.weight``."""
+    """A parameter's name without the adapter's name: ``to_q.lora_A.default.weight`` -> ``to_q.lora_A.weight``."""
     return name.replace(f".{ADAPTER}.", ".") if ".lora_" in name else name

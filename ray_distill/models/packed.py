@@ -1,9 +1,9 @@
-"""Packed latents: several modalities of a clip in one tensor, and where each of them stands.
+"""Packed latents: several modalities of a clip in one tensor, and the place of each modality.
 
-A row's shape is (C, t, h, w), of a tensor [B, C, t, h, w]. Where a clip has sound, too, its shape is (C, t, h, w, L):
-the tensor is [B, C, t h w + L, 1, 1], the picture's tokens in the order of t, h and w, then L tokens of sound.
-Networks learn such a shape from Cond, which has a tensor without elements beside the fields.
-Light to import: the stores of a cache ask for shapes.
+A clip without sound has latents of the shape (C, t, h, w) in a tensor [B, C, t, h, w]. A clip with sound has the shape
+(C, t, h, w, L) in a tensor [B, C, t h w + L, 1, 1]: first the picture's tokens in the order t, h, w, then L tokens of
+sound. Cond tells networks this shape by a tensor without elements beside the fields. This file is light to import,
+since a cache's stores need shapes.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from ray_distill.types import Cond
 
 LAYOUT = "layout"
-"""The name in Cond of an empty tensor [B, 0, t, h, w, L]: its shape is the message. It costs no memory and no copy, and
-both branches of guidance join as all tensors of Cond do."""
+"""The name in Cond of an empty tensor [B, 0, t, h, w, L], whose shape is the message. It costs no memory and no copy,
+and the two branches of guidance concatenate it as any tensor of Cond."""
 
 
 def tensor_shape(latent: Latent) -> tuple[int, int, int, int]:
-    """(C, T, H, W) of the tensor that holds latents of the shape (C, t, h, w) or (C, t, h, w, L)."""
+    """(C, T, H, W) of the tensor for latents of the shape (C, t, h, w) or (C, t, h, w, L)."""
     channels, frames, height, width, *sound = latent
     return (channels, frames * height * width + sound[0], 1, 1) if sound else (channels, frames, height, width)
 
 
 def modalities(latent: Latent) -> Mapping[str, slice]:
-    """The places of each modality along T of the packed tensor; none where a clip is a picture alone."""
+    """The slice of each modality along T of the packed tensor; empty for a clip without sound."""
     if len(latent) == 4:
         return {}
     pictured = math.prod(latent[1:4])
@@ -39,18 +39,18 @@ def modalities(latent: Latent) -> Mapping[str, slice]:
 
 
 def picture(x: Tensor, latent: Latent) -> Tensor:
-    """The picture's latents [B, C, t, h, w] of ``x``: ``x`` itself where a clip has no sound."""
+    """The picture's latents [B, C, t, h, w] in ``x``; ``x`` itself for a clip without sound."""
     where = modalities(latent)
     return x[:, :, where["video"]].flatten(2).unflatten(2, latent[1:4]) if where else x
 
 
 def sound(x: Tensor, latent: Latent) -> Tensor:
-    """The sound's tokens [B, C, L] of packed latents ``x``."""
+    """The sound's tokens [B, C, L] in packed latents ``x``."""
     return x[:, :, modalities(latent)["audio"], 0, 0]
 
 
 def with_layout(cond: dict[str, Tensor], latent: Latent) -> dict[str, Tensor]:
-    """``cond`` and, for packed latents, the empty tensor that names their shape."""
+    """``cond``; for packed latents with the empty tensor that names their shape."""
     if len(latent) == 4:
         return cond
     one = next(iter(cond.values()))

@@ -1,7 +1,7 @@
-"""Check a pipeline's VAE, text encoder and tokenizer by configurations and file headers.
+"""Check a pipeline's VAE, text encoder and tokenizer by their configurations and file headers.
 
-Each function takes the pipeline's folder and the ``key`` that names it. It raises ConfigError for a part that could not
-be loaded, or that would be loaded without some of its tensors: diffusers and transformers draw those at random.
+Each check takes the pipeline's folder and the ``key`` that names it. It raises ConfigError for a part that cannot be
+loaded, or that lacks some of its tensors: diffusers and transformers would draw those at random.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ BLOCKS: Mapping[str, Mapping[str, bool]] = {
     "PatchPCA": {"": False},
     "CausalPatchPCA": {"first.": True, "rest.": False},
 }
-"""Parts of each PCA codec, by the prefix of their tensors' names; true where a part's blocks have one frame."""
+"""The parts of each PCA codec, by the prefix of their tensors' names; True where a part's blocks have one frame."""
 LAYERS, LARGEST = 1000, 10_000_000
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in ``path``; ConfigError, which begins with ``what``, where there is none."""
+    """The JSON object in ``path``; ConfigError, which begins with ``what``, where there is no such object."""
     if not path.is_file():
         raise ConfigError(f"{what}: no {path.name} in {path.parent}")
     try:
@@ -41,29 +41,29 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{what}: {path} is no valid JSON ({error}); copy it again") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{what}: {path} holds a {type(content).__name__}, and a mapping is needed; copy it again")
+        raise ConfigError(f"{what}: {path} holds a {type(content).__name__} in place of a mapping; copy it again")
     return content
 
 
 def read_config(path: Path, what: str) -> dict[str, Any]:
-    """A network's configuration; ConfigError for numbers that make no network."""
-    described = read_json(path, what)
-    for key, value in described.items():
+    """A network's configuration; ConfigError for numbers too large for a network."""
+    config = read_json(path, what)
+    for key, value in config.items():
         most = LAYERS if key in ("num_layers", "num_decoder_layers", "num_res_blocks") else LARGEST
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float) and not abs(number) <= most:
                 raise ConfigError(
-                    f"{what}: {path.name} has {key} = {number}, and at most {most:,} is read; copy it again"
+                    f"{what}: {path.name} has {key} = {number}, beyond the limit of {most:,}; copy it again"
                 )
-    return described
+    return config
 
 
-def outline(make: Callable[[dict[str, Any]], Any], described: Mapping[str, Any], what: str) -> Any:
-    """``make(described)`` on the meta device. ConfigError for values that make no network, whatever error a library
-    raises."""
+def outline(make: Callable[[dict[str, Any]], Any], config: Mapping[str, Any], what: str) -> Any:
+    """``make(config)`` on the meta device; ConfigError in place of whatever error a library raises for wrong
+    values."""
     try:
         with torch.device("meta"):
-            return make(dict(described))
+            return make(dict(config))
     except (
         TypeError,
         ValueError,
@@ -78,7 +78,7 @@ def outline(make: Callable[[dict[str, Any]], Any], described: Mapping[str, Any],
 
 
 def stored_dtypes(folder: Path, stem: str, what: str) -> set[str]:
-    """Dtypes of the tensors in :func:`stored_files`, as safetensors names them: F32, BF16."""
+    """The dtypes of the tensors in :func:`stored_files`, by safetensors' names: F32, BF16."""
     dtypes = set()
     for file in stored_files(folder, stem, what):
         with safe_open(file, "np") as opened:
@@ -87,7 +87,7 @@ def stored_dtypes(folder: Path, stem: str, what: str) -> set[str]:
 
 
 def stored_files(folder: Path, stem: str, what: str) -> list[Path]:
-    """``stem``.safetensors, or the shards of its index; ConfigError where the index names none."""
+    """The path of ``stem``.safetensors, or the shards in its index; ConfigError where the index names no file."""
     index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return [folder / f"{stem}.safetensors"]
@@ -98,13 +98,13 @@ def stored_files(folder: Path, stem: str, what: str) -> list[Path]:
 
 
 def stored_shapes(folder: Path, stem: str, what: str) -> Shapes:
-    """Names and shapes of the tensors in ``stem``.safetensors, or in the shards of its index, from their headers."""
+    """The shapes, by name, of the tensors in :func:`stored_files`, from the files' headers."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in stored_files(folder, stem, what):
         if not file.is_file():
             raise ConfigError(f"{what}: no {file.name} in {folder}, and weights are read from safetensors alone")
         try:
-            with safe_open(file, "np") as opened:  # "pt" maps the file as memory that a machine must be able to give
+            with safe_open(file, "np") as opened:  # "pt" would map the file, which needs as much memory
                 names = opened.keys()
                 shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in names}
         except SafetensorError as error:
@@ -113,42 +113,42 @@ def stored_shapes(folder: Path, stem: str, what: str) -> Shapes:
 
 
 def check_stored(stored: Shapes, shapes: Shapes, what: str) -> None:
-    """ConfigError unless ``stored`` has all tensors of ``shapes`` in these shapes; it may have more."""
+    """ConfigError unless ``stored`` has all tensors of ``shapes``, in the same shapes; it may have more tensors."""
     if missing := sorted(shapes.keys() - stored.keys()):
         raise ConfigError(f"{what}: its weights lack {len(missing)} of {len(shapes)} tensors, such as {missing[0]}")
     for name, shape in shapes.items():
         if stored[name] != shape:
             raise ConfigError(
-                f"{what}: {name} is {list(stored[name])}, and its configuration says {list(shape)}; the two are of "
-                "different models"
+                f"{what}: {name} is {list(stored[name])}, and its configuration says {list(shape)}; the two belong to "
+                "different models; copy both again"
             )
 
 
 def check_vae(folder: Path, key: str) -> Codec:
-    """The codec of ``folder``/vae on the meta device."""
+    """Check ``folder``/vae, and return its codec on the meta device."""
     what = f"{key} = {folder}: vae"
-    described = read_config(folder / "vae/config.json", what)
-    if (name := str(described.get("_class_name"))) in PCA:
-        return _check_pca(folder / "vae", described, what)
+    config = read_config(folder / "vae/config.json", what)
+    if (name := str(config.get("_class_name"))) in PCA:
+        return _check_pca(folder / "vae", config, what)
     try:
         codec_class = vae_class(name, what)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for key, least in (("latents_mean", -math.inf), ("latents_std", 0)):
-        values = described.get(key) or []
+        values = config.get(key) or []
         if not isinstance(values, list) or not all(isinstance(one, int | float) and one > least for one in values):
-            raise ConfigError(f"{what}: {key} = {values}: numbers above {least} are needed; copy config.json again")
-    codec: Any = outline(codec_class.outline, described, what)
+            raise ConfigError(f"{what}: {key} = {values}, but only numbers above {least} work; copy config.json again")
+    codec: Any = outline(codec_class.outline, config, what)
     shapes = {name: tuple(parameter.shape) for name, parameter in codec.vae.state_dict().items()}
     check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), shapes, what)
     return codec
 
 
-def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:
-    patch = described.get("patch")
+def _check_pca(folder: Path, config: Mapping[str, Any], what: str) -> Codec:
+    patch = config.get("patch")
     if not (isinstance(patch, list) and len(patch) == 3 and all(isinstance(p, int) and p > 0 for p in patch)):
-        raise ConfigError(f"{what}: patch = {patch}: three numbers above 0 are needed; copy config.json again")
-    stored, name = stored_shapes(folder, "diffusion_pytorch_model", what), described["_class_name"]
+        raise ConfigError(f"{what}: patch = {patch}, but only three numbers above 0 work; copy config.json again")
+    stored, name = stored_shapes(folder, "diffusion_pytorch_model", what), config["_class_name"]
     shapes: dict[str, tuple[int, ...]] = {}
     channels = next(iter(shape[0] for key, shape in stored.items() if key.endswith("basis") and shape), 0)
     for part, one_frame in BLOCKS[name].items():
@@ -159,26 +159,26 @@ def _check_pca(folder: Path, described: Mapping[str, Any], what: str) -> Codec:
 
 
 def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
-    """(width, size of the vocabulary) of ``folder``/text_encoder."""
+    """Check ``folder``/text_encoder, and return (width, size of its vocabulary)."""
     import transformers
 
     what = f"{key} = {folder}: text_encoder"
-    described = read_config(folder / "text_encoder/config.json", what)
-    kind = described.get("model_type")
+    config = read_config(folder / "text_encoder/config.json", what)
+    kind = config.get("model_type")
     of = getattr(transformers, declared(family).parts["text_encoder"])
     if kind != of.config_class.model_type:
         raise ConfigError(
             f"{what}: model_type {kind!r}, and family {family!r} reads text by {of.config_class.model_type!r}"
         )
-    encoder: nn.Module = outline(lambda values: of(of.config_class.from_dict(values)), described, what)
+    encoder: nn.Module = outline(lambda values: of(of.config_class.from_dict(values)), config, what)
     shapes = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
     stored = dict(stored_shapes(folder / "text_encoder", "model", what))
-    for name in ("shared.weight", "encoder.embed_tokens.weight"):  # one matrix, stored under either name
+    for name in ("shared.weight", "encoder.embed_tokens.weight"):  # files store this one matrix under either name
         if name in stored:
             stored.setdefault("shared.weight", stored[name])
-    size = described.get("text_config", described)  # of a model of several modalities the part that reads
+    size = config.get("text_config", config)  # text_config: the language part of a multimodal model
     width, vocabulary = int(size.get("d_model", size.get("hidden_size"))), int(size["vocab_size"])
-    if "text_config" in described:
+    if "text_config" in config:
         _check_shapes(stored, encoder, what)
     else:
         check_stored(stored, {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}, what)
@@ -186,8 +186,8 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
 
 
 def _check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
-    """Check shapes alone, where :func:`check_stored` checks names too: transformers stores parts of such models under
-    names of its earlier versions, and a head that is tied to the vocabulary not at all."""
+    """Compare shapes alone, while :func:`check_stored` compares names as well: transformers stores parts of such models
+    under names of its earlier versions, and does not store a head that is tied to the vocabulary."""
     expected = Counter(tuple(p.shape) for name, p in encoder.named_parameters() if not name.startswith("lm_head"))
     if lost := expected - Counter(stored.values()):
         shape, count = next(iter(lost.items()))
@@ -197,36 +197,34 @@ def _check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
 
 
 def check_others(folder: Path, family: str, key: str) -> None:
-    """Check a family's parts beside text encoder and VAE: they are diffusers' classes, with all their tensors."""
+    """Check the family's parts beside text encoder and VAE: each is of its diffusers class, with all tensors."""
     for part, of in declared(family).others.items():
         what = f"{key} = {folder}: {part}"
-        described = read_config(folder / part / CONFIG, what)
-        if (named := described.get("_class_name")) != of.__name__:
+        config = read_config(folder / part / CONFIG, what)
+        if (named := config.get("_class_name")) != of.__name__:
             raise ConfigError(
                 f"{what} is a {named}, and family {family!r} takes a {of.__name__}; give its pipeline's folder"
             )
-        network: nn.Module = outline(of.from_config, described, what)
+        network: nn.Module = outline(of.from_config, config, what)
         shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         check_stored(stored_shapes(folder / part, "diffusion_pytorch_model", what), shapes, what)
 
 
 def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:
-    """Check that a tokenizer loads, pads, and keeps within a text encoder's ``vocabulary``."""
+    """Check that a tokenizer loads, has a pad token, and stays within the text encoder's ``vocabulary``."""
     from transformers import AutoTokenizer
 
     what = f"{key} = {folder}: tokenizer"
     read_json(folder / "tokenizer/tokenizer_config.json", what)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
-    except (
-        Exception
-    ) as error:  # the tokenizers package raises plain exceptions for files that are cut or of another kind
+    except Exception as error:  # the tokenizers package raises plain Exceptions for damaged files
         message = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise ConfigError(f"{what} cannot be loaded ({type(error).__name__}: {message}); copy it again") from error
     if tokenizer.pad_token_id is None:
-        raise ConfigError(f"{what}: it has no pad token, and prompts are padded; name one in tokenizer_config.json")
+        raise ConfigError(f"{what}: it has no pad token, which prompts need; name one in tokenizer_config.json")
     if (most := max(tokenizer.get_vocab().values(), default=0)) >= vocabulary:
         raise ConfigError(
-            f"{what}: it has the token {most}, and the text encoder knows {vocabulary:,}; the two are of different "
-            "pipelines"
+            f"{what}: it has the token {most}, and the text encoder knows {vocabulary:,}; the two belong to different "
+            "pipelines: copy both from one"
         )

@@ -14,10 +14,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class PatchPCA(nn.Module):
-    """A fixed PCA of RGB blocks: latents = basis (block - mean) / scale, decode is its pseudo-inverse.
+    """A fixed PCA of RGB blocks: latents = basis (block - mean) / scale; ``decode`` is its pseudo-inverse.
 
-    It stands behind Codec as a real VAE does. ``mean`` [D], ``basis`` [C, D]
-    with orthonormal rows and ``scale`` [C], where D = 3 x the pixels of a block.
+    It implements Codec as a real VAE does. ``mean`` [D], ``basis`` [C, D] with orthonormal rows and ``scale`` [C],
+    where D = 3 x the pixels of a block.
     """
 
     mean: Tensor
@@ -36,19 +36,20 @@ class PatchPCA(nn.Module):
     ) -> PatchPCA:
         """Fit the leading ``channels`` components of the blocks of ``pixels`` [N, 3, T, H, W].
 
-        With standard deviations s, the scale is c s^whitening, where c makes the latents' mean square 1. At 1 every
-        channel has variance 1; below it, noise hides a strong component later than a weak one, as it does in pixels.
+        With standard deviations s of the components, the scale is c s^whitening, where c makes the latents' mean square
+        1. With ``whitening`` 1 every channel has variance 1; below 1, noise hides a strong component later than a weak
+        one, as in pixels.
         """
         blocks = _blocks(pixels, patch).reshape(-1, 3 * patch[0] * patch[1] * patch[2])
         mean = blocks.mean(0, dtype=torch.float64)
-        # Blocks stay fp32 and only the D x D covariance is fp64: a data set of blocks in fp64 would double the memory.
+        # Only the D x D covariance is fp64; the blocks stay fp32, since fp64 would double their memory.
         centred = blocks - mean.float()
         covariance = (centred.T @ centred).double() / len(centred)
         variances, vectors = torch.linalg.eigh(covariance)  # ascending
         variances, basis = variances[-channels:].flip(0), vectors[:, -channels:].flip(1).T
         if len(basis) < channels or variances[-1] <= 1e-6 * variances[0]:  # below is fp32 rounding, not video
             raise ValueError(f"these videos span fewer than channels={channels} directions; ask for fewer channels")
-        # An eigenvector's sign is free; fixing it keeps the latents equal between machines.
+        # An eigenvector's sign is arbitrary; fixing it keeps the latents equal between machines.
         largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
         std = variances.sqrt()
         scale = std**whitening
@@ -67,6 +68,10 @@ class PatchPCA(nn.Module):
 
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         yield from map(self.decode, chunks)
+
+    def fitting(self, frames: int) -> tuple[int, int]:
+        below, above = max(frames // self.patch[0], 1), max(-(-frames // self.patch[0]), 1)
+        return below * self.patch[0], above * self.patch[0]
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         size = (frames, height, width)
@@ -97,7 +102,7 @@ class PatchPCA(nn.Module):
 
 
 def save_codec(codec: nn.Module, config: Mapping[str, object], folder: Path) -> None:
-    """Write config.json and the weights, as diffusers lays out a folder."""
+    """Write config.json and the weights in diffusers' layout of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(codec.state_dict(), folder / WEIGHTS)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

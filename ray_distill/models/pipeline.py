@@ -1,4 +1,4 @@
-"""Pipeline: the facts of a pipeline's folder, each read once; check, plan, prepare and build share them."""
+"""Pipeline: the facts of a pipeline's folder, each read once and shared by check, plan, prepare and build."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from ray_distill.errors import ConfigError
 from ray_distill.models import family as declared
 from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
-from ray_distill.models.loading import check_folder, published
+from ray_distill.models.loading import check_folder, published_configs
 from ray_distill.models.parts import read_json
 from ray_distill.models.places import SECOND
 from ray_distill.models.spec import Config, Family, Fields, Latent
@@ -22,27 +22,27 @@ INDEX = "model_index.json"
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The facts of ``path``, a folder in diffusers' format or a transformer's single file. Each is read once: a folder
-    that changes needs a new Pipeline."""
+    """The facts of ``path``, a folder in diffusers' format or a transformer's single file. Each fact is read once, so
+    that a changed folder needs a new Pipeline."""
 
     family: str
     path: Path
     key: str = "model.path"
-    """The configuration's key of the path, for messages."""
+    """The configuration key that names the path, for messages."""
     from_image: bool | None = None
-    """True where a video begins from an image; None where the network's own configuration decides."""
+    """True: a video begins from an image; None: the network's own configuration decides."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """The pipeline without the facts that it has read: another process may run on another machine."""
+        """The pipeline without the facts that it has read, since another process may run on another machine."""
         return {"family": self.family, "path": self.path, "key": self.key, "from_image": self.from_image}
 
     @property
     def where(self) -> str:
-        """The beginning of a message."""
+        """``key = path``, the beginning of a message."""
         return f"{self.key} = {self.path}"
 
     def beside(self, path: Path, key: str) -> Pipeline:
-        """Another folder of this family."""
+        """The Pipeline of another folder of the same family."""
         return Pipeline(self.family, path, key, self.from_image)
 
     @property
@@ -55,49 +55,49 @@ class Pipeline:
         return check_folder(self.family, self.path, self.key)
 
     @property
-    def described(self) -> Config:
-        """The transformer's configuration; where the folder does not exist, that of the published pipeline of its name.
-        ValueError where there is none."""
+    def architecture(self) -> Config:
+        """The transformer's configuration; for a folder that does not exist, that of the published pipeline of the same
+        name. ValueError where neither exists."""
         if self.path.exists():
             return self.transformer
-        configurations = published(self.of)
+        configurations = published_configs(self.of)
         name = self.path.parent.name if self.path.name == SECOND else self.path.name
         if name not in configurations:
             raise ValueError(
                 f"{self.where}: no such folder. plan needs its transformer/config.json, but no weights; "
-                f"without a folder it knows those named {', '.join(configurations) or 'none'}"
+                f"without a folder it knows these names: {', '.join(configurations) or 'none'}"
             )
         configuration: Config = configurations[name]["transformer"]
         return configuration
 
     @cached_property
     def index(self) -> dict[str, Any]:
-        """model_index.json; ConfigError where there is none."""
+        """The content of model_index.json; ConfigError where there is no such file."""
         if not (self.path / INDEX).is_file():
             raise ConfigError(f"{self.where}: no {INDEX} there. Give a pipeline folder in diffusers format")
         return read_json(self.path / INDEX, self.where)
 
     @property
     def settings(self) -> Config:
-        """``index``; for a folder without one, that of the published pipeline of its name, or an empty one."""
+        """``index``; for a folder without it, that of the published pipeline of the same name, else empty."""
         if (self.path / INDEX).is_file():
             return self.index
-        index: Config = published(self.of).get(self.path.name, {}).get("index", {})
+        index: Config = published_configs(self.of).get(self.path.name, {}).get("index", {})
         return index
 
     @cached_property
     def vae(self) -> Config:
-        """The VAE's configuration: the folder's, or that of the published pipeline of its name, or {}, the default of
-        the family's class."""
+        """The VAE's configuration: that in the folder, else that of the published pipeline of the same name, else only
+        the class name of the family's VAE, with its defaults."""
         config = self.path / "vae/config.json"
         if config.is_file():
             return read_json(config, f"{self.where}: vae")
-        configurations = published(self.of).get(self.path.name, {})
+        configurations = published_configs(self.of).get(self.path.name, {})
         return configurations.get("vae", {"_class_name": self.of.parts["vae"]})
 
     @cached_property
     def codec(self) -> Codec:
-        """The codec, for its ``stride`` and ``latent_shape`` alone. It reads no weights, but a PCA's few."""
+        """The codec without weights, for its ``stride`` and ``latent_shape``; only a PCA reads its few weights."""
         name = str(self.vae.get("_class_name"))
         if name in PCA:
             return load_codec(self.path / "vae")
@@ -106,14 +106,14 @@ class Pipeline:
 
     @cached_property
     def multiple(self) -> tuple[int, int]:
-        """The number that height and width must be multiples of: the codec's stride times the transformer's patch."""
+        """(height, width) must be multiples of these two numbers: the codec's stride times the transformer's patch."""
         (_, height, width), (rows, columns) = self.codec.stride, self.of.patch(self.transformer)
         return height * rows, width * columns
 
     def latent_shape(self, frames: int, height: int, width: int) -> Latent:
-        """(C, t, h, w) of a video; ValueError where the codec cannot take that size."""
+        """The latent shape of a video; ValueError for a size that the codec cannot take."""
         return self.codec.latent_shape(frames, height, width)
 
     def fields(self, tokens: int) -> Fields:
-        """The tensors of Cond, for prompts of at most ``tokens`` tokens."""
+        """The fields of Cond, for prompts of at most ``tokens`` tokens."""
         return self.of.fields(self, tokens)

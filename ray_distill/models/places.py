@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 FIRST, SECOND = "transformer", "transformer_2"
-"""Folders of a pipeline: of its transformer, or of its experts of high and of low noise."""
+"""A pipeline's folders: of its transformer (with two experts, the one of high noise), and of the expert of low
+noise."""
 
 
 def transformer_folder(source: Path) -> Path:

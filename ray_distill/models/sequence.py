@@ -1,10 +1,10 @@
 """Sequence parallelism: several ranks share the tokens of one clip (DeepSpeed-Ulysses, arXiv 2309.14509).
 
 Each rank holds an equal piece of the tokens through all layers. Around attention the ranks exchange pieces of tokens
-for pieces of heads: there a rank has all tokens of its own heads. The network's output is gathered, so that every rank
-computes the same whole loss. A gather's backward sums over the ranks. Before it a rank has ``size`` times its piece of
-a gradient, after it (a discriminator's heads) the whole gradient: the mean over all ranks, which DeepSpeed takes, is
-the gradient in both cases, and no factor is needed.
+for pieces of heads, so that within attention a rank has all tokens of its own heads. The network's output is gathered,
+so that every rank computes the same whole loss. The gather's backward sums over the ranks: layers before the gather get
+``size`` times the rank's piece of a gradient, and layers after it (a discriminator's heads) the whole gradient. In both
+cases DeepSpeed's mean over all ranks is the gradient, and no factor is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.distributed._functional_collectives as funcol
 from torch import Tensor, nn
 
 HELD_BY = "sequence_ranks"
-"""Attribute of a network whose tokens are split: its :class:`Ranks`."""
+"""Attribute in which a network with split tokens keeps its :class:`Ranks`."""
 
 
 class _Gather(torch.autograd.Function):
@@ -44,7 +44,7 @@ class _Gather(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """The ranks that share a clip, in the order of its tokens. Every one calls each method, in the same order."""
+    """The ranks that share a clip, in the order of its tokens. All of them must call its methods in the same order."""
 
     group: dist.ProcessGroup
 
@@ -57,17 +57,17 @@ class Ranks:
         return self.group.rank()
 
     def own(self, x: Tensor, dim: int = 1) -> Tensor:
-        """This rank's piece of a whole tensor along ``dim``."""
+        """This rank's piece of the whole tensor ``x`` along ``dim``."""
         assert x.shape[dim] % self.size == 0, f"{x.shape[dim]} tokens are no multiple of {self.size} ranks"
         return x.chunk(self.size, dim)[self.rank]
 
     def swap(self, x: Tensor) -> Tensor:
-        """Piece s of rank r for piece r of rank s, of ``x`` [size, ...]."""
+        """All-to-all of ``x`` [size, ...]: rank r gets piece r of each rank s as its piece s."""
         out: Tensor = funcol.all_to_all_single_autograd(x, None, None, self.group)
         return out
 
     def gather(self, x: Tensor) -> Tensor:
-        """The whole [B, tokens, ...] of all ranks' pieces; its backward sums."""
+        """The whole tensor [B, tokens, ...] from all ranks' pieces; the backward sums over the ranks."""
         out: Tensor = _Gather.apply(x, self.group)
         return out
 
@@ -85,7 +85,8 @@ class Ranks:
 
 
 def make_ranks(size: int, timeout_s: float) -> Ranks | None:
-    """The ``size`` neighbours that share this rank's clips; None for 1. Every rank of the world calls it once."""
+    """The ``size`` neighbouring ranks that share this rank's clips; None for size 1. Every rank of the world calls it
+    once."""
     if size == 1:
         return None
     timeout = timedelta(seconds=timeout_s)
@@ -97,7 +98,8 @@ def make_ranks(size: int, timeout_s: float) -> Ranks | None:
 
 
 def split(network: nn.Module, ranks: Ranks | None, attention: Callable[[nn.Module, Ranks], None] | None) -> None:
-    """Split the tokens of ``network`` among ``ranks``; the family's ``attention`` puts exchanges around attention."""
+    """Split the tokens of ``network`` among ``ranks``; the family's ``attention`` adds the exchanges around
+    attention."""
     if ranks is not None:
         setattr(network, HELD_BY, ranks)
         assert attention is not None, "check refuses ranks that share a clip where a family has no exchange"
@@ -105,18 +107,19 @@ def split(network: nn.Module, ranks: Ranks | None, attention: Callable[[nn.Modul
 
 
 def ranks_of(network: Any) -> Ranks | None:
-    """The ranks that share the tokens of ``network`` (or of an engine around one); None where it has all of them."""
+    """The ranks that share the tokens of ``network``, or of an engine around it; None where it has all tokens."""
     ranks: Ranks | None = getattr(network, HELD_BY, None)
     return ranks
 
 
 @contextmanager
 def own_tokens(network: Any, enter: str, leave: str, dim: int = 1) -> Iterator[None]:
-    """Make one call of ``network`` in the block work on this rank's tokens, from the output of its layer ``enter`` to
-    that of ``leave``, which is gathered. ``dim`` of the first, from 0, counts tokens; later dimensions are flattened
-    into it.
+    """Make one call of ``network`` within the block work on this rank's tokens alone: from the output of its layer
+    ``enter`` to the output of its layer ``leave``, which is gathered. In the output of ``enter`` dimension ``dim``
+    counts tokens, after later dimensions are flattened into it.
 
-    A timestep [B, tokens] is cut, too. Hooks stay for the call alone: an adapter may have replaced a layer meanwhile.
+    A timestep [B, tokens] is cut as well. The hooks stay only for one call, since an adapter may replace a layer
+    between calls.
     """
     ranks = ranks_of(network)
     if ranks is None:
@@ -128,7 +131,7 @@ def own_tokens(network: Any, enter: str, leave: str, dim: int = 1) -> Iterator[N
         return args, kwargs | {"timestep": ranks.own(timestep) if timestep.ndim == 2 else timestep}
 
     def cut(layer: Any, args: Any, output: Tensor) -> Tensor:
-        return ranks.own(output.flatten(2), dim).clone()  # a view would keep the whole alive
+        return ranks.own(output.flatten(2), dim).clone()  # a view would keep the whole tensor in memory
 
     handles = [
         network.register_forward_pre_hook(cut_level, with_kwargs=True),

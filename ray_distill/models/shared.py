@@ -1,7 +1,7 @@
-"""One frozen base for all roles: the teacher is the base, every other role is an adapter on it.
+"""One frozen base for all roles: the teacher is the base, every other role an adapter on it.
 
-Each adapted layer holds the name of its active adapter; peft passes over names that a layer lacks. A change of that
-name copies nothing and, unlike peft's own ``set_adapter``, leaves ``requires_grad`` alone.
+Each adapted layer stores the name of its active adapter, and peft skips a name that a layer lacks. Changing that name
+copies nothing and, unlike peft's own ``set_adapter``, leaves ``requires_grad`` alone.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from ray_distill.types import TEACHER, Role
 def on_one_base(
     base: nn.Module, adapters: Mapping[Role, LoRA], seed: int, teacher: Role = TEACHER
 ) -> Iterator[tuple[Role, nn.Module]]:
-    """The network of the ``teacher``, then that of each role of ``adapters``.
+    """Yield the ``teacher`` with its network, the base, then each role of ``adapters`` with its network.
 
-    The adapters are added once the caller has taken the base: it may be sharded by then, and they stay whole.
+    The adapters are added after the caller has taken the base, which it may have sharded by then; the adapters stay
+    unsharded.
     """
     yield teacher, base
     shared = SharedBase(base, adapters, seed)
@@ -32,10 +33,10 @@ def on_one_base(
 
 
 class SharedBase:
-    """``module`` with an adapter for each role, all of them off outside :meth:`of`."""
+    """``module`` with an adapter for each role; outside :meth:`of` all adapters are off."""
 
     def __init__(self, module: nn.Module, adapters: Mapping[Role, LoRA], seed: int) -> None:
-        from peft.tuners.lora import LoraLayer  # it takes seconds
+        from peft.tuners.lora import LoraLayer  # takes seconds to import
 
         with warnings.catch_warnings():
             warnings.filterwarnings(
@@ -59,7 +60,7 @@ class SharedBase:
 
     @contextmanager
     def of(self, role: Role) -> Iterator[None]:
-        """The base with this role's adapter, inside the block."""
+        """Activate this role's adapter within the block."""
         before = self._role
         self._activate(role)
         try:
@@ -68,12 +69,12 @@ class SharedBase:
             self._activate(before)
 
     def checkpoint(self, role: Role) -> None:
-        """Turn on gradient checkpointing of a role's calls."""
+        """Turn on gradient checkpointing for a role's calls."""
         self.checkpointed.add(role)
         self.module.enable_gradient_checkpointing(self._block)  # type: ignore[operator]
 
     def _block(self, block: nn.Module, *args: Any) -> Any:
-        """Call a block for the active role; the call in the backward, where no role is active, is of that role
+        """Call a block for the active role. The second call, in the backward, when no role is active, activates it
         again."""
         role = self._role
         if role not in self.checkpointed:
@@ -87,7 +88,8 @@ class SharedBase:
 
 
 class OnBase(nn.Module):
-    """The base as ``role`` calls it. Its parameters are the role's adapter alone, by their plain names."""
+    """The network of ``role``: the base with the role's adapter. Its parameters are only the adapter's, by plain
+    names."""
 
     def __init__(self, shared: SharedBase, role: Role) -> None:
         super().__init__()
@@ -100,7 +102,7 @@ class OnBase(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The network with the blocks that a call passes."""
+        """The network whose blocks a call passes through."""
         return self.shared.module
 
     def enable_gradient_checkpointing(self) -> None:

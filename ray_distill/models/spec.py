@@ -1,8 +1,8 @@
-"""Family: what a folder of models/ declares of a family of networks, and Field: one tensor of its conditioning.
+"""Family: the declaration of a family of networks in a folder of models/; Field: one tensor of its conditioning.
 
     FAMILY = Family(transformer=WanTransformer3DModel, denoiser=WanDenoiser, fields=fields, ...)
 
-Light to import: a field travels to the tasks that fetch rows.
+Light to import, since fields travel to the tasks that fetch rows.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
 
 Config = Mapping[str, Any]
 Latent = tuple[int, ...]
-"""(C, t, h, w), or (C, t, h, w, L) with L tokens of sound (``packed.py``)"""
+"""Shape of latents: (C, t, h, w), or (C, t, h, w, L) with L tokens of sound (``packed.py``)."""
 Row = Mapping[str, "Tensor"]
-"""Conditioning of one sample, by field: without a batch axis, and without padding."""
+"""Conditioning of one sample by field, without batch axis and without padding."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
 class Field:
-    """One tensor of Cond, of one sample. ``shape`` may name an axis of the latents, "t", "h" or "w"; for a padded
-    caption its first number is the most tokens.
+    """One tensor of Cond, for one sample. ``shape`` may name an axis of the latents, "t", "h" or "w"; for a padded
+    caption its first number is the maximum of tokens.
 
-    ``of``: the caption or the clip under whose hash it is stored. ``padding``: "zeros" behind the last token, which the
-    network attends to; "mask": zeros, too, and Cond has ``<name>_mask`` [B, L] beside it, true for tokens; "whole": all
-    rows have this shape.
+    ``of``: the field belongs to a caption or to a clip, and is stored under its hash. ``padding``: "zeros" behind the
+    last token, which the network attends to; "mask": zeros as well, and Cond also has ``<name>_mask`` [B, L], true for
+    tokens; "whole": all rows have the full shape.
     """
 
     shape: tuple[int | Literal["t", "h", "w"], ...]
     of: Literal["caption", "clip"] = "caption"
     padding: Literal["zeros", "mask", "whole"] = "whole"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype in the store."""
+    """Dtype of the stored values."""
     prefix: int = 0
-    """Number of the clip's first latent frames that this field holds: networks give them back, and losses leave them
+    """Number of the clip's first latent frames that this field contains: networks return them, and losses leave them
     out."""
 
     def __post_init__(self) -> None:
@@ -55,12 +55,12 @@ class Field:
             raise ValueError(f"padding = {self.padding!r}: a clip's field has the shape of its latents, and is whole")
 
     def sizes(self, latent: Latent) -> tuple[int, ...]:
-        """The shape beside latents (C, t, h, w)."""
+        """The field's shape for latents of the shape ``latent``."""
         named = dict(zip("thw", latent[1:4], strict=True))
         return tuple(named[size] if isinstance(size, str) else size for size in self.shape)
 
     def nbytes(self, latent: Latent) -> int:
-        """Most bytes of a row."""
+        """Most bytes of a stored value."""
         return math.prod(self.sizes(latent)) * ITEM_BYTES[self.dtype]
 
 
@@ -76,22 +76,23 @@ def of_clips(fields: Fields) -> Fields:
 
 
 FIRST = ("text", "float32")
-"""The one field of captions before families declared theirs: its stores keep their addresses."""
+"""The only field of captions before families declared fields; stores with this field alone keep their addresses."""
 
 
 def columns(fields: Fields) -> list[tuple[str, str]]:
-    """Names and dtypes in the store of captions, for its address; empty where it holds ``FIRST`` alone."""
+    """(name, dtype) of the fields in the store of captions, for its address; empty where ``FIRST`` is the only
+    field."""
     names: list[tuple[str, str]] = [(name, field.dtype) for name, field in sorted(of_captions(fields).items())]
     return [] if names == [FIRST] else names
 
 
 def prefix_frames(fields: Fields) -> int:
-    """Number of a clip's first latent frames that its conditioning gives (``Batch.prefix``)."""
+    """Number of a clip's first latent frames that its conditioning contains (``Batch.prefix``)."""
     return sum(field.prefix for field in fields.values())
 
 
 class TextEncoder(Protocol):
-    """Prompts -> every field of a caption. ``to`` moves it."""
+    """Encoder of prompts into all fields of a caption. ``to`` moves it to a device."""
 
     def encode(self, prompts: Sequence[str]) -> list[Row]: ...
 
@@ -103,22 +104,22 @@ class TextEncoder(Protocol):
 
 
 class ImageEncoder(Protocol):
-    """Clips -> every field of a clip. ``to`` moves it, but not the codec that it was made with."""
+    """Encoder of clips into all fields of a clip. ``to`` moves it to a device, but not the codec that it uses."""
 
     def encode(self, pixels: Tensor) -> list[Row]:
-        """Fields of ``pixels`` [B, 3, T, H, W] in [-1, 1]. An encoder reads the given frames: the first, or the first
-        and the last."""
+        """One row per clip of ``pixels`` [B, 3, T, H, W] in [-1, 1]. An encoder reads only the frames that a condition
+        shows: the first, or the first and the last."""
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
 
 
 class SoundDecoder(Protocol):
-    """Sound's tokens -> samples. ``to`` moves it."""
+    """Decoder of tokens of sound into samples. ``to`` moves it to a device."""
 
     @property
     def rate(self) -> int:
-        """Samples a second."""
+        """Samples per second."""
         ...
 
     def decode(self, tokens: Tensor) -> Tensor:
@@ -129,22 +130,22 @@ class SoundDecoder(Protocol):
 
 
 class CodecClass(Protocol):
-    """A codec's class: ``load`` reads a ``vae`` folder, ``outline`` needs its configuration alone, on the device that
-    surrounds the call."""
+    """A codec's class: ``load`` reads a ``vae`` folder; ``outline`` builds the codec from its configuration alone, on
+    torch's current default device."""
 
     def load(self, folder: Path) -> Codec: ...
 
-    def outline(self, described: Config) -> Codec: ...
+    def outline(self, config: Config) -> Codec: ...
 
 
 @dataclass(frozen=True)
 class Export:
-    """Export of a student for diffusers: the ``pipeline`` that samples it, by name, and the ``script``, copied as
+    """Export of a student for diffusers: the name of the ``pipeline`` that samples it, and the ``script`` to copy as
     sample.py.
 
-    ``bases`` are the pipelines whose folders have the parts that it takes. ``causal``: the script of a causal student,
-    and the files that lie beside it under other names, None where there is none. ``experts``: true where the pipeline
-    routes between two transformers.
+    ``bases`` are the pipelines whose folders have the parts that the script loads. ``causal``: (script of a causal
+    student, files that are copied beside it, by their new names), or None. ``experts``: true where the pipeline routes
+    between two transformers.
     """
 
     pipeline: str
@@ -153,79 +154,80 @@ class Export:
     causal: tuple[Path, Mapping[str, Path]] | None = None
     experts: bool = False
     task: str = "text-to-video"
-    """The hub's name of its task."""
+    """The hub's name for the task."""
     scheduler: Callable[[nn.Module], SchedulerMixin] | None = None
-    """(student) -> the scheduler that the script steps by, where it is not one of flow matching."""
+    """(student) -> the script's scheduler; None: one of flow matching."""
 
 
 def torch_randn(shape: Sequence[int]) -> Tensor:
     """Noise [B, C, T, H, W] from torch's global generator, in the order of its elements."""
-    import torch  # a field travels to tasks without it
+    import torch  # fields travel to tasks that do not import torch
 
     return torch.randn(tuple(shape))
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family of networks. docs/families.md says what each entry owes."""
+    """The declaration of a family of networks; docs/families.md explains each entry."""
 
     name: str
     transformer: type[Any]
-    """diffusers' class in transformer/."""
+    """diffusers' class of the network in transformer/."""
     parts: Mapping[str, str]
-    """The classes in the pipeline's other folders: text_encoder, vae, and those that the family has beside them."""
+    """The class names in the pipeline's other folders: text_encoder, vae, and the family's further ones."""
     denoiser: Callable[..., Denoiser]
-    """(network, dtype=torch.float32) -> the network behind Denoiser; it may be an engine that wraps one."""
+    """(network, dtype=torch.float32) -> a Denoiser around the network, which may also be an engine that wraps one."""
     exchange_heads: Callable[[nn.Module, Ranks], None] | None
-    """Put the exchange of sequence parallelism around the self-attention of each block of a transformer; None where
+    """(transformer, ranks): put the exchange of sequence parallelism around each block's self-attention; None where
     ranks cannot share a clip."""
     codec: CodecClass
     fields: Callable[[Pipeline, int], Fields]
-    """(pipeline, most tokens of a prompt) -> the tensors of Cond."""
+    """(pipeline, most tokens of a prompt) -> the fields of Cond."""
     text: Callable[[Path, int, str], TextEncoder]
-    """(pipeline's folder, most tokens, precision: float32, bfloat16 or int8)"""
+    """(pipeline's folder, most tokens, precision: float32, bfloat16 or int8) -> the text encoder."""
     noise: Callable[[Sequence[int]], Tensor]
-    """Latents [B, C, T, H, W] of noise as diffusers' pipeline draws them from torch's global generator."""
+    """(shape [B, C, T, H, W]) -> noise as diffusers' pipeline draws it from torch's global generator."""
     patch: Callable[[Config], tuple[int, int]]
-    """Rows and columns of latents in one token, by the transformer's configuration."""
+    """(transformer's configuration) -> (rows, columns) of latents in one token."""
     features: Callable[[Config], tuple[int, int]]
-    """(blocks, width D of their outputs), by the transformer's configuration; ValueError where the family gives
-    none."""
+    """(transformer's configuration) -> (number of blocks, width D of their outputs); ValueError where the family gives
+    no features."""
     text_width: str
-    """The key of the transformer's configuration for the width of its text."""
+    """The key of the width of text in the transformer's configuration."""
     ends: tuple[str, ...]
-    """Keys of the transformer's configuration in which networks of one run must agree."""
+    """Keys of the transformer's configuration in which all networks of a run must agree."""
     export: Export
     published: Path
-    """A folder of JSON files, each named as a pipeline on the hub, with the configurations of its parts."""
+    """A folder of JSON files with the configurations of published pipelines; a file has its pipeline's name on the
+    hub."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that get an adapter where a role's lora names none."""
+    """Layers that get an adapter where a role's ``lora`` section names no targets."""
     original: Mapping[str, str] | None = None
-    """Layers in which an adapter may be, as in diffusers' name of them -> as in the network's original code; both are
-    whole dotted parts. None where diffusers loads no adapter by the original names."""
+    """Names of layers that may have an adapter: whole dotted parts of diffusers' names -> those of the network's
+    original code. None where diffusers loads no adapter by the original names."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
-    """(pipeline, its codec)"""
+    """(pipeline, its codec) -> the image encoder."""
     image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()
-    """Folders of the pipeline that encode these fields of a clip, the VAE's included."""
+    """(fields) -> the pipeline's folders that encode the fields of a clip, including the VAE's."""
     image_channels: Callable[[Config], int] = lambda _: 0
-    """Channels that the network takes behind the noisy ones, by the transformer's configuration."""
+    """(transformer's configuration) -> channels that the network takes behind the noisy ones."""
     image_export: Export | None = None
-    """Export of a student whose clips have fields; None: the same as for others."""
+    """Export of a student whose clips have fields; None: ``export`` serves it as well."""
     others: Mapping[str, type[Any]] = field(default_factory=dict)
-    """diffusers' classes of the parts beside text encoder and VAE, which ``parts`` names, too."""
+    """diffusers' classes of the parts beside text encoder and VAE; ``parts`` has their names as well."""
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
-    """Folders of the pipeline that a caption's fields are made with."""
+    """The pipeline's folders that encode a caption's fields."""
     sound: Callable[[Path], SoundDecoder] | None = None
-    """(pipeline's folder) -> what makes sound of its tokens; None where a clip is a picture alone."""
+    """(pipeline's folder) -> the decoder of sound; None where clips have no sound."""
     start: Callable[[Sequence[int]], Tensor] = torch_randn
-    """As ``noise``, of the latents that the pipeline begins with."""
+    """As ``noise``, for the latents with which the pipeline begins."""
     fps: float | None = None
-    """The only data.fps that is right; None where the network knows of none."""
+    """The only valid data.fps; None where the network has no frame rate."""
     check: Callable[[Pipeline, int], None] = lambda pipeline, tokens: None
-    """(pipeline, most tokens): ValueError for a folder of its classes that the family is not adapted to."""
+    """(pipeline, most tokens): ValueError for a folder of the right classes that the family does not support."""
     tokens: Callable[[Config], int | None] = lambda _: None
-    """The only right model.max_sequence_length, by the transformer's configuration; None where any is."""
+    """(transformer's configuration) -> the only valid model.max_sequence_length; None where any is valid."""
 
     def leaves(self, fields: Fields) -> Export:
-        """The export of a student of these ``fields``."""
+        """The export of a student with these ``fields``."""
         return self.image_export if self.image_export and of_clips(fields) else self.export

@@ -15,13 +15,13 @@ from ray_distill.models.spec import Row
 
 
 class T5Text:
-    """Encoder of prompts by the ``tokenizer`` and ``text_encoder`` of a pipeline folder: the field "text" [tokens, D]
-    fp32.
+    """Encoder of prompts into the field "text" [tokens, D] fp32, by a pipeline folder's ``tokenizer`` and
+    ``text_encoder``.
 
-    ``max_length``: most tokens of a prompt; longer ones are cut. ``precision``: "float32" or "bfloat16" is the dtype of
-    computation, whatever its files hold; "int8" stores the weights of its blocks in int8, and computes in fp32.
-    ``encoder`` is transformers' class; ``clean`` is the pipeline's cleaning of a prompt; ``masked``: true where its
-    attention leaves out the padding. FileNotFoundError where a part is missing, ValueError for another family's.
+    ``max_length``: most tokens of a prompt; longer prompts are cut. ``precision``: "float32" and "bfloat16" are the
+    dtype of computation, whatever the files hold; "int8" stores the blocks' weights in int8 and computes in fp32.
+    ``encoder`` is transformers' class, ``clean`` the pipeline's cleaning of a prompt. ``masked``: true where attention
+    leaves out the padding. FileNotFoundError for a missing part, ValueError for a text encoder of another kind.
     """
 
     def __init__(
@@ -42,9 +42,7 @@ class T5Text:
             raise ValueError(f"{folder}: its text_encoder is a {kind}, and this family reads text by a {model_type}")
         self.max_length, self.clean, self.masked = max_length, clean, masked
         self.tokenizer = load_tokenizer(Path(folder) / "tokenizer")
-        dtype = (
-            torch.bfloat16 if precision == "bfloat16" else torch.float32
-        )  # the default would be the dtype of the files
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # the default is the dtype of the files
         where, how = Path(folder) / "text_encoder", {"local_files_only": True, "use_safetensors": True}
         model = encoder.from_pretrained(where, dtype=dtype, **how)
         self.model = model.eval().requires_grad_(False)
@@ -57,7 +55,7 @@ class T5Text:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Row]:
-        """One row a prompt, of its tokens alone."""
+        """One row per prompt, without padding."""
         tokens = self.tokenizer(
             [self.clean(prompt) for prompt in prompts],
             padding="max_length",
@@ -68,7 +66,7 @@ class T5Text:
             return_tensors="pt",
         ).to(self.model.device)
         hidden = self.model(tokens.input_ids, tokens.attention_mask if self.masked else None).last_hidden_state.float()
-        # Behind the last token T5 still computes values, with which no network was trained.
+        # T5 also computes values behind the last token, but no network was trained with them.
         return [{"text": h[:length]} for h, length in zip(hidden, tokens.attention_mask.sum(1).tolist(), strict=True)]
 
     def tokens(self, prompts: Sequence[str]) -> list[int]:
@@ -77,12 +75,12 @@ class T5Text:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer; ValueError where it is code of its own: code out of a model's folder never runs."""
+    """Load a tokenizer; ValueError where it needs code from the model's folder, which never runs."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
         raise ValueError(
-            f"{folder}: its tokenizer is Python code of its own, which is not run; use a plain one"
+            f"{folder}: its tokenizer is Python code in that folder, which is not run; use one without code"
         ) from None

@@ -1,4 +1,4 @@
-"""Read a transformer's tensors by name from safetensors, one at a time; name missing ones first."""
+"""Read a transformer's tensors by name from safetensors, one at a time, after a check for missing ones."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PREFIX = "model.diffusion_model."  # of single files that hold a whole pipeline
 
 
 class Weights(Mapping[str, Tensor]):
-    """Tensors of ``path``: a pipeline folder in diffusers' format, its weights in one file or in shards, or a single
-    file, whose names diffusers translates where they are not its own. A tensor is mapped from the file: a read touches
-    only its own part."""
+    """The tensors of ``path``: a pipeline folder in diffusers' format with its weights in one file or in shards, or a
+    single file, whose names diffusers translates where they are not its own. Files are mapped, so that reading a tensor
+    touches only its own bytes."""
 
     def __init__(self, path: Path, network: nn.Module, key: str = "model.path") -> None:
-        """``network``, which may be on the meta device, defines the names and shapes. ValueError, with ``key``, for
+        """``network``, which may be on the meta device, defines names and shapes. ValueError, which names ``key``, for
         files that are missing or no safetensors."""
         self._key, self._path = key, path
         self._network = type(network).__name__
@@ -49,7 +49,9 @@ class Weights(Mapping[str, Tensor]):
                 )
             return {name: (file, name) for name, file in where.items()}
         if not (folder / SINGLE).is_file():
-            raise ValueError(f"{self._key} = {self._path}: no {SINGLE} nor {INDEX} in {folder}, and no other is read")
+            raise ValueError(
+                f"{self._key} = {self._path}: neither {SINGLE} nor {INDEX} in {folder}; save the weights as safetensors"
+            )
         return {name: (folder / SINGLE, name) for name in self._open(folder / SINGLE).keys()}  # noqa: SIM118
 
     def _single(self, file: Path) -> dict[str, tuple[Path, str]]:
@@ -57,19 +59,19 @@ class Weights(Mapping[str, Tensor]):
         if not self._expected_shapes.keys() <= names.keys():
             from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES  # takes a second
 
-            # The converter renames keys, and changes no tensor of Wan's and LTX-Video's text-to-video networks.
+            # For Wan's and LTX-Video's text-to-video networks the converter renames keys, and changes no tensor.
             loadable = SINGLE_FILE_LOADABLE_CLASSES.get(self._network)
             if loadable is None:
                 raise ValueError(
                     f"{self._key} = {file}: its names are not diffusers' own, and diffusers translates no single file "
                     f"of a {self._network}; give a pipeline folder in diffusers format"
                 )
-            with suppress(KeyError, AttributeError, TypeError):  # names of another kind: check raises
+            with suppress(KeyError, AttributeError, TypeError):  # unknown names: ``check`` raises
                 names = loadable["checkpoint_mapping_fn"](checkpoint=dict(names))
         return {name: (file, stored) for name, stored in names.items()}
 
     def _open(self, file: Path, framework: str = "np") -> Any:
-        """The file, for its header: under "pt" it is mapped as memory that this machine must be able to give."""
+        """The open file. "np" serves to read the header; "pt" maps the file, which needs as much memory."""
         if (file, framework) not in self._files:
             try:
                 self._files[file, framework] = safe_open(file, framework)
@@ -90,25 +92,25 @@ class Weights(Mapping[str, Tensor]):
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes by name, from the files' headers."""
+        """The shapes by name, from the files' headers."""
         return {n: tuple(self._open(file).get_slice(stored).get_shape()) for n, (file, stored) in self._where.items()}
 
     def dtype(self, name: str) -> torch.dtype:
-        """Dtype of a tensor in its file, from the header."""
+        """The dtype of a tensor in its file, from the header."""
         file, stored = self._where[name]
         return DTYPES.get(self._open(file).get_slice(stored).get_dtype(), torch.float32)
 
     @property
     def fit(self) -> bool:
-        """True where names and shapes are those of the network."""
+        """True where names and shapes equal the network's."""
         return self.shapes == self._expected_shapes
 
     def check(self) -> None:
-        """ValueError, with the difference, unless the network's tensors are there in its shapes."""
+        """ValueError, with the difference, unless the files have all tensors of the network in its shapes."""
         try:
             shapes = self.shapes
-        except SafetensorError as error:  # an index that names a tensor which its file lacks
-            raise ValueError(f"{self._key} = {self._path}: its index is another checkpoint's: {error}") from error
+        except SafetensorError as error:  # the index names a tensor that its file lacks
+            raise ValueError(f"{self._key} = {self._path}: its index belongs to another checkpoint: {error}") from error
         of = f"{self._key} = {self._path}: its weights are not those of this {self._network}"
         if missing := sorted(self._expected_shapes.keys() - shapes.keys()):
             unknown = sorted(shapes.keys() - self._expected_shapes.keys())

@@ -1,8 +1,8 @@
 """Memory, time and money of a run before it starts.
 
-Runs on the driver, from configuration files alone: no weight is read, and networks stay on the meta device.
+Runs on the driver, from configuration files only: it reads no weights, and networks stay on the meta device.
 May import: config and all below it; no Ray.
-A new figure owes a measurement that it was compared with (docs/plan.md).
+A new figure owes a comparison with a measurement (docs/plan.md).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray_distill.plan.report import Assumed, report
 
 
 def plan(config: RunConfig, options: Mapping[str, str]) -> tuple[str, bool]:
-    """(the report, whether the run fits); without a cluster nothing is judged. ValueError names a wrong option."""
+    """The report, and whether the run fits, which is always true without a cluster. ValueError names a wrong option."""
     cluster = parse_cluster(options["cluster"]) if "cluster" in options else None
     assumed = assumptions(cluster, options)
     if cluster is None:
@@ -33,8 +33,8 @@ def plan(config: RunConfig, options: Mapping[str, str]) -> tuple[str, bool]:
 
 
 def room(config: RunConfig, memory: int) -> tuple[bool, str]:
-    """(whether a rank fits into ``memory`` bytes, the line to print). It does not fit where its lasting state alone is
-    larger: weights, optimizer and averages. Where only the whole estimate is larger, the line is a warning."""
+    """Whether a rank fits into ``memory`` bytes, and a line to print. It does not fit if its lasting state alone
+    (weights, optimizer and averages) is larger. If only the whole estimate is larger, the line is a warning."""
     result = estimate(config)
     lasting = sum(s.weights + s.masters + s.moments + s.ema for s in result.states.values())
     most, has = result.peak.total, f"{memory / GIB:.1f} GiB"
@@ -50,7 +50,7 @@ def room(config: RunConfig, memory: int) -> tuple[bool, str]:
 
 
 def assumptions(cluster: Cluster | None, options: Mapping[str, str]) -> Assumed:
-    """Assumptions of a plan: the defaults, or the values of ``options`` in their place."""
+    """Assumptions of a plan: the defaults, replaced by ``options``."""
     values: dict[str, float] = {"price": cluster.gpu.price} if cluster else {}
     for key, most in (("price", float("inf")), ("mfu", 1.0)):
         if key in options:
@@ -67,7 +67,7 @@ def assumptions(cluster: Cluster | None, options: Mapping[str, str]) -> Assumed:
 
 
 def on(cluster: Cluster, config: RunConfig) -> tuple[RunConfig, str]:
-    """(the configuration with a worker for each GPU of ``cluster``, a note where that changes train.workers)."""
+    """The configuration with one worker per GPU of ``cluster``, and a note if that changes train.workers."""
     train = config.train
     if cluster.gpus == train.workers:
         return config, ""

@@ -1,4 +1,4 @@
-"""Find the cheapest change of a configuration that makes it fit."""
+"""Find the cheapest change that makes a configuration fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_distill.types import Average, Role, Start
 
 @dataclass(frozen=True)
 class Change:
-    """``keys``: what to write on the command line."""
+    """A change of a configuration; ``keys`` are its command-line overrides."""
 
     keys: tuple[str, ...]
     estimate: Estimate
@@ -43,13 +43,13 @@ Changes = Iterator[tuple[tuple[str, ...], RunConfig]]
 
 
 def changes(config: RunConfig) -> Changes:
-    """Changes of a configuration, from those that cost time alone to those that cost machines."""
+    """Changes of a configuration, from those that cost only time to those that cost machines."""
     for name in ORDER:
         yield from ORDER[name](config)
 
 
 def of_roles(config: RunConfig, key: str, value: Any, applies: Callable[[Role, RoleConfig], Any]) -> Changes:
-    """Change ``key`` of every role for which ``applies`` holds; a role that follows another has no section."""
+    """Change ``key`` of every role for which ``applies`` is true; an average has no section."""
     own = [role for role, need in config.method.roles.items() if not isinstance(need, Average | Start)]
     roles = [role for role in own if applies(role, config.role(role))]
     if roles:
@@ -97,7 +97,7 @@ def workers(config: RunConfig) -> Changes:
 
 
 def checkpointing(config: RunConfig) -> Changes:
-    """Recompute all transformers that gradients pass: trained ones, and those that heads look at."""
+    """Recompute all transformers that gradients pass: trained ones, and those under heads."""
     heads = config.method.heads
     passed = {head.of for head in heads.values()} | {r for r in config.method.roles if config.role(r).optimizer}
     return of_roles(
@@ -109,7 +109,7 @@ def checkpointing(config: RunConfig) -> Changes:
 
 
 def zero3(config: RunConfig) -> Changes:
-    """Shard the roles' weights (ZeRO-3). Roles on a shared base are left to it; int8 weights cannot be sharded."""
+    """Shard the roles' weights (ZeRO-3). The base decides for roles on it; int8 weights cannot be sharded."""
     on_it = set(config.adapters) if config.model.shared_base else set()
     return of_roles(
         config,
@@ -130,7 +130,7 @@ def shared_base(config: RunConfig) -> Changes:
         if config.role(role).lora and config.role(role).zero == 3:
             tree["roles"][role]["zero"] = 2
             keys.append(f"roles.{role}.zero=2")
-    with suppress(ValidationError):  # not where a role has weights of its own
+    with suppress(ValidationError):  # not if a role has its own weights
         if not config.model.shared_base:
             yield tuple(keys), RunConfig.model_validate(tree)
 

@@ -22,11 +22,10 @@ from ray_distill.types import Role
 class Estimate:
     """Estimate of a run.
 
-    ``flops`` are those of one GPU in one step, by role, in expectation; ``sent`` are the bytes that it sends for
-    sequence parallelism, likewise. ``checkpoint`` is the size of the largest one in bytes: weights, two moments and the
-    averages of trained roles, in fp32, and the rollouts that go on from step to step. In a run of several stages
-    ``states`` are those of the stage with the ``peak``; ``parameters`` are of all roles, and of those in that stage as
-    it trains them."""
+    ``flops`` are the expected FLOPs of one GPU in one step, by role; ``sent`` are the expected bytes that it sends for
+    sequence parallelism. ``checkpoint`` is the size of the largest checkpoint in bytes: weights, two moments and the
+    averages of trained roles in fp32, and streamed rollouts. In a run of several stages ``states`` belong to the stage
+    with the ``peak``; ``parameters`` cover all roles, those of that stage as it trains them."""
 
     config: RunConfig
     latent: Latent
@@ -45,9 +44,9 @@ class Estimate:
 
 
 def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
-    """Estimate a run on clips of ``latent`` (C, t, h, w); without it, on the configuration's own.
+    """Estimate a run on clips of ``latent`` (C, t, h, w), by default the configuration's own.
 
-    ValueError where the network or the size of its clips is unknown or wrong.
+    ValueError if the network or the size of its clips is unknown or wrong.
     """
     counted = Counted(config, latent)
     sizes = {role: parameters(config, role) for role in config.held_roles}
@@ -78,7 +77,7 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
 
 
 def still(parameters: Parameters) -> Parameters:
-    """Parameters of a role that is trained no more."""
+    """Parameters of a role whose training has ended."""
     return replace(parameters, trainable=())
 
 
@@ -98,8 +97,8 @@ def add(some: Mapping[Role, int], more: Mapping[Role, int]) -> dict[Role, int]:
 
 
 def steady(call: Call) -> Call:
-    """``call`` at the first place where a full window sees as much as here: positions within a window are relative, so
-    that later chunks of a long rollout cost the same."""
+    """``call`` at the first place where a full window sees as much: positions within a window are relative, so later
+    chunks of a long rollout cost the same."""
     sight = call.causal
     if sight is None or sight.window is None or sight.past is None or sight.before <= sight.window.frames:
         return call
@@ -109,7 +108,7 @@ def steady(call: Call) -> Call:
 
 
 class Counted:
-    """The passes of a configuration's networks."""
+    """Passes of a configuration's networks, each counted once."""
 
     def __init__(self, config: RunConfig, latent: Latent | None = None) -> None:
         self.config, self.latent = config, latent or latent_shape(config)
@@ -143,8 +142,8 @@ class Counted:
         )
 
     def between(self, call: Call) -> Pass:
-        """Estimate a cached call without a window from the first chunk's and the last's, linearly in the frames that it
-        sees. Peak memory is convex in their number, so that this is an upper bound."""
+        """Estimate a cached call without a window linearly in its visible frames, between the first and the last
+        chunk's. Peak memory is convex in their number, so this is an upper bound."""
         assert call.causal is not None
         frames, before = call.causal.frames, call.causal.before
         last = self.latent[1] // frames * frames - frames
@@ -155,17 +154,17 @@ class Counted:
         return Pass(*(round(a + part * (b - a)) for a, b in zip(astuple(first), astuple(end), strict=True)))
 
     def cache(self, call: Call, graph: Iterable[tuple[int, int]]) -> int:
-        """Bytes of the keys and values after a call that is remembered: of the chunks in its window, and of those that
-        a ``graph`` keeps for its backward."""
+        """Bytes of the keys and values after a remembered call: of the chunks in its window, and of those that a
+        ``graph`` keeps for its backward."""
         assert call.causal is not None and call.causal.past is not None
         frames = sum(end - start for start, end in {*call.causal.past, *graph})
-        # A narrow window lets the chunk go at once: its bytes are counted without one.
+        # A narrow window drops the chunk at once, so its bytes are counted without a window.
         alone = replace(call, causal=Causal(call.causal.frames, past=(), remember=True))
         return self.one(alone).saved * (frames + call.causal.frames) // call.causal.frames
 
     def start_cache(self, path: Path) -> dict[Role, int]:
-        """Bytes of the cache of one micro-batch with which a path goes on with an earlier step's rollout, by role: its
-        first call remembers the last chunk."""
+        """Bytes by role of the cache with which a path continues one micro-batch's rollout; its first call remembers
+        the last chunk."""
         first = path.calls[0] if path.calls else None
         if first is None or first.causal is None or not first.causal.remember:
             return {}
@@ -173,12 +172,13 @@ class Counted:
         return {first.role: self.cache(first, ()) - self.cache(own, ())}
 
     def carried(self, repeated: Cycle) -> dict[Role, int]:
-        """Bytes at most of the cache of one micro-batch's rollout between steps, where it goes on, by role."""
+        """Largest bytes by role of the cache of one micro-batch's streamed rollout between steps."""
         every = [self.start_cache(path) for kind in repeated.kinds for path in kind.paths]
         return {role: max(sizes.get(role, 0) for sizes in every) for sizes in every for role in sizes}
 
     def activations(self, kind: Kind) -> tuple[Role, Mapping[Role, int]]:
-        """(the role at work, bytes by role) where an update has most of them alive, over all outcomes of its draws."""
+        """The role at work and the bytes by role at the moment of an update's largest activations, over all outcomes of
+        its draws."""
         most: tuple[Role, dict[Role, int]] = (kind.role, {})
         for path in kind.paths:
             alive: dict[Role, int] = {}
@@ -207,7 +207,7 @@ class Counted:
         return most
 
     def mean(self, repeated: Cycle, role: Role, of: Callable[[Pass], int]) -> float:
-        """The sum of ``of`` over the calls of ``role`` on one GPU, a mean over the steps of a cycle."""
+        """Sum of ``of`` over the calls of ``role`` on one GPU, averaged over the steps of a cycle."""
         total = 0.0
         for kind in repeated.kinds:
             for path in kind.paths:

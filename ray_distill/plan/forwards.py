@@ -20,13 +20,13 @@ from ray_distill.types import Batch, Cache, Cond, History, Method, Prediction, R
 
 ROWS = 2
 MOST = 64
-"""Outcomes of an update's draws that are all counted; of more, as many are drawn."""
+"""Largest number of outcomes of an update's draws that the plan counts in full; of more, it draws this many."""
 
 
 @dataclass(frozen=True)
 class Causal:
-    """Sight of a causal call of ``frames``, as the Denoiser's arguments say it: of a cache the number of frames
-    ``before`` and the runs of them that it holds, None without a cache."""
+    """Visible frames of a causal call of ``frames``, by the Denoiser's arguments. For a cache, the number of frames
+    ``before`` and the runs of them that it holds; None without a cache."""
 
     frames: int
     chunks: tuple[int, ...] = ()
@@ -39,23 +39,23 @@ class Causal:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a role's network on ``rows`` micro-batches (guidance makes it 2); ``grad``: autograd keeps it, on its
-    way to the role's own weights where it is ``trained``, else to its input."""
+    """One call of a role's network on ``rows`` micro-batches (2 with guidance). With ``grad`` autograd keeps it, for
+    the role's own weights if ``trained``, else for its input."""
 
     role: Role
     rows: int
     grad: bool
     trained: bool = False
     frames: int = 0
-    """Latent frames, where they are not those of the clip."""
+    """Latent frames, if they differ from the clip's."""
     part: Fraction = Fraction(1)
-    """Of a clip, by its frames."""
+    """The call's share of a clip, by its frames."""
     causal: Causal | None = None
 
 
 @dataclass(frozen=True)
 class Path:
-    """The calls of one update in order, for one outcome of its draws and how likely it is."""
+    """Calls of one update in order, for one outcome of its draws, and the probability of that outcome."""
 
     weight: Fraction
     calls: tuple[Call, ...]
@@ -63,7 +63,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Kind:
-    """An update that comes ``times`` in a cycle, and all that may happen in it."""
+    """An update that comes ``times`` in a cycle, and its possible paths."""
 
     role: Role
     times: int
@@ -79,7 +79,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Cycle:
-    """The shortest stretch of steps that a run repeats."""
+    """The shortest sequence of steps that a run repeats."""
 
     steps: int
     kinds: tuple[Kind, ...]
@@ -89,12 +89,13 @@ class Cycle:
 
 
 def cycle(method: Method, steps: int, frames: int = 1) -> Cycle:
-    """The cycle of a run of ``steps`` steps on clips of ``frames`` latent frames; the whole run where nothing repeats.
-    ValueError where a causal method cannot cut such clips into its chunks."""
+    """The cycle of a run of ``steps`` steps on clips of ``frames`` latent frames; the whole run if nothing repeats.
+
+    ValueError if a causal method cannot cut such clips into its chunks."""
     first, period = min(method.period[0], steps), method.period[1]
     updates: dict[Key, Update] = {}
     counts: Counter[Key] = Counter()
-    if 0 < first < steps:  # the two parts of a run repeat something else each: the whole run
+    if 0 < first < steps:  # each of the run's two parts repeats another sequence: take the whole run
         length, walked = steps, list(distinct(method, steps))
     else:
         pattern = [tuple(keyed(method.updates(step))) for step in range(min(steps, 2 * period))]
@@ -112,13 +113,13 @@ Key = tuple[Role, str]
 
 
 def keyed(updates: Sequence[Update]) -> dict[Key, Update]:
-    """The updates by what they do."""
+    """Updates by their content."""
     return {(u.role, getattr(u.loss, "__qualname__", repr(u.loss))): u for u in updates}
 
 
 def paths(method: Method, update: Update, frames: int = 1) -> Iterator[Path]:
-    """Every outcome of the update's whole-number draws, depth first, at each place of a rollout that goes on from step
-    to step; of more than ``MOST``, that many at random and, for the peak of memory, those in which all draws are
+    """Paths for every outcome of the update's whole-number draws, depth first, at each place of a streamed rollout. Of
+    more than ``MOST`` outcomes it takes that many at random and, for the peak of memory, those with all draws
     highest."""
     places = [*rollouts(method, update, frames)]
     outcome = (
@@ -139,7 +140,7 @@ def paths(method: Method, update: Update, frames: int = 1) -> Iterator[Path]:
 
 
 def rollouts(method: Method, update: Update, frames: int) -> Iterator[Rollout | None]:
-    """The states in which ``update`` may meet a rollout that goes on from step to step: as many as its windows."""
+    """States in which ``update`` may find a streamed rollout, one per window."""
     if method.streamed is None:
         yield None
         return
@@ -172,7 +173,7 @@ def outcomes(method: Method, update: Update, frames: int, at: Rollout | None = N
 def calls_of(
     method: Method, update: Update, frames: int, draws: Draws, rollout: Rollout | None = None
 ) -> tuple[Call, ...]:
-    """The calls of ``update`` on toy networks, by one outcome of its draws; they change ``rollout``."""
+    """Calls of ``update`` on toy networks for one outcome of its draws; they change ``rollout``."""
     calls: list[Call] = []
     networks: dict[Role, Any] = {
         role: ToyHeads() if role in method.heads else Toy(role, role == update.role, calls, frames)
@@ -189,7 +190,7 @@ def calls_of(
 
 @dataclass
 class Draws:
-    """An Rng whose whole numbers are prescribed, and those of ``further`` past the end; equal for one purpose."""
+    """An Rng with prescribed whole numbers, then those of ``further``; equal draws for one purpose."""
 
     prescribed: Sequence[int]
     further: Callable[[int], int] = lambda high: 0
@@ -213,7 +214,7 @@ class Draws:
 
 
 class Toy:
-    """A network of one weight that writes down how it was called."""
+    """A network of one weight that records its calls."""
 
     def __init__(self, role: Role, trained: bool, calls: list[Call], frames: int) -> None:
         self.role, self.calls, self.frames = role, calls, frames
@@ -250,7 +251,7 @@ class Toy:
 
 
 class ToyHeads:
-    """Heads on one block. Their calls are not counted: their work is small beside that of what they look at."""
+    """Heads on one block. Their calls do not count, since their work is small beside that of the network under them."""
 
     blocks = (0,)
 

@@ -12,7 +12,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class GPU:
-    """``memory`` in GiB, dense peaks in FLOP/s, ``price`` in USD an hour: an assumption, no offer."""
+    """A GPU: ``memory`` in GiB, dense peaks in FLOP/s, ``price`` in USD per hour (an assumption, no offer)."""
 
     memory: int
     bfloat16: float
@@ -55,13 +55,13 @@ class Cluster:
         return f"{f'{self.nodes}x' if self.nodes > 1 else ''}{self.per_node}x{self.name}"
 
     def of(self, gpus: int) -> Cluster:
-        """The same machines, as many as ``gpus`` need."""
+        """The cluster of as many such machines as ``gpus`` need."""
         nodes = -(-gpus // self.per_node)
         return replace(self, nodes=nodes, per_node=gpus if nodes == 1 else self.per_node)
 
 
 def parse_cluster(text: str) -> Cluster:
-    """``8xH100-80GB`` or, with nodes, ``2x8xH100-80GB``; ValueError names what is wrong with ``text``."""
+    """Cluster of ``8xH100-80GB`` or, with nodes, ``2x8xH100-80GB``; ValueError names the mistake in ``text``."""
     match = FORM.fullmatch(text)
     if match is None:
         raise ValueError(

@@ -1,11 +1,11 @@
 """Bytes of one rank: each role's state under its ZeRO stage, and the moments of peak memory.
 
 As in train/worker/ and DeepSpeed 0.19. The compute weights have the role's dtype; masters, both moments of AdamW and
-the average are fp32, and sharded but for stage 0, where all is whole and the weights are the masters. Stages 1 and 2
+the average are fp32, and sharded except at stage 0, where all is whole and the weights are the masters. Stages 1 and 2
 keep whole weights, stage 3 a piece of each tensor. Gradients: stages 0 and 1 whole in the role's dtype, stage 2 a shard
-in ``gradient_dtype``, each from the backward to the step; stage 3 such a shard, always. Where stage 1 adds up bf16
-gradients in fp32, it keeps both whole, always. What is offloaded is in CPU memory, the gradients' fp32 shards with the
-optimizer.
+in ``gradient_dtype``, each from the backward to the step; stage 3 such a shard at all times. If stage 1 adds up bf16
+gradients in fp32, it keeps both whole at all times. Offloaded state is in CPU memory, the gradients' fp32 shards with
+the optimizer.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class State:
 
     weights: int
     start: int
-    """The weights while they are put in place: under ZeRO-3 beside the largest tensor, else whole."""
+    """The weights during loading: under ZeRO-3 shards beside the largest tensor, else whole."""
     gradients: int
     masters: int
     moments: int
     ema: int
     bucket: int
     gathered: int
-    """At most, while the network is at work under ZeRO-3: an estimate."""
+    """Estimated maximum of gathered weights while the network works under ZeRO-3."""
     descent: int
-    """AdamW's and DeepSpeed's copies during a step: an estimate."""
+    """Estimated copies of AdamW and DeepSpeed during a step."""
     lasting: tuple[bool, bool]
     """Whether gradients and bucket stay between updates."""
     host: int = 0
@@ -50,12 +50,12 @@ class State:
 
 
 def state(section: RoleConfig, parameters: Parameters, ranks: int) -> State:
-    """State of a role on one of ``ranks``: ``section`` has its stage, dtype and average, ``parameters`` the elements of
+    """State of a role on one of ``ranks``; ``section`` has its stage, dtype and average, ``parameters`` the elements of
     each tensor."""
     size, zero3 = BYTES[section.dtype], section.zero == 3
 
     def share(tensors: Sequence[int]) -> int:
-        """Elements of a rank's shard: ZeRO-3 cuts each tensor, 1 and 2 all of them laid end to end."""
+        """Elements of a rank's shard: ZeRO-3 cuts each tensor, ZeRO-1 and 2 cut their concatenation."""
         if section.zero == 0:
             return sum(tensors)
         return sum(-(-n // ranks) for n in tensors) if zero3 else -(-sum(tensors) // ranks)
@@ -76,7 +76,7 @@ def state(section: RoleConfig, parameters: Parameters, ranks: int) -> State:
         masters=masters,
         moments=moments,
         ema=average,
-        # All of a fp32 sum is reduced at once, from a copy and its bf16 rounding.
+        # DeepSpeed reduces the whole fp32 sum at once, from a copy and its bf16 rounding.
         bucket=sum(parameters.trainable) * (FP32 + size) if both else min(BUCKET, sum(parameters.trainable)) * size,
         gathered=min(sum(parameters.every), GATHERED) * size if zero3 else 0,
         descent=2 * FP32 * (min(shard, SUBGROUP) if zero3 else shard),
@@ -86,10 +86,10 @@ def state(section: RoleConfig, parameters: Parameters, ranks: int) -> State:
 
 
 def offloaded(on: State, section: RoleConfig) -> State:
-    """The state ``on`` with the parts that ``section`` offloads in the CPU's memory.
+    """The state ``on``, with the parts that ``section`` offloads in CPU memory.
 
-    DeepSpeed keeps fp32 gradients beside the masters, except ZeRO-1's whole ones. AdamW descends where the masters are,
-    and the average is made of the masters' shards."""
+    DeepSpeed keeps fp32 gradients beside the masters, except ZeRO-1's whole ones. AdamW descends on the masters'
+    device, and the average uses the masters' shards."""
     if section.offload_optimizer:
         moved = ("masters", "moments", "ema", "descent", *(("gradients",) if section.zero > 1 else ()))
         host = sum(getattr(on, name) for name in moved)
@@ -102,7 +102,7 @@ def offloaded(on: State, section: RoleConfig) -> State:
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes that are alive at one point of a run, by role, in the order of ``TERMS``."""
+    """Live bytes at one point of a run, by role, in the order of ``TERMS``."""
 
     name: str
     rows: Mapping[Role, tuple[int, ...]]
@@ -116,7 +116,7 @@ class Moment:
 
 
 def start(states: Mapping[Role, State]) -> Iterator[Moment]:
-    """Moments of the set-up: roles are loaded in turn, tensor by tensor. AdamW's moments come with the first step."""
+    """Moments of the set-up, which loads roles in turn, tensor by tensor; AdamW's moments come with the first step."""
     rows: dict[Role, tuple[int, ...]] = {}
     for role, state in states.items():
         yield Moment(f"setting up {role}", {**rows, role: (state.start, 0, 0, 0, 0, 0)})
@@ -131,8 +131,8 @@ def update(
     activations: Mapping[Role, int],
     lasting: Mapping[Role, int] = MappingProxyType({}),
 ) -> Iterator[Moment]:
-    """The peaks of an update of ``updated``: with ``activations`` alive and ``at_work`` running, and in the descent,
-    where the ``lasting`` ones are alive."""
+    """Peaks of an update of ``updated``: with ``activations`` alive and ``at_work`` running, and in the descent, with
+    the ``lasting`` ones alive."""
 
     def row(role: Role, state: State, stepping: bool) -> tuple[int, ...]:
         now = role == updated

@@ -1,4 +1,4 @@
-"""Networks and latent shapes of a run from configuration files alone; no weight is read."""
+"""Networks and latent shapes of a run from configuration files only, without weights."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ray_distill.config import RunConfig
+from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models import family
-from ray_distill.models.heads import FeatureHeads, placed
+from ray_distill.models.codec import frames_of
+from ray_distill.models.heads import FeatureHeads, head_blocks
 from ray_distill.models.int8 import is_quantized
 from ray_distill.models.lora import LoRA
 from ray_distill.models.spec import Config, Latent
@@ -23,8 +25,8 @@ from ray_distill.types import Average, Role
 
 @dataclass(frozen=True)
 class Parameters:
-    """Elements of each tensor: of the whole network, of what is trained (none of a frozen role), and of what is the
-    average of a trained role's; and how many of the network's are held in a byte each."""
+    """Elements of each tensor: of the whole network, of its trained part (none of a frozen role), and of its average;
+    and the number of the network's elements that take one byte."""
 
     every: tuple[int, ...]
     trainable: tuple[int, ...]
@@ -33,16 +35,15 @@ class Parameters:
 
 
 def architecture(config: RunConfig, role: Role) -> Config:
-    """The transformer's configuration: the role's folder, or the published one of a folder's name; else ValueError.
-
-    Of heads, that of the role which they look at."""
+    """The transformer's configuration from the role's folder, or the published one for the folder's name; else
+    ValueError. For heads, that of the role under them."""
     heads = config.method.heads.get(role)
-    return config.pipeline(heads.of if heads else role).described
+    return config.pipeline(heads.of if heads else role).architecture
 
 
 def build(family_name: str, architecture: Mapping[str, Any]) -> nn.Module:
-    """The network on whatever device and default dtype surround the call."""
-    logging.getLogger("diffusers").setLevel(logging.ERROR)  # it warns of keys such as _class_name
+    """The network, on the device and with the default dtype of the calling context."""
+    logging.getLogger("diffusers").setLevel(logging.ERROR)  # diffusers warns of keys such as _class_name
     module: nn.Module = family(family_name).transformer.from_config(dict(architecture))
     return module
 
@@ -55,7 +56,7 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
         adapters = adapter_sizes(config.model.family, json.dumps(architecture(config, role)), config.adapters[role])
         return Parameters(adapters, adapters)
     if role in config.method.heads:
-        blocks, width = placed(role, config.method.heads[role], config.model.family, architecture(config, role))
+        blocks, width = head_blocks(role, config.method.heads[role], config.model.family, architecture(config, role))
         with torch.device("meta"):
             heads = tuple(p.numel() for p in FeatureHeads(len(blocks), width).parameters())
         return Parameters(heads, heads)
@@ -88,7 +89,7 @@ def adapter_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int,
 
 @cache
 def int8_size(family_name: str, architecture: str) -> int:
-    """Elements of the weights that base_precision=int8 holds in a byte each."""
+    """Elements of the weights that take one byte under base_precision=int8."""
     with torch.device("meta"):
         module = build(family_name, json.loads(architecture))
     layers = [m for name, m in module.named_modules() if isinstance(m, nn.Linear) and is_quantized(name)]
@@ -97,13 +98,17 @@ def int8_size(family_name: str, architecture: str) -> int:
 
 @cache
 def whole_sizes(family_name: str, architecture: str, lora: LoRA) -> tuple[int, ...]:
-    """Elements of what is trained whole beside the adapters."""
+    """Elements of the parts that train whole beside the adapters."""
     with torch.device("meta"):
         module = build(family_name, json.loads(architecture))
     return tuple(p.numel() for name, p in module.named_parameters() if lora.trains_whole(name))
 
 
 def latent_shape(config: RunConfig) -> Latent:
-    """(C, t, h, w) by the folder's codec, or by a published VAE; ValueError where the clips' size does not fit."""
-    data = config.data
-    return config.model.pipeline.latent_shape(data.frames, data.height, data.width)
+    """(C, t, h, w) by the folder's codec, or by a published VAE; ValueError if the clips' size does not fit, or if a
+    causal method cannot cut them into its chunks."""
+    data, codec = config.data, config.model.pipeline.codec
+    shape, chunks = codec.latent_shape(data.frames, data.height, data.width), config.method.sampler().chunks
+    if chunks is not None:
+        chunk_lengths(shape[1], chunks, partial(frames_of, codec))
+    return shape

@@ -1,8 +1,8 @@
 """Count activation bytes and FLOPs of one forward and backward, on tensors without data.
 
-The network runs under PyTorch's FakeTensorMode with the real shapes: what autograd saves, what checkpointing recomputes
-and what lives for a moment are counted as they come. The kernels are those that PyTorch chooses on a CPU: attention is
-fused as on a GPU, RMSNorm is not, so that the bytes are an upper bound there.
+The network runs under PyTorch's FakeTensorMode with the real shapes, which counts saved tensors of autograd, recomputed
+ones of checkpointing, and temporary ones. PyTorch chooses a CPU's kernels: attention is fused as on a GPU, RMSNorm is
+not, so its bytes are an upper bound.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ FLOPS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One call of a network: ``architecture`` is its config as JSON, ``latent`` (C, t, h, w), ``fields`` are those of
-    Cond by name."""
+    """One call of a network: ``architecture`` is its config as JSON, ``latent`` (C, t, h, w) its clip, ``fields`` are
+    the fields of Cond by name."""
 
     family: str
     architecture: str
@@ -56,7 +56,7 @@ class Workload:
     fields: tuple[tuple[str, Field], ...]
     grad: bool
     trained: bool = True
-    """Whether gradients go to the weights, else to the input alone."""
+    """Whether gradients go to the weights; otherwise only to the input."""
     causal: Causal | None = None
     sequence: int = 1
     """Ranks that share the tokens."""
@@ -64,7 +64,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Pass:
-    """Bytes alive, weights and their gradients left out: after the forward, at most in it, at most in the backward."""
+    """Live bytes without weights and their gradients: after the forward, and the peaks of the forward and the
+    backward."""
 
     saved: int
     forward: int
@@ -72,22 +73,23 @@ class Pass:
     flops: int
     backward_flops: int
     sent: int
-    """Bytes to the ranks that share the tokens, the backward's included."""
+    """Bytes sent to the ranks that share the tokens, including the backward's."""
 
 
 @cache
 def count(work: Workload) -> Pass:
-    """Blocks of a transformer are equal, so that three are run and the others follow from the third."""
+    """Count a call of a whole transformer from runs with one and two blocks: blocks are equal, so the others cost the
+    same as the second."""
     described = json.loads(work.architecture)
     layers = described.get("num_layers", 0)
-    if layers <= 3:
+    if layers <= 2:
         return run(work, described)
-    two, three = (astuple(run(work, described | {"num_layers": n})) for n in (2, 3))
-    return Pass(*(a + (layers - 2) * (b - a) for a, b in zip(two, three, strict=True)))
+    one, two = (astuple(run(work, described | {"num_layers": n})) for n in (1, 2))
+    return Pass(*(a + (layers - 1) * (b - a) for a, b in zip(one, two, strict=True)))
 
 
 def run(work: Workload, described: dict[str, Any]) -> Pass:
-    """Count one call whole."""
+    """Count one call of the whole network."""
     dtype = getattr(torch, work.dtype)
     with FakeTensorMode():
         with default_dtype(dtype):
@@ -96,7 +98,7 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
             network.enable_gradient_checkpointing()  # type: ignore[operator]
         for p in network.parameters():
             p.requires_grad_(work.grad and work.trained)
-            if p.requires_grad:  # gradients belong to the state
+            if p.requires_grad:  # gradients count as state
                 p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
         ranks = Imagined(work.sequence) if work.sequence > 1 else None
         split(network, ranks, family(work.family).exchange_heads)
@@ -117,7 +119,7 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
 
 
 class _Exchanged(torch.autograd.Function):
-    """A collective of :class:`Imagined`: ``x`` -> ``shape``, and the gradient back; without data and without peers."""
+    """A collective of :class:`Imagined`: it maps ``x`` to ``shape``, and the gradient back, without data and peers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shape: tuple[int, ...], ranks: Imagined) -> Tensor:
@@ -127,13 +129,13 @@ class _Exchanged(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        g = gradients[0].clone(memory_format=torch.contiguous_format)  # pieces are laid end to end
+        g = gradients[0].clone(memory_format=torch.contiguous_format)  # pieces are concatenated
         ctx.ranks.send(g.nbytes)
         return g.new_empty(ctx.shape), None, None
 
 
 class Imagined(Ranks):
-    """``size`` ranks of which there is the first alone: shapes and bytes are right, and nothing is sent."""
+    """``size`` ranks of which only the first exists: shapes and bytes are right, and nothing is sent."""
 
     size: int = 1
     rank: int = 0
@@ -143,7 +145,7 @@ class Imagined(Ranks):
         self.__dict__.update(size=size, sent=0)
 
     def send(self, whole: int) -> None:
-        """Count a tensor of ``whole`` bytes: a rank sends all but its own piece of it."""
+        """Count a tensor of ``whole`` bytes, of which a rank sends all but its own piece."""
         self.__dict__["sent"] += whole * (self.size - 1) // self.size
 
     def swap(self, x: Tensor) -> Tensor:
@@ -156,14 +158,14 @@ class Imagined(Ranks):
 
 
 def conditions_of(work: Workload) -> Cond:
-    """Conditions of a call: a field that is as long as the clip reaches to the last frame of the call."""
+    """Conditions of a call; a field with the clip's length ends at the call's last frame."""
     channels, frames, *rest = work.latent
     before = work.causal.before if work.causal else 0
     return empty(dict(work.fields), work.rows, (channels, before + frames, *rest))
 
 
 def seen_by(work: Workload, described: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
-    """The causal arguments of a call, and the keys and values in its cache."""
+    """Causal arguments of a call, and the keys and values in its cache."""
     causal, past = work.causal, list[Tensor]()
     if causal is None:
         return {}, past
@@ -189,7 +191,7 @@ def seen_by(work: Workload, described: dict[str, Any]) -> tuple[dict[str, Any], 
 
 
 class Counter(TorchDispatchMode):
-    """Bytes of the storages made inside that are alive, the most at once, and FLOPs; ``inputs`` are left out."""
+    """Counter of the live bytes of new storages, their peak, and FLOPs; it leaves out ``inputs``."""
 
     def __init__(self, inputs: Iterable[Tensor]) -> None:
         super().__init__()

@@ -13,8 +13,8 @@ from ray_distill.plan.memory import TERMS
 
 @dataclass(frozen=True)
 class Assumed:
-    """Assumptions that nobody measured: the share of the data sheet's peak that a run reaches, USD an hour, memory
-    kept free."""
+    """Unmeasured assumptions: the share of the data sheet's peak that a run reaches, USD per hour, and memory to keep
+    free."""
 
     mfu: float = 0.4
     price: float = 0.0
@@ -26,7 +26,7 @@ class Assumed:
 
 
 def report(estimate: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None, note: str = "") -> str:
-    """The report as text; ``note`` names a value that was planned in place of the configuration's."""
+    """The report as text; ``note`` names a planned value that replaces the configuration's."""
     return "\n\n".join(
         [
             answer(estimate, cluster, assumed, change) + note,

@@ -1,4 +1,4 @@
-"""Convert a SimpleTuner configuration into a RunConfig's tree, with one report line per key."""
+"""Convert a SimpleTuner configuration into the values of a RunConfig, with one report line per key."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ray_distill.simpletuner.document import hint, is_comment
 from ray_distill.simpletuner.keys import KEYS
 from ray_distill.simpletuner.method import table_of
 from ray_distill.simpletuner.opening import METHOD, SECTION, open_file, read_keys
-from ray_distill.simpletuner.outcome import ABSENT, File, Key, Outcome, looked_up
-from ray_distill.simpletuner.report import Line, quoted, warnings
+from ray_distill.simpletuner.outcome import ABSENT, File, Key, Outcome, look_up
+from ray_distill.simpletuner.report import Line, quote, warnings
 from ray_distill.simpletuner.values import Refused, blank, whole
 
 FINE_ALONE = ("method.", "roles.discriminator", "roles.student.path", "publish")
-"""Overrides of a fine run that are not for the semantic run before it: method keys may be those of fine alone."""
+"""Overrides of a fine run that the semantic run before it does not take; some method keys belong only to fine."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,20 @@ class Converted:
 
     @property
     def needs_semantic(self) -> bool:
-        """True where a semantic run comes first."""
+        """True where a semantic run must come first."""
         return any(line.outcome.note == COMES_FIRST for line in self.lines)
 
     def report(self) -> list[str]:
-        """One line a key."""
+        """One line per key."""
         return [line.text(self.overridden) for line in self.lines]
 
     def warnings(self) -> list[str]:
-        """The warnings of an import, each reason once."""
+        """The warnings of the import, each reason once."""
         return warnings(self.lines)
 
 
 def semantic_before(path: Path, overridden: Mapping[str, Any]) -> tuple[Converted, dict[str, Any]]:
-    """(the semantic run that a fine one starts from, the keys of ``overridden`` that hold for it, too)."""
+    """(the semantic run from which a fine run starts, the keys of ``overridden`` that apply to it as well)."""
     _, keys = open_file(path, read_keys(path), overridden)
     kept = {key: value for key, value in overridden.items() if not key.startswith(FINE_ALONE)}
     semantic = convert(path, kept, "semantic")
@@ -63,7 +63,7 @@ def semantic_before(path: Path, overridden: Mapping[str, Any]) -> tuple[Converte
 def convert(path: Path, overridden: Mapping[str, Any], mode: str | None = None) -> Converted:
     """Convert the file; ConfigError, with key, value and remedy, for an unknown or refused key.
 
-    ``overridden`` are the keys that are set elsewhere; ``mode`` is DCM's, in place of the file's.
+    ``overridden`` are the keys that environment and command line set; ``mode`` replaces DCM's mode in the file.
     """
     settings = read_keys(path)
     file, method_keys = open_file(path, settings, overridden, mode)
@@ -91,12 +91,12 @@ def convert(path: Path, overridden: Mapping[str, Any], mode: str | None = None) 
 def _apply(table: Mapping[str, Key], settings: Mapping[str, Any], file: File, section: str = "") -> list[Line]:
     lines = []
     for key in [*settings, *(key for key in table if key not in settings)]:
-        name, entry, value = f"{section}{key}", looked_up(table, key), settings.get(key, ABSENT)
+        name, entry, value = f"{section}{key}", look_up(table, key), settings.get(key, ABSENT)
         if value is not ABSENT and is_comment(key):
             lines.append(Line(name, value, Outcome(note="a comment")))
             continue
         if blank(value) and not (entry and entry.null):
-            lines.append(Line(name, value, Outcome(note="not set: SimpleTuner reads it as an absent key")))
+            lines.append(Line(name, value, Outcome(note="not set: SimpleTuner treats it as an absent key")))
             value = ABSENT
             if entry is None:
                 continue
@@ -109,12 +109,12 @@ def _apply(table: Mapping[str, Key], settings: Mapping[str, Any], file: File, se
         try:
             lines.append(Line(name, value, entry.rule(value, file), assumed))
         except Refused as error:
-            raise ConfigError(f"{file.path}: {name} = {quoted(key, value)}: {error}") from None
+            raise ConfigError(f"{file.path}: {name} = {quote(key, value)}: {error}") from None
     return lines
 
 
 def _base(file: File) -> dict[str, Any]:
-    """The settings that no key of SimpleTuner's has: how roles are sharded, and whether there are GPUs."""
+    """Settings without a key in SimpleTuner: the roles' sharding, and whether there are GPUs."""
     gpu = torch.cuda.is_available()
     judge = {"zero": 2, "optimizer": {"learning_rate": 1e-5, "betas": [0.0, 0.999], "weight_decay": 0.0}}
     heads = {f"roles.{role}": judge for role in file.heads}
@@ -137,7 +137,7 @@ def _base(file: File) -> dict[str, Any]:
 
 
 def _counts_epochs(file: File) -> bool:
-    """True where the number of samples decides the length of the run."""
+    """True where the length of the run depends on the number of samples."""
     try:
         return bool(
             file.read("num_train_epochs", whole, 0)
@@ -149,7 +149,7 @@ def _counts_epochs(file: File) -> bool:
 
 
 def _samples(data: Mapping[str, Any]) -> int:
-    """Samples of an epoch; 0 where the datasets are not known here."""
+    """Number of samples in an epoch; 0 where ``data`` has no datasets."""
     if "data.datasets" not in data:
         return 0
     source = Source.model_validate({"frames": 1, "height": 16, "width": 16, "datasets": data["data.datasets"]})

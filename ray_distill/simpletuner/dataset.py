@@ -1,4 +1,4 @@
-"""Rules for SimpleTuner's dataset file (`data_backend_config`) and the keys beside it."""
+"""Rules for SimpleTuner's dataset file (`data_backend_config`) and for the keys beside it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ray_distill.config.keys import ConfigError
 from ray_distill.simpletuner.datatable import all_fields
 from ray_distill.simpletuner.document import FORM, hint, is_comment, read_json, set_keys
 from ray_distill.simpletuner.fields import CACHE, Entry
-from ray_distill.simpletuner.mixing import mixed, one_beginning, own_keys, square
-from ray_distill.simpletuner.outcome import File, Key, Outcome, Rule, looked_up
-from ray_distill.simpletuner.placeholders import filled
-from ray_distill.simpletuner.report import Line, quoted
-from ray_distill.simpletuner.rules import taken, to
+from ray_distill.simpletuner.mixing import mix, one_beginning, own_keys, square
+from ray_distill.simpletuner.outcome import File, Key, Outcome, Rule, look_up
+from ray_distill.simpletuner.placeholders import fill
+from ray_distill.simpletuner.report import Line, quote
+from ray_distill.simpletuner.rules import accept, to
 from ray_distill.simpletuner.values import Refused, flag, one_of, whole
 
 FIELDS = all_fields()
@@ -30,18 +30,18 @@ INHERITED = (
     "cache_dir_vae",
     "max_upscale_threshold",
 )
-"""Keys beside ``data_backend_config`` for datasets that do not set them."""
+"""Keys beside ``data_backend_config`` that hold for datasets which do not set them."""
 Used = tuple[str, dict[str, Any], dict[str, Any]]
 FIRST = ("type", "dataset_type")
-"""Looked at before the others: they say what the others mean."""
+"""Keys that are read first, since other keys depend on them."""
 CACHES = ("text_embeds", "image_embeds", "conditioning_image_embeds", "distillation_cache")
 
 
 def datasets(file: File) -> tuple[dict[str, Any], list[Line]]:
-    """(the keys of data that the dataset file sets, a line for each of its own keys). Where the data are named
-    elsewhere, those beside ``data_backend_config`` remain.
+    """(values that the dataset file sets, a report line for each of its keys). Where the data are set elsewhere, only
+    the keys beside ``data_backend_config`` count.
 
-    Refused, or ConfigError with the dataset's number, for what cannot be taken.
+    Refused, or ConfigError with the dataset's number, for a value that this tool does not take.
     """
     named = file.settings.get("data_backend_config")
     if file.overrides("data.manifest") or file.overrides("data.datasets") or named is None:
@@ -58,10 +58,12 @@ def datasets(file: File) -> tuple[dict[str, Any], list[Line]]:
     one_beginning(parts, path)
     tree = {key: value for part in reversed(parts) for key, value in part.items() if "." in key}
     shared, own = own_keys([{key: value for key, value in part.items() if "." not in key} for part in parts])
-    own, note = mixed(own, file)
+    own, note = mix(own, file)
     for entry, part in zip(entries, parts, strict=True):
         if "frames" in shared and not part.keys() & {"frames", "prompts"}:
-            unset = Outcome({"frames": shared["frames"]}, "not set: as long as the others' clips", warn=True)
+            unset = Outcome(
+                {"frames": shared["frames"]}, "not set: clips are as long as those of the other datasets", warn=True
+            )
             lines.append(Line("dataset.num_frames", None, unset, of=str(entry[1].get("id", ""))))
     if note:
         lines.append(Line("dataset.probability", [part.get("probability", 1) for part in parts], note))
@@ -69,7 +71,7 @@ def datasets(file: File) -> tuple[dict[str, Any], list[Line]]:
 
 
 def _parts(entries: Sequence[Used], file: File, lines: list[Line]) -> list[dict[str, Any]]:
-    """The keys that each dataset sets, and a report line for each of its own keys."""
+    """The values that each dataset sets. ``lines`` gets a report line for each of its keys."""
     one_cache = next((each for _, entry, _ in entries if (each := _cache(entry))), None)
     parts = []
     for where, entry, raw in entries:
@@ -78,7 +80,7 @@ def _parts(entries: Sequence[Used], file: File, lines: list[Line]) -> list[dict[
         if not part.keys() & {"videos", "manifest", "prompts"}:
             null = " = None" if "instance_data_dir" in raw else ""
             raise ConfigError(
-                f"{where}: instance_data_dir{null}: it names the folder with the videos, and is not set. Set it, or "
+                f"{where}: instance_data_dir{null}: the folder with the videos is not set. Set it, or "
                 "give data.manifest=FILE"
             )
         parts.append(part)
@@ -88,8 +90,8 @@ def _parts(entries: Sequence[Used], file: File, lines: list[Line]) -> list[dict[
 
 
 def _used(path: Path, file: File, lines: list[Line]) -> list[Used]:
-    """Each dataset that is used: its place in messages, its keys with those that it inherits, and its own as they are
-    written. A line for each of the others."""
+    """(place in messages, keys including inherited ones, its own keys as written) of each dataset in use. ``lines``
+    gets a report line for each other dataset."""
     content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get(FORM, content.get("datasets")), list):
         content = content.get(FORM, content.get("datasets"))
@@ -99,12 +101,12 @@ def _used(path: Path, file: File, lines: list[Line]) -> list[Used]:
             raise Refused("each dataset is a mapping")
         where = f"{path}: dataset {number}"
         try:
-            entry = filled(set_keys(raw), file.settings)
+            entry = fill(set_keys(raw), file.settings)
             reason = _passed_over(entry)
         except Refused as error:
             raise ConfigError(f"{where}: {error}") from None
         if not entry:
-            continue  # comments alone
+            continue  # only comments
         if reason is None:
             beside = {key: file.settings[key] for key in INHERITED if key in file.settings}
             whole_ = beside | entry
@@ -140,23 +142,23 @@ def _cache(entry: Entry) -> Any:
 
 
 def _dataset(entry: Entry, where: str, file: File) -> tuple[dict[str, Any], dict[str, Outcome]]:
-    """(what one dataset sets, what became of each of its keys)."""
+    """(the values that one dataset sets, the outcome of each of its keys)."""
     part: dict[str, Any] = {}
     outcomes: dict[str, Outcome] = {}
     for key in sorted(entry.keys() - {CACHE}, key=lambda key: (key not in FIRST, list(entry).index(key))):
-        field = looked_up(FIELDS, key)
+        field = look_up(FIELDS, key)
         if field is None:
             raise ConfigError(f"{where}: {key}: unknown key; {hint(key, FIELDS)}")
         try:
             outcomes[key] = field.rule(entry[key], entry, file)
         except Refused as error:
-            raise ConfigError(f"{where}: {key} = {quoted(key, entry[key])}: {error}") from None
+            raise ConfigError(f"{where}: {key} = {quote(key, entry[key])}: {error}") from None
         part.update(outcomes[key].values)
     return part, outcomes
 
 
 def _global(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset's keys as those of all data."""
+    """Turn a dataset's keys into keys of the data section."""
     return {key if "." in key else f"data.{key}": value for key, value in values.items()}
 
 
@@ -167,7 +169,7 @@ def backend(value: Any, file: File) -> Outcome:
 
 
 def inherited(key: str) -> Rule:
-    """A key for datasets that do not set it; a size for all of the data where these are named elsewhere."""
+    """Rule of a key that datasets inherit; where the data are set elsewhere, a size applies to all data."""
 
     def rule(value: Any, file: File) -> Outcome:
         if "data.datasets" in file.data or key not in SIZES:
@@ -186,16 +188,16 @@ def sampling(value: Any, file: File) -> Outcome:
 DATA: Mapping[str, Key] = {
     "data_backend_config": Key(backend, "`data.datasets`: a file with one dataset or a list"),
     **{key: Key(inherited(key), "for datasets that do not set it") for key in INHERITED},
-    "parquet_caption_column": Key(taken("see dataset.parquet"), "for tables that do not say"),
-    "parquet_filename_column": Key(taken("see dataset.parquet"), "for tables that do not say"),
+    "parquet_caption_column": Key(accept("see dataset.parquet"), "for tables that do not say"),
+    "parquet_filename_column": Key(accept("see dataset.parquet"), "for tables that do not say"),
     "data_backend_sampling": Key(
         sampling, "how datasets are mixed: each clip alike (`auto-weighting`), or each dataset alike (`uniform`)"
     ),
     "aspect_bucket_rounding": Key(to("data.aspect_bucket_rounding", kind=whole), "`data.aspect_bucket_rounding`"),
     "caption_dropout_probability": Key(to("data.caption_dropout"), "`data.caption_dropout`; DMD warns of it"),
-    "compress_disk_cache": Key(taken("the cache is always zstd"), "accepted: the cache is always zstd"),
+    "compress_disk_cache": Key(accept("the cache is always zstd"), "accepted: the cache is always zstd"),
     "delete_problematic_images": Key(
-        taken("sources are never deleted: a list names what was passed over"),
+        accept("sources are never deleted: a list names what was passed over"),
         "sources are never deleted, whatever it says: a list names what was passed over",
     ),
     "disable_bucket_pruning": Key(to("data.keep_small_buckets", kind=flag), "`data.keep_small_buckets`"),

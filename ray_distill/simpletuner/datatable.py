@@ -1,4 +1,4 @@
-"""The table of every key of a dataset; docs/simpletuner.md shows it."""
+"""The table of all keys of a dataset; docs/simpletuner.md shows it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIELDS: Mapping[str, Field] = {
         fields.cache, "`data.cache_dir`: latents and text of all datasets; of several datasets the first's"
     ),
     "cache_dir": Field(fields.cache, "the same; cache_dir_vae goes before it"),
-    "num_frames": Field(frames, "`frames`, the 4k+1 at or below it"),
+    "num_frames": Field(frames, "`frames`, the number at or below it that the model takes"),
     "frame_interval": Field(interval, "`stride`: each N-th frame"),
     "video": Field(
         video,
@@ -105,7 +105,7 @@ REFUSED: Mapping[str, str] = {
 
 
 def all_fields() -> dict[str, Field]:
-    """All fields: those above, then keys without an effect, then keys that are refused unless they ask for nothing."""
+    """All fields: those above, keys without an effect, and keys that are refused unless they are off."""
     fields = dict(FIELDS)
     fields |= {name: Field(idle(why), "") for why, names in IDLE.items() for name in names.split()}
     fields |= {name: Field(only(why), "") for why, names in REFUSED.items() for name in names.split()}

@@ -1,4 +1,4 @@
-"""Rules for DCM's keys of `distillation_config`, and where its detail expert starts from."""
+"""Rules for DCM's keys of `distillation_config`, and for the start of its detail expert."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ray_distill.simpletuner.outcome import File, Key, Outcome, Rule
-from ray_distill.simpletuner.rules import form, nothing, to
+from ray_distill.simpletuner.rules import form, no_effect, to
 from ray_distill.simpletuner.values import Refused, number, whole
 
 FINE, SEMANTIC = "dcm_fine", "dcm_semantic"
 BEFORE = "-semantic"
-"""Added to a run's name it is that of the semantic run before it."""
+"""Suffix of a semantic run's name, after the name of the run that follows it."""
 COMES_FIRST = "there is no semantic run yet: one comes first"
 WHOLE = ["condition_embedder", "scale_shift_table", "proj_out"]
-"""The embedder and the head, of which the detail expert has its own."""
+"""The embedder and the head; the detail expert trains its own."""
 
 
 def mode(value: Any, file: File) -> Outcome:
@@ -24,7 +24,7 @@ def mode(value: Any, file: File) -> Outcome:
 
 
 def phases(value: Any, file: File) -> Outcome:
-    """A count, or the edges as a list or as text."""
+    """Read a number of phases, or the phases' edges as a list or as text."""
     if isinstance(value, str) and "," in value:
         value = value.split(",")
     if isinstance(value, list):
@@ -37,7 +37,7 @@ def own_shift(value: Any, file: File) -> Outcome:
     if one is None:
         return Outcome({"method.shift": number(value)})
     if number(one) != number(value):
-        raise Refused(f"flow_schedule_shift = {one} is the one shift of solver and samples; remove one of them")
+        raise Refused(f"flow_schedule_shift = {one} already is the shift of solver and samples; remove one of the two")
     return Outcome(note="as flow_schedule_shift")
 
 
@@ -52,8 +52,8 @@ def of_fine(key: str, read: Any) -> Rule:
 
 
 def semantic_checkpoint(value: Any, file: File) -> Outcome:
-    """The checkpoint that the file names, else that of the latest semantic run under output_dir, else of one that
-    comes first."""
+    """Start from the checkpoint that the file names, else from the latest semantic run under output_dir, else from one
+    that comes first."""
     if file.method != FINE:
         return Outcome(note="no effect: it belongs to mode=fine" if value else "", warn=bool(value))
     whole_parts = {} if file.settings.get("model_type") == "full" else {"roles.student.lora.whole": WHOLE}
@@ -63,7 +63,7 @@ def semantic_checkpoint(value: Any, file: File) -> Outcome:
         folder = file.locate(value)
         folder = folder / "export" if (folder / "export").is_dir() else folder
         if not (folder / "transformer").is_dir():
-            raise Refused("no transformer/ there; name a semantic run's folder, or its export")
+            raise Refused("it has no transformer/; name a semantic run's folder, or its export")
         return Outcome(whole_parts | {"roles.student.path": str(folder)}, "the semantic expert")
     run_dir, note = latest(file.output_dir), "the latest semantic run under output_dir"
     if run_dir is None:
@@ -72,13 +72,13 @@ def semantic_checkpoint(value: Any, file: File) -> Outcome:
 
 
 def latest(output_dir: Path) -> Path | None:
-    """The folder of the semantic run under ``output_dir`` that was exported last."""
+    """The folder of the semantic run under ``output_dir`` with the newest export; None without one."""
     runs = sorted(output_dir.glob("*/export/recipe.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     return next((recipe.parents[1] for recipe in runs if _method(recipe.parents[1]) == SEMANTIC), None)
 
 
 def _method(run_dir: Path) -> str | None:
-    """The method of a run's newest checkpoint."""
+    """The method in a run's newest checkpoint; None without a checkpoint."""
     states = sorted(run_dir.glob("step_*/state.json"))
     return json.loads(states[-1].read_text())["config"]["method"]["name"] if states else None
 
@@ -110,8 +110,8 @@ DCM: Mapping[str, Key] = {
         of_fine("method.discriminator_stride", whole), "`method.discriminator_stride`; mode=fine", default=2
     ),
     "discriminator_total_layers": Key(
-        nothing("no effect: the discriminator takes its size from the model"),
+        no_effect("no effect: the discriminator takes its size from the model"),
         "no effect: the discriminator takes its size from the model",
     ),
-    "model_family": Key(nothing("no effect: model_family beside it says so"), "no effect: it stands beside it, too"),
+    "model_family": Key(no_effect("no effect: model_family beside it says so"), "no effect: it stands beside it, too"),
 }

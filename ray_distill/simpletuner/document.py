@@ -1,4 +1,4 @@
-"""Read SimpleTuner's JSON files as mappings, in every spelling that its forms and users write."""
+"""Read SimpleTuner's JSON files as mappings, in every spelling that its web form and its users write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray_distill.plaintext import NotText, read_text
 from ray_distill.simpletuner.values import Refused, blank
 
 FORM = "config"
-"""The web form writes {"_metadata": ..., "config": ...}."""
+"""The key of the configuration in a file of the web form: {"_metadata": ..., "config": ...}."""
 RENAMED = {
     "steps": "max_train_steps",
     "max_steps": "max_train_steps",
@@ -58,7 +58,7 @@ RENAMED = {
     "num_repeats": "repeats",
     "crop_mode": "crop_style",
 }
-"""Older and neighbouring tools' names of keys, for hints alone."""
+"""Names of keys in older versions and other tools -> names today; used only for hints."""
 
 
 def is_comment(key: str) -> bool:
@@ -66,21 +66,21 @@ def is_comment(key: str) -> bool:
 
 
 def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that are set: no comments, no null."""
+    """The keys that are set, without comments and null values."""
     return {key: value for key, value in settings.items() if not is_comment(key) and not blank(value)}
 
 
 def hint(key: str, names: Iterable[str]) -> str:
-    """A hint for an unknown key: its name today, the nearest known one, or where all are listed."""
+    """A hint for an unknown key: its name today, the nearest known key, or the document that lists all keys."""
     current = [name for name in names if not name.endswith("*")]
     if RENAMED.get(key) in current:
         return f"did you mean {RENAMED[key]!r}?"
     near = nearest(key, current)
-    return "docs/simpletuner.md lists those that are known" if near.startswith("known:") and len(current) > 20 else near
+    return "docs/simpletuner.md lists the known keys" if near.startswith("known:") and len(current) > 20 else near
 
 
 def read_json(path: Path) -> Any:
-    """Refused, with file, place and remedy, where it cannot be read."""
+    """The content of a JSON file; Refused, with file, place and remedy, where it cannot be read."""
     try:
         return json.loads(read_text(path), object_pairs_hook=_once)
     except NotText as error:
@@ -93,7 +93,7 @@ def read_json(path: Path) -> Any:
 
 
 def configuration(path: Path) -> dict[str, Any]:
-    """All keys of a configuration, without the dashes that they may have as options of a command line."""
+    """All keys of a configuration, without the leading dashes of command line options."""
     content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get(FORM), dict) and len(set_keys(content)) == 1:
         content = content[FORM]
@@ -109,7 +109,8 @@ def configuration(path: Path) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON takes a key twice, and the last one would win without a word; comments may be many."""
+    """A mapping of ``pairs``. ValueError for a repeated key, of which json would silently take the last; comments may
+    repeat."""
     mapping: dict[str, Any] = {}
     for key, value in pairs:
         if key in mapping and not is_comment(key):

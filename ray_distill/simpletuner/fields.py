@@ -12,15 +12,15 @@ from ray_distill.simpletuner.values import Refused, flag, number, off, one_of, t
 
 MANIFESTS = (".jsonl", ".csv", ".parquet")
 CACHE = "the cache of all datasets"
-"""The place in an entry where this stands: a dataset cannot have such a key."""
-MEGAPIXELS = 100  # more than any clip has: 480 was meant to be an edge
+"""Key of an entry for the one cache folder of all datasets; no dataset file can have such a key."""
+MEGAPIXELS = 100  # more than any clip has, so that 480 must be meant as an edge
 Entry = Mapping[str, Any]
 Reader = Callable[[Any, Entry, File], Outcome]
 
 
 @dataclass(frozen=True)
 class Field:
-    """A key of a dataset, and what the documentation says of it."""
+    """A key of a dataset: its rule, and ``here``, its text in the documentation."""
 
     rule: Reader
     here: str
@@ -50,7 +50,8 @@ def place(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def reads_table(entry: Entry) -> bool:
-    """True where a table beside the folder holds the captions; another one holds sizes, which files tell themselves."""
+    """True where a table beside the folder has the captions; a table without them has only sizes, which we read from
+    files."""
     table = entry.get("parquet")
     return isinstance(table, dict) and "path" in table and entry.get("caption_strategy") == "parquet"
 
@@ -84,7 +85,7 @@ def only_prompt(value: Any, entry: Entry, file: File) -> Outcome:
 
 def _instance_prompt(entry: Entry) -> str:
     if entry.get("instance_prompt") is None:
-        raise Refused("instance_prompt is the caption of all videos, and is not set; give it")
+        raise Refused("instance_prompt is the caption of all videos, and is not set; set it")
     return text(entry["instance_prompt"])
 
 
@@ -105,12 +106,12 @@ def cache(value: Any, entry: Entry, file: File) -> Outcome:
 def resolution(value: Any, entry: Entry, file: File) -> Outcome:
     size, unit = number(entry.get("resolution", 480)), entry.get("resolution_type", "pixel_area")
     if one_of(unit, ("pixel_area", "area", "pixel"), "resolution_type") == "pixel":
-        raise Refused("sizes go by area here: use resolution_type=pixel_area")
+        raise Refused("sizes are areas here; use resolution_type=pixel_area")
     side = _edge(size, unit)
     many = unit == "area" and size > MEGAPIXELS
     note = f"{size:g} megapixels; resolution_type=pixel_area is for the edge of a square" if many else ""
     if side < 16:
-        raise Refused(f"an edge of {side} pixels is none; use 16 or more, or resolution_type=area for megapixels")
+        raise Refused(f"an edge of {side} pixels is too short; use 16 or more, or resolution_type=area for megapixels")
     if flag(entry.get("crop", False)) and entry.get("crop_aspect", "square") == "square":
         edge = max(16, round(side / 16) * 16)
         return Outcome({"data.resolution_type": "fixed", "data.height": edge, "data.width": edge}, note, many)
@@ -119,13 +120,13 @@ def resolution(value: Any, entry: Entry, file: File) -> Outcome:
 
 def smallest(value: Any, entry: Entry, file: File) -> Outcome:
     size = number(value)
-    megapixels = entry.get("resolution_type") == "area" or 0 < size <= 10  # SimpleTuner's own reading of 10 and less
+    megapixels = entry.get("resolution_type") == "area" or 0 < size <= 10  # SimpleTuner reads 10 and less so
     note = f"megapixels: the area of a square of {_edge(size, 'area')} pixels" if megapixels and size else ""
     return Outcome({"minimum_image_size": _edge(size, "area" if megapixels else "pixel_area")}, note)
 
 
 def _edge(size: float, unit: str) -> int:
-    """The edge in pixels of a square of ``size``."""
+    """The edge in pixels of a square whose size is ``size`` megapixels, or an edge already."""
     return round(1000 * sqrt(size)) if unit == "area" else round(size)
 
 
@@ -164,11 +165,11 @@ def idle(why: str) -> Reader:
 
 
 def only(why: str, *usual: str) -> Reader:
-    """Refuse a key that asks for something else than nothing, or than ``usual``."""
+    """Refuse a key unless it is off, or has one of the ``usual`` values."""
 
     def read(value: Any, entry: Entry, file: File) -> Outcome:
         if off(value) or str(value) in usual:
-            return Outcome(note="asks for nothing that is not so")
+            return Outcome(note="asks for nothing beyond the default")
         raise Refused(f"{why}; remove it")
 
     return read
@@ -185,4 +186,4 @@ def probability(value: Any) -> float:
     share = number(value)
     if share < 0:
         raise Refused("expected a share above 0")
-    return share or 1.0  # as SimpleTuner reads 0
+    return share or 1.0  # SimpleTuner reads 0 as 1

@@ -15,12 +15,12 @@ LIBRARY = Path(__file__).with_name("prompts.json")
 
 
 def model_folder(name: str, file: File, revision: str | None = None) -> Path:
-    """A local folder first, then the hub's cache on this machine; nothing is fetched."""
+    """The folder of a model: a local one, else that in this machine's hub cache; nothing is downloaded."""
     for root in (Path.cwd(), file.path.parent):
         if (root / name).is_dir():
             return (root / name).absolute()
     if is_hub_name(name):
-        from huggingface_hub import snapshot_download  # a tenth of a second, and most configurations name no hub
+        from huggingface_hub import snapshot_download  # takes a tenth of a second, and few configurations need the hub
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
@@ -28,22 +28,22 @@ def model_folder(name: str, file: File, revision: str | None = None) -> Path:
         except LocalEntryNotFoundError:
             which = f" --revision {revision}" if revision else ""
             raise Refused(
-                "no such folder here, and nothing of that name in the hub's cache. Fetch it: "
+                "no such folder here, and no such model in the hub's cache. Download it: "
                 f"hf download {name}{which}; or name a folder: model.path=FOLDER"
             ) from None
     raise Refused("no such folder; model.path=FOLDER names another")
 
 
 def prompts(file: File) -> tuple[dict[str, str], list[str]]:
-    """(what validations show, by name: the libraries, where they are named, and ``validation_prompt``; the keys beside
-    a prompt that have no effect)."""
+    """(validation prompts by name, from the named libraries and ``validation_prompt``; keys beside a prompt that have
+    no effect)."""
     texts: dict[str, str] = {}
     more: set[str] = set()
     for key in LIBRARIES:
         for name, entry in _library(file.settings.get(key), file).items():
             prompt = entry.get("prompt") if isinstance(entry, dict) else entry
             if not isinstance(prompt, str):
-                raise Refused(f"{name!r} has no text in it; expected a file of {{name: prompt}}")
+                raise Refused(f"{name!r} has no text; expected a file of {{name: prompt}}")
             texts[name] = prompt
             more |= entry.keys() - {"prompt"} if isinstance(entry, dict) else set()
     own = file.settings.get("validation_prompt")

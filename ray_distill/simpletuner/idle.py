@@ -1,4 +1,4 @@
-"""SimpleTuner's keys without an effect here, by reason, and keys that are refused unless off."""
+"""SimpleTuner's keys without an effect here, by reason, and keys that are refused unless they are off."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ IDLE: Mapping[str, str] = {
         inference_scheduler_timestep_spacing""",
     "a validation samples the student alone, one video a prompt, from the seeds of evaluate.seeds": """
         num_validation_images validation_randomize validation_seed_source validation_adapter_* validation_preview
-        validation_preview_steps validation_lycoris_strength validation_using_datasets
+        validation_preview_steps validation_lycoris_strength
         validation_stitch_input_location wan_validation_load_other_stage""",
     "evaluate.metric measures a student": """
         evaluation_type num_eval_images eval_steps_interval eval_epoch_interval eval_timesteps eval_dataset_pooling
@@ -63,7 +63,7 @@ IDLE: Mapping[str, str] = {
         validation_method validation_external_script validation_external_background post_upload_script
         post_checkpoint_script""",
     "the hub alone is published to, beside the training, in diffusers' format with this tool's card": """
-        push_to_hub_background publishing_config model_card_safe_for_work model_card_note lora_format""",
+        push_to_hub_background publishing_config model_card_safe_for_work model_card_note""",
     "each checkpoint is written whole, as checkpoint_step_interval and checkpoints_total_limit say": """
         checkpointing_rolling_steps checkpoints_rolling_total_limit checkpointing_use_tempdir
         delete_invalid_checkpoints""",
@@ -110,20 +110,19 @@ USUAL: Mapping[str, tuple[str, str]] = {
     "layer_freeze_strategy": ("none", "all of a trained role's weights, or its adapters, are trained"),
     "pretrained_transformer_subfolder": ("transformer", "a pipeline's network lies there"),
 }
-"""Key -> its one value here, and why."""
+"""Key -> (its only accepted value here, the reason)."""
 ANYWAY: Mapping[str, str] = {
     "gradient_checkpointing_interval": "1",
     "gradient_checkpointing_backend": "torch",
     "num_validation_images": "1",
     "validation_method": "simpletuner-local",
-    "lora_format": "diffusers",
     "vae_dtype": "default",
 }
-"""Values of idle keys that ask for what is done anyway."""
+"""Values of idle keys that ask for the behaviour here."""
 
 
 def idle_keys() -> dict[str, Key]:
-    """All of these keys with their rules; a name that ends in * stands for all that begin so."""
+    """All of these keys with their rules; a name that ends in * stands for all names with this beginning."""
     keys = {name: Key(idle(why, ANYWAY.get(name)), "") for why, names in IDLE.items() for name in names.split()}
     keys |= {name: Key(only_off(why), "") for why, names in REFUSED.items() for name in names.split()}
     return keys | {name: Key(only_off(why, usual), "") for name, (usual, why) in USUAL.items()}

@@ -8,7 +8,7 @@ from ray_distill.simpletuner import networks, optimizer, outputs, training, vali
 from ray_distill.simpletuner.dataset import DATA
 from ray_distill.simpletuner.idle import idle_keys
 from ray_distill.simpletuner.outcome import Key
-from ray_distill.simpletuner.rules import nothing, older_name, to
+from ray_distill.simpletuner.rules import no_effect, older_name, to
 from ray_distill.simpletuner.values import number, text, whole
 
 checkpoint_interval = to("train.checkpoint_every", kind=whole)
@@ -19,6 +19,10 @@ KEYS: Mapping[str, Key] = {
     "lora_type": Key(networks.lora_type, "`standard` is peft's LoRA; `lycoris` is refused", default="standard"),
     "lora_rank": Key(networks.lora("rank", whole), "`roles.*.lora.rank` of each trained role", default=16),
     "lora_alpha": Key(networks.lora("alpha", number), "`roles.*.lora.alpha`; absent: the rank"),
+    "lora_format": Key(
+        networks.lora_format,
+        "`comfyui`: `model.comfyui_lora`, a file of the adapter by ComfyUI's names beside diffusers' own",
+    ),
     "lycoris_config": Key(networks.lycoris_config, "no effect: it belongs to LyCORIS; the file is not read"),
     "peft_lora_target_modules": Key(networks.targets, "`roles.*.lora.targets` of each trained role"),
     "pretrained_model_name_or_path": Key(
@@ -27,6 +31,7 @@ KEYS: Mapping[str, Key] = {
     "model_flavour": Key(
         weights.flavour,
         "`model.path`, where no other is named: Wan 2.1 from text or a picture, Wan 2.2 5B; others are refused by name",
+        default=weights.DEFAULT,
     ),
     "revision": Key(weights.revision, "that of `model.path` in the hub's cache"),
     "pretrained_t5_model_name_or_path": Key(
@@ -43,7 +48,7 @@ KEYS: Mapping[str, Key] = {
     "base_model_precision": Key(
         networks.precision, "`roles.*.base_precision`: int8 of what is frozen; refused where all weights are trained"
     ),
-    "base_model_default_dtype": Key(networks.unquantised, "no effect: mixed_precision holds for all of a network"),
+    "base_model_default_dtype": Key(networks.default_dtype, "no effect: mixed_precision holds for all of a network"),
     "quantize_via": Key(networks.quantize_via, "`cpu`: where weights are quantised, always"),
     "text_encoder_1_precision": Key(networks.text_precision, "`model.text_encoder_precision`"),
     "attention_mechanism": Key(networks.attention, "`model.attention`, by diffusers' names"),
@@ -63,8 +68,8 @@ KEYS: Mapping[str, Key] = {
     "weight_decay": Key(older_name("adam_weight_decay", optimizer.option("weight_decay")), "the same"),
     "adam_epsilon": Key(optimizer.option("eps"), f"`{optimizer.STUDENT}.eps`"),
     "learning_rate": Key(optimizer.learning_rate, f"`{optimizer.STUDENT}.learning_rate`"),
-    "lr_scale": Key(optimizer.scaled, "true: learning_rate times the global batch"),
-    "lr_scale_sqrt": Key(optimizer.scaled, "beside lr_scale: times the root of the global batch"),
+    "lr_scale": Key(optimizer.lr_scale, "true: learning_rate times the global batch"),
+    "lr_scale_sqrt": Key(optimizer.lr_scale, "beside lr_scale: times the root of the global batch"),
     "lr_scheduler": Key(optimizer.scheduler, f"`{optimizer.STUDENT}.schedule`, counted in the student's own updates"),
     "lr_power": Key(optimizer.power, f"`{optimizer.STUDENT}.power`, with lr_scheduler=polynomial"),
     "lr_end": Key(
@@ -128,7 +133,9 @@ KEYS: Mapping[str, Key] = {
         validation.validation_steps, "DMD: the student's own steps; else `method.sampling_steps`"
     ),
     "validation_guidance": Key(validation.guidance, "1.0, which is off; others are refused"),
-    "validation_num_video_frames": Key(validation.validation_frames, "`evaluate.frames`, the next 4k+1"),
+    "validation_num_video_frames": Key(
+        validation.validation_frames, "`evaluate.frames`, the next number that the model makes"
+    ),
     "validation_resolution": Key(
         validation.validation_resolution, "`data.width`, `data.height`: those of samples; of several the first"
     ),
@@ -138,9 +145,14 @@ KEYS: Mapping[str, Key] = {
         validation.prompt_library, "`evaluate.prompts`: a file of {name: prompt}; `true` is a library of six"
     ),
     "user_prompt_library": Key(validation.prompt_library, "`evaluate.prompts`, too: a file of {name: prompt}"),
+    "validation_using_datasets": Key(
+        validation.using_datasets,
+        "true: captions and first frames of the data, which models that begin from a picture show always; no effect "
+        "with others",
+    ),
     "validation_negative_prompt": Key(
         to("data.negative_prompt", kind=text), "`data.negative_prompt`, the teacher's guidance included"
     ),
-    "prodigy_steps": Key(nothing("no effect: it belongs to optimizer=prodigy"), "no effect: it belongs to Prodigy"),
+    "prodigy_steps": Key(no_effect("no effect: it belongs to optimizer=prodigy"), "no effect: it belongs to Prodigy"),
     **idle_keys(),
 }

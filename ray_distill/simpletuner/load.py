@@ -1,4 +1,4 @@
-"""Load a SimpleTuner configuration as a RunConfig, with the run that has to come before it."""
+"""Load a SimpleTuner configuration as a RunConfig, and the run that must come before it, if any."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from ray_distill.config.keys import ConfigError
 from ray_distill.methods import METHODS
 from ray_distill.methods.self_forcing import SelfForcing
 from ray_distill.simpletuner.dcm import DCM
+from ray_distill.simpletuner.lengths import codec_of
 from ray_distill.simpletuner.older import DMD_OF_2025
 from ray_distill.simpletuner.outcome import File, Key, Outcome, Rule
 from ray_distill.simpletuner.rules import form, to
@@ -37,7 +38,7 @@ def clip(value: Any, file: File) -> Outcome:
 
 
 def by_chunks(name: str, kind: Any) -> Rule:
-    """A key of the rollout by chunks, which a causal student has and a bidirectional one has not."""
+    """Rule of a key of the rollout by chunks, which only a causal student has."""
 
     def rule(value: Any, file: File) -> Outcome:
         read = kind(value)
@@ -49,17 +50,18 @@ def by_chunks(name: str, kind: Any) -> Rule:
 
 
 def frames_per_chunk(value: Any, file: File) -> Outcome:
-    """Warn of a contradiction in SimpleTuner's example: its 121 frames are no whole number of its chunks."""
+    """Read the chunk's length; SimpleTuner's example contradicts itself: its 121 frames are no whole number of
+    chunks."""
     chunk, causal = whole(value), issubclass(METHODS[file.method], SelfForcing)
     if chunk < 1:
         raise Refused("use 1 or more")
-    latent = (file.frames - 1) // 4 + 1 if file.frames else None
+    latent = (file.frames - 1) // codec_of(file).stride[0] + 1 if file.frames else None
     odd = latent is not None and latent % chunk
     first_alone = file.of_method("independent_first_frame", flag, False)
     alone = first_alone and latent is not None and not (latent - 1) % chunk
     uneven = f"{file.frames} frames are {latent} latent frames, no whole number of chunks of {chunk}"
     if not causal:
-        return Outcome(note=f"{WHOLE}; {uneven}, which a causal one could not take" if odd else WHOLE, warn=True)
+        return Outcome(note=f"{WHOLE}; {uneven}, which a causal student could not take" if odd else WHOLE, warn=True)
     if odd and not alone:
         raise Refused(f"{uneven}. Change num_frames, or set independent_first_frame where 1 + a multiple fits")
     return Outcome({"method.num_frame_per_block": chunk})
@@ -125,7 +127,7 @@ DMD: Mapping[str, Key] = {
 
 
 def lcm_guidance(value: Any, file: File) -> Outcome:
-    """w_min and w_max are the ends of a range."""
+    """Read w_min and w_max as the ends of a range."""
     ends = [file.of_method(name, number, number(value)) for name in ("w_min", "w_max")]
     return Outcome({"method.guidance": ends})
 
@@ -143,7 +145,7 @@ LCM: Mapping[str, Key] = {
 
 
 METHOD_NAMES = ("dmd", "dcm", "lcm", "self_forcing")
-"""``distillation_method``; dcm goes on with its mode."""
+"""Values of ``distillation_method``; for dcm the mode completes the name."""
 TABLES: Mapping[str, Mapping[str, Key]] = {"dmd": DMD, "dcm_semantic": DCM, "lcm": LCM}
 ALIASES: Mapping[str, Mapping[str, str]] = {
     "dmd": {"shift": "timestep_shift"},
@@ -151,24 +153,27 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
     "dcm": {"euler_timesteps": "euler_steps"},
     "lcm": {"euler_timesteps": "euler_steps"},
 }
-"""By ``distillation_method``: another name of a key -> its name in the table."""
+"""By ``distillation_method``: alias of a key -> its name in the table."""
 
 
 def by_its_name(section: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The section with each key by its name in the table; Refused where two names of one key say two things."""
+    """The section with aliases replaced by the table's names; Refused where two names of a key have different
+    values."""
     aliases = ALIASES.get(method, {})
     renamed: dict[str, Any] = {}
     for key, value in section.items():
         name = aliases.get(key, key)
         if name in section and name != key and section[name] != value:
-            raise Refused(f"{key} = {value!r} is {name}, which says {section[name]!r}; remove one of them")
+            raise Refused(
+                f"{key} = {value!r} is another name of {name}, which is {section[name]!r}; remove one of them"
+            )
         renamed[name] = value
     return renamed
 
 
 def table_of(method: str) -> Mapping[str, Key]:
-    """The keys of a method of ours, variants included."""
+    """The table of keys for one of our methods or its variants."""
     tables = [table for name, table in TABLES.items() if METHODS[name] in METHODS[method].__mro__]
     if not tables:
-        raise ConfigError(f"method.name = {method!r}: SimpleTuner's files are those of {', '.join(METHOD_NAMES)}")
+        raise ConfigError(f"method.name = {method!r}: SimpleTuner's files serve {', '.join(METHOD_NAMES)}")
     return tables[0]

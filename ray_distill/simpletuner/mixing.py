@@ -1,4 +1,4 @@
-"""Mix several datasets: what they share, how often each is seen, which sizes go together."""
+"""Mix several datasets: shared keys, how often each dataset is seen, and which sizes fit together."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CLIP = {
     "minimum_aspect_ratio": None,
     "maximum_aspect_ratio": None,
 }
-"""What datasets may share, and what holds for one that does not say; None: nothing does."""
+"""Keys that datasets may share -> SimpleTuner's default for a dataset without the key; None: no default."""
 
 
 def own_keys(parts: Sequence[Part]) -> tuple[Part, list[Part]]:
-    """(what is set for all data, each dataset's other keys): a value that the first dataset with videos sets is for
-    all, and another dataset has its own, or SimpleTuner's default, where they differ."""
+    """(keys for all data, each dataset's own keys). The values of the first dataset with videos hold for all data;
+    another dataset gets its own value, or SimpleTuner's default, where it differs."""
     first = next((part for part in parts if "prompts" not in part), parts[0])
     lengths = [part["frames"] for part in (first, *parts) if "frames" in part]
     shared = {key: first[key] for key in CLIP if key in first} | ({"frames": lengths[0]} if lengths else {})
@@ -38,7 +38,7 @@ def _defaults(shared: Part) -> Part:
 
 
 def square(parts: Sequence[Part], path: Path) -> None:
-    """ConfigError where squares are mixed with other sizes: one fixed size is all that data.height and width say."""
+    """ConfigError where squares are mixed with other sizes, since data.height and data.width allow one fixed size."""
     seen: dict[str, str] = {}
     for number, part in enumerate(parts):
         if "data.resolution_type" in part:
@@ -50,12 +50,12 @@ def square(parts: Sequence[Part], path: Path) -> None:
         sizes = ", ".join(f"{name!r} {size}" for size, name in seen.items())
         raise ConfigError(
             f"{path}: two sizes: {sizes}. Squares have one size in a run: give all datasets the same crop and "
-            "resolution; or crop=false, or crop_aspect=preserve, in all, and each has its own resolution"
+            "resolution; or set crop=false or crop_aspect=preserve in all, for a resolution of their own"
         )
 
 
 def one_beginning(parts: Sequence[Part], path: Path) -> None:
-    """ConfigError where some datasets ask for clips that begin from a picture, and others for clips from text."""
+    """ConfigError where some datasets ask for clips that begin from a picture, and others for clips from text alone."""
     asked = {part[FROM_IMAGE]: str(part.get("id", number)) for number, part in enumerate(parts) if FROM_IMAGE in part}
     if len(asked) > 1:
         raise ConfigError(
@@ -64,16 +64,16 @@ def one_beginning(parts: Sequence[Part], path: Path) -> None:
         )
 
 
-def mixed(parts: Sequence[Part], file: File) -> tuple[list[Part], Outcome | None]:
-    """The datasets with how often each is seen, and what to say of it.
+def mix(parts: Sequence[Part], file: File) -> tuple[list[Part], Outcome | None]:
+    """(datasets with ``repeats`` or ``probability``, the outcome to report).
 
-    SimpleTuner's auto-weighting draws a dataset by probability x its clips, uniform by probability alone.
+    SimpleTuner's auto-weighting draws a dataset in proportion to probability x clips, and uniform to probability alone.
     """
     factors = [float(part.get("probability", 1)) for part in parts]
     plain = [{key: value for key, value in part.items() if key != "probability"} for part in parts]
     if len(parts) > 1 and file.settings.get("data_backend_sampling") == "uniform":
         shares = [{k: v for k, v in part.items() if k != "repeats"} for part in plain]
-        note = "uniform: a dataset's share of the samples, whatever its length; repeats have no effect"
+        note = "uniform: each dataset has its share of the samples, whatever its length; repeats have no effect"
         return (
             [part | {"probability": factor} for part, factor in zip(shares, factors, strict=True)],
             Outcome(note=note, warn=any(part.get("repeats") for part in parts)),

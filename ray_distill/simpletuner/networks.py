@@ -29,7 +29,7 @@ def is_lora(file: File) -> bool:
 def model_type(value: Any, file: File) -> Outcome:
     if one_of(value, ("lora", "full")) == "full":
         return Outcome(note="all weights of each trained role")
-    return Outcome(note="adapters on each trained role; the teacher has weights of its own, which nothing changes")
+    return Outcome(note="adapters on each trained role; the teacher has its own weights, which stay as they are")
 
 
 def lora(name: str, kind: Any) -> Any:
@@ -53,6 +53,13 @@ def lora_type(value: Any, file: File) -> Outcome:
     return Outcome(note="peft's LoRA on to_q, to_k, to_v and to_out.0" if is_lora(file) else "model_type is full")
 
 
+def lora_format(value: Any, file: File) -> Outcome:
+    comfyui = one_of(value, ("diffusers", "comfyui")) == "comfyui"
+    if comfyui and not is_lora(file) and not file.overrides("model.export_lora_rank"):
+        return Outcome(note="no effect: model_type is full, which leaves no adapter", warn=True)
+    return Outcome({"model.comfyui_lora": comfyui}, "beside the file by diffusers' names" if comfyui else "")
+
+
 def lycoris_config(value: Any, file: File) -> Outcome:
     return Outcome(note="no effect: it belongs to lora_type=lycoris; the file is not read", warn=True)
 
@@ -63,14 +70,14 @@ def mixed_precision(value: Any, file: File) -> Outcome:
     return Outcome({f"roles.{role}.dtype": dtype for role in file.networks})
 
 
-def unquantised(value: Any, file: File) -> Outcome:
+def default_dtype(value: Any, file: File) -> Outcome:
     same = one_of(value, ("bf16", "fp32")) == file.settings.get("mixed_precision", "bf16")
-    note = "what is not quantised has the precision of mixed_precision"
+    note = "weights that are not quantised have the precision of mixed_precision"
     return Outcome(note=note if same else f"no effect: {note}", warn=not same)
 
 
 def precision(value: Any, file: File) -> Outcome:
-    """Teacher and bases of SimpleTuner's example: whole on each worker, since ZeRO-3 cannot shard int8."""
+    """Read the precision of the frozen weights. int8 is whole on each worker, since ZeRO-3 cannot shard it."""
     if value in (None, "no_change", "bf16"):
         return Outcome(note="bases have the precision of mixed_precision")
     one_of(value, INT8)
@@ -78,7 +85,7 @@ def precision(value: Any, file: File) -> Outcome:
         raise Refused("model_type=full trains all weights, and int8 cannot be trained; use lora, or remove it")
     tree: dict[str, Any] = {f"roles.{role}.base_precision": "int8" for role in file.networks}
     frozen = [role for role in file.networks if role not in file.trained]
-    note = "one scale a row, quantised on the CPU when it is loaded; whole on each worker, since ZeRO-3 cannot shard it"
+    note = "one scale per row, quantised on the CPU at loading; whole on each worker, since ZeRO-3 cannot shard it"
     return Outcome(tree | {f"roles.{role}.zero": 0 for role in frozen}, note)
 
 

@@ -1,4 +1,4 @@
-"""Rules for DMD's keys of August 2025 that SimpleTuner has no more."""
+"""Rules for DMD's keys of August 2025 that SimpleTuner no longer has."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ray_distill.simpletuner.rules import idle
 from ray_distill.simpletuner.values import flag, number, one_of
 
 OPTIMIZER = "roles.fake_score.optimizer"
-MIN_LR_RATIO = 0.5  # its default
+MIN_LR_RATIO = 0.5  # SimpleTuner's default
 
 
 def simulate(value: Any, file: File) -> Outcome:
-    """True where the student's later steps begin from its own rollout, False from noised clips."""
+    """Read true: the student's later steps begin from its own rollout; false: from noised clips."""
     if issubclass(METHODS[file.method], SelfForcing):
         return Outcome(note="a causal student always begins from its own rollout", warn=not flag(value))
     return Outcome({"method.backward_simulation": flag(value)})

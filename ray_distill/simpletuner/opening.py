@@ -1,4 +1,4 @@
-"""Open a SimpleTuner configuration: its method and that method's section."""
+"""Open a SimpleTuner configuration: find its method and the method's section."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ray_distill.plaintext import json_of
 from ray_distill.simpletuner.document import configuration, read_json, set_keys
 from ray_distill.simpletuner.method import METHOD_NAMES, by_its_name, table_of
 from ray_distill.simpletuner.outcome import ABSENT, File
-from ray_distill.simpletuner.placeholders import filled
-from ray_distill.simpletuner.report import quoted
+from ray_distill.simpletuner.placeholders import fill
+from ray_distill.simpletuner.report import quote
 from ray_distill.simpletuner.values import Refused, blank
 
 METHOD, SECTION = "distillation_method", "distillation_config"
 
 
 def read_keys(path: Path) -> dict[str, Any]:
-    """All keys of a configuration; ConfigError where it is none."""
+    """All keys of a configuration, with placeholders filled; ConfigError where the file is no configuration."""
     try:
         settings = configuration(path)
-        return filled(settings, settings)
+        return fill(settings, settings)
     except Refused as error:
         raise ConfigError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
 
@@ -32,7 +32,7 @@ def read_keys(path: Path) -> dict[str, Any]:
 def open_file(
     path: Path, settings: Mapping[str, Any], overridden: Mapping[str, Any], mode: str | None = None
 ) -> tuple[File, dict[str, Any]]:
-    """The file with its method, and the keys of its distillation section; ``mode`` is DCM's, in place of the file's."""
+    """(the file with its method, the keys of its distillation section); ``mode`` replaces DCM's mode in the file."""
     named = str(settings.get(METHOD)).lower()
     if named not in METHOD_NAMES:
         raise ConfigError(f"{path}: {METHOD} = {settings.get(METHOD)!r}: known: {', '.join(METHOD_NAMES)}")
@@ -40,7 +40,7 @@ def open_file(
     try:
         section = by_its_name(_section(settings.get(SECTION), named, file), named)
     except Refused as error:
-        raise ConfigError(f"{path}: {SECTION} = {quoted(SECTION, settings.get(SECTION))}: {error}") from None
+        raise ConfigError(f"{path}: {SECTION} = {quote(SECTION, settings.get(SECTION))}: {error}") from None
     modes = [name.removeprefix(f"{named}_") for name in METHODS if name.startswith("dcm_") and named == "dcm"]
     section = section | ({"mode": mode} if mode else {})
     mode = section.get("mode", "semantic")
@@ -55,7 +55,7 @@ def open_file(
 
 
 def _section(section: Any, method: str, file: File) -> dict[str, Any]:
-    """The distillation section: a mapping, flat or by method; the same as text; or the name of a file with it."""
+    """The distillation section, which is a mapping (flat or by method), JSON text, or the name of a file."""
     if isinstance(section, str) and not blank(section):
         if section.lstrip().startswith("{"):
             try:

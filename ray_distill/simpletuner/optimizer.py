@@ -22,7 +22,7 @@ def optimizer(value: Any, file: File) -> Outcome:
 
 
 def options(file: File) -> dict[str, float]:
-    """``optimizer_config``, a text of name=value with commas between them."""
+    """The options in ``optimizer_config``, a text name=value,name=value."""
     config = file.settings.get("optimizer_config", "")
     pairs = [pair.partition("=") for pair in text(config).split(",") if pair.strip()]
     for name, equals, _ in pairs:
@@ -38,7 +38,7 @@ def optimizer_config(value: Any, file: File) -> Outcome:
 
 
 def option(name: str) -> Rule:
-    """A key for what ``optimizer_config`` may say, too, and then says."""
+    """Rule of a key that ``optimizer_config`` may also set, and then overrides."""
 
     def rule(value: Any, file: File) -> Outcome:
         if name in options(file):
@@ -49,7 +49,7 @@ def option(name: str) -> Rule:
 
 
 def rate(file: File) -> float:
-    """The student's learning rate, scaled by the global batch where the file asks for it."""
+    """The student's learning rate, with ``lr_scale`` scaled by the global batch."""
     base = file.read("learning_rate", number, 0.0)
     if not file.flag("lr_scale"):
         return float(base)
@@ -63,7 +63,7 @@ def learning_rate(value: Any, file: File) -> Outcome:
     return Outcome({f"{STUDENT}.learning_rate": rate(file)}, note)
 
 
-def scaled(value: Any, file: File) -> Outcome:
+def lr_scale(value: Any, file: File) -> Outcome:
     flag(value)
     return Outcome(note="see learning_rate")
 
@@ -104,7 +104,7 @@ def lr_end(value: Any, file: File) -> Outcome:
 
 
 def warmup(value: Any, file: File) -> Outcome:
-    """Warn of a contradiction in SimpleTuner's example: its warm-up is as long as its run."""
+    """Read the warm-up; SimpleTuner's example contradicts itself: its warm-up is as long as its run."""
     updates = whole(value)
     if updates and file.settings.get("lr_scheduler") == "constant":
         return Outcome(note="no effect: constant has no warm-up; use constant_with_warmup", warn=True)
@@ -112,7 +112,7 @@ def warmup(value: Any, file: File) -> Outcome:
     interval = file.of_method("generator_update_interval", whole, 1)
     if not isinstance(total, int) or total < 1 or updates < total // max(interval, 1):
         return Outcome({f"{STUDENT}.warmup_updates": updates})
-    note = f"no shorter than the run, in which the student is updated {total // interval} times: its rate only rises"
+    note = f"no shorter than the run, in which the student is updated {total // interval} times: the rate only rises"
     return Outcome({f"{STUDENT}.warmup_updates": updates}, f"{note}, and lr_scheduler has no effect. Lower it")
 
 

@@ -1,4 +1,4 @@
-"""Key, File and Outcome: what a rule reads, and what it returns."""
+"""Key and File, which a rule reads, and Outcome, which it returns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ K = TypeVar("K")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a rule: the ``values`` of the keys that it sets, and a ``note``, which is a warning with ``warn``."""
+    """Result of a rule: ``values`` of the keys that it sets, and a ``note`` for the report, which ``warn`` makes a
+    warning."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
@@ -27,8 +28,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class File:
-    """A configuration as it was read, without comments and keys that are not set. ``overridden`` are the keys that
-    environment and command line set."""
+    """A configuration without comments and unset keys. ``overridden`` are the keys that environment and command line
+    set."""
 
     path: Path
     settings: Mapping[str, Any]
@@ -36,24 +37,24 @@ class File:
     method: str
     overridden: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
-    """The keys of data that the dataset file sets."""
+    """Values that the dataset file sets."""
     samples: int = 0
-    """Samples of an epoch, where they had to be counted; else 0."""
+    """Number of samples in an epoch, where the run's length needs it; else 0."""
 
     def overrides(self, key: str) -> bool:
-        """True where ``key``, a section above it or a key below it is set elsewhere."""
+        """True where environment or command line set ``key``, a section above it, or a key below it."""
         return any(f"{key}.".startswith(f"{o}.") or o.startswith(f"{key}.") for o in self.overridden)
 
     def flag(self, key: str) -> bool:
-        """Another key of the file, false where it is not set."""
+        """The value of a flag in the file; False where it is not set."""
         return bool(self.read(key, flag, False))
 
     def read(self, key: str, kind: Callable[[Any], Any], default: Any) -> Any:
-        """Another key of the file, as ``kind`` reads it; ``default`` where it is not set."""
+        """The value of a key in the file, as ``kind`` reads it; ``default`` where it is not set."""
         return _read(self.settings, key, kind, default)
 
     def of_method(self, key: str, kind: Callable[[Any], Any], default: Any) -> Any:
-        """The same of a key of ``distillation_config``."""
+        """The same for a key of ``distillation_config``."""
         return _read(self.distillation, key, kind, default)
 
     @property
@@ -62,22 +63,22 @@ class File:
 
     @property
     def heads(self) -> list[Role]:
-        """Roles that are small heads on another's features."""
+        """Roles that are small heads on another role's features."""
         return list(METHODS[self.method]().heads)
 
     @property
     def trained(self) -> list[Role]:
-        """Networks that are trained."""
+        """Roles whose networks are trained."""
         return [role for role, need in self.roles.items() if need == "trained" and role not in self.heads]
 
     @property
     def networks(self) -> list[Role]:
-        """Networks with weights of their own: an average has none."""
+        """Roles with networks of their own; an average has none."""
         return [role for role, need in self.roles.items() if isinstance(need, str) and role not in self.heads]
 
     @property
     def name(self) -> str:
-        """The run's name: tracker_run_name, else that of its folder."""
+        """The run's name: tracker_run_name, else the name of its folder."""
         folder = Path(str(self.settings.get("output_dir") or self.path.parent.absolute())).name
         return str(self.overridden.get("name", as_name(str(self.settings.get("tracker_run_name") or folder))))
 
@@ -91,12 +92,13 @@ class File:
 
     @property
     def frames(self) -> int | None:
-        """Frames of a clip, as far as they are known."""
+        """Number of frames of a clip; None where it is unknown."""
         frames = self.overridden.get("data.frames", self.data.get("data.frames"))
         return frames if isinstance(frames, int) else None
 
     def locate(self, name: Any) -> Path:
-        """A file that the configuration names: from the working directory, else from beside the configuration."""
+        """The path of a file that the configuration names, relative to the working directory, else to the
+        configuration."""
         path = Path(str(name)).expanduser()
         for folder in (Path.cwd(), self.path.parent):
             if (folder / path).exists():
@@ -118,8 +120,8 @@ Rule = Callable[[Any, File], Outcome]
 
 @dataclass(frozen=True)
 class Key:
-    """``here`` is what the documentation says of it. ``default`` is SimpleTuner's, where that decides something.
-    ``null``: null says something of its own, and does not stand for an absent key."""
+    """A key: its ``rule``; ``here``, its text in the documentation; ``default``, SimpleTuner's default where it
+    matters. ``null``: null has a meaning of its own, and does not stand for an absent key."""
 
     rule: Rule
     here: str
@@ -127,13 +129,13 @@ class Key:
     null: bool = False
 
 
-def looked_up(table: Mapping[str, K], key: str) -> K | None:
-    """The entry of a key: its own, or that of a name in the table that ends in * and stands for all that begin so."""
+def look_up(table: Mapping[str, K], key: str) -> K | None:
+    """The entry of a key: its own, or that of a name in the table that ends in *, with this beginning."""
     if key in table or key.endswith("*"):
         return table.get(key)
     return next((entry for name, entry in table.items() if name[-1:] == "*" and key.startswith(name[:-1])), None)
 
 
 def as_name(text: str) -> str:
-    """``text`` in the letters that a run's name has."""
+    """``text`` with "-" in place of characters that a run's name cannot have."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-")

@@ -49,8 +49,8 @@ def publishes(file: File) -> bool:
     return file.flag("push_to_hub") and file.overridden.get("publish", True) is not None
 
 
-NAMELESS = "hub_model_id names the repository, and is not set; give it, or use --no-push"
-NO_PUSH = "nothing is published: push_to_hub is false, or --no-push"
+NAMELESS = "hub_model_id names the repository, and is not set; set it, or use --no-push"
+NO_PUSH = "nothing is published: push_to_hub is false, or --no-push is given"
 
 
 def push(value: Any, file: File) -> Outcome:
@@ -85,9 +85,9 @@ def private(value: Any, file: File) -> Outcome:
 
 def webhook(value: Any, file: File) -> Outcome:
     if file.overrides("track.webhook"):
-        return Outcome(note="track.webhook is set elsewhere, or --no-push")
+        return Outcome(note="track.webhook is set elsewhere, or --no-push is given")
     if off(value):
         return Outcome(note="no web hook")
     if not isinstance(value, str) or "://" in value:
-        raise Refused("the address is a secret: write it into a file, and name that")
+        raise Refused("the address is a secret: write it into a file, and name the file")
     return Outcome({"track.webhook": str(file.locate(value))})

@@ -10,20 +10,21 @@ from typing import Any
 from ray_distill.simpletuner.values import Refused
 
 PROMPTS = ("validation_prompt", "validation_negative_prompt", "instance_prompt")
-"""Braces in a prompt are its own."""
+"""Keys whose braces belong to the prompt, and are no placeholders."""
 
 
-def filled(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` with the values of ``keys``, and of environment variables, in its texts; other braces stay.
+def fill(settings: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace placeholders in the texts of ``settings`` by values of ``keys`` and environment variables; other braces
+    stay.
 
-    Refused where a variable is not set: the path without it would be another one.
+    Refused where a variable is not set, since the path would be wrong without it.
     """
     return {name: value if name in PROMPTS else _in(value, keys) for name, value in settings.items()}
 
 
 def _in(value: Any, keys: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
-        return filled(value, keys)
+        return fill(value, keys)
     if isinstance(value, list):
         return [_in(each, keys) for each in value]
     return re.sub(r"\{([^{}]+)\}", lambda match: _word(match, keys), value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Report of an import: one line per key, and the warnings."""
+"""Report of an import: one line per key, and warnings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from ray_distill.simpletuner.outcome import Outcome
 
 SECRET = {"secret", "token", "password", "key"}
-"""Words in names whose values are not shown."""
+"""Words in a key's name that mark its value as a secret."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A key, its value, and what became of it; ``assumed``: SimpleTuner's default, since the file does not set it;
-    ``of``: the dataset, where there are several."""
+    """A key, its value and its outcome; ``assumed``: the value is SimpleTuner's default, since the file does not set
+    the key; ``of``: the dataset's name, where there are several."""
 
     key: str
     value: Any
@@ -26,8 +26,8 @@ class Line:
 
     @property
     def setting(self) -> str:
-        """The key with its value, as short text."""
-        return f"{self.key} = {shown(self.key, self.value)}{f' (of {self.of})' if self.of else ''}"
+        """``key = value`` as short text."""
+        return f"{self.key} = {short_text(self.key, self.value)}{f' (of {self.of})' if self.of else ''}"
 
     def text(self, overridden: Mapping[str, Any]) -> str:
         became = [
@@ -40,7 +40,7 @@ class Line:
 
 
 def warnings(lines: Iterable[Line]) -> list[str]:
-    """The warnings of an import, each reason once with its keys."""
+    """The warnings of an import: each reason once, with its keys."""
     by_note: dict[str, list[str]] = {}
     for line in lines:
         if line.outcome.warn and (line.outcome.values or not line.assumed):
@@ -48,20 +48,20 @@ def warnings(lines: Iterable[Line]) -> list[str]:
     return [f"{', '.join(keys)}: {note}" for note, keys in by_note.items()]
 
 
-def shown(key: str, value: Any) -> str:
+def short_text(key: str, value: Any) -> str:
     """A value as short text; *** where it may be a secret."""
     return _short(_masked(key, value))
 
 
-def quoted(key: str, value: Any) -> str:
-    """The same for an error, as Python writes it."""
+def quote(key: str, value: Any) -> str:
+    """A value for an error message, as Python's repr; *** where it may be a secret."""
     masked = _masked(key, value)
     return masked if masked == "***" else repr(masked)
 
 
 def _masked(key: str, value: Any) -> Any:
     words = set(key.lower().split("_"))
-    # Some write a web hook's address in place of the name of a file that holds it.
+    # Some files have a web hook's address in place of the name of a file with the address.
     address = "webhook" in words and (isinstance(value, dict | list) or "://" in str(value))
     if SECRET & words or address:
         return "***"

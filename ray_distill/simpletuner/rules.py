@@ -11,7 +11,7 @@ from ray_distill.simpletuner.values import Refused, number, off, one_of
 
 
 def to(*keys: str, kind: Callable[[Any], Any] = number, note: str = "") -> Rule:
-    """The value, as ``kind`` reads it, under each of ``keys``."""
+    """Set each of ``keys`` to the value, as ``kind`` reads it."""
     return lambda value, file: Outcome(dict.fromkeys(keys, kind(value)), note)
 
 
@@ -19,49 +19,44 @@ def form(key: str) -> Rule:
     return lambda value, file: Outcome({key: one_of(value, ("std", "extra"))})
 
 
-def nothing(why: str) -> Rule:
+def no_effect(why: str) -> Rule:
     """Warn that the key has no effect."""
     return lambda value, file: Outcome(note=why, warn=True)
 
 
-def taken(note: str) -> Rule:
-    """Accept the key; there is nothing to set, since that is how it is."""
+def accept(note: str) -> Rule:
+    """Accept the key without setting anything, since the behaviour here is already so."""
     return lambda value, file: Outcome(note=note)
 
 
 def idle(why: str, anyway: str | None = None) -> Rule:
-    """Warn that the key has no effect, unless it asks for nothing, or for ``anyway``."""
+    """Note that the key has no effect; this is a warning unless the key is off, or asks for ``anyway``."""
     return lambda value, file: Outcome(note=f"no effect: {why}", warn=not off(value) and str(value) != anyway)
 
 
 def only_off(why: str, *usual: str) -> Rule:
-    """Refuse the key, unless it asks for nothing or for what happens anyway."""
+    """Refuse the key, unless it is off, or asks for ``usual``, the behaviour here."""
 
     def rule(value: Any, file: File) -> Outcome:
         if off(value) or str(value) in usual:
-            return Outcome(note="asks for nothing that is not so")
+            return Outcome(note="asks for nothing beyond the default")
         raise Refused(f"{why}; remove it" + (f", or use {usual[0]}" if usual else ""))
 
     return rule
 
 
 def older_name(today: str, rule: Rule) -> Rule:
-    """A key by the name that it had, which SimpleTuner still knows."""
+    """Rule of a key by its older name, which SimpleTuner still accepts."""
 
     def read(value: Any, file: File) -> Outcome:
         outcome = rule(value, file)
         if today in file.settings and dict(rule(file.settings[today], file).values) != dict(outcome.values):
             raise Refused(
-                f"{today} = {file.settings[today]!r} is its name today and says otherwise; remove one of them"
+                f"{today} = {file.settings[today]!r} is its name today, with another value; remove one of them"
             )
-        return Outcome(outcome.values, f"it is called {today} today", outcome.warn)
+        return Outcome(outcome.values, f"its name today is {today}", outcome.warn)
 
     return read
-
-
-def four_k_plus_one(frames: int) -> int:
-    """The next number of frames at or above it that a Wan clip can have."""
-    return -(-(max(frames, 1) - 1) // 4) * 4 + 1
 
 
 def is_hub_name(name: str) -> bool:

@@ -15,7 +15,7 @@ FALLBACKS = {
     "filename_column": ("parquet_filename_column", "id"),
     "caption_column": ("parquet_caption_column", "description"),
 }
-"""The configuration's own key and SimpleTuner's default, for a table that does not say."""
+"""(the configuration's key, SimpleTuner's default) for a table that does not name the column."""
 NAMES = (
     "path",
     *COLUMNS,
@@ -35,7 +35,7 @@ def parquet(value: Any, entry: Mapping[str, Any], file: File) -> Outcome:
         raise Refused(f"expected a section of {', '.join(NAMES)}")
     columns = {one_of(key, NAMES): each for key, each in value.items() if not is_comment(key) and not blank(each)}
     if entry.get("caption_strategy", "parquet") != "parquet":
-        return Outcome(note="captions are not taken from this table, and sizes are those of the files")
+        return Outcome(note="captions come from elsewhere, and sizes are those of the files")
     if "identifier_includes_extension" in columns and not flag(columns["identifier_includes_extension"]):
         raise Refused(
             "identifier_includes_extension: a table names its videos with their extension here (0001.mp4); write them "
@@ -53,8 +53,8 @@ def parquet(value: Any, entry: Mapping[str, Any], file: File) -> Outcome:
 
 
 def _table(name: str, entry: Mapping[str, Any], file: File) -> Path:
-    """The table's path: from the working directory or beside the configuration, as every file; or in the folder of
-    the videos."""
+    """The table's path: relative to the working directory or to the configuration, as for every file, else to the
+    folder of the videos."""
     try:
         return file.locate(name)
     except Refused:

@@ -31,7 +31,7 @@ REASONS: Mapping[tuple[str, str], Mapping[str, str]] = {
 
 
 def table(keys: Mapping[str, Key] | Mapping[str, Field]) -> str:
-    """Markdown: key, what it becomes here, SimpleTuner's default where that decides something."""
+    """A Markdown table: key, its effect here, and SimpleTuner's default where it matters."""
     rows = ["| key | here |", "|---|---|"]
     for name, key in keys.items():
         default = getattr(key, "default", ABSENT)
@@ -42,7 +42,7 @@ def table(keys: Mapping[str, Key] | Mapping[str, Field]) -> str:
 
 
 def reasons(keys: Mapping[str, str], what: str) -> str:
-    """Markdown: keys with the reason that they share."""
+    """A Markdown table: keys, and the reason that they share."""
     rows = [f"| these keys | {what} |", "|---|---|"]
     for why, names in keys.items():
         rows.append(f"| {', '.join(f'`{name}`' for name in names.split())} | {why} |")
@@ -50,7 +50,7 @@ def reasons(keys: Mapping[str, str], what: str) -> str:
 
 
 def tables() -> str:
-    """All of them, each under its title; a name that ends in * stands for all that begin so."""
+    """All tables, each under its title; a name that ends in * stands for all names with this beginning."""
     sections = {title: table(keys) for title, keys in TITLES.items()}
     sections |= {title: reasons(keys, what) for (title, what), keys in REASONS.items()}
     return "\n\n".join(f"### {title}\n\n{rows}" for title, rows in sections.items())

@@ -1,4 +1,4 @@
-"""Rules for SimpleTuner's keys on optimizer, length, batch and average."""
+"""Rules for SimpleTuner's keys on length, batch, average and shift of the training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def epochs(value: Any, file: File) -> Outcome:
     if file.read("max_train_steps", whole, 0):
         raise Refused(f"max_train_steps = {file.settings['max_train_steps']}: exactly one of them must be above 0")
     if not file.samples:
-        raise Refused("an epoch is counted by the data, and the data cannot be read; give max_train_steps in its place")
+        raise Refused("the data, which give the length of an epoch, cannot be read; give max_train_steps instead")
     batches = -(-file.samples // global_batch(file))
     return Outcome(
         {"train.steps": count * batches}, f"{count} x {batches} batches for the {file.samples} samples of the data"
@@ -64,7 +64,7 @@ def epoch_limit(value: Any, file: File) -> Outcome:
 
 def use_ema(value: Any, file: File) -> Outcome:
     if not flag(value):
-        return Outcome(note="no average is kept; few-step students are mostly better as an average", warn=True)
+        return Outcome(note="no average is kept; the average of a few-step student is mostly better", warn=True)
     return Outcome({"roles.student.ema_decay": file.read("ema_decay", number, EMA_DECAY)})
 
 

@@ -1,4 +1,4 @@
-"""Values of SimpleTuner's files: numbers and flags that stand there as text, null and ""."""
+"""Read values of SimpleTuner's files: numbers and flags that may be text, null and ""."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 class Refused(ValueError):
-    """A value that this tool does not take: why not, and what to do."""
+    """Error: a value that this tool does not take; the message says why, and what to do."""
 
 
 def blank(value: Any) -> bool:
-    """True where SimpleTuner reads the key as if it were absent."""
+    """True for a value that SimpleTuner reads as an absent key."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
@@ -53,7 +53,7 @@ def text(value: Any) -> str:
 
 
 def texts(value: Any) -> list[str]:
-    """A list of names, or text with commas between them."""
+    """A list of names, from a list or from text with commas."""
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise Refused("expected a list of names")

@@ -1,4 +1,4 @@
-"""Rules for the `video` section of a dataset: frames of a clip, files that are long enough."""
+"""Rules for the `video` section of a dataset: frames of a clip, and least lengths of files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_distill.simpletuner.document import is_comment
+from ray_distill.simpletuner.lengths import codec_of
 from ray_distill.simpletuner.outcome import File, Outcome
 from ray_distill.simpletuner.values import Refused, blank, flag, one_of, whole
 from ray_distill.simpletuner.weights import EITHER, FROM_IMAGES, model_name
@@ -17,9 +18,9 @@ def frames(value: Any, entry: Entry, file: File) -> Outcome:
     count = whole(value)
     if count < 1:
         raise Refused("expected 1 frame or more")
-    fitting = (count - 1) // 4 * 4 + 1
-    note = "" if fitting == count else f"Wan takes 4k+1 frames: the first {fitting} of {count}"
-    return Outcome({"frames": fitting}, note, warn=bool(note))
+    below, above = codec_of(file).fitting(count)
+    note = "" if below == count else f"the model takes {below} or {above} frames: the first {below} of {count}"
+    return Outcome({"frames": below}, note, warn=bool(note))
 
 
 def interval(value: Any, entry: Entry, file: File) -> Outcome:
@@ -27,7 +28,7 @@ def interval(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _interval(value: Any, entry: Entry, file: File) -> Outcome:
-    """The section's interval; with buckets by length SimpleTuner rounds lengths to it, and else it reads it nowhere."""
+    """Read the section's interval. SimpleTuner reads it only for buckets by length, to which it rounds lengths."""
     every = whole(value)
     if _section(entry).get("bucket_strategy") == "resolution_frames":
         return Outcome(note="no effect: num_frames says how long a clip is", warn=every > 1)
@@ -38,10 +39,10 @@ def _interval(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _shortest(value: Any, entry: Entry, file: File) -> Outcome:
-    """A file needs the frames of its clip; more than these cannot be asked for."""
+    """Read the least number of frames of a file; it may not exceed the frames of a clip."""
     least, count = whole(value), _count(entry)
     if count is not None and least > count:
-        raise Refused(f"files of {count} frames, which are num_frames, are taken here; use {count} or less")
+        raise Refused(f"files with num_frames = {count} frames are accepted here; use {count} or less")
     return Outcome(note="a file with fewer frames than a clip is left out and counted")
 
 
@@ -60,7 +61,8 @@ def _buckets(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _from_picture(value: Any, entry: Entry, file: File) -> Outcome:
-    """True where a clip's first frame is a condition: Wan 2.2 5B does as it is asked, and other models say so."""
+    """Read true: a clip's first frame is a condition. Wan 2.2 5B allows both; other models must agree with the
+    value."""
     asked, name = flag(value), model_name(file)
     if file.overrides("model.from_image"):
         return Outcome(note="no effect: model.from_image is set elsewhere")
@@ -85,7 +87,7 @@ PARTS: Mapping[str, Callable[[Any, Entry, File], Outcome]] = {
 
 
 def video(value: Any, entry: Entry, file: File) -> Outcome:
-    """All of the section as one outcome; Refused names its key."""
+    """The outcome of the whole section; Refused names the section's key."""
     if not isinstance(value, dict):
         raise Refused(f"expected a section of {', '.join(PARTS)}")
     outcomes = []
@@ -104,7 +106,7 @@ def _section(entry: Entry) -> dict[str, Any]:
 
 
 def _count(entry: Entry) -> int | None:
-    """Frames of a clip as the file asks for them, if it does."""
+    """The number of frames that the file asks for; None where it does not."""
     section = _section(entry) if isinstance(entry.get("video"), dict) else {}
     count = section.get("num_frames", entry.get("num_frames"))
     return None if count is None else whole(count)

@@ -1,4 +1,4 @@
-"""Rules for SimpleTuner's keys on where weights come from."""
+"""Rules for SimpleTuner's keys on the source of weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ FLAVOURS = {
     "i2v-14b-2.1-720p": "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
     "ti2v-5b-2.2": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
 }
+DEFAULT = "t2v-480p-1.3b-2.1"
+"""SimpleTuner's flavour of a file that names neither a model nor a flavour."""
 FROM_IMAGES = {name for flavour, name in FLAVOURS.items() if flavour.startswith("i2v")}
-"""Models that take a picture with each prompt."""
+"""Models that need a picture with each prompt."""
 EITHER = {FLAVOURS["ti2v-5b-2.2"]}
-"""Models that take a picture or none."""
+"""Models that work with a picture and without."""
 _ALONE = "it trains one of two experts, which are distilled together here: method dmd_phased with model.path = {}"
 _LAST = "it also takes the last frame of a clip, and pictures here are first frames"
 _CONTROL = "it takes control videos, and pictures here are first frames"
@@ -33,12 +35,18 @@ OTHERS = {
     "vace-1.3b-2.1": _CONTROL,
     "vace-14b-2.1": _CONTROL,
 }
-"""Flavours that are not distilled, and why not."""
+"""Flavours that are not supported, and the reason."""
 
 
 def model_name(file: File) -> str:
-    """The pipeline's name as the file has it: that of its own key, else its flavour's."""
-    return str(file.settings.get(PATH, FLAVOURS.get(str(file.settings.get("model_flavour")), "")))
+    """The pipeline's name in the file: the value of its own key, else the name of the flavour's pipeline."""
+    return str(file.settings.get(PATH, FLAVOURS.get(str(file.settings.get("model_flavour", DEFAULT)), "")))
+
+
+def from_picture(file: File) -> bool:
+    """True where each video begins from a picture, as far as the file says it."""
+    asked = file.overridden.get("model.from_image", file.data.get("model.from_image"))
+    return bool(asked) or (model_name(file) in FROM_IMAGES and not file.overrides("model.path"))
 
 
 def model_family(value: Any, file: File) -> Outcome:
@@ -57,6 +65,8 @@ def flavour(value: Any, file: File) -> Outcome:
     name = FLAVOURS[one_of(value, FLAVOURS, "flavours that are distilled")]
     if PATH in file.settings:
         return Outcome(note=f"{PATH} says which weights")
+    if file.settings.get("model_family", "wan") != "wan":
+        raise Refused(f"flavours are Wan's; give {PATH}")
     return model(name, file)
 
 
@@ -66,7 +76,8 @@ def revision(value: Any, file: File) -> Outcome:
 
 
 def of_the_model(what: str) -> Any:
-    """A part of the pipeline that is taken from model.path, and may be named beside it."""
+    """Rule of a key that names a part of the pipeline: it must name the model itself, since parts come from
+    model.path."""
 
     def rule(value: Any, file: File) -> Outcome:
         if value == model_name(file):
@@ -77,7 +88,7 @@ def of_the_model(what: str) -> Any:
 
 
 def transformer(value: Any, file: File) -> Outcome:
-    """Another network than the pipeline's, in all roles."""
+    """Start all roles from another network than the pipeline's."""
     roles = [role for role in file.networks if not file.overrides(f"roles.{role}.path")]
     if not roles:
         return Outcome(note="roles.*.path is set elsewhere")

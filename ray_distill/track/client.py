@@ -1,4 +1,4 @@
-"""MLflow's client with deadlines and without noise; valid names and places."""
+"""MLflow's client with deadlines and without noise; valid names and paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 KEY_LENGTH = 250  # MLflow refuses more
 
-# With MLflow's own defaults a refused connection blocks for four minutes. A user's values win.
+# With MLflow's own defaults a refused connection blocks for four minutes. A user's values override these.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -38,7 +38,7 @@ def quiet_client(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient  # after the environment, and only where a run is tracked: the import takes seconds
 
-    # Each of these repeats what the tracker warns about once, some with the URI's password.
+    # Each of these repeats the tracker's one warning, some with the URI's password.
     for name, level in {
         "mlflow": logging.CRITICAL,
         "alembic": logging.CRITICAL,
@@ -52,7 +52,7 @@ def quiet_client(uri: str) -> MlflowClient:
 
 
 def close_run(uri: str, run_id: str, status: Status) -> bool:
-    """End a run whose own process could not; True where this call ended it. A run that has ended stays as it is.
+    """End a run whose own process could not; True if this call ended it. An ended run stays unchanged.
 
     Never raises: a server that does not answer costs a warning and MLflow's HTTP deadlines.
     """
@@ -62,7 +62,7 @@ def close_run(uri: str, run_id: str, status: Status) -> bool:
             return False
         client.set_terminated(run_id, status)
         return True
-    except Exception as error:  # whatever the tracker or its network raises, the caller's work is worth more
+    except Exception as error:  # whatever the tracker or its network raises, the caller must continue
         log.warning("MLflow at %s: run %s could not be closed (%s).", mask(uri), run_id, one_line(error))
         return False
 
@@ -73,9 +73,9 @@ def one_line(error: Exception) -> str:
 
 
 def key(name: str) -> str:
-    """``name`` as MLflow takes it: other characters replaced by ``_``, as is each part of a path that is empty or dots.
+    """``name`` as MLflow takes it: ``_`` replaces other characters, and each part of a path that is empty or dots.
 
-    One that is too long ends in a hash, since its end may be what tells it from others.
+    A name that is too long ends in a hash, since only its end may differ from others.
     """
     parts = text(re.sub(r"[^\w\-. :/]", "_", name)).split("/")
     fit = "/".join(re.sub(r"^(\.\.+|\.?$)", lambda dots: "_" * max(1, len(dots[0])), part) for part in parts)
@@ -83,7 +83,7 @@ def key(name: str) -> str:
 
 
 def keys(names: Iterable[str]) -> list[str]:
-    """``key`` of each name, with a hash where two would become equal."""
+    """``key`` of each name, with a hash if two would become equal."""
     names = list(names)
     fit = [key(name) for name in names]
     taken = Counter(fit)
@@ -99,7 +99,8 @@ def model_name(name: str) -> str:
 
 
 def text(value: object, length: int | None = None) -> str:
-    """``value`` without secrets, cut, and without what a database or JSON does not take: NUL, half a surrogate pair."""
+    """``value`` without secrets, cut, and without characters that a database or JSON refuses: NUL, half a surrogate
+    pair."""
     return mask(str(value)).encode("utf-8", "replace").decode().replace("\0", "?")[:length]
 
 
@@ -108,6 +109,7 @@ def _hash(name: str) -> str:
 
 
 def artifact_root(uri: str) -> str | None:
-    """Beside a SQLite database, so that nothing lands in the working directory; a server knows its own place."""
+    """Folder of artifacts beside a SQLite database, so that none lands in the working directory; a server has its
+    own."""
     path = sqlite_path(uri)
     return (path.parent / "mlartifacts").as_uri() if path else None

@@ -1,4 +1,4 @@
-"""The thread that sends to MLflow, and bounded waits for one's own item."""
+"""The thread that sends to MLflow, and bounded waits for an item."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 
 LOOK_S = 0.05
-"""How often a wait looks whether it is over."""
+"""Interval at which a wait checks whether it is over."""
 
 
 class Courier:
-    """Calls ``send`` after each ``nudge``, in a thread that starts with the first one and holds up no exit.
+    """Call ``send`` after each ``nudge``, in a thread that starts with the first nudge and delays no exit.
 
-    A pool's thread would: Python joins those of ``concurrent.futures`` at its end, however slow the server is.
+    A pool's thread would delay it: Python joins threads of ``concurrent.futures`` at exit, however slow the server is.
     """
 
     def __init__(self, send: Callable[[], object]) -> None:
@@ -25,7 +25,7 @@ class Courier:
 
     @staticmethod
     def now() -> float:
-        """Seconds, of a clock that only goes forward."""
+        """Seconds of a monotonic clock."""
         return time.monotonic()
 
     def nudge(self) -> int:
@@ -39,7 +39,7 @@ class Courier:
             return self._asked
 
     def close(self) -> None:
-        """Let the thread end after the calls that were asked for."""
+        """Let the thread end after the requested calls."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

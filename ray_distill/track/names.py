@@ -1,4 +1,4 @@
-"""Names of metrics, grouped by role for MLflow's pages; where a run was started from."""
+"""Names of metrics, grouped by role for MLflow's pages, and tags of a run's source."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ray_distill.types import STUDENT, Role
 
 
 def grouped(name: str, roles: Collection[Role], method: str = "") -> str:
-    """A row's name as MLflow groups it, by what stands before the ``/``: ``fake_score_lr`` -> ``fake_score/lr``.
+    """A row's name with a group, which MLflow reads before the ``/``: ``fake_score_lr`` -> ``fake_score/lr``.
 
-    A name that starts with a role is that role's. What carries the method's name, and a loss of no role, is the
-    student's: ``dmd_loss`` -> ``student/dmd_loss``. Any other goes to ``train/``; a name that has a group keeps it.
+    A name that starts with a role belongs to it. Names with the method's name, and losses of no role, belong to the
+    student: ``dmd_loss`` -> ``student/dmd_loss``. Others go to ``train/``; a name that has a group keeps it.
     """
     if "/" in name:
         return name
-    for role in sorted(roles, key=len, reverse=True):  # a role's name may begin with another's
+    for role in sorted(roles, key=len, reverse=True):  # one role's name may begin with another's
         if name.startswith(f"{role}_"):
             return f"{role}/{name.removeprefix(f'{role}_')}"
     own = name.endswith("_loss") or (method and name.startswith(f"{method}_"))
@@ -29,7 +29,7 @@ def grouped(name: str, roles: Collection[Role], method: str = "") -> str:
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, float]:
-    """A report's numbers: ``evaluate/student/frechet`` by sampler, and the run's own, ``run/train_seconds``."""
+    """Numbers of a report: ``evaluate/student/frechet`` by sampler, and the run's own, ``run/train_seconds``."""
     numbers: dict[str, float] = {}
     for name, value in flatten(report).items():
         section, dot, rest = name.partition(".")
@@ -43,7 +43,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def source_tags() -> dict[str, str]:
-    """MLflow's own tags of who started a run, from which program and at which commit."""
+    """MLflow's own tags for the user, program and commit of a run."""
     tags = {
         "mlflow.user": _user(),
         "mlflow.source.name": os.path.basename(sys.argv[0]) or "python",

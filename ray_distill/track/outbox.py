@@ -1,7 +1,7 @@
-"""Outbox: the queue on disk of what MLflow has not received yet, in order.
+"""Outbox: the queue on disk of entries that MLflow has not received yet, in order.
 
-The file is removed once all of it was sent. A process that dies earlier sends it again, so that sending twice must do
-no harm.
+The outbox removes its file once all of it was sent. After a process that dies earlier the next one sends it again, so
+sending twice must do no harm.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ray_distill.jsonl import append_rows, read_rows, write_rows
 
 log = logging.getLogger(__name__)
 FILE = "track.jsonl"
-SYSTEM_BYTES = 64 << 20  # of a waiting file: beyond it metrics of a machine's load are dropped, and nothing else is
-SENT_BYTES = 4 << 20  # of a file that is never empty: beyond it what was sent is removed
+SYSTEM_BYTES = 64 << 20  # of a waiting file: beyond it the outbox drops metrics of a machine's load, and nothing else
+SENT_BYTES = 4 << 20  # of a file that is never empty: beyond it the outbox removes sent entries
 Entry = Mapping[str, Any]
 NEEDS = {
     "open": ("at", "experiment", "opening"),
@@ -31,12 +31,13 @@ NEEDS = {
     "register": ("path", "name", "alias", "id"),
     "end": ("status", "at"),
 }
-"""Fields of the entry of each call."""
+"""Fields of each call's entry."""
 MAPPINGS = ("opening", "values", "card")
 
 
 class Outbox:
-    """``add`` from any thread, the rest from the one that sends. Without a folder it is in memory alone."""
+    """Queue whose ``add`` any thread may call, and whose other methods only the sending thread. Without a folder it is
+    in memory only."""
 
     def __init__(self, folder: Path | None) -> None:
         self.path = folder / FILE if folder else None
@@ -49,9 +50,9 @@ class Outbox:
         return len(self._waiting)
 
     def add(self, entry: Entry, dispensable: bool = False, first: bool = False) -> None:
-        """Keep ``entry``, plain JSON types; a disk that takes nothing costs a warning, and it waits in memory.
+        """Keep ``entry``, plain JSON types; if the disk takes nothing, the entry waits in memory, with a warning.
 
-        ``first``: it is sent before all that waits.
+        ``first`` puts it before all waiting entries.
         """
         with self._lock:
             if dispensable and self._bytes > SYSTEM_BYTES:
@@ -66,7 +67,7 @@ class Outbox:
         return self._waiting[0] if self._waiting else None
 
     def ahead(self, most: int) -> list[Entry]:
-        """The next entries, of the first one's kind."""
+        """Next entries of the first entry's kind."""
         with self._lock:
             entries: list[Entry] = []
             for entry in self._waiting:
@@ -76,7 +77,7 @@ class Outbox:
             return entries
 
     def of(self, call: str) -> list[Entry]:
-        """All waiting entries of this kind."""
+        """All waiting entries of ``kind``."""
         with self._lock:
             return [entry for entry in self._waiting if entry["call"] == call]
 
@@ -94,13 +95,13 @@ class Outbox:
             self._waiting.rotate(-1)
 
     def forget(self, call: str) -> None:
-        """Drop all waiting entries of this kind."""
+        """Drop all waiting entries of ``kind``."""
         with self._lock:
             self._waiting = deque(entry for entry in self._waiting if entry["call"] != call)
             self._bytes = sum(map(_size, self._waiting))
 
     def _shrink(self) -> None:
-        """Write the file anew without the sent entries; where that fails, the next process sends them again."""
+        """Rewrite the file without the sent entries; if that fails, the next process sends them again."""
         self._sent_bytes = 0
         if self.path is None:
             return
@@ -129,7 +130,7 @@ class Outbox:
 
 
 def _kept(path: Path) -> list[Entry]:
-    """Entries of a file; damaged ones, and those of another version, are left out with a warning."""
+    """Entries of a file, without damaged ones and those of another version, each with a warning."""
     entries = read_rows(path, "call")
     whole: list[Entry] = [entry for entry in entries if _is_whole(entry)]
     if len(whole) < len(entries):
@@ -147,5 +148,5 @@ def _is_whole(entry: Entry) -> bool:
 
 
 def _size(entry: Entry) -> int:
-    """Bytes of its line."""
+    """Bytes of the entry's line."""
     return len(json.dumps(entry)) + 1

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RUN = "run.json"
-"""In a run's folder: its id at MLflow, and where that is."""
+"""File in a run's folder with its id at MLflow, and the server's URI."""
 METRICS_BATCH = 1000  # MLflow refuses more
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
-"""MLflow's words for a call that it will never take. Not among them: BAD_REQUEST, which is any 400 of a proxy and a
-damaged database, and RESOURCE_DOES_NOT_EXIST, which is another server's answer while ours is away."""
+"""MLflow's codes for a call that it will never take. They exclude BAD_REQUEST, which any 400 of a proxy and a damaged
+database give, and RESOURCE_DOES_NOT_EXIST, which another server gives while ours is down."""
 
 
 class Sender:
@@ -35,18 +35,18 @@ class Sender:
         self.run_id: str | None = record.get("run_id") or run_id
         self._remembered = record
         self.opened = False
-        """Whether MLflow knows the run, as far as this process has asked."""
+        """Whether MLflow knows the run, by this process's requests so far."""
         self._client: MlflowClient | None = None
         self._born = int(time.time() * 1000)
-        self._asked: set[str] = set()  # runs whose creation was asked for, with an answer or without
+        self._asked: set[str] = set()  # runs whose creation was requested, answered or not
         self._began: int | None = None  # when the run was opened, ms since the epoch
 
     def most(self, entry: Entry) -> int:
-        """Number of entries such as this one that go together: a metric has at least one value."""
+        """Number of such entries for one call, at least one value per metric."""
         return max(1, METRICS_BATCH // max(1, len(entry["values"]))) if entry["call"] == "metrics" else 1
 
     def send(self, entries: Sequence[Entry]) -> Any:
-        """Raises what MLflow and its network raise."""
+        """Send the entries as one call; raises the errors of MLflow and its network."""
         entry = entries[0]
         client = self._client = self._client or quiet_client(self.uri)
         match entry["call"]:
@@ -70,7 +70,7 @@ class Sender:
         return None
 
     def _open(self, client: MlflowClient, entry: Entry) -> None:
-        """Continue the run, or create it: one run, however often the first call fails on the way."""
+        """Continue the run, or create it: one run, however often the first call fails."""
         own, sent_as = entry["opening"], entry.get("id", "")
         run = store.resume(client, self.run_id) if self.run_id else None
         if run is None:
@@ -83,7 +83,7 @@ class Sender:
                 log.warning("MLflow at %s does not know run %s; a new run is opened.", mask(self.uri), self.run_id)
         self.run_id, self._began = run.info.run_id, run.info.start_time
         self._remember()
-        self.opened = True  # whoever waits for it may be killed then, and goes on with this run
+        self.opened = True  # its waiting process may be killed then, and resumes with this run
         store.describe(client, run, own["params"])
         store.set_tags(client, self._run, own["tags"])
 
@@ -124,8 +124,8 @@ class Sender:
 
 
 def is_refused(entry: Entry, error: Exception) -> bool:
-    """True where this entry cannot be sent, now or later, and the server is not to blame. A run that cannot be
-    opened is never left out: all else stands on it."""
+    """True if this entry can never be sent, through no fault of the server. Opening a run never counts, since all other
+    entries depend on it."""
     if entry["call"] == "open":
         return False
     gone = "path" in entry and not Path(entry["path"]).exists()
@@ -133,7 +133,7 @@ def is_refused(entry: Entry, error: Exception) -> bool:
 
 
 def is_too_large(error: Exception) -> bool:
-    """True where a server, or a proxy before it, takes no request of that size (HTTP 413)."""
+    """True if a server, or a proxy before it, refuses the size of a request (HTTP 413)."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status == 413 or "error code 413" in str(error)
 

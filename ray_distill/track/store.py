@@ -1,4 +1,4 @@
-"""The MLflow calls that create a run and fill it; each raises what MLflow raises."""
+"""MLflow calls that create a run and fill it; each passes on MLflow's errors."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ PARAM_LENGTH, TAG_LENGTH, BATCH = 6000, 5000, 100  # MLflow refuses more
 
 
 def experiment(client: MlflowClient, uri: str, name: str) -> str:
-    """The id of the experiment ``name``, which is made where there is none."""
+    """Id of the experiment ``name``, which the call makes if there is none."""
     if match := client.get_experiment_by_name(name):
         return _id(match.experiment_id)
     try:
         return _id(client.create_experiment(name, artifact_location=artifact_root(uri)))
-    except Exception:  # another trial was faster, which the look-up tells from a real failure
+    except Exception:  # if another trial was faster, the look-up finds it; otherwise it is a real failure
         if match := client.get_experiment_by_name(name):
             return _id(match.experiment_id)
         raise
 
 
 def make_run(client: MlflowClient, experiment_id: str, name: str, sent_as: str, at: int) -> Run:
-    """A run that began ``at`` (ms), with its source."""
+    """Create a run that began ``at`` (ms), with its source."""
     tags = _cut(source_tags()) | {SENT_AS: sent_as}
     run = client.create_run(experiment_id, start_time=at, tags=tags, run_name=name)
     _id(run.info.run_id)
@@ -42,12 +42,12 @@ def make_run(client: MlflowClient, experiment_id: str, name: str, sent_as: str, 
 
 
 def opened_before(client: MlflowClient, experiment_id: str, sent_as: str) -> Run | None:
-    """The run that an earlier call of ``make_run`` has made, whose answer was lost."""
+    """The run of an earlier call of ``make_run`` whose answer was lost."""
     return next(iter(client.search_runs([experiment_id], f"tags.{SENT_AS} = '{sent_as}'", max_results=1)), None)
 
 
 def resume(client: MlflowClient, run_id: str) -> Run | None:
-    """The run, running again; None where this server does not know it or its users have deleted it."""
+    """Set the run to running and return it; None if this server does not know it or its users have deleted it."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -64,24 +64,24 @@ def resume(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def is_final(error: Exception, codes: Collection[str]) -> bool:
-    """True where MLflow itself has answered with one of ``codes``, and no proxy in front of it."""
+    """True if MLflow itself, not a proxy in front of it, answered with one of ``codes``."""
     from mlflow.exceptions import MlflowException, RestException
 
-    if isinstance(error, RestException):  # of a JSON body, which others send, too: with numbers, or without a code
+    if isinstance(error, RestException):  # of a JSON body, which others also send: with numbers, or without a code
         return error.json.get("error_code") in codes
-    # Of a body that is no JSON this client makes BAD_REQUEST, ENDPOINT_NOT_FOUND or INTERNAL_ERROR out of the status.
+    # For a body that is not JSON this client turns the status into BAD_REQUEST, ENDPOINT_NOT_FOUND or INTERNAL_ERROR.
     return isinstance(error, MlflowException) and error.error_code in codes
 
 
 def _id(text: object) -> str:
-    """ConnectionError where a server gives no id: its answer is not MLflow's."""
+    """Id of the answer; ConnectionError without one, since the answer is then not MLflow's."""
     if not isinstance(text, str) or not text:
         raise ConnectionError("the answer is not MLflow's: it has no id")
     return text
 
 
 def describe(client: MlflowClient, run: Run, params: Mapping[str, Any]) -> None:
-    """Log what is new of ``params``; what MLflow refuses of them is named and left out."""
+    """Log the new ones of ``params``; name and leave out those that MLflow refuses."""
     from mlflow.entities import Param
 
     logged, run_id = run.data.params, run.info.run_id
@@ -95,7 +95,7 @@ def describe(client: MlflowClient, run: Run, params: Mapping[str, Any]) -> None:
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Sequence[Param]) -> None:
-    """A batch, or its halves where MLflow refuses it."""
+    """Log a batch, or its halves if MLflow refuses it."""
     try:
         client.log_batch(run_id, params=params)
     except Exception as error:
@@ -120,12 +120,12 @@ def _cut(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def upload(client: MlflowClient, run_id: str, path: Path, folder: str) -> None:
-    """A file, or a directory's content, under ``folder`` of the run's artifacts."""
+    """Upload a file, or a directory's content, under ``folder`` of the run's artifacts."""
     (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder or None)
 
 
 def log_picture(client: MlflowClient, run_id: str, path: Path, step: int, at: int) -> None:
-    """An image named by the file's stem, one of a series over steps; unless there is one of that time, ``at`` (ms)."""
+    """Log an image under the file's stem, one of a series over steps, unless it has one of the time ``at`` (ms)."""
     from PIL import Image
 
     name = re.sub(r"[^A-Za-z0-9_\-. ]", "_", path.stem)
@@ -138,7 +138,7 @@ def log_picture(client: MlflowClient, run_id: str, path: Path, step: int, at: in
 def log_dataset(
     client: MlflowClient, run_id: str, name: str, source: str | Path, digest: str, profile: Mapping[str, Any]
 ) -> None:
-    """The run's training data as MLflow's dataset input; ``digest`` has at most 36 characters."""
+    """Log the run's training data as MLflow's dataset input; ``digest`` has at most 36 characters."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     where = json.dumps({"uri": str(source)})
@@ -147,7 +147,8 @@ def log_dataset(
 
 
 def register(client: MlflowClient, run_id: str, folder: Path, name: str, alias: str | None, sent_as: str) -> str:
-    """Upload ``folder`` as the artifact ``student`` and register it, unless ``sent_as`` was already; the version."""
+    """Upload ``folder`` as the artifact ``student`` and register it, unless ``sent_as`` is registered; returns the
+    version."""
     from mlflow.exceptions import MlflowException
 
     name = model_name(name)

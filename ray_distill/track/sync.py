@@ -1,4 +1,4 @@
-"""Send what MLflow missed of a run later: ray-distill track sync RUN."""
+"""Send a run's missed records to MLflow later: ray-distill track sync RUN."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from ray_distill.track.tracker import Tracker
 
 
 def sync(folder: Path, uri: str | None = None) -> tuple[int, int]:
-    """Send what waits in a run's folder, and close the run if its driver could not: (what was sent, what still waits).
+    """Send the waiting calls of a run's folder, and close the run if its driver could not; returns (sent, still
+    waiting).
 
-    ``uri`` replaces the run's own, and is needed where that holds a password: passwords are not kept. ConfigError where
-    neither is there. Nothing is sent twice.
+    ``uri`` replaces the run's own; it is needed if that has a password, since no file keeps passwords. ConfigError if
+    neither exists. Nothing is sent twice.
     """
     waiting = Outbox(folder)
     opening = [entry["uri"] for entry in waiting.of("open")]

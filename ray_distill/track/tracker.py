@@ -22,24 +22,23 @@ from ray_distill.track.sender import METRICS_BATCH, Sender, is_refused, is_too_l
 
 log = logging.getLogger(__name__)
 
-COOL_DOWN_S = 30.0  # after a failure the server is left alone for this long
-START_WAIT_S = 30.0  # the driver waits this long for a run id, then goes on; the run may still open later
+COOL_DOWN_S = 30.0  # pause after a failure before the server is tried again
+START_WAIT_S = 30.0  # the driver waits this long for a run id, then continues; the run may still open later
 UPLOAD_WAIT_S = 60.0  # for one file at the end of a run
 UPLOADS_WAIT_S = 90.0  # for all of them
 END_WAIT_S = 20.0
 FILES = ("artifact", "picture", "register", "dataset")
-"""Calls of which one may fail alone, by its size or its store: the others go on without it."""
+"""Calls that may fail alone, by their size or store, without stopping the others."""
 
 
 class Tracker:
-    """One MLflow run: ``start`` in the driver, then what is to be seen of it, and ``end``.
+    """One MLflow run: call ``start`` in the driver, then log, and finally ``end``.
 
-    Whatever is logged is kept first, in ``track.jsonl`` of the run's folder, and leaves it when MLflow has it: what an
-    outage leaves there is sent when the server is back, by the run that goes on, or by ``ray-distill track sync``.
-    No method raises or delays a step for the server's sake: the first failure is warned about, and the server is then
-    tried again at most every ``COOL_DOWN_S``. Without a URI every method does nothing. ``artifact`` and ``register``
-    wait for their own upload, at most ``UPLOAD_WAIT_S`` each and ``UPLOADS_WAIT_S`` together, the others return at
-    once.
+    The tracker first keeps each call in ``track.jsonl`` of the run's folder, and removes it once MLflow has it. After
+    an outage the run itself, a resumed run, or ``ray-distill track sync`` sends the rest. No method raises, or delays a
+    step for the server: the first failure costs a warning, and the tracker retries at most every ``COOL_DOWN_S``.
+    Without a URI every method does nothing. ``artifact`` and ``register`` wait for their own upload, at most
+    ``UPLOAD_WAIT_S`` each and ``UPLOADS_WAIT_S`` together, the others return at once.
     """
 
     def __init__(self, uri: str | None, run_id: str | None = None, folder: Path | None = None) -> None:
@@ -52,7 +51,7 @@ class Tracker:
         self._warned, self._warnings = False, set[str]()
         self._patience = UPLOADS_WAIT_S
         self._retry_at = 0.0
-        self._most = METRICS_BATCH  # entries of one call; fewer, after a server took no more
+        self._most = METRICS_BATCH  # entries per call; fewer after a server refused more
         self._courier = Courier(self.send)
 
     @property
@@ -76,10 +75,10 @@ class Tracker:
         parent_run_id: str | None = None,
         folder: Path | None = None,
     ) -> Tracker:
-        """Open a run, below ``parent_run_id`` where one is given, or continue the one of ``folder``, else ``run_id``.
+        """Open a run, below ``parent_run_id`` if given, or continue the run of ``folder``, else ``run_id``.
 
-        ``params`` is flat; values beyond MLflow's 6000 characters are cut. ``run_id`` of the result is None while the
-        server has not answered.
+        ``params`` is flat; values beyond MLflow's 6000 characters are cut. ``run_id`` of the result is None until the
+        server answers.
         """
         tracker = cls(uri, run_id, folder)
         parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
@@ -93,8 +92,8 @@ class Tracker:
         if self._ended:
             return
         left = self._outbox.first()
-        # The run that a session before has asked for is the one that goes on. Whatever else it left waits until a run
-        # is known to be there, but for its end.
+        # The run that an earlier session requested continues. Its other entries, except its end, wait until a run is
+        # known to exist.
         first = left is not None and left["call"] != "open"
         if first:
             self._outbox.forget("end")
@@ -108,7 +107,7 @@ class Tracker:
         self._post("metrics", step=step, values=_numbers(values))
 
     def system(self, values: Mapping[str, float]) -> None:
-        """Log what MLflow shows as system metrics; their step is the age of the run in seconds."""
+        """Log system metrics; their step is the age of the run in seconds."""
         self._post("metrics", True, step=None, values=_numbers({f"system/{k}": value for k, value in values.items()}))
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -119,7 +118,7 @@ class Tracker:
         self.tags({"mlflow.note.content": markdown})
 
     def dataset(self, name: str, source: str | Path, digest: str, card: Mapping[str, Any]) -> None:
-        """Log the data that the run is trained on: its manifest, a digest of at most 36 characters and its counts."""
+        """Log the run's training data: its manifest, a digest of at most 36 characters and its counts."""
         self._post("dataset", name=name, source=mask(str(source)), digest=digest, card=masked(dict(card)))
 
     def videos(self, folder: Path, step: int) -> None:
@@ -133,12 +132,12 @@ class Tracker:
     def artifact(self, path: Path, folder: str = "", wait: bool = True) -> None:
         """Upload a file, or a directory's content, under ``folder`` of the run's artifacts.
 
-        Without ``wait`` it has to stay where it is: an outage sends it later.
+        Without ``wait`` it must stay in its place, since after an outage it is sent later.
         """
         self._post("artifact", wait=wait, path=str(path), folder=folder)
 
     def register(self, folder: Path, name: str, alias: str | None = None) -> str | None:
-        """Upload ``folder`` as the run's artifact ``student`` and register it: the version, or None where that failed.
+        """Upload ``folder`` as the run's artifact ``student`` and register it; returns the version, or None on failure.
 
         The version's source is the artifact folder itself, found again by ``models:/name/version`` or
         ``models:/name@alias``; nothing is pickled.
@@ -161,7 +160,8 @@ class Tracker:
             )
 
     def send(self) -> bool:
-        """Send the waiting calls in order; True where none is left. Only the courier's thread calls it: no lock."""
+        """Send the waiting calls in order; True if none is left. Only the courier's thread calls it, so it needs no
+        lock."""
         if self._courier.now() < self._retry_at:
             return False
         postponed: list[Entry] = []
@@ -174,7 +174,7 @@ class Tracker:
             try:
                 self._keep(entry, self._sender.send(entries))
                 failures = 0
-            except Exception as error:  # whatever a tracker or its network raises, the run is worth more
+            except Exception as error:  # whatever a tracker or its network raises, the run must continue
                 cause, large = one_line(error), is_too_large(error)
                 if is_refused(entry, error):
                     self._say(f"MLflow does not take {entry['call']} of this run ({cause}); it is left out")
@@ -183,7 +183,7 @@ class Tracker:
                     continue
                 else:
                     self._warn(cause)
-                    # What is too large fails alone, and a file may; if the next one fails as well, it is the server.
+                    # A too large call fails alone, and a file may; if the next one also fails, the server is to blame.
                     alone = entry["call"] in FILES or (large and entry["call"] != "open")
                     failures += int(not large) if alone else 2
                     if failures < 2:
@@ -204,7 +204,7 @@ class Tracker:
         return {"call": call, "id": uuid.uuid4().hex, "at": int(time.time() * 1000), **values}
 
     def _post(self, call: str, dispensable: bool = False, wait: bool = False, **values: Any) -> Any:
-        """Keep a call and have it sent; with ``wait`` returns its result, or None where it was not sent in time."""
+        """Keep a call and have it sent; with ``wait`` returns its result, or None if it was not sent in time."""
         if self._ended:
             return None
         entry = self._entry(call, **values)
@@ -229,7 +229,7 @@ class Tracker:
             )
 
     def _say(self, warning: str) -> None:
-        """Once."""
+        """Print a warning once."""
         if warning not in self._warnings:
             self._warnings.add(warning)
             log.warning("%s", warning)

@@ -1,4 +1,4 @@
-"""Post a run's events as JSON to a web hook from a thread of its own; an outage is a warning."""
+"""Post a run's events as JSON to a web hook from a separate thread; an outage costs a warning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ END_WAIT_S = 5.0
 
 
 class Hook(Section):
-    """The file that ``track.webhook`` names. ``callback_url`` is the address; ``log_level`` is taken and not used."""
+    """The file that ``track.webhook`` names. ``callback_url`` is the address; ``log_level`` is accepted and unused."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -40,7 +40,8 @@ class Hook(Section):
 
 
 def read_hook(path: Path) -> Hook:
-    """ConfigError names the file and what is wrong in it, without its values: an address is a secret."""
+    """Read the file of a hook; ConfigError names the file and its mistake without values, since an address is a
+    secret."""
     where = f"track.webhook = {path}"
     if not path.is_file():
         raise ConfigError(f'{where}: no such file. It holds {{"callback_url": "https://..."}}; --no-push does without')
@@ -61,7 +62,7 @@ def read_hook(path: Path) -> Hook:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry events, and what the address holds, to a host that nobody has named."""
+    """Handler that follows no redirect, which would carry events and the address to a host that nobody named."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -89,7 +90,7 @@ class WebHook:
         self._put(body)
 
     def close(self) -> None:
-        """Give what is waiting ``END_WAIT_S``."""
+        """Wait at most ``END_WAIT_S`` for waiting events."""
         if self._hook is not None and self._thread.is_alive():
             self._put(None)
             self._thread.join(END_WAIT_S)
@@ -113,11 +114,11 @@ class WebHook:
                 )
                 with self._opener.open(request, timeout=TIMEOUT_S):
                     return
-            except Exception as error:  # whatever a network raises, the run is worth more
+            except Exception as error:  # whatever a network raises, the run must continue
                 cause = error
             time.sleep(PAUSE_S * attempt if attempt < ATTEMPTS else 0)
         code = f" {cause.code}" if isinstance(cause, urllib.error.HTTPError) else ""
-        self._warn(f"{type(cause).__name__}{code}")  # its text may hold the address
+        self._warn(f"{type(cause).__name__}{code}")  # its text may contain the address
 
     def _warn(self, cause: str) -> None:
         if not self._warned:

@@ -1,8 +1,8 @@
-"""Train a run: two processes that never import one another, and what crosses between them.
+"""Train a run: two processes that never import one another, and the messages between them.
 
-driver  the process that the user starts: it checks, watches, validates, publishes
-wire    what crosses: the job, the board, heartbeats; light to import, no torch
+driver  the process that the user starts: it checks, watches, validates and publishes the run
+wire    messages between them: the job, the board, heartbeats; light to import, no torch
 worker  one process per rank: engines, steps, saves
 `launch` runs the phases in order; `schedule` has the learning rates, which both sides read. The guide of each folder
-says what it may import and what a new file owes.
+lists its imports and the duties of a new file.
 """

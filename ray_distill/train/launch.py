@@ -59,9 +59,9 @@ class Phases:
 
 @dataclass(frozen=True)
 class Trial:
-    """A run as part of a sweep: nested in ``parent_run_id``; ``report`` takes each validation and may raise SystemExit.
+    """A run as part of a sweep, nested in ``parent_run_id``; ``report`` takes each validation and may raise SystemExit.
 
-    It ends with its last validation: only the best trial is worth an evaluation against the teacher and an export.
+    A trial ends with its last validation: only the best trial gets an evaluation against the teacher and an export.
     """
 
     parent_run_id: str | None
@@ -72,13 +72,13 @@ class Trial:
 def cluster(log_to_driver: bool = False, dashboard: bool = False) -> Iterator[None]:
     """Use the running Ray (a job's, or the caller's), else start one on this machine that ends with this process.
 
-    What Ray's processes print stays in the log files of its session: a terminal holds our lines alone.
-    Without a dashboard Ray Train cannot see that a controller died, and keeps its workers' resources: sweeps need one.
+    Output of Ray's processes stays in the log files of its session, so the terminal shows only our lines. Without a
+    dashboard Ray Train cannot see that a controller died, and keeps its workers' resources, so sweeps need one.
     """
     if ray.is_initialized():
         yield
         return
-    # Without an address ray.init would attach to whatever Ray runs on this host.
+    # Without an address ray.init would attach to any Ray on this host.
     address = os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": dashboard} if address == "local" else {}
     with own_session(), silent_core():
@@ -97,7 +97,7 @@ def cluster(log_to_driver: bool = False, dashboard: bool = False) -> Iterator[No
 
 @dataclass(frozen=True)
 class Outlets:
-    """Outlets of a run: MLflow, a web hook, the hub. None of them stops it."""
+    """Outlets of a run: MLflow, a web hook, the hub. None of them stops the run."""
 
     tracker: Tracker
     hook: WebHook
@@ -110,8 +110,8 @@ class Outlets:
 
 
 def launch(config: RunConfig, trial: Trial | None = None, source: Callable[[str], str] | None = None) -> dict[str, Any]:
-    """Run all phases; returns the report. A second run under the same name goes on where the first one stopped.
-    ``source`` names the place that set a key, for the run's journal.
+    """Run all phases; returns the report. A second run under the same name resumes the first. ``source`` names the
+    place that set a key, for the run's journal.
 
     Raises ConfigError before anything starts, Stopped after an orderly end on a signal, and the workers' own errors.
     """
@@ -160,7 +160,7 @@ def _resumed_step(config: RunConfig) -> int:
 
 
 def without_outlets(config: RunConfig) -> RunConfig:
-    """The configuration without web hook and publication: a trial of a sweep announces nothing."""
+    """The configuration without web hook and publication, for trials of a sweep."""
     track = config.track.model_copy(update={"webhook": None})
     return config.model_copy(update={"publish": None, "track": track})
 
@@ -221,13 +221,13 @@ def _run(
 
 
 def _log_baseline(config: RunConfig, cache: Cache, tracker: Tracker) -> None:
-    """Log the teacher's videos, once a run."""
+    """Log the teacher's videos, once per run."""
     if videos := baseline(config, cache):
         tracker.videos(videos, 0)
 
 
 def _prepared(config: RunConfig) -> Cache:
-    """The run's cache, complete and fit for the run."""
+    """Prepare the run's cache, and check that it fits the run."""
     cache = cache_of(config)
     check_cache(config, cache)
     say(f"   {summary(cache.card)}")
@@ -236,20 +236,20 @@ def _prepared(config: RunConfig) -> Cache:
 
 
 def _say_head(config: RunConfig) -> None:
-    """Say the run's method, where Ray's output goes, warnings, and whether the GPUs have room for it."""
+    """Print the run's method, the place of Ray's output, warnings, and whether the GPUs have room."""
     say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
     say(f"   what Ray and its workers say: {ray_logs()}")
     for message in warnings(config):
         say(f"   warning: {message}")
     if config.train.use_gpu:
-        from ray_distill.train.driver.gpu_memory import check_room  # what plan counts with takes a second to import
+        from ray_distill.train.driver.gpu_memory import check_room  # plan takes a second to import
 
         if line := check_room(config):
             say(f"   {line}")
 
 
 def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracker:
-    """Continue the run's MLflow run where there is one."""
+    """Start the tracker, and continue the run's MLflow run if there is one."""
     tags = {
         "method": config.method.name,
         "family": config.model.family,
@@ -264,12 +264,12 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
 
 
 def make_cache(config: RunConfig) -> Cache:
-    """The cache of the run's data, made unless it is there."""
+    """Make the cache of the run's data, unless it exists."""
     return prepare(config.data, config.model.encoders, say)
 
 
 def cache_of(config: RunConfig) -> Cache:
-    """The cache that a run goes on with, whatever became of its sources; else the one of its data as it is now."""
+    """The cache of a resumed run, even if its sources have changed; else the cache of the current data."""
     cache = kept_cache(config)
     if cache is None:
         return make_cache(config)
@@ -279,7 +279,8 @@ def cache_of(config: RunConfig) -> Cache:
 
 
 def prepare_alone(config: RunConfig) -> Cache:
-    """All clips encoded, whatever data.stream says; card and sheet go to the MLflow run that training goes on with."""
+    """Encode all clips, whatever data.stream is; card and sheet go to the MLflow run that the training will
+    continue."""
     check_preparation(config)
     data = config.data.model_copy(update={"stream": False})
     with claimed(config.run_dir), cluster():

@@ -11,7 +11,7 @@ from ray_distill.types import Role
 
 
 def learning_rate(optimizer: Optimizer, update: int, total: int) -> float:
-    """The rate of update number ``update`` (from 0) of ``total``: linear warm-up, then the schedule.
+    """Rate of update number ``update`` (from 0) of ``total``: linear warm-up, then the schedule.
 
     A falling schedule ends at min_lr_ratio x learning_rate, in the first update after the last.
     """
@@ -31,7 +31,7 @@ def learning_rate(optimizer: Optimizer, update: int, total: int) -> float:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """Warnings of schedules that their author may not have meant: a warm-up that fills the run."""
+    """Warnings of schedules that may be unintended: a warm-up that fills the run."""
     texts = []
     for role, total in total_updates(config).items():
         optimizer = config.role(role).optimizer

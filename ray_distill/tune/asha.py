@@ -1,4 +1,4 @@
-"""ASHA (arXiv 1810.05934) that learns again after a restart what its trials measured, and stops a trial at NaN."""
+"""ASHA (arXiv 1810.05934) that recovers its trials' measurements after a restart, and stops a trial at NaN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray_distill.tune.trial import OBJECTIVE, TIME, run_name
 
 
 class Asha(ASHAScheduler):
-    """ASHA that reads for each trial that is added again what its run measured at earlier rungs."""
+    """ASHA that reads the earlier rungs of each trial that is added again."""
 
     def __init__(self, runs: Path, aim: Objective, first_rung: int, steps: int, reduction: int) -> None:
         super().__init__(time_attr=TIME, grace_period=first_rung, max_t=steps, reduction_factor=reduction)
@@ -24,18 +24,18 @@ class Asha(ASHAScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
         for row in read(self.runs / run_name(trial.trial_id)):
-            # What it decided then stands: an ended trial has ended, and one that is here to go on goes on.
+            # Its earlier decision stands: an ended trial stays ended, and a trial that continued continues.
             self.on_trial_result(tune_controller, trial, {**row, OBJECTIVE: self.aim.score(row)})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """STOP where the objective is not finite: Ray's own lets such a trial go on, and compares others with it."""
+        """STOP if the objective is not finite: Ray's own ASHA continues such a trial, and compares others with it."""
         if not math.isfinite(result.get(OBJECTIVE, 0.0)):
             return self.STOP
         return super().on_trial_result(tune_controller, trial, result)
 
 
 def scheduler(settings: Sweep, steps: int) -> TrialScheduler | None:
-    """None, which runs every trial to its end, where the sweep names no rung."""
+    """The scheduler; None, which runs every trial to its end, if the sweep names no rung."""
     if settings.first_rung is None:
         return None
     return Asha(settings.home / "runs", settings.aim, settings.first_rung, steps, settings.reduction)

@@ -1,4 +1,4 @@
-"""The objective of a trial: a weighted sum of what its validations measure, behind constraints."""
+"""The objective of a trial: a weighted sum of its validations' measures, behind constraints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BEHIND = 1e9
 
 @dataclass(frozen=True)
 class Objective:
-    """``weights`` of the numbers whose sum trials make small, and ``constraints`` on numbers, by name."""
+    """``weights`` of the sum that trials minimise, and ``constraints``, both by the name of a measure."""
 
     weights: Mapping[str, float]
     constraints: Mapping[str, Bounds]
@@ -29,18 +29,18 @@ class Objective:
         return sum(weight * _number(row, name) for name, weight in self.weights.items())
 
     def violation(self, row: Mapping[str, Any]) -> float:
-        """The sum of the distances to what the constraints allow; 0 where ``row`` keeps them all."""
+        """Sum of the distances to the constraints' bounds; 0 if ``row`` keeps them all."""
         return sum((bounds.excess(_number(row, name)) for name, bounds in self.constraints.items()), 0.0)
 
     def score(self, row: Mapping[str, Any]) -> float:
-        """The one number that the search makes small: the value where the constraints hold, else ``BEHIND`` and the
-        violation, so that a trial that breaks one ranks behind all that keep them, and the nearer one before the other
-        (the feasibility rules of Deb, 2000). Both TPE and ASHA use the order of scores alone."""
+        """The number that the search minimises: the value if the constraints hold, else ``BEHIND`` plus the violation.
+        So a trial that breaks a constraint ranks behind all that keep them, and nearer ones rank before farther ones
+        (the feasibility rules of Deb, 2000). TPE and ASHA use only the order of scores."""
         violation = self.violation(row)
         return BEHIND + violation if violation > 0 else self.value(row)
 
     def broken(self, row: Mapping[str, Any]) -> list[str]:
-        """The constraints that ``row`` breaks, with its numbers."""
+        """Constraints that ``row`` breaks, with its numbers."""
         return [
             f"{name} {row[name]:.3f}, {bounds} was asked"
             for name, bounds in self.constraints.items()

@@ -25,7 +25,7 @@ ORDER: tuple[Ending, ...] = ("done", "pruned", "failed")
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: where it searched, its validations by step, how it ended and, where it failed, of what."""
+    """One trial: its point, its validations by step, its end and, if it failed, the cause."""
 
     name: str
     point: Mapping[str, Any]
@@ -33,25 +33,25 @@ class Trial:
     status: Ending
     error: str | None = None
     objective: float = math.inf
-    """The weighted sum at the last step that was measured; infinite where none was."""
+    """The weighted sum at the last measured step; infinite if there is none."""
     broken: Sequence[str] = ()
-    """Constraints that it breaks there, in words."""
+    """Constraints that the trial breaks at that step, in words."""
     score: float = math.inf
-    """The number that the search makes small."""
+    """The number that the search minimises."""
 
     @property
     def step(self) -> int:
-        """The last step that was measured."""
+        """The last measured step."""
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     @property
     def rank(self) -> tuple[int, int, float]:
-        """Trials that came further stand before those that were stopped earlier, whatever these had then."""
+        """Sort key: a trial that came further ranks before trials that stopped earlier, whatever their scores."""
         return ORDER.index(self.status), -self.step, self.score
 
 
 def table(trials: Sequence[Trial], label: str = "FD") -> str:
-    """Aligned plain text: a line a trial, with its point, its last step and objective, ``label``, and how it ended."""
+    """Aligned plain text with one line per trial: its point, its last step, its objective ``label``, and its end."""
     keys = list(trials[0].point) if trials else []
     rows = []
     for trial in trials:
@@ -73,8 +73,8 @@ def _value(value: Any) -> str:
 
 
 def parallel_plot(path: Path, trials: Sequence[Trial], space: Mapping[str, Range], label: str = "FD") -> None:
-    """A PNG of parallel coordinates: an axis a key, the objective on the last; pruned trials, and those that break a
-    constraint, are thin and grey."""
+    """Write a PNG of parallel coordinates: one axis per key, and the objective on the last. Pruned trials, and trials
+    that break a constraint, are thin and grey."""
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     shown = [trial for trial in trials if trial.rows]
@@ -122,7 +122,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _places(values: Sequence[Any], range_: Range) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights in [0, 1] on one axis, and the axis's ticks."""
+    """Heights in [0, 1] on one axis, and its ticks."""
     if range_.choice is not None:
         count = max(1, len(range_.choice) - 1)
         ticks = [(i / count, _value(choice)) for i, choice in enumerate(range_.choice)]
@@ -136,12 +136,12 @@ def _places(values: Sequence[Any], range_: Range) -> tuple[list[float], list[tup
 
 
 def write_trials(path: Path, trials: Sequence[Trial]) -> None:
-    """Every trial with all its validations, best first."""
+    """Write every trial with all its validations, best first."""
     write_document(path, [asdict(trial) for trial in trials])
 
 
 def write_best(path: Path, config: RunConfig, trial: Trial, label: str = "FD") -> None:
-    """The best trial as a configuration that ``train`` takes as it is."""
+    """Write the best trial as a configuration that ``train`` takes unchanged."""
     point = "\n".join(f"#   {key} = {value}" for key, value in trial.point.items())
     name = "Fréchet distance" if label == "FD" else label
     result = "; ".join((f"# {trial.name}: {name} {trial.objective:.2f} at step {trial.step}", *trial.broken))

@@ -1,4 +1,4 @@
-"""Compute how many trials run at a time, and how much of a CPU each one gets."""
+"""Compute the number of concurrent trials, and the share of a CPU for their workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray_distill.config.sections import Train
 DRIVER_CPUS = 0.1
 """A trial's driver mostly sleeps; Tune's default of a whole CPU would leave its workers none."""
 BESIDE_CPUS = 0.3
-"""What a trial needs beside its workers: Ray Data's fetches and one validation."""
+"""CPUs of a trial beside its workers: for Ray Data's fetches and one validation."""
 LEAST_CPUS = 0.05
 
 
@@ -25,10 +25,10 @@ class Slots:
 def slots(cluster: Mapping[str, float], train: Train, asked: int | None) -> Slots:
     """Number of trials at a time, and the CPUs of their workers; ``cluster`` has all of Ray's resources.
 
-    Workers get less of a CPU each where that lets ``asked`` trials run.
+    Workers get less of a CPU each if that lets ``asked`` trials run.
 
-    A trial that trains on GPUs has one more for its validations, where the cluster has one. ConfigError where not
-    even one trial fits, or not as many as are asked for.
+    A trial that trains on GPUs gets one more for its validations if the cluster has one. ConfigError if no trial fits,
+    or fewer than ``asked``.
     """
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     beside = DRIVER_CPUS + BESIDE_CPUS

@@ -1,4 +1,4 @@
-"""The configuration of a sweep: ranges over RunConfig's keys, and a point of it as a run's."""
+"""The configuration of a sweep: ranges over RunConfig's keys, and the run at a point of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray_distill.tune.objective import Objective
 from ray_distill.types import TEACHER
 
 NOT_SEARCHED = ("name", "output_dir", "seed", "model.", "data.", "evaluate.", "track.", "train.steps", "train.workers")
-"""What all trials share, or what would make their distances incomparable."""
+"""Keys that all trials share, or that would make their distances incomparable."""
 
 
 def _weights(value: Any) -> Any:
@@ -55,29 +55,29 @@ class Sweep(Section):
 
     name: Name
     base: Absolute
-    """The run that is searched around: a configuration that ``train`` takes."""
+    """The run around which the sweep searches: a configuration for ``train``."""
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Keys of the base that every trial has otherwise."""
+    """Keys of the base that every trial changes."""
     output_dir: Folder = Path("output")
     space: Annotated[dict[str, Range], Field(min_length=1)]
     objective: Annotated[dict[str, float], BeforeValidator(_weights), Field(min_length=1)] = Field(
         default_factory=lambda: {"frechet": 1.0}
     )
-    """What validations measure, by name, and its weight in the sum that trials make small; a name alone weighs 1."""
+    """Weights of validations' measures in the sum that trials minimise, by name; a name alone weighs 1."""
     constraints: dict[str, Bounds] = Field(default_factory=dict)
-    """Bounds of what validations measure: {motion_ratio: {at_least: 0.95}}. A trial that breaks one ranks behind all
-    that keep them."""
+    """Bounds on validations' measures: {motion_ratio: {at_least: 0.95}}. A trial that breaks one ranks behind all that
+    keep them."""
     search: Literal["optuna", "random"] = "optuna"
     trials: PositiveInt = 16
     seed: NonNegativeInt = 0
     try_base: bool = True
-    """Whether the first trial is the base as it stands."""
+    """Whether the first trial is the base itself."""
     first_rung: PositiveInt | None = None
-    """Steps after which the first trials are stopped, then after ``reduction`` times as many, and so on (ASHA)."""
+    """Steps after which ASHA first stops trials; it does so again after ``reduction`` times as many, and so on."""
     reduction: Annotated[int, Field(ge=2)] = 2
-    """One in so many trials goes on from each rung."""
+    """One in this many trials continues from each rung."""
     concurrent: PositiveInt | None = None
-    """Trials at a time; as many as the cluster holds where it is not given."""
+    """Trials at a time; default: as many as fit on the cluster."""
 
     @property
     def home(self) -> Path:
@@ -90,7 +90,7 @@ class Sweep(Section):
 
     @property
     def compares(self) -> bool:
-        """True where the objective or a constraint compares with the teacher."""
+        """True if the objective or a constraint compares with the teacher."""
         return not MEASURE_OF.keys().isdisjoint((*self.objective, *self.constraints))
 
 
@@ -117,7 +117,7 @@ def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
 
 
 def _check_objective(sweep: Sweep, base: RunConfig) -> None:
-    """ConfigError where the objective or a constraint names what the base's validations do not measure."""
+    """ConfigError if the objective or a constraint names a number that the base's validations do not measure."""
     settings, teacher = base.evaluate, TEACHER in base.method.roles
     for key, names in (("objective", sweep.objective), ("constraints", sweep.constraints)):
         try:
@@ -140,7 +140,7 @@ def trial_config(
             "evaluate.every": sweep.first_rung or base.train.steps,
             "evaluate.goals": {},
             "evaluate.validation_ratios": sweep.compares,
-            # A trial that Tune starts again goes on from its own checkpoint.
+            # A trial that Tune restarts resumes from its own checkpoint.
             **({"train.resume_from": "latest"} if base.train.resume_from == "none" else {}),
             "train.cpus_per_worker": cpus_per_worker or base.train.cpus_per_worker,
         },
@@ -153,7 +153,7 @@ def best_config(sweep: Sweep, base: RunConfig, point: Mapping[str, Any]) -> RunC
 
 
 def base_point(sweep: Sweep, base: RunConfig) -> dict[str, Any]:
-    """The base's point in the space; ConfigError where it stands outside."""
+    """The base's point in the space; ConfigError if it lies outside."""
     flat = flatten(base.dump())
     point = {}
     for key, range_ in sweep.space.items():

@@ -40,14 +40,14 @@ from ray_distill.tune.trial import FILE, OBJECTIVE, TIME, Plan, run_name, run_tr
 
 SWEEP = "sweep.json"
 SHARED = "shared"
-"""Stands for the name of any trial: its folder holds what all of them have in common."""
+"""Name that stands for any trial; its folder holds the files that all trials share."""
 
 
 def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
-    """Search; returns the trials, best first. The same command goes on with a sweep that was stopped or killed.
+    """Search; returns the trials, best first. The same command resumes a sweep that was stopped or killed.
 
-    Raises ConfigError before anything starts, Stopped after an orderly end on a signal, RuntimeError where no trial
-    came to its end.
+    Raises ConfigError before anything starts, Stopped after an orderly end on a signal, RuntimeError if no trial
+    finished.
     """
     check_sweep(settings, base)
     tracker = _tracker(settings, base)
@@ -60,7 +60,7 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
             plan = Plan(
                 settings.model_dump(mode="json"), base.dump(secrets=True), share.cpus_per_worker, tracker.run_id
             )
-            # Tune's own way to end in good order; it keeps what it knows, and its trials keep their checkpoints.
+            # Tune's own orderly end, which keeps its state; its trials keep their checkpoints.
             signals.request_stop = lambda: signal.raise_signal(signal.SIGUSR1)
             _tuner(settings, base, plan, share.concurrent).fit()
             signals.request_stop = None
@@ -79,7 +79,7 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
 
 
 def _sample_once(settings: Sweep, base: RunConfig) -> None:
-    """Make what all trials share: the cache, the data's features and, where trials compare with it, the teacher's
+    """Make the shared files of all trials: the cache, the data's features and, if trials compare with the teacher, its
     samples."""
     config = trial_config(settings, base, {}, SHARED)
     generator = Generator(config, make_cache(base))
@@ -89,9 +89,9 @@ def _sample_once(settings: Sweep, base: RunConfig) -> None:
 
 
 def check_sweep(settings: Sweep, base: RunConfig) -> None:
-    """Refuse, by ConfigError or ValueError and before a cluster starts, what would make every trial fail.
+    """Refuse, by ConfigError or ValueError and before a cluster starts, a sweep whose trials would all fail.
 
-    No trial uses the folder of the base's own run, so whatever lies there is neither read nor written.
+    No trial uses the folder of the base's own run, so the check neither reads nor writes there.
     """
     home = settings.home.resolve()
     if home == base.run_dir.resolve() or (home / claim.FILE).exists():
@@ -104,7 +104,7 @@ def trials_of(settings: Sweep, steps: int) -> list[Trial]:
     trials = []
     for path in sorted((settings.home / "runs").glob(f"*/{FILE}")):
         if not (record := read_document(path, "point", "error")):
-            continue  # torn, and named: Tune starts that trial again where it had not ended
+            continue  # torn, and named: Tune restarts that trial if it had not ended
         rows = read(path.parent)
         done = bool(rows) and rows[-1]["step"] >= steps
         status: Ending = "failed" if record["error"] else "done" if done else "pruned"
@@ -113,7 +113,7 @@ def trials_of(settings: Sweep, steps: int) -> list[Trial]:
 
 
 def _trial(aim: Objective, trial: Trial) -> Trial:
-    """``trial`` with its objective at the last step that was measured."""
+    """``trial`` with its objective at the last measured step."""
     if not trial.rows:
         return trial
     row = trial.rows[-1]
@@ -121,7 +121,8 @@ def _trial(aim: Objective, trial: Trial) -> Trial:
 
 
 def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
-    """The sweep's own MLflow run, and ``sweep.json``; ConfigError where another sweep has this name."""
+    """Tracker of the sweep's own MLflow run, also noted in ``sweep.json``; ConfigError if another sweep has this
+    name."""
     path = settings.home / SWEEP
     now = {"sweep": masked(settings.model_dump(mode="json")), "base": base.dump()}
     then: dict[str, Any] = read_document(path, *now, "run_id") or now | {"run_id": None}
@@ -142,10 +143,10 @@ def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
 def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tune.Tuner:
     home = settings.home / "tune"
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), {"CPU": DRIVER_CPUS})
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the driver's own handler speaks to Tune
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the driver's own handler signals Tune
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other one prints a frame at any verbosity
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # MLflow and trials.json hold what they would write
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # what a killed sweep forgets at most
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")  # seconds of state that a killed sweep may lose
     if tune.Tuner.can_restore(str(home)):
         say(f"   {settings.name} goes on where it was")
         return tune.Tuner.restore(str(home), trainable=trainable, restart_errored=True)
@@ -169,7 +170,8 @@ def _tuner(settings: Sweep, base: RunConfig, plan: Plan, concurrent: int) -> tun
 
 
 def search_algorithm(settings: Sweep, base: RunConfig, concurrent: int) -> SearchAlgorithm | Searcher:
-    """Holds to ``concurrent`` itself: Tune's ``max_concurrent_trials`` does not reach random search."""
+    """The search algorithm, which limits trials to ``concurrent`` itself: Tune's ``max_concurrent_trials`` does not
+    affect random search."""
     first = [base_point(settings, base)] if settings.try_base else []
     if settings.search == "random":
         return BasicVariantGenerator(first, max_concurrent=concurrent, random_state=settings.seed)
@@ -187,7 +189,7 @@ def _domain(range_: Range) -> Any:
 
 
 class TrialLines(tune.Callback):
-    """A line for each rung and each end of a trial."""
+    """Print a line for each rung and each end of a trial."""
 
     def __init__(self, trials: int, label: str) -> None:
         self.trials, self.label, self.ended, self.best = trials, label, 0, float("inf")
@@ -215,7 +217,7 @@ def _score(score: float) -> str:
 
 
 def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Tracker) -> None:
-    """The table, the plot, the trials as JSON and the best one as a configuration."""
+    """Write the table, the plot, the trials as JSON and the best trial as a configuration."""
     home, label = settings.home, settings.aim.label
     write_trials(home / "trials.json", trials)
     say("\n" + table(trials, label))
@@ -233,7 +235,7 @@ def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Trac
 
 
 def _close(settings: Sweep, base: RunConfig) -> None:
-    """End the MLflow runs of trials that were stopped or killed, and could not do it themselves."""
+    """End the MLflow runs of stopped or killed trials, which could not do so themselves."""
     for path in sorted((settings.home / "runs").glob(f"*/{RUN}")):
         if base.track.uri and (run_id := read_document(path, "run_id").get("run_id")):
             close_run(base.track.uri, run_id, "KILLED")

@@ -29,7 +29,7 @@ class Plan:
 def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
     """Train at ``point``, reporting the objective at each rung; a report that ends the trial raises SystemExit.
 
-    ``trial.json`` in the run's folder says where it searched, and what it failed of.
+    ``trial.json`` in the run's folder has its point, and the cause if it fails.
     """
     from ray_distill.config import RunConfig
     from ray_distill.secrets import mask
@@ -49,10 +49,10 @@ def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
 
     try:
         rows = launch(config, Trial(plan.parent_run_id, report))["validations"]
-    except Exception as error:  # written down for the sweep, and raised again
+    except Exception as error:  # noted for the sweep, and raised again
         _write(config.run_dir, point, mask(f"{type(error).__name__}: {error}"))
         raise
-    # Tune ends a trial at its last report: that waits until the run is closed.
+    # Tune ends a trial at its last report, which therefore waits until the run is closed.
     tune.report(scored(rows[-1]))
 
 

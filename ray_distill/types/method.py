@@ -13,9 +13,9 @@ from ray_distill.types.step import Update
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of a run, from the step ``start`` to the start of the next one: training holds ``roles`` alone.
+    """A stage of a run, from the step ``start`` to the start of the next stage: training holds ``roles`` alone.
 
-    An earlier stage trained the roles in ``finished``; they stand still, with the weights that sampling uses of them.
+    An earlier stage trained the roles in ``finished``; they stay fixed, with the weights that sampling uses.
     """
 
     start: int
@@ -26,7 +26,7 @@ class Stage:
 @dataclass(frozen=True)
 class Trajectories:
     """Trajectories of the teacher that a preparation makes: ``steps`` of Euler at ``shift``, with ``guidance`` as
-    u + s (c - u). It keeps the states at the timesteps ``levels``."""
+    u + s (c - u). The preparation keeps the states at the timesteps ``levels``."""
 
     steps: int
     shift: float
@@ -35,13 +35,13 @@ class Trajectories:
 
 
 AtSave = Literal["saved", "restarted"]
-"""A save keeps the rollouts that are under way in the checkpoint, or they begin anew after it."""
+"""Treatment of streamed rollouts at a save: the checkpoint keeps them, or new ones begin after it."""
 
 
 class Method(Protocol):
     """A distillation method: a frozen dataclass that is also its own configuration.
 
-    Each property may be a class variable where no configuration changes it.
+    A property may be a class variable if no configuration changes it.
     """
 
     name: ClassVar[str]
@@ -53,12 +53,12 @@ class Method(Protocol):
 
     @property
     def uses_latents(self) -> bool:
-        """True where batches must bring x_0."""
+        """True if batches must contain x_0."""
         ...
 
     @property
     def with_sound(self) -> bool:
-        """True where the method learns clips of picture and sound, each modality by a loss of its own."""
+        """True if the method learns clips of picture and sound, with a loss for each modality."""
         ...
 
     @property
@@ -68,7 +68,7 @@ class Method(Protocol):
 
     @property
     def prepared(self) -> Trajectories | None:
-        """The trajectories that a preparation makes for it; most methods need none."""
+        """Trajectories that a preparation makes for the method; most methods need none."""
         ...
 
     @property
@@ -79,12 +79,12 @@ class Method(Protocol):
 
     @property
     def beyond_clips(self) -> bool:
-        """True where rollouts go on beyond the clips of the data, and so beyond conditions that lie in their frames."""
+        """True if rollouts are longer than the clips of the data, and so extend beyond conditions in their frames."""
         ...
 
     @property
     def streamed(self) -> AtSave | None:
-        """Treatment, at a save, of rollouts that go on from step to step; None where each update makes its own."""
+        """Treatment of streamed rollouts at a save; None if each update makes its own rollout."""
         ...
 
     def updates(self, step: int) -> tuple[Update, ...]:
@@ -93,18 +93,18 @@ class Method(Protocol):
 
     @property
     def period(self) -> tuple[int, int]:
-        """(first, length): updates repeat every ``length`` steps from step 0 to the step ``first``, and again from
-        there on."""
+        """(first, length): updates repeat every ``length`` steps from step 0 up to ``first``, and anew from ``first``
+        on."""
         ...
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stretches of a run that hold different roles; (): all roles are held from its first step to its last."""
+        """Stages of a run with different roles; (): training holds all roles from the first step to the last."""
         ...
 
     @property
     def teachers(self) -> Experts | None:
-        """The two teachers that share the noise levels; None: one teacher has them all."""
+        """The two teachers that share the noise levels; None: one teacher covers all levels."""
         ...
 
     def describe(self) -> str:

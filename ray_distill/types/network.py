@@ -1,4 +1,4 @@
-"""Networks behind their adapters: Denoiser, Discriminator, and the values that go in and out of them.
+"""Networks behind their adapters: Denoiser, Discriminator, and their inputs and outputs.
 
 Latents are ``[B, C, T, H, W]``; ``sigma`` is the noise level in [0, 1] with 1 = pure noise;
 ``x_t = (1 - sigma) x_0 + sigma eps`` and ``velocity = eps - x_0``.
@@ -23,8 +23,8 @@ class Prediction:
     """Output of a Denoiser: the velocity ``eps - x_0``, shaped like ``x_t``.
 
     ``features`` are the hidden states that the call asked for, [B, tokens, D] each, in the network's own dtype.
-    ``readings``, where the call asked for them, are the outputs of the network's last layers when each feature takes
-    the place of the last hidden state, [B, tokens, D'].
+    ``readings``, if the call asked for them, are outputs of the network's last layers with each feature in place of the
+    last hidden state, [B, tokens, D'].
     """
 
     velocity: Tensor
@@ -84,24 +84,24 @@ class Denoiser(Protocol):
     ) -> Prediction:
         """Predict the velocity of ``x_t`` [B, C, T, H, W] at ``sigma`` [B] in [0, 1], or [B, T] where frames differ.
 
-        ``features`` number the transformer blocks, from 0, whose outputs the prediction holds, too, and ``read`` asks
-        for their readings; gradient flows through these as well.
+        ``features`` are numbers of transformer blocks, from 0, whose outputs the prediction also holds; ``read`` asks
+        for their readings. Gradient flows through both.
 
-        A causal call says which frames a frame sees. ``chunks``, lengths that add up to T: its own chunk and the chunks
-        before it within the ``window``; without ``chunks``, all T frames. ``cache``: also the chunks in the cache,
-        within the cache's own window; x_t follows them. ``remember`` adds x_t to the cache afterwards, with its graph
-        where autograd is on. ``history``: a chunk sees its own frames of x_t, and the frames of the history in place
-        of the earlier ones of x_t, with gradient.
+        A causal call limits the frames that a frame sees. ``chunks``, lengths that add up to T: its own chunk and the
+        chunks before it within the ``window``; without ``chunks``, all T frames. ``cache``: also the chunks in the
+        cache, within the cache's own window; x_t follows them. ``remember`` adds x_t to the cache afterwards, with its
+        graph where autograd is on. ``history``: a chunk sees its own frames of x_t, and the frames of the history in
+        place of the earlier ones of x_t, with gradient.
         """
         ...
 
 
 class Discriminator(Protocol):
-    """Small heads behind their adapter. They stand in ``Networks`` under a role that a method names in ``heads``."""
+    """Small heads behind their adapter. ``Networks`` has them under a role that a method names in ``heads``."""
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """The ``features`` to ask the other role for."""
+        """Blocks whose ``features`` the heads read."""
         ...
 
     def __call__(self, features: Sequence[Tensor]) -> Tensor:

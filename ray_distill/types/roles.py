@@ -1,4 +1,4 @@
-"""Roles of a method's networks, and what a method asks of each."""
+"""Roles of a method's networks, and the demands of a method on each."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Need = Literal["trained", "frozen"] | Average | Start
 
 @dataclass(frozen=True)
 class Heads:
-    """A role that is no transformer: one small head on each of some blocks of the role ``of``, drawn anew for a run.
+    """A role of small heads, one on each chosen block of the role ``of``; each run draws their weights anew.
 
     ``blocks`` maps the number of blocks to the chosen ones, numbered from 0.
     """

@@ -13,9 +13,9 @@ from ray_distill.types.roles import Role
 class Chunks:
     """The cut of a clip for a causal student: it denoises ``frames`` latent frames together.
 
-    The first frame is a chunk of its own where ``independent_first``. The cache keeps a finished chunk at
-    ``context_timestep`` = 1000 sigma, 0 for clean. Without a ``window`` a chunk sees all chunks before it. The first
-    chunk uses ``first_timesteps`` where they are not empty.
+    With ``independent_first`` the first frame is a chunk of its own. The cache keeps a finished chunk at
+    ``context_timestep`` = 1000 sigma, 0 for clean. Without a ``window`` a chunk sees all chunks before it. The
+    first chunk uses ``first_timesteps`` if they are not empty.
     """
 
     frames: int
@@ -42,7 +42,7 @@ class Sampler:
     """A sampling recipe: ``timesteps`` = 1000 sigma, strictly decreasing in (0, 1000]; the last step goes to 0.
 
     ``kind``: "sde" re-noises x_0 with fresh noise at each step, "ode" is plain Euler.
-    ``guidance_scale`` s means u + s (c - u), so 1 is off and costs one evaluation a step instead of two.
+    ``guidance_scale`` s means u + s (c - u), so 1 is off and costs one evaluation per step instead of two.
     ``chunks`` is for causal networks, which make a clip chunk by chunk. Without ``experts`` one role predicts at all
     steps.
     """
@@ -55,7 +55,7 @@ class Sampler:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per video. For a causal network: forwards per frame after the first chunk, counting the
+        """Network evaluations per video. For a causal network: forwards per frame after the first chunk, including the
         one that fills the cache."""
         remembered = () if self.chunks is None else (self.chunks.context_timestep,)
         return sum(1 if self.scale(t) == 1.0 else 2 for t in (*self.timesteps, *remembered))

@@ -14,10 +14,10 @@ from ray_distill.types.roles import Role
 
 @dataclass
 class Rollout:
-    """A causal student's rollout of one micro-batch, which goes on from step to step.
+    """A causal student's rollout of one micro-batch, which continues from step to step.
 
     ``frames`` counts the latent frames so far. ``x`` [B, C, T, H, W] are the latest of them, None before the first and
-    after the last; the ``cache`` has the chunks in sight but the last one. ``cond`` and ``uncond`` are the conditioning
+    after the last; the ``cache`` has the visible chunks except the last. ``cond`` and ``uncond`` are the conditioning
     of the batch that began it. Losses leave out the first ``prefix`` frames of the last window.
     """
 
@@ -35,10 +35,10 @@ class Batch:
 
     ``sample_ids`` [B] int64 number the samples of the whole run (step * global batch + position), whatever
     the world size; they, and never the rank, seed each sample's noise. ``x_0`` is None for data-free methods.
-    ``states`` [B, K, C, T, H, W] lie on the teacher's trajectory to x_0, where a preparation made it.
-    The first ``prefix`` latent frames are conditions, too: networks return them unchanged, and losses leave them out.
-    ``modalities`` are the places along T of each modality that latents pack ("video", "audio"); {}: a picture alone.
-    Losses that go on with the ``rollout`` of earlier steps change it.
+    ``states`` [B, K, C, T, H, W] lie on the teacher's trajectory to x_0, if a preparation made one.
+    The first ``prefix`` latent frames are conditions too: networks return them unchanged, and losses leave them out.
+    ``modalities`` are the places along T of each packed modality ("video", "audio"); {}: a picture alone.
+    Losses that continue the ``rollout`` of earlier steps change it.
     """
 
     sample_ids: Tensor
@@ -64,16 +64,17 @@ class Rng(Protocol):
         ...
 
     def control(self, purpose: str, high: int) -> int:
-        """An integer in [0, high), equal on all ranks: for all that changes the number of forwards."""
+        """An integer in [0, high), equal on all ranks, for draws that change the number of forwards."""
         ...
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """A scalar loss (mean over the micro-batch), and values to log by name: detached, a scalar or one value a sample.
+    """A scalar loss (mean over the micro-batch), and values to log by name: detached, a scalar or one value per sample.
 
     Names are the same on all ranks. A row holds the mean over the global batch, or the smallest, the median or the sum
-    where the name ends in ``_min``, ``_median`` or ``_count``. Under a name with a slash NaN means: not this sample.
+    where the name ends in ``_min``, ``_median`` or ``_count``. Under a name with a slash NaN means that the value does
+    not concern this sample.
     """
 
     loss: Tensor
@@ -87,7 +88,7 @@ Shared = MutableMapping[str, Tensor]
 @dataclass(frozen=True)
 class Pull:
     """``role`` <- decay ``role`` + (1 - decay) ``towards``, tensor by tensor, after each update of ``towards``. ``key``
-    is the key of the method's configuration that asks for it."""
+    is the key of the method's configuration that sets ``decay``."""
 
     role: Role
     towards: Role
@@ -106,9 +107,9 @@ class Update:
 
 @dataclass(frozen=True)
 class Placement:
-    """Position of a worker among ``world``: each ``seq_size`` neighbours share the tokens of the same clips.
+    """Position of a worker among ``world``: every ``seq_size`` neighbours share the tokens of the same clips.
 
-    Batches and noise follow ``data_rank``; one process, which ``leads``, speaks for all.
+    Batches and noise depend on ``data_rank``; the one process that ``leads`` reports for all.
     """
 
     rank: int

@@ -1,4 +1,4 @@
-"""A run that suffered faults, held against one that did not."""
+"""Compare a run that suffered faults with one that did not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row:
 
 
 def note(chaos: Path, fault: Fault) -> dict[str, Any] | None:
-    """What the worker that was struck left behind; None before, and while it is being written."""
+    """The note of a worker that was struck; None before the strike, and while the note is being written."""
     path = chaos / fault.note
     text = path.read_text() if path.exists() else ""
     found: dict[str, Any] | None = json.loads(text) if text.endswith("}") else None
@@ -52,14 +52,14 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Two checkpoints, bit for bit: tensors and counters."""
+    """True where two checkpoints are equal bit for bit, in tensors and counters."""
     left, right = tensors(one), tensors(other)
     counters = Checkpoint(one).state["roles"] == Checkpoint(other).state["roles"]
     return counters and left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def differing_rows(run: Path, straight: Path) -> list[str]:
-    """What is wrong with the logged series: missing, doubled, or another value, of rows that were dropped as well."""
+    """Faults of the logged series: missing, doubled or different rows, including rows that the driver dropped."""
     wanted, found = read(straight / "metrics.jsonl"), read(run / "metrics.jsonl")
     wrong = [] if found == wanted else ["the series of the two runs differ"]
     by_step = {row["step"]: row for row in wanted}
@@ -110,7 +110,7 @@ def where(chaos: Path, fault: Fault) -> str:
 
 
 def recovery(chaos: Path, fault: Fault) -> tuple[str, int, str]:
-    """(seconds until workers asked for data again, the step they did it at, steps that were done twice)."""
+    """(seconds until workers asked for data again, the step at which they did, the number of repeated steps)."""
     struck = note(chaos, fault)
     assert struck is not None, f"{fault} never struck"
     marks = read(chaos / STEPS)

@@ -1,4 +1,5 @@
-"""python -m tests.chaos.driver train CONFIG ...: `ray-distill train`, whose workers suffer the faults of their plan."""
+"""python -m tests.chaos.driver train CONFIG ...: `ray-distill train` with workers that suffer the faults of their
+plan."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from tests.chaos import faults
 
 
 class RawProgress(Progress):
-    """Keeps every row that reaches the driver, those that it drops included."""
+    """Progress that keeps every row that reaches the driver, including those that it drops."""
 
     folder: Path
 

@@ -50,7 +50,7 @@ def note_name(number: int) -> str:
 
 
 def plan(kinds: list[tuple[str, str]], seed: int) -> list[Fault]:
-    """(kind, phase) in a random order, each at a random moment of its own SPACING steps."""
+    """(kind, phase) pairs in random order, each at a random moment within its own SPACING steps."""
     rng = random.Random(seed)
     return [
         Fault(number, kind, phase, number * SPACING + rng.randrange(1, SPACING), rng.randrange(2), rng.uniform(0, 0.02))
@@ -104,7 +104,7 @@ def _due(faults: list[Fault], pulse: Pulse, phase: str) -> Iterator[Fault]:
 
 
 def _claim(folder: Path, fault: Fault, pulse: Pulse, born: float) -> bool:
-    """Whether this fault was still to come, and what came before it is over for this process."""
+    """True where this fault is still to come, and the fault before it is over for this process."""
     if any(not (path := folder / note_name(n)).exists() or path.stat().st_mtime > born for n in range(fault.number)):
         return False
     note = {"time": time.time(), "step": pulse.place.step, "pid": os.getpid(), "rank": pulse.rank}
@@ -118,7 +118,7 @@ def _claim(folder: Path, fault: Fault, pulse: Pulse, born: float) -> bool:
 
 
 def strike(fault: Fault) -> None:
-    """What a worker does to itself."""
+    """Let a worker do to itself what the fault says."""
     if fault.kind == "kill":
         threading.Timer(fault.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
     elif fault.kind == "freeze":

@@ -36,7 +36,8 @@ class Machines:
         self._cluster.remove_node(self._nodes.pop(node_id), allow_graceful=False)
 
     def notice(self, node_id: str, seconds: float) -> None:
-        """What a cloud's autoscaler tells Ray before it takes a node away; the node stays until someone kills it."""
+        """Tell Ray, as a cloud's autoscaler does, that a node will be taken away; the node stays until someone kills
+        it."""
         deadline = int(1000 * (time.time() + seconds))
         reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
         accepted, why = GcsClient(address=self.address).drain_node(node_id, reason, "chaos", deadline)

@@ -19,7 +19,7 @@ from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.data.feed.order import share
 from ray_distill.methods import DMD, FlowMatching
 from ray_distill.models.exits import add_exits
-from ray_distill.models.heads import placed, random_heads
+from ray_distill.models.heads import head_blocks, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.sequence import Ranks, make_ranks, split
@@ -114,7 +114,7 @@ def offloaded(case: Case) -> dict[str, bool]:
 
 
 def heads(case: Case, role: str) -> tuple[tuple[int, ...], int]:
-    return placed(role, case.method.heads[role], "wan", tiny_wan(0).config)
+    return head_blocks(role, case.method.heads[role], "wan", tiny_wan(0).config)
 
 
 def network(case: Case, role: str) -> nn.Module:
@@ -190,8 +190,8 @@ def rollouts_of(case: Case, rank: int, world: int) -> Rollouts:
 def averaged(
     rank: int, world: int, case: Case, steps: int, resume: str | None = None, start: int = 0
 ) -> list[tuple[dict[str, Tensor], dict[str, Tensor], Tensor, str]]:
-    """At the start and after each step: whole weights of student and average, what the average predicts, and the
-    frozen hash."""
+    """At the start and after each step: full weights of student and average, the average's prediction, and the frozen
+    hash."""
     held = engines(case)
     if resume is not None:
         held.load(Checkpoint(Path(resume)))
@@ -216,7 +216,7 @@ def averaged(
 
 
 def initial(case: Case) -> dict[str, Tensor]:
-    """What ``run`` starts from, in fp32, by the names that it returns."""
+    """The weights from which ``run`` starts, in fp32, under the names that it returns."""
     start: dict[str, Tensor] = {}
     for role, need in case.method.roles.items():
         if need == "trained":
@@ -274,13 +274,13 @@ def around_backward(held: DeepSpeedEngines, change: Callable[[Tensor], Tensor]) 
 
 
 def halve_rank_0(held: DeepSpeedEngines, rank: int) -> None:
-    """Rank 0 contributes half of its gradient."""
+    """Plant a fault: rank 0 contributes half of its gradient."""
     if rank == 0:
         around_backward(held, lambda loss: loss / 2)
 
 
 def leave_out_the_reduction(held: DeepSpeedEngines, rank: int) -> None:
-    """Gradients stay on the rank that made them."""
+    """Plant a fault: gradients stay on the rank that computed them."""
     backward = held.backward
 
     def alone(role: str, loss: Tensor, last: bool) -> None:
@@ -291,24 +291,24 @@ def leave_out_the_reduction(held: DeepSpeedEngines, rank: int) -> None:
 
 
 def cut_off(held: DeepSpeedEngines, rank: int) -> None:
-    """No gradient is left of any loss."""
+    """Plant a fault: no loss has a gradient."""
     around_backward(held, lambda loss: loss * 0)
 
 
 def poison_rank_1(held: DeepSpeedEngines, rank: int) -> None:
-    """One rank's loss becomes nan."""
+    """Plant a fault: one rank's loss becomes nan."""
     if rank == 1:
         around_backward(held, lambda loss: loss * float("nan"))
 
 
 def poison_for_long(held: DeepSpeedEngines, rank: int) -> None:
-    """One rank's loss is nan for longer than is borne."""
+    """Plant a fault: one rank's loss stays nan for longer than the limit."""
     held._nonfinite_limit = 2
     poison_rank_1(held, rank)
 
 
 def end_of_patience(rank: int, world: int, case: Case) -> str:
-    """What this rank raises where one rank's loss stays nan."""
+    """The error that this rank raises where one rank's loss stays nan."""
     try:
         run(rank, world, case, 5, poison_for_long)
     except NotFinite as error:

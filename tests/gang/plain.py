@@ -1,4 +1,4 @@
-"""The same training with torch alone, on one process: what every sharded way of holding the roles must equal."""
+"""Train with torch alone on one process: the reference that every sharded way must equal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Plain:
 
 
 def run(rank: int, world: int, case: jobs.Case, steps: int) -> dict[str, Any]:
-    """As ``jobs.run``, by the same names."""
+    """Train as ``jobs.run`` does, with the same names in the result."""
     held, logs = Plain(case), {}
     for step in range(steps):
         logs = train_step(case.method, held, jobs.micro_batches(case, step, rank, world), step, StatelessRng(0))  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def tolerance(case: jobs.Case) -> float:
 
 
 def predicted(case: jobs.Case, weights: dict[str, torch.Tensor], rank: int) -> torch.Tensor:
-    """What a plain network with ``weights`` makes of the same batch."""
+    """The prediction of a plain network with ``weights`` for the same batch."""
     module = jobs.tiny_wan(1)
     if case.lora is None:
         module.load_state_dict(weights)

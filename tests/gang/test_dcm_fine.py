@@ -56,7 +56,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(gang: Gang, tmp_
 
 @dataclass(frozen=True)
 class Only(DCMFine):
-    """One role is updated, and no other."""
+    """A method that updates one role alone."""
 
     role: str = "student"
 

@@ -55,7 +55,7 @@ class Perceptual(DMD):
 
 
 def see(denoiser: Denoiser, x: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-    """The velocity at sigma = 0.5, and what both blocks return."""
+    """The velocity at sigma = 0.5, and the output of both blocks."""
     prediction = denoiser(x, torch.full((len(x),), 0.5), batch.cond, features=(0, 1))
     return prediction.velocity, *prediction.features
 

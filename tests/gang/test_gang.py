@@ -1,4 +1,4 @@
-"""The harness itself: what it promises to the tests that stand on it."""
+"""The harness itself keeps its promises to the other tests."""
 
 import os
 import signal

@@ -64,7 +64,7 @@ class Peak:
 
 
 def loading(rank: int, world: int, folder: str, held: RoleConfig) -> tuple[int, int]:
-    """(the most that a rank held while it loaded, bytes of its weights afterwards)."""
+    """(most bytes that a rank held while it loaded, bytes of its weights afterwards)."""
     gc.collect()  # engines of earlier tests go before it is measured, not meanwhile
     with Peak() as peak:
         network, weights = hollow_transformer("wan", Path(folder), torch.bfloat16)

@@ -32,7 +32,7 @@ WORLD = 4
 
 
 class Shards:
-    """What a Saver asks of engines; each tensor is made whole by a collective, as ZeRO's are."""
+    """The part of engines that a Saver needs; a collective gathers each tensor, as under ZeRO."""
 
     def tensors(self) -> Any:
         for number in range(24):
@@ -51,7 +51,7 @@ class Shards:
 
 
 def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, bool]], on: str = "continue") -> Saver:
-    """On a board that is a list."""
+    """A Saver whose board is a list."""
     board = SimpleNamespace(save_failed=SimpleNamespace(remote=lambda why, stop: told.append((why, stop))))
     train, method = SimpleNamespace(on_failed_save=on), SimpleNamespace(roles={})
     config = SimpleNamespace(train=train, method=method, dump=dict, held_roles=())
@@ -61,7 +61,7 @@ def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, b
 
 
 def one_full_disk(rank: int, world: int, folder: str, wait: bool) -> tuple[list[bool], list[tuple[str, bool]]]:
-    """Three saves; at the second rank 2 can write no file."""
+    """Save three times; at the second save rank 2 cannot write a file."""
     told: list[tuple[str, bool]] = []
     writes = saver(rank, world, folder, Shards(), told, on="continue" if wait else "stop")
     with patch.object(saving, "ray", SimpleNamespace(get=lambda answer, timeout: answer)):

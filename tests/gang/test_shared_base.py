@@ -64,7 +64,7 @@ def test_an_int8_base_stays_and_its_adapters_learn(gang: Gang) -> None:
 
 
 def config_of(folder: Path, shared: bool, **changes) -> RunConfig:
-    """LoRA of both, ZeRO-3 under them, an average; ``folder`` holds the tiny model."""
+    """Configuration of two LoRA roles on a ZeRO-3 base, with an average; ``folder`` has the tiny model."""
     zero = {} if shared else {"zero": 3}
     trained = {"lora": {"rank": 4, "alpha": 8}, "optimizer": {"learning_rate": jobs.LR}, **zero}
     return run_config(
@@ -78,7 +78,7 @@ def config_of(folder: Path, shared: bool, **changes) -> RunConfig:
 
 
 def trained(rank: int, world: int, config: RunConfig, save: str, resume: bool, start: int, steps: int) -> dict:
-    """Train, and sample as a validation does: the average, read from the checkpoint."""
+    """Train, then sample as a validation does, with the average from the checkpoint."""
     engines = build_engines(config)
     if resume:
         engines.load(Checkpoint(Path(save)))
@@ -144,7 +144,7 @@ def live() -> dict[int, int]:
 
 
 def held(rank: int, world: int, config: RunConfig) -> int:
-    """Bytes of all tensors that a rank holds after two updates of each role, engines and buffers included."""
+    """Bytes of all tensors on a rank after two updates of each role, including engines and buffers."""
     before = live()
     engines = build_engines(config)
     for step in range(2):

@@ -15,7 +15,7 @@ from ray_distill.diffusion.flow import add_noise, euler_step
 from ray_distill.diffusion.guidance import guided_velocity
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.methods.dcm_fine import DCMFine
-from ray_distill.models.conditions import batched
+from ray_distill.models.conditions import collate
 from ray_distill.models.loading import load_transformer, own_parameters
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.wan.network import WanDenoiser
@@ -49,7 +49,7 @@ def test_the_closed_form_is_what_the_digits_teacher_shows() -> None:
     torch.manual_seed(0)
     encoder, fields = wan_text(TEACHER, 8), Pipeline("wan", TEACHER).fields(8)
     captions = [caption_of(DIGITS[i % 10], DIRECTIONS[i % 4]) for i in range(SAMPLES)]
-    cond, uncond = (batched(encoder.encode(prompts), fields) for prompts in (captions, [""] * SAMPLES))
+    cond, uncond = (collate(encoder.encode(prompts), fields) for prompts in (captions, [""] * SAMPLES))
     exact, rough = WanDenoiser(load_transformer("wan", TEACHER)), in_bf16(load_transformer("wan", TEACHER))
     x_0 = clips(exact, cond, uncond)
     for method in (DCMFine(), DCMFine(multiphase=3)):

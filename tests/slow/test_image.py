@@ -29,12 +29,13 @@ DMD = {"name": "dmd", "timesteps": "1000,757,522", "student_interval": 2, "teach
             {"from_image": True},
         ),
         ("2.2_5b", DMD, FULL, False, {}),
+        ("2.1_t2v", DMD, LORA, False, {}),
     ],
 )
 def test_a_student_from_images_is_trained_evaluated_and_exported(
     local_ray: None, tmp_path: Path, kind: str, method: dict, roles: dict, pictures: bool, model: dict
 ) -> None:
-    """From the clips' own first frames, or from prompts with pictures alone."""
+    """From the clips' own first frames, or from prompts with pictures alone; and from text, where nothing is given."""
     make(tmp_path, kind)
     manifest = {"manifest": str(tmp_path / kind / "clips/manifest.jsonl")}
     prompts = {"prompts": str(tmp_path / "prompts.jsonl"), "image_column": "image"}

@@ -67,15 +67,15 @@ def test_a_clip_that_rots_while_it_is_trained_on_costs_itself(local_ray: None, h
 
 def test_pictures_of_a_column_are_streamed_beside_their_clips(local_ray: None, tmp_path: Path) -> None:
     """A streamed run from images equals one on a prepared cache, and another picture is another condition."""
-    make(tmp_path, "2.2_a14b_i2v")
-    rows = [json.loads(line) for line in (tmp_path / "2.2_a14b_i2v/clips/manifest.jsonl").read_text().splitlines()]
+    make(tmp_path, "2.1_i2v")
+    rows = [json.loads(line) for line in (tmp_path / "2.1_i2v/clips/manifest.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows):
         row["image"] = str(tmp_path / ("red.png", "blue.png")[number % 2])
-    manifest = tmp_path / "2.2_a14b_i2v/clips/pictures.jsonl"
+    manifest = tmp_path / "2.1_i2v/clips/pictures.jsonl"
     manifest.write_text("\n".join(map(json.dumps, rows)))
     part = {"manifest": str(manifest), "image_column": "image", "root": str(tmp_path)}
     method = {"name": "flow_matching"}
-    run = tree(tmp_path, "2.2_a14b_i2v", method, {"student": {"optimizer": OPTIMIZER}}, part)
+    run = tree(tmp_path, "2.1_i2v", method, {"student": {"optimizer": OPTIMIZER}}, part)
     run["evaluate"] = {"enabled": False}
     runs = {}
     for name in ("prepared", "streamed", "first_frames"):

@@ -1,4 +1,4 @@
-"""A sweep that is killed with -9 in the middle goes on where it was, and MLflow holds each trial once."""
+"""Sweeps of several trials: one is stopped at its rung; a sweep that is killed goes on where it was."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
+import ray
 
 from tests.ray.conftest import Home, wait_for
-from tests.ray.test_tune import children, write_sweep
+from tests.ray.test_tune import children, run_sweep, write_sweep
 
 
 def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:
@@ -45,3 +47,23 @@ def test_a_killed_sweep_goes_on(home: Home, tmp_path: Path) -> None:
     status, nested = children(home.uri, "killed_sweep")
     assert status == "FINISHED"
     assert nested == {trial["name"]: "FINISHED" if trial["status"] == "done" else "KILLED" for trial in trials}
+
+
+def command(process: psutil.Process) -> str:
+    """Empty of one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_a_sweep_finds_the_rate_that_does_not_ruin_the_student(
+    local_ray: None, home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = ray.available_resources()["CPU"]
+    best, other = run_sweep(home, tmp_path, "two_rates", 2, capsys).trials
+    assert other["status"] in ("pruned", "done") and other["rows"][0]["step"] == 4
+    assert other["rows"][-1]["frechet"] > best["rows"][-1]["frechet"]
+    # A trial that was stopped gave back its CPUs.
+    wait_for(lambda: ray.available_resources().get("CPU") == before, "the trials' CPUs")
+    assert not [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in command(p)]

@@ -5,7 +5,20 @@ import re
 from pathlib import Path
 
 HEADLESS = re.compile(r"(What|Where|Who|Whose|How|Whether|That|Which|Those|Of|Why|When|As|If|To|With)\b")
-PARTICIPLES = {"begun", "found", "given", "held", "known", "made", "said", "told", "wanted"}
+PARTICIPLES = {
+    "batched",
+    "begun",
+    "filled",
+    "found",
+    "given",
+    "held",
+    "known",
+    "located",
+    "looked_up",
+    "made",
+    "placed",
+}
+PARTICIPLES |= {"said", "sought", "told", "wanted"}
 """A noun names the value (``rows``, ``section``), and a participle names what happened to it."""
 PACKAGE = Path(__file__).parents[2] / "ray_distill"
 

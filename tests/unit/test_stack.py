@@ -56,6 +56,33 @@ def test_linear_mixes_the_factors_of_adapters_and_cat_the_adapters():
     torch.testing.assert_close(layer.get_delta_weight("cat"), mean)
 
 
+def adapter(dtype=torch.float32):
+    """A layer with an adapter, and the network that has it alone."""
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["0"], init_lora_weights=False)
+    network = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(64, 64)).to(dtype), config)
+    return network.base_model.model[0], network
+
+
+def test_merging_an_adapter_without_elements_loses_it_without_an_error():
+    """ZeRO-3 leaves such tensors between two calls (findings/peft_zero3.sh)."""
+    layer, network = adapter()
+    for weight in (layer.weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight):
+        weight.data = torch.empty(0)
+    network.merge_adapter()
+    assert layer.merged and layer.get_delta_weight("default").shape == ()
+
+
+def test_merging_and_unmerging_in_turn_lets_bf16_weights_drift():
+    layer, network = adapter(torch.bfloat16)
+    start, errors = layer.weight.clone(), []
+    for _ in range(100):
+        network.merge_adapter()
+        network.unmerge_adapter()
+        errors.append((layer.weight - start).float().norm().item())
+    assert errors[0] > 0 and errors[-1] > 10 * errors[0]
+
+
 @pytest.mark.parametrize(("cache", "seen"), [(True, 1.0), (False, 2.0)])
 def test_autocast_keeps_cast_weights_until_its_region_ends(cache, seen):
     layer, x = torch.nn.Linear(8, 8, bias=False), torch.randn(4, 8)

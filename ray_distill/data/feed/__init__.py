@@ -2,5 +2,5 @@
 
 `order` is pure; `stream` runs in Ray Train's controller and in fetch tasks (no torch); `batches` on workers.
 May import: data.store, models; nothing of data.read or data.prepare.
-A new file owes exactness: a sample is a function of seed and step, whatever the number of workers.
+A new file owes exactness: a sample depends on seed and step alone, not on the number of workers.
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 from ray_distill.data.feed.order import share
 from ray_distill.data.feed.stream import COND, Stream
 from ray_distill.data.store.cache import Shape
-from ray_distill.models.conditions import batched, from_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, unconditional
 from ray_distill.models.packed import modalities, tensor_shape
 from ray_distill.models.spec import Fields, of_captions, prefix_frames
 from ray_distill.types import Batch, Placement
@@ -23,7 +23,7 @@ def micro_batches(
 ) -> Iterator[list[Batch]]:
     """The micro-batches of each step from ``stream.start`` on, for one worker.
 
-    RuntimeError where other samples come than the data plan says: a run never trains on data it cannot name.
+    RuntimeError where other samples arrive than the data plan says: a run never trains on data it cannot name.
     """
     raw = iter(iterator.iter_batches(batch_size=stream.micro_batch, batch_format="numpy", prefetch_batches=2))
     positions = share(stream.global_batch, placement.data_rank, placement.data_size, stream.micro_batch)
@@ -36,7 +36,7 @@ def micro_batches(
             if not np.array_equal(rows["sample_id"], expected):
                 raise RuntimeError(
                     f"rank {placement.rank}, step {step}: the data plan says samples {expected[:3]}..., "
-                    f"but samples {rows['sample_id'][:3]}... came"
+                    f"but samples {rows['sample_id'][:3]}... arrived"
                 )
             shape: Shape = tuple(rows["shape"][0].tolist())
             latent_shape = tensor_shape(shape)
@@ -60,7 +60,7 @@ def micro_batches(
 
 def _cond(rows: Mapping[str, np.ndarray], fields: Fields, shape: Shape, device: torch.device) -> dict[str, Tensor]:
     stored = [{name: rows[COND + name][number] for name in fields} for number in range(len(rows["sample_id"]))]
-    cond = batched([from_bytes(row, fields, shape) for row in stored], fields, shape)
+    cond = collate([from_bytes(row, fields, shape) for row in stored], fields, shape)
     return {name: value.to(device) for name, value in cond.items()}
 
 

@@ -1,6 +1,7 @@
-"""The data plan: the rows of each step, as a pure function of the seed; Ray Data only fetches.
+"""The data plan: the rows of each step as a pure function of the seed; Ray Data only fetches them.
 
-The run's data position is one integer, the step: after a resume, in another world, the same rows make the same step.
+The step alone is the run's position in the data: after a resume with another number of workers each step has the same
+rows.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ def epoch_batches(
 ) -> np.ndarray:
     """Row numbers [batches, global_batch] of one epoch, in order.
 
-    Rows of one batch share a bucket (a latent shape). Each epoch shuffles each bucket anew and fills up its last batch
-    from its start, so each row comes at least once an epoch and all batches are full. Row r comes ``passes[r]`` >= 1
-    times (without them once); of a fraction, another part of the rows each epoch.
+    The rows of a batch share a bucket (a latent shape). Each epoch shuffles each bucket anew and fills up its last
+    batch from the bucket's start, so that all batches are full and each row comes at least once per epoch. Row r comes
+    ``passes[r]`` >= 1 times, or once without ``passes``; for a fraction of a pass each epoch draws another part of the
+    rows.
     """
     rng = np.random.default_rng([seed, epoch])
     batches = []
@@ -38,7 +40,7 @@ def epoch_batches(
 
 
 def _draw(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Generator) -> np.ndarray:
-    """A bucket's rows in random order, each as often as the epoch repeats it."""
+    """A bucket's rows in random order, each repeated as often as the epoch shows it."""
     times = np.ones(len(rows)) if passes is None else np.asarray(passes)[rows]
     groups = [(rows[times == often], often) for often in np.unique(times)]
     repeated = [np.resize(rng.permutation(group), round(often * len(group))) for group, often in groups]
@@ -46,9 +48,9 @@ def _draw(rows: np.ndarray, passes: Sequence[float] | None, rng: np.random.Gener
 
 
 def usable(buckets: Buckets, passes: Sequence[float], global_batch: int, keep_small: bool) -> Buckets:
-    """The buckets that training uses: without those smaller than a global batch, unless they are kept.
+    """The buckets that training uses: all with ``keep_small``, else those with at least a global batch of rows.
 
-    ValueError where none is left.
+    ConfigError where no bucket is left.
     """
     if keep_small:
         return buckets
@@ -82,24 +84,25 @@ class Plan:
 
 
 def substitutes(bucket: Sequence[int], seed: int, epoch: int, row: int) -> np.ndarray:
-    """The rows [n] of a bucket in the order in which they may stand in for ``row``, which cannot be had: a function of
-    the row and the epoch, so that no other row of the plan moves."""
+    """The rows [n] of a bucket in the order in which they may replace ``row``, which cannot be decoded. The order
+    depends on the row and the epoch, so that no other row of the plan moves."""
     return np.random.default_rng([seed, epoch, row]).permutation(np.asarray(bucket, dtype=np.int64))
 
 
 def loses_caption(seed: int, sample_ids: np.ndarray, probability: float) -> np.ndarray:
-    """True [n] for samples that lose their caption: a function of the seed and the sample, which is one of an epoch."""
+    """True [n] for samples that lose their caption; it depends on the seed and the sample id, which differs by
+    epoch."""
     return _uniform(seed, "caption_dropout", sample_ids) < probability
 
 
 def caption_numbers(seed: int, sample_ids: np.ndarray, captions: np.ndarray) -> np.ndarray:
-    """Number [n], from 0, of the caption that each sample takes of its clip's ``captions`` [n]: a function of the seed
-    and the sample."""
+    """Number [n], from 0, of the caption that each sample draws from its clip's ``captions`` [n] many; it depends on
+    the seed and the sample id."""
     return (_uniform(seed, "caption", sample_ids) * captions).astype(np.int64)
 
 
 def _uniform(seed: int, purpose: str, sample_ids: np.ndarray) -> np.ndarray:
-    """A number in [0, 1) a sample [n]."""
+    """Numbers [n] in [0, 1), one per sample."""
     key = np.frombuffer(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest(), dtype=np.uint64)
 
     def draw(sample: int) -> float:

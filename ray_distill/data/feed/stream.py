@@ -1,6 +1,6 @@
-"""Ray Data: the cache's rows of each step, in the data plan's order, split among training workers.
+"""Ray Data's dataset of the cache's rows, in the data plan's order, split among training workers.
 
-Fetching runs in processes of its own: this file must not import torch, which would cost each of them seconds.
+Fetch tasks run in processes of their own: this file must not import torch, which would cost each process seconds.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ COND = "cond."
 
 
 def quiet() -> None:
-    """Silence Ray Data's plans, which it logs at INFO; a user wants counts and an ETA."""
+    """Hide Ray Data's plans, which it logs at INFO: a user wants counts and the time left."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The training data from ``start`` on, as a dataset that Ray Train splits among ``world`` workers.
+    """The training data from step ``start`` on, as a dataset that Ray Train splits among ``world`` workers.
 
     A block holds one rank's samples of ``steps_per_block`` consecutive steps, and block k goes to rank k mod world;
-    each row carries its sample id, so the worker can check it against the plan. Each ``seq`` neighbouring ranks share
-    the tokens of the same clips, and each fetches its own copy of these.
+    each row carries its sample id, so that the worker can check it against the plan. Each group of ``seq`` neighbouring
+    ranks shares the tokens of the same clips, and each of its ranks fetches its own copy of the clips.
     """
 
     cache: Cache
@@ -49,16 +49,16 @@ class Stream:
     micro_batch: int
     with_latents: bool
     fields: Fields
-    """The tensors of Cond."""
+    """The fields of Cond."""
     states: int = 0
-    """Number of states of the teacher's trajectory with each row's latents."""
+    """Number of states of the teacher's trajectory that each row has beside its latents."""
     keep_small_buckets: bool = True
     caption_dropout: float = 0.0
     block_bytes: int = 64 << 20
     seq: int = 1
 
     def __getstate__(self) -> dict[str, Any]:
-        """The stream without its computed values: each of thousands of fetch tasks carries it."""
+        """The stream without its computed values, since thousands of fetch tasks carry it."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
@@ -71,27 +71,27 @@ class Stream:
 
     @property
     def left_out(self) -> int:
-        """Number of rows in buckets that training leaves out."""
+        """Number of rows that training leaves out because their bucket is too small."""
         return int((self.cache.choices > 0).sum()) - sum(map(len, self.buckets.values()))
 
     @property
     def steps_per_block(self) -> int:
         """Number of steps that fit into ``block_bytes``. Ray Data's executor spins while blocks wait, and takes a good
-        part of a core from the training: where a few blocks hold all data it ends before the first step."""
+        part of a core from the training; where a few blocks hold all data, the executor ends before the first step."""
         latents = max(4 * math.prod(shape) for shape in self.buckets) * self.with_latents * (1 + self.states)
         row = latents + max(sum(field.nbytes(shape) for field in self.fields.values()) for shape in self.buckets)
         fitting = self.block_bytes // (row * self.global_batch // (self.world // self.seq))
-        # A block that is still being encoded is waited for as a whole.
+        # Smaller blocks while clips are being encoded, since a worker waits for a whole block.
         return max(1, min(fitting, self.plan.steps_per_epoch // 32) if self.waits else fitting)
 
     @property
     def waits(self) -> bool:
-        """True where fetching waits for rows that are still being encoded."""
-        return self.cache.streamed and (self.with_latents or bool(of_clips(self.fields)))
+        """True where a fetch may have to wait for rows that are still being encoded."""
+        return self.cache.grows and (self.with_latents or bool(of_clips(self.fields)))
 
     def row_order(self) -> list[int]:
-        """All rows, in the order in which training needs them first."""
-        first = range(self.start, self.start + 2 * self.plan.steps_per_epoch)  # each row is in each whole epoch
+        """All row numbers, in the order in which training first needs them."""
+        first = range(self.start, self.start + 2 * self.plan.steps_per_epoch)  # every whole epoch has every row
         return list(dict.fromkeys(int(row) for step in first for row in self.plan[step]))
 
     def dataset(self) -> Dataset:
@@ -100,16 +100,16 @@ class Stream:
         context.enable_progress_bars = False
         context.target_max_block_size = 1 << 32  # a block that Ray splits would land on two ranks
         quiet()
-        # A fetch is light, and the training workers hold the CPUs: at 1 CPU a task nothing would ever start. One that
-        # waits for encoders must not hold what these need.
+        # The training workers hold the CPUs, so that a fetch at 1 CPU would never start. A fetch that waits for
+        # encoders must not hold the CPUs that the encoders need.
         how: dict[str, Any] = {"num_cpus": 0.01, "concurrency": 2 * self.world} if self.waits else {"num_cpus": 0.1}
         return ray.data.read_datasource(_PlanSource(self, blocks), override_num_blocks=blocks, **how)
 
     def block(self, number: int) -> dict[str, Any]:
-        """The rows of one block: sample_id, the latents' shape [4], ``cond.<name>`` of each field and, where the method
-        uses them, latents and states.
+        """The columns of one block: sample_id, the latents' shape [4], ``cond.<name>`` of each field and, where the
+        method uses them, latents and states.
 
-        All but the first two are bytes, as they are stored: the steps of a block may differ in shape.
+        All but the first two are stored bytes, since the steps of a block may differ in shape.
         """
         part, rank = divmod(number, self.world)
         first = self.start + part * self.steps_per_block
@@ -121,7 +121,7 @@ class Stream:
         numbers = np.concatenate([self.plan[step][mine] for step in steps]).tolist()
         if self.waits:
             epochs = [step // self.plan.steps_per_epoch for step in steps for _ in mine]
-            numbers = self._there(numbers, epochs)
+            numbers = self._wait_for(numbers, epochs)
         sample_ids = np.concatenate([step * self.global_batch + mine for step in steps])
         numbers = self._with_captions(numbers, sample_ids)
         rows, conditions = self.cache.rows(numbers, columns), self.cache.conditions(numbers, self.fields)
@@ -135,15 +135,16 @@ class Stream:
         return block | {name: [row[name] for row in rows] for name in stored}
 
     def _with_captions(self, numbers: Sequence[int], sample_ids: np.ndarray) -> list[int]:
-        """The rows with the captions that these samples draw: a clip's captions stand one behind the other."""
+        """The rows of the captions that these samples draw; a clip's further captions are the rows behind its own."""
         choices = self.cache.choices[numbers]
         if (choices == 1).all():
             return list(numbers)
         captioned: list[int] = (np.asarray(numbers) + caption_numbers(self.seed, sample_ids, choices)).tolist()
         return captioned
 
-    def _there(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
-        """Rows once they are encoded; a row that cannot be encoded has a substitute from its bucket."""
+    def _wait_for(self, numbers: Sequence[int], epochs: Sequence[int]) -> list[int]:
+        """Wait until all rows are encoded; return their numbers, with a substitute for each row that cannot be
+        encoded."""
         ids = self.cache.index["id"]
         store = growing(self.cache.latents_folder)
         store.wait_for(ids[number].as_py() for number in numbers)
@@ -151,7 +152,7 @@ class Stream:
             needed_ids = {ids[number].as_py() for number in numbers}
             growing(self.cache.images_folder).wait_for(needed_ids & store.places.keys())
 
-        def there(number: int, epoch: int) -> int:
+        def row_or_substitute(number: int, epoch: int) -> int:
             if ids[number].as_py() in store.places:
                 return number
             bucket = next(rows for rows in self.buckets.values() if number in rows)
@@ -159,9 +160,11 @@ class Stream:
                 store.wait_for([ids[other].as_py()])
                 if ids[other].as_py() in store.places:
                     return int(other)
-            raise ValueError(f"data.stream: none of the {len(bucket)} clips of one size can be decoded")
+            raise ValueError(
+                f"data.stream = true: none of the {len(bucket)} clips of one size can be decoded; give other clips"
+            )
 
-        return [there(number, epoch) for number, epoch in zip(numbers, epochs, strict=True)]
+        return [row_or_substitute(number, epoch) for number, epoch in zip(numbers, epochs, strict=True)]
 
 
 @lru_cache(maxsize=4)
@@ -191,5 +194,5 @@ class _PlanSource(Datasource):
 
 
 def in_turn() -> ExecutionOptions:
-    """The execution options under which block k goes to rank k mod world, however long each took to fetch."""
+    """Ray Data's options under which block k goes to rank k mod world, in whatever order the fetches end."""
     return ExecutionOptions(preserve_order=True)

@@ -1,4 +1,4 @@
-"""Encode a run's clips beside its training, in the order in which training needs them."""
+"""Encode a run's clips while it trains, in the order in which training needs them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "heade
 
 
 class Filling(threading.Thread):
-    """A thread that encodes the rows ``numbers`` of ``cache`` that are not in its store yet, with ``cpus`` of the
+    """A thread that encodes those rows ``numbers`` of ``cache`` that its store lacks, on ``cpus`` CPUs of the
     cluster."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Filling(threading.Thread):
         try:
             if len(self.rows):
                 self._encode()
-        except BaseException as error:  # the thread that trains raises it
+        except BaseException as error:  # ``check`` raises it in the thread that trains
             self.failed = error
 
     def _encode(self) -> None:
@@ -61,11 +61,11 @@ class Filling(threading.Thread):
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def check(self) -> None:
-        """Raise the error that ended the thread early: training would wait for ever."""
+        """Raise the error that ended the thread early, since training would wait for its rows for ever."""
         if self.failed is not None:
-            raise RuntimeError("encoding beside the training has failed") from self.failed
+            raise RuntimeError("data.stream = true: encoding beside the training has failed") from self.failed
 
     def stop(self) -> None:
-        """End the thread after the file that it is writing."""
+        """End the thread once it has written its current file."""
         self.stopped.set()
         self.join(timeout=120)

@@ -1,4 +1,4 @@
-"""Captions of one clip: none, one, or several of which each sample draws one."""
+"""Captions of one clip: none, one, or several, from which each sample draws one."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ LIMIT = 16 << 20
 
 
 def captions_of(value: Any) -> Captions:
-    """The distinct captions of a table's value: text, or a list of texts. Blank ones are left out; ValueError where the
-    value is something else."""
+    """The distinct captions in a table's value, which is a text or a list of texts; blank texts are left out.
+    ValueError for another kind of value."""
     values = value if isinstance(value, list | tuple) else [value]
     wrong = next((each for each in values if not (each is None or isinstance(each, str))), None)
     if wrong is not None:
-        raise ValueError(f"a caption is text, or a list of texts, and no {type(wrong).__name__}")
+        raise ValueError(f"a caption is a text or a list of texts, not {type(wrong).__name__}")
     return tuple(dict.fromkeys(text.strip() for text in values if text is not None and not blank(text)))
 
 
 def read_caption(name: str, content: IO[bytes], column: str, choices: bool) -> tuple[Captions, str]:
-    """The captions of a .txt or .json called ``name``, and its fault ("" if it has none). ``column`` names the caption
-    in a .json; with ``choices`` each line of a .txt is a caption, else the lines are one caption."""
+    """(captions, fault) of a .txt or .json called ``name``; the fault is "" for a good file. ``column`` is the
+    caption's key in a .json. With ``choices`` each line of a .txt is a caption, else all lines together are one
+    caption."""
     data = content.read(LIMIT + 1)
     if len(data) > LIMIT:
         return (), f"{name}: it has more than {LIMIT} bytes"

@@ -1,4 +1,4 @@
-"""Ray Data actors that hold a model: pixels -> latents and the fields of a clip, captions -> their fields."""
+"""Ray Data actors that encode: pixels -> latents and the fields of a clip; captions -> the fields of a caption."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Batch = Mapping[str, np.ndarray]
 
 
 class EncodeClips:
-    """An actor with the codec: pixels -> ``latents`` and the fields of a clip, on a GPU clips of one shape at a time.
+    """An actor with the codec: pixels -> ``latents`` and the fields of a clip.
 
-    On a CPU it takes them one by one: sums over a batch go in another order, and a row would depend, in its seventh
-    digit, on the other rows of its batch.
+    A GPU encodes clips of one shape together. A CPU encodes them one by one: a batch sums in another order, so that the
+    seventh digit of a row would depend on the other rows of its batch.
     """
 
     def __init__(self, models: Encoders) -> None:
@@ -32,7 +32,7 @@ class EncodeClips:
             self.image.to(self.device)
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
-        # No None: a block of broken clips alone would have another schema.
+        # Empty bytes, not None: a block of only broken clips would have another schema.
         encoded = {name: [b""] * len(rows["id"]) for name in ("latents", *self.fields)}
         shapes: dict[tuple[int, ...], list[int]] = {}
         for place in np.flatnonzero(rows["error"] == "").tolist():
@@ -57,8 +57,8 @@ class EncodeClips:
 
 
 class EncodePictures:
-    """An actor with the codec and the encoder of images: a picture's pixels -> the fields of a clip that begins with
-    it; it takes pictures one by one."""
+    """An actor with the codec and the image encoder: the pixels of a picture -> the fields of a clip that begins with
+    it. It encodes pictures one by one."""
 
     def __init__(self, models: Encoders) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,7 +76,7 @@ class EncodePictures:
         return {"id": list(rows["id"]), "error": list(rows["error"])} | encoded
 
     def row(self, picture: np.ndarray, frames: int) -> dict[str, bytes]:
-        """The stored fields of a clip of ``frames`` that begins with ``picture``, uint8 [1, H, W, 3]."""
+        """The stored fields of a clip of ``frames`` frames that begins with ``picture``, uint8 [1, H, W, 3]."""
         pixels = to_pixels(picture[None]).to(self.device).expand(-1, -1, frames, -1, -1)
         latent = self.codec.latent_shape(*pixels.shape[2:])
         (fields,) = self.image.encode(pixels)
@@ -84,9 +84,10 @@ class EncodePictures:
 
 
 class EncodeText:
-    """An actor with the text encoder: captions -> their fields, without padding, on a CPU one by one, as clips are.
+    """An actor with the text encoder: captions -> their fields, without padding; a CPU encodes them one by one, as
+    clips.
 
-    ``length`` counts the stored tokens of a caption, ``tokens`` all its tokens, those beyond the cut included.
+    ``length`` counts the stored tokens of a caption, and ``tokens`` all its tokens, including those cut off.
     """
 
     def __init__(self, models: Encoders) -> None:

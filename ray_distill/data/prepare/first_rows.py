@@ -14,11 +14,12 @@ SECONDS = 5.0
 ROWS = 50_000
 """Most rows, names or members of a dataset."""
 WHOLE = 64 << 20
-"""Largest file, in bytes, that is read where only a whole read is possible: on another machine, or of a JSON list."""
+"""Most bytes of a file that can only be read whole: a remote file, or a JSON list."""
 
 
 class Budget:
-    """Limit of one dataset's reading: true for at most ``ROWS`` rows, and for none after ``end``."""
+    """Limit on the rows read of one dataset: a call is true for the first ``ROWS`` rows, and false after time
+    ``end``."""
 
     def __init__(self, end: float) -> None:
         self.end, self.left, self.spent = end, ROWS, False
@@ -30,10 +31,10 @@ class Budget:
 
 
 def check_rows(source: Source, seconds: float = SECONDS) -> None:
-    """ValueError where a dataset is missing, empty or something else, or where no dataset has a usable row.
+    """ValueError where a dataset is missing, empty or of another kind, or where no dataset has a usable row.
 
-    It opens no video. The preparation judges the rows beyond ``seconds`` or ``ROWS``, and folders in an object store,
-    whose names come in one list.
+    The check opens no video. It leaves to the preparation the rows beyond ``seconds`` or ``ROWS``, and folders in an
+    object store, whose names come in one list.
     """
     check(source)
     end, usable, faults = time.monotonic() + seconds, False, list[str]()
@@ -53,7 +54,7 @@ def check_rows(source: Source, seconds: float = SECONDS) -> None:
 
 
 def _is_bounded(part: Dataset) -> bool:
-    """True where the first rows of a dataset can be read without all of it."""
+    """True where the first rows of a dataset can be read without reading all of it."""
     if is_remote(part.place) and part.kind in ("videos", "shards"):
         return False
     if is_remote(part.place) or PurePosixPath(str(part.place)).suffix.lower() == ".json":

@@ -34,7 +34,7 @@ CLIPS_SHOWN = 12
 
 
 def finish(inventory: Inventory) -> Cache:
-    """Write the cache's folder, whole or not at all; ValueError where no row is left."""
+    """Write the cache's folder, whole or not at all, and return the cache; ConfigError where no row is left."""
     source = inventory.source
     bad = unequal(inventory.rows, error="").to_pylist()
     reasons = [{"file": row["video"] or row["caption"], "reason": _reason(row)} for row in bad]
@@ -79,15 +79,15 @@ def _whole(cache: Cache) -> bool:
     return True
 
 
-def some(count: int) -> list[int]:
-    """Up to ``CLIPS_SHOWN`` numbers below ``count``, evenly apart."""
+def evenly_spaced(count: int) -> list[int]:
+    """At most ``CLIPS_SHOWN`` numbers below ``count``, evenly spaced."""
     return sorted({round(number) for number in np.linspace(0, count - 1, min(CLIPS_SHOWN, count))})
 
 
 def _sheet(inventory: Inventory, path: Path, index: pa.Table) -> None:
-    """Write a contact sheet of some clips, decoded once more; none where there are prompts alone."""
+    """Decode some clips once more, and write a contact sheet of them; no sheet where there are only prompts."""
     clips = unequal(index, video="", choices=0)
-    rows = clips.take(pa.array(some(len(clips)), pa.int64())).to_pylist()
+    rows = clips.take(pa.array(evenly_spaced(len(clips)), pa.int64())).to_pylist()
     files = among(inventory.rows, "video", pa.array((row["video"] for row in rows), pa.string())).to_pylist()
     paths = {(row["dataset"], row["video"]): row["path"] for row in files}
     decode = Decode(inventory.source)
@@ -103,10 +103,10 @@ def _reason(row: Row) -> str:
 
 
 def _index_of(inventory: Inventory) -> pa.Table:
-    """The index of samples. Equal lines of a dataset are one row; rows are sorted by their content."""
+    """The index of samples, sorted by their content; equal lines of a dataset become one row."""
     columns = ["id", "dataset", "video", "caption", "number", "height", "width", "content"]
     if inventory.source.stream:
-        columns += ["path", "header"]  # what encoding them beside the training takes
+        columns += ["path", "header"]  # needed to encode clips while the run trains
     rows, captions = equal(inventory.rows, error=""), inventory.captions
     text = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
     order = "id", "text", "dataset", "others", "image_id"
@@ -126,18 +126,18 @@ def _index_of(inventory: Inventory) -> pa.Table:
     for kind, ids, store in stores:
         places = place_columns(ids, store.places())
         in_store = pc.not_equal(ids, "")
-        if inventory.source.stream and kind != KINDS["caption"]:  # clips come later; pictures are there
+        if inventory.source.stream and kind != KINDS["caption"]:  # clips are encoded later, pictures already are
             in_store = pc.and_(in_store, pc.not_equal(ids, rows["id"]))
         if pc.any(pc.and_(in_store, pc.equal(places["file"], ""))).as_py():
-            raise Damaged(store.folder, "has lost rows while it was being prepared")
+            raise Damaged(store.folder, "has lost rows during the preparation")
         for name in places.column_names:
             index = index.append_column(f"{kind}_{name}", places[name])
     return index.combine_chunks()
 
 
 def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
-    """Each row, followed by one row for each of its other captions. ``choices`` counts these captions; the rows that
-    follow have 0."""
+    """Each row, followed by one row for each of its other captions. ``choices`` is the number of a row's captions, and
+    0 in the rows that follow it."""
     others = [json.loads(value or "[]") for value in rows["others"].to_pylist()]
     counts = np.array([1 + len(each) for each in others], dtype=np.int64)
     first = np.cumsum(counts) - counts
@@ -156,7 +156,7 @@ def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
 
 
 def _tokens(inventory: Inventory, index: pa.Table) -> list[int]:
-    """The number of tokens of each caption, the negative prompt among them; it warns of those that are cut."""
+    """The number of tokens of each caption, including the negative prompt; it warns of those that are cut."""
     captions = [*index["caption"].unique().to_pylist(), inventory.source.negative_prompt]
     tokens = inventory.text.read(
         inventory.text.find([address(caption) for caption in dict.fromkeys(captions)]), "tokens"
@@ -174,7 +174,7 @@ def _tokens(inventory: Inventory, index: pa.Table) -> list[int]:
 
 
 def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
-    """Content of card.json: counts and settings."""
+    """The content of card.json: counts and settings."""
     source, samples = inventory.source, unequal(index, choices=0)
     parts = _counts(samples["dataset"])
     counts = [parts.get(number, 0) for number in range(len(source.parts))]
@@ -212,13 +212,12 @@ def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
 def summary(card: Mapping[str, Any]) -> str:
     """A cache's card in one line."""
     buckets = ", ".join(f"{count} of {shape}" for shape, count in card["buckets"].items())
-    cut = f", {card['captions_cut']} captions cut" if card.get("captions_cut") else ""  # new in cards
+    cut = f", {card['captions_cut']} captions cut" if card.get("captions_cut") else ""  # older cards lack this key
     return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
 
 
-def _said_before(path: Path, now: str) -> str:
-    """Lines that the quarantine list has and ``now`` lacks: clips that failed while they were encoded beside a
-    training."""
+def _earlier_lines(path: Path, now: str) -> str:
+    """The lines of the quarantine list that ``now`` lacks: clips that could not be encoded during a training."""
     if not path.is_file():
         return ""
     lines = path.read_text(errors="replace").splitlines()
@@ -235,7 +234,7 @@ def _write(inventory: Inventory, folder: Path, index: pa.Table, card: Row, quara
         for key, array in prompt_arrays(which, {name: both[number] for name, both in stored.items()}, fields).items()
     }
     durable.write(
-        folder / QUARANTINE, quarantine + _said_before(folder / QUARANTINE, quarantine) * inventory.source.stream
+        folder / QUARANTINE, quarantine + _earlier_lines(folder / QUARANTINE, quarantine) * inventory.source.stream
     )
     _sheet(inventory, folder / SHEET, index)
     write(folder, index, card, prompts)

@@ -24,15 +24,16 @@ from ray_distill.models.packed import tensor_shape
 Row = dict[str, Any]
 
 
-def there(store: Store, beside: Store | None) -> pa.ChunkedArray:
-    """The ids that both stores hold."""
+def ids_in(store: Store, beside: Store | None) -> pa.ChunkedArray:
+    """The ids in ``store``, and in ``beside`` where it is given."""
     ids = store.places()["id"]
     return ids if beside is None else ids.filter(pc.is_in(ids, value_set=beside.places()["id"]))
 
 
 class Inventory:
-    """A source after a look into its files: ``rows`` (``stages.CLIPS``), each a clip, a prompt alone, or an error in
-    its place. ConfigError for a prompt alone where the family takes a picture beside it."""
+    """The clips and captions of a source whose files have been looked into. Each of ``rows`` (``stages.CLIPS``) is a
+    clip, a prompt without a video, or an error in the place of one. ConfigError for a prompt without a picture where
+    the family takes one."""
 
     def __init__(self, source: Source, models: Encoders, prompts: pa.Table, files: pa.Table) -> None:
         self.source, self.models = source, models
@@ -55,7 +56,7 @@ class Inventory:
         return self.models.latent_shape(self.source.frames, self.source.height, self.source.width)
 
     def shapes(self, rows: pa.Table) -> list[Shape]:
-        """(C, t, h, w) of each row; a prompt has that of samples, and so have the teacher's clips."""
+        """(C, t, h, w) of each row; prompts and the teacher's clips have the shape of samples."""
 
         @cache
         def shape(dataset: int, height: int, width: int) -> Shape:
@@ -66,7 +67,7 @@ class Inventory:
         return [shape(**row) for row in rows_of(rows.select(["dataset", "height", "width"]))]
 
     def _teacher_rows(self, prompt: Row) -> list[Row]:
-        """The rows of a prompt: one, without an id, or those of its teacher."""
+        """The rows of a prompt: one per clip of its teacher, or without a teacher one row without an id."""
         teacher = self.source.parts[prompt["dataset"]].teacher
         row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
         row["image_id"] = prompt.get("image_id") or ""
@@ -83,7 +84,7 @@ class Inventory:
 
     @cached_property
     def captions(self) -> pa.Table:
-        """The distinct captions, sorted, the negative prompt and the empty one among them, each with its id."""
+        """The distinct captions with their ids, sorted; they include the negative prompt and the empty caption."""
         good = equal(self.rows, error="")
         others = chain.from_iterable(map(json.loads, unequal(good, others="")["others"].to_pylist()))
         more = pa.array([*others, self.source.negative_prompt, ""], pa.string())
@@ -93,16 +94,16 @@ class Inventory:
         return pa.table({"id": ids, "caption": captions})
 
     def missing_text(self) -> pa.Table:
-        """The ``captions`` that are not in their store."""
+        """The ``captions`` that their store lacks."""
         return without(self.captions, "id", self.text.places()["id"])
 
     def missing_clips(self) -> pa.Table:
-        """The distinct clips that are not in their stores."""
+        """The distinct clips that their stores lack."""
         clips = distinct(equal(unequal(self.rows, id="", video=""), error=""), "id")
-        return without(clips, "id", there(self.latents, self.images))
+        return without(clips, "id", ids_in(self.latents, self.images))
 
-    def missing_taught(self, dataset: int) -> pa.Table:
-        """The clips of a dataset's teacher that are not in their store, each with the places of its conditioning."""
+    def missing_teacher_clips(self, dataset: int) -> pa.Table:
+        """The clips of a dataset's teacher that their store lacks, each with the places of its conditioning."""
         prompts = equal(unequal(self.rows, id=""), dataset=dataset, error="")
         rows, captions = without(distinct(prompts, "id"), "id", self.latents.places()["id"]), self.captions
         texts = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
@@ -117,19 +118,19 @@ class Inventory:
         return table
 
     def missing_pictures(self) -> pa.Table:
-        """The distinct pictures that are not in the store of clips' fields."""
+        """The distinct pictures that the store of clips' fields lacks."""
         if self.images is None:
             return self.rows.slice(0, 0)
         pictures = distinct(equal(unequal(self.rows, image_id=""), error=""), "image_id")
         return without(pictures, "image_id", self.images.places()["id"])
 
     def image_ids(self, rows: pa.Table) -> pa.Array:
-        """Ids of rows in the store of clips' fields: the picture's where a row has one, else the clip's own."""
+        """Ids of ``rows`` in the store of clips' fields: the picture's id where a row has one, else the clip's own."""
         own = pc.if_else(pc.equal(rows["video"], ""), "", rows["id"])
         return pc.if_else(pc.equal(rows["image_id"], ""), own, rows["image_id"])
 
     def _check_pictures(self) -> None:
-        """ConfigError for pictures that no network would see, and for prompts without a picture where a network takes
+        """ConfigError for pictures that the network ignores, and for prompts without a picture where the network needs
         one."""
         for number, part in enumerate(self.source.parts):
             alone = equal(self.rows, dataset=number, error="", video="", image_id="")
@@ -145,7 +146,8 @@ class Inventory:
                 )
 
     def mark_failed(self, errors: Mapping[str, str], ids: str = "id") -> None:
-        """Mark clips, or with ``ids`` "image_id" pictures, that could not be decoded."""
+        """Write ``errors`` into the rows of clips that could not be decoded, or of pictures with ``ids`` =
+        "image_id"."""
         if errors:
             reasons = pa.array(errors.values(), pa.string())
             reasons = reasons.take(pc.index_in(self.rows[ids], value_set=pa.array(errors, pa.string())))

@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 
 
 def recall(source: Source, models: Encoders, listed: pa.Table) -> Cache | None:
-    """The cache that this source led to before, if it is whole and no file of the source has another size or time
-    since. A damaged one is named and left out."""
+    """The cache that an earlier preparation of this source made, if it is whole and every file of the source has the
+    same size and time as then; else None. A warning names a damaged cache."""
     try:
         cache = Cache(source.cache_dir / sealed.read_json(memo(source, models, listed))["cache"])
         cache.check()
     except FileNotFoundError:
         return None
     except Damaged as damaged:
-        log.warning("%s: it is made again", damaged)
+        log.warning("%s: the cache is built again", damaged)
         return None
     return cache
 
@@ -40,8 +40,8 @@ def remember(source: Source, models: Encoders, listed: pa.Table, cache: Cache) -
 
 
 def memo(source: Source, models: Encoders, listed: pa.Table) -> Path:
-    """Path of the file that holds the answer; its name is a hash of settings, models, and the names, sizes and times of
-    all files."""
+    """Path of the file that names a source's cache; the file's name is a hash of settings, models, and the names, sizes
+    and times of all files."""
     settings = source.model_dump(mode="json", exclude={"cache_dir", "encode_batch", "encoders", "encoder_gpus"})
     files = (_with_versions(row) for row in rows_of(listed))
     teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]
@@ -51,6 +51,6 @@ def memo(source: Source, models: Encoders, listed: pa.Table) -> Path:
 
 
 def _with_versions(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Values of a listed row, and the sizes and times of its files."""
+    """The values of a listed row, then the sizes and times of its files."""
     image = row.pop("image")
     return (*row.values(), version(row["path"]), *((image, version(image)) if image else ()))

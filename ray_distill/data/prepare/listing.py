@@ -1,4 +1,4 @@
-"""List every clip and prompt that a source names, with captions, before a video is opened."""
+"""List the clips and prompts of a source with their captions, without opening a video."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ LISTED = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of a dataset (its number ``dataset``): ``video`` as the dataset names it, "" for a prompt alone, and
-    ``path``. ``error`` is the reason why it cannot be used, "" so far. ``others`` is a JSON list of the captions,
-    beside ``caption``, among which each sample draws one; "" without any. ``image`` is the path of its picture, ""
-    where it has none of its own."""
+    """A clip or a prompt of the dataset number ``dataset``. ``video`` is the name that the dataset gives, "" for a
+    prompt; ``path`` is the video's path. ``error`` says why the entry cannot be used; "" so far. ``others`` is a JSON
+    list of further captions: each sample draws one of them or ``caption``; "" without any. ``image`` is the path of the
+    entry's picture, "" where it has none of its own."""
 
     dataset: int
     video: str
@@ -60,13 +60,13 @@ def _entry(number: int, video: str, path: str, captions: Captions, error: str = 
 
 
 def check(source: Source) -> None:
-    """ValueError where a dataset's file or folder is not there."""
+    """ValueError where a dataset's file or folder does not exist."""
     for number, part in enumerate(source.parts):
         where = _where(source, number)
         try:
             there = kind(part.place)
         except UNREADABLE as error:
-            raise ValueError(f"{where}: cannot be looked at ({error})") from None
+            raise ValueError(f"{where}: cannot be accessed ({error})") from None
         kinds = {"videos": ("folder",), "shards": ("file", "folder")}.get(part.kind, ("file",))
         if there not in kinds:
             raise ValueError(f"{where}: no such {' or '.join(kinds)}. {CONTENTS[part.kind]}")
@@ -78,8 +78,7 @@ def listing(source: Source) -> pa.Table:
 
 
 def entries(source: Source) -> Iterator[Entry]:
-    """All entries of a source, in the order of its datasets; ValueError where a dataset is missing, unreadable or
-    empty."""
+    """The entries of all datasets of a source, in order; ValueError where a dataset is missing, unreadable or empty."""
     check(source)
     names = Names()
     for number in range(len(source.parts)):
@@ -87,7 +86,8 @@ def entries(source: Source) -> Iterator[Entry]:
 
 
 def entries_of(source: Source, number: int, more: More = always) -> Iterator[Entry]:
-    """Entries of dataset ``number``, until ``more`` is false; ValueError where it is unreadable or empty."""
+    """The entries of dataset ``number``, until ``more`` is false; ValueError where the dataset is unreadable or
+    empty."""
     part, where, empty = source.parts[number], _where(source, number), True
     try:
         for entry in _READERS[part.kind](source, number, part, more):
@@ -108,7 +108,8 @@ def _where(source: Source, number: int) -> str:
 
 
 def _in_utf8(entry: Entry) -> Entry:
-    """``texts`` as valid UTF-8: names on a disk may be any bytes and JSON may hold half a character; a table cannot."""
+    """``entry`` in valid UTF-8, as a table needs it: names on a disk may be any bytes, and JSON may hold half a
+    character."""
     texts = {name: getattr(entry, name) for name in ("video", "path", "caption", "error", "image")}
     try:
         "".join([*texts.values(), *json.loads(entry.others or "[]")]).encode()
@@ -123,7 +124,7 @@ def _folder(source: Source, number: int, part: Dataset, more: More) -> Iterator[
     unread: dict[str, OSError] = {}
     names = walk(part.place, unread.__setitem__, more)
     yield from _unread(number, unread)
-    sidecars = {  # .TXT, too; where both are there, .txt comes later
+    sidecars = {  # a .TXT counts too; where both exist, .txt sorts later and wins
         path.with_suffix(".txt").as_posix(): name
         for path, name in ((PurePosixPath(name), name) for name in names)
         if path.suffix.lower() == ".txt"
@@ -204,12 +205,12 @@ def _manifest(source: Source, number: int, part: Dataset, more: More) -> Iterato
 
 
 def _image(source: Source, part: Dataset, root: str, row: Row) -> tuple[str, str]:
-    """The path of a row's picture, "" where it has none, and its fault."""
+    """(path of a row's picture, "" where it has none; fault, "" if none)."""
     name = row.value.get(part.image_column) if part.image_column else None
     if name is None or name == "":
         return "", ""
     if not isinstance(name, str):
-        return "", f"{part.image_column} is a path, and no {type(name).__name__}"
+        return "", f"{part.image_column} is a path, not {type(name).__name__}"
     path = join(root, name)
     if not source.allow_outside and not is_inside(root, path):
         return "", f"{name} lies outside the folder {root}; data.allow_outside=true allows it"
@@ -257,8 +258,8 @@ def _title(part: Dataset, row: Row) -> str:
 
 
 def _rows(part: Dataset, columns: Sequence[str], more: More) -> Iterator[Row]:
-    """The rows of a manifest or of prompts, each a mapping or a fault, until ``more`` is false. ValueError where none
-    of them is a mapping, or has ``columns``: the file is something else."""
+    """The rows of a manifest or of prompts, each a mapping or a fault, until ``more`` is false. ValueError where no row
+    is a mapping, or none has all ``columns``, since the file is then something else."""
     names: set[str] | None = None
     wrong = ""
     optional = [part.image_column] if part.image_column else []

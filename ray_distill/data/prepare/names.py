@@ -1,4 +1,4 @@
-"""Names of videos for caches, lists and logs, without the secrets of their addresses."""
+"""Names of videos for caches, lists and logs: addresses without their secrets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """Entry -> the entry under a name without secrets; its ``path`` stays as it is.
+    """Callable: entry -> the entry under a name without secrets; its ``path`` stays as it is.
 
-    A name means one file: the second of two addresses that differ in their secrets alone is called ``... (2)``. A new
-    signature of a file changes no name.
+    A name means one file: of two addresses that differ only in their secrets the second is called ``... (2)``. A file
+    keeps its name when its address gets a new signature.
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[int, int] = {}  # hashes of paths: millions of addresses would fill the driver
+        self._numbers: dict[int, int] = {}  # by hashes of paths: millions of addresses would fill the driver's memory
         self._last: dict[int, int] = {}
 
     def __call__(self, entry: Entry) -> Entry:

@@ -1,6 +1,7 @@
 """The Ray Data pipeline: entries -> clips -> latents and text embeddings -> the cache of a run.
 
-Rows in a store are not encoded again: a preparation that was killed, or whose source has grown, goes on.
+Rows in a store are not encoded again, so that a preparation continues where an earlier one was killed, and after its
+source has grown.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 Stopped = Callable[[], bool]
 LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
-"""CPUs of each stage. They differ, or Ray would fuse two stages and decode in the encoder's one process."""
+"""CPUs of each stage. They must differ: Ray would fuse equal stages, and decode in the encoder's single process."""
 
 ATTEMPTS = 3
-"""Attempts of a preparation, each of which may find a file of the cache damaged."""
+"""Attempts at a preparation; each may find one damaged file of the cache."""
 
 BLOCK, LIGHT = 64, 256
-"""Most clips of a task, so that a worker's memory does not grow with the source; and most files to look into, or
-captions: light ones, of which a task should hold many."""
+"""Most clips per task, so that a worker's memory does not grow with the source; and most files to look into, or
+captions, per task: these are light, so that a task should have many."""
 
 
 def prepare(source: Source, models: Encoders, say: Say = log.info) -> Cache:
-    """The cache of the source, prepared unless it is there. Files that cannot be used are counted, named and left out.
+    """Return the source's cache, and prepare it first unless it exists. Unusable files are counted, named and left out.
 
     ConfigError where a dataset is missing or unreadable, or no usable row is left.
     """
@@ -61,7 +62,7 @@ def prepare(source: Source, models: Encoders, say: Say = log.info) -> Cache:
     for _ in range(ATTEMPTS - 1):
         try:
             return recall(source, models, listed) or _build(source, models, listed, say)
-        except Damaged as damaged:  # the damaged file is set aside: its rows are missing now
+        except Damaged as damaged:  # the damaged file is set aside, so that the next attempt encodes its rows
             say(f"   {damaged}")
     return _build(source, models, listed, say)
 
@@ -69,8 +70,8 @@ def prepare(source: Source, models: Encoders, say: Say = log.info) -> Cache:
 def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cache:
     if not (source.cache_dir / KINDS["caption"] / models.encoder).is_dir() and (past := older(source.cache_dir)):
         say(
-            f"   {source.cache_dir}: {len(past)} caches of an earlier version, such as {past[0].name}, know no digests "
-            "of their rows: all is encoded anew, and what was there before may be removed"
+            f"   {source.cache_dir}: {len(past)} caches of an earlier version, such as {past[0].name}, have no digests "
+            "of their rows: all rows are encoded anew, and you may remove the old caches"
         )
     before = memo(source, models, listed)
     prompts = pa.array((n for n, part in enumerate(source.parts) if part.kind == "prompts"), pa.int64())
@@ -97,21 +98,22 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
 
 
 def real_videos(source: Source, cache: Cache) -> Dataset:
-    """The cache's clips as ``pixels`` uint8 [T, height, width, 3] of the size of samples, read from their files again;
-    ``error`` is "" unless a file has changed since."""
+    """Read the cache's clips from their files again, as ``pixels`` uint8 [T, height, width, 3] of the size of samples;
+    ``error`` is "" unless a file has changed."""
     paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
     clips = unequal(cache.index.filter(pa.array(cache.choices > 0)), video="")
     clips = clips.select(["dataset", "video", "number", "content"])
     size = {"height": source.height, "width": source.width}
-    located = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
-    rows = [row | size | {"path": path} for row, path in located if path]  # a run outlives clips of its sources
+    pairs = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
+    rows = [row | size | {"path": path} for row, path in pairs if path]  # files of a run's clips may be gone
     if not rows:
         raise ValueError("data: none of the cache's clips is in its sources any more; set evaluate.metric=null")
     return _decode(source, dataset(pa.Table.from_pylist(rows)))
 
 
 def with_paths(source: Source, rows: pa.Table) -> pa.Table:
-    """Rows of an index with the source's own addresses, signed anew perhaps, in place of the masked ones."""
+    """``rows`` of an index with the source's current addresses, which may be newly signed, in place of the masked
+    ones."""
     if not pc.any(pc.match_substring(rows["path"], HIDDEN)).as_py():
         return rows
     paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
@@ -121,7 +123,7 @@ def with_paths(source: Source, rows: pa.Table) -> pa.Table:
 
 
 def _look(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.Table:
-    """Each clip of the source's files, or the error in its place."""
+    """A table of the clips in the source's files, with an error in the place of each unusable file."""
     tables = [CLIPS.empty_table()]
     if len(files):
         clips = dataset(files, LIGHT).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
@@ -163,9 +165,9 @@ def _clips(source: Source, models: Encoders, inventory: Inventory, say: Say) -> 
 def encode_beside(
     source: Source, models: Encoders, rows: pa.Table, write: Write, cpus: float, say: Say, stopped: Stopped
 ) -> dict[str, str]:
-    """Encode clips in the order of ``rows``, with the CPUs that a training leaves, until all are there or ``stopped``.
+    """Encode clips in the order of ``rows``, on the CPUs that a training leaves, until all are encoded or ``stopped``.
 
-    Files are small, since training waits for them. Returns the errors by id, which are also in the store.
+    Files are small, since training waits for them. Returns the errors by id; the store has them as well.
     """
     batch = max(8, source.encode_batch)
     encoded = _encoded_clips(source, models, dataset(rows, batch), cpus)
@@ -181,8 +183,8 @@ def _decode(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset
 
 
 def _teach(source: Source, models: Encoders, inventory: Inventory, part: int, teacher: Teacher, say: Say) -> None:
-    """Sample clips of prompts by the teacher."""
-    rows = inventory.missing_taught(part)
+    """Sample a dataset's missing clips by its teacher."""
+    rows = inventory.missing_teacher_clips(part)
     if len(rows):
         (uncond,) = inventory.text.find([address(source.negative_prompt)])
         arguments = (models, teacher, inventory.sample_shape, inventory.text, uncond, inventory.images)
@@ -196,8 +198,8 @@ def _encode(
 ) -> Dataset:
     """Encode ``rows`` in a pool of actors that grows to ``data.encoders``.
 
-    Beside a training all actors start at once, as many as leave CPUs to the other stages: Ray adds one once the
-    decoders have ended, and until then the training would wait.
+    Beside a training all actors that leave CPUs to the other stages start at once: Ray would add an actor only after
+    the decoders have ended, and the training would wait until then.
     """
     others = share(DECODE, cpus) + share(WRITE, cpus) + 0.05
     least = 1 if cpus is None else max(1, min(source.encoders, int((cpus - others) / share(ENCODE, cpus))))
@@ -219,9 +221,9 @@ def _write(
     cpus: float | None = None,
     stopped: Stopped = lambda: False,
 ) -> dict[str, str]:
-    """``write`` the rows; returns the errors of those that failed, by id.
+    """Write ``rows`` by ``write``; returns the errors by id of the rows that failed.
 
-    A kill costs each writer one file at most: a twentieth of the work, 256 rows, or ``FILE`` bytes.
+    A kill costs each writer at most one file: a twentieth of the work, 256 rows, or ``FILE`` bytes.
     """
     errors: dict[str, str] = {}
     per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
@@ -237,8 +239,8 @@ def _write(
 
 
 def share(of: float, cpus: float | None = None) -> float:
-    """CPUs of a stage, of ``cpus`` or the cluster's: all stages must fit beside each other, or all but the first would
-    never start."""
+    """CPUs of a task of a stage that asks for ``of``, scaled to ``cpus`` or to the cluster's: all stages must fit
+    beside each other, else only the first would ever start."""
     return of * min(1.0, (ray.cluster_resources().get("CPU", 1) if cpus is None else cpus) / 2)
 
 
@@ -250,8 +252,8 @@ def dataset(rows: pa.Table, per_block: int = BLOCK) -> Dataset:
 
 
 class Progress:
-    """Counts and the time left: a bar on a terminal, a line every few seconds elsewhere. The pace of the lines counts
-    from the first row, since actors take time to start."""
+    """Progress of a stage: a bar on a terminal, elsewhere a line with counts and the time left every few seconds. The
+    lines measure the pace from the first row on, since actors take time to start."""
 
     def __init__(self, what: str, total: int, say: Say, every_s: float = 5) -> None:
         self.what, self.total, self.say, self.every_s = what, total, say, every_s

@@ -1,4 +1,4 @@
-"""Read the rows of a manifest or a file of prompts: JSON lines or list, CSV, parquet, text."""
+"""Read the rows of a manifest or a prompts file: JSON lines, a JSON list, CSV, parquet or text."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ray_distill.data.store.tables import rows_of
 from ray_distill.plaintext import NotText, json_of, lines_of, list_of, text_of
 
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""Endings of a manifest; prompts may be plain text, too."""
+"""File name endings of manifests; prompts may also be plain text."""
 MARKUP = (".yaml", ".yml", ".toml", ".xml", ".html")
-"""Endings of text whose lines are no prompts."""
+"""File name endings of text whose lines are no prompts."""
 Line = tuple[int, str, str]
-"""Number, text, and the reason why it is no text."""
+"""(number, text, the reason why the line is no text)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``value`` of row ``where`` ("line 3"); ``fault`` is the reason why it has none. ``alien``: its text belongs to
-    another kind of file."""
+    """A row at ``where`` ("line 3") with its ``value``, or with the ``fault`` that leaves it without one. ``alien``:
+    the text belongs to another kind of file."""
 
     where: str
     value: Any = None
@@ -37,10 +37,10 @@ class Row:
 
 
 def rows_in(place: Path | str, columns: Sequence[str], more: Sequence[str] = ()) -> Iterator[Row]:
-    """The rows of a file, with the ``columns`` and those of ``more`` that it has; a row of plain text is a line. An
-    unreadable row is a fault, and the others are read.
+    """The rows of a file, with the ``columns``, and with those of ``more`` that it has; each line of plain text is a
+    row. An unreadable row becomes a fault, and the other rows are read.
 
-    ValueError where the file as a whole is no such table.
+    ValueError where the file as a whole is no table.
     """
     match PurePosixPath(str(place)).suffix.lower():
         case ".parquet":
@@ -51,7 +51,9 @@ def rows_in(place: Path | str, columns: Sequence[str], more: Sequence[str] = ())
             for number, (value, fault) in enumerate(list_of(read(place)), 1):
                 yield Row(f"entry {number}", value, fault)
         case suffix if suffix in MARKUP:
-            raise ValueError(f"{suffix} is not read; write {', '.join(TABLES)}, or plain text with a prompt a line")
+            raise ValueError(
+                f"{suffix} is not supported; write {', '.join(TABLES)}, or plain text with one prompt per line"
+            )
         case suffix:
             parse = json_of if suffix in TABLES else str.strip
             yield from (_parse(parse, *line) for line in _lines(place) if line[1].strip())
@@ -72,19 +74,19 @@ def _lines(place: Path | str) -> Iterator[Line]:
 
 
 def _open(place: Path | str) -> BinaryIO:
-    """An open file. A remote one is read whole first, so that a broken connection can be tried again."""
+    """An open file. A remote file is first read whole, so that a broken connection can be retried."""
     return again(place, lambda: pa.BufferReader(read(place)) if is_remote(place) else open_at(place))
 
 
 def _is_list(place: Path | str) -> bool:
-    """True where a .json is one list, and no JSON lines."""
+    """True where a .json holds one list, false for JSON lines."""
     with _open(place) as file:
         return next((text for text, _ in lines_of(file) if text.strip()), "").lstrip().startswith("[")
 
 
 def _csv(lines: Iterator[Line], columns: Sequence[str]) -> Iterator[Row]:
-    """Rows of a CSV. Values may span several lines, within quotes. The delimiter is the comma, semicolon or tab for
-    which the header has ``columns``."""
+    """The rows of a CSV; a quoted value may span several lines. The delimiter is the one of comma, semicolon and tab
+    that gives a header with all ``columns``."""
     first = next((line for line in lines if line[1].strip()), None)
     if first is None:
         return
@@ -98,13 +100,13 @@ def _csv(lines: Iterator[Line], columns: Sequence[str]) -> Iterator[Row]:
         raise ValueError(f"line {number}: two columns are called {twice[0]!r}")
     for number, values, fault in _records(lines, delimiter):
         if not fault and len(values) != len(names):
-            fault = f"{len(values)} values for {len(names)} columns; one with a {delimiter!r} in it stands in quotes"
+            fault = f"{len(values)} values for {len(names)} columns; put a value that has a {delimiter!r} in quotes"
         yield Row(f"line {number}", None if fault else dict(zip(names, values, strict=True)), fault)
 
 
 def _records(lines: Iterator[Line], delimiter: str) -> Iterator[tuple[int, list[str], str]]:
-    """Each record: its first line, values and fault. A quote that is never closed costs its own line, not all that
-    follow."""
+    """(number of the first line, values, fault) of each record. A quote that is never closed costs its own line, not
+    all later lines."""
     ahead: deque[Line] = deque()
 
     def feed(record: list[Line]) -> Iterator[str]:
@@ -131,7 +133,7 @@ def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> 
         names = file.schema_arrow.names
         present = [name for name in columns if name in names]
         if len(present) < len(columns):
-            yield Row("row 1", dict.fromkeys(names))  # the caller refuses it by its columns
+            yield Row("row 1", dict.fromkeys(names))  # the caller refuses the file, since columns are missing
             return
         present += [name for name in more if name in names]
         batches = file.iter_batches(columns=present)
@@ -144,10 +146,10 @@ def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> 
 
 
 def _as_bytes(column: pa.Array) -> pa.Array:
-    """Text as its bytes: Arrow takes a file's text for UTF-8, unchecked."""
+    """A column of text as bytes, since Arrow assumes that a file's text is UTF-8 without a check."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _as_bytes(column.dictionary_decode())  # a cast would check UTF-8, in all rows at once
+        return _as_bytes(column.dictionary_decode())  # a cast would check UTF-8 in all rows at once
     if pa.types.is_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.binary())
     if pa.types.is_large_string(kind):

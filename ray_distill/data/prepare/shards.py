@@ -1,4 +1,4 @@
-"""List clips in tar shards with their captions, as WebDataset and video2dataset pack them."""
+"""List the clips and captions of tar shards as WebDataset and video2dataset pack them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PACKED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4"
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 BLOCK = 512
 TAIL = 1 << 20
-"""Bytes behind the end mark that are read: tar fills up its last record with zeros."""
+"""Bytes to read behind the end mark, since tar fills up its last record with zeros."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video of a shard: its member's ``name``, its ``place`` for ``remote.local`` and its captions; ``fault`` is the
-    reason why it cannot be used. A fault of the shard itself has no name."""
+    """A video of a shard: the ``name`` of its member, its ``place`` for ``remote.local``, and its captions. ``fault``
+    is the reason why it cannot be used; a fault of the whole shard has no name."""
 
     name: str
     place: str = ""
@@ -42,25 +42,25 @@ class _Members:
 
 
 def is_shard(name: str) -> bool:
-    """True for a shard, and for a packed one, which must be named as a fault."""
+    """True for a tar shard, and for a compressed one, which is listed as a fault."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
     return bool(suffixes) and (".tar" in (suffixes[-1], *suffixes[-2:-1]) or suffixes[-1] in (".tgz", ".tbz2", ".txz"))
 
 
 def clips_in(tar: str, column: str, choices: bool, one_caption: bool, more: More = always) -> list[Clip]:
-    """The videos of a shard, in its order, and a fault for each member that cannot be used. ``column`` names the
-    caption in a .json; with ``choices`` each line of a .txt is a caption. With ``one_caption`` captions are not read.
-    It reads members until ``more`` is false."""
+    """The videos of a shard in its order, and a fault for each member that cannot be used. ``column`` is the caption's
+    key in a .json; with ``choices`` each line of a .txt is a caption; with ``one_caption`` no captions are read. Reads
+    members until ``more`` is false."""
     with open_at(tar) as file:
         packed = tar.lower().endswith(PACKED) or file.read(6).startswith(MAGIC)
         if packed or not tar.lower().endswith(".tar"):
-            return [Clip("", fault="members are read where they stand in a .tar; unpack it, or name it so")]
+            return [Clip("", fault="members are read by their offsets in a plain .tar; decompress it, or name it .tar")]
         members = _members(tar, file, column, choices, more)
     if one_caption:
         clips = [Clip(name, place) for name, place in members.videos.items()] + members.faults
     else:
         clips = [*_with_captions(members), *_alone(members), *members.faults]
-    return clips or [Clip("", fault="no video in it")]  # a disk may have given back a file of zeros alone
+    return clips or [Clip("", fault="no video in it")]  # a failing disk may return a file of zeros
 
 
 def _members(tar: str, file: BinaryIO, column: str, choices: bool, more: More) -> _Members:
@@ -77,7 +77,7 @@ def _members(tar: str, file: BinaryIO, column: str, choices: bool, more: More) -
     except (tarfile.TarError, ValueError) as error:
         fault = f"cut off or damaged ({error})"
     if fault:
-        members.faults.append(Clip("", fault=f"{fault}: members behind this place are left out"))
+        members.faults.append(Clip("", fault=f"{fault}: later members are left out"))
     return members
 
 
@@ -95,7 +95,7 @@ def _take(
         fault = "it is cut off, as its shard is"
     if suffix in VIDEOS:
         if name in members.videos:
-            members.faults.append(Clip(name, fault="a later member has its name"))
+            members.faults.append(Clip(name, fault="a later member has the same name"))
         if fault:
             members.faults.append(Clip(name, fault=fault))
         else:
@@ -109,12 +109,12 @@ def _take(
 
 
 def _after(file: BinaryIO, offset: int) -> str:
-    """The fault behind the last member, "" if none: tarfile takes an unreadable header for the end."""
+    """The fault behind the last member, "" if none: tarfile takes an unreadable header for the archive's end."""
     file.seek(offset)
     mark = file.read(BLOCK)
     if mark != bytes(BLOCK):
         return f"cut off or damaged at byte {offset}"
-    return "it goes on behind its end mark, as two archives in one do" if file.read(TAIL).strip(b"\0") else ""
+    return "it continues behind its end mark, as two joined archives do" if file.read(TAIL).strip(b"\0") else ""
 
 
 def _stem(name: str) -> str:
@@ -128,7 +128,8 @@ def _key(name: str) -> str:
 
 
 def _with_captions(members: _Members) -> Iterator[Clip]:
-    """Each video with its captions: those under its own name; else those of its sample that no other video has."""
+    """Each video with the captions under its own name, else with its sample's captions that belong to no other
+    video."""
     owned = {_stem(video) for video in members.videos}
     samples: dict[str, list[str]] = {}
     for text in members.texts:
@@ -142,7 +143,7 @@ def _with_captions(members: _Members) -> Iterator[Clip]:
 
 
 def _texts_of(stem: str, texts: Sequence[str], owned: Set[str]) -> list[str]:
-    """The texts of a video's sample that may be its own, all of one stem or of several."""
+    """The texts of a sample that may belong to its video ``stem``; several stems mean that the choice is unclear."""
     free = {_stem(text) for text in texts} - owned
     shorter = sorted((other for other in free if stem.startswith(f"{other}.")), key=len)
     stems = {stem} if any(_stem(text) == stem for text in texts) else set(shorter[-1:]) or free
@@ -150,7 +151,7 @@ def _texts_of(stem: str, texts: Sequence[str], owned: Set[str]) -> list[str]:
 
 
 def _first(names: Sequence[str], texts: Mapping[str, tuple[Captions, str]]) -> tuple[Captions, str]:
-    """The first captions that exist, a .txt's before a .json's."""
+    """(captions, fault): the first captions that exist; a .txt goes before a .json."""
     names = sorted(names, key=lambda name: not name.lower().endswith(".txt"))
     captions = next((texts[name][0] for name in names if texts[name][0]), ())
     faults = [texts[name][1] for name in names if texts[name][1]]

@@ -1,6 +1,6 @@
 """Tasks that Ray Data maps over files: look into a file, decode its clips, write encoded rows.
 
-Each worker imports this file: no torch, unless a clip has to be resized, and no library of models.
+Each worker imports this file, so it imports no model library, and torch only where a clip must be resized.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ CLIPS = pa.schema(
         *((name, pa.string()) for name in ("id", "header", "content", "image_id")),
     ]
 )
-"""Columns of the rows that ``Look`` makes of ``listing.LISTED``."""
+"""Columns of the rows that ``Look`` makes from rows of ``listing.LISTED``."""
 PIECES, PIECE = 128, 128 << 10
-"""Number of pieces that identify a file larger than all of them together (16 MiB)."""
+"""Number and bytes of the pieces that identify a file larger than all of them together (16 MiB)."""
 TOGETHER = 64 << 20
-"""Bytes of clips in one block."""
+"""Most bytes of clips in one block."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """An entry -> its clips, each with the header's facts, its cut, its size and an id; ``error`` is the reason why it
-    has none.
+    """An entry -> its clips, each with the header's facts, its number, its size and an id; an entry that cannot be used
+    has the reason in ``error``.
 
-    Height and width of clips are multiples of the model's ``multiple``.
+    Clips' heights and widths are multiples of ``multiple``, the model's.
     """
 
     source: Source
@@ -68,7 +68,7 @@ class Look:
                 most, limit = clips.clips_per_video, self.source.maximum_pixels
                 (video, seeks), content = look(path, clips.cut(0), most, limit), fingerprint(path)
                 if version(path) != before:
-                    raise BadClip(row["path"], "was replaced while it was looked into")
+                    raise BadClip(row["path"], "was replaced while its header was read")
             if reason := clips.unfit(video.square_size):
                 raise BadClip(row["path"], reason)
         except BadClip as bad:
@@ -86,13 +86,13 @@ class Look:
         return rows
 
     def _prompt(self, row: Row, clips: Clips) -> Row:
-        """The row of a prompt and its picture, which is cropped to the size of samples."""
+        """The row of a prompt with the id of its picture, which is cropped to the size of samples."""
         image_id, wrong = picture_id(row["image"], clips, (self.source.height, self.source.width))
         return row | {"image_id": image_id, "error": wrong}
 
 
 def picture_id(place: str, clips: Clips, size: tuple[int, int]) -> tuple[str, str]:
-    """The id of a picture's encoding, by its content and crop, and the reason why there is none."""
+    """(id of a picture's encoding, from its content and crop; the reason why there is none)."""
     try:
         with local(place) as path:
             return address("picture", fingerprint(path), clips.frames, size, clips.crop), ""
@@ -101,8 +101,8 @@ def picture_id(place: str, clips: Clips, size: tuple[int, int]) -> tuple[str, st
 
 
 def fingerprint(path: str) -> str:
-    """sha256 over a file's size and content; for a file larger than 16 MiB over ``PIECES`` of it, evenly apart from its
-    first byte to its last. Two files of one size that differ in none of these pieces count as one."""
+    """sha256 over a file's size and content; for a file larger than 16 MiB over ``PIECES`` evenly spaced pieces from
+    its first byte to its last. Two such files of equal size that differ only between the pieces count as equal."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -120,9 +120,9 @@ def fingerprint(path: str) -> str:
 
 @dataclass(frozen=True)
 class Decode:
-    """Clips -> ``pixels`` uint8 [n, T, H, W, 3], some clips of one shape at a time; where a clip's are zeros ``error``
-    is the reason, else "". Without a ``header`` it looks into the clip's file again; a ``content`` must be that of the
-    file."""
+    """Clips -> ``pixels`` uint8 [n, T, H, W, 3], for some clips of one shape at a time. A clip that cannot be decoded
+    has zeros, and the reason in ``error``, which is "" for others. A row without a ``header`` has its file's header
+    read again; a row's ``content`` must be the fingerprint of the file."""
 
     source: Source
 
@@ -130,7 +130,7 @@ class Decode:
         clips, start = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)], 0
         for shape, alike in groupby(clips, self._shape):
             while some := list(islice(alike, self._together(shape))):
-                # One array from the start: stacked clips would be copied once more.
+                # Allocated once: stacking clips would copy them again.
                 pixels = np.empty((len(some), *shape), dtype=np.uint8)
                 errors = [self.clip(row, out)[1] for row, out in zip(some, pixels, strict=True)]
                 columns = {name: column[start : start + len(some)] for name, column in rows.items()}
@@ -138,7 +138,7 @@ class Decode:
                 start += len(some)
 
     def clip(self, row: Row, out: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-        """One clip's pixels [T, H, W, 3], in ``out`` if the caller passes it, and its error."""
+        """(pixels [T, H, W, 3] of one clip, its error); the pixels are written into ``out`` if the caller passes it."""
         clips = self.source.clips(self.source.parts[row["dataset"]])
         pixels = np.empty(self._shape(row), dtype=np.uint8) if out is None else out
         facts = _facts(row["header"]) if row.get("header") else None
@@ -148,7 +148,7 @@ class Decode:
             with local(row["path"]) as path:
                 read_clip(path, clips.cut(row["number"]), fit, facts, pixels, source.decoder, source.maximum_pixels)
                 if row.get("content") and row["content"] != fingerprint(path):
-                    raise BadClip(row["path"], "was replaced since it was looked into")
+                    raise BadClip(row["path"], "was replaced since its header was read")
         except BadClip as bad:
             pixels[:] = 0
             return pixels, str(bad)
@@ -158,7 +158,7 @@ class Decode:
         return self.source.clips(self.source.parts[row["dataset"]]).frames, int(row["height"]), int(row["width"]), 3
 
     def _together(self, shape: tuple[int, ...]) -> int:
-        """Number of clips that ``TOGETHER`` bytes hold, in whole batches of the encoder, if one fits."""
+        """Number of clips that fit into ``TOGETHER`` bytes, in whole batches of the encoder where at least one fits."""
         fitting, batch = TOGETHER // math.prod(shape), self.source.encode_batch
         return max(1, fitting - fitting % batch if fitting > batch else fitting)
 
@@ -176,7 +176,7 @@ def _fit(frames: np.ndarray, video: Video, height: int, width: int, crop: bool) 
 @dataclass(frozen=True)
 class DecodePicture:
     """The row of a picture -> its ``pixels`` uint8 [1, H, W, 3], cropped as clips are, and the ``frames`` of the clip
-    that begins with it; where they are zeros ``error`` is the reason, else ""."""
+    that begins with it. An unreadable picture has zeros, and the reason in ``error``, which is "" for others."""
 
     source: Source
 
@@ -194,10 +194,11 @@ class DecodePicture:
 
 @dataclass(frozen=True)
 class Write:
-    """Good rows -> a file of ``store``; it returns ``id`` and ``error``. With ``errors`` these are stored, too.
+    """Write good rows into a file of ``store``; returns ``id`` and ``error`` of all rows. With ``errors`` the store
+    gets the errors as well.
 
-    ``beside`` is a store of its own for the columns ``apart``. It is written first: a row in ``store`` has all that
-    belongs to it.
+    ``beside`` is a second store for the columns ``apart``. It is written first, so that each row in ``store`` has its
+    columns in ``beside``.
     """
 
     store: Store

@@ -1,4 +1,4 @@
-"""Ray Data actor that holds a teacher and samples clips of prompts into a store."""
+"""Ray Data actor with a teacher, which samples clips of prompts for a store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray_distill.data.store.cache import KINDS, Shape
 from ray_distill.data.store.parquet import Place, Store
 from ray_distill.diffusion.samplers import halting, trajectory
 from ray_distill.diffusion.timesteps import euler_timesteps
-from ray_distill.models.conditions import batched, from_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, unconditional
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.packed import tensor_shape
 from ray_distill.models.spec import Row
@@ -25,10 +25,10 @@ PURPOSE = "teacher_clips"
 
 
 class MakeClips:
-    """An actor with a teacher: rows with ``id`` and the places of their conditioning -> ``latents``, and the ``states``
-    [K, C, T, H, W] at ``teacher.levels`` on the way to them.
+    """An actor with a teacher: rows with ``id`` and the places of their conditioning -> ``latents``, and the
+    trajectory's ``states`` [K, C, T, H, W] at ``teacher.levels``.
 
-    ``uncond`` is the place of the negative prompt. The noise of a row depends on its id alone, not on its batch.
+    ``uncond`` is the place of the negative prompt. A row's noise depends only on its id, not on its batch.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class MakeClips:
             kind: [Place(*place) for place in zip(*(rows[f"{kind}_{part}"] for part in Place._fields), strict=True)]
             for kind in self.stores
         }
-        rows_cond = batched(self._rows(places), self.fields, self.shape)
+        rows_cond = collate(self._rows(places), self.fields, self.shape)
         cond = {name: value.to(self.device) for name, value in rows_cond.items()}
-        # The whole id would not fit into a noise stream's 64 bits.
+        # 15 of the id's hex digits: the whole id would not fit into the 64 bits of a sample id.
         ids = torch.tensor([int(id_[:15], 16) for id_ in rows["id"]], device=self.device)
         x_T = StatelessRng(self.teacher.seed).noise(PURPOSE, ids, tensor_shape(self.shape))
         uncond, levels = unconditional(self.uncond, cond, self.fields), self.teacher.levels
@@ -61,7 +61,7 @@ class MakeClips:
         return columns | {"states": _bytes(torch.stack(states, dim=1))} if levels else columns
 
     def _rows(self, places: Mapping[str, Sequence[Place]]) -> list[Row]:
-        """The conditioning at ``places``, by the kind of its store."""
+        """The conditioning rows at ``places``, which are given by kind of store."""
         fields = {name: field for name, field in self.fields.items() if KINDS[field.of] in places}
         values = [self.stores[KINDS[field.of]].read(places[KINDS[field.of]], name) for name, field in fields.items()]
         rows = [dict(zip(fields, row, strict=True)) for row in zip(*values, strict=True)]

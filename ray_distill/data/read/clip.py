@@ -11,7 +11,7 @@ REMEDY = "lower data.frames or data.stride, or drop it"
 
 
 class BadClip(ValueError):
-    """A clip that cannot be used: ``path`` and ``reason``. It costs this clip and never the run."""
+    """Error: the clip at ``path`` cannot be used, for ``reason``. The clip is left out, and the run goes on."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)  # both in args: the error survives pickling between Ray workers
@@ -23,9 +23,9 @@ class BadClip(ValueError):
 
 @dataclass(frozen=True)
 class Video:
-    """A file's facts, from its header and first frame. ``width`` and ``height`` are the upright picture's, in the
-    file's pixels; ``pixel_aspect`` = width / height of a pixel. To make a frame upright, mirror it left for right where
-    ``mirrored``, then turn it anticlockwise by ``quarter_turns``."""
+    """Facts of a file, from its header and first frame. ``width`` and ``height`` are those of the upright picture, in
+    the file's pixels; ``pixel_aspect`` = width / height of one pixel. To make a frame upright, mirror it left to right
+    if ``mirrored``, then turn it anticlockwise by ``quarter_turns``."""
 
     width: int
     height: int
@@ -35,24 +35,24 @@ class Video:
     plain: bool
     """True where decord gives the same frames as PyAV (docs/data.md)."""
     frames: int
-    """Number of frames of the file, or up to the end of the last clip that ``look`` scanned for; the header's number
-    where only a decode from the start can count them."""
+    """Number of frames of the file, or up to the end of the last clip that ``look`` scanned for; 0 where only a decode
+    from the start can count them."""
     seconds: float
     """Seconds from the start of the first frame to the end of the last."""
     tick: float
-    """Unit of the file's times, in seconds."""
+    """Seconds of the unit in which the file counts time."""
     rate: float
-    """Frames a second, by the header."""
+    """Frames per second, from the header."""
 
     @property
     def square_size(self) -> tuple[float, float]:
-        """Height and width in square pixels."""
+        """(height, width) in square pixels."""
         return self.height, self.width * self.pixel_aspect
 
 
 @dataclass(frozen=True)
 class Times:
-    """Times at which the frames of a file begin: ``marks`` int64 [frames], never falling, in ``tick`` seconds."""
+    """Start times of a file's frames: ``marks`` int64 [frames], never falling, in units of ``tick`` seconds."""
 
     marks: np.ndarray
     tick: Fraction
@@ -71,9 +71,10 @@ class Times:
 
 @dataclass(frozen=True)
 class Seek:
-    """The frames of a clip within its file: ``numbers``, in the order of showing, count from the key frame at ``start``
-    (a time in the file's ticks; None for the file's first), where a decoder begins. ``before`` frames of the file
-    precede that key frame. ``first`` and ``last`` are the times of the clip's first and last frame."""
+    """The frames of a clip within its file. A decoder begins at the key frame at ``start`` (a time in the file's ticks;
+    None for the file's first frame), and ``numbers`` count frames from there in display order. ``before`` is the number
+    of the file's frames before that key frame. ``first`` and ``last`` are the times of the clip's first and last
+    frame."""
 
     start: int | None
     before: int
@@ -84,8 +85,8 @@ class Seek:
 
 @dataclass(frozen=True)
 class Cut:
-    """Choice of a clip's frames: ``frames`` of them, each ``stride``-th, at ``fps`` where it is set, else as the file
-    has them; clip ``number`` of those that follow each other."""
+    """Choice of a clip's frames: ``frames`` frames, every ``stride``-th one, of the file resampled to ``fps``, or of
+    the file's own frames where ``fps`` is None. ``number`` counts the clips of a file, which follow each other."""
 
     frames: int
     stride: int = 1
@@ -98,16 +99,17 @@ class Cut:
 
     @property
     def numbers(self) -> np.ndarray:
-        """Numbers int64 [frames] of the file's frames, or of its frames at ``fps``."""
+        """Numbers int64 [frames] among the file's own frames, or among its frames at ``fps``."""
         return self.stride * (self.number * self.frames + np.arange(self.frames))
 
     def due(self, tick: Fraction | float) -> np.ndarray:
-        """Latest times float64 [frames], in ticks after the file's first frame, at which the frames of the clip may
-        begin, at a rate.
+        """Latest times float64 [frames], in ticks after the file's first frame, at which the clip's frames may begin;
+        for a cut with ``fps``.
 
-        The frame of time t is the last that begins before t + 1 / (2 fps), as FFmpeg's fps filter rounds. A file knows
-        its times to a tick (Matroska: 1 ms), so that a frame less than a tick before this border counts as on it: 30
-        frames a second become 15 by every second one. Ticks above 1 ms are whole frames and taken as exact.
+        The frame at time t is the last one that begins before t + 1 / (2 fps): FFmpeg's fps filter rounds so. A file
+        knows its times only to a tick (Matroska: 1 ms), so that a frame less than a tick before this limit counts as on
+        the limit: 30 frames per second become 15 by taking every second frame. Ticks above 1 ms are whole frames and
+        count as exact.
         """
         assert self.fps is not None, "frames that come as they are have no rate"
         return np.maximum((self.numbers + 0.5) / (self.fps * float(tick)) - self._slack(tick), 0.0)
@@ -119,7 +121,7 @@ class Cut:
         return min(1.0, 0.25 / (self.fps * float(tick))) - 1e-3
 
     def pick(self, path: str, times: Times) -> np.ndarray:
-        """Numbers int64 [frames] of the file's frames that make the clip; BadClip where the file is too short."""
+        """Numbers int64 [frames] of the file's own frames that form the clip; BadClip where the file is too short."""
         numbers, frames = self.numbers, self._frames(times)
         if numbers[-1] >= frames:
             if self.fps is None:
@@ -133,12 +135,13 @@ class Cut:
         return np.searchsorted(times.marks - times.marks[0], self.due(times.tick), side="right") - 1
 
     def count(self, file: Video | Times) -> int:
-        """Number of such clips that follow each other in a file, at least 1."""
+        """Number of these clips that follow each other in a file, at least 1."""
         span = (self.frames - 1) * self.stride + 1
         return 1 + max(0, self._frames(file) - span) // (self.frames * self.stride)
 
     def _frames(self, file: Video | Times) -> int:
-        """Number of the file's frames, at the rate if there is one; then at least 1 where there is any."""
+        """Number of the file's frames; with ``fps`` the number after resampling, at least 1 unless the file has
+        none."""
         if self.fps is None or file.frames == 0:
             return file.frames
         lasts = file.seconds + 1.5 * self._slack(file.tick) * float(file.tick)

@@ -1,4 +1,4 @@
-"""Open a video file: only known containers, one stream of pictures, bounded sizes."""
+"""Open a video file of a known container, with one video stream and bounded frame sizes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from ray_distill.data.read.clip import BadClip
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # names of FFmpeg's demuxers
 CONTAINERS = f"{MOV},{MATROSKA},avi,mpegts,mpeg,mpegvideo,asf,flv,gif,ogg,nut,mxf,ivf,dv"
-"""FFmpeg's demuxers of real video files. Text, playlists, lists of other files and pictures have others."""
+"""FFmpeg's demuxers of video files; it has other demuxers for text, playlists, lists of files, and pictures."""
 PIXELS = 8192 * 8192
-"""Most pixels of a frame, unless ``data.maximum_pixels`` says otherwise."""
+"""Most pixels of a frame; the default of ``data.maximum_pixels``."""
 ALIGNED = 64 << 15
-"""Pixels by which a decoder's buffers may exceed its frames: it rounds rows up."""
+"""Pixels by which a decoder's buffers may exceed its frames, since it rounds rows up."""
 BROKEN = (av.FFmpegError, OSError, ValueError, MemoryError)
-"""Errors of PyAV on files that are damaged or lie about their size."""
+"""Errors of PyAV on files that are damaged, or whose header states a wrong size."""
 
 
 @contextmanager
 def open_video(path: str, limit: int = PIXELS, probed: bool = False) -> Iterator[tuple[Container, av.VideoStream]]:
-    """The container of a file and its first stream of pictures, whose decoder has one thread and refuses frames above
-    ``limit`` pixels. BadClip where the file is missing, broken while it is used, or no video.
+    """Yield a file's container and its first video stream, whose decoder has one thread and refuses frames above
+    ``limit`` pixels. BadClip where the file is missing, is no video, or breaks within the block.
 
-    On opening, FFmpeg can decode the first frames of a file, which takes as long as ten more and obeys no limit. It
-    does so only with ``probed``, after we checked the header. These frames show how far a decoder reorders frames,
-    where the stream itself does not say; without them the caller must check the order of frames.
+    On opening, FFmpeg can decode the first frames of a file, which costs as much as ten further frames and obeys no
+    limit. It does so only with ``probed``, and only after we have checked the header. These first frames show how far a
+    decoder reorders frames, where the stream itself does not say so; without them the caller must check the order of
+    frames.
     """
     if not os.path.isfile(path):
         raise BadClip(path, "no such file" if not os.path.lexists(path) else "no regular file")
@@ -58,7 +59,7 @@ def _container(path: str, options: dict[str, str]) -> Container:
         # An absolute path: FFmpeg would take "take:2.mp4" for a protocol.
         return av.open(os.path.abspath(path), options=options)
     except av.ArgumentError as error:
-        reason = "it is no video file of a known kind, but text, a playlist, a picture or the like"
+        reason = "it is no video file of a known kind (but text, a playlist or a picture)"
         raise BadClip(path, f"cannot be decoded: {reason}") from error
 
 

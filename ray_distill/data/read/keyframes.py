@@ -1,7 +1,7 @@
 """Find key frames from which decoding equals a decode from the file's start.
 
-Containers mark more than these. Read from the bits of a packet: ITU-T H.264 and H.265 (NAL units), RFC 6386 (VP8), the
-VP9 and AV1 bitstream specifications.
+A container marks more frames as key frames than these; the bits of a packet tell them apart. Sources: ITU-T H.264 and
+H.265 (NAL units), RFC 6386 (VP8), the VP9 and AV1 bitstream specifications.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 Units = Iterator[tuple[int, memoryview]]
-"""The first byte of each NAL unit, and its bytes."""
+"""(first byte, all bytes) of each NAL unit."""
 
 
 def units(data: memoryview, extradata: bytes, codec: str) -> Units:
-    """The NAL units of a packet, with lengths before them (mp4, Matroska); none where the lengths make no sense."""
+    """The NAL units of a packet in which each has its length before it (mp4, Matroska); none where a length is
+    invalid."""
     if not extradata or extradata[0] != 1:
         return
     size, place = (extradata[21 if codec == "hevc" else 4] & 3) + 1, 0
@@ -27,7 +28,7 @@ def units(data: memoryview, extradata: bytes, codec: str) -> Units:
 
 
 def _h264(nals: Units, sets: list[bytes]) -> bool:
-    """True for IDR pictures alone: frames after another key frame may refer to frames before it."""
+    """True for IDR pictures alone: after any other key frame, frames may refer to frames before it."""
     for head, unit in nals:
         kind = head & 31
         if kind in (7, 8, 13, 15):
@@ -38,7 +39,7 @@ def _h264(nals: Units, sets: list[bytes]) -> bool:
 
 
 def _hevc(nals: Units, sets: list[bytes]) -> bool:
-    """True for any IRAP picture: no frame that is decoded and shown after it refers to an earlier one."""
+    """True for any IRAP picture: no frame that is decoded and shown after it refers to an earlier frame."""
     for head, unit in nals:
         kind = head >> 1 & 63
         if kind in (32, 33, 34):
@@ -49,7 +50,7 @@ def _hevc(nals: Units, sets: list[bytes]) -> bool:
 
 
 def _av1(data: memoryview) -> bool:
-    """True for a key frame that is shown itself, in a packet that brings its sequence header."""
+    """True for a key frame that is itself shown, in a packet that contains its sequence header."""
     place, sequence = 0, False
     while place < len(data):
         head = data[place]
@@ -79,7 +80,7 @@ def begins(codec: str, data: memoryview, extradata: bytes, sets: list[bytes]) ->
     if codec == "vp9":  # frame marker 10, profile, then show_existing_frame, frame_type (0 is a key frame), show_frame
         if len(data) == 0 or data[0] >> 6 != 2:
             return False
-        bits = data[0] << 1 if data[0] >> 4 & 3 == 3 else data[0]  # profile 3 has one reserved bit more
+        bits = data[0] << 1 if data[0] >> 4 & 3 == 3 else data[0]  # profile 3 has one more reserved bit
         return bits >> 1 & 7 == 0b001
     return codec == "av1" and _av1(data)
 
@@ -89,5 +90,5 @@ CODECS = (*NAL_CODECS, "vp8", "vp9", "av1")
 
 
 def hidden(codec: str, data: memoryview) -> bool:
-    """True for a packet whose frame is not shown (VP8 alone has packets of this kind)."""
+    """True for a packet whose frame is not shown; only VP8 has such packets."""
     return codec == "vp8" and len(data) > 0 and not data[0] >> 4 & 1

@@ -1,4 +1,4 @@
-"""Read a picture: the first frame of a video that a network makes of it."""
+"""Read a picture from which a network makes a video."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from ray_distill.data.read.clip import BadClip
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-"""Pillow's modes of 8 bits a channel or fewer; others lose their range when they become RGB."""
+"""Pillow's modes with at most 8 bits per channel; a conversion to RGB would cut the range of other modes."""
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """Errors of Pillow on bytes that are no picture."""
 
 
 def read_picture(path: str, limit: int) -> np.ndarray:
-    """uint8 [H, W, 3], upright. BadClip where the file is no picture, or has more than ``limit`` pixels."""
+    """The picture as uint8 [H, W, 3], upright. BadClip where the file is no picture, or has more than ``limit``
+    pixels."""
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > limit:
@@ -30,6 +31,6 @@ def read_picture(path: str, limit: int) -> np.ndarray:
     except BadClip:
         raise
     except UnidentifiedImageError:
-        raise BadClip(path, f"is no picture that is read; give {', '.join(FORMATS)}") from None
+        raise BadClip(path, f"is no picture of a known format; give {', '.join(FORMATS)}") from None
     except BROKEN as error:
         raise BadClip(path, f"cannot be read as a picture ({type(error).__name__}: {error})") from error

@@ -1,4 +1,4 @@
-"""Decode a clip's frames by PyAV: from a clean key frame on, or from the file's start."""
+"""Decode a clip's frames by PyAV, from a clean key frame or from the file's start."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ray_distill.data.read.clip import BadClip, Cut, Seek, Times, Video
 from ray_distill.data.read.container import check_size, open_video
 
 DEEP = re.compile(r"yuva?(4\d\dp)(?:9|10|12|14|16)(?:le|be)|(gray)(?:9|10|12|14|16)(?:le|be)|p0?(?:10|12|16)(?:le|be)")
-"""FFmpeg's names of YUV formats of more than 8 bits."""
+"""FFmpeg's names of YUV and grey formats with more than 8 bits."""
 
 
 class Drift(Exception):
-    """Error: a decoder's frames differ from those that the packets announced."""
+    """Error: the decoder's frames differ from those that the packets announced."""
 
 
-def sought(path: str, seek: Seek, video: Video, limit: int) -> Iterator[np.ndarray]:
+def seek_frames(path: str, seek: Seek, video: Video, limit: int) -> Iterator[np.ndarray]:
     """Frames uint8 [1, H, W, 3] of ``seek``. Drift where the decoder gives other frames than the packets announced."""
     with open_video(path, limit) as (container, stream):
         yield from _pictures(_frames_by_number(path, container, stream, seek), video, limit, path)
 
 
-def through(path: str, cut: Cut, video: Video, limit: int) -> Iterator[np.ndarray]:
-    """Frames uint8 [1, H, W, 3] of ``cut``, decoded from the file's start: the frames themselves say when they are
-    shown."""
+def decode_from_start(path: str, cut: Cut, video: Video, limit: int) -> Iterator[np.ndarray]:
+    """Frames uint8 [1, H, W, 3] of ``cut``, decoded from the file's start, where the frames themselves carry their
+    times."""
     with open_video(path, limit, probed=True) as (container, stream):
         yield from _pictures(_frames_of(path, cut, *frames_with_times(container, stream)), video, limit, path)
 
@@ -40,10 +40,10 @@ def through(path: str, cut: Cut, video: Video, limit: int) -> Iterator[np.ndarra
 def frames_with_times(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> tuple[Iterator[tuple[av.VideoFrame, int]], Fraction]:
-    """All frames, decoded from the file's start, each with its time in ticks, and a tick's seconds.
+    """(all frames, decoded from the file's start, each with its time in ticks; the seconds of a tick).
 
-    AVI keeps times of decoding alone: there the n-th frame that is shown takes the n-th of them. A frame without a time
-    follows the one before it at the header's rate.
+    AVI stores decoding times alone: there the n-th shown frame takes the n-th decoding time. A frame without a time
+    follows the frame before it at the header's rate.
     """
     tick = Fraction(stream.time_base or 1)
     step = max(1, round(1 / (Fraction(stream.average_rate or stream.guessed_rate or 1) * tick)))
@@ -65,7 +65,7 @@ def frames_with_times(
 def _frames_by_number(
     path: str, container: av.container.InputContainer, stream: av.VideoStream, seek: Seek
 ) -> Iterator[av.VideoFrame]:
-    """The frames of ``seek``, one by one."""
+    """Yield the frames of ``seek``; Drift or BadClip where one is not as the packets announced, or is damaged."""
     place, broken, latest = 0, False, -(1 << 63)
     for number, frame in enumerate(_from(container, stream, seek.start), seek.before):
         broken = frame.is_corrupt or (broken and not frame.key_frame)
@@ -78,7 +78,7 @@ def _frames_by_number(
             raise BadClip(path, f"frame {number} is damaged")
         if number == seek.numbers[-1] and frame.pts != seek.last:
             raise Drift
-        while place < len(seek.numbers) and number == seek.numbers[place]:  # a slow file shows a frame more than once
+        while place < len(seek.numbers) and number == seek.numbers[place]:  # resampling to a higher rate repeats frames
             yield frame
             place += 1
         if place == len(seek.numbers):
@@ -87,14 +87,12 @@ def _frames_by_number(
 
 
 def _from(container: av.container.InputContainer, stream: av.VideoStream, start: int | None) -> Iterator[av.VideoFrame]:
-    """Frames from the time ``start`` on; the packet of that time is the first that the decoder sees."""
+    """Frames from the time ``start`` on; the decoder sees no packet before the one of that time."""
     if start is None:
         yield from container.decode(stream)
         return
-    for seeks in (
-        True,
-        False,
-    ):  # an index may lead behind it; then the reader reads all packets before it without decoding them
+    # An index may lead behind ``start``: then read all packets from the beginning, and decode from ``start``.
+    for seeks in (True, False):
         container.seek(start if seeks else 0, stream=stream if seeks else None, any_frame=False)
         packets = container.demux(stream)
         for packet in packets:
@@ -132,7 +130,7 @@ def _frames_of(
         if place == len(numbers):
             return
         marks.append(mark)
-    cut.pick(path, Times(np.array(marks, dtype=np.int64), tick))  # BadClip where the file is too short
+    cut.pick(path, Times(np.array(marks, dtype=np.int64), tick))  # raises BadClip where the file is too short
     assert previous is not None, "frames as they come were all found"
     for _ in range(place, len(numbers)):
         yield _whole(path, *previous, len(marks) - 1)
@@ -145,8 +143,8 @@ def _whole(path: str, frame: av.VideoFrame, broken: bool, number: int) -> av.Vid
 
 
 def _pictures(frames: Iterator[av.VideoFrame], video: Video, limit: int, path: str) -> Iterator[np.ndarray]:
-    """Upright RGB uint8 [1, H, W, 3] of each of ``frames``. Callers drop one before they take the next: the next one
-    then uses its memory, while fresh pages would cost more than the conversion."""
+    """Upright RGB uint8 [1, H, W, 3] of each of ``frames``. A caller deletes each picture before it takes the next,
+    which then reuses the memory: fresh pages would cost more than the conversion."""
     colours, eight = VideoReformatter(), VideoReformatter()
     size: tuple[int, int] | None = None
     for frame in frames:
@@ -160,8 +158,9 @@ def _pictures(frames: Iterator[av.VideoFrame], video: Video, limit: int, path: s
 
 
 def _rgb(frame: av.VideoFrame, colours: VideoReformatter, eight: VideoReformatter) -> np.ndarray:
-    """uint8 [H, W, 3], by swscale's default flags. Deeper formats become 8 bits first: swscale rounds otherwise on its
-    way from them to RGB, and frames would come out darker than the same picture in 8 bits."""
+    """The frame as RGB uint8 [H, W, 3], by swscale's default flags. Formats with more than 8 bits are first converted
+    to 8 bits: swscale rounds their direct conversion to RGB differently, and frames would be darker than the same
+    picture in 8 bits."""
     deep = DEEP.fullmatch(frame.format.name)
     if deep:
         planar = "gray" if deep[2] else f"yuv{deep[1] or '420p'}"

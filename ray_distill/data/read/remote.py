@@ -1,4 +1,4 @@
-"""Read files wherever they are: on this machine, in an object store (fsspec), in a tar shard.
+"""Read files on this machine, in an object store (fsspec) or in a tar shard.
 
 A place is a path or a URI. A member of a shard is ``shard.tar::offset::size::name``.
 """
@@ -28,17 +28,16 @@ from ray_distill.settings import absolute
 
 T = TypeVar("T")
 More = Callable[[], bool]
-"""Called between items of a long list: true where its reader goes on."""
+"""Called between the items of a long list; the reader goes on while it returns true."""
 SLICE = "::"
 _MEMBER = re.compile(r"(.*?\.tar)::(\d+)::(\d+)::(.*)", re.DOTALL | re.IGNORECASE)
 PIECE = 16 << 20
 UNREADABLE = (OSError, pa.ArrowException, RuntimeError, ValueError, OverflowError)
-"""Errors of file systems where a file is not there, where a link loops or a name is none, or at a place beyond any
-file's size."""
+"""Errors of file systems for a missing file, a loop of links, an invalid name, or an offset beyond any file's size."""
 FOR_GOOD = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError)
-"""Errors that another try does not change."""
+"""Errors that a retry cannot cure."""
 WAITS_S = (0.5, 2.0)
-"""Seconds between tries of a remote place."""
+"""Seconds to wait before each retry of a remote place."""
 
 
 def always() -> bool:
@@ -54,7 +53,7 @@ def _location(value: Any) -> Path | str:
         raise ValueError("a path or a URI such as s3://bucket/clips is needed")
     if is_remote(value) and "@" in str(value).partition("://")[2].partition("/")[0]:
         raise ValueError(
-            "a URI with a user or a key in it: they would be seen. Give them as AWS_ACCESS_KEY_ID and "
+            "a URI with a user or a key in it, which would be printed. Give them as AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or as the store's own variables, in the environment"
         )
     return str(value) if is_remote(value) else absolute(Path(value))
@@ -64,7 +63,7 @@ Location = Annotated[Path | str, PlainValidator(_location), PlainSerializer(str)
 
 
 def filesystem(place: str | Path) -> tuple[fs.FileSystem, str]:
-    """The file system of a place, and the path in it."""
+    """(file system of a place, the path in it)."""
     if not is_remote(place):
         return fs.LocalFileSystem(), str(place)
     scheme, _, rest = str(place).partition("://")
@@ -77,7 +76,7 @@ def filesystem(place: str | Path) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=16)
 def _file_system(root: str) -> fs.FileSystem:
-    """Arrow's own file system, which asks for a bucket's region once; fsspec's for all other schemes."""
+    """Arrow's own file system where it has one, since it looks up a bucket's region only once; else fsspec's."""
     try:
         return fs.FileSystem.from_uri(root)[0]
     except pa.ArrowInvalid:
@@ -87,7 +86,7 @@ def _file_system(root: str) -> fs.FileSystem:
 
 
 def kind(place: str | Path) -> str:
-    """``file``, ``folder``, or "" where neither is there."""
+    """The kind of a place: ``file``, ``folder``, or "" where nothing is there."""
     if not is_remote(place):
         return "file" if os.path.isfile(place) else "folder" if os.path.isdir(place) else ""
     there, path = filesystem(place)
@@ -96,7 +95,8 @@ def kind(place: str | Path) -> str:
 
 
 def again(place: str | Path, call: Callable[[], T]) -> T:
-    """Result of ``call()``, repeated after each of ``WAITS_S`` where a remote place fails. OSError at the end."""
+    """Result of ``call()``. Where a remote place fails, retry after each of ``WAITS_S``, and raise OSError at the
+    end."""
     if not is_remote(place):
         return call()
     for wait in WAITS_S:
@@ -107,7 +107,7 @@ def again(place: str | Path, call: Callable[[], T]) -> T:
 
 
 class _Passing(OSError):
-    """A failure that may pass, as the same kind of error for all clients of stores."""
+    """Error that a retry may cure; one class for the errors of all stores' clients."""
 
 
 def _remotely(call: Callable[[], T]) -> T:
@@ -115,12 +115,12 @@ def _remotely(call: Callable[[], T]) -> T:
         return call()
     except FOR_GOOD:
         raise
-    except Exception as error:  # the clients of stores raise their own kinds, which have no common class
+    except Exception as error:  # the stores' clients raise errors without a common class
         raise _Passing(f"{type(error).__name__}: {error}") from error
 
 
 def read(place: str | Path, limit: int | None = None) -> bytes:
-    """The bytes of a file; OSError where they are more than ``limit``."""
+    """The bytes of a file; OSError where the file has more than ``limit`` bytes."""
 
     def content() -> bytes:
         with open_at(place) as file:
@@ -133,8 +133,8 @@ def read(place: str | Path, limit: int | None = None) -> bytes:
 
 
 def open_at(place: str | Path) -> BinaryIO:
-    """A regular file open for reading, with ``seek`` and ``size``. Other kinds are refused: opening a pipe would wait
-    for its writer."""
+    """A regular file open for reading, with ``seek`` and ``size``. OSError for other kinds of files: opening a pipe
+    would wait for its writer."""
     there, path = filesystem(place)
     if (on_disk := _on_disk(place)) is not None and not stat.S_ISREG(os.stat(on_disk).st_mode):
         raise OSError("it is no regular file")
@@ -143,8 +143,8 @@ def open_at(place: str | Path) -> BinaryIO:
 
 
 def walk(place: str | Path, failed: Callable[[str, OSError], None], more: More = always) -> list[str]:
-    """Relative names of all files below a folder, sorted; links to folders are not followed. ``failed`` gets the
-    folders that cannot be read. ``more`` may end the walk of a folder on a disk early."""
+    """Relative names of all files below a folder, sorted. The walk does not follow links to folders, calls ``failed``
+    for each folder that it cannot read, and on a local disk ends early once ``more`` is false."""
     top = _on_disk(place)
     if top is None:
         there, path = filesystem(place)
@@ -159,7 +159,7 @@ def walk(place: str | Path, failed: Callable[[str, OSError], None], more: More =
 
 
 def join(root: str | Path, name: str) -> str:
-    """``name`` below ``root``, as a place; an absolute name or URI is itself."""
+    """The place of ``name`` below ``root``; an absolute path or a URI stays as it is."""
     if is_remote(name) or not is_remote(root):
         return name if is_remote(name) else str(Path(root) / name)
     scheme, _, path = str(root).partition("://")
@@ -172,8 +172,8 @@ def parent(place: str | Path) -> str:
 
 
 def is_inside(root: str, place: str) -> bool:
-    """True where a place, or the shard that it is a member of, lies below ``root``, links followed; also where that
-    cannot be found out, since the decoder then refuses the file."""
+    """True where a place, or the shard that contains it, lies below ``root``, with links followed. True also where an
+    error prevents the answer: the decoder refuses such a file anyway."""
     member = _MEMBER.fullmatch(place)
     try:
         folder, path = _on_disk(root), _on_disk(member[1] if member else place)
@@ -184,12 +184,12 @@ def is_inside(root: str, place: str) -> bool:
     if folder is not None or path is not None:
         return False
     (scheme, _, within), (other, _, name) = (str(p).partition("://") for p in (root, member[1] if member else place))
-    # A web server takes %2e%2e for two dots.
+    # A web server reads %2e%2e as two dots.
     return scheme == other and posixpath.normpath(unquote(name)).startswith(posixpath.normpath(unquote(within)) + "/")
 
 
 def _on_disk(place: str | Path) -> str | None:
-    """The path of a place on this machine, which a URI may name, too."""
+    """The path of a place on this machine, which a URI may name as well; None for a remote place."""
     if not is_remote(place):
         return str(place)
     there, path = filesystem(place)
@@ -199,7 +199,7 @@ def _on_disk(place: str | Path) -> str | None:
 
 
 def version(path: str) -> tuple[int, int] | None:
-    """Size and time of a file, or of the shard that holds it; None where it is not there."""
+    """(size, modification time in ns) of a file, or of the shard that contains it; None where there is none."""
     member = _MEMBER.fullmatch(path)
     path = member[1] if member else path
     try:
@@ -215,8 +215,8 @@ def version(path: str) -> tuple[int, int] | None:
 
 @contextmanager
 def local(path: str) -> Iterator[str]:
-    """Path on this machine with the content of ``path``: the file itself, or a copy that goes away. BadClip names
-    ``path``."""
+    """Yield a path on this machine with the content of ``path``: the file itself, or a copy that is deleted after the
+    block. BadClip names ``path``."""
     member = _MEMBER.fullmatch(path)
     if not is_remote(path) and not member:
         yield path
@@ -235,7 +235,7 @@ def local(path: str) -> Iterator[str]:
 
 
 def _copy(path: str, copy: Path) -> None:
-    """All bytes of a file, or of a member of a shard."""
+    """Copy all bytes of a file, or of a shard's member, into ``copy``."""
     member = _MEMBER.fullmatch(path)
     with open_at(member[1] if member else path) as file, copy.open("wb") as out:
         size: int = int(member[3]) if member else file.size()  # type: ignore[attr-defined]
@@ -245,4 +245,4 @@ def _copy(path: str, copy: Path) -> None:
             out.write(piece)
             remaining -= len(piece)
     if remaining:
-        raise OSError(f"cut off: {size - remaining} of its {size} bytes came")
+        raise OSError(f"cut off: only {size - remaining} of its {size} bytes were read")

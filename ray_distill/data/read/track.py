@@ -1,4 +1,4 @@
-"""Sound of a clip, and its stream in an mp4; free of torch."""
+"""Sound of a clip, and the audio stream of an mp4; without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ LAYOUTS = {1: "mono", 2: "stereo"}
 
 @dataclass(frozen=True)
 class Track:
-    """``samples`` float32 [channels, n] in [-1, 1], at ``rate`` samples a second; ValueError for another shape."""
+    """Sound: ``samples`` float32 [channels, n] in [-1, 1] at ``rate`` samples per second; ValueError for another
+    shape."""
 
     samples: np.ndarray
     rate: int
@@ -24,7 +25,7 @@ class Track:
             )
 
     def stream(self, container: av.container.OutputContainer) -> av.AudioStream:
-        """Add a stream of AAC to ``container``."""
+        """Add an AAC stream to ``container``."""
         return container.add_stream("aac", rate=self.rate, layout=LAYOUTS[len(self.samples)])
 
     def mux(self, container: av.container.OutputContainer, stream: av.AudioStream) -> None:

@@ -1,6 +1,6 @@
 """Frames to pixels and back: uint8 [T, H, W, 3] for files, float [3, T, H, W] in [-1, 1] for networks.
 
-Torch is imported where it works: a task that decodes clips of the right size does without it.
+Functions import torch themselves: a task that decodes clips of the right size needs no torch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def resize(frames: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0, crop: bool = True) -> np.ndarray:
-    """uint8 [T, H, W, 3] -> uint8 [T, height, width, 3]: centre crop to the target's aspect, then one interpolation.
+    """Resize uint8 [T, H, W, 3] to uint8 [T, height, width, 3]: a centre crop to the target's aspect ratio, then one
+    interpolation.
 
-    ``pixel_aspect`` is width / height of a pixel of ``frames``. Without ``crop`` the whole picture is squeezed.
-    Shrinking by whole factors takes means of whole pixels; otherwise antialiased bilinear, in 8 bits.
+    ``pixel_aspect`` is width / height of a pixel of ``frames``. Without ``crop`` the whole picture is squeezed. Whole
+    factors shrink by means of whole pixels; other factors interpolate by antialiased bilinear, in 8 bits.
     """
     if crop:
         frames = _centre_crop(frames, height, width / pixel_aspect)
@@ -29,7 +30,7 @@ def resize(frames: np.ndarray, height: int, width: int, pixel_aspect: float = 1.
     images = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, 1)
     if frames.shape[1] % height == 0 and frames.shape[2] % width == 0:
         images = interpolate(images.float(), (height, width), mode="area").round().to(torch.uint8)
-    else:  # 15 to 30 times as fast as in floats, from which it differs by 1 of 255 at most
+    else:  # in 8 bits: 15 to 30 times as fast as in floats, and at most 1 of 255 apart
         images = interpolate(images, (height, width), mode="bilinear", antialias=True)
     return images.movedim(1, -1).contiguous().numpy()
 
@@ -45,7 +46,7 @@ def to_pixels(frames: np.ndarray | Tensor) -> Tensor:
 
 
 def to_frames(pixels: Tensor) -> np.ndarray:
-    """[3, T, H, W] or [B, 3, T, H, W] in [-1, 1] -> uint8 [(B,) T, H, W, 3]; values outside are clamped."""
+    """[3, T, H, W] or [B, 3, T, H, W] in [-1, 1] -> uint8 [(B,) T, H, W, 3]; values outside [-1, 1] are clamped."""
     if pixels.ndim not in (4, 5) or pixels.shape[-4] != 3:
         raise ValueError(f"pixels must be [3, T, H, W] or [B, 3, T, H, W], got {tuple(pixels.shape)}")
     scaled = ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255)
@@ -53,7 +54,7 @@ def to_frames(pixels: Tensor) -> np.ndarray:
 
 
 def _centre_crop(frames: np.ndarray, height: float, width: float) -> np.ndarray:
-    """The largest centred window of [T, H, W, 3] with the aspect height : width."""
+    """The largest centred window of ``frames`` [T, H, W, 3] with the aspect ratio height : width."""
     _, have_height, have_width, _ = frames.shape
     keep_height = min(have_height, max(1, round(have_width * height / width)))
     keep_width = min(have_width, max(1, round(have_height * width / height)))

@@ -1,7 +1,7 @@
-"""Read and write video files; free of torch, so that decode workers start fast.
+"""Read and write video files; without torch, so that decode workers start fast.
 
-A reader lives for one call: decord readers that are shared by threads return wrong frames without an error, and open,
-idle ones read ahead without bound. Files are only ever read.
+Each call opens a reader of its own: decord readers that threads share return wrong frames without an error, and an
+open, idle reader reads ahead without bound. Source files are never changed.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from ray_distill.data.read.track import Track
 
 try:
     import decord
-except ImportError:  # it has no wheels for some platforms; PyAV then reads everything
+except ImportError:  # decord has no wheels for some platforms; there PyAV reads everything
     decord = None
 
 AHEAD = 320 << 20
-"""Bytes that decord may read ahead: it decodes to the next key frame, as a rule 250 frames, even for one frame."""
+"""Most bytes that decord may read ahead: even for one frame it decodes to the next key frame, usually 250 frames."""
 CHUNK = 4 << 20
-"""Bytes of decord's frames in memory before we resize them: so few that the allocator keeps them for the next chunk.
-Fresh pages from the kernel would cost faults (docs/benchmarks.md)."""
+"""Bytes of decord's frames in memory before we resize them; so few that the allocator reuses them for the next chunk,
+since fresh pages from the kernel cost page faults (docs/benchmarks.md)."""
 UNFIT = {8: "linear", 9: "logarithmic", 10: "logarithmic", 16: "HDR (PQ)", 17: "SMPTE ST 428-1", 18: "HDR (HLG)"}
-"""Transfer characteristics (ITU-T H.273) that would show wrong brightness."""
+"""Transfer characteristics (ITU-T H.273) that would give wrong brightness."""
 WIDE = {9: "BT.2020", 10: "CIE XYZ", 11: "DCI-P3", 12: "Display P3"}
-"""Colour primaries (ITU-T H.273) that would show pale colours."""
+"""Colour primaries (ITU-T H.273) that would give pale colours."""
 BT2020 = (9, 10)
 """Matrix coefficients (ITU-T H.273) of BT.2020."""
 
@@ -53,10 +53,10 @@ class Clip:
 
 
 def look(path: str, cut: Cut, most: int = 1, limit: int = PIXELS) -> tuple[Video, list[Seek | None]]:
-    """Facts of a file, and the places of its clips from ``cut`` on, at most ``most``; None for a clip that only a
-    decode from the start can find. It reads the file's packets once, up to the end of the last clip.
+    """(facts of a file, places of at most ``most`` of its clips from ``cut`` on); the place is None for a clip that
+    only a decode from the start can find. Reads the file's packets once, up to the end of the last clip.
 
-    BadClip where the file is missing, broken, no video that can be used, or larger than ``limit`` pixels.
+    BadClip where the file is missing, broken, no usable video, or has frames of more than ``limit`` pixels.
     """
     last = replace(cut, number=cut.number + most - 1)
     video, packets = _scan(path, last, limit)
@@ -66,7 +66,7 @@ def look(path: str, cut: Cut, most: int = 1, limit: int = PIXELS) -> tuple[Video
     count = max(1, min(most, cut.count(packets.times) - cut.number))
     try:
         return video, [packets.seek(path, replace(cut, number=cut.number + later)) for later in range(count)]
-    except BadClip:  # too short by its packets: a decode from the start decides, and is short, too
+    except BadClip:  # too short by its packets: a decode from the start decides, and reports it
         return video, [None]
 
 
@@ -82,31 +82,31 @@ def read_clip(
     path: str,
     cut: Cut,
     fit: Fit = lambda frames, video: frames,
-    located: tuple[Video, Seek | None] | None = None,
+    facts: tuple[Video, Seek | None] | None = None,
     out: np.ndarray | None = None,
     preferred: str = "pyav",
     limit: int = PIXELS,
 ) -> Clip:
-    """The frames of ``cut``, upright, each passed through ``fit``, so that few of the file's size are in memory.
-    ``located`` is the result of ``look`` for this clip, if the caller has it; ``out`` takes the frames, if the caller
-    passes one.
+    """The frames of ``cut``, upright. Each frame passes through ``fit`` at once, so that few frames of the file's size
+    are in memory. ``facts`` is the result of ``look`` for this clip, if the caller has it; ``out`` is an array for
+    the frames, if the caller passes one.
 
-    They equal those of a decode of the whole file from its start, in number, order and time. Raises BadClip for a file
-    that is missing, broken or too short.
+    The frames equal those of a decode of the whole file from its start, in number, order and time. Raises BadClip for a
+    file that is missing, broken or too short.
     """
-    video, (seek,) = look(path, cut, limit=limit) if located is None else (located[0], located[1:])
+    video, (seek,) = look(path, cut, limit=limit) if facts is None else (facts[0], facts[1:])
     if seek is not None and decoder(preferred, video, seek) == "decord":
         try:
             return Clip(_join(_fit(_decord(path, seek, video), fit, video), cut.frames, out), "decord")
-        except (decord.DECORDError, RuntimeError, IndexError):  # some widths, broken files: PyAV decides
+        except (decord.DECORDError, RuntimeError, IndexError):  # some widths, and broken files: PyAV decides
             pass
     if seek is not None:
         try:
-            pictures = readers.sought(path, seek, video, limit)
+            pictures = readers.seek_frames(path, seek, video, limit)
             return Clip(_join(_fit(pictures, fit, video), cut.frames, out), "pyav")
-        except readers.Drift:  # packets announce other frames than this file has: decode it from its start
+        except readers.Drift:  # the packets announced other frames than the file has: decode from its start
             pass
-    pictures = readers.through(path, cut, video, limit)
+    pictures = readers.decode_from_start(path, cut, video, limit)
     return Clip(_join(_fit(pictures, fit, video), cut.frames, out), "pyav")
 
 
@@ -118,8 +118,9 @@ def _fit(pictures: Iterator[np.ndarray], fit: Fit, video: Video) -> Iterator[np.
 
 
 def _join(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -> np.ndarray:
-    """One array, allocated before the second chunk comes: small chunks that stay between large frames that go would
-    leave holes in the heap, a large frame's size for each (4 MiB a frame of 720p)."""
+    """Join ``chunks`` in one array, allocated before the second chunk is decoded. Otherwise small chunks would stay
+    between large frames that are freed, and leave holes of a large frame's size in the heap (4 MiB per frame at
+    720p)."""
     first = next(chunks)
     whole = np.empty((frames, *first.shape[1:]), dtype=first.dtype) if out is None else out
     whole[: len(first)], place = first, len(first)
@@ -132,8 +133,8 @@ def _join(chunks: Iterator[np.ndarray], frames: int, out: np.ndarray | None) -> 
 
 
 def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18, sound: Track | None = None) -> None:
-    """Write uint8 RGB [T, H, W, 3] as h264 mp4 (yuv420p, so H and W must be even), with its ``sound`` where it has
-    any; atomic: whole or not there."""
+    """Write uint8 RGB [T, H, W, 3] as h264 mp4 (yuv420p, so H and W must be even), with ``sound`` if given. The write
+    is atomic: the whole file appears, or none."""
     if len(frames) == 0:
         raise ValueError(f"{path}: frames must be uint8 [T, H, W, 3] with T > 0, got {frames.dtype} {frames.shape}")
     write_chunks(path, [frames], fps, crf, sound)
@@ -142,15 +143,15 @@ def write_clip(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18, 
 def write_chunks(
     path: str | Path, chunks: Iterable[np.ndarray], fps: float, crf: int = 18, sound: Track | None = None
 ) -> None:
-    """Write the clip of ``chunks``, uint8 RGB [t, H, W, 3] each, as :func:`write_clip` does, chunk by chunk."""
+    """Write a clip chunk by chunk, as :func:`write_clip` does; each of ``chunks`` is uint8 RGB [t, H, W, 3]."""
     path = Path(path)
     with durable.replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        # Equal frames, equal files: x264's output depends on its number of threads, and its macroblock tree reads
-        # memory that nothing has written.
+        # Equal frames must give equal files: x264's output depends on its number of threads, and its macroblock tree
+        # reads uninitialised memory.
         options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.pix_fmt = "yuv420p"
-        # Before the first packet: mp4's header names both.
+        # Added before the first packet, since mp4's header names both streams.
         audio = None if sound is None else sound.stream(container)
         for number, frame in enumerate(frame for chunk in chunks for frame in _check(path, chunk)):
             if number == 0:
@@ -182,7 +183,8 @@ def _decord(path: str, seek: Seek, video: Video) -> Iterator[np.ndarray]:
 
 
 def _scan(path: str, last: Cut | None, limit: int) -> tuple[Video, Scan | None]:
-    """A file's header and first frame, and its packets up to the end of ``last``."""
+    """(facts from a file's header and first frame, its packets up to the end of ``last``); the latter None where
+    packets do not identify the frames."""
     with open_video(path, limit) as (container, stream):
         first: list[av.VideoFrame] = []
         packets = _packets(container, stream, first)
@@ -201,7 +203,7 @@ def _scan(path: str, last: Cut | None, limit: int) -> tuple[Video, Scan | None]:
 def _packets(
     container: av.container.InputContainer, stream: av.VideoStream, first: list[av.VideoFrame]
 ) -> Iterator[av.Packet]:
-    """All packets; the first of them that decode put their frames into ``first``."""
+    """Yield all packets, and decode them until one gives frames, which go into ``first``."""
     for packet in container.demux(stream):
         if not first:
             first += packet.decode()
@@ -209,7 +211,7 @@ def _packets(
 
 
 def _decode_times(path: str, last: Cut | None, limit: int) -> Times:
-    """Times of the frames, up to the end of ``last``, by a decode from the start."""
+    """Times of the frames up to the end of ``last``, found by a decode from the start."""
     marks: list[int] = []
     with open_video(path, limit, probed=True) as (container, stream):
         frames, tick = readers.frames_with_times(container, stream)
@@ -231,7 +233,7 @@ def _video(
     stream: av.VideoStream,
     frame: av.VideoFrame,
 ) -> Video:
-    """Facts of a file by its header and first ``frame``; BadClip where training cannot use its colours."""
+    """Facts of a file from its header and first ``frame``; BadClip where training cannot use its colours."""
     context = stream.codec_context
     if context.color_trc in UNFIT:
         raise BadClip(path, f"is {UNFIT[context.color_trc]}; convert it to SDR first")
@@ -261,8 +263,8 @@ def _video(
 
 
 def _orientation(path: str, frame: av.VideoFrame) -> tuple[int, bool]:
-    """Quarter turns anticlockwise, and true where the picture is mirrored before: FFmpeg's display matrix [[a, b], [c,
-    d]] takes (x, y) to (a x + c y, b x + d y), and a negative determinant mirrors."""
+    """(quarter turns anticlockwise, whether to mirror the picture before). FFmpeg's display matrix [[a, b], [c, d]]
+    maps (x, y) to (a x + c y, b x + d y), and a negative determinant mirrors."""
     sides: Any = frame.side_data
     matrices = [bytes(side) for side in sides if side.type.name == "DISPLAYMATRIX"]
     if not matrices:

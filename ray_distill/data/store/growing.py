@@ -1,4 +1,4 @@
-"""Read a store that is still being filled, so that training need not wait for every clip."""
+"""Read a store while clips are added to it, so that training need not wait for all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOK_S, WAIT_S = 0.1, 1800.0
 
 
 class Growing:
-    """Places of the rows in a store so far; it opens each file once."""
+    """The places of the rows that a store has so far; each of its files is opened once."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
@@ -29,7 +29,7 @@ class Growing:
         self.errors: dict[str, str] = {}
 
     def look(self) -> bool:
-        """Read new files; true where there were any."""
+        """Read new files; True if there were any."""
         names = {name for name in os.listdir(self.store.folder)} if self.store.folder.is_dir() else set()
         new = sorted(name for name in names - self.seen if not name.startswith("."))
         for name in new:
@@ -41,7 +41,7 @@ class Growing:
             except Damaged as damaged:
                 log.warning("%s", damaged)
                 if not (self.store.folder / name).exists():
-                    names.discard(name)  # a later look reads it again, once it is written anew
+                    names.discard(name)  # once it is written anew, a later look reads it again
         self.seen |= names
         return bool(new)
 
@@ -53,7 +53,8 @@ class Growing:
         return [self.places[id_] for id_ in listed]
 
     def wait_for(self, ids: Iterable[str]) -> None:
-        """Wait until each of ``ids`` has a place or an error; TimeoutError after ``WAIT_S`` without anything new."""
+        """Wait until each of ``ids`` has a place or an error; TimeoutError after ``WAIT_S`` seconds without a new
+        file."""
         missing, last = set(ids), time.monotonic()
         while missing := {id_ for id_ in missing if id_ not in self.places and id_ not in self.errors}:
             if self.look():
@@ -69,5 +70,5 @@ class Growing:
 
 @lru_cache(maxsize=4)
 def growing(folder: Path) -> Growing:
-    """This process's :class:`Growing` of the store."""
+    """The one :class:`Growing` that this process has for the store at ``folder``."""
     return Growing(folder)

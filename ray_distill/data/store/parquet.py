@@ -1,8 +1,8 @@
-"""Stores: parquet files of encoded rows, each row under the hash of everything it depends on.
+"""Stores: parquet files of encoded rows; a row's id is the hash of everything that it depends on.
 
-Damage on disk never reaches a caller: a file's name is the hash of its rows' ids, a digest of itself and its row's id
-stands beside each value, and pages have Parquet's checksums. A file that fails one of these is renamed to
-``*.parquet.damaged``: its rows are no longer there, so that the next preparation makes them again.
+Damage on disk never reaches a caller: a file's name is the hash of its rows' ids, each value has beside it a digest of
+the value and its row's id, and pages have Parquet's checksums. A file that fails one of these checks is renamed to
+``*.parquet.damaged``; the next preparation finds its rows missing, and encodes them again.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ ERRORS, ASIDE = ".errors.json", ".damaged"
 SEAL = "_seal"
 """Suffix of the column with the digests of another column."""
 GROUP, FILE = 1 << 20, 64 << 20
-"""Bytes of a row group, which one read decodes, and of a file."""
+"""Most bytes of a row group, which one read decodes, and of a file."""
 BROKEN = (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError)
-"""Errors of Arrow on bytes that are no Parquet."""
-REMEDY = "what it held is made again by the next preparation, which train begins with, too"
+"""Errors of Arrow on bytes that are no valid Parquet."""
+REMEDY = "the next preparation, with which train begins, encodes its rows again"
 
 
 class Place(NamedTuple):
-    """The place of the row ``id``, in a ``file`` of ``size`` bytes."""
+    """The place of the row ``id``: a row of a row group in a ``file`` of ``size`` bytes."""
 
     file: str
     group: int
@@ -57,12 +57,12 @@ def place_columns(ids: pa.Array | pa.ChunkedArray, places: pa.Table) -> pa.Table
 
 
 def address(*parts: Any) -> str:
-    """The id of a row that is made from ``parts``."""
+    """The id of a row that depends on ``parts``."""
     return address_of(parts)
 
 
 def address_of(parts: Iterable[Any]) -> str:
-    """The id of a row from parts that come one by one: that of ``repr`` of their tuple."""
+    """The id of a row from an iterable of parts: the hash of ``repr`` of their tuple."""
     digest, count = hashlib.blake2b(b"(", digest_size=16), 0
     for count, part in enumerate(parts, 1):
         digest.update(f"{', ' if count > 1 else ''}{part!r}".encode())
@@ -72,13 +72,13 @@ def address_of(parts: Iterable[Any]) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """One folder of such files: the rows of one encoder."""
+    """A folder of parquet files with the rows of one encoder."""
 
     folder: Path
 
     def places(self) -> pa.Table:
-        """The place of each row (``PLACES``). A row that two attempts of one write left behind is there twice. A
-        damaged file is named, set aside and has no rows."""
+        """The place of each row (``PLACES``). A row that two attempts of one write left behind appears twice. A damaged
+        file is set aside with a warning, and counts as without rows."""
         tables = [PLACES.empty_table()]
         for path in sorted(self.folder.glob("*.parquet")):
             try:
@@ -88,7 +88,7 @@ class Store:
         return pa.concat_tables(tables)
 
     def places_in(self, name: str) -> pa.Table:
-        """Places of one file's rows. Damaged where its ids are not those that were written."""
+        """The places of one file's rows; Damaged where its ids are not those that were written."""
         with self._open(name) as (file, size):
             ids = file.read(columns=["id"])["id"].combine_chunks()
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -100,14 +100,14 @@ class Store:
         return pa.table([constant[0], groups, rows, ids, constant[1]], PLACES.names).cast(PLACES)
 
     def find(self, ids: Sequence[str]) -> list[Place]:
-        """The places of ``ids``, all of which the store holds."""
+        """The places of ``ids``; the store must have all of them."""
         places = place_columns(pa.array(ids, pa.string()), self.places())
         assert "" not in places["file"].to_pylist(), f"{self.folder}: not all of {ids} are there"
         return [Place(**row) for row in places.to_pylist()]
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a file of ``rows``, whole or not at all. A file of the same ids stays as it is, since other caches may
-        have it in their index."""
+        """Write a file of ``rows``, whole or not at all. An existing file of the same ids stays, since other caches may
+        name it in their index."""
         if not rows:
             return
         path = self.folder / f"{address(*(str(row['id']) for row in rows))}.parquet"
@@ -125,12 +125,12 @@ class Store:
             pq.write_table(table, temporary, row_group_size=group, **how)
 
     def write_errors(self, errors: Mapping[str, str]) -> None:
-        """Write the reasons, by id, why rows cannot be made, for readers that wait for them."""
+        """Write the reasons, by id, why rows cannot be encoded, for readers that wait for these rows."""
         sealed.write_json(self.folder / f"{address(*sorted(errors))}{ERRORS}", dict(errors))
 
     def read(self, places: Iterable[Place], column: str) -> list[Any]:
-        """The values at ``places``, each verified by its digest. It decodes a row group once for all its rows. Damaged,
-        and the file set aside, where a value is not the one that was written."""
+        """The values at ``places``, each verified by its digest; a row group is decoded once for all its rows. Where a
+        value is not the one that was written, the file is set aside, and Damaged is raised."""
         by_group: dict[tuple[str, int], list[tuple[int, Place]]] = {}
         count = 0
         for count, place in enumerate(places, 1):
@@ -148,8 +148,8 @@ class Store:
 
     @contextmanager
     def _open(self, name: str) -> Iterator[tuple[pq.ParquetFile, int]]:
-        """An open file and its size. Wrong content raises Damaged, after the file is set aside; an error of the disk or
-        the network passes."""
+        """Yield (open file, its size). Wrong content sets the file aside and raises Damaged; an error of the disk or
+        the network passes through."""
         path = self.folder / name
         try:
             before = path.stat()
@@ -165,7 +165,7 @@ class Store:
             raise Damaged(path, f"is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
 
     def _set_aside(self, path: Path, judged: os.stat_result) -> None:
-        """Set a damaged file aside, unless another preparation has put a new one in its place; on a read-only disk it
+        """Set a damaged file aside, unless another preparation has replaced it since ``judged``. On a read-only disk it
         stays."""
         try:
             now = path.stat()
@@ -183,7 +183,7 @@ class Store:
 
 
 def ends_well(path: Path, size: int) -> bool:
-    """True where a file is there, has this size, and ends as Parquet does."""
+    """True where a file exists, has this size, and ends as Parquet does."""
     try:
         with path.open("rb") as file:
             return file.seek(0, os.SEEK_END) == size > 4 and file.seek(size - 4) > 0 and file.read() == b"PAR1"
@@ -192,6 +192,6 @@ def ends_well(path: Path, size: int) -> bool:
 
 
 def _seal(id_: str, column: str, value: pa.Scalar) -> bytes:
-    """Digest of a value, its column and its row's id: a swapped value fails as well as a damaged one."""
+    """Digest of a value, its column and its row's id, so that a swapped value fails as a damaged one does."""
     binary = pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type)
     return sealed.digest(id_, column, value.as_buffer() if binary and value.is_valid else repr(value.as_py()))

@@ -1,8 +1,8 @@
 """Metrics of samples, each with its unit and definition in docs/metrics.md.
 
-They run where the samples are, on any machine: no Ray, and no network but the classifier.
+They run on any machine that has the samples: no Ray, and no network except the classifier.
 May import: data.read, models, config.
-A new metric owes its unit, its definition, and a fault that it names.
+A new metric owes its unit, its definition, and a fault that it detects.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Metric: a small video classifier, whose accuracy tells whether samples show what their prompts say."""
+"""Metric: a small video classifier, whose accuracy tells whether samples show their prompts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Pooling = Literal["mean", "max"]
 class Metric(nn.Module):
     """A video classifier with one head per question about the prompt.
 
-    ``heads`` maps a head to its class words (``{"digit": ["zero", ...]}``): a video answers its prompt where every
-    head's word is one of the prompt's words. Several heads of equal words ask for them in the prompt's order: of "a red
-    five behind a blue three" the first digit is the five. ``size`` is the (T, H, W) it was trained on and the only one
-    it takes. ``window`` is the side of the last convolution's kernel. ``pooling`` "mean" averages its values over space
-    and time; "max" takes the largest over space before it averages over time, which finds a small thing at any place.
+    ``heads`` maps a head to its class words (``{"digit": ["zero", ...]}``): a video answers its prompt if every head's
+    word is one of the prompt's words. Heads with equal words ask for them in the prompt's order: in "a red five behind
+    a blue three" the first digit is five. ``size`` (T, H, W) is the size of its training, and the only one that it
+    takes. ``window`` is the side of the last convolution's kernel. ``pooling`` "mean" averages its values over space
+    and time; "max" takes the largest over space before it averages over time, which finds a small object at any place.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Metric(nn.Module):
         return float(np.mean(right))
 
     def answers(self, prompt: str) -> dict[str, frozenset[str]]:
-        """The words of each head that answer the prompt: any of them in the prompt, or, where k heads have equal words,
-        the k-th of them in the prompt."""
+        """Words of each head that answer the prompt: any of its words in the prompt or, if several heads have equal
+        words, the k-th such word for the k-th head."""
         spoken = prompt.lower().split()
         answers: dict[str, frozenset[str]] = {}
         for head, words in self.words.items():
@@ -120,8 +120,8 @@ class Metric(nn.Module):
 
     @classmethod
     def checked(cls, folder: Path, where: str) -> Metric:
-        """The metric on the meta device, from config.json and the header of the weights; ConfigError, which begins with
-        ``where``, for a file that :meth:`load` could not read, or clips too small for its layers."""
+        """The metric on the meta device, from config.json and the header of the weights; ConfigError, which
+        begins with ``where``, for a file that :meth:`load` could not read, or for clips too small for its layers."""
         described = read_json(folder / "config.json", where)
         try:
             described = _Description.model_validate(described).model_dump()

@@ -1,4 +1,4 @@
-"""Distances and spreads of features: the Fréchet distance, and the diversity of videos of one prompt."""
+"""Distances and spreads of features: the Fréchet distance, and the diversity of a prompt's videos."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), A and B the unbiased covariances, in fp64.
 
-    Features [N, D] and [M, D]. Biased upwards for few samples: compare only figures of equal counts.
+    Features [N, D] and [M, D]. Biased upwards for few samples: compare only equal counts.
     """
     a, b = features_a.double(), features_b.double()
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
@@ -29,9 +29,9 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 
 
 def diversity(features: Tensor, prompts: Sequence[str]) -> float | None:
-    """Mean distance between the features [N, D] of two videos of one prompt; None where no prompt has two.
+    """Mean distance between the features [N, D] of two videos of one prompt; None if no prompt has two.
 
-    It falls where a student shows the same video for every noise; an accurate teacher's value is the scale.
+    It falls if a student makes the same video from every noise; compare it with an accurate teacher's value.
     """
     means = list(diversity_by_prompt(features, prompts).values())
     return float(torch.tensor(means, dtype=torch.float64).mean()) if means else None

@@ -1,4 +1,4 @@
-"""Motion of a video by dense optical flow: how far the picture moves, how far its fastest part does, whether it moves.
+"""Motion of a video by dense optical flow: speed of the picture and of its fastest part, and whether it moves.
 
 Farnebäck's flow (Two-Frame Motion Estimation Based on Polynomial Expansion, 2003) as OpenCV computes it.
 """
@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 import torch
 
-SHORT_SIDE = 256  # pixels, to which larger frames are shrunk
+SHORT_SIDE = 256  # short side, in pixels, to which larger frames are shrunk
 WINDOW = 9  # rows and columns that move together
-FASTEST = 0.05  # the share of pixels that motion_top looks at
+FASTEST = 0.05  # share of pixels that motion_top averages
 MOVES = 6 / 256  # VBench's threshold of a moving pair, in short sides
 
 
 def motions(video: np.ndarray, fps: float) -> dict[str, float]:
-    """``motion`` and ``motion_top`` of uint8 frames [T, H, W, 3], in short sides of the picture a second, and
-    ``moving``, 0 or 1: docs/metrics.md defines them. A video of one frame has none.
+    """``motion`` and ``motion_top`` of uint8 frames [T, H, W, 3], in short sides of the picture per second, and
+    ``moving``, 0 or 1: docs/metrics.md defines them. A video of one frame has no motion.
 
     ``motion`` weighs each pixel by the smaller eigenvalue of the gradients around it (Shi and Tomasi, 1994): flat
     patches and plain edges, whose motion no local method knows, count little.
@@ -34,7 +34,7 @@ def motions(video: np.ndarray, fps: float) -> dict[str, float]:
         tops.append(_top(lengths))
     every = max(1, round(fps / 8))
     sampled = frames[::every]
-    least = max(1, round(4 * len(sampled) / 16))  # of a short clip the rule would ask for none
+    least = max(1, round(4 * len(sampled) / 16))  # a short clip would need no pair
     strides = tops if every == 1 else [_top(_flow_lengths(*pair)) for pair in zip(sampled, sampled[1:], strict=False)]
     return {
         "motion": fps * float(np.mean(means or [0.0])),

@@ -1,4 +1,4 @@
-"""Student against teacher by one metric: same prompts, same noise, and a bootstrap over prompts."""
+"""Compare student and teacher by one metric, with the same prompts and noise, and a bootstrap over prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Ratio:
 
 
 def by_prompt(values: Sequence[float] | np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
-    """The mean of each prompt's ``values``, one a video."""
+    """Mean of each prompt's ``values``, which are one per video."""
     rows: dict[str, list[float]] = {}
     for value, prompt in zip(values, prompts, strict=True):
         rows.setdefault(prompt, []).append(float(value))
@@ -37,13 +37,13 @@ def paired_ratio(
 ) -> Ratio:
     """R = mean_p s_p / mean_p t_p over the prompts p of both, with a percentile interval of 2,000 bootstrap draws.
 
-    A draw takes prompts, never videos, and the same ones of both. ValueError where the two have other prompts, or
-    where the teacher's mean is not above ``least``: a static teacher says nothing about motion.
+    A draw takes prompts, never videos, and the same prompts for both. ValueError if the two have other prompts, or if
+    the teacher's mean is not above ``least``: a static teacher gives no scale of motion.
     """
     s, t, rows = _arms(student, teacher, seed)
     if not t.mean() > least:
         raise ValueError(f"the teacher's mean is {t.mean():.3g}, which must be above {least:g} for a ratio")
-    # A draw may hold only prompts for which the teacher's value is 0: it gives no ratio.
+    # A draw may contain only prompts whose value for the teacher is 0; it gives no ratio.
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = s[rows].mean(1) / t[rows].mean(1)
     low, high = np.percentile(draws[np.isfinite(draws)], INTERVAL)
@@ -51,7 +51,7 @@ def paired_ratio(
 
 
 def paired_difference(student: Mapping[str, float], teacher: Mapping[str, float], seed: int = 0) -> Ratio:
-    """mean_p s_p - mean_p t_p with an interval of the same draws: for rates, of which a teacher may have 0."""
+    """mean_p s_p - mean_p t_p with an interval of the same draws, for rates, since a teacher's rate may be 0."""
     s, t, rows = _arms(student, teacher, seed)
     low, high = np.percentile((s - t)[rows].mean(1), INTERVAL)
     return Ratio(float((s - t).mean()), float(low), float(high))

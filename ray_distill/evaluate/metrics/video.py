@@ -1,11 +1,11 @@
-"""Colour, light and flicker of a video, measured of its pixels alone."""
+"""Colour, light and flicker of a video, measured from its pixels alone."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-DARK = 26  # of 255: the saturation of darker pixels is that of their noise
+DARK = 26  # of 255: noise determines the saturation of darker pixels
 BLACK, WHITE = 2, 253  # of 255: values at or beyond these are clipped
 
 

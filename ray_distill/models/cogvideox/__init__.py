@@ -1,6 +1,6 @@
 """CogVideoX's family: text to video by diffusers' CogVideoXPipeline.
 
-family         FAMILY: what CogVideoX declares
+family         FAMILY: CogVideoX's declaration
 network        the denoiser, over one forward of diffusers' transformer: v-prediction becomes a velocity
 schedule       the noise levels of its variance-preserving training, and the timestep of each level
 codec          pixels to latents and back

@@ -10,10 +10,11 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor, nn
 
+from ray_distill.models.codec import first_alone
 from ray_distill.models.spec import Latent
 
 FRAMES = 8
-"""Frames of a piece in which diffusers encodes a clip, after its first frame; two latent frames are decoded as one."""
+"""Frames of each piece that diffusers encodes, after the clip's first frame; a piece is two latent frames."""
 
 
 class CogVideoXVAE(nn.Module):
@@ -29,9 +30,9 @@ class CogVideoXVAE(nn.Module):
         return cls(AutoencoderKLCogVideoX.from_pretrained(folder, **how))
 
     @classmethod
-    def outline(cls, described: Mapping[str, Any]) -> CogVideoXVAE:
-        """The codec of a configuration alone, without weights, on the device that surrounds the call."""
-        return cls(AutoencoderKLCogVideoX.from_config(dict(described)))
+    def outline(cls, config: Mapping[str, Any]) -> CogVideoXVAE:
+        """The codec of a configuration, without weights, on torch's current default device."""
+        return cls(AutoencoderKLCogVideoX.from_config(dict(config)))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -57,15 +58,16 @@ class CogVideoXVAE(nn.Module):
     def channels(self) -> int:
         return int(self.vae.config.latent_channels)
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        return first_alone(frames, FRAMES)
+
     def latent_shape(self, frames: int, height: int, width: int) -> Latent:
-        """(C, t, h, w). ValueError for frames that are not 8k+1: others are encoded, too, but decoded to other numbers
-        of frames (13 to 16), without an error."""
+        """(C, t, h, w). ValueError unless there are 8k+1 frames: diffusers would encode other numbers, but decode them
+        to another number of frames (13 to 16) without an error."""
         time, space, _ = self.stride
-        if frames % FRAMES != 1:
-            below = max(frames - 1, 0) // FRAMES * FRAMES + 1
-            raise ValueError(
-                f"frames={frames}: CogVideoX's VAE takes {FRAMES}k+1 frames; use {below} or {below + FRAMES}"
-            )
+        below, above = self.fitting(frames)
+        if below != frames:
+            raise ValueError(f"frames={frames}: CogVideoX's VAE takes {FRAMES}k+1 frames; use {below} or {above}")
         if height % space or width % space:
             raise ValueError(f"height x width = {height}x{width}: CogVideoX's VAE takes multiples of {space}")
         return self.channels, (frames - 1) // time + 1, height // space, width // space

@@ -1,4 +1,4 @@
-"""FAMILY: what CogVideoX declares."""
+"""FAMILY: CogVideoX's declaration."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
-"""Classes of schedulers that share one table of noise levels."""
+"""Scheduler classes that share one table of noise levels."""
 SAMPLING = ("clip_sample", "set_alpha_to_one", "timestep_spacing")
-"""Keys of a scheduler that change its own sampling, and not the levels of the training."""
+"""Keys of a scheduler that change only its own sampling, not the training's noise levels."""
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """T5's states of the prompt and of its padding, in the precision of the published 5B."""
-    return {"text": Field((tokens, int(pipeline.described.get("text_embed_dim", 4096))), dtype="bfloat16")}
+    """T5's states of the prompt and its padding, in the precision of the published 5B."""
+    return {"text": Field((tokens, int(pipeline.architecture.get("text_embed_dim", 4096))), dtype="bfloat16")}
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
@@ -41,20 +41,21 @@ def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
 
 
 def noise(shape: Sequence[int]) -> Tensor:
-    """Noise that is drawn in the network's layout, [B, T, C, H, W]."""
+    """Noise drawn in the network's layout [B, T, C, H, W], as [B, C, T, H, W]."""
     b, c, t, h, w = shape
     return torch.randn(b, t, c, h, w).transpose(1, 2)
 
 
 def patch(config: Config) -> tuple[int, int]:
-    """ValueError for CogVideoX 1.5, and for networks that begin from an image."""
+    """(rows, columns) of latents in a token; ValueError for CogVideoX 1.5, and for networks that begin from an
+    image."""
     if config.get("patch_size_t") is not None:
         raise ValueError(
-            f"a transformer with patch_size_t = {config['patch_size_t']} is CogVideoX 1.5's, which is not adapted; "
+            f"a transformer with patch_size_t = {config['patch_size_t']} is CogVideoX 1.5's, which is not supported; "
             "give CogVideoX-2b or CogVideoX-5b"
         )
     if config.get("use_learned_positional_embeddings") or config.get("ofs_embed_dim"):
-        raise ValueError("a transformer of CogVideoX that begins from an image is not adapted; give CogVideoX-5b")
+        raise ValueError("a transformer of CogVideoX that begins from an image is not supported; give CogVideoX-5b")
     side = int(config.get("patch_size", 2))
     return side, side
 
@@ -66,7 +67,7 @@ def features(config: Config) -> tuple[int, int]:
 
 
 def check(pipeline: Pipeline, tokens: int) -> None:
-    """ValueError unless prompts have the length of the training, and the noise levels are the published ones."""
+    """ValueError unless prompts have the training's length, and the noise levels are the published ones."""
     network = pipeline.transformer
     patch(network)
     if tokens != (trained := network.get("max_text_seq_length", 226)):
@@ -82,12 +83,12 @@ def check(pipeline: Pipeline, tokens: int) -> None:
         if key not in SAMPLING and (own := scheduler.get(key, defaults[key].default)) != value:
             raise ValueError(
                 f"{pipeline.where}: its scheduler has {key} = {own}, and CogVideoX's network of this kind was trained "
-                f"with {value}; other noise levels are not adapted: give a folder whose parts belong together"
+                f"with {value}; other noise levels are not supported: give a folder whose parts belong together"
             )
 
 
 def scheduler(network: nn.Module) -> CogVideoXDDIMScheduler:
-    """The scheduler of the pipeline that published such a network."""
+    """The scheduler with which such a network was published."""
     config: Any = network.config
     return CogVideoXDDIMScheduler(**PUBLISHED, snr_shift_scale=snr_shift_scale(config))
 
@@ -113,7 +114,7 @@ FAMILY = Family(
         "text_embed_dim",
         "max_text_seq_length",
         "patch_size_t",
-        "use_rotary_positional_embeddings",  # 2B and 5B scale the latents of their VAEs by different factors
+        "use_rotary_positional_embeddings",  # 2B and 5B scale their VAEs' latents by different factors
     ),
     export=Export(
         pipeline="CogVideoXPipeline",

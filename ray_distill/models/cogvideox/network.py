@@ -24,9 +24,9 @@ from ray_distill.types import Cache, Cond, History, Prediction, Window
 class CogVideoXDenoiser:
     """``network`` is a CogVideoXTransformer3DModel or an engine that wraps one.
 
-    With sigma = b / (a + b) and k = a + b = 1 / sqrt(sigma^2 + (1 - sigma)^2): z = k x_t, and
-    eps - x_0 = k (v + (2 sigma - 1) z). Latents enter in the network's own dtype; both changes of variables are made in
-    that of ``x_t``, in which the velocity comes back.
+    With sigma = b / (a + b) and k = a + b = 1 / sqrt(sigma^2 + (1 - sigma)^2): z = k x_t, and eps - x_0 = k (v + (2
+    sigma - 1) z). Latents enter in the network's own dtype; both changes of variables are computed in the dtype of
+    ``x_t``, in which the velocity is returned.
     """
 
     network: Any
@@ -66,8 +66,8 @@ class CogVideoXDenoiser:
 
 
 def rotary_positions(config: Mapping[str, Any], x_t: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Cosines and sines [tokens, D] of the places of the latents ``x_t`` [B, C, T, H, W]; None for 2B, which adds
-    sinusoids to its tokens by itself."""
+    """(cosines, sines) [tokens, D] of the positions of the latents ``x_t`` [B, C, T, H, W]; None for 2B, which adds its
+    own sinusoids to its tokens."""
     if not config["use_rotary_positional_embeddings"]:
         return None
     frames, *sides = x_t.shape[2:]
@@ -85,8 +85,8 @@ def rotary_positions(config: Mapping[str, Any], x_t: Tensor) -> tuple[Tensor, Te
 
 
 def region(grid: tuple[int, int], base: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last corner (row, column) of the part of the ``base`` grid, that of the training, over which the rows
-    and columns of ``grid`` are spread: the largest of the same shape, in the middle."""
+    """First and last corner (row, column) of the part of ``base``, the training's grid, over which the rows and columns
+    of ``grid`` are spread: the largest centred part with the aspect ratio of ``grid``."""
     (height, width), (rows, columns) = grid, base
     if height / width > rows / columns:
         columns = round(rows / height * width)

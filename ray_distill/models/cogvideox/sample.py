@@ -18,10 +18,10 @@ def scales(sigma: float) -> tuple[float, float]:
 
 
 class FewSteps(diffusers.CogVideoXDDIMScheduler):
-    """The steps of a recipe of levels sigma, on z = a x_0 + b eps."""
+    """Scheduler that steps through a recipe's levels sigma, on z = a x_0 + b eps."""
 
     def follow(self, times: list[float], kind: str) -> "FewSteps":
-        """Take the recipe's ``times``, 1000 sigma, with fresh noise after each step for the ``kind`` "sde"."""
+        """Use the recipe's ``times``, 1000 sigma, with fresh noise after each step for the ``kind`` "sde"."""
         a, b = self.alphas_cumprod.double().sqrt(), (1 - self.alphas_cumprod.double()).sqrt()
         table, levels = b / (a + b), torch.tensor(times, dtype=torch.float64) / 1000
         upper = torch.searchsorted(table, levels).clamp(1, len(table) - 1)
@@ -34,7 +34,7 @@ class FewSteps(diffusers.CogVideoXDDIMScheduler):
         self.timesteps = self.recipe[0].to(device)
 
     def step(self, v: torch.Tensor, timestep: Any, z: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
-        """z at the next level, of ``v`` = a eps - b x_0 at ``timestep``."""
+        """z at the next level, from ``v`` = a eps - b x_0 at ``timestep``."""
         number, (_, levels, fresh) = self.timesteps.tolist().index(float(timestep)), self.recipe
         (a, b), (a_next, b_next) = map(scales, levels[number : number + 2])
         x_0, eps = a * z - b * v, b * z + a * v

@@ -1,7 +1,7 @@
-"""Noise levels of CogVideoX's training, a variance-preserving schedule, as levels sigma of the straight line.
+"""Express the noise levels of CogVideoX's variance-preserving training as levels sigma of the straight line.
 
-Training noises z = a x_0 + b eps, a^2 + b^2 = 1. With sigma = b / (a + b), z / (a + b) is (1 - sigma) x_0 + sigma eps:
-each of its 1000 timesteps has one sigma, the last of them 1.
+Training noises clips to z = a x_0 + b eps with a^2 + b^2 = 1. With sigma = b / (a + b), z / (a + b) is (1 - sigma) x_0
++ sigma eps: each of the 1000 training timesteps has one sigma, and the last has sigma = 1.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ PUBLISHED: Mapping[str, Any] = {
 
 
 def snr_shift_scale(transformer: Mapping[str, Any]) -> float:
-    """The scale by which the training of this transformer divided the signal-to-noise ratio, by the transformer's
-    configuration: 1 for 5B, which alone has rotary positions, and 3 for 2B. ``family.check`` compares the folder's."""
+    """The scale by which this transformer's training divided the signal-to-noise ratio: 1 for 5B, which alone has
+    rotary positions, and 3 for 2B. ``family.check`` compares it with the folder's scheduler."""
     return 1.0 if transformer.get("use_rotary_positional_embeddings") else 3.0
 
 
 @cache
 def levels(scale: float) -> tuple[float, ...]:
-    """sigma of each training timestep, from 0. It equals the table of diffusers' scheduler; numpy makes it, since
-    ``plan`` counts on tensors without data.
+    """sigma of each training timestep, from timestep 0. It equals the table of diffusers' scheduler; numpy computes it,
+    since ``plan`` uses tensors without data.
 
     The last level is without signal (arXiv 2305.08891, algorithm 1); ``scale`` divides the signal-to-noise ratio.
     """
@@ -51,8 +51,8 @@ def levels(scale: float) -> tuple[float, ...]:
 
 
 def training_timestep(sigma: Tensor, scale: float) -> Tensor:
-    """The timestep, fp32, at which training noised to ``sigma`` [B]; between two of them it is interpolated. Levels
-    below the first, of which the network knows nothing, have timestep 0."""
+    """The fp32 timestep [B] at which training noised to ``sigma`` [B], interpolated between training timesteps. Levels
+    below the first one, for which the network was not trained, have timestep 0."""
     table = torch.tensor(levels(scale), dtype=torch.float64).to(sigma.device, non_blocking=True)
     upper = torch.searchsorted(table, sigma.double()).clamp(1, len(table) - 1)
     below, above = table[upper - 1], table[upper]

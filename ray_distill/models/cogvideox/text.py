@@ -1,7 +1,7 @@
-"""CogVideoX's prompts, as diffusers' CogVideoXPipeline encodes them: uncleaned, by T5 v1.1, padding included.
+"""Encode prompts as diffusers' CogVideoXPipeline does: uncleaned, by T5 v1.1, including the padding.
 
-T5 sees the padding, and the network attends to T5's states of it, which are not zero: zeros there, or another number of
-tokens, would be another condition.
+T5 sees the padding, and the network attends to T5's states of the padding, which are not zero: zeros in their place, or
+another number of tokens, would be another condition.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ray_distill.models.text import T5Text
 
 
 class CogVideoXText(T5Text):
-    """The field "text" [tokens, D] fp32 of a prompt."""
+    """Encoder of prompts into the field "text" [tokens, D] fp32."""
 
     def __init__(self, folder: Path, max_length: int, precision: str = "float32") -> None:
         super().__init__(folder, max_length, precision, encoder=T5EncoderModel, masked=False)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Row]:
-        """One row a prompt, each of ``max_length`` tokens."""
+        """One row of ``max_length`` tokens per prompt."""
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",

@@ -1,9 +1,9 @@
 """LTX-Video's family: text to video by diffusers' LTXPipeline.
 
 May import: the files beside the folders of families, diffusers, transformers; no other family.
-family         FAMILY: what LTX-Video declares
+family         FAMILY: LTX-Video's declaration
 network        the denoiser, over one forward of diffusers' transformer
-sequence       attention where ranks share a clip's tokens
+sequence       attention for ranks that share a clip's tokens
 codec          pixels to latents and back
 text           prompts to the field of a caption
 sample         the script of exports: it imports diffusers and torch, nothing of ours, and owes a test that it gives our

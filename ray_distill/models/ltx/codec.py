@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKLLTXVideo
 from torch import Tensor, nn
 
+from ray_distill.models.codec import first_alone
 from ray_distill.models.spec import Latent
 
 
@@ -29,9 +30,9 @@ class LTXVAE(nn.Module):
         return cls(cls.vae_class.from_pretrained(folder, **how))
 
     @classmethod
-    def outline(cls, described: Mapping[str, Any]) -> Self:
-        """The codec of a configuration alone, without weights, on the device that surrounds the call."""
-        return cls(cls.vae_class.from_config(dict(described)))
+    def outline(cls, config: Mapping[str, Any]) -> Self:
+        """The codec of a configuration, without weights, on torch's current default device."""
+        return cls(cls.vae_class.from_config(dict(config)))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         mean, std = (value.view(1, -1, 1, 1, 1).float() for value in (self.vae.latents_mean, self.vae.latents_std))
@@ -51,7 +52,9 @@ class LTXVAE(nn.Module):
         return self.vae.decode(latents, level, return_dict=False)[0].float().clamp(-1, 1)
 
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        raise ValueError(f"{self.model}'s VAE shows a frame the frames behind it, too: its clips are decoded whole")
+        raise ValueError(
+            f"{self.model}'s VAE decodes a frame with the help of later frames, so that clips are decoded whole"
+        )
 
     @property
     def stride(self) -> tuple[int, int, int]:
@@ -62,13 +65,14 @@ class LTXVAE(nn.Module):
     def channels(self) -> int:
         return int(self.vae.config.latent_channels)
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        return first_alone(frames, self.stride[0])
+
     def latent_shape(self, frames: int, height: int, width: int) -> Latent:
         time, space, _ = self.stride
-        if frames % time != 1:
-            below = max(frames - 1, 0) // time * time + 1
-            raise ValueError(
-                f"frames={frames}: {self.model}'s VAE takes {time}k+1 frames; use {below} or {below + time}"
-            )
+        below, above = self.fitting(frames)
+        if below != frames:
+            raise ValueError(f"frames={frames}: {self.model}'s VAE takes {time}k+1 frames; use {below} or {above}")
         if height % space or width % space:
             raise ValueError(f"height x width = {height}x{width}: {self.model}'s VAE takes multiples of {space}")
         return self.vae.config.latent_channels, (frames - 1) // time + 1, height // space, width // space

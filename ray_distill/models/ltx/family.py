@@ -1,4 +1,4 @@
-"""FAMILY: what LTX-Video declares."""
+"""FAMILY: LTX-Video's declaration."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ HERE = Path(__file__).parent
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """Text with a mask, by which the network leaves out the padding behind the last token."""
-    return {"text": Field((tokens, int(pipeline.described.get("caption_channels", 4096))), padding="mask")}
+    """Text with a mask, so that the network ignores the padding behind the last token."""
+    return {"text": Field((tokens, int(pipeline.architecture.get("caption_channels", 4096))), padding="mask")}
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
@@ -36,15 +36,15 @@ def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
 
 
 def noise(shape: Sequence[int]) -> Tensor:
-    """Noise drawn in the network's layout, as tokens."""
+    """Noise [B, C, T, H, W], drawn in the network's layout as tokens [B, T H W, C]."""
     b, c, *size = shape
     return torch.randn(b, math.prod(size), c).transpose(1, 2).unflatten(2, size)
 
 
 def patch(config: Config) -> tuple[int, int]:
-    """(1, 1); ValueError for networks that would cut latents further."""
+    """(1, 1); ValueError for networks with larger patches."""
     if config.get("patch_size", 1) != 1 or config.get("patch_size_t", 1) != 1:
-        raise ValueError("an LTX-Video whose patch_size is not 1 was never published, and is not adapted")
+        raise ValueError("an LTX-Video whose patch_size is not 1 is not supported; give a published LTX-Video")
     return 1, 1
 
 
@@ -72,7 +72,5 @@ FAMILY = Family(
         bases=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
     ),
     published=HERE / "published",
-    original={
-        "transformer_blocks": "transformer_blocks"
-    },  # other layers have other names, which diffusers does not read
+    original={"transformer_blocks": "transformer_blocks"},  # diffusers does not read other layers' original names
 )

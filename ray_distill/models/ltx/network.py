@@ -1,7 +1,7 @@
 """LTX-Video's network, diffusers' LTXVideoTransformer3DModel, behind Denoiser.
 
-The network takes latents as tokens [B, t h w, C] and places them by pixels and seconds: a latent frame is 8 frames, a
-row 32 pixels, and clips count as 25 frames a second, the default of diffusers' pipeline.
+The network takes latents as tokens [B, t h w, C] with positions in seconds and pixels: a latent frame is 8 frames, a
+row 32 pixels, and clips count as 25 frames per second, the default of diffusers' pipeline.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FRAME_RATE = 25.0
 class LTXDenoiser:
     """``network`` is an LTXVideoTransformer3DModel or an engine that wraps one; it predicts the velocity at 1000 sigma.
 
-    Latents enter in the network's own dtype and the velocity comes back in the dtype of ``x_t``.
+    Latents enter in the network's own dtype; the velocity is returned in the dtype of ``x_t``.
     """
 
     network: Callable[..., Any]
@@ -46,7 +46,7 @@ class LTXDenoiser:
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:
-        """Predict as :class:`Denoiser`; ValueError for a causal call and for features, which Wan alone has so far."""
+        """Predict as :class:`Denoiser`; ValueError for a causal call or for features, which only Wan has so far."""
         check_plain("ltx", chunks, cache, features)
         frames, height, width = x_t.shape[2:]
         with own_tokens(self.network, "proj_in", "proj_out"):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 
 def fix_timesteps(scheduler: Any, times: list[float]) -> Any:
-    """LTXPipeline asks for sigmas of its own: it gets the recipe's."""
+    """Make ``scheduler`` return the recipe's ``times``, although LTXPipeline asks for its own sigmas."""
     steps, own = {"timesteps": times, "sigmas": [t / 1000 for t in times]}, scheduler.set_timesteps
 
     def set_timesteps(  # diffusers looks for these names in the signature

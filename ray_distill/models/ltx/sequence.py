@@ -1,4 +1,4 @@
-"""LTX-Video's attention where ranks share a clip's tokens."""
+"""LTX-Video's attention for ranks that share a clip's tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ray_distill.models.sequence import Ranks
 class SequenceAttention(LTXVideoAttnProcessor):
     """Self-attention of all tokens over this rank's heads.
 
-    LTX rotates the channels of all heads at once: hence before the exchange, by this rank's piece of the tables."""
+    LTX rotates the channels of all heads at once, so the rotation comes before the exchange, by this rank's piece of
+    the tables."""
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__()
@@ -38,6 +39,6 @@ class SequenceAttention(LTXVideoAttnProcessor):
 
 
 def exchange_heads(network: nn.Module, ranks: Ranks) -> None:
-    """Put the exchange around the self-attention of each block."""
+    """Put the exchange of heads around the self-attention of each block."""
     for block in network.transformer_blocks:  # type: ignore[union-attr]
         block.attn1.set_processor(SequenceAttention(ranks))

@@ -1,4 +1,4 @@
-"""LTX-2's picture VAE, diffusers' AutoencoderKLLTX2Video, behind Codec; a clip's shape counts its sound, too."""
+"""LTX-2's picture VAE, diffusers' AutoencoderKLLTX2Video, behind Codec; a clip's shape includes its sound."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ray_distill.models.ltx2.network import FRAME_RATE
 from ray_distill.models.spec import Latent
 
 TOKENS_PER_SECOND = 16_000 / 160 / 4
-"""Of sound: 16 kHz, a mel frame each 160 samples, and a latent frame each 4 of these (``family.check`` holds it)."""
+"""Rate of sound's tokens: 16 kHz, one mel frame per 160 samples, one token per 4 mel frames (see ``family.check``)."""
 
 
 class LTX2VAE(LTXVAE):
-    """diffusers' AutoencoderKLLTX2Video with LTX-Video's normalisation. It encodes and decodes the picture alone."""
+    """diffusers' AutoencoderKLLTX2Video with LTX-Video's normalisation. It encodes and decodes only the picture."""
 
     vae_class: ClassVar[type[Any]] = AutoencoderKLLTX2Video
     model: ClassVar[str] = "LTX-2"
@@ -26,5 +26,5 @@ class LTX2VAE(LTXVAE):
         raise ValueError("LTX-2's clips are decoded whole: family ltx2 has no causal students")
 
     def latent_shape(self, frames: int, height: int, width: int) -> Latent:
-        """(C, t, h, w, L): sound is as long as the picture at 24 frames a second, to half a token of 1/25 s."""
+        """(C, t, h, w, L): sound is as long as the picture at 24 frames per second, rounded to a token of 1/25 s."""
         return *super().latent_shape(frames, height, width), round(frames / FRAME_RATE * TOKENS_PER_SECOND)

@@ -1,4 +1,4 @@
-"""FAMILY: what LTX-2 declares."""
+"""FAMILY: LTX-2's declaration."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 BANDS = 16
-"""Mel bands of a token of sound; only the order in which the pipeline draws its first noise depends on it."""
+"""Mel bands in a token of sound; only the order in which the pipeline draws its first noise depends on it."""
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """The connectors' output for a prompt, for each modality, in the precision of the published weights."""
-    field = Field((tokens, int(pipeline.described.get("caption_channels", 3840))), dtype="bfloat16")
+    """The connectors' output for a prompt, one field per modality, in the precision of the published weights."""
+    field = Field((tokens, int(pipeline.architecture.get("caption_channels", 3840))), dtype="bfloat16")
     return {"text": field, "audio_text": field}
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
-    from ray_distill.models.ltx2.text import LTX2Text  # seconds of transformers, which who encodes clips does without
+    from ray_distill.models.ltx2.text import LTX2Text  # imports transformers: encoders of clips need none
 
     return LTX2Text(folder, tokens, precision)
 
 
 def start(shape: Sequence[int]) -> Tensor:
-    """The first latents: the picture's [B, C, t, h, w], then the sound's [B, C / bands, L, bands]."""
+    """Packed first latents, drawn in the pipeline's order: picture [B, C, t, h, w], then sound [B, C / bands, L,
+    bands]."""
     b, c, *size, length = shape
     bands = BANDS if c % BANDS == 0 else c
     video = torch.randn(b, c, *size).flatten(2)
@@ -49,17 +50,17 @@ def start(shape: Sequence[int]) -> Tensor:
 
 
 def noise(shape: Sequence[int]) -> Tensor:
-    """Drawn as tokens, those of the picture first."""
+    """Packed noise, drawn as tokens: the picture's first, then the sound's."""
     b, c, *size, length = shape
     video, audio = torch.randn(b, math.prod(size), c), torch.randn(b, length, c)
     return torch.cat([video, audio], dim=1).transpose(1, 2)[..., None, None]
 
 
 def patch(config: Config) -> tuple[int, int]:
-    """ValueError for networks that would cut latents further."""
+    """(1, 1); ValueError for networks with larger patches."""
     sizes = ("patch_size", "patch_size_t", "audio_patch_size", "audio_patch_size_t")
     if any(config.get(name, 1) != 1 for name in sizes):
-        raise ValueError("an LTX-2 whose patch sizes are not 1 was never published, and is not adapted")
+        raise ValueError("an LTX-2 whose patch sizes are not 1 is not supported; give a published LTX-2")
     return 1, 1
 
 
@@ -68,8 +69,8 @@ def features(config: Config) -> tuple[int, int]:
 
 
 def check(pipeline: Pipeline, tokens: int) -> None:
-    """ValueError unless picture and sound have tokens of one width, sound its rate, and prompts a length that the
-    connectors' registers divide."""
+    """ValueError unless picture and sound have tokens of equal width, sound has the supported rate, and the connectors'
+    registers divide the prompts' length."""
     network = pipeline.transformer
     sound, joined = (
         json.loads((pipeline.path / part / "config.json").read_bytes()) for part in ("audio_vae", "connectors")
@@ -90,7 +91,9 @@ def check(pipeline: Pipeline, tokens: int) -> None:
         )
     registers = {joined.get(f"{of}_connector_num_learnable_registers", 128) for of in ("video", "audio")}
     if None in registers or joined.get("per_modality_projections"):
-        raise ValueError(f"{pipeline.where}: connectors of another LTX-2 than 2.0, which is the one that is adapted")
+        raise ValueError(
+            f"{pipeline.where}: its connectors are not those of LTX-2.0, the only supported version; give its folder"
+        )
     if any(tokens % count for count in registers):
         most = max(registers)
         raise ValueError(

@@ -1,7 +1,7 @@
 """LTX-2's network, diffusers' LTX2VideoTransformer3DModel, behind Denoiser.
 
-The network takes picture and sound as two lists of tokens of one width, at one noise level, and places both by seconds:
-a latent frame is 8 frames of 24 a second, a row 32 pixels, a token of sound 1/25 s.
+The network takes picture and sound as two lists of tokens of equal width and noise level, with positions in seconds and
+pixels: a latent frame is 8 frames at 24 per second, a row 32 pixels, a token of sound 1/25 s.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class LTX2Denoiser:
     """``network`` is an LTX2VideoTransformer3DModel or an engine that wraps one; it predicts both velocities at 1000
     sigma.
 
-    x_t [B, C, t h w + L, 1, 1] is packed (``models/packed.py``). Latents enter in the network's own dtype and the
-    velocity comes back in the dtype of ``x_t``.
+    x_t [B, C, t h w + L, 1, 1] is packed (``models/packed.py``). Latents enter in the network's own dtype; the velocity
+    is returned in the dtype of ``x_t``.
     """
 
     network: Callable[..., Any]
@@ -66,7 +66,7 @@ class LTX2Denoiser:
             width=width,
             fps=FRAME_RATE,
             audio_num_frames=length,
-            use_cross_timestep=True,  # as the pipeline calls it; at one level it makes no difference
+            use_cross_timestep=True,  # as the pipeline does; with one level it has no effect
             return_dict=False,
             **exit_argument(cond),
         )

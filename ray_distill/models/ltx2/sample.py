@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 
 
 def guidance(scale: float) -> dict[str, float]:
-    """One scale for picture and sound, and the pipeline's other terms, which have defaults, off."""
+    """Arguments for one guidance scale for picture and sound, with the pipeline's other guidance terms switched off."""
     one = {"guidance_scale": scale, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
     return one | {f"audio_{name}": value for name, value in one.items()}
 
 
-def packed(pipe: Any, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
-    """The normalised latents [B, C, t h w + L, 1, 1] of those that the pipeline returns, which are not normalised."""
+def pack(pipe: Any, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+    """Normalise and pack the latents that the pipeline returns, into [B, C, t h w + L, 1, 1]."""
     mean, std = (x.view(1, -1, 1, 1, 1) for x in (pipe.vae.latents_mean, pipe.vae.latents_std))
     video = (video - mean) * pipe.vae.config.scaling_factor / std
     tokens = (audio.transpose(1, 2).flatten(2) - pipe.audio_vae.latents_mean) / pipe.audio_vae.latents_std
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     torch.manual_seed(int(seed))  # initial latents and fresh noise come from the global generator, in this order
     video, audio = pipe(prompt, output_type="latent" if latents else "np", return_dict=False, **call)
     if latents:
-        save_file({"latents": packed(pipe, video, audio)}, out)
+        save_file({"latents": pack(pipe, video, audio)}, out)
     else:
         rate = pipe.vocoder.config.output_sampling_rate
         diffusers.utils.encode_video(video[0], recipe["fps"], out, audio[0].float().cpu(), rate)

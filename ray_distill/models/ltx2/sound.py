@@ -1,4 +1,5 @@
-"""LTX-2's sound: tokens to a mel spectrogram by AutoencoderKLLTX2Audio, and that to samples by the vocoder."""
+"""LTX-2's sound: AutoencoderKLLTX2Audio turns tokens into a mel spectrogram, and the vocoder turns that into
+samples."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 
 class LTX2Sound(nn.Module):
-    """A token is 8 channels x 16 mel bands, by channel; its normalisation is (z - mean) / std of a packed token."""
+    """Decoder of sound. A token is 8 channels x 16 mel bands, channel by channel; a packed token is (z - mean) /
+    std."""
 
     def __init__(self, vae: AutoencoderKLLTX2Audio, vocoder: LTX2Vocoder) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""LTX-2's prompts, as diffusers' LTX2Pipeline encodes them: Gemma 3's hidden states of all layers, then the connectors.
+"""Encode prompts as diffusers' LTX2Pipeline does: Gemma 3's hidden states of all layers, then the connectors.
 
-The connectors put learned registers in the place of padding: a caption's fields have no padding, and no mask.
+The connectors replace padding by learned registers, so that a caption's fields have no padding and no mask.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ray_distill.models.text import load_tokenizer
 
 
 class LTX2Text:
-    """The fields "text" and "audio_text" [tokens, D] fp32 of a prompt. ``precision`` is what Gemma and the connectors
-    compute in; ValueError for int8."""
+    """Encoder of prompts into the fields "text" and "audio_text" [tokens, D] fp32. ``precision`` is the dtype in which
+    Gemma and the connectors compute; ValueError for int8."""
 
     def __init__(self, folder: Path, max_length: int, precision: str = "float32") -> None:
         if precision == "int8":
@@ -44,7 +44,7 @@ class LTX2Text:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Row]:
-        """One row a prompt, each of ``max_length`` tokens."""
+        """One row of ``max_length`` tokens per prompt."""
         tokens = self.tokenizer(
             [prompt.strip() for prompt in prompts],
             padding="max_length",

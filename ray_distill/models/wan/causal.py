@@ -1,12 +1,12 @@
-"""Causal attention for diffusers' WanTransformer3DModel, in one masked forward or with a cache.
+"""Causal attention for diffusers' WanTransformer3DModel, in one forward or with a cache.
 
-Frames see the frames of their own chunk and of the chunks before it (CausVid, arXiv 2412.07772), of all of them or of a
-window with a sink. Weights, their names and the class stay Wan's own: a bidirectional checkpoint starts a causal
-student, and a causal student is exported as an ordinary folder. What one call may see rides in the place of its rotary
-embedding, which the blocks hand to their attention; gradient checkpointing keeps it with a block's inputs, so a
-recomputed block sees the same past.
+Frames see the frames of their own chunk and of earlier chunks (CausVid, arXiv 2412.07772): all of them, or a window
+with a sink. Weights, their names and the class stay Wan's own, so that a causal student starts from a bidirectional
+checkpoint, and is exported as an ordinary folder. A :class:`Sight` says what one call may see. It takes the place of
+the rotary embedding, which the blocks pass to their attention; gradient checkpointing keeps it with a block's inputs,
+so that a recomputed block sees the same past.
 
-This file needs torch and diffusers alone: it lies beside the weights of an exported causal student.
+This file imports only torch and diffusers, since exports copy it beside the weights of a causal student.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 KeyValue = tuple[Tensor, Tensor]
 Run = tuple[int, int]
-"""Frames from the first to before the second."""
+"""A run of frames (start, end), without the end."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Sight of a query: the frames ``queries`` of a call see the frames ``keys`` of past and call laid end to end. The
-    keys have the positions 0, 1, ... in their order, and the queries, which are the last of them, have the last
+    """Visible frames of a query: the frames ``queries`` of a call see the frames ``keys`` of past and call, laid end to
+    end. The keys have the positions 0, 1, ... in their order; the queries are the last keys, and have the last
     positions."""
 
     queries: Run
@@ -44,8 +44,8 @@ class Look:
         return sum(end - start for start, end in self.keys)
 
 
-def seen(end: int, window: Window | None) -> list[int]:
-    """The frames that a chunk before frame ``end`` sees, its own included: at most ``window.frames``, of which
+def visible_frames(end: int, window: Window | None) -> list[int]:
+    """The frames that a chunk ending before frame ``end`` sees, including its own: at most ``window.frames``, of which
     ``window.sink`` are the clip's first and the others the latest."""
     if window is None or end <= window.frames:
         return list(range(end))
@@ -59,11 +59,11 @@ def looks(
     past: Iterable[Run] = (),
     history: bool = False,
 ) -> tuple[Look, ...]:
-    """The look of each of the ``chunks`` (lengths) of a call that follows ``before`` frames of its clip, of which those
-    of ``past`` are cached.
+    """One Look per chunk of a call with ``chunks`` (lengths) that follows ``before`` frames of its clip; of these the
+    runs ``past`` are cached.
 
-    With ``history`` (teacher forcing) the call holds its frames twice, clean and then noised: a clean chunk sees clean
-    ones up to itself, a noised chunk the clean ones before it and itself.
+    With ``history`` (teacher forcing) the call has its frames twice, first clean and then noised: a clean chunk sees
+    the clean chunks up to itself, and a noised chunk sees the earlier clean chunks and itself.
     """
     kept = [frame for run in past for frame in range(*run)]
     frames = sum(chunks)
@@ -71,7 +71,7 @@ def looks(
     views = []
     for half in (0, frames) if history else (0,):
         for start, end in pairwise(accumulate(chunks, initial=before)):
-            shown = [frame for frame in seen(end, window) if frame < start]
+            shown = [frame for frame in visible_frames(end, window) if frame < start]
             assert place.keys() >= set(shown), f"the cache lacks frames {sorted(set(shown) - place.keys())}"
             earlier = [place[frame] for frame in shown]
             first = half + start - before
@@ -81,19 +81,19 @@ def looks(
 
 
 def runs(places: Sequence[int]) -> tuple[Run, ...]:
-    """``places`` as runs of neighbours."""
+    """``places`` as runs of consecutive numbers."""
     starts = [i for i, place in enumerate(places) if i == 0 or place != places[i - 1] + 1]
     return tuple((places[a], places[b - 1] + 1) for a, b in pairwise([*starts, len(places)]))
 
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """The sight of one call: ``cos``, ``sin`` [1, tokens, 1, D] of the positions from 0 on, at ``tokens`` a frame, its
-    ``looks``, and of each ``past`` chunk the keys and values [B, tokens, heads, D] by layer.
+    """Visibility in one call: ``cos``, ``sin`` [1, tokens, 1, D] of the positions from 0 on, with ``tokens``
+    per frame; its ``looks``; and, for each ``past`` chunk, the keys and values [B, tokens, heads, D] by layer.
 
-    Without a window a frame has one position in all looks: keys are stored rotated, and ``own`` rotates those of this
-    call. With a window they are stored unrotated, and each look rotates them. ``kept`` collects the keys and values of
-    the call.
+    Without a window a frame has the same position in all looks: keys are stored rotated, and ``own`` rotates the keys
+    of this call. With a window keys are stored unrotated, and each look rotates them. ``kept`` collects the call's keys
+    and values.
     """
 
     cos: Tensor
@@ -105,14 +105,14 @@ class Sight:
     kept: list[KeyValue] | None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, backend: Any) -> Tensor:
-        """[B, tokens, heads, D] of ``query``, ``key``, ``value`` of this shape, before any rotation."""
+        """Attention [B, tokens, heads, D] of ``query``, ``key`` and ``value``, each of this shape and not rotated."""
         if self.own is not None:
             key = rotate(key, *self.own)
         if self.kept is not None:
             self.kept.append((key, value))
         key = torch.cat([*(chunk[layer][0] for chunk in self.past), key], dim=1)
         value = torch.cat([*(chunk[layer][1] for chunk in self.past), value], dim=1)
-        # A chunk at a time: a mask of 32,760 x 32,760 tokens would weigh a GiB and rule out the fast kernels.
+        # Chunk by chunk: a mask of 32,760 x 32,760 tokens would take a GiB, and rule out the fast kernels.
         return torch.cat([self._look(look, query, key, value, backend) for look in self.looks], dim=1)
 
     def _look(self, look: Look, query: Tensor, key: Tensor, value: Tensor, backend: Any) -> Tensor:
@@ -133,7 +133,7 @@ class Sight:
 
 
 class CausalAttention(WanAttnProcessor):
-    """Wan's self-attention with the sight of :class:`Sight`; without one it is diffusers' own."""
+    """Wan's self-attention, restricted by a :class:`Sight`; without one it is diffusers' own."""
 
     def __init__(self, layer: int) -> None:
         super().__init__()
@@ -157,16 +157,17 @@ class CausalAttention(WanAttnProcessor):
         return attn.to_out[1](attn.to_out[0](out.flatten(2, 3).type_as(query)))
 
     def enter(self, x: Tensor) -> Tensor:
-        """Queries, keys or values [B, tokens, heads, D] as attention takes them; sequence parallelism overrides it."""
+        """Queries, keys or values [B, tokens, heads, D] for attention; sequence parallelism overrides this method."""
         return x
 
     def leave(self, x: Tensor) -> Tensor:
-        """The inverse of :meth:`enter`, for what attention returns."""
+        """The inverse of :meth:`enter`, for the output of attention."""
         return x
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``x`` [B, tokens, heads, D], of which neighbours are pairs, turned by its positions' ``cos`` and ``sin``."""
+    """Rotate ``x`` [B, tokens, heads, D], whose neighbouring channels form pairs, by the positions' ``cos`` and
+    ``sin``."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos[..., 0::2], sin[..., 1::2]
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).type_as(x)
@@ -182,10 +183,11 @@ def causal_attention(
     window: Window | None = None,
     history: bool = False,
 ) -> Iterator[None]:
-    """Inside, one call of ``network`` (a WanTransformer3DModel, or an engine around one) on ``frames`` latent frames
-    sees what ``chunks`` and ``cache`` say, within ``window`` or that of the cache; ``remember`` then adds the frames to
-    the cache, and drops what no later chunk of this length sees. With ``history`` the call brings its frames twice, as
-    :func:`looks` says.
+    """Make one call of ``network`` within the block causal. ``network`` is a WanTransformer3DModel or an engine around
+    one, and the call has ``frames`` latent frames. The frames see each other and the ``cache`` as ``chunks`` say,
+    within ``window``, or within the cache's window where there is a cache. ``remember`` then adds the frames to the
+    cache, and drops the chunks that no later chunk of this length sees. With ``history`` the call has its frames twice,
+    as in :func:`looks`.
 
     ValueError where ``chunks`` do not add up to ``frames``.
     """
@@ -206,7 +208,7 @@ def causal_attention(
     kept: list[KeyValue] | None = [] if remember else None
 
     def widen(_: Any, args: tuple[Tensor]) -> tuple[Tensor]:
-        """Only the shape is read: as many positions as the longest look has."""
+        """Give the rotary embedding, which reads only a shape, as many positions as the longest look has."""
         return (args[0][:, :, :1].expand(-1, -1, positions, -1, -1),)
 
     def look(_: Any, args: Any, rotary: tuple[Tensor, Tensor]) -> Sight:
@@ -226,9 +228,10 @@ def causal_attention(
 
 
 def keep(cache: Cache, frames: int, layers: tuple[KeyValue, ...]) -> None:
-    """Add a chunk of ``frames``, by its keys and values, and drop the chunks that none of this length sees later."""
+    """Add a chunk of ``frames`` with its keys and values, and drop the chunks that no later chunk of this length
+    sees."""
     cache.chunks[cache.frames, cache.frames + frames] = layers
     cache.frames += frames
-    later = set(seen(cache.frames + frames, cache.window))
+    later = set(visible_frames(cache.frames + frames, cache.window))
     for run in [run for run in cache.chunks if later.isdisjoint(range(*run))]:
         del cache.chunks[run]

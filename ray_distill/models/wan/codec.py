@@ -11,6 +11,8 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
+from ray_distill.models.codec import first_alone
+
 
 class WanVAE(nn.Module):
     """diffusers' AutoencoderKLWan with Wan's normalisation, latents = (mode - latents_mean) / latents_std."""
@@ -27,18 +29,19 @@ class WanVAE(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> WanVAE:
-        """fp32, as Wan's authors run it: in half precision its causal convolutions lose visible detail."""
+        """Load the VAE in fp32, as Wan's authors run it: in half precision its causal convolutions lose visible
+        detail."""
         vae = AutoencoderKLWan.from_pretrained(
             folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
         return cls(vae)
 
     @classmethod
-    def outline(cls, described: Mapping[str, Any]) -> WanVAE:
-        """The codec of a configuration alone, whose defaults are Wan 2.1's, on the device that surrounds the call."""
-        channels = int(described.get("z_dim", 16))
+    def outline(cls, config: Mapping[str, Any]) -> WanVAE:
+        """The codec of a configuration, with Wan 2.1's defaults, without weights, on torch's current default device."""
+        channels = int(config.get("z_dim", 16))
         unread = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}  # an outline encodes nothing
-        return cls(AutoencoderKLWan.from_config({**described, **unread}))
+        return cls(AutoencoderKLWan.from_config({**config, **unread}))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -53,8 +56,8 @@ class WanVAE(nn.Module):
 
     @torch.no_grad()
     def decode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pixels chunk by chunk, as diffusers decodes a clip: frame by frame, with its causal convolutions' cache kept
-        between chunks."""
+        """Pixels chunk by chunk. As diffusers decodes a whole clip, it decodes frame by frame, and keeps the cache of
+        the causal convolutions between chunks."""
         vae, first = self.vae, True
         vae.clear_cache()
         for latents in chunks:
@@ -79,11 +82,14 @@ class WanVAE(nn.Module):
     def channels(self) -> int:
         return int(self.vae.config.z_dim)
 
+    def fitting(self, frames: int) -> tuple[int, int]:
+        return first_alone(frames, self.stride[0])
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         time, space, _ = self.stride
-        if frames % time != 1:
-            below = max(frames - 1, 0) // time * time + 1
-            raise ValueError(f"frames={frames}: the Wan VAE takes {time}k+1 frames; use {below} or {below + time}")
+        below, above = self.fitting(frames)
+        if below != frames:
+            raise ValueError(f"frames={frames}: the Wan VAE takes {time}k+1 frames; use {below} or {above}")
         if height % space or width % space:
             raise ValueError(f"height x width = {height}x{width}: the Wan VAE takes multiples of {space}")
         return self.vae.config.z_dim, (frames - 1) // time + 1, height // space, width // space

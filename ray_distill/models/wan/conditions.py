@@ -1,4 +1,4 @@
-"""Image conditions of one call of Wan's network: more channels, CLIP's states, or the first frame itself.
+"""Image conditions in a call of Wan's network: further channels, CLIP's states, or the first frame itself.
 
 ``held`` [B, C, T, h, w]: latents of a clip that is the image and then mid-grey. They enter behind the noisy channels
     and a mask of 4 channels, which follows from the shape (Wan 2.1 I2V, Wan 2.2 I2V A14B)
@@ -14,19 +14,19 @@ from torch import Tensor
 from ray_distill.types import Cond
 
 TEMPORAL = 4
-"""Frames in one latent frame after the first, which is one frame."""
+"""Frames in a latent frame; the first latent frame is a single frame."""
 
 
 def latent_mask(by_frame: Tensor) -> Tensor:
-    """[4, t] of ``by_frame`` [4 (t - 1) + 1], which is 1 or 0 for each frame of a clip: a latent frame has a channel
-    for each of its frames, and the first frame counts four times."""
+    """The mask [4, t] from ``by_frame`` [4 (t - 1) + 1], which is 1 or 0 for each frame of a clip: a latent frame has
+    one channel for each of its frames, and the first frame fills all four."""
     return torch.cat([by_frame[:1].expand(TEMPORAL), by_frame[1:]]).view(-1, TEMPORAL).T
 
 
 def enter(x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> tuple[Tensor, Tensor]:
-    """(latents, levels) as the network takes them, for ``x_t`` [B, C, T, h, w] and ``sigma`` [B] or [B, T].
+    """(latents, levels) for the network, from ``x_t`` [B, C, T, h, w] and ``sigma`` [B] or [B, T].
 
-    ``start`` is the number of the first of these T latent frames in its clip. Nothing is changed in place.
+    ``start`` is the place of the first of these T latent frames in its clip. No argument is changed in place.
     """
     if "held" in cond:
         clip = cond["held"][:, :, start : start + x_t.shape[2]]
@@ -42,8 +42,8 @@ def enter(x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> tuple[Tensor, T
 
 
 def leave(velocity: Tensor, x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> Tensor:
-    """``velocity`` with that of the first latent frame replaced by the velocity from ``x_t`` to ``first``, so that
-    every x_0-prediction has the image there and samplers need no case for it; 0 where sigma is."""
+    """``velocity`` in which the first latent frame has the velocity from ``x_t`` to ``first`` (0 where sigma is 0), so
+    that every x_0-prediction has the image there, and samplers need no special case."""
     if "first" not in cond or start:
         return velocity
     level = (sigma[:, 0] if sigma.ndim == 2 else sigma).view(-1, 1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""FAMILY: what Wan declares."""
+"""FAMILY: Wan's declaration."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ HERE = Path(__file__).parent
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """Text with zeros behind the last token: Wan was trained with them, and attends to all of them; and the fields of
-    an image (``conditions``). ConfigError where model.from_image asks for something that the network cannot do."""
-    config = pipeline.described
+    """Text, with zeros behind the last token, to which Wan attends as in its training; and the fields of an image
+    (``conditions``). ConfigError where model.from_image asks for something that the network cannot do."""
+    config = pipeline.architecture
     conditions = {"text": Field((tokens, int(config.get("text_dim", 4096))), padding="zeros")}
     out = int(config.get("out_channels") or config.get("in_channels", 16))
     if image_channels(config):
@@ -50,22 +50,24 @@ def fields(pipeline: Pipeline, tokens: int) -> Fields:
 
 
 def image_channels(config: Config) -> int:
-    """Channels of the mask and of the image's latents."""
+    """Number of channels of the mask and the image's latents; 0 for a network without them."""
     channels = int(config.get("in_channels", 16))
     out = int(config.get("out_channels") or channels)
     return channels - out if channels == 2 * out + TEMPORAL else 0
 
 
 def _clip_states(pipeline: Pipeline) -> Field:
-    """Number of CLIP's tokens, a class and the patches of its picture; 257, ViT-H's, where the folder does not
-    exist."""
-    width, config = int(pipeline.described["image_dim"]), pipeline.path / "image_encoder/config.json"
-    if pipeline.described.get("pos_embed_seq_len"):
-        raise ConfigError(f"{pipeline.where}: it takes a first and a last image, and one is given here")
+    """The field of CLIP's states: one token for the class and one per patch; 257 tokens, ViT-H's, without a folder."""
+    width, config = int(pipeline.architecture["image_dim"]), pipeline.path / "image_encoder/config.json"
+    if pipeline.architecture.get("pos_embed_seq_len"):
+        raise ConfigError(
+            f"{pipeline.where}: its transformer takes a first and a last image, which is not supported; give a folder "
+            "for one image"
+        )
     if not config.is_file():
         return Field((257, width), of="clip")
-    described = read_json(config, f"{pipeline.where}: image_encoder")
-    side, patch, states = (described.get(key) for key in ("image_size", "patch_size", "hidden_size"))
+    encoder = read_json(config, f"{pipeline.where}: image_encoder")
+    side, patch, states = (encoder.get(key) for key in ("image_size", "patch_size", "hidden_size"))
     if states != width or not isinstance(side, int) or not isinstance(patch, int) or patch < 1:
         raise ConfigError(
             f"{pipeline.where}: its transformer takes CLIP's states of {width}, and image_encoder gives {states}, of "
@@ -166,5 +168,5 @@ FAMILY = Family(
         experts=True,
         task="image-to-video",
     ),
-    tokens=lambda config: 512 if config.get("image_dim") else None,  # where its attention splits image from text
+    tokens=lambda config: 512 if config.get("image_dim") else None,  # attention splits image and text there
 )

@@ -1,4 +1,4 @@
-"""Encode the first frames of clips, or pictures, into the image conditions of Wan's networks."""
+"""Encode the first frames of clips, or pictures, into image conditions for Wan's networks."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ray_distill.models.spec import Row
 
 
 class WanImageEncoder(nn.Module):
-    """The pipeline's VAE, and CLIP where the network reads its states. ``fields`` names the conditions to encode, of
-    first, held and image."""
+    """Encoder of images by the pipeline's VAE, and by CLIP where the network reads CLIP's states. ``fields`` names the
+    conditions to encode, among first, held and image."""
 
     def __init__(
         self, codec: Codec, fields: Collection[str], clip: CLIPVisionModel | None = None, processor: Any = None
     ) -> None:
         super().__init__()
-        assert ("image" in fields) == (clip is not None), f"{fields}: image, and only that, is made by CLIP"
+        assert ("image" in fields) == (clip is not None), f"{fields}: CLIP encodes the field image, and no other"
         self.fields, self.processor = frozenset(fields), processor
-        self.encode_frames = codec.encode  # no submodule: the codec's owner moves it
+        self.encode_frames = codec.encode  # a function, no submodule: the codec's owner moves the codec
         self.clip = clip and clip.eval().requires_grad_(False)
 
     @classmethod
     def load(cls, folder: Path, codec: Codec, fields: Collection[str]) -> WanImageEncoder:
-        """``codec`` is that of ``folder``/vae; ``image_encoder`` and ``image_processor`` are read where the fields need
-        them."""
+        """Load the encoder. ``codec`` is that of ``folder``/vae; CLIP is read from ``image_encoder`` and
+        ``image_processor`` where ``fields`` need it."""
         if "image" not in fields:
             return cls(codec, fields)
         clip = CLIPVisionModel.from_pretrained(
@@ -41,8 +41,8 @@ class WanImageEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> list[Row]:
-        """The fp32 conditions, a row for each clip, of ``pixels`` [B, 3, T, H, W] in [-1, 1]. It reads the first frame,
-        and the size of the clip that follows it."""
+        """One row of fp32 conditions per clip of ``pixels`` [B, 3, T, H, W] in [-1, 1]. Only the first frame and the
+        clip's size are read."""
         conditions: dict[str, Tensor] = {}
         first = pixels[:, :, :1]
         if "first" in self.fields:
@@ -55,7 +55,7 @@ class WanImageEncoder(nn.Module):
         return [dict(zip(conditions, row, strict=True)) for row in zip(*conditions.values(), strict=True)]
 
     def _states(self, pictures: Tensor) -> Tensor:
-        """CLIP's hidden states before its last layer, [B, tokens, D], as the pipeline takes them."""
+        """CLIP's hidden states [B, tokens, D] before its last layer, as in diffusers' pipeline."""
         assert self.clip is not None
         bytes_ = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         inputs = self.processor(images=list(bytes_.permute(0, 2, 3, 1).cpu().numpy()), return_tensors="pt")

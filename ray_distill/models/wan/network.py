@@ -21,7 +21,7 @@ from ray_distill.types import Cache, Cond, History, Prediction, Window
 class WanDenoiser:
     """``network`` is a WanTransformer3DModel or an engine that wraps one; it predicts the velocity at 1000 sigma.
 
-    Latents enter in the network's own dtype and the velocity comes back in the dtype of ``x_t``.
+    Latents enter in the network's own dtype; the velocity is returned in the dtype of ``x_t``.
     """
 
     network: Callable[..., Any]
@@ -65,12 +65,12 @@ class WanDenoiser:
         return Prediction(velocity, tuple(hidden), tuple(hidden_readings))
 
     def _beside(self, history: History, latents: Tensor, levels: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        """The clean frames in front of the noised ones, each at its level (teacher forcing)."""
+        """(latents, levels) with the clean frames of ``history`` in front of the noised ones (teacher forcing)."""
         by_frame = levels if levels.ndim == 2 else levels[:, None].expand(-1, latents.shape[2])
         clean, at = enter(history.x, history.sigma, cond, 0)
         return torch.cat([clean, latents], dim=2), torch.cat([at, by_frame], dim=1)
 
     def _by_token(self, sigma: Tensor, x_t: Tensor) -> Tensor:
-        """``sigma`` [B, T] as [B, tokens]: diffusers' form of levels that differ within a clip."""
+        """``sigma`` [B, T] per token, [B, tokens], as diffusers takes levels that differ within a clip."""
         _, height, width = self.network.patch_embedding.stride  # type: ignore[attr-defined]
         return sigma.repeat_interleave(x_t.shape[3] // height * (x_t.shape[4] // width), dim=1)

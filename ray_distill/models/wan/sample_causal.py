@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 
 
 def roll_out(network: Any, text: torch.Tensor, recipe: dict[str, Any], picture: Any = None) -> torch.Tensor:
-    """Latents [1, C, T, H, W]; ``text`` [1, L, D], or [2, L, D] with the negative prompt's behind. ``picture``: that
-    which the clip begins from, where it does."""
+    """Latents [1, C, T, H, W] of a clip; ``text`` [1, L, D], or [2, L, D] with the negative prompt second. ``picture``
+    is the picture from which the clip begins, if any."""
     chunks, shape = recipe["chunks"], (1, *recipe["latent_shape"])
-    whole = cache(lambda i: torch.randn(shape, device=text.device))  # for the whole clip; -1 is what it starts from
+    whole = cache(lambda i: torch.randn(shape, device=text.device))  # of the whole clip; -1 is the initial noise
     lengths = [1] * chunks["independent_first"]
     lengths += [chunks["frames"]] * ((shape[2] - len(lengths)) // chunks["frames"])
 
@@ -43,7 +43,8 @@ def roll(
     noise: Callable[[int, slice], torch.Tensor],
     picture: Any = None,
 ) -> Iterator[torch.Tensor]:
-    """Latents [1, C, t, H, W] of one chunk of ``lengths`` after the other; ``noise(i, where)`` of the frames where."""
+    """Yield the latents [1, C, t, H, W] of chunks of ``lengths``; ``noise(i, where)`` is that of step i, frames
+    where."""
     chunks, scale = recipe["chunks"], recipe["guidance_scale"]
     window = chunks["window"] and SimpleNamespace(**chunks["window"])
     past, where, x = SimpleNamespace(frames=0, chunks={}, window=window), slice(0), None
@@ -61,7 +62,7 @@ def roll(
         return picture.leave(v, x, sigma, start) if picture else v
 
     for number, length in enumerate(lengths):
-        if x is not None:  # what later chunks will see of the last one
+        if x is not None:  # cache the previous chunk for later ones
             c = chunks["context_timestep"] / 1000
             velocity((1 - c) * x + c * noise(steps, where) if c else x, c, remember=True)
         where = slice(past.frames, past.frames + length)
@@ -78,7 +79,7 @@ def roll(
 
 @torch.no_grad()
 def decode(vae: Any, chunks: Iterable[torch.Tensor]) -> Iterator[Any]:
-    """Pixels [t, H, W, 3] in [0, 1] of each chunk, as diffusers decodes a whole clip: frame by frame, with a cache."""
+    """Yield pixels [t, H, W, 3] in [0, 1] frame by frame, with a cache, as diffusers decodes a whole clip."""
     per_channel = (1, -1, 1, 1, 1)
     mean, std = (torch.tensor(v).view(per_channel) for v in (vae.config.latents_mean, vae.config.latents_std))
     vae.clear_cache()
@@ -96,20 +97,20 @@ def decode(vae: Any, chunks: Iterable[torch.Tensor]) -> Iterator[Any]:
 def write_long(
     pipe: Any, network: Any, text: torch.Tensor, recipe: dict[str, Any], frames: int, out: str, picture: Any = None
 ) -> None:
-    """An mp4 of ``frames`` frames, of which a chunk and its window are in memory."""
+    """Write an mp4 of ``frames`` frames with only a chunk and its window in memory."""
     import imageio.v2 as imageio
 
     chunks, (channels, _, *size) = recipe["chunks"], recipe["latent_shape"]
-    assert chunks["window"] or frames <= recipe["frames"], "without a window its clips are as long as in training"
+    assert chunks["window"] or frames <= recipe["frames"], "without a window, clips can be no longer than in training"
     bounded = picture is not None and not picture.in_place
-    assert not bounded or frames <= recipe["frames"], "its picture's latents are as long as the clips of training"
+    assert not bounded or frames <= recipe["frames"], "the picture's latents are no longer than the clips in training"
 
     def lengths() -> Iterator[int]:
         yield 1 if chunks["independent_first"] else chunks["frames"]
         while True:
             yield chunks["frames"]
 
-    def noise(_: int, where: slice) -> torch.Tensor:  # asked for once by step and chunk
+    def noise(_: int, where: slice) -> torch.Tensor:  # called once per step and chunk
         return torch.randn(1, channels, where.stop - where.start, *size, device=text.device)
 
     with imageio.get_writer(out, fps=recipe["fps"], quality=8, macro_block_size=1) as writer:

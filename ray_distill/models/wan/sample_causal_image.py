@@ -21,13 +21,13 @@ from sample_from_picture import Encoded, fit
 
 
 class Picture:
-    """Condition of a clip, chunk by chunk: latents in the place of its first frame, at level 0 (Wan 2.2 5B), or a mask
-    and latents behind the channels of each frame, beside CLIP's states where the network reads them."""
+    """Image condition of a clip, chunk by chunk: latents that replace its first frame, at level 0 (Wan 2.2 5B), or a
+    mask and latents behind each frame's channels, with CLIP's states where the network reads them."""
 
     def __init__(self, pipe: Any, image: Image.Image, recipe: dict[str, Any], size: dict[str, int]) -> None:
         network, device = pipe.transformer, pipe._execution_device
         pixels = pipe.video_processor.preprocess(image, **size).to(device, dtype=torch.float32)
-        placeholder = torch.zeros((), device=device)  # in the place of the clip's noise
+        placeholder = torch.zeros((), device=device)  # stands for the clip's noise
         clip = 1, recipe["latent_shape"][0], size["height"], size["width"], recipe["frames"]
         _, self.latents, *mask = pipe.prepare_latents(pixels, *clip, torch.float32, device, None, placeholder)
         self.in_place, self.patch = bool(mask), network.config.patch_size
@@ -36,7 +36,7 @@ class Picture:
             self.arguments["encoder_hidden_states_image"] = pipe.encode_image(image, device).to(network.dtype)
 
     def enter(self, x: torch.Tensor, timestep: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents and timestep for the network; ``x`` begins with the clip's frame ``start``."""
+        """(latents, timestep) for the network; ``x`` begins with the clip's frame ``start``."""
         if not self.in_place:
             return torch.cat([x, self.latents[:, :, start : start + x.shape[2]]], dim=1), timestep
         if start:
@@ -48,7 +48,7 @@ class Picture:
         return torch.cat([self.latents, x[:, :, 1:]], dim=2), by_token[None]
 
     def leave(self, v: torch.Tensor, x: torch.Tensor, sigma: float, start: int) -> torch.Tensor:
-        """The velocity with that of the first frame leading to the picture."""
+        """The velocity, in which that of the first frame leads to the picture."""
         if not self.in_place or start:
             return v
         first = (x[:, :, :1] - self.latents) / sigma if sigma else torch.zeros_like(self.latents)

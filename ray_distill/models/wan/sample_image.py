@@ -18,7 +18,8 @@ from torch.nn.functional import interpolate
 
 
 def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """The largest centred window of the aspect, in one interpolation, as training cut its clips."""
+    """Crop the largest centred window of the aspect ratio, and resize it by one interpolation, as training did with
+    clips."""
     pixels = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0)[None]
     rows, columns = pixels.shape[2:]
     kept = min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))
@@ -32,7 +33,7 @@ def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
 
 
 class Encoded(torch.nn.Module):
-    """The place of a VAE that diffusers does not know: every picture has the latents that were given."""
+    """Stands for a VAE that diffusers does not know: it encodes every picture to the given latents."""
 
     def __init__(self, latents: torch.Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Wan's attention where ranks share a clip's tokens: bidirectional, causal and with a cache."""
+"""Wan's attention for ranks that share a clip's tokens: bidirectional, causal and with a cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray_distill.models.wan.causal import CausalAttention, Look, Sight
 
 
 class SequenceAttention(CausalAttention):
-    """Self-attention of all tokens over this rank's heads. The cache keeps these heads alone; cross-attention, over the
+    """Self-attention of all tokens over this rank's heads. The cache keeps only these heads; cross-attention, over the
     whole text, needs no exchange."""
 
     def __init__(self, layer: int, ranks: Ranks) -> None:
@@ -28,7 +28,7 @@ class SequenceAttention(CausalAttention):
     ) -> Tensor:
         if not isinstance(rotary_emb, Sight):
             cos, sin = rotary_emb
-            # Bidirectional: one frame of all tokens, which sees itself.
+            # Bidirectional: all tokens count as one frame that sees itself.
             rotary_emb = Sight(cos, sin, cos.shape[1], (Look((0, 1), ((0, 1),)),), (), None, None)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
 
@@ -40,6 +40,6 @@ class SequenceAttention(CausalAttention):
 
 
 def exchange_heads(network: nn.Module, ranks: Ranks) -> None:
-    """Put the exchange around the self-attention of each block."""
+    """Put the exchange of heads around the self-attention of each block."""
     for layer, block in enumerate(network.blocks):  # type: ignore[arg-type]
         block.attn1.set_processor(SequenceAttention(layer, ranks))

@@ -1,10 +1,10 @@
-"""Wan's prompts, as diffusers' WanPipeline encodes them: cleaned, by UMT5, zeros behind the last token."""
+"""Encode prompts as diffusers' WanPipeline does: cleaned, by UMT5, with zeros behind the last token."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import ftfy  # noqa: F401 (without it diffusers' prompt_clean leaves that step out: other tokens, and no message)
+import ftfy  # noqa: F401 (without it diffusers' prompt_clean silently skips that step, which gives other tokens)
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import UMT5EncoderModel
 

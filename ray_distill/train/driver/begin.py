@@ -9,14 +9,14 @@ from typing import Any
 from ray_distill.checkpoint import BadCheckpoint, Checkpoint, latest
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.models.hashing import weights_hash
-from ray_distill.models.heads import placed, random_heads
+from ray_distill.models.heads import head_blocks, random_heads
 from ray_distill.models.loading import empty_transformer
 from ray_distill.train.driver.resume import with_defaults
 from ray_distill.types import STUDENT, Role, Start
 
 
 def check_init(config: RunConfig, tell: Callable[[str], None] = lambda _: None) -> None:
-    """ConfigError unless ``train.init_from`` is a checkpoint whose weights the trained roles can take."""
+    """ConfigError unless ``train.init_from`` is a checkpoint whose weights fit the trained roles."""
     folder = config.train.init_from
     if folder is None:
         return
@@ -78,6 +78,6 @@ def _check_role(config: RunConfig, role: Role, origin: Checkpoint, key: str) -> 
 def _network(config: RunConfig, role: Role) -> Any:
     if heads := config.method.heads.get(role):
         described = config.pipeline(heads.of).transformer
-        blocks, width = placed(role, heads, config.model.family, described)
+        blocks, width = head_blocks(role, heads, config.model.family, described)
         return random_heads(len(blocks), width, config.seed)
     return empty_transformer(config.model.family, config.source(role))

@@ -1,4 +1,4 @@
-"""Check a configuration for what would fail later, before a cluster starts."""
+"""Check a configuration for later failures before a cluster starts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "da
 
 
 def check(config: RunConfig) -> None:
-    """Refuse, by ConfigError and before a cluster starts, what would fail in any later phase.
+    """Refuse, by ConfigError and before a cluster starts, a run that would fail in a later phase.
 
-    Weights are looked at through the headers of their files alone."""
+    It reads only the headers of files of weights."""
     with mistakes():
         _check(config)
 
@@ -69,7 +69,7 @@ def _check(config: RunConfig) -> None:
 
 
 def check_preparation(config: RunConfig) -> None:
-    """ConfigError for what would fail while the data is prepared: the pipeline's parts, the datasets, the folders."""
+    """ConfigError for a part of the pipeline, a dataset or a folder with which the preparation would fail."""
     with mistakes():
         check_parts(config)
         check_data(config)
@@ -78,7 +78,7 @@ def check_preparation(config: RunConfig) -> None:
 
 
 def check_track(config: RunConfig) -> None:
-    """ConfigError unless ``track.uri`` names a store that MLflow knows, and no address lacks the secret that written
+    """ConfigError unless ``track.uri`` names a store that MLflow knows, and every address has its secret, which written
     configurations hide."""
     if HIDDEN in config.track.uri:
         raise ConfigError(
@@ -110,7 +110,7 @@ def warnings(config: RunConfig) -> list[str]:
 
 
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
-    """ConfigError unless ``config`` is the run that ``last`` belongs to: it names each key that differs and matters."""
+    """ConfigError unless ``config`` is the run of ``last``: it names each relevant key that differs."""
     then, now = flatten(with_defaults(last.state["config"])), flatten(config.dump())
     fixed = (
         "seed",

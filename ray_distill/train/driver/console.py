@@ -1,4 +1,4 @@
-"""Print what a run does on standard error; standard output is for what a command returns."""
+"""Print a run's messages on standard error; standard output is for a command's result."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CORE = "RAY_BACKEND_LOG_LEVEL"
 def silent_core() -> Iterator[None]:
     """Keep the log of Ray's core in this process off the terminal, where a Ray is started or joined inside.
 
-    Ray reads the level when it connects, from the environment alone, and says so in a line. Processes that it starts
-    inside do not inherit the level, so their log files are as ever; a level that the user has set stays.
+    Ray reads the level only from the environment, when it connects, and prints a line about it. Processes that it
+    starts inside do not inherit the level, so their log files are unchanged; a level that the user has set stays.
     """
     if CORE in os.environ:
         yield
@@ -51,7 +51,7 @@ def silent_core() -> Iterator[None]:
 
 @contextmanager
 def _without_lines(word: bytes) -> Iterator[None]:
-    """Hold back what is written to descriptor 2 inside; write it at the end, without the lines that have ``word``."""
+    """Hold back writes to descriptor 2 inside; write them at the end, without lines that contain ``word``."""
     with tempfile.TemporaryFile() as lines:
         sys.stderr.flush()
         terminal = os.dup(2)

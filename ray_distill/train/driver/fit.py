@@ -40,9 +40,8 @@ def train(
 ) -> tuple[checkpoint.Checkpoint, int]:
     """Train to the last step, or to a stop on a signal (Stopped).
 
-    Returns the newest checkpoint, and the most bytes that a worker held (0 where there was nothing left to train).
-
-    ``beside`` is called twice a second meanwhile.
+    Returns the newest checkpoint and the peak bytes of a worker (0 if no step was left). It calls ``beside`` twice per
+    second meanwhile.
     """
     last = _begin(config, cache)
     if last is not None and last.step >= config.train.steps:
@@ -75,7 +74,7 @@ def train(
 
 
 def _begin(config: RunConfig, cache: Cache) -> checkpoint.Checkpoint | None:
-    """The checkpoint that the run goes on from, None at its start; ConfigError where it was trained on other data."""
+    """The checkpoint that the run resumes from, None for a new run; ConfigError if it was trained on other data."""
     last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is not None and last.state["data"] != cache.folder.name:
         raise ConfigError(
@@ -83,7 +82,7 @@ def _begin(config: RunConfig, cache: Cache) -> checkpoint.Checkpoint | None:
             f"choose {new_run(last)}, or give that data back"
         )
     if last is not None and last.step >= config.train.steps:
-        # What is exported is read whole first; a damaged one is passed over, and trained again.
+        # The export needs a checkpoint read whole; after a damaged one the run trains on from the one before.
         last = resumed_from(config.run_dir, str(config.train.resume_from), thorough=True, tell=say)
     if last is not None and last.step >= config.train.steps:
         say(f"   {config.name} is already trained to step {last.step}: {last.folder}")
@@ -99,7 +98,7 @@ def _begin(config: RunConfig, cache: Cache) -> checkpoint.Checkpoint | None:
 
 
 def _say_limits(config: RunConfig, stream: Stream) -> None:
-    """Say what the cluster's nodes and the sizes of the clips cost."""
+    """Print costs of the cluster's nodes and of the clips' sizes."""
     if line := check_nodes(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]):
         say(f"   warning: {line}")
     if stream.left_out:
@@ -109,7 +108,7 @@ def _say_limits(config: RunConfig, stream: Stream) -> None:
 
 
 def _end(config: RunConfig, signals: Signals, board: Any) -> checkpoint.Checkpoint:
-    """The last checkpoint; Stopped after a signal, RuntimeError where the last step was not saved."""
+    """The last checkpoint; Stopped after a signal, RuntimeError if the last step was not saved."""
     last = checkpoint.latest(config.run_dir, thorough=signals.signum is None)
     if signals.signum is not None:
         raise Stopped(signals.signum, last.step if last else 0)
@@ -121,7 +120,7 @@ def _end(config: RunConfig, signals: Signals, board: Any) -> checkpoint.Checkpoi
 
 
 def newest(config: RunConfig) -> checkpoint.Checkpoint:
-    """The run's newest whole checkpoint, every byte of it; ConfigError where it has none."""
+    """The run's newest checkpoint that is whole in every byte; ConfigError if there is none."""
     last = checkpoint.latest(config.run_dir, thorough=True)
     if last is None:
         raise ConfigError(f"{config.run_dir}: no checkpoint there yet; train it first: ray-distill train ...")
@@ -148,7 +147,7 @@ def stream_of(config: RunConfig, cache: Cache) -> Stream:
 
 
 def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
-    """Encoders beside the training, started, where they are wanted; ConfigError where nothing is left to them."""
+    """Start encoders beside the training if the configuration wants them; ConfigError if nothing is left for them."""
     if not stream.waits:
         return None
     train, there = config.train, ray.cluster_resources()
@@ -156,7 +155,7 @@ def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
     needed = {"CPU": 0.2, "GPU": config.data.encoder_gpus}
     left = {name: there.get(name, 0.0) - count for name, count in taken.items()}
     for name, least in needed.items():
-        # Below 0 the cluster has still to grow for the training itself.
+        # Below 0 the cluster must still grow for the training itself.
         if 0 <= left[name] < least:
             raise ConfigError(
                 f"data.stream: the training takes {taken[name]:g} of the cluster's {there.get(name, 0):g} {name}s, and "
@@ -166,7 +165,7 @@ def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
     cpus = left["CPU"] if left["CPU"] > 0 else there.get("CPU", 1.0)
     data = config.data
     if data.encoder_gpus and left["GPU"] > 0:
-        # One that waited for a GPU would take that of a training worker which has to be started again.
+        # An encoder that waits for a GPU would take that of a training worker that restarts.
         data = data.model_copy(update={"encoders": min(data.encoders, int(left["GPU"] / data.encoder_gpus))})
     filling = Filling(data, config.model.encoders, stream.cache, stream.row_order(), cpus, say)
     filling.start()
@@ -174,7 +173,7 @@ def filling_of(config: RunConfig, stream: Stream) -> Filling | None:
 
 
 def trainer(job: Job) -> ray.train.torch.TorchTrainer:
-    """The Ray Train side of a run: its name and storage path are what it resumes by."""
+    """Ray Train's trainer of a run, which resumes by its name and storage path."""
     train = job.config.train
     resources: dict[str, float] = {"CPU": train.cpus_per_worker} | ({"GPU": 1} if train.use_gpu else {})
     workers: Any = train.workers if train.min_workers is None else (train.min_workers, train.workers)
@@ -199,7 +198,8 @@ def trainer(job: Job) -> ray.train.torch.TorchTrainer:
 
 
 def _fit(job: Job, drain: Callable[[], None]) -> None:
-    """``fit`` in a thread: in the main one Ray's own handler would abort the workers on Ctrl-C without saving."""
+    """Run ``fit`` in a thread, since in the main thread Ray's handler would abort the workers on Ctrl-C without
+    saving."""
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -222,18 +222,18 @@ def _fit(job: Job, drain: Callable[[], None]) -> None:
 
 
 def rows_of(run_dir: Path) -> list[Row]:
-    """The rows of a run so far, by step."""
+    """Rows of a run so far, by step."""
     return [*read_rows(run_dir / METRICS, "step")]
 
 
 def logged_to(run_dir: Path) -> int:
-    """The last step that is logged: a run that resumes from before it logs equal rows again, which are dropped."""
+    """The last logged step. A run that resumes from an earlier step logs equal rows again, which the driver drops."""
     rows = rows_of(run_dir)
     return int(rows[-1]["step"]) if rows else -1
 
 
 def _drain(job: Job, progress: Progress, tracker: Tracker, series: Series) -> list[Row]:
-    """Rows to the screen, the run's folder and MLflow; returns those that are new."""
+    """Send rows to the screen, the run's folder and MLflow; returns the new ones."""
     rows, notes = ray.get(job.board.pull.remote(), timeout=60)
     for note in notes:
         say(f"   {note}")

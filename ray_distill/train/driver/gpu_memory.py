@@ -16,13 +16,13 @@ TIMEOUT_S = 60.0
 
 
 def check_room(config: RunConfig) -> str:
-    """A line on the run's memory; ConfigError where the exactly counted terms alone exceed a GPU's memory."""
+    """Line on the run's memory; ConfigError if the exactly counted terms alone exceed a GPU's memory."""
     memory = smallest_gpu()
     if memory is None:
         return ""
     try:
         fits, text = room(config, memory)
-    except ValueError as error:  # plan does not know such a run: that it cannot be counted is no reason to stop it
+    except ValueError as error:  # plan cannot count such a run, which is no reason to stop it
         return f"its memory is not planned: {error}"
     if not fits:
         raise ConfigError(text)
@@ -30,7 +30,7 @@ def check_room(config: RunConfig) -> str:
 
 
 def smallest_gpu() -> int | None:
-    """Bytes of the smallest GPU of all nodes, by NVML; None where NVML finds none."""
+    """Bytes of the smallest GPU of all nodes, by NVML; None if NVML finds none."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     asked = [
         ray.remote(gpu_bytes)

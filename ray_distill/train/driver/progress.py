@@ -1,4 +1,4 @@
-"""Show progress, ETA and losses: a bar on a terminal, a line now and then elsewhere."""
+"""Show progress, ETA and losses: a bar on a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = Mapping[str, float]
 
 
 class Progress:
-    """Shows rows as they come; rows that a restarted worker sends again are dropped, since they are equal."""
+    """Show rows as they come, and drop equal rows that a restarted worker sends again."""
 
     def __init__(self, steps: int, last_step: int = -1, out: TextIO | None = None, every_s: float = 10.0) -> None:
         self.steps, self.last_step, self.out, self.every_s = steps, last_step, out or sys.stderr, every_s
@@ -23,7 +23,7 @@ class Progress:
         self._means: dict[str, float] = {}
 
     def new(self, rows: list[Row]) -> list[Row]:
-        """The rows past the watermark; shows where the run stands."""
+        """Rows past the watermark; shows the run's progress."""
         fresh = [row for row in rows if row["step"] > self.last_step]
         if fresh:
             self.last_step = int(fresh[-1]["step"])
@@ -34,7 +34,7 @@ class Progress:
         return fresh
 
     def close(self) -> None:
-        """Leave the bar as it is; lines that follow stand below it."""
+        """Close the bar; later lines appear below it."""
         self._bar.close()
 
     def _show(self) -> None:
@@ -49,7 +49,7 @@ class Progress:
         self._bar.update(done - self._bar.n)
 
     def _print(self, done: int, losses: str) -> None:
-        """A line, unless the last one is younger than ``every_s`` seconds; the last step always has one."""
+        """Print a line, unless the last one is younger than ``every_s`` seconds; the last step always has a line."""
         now = time.monotonic()
         if self._began is None:
             self._began = now, done

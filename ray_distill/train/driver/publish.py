@@ -29,7 +29,7 @@ def report_so_far(run_dir: Path) -> dict[str, Any]:
 
 
 def trained(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dict[str, Any]:
-    """Steps and updates of the student, for the run's report."""
+    """Steps, and updates of the student, for the run's report."""
     return {
         "prompt": cache.captions()[0],
         "steps": last.step,
@@ -39,13 +39,13 @@ def trained(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dic
 
 
 def students(config: RunConfig) -> list[Role]:
-    """The roles that a run trains to be sampled: one, or two experts."""
+    """Trained roles that sampling uses: one student, or two experts."""
     sampled = Candidate(STUDENT, config.method.sampler()).roles
     return [role for role in sampled if config.method.roles[role] == "trained"]
 
 
 def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint, report: dict[str, Any]) -> Path:
-    """The folder for diffusers, and the curves beside it."""
+    """Export the student as a folder for diffusers, and plot the curves beside it."""
     folder = export(config, last.folder, cache.latent_shape, report)
     if rows := rows_of(config.run_dir):
         loss_plot(config.run_dir / PLOT, rows)
@@ -53,7 +53,7 @@ def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint,
 
 
 def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder: Path) -> None:
-    """The report to its file, to the screen and, which may take its time, to MLflow; the student into its registry."""
+    """Write the report to its file, the screen and, slowly, MLflow; register the student there."""
     out = config.run_dir
     write_report(out / REPORT, report)
     say(f"\n{table(report)}")
@@ -73,7 +73,7 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
 
 
 def note(config: RunConfig, report: dict[str, Any]) -> str:
-    """The run's description in MLflow: what was missed, and the report's table."""
+    """Description of the run in MLflow: missed goals and the report's table."""
     asked = bool(config.evaluate.goals.asked)
     missed = [f"- The student misses a goal: {goal}" for goal in report.get("missed", [])]
     lines = missed or (["The student meets its goals."] if asked and config.evaluate.enabled else [])

@@ -1,4 +1,4 @@
-"""Keep a resumed run what it was: its data, teacher and averages beside its checkpoint."""
+"""Keep data, teacher and averages of a resumed run as its checkpoint has them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ray_distill.sealed import Damaged
 from ray_distill.train.wire.resume_point import SOURCES, resumed_from
 
 HOW = ("cache_dir", "encode_batch", "encoders", "encoder_gpus")
-"""Keys of data that say how it is made, not what it is."""
+"""Keys that determine how data is made, not its content."""
 SHOWN = 3
 
 
 def kept_cache(config: RunConfig) -> Cache | None:
     """The cache of the checkpoint that a run goes on from, whatever became of its sources since.
 
-    None where there is no checkpoint, where the configuration asks for other data, or where the cache is gone or
-    damaged: it is then prepared as for a new run, which mends it.
+    None if there is no checkpoint, if the configuration asks for other data, or if the cache is gone or damaged: the
+    run then prepares it like a new run, which repairs it.
     """
     last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is None or "data" not in last.state:
@@ -47,7 +47,7 @@ def _asked(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(config: RunConfig, cache: Cache) -> list[str]:
-    """Lines on changes of a cache's sources: clips that are gone, and new ones, which a resumed run does not see."""
+    """Lines on changes of a cache's sources: missing clips, and new ones, which a resumed run does not see."""
     try:
         listed = {(entry.dataset, entry.video) for entry in entries(config.data) if entry.video}
     except (ValueError, OSError) as error:
@@ -63,7 +63,7 @@ def changes(config: RunConfig, cache: Cache) -> list[str]:
 
 
 def not_measured(config: RunConfig, cache: Cache) -> bool:
-    """True where the metric has yet to read the clips themselves, from their sources."""
+    """True if the metric has yet to read the clips from their sources."""
     return config.evaluate.metric is not None and not any(cache.folder.glob("features-*"))
 
 
@@ -73,7 +73,8 @@ def _count(clips: list[tuple[int, str]]) -> str:
 
 
 def check_teacher(config: RunConfig, last: Checkpoint) -> None:
-    """ConfigError where a frozen role has other weights than the run was trained with, unless that is allowed."""
+    """ConfigError if the weights of a frozen role have changed since the run began, unless the configuration allows
+    it."""
     for role, then in last.state.get(SOURCES, {}).items():
         if config.train.other_teacher or config.method.roles.get(role) != "frozen":
             continue
@@ -85,7 +86,7 @@ def check_teacher(config: RunConfig, last: Checkpoint) -> None:
 
 
 def new_run(last: Checkpoint) -> str:
-    """Words for a message: how to begin a run from the weights of a checkpoint."""
+    """Text for a message on how to begin a run with the weights of a checkpoint."""
     return f"another name, with train.init_from={last.folder} to begin with these weights"
 
 
@@ -104,7 +105,7 @@ def averages(config: RunConfig, last: Checkpoint) -> list[str]:
 
 
 def with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored configuration with the defaults of keys that were added later, so that old checkpoints still load."""
+    """A stored configuration with defaults for keys that later versions added, so that old checkpoints still load."""
     try:
         return RunConfig.model_validate(stored).dump()
     except ValidationError:

@@ -17,9 +17,9 @@ FILE = ".driver"
 
 @contextmanager
 def claimed(run_dir: Path) -> Iterator[None]:
-    """Hold the run's folder, made where it is not there, as its only driver; ConfigError names the one that holds it.
+    """Hold the run's folder as its only driver, and make the folder if needed; ConfigError names another driver.
 
-    The system lets go of it when the process ends, however it ends. A file system without locks claims nothing.
+    The system releases the lock when the process ends in any way. A file system without locks gives no lock.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / FILE).open("a+") as file:

@@ -1,4 +1,4 @@
-"""Handle SIGINT and SIGTERM: the first one saves and stops, the second one leaves at once."""
+"""Handle SIGINT and SIGTERM: the first saves and stops, the second exits at once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ray_distill.errors import Stopped
 
 @dataclass
 class Signals:
-    """Signals that have arrived, and the answer to them: ``request_stop`` while something has to be saved, else Stopped
-    at once."""
+    """Signals that have arrived. They call ``request_stop`` while there is something to save, and else raise
+    Stopped."""
 
     signum: int | None = None
     request_stop: Callable[[], None] | None = None
@@ -36,7 +36,7 @@ class Signals:
 
 @contextmanager
 def watch_signals() -> Iterator[Signals]:
-    """Handle SIGINT and SIGTERM. Only a main thread can: in any other, signals are left alone."""
+    """Handle SIGINT and SIGTERM in the main thread; in any other thread do nothing."""
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield signals
@@ -51,7 +51,7 @@ def watch_signals() -> Iterator[Signals]:
 
 @contextmanager
 def own_session() -> Iterator[None]:
-    """Let the processes of a Ray that is started inside be of a session, and so of a process group, of their own.
+    """Give the processes of a Ray that starts inside their own session, and so their own process group.
 
     ``timeout`` and shells send SIGTERM to the driver's whole group: a Ray in it would end before the driver's last
     save. ``ray.init`` has no option for it. Ray still ends with its driver, whose death its processes watch.

@@ -23,7 +23,7 @@ Values = dict[str, float]
 
 
 class Sampler:
-    """Sampler of one machine's load, under the names of MLflow's own monitor; with GPUs where NVML finds any."""
+    """Sampler of one machine's load, under the names of MLflow's own monitor, with the GPUs that NVML finds."""
 
     def __init__(self) -> None:
         psutil.cpu_percent()  # the first call has no interval to measure
@@ -55,7 +55,7 @@ def _gpus() -> list[Any]:
 
         pynvml.nvmlInit()
         return [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
-    except Exception as error:  # no module, no driver, no GPU: this machine has none to show
+    except Exception as error:  # no module, no driver or no GPU: this machine has no GPU metrics
         log.debug("no GPU is sampled: %s", error)
         return []
 
@@ -86,7 +86,7 @@ def _of_gpu(gpu: Any) -> Values:
     for name, ask in asked.items():
         try:
             values[name] = ask()
-        except pynvml.NVMLError:  # not every GPU reports everything: a slice of one has no utilization
+        except pynvml.NVMLError:  # not every GPU reports everything: a slice of a GPU has no utilization
             continue
     return values
 
@@ -96,9 +96,9 @@ def _share(memory: Any) -> float:
 
 
 class Nodes:
-    """The samplers of all alive nodes. A node that dies costs its samples, one that joins is found by itself.
+    """Samplers of all alive nodes. A dead node costs its samples; new nodes are found automatically.
 
-    Nodes are numbered as they are met, the driver's first: so the same names are there in every run.
+    Nodes get numbers in the order of discovery, the driver's first, so every run has the same names.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class Nodes:
             node = self._pending.pop(ref)
             try:
                 values |= {f"{self._labels[node]}/{name}": value for name, value in ray.get(ref).items()}
-            except ray.exceptions.RayError:  # the node died, or its sampler: it is asked no more
+            except ray.exceptions.RayError:  # the node or its sampler died: ask it no more
                 self._actors[node] = None
         self._meet()
         asked = set(self._pending.values())
@@ -126,7 +126,7 @@ class Nodes:
         return values
 
     def _meet(self) -> None:
-        """An actor for each node that is new."""
+        """Start an actor on each new node."""
         own = ray.get_runtime_context().get_node_id()
         alive = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
         for node in sorted(alive.keys() - self._actors.keys(), key=lambda node: (node != own, alive[node], node)):
@@ -145,9 +145,9 @@ class Nodes:
 def watch_nodes(
     send: Callable[[Values], None], tell: Callable[[Mapping[str, str]], None], every_s: float = EVERY_S
 ) -> Iterator[None]:
-    """Sample all nodes while the block runs, in a thread of its own: preparation and evaluation hold the driver's.
+    """Sample all nodes while the block runs, in a separate thread, since preparation and evaluation block the driver's.
 
-    ``send`` takes each round of values, ``tell`` the hosts of nodes that are new, by name.
+    ``send`` takes each round of values, ``tell`` the hosts of new nodes by name.
     """
     ended = threading.Event()
 
@@ -163,7 +163,7 @@ def watch_nodes(
                 if ended.wait(every_s):
                     nodes.stop()
                     break
-        except Exception as error:  # whatever Ray raises where it ends or its head is lost, the run is worth more
+        except Exception as error:  # whatever Ray raises when it ends or loses its head, the run must continue
             log.warning("no more system metrics: %s: %s", type(error).__name__, error)
 
     thread = threading.Thread(target=watch, name="nodes", daemon=True)
@@ -176,14 +176,14 @@ def watch_nodes(
 
 
 def ray_logs() -> str:
-    """The folder of this Ray's log files, on each of its machines."""
-    if ray.util.client.ray.is_connected():  # which cannot tell the folder
+    """Folder of this Ray's log files, on each of its machines."""
+    if ray.util.client.ray.is_connected():  # a client cannot know the folder
         return "in its dashboard, under Logs"
     here = ray.get_runtime_context()
     return f"{here.get_temp_dir()}/{here.get_session_name()}/logs"
 
 
 def ray_job() -> str:
-    """The id by which ``ray job`` knows this program, else Ray's own number of it."""
+    """Id of this program in ``ray job``, else Ray's own number for it."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
     return (job.get("metadata") or {}).get("job_submission_id") or ray.get_runtime_context().get_job_id()

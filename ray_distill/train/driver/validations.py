@@ -1,4 +1,4 @@
-"""Sample checkpoints while training goes on, and record the student's quality by step."""
+"""Sample checkpoints during training, and record the student's quality by step."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Row = Mapping[str, Any]
 SCORE = "frechet"
 SHOWN = ("frechet", "accuracy", "motion_ratio", "saturation_ratio")
 TASK_CPUS = 0.1
-"""What a validation asks Ray for: it must find room beside the training's workers."""
+"""Resources of a validation, which must find room beside the training's workers."""
 
 
 class Validations:
-    """Every ``evaluate.every`` steps, one at a time: the checkpoint is sampled with ``evaluate.tune_seed``.
+    """Validations every ``evaluate.every`` steps, one at a time, each on a checkpoint with ``evaluate.tune_seed``.
 
-    ``rows`` hold step, frechet, accuracy, ratios to the many-step teacher and more, in the run's folder too: a run that
-    resumes does not measure again, and hands what it knows to ``report`` once more. Quality is never judged by a loss.
+    ``rows`` hold step, frechet, accuracy, ratios to the many-step teacher and more. The run's folder keeps them too, so
+    a resumed run does not measure again, and passes its rows to ``report`` once more. No loss measures quality.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Validations:
             self._tell(row)
 
     def poll(self, wait: bool = False) -> None:
-        """Take what is done and start what is due, without waiting for either unless told to."""
+        """Take finished validations and start due ones; wait for them only if asked."""
         if self._running is not None:
             step, tasks = self._running
             if not wait and not all(ray.wait([task], timeout=0)[0] for task in tasks):
@@ -71,10 +71,10 @@ class Validations:
             except FileNotFoundError:  # Ray raises a task's error as its own class
                 self._gone(step)
             except NotFinite as error:
-                if self.report is not None:  # a trial has nothing to report: it fails, and the sweep goes on
+                if self.report is not None:  # the trial has nothing to report: it fails, and the sweep continues
                     raise
                 say(f"   step {step} is not validated: {getattr(error, 'cause', error)}")  # Ray's text has a traceback
-            except OSError as error:  # a disk that takes no videos: the run is worth more
+            except OSError as error:  # a disk that takes no videos must not end the run
                 say(f"   step {step} is not validated: {error}")
         due = self._next()
         if due is not None:
@@ -82,13 +82,13 @@ class Validations:
 
     @property
     def kept(self) -> set[int]:
-        """Steps whose checkpoints have to stay: the best so far, and the one that is being sampled."""
+        """Steps whose checkpoints must stay: the best so far, and the one in sampling."""
         scores = {row["step"]: row[SCORE] for row in self.rows if math.isfinite(row.get(SCORE, math.nan))}
         running = {self._running[0]} if self._running else set()
         return best_steps(scores, self.config.train.checkpoints_keep_best) | running
 
     def finish(self) -> None:
-        """Measure what is still due, when training has ended."""
+        """Measure due checkpoints after training has ended."""
         self.poll(wait=True)
         while self._running is not None:
             self.poll(wait=True)
@@ -118,7 +118,7 @@ class Validations:
         self._running = step, [self._generator.start(candidate, seed, TASK_CPUS) for candidate in candidates]
 
     def _take(self, step: int, samples: list[Any]) -> None:
-        """One row; what belongs to a second student, beside its average, is called ``trained``."""
+        """Take one row; ``trained`` marks values of the trained weights, if the average is validated too."""
         assert self._generator is not None
         folder = self.config.run_dir / VALIDATION_VIDEOS / f"step_{step:06d}"
         row: dict[str, Any] = {"step": step}
@@ -146,5 +146,5 @@ class Validations:
 
 
 def read(run_dir: Path) -> list[Row]:
-    """The validations of a run so far."""
+    """Read the validations of a run so far."""
     return [*read_rows(run_dir / VALIDATIONS, "step")]

@@ -1,5 +1,5 @@
-"""Messages between driver and workers. Ray's controller and actors unpickle it: light to import, no torch.
+"""Messages between driver and workers. Ray's controller and actors unpickle them: light to import, no torch.
 
 May import: checkpoint, data.feed.stream; nothing of driver or worker.
-`resume_point` serves checks, too, and imports no Ray. A new file owes a test that it stays light.
+`resume_point` also serves checks, and imports no Ray. A new file owes a test that it stays light.
 """

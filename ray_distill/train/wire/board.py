@@ -1,4 +1,4 @@
-"""Board: the actor between workers and driver; rows go up, the wish to stop goes down."""
+"""Board: the actor between workers and driver; it takes rows up and the request to stop down."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Row = Mapping[str, float]
 
 
 class Board:
-    """Actor that the driver watches: Ray polls its own reports every 2 s, and they do not tell the end of a run."""
+    """Actor that the driver watches, since Ray polls its own reports every 2 s, and they do not show the end of a
+    run."""
 
     def __init__(self, hang_timeout_s: float, rollbacks: int = 0) -> None:
-        """``rollbacks``: how often the run has gone back before, as its checkpoint says."""
+        """``rollbacks`` is the number of earlier rollbacks, from the run's checkpoint."""
         self._hang_timeout_s, self._rollbacks = hang_timeout_s, rollbacks
         self._rows: list[Row] = []
         self._notes: list[str] = []
@@ -35,7 +36,7 @@ class Board:
         self._unsaved = ""
 
     def push(self, rows: list[Row]) -> bool:
-        """Rank 0 leaves its rows and learns whether to stop."""
+        """Take rank 0's rows, and tell it whether to stop."""
         self._rows += rows
         return self._stopping
 
@@ -49,7 +50,7 @@ class Board:
         return taken
 
     def beat(self, rank: int, place: Place, line: str) -> bool:
-        """A rank says where it is, and learns whether its group is given up."""
+        """Take a rank's place, and tell it whether its group is given up."""
         self._lines[rank] = line
         if self._places.get(rank) != place:
             self._places[rank], self._moved = place, time.monotonic()
@@ -60,17 +61,17 @@ class Board:
         return bool(self._hang)
 
     def fail(self, rank: int, place: Place, text: str) -> None:
-        """A rank ends with an exception, whose traceback is ``text``."""
+        """Note that a rank ended with an exception, whose traceback is ``text``."""
         self._failures[rank] = place, text
         if len(self._failures) == 1:
             self._notes.append(failed(self._failures).partition("\n")[0])
 
     def cause(self) -> str:
-        """The cause of the newest group's end, as far as its ranks could say; "" where none could."""
+        """Cause of the newest group's end, as far as its ranks reported it; "" if none did."""
         return self._hang or (failed(self._failures) if self._failures else "")
 
     def resume_from(self, folder: str | None) -> None:
-        """The checkpoint that the worker group that starts now resumes from."""
+        """Note the checkpoint from which the next worker group resumes."""
         self._resume = folder
         self._new_group()
 
@@ -78,7 +79,7 @@ class Board:
         return self._resume
 
     def roll_back(self, why: str) -> None:
-        """Count a rollback: the worker group that starts next trains at lower learning rates."""
+        """Count a rollback; the next worker group trains at lower learning rates."""
         self._rollbacks += 1
         self._notes.append(f"rollback {self._rollbacks}: {why}")
 
@@ -91,15 +92,15 @@ class Board:
         self._stopping = self._stopping or stop
 
     def unsaved(self) -> str:
-        """The cause of the last save that failed; "" where none did."""
+        """Cause of the last failed save; "" if none failed."""
         return self._unsaved
 
     def report_memory(self, memory: int) -> None:
-        """Keep the most bytes that any worker has held; a worker calls this with its own at its end."""
+        """Keep the largest peak of bytes; each worker calls this with its own peak at its end."""
         self._memory = max(self._memory, memory)
 
     def memory(self) -> int:
-        """The most bytes that a worker held, as far as they ended in good order; else 0."""
+        """Largest peak of bytes of the workers that ended in good order; else 0."""
         return self._memory
 
     def request_stop(self) -> None:
@@ -107,6 +108,6 @@ class Board:
 
 
 def start_board(hang_timeout_s: float, rollbacks: int = 0) -> Any:
-    # Beside the driver: what outlives it is of no use, and it must not go down with a worker's node.
+    # On the driver's node: it must not die with a worker's node, and is useless without the driver.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(hang_timeout_s, rollbacks)

@@ -1,4 +1,4 @@
-"""Heartbeat: report where each rank is; a group that stands still is named and ended."""
+"""Heartbeat: report each rank's place; name and end a group that does not move."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import ray
 
 BEAT_S = 1.0
 HUNG = 86
-"""Exit code of a worker whose group stands still."""
+"""Exit code of a worker whose group does not move."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Place:
 
 
 class Pulse:
-    """This rank's place, which costs nothing to change; a thread tells it to the board each second.
+    """This rank's place, cheap to change; a thread reports it to the board each second.
 
-    As a context it tells the board of the exception that ends it. A phase is the host's: what a GPU still computes
-    shows in the next one that waits for it.
+    As a context it reports the exception that ends it to the board. Phases are the host's: pending work of a GPU shows
+    in the next phase that waits for it.
     """
 
     def __init__(self, board: Any, rank: int) -> None:
@@ -46,7 +46,7 @@ class Pulse:
         self._done, self._thread = threading.Event(), threading.get_ident()
 
     def at(self, phase: str, role: str = "", step: int | None = None) -> None:
-        """This rank is now in ``phase``; without ``step`` in that of the mark before."""
+        """Mark that this rank is in ``phase`` of ``step``, by default the step of the previous mark."""
         before = self.place
         self.place = Place(before.marks + 1, before.step if step is None else step, phase, role)
 
@@ -63,18 +63,18 @@ class Pulse:
     def _beat(self) -> None:
         while not self._done.wait(BEAT_S):
             if ray.get(self.board.beat.remote(self.rank, self.place, self._line())):
-                faulthandler.dump_traceback(2)  # of all threads, into the worker's log
-                os._exit(HUNG)  # the other thread cannot be interrupted inside a collective; Ray starts the group anew
+                faulthandler.dump_traceback(2)  # stacks of all threads, into the worker's log
+                os._exit(HUNG)  # nothing can interrupt the other thread inside a collective; Ray restarts the group
 
     def _line(self) -> str:
-        """The line of Python that training is at: within one phase it tells the ranks that wait from the one
-        that they wait for."""
+        """The Python line that training executes. Within one phase it distinguishes waiting ranks from the one that
+        hangs."""
         frame = sys._current_frames().get(self._thread)
         return f"{frame.f_code.co_name}, {Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else "ended"
 
 
 def stuck(places: Mapping[int, Place], lines: Mapping[int, str], seconds: float) -> str:
-    """The ranks that the others wait for, and where all ranks are."""
+    """The ranks that the others wait for, and the places of all ranks."""
     behind = min(place.marks for place in places.values())
     late = sorted(rank for rank, place in places.items() if place.marks == behind)
     where: dict[str, list[int]] = {}

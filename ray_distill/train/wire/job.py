@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One training, for each worker. ``settings`` is RunConfig.dump(secrets=True): a masked path would be another one.
+    """One training, for each worker. ``settings`` is RunConfig.dump(secrets=True), since a masked path would be wrong.
     They stay out of ``repr``, which Ray Train keeps for its dashboard."""
 
     settings: Mapping[str, Any] = field(repr=False)
@@ -40,12 +40,12 @@ class Job:
         return RunConfig.model_validate(self.settings)
 
     def data(self) -> Stream:
-        """Ray Train calls this whenever it starts a worker group: the stream from where the run stands, for Split.
+        """The stream from the run's current step, for Split; Ray Train calls this whenever it starts a worker group.
 
-        What a run resumes from is decided here, once; the workers learn it from the board.
+        It chooses the checkpoint to resume from, once; the workers read it from the board.
         """
         count = ray.get(self.board.rollbacks.remote(), timeout=60)
-        # A run that goes back because of skipped updates gains nothing where they were being skipped already.
+        # A rollback because of skipped updates gains nothing from a checkpoint amid skipped updates.
         last = resumed_from(
             self.run_dir,
             self.settings["train"]["resume_from"],
@@ -63,7 +63,7 @@ class Job:
 
 
 class Split(ray.train.DataConfig):
-    """Split a job's stream among the workers that Ray has started, whose number it tells here alone."""
+    """Split a job's stream among the started workers; only here does Ray give their number."""
 
     def configure(
         self, datasets: dict[str, Any], world_size: int, *others: Any, **more: Any

@@ -1,4 +1,4 @@
-"""Find the checkpoint that a run resumes from. It imports no Ray, which a check of a configuration does without."""
+"""Find the checkpoint that a run resumes from. It imports no Ray, since checks need none."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from ray_distill import checkpoint
 
 ROLLBACKS, SOURCES = "rollbacks", "sources"
-"""Keys of a checkpoint's state: how often the run went back, and the hashes of its frozen roles' weights."""
+"""Keys of a checkpoint's state: the number of rollbacks, and the hashes of frozen roles' weights."""
 
 
 def resumed_from(run_dir: Path, resume_from: str, thorough: bool = False, **how: Any) -> checkpoint.Checkpoint | None:
-    """The run's own newest whole checkpoint, else that of ``train.resume_from``, where it names one.
+    """The run's own newest whole checkpoint, else that of ``train.resume_from``, if set.
 
-    BadCheckpoint where that is unfinished or damaged. ``how``: as ``checkpoint.latest`` takes it.
+    BadCheckpoint if the latter is unfinished or damaged. ``how`` is passed to ``checkpoint.latest``.
     """
     last = checkpoint.latest(run_dir, thorough, **how)
     if last is None and resume_from not in ("latest", "none"):

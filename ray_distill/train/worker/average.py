@@ -1,4 +1,4 @@
-"""A role that is the average of another: fp32 shards as its source has them, and a frozen network."""
+"""A role that is the average of another: fp32 shards like its source's, and a frozen network."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ray_distill.types import Role
 
 
 class AverageRole:
-    """``source``: the trainable parameters, by plain name, of the role ``of`` that is averaged. ``module``: a frozen
-    network of the same architecture, dtype and sharding, whose weights follow."""
+    """``source`` are the trainable parameters, by plain name, of the averaged role ``of``; ``module`` is a frozen
+    network of the same architecture, dtype and sharding, which gets the average."""
 
     def __init__(
         self, role: Role, of: Role, source: Sequence[tuple[str, nn.Parameter]], module: nn.Module, decay: float
@@ -32,7 +32,7 @@ class AverageRole:
         self._follow()
 
     def pieces(self) -> Iterator[shards.Piece[tuple[Role, str]]]:
-        """This rank's pieces of all that a checkpoint keeps."""
+        """This rank's pieces of the tensors that a checkpoint keeps."""
         for name, parameter, _ in self._pairs:
             yield (self.role, f"weights/{name}"), parameter, self._ema.average.get(name)
 
@@ -40,7 +40,7 @@ class AverageRole:
         self._set(checkpoint, self.role)
 
     def begin(self, checkpoint: Checkpoint) -> None:
-        """Start with the weights of the role that is averaged, ``of``."""
+        """Start with the weights of the averaged role ``of``."""
         self._set(checkpoint, self.of)
 
     def _set(self, checkpoint: Checkpoint, role: Role) -> None:

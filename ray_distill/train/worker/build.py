@@ -1,4 +1,4 @@
-"""Build a configuration's engines: load each role's weights and put them in place."""
+"""Build a configuration's engines, and load each role's weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_distill.config.shared_base import base_of
 from ray_distill.config.stages import RunStage, stages
 from ray_distill.models.exits import add_exits
 from ray_distill.models.hashing import weights_hash
-from ray_distill.models.heads import placed, random_heads
+from ray_distill.models.heads import head_blocks, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.loading import (
     compile_blocks,
@@ -33,11 +33,11 @@ from ray_distill.types import Average, Role
 
 def build_engines(config: RunConfig, at: At = unseen, stage: RunStage | None = None) -> Engines:
     """Engines of the roles that training holds in ``stage`` (None: the run's first), each with its own weights and
-    adapters; ``at`` is called as each is built."""
+    adapters; it calls ``at`` as it builds each."""
     stage = stage or stages(config)[0]
     ranks = make_ranks(config.train.sequence_parallel, config.train.timeout_s)
     heads = {
-        role: placed(role, head, config.model.family, config.pipeline(head.of).transformer)
+        role: head_blocks(role, head, config.model.family, config.pipeline(head.of).transformer)
         for role, head in config.method.heads.items()
     }
     return DeepSpeedEngines(
@@ -54,8 +54,8 @@ def build_engines(config: RunConfig, at: At = unseen, stage: RunStage | None = N
 
 
 def start_engines(config: RunConfig, stage: RunStage, last: Checkpoint | None, at: At = unseen) -> Engines:
-    """Engines of a stage with the state of the checkpoint ``last``, else the weights of ``train.init_from`` or of their
-    sources."""
+    """Engines of a stage with the state of the checkpoint ``last``, else with the weights of ``train.init_from`` or of
+    their sources."""
     engines = build_engines(config, at, stage)
     at("resume")
     if config.train.init_from is not None and (last is None or last.step == stage.start):
@@ -72,8 +72,8 @@ def modules(
     stage: RunStage,
     ranks: Ranks | None = None,
 ) -> Iterable[tuple[Role, nn.Module]]:
-    """The roles' networks, each made when it is asked for; ``heads``: (blocks, their width) of roles that are heads.
-    ``ranks`` share the tokens of each network, which heads see whole."""
+    """The roles' networks, each made on request; ``heads`` has (blocks, their width) of roles that are heads. ``ranks``
+    share the tokens of each network; heads see all tokens."""
     judges = ((role, random_heads(len(blocks), width, config.seed)) for role, (blocks, width) in heads.items())
     if config.model.shared_base:
         return chain(on_their_bases(config, at, stage, ranks), judges)
@@ -81,7 +81,7 @@ def modules(
 
 
 def on_their_bases(config: RunConfig, at: At, stage: RunStage, ranks: Ranks | None) -> Iterator[tuple[Role, nn.Module]]:
-    """Each base that the stage holds, followed by the adapters on it."""
+    """Each base of the stage, followed by the adapters on it."""
     for base in dict.fromkeys(map(base_of, stage.roles)):
         adapters = {
             role: lora for role, lora in config.adapters.items() if role in stage.roles and base_of(role) == base
@@ -109,12 +109,12 @@ def transformer(config: RunConfig, role: Role, at: At = unseen, ranks: Ranks | N
 
 
 def bases(config: RunConfig) -> dict[Role, str]:
-    """Hashes of the weights that adapters stand on: a checkpoint holds the adapters alone."""
+    """Hashes of the weights under adapters, since a checkpoint holds only the adapters."""
     return {role: weights_hash(config.source(role)) for role in config.held_roles if config.role(role).lora}
 
 
 def frozen_sources(config: RunConfig) -> dict[Role, str]:
-    """Hashes of the weights of roles that are never trained: what a run has learned from."""
+    """Hashes of the weights of roles that are never trained, from which a run learns."""
     frozen = (role for role, need in config.method.roles.items() if need == "frozen")
     return {role: weights_hash(config.source(role)) for role in frozen if config.role(role).init != "random"}
 
@@ -123,7 +123,7 @@ def load_network(config: RunConfig, section: RoleConfig, role: Role) -> nn.Modul
     source, dtype = config.source(role), zero.DTYPES[section.dtype]
     if section.init == "random":
         network = random_transformer(config.model.family, source, config.seed)
-        for parameter in network.parameters() if section.optimizer is None else ():  # an engine casts what is trained
+        for parameter in network.parameters() if section.optimizer is None else ():  # an engine casts trained weights
             parameter.data = parameter.data.to(dtype)
         return network
     network, weights = hollow_transformer(config.model.family, source, dtype)

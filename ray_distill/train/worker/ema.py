@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 class ShardedEMA:
-    """e <- d e + (1 - d) p in fp32, over ``shards``: views of this rank's pieces of the fp32 master weights."""
+    """The average e <- d e + (1 - d) p in fp32 over ``shards``, views of this rank's pieces of the fp32 master
+    weights."""
 
     def __init__(self, shards: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay

@@ -30,7 +30,7 @@ from ray_distill.types import Average, Denoiser, Networks, Role
 
 
 class NotFinite(RuntimeError):
-    """A role's gradients stay non-finite: skipping does not help."""
+    """Error: a role's gradients stay non-finite, so skipping does not help."""
 
 
 class Engines(Protocol):
@@ -55,7 +55,7 @@ class Engines(Protocol):
 
 
 class DeepSpeedEngines:
-    """Each role in its own DeepSpeed engine; frozen roles under ZeRO-3 without an optimizer."""
+    """One DeepSpeed engine per role; frozen roles under ZeRO-3 have no optimizer."""
 
     def __init__(
         self,
@@ -72,10 +72,10 @@ class DeepSpeedEngines:
         """Take ``modules`` one at a time, so that each is sharded before the next is loaded.
 
         Parameters of a trained role that require no gradient stay frozen (the base of its adapters). ``heads`` maps
-        the roles that are heads to the blocks that they look at, ``averages`` the roles that are averages to their
-        sources; ``denoiser`` wraps all others. NotFinite is raised after more than ``nonfinite_limit`` skipped updates
-        in a row. ``finished`` maps the roles that an earlier stage has trained to the kind of tensors that they take
-        from the checkpoint which this stage loads."""
+        roles of heads to the blocks that they read, ``averages`` maps roles that are averages to their sources;
+        ``denoiser`` wraps all others. More than ``nonfinite_limit`` skipped updates in a row raise NotFinite.
+        ``finished`` maps roles of an earlier stage to the kind of tensors that they take from the checkpoint of this
+        stage."""
         self.rate_factor, self._nonfinite_limit = 1.0, nonfinite_limit
         self._finished, self._carried = finished, Carried(finished)
         self._roles = {
@@ -109,7 +109,7 @@ class DeepSpeedEngines:
 
     @contextmanager
     def training(self, role: Role) -> Iterator[None]:
-        """Only ``role`` can receive a gradient inside; it may pass through the others on its way."""
+        """Let only ``role`` receive a gradient inside; the gradient may pass through the others."""
         others = [p for other, entry in self._trained.items() if other != role for _, p in entry.trainable]
         for parameter in others:
             parameter.requires_grad_(False)
@@ -128,8 +128,8 @@ class DeepSpeedEngines:
         engine.backward(loss)
 
     def step(self, role: Role) -> dict[str, Tensor]:
-        """Descend. Where the gradient norm, which all ranks share, is not finite, DeepSpeed skips the update on all of
-        them: the role's weights, schedule and EMA stay as they were, and the skip is counted."""
+        """Descend. If the gradient norm, which all ranks share, is not finite, DeepSpeed skips the update on all ranks:
+        the role's weights, schedule and EMA stay, and the skip counts."""
         entry = self._roles[role]
         assert entry.config.optimizer is not None
         rate = self.rate_factor * learning_rate(entry.config.optimizer, entry.updates, entry.total_updates)
@@ -169,14 +169,14 @@ class DeepSpeedEngines:
             shards.set_weights(parameter, pulled)
 
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
-        """(role, "kind/parameter", whole fp32 tensor) of all that a checkpoint keeps, gathered in buckets: copy what
-        must outlive the next one."""
+        """Yield (role, "kind/parameter", whole fp32 tensor) for a checkpoint, gathered in buckets; copy a tensor that
+        must outlive the next."""
         for (role, name), tensor in shards.gathered(self._pieces()):
             yield role, name, tensor
         yield from self._carried.tensors()
 
     def _pieces(self) -> Iterator[shards.Piece[tuple[Role, str]]]:
-        """This rank's pieces of what a checkpoint keeps of trained roles and averages."""
+        """This rank's pieces of a checkpoint's tensors of trained roles and averages."""
         for role, entry in self._trained.items():
             for name, parameter in entry.trainable:
                 yield (role, f"weights/{name}"), parameter, shards.local_shard(parameter)
@@ -188,20 +188,20 @@ class DeepSpeedEngines:
                 yield from average.pieces()
 
     def state(self) -> dict[str, Any]:
-        """Counters per role: attempts and successes differ where updates were skipped."""
+        """Counters per role; attempts and successes differ by the skipped updates."""
         trained = {role: {"updates": entry.updates, "skipped": entry.skipped} for role, entry in self._trained.items()}
         return trained | self._carried.state()
 
     def skipping(self) -> dict[Role, int]:
-        """Skipped updates in a row, of roles whose last updates were skipped."""
+        """Skipped updates in a row, by role, for roles whose last update was skipped."""
         return {role: entry.skipped_in_a_row for role, entry in self._trained.items() if entry.skipped_in_a_row}
 
     @torch.no_grad()
     def load(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint of any world size and ZeRO stage, bit for bit at the same world size.
 
-        In a stage after the first, a role that the checkpoint lacks keeps the weights that it was built with: the
-        checkpoint ends the stage before."""
+        In a stage after the first, a role that the checkpoint lacks keeps its first weights, since the checkpoint ends
+        the stage before."""
         self.carry(checkpoint)
         for role in self._finished:
             self._carried.put(role, self._roles[role].module)
@@ -237,7 +237,7 @@ class DeepSpeedEngines:
             names = set(checkpoint.names(role, "weights"))
             for name, parameter in entry.trainable:
                 if name.startswith(f"{EXITS}.") and name not in names:
-                    continue  # the other run's fake score knew no exits: they begin at zero, as in any run
+                    continue  # the other run's fake score had no exit embedding, which begins at zero as in any run
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
                 shards.set_weights(parameter, weights)
                 if entry.ema is not None:
@@ -246,7 +246,8 @@ class DeepSpeedEngines:
                 average.begin(checkpoint)
 
     def carry(self, checkpoint: Checkpoint) -> None:
-        """Take the tensors of finished roles from ``checkpoint`` from now on: each checkpoint holds them again."""
+        """Take the tensors of finished roles from ``checkpoint`` from now on, since each checkpoint holds them
+        again."""
         self._carried.checkpoint = checkpoint
 
     def close(self) -> None:
@@ -255,8 +256,8 @@ class DeepSpeedEngines:
             zero.let_go(entry.engine)
 
     def frozen_hash(self) -> str:
-        """sha256 over all ranks' shards of the frozen tensors, those of frozen roles and of adapters' bases: equal at
-        the start and at the end of a run."""
+        """sha256 over all ranks' shards of the frozen tensors (of frozen roles and of adapters' bases), equal at the
+        start and at the end of a run."""
         digest = hashlib.sha256()
         moving = {id(p) for entry in self._roles.values() for _, p in entry.trainable}
         moving |= {id(p) for entry in self._roles.values() for average in entry.averages for p in average.parameters}

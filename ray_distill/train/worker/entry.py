@@ -1,4 +1,4 @@
-"""Entry of a worker: the one function that the driver imports of this folder; light to import."""
+"""Entry of a worker: the only function of this folder that the driver imports; light to import."""
 
 from __future__ import annotations
 

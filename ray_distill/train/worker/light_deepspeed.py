@@ -1,4 +1,4 @@
-"""Import DeepSpeed for `zero` and `shards` without the parts that nothing here uses."""
+"""Import DeepSpeed for `zero` and `shards` without its unused parts."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def work(job: Job) -> None:
     placement = Placement(context.get_world_rank(), context.get_world_size(), job.config.train.sequence_parallel)
     with Pulse(job.board, placement.rank) as pulse:
         _work(job, placement, pulse)
-    dist.destroy_process_group()  # without it a process aborts at exit now and then
+    dist.destroy_process_group()  # without it a process sometimes aborts at exit
 
 
 def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
@@ -98,7 +98,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
 def resumed_rollouts(
     config: RunConfig, placement: Placement, last: Checkpoint | None, device: torch.device
 ) -> Rollouts:
-    """The rollouts that go on from step to step: those of the checkpoint ``last``, else new ones."""
+    """Streamed rollouts: those of the checkpoint ``last``, else new ones."""
     train, chunks = config.train, config.method.sampler().chunks
     positions = share(train.global_batch, placement.data_rank, placement.data_size, train.micro_batch)
     rollouts = Rollouts(config.method.streamed, positions, None if chunks is None else chunks.window)
@@ -108,14 +108,14 @@ def resumed_rollouts(
 
 
 def most_memory(device: torch.device) -> int:
-    """The most bytes that this process has used: torch's allocations on a GPU, else resident memory with libraries."""
+    """Peak bytes of this process: torch's allocations on a GPU, else resident memory with libraries."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux
 
 
 def _rolled_back(job: Job, engines: Engines) -> int:
-    """Number of times that the run has gone back because of values that were not finite; RuntimeError at too many."""
+    """Number of the run's rollbacks because of values that were not finite; RuntimeError at too many."""
     count: int = ray.get(job.board.rollbacks.remote(), timeout=60)
     if count > job.config.train.rollbacks:
         raise RuntimeError(
@@ -127,7 +127,7 @@ def _rolled_back(job: Job, engines: Engines) -> int:
 
 
 def is_due(config: RunConfig, done: int) -> bool:
-    """True where a checkpoint is due after ``done`` steps."""
+    """True if a checkpoint is due after ``done`` steps."""
     cadences = [config.train.checkpoint_every, config.evaluate.every or config.train.checkpoint_every]
     return any(done % cadence == 0 for cadence in cadences) or done in {stage.stop for stage in stages(config)}
 
@@ -153,11 +153,11 @@ class Reporter:
         self.next_step: int | None = None
 
     def add(self, step: int, logs: dict[str, Tensor]) -> tuple[bool, bool]:
-        """Keep this step's values; at a meeting gather those of all ranks and push rows.
+        """Keep this step's values; at a meeting gather the values of all ranks and push rows.
 
-        Returns (whether to stop, whether a node will be taken away, for which nothing has been saved yet)."""
+        Returns (whether to stop, whether a node will go and needs a save that has not happened yet)."""
         self.rows.append((step, logs))
-        # Before each checkpoint, too: rows of steps that a resumed run does not repeat must not die with a worker.
+        # Also before each checkpoint: rows of steps that a resumed run does not repeat must not die with a worker.
         saving = is_due(self.job.config, step + 1)
         if self.next_step not in (None, step) and not saving:
             return False, False
@@ -165,7 +165,7 @@ class Reporter:
         return self._meet(step), self._noticed(step)
 
     def _noticed(self, step: int) -> bool:
-        """True where Ray has heard since the last meeting that nodes will be taken away; the same on all ranks."""
+        """True if Ray has announced since the last meeting that nodes will go; the same on all ranks."""
         notice = ray.train.get_preemption_info()
         fresh = notice is not None and notice != self.notice
         self.notice = notice
@@ -178,14 +178,14 @@ class Reporter:
     def _meet(self, step: int) -> bool:
         values = torch.cat([value.to(self.device, torch.float32) for _, logs in self.rows for value in logs.values()])
         every = [torch.empty_like(values) for _ in range(self.placement.world)]
-        dist.all_gather(every, values)  # a step's names and their numbers of values are the same on all ranks
+        dist.all_gather(every, values)  # a step has the same names and numbers of values on all ranks
         now = time.monotonic()
         pace = (now - self.meeting) / len(self.rows)
         verdict = [False, 1]
         if self.placement.leads:
             rows = reduced(self.rows, torch.stack(every[:: self.placement.seq_size]).cpu())  # these log the same
             stopping = ray.get(self.job.board.push.remote(rows), timeout=60)
-            # The first step is slow: it says little about the pace of the others.
+            # The first step is slow, so its pace is no guide to the others.
             ahead = 1 if self.next_step is None else max(1, round(self.job.config.train.log_every_s / max(pace, 1e-6)))
             verdict = [stopping, ahead]
         dist.broadcast_object_list(verdict, src=0)
@@ -194,5 +194,5 @@ class Reporter:
         return bool(verdict[0])
 
     def save(self, step: int, wait: bool = True) -> bool:
-        """Save a checkpoint after ``step`` steps; without ``wait`` it is written while training goes on, if so set."""
+        """Save a checkpoint after ``step`` steps; without ``wait``, and if so configured, write it during training."""
         return self.saver.save(step, wait or not self.job.config.train.checkpoint_in_background)

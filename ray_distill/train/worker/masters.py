@@ -14,14 +14,15 @@ Read = Callable[[], Tensor]
 
 
 def remember(parameter: nn.Parameter, weights: Weights, name: str) -> None:
-    """Note how the published value of ``parameter`` is read again, where bf16 has rounded it."""
+    """Note a reader of the published value of ``parameter``, if bf16 has rounded it."""
     if parameter.dtype == torch.bfloat16 and weights.dtype(name) != torch.bfloat16:
         setattr(parameter, SOURCE, lambda: weights[name])
 
 
 def exact(module: nn.Module) -> list[tuple[nn.Parameter, Read]]:
-    """(parameter, how its exact value is read) of each trained parameter of which an engine will see a bf16 rounding:
-    what :func:`remember` noted, which goes, or the value itself where it still is fp32 (heads, random weights)."""
+    """Yield (parameter, reader of its exact value) for each trained parameter that an engine will see rounded to bf16:
+    the reader that :func:`remember` noted, which is removed, or the value itself if it still is fp32 (heads, random
+    weights)."""
     noted = [(p, vars(p).pop(SOURCE, None)) for p in module.parameters()]
     return [
         (p, read or p.detach().clone) for p, read in noted if p.requires_grad and (read or p.dtype == torch.float32)

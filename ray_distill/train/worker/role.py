@@ -13,13 +13,13 @@ from ray_distill.train.worker.average import AverageRole
 from ray_distill.train.worker.ema import ShardedEMA
 from ray_distill.types import Role
 
-NO_GRADIENT_LIMIT = 10  # updates in a row; fewer are honest: a DMD student whose fake score still equals the teacher
+NO_GRADIENT_LIMIT = 10  # in a row; fewer are legitimate for a DMD student whose fake score still equals the teacher
 
 
 @dataclass
 class EngineRole:
-    """One role: its network, its DeepSpeed engine (the network itself where it is frozen below stage 3), its counters
-    and averages."""
+    """One role: its network, its DeepSpeed engine (the network itself if it is frozen below stage 3), its counters and
+    averages."""
 
     module: nn.Module
     engine: Any
@@ -36,7 +36,7 @@ class EngineRole:
 
     @property
     def body(self) -> nn.Module:
-        """The network that is called: the module itself, or the base that it is an adapter on."""
+        """The network to call: the module itself, or the base under the adapter."""
         body: nn.Module = getattr(self.module, "body", self.module)
         return body
 
@@ -51,9 +51,9 @@ class EngineRole:
 
 
 class RoleNetwork:
-    """A role's network as its adapter calls it: through the engine where the role is updated, else as the bare module,
-    whose hooks gather its weights as well. DeepSpeed takes a gradient that only passes through an engine's output for
-    a backward of that engine's own, and refuses it."""
+    """A role's network for its adapter. It calls the engine if the role is updated, else the bare module, whose hooks
+    also gather its weights: DeepSpeed mistakes a gradient that only passes through an engine's output for a backward of
+    that engine, and refuses it."""
 
     def __init__(self, role: EngineRole) -> None:
         self._role = role
@@ -66,7 +66,7 @@ class RoleNetwork:
 
 
 def check_gradient(name: Role, role: EngineRole, norm: float) -> None:
-    """RuntimeError, on all ranks since they share the norm, when nothing has reached a role's parameters for long."""
+    """RuntimeError, on all ranks since they share the norm, if no gradient has reached a role's parameters for long."""
     role.without_gradient = role.without_gradient + 1 if norm == 0 else 0
     if role.without_gradient == NO_GRADIENT_LIMIT:
         raise RuntimeError(

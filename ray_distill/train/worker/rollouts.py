@@ -1,4 +1,4 @@
-"""Rollouts that go on from step to step: one for each micro-batch; a checkpoint has one for each sample."""
+"""Streamed rollouts: one for each micro-batch; a checkpoint has one for each sample."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.types import AtSave, Batch, Cache, Rollout, Window
 
 ROLE = "rollouts"
-"""Name of their files in a checkpoint, in the place of a role's."""
+"""Name of their files in a checkpoint, in place of a role's name."""
 
 
 class Rollouts:
     """Rollouts of one rank, whose micro-batches hold the samples at ``positions`` [accumulation, micro_batch] of each
-    global batch; none where ``streamed`` is None."""
+    global batch; there are none if ``streamed`` is None."""
 
     def __init__(self, streamed: AtSave | None, positions: np.ndarray, window: Window | None = None) -> None:
         self.streamed, self.positions, self.window = streamed, positions, window
@@ -28,18 +28,18 @@ class Rollouts:
         self._rollouts = [Rollout() for _ in self.positions] if self.streamed else []
 
     def join(self, batches: Sequence[Batch]) -> list[Batch]:
-        """The micro-batches of a step, each with its rollout."""
+        """Micro-batches of a step, each with its rollout."""
         if not self._rollouts:
             return list(batches)
         return [replace(batch, rollout=rollout) for batch, rollout in zip(batches, self._rollouts, strict=True)]
 
     def saved(self) -> None:
-        """After a save, whether it failed or not: a run that resumes from it must go on as this one does."""
+        """Handle a save, failed or not: this run must continue like a run that resumes from it."""
         if self.streamed == "restarted":
             self._begin()
 
     def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
-        """(role, "position/name", tensor) of what a checkpoint keeps of this rank's rollouts that are under way."""
+        """Yield (role, "position/name", tensor) of this rank's current rollouts for a checkpoint."""
         for positions, rollout in zip(self.positions, self._rollouts, strict=False):
             if rollout.x is None or self.streamed != "saved":
                 continue
@@ -48,7 +48,7 @@ class Rollouts:
                     yield ROLE, f"{position:06d}/{name}", tensor[row]
 
     def load(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        """Go on with the rollouts of a checkpoint of any world size and micro-batch."""
+        """Continue the rollouts of a checkpoint of any world size and micro-batch."""
         if self.streamed != "saved":
             return
         for number, positions in enumerate(self.positions):

@@ -1,4 +1,4 @@
-"""Reduce what all ranks logged to one number per name and step."""
+"""Reduce the logs of all ranks to one number per name and step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ Row = dict[str, float]
 
 
 def reduced(steps: Sequence[tuple[int, Mapping[str, Tensor]]], values: Tensor) -> list[Row]:
-    """``steps`` are this rank's (step, [n] values by name), ``values`` [ranks, sum of all n] those of all, in order."""
+    """Rows of one number per name; ``steps`` are this rank's (step, [n] values by name), ``values`` [ranks, sum of all
+    n] the values of all ranks in the same order."""
     rows, start = [], 0
     for step, logs in steps:
         row: Row = {"step": float(step)}

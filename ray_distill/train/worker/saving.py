@@ -1,4 +1,4 @@
-"""Save checkpoints of a running training in the background; a failing disk ends that save alone."""
+"""Save checkpoints during training in the background; a failing disk ends only that save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ray_distill.types import Placement
 
 
 class Saver:
-    """Saver of checkpoints: every method is a collective, and at most one save is being written."""
+    """Saver of checkpoints, with at most one pending save; every method is a collective."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class Saver:
         self.job, self.placement, self.engines, self.rollbacks, self.at = job, placement, engines, rollbacks, at
         self.rollouts = rollouts
         self._bases = bases(job.config)
-        # Rank 0 alone writes the state: a teacher's files are read once.
+        # Only rank 0 writes the state, so that a teacher's files are read once.
         self._sources = frozen_sources(job.config) if placement.leads else {}
         self._writing: Writing | None = None
         self._step = -1
 
     def save(self, step: int, wait: bool = True) -> bool:
-        """Save a checkpoint after ``step`` steps; without ``wait`` its files are written while training goes on.
+        """Save a checkpoint after ``step`` steps; without ``wait`` it writes its files during training.
 
-        False where it has failed so far. A failure goes to the driver, once for all ranks.
+        False if it has failed so far. The driver hears of a failure once for all ranks.
         """
         if step == self._step:
             return self.settle() if wait else True
@@ -68,12 +68,12 @@ class Saver:
         return self.settle() if wait else True
 
     def poll(self) -> None:
-        """Settle the save that is being written, if all ranks are done."""
+        """Settle the pending save, if all ranks are done."""
         if self._writing is not None and all(gather(self._writing.done())):
             self.settle()
 
     def settle(self) -> bool:
-        """Wait for the save that is being written; False where it failed."""
+        """Wait for the pending save; False if it failed."""
         writing, self._writing = self._writing, None
         if writing is None:
             return True

@@ -13,10 +13,10 @@ from ray_distill.train.worker.light_deepspeed import deepspeed
 from ray_distill.train.worker.zero0 import is_whole, state_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-BUCKET_BYTES = 64 << 20  # of tensors that are made whole at once
+BUCKET_BYTES = 64 << 20  # bytes of tensors that are made whole at once
 K = TypeVar("K")
 Piece = tuple[K, nn.Parameter, Tensor | None]
-"""(key, parameter, this rank's flat shard of a tensor that is laid out as the parameter's; None where it holds none)"""
+"""(key, parameter, this rank's flat shard of a tensor with the parameter's layout; None if it holds none)"""
 
 
 def _is_zero3(parameter: nn.Parameter) -> bool:
@@ -24,8 +24,8 @@ def _is_zero3(parameter: nn.Parameter) -> bool:
 
 
 def local_shard(parameter: nn.Parameter, moment: str | None = None) -> Tensor | None:
-    """This rank's flat piece of the fp32 master weights (a view), or of a moment of AdamW by its name there; None where
-    this rank holds none of it."""
+    """This rank's flat piece of the fp32 master weights (a view), or of a moment of AdamW by its name there; None
+    if this rank holds none of it."""
     if _is_zero3(parameter):
         shard: Tensor = (
             deepspeed.utils.safe_get_local_fp32_param(parameter)
@@ -40,7 +40,7 @@ def local_shard(parameter: nn.Parameter, moment: str | None = None) -> Tensor | 
 
 
 def local_shards(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
-    """This rank's pieces by name, without the tensors of which it holds nothing."""
+    """This rank's pieces by name, without tensors of which it holds nothing."""
     return {name: shard for name, parameter in parameters if (shard := local_shard(parameter)) is not None}
 
 
@@ -58,10 +58,10 @@ def whole_shape(parameter: nn.Parameter) -> torch.Size:
 
 
 def gathered(pieces: Iterable[Piece[K]]) -> Iterator[tuple[K, Tensor]]:
-    """Whole fp32 tensors by key, of which every rank gives its pieces in the same order.
+    """Yield whole fp32 tensors by key; every rank gives its pieces in the same order.
 
-    A collective for each ``BUCKET_BYTES`` of tensors, or for one tensor that is larger; none at stage 0. The tensors of
-    a bucket are views of one buffer.
+    One collective for each ``BUCKET_BYTES`` of tensors, or for one larger tensor; none at stage 0. The tensors of a
+    bucket are views of one buffer.
     """
     bucket: list[Piece[K]] = []
     left = BUCKET_BYTES
@@ -90,7 +90,7 @@ def _summed(pieces: Sequence[tuple[nn.Parameter, Tensor | None]]) -> Sequence[Te
     flat = torch.zeros(sum(sizes), dtype=torch.float32, device=deepspeed.get_accelerator().current_device_name())
     parts = flat.split(sizes)
     for (parameter, shard), part in zip(pieces, parts, strict=True):
-        if shard is not None:  # under ZeRO-3 the last one reaches past the end
+        if shard is not None:  # under ZeRO-3 the last piece reaches past the end
             own = part[_shard_start(parameter) :][: shard.numel()]
             own.copy_(shard[: own.numel()])
     dist.all_reduce(flat.view(torch.int32))
@@ -111,14 +111,14 @@ def piece(parameter: nn.Parameter, value: Tensor, numel: int) -> Tensor:
 
 
 def set_shard(parameter: nn.Parameter, shard: Tensor | None, value: Tensor) -> None:
-    """Set a shard laid out as ``parameter``'s from the whole tensor."""
+    """Set a shard, with the layout of ``parameter``'s, from the whole tensor."""
     if shard is not None:
         shard.copy_(piece(parameter, value.to(shard.device), shard.numel()))
 
 
 def set_from_shards(pieces: Iterable[Piece[nn.Parameter]]) -> None:
-    """Give each frozen weight, the key, the value of which every rank has its piece; under ZeRO-3, where both are laid
-    out alike, without communication, else by collectives."""
+    """Set each frozen weight, the key, to a value of which every rank has its piece; without communication under
+    ZeRO-3, where both have one layout, else by collectives."""
     below: list[Piece[nn.Parameter]] = []
     for frozen, parameter, shard in pieces:
         if _is_zero3(frozen):
@@ -141,7 +141,7 @@ def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None
         else:
             deepspeed.utils.safe_set_full_optimizer_state(parameter, value, moment)
         return
-    # ZeRO-3 cuts a tensor into equal pieces, so the last reaches past its end; the full setter fails on such a one.
+    # ZeRO-3 cuts a tensor into equal pieces, so the last may reach past its end; the full setter fails on such a piece.
     mine = piece(parameter, value, int(parameter.ds_tensor.ds_numel))  # type: ignore[attr-defined]
     if moment is None:
         deepspeed.utils.safe_set_local_fp32_param(parameter, mine)
@@ -150,8 +150,8 @@ def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None
 
 
 def set_compute_weights(parameter: nn.Parameter, weights: Tensor) -> None:
-    """Set the weights that the next forward uses. They are not the masters: without this the first step would run on
-    the old ones."""
+    """Set the weights of the next forward. They are not the masters: without this the first step would use the old
+    weights."""
     if _is_zero3(parameter):
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             if dist.get_rank() == 0:

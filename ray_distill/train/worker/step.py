@@ -13,7 +13,7 @@ from ray_distill.train.worker.engines import Engines
 from ray_distill.types import Batch, Method, Shared
 
 At = Callable[..., Any]
-"""Function that is called with each phase of a step, and its role."""
+"""Function that takes each phase of a step, and its role."""
 
 
 def unseen(*_: Any) -> None:
@@ -28,7 +28,7 @@ def train_step(
     rng: StatelessRng,
     at: At = unseen,
 ) -> dict[str, Tensor]:
-    """Take the updates of ``step`` in order; returns what they log by name, [n] values of this rank's micro-batches."""
+    """Make the updates of ``step`` in order; returns their logs by name, [n] values of this rank's micro-batches."""
     logs: dict[str, list[Tensor]] = {}
     shared: list[Shared] = [{} for _ in micro_batches]
     for update in method.updates(step):

@@ -1,4 +1,4 @@
-"""Build a DeepSpeed engine of a role: its settings, its weights, its optimizer, its end."""
+"""Build and end a role's DeepSpeed engine, with its settings, weights and optimizer."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ NAMES = {"float32": "fp32", "bfloat16": "bf16"}  # DeepSpeed's
 
 
 def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, Any]:
-    """DeepSpeed's configuration of a role with ``trained`` elements that ask for gradients.
+    """DeepSpeed's configuration for a role with ``trained`` elements that require gradients.
 
-    Every key is set in every configuration, or DeepSpeed's own default would hold, such as a clip at a norm of 1."""
+    Every configuration sets every key, or DeepSpeed's own default would apply, such as a clip at a norm of 1."""
     zero: dict[str, Any] = {
         "stage": config.zero,
         "stage3_param_persistence_threshold": 0,
@@ -45,20 +45,20 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
         "data_types": {"grad_accum_dtype": NAMES[config.gradient_dtype]},
         "communication_data_type": NAMES[config.dtype],
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # it would be compiled on the spot; torch's AdamW runs on a CPU as well
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's would be compiled here; torch's runs on a CPU too
         "steps_per_print": 1 << 60,
-        # At stage 0 WholeAdamW clips; DeepSpeed would before it, and hide the norm.
+        # At stage 0 WholeAdamW clips; DeepSpeed would clip before it, and hide the norm.
         "gradient_clipping": config.optimizer.clip_norm if config.optimizer is not None and config.zero else 0.0,
     }
 
 
 def fill(module: nn.Module, weights: Weights, config: RoleConfig) -> nn.Module:
     """Load ``weights`` into ``module``, whose parameters are on the meta device: one after the other, each directly
-    onto the rank's own device (a collective under ZeRO-3). All take the role's dtype under every stage, also the parts
-    that diffusers would keep in fp32: a DeepSpeed engine has one dtype.
+    onto the rank's own device (a collective under ZeRO-3). All take the role's dtype under every
+    stage, also the parts that diffusers would keep in fp32, since a DeepSpeed engine has one dtype.
 
-    Under ZeRO-3 rank 0 alone reads: it sends each to the others, and all keep their shard before the next is read. Else
-    every rank reads all of them; the file's pages are in a node's memory once.
+    Under ZeRO-3 only rank 0 reads: it sends each weight to the others, and all keep their shard before the next read.
+    Otherwise every rank reads all of them; the file's pages are in a node's memory once.
     """
     device, sharded = deepspeed.get_accelerator().current_device_name(), config.zero == 3
     reads = not sharded or dist.get_rank() == 0
@@ -71,7 +71,7 @@ def fill(module: nn.Module, weights: Weights, config: RoleConfig) -> nn.Module:
         if sharded:
             _shard(parameter, config)
         setattr(owner, last, parameter)
-    for part in module.modules():  # DeepSpeed moves nothing of a module that is sharded already
+    for part in module.modules():  # DeepSpeed does not move a module that is already sharded
         for name, buffer in part.named_buffers(recurse=False):
             setattr(part, name, buffer.to(device))
     return module
@@ -84,9 +84,10 @@ def _shard(parameter: nn.Parameter, config: RoleConfig) -> None:
 
 
 def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
-    """DeepSpeed engine of ``module``: frozen where the role has no optimizer, else trained where it requires gradients.
+    """DeepSpeed engine of ``module``: frozen if the role has no optimizer, else trained in the parameters that require
+    gradients.
 
-    Below stage 3 a frozen ``module`` is left as it is: no engine could make its calls cheaper."""
+    Below stage 3 a frozen ``module`` stays without an engine, which would not make its calls cheaper."""
     if config.gradient_checkpointing:  # of a frozen role, too: gradients may pass through it
         module.enable_gradient_checkpointing()  # type: ignore[operator]
     if config.optimizer is None:
@@ -112,7 +113,7 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
 
 
 def _frozen(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
-    exact(module.requires_grad_(False))  # nothing of it is read again
+    exact(module.requires_grad_(False))  # nothing reads it again
     if config.zero < 3:
         return module.eval().to(deepspeed.get_accelerator().current_device_name())
     engine, *_ = deepspeed.initialize(model=module, config=settings(config, micro_batch, 0))
@@ -152,7 +153,7 @@ def _clamp(limit: float) -> Callable[..., None]:
 
 
 def let_go(engine: Any) -> None:
-    """End an engine: without this the hooks on its parameters' gradients, which autograd holds, keep all of it."""
+    """End an engine; otherwise the hooks on its parameters' gradients, which autograd holds, keep all of it alive."""
     if isinstance(engine, deepspeed.DeepSpeedEngine):
         engine.destroy()
         if engine.zero_optimization_stage() == 3:
@@ -167,14 +168,14 @@ def let_go(engine: Any) -> None:
 
 
 def forget() -> None:
-    """Free the memory of ended engines, to which DeepSpeed's stack of running modules still refers."""
+    """Free the memory of ended engines, which DeepSpeed's stack of running modules still references."""
     deepspeed.runtime.zero.parameter_offload.FWD_MODULE_STACK.clear()
     gc.collect()
     deepspeed.get_accelerator().empty_cache()
 
 
 def make_moments(engine: Any, updates: int) -> None:
-    """Give a fresh AdamW the state that its first step would, so that moments can be set."""
+    """Give a fresh AdamW the state of its first step, so that moments can be set."""
     sharded, adamw = engine.optimizer, engine.optimizer.optimizer
     masters = getattr(sharded, "fp32_partitioned_groups_flat", None)  # ZeRO-3 hands AdamW its groups one at a time
     if masters is None:

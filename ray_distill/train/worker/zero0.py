@@ -9,13 +9,13 @@ from torch import nn
 
 
 class WholeAdamW:
-    """AdamW on whole fp32 weights, the same on each rank, with what DeepSpeed's sharded optimizers do before a descent:
-    skip where the gradients' norm is not finite, and clip to ``clip_norm`` (0: not)."""
+    """AdamW on whole fp32 weights, the same on each rank, with the preparation of DeepSpeed's sharded optimizers: skip
+    a descent if the gradients' norm is not finite, and clip to ``clip_norm`` (0: off)."""
 
     def __init__(self, adamw: torch.optim.AdamW, clip_norm: float) -> None:
         self.optimizer, self._clip_norm = adamw, clip_norm
         self.overflow = False
-        self._global_grad_norm = 0.0  # the engine looks for it by this name
+        self._global_grad_norm = 0.0  # the engine expects this name
         for parameter in self.parameters:
             parameter.adamw = adamw  # type: ignore[attr-defined]
 
@@ -36,7 +36,7 @@ class WholeAdamW:
 
 
 def is_whole(parameter: nn.Parameter) -> bool:
-    """True where every rank holds all of a trained parameter, and of its moments."""
+    """True if every rank holds all of a trained parameter and of its moments."""
     return hasattr(parameter, "adamw")
 
 

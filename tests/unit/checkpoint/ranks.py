@@ -1,4 +1,4 @@
-"""Ranks as threads: what a gang of processes does, where only files matter."""
+"""Ranks as threads, which do what a gang of processes does where only files matter."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ def tensors(seed=0):
 
 
 def together(world, call):
-    """``call(rank, gather)`` on each of ``world`` ranks; their results, exceptions among them, by rank."""
+    """Call ``call(rank, gather)`` on each of ``world`` ranks; returns their results or exceptions, by rank."""
     meeting, given = threading.Barrier(world, timeout=20), [None] * world
 
     def gather_of(rank):
@@ -41,7 +41,7 @@ def together(world, call):
 
 
 def write_all(folder, step, world=2, seed=0, **state):
-    """A checkpoint as ``world`` ranks write it."""
+    """Write a checkpoint as ``world`` ranks do."""
     whole = {"step": step, "roles": {"student": {"updates": step}}, **state}
     results = together(world, lambda rank, gather: write(folder, tensors(seed), whole, rank, world, gather))
     assert results == [None] * world, results

@@ -66,7 +66,7 @@ def test_the_newest_is_by_step(tmp_path):
 
 
 def test_a_file_that_the_manifest_does_not_name_is_not_read(tmp_path, caplog):
-    """What somebody has put there: nobody vouches for it."""
+    """Somebody else has put it there, and the manifest does not vouch for it."""
     checkpoint = write_all(tmp_path / "a", 1)
     stale = write_all(tmp_path / "b", 1, world=1, seed=1)
     for path in stale.folder.glob("*.safetensors"):

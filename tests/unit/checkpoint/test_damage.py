@@ -1,4 +1,4 @@
-"""Checkpoints damaged in each way that disks, people and strangers know: named, passed over, never unpickled."""
+"""Checkpoints damaged in every way that disks, people and strangers can: named, not resumed from, never unpickled."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ STUDENT = ("student-0000-000.safetensors", "student-0001-000.safetensors")
 
 
 class Evil:
-    """Unpickled, it makes a file."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -28,13 +28,13 @@ class Evil:
 
 
 def edit(folder, name, change):
-    """``change`` what is in a file, and leave the manifest as it was."""
+    """Change a file's content by ``change``, and leave the manifest as it was."""
     path = folder / name
     path.write_bytes(change(path.read_bytes()))
 
 
 def vouch(folder, name, path=None):
-    """As a stranger would: the manifest is made to fit."""
+    """Adapt the manifest to the changed files, as a stranger would."""
     files = json.loads((folder / MANIFEST).read_text())
     files[name] = fingerprint(path or folder / name)
     (folder / MANIFEST).write_text(json.dumps(files))
@@ -109,14 +109,14 @@ DAMAGE = {
     "a bit of a tensor is flipped": (lambda f: edit(f, STUDENT[0], lambda c: flip(c, -3)), STUDENT[0], "hash", False),
     "a bit of a header is flipped": (lambda f: edit(f, STUDENT[0], lambda c: flip(c, 9)), STUDENT[0], "hash", False),
     "a shard is all zeros": (lambda f: edit(f, STUDENT[0], lambda c: bytes(len(c))), STUDENT[0], "hash", False),
-    "ranks are swapped": (lambda f: swap(f, *STUDENT), STUDENT[0], "not as it was written", True),
+    "ranks are swapped": (lambda f: swap(f, *STUDENT), STUDENT[0], "differs from the manifest", True),
     "roles are swapped": (lambda f: swap(f, STUDENT[0], "fake_score-0000-001.safetensors"), "-0000-", "hash", False),
     "a shard of other tensors": (other_tensors, STUDENT[0], "size", True),
     "a pickle for a shard": (pickled, STUDENT[0], "size", True),
     "a pickle that the manifest vouches for": (vouched_pickle, STUDENT[0], "header", False),
-    "a pickle beside the shards": (pickle_beside, "optimizer.pt", "no file of a checkpoint", True),
+    "a pickle beside the shards": (pickle_beside, "optimizer.pt", "a checkpoint has no file", True),
     "a link out of the folder": (linked, STUDENT[0], "no plain file", True),
-    "a manifest that points outside": (pointed_at, "../outside", "no file of a checkpoint", True),
+    "a manifest that points outside": (pointed_at, "../outside", "a checkpoint has no file", True),
     "a folder for a shard": (replaced_by(lambda p: p.mkdir()), STUDENT[0], "no plain file", True),
     "a pipe for a shard": (replaced_by(os.mkfifo), STUDENT[0], "no plain file", True),
     "no state": (lambda f: (f / STATE).unlink(), STATE, "missing", True),
@@ -165,7 +165,7 @@ def test_damage_is_named_and_the_one_before_is_taken(run, caplog, damage, file, 
 
 
 def test_a_file_that_is_no_safetensors_is_refused_when_it_is_read(run):
-    """Where only sizes were looked at."""
+    """A check of sizes alone does not find it."""
     checkpoint = Checkpoint(run / folder_name(400))
     vouched_pickle(checkpoint.folder)
     checkpoint.verify(thorough=False)

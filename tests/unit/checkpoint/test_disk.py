@@ -26,7 +26,7 @@ def good(tmp_path):
 
 
 def outcomes(folder, plant=lambda rank: None):
-    """What ``write`` raises on each rank; ``plant`` may change a rank first."""
+    """The error that ``write`` raises on each rank; ``plant`` may change a rank first."""
 
     def rank_writes(rank, gather):
         plant(rank)
@@ -36,7 +36,7 @@ def outcomes(folder, plant=lambda rank: None):
 
 
 def assert_ended(good, failures, why):
-    """All ranks raised the same, it says what a user needs, nothing is left, and the one before stands."""
+    """Assert that all ranks raised the same helpful error, nothing is left, and the checkpoint before it stands."""
     assert {type(failure) for failure in failures} == {SaveFailed}
     (message,) = {str(failure) for failure in failures}
     folder = good.folder.parent / folder_name(400)
@@ -83,7 +83,7 @@ def test_the_last_bytes_do_not_fit(good, monkeypatch, name):
 
 
 def test_a_read_only_disk(good, monkeypatch):
-    """Injected: root writes into folders that say otherwise."""
+    """The error is injected, since root can write into read-only folders."""
     mkdir = Path.mkdir
 
     def refuse(path, **how):
@@ -106,7 +106,7 @@ def test_storage_that_only_one_node_sees(good, monkeypatch):
 
 
 def test_what_was_taken_is_what_is_written_whatever_happens_to_the_tensors_meanwhile(tmp_path, monkeypatch):
-    """Training goes on while the disk is busy."""
+    """Training changes the tensors while the disk is busy."""
     hold, save_file = threading.Event(), writer.save_file
 
     def slow(kept, path):

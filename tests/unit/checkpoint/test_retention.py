@@ -81,7 +81,7 @@ def test_what_a_run_does_not_go_on_from_never_counts_again(tmp_path, caplog):
     set_aside(tmp_path, first)
     assert latest(tmp_path) == first and steps(tmp_path) == [10]
     assert {path.name for path in tmp_path.glob("passed*")} == {f"passed_over_{c.folder.name}" for c in (second, third)}
-    assert "remove it when you need it no more" in caplog.text
+    assert "remove it when you no longer need it" in caplog.text
     save(tmp_path, 20)
     set_aside(tmp_path, first)  # again, over the one of before
     set_aside(tmp_path, save(tmp_path / "another", 5))
@@ -97,7 +97,7 @@ def test_one_that_was_saved_amid_skipped_updates_is_not_good(tmp_path):
 
 
 def damage(folder):
-    """A bit of its tensors, with the size and the times that it had."""
+    """Flip a bit of the tensors, and keep the file's size and times."""
     (path,) = folder.glob("*.safetensors")
     content, times = bytearray(path.read_bytes()), (path.stat().st_atime, path.stat().st_mtime)
     content[-10] ^= 1
@@ -108,7 +108,8 @@ def damage(folder):
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("fault", ["bit", "state", "short"])
 def test_a_damaged_newest_costs_no_good_one(tmp_path, caplog, keep, fault):
-    """Its sizes are right: only its bytes tell. With one to keep, the one before it is the last good one."""
+    """Its sizes are right, and only its bytes show the damage. With ``keep`` = 1 the checkpoint before it is the last
+    good one."""
     for step in (10, 20, 30):
         save(tmp_path, step)
     newest = tmp_path / folder_name(30)
@@ -128,7 +129,7 @@ def test_a_damaged_newest_costs_no_good_one(tmp_path, caplog, keep, fault):
 
 
 def test_the_last_good_one_is_verified_too(tmp_path):
-    """Where the newest was saved amid skipped updates, a rollback needs another one."""
+    """Where the newest was saved amid skipped updates, a rollback needs an older one."""
     for step in (10, 20):
         save(tmp_path, step)
     save(tmp_path, 30, **{SKIPPING: {"student": 1}})

@@ -62,10 +62,10 @@ def test_however_it_is_written(load, key, number):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("name=..", "name = '..': a folder is called so"),
+        ("name=..", "name = '..': it names a folder"),
         ("name=...", "name = '...'"),
         ("name=", "name = ''"),
-        (f"name={300 * 'a'}", "300 bytes, and a folder is called so; use at most 200"),
+        (f"name={300 * 'a'}", "300 bytes, and it names a folder; use at most 200"),
         (f"name={150 * 'é'}", "300 bytes"),
         ("evaluate.seeds=[]", "evaluate.seeds = [] (command line): give at least 1"),
         ("evaluate.seeds=[-1]", "evaluate.seeds.0 = -1"),

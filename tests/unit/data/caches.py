@@ -11,7 +11,7 @@ import torch
 
 from ray_distill.data.store.cache import Cache, write
 from ray_distill.data.store.parquet import Store
-from ray_distill.models.conditions import batched, from_bytes
+from ray_distill.models.conditions import collate, from_bytes
 from ray_distill.models.spec import Field, Fields
 
 FIELDS = {"text": Field((4, 5), padding="zeros")}
@@ -25,19 +25,19 @@ def latents(number: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def text(number: int) -> np.ndarray:
-    """One to three tokens; the encoder's padding is not stored."""
+    """The states of one to three tokens; the encoder's padding is not stored."""
     return np.random.default_rng(1000 + number).standard_normal((1 + number // 10 % 3, WIDTH), dtype=np.float32)
 
 
 def conditions(cache: Cache, numbers: Sequence[int], fields: Fields = FIELDS) -> dict[str, np.ndarray]:
-    """Cond of rows of one shape."""
+    """The Cond of rows of one shape."""
     rows = zip(cache.conditions(numbers, fields), cache.shapes(numbers), strict=True)
-    cond = batched([from_bytes(row, fields, shape) for row, shape in rows], fields)
+    cond = collate([from_bytes(row, fields, shape) for row, shape in rows], fields)
     return {name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in cond.items()}
 
 
 def make(folder: Path, numbers: list[list[int]], passes: list[float] | None = None) -> Cache:
-    """``numbers`` of the rows of each shape; dataset 0 has the rows below 50, dataset 1 the others."""
+    """Write a cache with ``numbers`` rows of each shape; dataset 0 has the rows below 50, dataset 1 the others."""
     clips, texts = Store(folder / "latents" / "codec"), Store(folder / "text" / "encoder")
     rows = [(number, shape) for shape, those in zip(SHAPES, numbers, strict=False) for number in those]
     for half in (rows[::2], rows[1::2]):

@@ -16,7 +16,8 @@ from ray_distill.data.read.container import PIXELS
 
 
 def picture(number: int, height: int = 96, width: int = 128) -> np.ndarray:
-    """A red corner at the top left, green below it; the right half's level counts the frames, 8 apart."""
+    """A picture with a red corner at the top left, and green below it; the right half's level counts the frames, 8
+    apart."""
     frame = np.full((height, width, 3), 8 * number % 240, np.uint8)
     frame[: height // 2, : width // 2] = (200, 30, 30)
     frame[height // 2 :, : width // 2] = (30, 170, 60)
@@ -29,7 +30,7 @@ def counted(frames: np.ndarray) -> list[int]:
 
 
 def probe(path: str, limit: int = PIXELS) -> Video:
-    """Description of a whole file, all its packets read; BadClip as `look` raises it."""
+    """The facts of a file, from all its packets; BadClip as `look` raises it."""
     header, packets = video._scan(path, None, limit)
     return header if packets else video._lasting(header, video._decode_times(path, None, limit))
 
@@ -45,8 +46,8 @@ def write(
     turn: int = 0,
     **context: Any,
 ) -> Path:
-    """A file of ``picture``s; ``milliseconds`` are their times, ``turn`` the degrees that a player must turn it by
-    (anticlockwise), ``context`` more attributes of the codec's context."""
+    """Write a file of ``picture``s. ``milliseconds`` are their times, ``turn`` the degrees (anticlockwise) by which a
+    player must turn it, ``context`` further attributes of the codec's context."""
     options = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "12"}}.get(codec, {})
     with own_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options)

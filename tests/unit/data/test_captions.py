@@ -1,4 +1,4 @@
-"""Captions and prompts in all kinds of source: which text a clip has, or why it has none."""
+"""Captions and prompts in all kinds of sources: the text of a clip, or the reason why it has none."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.unit.data.test_listing import ROWS, entries, lines, source, tar
 
 
 def captions(found):
-    """What a sample draws its caption from, or the error."""
+    """The captions from which a sample draws, or the error."""
     return [e.error or [e.caption, *json.loads(e.others or "[]")] for e in found]
 
 
@@ -40,7 +40,7 @@ def test_a_mark_names_the_encoding_of_all_text(tmp_path, encoding):
 
 
 def test_a_line_that_is_no_text_costs_itself(tmp_path):
-    """With its reason and its number, in all kinds of source."""
+    """The line is named with its number and the reason, in all kinds of sources."""
     good, bad = b'{"video": "a.mp4", "caption": "a kite"}\n', b'{"video": "b.mp4", "caption": "caf\xe9"}\n'
     path = put(tmp_path / "m.jsonl", good + bad + b"[" * 100_000 + b"\n" + good)
     first, latin, deep, last = captions(entries(source({"manifest": path})))
@@ -61,7 +61,7 @@ def test_a_line_that_is_no_text_costs_itself(tmp_path):
 
 @pytest.mark.parametrize("caption", ["2024-05-01", "2024-05-01 10:00:00", "007", "1e3", "true", "NA", "None", "nan"])
 def test_text_that_looks_like_another_type_stays_text(tmp_path, caption):
-    """Other readers of tables take such columns for dates, numbers, truth or nothing."""
+    """Other readers of tables would turn such columns into dates, numbers, booleans or nulls."""
     manifest = put(tmp_path / "m.jsonl", lines({"video": "a.mp4", "caption": caption}).encode())
     table = put(tmp_path / "m.csv", f"video,caption\na.mp4,{caption}\n".encode())
     parquet.write_table(pa.table({"video": ["a.mp4"], "caption": [caption]}), tmp_path / "m.parquet")
@@ -117,7 +117,7 @@ def test_several_captions_of_a_clip_are_choices(tmp_path):
 def test_a_caption_is_text(tmp_path, value):
     path = put(tmp_path / "m.jsonl", lines({"video": "a.mp4", "caption": value}, ROWS[0]).encode())
     bad, good = captions(entries(source({"manifest": path})))
-    assert "a.mp4: a caption is text, or a list of texts, and no" in bad and "(line 1)" in bad and good == ["a cat"]
+    assert "a.mp4: a caption is a text or a list of texts, not " in bad and "(line 1)" in bad and good == ["a cat"]
 
 
 def test_prompts_are_tables_too(tmp_path):
@@ -211,7 +211,7 @@ def test_an_entry_of_a_json_list_that_is_no_text_costs_itself(tmp_path):
 
 
 def test_a_bad_byte_of_a_dictionary_costs_its_rows(tmp_path):
-    """Arrow would look for UTF-8 in all values of a dictionary at once."""
+    """Arrow would check UTF-8 in all values of a dictionary at once."""
     words = pa.array([b"a kite", b"caf\xe9"]).view(pa.string())
     words = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), words)
     for column in (words, pa.ListArray.from_arrays([0, 1, 2, 3], words)):
@@ -223,7 +223,7 @@ def test_a_bad_byte_of_a_dictionary_costs_its_rows(tmp_path):
 
 
 def test_what_a_table_is_called(tmp_path):
-    """By its suffix: a table that is read as plain text would give its own syntax as prompts."""
+    """The suffix decides: a table that is read as plain text would give its own syntax as prompts."""
     for name, content in {
         "p.tsv": b"n\tcaption\n1\ta kite\n",
         "p.ndjson": b'{"caption": "a kite"}\n',
@@ -233,7 +233,7 @@ def test_what_a_table_is_called(tmp_path):
     }.items():
         assert captions(entries(source({"prompts": put(tmp_path / name, content)}))) == [["a kite"]], name
     for name in ("p.yaml", "p.YML", "p.toml", "p.xml"):
-        with pytest.raises(ValueError, match=f"p{name[1:].lower()} is not read; write .jsonl".removeprefix("p")):
+        with pytest.raises(ValueError, match=f"p{name[1:].lower()} is not supported; write .jsonl".removeprefix("p")):
             entries(source({"prompts": put(tmp_path / name, b"- a kite\n")}))
     for name, content in {"m.tsv": b"video\tcaption\na.mp4\ta kite\n", "m.ndjson": lines(ROWS[0]).encode()}.items():
         assert len(entries(source({"manifest": put(tmp_path / name, content)}))) == 1

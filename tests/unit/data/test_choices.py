@@ -1,4 +1,4 @@
-"""Several captions of one clip: a row each in the index, of which every sample draws one."""
+"""Several captions of one clip: one row each in the index, from which every sample draws one."""
 
 import json
 from collections import Counter
@@ -100,7 +100,7 @@ def test_an_index_of_an_earlier_version_has_one_caption_a_row(cache, monkeypatch
 
 
 def test_captions_that_are_cut_are_counted(tmp_path, caplog):
-    """Characters has a token a letter and one more; the model takes 8."""
+    """Characters has one token per letter and one more; the model takes 8."""
     lines = ["short", "1234567", "a longer one", {"caption": ["fits", "does not fit"]}]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings = source(tmp_path, {"prompts": tmp_path / "p.jsonl"}, negative_prompt="much too long")

@@ -1,4 +1,4 @@
-"""A field of a clip on its way: encoded beside latents, stored, streamed, batched, sampled. A toy family has one."""
+"""A field of a clip, through all phases: encoded beside latents, stored, streamed, joined to batches, sampled."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from ray_distill.data.store.tables import rows_of, table_of
 from ray_distill.errors import ConfigError
 from ray_distill.evaluate.generate import _captions, make_latents
 from ray_distill.models import FAMILIES
-from ray_distill.models.conditions import batched, unconditional
+from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.types import Sampler
 from tests.toy_family import ToyDenoiser
@@ -67,7 +67,7 @@ def test_it_comes_with_each_sample_and_stays_in_the_unconditional_branch(folder,
     cache, _ = make(source(folder, negative_prompt="bad"), toy)
     how = {"world": 1, "global_batch": 2, "micro_batch": 2, "fields": toy.fields}
     batches = [b for step in delivered(Stream(cache, 0, 0, 8, with_latents=True, **how), 0) for b in step]
-    negative = batched(Characters(toy).encode(["bad"]), {"text": toy.fields["text"]})
+    negative = collate(Characters(toy).encode(["bad"]), {"text": toy.fields["text"]})
     for batch in batches:
         assert torch.equal(batch.cond["first"], batch.x_0[:, :, 0])
         assert torch.equal(batch.uncond["first"], batch.cond["first"])
@@ -91,7 +91,7 @@ def test_clips_that_are_encoded_beside_the_training_are_waited_for_with_it(folde
     for store in ("latents", "images"):
         for path in (folder / "other/cache" / store).glob("*/*.parquet"):
             path.unlink()
-    assert streamed.streamed
+    assert streamed.grows
     how = {"world": 1, "global_batch": 2, "micro_batch": 2, "fields": toy.fields, "with_latents": False}
     assert Stream(streamed, 0, 0, 4, **how).waits and not Stream(whole, 0, 0, 4, **how).waits
     looked = [row for entry in rows_of(listing(source(folder))) for row in Look(source(folder), toy.multiple)(entry)]
@@ -117,7 +117,7 @@ def test_a_teacher_and_the_evaluation_see_it(folder, toy):
     cache, _ = make(source(folder, negative_prompt="bad"), toy)
     prompts, rows = _captions(cache, toy.fields, 3)
     assert set(prompts) <= {"a", "b", "c", "d"} and rows[0].keys() == {"text", "first"}
-    cond = batched(rows, toy.fields)
+    cond = collate(rows, toy.fields)
     (negative,) = ({"text": row["text"].bfloat16()} for row in Characters(toy).encode(["bad"]))
     uncond = unconditional(negative, cond, toy.fields)
     number = {p: float(r["text"].float().sum() / len(r["text"])) for p, r in zip(prompts, rows, strict=True)}

@@ -1,4 +1,4 @@
-"""A cache that was flipped, cut, emptied or purged: what is wrong is named, never read, and made again by one run."""
+"""Caches that were flipped, cut, emptied or purged: damage is named, never read, and repaired by one run."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def characters(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three clips of two sizes."""
+    """A folder with three clips of two sizes."""
     (tmp_path / "in").mkdir()
     for name, size in (("wide", (48, 96)), ("square", (64, 64)), ("small", (32, 32))):
         odd.write(tmp_path / f"in/{name}.mp4", size=size, frames=4)
@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 
 def content(cache):
-    """All that a training takes out of a cache."""
+    """Everything that training reads from a cache."""
     rows = cache.rows(range(len(cache.index)), COLUMNS), cache.conditions(range(len(cache.index)), caches.FIELDS)
     prompts = {name: array.tobytes() for name, array in cache.prompts.items()}
     return rows, prompts, {name: value for name, value in cache.card.items() if name != "index"}
@@ -52,7 +52,7 @@ def flipped(path, bit):
 
 
 def flips(folder, count, seed):
-    """Flip bits one by one all over a cache; returns how many were detected, of which kind of file."""
+    """Flip bits one by one all over a cache; returns how many flips were detected, by kind of file."""
     cache = caches.make(folder, [list(range(12)), list(range(50, 62))])
     features = folder / "key" / "features.safetensors"
     sealed.write_tensors(features, {"features": np.arange(64, dtype=np.float32).reshape(4, 16)})
@@ -89,7 +89,7 @@ def test_so_are_600_of_each_of_five_seeds(tmp_path):
 
 
 def test_rows_that_changed_places_are_seen(tmp_path):
-    """Whole pages with right checksums, in files of right names."""
+    """Whole pages are swapped, with right checksums, in files with right names."""
     one = Store(tmp_path)
     one.write([{"id": "a", "x": b"1"}, {"id": "b", "x": b"2"}])
     one.write([{"id": "c", "x": b"3"}])
@@ -140,7 +140,7 @@ def test_a_flip_in_a_row_is_found_by_its_reader_and_mended_by_the_next_run(folde
     (path,) = (folder / "cache/latents").glob("*/*.parquet")
     flipped(path, 8 * (path.stat().st_size // 2))
     cache.check()  # of the right size: only its reader sees it
-    with pytest.raises(Damaged, match="parquet is damaged .* made again by the next preparation"):
+    with pytest.raises(Damaged, match="parquet is damaged .* the next preparation, with which train begins"):
         content(cache)
     assert cache.lost() == [path] and path.with_name(path.name + ".damaged").is_file()
     with pytest.raises(Damaged, match="is gone"):
@@ -200,7 +200,7 @@ def test_a_file_that_another_preparation_has_put_there_meanwhile_stays(tmp_path)
 
 
 def test_rows_that_stand_are_not_written_again(tmp_path):
-    """Others may have their file in an index; one that is half is replaced."""
+    """Other caches may name their file in an index; a half-written file is replaced."""
     one = Store(tmp_path)
     one.write([{"id": "a", "x": b"1"}])
     (path,) = tmp_path.glob("*.parquet")
@@ -269,7 +269,7 @@ def test_a_clip_that_is_replaced_between_look_and_decode_is_left_out(folder):
         else:
             odd.write(path, size=(32, 32), frames=5)
         pixels, error = Decode(wanted).clip(row)
-        assert not pixels.any() and ("was replaced since it was looked into" in error or "cannot be decoded" in error)
+        assert not pixels.any() and ("was replaced since its header was read" in error or "cannot be decoded" in error)
     os.utime(path)  # another time is the same content
     (row,) = Look(wanted, (8, 8))({"dataset": 0, "path": str(path), "error": ""})
     os.utime(path)
@@ -286,7 +286,7 @@ def test_one_that_is_replaced_while_it_is_looked_into_is_left_out(folder, monkey
 
     monkeypatch.setattr(stages, "look", swap)
     (row,) = Look(source(folder), (8, 8))({"dataset": 0, "path": str(path), "error": ""})
-    assert "was replaced while it was looked into" in row["error"] and row["id"] == ""
+    assert "was replaced while its header was read" in row["error"] and row["id"] == ""
 
 
 def test_a_file_is_known_by_all_of_it_up_to_16_mib_and_by_128_pieces_beyond(tmp_path):
@@ -312,7 +312,7 @@ def test_a_file_is_known_by_all_of_it_up_to_16_mib_and_by_128_pieces_beyond(tmp_
 
 @pytest.fixture
 def hollow(folder, monkeypatch):
-    """``pipeline._build`` without Ray: what it looks into, encodes and indexes is one call of ``done``."""
+    """Run ``pipeline._build`` without Ray: one call of ``done`` replaces looking, encoding and indexing."""
     calls = {"done": lambda made: make(source(folder))[0], "said": []}
     for name in ("_look", "_captions", "_clips"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)

@@ -102,7 +102,7 @@ def test_equal_times_are_frames_of_their_own(tmp_path):
 @pytest.mark.parametrize("tick", [Fraction(1, 1000), Fraction(1, 90000), Fraction(1, 16000), None])
 @pytest.mark.parametrize("start", [0, 3600, Fraction(21, 1000)])
 def test_half_the_rate_is_every_second_frame(source, rate, tick, start):
-    """Also an hour into a file, and where times are whole milliseconds."""
+    """This holds an hour into a file as well, and where times are whole milliseconds."""
     tick = tick or Fraction(1, source)
     times = [int((start + Fraction(number, source)) / tick + Fraction(1, 2)) for number in range(12_000)]
     for number in (0, 3, 1999):
@@ -157,7 +157,7 @@ MATRICES = {
 
 
 def matrix_of(path: Path, rows: tuple[int, int, int, int]) -> None:
-    """Put [[a, b], [c, d]] into an mp4's track header."""
+    """Write [[a, b], [c, d]] into an mp4's track header."""
     data = bytearray(path.read_bytes())
     place = data.index(b"tkhd") + 44
     for index, value in zip((0, 1, 3, 4), rows, strict=True):
@@ -252,7 +252,7 @@ def test_a_size_that_changes_is_refused(tmp_path):
 
 
 def test_a_clock_that_goes_back_is_refused_at_a_rate():
-    """As frames come they are all there."""
+    """Without resampling all its frames are there."""
     frame = SimpleNamespace(is_corrupt=False, key_frame=True)
     for cut, whole in ((Cut(5), True), (Cut(2, fps=5), True), (Cut(3, fps=5), False)):
         marks = iter([(frame, mark) for mark in (0, 100, 200, 300, 0, 100)])
@@ -360,13 +360,13 @@ def test_packets_are_read_no_further_than_the_clips_that_are_asked_for(tmp_path)
 
 
 def test_packets_that_promise_other_frames_cost_time_alone(tmp_path, monkeypatch):
-    """A wrong scan is found out, and the file decoded from its start."""
+    """A wrong scan is detected, and the file is decoded from its start."""
     path = str(odd.write(tmp_path / "a.mp4", frames=24, gop_size=6))
     cut = Cut(4, number=3)
     told, (seek,) = look(path, cut)
-    right = read_clip(path, cut, located=(told, seek)).frames
+    right = read_clip(path, cut, facts=(told, seek)).frames
     for wrong in (replace(seek, before=seek.before - 1), replace(seek, last=seek.last + 1), replace(seek, start=7)):
-        assert np.array_equal(read_clip(path, cut, located=(told, wrong)).frames, right)
+        assert np.array_equal(read_clip(path, cut, facts=(told, wrong)).frames, right)
 
 
 def test_kinds_are_at_least_eighty():

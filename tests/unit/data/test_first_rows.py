@@ -1,4 +1,4 @@
-"""What makes all of a source unusable is seen in its first rows, before a cluster starts."""
+"""The first rows of a source show, before a cluster starts, that none of it can be used."""
 
 import json
 import os
@@ -90,7 +90,7 @@ UNUSABLE = {
     "a shard of zeros": (shard(bytes(10240)), "s.tar: no video in it"),
     "a shard without videos": (shard(a_txt=b"a cat"), "no video beside it"),
     "a shard without captions": (shard(a_mp4=b"x"), "no caption in its shard"),
-    "a packed shard": (shard(b"\x1f\x8b" + bytes(600)), "unpack it"),
+    "a packed shard": (shard(b"\x1f\x8b" + bytes(600)), "decompress it"),
     "no shard": (shard(b"<html>404</html>" * 100), "cut off or damaged"),
     "a folder without shards": (
         lambda root: {"shards": folder("a.mp4")(root)["videos"]},
@@ -123,7 +123,7 @@ def test_an_empty_dataset_is_named_by_its_number(tmp_path):
 
 
 def test_one_good_row_is_enough(tmp_path):
-    """What is bad beside it is left out and named by the preparation; a dataset of bad rows, too."""
+    """The preparation leaves out and names the bad rows beside it, and also a dataset of only bad rows."""
     bad = "no JSON\n" + lines({"video": "b.mp4", "caption": ""})
     check_rows(source(manifest(bad + lines(GOOD))(tmp_path)))
     check_rows(source(folder("a.mp4", "b.mp4", "b.txt")(tmp_path)))

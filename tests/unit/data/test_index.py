@@ -1,4 +1,4 @@
-"""A source on its way into a cache, each stage called by hand: no Ray, and the digits' codec."""
+"""A source on its way into a cache, with each stage called by hand: no Ray, and the digits' codec."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare import stages as files
 from ray_distill.data.prepare.encode import EncodeClips, EncodeText
-from ray_distill.data.prepare.index import finish, some, summary
+from ray_distill.data.prepare.index import evenly_spaced, finish, summary
 from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.known_caches import recall, remember
 from ray_distill.data.prepare.listing import LISTED, entries, listing
@@ -33,7 +33,7 @@ from ray_distill.diffusion.samplers import sample
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
-from ray_distill.models.conditions import batched
+from ray_distill.models.conditions import collate
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import of_clips
@@ -47,7 +47,7 @@ MODELS = Encoders(Pipeline("wan", DIGITS), 8)
 
 
 class Characters:
-    """Captions as their characters' numbers, in place of a text encoder."""
+    """Encode captions as their characters' numbers, in place of a text encoder."""
 
     def __init__(self, models):
         self.max_length = models.max_sequence_length
@@ -69,8 +69,8 @@ def characters(monkeypatch):
 
 
 def embedded(*prompts, models=MODELS):
-    """Text [B, L, D], padded."""
-    return batched(Characters(models).encode(prompts), models.fields)["text"]
+    """Padded text [B, L, D]."""
+    return collate(Characters(models).encode(prompts), models.fields)["text"]
 
 
 def columns(rows):
@@ -83,7 +83,7 @@ def written(made, errors=False):
 
 
 def make(source, models=MODELS):
-    """What data/prepare/pipeline.py does, without Ray; returns the cache and what was encoded for it."""
+    """Do what data/prepare/pipeline.py does, without Ray; returns the cache, and what was encoded for it."""
     listed = listing(source)
     if (found := recall(source, models, listed)) is not None:
         return found, ([], [])
@@ -99,7 +99,7 @@ def make(source, models=MODELS):
             told = written(made)(EncodeClips(models)(decoded))
             made.mark_failed(dict(zip(told["id"], told["error"], strict=True)))
     for number, part in enumerate(source.parts):
-        if part.teacher and (rows := made.missing_taught(number).to_pylist()):
+        if part.teacher and (rows := made.missing_teacher_clips(number).to_pylist()):
             (uncond,) = made.text.find([address(source.negative_prompt)])
             actor = MakeClips(models, part.teacher, made.sample_shape, made.text, uncond, made.images)
             for first in range(0, len(rows), 2):
@@ -118,7 +118,7 @@ def source(folder, *datasets, **given):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A wide file, a square one, one that is turned, text named .mp4, and one that is too short."""
+    """A folder with a wide file, a square one, a turned one, a text named .mp4, and one that is too short."""
     (tmp_path / "in").mkdir()
     odd.write(tmp_path / "in/wide.mp4", size=(48, 96))
     odd.write(tmp_path / "in/square.mp4", size=(64, 64))
@@ -420,17 +420,22 @@ def test_the_contact_sheet_shows_what_the_model_sees(folder):
 
 
 def test_a_sheet_takes_some_of_many():
-    assert some(0) == [] and some(3) == [0, 1, 2] and len(some(1000)) == 12 and some(1000)[-1] == 999
+    assert (
+        evenly_spaced(0) == []
+        and evenly_spaced(3) == [0, 1, 2]
+        and len(evenly_spaced(1000)) == 12
+        and evenly_spaced(1000)[-1] == 999
+    )
 
 
 def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
-    """All that looks right is in it; what cannot be decoded is found while it is encoded."""
+    """The index has every clip that looks right; clips that cannot be decoded are found while they are encoded."""
     wanted = source(folder, stream=True)
     looked = [row for entry in entries(wanted) for row in Look(wanted, MODELS.multiple)(asdict(entry))]
     made = Inventory(wanted, MODELS, LISTED.empty_table(), table_of(looked, CLIPS))
     Write(made.text)(EncodeText(MODELS)(columns(made.missing_text().to_pylist())))
     cache = finish(made)
-    assert cache.streamed and sorted(cache.captions()) == ["short", "square", "turned", "wide"]
+    assert cache.grows and sorted(cache.captions()) == ["short", "square", "turned", "wide"]
     rows = cache.rows(range(4), ["id", "dataset", "video", "path", "number", "height", "width", "header"])
     for decoded in Decode(wanted)(columns(rows)):
         encoded = EncodeClips(MODELS)(decoded)
@@ -439,7 +444,7 @@ def test_a_streamed_source_is_indexed_before_its_clips_are_encoded(folder):
     there.wait_for(row["id"] for row in rows)
     assert len(there.places) == 3 and ["lasts 0.25 s" in error for error in there.errors.values()] == [True]
     prepared, encoded = make(source(folder))
-    assert not prepared.streamed and prepared.folder != cache.folder and encoded == ([], ["short.mp4"])
+    assert not prepared.grows and prepared.folder != cache.folder and encoded == ([], ["short.mp4"])
     index = [row for row in prepared.rows(range(3), ["id", "caption", "shape", "latents"])]
     growing.growing.cache_clear()
     growing.growing(cache.latents_folder).look()

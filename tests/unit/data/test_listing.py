@@ -39,7 +39,7 @@ ROWS = [{"video": "a.mp4", "caption": "a cat"}, {"video": "sub/b c.mp4", "captio
 
 
 def test_what_is_not_utf_8_is_named_and_left_out(tmp_path):
-    """Not the listing of all the others."""
+    """It does not cost the listing of the other files."""
     os.close(os.open(os.fsencode(tmp_path) + b"/a\xff.mp4", os.O_CREAT))
     write(tmp_path / "b.mp4")
     broken, good = listing.listing(source({"videos": tmp_path, "captions": "filename"})).to_pylist()
@@ -149,12 +149,12 @@ def test_what_is_not_there_is_named_with_its_key(tmp_path):
 @pytest.mark.parametrize(
     ("datasets", "message"),
     [
-        ([], "give manifest or datasets, which holds several; neither"),
+        ([], "give either manifest or datasets; neither"),
         ([{}], "exactly one of manifest, videos, shards, prompts; it has none"),
         ([{"videos": "a", "prompts": "b"}], "it has videos and prompts"),
         ([{"prompts": "a", "captions": "filename"}], "captions = 'filename': only videos"),
         ([{"prompts": "a", "caption": "b"}], "caption = 'b': prompts are captions"),
-        ([{"videos": "a", "teacher": {}}], "teacher: it makes videos of prompts"),
+        ([{"videos": "a", "teacher": {}}], "teacher: a teacher makes videos of prompts"),
         ([{"prompts": "a", "repeats": 1, "probability": 1}], "repeats = 1: probability"),
         ([{"id": "x", "prompts": "a"}, {"prompts": "b", "probability": 1}], "'x' has no probability"),
     ],
@@ -219,7 +219,7 @@ def test_names_that_look_like_members_are_files(tmp_path):
 
 @pytest.fixture
 def bucket():
-    """fsspec's file system in memory, for what object stores have in common."""
+    """fsspec's file system in memory, which stands for object stores."""
     there = fsspec.filesystem("memory")
     there.pipe(
         {
@@ -251,7 +251,7 @@ def test_uris_are_listed_and_read_like_paths(bucket, tmp_path):
         raise BadClip(path, "too short")
     with pytest.raises(ValueError, match=r"data.datasets.0.videos = memory://clips/none: no such folder"):
         check(source({"videos": f"{bucket}/none"}))
-    with pytest.raises(ValueError, match=r"data.datasets.0.videos = ghost://clips: cannot be looked at .*ghost"):
+    with pytest.raises(ValueError, match=r"data.datasets.0.videos = ghost://clips: cannot be accessed .*ghost"):
         check(source({"videos": "ghost://clips"}))
 
 

@@ -1,4 +1,4 @@
-"""Files of every kind end as the right frames or as a BadClip with its reason; and they are never written to."""
+"""Files of every kind end as the right frames, or as a BadClip with its reason; and no file is ever changed."""
 
 import os
 
@@ -31,7 +31,7 @@ CODECS = {
 
 @pytest.fixture
 def read():
-    """A clip by decord, where it takes the file, or by PyAV ``only``."""
+    """Read a clip by decord where it takes the file, or with ``only`` by PyAV."""
 
     def read(path, cut, only="decord"):
         return read_clip(str(path), cut, preferred=only)

@@ -1,4 +1,4 @@
-"""What the data plan promises, over seeds, worlds, resumes and buckets of all sizes."""
+"""The data plan's promises, over seeds, worlds, resumes and buckets of all sizes."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from ray_distill.data.feed.order import Plan, share, usable
 
 
 def case(number):
-    """Buckets of 1 to 40 rows, passes of 1 to 3, a global batch that several worlds divide."""
+    """Draw buckets of 1 to 40 rows, passes of 1 to 3, and a global batch that several worlds divide."""
     rng = np.random.default_rng(number)
     sizes = rng.integers(1, 40, rng.integers(1, 6))
     ends = np.cumsum(sizes)

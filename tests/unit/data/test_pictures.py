@@ -36,7 +36,7 @@ def test_a_picture_that_a_camera_turned_is_upright(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.txt", b"no picture", "is no picture that is read; give PNG, JPEG, WEBP, BMP"),
+        ("a.txt", b"no picture", "is no picture of a known format; give PNG, JPEG, WEBP, BMP"),
         ("half.png", "half", "cannot be read as a picture"),
         ("deep.png", "deep", "Pillow's mode I;16; save it with 8 bits a channel"),
         ("large.png", "large", "has 30x20 pixels, above data.maximum_pixels = 599"),
@@ -67,7 +67,7 @@ def test_a_manifest_s_image_column_names_the_picture_of_each_row(tmp_path):
     named = list(entries(source(manifest=str(tmp_path / "m.jsonl"), image_column="image")))
     assert [entry.image for entry in named] == [str(tmp_path / "a.png"), "", "", ""]
     assert [bool(entry.error) for entry in named] == [False, False, True, True]
-    assert "../c.png lies outside" in named[2].error and "image is a path, and no int" in named[3].error
+    assert "../c.png lies outside" in named[2].error and "image is a path, not int" in named[3].error
     assert not any(entry.image for entry in entries(source(manifest=str(tmp_path / "m.jsonl"))))
 
 
@@ -89,5 +89,7 @@ def test_a_parquet_s_image_column_is_read(tmp_path):
 
 
 def test_folders_and_shards_have_no_columns(tmp_path):
-    with pytest.raises(ValueError, match="image_column = 'image': videos have no columns; use a manifest"):
+    with pytest.raises(
+        ValueError, match="image_column = 'image': videos have no columns; remove it, or use a manifest"
+    ):
         source(videos=str(tmp_path), image_column="image")

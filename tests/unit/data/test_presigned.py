@@ -1,4 +1,4 @@
-"""Addresses with a signature in them are read as they are, and shown, kept and counted without it."""
+"""Presigned addresses are read as they are, and are shown, stored and counted without their signatures."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ SIGNED = [
 
 
 def write(folder, signature):
-    """A manifest of files in a store that knows them by this signature alone, and of one that is not there."""
+    """Write a manifest of files in a store that accepts this signature alone, and of one missing file."""
     store = fsspec.filesystem("memory")
     store.store.clear()
     addresses = [address.format(signature) for address in SIGNED]

@@ -1,4 +1,4 @@
-"""Places: what lies inside a folder, and reads that fail for a while."""
+"""Places: files inside and outside a folder, and reads that fail for a while."""
 
 import io
 import json
@@ -80,7 +80,7 @@ def test_what_is_inside_of_a_bucket(place, inside, monkeypatch):
 
 
 class Flaky:
-    """``open`` of fsspec's memory that fails some times."""
+    """``open`` of fsspec's memory file system, which fails a number of times."""
 
     def __init__(self, monkeypatch, failures, error=None):
         self.failures, self.waits, self.calls, self.error = failures, [], 0, error
@@ -104,7 +104,7 @@ def bucket():
 
 
 class OfItsClient(Exception):
-    """As aiohttp's and botocore's: of no common class."""
+    """An error without a common class, as aiohttp's and botocore's."""
 
 
 @pytest.mark.parametrize("error", [OSError("reset by peer"), TimeoutError("slow"), OfItsClient("payload")])
@@ -138,7 +138,7 @@ def test_what_is_not_there_is_not_waited_for(bucket, monkeypatch, tmp_path):
 
 
 def test_half_a_remote_file_is_tried_again(bucket, monkeypatch):
-    """A connection that ends early looks like the end of the file."""
+    """A connection that ends early looks like the file's end."""
     sizes, opened = [1, 2000, 3000], remote.open_at
 
     class Early(io.BytesIO):
@@ -154,7 +154,7 @@ def test_half_a_remote_file_is_tried_again(bucket, monkeypatch):
     with local(f"{bucket}/a.mp4") as path:
         assert os.path.getsize(path) == 3000 and sizes == []
     sizes[:] = [1, 2, 3]
-    with pytest.raises(BadClip, match="cut off: 3 of its 3000 bytes came"), local(f"{bucket}/a.mp4"):
+    with pytest.raises(BadClip, match="cut off: only 3 of its 3000 bytes were read"), local(f"{bucket}/a.mp4"):
         pass
 
 

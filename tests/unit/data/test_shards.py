@@ -1,4 +1,4 @@
-"""Shards as people have them: every member is read, or named."""
+"""Shards as people have them: every member is read or named."""
 
 import io
 import os
@@ -57,7 +57,7 @@ def test_members_that_cannot_be_read_are_named(tmp_path):
         ("s.tar/1.mp4", "", "it is a link to /etc/hostname"),
         ("s.tar/2.mp4", "", "it is a link to 0.mp4"),
         ("s.tar/3.mp4", "", "it is no regular file"),
-        ("s.tar/0.mp4", "", "a later member has its name"),
+        ("s.tar/0.mp4", "", "a later member has the same name"),
     ]
 
 
@@ -65,16 +65,16 @@ MEMBERS = {f"{n}.{kind}": content for n in range(3) for kind, content in (("mp4"
 
 
 def test_shards_that_are_no_whole_archives_lose_nothing_uncounted(tmp_path):
-    """The members that are whole are read; all else is a line."""
+    """Whole members are read; everything else is a line in the list of faults."""
     whole = tar(tmp_path / "whole.tar", MEMBERS).read_bytes()
     second = 2 * (512 + 1024) - 512  # the header of 1.mp4: a header and two blocks, a header and one block
     cases = {
         "cut": (whole[: second + 512 + 300], ["0.mp4"], ["1.mp4: it is cut off", "cut off or damaged"]),
         "seam": (whole[:second], ["0.mp4"], [f"cut off or damaged at byte {second}"]),
         "header": (whole[:second] + b"\xff" * 512 + whole[second + 512 :], ["0.mp4"], [f"damaged at byte {second}"]),
-        "two": (whole + whole, ["0.mp4", "1.mp4", "2.mp4"], ["goes on behind its end mark"]),
+        "two": (whole + whole, ["0.mp4", "1.mp4", "2.mp4"], ["continues behind its end mark"]),
         "empty": (b"", [], ["cut off or damaged (empty file)"]),
-        "gz": (b"\x1f\x8b" + whole, [], ["unpack it"]),
+        "gz": (b"\x1f\x8b" + whole, [], ["decompress it"]),
     }
     for name, (content, good, errors) in cases.items():
         path = put(tmp_path / f"in/{name}.tar", content)
@@ -88,7 +88,7 @@ def test_shards_that_are_no_whole_archives_lose_nothing_uncounted(tmp_path):
     found = entries(source({"shards": tmp_path / "in"}))
     bad = {e.video: e.error for e in found if e.error}
     assert "cannot be read" in bad["dangling.tar"] and "no regular file" in bad["folder.tar"]
-    assert "unpack it" in bad["s.tar.gz"] and "unpack it" in bad["t.TGZ"]
+    assert "decompress it" in bad["s.tar.gz"] and "decompress it" in bad["t.TGZ"]
     upper = [e for e in found if e.video.startswith("deep/UP.TAR/")]
     assert len(upper) == 3 and not any(e.error for e in upper)
     with local(upper[0].path) as path:
@@ -104,14 +104,14 @@ def test_a_member_whose_shard_was_cut_since(tmp_path):
     shard = tar(tmp_path / "s.tar", MEMBERS)
     last = entries(source({"shards": shard}))[-1]
     os.truncate(shard, 4 * 1536 + 100)
-    with pytest.raises(BadClip, match=r"cut off: \d+ of its 700 bytes came"), local(last.path):
+    with pytest.raises(BadClip, match=r"cut off: only \d+ of its 700 bytes were read"), local(last.path):
         pass
 
 
 @pytest.mark.parametrize("caption", [None, "one for all"])
 @pytest.mark.parametrize("members", [None, {}, {"0.jpg": b"0", "0.npy": b"1"}])
 def test_a_shard_without_clips_is_named(tmp_path, members, caption):
-    """A disk that lost a file's content gives zeros, which are an archive that is empty."""
+    """A disk that lost a file's content returns zeros, which are an empty archive."""
     put(tmp_path / "in/b.tar", bytes(20 << 10))
     tar(tmp_path / "in/a.tar", {"0.mp4": b"0", "0.txt": b"a kite"})
     if members is not None:

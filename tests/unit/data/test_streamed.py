@@ -1,4 +1,4 @@
-"""Training that begins while its clips are encoded: the same rows in the same order, whenever they come."""
+"""Training that begins while its clips are encoded has the same rows in the same order, whenever they arrive."""
 
 import pickle
 import threading
@@ -29,7 +29,7 @@ def stream_of(cache, **changes):
 
 @pytest.fixture
 def both(tmp_path):
-    """A prepared cache, and the same one streamed: its store is empty, its index knows no places of latents."""
+    """(a prepared cache, the same cache while it grows: its store is empty, and its index has no places of latents)."""
     whole = caches.make(tmp_path / "whole", [SQUARE, WIDE])
     other = caches.make(tmp_path / "streamed", [SQUARE, WIDE])
     sealed.write_json(other.folder / CARD, other.card | {"streamed": True})

@@ -1,4 +1,4 @@
-"""Which files a source leaves out for the size or the shape of their picture."""
+"""Files that a source leaves out for the size or shape of their picture."""
 
 import pytest
 from pydantic import ValidationError
@@ -42,5 +42,5 @@ def test_a_dataset_has_its_own_limits():
 
 def test_only_a_manifests_videos_have_a_root():
     assert str(Dataset(manifest="table.csv", root="videos").root).endswith("videos")
-    with pytest.raises(ValidationError, match="only a manifest's videos have one; remove it"):
+    with pytest.raises(ValidationError, match="only a manifest takes a root; remove it"):
         Dataset(videos="clips", root="videos")

@@ -14,7 +14,7 @@ from ray_distill.data.read.clip import Cut
 from ray_distill.data.read.video import read_clip
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
-from ray_distill.models.conditions import batched
+from ray_distill.models.conditions import collate
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.wan.text import wan_text
@@ -51,7 +51,7 @@ def test_our_loaders_take_it_from_pixels_and_prompt_to_a_velocity(folder):
     assert x_0.shape == (1, *codec.latent_shape(9, 48, 80)) == (1, 16, 3, 6, 10)
     assert 0.3 < x_0.std() < 3  # about unit variance, as of a real VAE
     assert codec.decode(x_0).shape == (1, 3, 9, 48, 80)
-    cond = batched(wan_text(folder, 64).encode(["a red square"]), Pipeline("wan", folder).fields(64))
+    cond = collate(wan_text(folder, 64).encode(["a red square"]), Pipeline("wan", folder).fields(64))
     denoise = family("wan").denoiser(load_transformer("wan", folder))
     v = denoise(x_0, torch.tensor([0.7]), cond).velocity
     assert v.shape == x_0.shape and v.isfinite().all() and v.abs().max() > 0
@@ -63,7 +63,7 @@ def test_no_prompt_of_any_language_is_unknown(folder):
     tokens = [tokenizer(prompt).input_ids for prompt in prompts]
     assert all(ids[-1] == tokenizer.eos_token_id and tokenizer.unk_token_id not in ids for ids in tokens)
     assert len(tokens[2]) == len(prompts[2].encode()) + 1
-    text = batched(wan_text(folder, 64).encode(prompts), Pipeline("wan", folder).fields(64))["text"]
+    text = collate(wan_text(folder, 64).encode(prompts), Pipeline("wan", folder).fields(64))["text"]
     assert all((text[i] - text[j]).abs().max() > 1e-3 for i in range(4) for j in range(i))
 
 

@@ -1,4 +1,4 @@
-"""A student trained as an adapter leaves as a whole transformer and as the adapter; both are the student."""
+"""A student trained as an adapter is exported as a whole transformer and as the adapter; both are the student."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.network import load_network
@@ -26,7 +27,7 @@ def velocity(module: WanTransformer3DModel) -> torch.Tensor:
 
 @pytest.fixture
 def run(tmp_path: Path):
-    """A configuration, its checkpoint, and the network as it was trained: base and adapter apart."""
+    """(a configuration, its checkpoint, the network as it was trained, with base and adapter apart)."""
     WanPipeline(
         tokenizer=None,
         text_encoder=None,
@@ -76,7 +77,21 @@ def test_diffusers_loads_the_export_whole_or_as_an_adapter(run):
     assert pipe.transformer.peft_config["default_0"].lora_alpha == 2
     assert (velocity(pipe.transformer) - velocity(network)).abs().max() < 1e-5
     assert f"`{ADAPTER}` is the same student as an adapter of rank 4" in (folder / "README.md").read_text()
+    assert "`pipe.load_lora_weights` reads it" in (folder / "README.md").read_text()
     assert not (folder / COMFYUI[ADAPTER]).exists()
+
+
+def test_an_adapters_file_is_that_of_the_pipelines_own_writer(run, tmp_path):
+    config, checkpoint, _ = run
+    folder, lora = export(config, checkpoint, SHAPE), config.role("student").lora
+    layers = {name.removeprefix("transformer."): tensor for name, tensor in load_file(folder / ADAPTER).items()}
+    WanPipeline.save_lora_weights(
+        tmp_path, transformer_lora_layers=layers, transformer_lora_adapter_metadata=lora.peft()
+    )
+    with safe_open(folder / ADAPTER, "pt") as ours, safe_open(tmp_path / ADAPTER, "pt") as theirs:
+        assert ours.metadata() == theirs.metadata() and len(ours.metadata()) == 2
+        assert list(ours.keys()) == list(theirs.keys())
+        assert all(torch.equal(ours.get_tensor(name), theirs.get_tensor(name)) for name in ours.keys())  # noqa: SIM118
 
 
 def test_the_adapter_by_comfyui_s_names_is_the_same_student(run):

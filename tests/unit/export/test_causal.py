@@ -1,8 +1,7 @@
-"""A causal student leaves with a script that samples it chunk by chunk, with diffusers alone."""
+"""A causal student is exported with a script that samples it chunk by chunk, with diffusers alone."""
 
 import ast
 import json
-import runpy
 import sys
 from types import SimpleNamespace
 
@@ -10,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from safetensors.torch import load_file
 
 from ray_distill.diffusion.samplers import sample, sample_chunks
 from ray_distill.export.verify import verify
 from ray_distill.models.wan.codec import WanVAE
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.types import Chunks, Sampler, Window
+from tests.scripts import run
 from tests.unit.export.test_export import export, make_base, make_transformer
 
 RECIPES = {
@@ -41,16 +40,6 @@ def small_vae():
     return AutoencoderKLWan(base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **statistics)
 
 
-def run(folder, monkeypatch, *arguments):
-    """``sample.py`` in this process: a fresh one imports diffusers for seconds."""
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
-        patch.syspath_prepend(str(folder))
-        for beside in ("causal_wan", "sample_by_chunks", "sample_from_picture"):
-            patch.delitem(sys.modules, beside, raising=False)
-        return runpy.run_path(str(folder / "sample.py"), run_name="__main__" if arguments else "sample")
-
-
 @pytest.mark.parametrize("kind", RECIPES)
 def test_the_scripts_rollout_is_our_sampler(tmp_path, base, kind, monkeypatch):
     sampler, shape = RECIPES[kind], (1, 4, 3, 6, 4)
@@ -73,12 +62,7 @@ def test_the_scripts_rollout_is_our_sampler(tmp_path, base, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["noised", "guided"])
-def test_verify_knows_chunks(tmp_path, base, monkeypatch, kind):
-    def by_script(folder, asked, seed, timeout_s):
-        run(folder, monkeypatch, *asked, tmp_path / "out.safetensors", seed)
-        return load_file(tmp_path / "out.safetensors")["latents"]
-
-    monkeypatch.setattr("ray_distill.export.verify._by_script", by_script)
+def test_verify_knows_chunks(tmp_path, base, scripts_in_process, kind):
     folder = export(tmp_path / "student", base, RECIPES[kind])
     assert verify(folder, "three moving left", seed=3) < 1e-4
 

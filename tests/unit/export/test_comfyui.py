@@ -61,7 +61,7 @@ LORA = LoRA(rank=2, alpha=3)
 
 
 def named(name, network):
-    """Linear layers that ComfyUI has a name of, and the others."""
+    """(linear layers that have a name in ComfyUI, the other linear layers)."""
     layers = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
     known = [layer for layer in layers if any(f".{ours}." in f".{layer}." for ours in family(name).original)]
     return known, sorted(set(layers) - set(known))
@@ -78,7 +78,7 @@ def random_adapter(network, layers):
 
 
 def pipeline_of(kind, network):
-    """The pipeline of ``kind`` with a transformer and nothing else."""
+    """A pipeline of ``kind`` with only a transformer."""
     parameters = inspect.signature(kind.__init__).parameters.values()
     needed = [each.name for each in parameters if each.default is each.empty and each.name != "self"]
     return kind(**dict.fromkeys(needed) | {"transformer": network})
@@ -108,9 +108,9 @@ def test_a_layer_without_an_original_name_is_refused():
     network = family("ltx").transformer(**LTX)
     _, others = named("ltx", network)
     assert "proj_in" in others
-    with pytest.raises(ValueError, match="'proj_in': no name that ComfyUI knows it by; set model.comfyui_lora=false"):
+    with pytest.raises(ValueError, match="'proj_in' has no name in ComfyUI; set model.comfyui_lora=false"):
         comfyui_tensors(family("ltx"), LORA, random_adapter(network, ["proj_in"]))
-    with pytest.raises(ValueError, match="'to_q': no name"):
+    with pytest.raises(ValueError, match="'to_q' has no name"):
         original_name("to_q", replace(family("ltx"), original=None))
 
 

@@ -1,4 +1,4 @@
-"""diffusers alone replays an exported student, and an export is whole or not there."""
+"""diffusers alone replays an exported student, and an export appears whole or not at all."""
 
 import ast
 import json
@@ -203,7 +203,7 @@ def export_two(folder: Path, base: Path) -> Path:
     return export_student(folder, make_transformer(2), base, TWO, (4, 3, 6, 4), low=make_transformer(7), **size)
 
 
-def test_two_experts_are_one_pipeline(tmp_path, base):
+def test_two_experts_are_one_pipeline(tmp_path, base, scripts_in_process):
     """WanPipeline reads transformer_2 and boundary_ratio from the folder, and routes as our sampler does."""
     folder = export_two(tmp_path / "student", base)
     assert verify(folder, "three moving left", seed=3) < 1e-4
@@ -230,7 +230,7 @@ def test_two_experts_are_one_pipeline(tmp_path, base):
 
 
 def test_a_causal_student_has_no_experts(tmp_path, base):
-    with pytest.raises(ValueError, match="two networks leave together"):
+    with pytest.raises(ValueError, match="a recipe of two experts needs two networks"):
         export(tmp_path / "student", base, TWO)
     with pytest.raises(ValueError, match="causal student with two experts"):
         export(tmp_path / "student", base, replace(TWO, chunks=Chunks(1)))

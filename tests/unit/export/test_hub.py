@@ -16,7 +16,7 @@ PUBLISH = {"hub_model_id": "wan-3step", "base_model": "Wan-AI/Wan2.1-T2V-1.3B-Di
 
 
 class Api:
-    """huggingface_hub's HfApi, as far as it is used."""
+    """The part of huggingface_hub's HfApi that we use."""
 
     def __init__(self, fails=()):
         self.fails, self.made, self.uploads = fails, [], []
@@ -42,7 +42,7 @@ class Api:
 
 @pytest.fixture
 def exports(monkeypatch):
-    """What was exported; the export itself is tested elsewhere."""
+    """Record what is exported; the export itself is tested elsewhere."""
     seen = []
 
     def export(config, checkpoint, latent_shape, folder):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
-from safetensors.torch import load_file
 
 from ray_distill.export.base import check_base
 from ray_distill.export.diffusers import check_recipe, export_student
@@ -18,7 +17,6 @@ from ray_distill.models.lora import LoRA
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.types import Chunks, Experts, Sampler, Window
 from tests.own_codec import with_codec
-from tests.unit.export.test_causal import run as run_script
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import tiny_wan
@@ -78,9 +76,10 @@ def export(folder: Path, base: Path, sampler: Sampler = SDE, from_image: bool = 
         pytest.param("2.2_5b", SDE, True, marks=pytest.mark.slow),
         pytest.param("2.2_a14b_i2v", EXPERTS, True, marks=pytest.mark.slow),
         pytest.param("2.2_5b", GUIDED, False, marks=pytest.mark.slow),
+        pytest.param("2.2_5b", EXPERTS, True, marks=pytest.mark.slow),
     ],
 )
-def test_diffusers_reproduces_our_sampler_from_a_picture(tmp_path, home, kind, sampler, from_image):
+def test_diffusers_reproduces_our_sampler_from_a_picture(tmp_path, home, kind, sampler, from_image, scripts_in_process):
     """A picture of another size than the video: both cut it the same way. Guidance keeps it in both branches."""
     folder = export(tmp_path / "student", base_of(home, kind), sampler, from_image)
     assert verify(folder, "a red square moving left") < 1e-4
@@ -89,11 +88,20 @@ def test_diffusers_reproduces_our_sampler_from_a_picture(tmp_path, home, kind, s
     assert json.loads((folder / "recipe.json").read_text())["from_image"] is from_image
 
 
+def test_two_experts_leave_with_the_base_s_own_levels_by_token(tmp_path, home):
+    """So that diffusers alone gives the picture's frame level 0, in the folder that has no base beside it."""
+    folder = export(tmp_path / "student", base_of(home, "2.2_5b"), EXPERTS)
+    index = json.loads((folder / "model_index.json").read_text())
+    assert (index["expand_timesteps"], index["boundary_ratio"]) == (True, 0.915)
+
+
 @pytest.mark.parametrize(
     ("kind", "sampler"),
     [("2.2_5b", GUIDED), pytest.param("2.2_a14b_i2v", EXPERTS, marks=pytest.mark.slow)],
 )
-def test_a_codec_that_diffusers_does_not_know_gives_its_latents_to_the_script(tmp_path, home, kind, sampler):
+def test_a_codec_that_diffusers_does_not_know_gives_its_latents_to_the_script(
+    tmp_path, home, kind, sampler, scripts_in_process
+):
     """As the first latent frame, and as those of a clip that is the picture and then mid-grey."""
     base = with_codec(tmp_path / "base", base_of(home, kind))
     if kind == "2.2_5b":
@@ -109,8 +117,9 @@ def test_a_picture_s_other_encoder_needs_a_vae_of_diffusers(tmp_path, home):
         check_base(Pipeline("wan", base))
 
 
-def test_an_adapter_loads_into_the_pipeline(tmp_path, home):
-    base, lora = base_of(home, "2.1_i2v"), LoRA(rank=2, alpha=4)
+@pytest.mark.parametrize("kind", ["2.1_i2v", pytest.param("2.2_5b", marks=pytest.mark.slow)])
+def test_an_adapter_loads_into_the_pipeline(tmp_path, home, kind):
+    base, lora = base_of(home, kind), LoRA(rank=2, alpha=4)
     network = student_of(base)
     names = [f"blocks.{i}.attn2.{layer}" for i in range(3) for layer in ("to_q", "to_k")]
     tensors = {}
@@ -147,14 +156,8 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("kind", CHUNKS)
-def test_a_causal_student_is_sampled_from_a_picture_by_chunks(tmp_path, home, kind, monkeypatch):
+def test_a_causal_student_is_sampled_from_a_picture_by_chunks(tmp_path, home, kind, scripts_in_process):
     """As our sampler does it, with the picture as the first chunk at level 0, or beside each frame."""
-
-    def by_script(folder, asked, seed, timeout_s):
-        run_script(folder, monkeypatch, *asked, tmp_path / "out.safetensors", seed)
-        return load_file(tmp_path / "out.safetensors")["latents"]
-
-    monkeypatch.setattr("ray_distill.export.verify._by_script", by_script)
     folder = export(tmp_path / "student", base_of(home, kind), CHUNKS[kind])
     assert verify(folder, "a red square moving left") < 1e-4
     assert "`WanImageToVideoPipeline` would show each frame" in (folder / "README.md").read_text()

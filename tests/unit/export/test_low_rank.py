@@ -1,4 +1,4 @@
-"""An adapter cut out of what training changed: exact where its rank suffices, else as near as any can be."""
+"""An adapter that approximates what training changed: exact where its rank suffices, else as near as possible."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.unit.toys import run_config
 
 
 def matrix(rows: int, columns: int, values: list[float]) -> torch.Tensor:
-    """A matrix of these singular values."""
+    """A matrix with these singular values."""
     u, v = (torch.linalg.qr(torch.randn(n, len(values)))[0] for n in (rows, columns))
     return u @ torch.diag(torch.tensor(values)) @ v.T
 

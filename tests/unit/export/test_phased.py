@@ -1,4 +1,4 @@
-"""Two students leave as one pipeline of two experts, which diffusers alone samples as we do; so do their adapters."""
+"""Two students are exported as one pipeline of two experts, which diffusers alone samples as we do; so are adapters."""
 
 import json
 
@@ -52,7 +52,7 @@ def ours(config, checkpoint, x_T, text):
 
 
 def theirs(pipe, recipe, x_T, text):
-    """A plain call, but for the steps, which no argument of it gives."""
+    """Call the plain pipeline; only the steps are set, which no argument of it takes."""
     times = recipe["timesteps"]
     pipe.scheduler = FlowMatchEulerDiscreteScheduler()
     choose = pipe.scheduler.set_timesteps

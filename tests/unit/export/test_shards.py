@@ -1,4 +1,4 @@
-"""Shards that are written tensor by tensor: what diffusers reads of them, and how little of a network is in memory."""
+"""Shards written tensor by tensor: diffusers reads them, and only a small part of a network is in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.toys import run_config
 
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[RunConfig, Path]:
-    """A configuration over a tiny folder, and a checkpoint of all weights of another network."""
+    """(a configuration over a tiny folder, a checkpoint of another network's full weights)."""
     tiny_wan(1).save_pretrained(tmp_path / "model/transformer")
     config = run_config(tmp_path)
     folder = config.run_dir / folder_name(3)
@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> tuple[RunConfig, Path]:
 
 
 class Watched(Mapping[str, Tensor]):
-    """Counts the bytes of the tensors that are alive of those it has given."""
+    """Mapping of tensors that counts the bytes still alive of the tensors that it gave."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors, self.now, self.most = tensors, 0, 0

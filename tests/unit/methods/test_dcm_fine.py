@@ -7,7 +7,7 @@ import torch
 
 from ray_distill.diffusion.losses import adversarial_loss, mse
 from ray_distill.methods import DCM, DCMFine
-from ray_distill.models.heads import FeatureDiscriminator, placed, random_heads
+from ray_distill.models.heads import FeatureDiscriminator, head_blocks, random_heads
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Average, Experts, Prediction, Start
@@ -61,7 +61,7 @@ def data_batch(n=16, shape=SMALL):
 def wans(method):
     modules = {role: tiny_wan(seed) for seed, role in enumerate(("student", "student_ema", "teacher"))}
     networks = {role: WanDenoiser(module) for role, module in modules.items()}
-    blocks, width = placed("discriminator", method.heads["discriminator"], "wan", modules["teacher"].config)
+    blocks, width = head_blocks("discriminator", method.heads["discriminator"], "wan", modules["teacher"].config)
     modules["discriminator"] = random_heads(len(blocks), width, 0)
     networks["discriminator"] = FeatureDiscriminator(modules["discriminator"], torch.float32, blocks)
     ids = torch.arange(2)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ray_distill.diffusion import phased
+from ray_distill.diffusion import flow, phased
+from ray_distill.diffusion.guidance import guided_x_0
 from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.methods.dmd_phased import HIGH, LOW, PhasedDMD
 from ray_distill.models.wan.network import WanDenoiser
@@ -113,6 +114,14 @@ def test_each_teacher_has_its_own_guidance():
         s = column(seen["sigma"])
         wanted = -(scale - 1) * s**2 / ((1 - s) ** 2 * 0.25 + s**2) / 1000 / student.x_0.numel()
         torch.testing.assert_close(student.x_0.grad, wanted.expand_as(student.x_0), rtol=1e-3, atol=0)
+
+
+def test_the_students_gradient_at_a_level_above_its_end():
+    """Oracle 43: at .6 the scores of N(0, .5^2) and of the data N(2, .5^2) are -1.8 apart, whatever x_s was."""
+    x_s, sigma = RNG.noise("x", torch.arange(4), (1, 1, 2, 2)), torch.full((4,), 0.6)
+    x_t = flow.renoise(x_s, RNG.noise("n", torch.arange(4), (1, 1, 2, 2)), torch.full((4,), 0.3), sigma)
+    (mu_fake, _), (mu_real, _) = (guided_x_0(Gaussian(mean), x_t, sigma, {}, None, 1.0) for mean in (0.0, 2.0))
+    torch.testing.assert_close(mu_fake - mu_real, torch.full_like(x_t, -1.8), rtol=0, atol=1e-5)
 
 
 class Says(nn.Module):

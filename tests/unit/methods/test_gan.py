@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ray_distill.methods import DMD, GAN, METHODS
-from ray_distill.models.heads import FeatureDiscriminator, placed, random_heads
+from ray_distill.models.heads import FeatureDiscriminator, head_blocks, random_heads
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction
@@ -79,7 +79,7 @@ def one_step(**fields):
 def wans(method):
     roles = {"student": 1, "fake_score": 2, "teacher": 3}
     modules = {role: tiny_wan(seed) for role, seed in roles.items()}
-    blocks, width = placed("discriminator", method.heads["discriminator"], "wan", modules["teacher"].config)
+    blocks, width = head_blocks("discriminator", method.heads["discriminator"], "wan", modules["teacher"].config)
     modules["discriminator"] = random_heads(len(blocks), width, 0)
     networks = {role: WanDenoiser(modules[role]) for role in roles}
     networks["discriminator"] = FeatureDiscriminator(modules["discriminator"], torch.float32, blocks)

@@ -9,7 +9,7 @@ from ray_distill.diffusion.losses import dmd_gradient, surrogate
 from ray_distill.diffusion.prefix import generated, generated_tokens
 from ray_distill.methods import METHODS
 from ray_distill.methods.dmd import DMD
-from ray_distill.models.heads import FeatureDiscriminator, placed, random_heads
+from ray_distill.models.heads import FeatureDiscriminator, head_blocks, random_heads
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction
@@ -91,7 +91,7 @@ def wans(method):
     modules = {role: tiny_wan(seed) for seed, role in enumerate(roles)}
     networks = {role: WanDenoiser(module) for role, module in modules.items()}
     for role, heads in method.heads.items():
-        blocks, width = placed(role, heads, "wan", modules["student"].config)
+        blocks, width = head_blocks(role, heads, "wan", modules["student"].config)
         networks[role] = FeatureDiscriminator(random_heads(len(blocks), width, 0), torch.float32, blocks)
     ids = torch.arange(2)
     text, x_0 = RNG.noise("text", ids, TEXT), RNG.noise("x_0", ids, SHAPE)
@@ -107,12 +107,17 @@ MEANS = {
     "flow_matching": {"loss": 3 / 2},
     "lcm": {"student_loss": 3 / 2},
     "dcm_semantic": {"student_loss": 3 / 2},
+    "teacher_forcing": {"loss": 3 / 2},
+    "causal_consistency": {"student_loss": 3 / 2},
+    "dmd_phased": {"high_student_loss": 2 / 3, "low_student_loss": 2 / 3, "low_fake_score_loss": 3 / 2},
 }
 """The loss over generated frames, of three, over that of all: the given one adds 0 to each sum. DMD's own goes with the
 square of 1 / n, which grows by 3 / 2."""
 SETTINGS = {
     "lcm": {"loss": "l2"},
     "self_forcing": {"num_frame_per_block": 1},
+    "teacher_forcing": {"num_frame_per_block": 1},
+    "causal_consistency": {"num_frame_per_block": 1, "loss": "l2"},
     "self_forcing_warm_start": {"num_frame_per_block": 1},
 }
 
@@ -127,6 +132,25 @@ def test_means_are_over_generated_frames(name, loss):
             descend(networks, batch(range(2), SHAPE, prefix=given, **data), RNG, {}).loss.item() for given in (1, 0)
         )
     assert seen == pytest.approx(MEANS[name][loss] * every, rel=1e-4) and every > 0
+
+
+def test_a_phase_that_ends_above_the_data_leaves_given_frames_out():
+    """There the given frame is noise in x_s, and its target no velocity to the image."""
+    method = METHODS["dmd_phased"]()
+    networks, data = wans(method)
+    see = networks["fake_score"]
+
+    def off(x_t, sigma, cond):
+        v = see(x_t, sigma, cond).velocity
+        return Prediction(torch.cat([v[:, :, :1] + 7, v[:, :, 1:]], dim=2))
+
+    with torch.no_grad():
+        for prefix, same in ((1, True), (0, False)):
+            rows = batch(range(2), SHAPE, prefix=prefix, **data)
+            one, other = (
+                method.high_fake_score_loss(networks | {"fake_score": fake}, rows, RNG, {}).loss for fake in (see, off)
+            )
+            assert torch.equal(one, other) == same
 
 
 @pytest.mark.parametrize("name", ["dmd_gan", "self_forcing_gan", "dcm_fine"])

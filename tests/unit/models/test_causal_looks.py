@@ -5,14 +5,14 @@ from itertools import accumulate, pairwise
 import pytest
 import torch
 
-from ray_distill.models.wan.causal import looks, rotate, runs, seen
+from ray_distill.models.wan.causal import looks, rotate, runs, visible_frames
 from ray_distill.types import Window
 
 LAYOUTS = [(1,), (1, 3, 3), (3, 3, 3, 3), (1, 1, 1, 1, 1, 1, 1), (2, 3, 3)]
 
 
 def mask(views, total, tokens=1):
-    """[queries, keys] of one call without a past, as 0 and 1."""
+    """The mask [queries, keys] of one call without a past, in 0 and 1."""
     out = torch.zeros(total, total, dtype=torch.int)
     for look in views:
         for start, end in look.keys:
@@ -51,7 +51,7 @@ def test_the_pairs_of_teacher_forcing(chunks, tokens, pairs):
 )
 def test_the_frames_of_a_window(end, window, frames):
     """Oracle 35."""
-    assert seen(end, window) == frames
+    assert visible_frames(end, window) == frames
 
 
 @pytest.mark.parametrize("window", [None, Window(3), Window(4, 1), Window(6, 3)])
@@ -60,7 +60,7 @@ def test_a_chunk_of_a_cached_call_sees_the_frames_of_the_masked_one(chunks, wind
     """Frame by frame: the past of a cached call is what a masked call shows to the same chunk, in the same order."""
     masked = looks(chunks, window)
     for look, (start, end) in zip(masked, pairwise((0, *accumulate(chunks))), strict=True):
-        past = runs([frame for frame in seen(end, window) if frame < start]) if start else ()
+        past = runs([frame for frame in visible_frames(end, window) if frame < start]) if start else ()
         (cached,) = looks((end - start,), window, start, past)
         order = [frame for run in (*past, (start, end)) for frame in range(*run)]
         shown = [order[place] for run in cached.keys for place in range(*run)]

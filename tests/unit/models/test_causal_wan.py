@@ -17,14 +17,14 @@ LAYOUTS = [(1, 3, 3), (3, 3, 1), (7,), (1, 1, 1, 1, 1, 1, 1)]
 
 
 def inputs(batch=3, frames=FRAMES):
-    """Latents, a level for each frame, text; all of a sample's own."""
+    """Latents, a level for each frame, and text, all different by sample."""
     rng, ids = StatelessRng(0), torch.arange(batch)
     sigma = torch.stack([rng.uniform(f"sigma{frame}", ids) for frame in range(frames)], dim=1)
     return rng.noise("x", ids, (4, frames, 4, 6)), sigma, {"text": rng.noise("text", ids, TEXT)}
 
 
 def by_cache(model, x_t, sigma, cond, layout, cache=None):
-    """Chunk by chunk: looked at, then remembered."""
+    """Predict chunk by chunk; each chunk is first predicted, then remembered."""
     cache, out = cache or Cache(), []
     for start, end in pairwise((0, *accumulate(layout))):
         chunk = x_t[:, :, start:end], sigma[:, start:end], cond

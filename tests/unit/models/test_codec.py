@@ -9,7 +9,9 @@ from diffusers import AutoencoderKLWan
 from sklearn.datasets import load_digits
 
 from ray_distill.data.read.transform import to_pixels
-from ray_distill.models.codec import load_codec
+from ray_distill.models import family
+from ray_distill.models.causal_pca import CausalPatchPCA
+from ray_distill.models.codec import frames_of, load_codec
 from ray_distill.models.patch_pca import PatchPCA
 from ray_distill.models.wan.codec import WanVAE
 
@@ -110,6 +112,34 @@ def test_wan_vae_folder_and_sizes(vae, tmp_path):
         codec.latent_shape(80, 480, 832)
     with pytest.raises(ValueError, match="multiples of 8"):
         codec.latent_shape(81, 481, 832)
+
+
+FITTING = {  # frames -> the nearest numbers that it takes, below and above
+    PatchPCA: {1: (3, 3), 8: (6, 9), 9: (9, 9)},
+    CausalPatchPCA: {1: (1, 1), 2: (1, 5), 9: (9, 9), 80: (77, 81)},
+    "wan": {1: (1, 1), 80: (77, 81), 81: (81, 81)},
+    "ltx": {1: (1, 1), 80: (73, 81), 81: (81, 81)},
+    "cogvideox": {1: (1, 1), 49: (49, 49), 53: (49, 57)},
+    "hunyuan15": {1: (1, 1), 120: (117, 121), 121: (121, 121)},
+}
+
+
+@pytest.mark.parametrize("codec", FITTING)
+def test_the_nearest_numbers_of_frames_are_taken(codec, digits):
+    near = FITTING[codec]
+    if isinstance(codec, str):
+        with torch.device("meta"):
+            codec = family(codec).codec.outline({})
+    else:
+        codec = codec.fit(digits, (3, 4, 4) if codec is PatchPCA else (4, 4, 4), 8)
+    rows, columns = codec.stride[1:]
+    for frames, pair in near.items():
+        assert codec.fitting(frames) == pair
+        latent = [codec.latent_shape(each, rows, columns)[1] for each in pair]
+        assert [frames_of(codec, each) for each in latent] == list(pair)
+        if frames not in pair:
+            with pytest.raises(ValueError, match=r"multiples of PatchPCA|use {} or {}".format(*pair)):
+                codec.latent_shape(frames, rows, columns)
 
 
 def test_unknown_codecs_are_named(tmp_path):

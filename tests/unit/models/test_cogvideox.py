@@ -18,7 +18,7 @@ from ray_distill.models.codec import load_codec
 from ray_distill.models.cogvideox.network import CogVideoXDenoiser, region
 from ray_distill.models.cogvideox.sample import FewSteps
 from ray_distill.models.cogvideox.schedule import levels, training_timestep
-from ray_distill.models.conditions import batched, unconditional
+from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.loading import check_blocks, empty_transformer, load_transformer
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.parts import check_others, check_text, check_vae
@@ -66,7 +66,7 @@ def rows(folders):
 @pytest.fixture(scope="module")
 def conds(folders, rows):
     fields = Pipeline("cogvideox", folders["5b"]).fields(TOKENS)
-    cond = batched(rows[:1], fields, LATENT)
+    cond = collate(rows[:1], fields, LATENT)
     return cond, unconditional(rows[1], cond, fields)
 
 
@@ -156,7 +156,7 @@ def test_the_pipelines_own_call(pipes, folders, kind, scale):
     times = tuple(1000 * levels(SCALES[kind])[step] for step in steps)
     fields = Pipeline("cogvideox", folders[kind]).fields(TOKENS)
     texts = family("cogvideox").text(folders[kind], TOKENS, "float32").encode(PROMPTS[:2])
-    cond = batched(texts[:1], fields, LATENT)
+    cond = collate(texts[:1], fields, LATENT)
     torch.manual_seed(1)
     ours = sample(
         CogVideoXDenoiser(load_transformer("cogvideox", folders[kind])),
@@ -255,7 +255,7 @@ def test_diffusers_alone_samples_an_export(folders, tmp_path, pipeline, kind, sc
     theirs = pipe("a red ball", **call)[0].transpose(1, 2)
     fields, of = Pipeline("cogvideox", base).fields(TOKENS), family("cogvideox")
     texts = of.text(base, TOKENS, "float32").encode(PROMPTS[:2])
-    cond = batched(texts[:1], fields, LATENT)
+    cond = collate(texts[:1], fields, LATENT)
     torch.manual_seed(3)
     x_T = of.start((1, *LATENT))
     uncond = unconditional(texts[1], cond, fields)
@@ -341,6 +341,6 @@ def test_the_published_sizes():
     for name, parameters in (("CogVideoX-2b", 1_693_783_872), ("CogVideoX-5b", 5_570_283_072)):
         pipeline = Pipeline("cogvideox", Path("models") / name)
         with torch.device("meta"):
-            network = CogVideoXTransformer3DModel.from_config(dict(pipeline.described))
+            network = CogVideoXTransformer3DModel.from_config(dict(pipeline.architecture))
         assert sum(p.numel() for p in network.parameters()) == parameters
         assert pipeline.latent_shape(49, 480, 720) == (16, 13, 60, 90)

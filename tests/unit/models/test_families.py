@@ -1,4 +1,4 @@
-"""What each family's folder holds, and what nothing above models/ may name."""
+"""The content of each family's folder, and names that nothing above models/ may use."""
 
 import ast
 import re
@@ -10,8 +10,8 @@ import torch
 
 from ray_distill.config import RunConfig
 from ray_distill.models import FAMILIES, family, family_of
-from ray_distill.models.conditions import batched, empty, from_bytes, to_bytes, unconditional
-from ray_distill.models.loading import published
+from ray_distill.models.conditions import collate, empty, from_bytes, to_bytes, unconditional
+from ray_distill.models.loading import published_configs
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Family, Field
 from tests.unit.toys import run_config
@@ -32,7 +32,7 @@ def test_a_familys_folder_holds_what_the_guide_says(name):
         needed = not file.startswith("published") and (file != "sequence.py" or declared.exchange_heads is not None)
         assert list((PACKAGE / "models" / name).glob(file)) or not needed, file
     assert declared.export.script.is_file()
-    for described in published(declared).values():
+    for described in published_configs(declared).values():
         assert declared.patch(described["transformer"]) and described["vae"]["_class_name"] == declared.parts["vae"]
 
 
@@ -45,8 +45,8 @@ def test_a_family_is_light_to_declare():
 
 
 NAMED = re.compile(
-    r"models\.(wan|ltx2?|cogvideox)\b|\[?\"text_mask\"|cond\[\"|\{\"text\":|text_(embed_)?dim|caption_channels|\bUMT5"
-    r"|\b4n ?- ?3"
+    r"models\.(wan|ltx2?|cogvideox|hunyuan15)\b|\[?\"text_mask\"|cond\[\"|\{\"text\":|text_(embed_)?dim|caption_channels"
+    r"|\bUMT5|\b4n ?- ?3|\b4k ?\+ ?1|- 1\) // \d"
 )
 
 
@@ -60,7 +60,13 @@ def test_nothing_above_the_models_names_a_family_or_a_tensor_of_one():
 
 
 @pytest.mark.parametrize(
-    "line", ['cond = {"text": text}', "from ray_distill.models.wan import causal", 'x = cond["text"]']
+    "line",
+    [
+        'cond = {"text": text}',
+        "from ray_distill.models.wan import causal",
+        'x = cond["text"]',
+        "latent = (frames - 1) // 4 + 1",
+    ],
 )
 def test_a_planted_name_is_found(line):
     assert NAMED.search(line)
@@ -79,33 +85,42 @@ def row(words, marks):
 
 
 def test_rows_become_a_batch_by_the_rule_of_each_field():
-    cond = batched([row(1, 3), row(4, 0)], FIELDS)
+    cond = collate([row(1, 3), row(4, 0)], FIELDS)
     assert cond["words"].shape == (2, 4, 2) and cond["words_mask"].tolist() == [[True, False, False, False], [True] * 4]
     assert cond["words"][0, 1:].abs().sum() == 0 and cond["marks"][1].abs().sum() == 0 and "marks_mask" not in cond
-    alone = batched([row(1, 3)], FIELDS)
+    alone = collate([row(1, 3)], FIELDS)
     assert all(torch.equal(value[:1], alone[name]) for name, value in cond.items())
     shapes = {name: value.shape for name, value in empty(FIELDS, 2, LATENT).items()}
     assert shapes == {name: value.shape for name, value in cond.items()}
     with pytest.raises(ValueError, match="words of 5 tokens: the family declares 4 at most"):
-        batched([row(5, 1)], FIELDS)
+        collate([row(5, 1)], FIELDS)
 
 
 def test_a_valid_token_of_zeros_is_a_token():
-    """Its length is what the tokenizer said, not the number of rows that are not zero."""
+    """The tokenizer's count is the length, not the number of nonzero rows."""
     given = row(2, 1) | {"words": torch.zeros(2, 2)}
     stored = {name: to_bytes(name, given[name], field, LATENT) for name, field in FIELDS.items()}
     assert len(stored["words"]) == 2 * 2 * 2 and len(stored["marks"]) == 4 * 2
     again = from_bytes(stored, FIELDS, LATENT)
     assert {name: value.shape for name, value in again.items()} == {n: v.shape for n, v in given.items()}
-    assert batched([again], FIELDS)["words_mask"].sum() == 2
+    assert collate([again], FIELDS)["words_mask"].sum() == 2
     with pytest.raises(ValueError, match=r"words is \[2, 3\], and its family declares \[4, 2\]"):
         to_bytes("words", torch.zeros(2, 3), FIELDS["words"], LATENT)
     with pytest.raises(ValueError, match="a clip's field has the shape of its latents"):
         Field((4, 2), of="clip", padding="zeros")
 
 
+def test_a_caption_without_tokens_of_a_kind_is_stored():
+    given = row(0, 2)
+    stored = {name: to_bytes(name, given[name], field, LATENT) for name, field in FIELDS.items()}
+    assert stored["words"] == b""
+    again = from_bytes(stored, FIELDS, LATENT)
+    assert again["words"].shape == (0, 2) and again["words"].dtype == torch.bfloat16
+    assert not collate([again], FIELDS)["words_mask"].any()
+
+
 def test_the_unconditional_branch_keeps_what_belongs_to_the_clip():
-    cond = batched([row(1, 1), row(2, 2)], FIELDS)
+    cond = collate([row(1, 1), row(2, 2)], FIELDS)
     uncond = unconditional({name: value for name, value in row(3, 0).items() if name != "first"}, cond, FIELDS)
     assert uncond.keys() == cond.keys() and uncond["first"] is cond["first"]
     assert uncond["words_mask"].sum(1).tolist() == [3, 3] and uncond["marks"].abs().sum() == 0

@@ -18,7 +18,7 @@ def inputs():
 
 
 def by_hand(network, x_t, sigma, cond):
-    """What each block returns, by the layers of diffusers' forward."""
+    """The output of each block, by the layers of diffusers' forward."""
     x = network.patch_embedding(x_t).flatten(2).transpose(1, 2)
     _, modulation, text, _ = network.condition_embedder(1000 * sigma, cond["text"], None)
     out = []

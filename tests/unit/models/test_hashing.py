@@ -1,4 +1,4 @@
-"""Two networks never have one hash, and a large file is read once."""
+"""Different networks never have equal hashes, and a large file is read only once."""
 
 import os
 import time
@@ -21,7 +21,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The names of the files that were read, from 1 MiB on remembered."""
+    """The names of the files that were read; hashes are remembered from 1 MiB on."""
     names, read = [], hashing._read
     monkeypatch.setattr(hashing, "_read", lambda path: names.append(path.name) or read(path))
     monkeypatch.setattr(hashing, "LARGE", 1 << 20)
@@ -36,7 +36,7 @@ def settled(path, content):
 
 @pytest.fixture
 def later(monkeypatch):
-    """Files that were written just now are old."""
+    """Make files that were just written count as old."""
     now = time.time_ns
     monkeypatch.setattr(hashing.time, "time_ns", lambda: now() + 10**10)
 

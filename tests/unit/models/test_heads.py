@@ -1,10 +1,10 @@
-"""Heads on hidden features: where they are put, what they say, and who draws them."""
+"""Heads on hidden features: their places, their logits and their random weights."""
 
 import pytest
 import torch
 
 from ray_distill.models import family
-from ray_distill.models.heads import FeatureDiscriminator, FeatureHeads, placed, random_heads
+from ray_distill.models.heads import FeatureDiscriminator, FeatureHeads, head_blocks, random_heads
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Heads
@@ -18,22 +18,22 @@ def every_second(count):
 
 
 def test_blocks_and_width_are_the_models_own():
-    assert placed("d", Heads("teacher", every_second), "wan", WAN_1_3B) == (tuple(range(1, 30, 2)), 1536)
+    assert head_blocks("d", Heads("teacher", every_second), "wan", WAN_1_3B) == (tuple(range(1, 30, 2)), 1536)
     network = tiny_wan(0)
     assert family("wan").features(network.config) == (len(network.blocks), network.config.attention_head_dim * 2)
 
 
 @pytest.mark.parametrize("blocks", [(), (2,), (-1, 0)])
 def test_a_block_that_is_not_there_is_named(blocks):
-    with pytest.raises(ValueError, match=r"d: its heads are put on blocks .* of teacher, which has 0 to 1"):
-        placed("d", Heads("teacher", lambda count: blocks), "wan", tiny_wan(0).config)
+    with pytest.raises(ValueError, match=r"d: its heads ask for blocks .* of teacher, which has blocks 0 to 1"):
+        head_blocks("d", Heads("teacher", lambda count: blocks), "wan", tiny_wan(0).config)
 
 
 def test_a_logit_for_each_head_and_token_of_a_real_network():
     """Gradients reach every tensor of the heads, and what they look at."""
     rng, ids = StatelessRng(0), torch.arange(3)
     x_t, cond = rng.noise("x", ids, SHAPE).requires_grad_(), {"text": rng.noise("text", ids, TEXT)}
-    blocks, width = placed("d", Heads("teacher", lambda count: range(count)), "wan", tiny_wan(0).config)
+    blocks, width = head_blocks("d", Heads("teacher", lambda count: range(count)), "wan", tiny_wan(0).config)
     network = random_heads(len(blocks), width, seed=0)
     judge = FeatureDiscriminator(network, torch.float32, blocks)
     features = WanDenoiser(tiny_wan(0))(x_t, torch.full((3,), 0.5), cond, features=judge.blocks).features

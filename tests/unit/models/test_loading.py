@@ -6,16 +6,20 @@ from typing import Any
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch._dynamo.testing import CompileCounter
 
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.loading import (
+    WITHOUT_MASKS,
     check_folder,
+    check_masks,
     compile_blocks,
     load_transformer,
     random_transformer,
     use_attention,
 )
+from ray_distill.models.spec import Field
 from tests.tiny_wan import tiny_wan
 
 PUBLISHED = {"text_dim": 4096, "freq_dim": 256, "in_channels": 16, "out_channels": 16, "attention_head_dim": 128}
@@ -51,6 +55,26 @@ def test_random_weights_are_a_function_of_the_seed(folder):
     assert one.config.num_layers == 2
 
 
+def refuses_masks(backend) -> bool:
+    """By calling diffusers' own function of it."""
+    q, mask = torch.zeros(1, 4, 1, 8), torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    try:
+        _AttentionBackendRegistry._backends[backend](q, q, q, attn_mask=mask)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:  # others lack a package or a GPU
+        return "attn_mask" in str(error)
+    return False
+
+
+def test_backends_without_masks_are_known_and_refused_where_text_has_one():
+    others = [backend for backend in AttentionBackendName if backend.value != "flex"]  # it runs, and warns
+    assert {backend.value for backend in others if refuses_masks(backend)} == WITHOUT_MASKS
+    fields = {"text": Field((4, 2), padding="mask")}
+    check_masks("_native_cudnn", fields, "model.attention")
+    check_masks("flash", {"text": Field((4, 2), padding="zeros")}, "model.attention")
+    with pytest.raises(ValueError, match="model.attention = 'flash': the network takes a mask of its text"):
+        check_masks("flash", fields, "model.attention")
+
+
 def test_attention_goes_by_the_backend_that_was_asked_for():
     plain, other = tiny_wan(0), tiny_wan(0)
     use_attention(plain, "native")
@@ -81,7 +105,9 @@ def test_pickled_weights_are_refused(folder, tmp_path):
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "config.json").write_text((folder / "transformer" / "config.json").read_text())
     torch.save(tiny_wan(0).state_dict(), tmp_path / "transformer" / "diffusion_pytorch_model.bin")
-    with pytest.raises(ValueError, match="no diffusion_pytorch_model.safetensors nor .* no other is read"):
+    with pytest.raises(
+        ValueError, match="neither diffusion_pytorch_model.safetensors nor .* save the weights as safetensors"
+    ):
         load_transformer("wan", tmp_path)
 
 

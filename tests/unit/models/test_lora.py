@@ -1,4 +1,4 @@
-"""Adapters: where they sit, what they start as, what is left of them after a merge."""
+"""Adapters: their layers, their initial weights, and what a merge leaves of them."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def velocity(module):
 
 
 def adapted(lora=SMALL, trained=True, seed=7):
-    """A tiny Wan with adapters; ``trained`` ones have a B that is not 0."""
+    """A tiny Wan with adapters; ``trained`` adapters have a B that is not 0."""
     module = tiny_wan(1)
     add_lora(module, lora, seed)
     if trained:

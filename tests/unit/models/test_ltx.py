@@ -12,7 +12,7 @@ from ray_distill.export.diffusers import SCHEDULERS, export_student
 from ray_distill.methods import DMD
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
-from ray_distill.models.conditions import batched
+from ray_distill.models.conditions import collate
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.ltx.network import LTXDenoiser
@@ -32,7 +32,7 @@ SIGMA = torch.tensor([0.9, 0.3])
 
 def masked(text):
     """Cond of ``text`` [B, L, D] without its zeros behind."""
-    return batched([{"text": row[row.any(1)]} for row in text], {"text": Field(TEXT, padding="mask")})
+    return collate([{"text": row[row.any(1)]} for row in text], {"text": Field(TEXT, padding="mask")})
 
 
 def tiny_vae() -> AutoencoderKLLTXVideo:

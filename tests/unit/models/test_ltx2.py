@@ -20,11 +20,12 @@ from ray_distill.export.verify import verify
 from ray_distill.methods import DMD
 from ray_distill.models import family
 from ray_distill.models.codec import load_codec
-from ray_distill.models.conditions import batched, from_bytes, to_bytes, unconditional
+from ray_distill.models.conditions import collate, from_bytes, to_bytes, unconditional
+from ray_distill.models.exits import check_exits
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.lora import LoRA, add_lora, plain
 from ray_distill.models.ltx2.network import LTX2Denoiser
-from ray_distill.models.ltx2.sample import guidance, packed
+from ray_distill.models.ltx2.sample import guidance, pack
 from ray_distill.models.packed import layout, modalities, picture, sound, tensor_shape
 from ray_distill.models.parts import check_others, check_text, check_vae
 from ray_distill.models.pipeline import Pipeline
@@ -70,7 +71,7 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def conds(folder, rows):
     fields = Pipeline("ltx2", folder).fields(TOKENS)
-    cond = batched(rows[:1], fields, LATENT)
+    cond = collate(rows[:1], fields, LATENT)
     return cond, unconditional(rows[1], cond, fields)
 
 
@@ -118,7 +119,7 @@ def test_the_pipelines_own_call(pipe, network, conds, kind, scale):
     torch.manual_seed(1)
     call = {"height": HEIGHT, "width": WIDTH, "num_frames": FRAMES, "frame_rate": 24.0, "output_type": "latent"}
     call |= {"sigmas": [t / 1000 for t in TIMES], "num_inference_steps": len(TIMES), "max_sequence_length": TOKENS}
-    theirs = packed(pipe, *pipe(" a red ball ", **call, **guidance(scale), return_dict=False))
+    theirs = pack(pipe, *pipe(" a red ball ", **call, **guidance(scale), return_dict=False))
     pipe.scheduler = own
     torch.manual_seed(1)
     of, shape = family("ltx2"), (1, *LATENT)
@@ -171,7 +172,7 @@ def test_what_it_cannot_do_is_named(network, conds):
             LTX2Denoiser(network)(x_t, torch.tensor([0.5]), conds[0], **asked)
     with pytest.raises(ValueError, match="no features are taken"):
         family("ltx2").features({})
-    with pytest.raises(ValueError, match="never published"):
+    with pytest.raises(ValueError, match="is not supported"):
         family("ltx2").patch({"audio_patch_size": 2})
 
 
@@ -205,7 +206,7 @@ def test_captions_are_stored_in_the_precision_of_the_weights(folder, rows):
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("sde", 1.0), ("ode", 2.0)])
-def test_diffusers_alone_samples_an_export(folder, network, tmp_path, kind, scale):
+def test_diffusers_alone_samples_an_export(folder, network, tmp_path, kind, scale, scripts_in_process):
     sampler = Sampler(TIMES, kind, scale)
     out = export_student(tmp_path / "out", network, folder, sampler, LATENT, card={}, **SIZE)
     assert "LTX2Pipeline" in (out / "README.md").read_text()
@@ -254,7 +255,7 @@ def test_an_adapter_loads_by_the_pipelines_own_loader(folder, tmp_path):
     pipe = LTX2Pipeline.from_pretrained(folder)
     pipe.load_lora_weights(out, weight_name=ADAPTER)
     rows = {"text": torch.randn(TOKENS, 16), "audio_text": torch.randn(TOKENS, 16)}
-    cond = batched([rows], Pipeline("ltx2", folder).fields(TOKENS), LATENT)
+    cond = collate([rows], Pipeline("ltx2", folder).fields(TOKENS), LATENT)
     with torch.no_grad():
         base, ours, theirs = (
             LTX2Denoiser(one)(x_t, torch.tensor([0.6]), cond).velocity
@@ -309,6 +310,8 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
         model = {"family": name, "path": str(folder), "from_image": True}
         with pytest.raises(ConfigError, match=f"from_image = true: family '{name}' makes videos of text alone"):
             check_pictures(run_config(tmp_path, model=model))
+    with pytest.raises(ValueError, match="exit_embedding = true: a LTX2.* embeds its time in several places; remove"):
+        check_exits(tiny_ltx2.make_transformer(1), "method.exit_embedding = true")
     shared = {"train__sequence_parallel": 2, "train__workers": 2}
     with pytest.raises(ConfigError, match="train.sequence_parallel = 2: family 'ltx2' has no exchange"):
         check_heads(run_config(tmp_path, model={"family": "ltx2", "path": str(folder)}, **shared))

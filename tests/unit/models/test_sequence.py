@@ -87,7 +87,7 @@ class Case:
 
 
 def network(case: Case) -> tuple[nn.Module, nn.Module]:
-    """A transformer of 4 heads, and heads on its blocks."""
+    """A transformer of 4 heads, with discriminator heads on its blocks."""
     torch.manual_seed(0)
     (channels, *_), (_, text) = SHAPES[case.family]
     size: dict[str, Any] = {"num_attention_heads": HEADS, "attention_head_dim": WIDTH // HEADS, "num_layers": BLOCKS}
@@ -121,7 +121,7 @@ def coupled(x: Tensor) -> Tensor:
 
 
 def run(case: Case, own: tuple[nn.Module, nn.Module], ranks: ThreadRanks | None) -> dict[str, Tensor]:
-    """The velocity, and the gradient of every parameter and of x."""
+    """The velocity, and the gradients of every parameter and of x."""
     module, judge = own
     split(module, ranks, adapter(case.family).exchange_heads)
     if case.adapters == "after":
@@ -184,7 +184,7 @@ def test_forward_and_every_gradient_are_those_of_one_network(case: str) -> None:
 
 
 def own_chunk(ranks: ThreadRanks, x: Tensor) -> Tensor:
-    """A gather whose backward takes this rank's piece, without a sum."""
+    """Plant a fault: a gather whose backward takes this rank's piece without a sum."""
     with torch.no_grad():
         whole = torch.cat(ranks.meet(ranks.rank, x, "all-gather"), dim=1)
     pieces = list(whole.chunk(ranks.size, 1))
@@ -193,7 +193,7 @@ def own_chunk(ranks: ThreadRanks, x: Tensor) -> Tensor:
 
 
 def without_exchange() -> Any:
-    """Attention over this rank's tokens alone, by the right tables."""
+    """Plant a fault: attention over this rank's tokens alone, with the right tables."""
     around = ExitStack()
     enter = around.enter_context
     call = wan.CausalAttention.__call__
@@ -211,7 +211,7 @@ def without_exchange() -> Any:
 
 
 def split_rope() -> Any:
-    """Each rank turns all tokens by the positions of its own."""
+    """Plant a fault: each rank rotates all tokens by the positions of its own tokens."""
     rotate = wan.CausalAttention.__call__.__globals__["rotate"]
 
     def wrong(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

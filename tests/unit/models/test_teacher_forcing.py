@@ -18,7 +18,7 @@ CASES = [((1, 3, 3), None), ((3, 3, 1), None), ((1, 3, 3), Window(4, 1)), ((1, 3
 
 
 def forced(batch=2, frames=7):
-    """A noised clip at a level for each frame, its clean past, text."""
+    """A noised clip with a level for each frame, its clean past, and text."""
     x_t, sigma, cond = inputs(batch, frames)
     clean = 0.5 * x_t.flip(2)
     return x_t, sigma, cond, History(clean, torch.zeros_like(sigma))
@@ -142,7 +142,7 @@ def test_the_memory_of_a_rollout_is_flat_from_the_window_on(frames):
 
 
 def gradient(network, velocity):
-    """Of the weights that make keys and values."""
+    """The gradient of the weights that make keys and values."""
     network.zero_grad()
     velocity.square().mean().backward()
     layers = [layer for block in network.blocks for layer in (block.attn1.to_k, block.attn1.to_v)]

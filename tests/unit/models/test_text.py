@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 from ray_distill.data.encoders import Encoders, cleaning
 from ray_distill.data.store.cache import FORMAT
 from ray_distill.data.store.parquet import address
-from ray_distill.models.conditions import batched
+from ray_distill.models.conditions import collate
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.ltx.text import ltx_text
 from ray_distill.models.parts import stored_dtypes
@@ -31,8 +31,8 @@ def encoder():
 
 
 def padded(encoder, prompts, fields=FIELDS):
-    """[B, L, D]"""
-    return batched(encoder.encode(prompts), fields)["text"]
+    """The states of texts with padding, [B, L, D]."""
+    return collate(encoder.encode(prompts), fields)["text"]
 
 
 def test_equals_wan_pipeline(encoder):
@@ -62,7 +62,7 @@ def test_equals_ltx_pipeline_where_its_mask_is(tmp_path):
     prompts = ["a seven moving left", "", "a one  moving &amp; up"]
     with torch.no_grad():
         wanted, mask, *_ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=8)
-    cond = batched(ours.encode(prompts), {"text": Field((8, 16), padding="mask")})
+    cond = collate(ours.encode(prompts), {"text": Field((8, 16), padding="mask")})
     torch.testing.assert_close(cond["text"], wanted * mask[..., None], atol=1e-6, rtol=0)
     assert torch.equal(cond["text_mask"], mask.bool())
 
@@ -137,7 +137,9 @@ def test_no_code_of_a_tokenizers_folder_is_run(tmp_path, name):
     path.write_text(json.dumps(config))
     (path.parent / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
     if name == "Own":
-        with pytest.raises(ValueError, match=r"tokenizer: its tokenizer is Python code of its own, which is not run"):
+        with pytest.raises(
+            ValueError, match=r"tokenizer: its tokenizer is Python code in that folder, which is not run"
+        ):
             wan_text(tmp_path / "model", 8)
     else:
         wan_text(tmp_path / "model", 8)

@@ -1,5 +1,6 @@
 """Image to video: our denoiser and sampler against diffusers' pipelines, for every kind of Wan."""
 
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from ray_distill.data.read.transform import to_pixels
 from ray_distill.diffusion.samplers import by_level, sample
+from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.wan import conditions
 from ray_distill.models.wan.codec import WanVAE
 from ray_distill.models.wan.conditions import latent_mask
@@ -134,6 +136,14 @@ def test_the_mask_of_81_frames_counts_the_first_four_times():
     assert mask.shape == (4, 21) and mask[:, 0].tolist() == [1, 1, 1, 1] and mask.sum() == 4
     known[80] = 1
     assert (latent_mask(known) - mask).nonzero().tolist() == [[3, 20]]
+
+
+def test_tokens_of_a_frame_of_the_5b():
+    """Oracle 36: 390 at 480 x 832, 880 at 704 x 1280."""
+    pipeline = Pipeline("wan", Path("none/Wan2.2-TI2V-5B-Diffusers"))
+    for size, tokens in (((480, 832), 390), ((704, 1280), 880)):
+        (_, _, *latent), patch = pipeline.latent_shape(1, *size), pipeline.of.patch(pipeline.architecture)
+        assert math.prod(side // of for side, of in zip(latent, patch, strict=True)) == tokens
 
 
 def test_another_image_makes_another_video_and_the_first_frame_is_the_image(wan):

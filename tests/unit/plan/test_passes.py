@@ -52,7 +52,7 @@ def test_saved_bytes_are_what_autograd_saves(dtype, checkpointing, rows, latent)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_equal_blocks_are_counted_from_three(checkpointing):
+def test_equal_blocks_are_counted_from_two(checkpointing):
     deep = DESCRIBED | {"num_layers": 7}
     work = replace(WORK, architecture=json.dumps(deep), gradient_checkpointing=checkpointing, latent=(4, 5, 16, 16))
     assert count(work) == run(work, deep)

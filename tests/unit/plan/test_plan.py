@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ray_distill.cli import main
 from ray_distill.config import load_config
-from ray_distill.models.loading import published
+from ray_distill.models.loading import published_configs
 from ray_distill.models.wan.family import FAMILY
 from ray_distill.plan import plan
 from ray_distill.plan.changes import changes, cheapest
@@ -229,6 +229,12 @@ def test_clips_that_the_published_vae_does_not_take():
         plan(config(SMALL, "data.frames=80"), {})
 
 
+def test_clips_that_are_no_whole_chunks():
+    chunks = r"a clip of 20 latent frames is no k x 3; use 18 or 21 \(data.frames = 69 or 81\)"
+    with pytest.raises(ValueError, match=chunks):
+        plan(config("configs/wan2.1_1.3b/self_forcing.yaml", "data.frames=77"), {})
+
+
 def test_the_verb(capsys):
     assert main(["plan", QUICK, "cluster=2xRTX4090-24GB"]) == 0
     out = capsys.readouterr().out
@@ -338,7 +344,7 @@ def test_a_shared_base_is_planned_as_one_network_and_adapters():
 def test_the_seeds_are_planned_at_both_sizes(name, size, elements, tmp_path, monkeypatch):
     """SimpleTuner's two files as they stand, over the published architecture of each size."""
     folder = examples.home(tmp_path)
-    described = published(FAMILY)[f"Wan2.1-T2V-{size}-Diffusers"]["transformer"]
+    described = published_configs(FAMILY)[f"Wan2.1-T2V-{size}-Diffusers"]["transformer"]
     (folder / examples.MODEL / "transformer/config.json").write_text(json.dumps(described))
     monkeypatch.chdir(folder)
     loaded = examples.load(folder, examples.seed(name))

@@ -1,4 +1,4 @@
-"""A folder in which SimpleTuner's examples find what they name, and how they are loaded from it."""
+"""A folder in which SimpleTuner's examples find the files that they name, and functions that load them from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def seed(name: str) -> dict[str, Any]:
 
 
 def home(folder: Path) -> Path:
-    """The files that both examples name, below ``folder``; their dataset has a folder of clips."""
+    """Write the files that both examples name below ``folder``; their dataset has a folder of clips."""
     (folder / MODEL / "transformer").mkdir(parents=True)
     config = folder / "config" / "wan"
     config.mkdir(parents=True)

@@ -51,7 +51,7 @@ def test_what_a_dataset_does_not_say_is_simpletuners_default_and_not_the_firsts(
     clips = [loaded.config.data.clips(part) for part in loaded.config.data.parts]
     assert [(each.minimum_image_size, each.stride, each.crop) for each in clips] == [(48, 3, True), (0, 1, False)]
     assert [each.frames for each in clips] == [9, 9]
-    assert any("dataset.num_frames = null (of b): not set: as long as" in line for line in loaded.warnings)
+    assert any("dataset.num_frames = null (of b): not set: clips are as long as" in line for line in loaded.warnings)
     beside = two(folder, first, {"resolution": 64}, minimum_image_size=32).config.data
     assert [beside.clips(part).minimum_image_size for part in beside.parts] == [48, 32]
 

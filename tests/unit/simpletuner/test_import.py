@@ -68,7 +68,7 @@ def fine(**keys):
 
 
 def semantic_run(folder, name, method="dcm_semantic"):
-    """What a run leaves behind that was exported."""
+    """A folder as an exported semantic run leaves it."""
     run = folder / "output" / "wan" / name
     (run / "export" / "transformer").mkdir(parents=True)
     (run / "export" / "recipe.json").write_text("{}")
@@ -88,7 +88,7 @@ def test_the_fine_mode_starts_from_the_semantic_expert_that_is_named(folder):
         lora = config.role("student").lora
         assert lora.rank == 128 and lora.whole == ("condition_embedder", "scale_shift_table", "proj_out")
         assert config.role("discriminator").optimizer.betas == (0.0, 0.999)
-    with pytest.raises(ConfigError, match=r"semantic_checkpoint = 'clips': no transformer/ there"):
+    with pytest.raises(ConfigError, match=r"semantic_checkpoint = 'clips': it has no transformer/"):
         load(folder, fine(semantic_checkpoint="clips"))
 
 
@@ -184,7 +184,7 @@ def test_overrides_and_environment_come_after(folder):
         ),
         (
             seed("dcm_config.json") | {"distillation_config": {"dcm_shift": 5}},
-            "flow_schedule_shift = 17 is the one shift",
+            "flow_schedule_shift = 17 already is the shift",
         ),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_dataset_that_cannot_be_taken(folder, content, message):
 
 def test_the_seeds_dataset_alone_asks_for_its_folder(folder):
     shutil.copy(SEEDS / "dmd_dataset.json", folder / "config" / "wan" / "multidatabackend.json")
-    with pytest.raises(ConfigError, match=r"instance_data_dir: it names the folder with the videos, and is not set"):
+    with pytest.raises(ConfigError, match=r"instance_data_dir: the folder with the videos is not set"):
         load(folder, dmd())
     loaded = load(folder, dmd(), "data.datasets=[{videos: clips}]", "data.frames=121")
     data = loaded.config.data
@@ -346,7 +346,7 @@ def test_the_three_contradictions_end_in_a_message(folder, capsys):
     assert main(["import", "simpletuner", "seed.json", "-o", "run.yaml", "--no-push"]) == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert any("121 frames are 31 latent frames, no whole number of chunks of 3" in text for text in warnings)
-    assert any("Wan makes 4k+1 frames: 17 in place of 16" in text for text in warnings)
+    assert any("the model makes 13 or 17 frames: 17 in place of 16" in text for text in warnings)
     assert any(
         "warmup_updates = 4000: this run has 4000 updates of student, all of them warm-up" in w for w in warnings
     )

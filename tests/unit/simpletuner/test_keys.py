@@ -1,4 +1,4 @@
-"""Every key has its effect on a configuration, a note that says why it has none, or a refusal by name."""
+"""Every key has an effect on a configuration, a note that says why it has none, or a refusal that names it."""
 
 import json
 import re
@@ -26,6 +26,8 @@ EFFECTS = [
     ("model_type", "lora", {"roles.student.lora.rank": 128, "roles.fake_score.lora.rank": 128}),
     ("lora_rank", 8, {"roles.student.lora.rank": 8, "roles.fake_score.lora.rank": 8}),
     ("lora_alpha", 4, {"roles.student.lora.alpha": 4.0, "roles.fake_score.lora.alpha": 4.0}),
+    ("lora_format", "comfyui", {"model.comfyui_lora": True}),
+    ("lora_format", "diffusers", {"model.comfyui_lora": False}),
     ("mixed_precision", "bf16", {f"roles.{r}.dtype": "bfloat16" for r in ("student", "fake_score", "teacher")}),
     ("mixed_precision", "no", {f"roles.{r}.dtype": "float32" for r in ("student", "fake_score", "teacher")}),
     ("base_model_precision", "int8-quanto", {"roles.student.base_precision": "int8", "roles.teacher.zero": 0}),
@@ -188,8 +190,9 @@ NOTES = [
     ("lr_warmup_steps", 4000, "no shorter than the run, in which the student is updated 4000 times", False),
     ("validation_num_inference_steps", 3, "the student's own steps", False),
     ("validation_num_inference_steps", 8, "sampled with its own 3 steps", True),
+    ("validation_using_datasets", True, "no effect: a student from text is shown text alone", True),
     ("validation_guidance", 1.0, "sampled without guidance", False),
-    ("validation_num_video_frames", 16, "Wan makes 4k\\+1 frames: 17 in place of 16", True),
+    ("validation_num_video_frames", 16, "the model makes 13 or 17 frames: 17 in place of 16", True),
     ("resolution_type", "pixel_area", "for datasets that do not set it", False),
     ("minimum_image_size", 0, "for datasets that do not set it", False),
     ("compress_disk_cache", True, "always zstd", False),
@@ -201,6 +204,7 @@ NOTES = [
 REFUSED = [
     ("model_family", "flux", "families here: wan"),
     ("model_type", "lokr", "known: lora, full"),
+    ("lora_format", "kohya", "known: diffusers, comfyui"),
     ("lora_type", "lycoris", "LyCORIS is not supported; use standard"),
     ("pretrained_model_name_or_path", "Wan-AI/none", "hf download Wan-AI/none; or name a folder: model.path=FOLDER"),
     ("pretrained_t5_model_name_or_path", "google/umt5", "those of pretrained_model_name_or_path; give that name"),
@@ -215,7 +219,7 @@ REFUSED = [
     ("grad_clip_method", "agc", "known: value, norm"),
     ("resume_from_checkpoint", "checkpoint-9", "no such file in"),
     ("hub_model_id", None, "hub_model_id names the repository, and is not set"),
-    ("validation_guidance", 5.0, "is sampled without; set 1.0"),
+    ("validation_guidance", 5.0, "is sampled without guidance; set 1.0"),
     ("validation_resolution", "1280x700", "multiples of 16; the nearest is 1280x704"),
     ("validation_resolution", "a,b", "expected one size"),
     ("data_backend_config", "config/none.json", "no such file in"),
@@ -354,6 +358,22 @@ def test_a_full_student_trains_all_weights_and_none_of_them_is_int8(folder):
     loaded = load(folder, dmd(model_type="full", base_model_precision="no_change"))
     assert all(loaded.config.role(role).lora is None for role in ("student", "fake_score"))
     assert any(text.startswith("lora_alpha = 128, lora_rank = 128: no effect") for text in loaded.warnings)
+
+
+def test_a_full_student_has_no_adapter_to_name_for_comfyui(folder):
+    full = dmd(model_type="full", base_model_precision="no_change", lora_format="comfyui")
+    loaded = load(folder, full)
+    assert not loaded.config.model.comfyui_lora
+    assert any("lora_format = comfyui: no effect: model_type is full" in text for text in loaded.warnings)
+    assert load(folder, full, "model.export_lora_rank=4").config.model.comfyui_lora
+
+
+def test_frames_are_those_that_the_family_takes(folder, tmp_path):
+    """80 frames: 77 of Wan's, 73 of LTX-Video's."""
+    told = dmd(data_backend_config=str(dataset(tmp_path, num_frames=80)), validation_num_video_frames=80)
+    for name, below in (("wan", 77), ("ltx", 73)):
+        config = load(folder, told | {"model_family": name}).config
+        assert (config.data.frames, config.evaluate.frames) == (below, 81)
 
 
 def dataset(folder, **changes):

@@ -9,7 +9,7 @@ from ray_distill.config import ConfigError
 from ray_distill.simpletuner import datatable, idle
 from ray_distill.simpletuner.dataset import FIELDS
 from ray_distill.simpletuner.keys import KEYS
-from ray_distill.simpletuner.outcome import File, looked_up
+from ray_distill.simpletuner.outcome import File, look_up
 from ray_distill.simpletuner.values import Refused
 from tests.unit.simpletuner.examples import MODEL, home, load, seed
 
@@ -181,7 +181,7 @@ def test_dmds_quick_start_of_august_2025_loads(folder):
     assert "fake_score_use_ema = true: no effect" in told and "adversarial_weight = 0.1: no effect" in told
     gan = load(folder, given | {"distillation_config": brave}, "method.name=dmd_gan").config
     assert gan.method.name == "dmd_gan" and gan.method.gan_weight == 0.1
-    with pytest.raises(ConfigError, match=r"shift = 7.0 is timestep_shift, which says 5; remove one"):
+    with pytest.raises(ConfigError, match=r"shift = 7.0 is another name of timestep_shift, which is 5; remove one"):
         load(folder, given | {"distillation_config": {"shift": 7.0, "timestep_shift": 5}})
     constant = load(folder, given | {"distillation_config": {"min_lr_ratio": 0.5}})
     assert any("min_lr_ratio = 0.5: no effect: fake_score_lr_scheduler does not fall" in w for w in constant.warnings)
@@ -206,7 +206,7 @@ def test_keys_that_would_change_the_training_are_refused_unless_off(folder):
     file = File(Path("x"), {}, {}, "dmd")
     for key in [*names(idle.REFUSED), *idle.USUAL]:
         with pytest.raises(Refused, match="; remove it"):
-            looked_up(KEYS, key).rule("on", file)
+            look_up(KEYS, key).rule("on", file)
     off = dict.fromkeys(names(idle.REFUSED), False) | {key: usual for key, (usual, _) in idle.USUAL.items()}
     assert load(folder, dmd(**off)).warnings == load(folder, dmd()).warnings
     with pytest.raises(ConfigError, match=r"crepa_enabled = True: distillation has no such term; remove it"):
@@ -223,7 +223,7 @@ def test_a_datasets_keys_are_told_or_refused_alike(folder):
     assert quiet.warnings == load(folder, dataset(folder)).warnings
     for key in names(datatable.REFUSED):
         with pytest.raises(Refused, match="; remove it"):
-            looked_up(FIELDS, key).rule("on", {}, File(Path("x"), {}, {}, "dmd"))
+            look_up(FIELDS, key).rule("on", {}, File(Path("x"), {}, {}, "dmd"))
     load(folder, dataset(folder, start_epoch=1, start_step=0, end_step=None))
     with pytest.raises(ConfigError, match=r"dataset 0: start_step = 300: all datasets are mixed from the first step"):
         load(folder, dataset(folder, start_step=300))
@@ -235,7 +235,7 @@ def test_a_datasets_keys_are_told_or_refused_alike(folder):
         ({"type": "huggingface", "dataset_name": "a/b"}, "type = 'huggingface': known: local. Fetch the videos"),
         ({"type": "aws", "aws_secret_access_key": "s3cret"}, "type = 'aws': known: local. Fetch the videos"),
         ({"dataset_type": "conditioning"}, "dataset_type = 'conditioning': videos, and prompts"),
-        ({"video": {"num_frames": 81, "min_frames": 82}}, "min_frames: files of 81 frames, which are num_frames"),
+        ({"video": {"num_frames": 81, "min_frames": 82}}, "min_frames: files with num_frames = 81 frames are accepted"),
         ({"video": {"num_frames": 81, "max_frames": 80}}, "max_frames: no file has num_frames = 81 then"),
         ({"video": {"is_i2v": True}}, "T2V-1.3B-Diffusers begins from text; use false, an i2v flavour, or Wan 2.2 5B"),
         ({"video": {"num_frame": 81}}, "known: num_frames, frame_interval"),
@@ -245,7 +245,7 @@ def test_a_datasets_keys_are_told_or_refused_alike(folder):
         ({"only_instance_prompt": True, "instance_prompt": None}, "instance_prompt is the caption of all videos, and"),
         ({"caption_strategy": "instanceprompt"}, "'instanceprompt': instance_prompt is the caption of all videos, and"),
         ({"crop": True, "crop_aspect": "closest"}, "crop_aspect = 'closest': a crop keeps the picture's aspect"),
-        ({"resolution": 1.0}, "an edge of 1 pixels is none; use 16 or more, or resolution_type=area"),
+        ({"resolution": 1.0}, "an edge of 1 pixels is too short; use 16 or more, or resolution_type=area"),
         ({"repeats": -1}, "repeats = -1: expected 0 or more"),
         ({"conditioning_data": ["poses"]}, "text alone conditions the model here; remove it"),
         ({"disabled": "perhaps"}, "disabled = 'perhaps': expected true or false"),
@@ -263,10 +263,10 @@ def test_a_dataset_of_today_that_is_refused(changes, message, folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"checkpointing_steps": 7}, "checkpoint_step_interval = 200 is its name today and says otherwise"),
+        ({"checkpointing_steps": 7}, "checkpoint_step_interval = 200 is its name today, with another value"),
         ({"save_steps": 7}, "save_steps: unknown key; did you mean 'checkpoint_step_interval'?"),
         ({"lr": 7}, "lr: unknown key; did you mean 'learning_rate'?"),
-        ({"qqqq": 7}, "qqqq: unknown key; docs/simpletuner.md lists those that are known"),
+        ({"qqqq": 7}, "qqqq: unknown key; docs/simpletuner.md lists the known keys"),
         ({"distillation_config": {"guidance_scale": 3}}, "unknown key; did you mean 'real_score_guidance_scale'?"),
         ({"model_flavour": "i2v-14b-2.2-high"}, "one of two experts, which are distilled together here: method dmd_ph"),
         ({"model_flavour": "flf2v-14b-2.1"}, "it also takes the last frame of a clip"),
@@ -278,7 +278,7 @@ def test_a_dataset_of_today_that_is_refused(changes, message, folder):
         ({"resume_from_checkpoint": "checkpoint-9"}, "this tool's checkpoints are called step_00000100"),
         ({"learning_rate": float("nan")}, "learning_rate = nan: expected a number"),
         ({"flow_schedule_shift": "Infinity"}, "flow_schedule_shift = 'Infinity': expected a number"),
-        ({"user_prompt_library": "odd.json"}, "'cat' has no text in it; expected a file of {name: prompt}"),
+        ({"user_prompt_library": "odd.json"}, "'cat' has no text; expected a file of {name: prompt}"),
         ({"validation_epoch_interval": 1}, "checkpoints and validations are counted in steps"),
     ],
 )
@@ -289,24 +289,37 @@ def test_a_key_of_today_that_is_refused(changes, message, folder):
     assert message in str(error.value)
 
 
-FROM_PICTURES = {"pretrained_model_name_or_path": None, "pretrained_t5_model_name_or_path": None}
+NO_MODEL = {"pretrained_model_name_or_path": None, "pretrained_t5_model_name_or_path": None}
 
 
 @pytest.mark.parametrize("flavour", ["i2v-14b-2.1", "i2v-14b-2.1-720p"])
 def test_a_flavour_that_begins_from_pictures(flavour, folder):
     name = f"Wan-AI/Wan2.1-I2V-14B-{'720P' if '720p' in flavour else '480P'}-Diffusers"
     (folder / name / "transformer").mkdir(parents=True, exist_ok=True)
-    of_flavour = {"model_flavour": flavour, **FROM_PICTURES}
+    of_flavour = {"model_flavour": flavour, **NO_MODEL}
     told = dataset(folder, video={"num_frames": 81, "is_i2v": True})
     assert_set(load(folder, told | of_flavour).config, {"model.path": "{home}/" + name}, folder)
+    shown = load(folder, told | of_flavour | {"validation_using_datasets": True, "validation_prompt": "a kite"})
+    assert shown.config.evaluate.prompts == {}
+    (line,) = [line for line in shown.warnings if "validation_prompt" in line]
+    assert "no effect: a prompt has no picture, and validations show captions and first frames of the data" in line
+    assert not any("validation_using_datasets" in line for line in shown.warnings)
     with pytest.raises(ConfigError, match=r"is_i2v: the model begins from each clip.s first frame; use true"):
         load(folder, dataset(folder, video={"num_frames": 81, "is_i2v": False}) | of_flavour)
+
+
+def test_a_file_without_model_and_flavour_is_simpletuners_own(folder):
+    loaded = load(folder, dmd(**NO_MODEL))
+    assert_set(loaded.config, {"model.path": "{home}/" + MODEL, "publish.base_model": MODEL}, folder)
+    assert load(folder, dmd(**NO_MODEL), f"model.path={folder / OTHER}").config.model.path == folder / OTHER
+    with pytest.raises(ConfigError, match="flavours are Wan's; give pretrained_model_name_or_path"):
+        load(folder, dmd(model_family="ltx", **NO_MODEL))
 
 
 def test_wan_2_2_5b_begins_as_its_datasets_ask(folder):
     name = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
     (folder / name / "transformer").mkdir(parents=True, exist_ok=True)
-    of_flavour = {"model_flavour": "ti2v-5b-2.2", **FROM_PICTURES}
+    of_flavour = {"model_flavour": "ti2v-5b-2.2", **NO_MODEL}
     for asked in (True, False):
         told = dataset(folder, video={"num_frames": 81, "is_i2v": asked}) | of_flavour
         assert_set(load(folder, told).config, {"model.path": "{home}/" + name, "model.from_image": asked}, folder)
@@ -322,7 +335,7 @@ def test_null_is_a_key_that_is_not_set(folder):
     loaded = load(folder, dmd(**nulls))
     student = loaded.config.role("student")
     assert (student.ema_decay, student.lora.alpha, loaded.config.train.global_batch) == (None, None, 1)
-    assert "lora_alpha = null -> accepted: not set: SimpleTuner reads it as an absent key" in loaded.report
+    assert "lora_alpha = null -> accepted: not set: SimpleTuner treats it as an absent key" in loaded.report
     section = seed("dmd_config.json")["distillation_config"] | {"ts_schedule": None, "independent_first_frame": "false"}
     assert load(folder, dmd(distillation_config=section)).config.method.ts_schedule is True  # SimpleTuner's default
     with pytest.raises(ConfigError, match="no whole number of chunks of 3"):  # the text "false" is false

@@ -1,6 +1,8 @@
 """Odd names and values, openings that fail half-way, files that are too large: a run is one, and tells all it can."""
 
 import logging
+import math
+import sys
 
 import pytest
 from mlflow.exceptions import MlflowException, RestException
@@ -213,3 +215,15 @@ def test_an_outage_of_sqlite_is_one_line(outage, tmp_path, monkeypatch, caplog, 
     ours = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record.name for record in ours] == [module.__name__] * 2 and "track sync" in ours[1].getMessage()
     assert capfd.readouterr().err == "" and tracker.left == 62
+
+
+@pytest.mark.parametrize(
+    ("values", "latest"), [((math.inf,), sys.float_info.max), ((5.0, 3.0), 5.0), ((math.nan, 1.0), 1.0)]
+)
+def test_a_store_gives_infinity_back_as_the_largest_number(uri, values, latest):
+    """And of values of one step and time the largest, where NaN is 0 (findings/mlflow_infinity.sh)."""
+    client = quiet_client(uri)
+    run = client.create_run("0").info.run_id
+    for value in values:
+        client.log_metric(run, "loss", value, timestamp=1000, step=1)
+    assert client.get_run(run).data.metrics["loss"] == latest

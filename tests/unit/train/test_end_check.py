@@ -69,7 +69,7 @@ def test_what_it_cannot_judge_is_refused(tmp_path, changed, message):
         ({"heads": {}}, "config.json: heads"),
         ({"heads": {"digit": []}}, "config.json: heads.digit"),
         ({"channels": [10, 20, -1]}, "config.json: channels.2"),
-        ({"channels": [10, 20, 32]}, "trunk.4.weight is .* of different models"),
+        ({"channels": [10, 20, 32]}, "trunk.4.weight is .* belong to different models"),
         ({"size": [9, 8, 8]}, "its layers take no clips of"),
     ],
 )

@@ -82,6 +82,7 @@ def test_what_fits_is_ready(config, tmp_path, kind, changes):
         ("2.1_i2v", {"prompts": True}, "has prompts alone, and .* begins from a picture with each; name their column"),
         ("2.1_i2v", {"model__max_sequence_length": 256}, "max_sequence_length = 256: .* splits text from image at 512"),
         ("2.2_5b", {"model__from_image": True, "data__frames": 1}, "of which 1 are given: nothing is left to make"),
+        ("2.1_i2v", {"data__frames": 1}, "data.frames = 1: clips of 1 latent frames, of which 1 are given"),
         ("2.1_i2v", {"evaluate__prompts": {"a": "a kite"}}, "evaluate.prompts: 'a' has no picture"),
         ("2.1_t2v", {"evaluate__images": {"a": "{home}/a.png"}}, "evaluate.images: the pipeline makes videos of text"),
         ("2.1_i2v", {"evaluate__images": {"a": "{home}/broken.png"}}, "evaluate.images: a: .*is no picture"),

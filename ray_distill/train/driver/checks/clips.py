@@ -1,8 +1,9 @@
-"""Check the datasets, and the size of clips that are made of them."""
+"""Check the datasets, and the size of their clips."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from operator import sub
 
 from ray_distill.config import ConfigError, RunConfig
@@ -11,6 +12,7 @@ from ray_distill.data.prepare.first_rows import check_rows
 from ray_distill.data.read.clip import BadClip
 from ray_distill.data.read.picture import read_picture
 from ray_distill.diffusion.causal import chunk_lengths
+from ray_distill.models.codec import frames_of
 from ray_distill.models.loading import check_folder
 from ray_distill.models.spec import of_clips, prefix_frames
 from ray_distill.train.driver.checks.networks import check_positions
@@ -18,7 +20,7 @@ from ray_distill.train.driver.checks.sequence import check_tokens
 
 
 def check_size(config: RunConfig) -> None:
-    """Clips fit the codec, the transformer's patches and the method's chunks."""
+    """Check that clips fit the codec, the transformer's patches and the method's chunks."""
     data = config.data
     models = config.model.pipeline
     shown = config.shown_size
@@ -35,9 +37,10 @@ def check_size(config: RunConfig) -> None:
     shapes |= {models.latent_shape(*shown)}
     check_positions(config, sorted(shapes))
     prefix, fewest = prefix_frames(config.model.encoders.fields), min(shape[1] for shape in shapes)
-    if prefix and fewest <= prefix:
+    fixed = prefix or int(bool(of_clips(config.model.encoders.fields)))  # beside each frame the first is given, too
+    if fixed and fewest <= fixed:
         raise ConfigError(
-            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {prefix} are given: nothing is "
+            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {fixed} are given: nothing is "
             "left to make; raise data.frames (and evaluate.frames, where that is set)"
         )
     if config.method.beyond_clips and fewest < 2:
@@ -49,11 +52,11 @@ def check_size(config: RunConfig) -> None:
     for frames in {data.frames, shown[0]}:
         latent = models.latent_shape(frames, data.height, data.width)[1]
         if chunks is not None:
-            chunk_lengths(latent, chunks)
+            chunk_lengths(latent, chunks, partial(frames_of, models.codec))
 
 
 def check_data(config: RunConfig) -> None:
-    """The datasets are there, with rows that can be used, and they are what the method and the metric need."""
+    """Check that the datasets exist, have usable rows, and suit the method and the metric."""
     check_rows(config.data)
     prompts = [part.name for part in config.data.parts if part.kind == "prompts" and part.teacher is None]
     for number, part in enumerate(config.data.parts):
@@ -70,7 +73,7 @@ def check_data(config: RunConfig) -> None:
 
 
 def check_pictures(config: RunConfig) -> None:
-    """Pictures are there where the network takes them, and nowhere else."""
+    """Check that pictures are given if and only if the network takes them."""
     of = config.model.pipeline.of
     if config.model.from_image and of.image is None:
         raise ConfigError(f"model.from_image = true: family {of.name!r} makes videos of text alone; remove the key")
@@ -107,8 +110,8 @@ def check_pictures(config: RunConfig) -> None:
 
 
 def check_sound(config: RunConfig) -> None:
-    """Clips with sound have a method that learns it, the family's rate, and prompts to be made of; and no key of sound
-    is given where there is none."""
+    """Check that clips with sound have a method that learns sound, the family's rate, and prompts as their source;
+    without sound no key of sound is set."""
     of, data, method = config.model.pipeline.of, config.data, config.method
     if of.fps is not None and data.fps != of.fps:
         raise ConfigError(
@@ -135,7 +138,7 @@ def check_sound(config: RunConfig) -> None:
 
 
 def check_pairs(config: RunConfig) -> None:
-    """Prepared trajectories are those of the method's own solver; ConfigError names what differs."""
+    """Check that prepared trajectories are those of the method's own solver; ConfigError names the difference."""
     prepared = config.method.prepared
     if prepared is None:
         return

@@ -1,4 +1,4 @@
-"""Check what the evaluation needs: a whole metric of the run's own clips, and its prompts."""
+"""Check the evaluation's needs: a whole metric for the run's own clips, and its prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VALIDATIONS = 100_000
 
 
 def check_evaluation(config: RunConfig) -> None:
-    """The metric and the numbers of an evaluation; a run that is not evaluated is validated, or may be later."""
+    """Check the metric and the numbers of an evaluation, which validations and later evaluations also use."""
     settings, data = config.evaluate, config.data
     if settings.every is not None and config.train.steps // settings.every > VALIDATIONS:
         raise ConfigError(
@@ -41,7 +41,7 @@ def check_evaluation(config: RunConfig) -> None:
 
 
 def check_cache(config: RunConfig, cache: Cache) -> None:
-    """ConfigError, before the training, where the data that it will be measured by is not enough for the metric."""
+    """ConfigError before the training if the data has too few clips for the metric."""
     settings = config.evaluate
     if settings.metric is None or not (settings.enabled or settings.every or settings.baseline):
         return
@@ -58,7 +58,7 @@ def check_cache(config: RunConfig, cache: Cache) -> None:
 
 
 def check_prompts(metric: Metric, prompts: list[str], where: str) -> None:
-    """ConfigError for a prompt that says nothing of what the metric asks."""
+    """ConfigError for a prompt without an answer to the metric's questions."""
     for prompt in prompts:
         if head := metric.head_without_answer(prompt):
             words = ", ".join(metric.words[head][:12])

@@ -1,4 +1,4 @@
-"""Check that the pipeline has two experts where the method trains two, and one where it trains one."""
+"""Check that the pipeline has as many experts as the method trains."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from ray_distill.types import LOW
 
 
 def check_flavour(config: RunConfig) -> None:
-    """Refuse one student of a pipeline of two experts. A folder that does not exist is known by its published name."""
+    """Refuse one student for a pipeline of two experts; the published name tells this of a folder that does not
+    exist."""
     pipeline = config.model.pipeline
     check_index(pipeline.where, pipeline.settings, config.method.sampler().experts is not None)
 
 
 def check_experts(config: RunConfig) -> None:
-    """A pipeline with transformer_2 for a method with two teachers, and one boundary; clips are made by one teacher."""
+    """Check that a method with two teachers has a pipeline with transformer_2 and its boundary; one teacher makes
+    clips."""
     experts, folder = config.method.teachers, config.model.path
     for number, part in enumerate(config.data.parts):
         if part.teacher is not None and ((part.teacher.path or folder) / SECOND).is_dir():

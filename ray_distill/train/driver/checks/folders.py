@@ -1,4 +1,4 @@
-"""Check that the folders a run writes into can be made and written, and have room."""
+"""Check that a run can make and write its folders, and that they have room."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROBE = b"\0" * (1 << 16)
 
 
 def check_folders(config: RunConfig) -> None:
-    """The run's folder and the cache can be written; nothing of the attempt stays."""
+    """Check that the run's folder and the cache are writable, and leave no trace of the attempt."""
     remedy = "choose another output_dir or name, or make room there"
     check_writable(config.run_dir, f"output_dir = {config.output_dir}", remedy)
     cache = config.data.cache_dir
@@ -21,7 +21,7 @@ def check_folders(config: RunConfig) -> None:
 
 
 def check_writable(folder: Path, key: str, remedy: str) -> None:
-    """ConfigError unless files can be made, written to the disk and renamed in ``folder``, or where it will be."""
+    """ConfigError unless files can be made, synced and renamed in ``folder``, or where it will be made."""
     try:
         there = _nearest(folder)
         if not there.is_dir():
@@ -37,7 +37,7 @@ def check_writable(folder: Path, key: str, remedy: str) -> None:
 
 
 def _nearest(folder: Path) -> Path:
-    """``folder``, else the nearest above it that is there. A link that leads nowhere is there, and is no folder."""
+    """``folder``, else its nearest existing parent. A dangling link counts as existing, and is no folder."""
     return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
 
 

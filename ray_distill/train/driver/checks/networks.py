@@ -8,8 +8,16 @@ from typing import Any
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.stages import distinct
-from ray_distill.models.heads import placed
-from ray_distill.models.loading import NATIVE, check_attention, check_blocks, check_weights, empty_transformer
+from ray_distill.models.exits import check_exits
+from ray_distill.models.heads import head_blocks
+from ray_distill.models.loading import (
+    NATIVE,
+    check_attention,
+    check_blocks,
+    check_masks,
+    check_weights,
+    empty_transformer,
+)
 from ray_distill.models.lora import check_targets
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Latent, of_clips
@@ -19,7 +27,7 @@ from ray_distill.types import STUDENT, Average
 
 
 def check_networks(config: RunConfig) -> None:
-    """Every role's weights are there, whole and of this family, and what is put on them is possible."""
+    """Check that every role's weights exist, are whole and of this family, and take its adapters and settings."""
     check_attention(config.model.attention)
     family, whose = config.model.family, ""
     ends: tuple[tuple[str, Any], ...] = ()
@@ -28,7 +36,7 @@ def check_networks(config: RunConfig) -> None:
         described = config.pipeline(role).transformer
         for name, heads in config.method.heads.items():
             if heads.of == role:
-                placed(name, heads, family, described)
+                head_blocks(name, heads, family, described)
         if role in config.method.heads:
             continue
         if section.init == "pretrained":
@@ -36,9 +44,13 @@ def check_networks(config: RunConfig) -> None:
         if section.attention:
             check_attention(section.attention, f"roles.{role}.attention")
         backend = section.attention or config.model.attention
-        if section.lora or section.compile or backend != NATIVE:
+        if section.lora or section.compile or backend != NATIVE or role in config.method.exits:
             network = empty_transformer(family, config.source(role))
             check_blocks(network, backend, section.compile, f"roles.{role}")
+            where = f"roles.{role}.attention" if section.attention else "model.attention"
+            check_masks(backend, config.model.encoders.fields, where)
+            if role in config.method.exits:
+                check_exits(network, "method.exit_embedding = true")
             if section.lora:
                 check_targets(section.lora, network, f"roles.{role}.lora")
         own = tuple((name, described.get(name)) for name in config.model.pipeline.of.ends)
@@ -51,7 +63,8 @@ def check_networks(config: RunConfig) -> None:
 
 
 def check_ends(config: RunConfig, ends: Ends) -> None:
-    """Every transformer takes and gives the latents of the pipeline's VAE, and reads its text encoder's text."""
+    """Check that every transformer takes and gives the latents of the pipeline's VAE, and takes its text encoder's
+    text."""
     family = config.model.family
     roles = [role for role in config.method.roles if role not in config.method.heads]
     sources = {(pipeline := config.pipeline(role)).key: pipeline for role in roles}
@@ -88,7 +101,7 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
 
 
 def _check_same_fields(config: RunConfig, source: Pipeline) -> None:
-    """Every network sees the same image, or none does."""
+    """Check that all networks see the same image, or none."""
     fields, own = (set(of_clips(pipeline.fields(1))) for pipeline in (config.model.pipeline, source))
     if fields != own:
         spelt = [", ".join(sorted(names)) or "text alone" for names in (own, fields)]
@@ -99,14 +112,14 @@ def _check_same_fields(config: RunConfig, source: Pipeline) -> None:
 
 
 def check_latents(config: RunConfig) -> None:
-    """``check_ends`` of the pipeline that is there, before anything is computed of it."""
+    """Run ``check_ends`` on the actual pipeline, before anything uses it."""
     if (config.model.path / "vae/config.json").is_file() and (config.model.path / "text_encoder/config.json").is_file():
         check_ends(config, check_parts(config))
 
 
 def check_positions(config: RunConfig, shapes: Iterable[Latent]) -> None:
-    """Every transformer has positions for latents of these ``shapes`` (C, t, h, w), a windowed student for those of its
-    window alone."""
+    """Check that every transformer has positions for latents of these ``shapes`` (C, t, h, w); a windowed student needs
+    those of its window only."""
     chunks = config.method.sampler().chunks
     for role, need in config.method.roles.items():
         if role in config.method.heads:
@@ -129,7 +142,7 @@ def check_positions(config: RunConfig, shapes: Iterable[Latent]) -> None:
 
 
 def _arguments(pipeline: Pipeline) -> dict[str, Any]:
-    """A transformer's configuration with the defaults of what it leaves out."""
+    """A transformer's configuration with its class's defaults for missing keys."""
     parameters = inspect.signature(pipeline.of.transformer.__init__).parameters
     return {name: parameter.default for name, parameter in parameters.items()} | pipeline.transformer
 
@@ -139,7 +152,7 @@ def _spelt(ends: tuple[tuple[str, Any], ...]) -> str:
 
 
 def check_pulls(config: RunConfig) -> None:
-    """ConfigError where a role should follow another one's weights, and the two do not have the same tensors."""
+    """ConfigError if a role should follow another role's weights, and their tensors differ."""
     steps = distinct(config.method, config.train.steps)
     for pull in {pull for _, updates in steps for update in updates for pull in update.pulls}:
         roles = pull.role, pull.towards
@@ -156,7 +169,7 @@ def check_pulls(config: RunConfig) -> None:
 
 
 def check_updates(config: RunConfig) -> None:
-    """ConfigError for a run in which a student is never updated: it would be published as it began."""
+    """ConfigError for a run that never updates a student, which it would publish with its first weights."""
     updated, experts = total_updates(config), config.method.sampler().experts
     sampled = (experts.high, experts.low) if experts else (STUDENT,)
     for role in (role for role in sampled if config.method.roles[role] == "trained" and role not in updated):

@@ -1,4 +1,4 @@
-"""Check the pipeline's folder: VAE, text, and what an export takes from it."""
+"""Check the pipeline's folder: VAE, text, and the parts that an export takes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PARTS = ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer_con
 
 @dataclass(frozen=True)
 class Ends:
-    """The inputs of all transformers of a run: ``channels`` of latents, and text of a ``width``."""
+    """Inputs of all transformers of a run: ``channels`` of latents, and ``width`` of text."""
 
     channels: int
     width: int
 
 
 def check_parts(config: RunConfig) -> Ends:
-    """VAE, text encoder and tokenizer are there, whole, and of one pipeline."""
+    """Check that VAE, text encoder and tokenizer exist, are whole, and belong to one pipeline."""
     folder = config.model.path
     if missing := [part for part in PARTS if not (folder / part).is_file()]:
         raise ConfigError(
@@ -46,7 +46,7 @@ def check_parts(config: RunConfig) -> Ends:
 
 
 def check_image(config: RunConfig) -> None:
-    """The parts that encode images are there, and prompts have the only length that the network takes."""
+    """Check that the image encoder's parts exist, and that prompts have the only length that the network takes."""
     pipeline, tokens = config.model.pipeline, config.model.max_sequence_length
     fields = config.model.encoders.fields
     for part in pipeline.of.image_parts(fields):
@@ -61,7 +61,7 @@ def check_image(config: RunConfig) -> None:
                 f"{pipeline.where}: a clip begins from a picture, and its vae encodes none: {error}; give a folder "
                 "whose first latent frame is one picture"
             ) from None
-    length = pipeline.of.tokens(pipeline.described)
+    length = pipeline.of.tokens(pipeline.architecture)
     if length is not None and tokens != length:
         raise ConfigError(
             f"model.max_sequence_length = {tokens}: the transformer of {pipeline.where} splits text from image at "
@@ -70,7 +70,7 @@ def check_image(config: RunConfig) -> None:
 
 
 def check_comfyui(config: RunConfig) -> None:
-    """Every layer of an adapter that leaves has a name that ComfyUI knows it by."""
+    """Check that ComfyUI has a name for every layer of an exported adapter."""
     experts = config.method.sampler().experts
     for role in (experts.high, experts.low) if experts else (STUDENT,):
         lora, cut = config.role(role).lora, config.model.export_lora_rank is not None
@@ -86,7 +86,7 @@ def check_comfyui(config: RunConfig) -> None:
 
 
 def check_export(config: RunConfig) -> None:
-    """The student can leave: its recipe, the parts that it takes from its base, and the place where it goes."""
+    """Check that the student can be exported: its recipe, the parts from its base, and the destination."""
     sampler, folder = config.method.sampler(), config.model.path
     times = sampler.timesteps
     if not times or times[0] > 1000 or times[-1] <= 0 or any(a <= b for a, b in zip(times, times[1:], strict=False)):
@@ -100,6 +100,6 @@ def check_export(config: RunConfig) -> None:
     check_place(config.run_dir / FOLDER)
     if config.model.comfyui_lora:
         check_comfyui(config)
-    # With a section publish the base is a name on the hub, and what stands here is a copy of it.
+    # With a section publish the base is a name on the hub, and this folder is a copy of it.
     if config.publish is None or Path(config.publish.base_model).is_dir() or (folder / INDEX).is_file():
         check_base(config.model.pipeline, sampler.experts is not None)

@@ -15,7 +15,7 @@ KEY = "train.sequence_parallel"
 
 
 def check_heads(config: RunConfig) -> None:
-    """ConfigError where a transformer's heads do not divide, with the numbers of workers that do."""
+    """ConfigError, with the possible numbers of workers, if these do not divide a transformer's heads."""
     shared = config.train.sequence_parallel
     if shared > 1 and family(config.model.family).exchange_heads is None:
         raise ConfigError(
@@ -39,7 +39,8 @@ def check_heads(config: RunConfig) -> None:
 
 
 def check_tokens(config: RunConfig, shapes: Iterable[Latent]) -> None:
-    """ConfigError where the tokens of latents of some shape (C, t, h, w), or of a causal chunk, do not divide."""
+    """ConfigError if the workers do not divide the tokens of some shape (C, t, h, w) of latents, or of a causal
+    chunk."""
     shared = config.train.sequence_parallel
     if shared == 1:
         return
@@ -64,10 +65,10 @@ def _remedy(count: int, config: RunConfig) -> str:
 
 
 def check_nodes(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> str:
-    """A warning where neighbours may stand on two nodes; "" where each of ``nodes`` (its resources) holds whole groups.
+    """Warning that neighbours may run on two nodes; "" if each of ``nodes`` (its resources) holds whole groups.
 
-    ConfigError where a run of ``train.min_workers`` might be started with a number of workers that is no multiple: Ray
-    starts as many as the nodes have room for."""
+    ConfigError if a run of ``train.min_workers`` might start with a number of workers that is no multiple, since Ray
+    starts as many as fit on the nodes."""
     train = config.train
     if train.sequence_parallel == 1:
         return ""
