@@ -27,6 +27,7 @@ starts nothing. Videos beyond the limit are counted and named.
 RUN_VERBS = {
     "check": "every key, its value and where it came from; starts nothing",
     "plan": "memory, forwards, time and money by role; starts nothing",
+    "preflight": "samples of the teacher, and our sampler against diffusers' own, before a run; trains nothing",
     "prepare": "videos -> latents and text embeddings, into the cache",
     "train": "prepare, train, evaluate, export, track; resumes a run that was stopped",
     "evaluate": "the newest checkpoint against the teacher: numbers and pictures",

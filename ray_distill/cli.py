@@ -90,6 +90,18 @@ def prepare(args: argparse.Namespace) -> None:
     print(json.dumps(masked({"cache": str(cache.folder), **cache.card}), indent=2))
 
 
+def preflight(args: argparse.Namespace) -> int:
+    loaded = load(args.config, args.overrides)
+    from ray_distill.train.preflight import FOLDER, preflight
+
+    config = (loaded.before or loaded).config  # what the second starts from is not there yet
+    seen = preflight(config)
+    show(*seen.lines, *(f"warning: {text}" for text in seen.warnings), f"\npictures  {config.run_dir / FOLDER}")
+    for text in seen.errors:
+        print(f"ray-distill preflight: {mask(text)}", file=sys.stderr)
+    return 1 if seen.errors else 0
+
+
 def train(args: argparse.Namespace) -> int:
     loaded = load(args.config, args.overrides)
     from ray_distill.evaluate.names import PAGE
@@ -204,6 +216,7 @@ def track(args: argparse.Namespace) -> int:
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "check": check_config,
     "plan": plan,
+    "preflight": preflight,
     "prepare": prepare,
     "train": train,
     "tune": tune,

@@ -65,6 +65,19 @@ class Goals(Section):
         return [*named, *(f"within.{name}" for name in self.within)]
 
 
+class Preflight(Section):
+    """Thresholds of `ray-distill preflight`; it ends with exit code 1 where the teacher is outside."""
+
+    compare: bool = True
+    """Whether diffusers' own pipeline samples a clip of the teacher, too, on the CPU in fp32, as our sampler does."""
+    steps: Steps = 4
+    """Steps of that clip."""
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    """Largest difference of the two in a normalised latent."""
+    within: dict[MeasureName, Bounds] = Field(default_factory=dict)
+    """Bounds of the teacher's measures, by name: {motion: {at_least: 0.02}}."""
+
+
 class Evaluate(Section):
     """Evaluation of the student against its teacher by samples. ``metric`` is a classifier's folder; without it an
     evaluation makes pictures only."""
@@ -107,6 +120,7 @@ class Evaluate(Section):
     baseline: bool = False
     """Sample the teacher before training, with many steps and with the student's evaluations."""
     goals: Goals = Goals()
+    preflight: Preflight = Preflight()
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> Evaluate:

@@ -82,7 +82,7 @@ def export_student(
     export = family.image_export if from_image and family.image_export else family.export
     _check(folder, base, family, sampler, export, low)
     scheduler = export.scheduler(transformer) if export.scheduler else SCHEDULERS[sampler.kind](shift=1.0)
-    recipe = _recipe(folder, base, sampler, latent_shape, clips) | {"scheduler": type(scheduler).__name__}
+    recipe = recipe_of(folder, base, sampler, latent_shape, clips) | {"scheduler": type(scheduler).__name__}
     adapters = {name: each for name, each in ((ADAPTER, adapter), (LOW_ADAPTER, low_adapter)) if each is not None}
     ranks = {name: lora.rank for name, (lora, _) in adapters.items()}
     with _replacing(folder) as fresh:
@@ -92,7 +92,7 @@ def export_student(
         for name, (lora, parts) in adapters.items() if comfyui else ():
             save_comfyui(fresh / COMFYUI[name], family, lora, parts)
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
-        _copy_script(fresh, sampler, export)
+        copy_script(fresh, sampler, export)
         text = model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export, comfyui)
         (fresh / "README.md").write_text(mask(text))
     return folder
@@ -123,7 +123,7 @@ def _check(
         raise ValueError("a recipe of two experts needs two networks, and any other recipe needs one")
 
 
-def _recipe(folder: Path, base: Path | str, sampler: Sampler, latent_shape: Latent, clips: Clips) -> dict[str, Any]:
+def recipe_of(folder: Path, base: Path | str, sampler: Sampler, latent_shape: Latent, clips: Clips) -> dict[str, Any]:
     """The content of recipe.json, from which sample.py takes all settings. A base on this machine becomes a path
     relative to ``folder``."""
     return {
@@ -213,7 +213,7 @@ def _save_adapters(folder: Path, adapters: Mapping[str, Adapter]) -> None:
         )
 
 
-def _copy_script(folder: Path, sampler: Sampler, export: Export) -> None:
+def copy_script(folder: Path, sampler: Sampler, export: Export) -> None:
     """Copy sample.py and the files that it imports."""
     script, beside = (export.script, {}) if sampler.chunks is None else export.causal or (None, {})
     for name, path in {"sample.py": script, **beside}.items():

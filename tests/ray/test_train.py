@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from mlflow import MlflowClient
 
@@ -120,6 +121,23 @@ def test_another_run_under_the_same_name_is_refused(straight: Path, home: Home, 
     arguments = home.overrides("quickstart", "method.student_interval=3")
     assert main(["train", "configs/quickstart.yaml", *arguments]) == 2
     assert "method.student_interval was 2 and is 3" in capsys.readouterr().err
+
+
+def test_a_preflight_samples_the_teacher_as_diffusers_does(
+    straight: Path, home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    within = "evaluate.preflight.within={motion: {at_least: 9}}"
+    more = [*MEASURED, "evaluate.pictures=2", within]
+    assert main(["preflight", "configs/quickstart.yaml", *home.overrides("looked", *more)]) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("ray-distill preflight: the teacher's motion is 0.")
+    assert "grey" in said.out and "static" not in said.out and "guidance u + s (c - u), s = 1.5" in said.out
+    folder = home.folder / "output/looked/preflight"
+    numbers = json.loads((folder / "preflight.json").read_text())
+    assert 0 <= numbers["difference"] < 1e-4 and numbers["teacher"]["nfe"] == 8
+    assert numbers["tokens"] == {"median": 5, "most": 5, "taken": 8}
+    assert {path.name for path in folder.iterdir()} == {"preflight.json", "contact_sheet.png", "teacher_many"}
+    assert len(list((folder / "teacher_many").glob("*.mp4"))) == 2
 
 
 def test_equal_seeds_give_equal_videos(straight: Path, home: Home, tmp_path: Path) -> None:

@@ -155,8 +155,8 @@ def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
     return rows.append_column("choices", pa.array(choices))
 
 
-def _cut(inventory: Inventory, index: pa.Table) -> int:
-    """Number of captions, including the negative prompt, with more tokens than the model takes."""
+def _tokens(inventory: Inventory, index: pa.Table) -> list[int]:
+    """The number of tokens of each caption, including the negative prompt; it warns of those that are cut."""
     captions = [*index["caption"].unique().to_pylist(), inventory.source.negative_prompt]
     tokens = inventory.text.read(
         inventory.text.find([address(caption) for caption in dict.fromkeys(captions)]), "tokens"
@@ -170,7 +170,7 @@ def _cut(inventory: Inventory, index: pa.Table) -> int:
             len(tokens),
             inventory.models.max_sequence_length,
         )
-    return cut
+    return [int(count) for count in tokens]
 
 
 def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str, Any]:
@@ -179,13 +179,15 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
     parts = _counts(samples["dataset"])
     counts = [parts.get(number, 0) for number in range(len(source.parts))]
     datasets = zip(source.parts, counts, source.passes(counts), strict=True)
+    tokens, most = _tokens(inventory, index), inventory.models.max_sequence_length
     return {
         "clips": len(samples),
         "skipped": len(bad),
         "repeated": _names(equal(inventory.rows, error="")) - _names(index),
         "reasons": dict(Counter(re.sub(r"\d[\d.]*", "N", _reason(row)) for row in bad)),
         "captions": len(index["caption"].unique()),
-        "captions_cut": _cut(inventory, index),
+        "captions_cut": sum(count > most for count in tokens),
+        "tokens": {"median": int(np.median(tokens)), "most": max(tokens), "taken": most},
         "latent_shape": list(inventory.sample_shape),
         "buckets": dict(Counter("x".join(map(str, row["shape"])) for row in rows_of(samples.select(["shape"])))),
         "datasets": [

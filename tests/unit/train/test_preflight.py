@@ -1,0 +1,161 @@
+"""Words and thresholds of a preflight, and what its comparison is made of; tests/ray runs one whole."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ray_distill.config.measures import ALL
+from ray_distill.evaluate.generate import NotFinite, _generate
+from ray_distill.export.teacher import compared_size, link_teacher
+from ray_distill.train import preflight as module
+from ray_distill.train.preflight import Findings, _look_at_data, judge
+from tests.unit.toys import run_config
+
+DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
+GOOD = dict.fromkeys(ALL, 0.5)
+
+
+def judged(tmp_path, within=None, **means):
+    seen = Findings()
+    judge(GOOD | means, run_config(tmp_path, evaluate={"preflight": {"within": within or {}}}), seen)
+    return seen
+
+
+def test_a_teacher_that_moves_and_has_colour_is_left_in_peace(tmp_path):
+    assert judged(tmp_path) == Findings()
+
+
+@pytest.mark.parametrize(
+    ("means", "words"),
+    [
+        ({"motion": 0.004}, "the teacher is static: motion 0.0040"),
+        ({"moving": 0.0}, "the teacher is static: motion 0.5000 short sides a second, 0% of its videos move"),
+        ({"moving": 0.33}, "the teacher is static in most videos: 33% of them move"),
+        ({"saturation": 0.01}, "the teacher's videos are grey"),
+    ],
+)
+def test_a_static_or_grey_teacher_is_named_and_stops_nothing(tmp_path, means, words):
+    seen = judged(tmp_path, **means)
+    assert len(seen.warnings) == 1 and words in seen.warnings[0] and seen.errors == []
+
+
+def test_a_threshold_that_the_user_sets_stops(tmp_path):
+    within = {"motion": {"at_least": 0.6}, "clipped": {"at_most": 0.9}}
+    seen = judged(tmp_path, within)
+    assert seen.errors == ["the teacher's motion is 0.5; at least 0.6 was asked"]
+    assert judged(tmp_path, within, motion=0.7).errors == []
+
+
+def test_a_measure_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="preflight.within"):
+        run_config(tmp_path, evaluate={"preflight": {"within": {"motoin": {"at_least": 1}}}})
+
+
+def test_captions_that_are_cut_are_counted_and_warned_of():
+    card = {"clips": 5, "skipped": 0, "buckets": {"4x3x6x6": 5}, "captions": 4, "captions_cut": 2}
+    seen = Findings()
+    _look_at_data(card | {"tokens": {"median": 6, "most": 19, "taken": 8}}, seen)
+    assert seen.lines[1] == "captions: 6 tokens in the middle, 19 at most; the model takes 8, 2 are cut"
+    assert seen.warnings[0].startswith("2 captions have more tokens than model.max_sequence_length")
+    _look_at_data(card | {"captions_cut": 0}, old := Findings())  # a cache of before lengths were counted
+    assert len(old.lines) == 1 and old.warnings == []
+
+
+# The clip that both samplers make
+
+
+def test_the_teacher_is_linked_and_its_recipe_is_the_evaluations(tmp_path):
+    evaluate = {"teacher_guidance": 4.0, "teacher_shift": 5.0, "preflight": {"steps": 3}}
+    config = run_config(tmp_path, model__path=str(DIGITS), evaluate=evaluate, data__negative_prompt="blurry")
+    folder = link_teacher(config, tmp_path / "linked", (9, 24, 24))
+    assert (folder / "transformer").resolve() == DIGITS / "transformer"
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert recipe["timesteps"] == pytest.approx([1000, 1000 * 10 / 11, 1000 * 5 / 7])
+    assert (recipe["guidance_scale"], recipe["kind"], recipe["negative_prompt"]) == (4.0, "ode", "blurry")
+    assert (folder / recipe["base"]).resolve() == DIGITS and (folder / "sample.py").is_file()
+    assert compared_size(config.model.pipeline, (9, 24, 24)) == (9, 24, 24)
+
+
+# A whole preflight, its Ray left out
+
+
+class Local:
+    """Stands for Generator: samples in this process, as a Ray task would."""
+
+    def __init__(self, config, cache):
+        self.config, self.prompts = config, ["a seven moving left", "a <b>two</b>"]
+        encoder = config.model.encoders.text_encoder()
+        *self.rows, self.negative = encoder.encode([*self.prompts, ""])
+
+    def start(self, candidate, seed):
+        return _generate(self.config, candidate, self.prompts, self.rows, self.negative, seed, ALL)
+
+
+@pytest.fixture
+def looked(tmp_path, monkeypatch):
+    card = {"clips": 5, "skipped": 0, "buckets": {"16x3x6x6": 5}, "captions": 4, "captions_cut": 0}
+    card |= {"tokens": {"median": 5, "most": 5, "taken": 8}}
+    cache = SimpleNamespace(card=card, captions=lambda: ["a seven moving left"])
+    for name, value in {
+        "check": lambda config: None,
+        "check_cache": lambda config, cache: None,
+        "cluster": nullcontext,
+        "cache_of": lambda config: cache,
+        "Generator": Local,
+    }.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module.ray, "get", lambda task, timeout: task)
+
+    def look(**evaluate):
+        settings = {"compare": False} | evaluate.pop("preflight", {})
+        evaluate = {"teacher_steps": 2, "teacher_guidance": 1.5, "preflight": settings} | evaluate
+        config = run_config(tmp_path, model__path=str(DIGITS), model__max_sequence_length=8, evaluate=evaluate)
+        return module.preflight(config), config.run_dir / "preflight"
+
+    return look
+
+
+def test_it_samples_the_teacher_says_what_it_saw_and_writes_it_down(looked):
+    goals = {"metric": str(DIGITS / "metric"), "goals": {"accuracy": 0.9}}  # without a metric they would be refused
+    seen, folder = looked(preflight={"within": {"motion": {"at_least": 9}}}, **goals)
+    numbers = json.loads((folder / "preflight.json").read_text())
+    assert seen.errors == [f"the teacher's motion is {numbers['teacher']['motion']:.4g}; at least 9 was asked"]
+    assert [text[:30] for text in seen.warnings] == ["the teacher's videos are grey "]
+    assert any("guidance u + s (c - u), s = 1.5" in line for line in seen.lines)
+    assert numbers["teacher"]["nfe"] == 4 and numbers["lines"] == seen.lines and numbers["errors"] == seen.errors
+    assert sorted(path.name for path in (folder / "teacher_many").iterdir()) == [
+        "00_a_seven_moving_left.mp4",
+        "01_a_b_two_b_.mp4",
+        "prompts.json",
+    ]
+    assert (folder / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_samples_that_are_not_finite_stop(looked, monkeypatch):
+    def start(self, candidate, seed):
+        raise NotFinite("2 of 2 samples are not finite")
+
+    monkeypatch.setattr(Local, "start", start)
+    seen, folder = looked()
+    assert seen.errors == ["2 of 2 samples are not finite"] and not (folder / "teacher_many").exists()
+
+
+@pytest.mark.parametrize(("difference", "stops"), [(2e-6, False), (0.5, True), (float("nan"), True)])
+def test_a_sampler_unlike_diffusers_stops(looked, monkeypatch, difference, stops):
+    monkeypatch.setattr(module, "verify", lambda folder, prompt, timeout_s: difference)
+    monkeypatch.setattr(module, "_sample_teacher", lambda *args: None)
+    seen, _ = looked(preflight={"compare": True})
+    assert bool(seen.errors) == stops and (not stops or "evaluate.preflight.tolerance = 0.001" in seen.errors[0])
+
+
+def test_a_comparison_that_cannot_be_made_is_a_warning(looked, monkeypatch):
+    def verify(folder, prompt, timeout_s):
+        raise RuntimeError("sample.py failed (1):\nTraceback\nMemoryError")
+
+    monkeypatch.setattr(module, "verify", verify)
+    monkeypatch.setattr(module, "_sample_teacher", lambda *args: None)
+    seen, _ = looked(preflight={"compare": True})
+    assert seen.errors == [] and seen.warnings[-1].endswith("pipeline: sample.py failed (1): MemoryError")
