@@ -4,5 +4,5 @@ driver  the process that the user starts: it checks, watches, validates and publ
 wire    messages between them: the job, the board, heartbeats; light to import, no torch
 worker  one process per rank: engines, steps, saves
 `launch` runs the phases in order; `schedule` has the learning rates, which both sides read. The guide of each folder
-lists its imports and the duties of a new file.
+lists its imports and what a new file owes.
 """
