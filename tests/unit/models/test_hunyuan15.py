@@ -185,6 +185,9 @@ def test_its_vae(folder):
     assert z.shape == (1, *codec.latent_shape(5, 32, 48)) == (1, 8, 2, 2, 3)
     torch.testing.assert_close(z, codec.vae.encode(pixels).latent_dist.mode() * 1.03682)
     assert codec.decode(z).shape == pixels.shape
+    pair, z_2 = torch.cat([pixels, -pixels]), torch.cat([z, codec.encode(-pixels)])
+    torch.testing.assert_close(codec.encode(pair), z_2)  # diffusers' VAE alone takes one clip at a time
+    torch.testing.assert_close(codec.decode(z_2)[:1], codec.decode(z))
     with pytest.raises(ValueError, match="frames=8: HunyuanVideo 1.5's VAE takes 4k\\+1 frames; use 5 or 9"):
         codec.latent_shape(8, 32, 48)
     with pytest.raises(ValueError, match="takes multiples of 16"):
