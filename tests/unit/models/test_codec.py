@@ -147,7 +147,7 @@ def test_unknown_codecs_are_named(tmp_path):
         load_codec(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "VQGAN"}))
     with pytest.raises(
-        ValueError, match="'VQGAN' .* known are PatchPCA, CausalPatchPCA, AutoencoderKLWan, AutoencoderKLLTXVideo"
+        ValueError, match="'VQGAN' .* use one of PatchPCA, CausalPatchPCA, AutoencoderKLWan, AutoencoderKLLTXVideo"
     ) as caught:
         load_codec(tmp_path)
     assert str(tmp_path) in str(caught.value)
