@@ -17,12 +17,14 @@ from diffusers.guiders import ClassifierFreeGuidance
 from PIL import Image
 
 from ray_distill.data.encoders import Encoders
+from ray_distill.data.feed.stream import Stream
 from ray_distill.data.pictures import picture_rows
 from ray_distill.data.read.transform import resize
 from ray_distill.diffusion.samplers import sample
 from ray_distill.errors import ConfigError
 from ray_distill.export.diffusers import export_student
 from ray_distill.export.verify import verify
+from ray_distill.methods import DMD
 from ray_distill.models import family
 from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.hunyuan15.network import HunyuanDenoiser
@@ -30,8 +32,12 @@ from ray_distill.models.hunyuan15.sample import fit
 from ray_distill.models.loading import load_transformer
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.plan.passes import Workload, count
+from ray_distill.rng import StatelessRng
 from ray_distill.train.driver.check import check
 from ray_distill.types import Sampler
+from tests.unit.data import odd
+from tests.unit.data.test_cache import delivered
+from tests.unit.data.test_index import make, source
 from tests.unit.toys import run_config
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
@@ -227,3 +233,27 @@ def test_diffusers_alone_samples_an_export(home, tmp_path, kind):
     )
     assert verify(out, PROMPTS[0]) < 1e-4
     assert "pipeline_tag: image-to-video" in (out / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_clips_and_captions_come_as_batches(home, tmp_path):
+    """From files over stores and index to what a method gets: quoted words of one caption, none of another."""
+    (tmp_path / "in").mkdir()
+    for name, caption in (("a", 'a sign "open"'), ("b", "a red kite")):
+        odd.write(tmp_path / f"in/{name}.mp4", size=(64, 80), frames=9)
+        (tmp_path / f"in/{name}.txt").write_text(caption)
+    models = Encoders(Pipeline("hunyuan15", home / "model"), TOKENS)
+    part = {"videos": tmp_path / "in", "captions": "sidecar"}
+    cache, (captions, clips) = make(source(tmp_path, part, frames=5, height=64, width=64), models)
+    assert len(captions) == 3 and len(clips) == 1  # two files of one content
+    stream = Stream(cache, 0, 0, 1, world=1, global_batch=2, micro_batch=2, with_latents=True, fields=models.fields)
+    ((batch,),) = delivered(stream, 0)
+    assert sorted(batch.cond["glyphs_mask"].sum(1).tolist()) == [0, len(b'Text "open". ') + 1]
+    assert batch.uncond["glyphs_mask"].sum() == 0 and batch.uncond["text_mask"].sum(1).tolist() == [2, 2]
+    torch.testing.assert_close(batch.cond["first"], batch.x_0[:, :, 0], rtol=0, atol=1e-5)
+    assert torch.equal(batch.uncond["image"], batch.cond["image"])
+    denoise = HunyuanDenoiser(load_transformer("hunyuan15", home / "model"))
+    terms = DMD(backward_simulation=False).student_loss(
+        dict.fromkeys(("student", "fake_score", "teacher"), denoise), batch, StatelessRng(0), {}
+    )
+    assert terms.loss.isfinite()
