@@ -2,7 +2,7 @@
 
     python examples/two_digits.py data/two_digits [--count 4000] [--frames 33] [--seed 0]
 
-The images are forty of scikit-learn's real scanned digits (8x8, enlarged to 24x24); colours and motion are made up: the
+The images are twenty of scikit-learn's real scanned digits (8x8, enlarged to 24x24); colours and motion are made up: the
 digits begin at the left and right edges, each has its own curved path, which never leaves the picture however long the
 clip is, and within the first 33 frames one digit covers part of the other. A clip is 48x48 at 8 frames a second,
 written at 96x96 so that people can watch it, with a caption like "a red five in front of a blue three". The first digit
@@ -35,7 +35,7 @@ SPEED = (0.4, 0.8)
 """Pixels a frame, as the root of the path's mean square speed."""
 DEPTHS = ("in front of", "behind")
 FRAMES, SIZE, DIGIT, ENLARGE, FPS, CRF = 33, 48, 24, 2, 8, 10
-HANDWRITINGS = 4
+HANDWRITINGS = 2
 """Images of each digit."""
 HELD_OUT_EVERY = 10
 NEAR = 12

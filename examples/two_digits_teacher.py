@@ -33,7 +33,7 @@ from ray_distill.rng import StatelessRng
 from ray_distill.types import STUDENT, Batch
 
 MUON_LR, ADAMW_LR, WARMUP, DECAY, EMA = 3e-3, 2e-3, 100, 0.25, 0.998
-SHORT, LONG, SHORT_STEPS = (9, 32), (FRAMES, 16), 3000
+SHORT, LONG, SHORT_STEPS = (9, 32), (FRAMES, 16), 1500
 """(frames, batch) of the first ``SHORT_STEPS`` steps and of the others: strokes are cheaper to learn in short clips."""
 
 
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="what examples/two_digits.py wrote")
     parser.add_argument("folder", type=Path, help="what examples/two_digits_base.py wrote")
     parser.add_argument("work", type=Path, help="clips, checkpoint and losses")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=4800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="1.4 times as fast, where there is a C++ compiler")
     args = parser.parse_args()
