@@ -2,9 +2,9 @@
 
     python examples/two_digits.py data/two_digits [--count 4000] [--frames 33] [--seed 0]
 
-The images are twenty of scikit-learn's real scanned digits (8x8, enlarged to 24x24); colours and motion are made up: the
-digits begin at the left and right edges, each has its own curved path, which never leaves the picture however long the
-clip is, and within the first 33 frames one digit covers part of the other. A clip is 48x48 at 8 frames a second,
+The images are twenty of scikit-learn's real scanned digits (8x8, enlarged to 24x24). Colours and motion are made up:
+the digits begin at the left and right edges, each has its own curved path, which never leaves the picture however long
+the clip is, and within the first 33 frames one digit covers part of the other. A clip is 48x48 at 8 frames a second,
 written at 96x96 so that people can watch it, with a caption like "a red five in front of a blue three". The first digit
 has a warm colour and begins at the left, the second a cool one and begins at the right. Writes ``manifest.jsonl`` and
 ``videos/``; running it again changes nothing.
