@@ -82,7 +82,9 @@ def main() -> None:
             if teacher is not None and (line := row(label, [teacher])) not in printed:
                 printed.add(line)
                 print(line)
-        cost = f"{mean(r['phases']['train'] for r in several):.0f} | {max(r['memory_gib'] for r in several):.2f}"
+        cost = " | "
+        if all(r["memory_gib"] for r in several):  # a run that was trained before has neither seconds nor memory
+            cost = f"{mean(r['phases']['train'] for r in several):.0f} | {max(r['memory_gib'] for r in several):.2f}"
         print(row(f"`{name}`", [r["student"] for r in several], cost))
 
 
