@@ -20,7 +20,7 @@ class HunyuanVAE(nn.Module):
     def __init__(self, vae: AutoencoderKLHunyuanVideo15) -> None:
         super().__init__()
         self.vae = vae.eval().requires_grad_(False)
-        self.vae.enable_slicing()  # it raises for a batch: the mask of its attention has the clips in the heads' place
+        self.vae.enable_slicing()  # without slices a batch raises: its attention mask has clips where the heads belong
 
     @classmethod
     def load(cls, folder: Path) -> HunyuanVAE:
