@@ -204,10 +204,7 @@ def _run(
     tidy()  # the last validation may have found another best
     if trial is not None:
         return {"validations": validations.rows}
-    measured = {}
-    if config.evaluate.enabled:
-        with phases("evaluate: the student against its teacher, by samples"):
-            measured = evaluate(config, cache, last.folder, config.run_dir)
+    measured = _measured(config, cache, last.folder, phases)
     gib = round(memory / 2**30, 2) if memory else report_so_far(config.run_dir).get("memory_gib")
     report = measured | trained(config, cache, last) | {"memory_gib": gib}
     with phases("export"):
@@ -218,6 +215,14 @@ def _run(
     journal.add("plan", **planned(config))
     publish(config, tracker, report, folder)
     return report
+
+
+def _measured(config: RunConfig, cache: Cache, checkpoint: Path, phases: Phases) -> dict[str, Any]:
+    """Report of the evaluation of a checkpoint; empty where the evaluation is off."""
+    if not config.evaluate.enabled:
+        return {}
+    with phases("evaluate: the student against its teacher, by samples"):
+        return evaluate(config, cache, checkpoint, config.run_dir)
 
 
 def _log_baseline(config: RunConfig, cache: Cache, tracker: Tracker) -> None:
