@@ -53,7 +53,7 @@ def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(ready):
     own = {"model__path": str(DIGITS), "data__frames": 12}
     check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 4}, **own))
     with pytest.raises(
-        ValueError, match="num_frame_per_block = 3: a clip of 4 latent frames .* use 3 or 6 .data.frames = 9 or 18."
+        ValueError, match="num_frame_per_block = 3: the clip has 4 latent frames.* use 3 or 6 .data.frames = 9 or 18."
     ):
         check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 3}, **own))
 

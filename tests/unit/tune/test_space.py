@@ -121,5 +121,5 @@ def test_videos_without_a_metric_are_searched_by_measures(written):
         ConfigError, match=r"constraints: clipped_difference needs clipped among evaluate.metrics = \[motion"
     ):
         written("overrides.evaluate.metrics=[motion]", constraints={"clipped_difference": {"at_most": 0.01}}, **moving)
-    with pytest.raises(ConfigError, match=r"objective: 'motoin' is no number of samples; choose from frechet, acc"):
+    with pytest.raises(ConfigError, match=r"objective: 'motoin' is not a measure of samples; choose from frechet, acc"):
         written(objective="motoin")
