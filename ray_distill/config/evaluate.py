@@ -26,7 +26,7 @@ def _images(path: Path) -> dict[str, Path]:
     """Read {name: picture} from a JSON file, whose paths start at its folder."""
     pictures = json_of(text_of(path.read_bytes()))
     if not isinstance(pictures, dict) or not all(isinstance(each, str) for each in pictures.values()):
-        raise ValueError("a JSON object of names and the paths of their pictures is needed")
+        raise ValueError("give a JSON object that maps names to paths of pictures")
     return {name: path.parent / each for name, each in pictures.items()}
 
 
@@ -125,21 +125,21 @@ class Evaluate(Section):
     @model_validator(mode="after")
     def _seeds_differ(self) -> Evaluate:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"evaluate.seeds = {list(self.seeds)}: one stands there twice; give different ones")
+            raise ValueError(f"evaluate.seeds = {list(self.seeds)}: a seed occurs twice; give different seeds")
         return self
 
     @model_validator(mode="after")
     def _pictures_are_of_prompts(self) -> Evaluate:
         if other := [name for name in self.images if name not in self.prompts]:
-            raise ValueError(f"evaluate.images: {other[0]!r} is the name of no prompt of evaluate.prompts")
+            raise ValueError(f"evaluate.images: evaluate.prompts has no prompt named {other[0]!r}; use its names")
         return self
 
     @model_validator(mode="after")
     def _a_distance_needs_two_videos(self) -> Evaluate:
         if self.metric is not None and self.videos < 2:
             raise ValueError(
-                f"evaluate.videos = {self.videos}: evaluate.metric compares distributions, of 2 videos or more; raise "
-                "it, or set evaluate.metric=null"
+                f"evaluate.videos = {self.videos}: evaluate.metric compares distributions and needs 2 videos or more; "
+                "raise evaluate.videos, or set evaluate.metric=null"
             )
         return self
 
@@ -147,5 +147,8 @@ class Evaluate(Section):
     def _a_metric_sees_one_size(self) -> Evaluate:
         sizes = [name for name in ("frames", "height", "width") if getattr(self, name) is not None]
         if sizes and self.metric is not None:
-            raise ValueError(f"evaluate.{sizes[0]}: evaluate.metric compares with the data's clips; remove one of them")
+            raise ValueError(
+                f"evaluate.{sizes[0]}: evaluate.metric compares samples with the data's clips, so both have one size; "
+                "remove one of the two keys"
+            )
         return self

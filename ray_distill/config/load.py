@@ -21,7 +21,7 @@ from ray_distill.plaintext import NotText, read_text
 from ray_distill.secrets import mask, masked
 
 ENVIRONMENT = "RAY_DISTILL_"
-EMPTY = "a text is needed; nothing behind the key is the empty one, and 'null' in quotes is that word"
+EMPTY = "give a text; the empty text is the key with nothing behind it, and 'null' in quotes is the word null"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -66,7 +66,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
 
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
     """Write another tool's file as one of our configurations, with its report on top."""
-    head = [f"# ray-distill import of {origin}. What each of its keys became:", *(f"#   {r}" for r in loaded.report)]
+    head = [f"# ray-distill import of {origin}. Each of its keys became:", *(f"#   {r}" for r in loaded.report)]
     body = yaml.safe_dump(masked(dict(loaded.tree)), sort_keys=False, allow_unicode=True, width=120)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*(line.replace("\n", " ") for line in head), body]))

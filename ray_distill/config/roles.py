@@ -60,16 +60,18 @@ class Optimizer(Section):
     def _every_key_has_an_effect(self) -> Optimizer:
         if self.clip_norm and self.clip_value:
             raise ValueError(
-                f"clip_norm = {self.clip_norm:g} and clip_value = {self.clip_value:g}: only one clips; remove the other"
+                f"clip_norm = {self.clip_norm:g} and clip_value = {self.clip_value:g}: only one of them may clip; "
+                "remove the other"
             )
         if self.min_lr_ratio and self.schedule.startswith("constant"):
             raise ValueError(
-                f"min_lr_ratio = {self.min_lr_ratio:g}: schedule {self.schedule!r} does not fall; remove it"
+                f"min_lr_ratio = {self.min_lr_ratio:g}: schedule {self.schedule!r} has no lowest rate; remove "
+                "min_lr_ratio"
             )
         if not self.min_lr_ratio and self.schedule == "cosine_with_min_lr":
             raise ValueError("schedule = 'cosine_with_min_lr': give min_lr_ratio above 0, or take 'cosine'")
         if self.power != 1 and self.schedule != "polynomial":
-            raise ValueError(f"power = {self.power:g}: only schedule 'polynomial' has one; remove it")
+            raise ValueError(f"power = {self.power:g}: only schedule 'polynomial' has a power; remove power")
         return self
 
 
@@ -129,11 +131,14 @@ class RoleConfig(Section):
     @model_validator(mode="after")
     def _int8_is_frozen_and_whole(self) -> RoleConfig:
         if self.base_precision == "int8" and self.optimizer and not self.lora:
-            raise ValueError("base_precision = 'int8': only frozen weights can be; give the role a lora, or remove it")
+            raise ValueError(
+                "base_precision = 'int8': only frozen weights can be int8; give the role a lora, or remove "
+                "base_precision"
+            )
         if self.base_precision == "int8" and self.zero == 3:
             raise ValueError(
-                "base_precision = 'int8': ZeRO-3 cannot shard such weights; use zero: 0 for a frozen role, 1 or 2 for "
-                "one with adapters, or remove it"
+                "base_precision = 'int8': ZeRO-3 cannot shard such weights; use zero: 0 for a frozen role, 1 or 2 "
+                "for one with adapters, or remove base_precision"
             )
         return self
 
@@ -141,21 +146,24 @@ class RoleConfig(Section):
     def _whole_weights_are_their_own_masters(self) -> RoleConfig:
         if self.zero == 0 and self.optimizer and self.dtype != "float32":
             raise ValueError(
-                f"zero = 0: without shards a role trains in float32, and this one has dtype {self.dtype}; use zero: 1, "
-                "which keeps fp32 masters beside it"
+                f"zero = 0: a role without shards trains in float32, and this one has dtype {self.dtype}; use zero: "
+                "1, which adds fp32 masters"
             )
         if self.zero == 0 and self.offload_optimizer:
-            raise ValueError("offload_optimizer = true: it is ZeRO's, and zero = 0; use zero: 1, 2 or 3, or remove it")
+            raise ValueError(
+                "offload_optimizer = true: only ZeRO moves the optimizer, and zero = 0; use zero: 1, 2 or 3, or "
+                "remove offload_optimizer"
+            )
         return self
 
     @model_validator(mode="after")
     def _offload_has_something_to_move(self) -> RoleConfig:
         if self.offload_optimizer and self.optimizer is None:
-            raise ValueError("offload_optimizer = true: a role without an optimizer has none to move; remove it")
+            raise ValueError("offload_optimizer = true: this role has no optimizer to move; remove offload_optimizer")
         if self.offload_parameters and self.zero != 3:
             raise ValueError(
                 f"offload_parameters = true: only ZeRO-3's shards can be moved, and zero = {self.zero}; use zero: 3, "
-                "or remove it"
+                "or remove offload_parameters"
             )
         return self
 
@@ -163,8 +171,8 @@ class RoleConfig(Section):
     def _gradients_are_no_rougher_than_their_role(self) -> RoleConfig:
         if self.gradient_dtype == "bfloat16" and (self.dtype == "float32" or self.zero == 0):
             raise ValueError(
-                f"gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-1, 2 and 3, and this role has dtype "
-                f"{self.dtype} and zero {self.zero}; remove it"
+                "gradient_dtype = 'bfloat16': only dtype bfloat16 under ZeRO-1, 2 or 3 has gradients in bfloat16, "
+                f"and this role has dtype {self.dtype} and zero {self.zero}; remove gradient_dtype"
             )
         return self
 
@@ -172,13 +180,15 @@ class RoleConfig(Section):
     def _compiled_blocks_are_whole(self) -> RoleConfig:
         if self.compile and self.zero == 3:
             raise ValueError(
-                "compile = true: ZeRO-3 gathers inside the blocks, which is not compiled; use zero: 0, 1 or 2, or "
-                "remove it"
+                "compile = true: ZeRO-3 gathers weights inside the blocks, and compiled blocks cannot; use zero: 0, "
+                "1 or 2, or remove compile"
             )
         return self
 
     @model_validator(mode="after")
     def _interval_of_an_average(self) -> RoleConfig:
         if self.ema_interval > 1 and self.ema_decay is None:
-            raise ValueError(f"ema_interval = {self.ema_interval}: no average is kept; give ema_decay, or remove it")
+            raise ValueError(
+                f"ema_interval = {self.ema_interval}: the role keeps no average; give ema_decay, or remove ema_interval"
+            )
         return self

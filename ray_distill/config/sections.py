@@ -122,8 +122,8 @@ class Train(Section):
     def _one_beginning(self) -> Train:
         if self.init_from is not None and self.resume_from not in ("latest", "none"):
             raise ValueError(
-                f"train.init_from = {self.init_from} begins a new run, and train.resume_from = {self.resume_from} goes "
-                "on with another: give one of the two"
+                f"train.init_from = {self.init_from} begins a new run, and train.resume_from = {self.resume_from} "
+                "continues another: give one of the two keys"
             )
         return self
 
@@ -131,15 +131,18 @@ class Train(Section):
     def _divides(self) -> Train:
         least = self.min_workers or self.workers
         if least > self.workers:
-            raise ValueError(f"train.min_workers = {least} is more than train.workers = {self.workers}")
+            raise ValueError(
+                f"train.min_workers = {least} is more than train.workers = {self.workers}; lower the first, or raise "
+                "the second"
+            )
         shared = self.sequence_parallel
         for key, workers in (("workers", self.workers), ("min_workers", least)):
             if workers % shared:
                 divisors = ", ".join(str(n) for n in range(1, least + 1) if self.workers % n == least % n == 0)
                 near = {workers // shared * shared, (workers // shared + 1) * shared} - {0}
                 raise ValueError(
-                    f"train.sequence_parallel = {shared}: so many workers share a clip, and train.{key} = {workers} is "
-                    f"no multiple; set sequence_parallel to one of {divisors}, or {key} to "
+                    f"train.sequence_parallel = {shared}: this number of workers shares a clip, and train.{key} = "
+                    f"{workers} is no multiple of it; set sequence_parallel to one of {divisors}, or {key} to "
                     f"{' or '.join(map(str, sorted(near)))}"
                 )
         for workers in range(self.workers, least - 1, -shared):
@@ -154,8 +157,8 @@ class Train(Section):
                     )
                 )
                 raise ValueError(
-                    f"train.global_batch = {self.global_batch} is no multiple of {names} x micro_batch = "
-                    f"{numbers} x {self.micro_batch}{few}"
+                    f"train.global_batch = {self.global_batch} is no multiple of {names} x micro_batch = {numbers} x "
+                    f"{self.micro_batch}{few}; change one of these"
                 )
         return self
 
@@ -174,7 +177,7 @@ def absolute_uri(uri: str) -> str:
     """The URI with an absolute path for a SQLite file, since Ray's processes run in folders of their own; any other URI
     unchanged. ValueError for a text that begins like neither a URI nor a path."""
     if uri and not re.match(r"[\w./~]", uri):
-        raise ValueError("a URI such as http://host:5000 or sqlite:///mlruns/mlflow.db is needed, or nothing")
+        raise ValueError("give a URI such as http://host:5000 or sqlite:///mlruns/mlflow.db, or nothing")
     path = sqlite_path(uri)
     return f"sqlite:///{path}" if path else uri
 

@@ -82,7 +82,7 @@ class DCM:
 
     def __post_init__(self) -> None:
         if self.euler_steps < 1 or 1000 % self.euler_steps:
-            raise ValueError(f"euler_steps = {self.euler_steps}: must divide 1000, as 25, 50 or 100 do")
+            raise ValueError(f"euler_steps = {self.euler_steps}: use a divisor of 1000, such as 25, 50 or 100")
         if self.shift <= 0 or self.huber_c <= 0 or self.temporal_lag < 0:
             raise ValueError(
                 f"shift, huber_c, temporal_lag = {self.shift}, {self.huber_c}, {self.temporal_lag}: "
@@ -90,12 +90,16 @@ class DCM:
             )
         if not (self.split == 0 or END < self.split < 1):
             raise ValueError(
-                f"boundary = {self.boundary}: 'wan', 'hunyuan', a raw level in ({END:g}, 1), or 0 for none"
+                f"boundary = {self.boundary}: give 'wan', 'hunyuan', a raw level in ({END:g}, 1), or 0 for none"
             )
         if not 0 <= self.target_decay < 1:
-            raise ValueError(f"target_decay = {self.target_decay}: a decay in [0, 1); 0 is the student itself")
+            raise ValueError(
+                f"target_decay = {self.target_decay}: give a decay in [0, 1); 0 takes the student itself as target"
+            )
         if self.sampling_steps < 1 + (self.split > 0):
-            raise ValueError(f"sampling_steps = {self.sampling_steps}: give each expert one, 2 or more in all")
+            raise ValueError(
+                f"sampling_steps = {self.sampling_steps}: give each expert at least one step, and 2 or more in all"
+            )
         self.describe()  # raises unless phases and steps fit the grid
 
     @property

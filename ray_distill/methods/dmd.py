@@ -87,16 +87,19 @@ class DMD(Exits, Anchor, Scores):
         self.check_modalities()
         replaces = self.student_turn == "replaces"
         if self.student_interval < 1 + replaces:
-            enough = "2 or more, or no turn is left to the fake score" if replaces else "1 for every step, or more"
+            enough = "2 or more, or the fake score never has a turn" if replaces else "1 (each step) or more"
             raise ValueError(f"student_interval = {self.student_interval}: use {enough}")
         if self.reuse_rollout and replaces:
-            raise ValueError("reuse_rollout = True: no fake-score update follows where student_turn = replaces")
+            raise ValueError(
+                "reuse_rollout = True: with student_turn = replaces no fake-score update follows; remove one of the "
+                "two keys"
+            )
         if not 0 < self.ida_decay <= 1:
-            raise ValueError(f"ida_decay = {self.ida_decay}: a share of the fake score in (0, 1]; 1 is off")
+            raise ValueError(f"ida_decay = {self.ida_decay}: give the fake score's share, in (0, 1]; 1 is off")
         if self.ida_decay < 1 and self.exit_embedding:
             raise ValueError(
                 f"ida_decay = {self.ida_decay}: it needs two networks of one architecture, and exit_embedding = True "
-                "gives the fake score a part that the student lacks; remove one of them"
+                "gives the fake score a part that the student lacks; remove one of the two keys"
             )
 
     @property

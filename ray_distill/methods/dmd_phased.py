@@ -111,31 +111,33 @@ class PhasedDMD:
         for key in ("high_timesteps", "low_timesteps"):
             check_timesteps(getattr(self, key), key)
         if not 0 < self.boundary < 1:
-            raise ValueError(f"boundary = {self.boundary}: a level between 0 and 1, such as 0.875 of Wan 2.2 T2V A14B")
+            raise ValueError(
+                f"boundary = {self.boundary}: give a level between 0 and 1, such as 0.875 for Wan 2.2 T2V A14B"
+            )
         if min(self.flow_shift, self.score_shift, self.min_norm) <= 0:
             raise ValueError(
                 f"flow_shift, score_shift, min_norm = {self.flow_shift}, {self.score_shift}, {self.min_norm}: all must "
                 "be above 0"
             )
         if self.margin < 1:
-            raise ValueError(f"margin = {self.margin}: 1 or more; at the end of a phase its noise is 0")
+            raise ValueError(f"margin = {self.margin}: use 1 or more, since the noise at a phase's end is 0")
         if self.high_steps < 1 or self.student_interval < 1:
             raise ValueError(
                 f"high_steps, student_interval = {self.high_steps}, {self.student_interval}: both must be 1 or more"
             )
         if not 0 < self.ida_decay <= 1:
-            raise ValueError(f"ida_decay = {self.ida_decay}: a share of the fake score in (0, 1]; 1 is off")
+            raise ValueError(f"ida_decay = {self.ida_decay}: give the fake score's share, in (0, 1]; 1 is off")
         check_timesteps(self.sampler().timesteps, "high_timesteps and low_timesteps together")
         if self.end < self.boundary:
             raise ValueError(
-                f"low_timesteps: the first comes to {1000 * self.end:g}, below the boundary {1000 * self.boundary:g}, "
-                "at which the high student's teacher begins; raise it to that or above"
+                f"low_timesteps: the first is at {1000 * self.end:g}, below the boundary {1000 * self.boundary:g}, "
+                "the lowest level of the high student's teacher; raise it to the boundary or above"
             )
         for name, (low, high) in self.windows.items():
             if low >= high:
                 raise ValueError(
                     f"margin, score_shift, boundary = {self.margin}, {self.score_shift}, {self.boundary}: no level is "
-                    f"left to compare the {name} at (raw {low} to {high})"
+                    f"left at which to compare the {name} (raw {low} to {high}); change one of these keys"
                 )
 
     @property

@@ -28,7 +28,7 @@ class Exits:
             if weights and (len(weights) != steps or not any(weights) or not all(0 <= w <= MOST for w in weights)):
                 raise ValueError(
                     f"{key} = {list(weights)}: give one whole number from 0 to {MOST} for each of the {steps} steps, "
-                    "one of them above 0; an empty list draws all alike"
+                    "one of them above 0; with an empty list all steps are equally likely"
                 )
 
     def draw_exit(self, rng: Rng, steps: int, purpose: str, draw: str) -> int:

@@ -62,18 +62,20 @@ class GAN(DMD):
         weights = self.gan_weight, self.gan_trunk_weight, self.gan_r1_weight
         if min(weights) < 0 or self.gan_r1_noise <= 0:
             raise ValueError(
-                f"gan_weight, gan_trunk_weight, gan_r1_weight, gan_r1_noise = {weights}, {self.gan_r1_noise}: weights "
-                "are 0 (off) or more, the noise is above 0"
+                f"gan_weight, gan_trunk_weight, gan_r1_weight, gan_r1_noise = {weights}, {self.gan_r1_noise}: need "
+                "weights of 0 (off) or more and noise above 0"
             )
         if self.gan_trunk_weight and self.gan_features != FAKE_SCORE:
             raise ValueError(
-                f"gan_trunk_weight = {self.gan_trunk_weight}: features of the {self.gan_features} stay frozen; take "
-                f"gan_features = {FAKE_SCORE}, or remove it"
+                f"gan_trunk_weight = {self.gan_trunk_weight}: features of the {self.gan_features} stay frozen; use "
+                f"gan_features = {FAKE_SCORE}, or remove gan_trunk_weight"
             )
         if not 0 < self.gan_max_timestep <= 1000:
-            raise ValueError(f"gan_max_timestep = {self.gan_max_timestep}: a timestep in (0, 1000]")
+            raise ValueError(f"gan_max_timestep = {self.gan_max_timestep}: give a timestep in (0, 1000]")
         if not self.gan_depths or not all(0 < depth <= 1 for depth in self.gan_depths):
-            raise ValueError(f"gan_depths = {list(self.gan_depths)}: one or more parts of the depth in (0, 1]")
+            raise ValueError(
+                f"gan_depths = {list(self.gan_depths)}: give one or more parts of the depth, each in (0, 1]"
+            )
 
     @property
     def uses_latents(self) -> bool:

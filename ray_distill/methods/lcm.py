@@ -72,12 +72,14 @@ class LCM(Modalities):
         if not 1 <= self.sampling_steps <= self.euler_steps:
             raise ValueError(
                 f"sampling_steps, euler_steps = {self.sampling_steps}, {self.euler_steps}: need 1 <= sampling_steps "
-                "<= euler_steps, whose levels are the ones that the student learns"
+                "<= euler_steps, since the student learns the levels of the Euler steps"
             )
         if self.shift <= 0 or self.huber_c <= 0:
             raise ValueError(f"shift, huber_c = {self.shift}, {self.huber_c}: both must be above 0")
         if not 0 <= self.target_decay < 1:
-            raise ValueError(f"target_decay = {self.target_decay}: a decay in [0, 1); 0 is the student itself")
+            raise ValueError(
+                f"target_decay = {self.target_decay}: give a decay in [0, 1); 0 takes the student itself as target"
+            )
         if self.scales[0] > self.scales[1]:
             raise ValueError(f"guidance = {self.guidance}: give the lower end of the range first")
 

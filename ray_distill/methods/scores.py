@@ -37,13 +37,14 @@ class Scores:
         if self.score_shift <= 0 or self.min_norm <= 0:
             raise ValueError(f"score_shift, min_norm = {self.score_shift}, {self.min_norm}: both must be above 0")
         if not 0 <= self.min_score_timestep < 1000:
-            raise ValueError(f"min_score_timestep = {self.min_score_timestep}: a raw index, 0 to 999")
+            raise ValueError(f"min_score_timestep = {self.min_score_timestep}: give a raw index from 0 to 999")
         for k, timestep in enumerate(timesteps):
             low, high = self.score_levels(timesteps, k)
             if low >= high:
                 raise ValueError(
                     f"ts_schedule, ts_schedule_max, min_score_timestep = {self.ts_schedule}, {self.ts_schedule_max}, "
-                    f"{self.min_score_timestep}: no score timestep is left in [{low}, {high}) after step {timestep:g}"
+                    f"{self.min_score_timestep}: no score timestep is left in [{low}, {high}) after step "
+                    f"{timestep:g}; change one of these keys"
                 )
 
     @property

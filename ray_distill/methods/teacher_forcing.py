@@ -64,8 +64,8 @@ class TeacherForcing(Chunked):
         check_sampling(self.shift, self.sampling_steps, self.prompt_dropout)
         if not 0 <= self.history_noise < 1:
             raise ValueError(
-                f"history_noise = {self.history_noise}: the highest noise level of the clean half, a sigma in [0, 1), "
-                "not a timestep; 0 leaves it clean"
+                f"history_noise = {self.history_noise}: give the highest noise level of the clean half as a sigma in "
+                "[0, 1), not as a timestep; 0 leaves it clean"
             )
 
     def warnings(self, bf16: bool) -> list[str]:

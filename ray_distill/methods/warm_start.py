@@ -70,7 +70,7 @@ class WarmStart(DMD):
         """The teacher's states [B, C, T, H, W] at the student's levels, then its x_0."""
         if self.pairs:
             if batch.states is None or batch.x_0 is None:
-                raise ValueError("pairs = True: the batch brings no states of the teacher's trajectory")
+                raise ValueError("pairs = True: the batch has no states of the teacher's trajectory")
             return [*batch.states.unbind(1), batch.x_0]
         x_T = rng.noise("warm_start/noise", batch.sample_ids, self.made_shape(batch))
         levels = self.sampler().timesteps

@@ -35,19 +35,22 @@ def test_norm_clips_unless_a_value_does():
         ({"lora": {"targets": []}}, r"lora\.targets[\s\S]*at least 1 item"),
         ({"lora": {"r": 4}}, r"lora\.r\b[\s\S]*not permitted"),
         ({"lora": {}, "init": "random"}, "init = 'random': lora adapts pretrained weights"),
-        ({"gradient_dtype": "bfloat16"}, "gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-1, 2 and 3"),
+        ({"gradient_dtype": "bfloat16"}, "gradient_dtype = 'bfloat16': only dtype bfloat16 under ZeRO-1, 2 or 3"),
         ({"offload_parameters": True}, "offload_parameters = true: only ZeRO-3's shards can be moved, and zero = 2"),
-        ({"zero": 0, "dtype": "bfloat16"}, "zero = 0: without shards a role trains in float32"),
-        ({"zero": 0, "offload_optimizer": True}, "offload_optimizer = true: it is ZeRO's, and zero = 0"),
-        ({"compile": True, "zero": 3}, "compile = true: ZeRO-3 gathers inside the blocks"),
-        ({"ema_interval": 5}, "ema_interval = 5: no average is kept; give ema_decay"),
+        ({"zero": 0, "dtype": "bfloat16"}, "zero = 0: a role without shards trains in float32"),
+        (
+            {"zero": 0, "offload_optimizer": True},
+            "offload_optimizer = true: only ZeRO moves the optimizer, and zero = 0",
+        ),
+        ({"compile": True, "zero": 3}, "compile = true: ZeRO-3 gathers weights inside the blocks"),
+        ({"ema_interval": 5}, "ema_interval = 5: the role keeps no average; give ema_decay"),
         ({"ema_decay": 0.9, "ema_interval": 0}, r"ema_interval[\s\S]*greater than 0"),
         ({"optimizer.clip_value": 0.01, "optimizer.clip_norm": 1}, "clip_norm = 1 and clip_value = 0.01: only one"),
         ({"optimizer.clip_value": -1}, r"clip_value[\s\S]*greater than or equal to 0"),
         ({"optimizer.schedule": "cosine_with_min_lr"}, "give min_lr_ratio above 0"),
-        ({"optimizer.min_lr_ratio": 0.1}, "min_lr_ratio = 0.1: schedule 'constant' does not fall"),
+        ({"optimizer.min_lr_ratio": 0.1}, "min_lr_ratio = 0.1: schedule 'constant' has no lowest rate"),
         ({"optimizer.schedule": "linear", "optimizer.min_lr_ratio": 1.0}, r"min_lr_ratio[\s\S]*less than 1"),
-        ({"optimizer.schedule": "cosine", "optimizer.power": 2}, "power = 2: only schedule 'polynomial' has one"),
+        ({"optimizer.schedule": "cosine", "optimizer.power": 2}, "power = 2: only schedule 'polynomial' has a power"),
         ({"optimizer.schedule": "polynomial", "optimizer.power": 0}, r"power[\s\S]*greater than 0"),
     ],
 )
@@ -79,7 +82,7 @@ def test_an_average_is_held_as_what_it_is_of(tmp_path):
 
 def test_an_average_has_no_section(tmp_path):
     roles = {"student": {"optimizer": {"learning_rate": 1e-4}}, "student_ema": {"zero": 3}}
-    with pytest.raises(ValidationError, match=r"roles\.student_ema: what it is follows from roles\.student"):
+    with pytest.raises(ValidationError, match=r"roles\.student_ema: roles\.student and the method determine this role"):
         run_config(tmp_path, **LCM | {"roles": roles})
     with pytest.raises(ValidationError, match=r"roles\.student_ema: method 'lcm' has no such role"):
         run_config(tmp_path, **LCM | {"roles": roles, "method": {"name": "lcm", "target_decay": 0}})
@@ -110,7 +113,7 @@ def test_a_discriminator_has_an_engine_of_its_own(tmp_path):
 )
 def test_what_heads_have_no_use_for_is_refused(tmp_path, change):
     (key,) = change
-    message = rf"roles\.discriminator: it is small heads on features of teacher, .* remove its {key}"
+    message = rf"roles\.discriminator: this role has small heads on features of teacher, .* remove its {key}"
     with pytest.raises(ValidationError, match=message):
         run_config(tmp_path, method={"name": "dmd_gan"}, roles__discriminator=HEADS | change)
 
@@ -128,5 +131,5 @@ def test_what_a_role_began_with_is_sampled_and_not_held(tmp_path):
     assert config.role("semantic").lora is None
     assert config.held_roles == ("student", "teacher", "discriminator")
     assert RunConfig.model_validate(config.dump()) == config
-    with pytest.raises(ValidationError, match=r"roles\.student\.path: method 'dcm_fine' also samples with what"):
+    with pytest.raises(ValidationError, match=r"roles\.student\.path: .* samples with this role's first weights"):
         fine(tmp_path, path=None)
