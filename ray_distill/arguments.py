@@ -25,7 +25,7 @@ this command writes it again, also while the run is at work. It reads the run's 
 starts nothing. Videos beyond the limit are counted and named.
 """
 RUN_VERBS = {
-    "check": "every key, its value and where it came from; starts nothing",
+    "check": "the keys that are set, and what a run of them would fail on; --explain KEY; starts nothing",
     "plan": "memory, forwards, time and money by role; starts nothing",
     "preflight": "samples of the teacher, and our sampler against diffusers' own, before a run; trains nothing",
     "prepare": "videos -> latents and text embeddings, into the cache",
@@ -56,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
             _add_overrides(one, more)
         else:
             _add_overrides(one)
+        if verb == "check":
+            one.add_argument("--all", action="store_true", help="every key, also those with defaults, with its meaning")
+            text = "what a key or a section holds and means: --explain train.global_batch; checks nothing"
+            one.add_argument("--explain", action="append", metavar="KEY", help=text)
         if verb == "sample":
             one.add_argument("--prompt", help="what to show")
             one.add_argument("--image", type=Path, help="the picture that the video begins with")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import tree, upgrade
+from docs import keys, tree, upgrade
 from docs.upgrade import cited_tests
 from ray_distill.arguments import parse
 from ray_distill.cli import main
@@ -79,6 +79,11 @@ def test_the_trees_are_those_of_the_files() -> None:
     assert len(tree.architecture().splitlines()) <= 160
     modules = sorted((ROOT / "ray_distill").rglob("*.py"))
     assert [path for path in modules if path.name != "__init__.py" and not tree.purpose(path)] == []
+
+
+def test_the_keys_are_those_of_the_schema() -> None:
+    """`python docs/keys.py` writes the page."""
+    assert (ROOT / "docs" / "keys.md").read_text() == keys.page()
 
 
 def test_each_folder_opens_with_a_guide() -> None:
