@@ -21,6 +21,8 @@ from ray_distill.plaintext import NotText, read_text
 from ray_distill.secrets import mask, masked
 
 ENVIRONMENT = "RAY_DISTILL_"
+DEFAULT = "default"
+"""The source of a value that nothing sets."""
 EMPTY = "give a text; the empty text is the key with nothing behind it, and 'null' in quotes is the word null"
 M = TypeVar("M", bound=BaseModel)
 
@@ -41,13 +43,14 @@ class Loaded:
     before: Loaded | None = None
 
     def table(self) -> str:
-        """Text with one line per key: key, value, source."""
+        """Text with one line for each key that is set: key, value, source; and the number of the others."""
         rows = [(k, str(v), self.source(k)) for k, v in flatten(self.config.dump()).items()]
-        return columns(rows, widest=48)
+        explicit = [row for row in rows if row[2] != DEFAULT]
+        return f"{columns(explicit, widest=48)}\n{len(rows) - len(explicit)} other keys have their defaults (--all)"
 
     def source(self, key: str) -> str:
         spelt = {f"method.{name}": f"method.{alias}" for alias, name in aliases(self.config.method).items()}
-        return self.sources.get(key) or self.sources.get(spelt.get(key, ""), "default")
+        return self.sources.get(key) or self.sources.get(spelt.get(key, ""), DEFAULT)
 
 
 @dataclass(frozen=True)

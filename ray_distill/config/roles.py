@@ -34,12 +34,17 @@ class Optimizer(Section):
     """AdamW with fp32 master weights. The schedule counts this role's own updates."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1000)]
+    """Peak learning rate of this role."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW's decay of the mean and of the mean square of the gradient."""
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """AdamW's term in the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay, times the learning rate at each update."""
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr", "polynomial"] = (
         "constant"
     )
+    """Learning rate over this role's updates, by diffusers' names."""
     warmup_updates: Annotated[int, Field(ge=0)] = 0
     """Updates of the linear warm-up, before any schedule."""
     min_lr_ratio: Fraction = 0.0
@@ -82,6 +87,7 @@ class RoleConfig(Section):
     path: Pipeline | None = None
     """Source in place of model.path: such a folder or name, or one .safetensors file."""
     init: Literal["pretrained", "random"] = "pretrained"
+    """pretrained: weights of the source. random: its architecture with random weights."""
     lora: LoRA | None = None
     """Train adapters on the frozen weights of the source, in place of the weights."""
     zero: Literal[0, 1, 2, 3] = 2
@@ -104,8 +110,12 @@ class RoleConfig(Section):
     compile: bool = False
     """torch.compile of the repeated blocks; its first steps are slow."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     optimizer: Optimizer | None = None
+    """Settings of AdamW, for a trained role."""
     ema_decay: Fraction | None = None
+    """Decay of the role's average in each of its moves; validation, samples and export use the average. null:
+    none."""
     ema_interval: PositiveInt = 1
     """Updates of this role per move of its average."""
 
