@@ -16,6 +16,7 @@ from ray_distill.config import tree as yaml_tree
 from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
 from ray_distill.config.kinds import Kinds
 from ray_distill.config.method import aliases
+from ray_distill.config.roles import follow_students
 from ray_distill.config.schema import RunConfig
 from ray_distill.plaintext import NotText, read_text
 from ray_distill.secrets import mask, masked
@@ -64,7 +65,9 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
     """Read a YAML file, apply overrides, validate; ConfigError for a mistake."""
     changes = read_overrides(overrides, os.environ if environment is None else environment)
     tree, sources = read_yaml(path)
-    return Loaded(validated(RunConfig, apply(changes, tree, sources), sources), sources)
+    tree = apply(changes, tree, sources)
+    sources |= follow_students(tree)
+    return Loaded(validated(RunConfig, tree, sources), sources)
 
 
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:

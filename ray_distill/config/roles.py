@@ -7,9 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from ray_distill.config.keys import flatten
+from ray_distill.methods import METHODS
 from ray_distill.models import FAMILIES, family
 from ray_distill.models.lora import LoRA
 from ray_distill.settings import Fraction, Pipeline, Section
+from ray_distill.types import FAKE_SCORE, FAKE_SCORE_LOW, STUDENT, STUDENT_LOW
+
+FOLLOWED = (
+    *("zero", "dtype", "gradient_dtype", "offload_optimizer", "offload_parameters"),
+    *("attention", "compile", "gradient_checkpointing", "lora", "optimizer"),
+)
+"""Keys of a student's section that its fake score takes; the path, the start and the average are the student's own."""
 
 
 def with_targets(data: Any) -> Any:
@@ -28,6 +37,25 @@ def with_targets(data: Any) -> Any:
     targets = list(family(name).targets)
     changed = {role: {**roles[role], "lora": {**roles[role]["lora"], "targets": targets}} for role in bare}
     return {**data, "roles": {**roles, **changed}}
+
+
+def follow_students(tree: Any) -> dict[str, str]:
+    """Give each fake score without an optimizer the keys of its student's section that its own lacks, in ``tree``;
+    returns the source of each key. A section with an optimizer stands as it is."""
+    if not isinstance(tree, Mapping) or not isinstance(roles := tree.get("roles"), dict):
+        return {}
+    method = tree["method"].get("name") if isinstance(tree.get("method"), Mapping) else None
+    needs = METHODS[method].roles if method in METHODS else {}
+    if not isinstance(needs, Mapping):  # a property, of methods whose roles depend on their keys; none has a fake score
+        return {}
+    sources = {}
+    for role, student in ((FAKE_SCORE, STUDENT), (FAKE_SCORE_LOW, STUDENT_LOW)):
+        own, first = roles.get(role, {}), roles.get(student)
+        if role in needs and isinstance(own, dict) and "optimizer" not in own and isinstance(first, Mapping):
+            section = {key: value for key, value in first.items() if key in FOLLOWED and key not in own}
+            roles[role] = {**section, **own}
+            sources |= dict.fromkeys(flatten({f"roles.{role}": section}), f"as roles.{student}")
+    return sources
 
 
 class Optimizer(Section):

@@ -82,9 +82,9 @@ class Train(Section):
     min_workers: Workers | None = None
     """Smallest number of workers with which the run continues after losing nodes, at the same global batch; None: it
     waits."""
-    global_batch: Many
+    global_batch: Many = 64
     """Samples of one update over all workers."""
-    micro_batch: Many
+    micro_batch: Many = 1
     """Samples of one forward on one worker; accumulation makes up the global batch."""
     sequence_parallel: PositiveInt = 1
     """Number of neighbouring workers that share the tokens of a clip, which divides its activations by about this
