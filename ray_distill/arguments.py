@@ -25,7 +25,7 @@ this command writes it again, also while the run is at work. It reads the run's 
 starts nothing. Videos beyond the limit are counted and named.
 """
 RUN_VERBS = {
-    "check": "check the configuration and print every key, its value and the place that set it; start nothing",
+    "check": "print the keys that are set, and refuse what would fail later; start nothing",
     "plan": "estimate memory, forwards, time and money by role; start nothing",
     "preflight": "sample the teacher, and compare our sampler with diffusers' pipeline, before a run; train nothing",
     "prepare": "encode videos and captions as latents and text embeddings into the cache",
@@ -56,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
             _add_overrides(one, more)
         else:
             _add_overrides(one)
+        if verb == "check":
+            one.add_argument("--all", action="store_true", help="print every key with its value and meaning")
+            text = "explain a key or a section, such as train.global_batch, and check nothing"
+            one.add_argument("--explain", action="append", metavar="KEY", help=text)
         if verb == "sample":
             one.add_argument("--prompt", help="the prompt of the video")
             one.add_argument("--image", type=Path, help="the picture that the video begins with")

@@ -76,7 +76,9 @@ class Bounds(Section):
     """Smallest and largest value; at least one is set."""
 
     at_least: float | None = None
+    """Smallest value; null: no bound."""
     at_most: float | None = None
+    """Largest value; null: no bound."""
 
     @model_validator(mode="after")
     def _bound(self) -> Bounds:

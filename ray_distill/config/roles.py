@@ -7,9 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from ray_distill.config.keys import flatten
+from ray_distill.methods import METHODS
 from ray_distill.models import FAMILIES, family
 from ray_distill.models.lora import LoRA
 from ray_distill.settings import Fraction, Pipeline, Section
+from ray_distill.types import FAKE_SCORE, FAKE_SCORE_LOW, STUDENT, STUDENT_LOW
+
+FOLLOWED = (
+    *("zero", "dtype", "gradient_dtype", "offload_optimizer", "offload_parameters"),
+    *("attention", "compile", "gradient_checkpointing", "lora", "optimizer"),
+)
+"""Keys of a student's section that its fake score takes; the path, the start and the average are the student's own."""
 
 
 def with_targets(data: Any) -> Any:
@@ -30,16 +39,40 @@ def with_targets(data: Any) -> Any:
     return {**data, "roles": {**roles, **changed}}
 
 
+def follow_students(tree: Any) -> dict[str, str]:
+    """Give each fake score without an optimizer the keys of its student's section that its own lacks, in ``tree``;
+    returns the source of each key. A section with an optimizer stands as it is."""
+    if not isinstance(tree, Mapping) or not isinstance(roles := tree.get("roles"), dict):
+        return {}
+    method = tree["method"].get("name") if isinstance(tree.get("method"), Mapping) else None
+    needs = METHODS[method].roles if method in METHODS else {}
+    if not isinstance(needs, Mapping):  # a property, of methods whose roles depend on their keys; none has a fake score
+        return {}
+    sources = {}
+    for role, student in ((FAKE_SCORE, STUDENT), (FAKE_SCORE_LOW, STUDENT_LOW)):
+        own, first = roles.get(role, {}), roles.get(student)
+        if role in needs and isinstance(own, dict) and "optimizer" not in own and isinstance(first, Mapping):
+            section = {key: value for key, value in first.items() if key in FOLLOWED and key not in own}
+            roles[role] = {**section, **own}
+            sources |= dict.fromkeys(flatten({f"roles.{role}": section}), f"as roles.{student}")
+    return sources
+
+
 class Optimizer(Section):
     """AdamW with fp32 master weights. The schedule counts this role's own updates."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1000)]
+    """Peak learning rate of this role."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW's decay of the mean and of the mean square of the gradient."""
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """AdamW's term in the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay, times the learning rate at each update."""
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr", "polynomial"] = (
         "constant"
     )
+    """Learning rate over this role's updates, by diffusers' names."""
     warmup_updates: Annotated[int, Field(ge=0)] = 0
     """Updates of the linear warm-up, before any schedule."""
     min_lr_ratio: Fraction = 0.0
@@ -82,6 +115,7 @@ class RoleConfig(Section):
     path: Pipeline | None = None
     """Source in place of model.path: such a folder or name, or one .safetensors file."""
     init: Literal["pretrained", "random"] = "pretrained"
+    """pretrained: weights of the source. random: its architecture with random weights."""
     lora: LoRA | None = None
     """Train adapters on the frozen weights of the source, in place of the weights."""
     zero: Literal[0, 1, 2, 3] = 2
@@ -104,8 +138,12 @@ class RoleConfig(Section):
     compile: bool = False
     """torch.compile of the repeated blocks; its first steps are slow."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     optimizer: Optimizer | None = None
+    """Settings of AdamW, for a trained role."""
     ema_decay: Fraction | None = None
+    """Decay of the role's average in each of its moves; validation, samples and export use the average. null:
+    none."""
     ema_interval: PositiveInt = 1
     """Updates of this role per move of its average."""
 

@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 class RunConfig(Section):
     name: Name
+    """Name of the run, of its folder within output_dir and of its MLflow run."""
     output_dir: Folder = Path("output")
+    """Folder of all runs."""
     seed: Seed = 0
+    """Seed of everything that the run draws."""
     model: Model
     method: Annotated[Method, PlainValidator(read_method), PlainSerializer(method_fields)]
     roles: dict[Role, RoleConfig]
+    """The networks of the method, by role; a frozen role may be left out."""
     data: Source
     train: Train
     evaluate: Evaluate = Field(default_factory=Evaluate)
@@ -39,6 +43,7 @@ class RunConfig(Section):
         default_factory=Track
     )  # a new one each time: its relative file belongs to the current working directory
     publish: Publish | None = None
+    """Publication of the student on the hub; null: none."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 

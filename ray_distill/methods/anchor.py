@@ -25,9 +25,11 @@ from ray_distill.types import STUDENT, TEACHER, Batch, Networks
 @dataclass(frozen=True, kw_only=True)
 class Anchor(Modalities):
     diversity_weight: float = 0.0
+    """Weight of the anchor of the first step to the teacher's path; 0 is off."""
     diversity_steps: int = 30
     """Steps of the teacher's solver over all levels; it stops at the student's second step."""
     diversity_shift: float = 5.0
+    """Shift of the solver's steps."""
 
     def check_anchor(self, steps: int) -> None:
         """ValueError if a key is out of range, or if the student has no second step."""

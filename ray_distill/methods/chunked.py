@@ -14,6 +14,7 @@ class Chunked:
     """``docs/methods.md`` explains each key."""
 
     num_frame_per_block: int = 3
+    """Latent frames of a chunk."""
     independent_first_frame: bool = False
     """The first chunk is one frame."""
     window: int | None = None

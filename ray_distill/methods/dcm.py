@@ -50,14 +50,19 @@ BOUNDARIES = {"wan": 0.70, "hunyuan": 0.76}
 @dataclass(frozen=True)
 class DCM:
     euler_steps: int = field(default=50, metadata={"elsewhere": "euler_timesteps"})
+    """Steps of the grid on which two neighbours are compared."""
     shift: float = 17.0
+    """Shift of the levels, hence of the sampler's."""
     multiphase: int | tuple[float, ...] = 1
     """Number of even phases, or the raw levels at which phases end, other than the end of the range."""
     boundary: Literal["wan", "hunyuan"] | float = "wan"
     """Raw level that separates the experts; 0: one expert for all levels."""
     distill_cfg: float = 5.0
+    """Guidance of the teacher's step, in the form of distill_cfg_form."""
     distill_cfg_form: Form = "extra"
+    """std: u + s (c - u). extra: c + s (c - u)."""
     huber_c: float = 1e-3
+    """Constant of the pseudo-Huber loss."""
     temporal_lag: int = 3
     """Latent frames between the two that the term compares; with 0, or a clip that is not longer, there is no term."""
     target_decay: float = 0.0

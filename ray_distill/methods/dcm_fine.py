@@ -47,7 +47,9 @@ SEMANTIC: Role = "semantic"
 class DCMFine(DCM):
     temporal_lag: int = 0
     adversarial_weight: float = 0.5
+    """Weight of the discriminator's term in the student's loss; 0 is off."""
     feature_weight: float = 1.0
+    """Weight of the feature match in the student's loss."""
     discriminator_stride: int = 2
     """Distance between the teacher's blocks that the discriminator reads; the last block is one of them."""
 

@@ -62,15 +62,26 @@ from ray_distill.types import (
 @dataclass(frozen=True)
 class DMD(Exits, Anchor, Scores):
     timesteps: tuple[float, ...] = (1000.0, 757.0, 522.0)
+    """The student's steps, falling from 1000; training, validation and export share them."""
     warp_denoising_step: bool = False
+    """Whether timesteps are raw indices, which the shift flow_shift turns into timesteps."""
     flow_shift: float = 1.0
+    """Shift of warp_denoising_step."""
     rollout: Literal["sde", "ode"] = "sde"
+    """sde: new noise at each step. ode: the noise is kept (Euler)."""
     backward_simulation: bool = True
+    """Whether a step sees the student's own samples; false: noised clips."""
     student_interval: int = 5
+    """Steps from one student update to the next; the fake score is updated at each step."""
     student_turn: Literal["joins", "replaces"] = "joins"
+    """joins: a step of the student also updates the fake score. replaces: it does not."""
     reuse_rollout: bool = False
+    """Whether the fake score learns from the student's rollout in a step of both."""
     ida_decay: float = 1.0
+    """Share of its weights that the fake score keeps after each student update, the rest are the student's; 1 is
+    off."""
     projection: bool = False
+    """Whether the DMD gradient loses its part along the fake score's residual (PDMD)."""
 
     name: ClassVar[str] = "dmd"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained", FAKE_SCORE: "trained", TEACHER: "frozen"}

@@ -46,15 +46,21 @@ from ray_distill.types import (
 @dataclass(frozen=True)
 class LCM(Modalities):
     euler_steps: int = 50
+    """Steps of the grid on which two neighbours are compared."""
     shift: float = 3.0
+    """Shift of the levels, hence of the sampler's."""
     guidance: float | tuple[float, float] = 3.0
     """Standard scale of the teacher's step, or a range from which each sample draws its own."""
     guidance_form: Form = "std"
+    """std: u + s (c - u). extra: c + s (c - u)."""
     loss: Literal["huber", "l2"] = "huber"
+    """huber: pseudo-Huber with huber_c. l2: the square."""
     huber_c: float = 1e-3
+    """Constant of the pseudo-Huber loss."""
     target_decay: float = 0.95
     """Decay of the student's average that is the target; 0: the student itself."""
     sampling_steps: int = 4
+    """The student's steps."""
 
     name: ClassVar[str] = "lcm"
     heads: ClassVar[Mapping[Role, Heads]] = {}

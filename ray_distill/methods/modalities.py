@@ -21,7 +21,9 @@ class Modalities:
     """The configuration of a method that also learns clips with sound. ``docs/methods.md`` explains each key."""
 
     video_weight: float = 1.0
+    """Factor of the picture's loss, for clips with sound."""
     audio_weight: float = 1.0
+    """Factor of the sound's loss, for clips with sound."""
 
     with_sound: ClassVar[bool] = True
 

@@ -35,6 +35,7 @@ class SelfForcing(LongRollouts, DMD):
     same_step_across_blocks: bool = True
     """One exit step for all chunks; false: one for each."""
     last_step_only: bool = False
+    """Whether the gradient is always the last step's."""
     context_noise: float = 0.0
     """Timestep at which the cache keeps a finished chunk; 0 is clean."""
 

@@ -24,8 +24,11 @@ from ray_distill.types import STUDENT, TEACHER, Batch, LossTerms, Networks, Rng,
 @dataclass(frozen=True)
 class WarmStart(DMD):
     warm_start_steps: int = 3000
+    """Steps of the regression before DMD begins."""
     solver_steps: int = 48
+    """Steps of the teacher's solver."""
     solver_shift: float = 8.0
+    """Shift of the solver's steps."""
     solver_guidance: float = 7.0
     """Standard scale: u + s (c - u)."""
     pairs: bool = False

@@ -1,11 +1,16 @@
 """What can be asked of one role, and what is refused by name."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
-from ray_distill.config import RunConfig
+from ray_distill.config import RunConfig, load_config
 from ray_distill.config.roles import Optimizer, RoleConfig
 from tests.unit.toys import run_config
+
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def test_lora_by_default_is_attention_at_the_scale_of_its_rank():
@@ -133,3 +138,27 @@ def test_what_a_role_began_with_is_sampled_and_not_held(tmp_path):
     assert RunConfig.model_validate(config.dump()) == config
     with pytest.raises(ValidationError, match=r"roles\.student\.path: .* samples with this role's first weights"):
         fine(tmp_path, path=None)
+
+
+def test_a_fake_score_without_an_optimizer_follows_its_student(tmp_path):
+    """It takes storage, adapters and optimizer, not the average; its own keys stay, and each key has its source."""
+    student = {
+        "zero": 1,
+        "ema_decay": 0.9,
+        "lora": {"rank": 4},
+        "optimizer": {"learning_rate": 1e-4, "betas": [0, 0.99]},
+    }
+    tree = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text()) | {"roles": {"student": student}}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    loaded = load_config(path, ["roles.fake_score.zero=2"], environment={})
+    ours, other = loaded.config.role("student"), loaded.config.role("fake_score")
+    assert other.optimizer == ours.optimizer and other.lora == ours.lora and (other.zero, other.ema_decay) == (2, None)
+    assert loaded.source("roles.fake_score.optimizer.learning_rate") == "as roles.student"
+    assert loaded.source("roles.fake_score.zero") == "command line"
+    own = load_config(path, ["roles.fake_score.optimizer={learning_rate: 1.0e-3}"], environment={}).config
+    assert own.role("fake_score") == RoleConfig(optimizer={"learning_rate": 1e-3}), "a section with one stands as it is"
+
+
+def test_a_method_without_a_fake_score_gets_none():
+    assert "fake_score" not in load_config(CONFIGS / "lcm_quickstart.yaml", environment={}).config.roles
