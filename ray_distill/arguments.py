@@ -75,19 +75,7 @@ def parser() -> argparse.ArgumentParser:
     tool.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the YAML file to write")
     tool.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
     _add_overrides(tool)
-    pages = _verb(
-        verbs, "report", "write a page of one run, or a page that compares runs or the trials of a sweep", PAGES
-    )
-    pages.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="a run's or a sweep's folder: output/quickstart"
-    )
-    pages.add_argument(
-        "-o", "--out", type=Path, help="the page to write (RUN/report.html; for several runs comparison.html)"
-    )
-    pages.add_argument(
-        "--limit", type=_mebibytes, default=32.0, metavar="MIB", help="most MiB of videos in the page (32)"
-    )
-    pages.set_defaults(overrides=[])
+    _add_report(verbs)
     late = _verb(verbs, "track", "send MLflow the calls that it missed of a run")
     late.add_argument("action", choices=["sync"], help="send the calls")
     late.add_argument("config", type=Path, metavar="RUN", help="the run's folder, such as output/quickstart")
@@ -106,6 +94,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if getattr(args, "no_push", False):
         args.overrides += ["publish=null", "track.webhook=null"]
     return args
+
+
+def _add_report(verbs: Any) -> None:
+    pages = _verb(
+        verbs, "report", "write a page of one run, or a page that compares runs or the trials of a sweep", PAGES
+    )
+    pages.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run's or a sweep's folder: output/quickstart"
+    )
+    pages.add_argument(
+        "-o", "--out", type=Path, help="the page to write (RUN/report.html; for several runs comparison.html)"
+    )
+    pages.add_argument(
+        "--limit", type=_mebibytes, default=32.0, metavar="MIB", help="most MiB of videos in the page (32)"
+    )
+    pages.set_defaults(overrides=[])
 
 
 def _verb(verbs: Any, name: str, purpose: str, more: str = "") -> argparse.ArgumentParser:
