@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ray_distill.arguments import parse
 from ray_distill.errors import ConfigError, Stopped, mistakes
-from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
+from ray_distill.secrets import MaskedFormatter, mask, mask_threads, mask_tree, masked_traceback, show
 from ray_distill.terminal import AboveBars, patient
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def prepare(args: argparse.Namespace) -> None:
     from ray_distill.train.launch import prepare_alone
 
     cache = prepare_alone(loaded.config)
-    print(json.dumps(masked({"cache": str(cache.folder), **cache.card}), indent=2))
+    print(json.dumps(mask_tree({"cache": str(cache.folder), **cache.card}), indent=2))
 
 
 def preflight(args: argparse.Namespace) -> int:
@@ -204,7 +204,7 @@ def track(args: argparse.Namespace) -> int:
     """``track sync RUN``: send MLflow the calls that it missed, from the run's folder."""
     from ray_distill.config.load import ENVIRONMENT
     from ray_distill.track.sync import sync
-    from ray_distill.train.driver.run_lock import claimed
+    from ray_distill.train.driver.run_lock import claim
 
     folder: Path = args.config
     if any(not item.startswith("track.uri=") for item in args.overrides):
@@ -212,7 +212,7 @@ def track(args: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
     uri = args.overrides[-1].partition("=")[2] if args.overrides else os.environ.get(f"{ENVIRONMENT}TRACK__URI")
-    with claimed(folder):
+    with claim(folder):
         sent, left = sync(folder.absolute(), uri)
     print(f"{folder}: {sent} calls were sent to MLflow, {left} wait")
     return 1 if left else 0

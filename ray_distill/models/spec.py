@@ -197,7 +197,7 @@ class Family:
     ends: tuple[str, ...]
     """Keys of the transformer's configuration in which all networks of a run must agree."""
     export: Export
-    published: Path
+    published_folder: Path
     """A folder of JSON files with the configurations of published pipelines; a file has its pipeline's name on the
     hub."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")

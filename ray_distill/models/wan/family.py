@@ -148,7 +148,7 @@ FAMILY = Family(
         causal=(HERE / "sample_causal.py", {"causal_wan.py": HERE / "causal.py"}),
         experts=True,
     ),
-    published=HERE / "published",
+    published_folder=HERE / "published",
     original=ORIGINAL,
     image=image,
     image_parts=image_parts,
