@@ -205,6 +205,9 @@ class Family:
     original: Mapping[str, str] | None = None
     """Names of layers that may have an adapter: whole dotted parts of diffusers' names -> those of the network's
     original code. None where diffusers loads no adapter by the original names."""
+    original_rest: Mapping[str, str] | None = None
+    """The same for all other tensors; a name behind a dot stands at the network's top alone. None where no file of the
+    whole network is written under them."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
     """(pipeline, its codec) -> the image encoder."""
     image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()
