@@ -218,7 +218,7 @@ def test_sound_is_that_of_the_pipeline_and_is_heard_in_the_mp4(folder, pipe, tmp
     from ray_distill.data.read.video import write_clip
 
     tokens = torch.randn(1, 32, 18, generator=torch.Generator().manual_seed(0))
-    decoder = family("ltx2").sound(folder)
+    decoder = family("ltx2").sound.decoder(folder)
     samples = decoder.decode(tokens)
     with torch.no_grad():
         raw = pipe._denormalize_audio_latents(
@@ -295,8 +295,6 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
     checked(folder, tmp_path)
     with pytest.raises(ConfigError, match=r"data.fps = 25: family 'ltx2' places frames .* use 24"):
         checked(folder, tmp_path, data__fps=25)
-    with pytest.raises(ConfigError, match="the sound of files is not encoded yet"):
-        checked(folder, tmp_path, data__datasets=[{"manifest": str(tmp_path / "manifest.jsonl")}])
     with pytest.raises(ConfigError, match="exit_embedding"):
         checked(folder, tmp_path, method__exit_embedding=True)
     with pytest.raises(ConfigError, match="'dcm_semantic': it learns a picture alone"):

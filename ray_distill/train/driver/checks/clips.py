@@ -110,8 +110,8 @@ def check_pictures(config: RunConfig) -> None:
 
 
 def check_sound(config: RunConfig) -> None:
-    """Check that clips with sound have a method that learns sound, the family's rate, and prompts as their source;
-    without sound no key of sound is set."""
+    """Check that clips with sound have a method that learns sound, and the family's rate at which frames and sound of
+    files stay together; without sound no key of sound is set."""
     of, data, method = config.model.pipeline.of, config.data, config.method
     if of.fps is not None and data.fps != of.fps:
         raise ConfigError(
@@ -129,11 +129,16 @@ def check_sound(config: RunConfig) -> None:
         )
     if method.exits:
         raise ConfigError(f"method.exit_embedding = true: networks of family {of.name!r} take none; remove it")
-    for part in data.parts:
-        if part.kind != "prompts":
+    for part in (part for part in data.parts if part.kind != "prompts"):
+        if (stride := data.clips(part).stride) != 1:
             raise ConfigError(
-                f"data.datasets: {part.name!r} has videos, and the sound of files is not encoded yet; give prompts, "
-                "with a teacher where the method learns from videos"
+                f"data.stride = {stride}: the picture of {part.name!r} would be shown {stride} times as fast as its "
+                "sound is heard; use 1"
+            )
+        if not data.resample:
+            raise ConfigError(
+                f"data.resample = false: frames of {part.name!r} as they come may be shown at another pace than their "
+                "sound is heard; remove it"
             )
 
 
