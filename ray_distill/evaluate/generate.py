@@ -158,7 +158,7 @@ def _generate(
         return Samples(None, None, None, seconds, pictures, measured)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
-    check_finite(features, f"what evaluate.metric = {config.evaluate.metric} sees in {candidate}", 0)
+    check_finite(features, f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", 0)
     return Samples(
         features, metric.accuracy(videos, prompts), diversity(features, prompts), seconds, pictures, measured
     )

@@ -27,7 +27,7 @@ REPORT: dict[str, Any] = {
     "teacher_seeds": {"motion_ratio": {"value": 1.001, "low": 0.993, "high": 1.008}},
     "seeds": 3,
     "videos_per_seed": 2,
-    "missed": ["its motion_ratio is 0.912; at least 0.95 was asked"],
+    "missed": ["its motion_ratio is 0.912; the goal is at least 0.95"],
     "steps": 8,
     "student_updates": 4,
     "planned_student_updates": 4,
