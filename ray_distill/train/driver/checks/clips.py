@@ -18,6 +18,9 @@ from ray_distill.models.spec import of_clips, prefix_frames
 from ray_distill.train.driver.checks.networks import check_positions
 from ray_distill.train.driver.checks.sequence import check_tokens
 
+KEYS_OF_SOUND = {"video_weight": 1.0, "audio_weight": 1.0, "audio_guidance": None}
+"""Keys of methods that have an effect on clips with sound alone, with their defaults."""
+
 
 def check_size(config: RunConfig) -> None:
     """Check that clips fit the codec, the transformer's patches and the method's chunks."""
@@ -120,7 +123,8 @@ def check_sound(config: RunConfig) -> None:
             f"data.fps = {data.fps:g}: family {of.name!r} places frames in time at {of.fps:g} a second; use {of.fps:g}"
         )
     if of.sound is None:
-        if keys := [key for key in ("video_weight", "audio_weight") if method_fields(method).get(key, 1.0) != 1.0]:
+        fields = method_fields(method)
+        if keys := [key for key, off in KEYS_OF_SOUND.items() if fields.get(key, off) != off]:
             raise ConfigError(f"method.{keys[0]}: clips of family {of.name!r} have no sound; remove the key")
         return
     if not method.with_sound:
