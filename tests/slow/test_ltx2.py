@@ -75,9 +75,16 @@ def test_a_student_with_sound_is_trained_evaluated_and_exported(
         assert [json.loads(line)["heard"] for line in silent.read_text().splitlines()] == [0]
     export = tmp_path / "tiny/export"
     assert verify(export, "a dog barks") < 1e-4
+    videos = [*(tmp_path / "tiny").rglob("student/*.mp4"), *(tmp_path / "tiny").rglob("teacher_many/*.mp4")]
+    assert len(videos) >= 2 and all(streams(video) == ["video", "audio"] for video in videos)
     assert main(["sample", str(path), "--prompt", "a dog barks", "--out", str(tmp_path / "ours.mp4")]) == 0
     subprocess.run([sys.executable, export / "sample.py", "a dog barks", tmp_path / "theirs.mp4"], check=True)
     for name in ("ours.mp4", "theirs.mp4"):
+        assert streams(tmp_path / name) == ["video", "audio"]
         with av.open(str(tmp_path / name)) as container:
-            assert [stream.type for stream in container.streams] == ["video", "audio"]
             assert container.streams.video[0].frames == 9
+
+
+def streams(path: Path) -> list[str]:
+    with av.open(str(path)) as container:
+        return [stream.type for stream in container.streams]
