@@ -143,10 +143,10 @@ def _conditions(
 
 def _track(config: RunConfig, latents: Tensor, shape: Latent, device: torch.device) -> Track | None:
     """Decode the sound of the first of the packed ``latents``; None where the family has no sound."""
-    make = config.model.pipeline.of.sound
-    if make is None:
+    of = config.model.pipeline.of.sound
+    if of is None:
         return None
-    decoder = make(config.model.path).to(device)
+    decoder = of.decoder(config.model.path).to(device)
     return Track(decoder.decode(sound(latents, shape))[0].cpu().numpy(), decoder.rate)
 
 
