@@ -176,13 +176,18 @@ def export(args: argparse.Namespace) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     loaded = load(args.config, args.overrides)
-    from ray_distill.evaluate.sample import sample_video
+    from ray_distill.evaluate.sample import clips_of, sample_videos
     from ray_distill.train.driver.fit import newest
 
-    if not args.prompt:
-        raise ConfigError('sample needs a prompt: --prompt "a seven moving left"')
-    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out, args.image, args.frames)
-    print(args.out)
+    prompts = list(args.prompt)
+    if args.prompts is not None:
+        from ray_distill.data.prepare.listing import named_prompts
+
+        with mistakes():
+            prompts += named_prompts(args.prompts).values()
+    clips = clips_of(prompts, args.seed or [0], args.out)
+    for path in sample_videos(loaded.config, newest(loaded.config).folder, clips, args.image, args.frames):
+        print(path, flush=True)
 
 
 def tune(args: argparse.Namespace) -> None:

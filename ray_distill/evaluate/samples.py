@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ray_distill import __version__, sealed
 from ray_distill.config import RunConfig
+from ray_distill.data.read.track import Track
 from ray_distill.models.hashing import folder_hash, weights_hash
 from ray_distill.types import Sampler
 
@@ -55,6 +56,8 @@ class Samples:
     """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
     measures: Mapping[str, Tensor] = field(default_factory=dict)
     """Measures without a network, by name: [N], one number per video."""
+    tracks: tuple[Track, ...] = ()
+    """The sound of each of ``videos``; empty where clips have none."""
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all: another task may look for it at the same time."""
@@ -63,6 +66,9 @@ class Samples:
             tensors["features"] = self.features.cpu().numpy()
         tensors |= {f"{MEASURE}{name}": values.numpy() for name, values in self.measures.items()}
         numbers = {name: getattr(self, name) for name in ("accuracy", "diversity", "seconds_per_video")}
+        if self.tracks:
+            tensors["sound"] = np.stack([track.samples for track in self.tracks])
+            numbers["rate"] = self.tracks[0].rate
         sealed.write_tensors(path, tensors, {"numbers": json.dumps(numbers)})
 
     @classmethod
@@ -71,9 +77,11 @@ class Samples:
         tensors, metadata = sealed.read_tensors(path)
         features = torch.from_numpy(tensors["features"]) if "features" in tensors else None
         numbers: dict[str, float] = json.loads(metadata["numbers"])
+        rate = int(numbers.pop("rate", 0))
+        tracks = tuple(Track(samples, rate) for samples in tensors.get("sound", ()))
         by_name = {name: torch.from_numpy(values) for name, values in tensors.items() if name.startswith(MEASURE)}
         measures = {name.removeprefix(MEASURE): values for name, values in by_name.items()}
-        return cls(features=features, videos=tensors["videos"], measures=measures, **numbers)
+        return cls(features=features, videos=tensors["videos"], measures=measures, tracks=tracks, **numbers)
 
 
 def kept_name(
@@ -98,6 +106,8 @@ def kept_name(
         "clip": config.shown_size,
         "metric": [folder_hash(settings.metric) if settings.metric else None, config.data.fps, *names],
     }
+    if config.model.pipeline.of.sound is not None:
+        depends["sound"] = True  # an earlier version kept these samples without it
     if settings.images:
         depends["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.images.values()]
     if config.model.from_image is not None:

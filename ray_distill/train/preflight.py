@@ -105,7 +105,7 @@ def _sample_teacher(config: RunConfig, cache: Cache, seen: Findings) -> None:
         seen.errors.append(str(getattr(error, "cause", error)))
         return
     out = config.run_dir / FOLDER
-    write_videos(out / "teacher_many", samples.videos, generator.prompts, config.data.fps)
+    write_videos(out / "teacher_many", samples, generator.prompts, config.data.fps)
     count = min(len(samples.videos), len(generator.prompts))
     contact_sheet(out / SHEET, {"teacher": samples.videos[:count]}, generator.prompts[:count])
     means = {name: float(values.mean()) for name, values in samples.measures.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import keys, tree, upgrade
+from docs import keys, support, tree, upgrade
 from docs.upgrade import cited_tests
 from ray_distill.arguments import parse
 from ray_distill.cli import main
@@ -99,6 +99,11 @@ def test_the_trees_are_those_of_the_files() -> None:
 def test_the_keys_are_those_of_the_schema() -> None:
     """`python docs/keys.py` writes the page."""
     assert (ROOT / "docs" / "keys.md").read_text() == keys.page()
+
+
+def test_the_table_of_families_is_what_they_declare() -> None:
+    """`python docs/support.py` writes it."""
+    assert (ROOT / "README.md").read_text() == support.page()
 
 
 def test_each_folder_opens_with_a_guide() -> None:

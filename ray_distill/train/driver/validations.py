@@ -130,7 +130,7 @@ class Validations:
                 compared = ratios([each], [self._teacher], self._generator.prompts)
                 measured |= {name: ratio["value"] for name, ratio in compared.items()}
             row |= {f"{prefix}{name}": value for name, value in measured.items() if value is not None}
-            write_videos(place, each.videos, self._generator.prompts, self.config.data.fps)
+            write_videos(place, each, self._generator.prompts, self.config.data.fps)
         self._series.add([row])
         self.rows.append(row)
         shown = "  ".join(f"{name} {row[name]:.3f}" for name in SHOWN if name in row)
