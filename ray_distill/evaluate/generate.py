@@ -195,11 +195,16 @@ def write_videos(folder: Path, samples: Samples, prompts: Sequence[str], fps: fl
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, str] = {}
     for number, (prompt, video) in enumerate(zip(prompts, samples.videos, strict=False)):
+        name = f"{number:02d}_{plain_name(prompt)}.mp4"
+        names[name] = prompt
         track = samples.tracks[number] if samples.tracks else None
-        name = re.sub(r"[^\w-]+", "_", prompt)[:60]  # a caption may hold any character
-        names[f"{number:02d}_{name}.mp4"] = prompt
-        write_clip(folder / f"{number:02d}_{name}.mp4", enlarge(video), fps, sound=track)
+        write_clip(folder / name, enlarge(video), fps, sound=track)
     write_document(folder / PROMPTS, names)
+
+
+def plain_name(prompt: str) -> str:
+    """``prompt`` as a part of a file's name, since a caption may have any character."""
+    return re.sub(r"[^\w-]+", "_", prompt)[:60]
 
 
 def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:

@@ -222,7 +222,7 @@ class Family:
     ends: tuple[str, ...]
     """Keys of the transformer's configuration in which all networks of a run must agree."""
     export: Export
-    published: Path
+    published_folder: Path
     """A folder of JSON files with the configurations of published pipelines; a file has its pipeline's name on the
     hub."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
@@ -230,6 +230,9 @@ class Family:
     original: Mapping[str, str] | None = None
     """Names of layers that may have an adapter: whole dotted parts of diffusers' names -> those of the network's
     original code. None where diffusers loads no adapter by the original names."""
+    original_rest: Mapping[str, str] | None = None
+    """The same for all other tensors; a name behind a dot stands at the network's top alone. None where no file of the
+    whole network is written under them."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
     """(pipeline, its codec) -> the image encoder."""
     image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()

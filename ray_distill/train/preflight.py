@@ -25,11 +25,11 @@ from ray_distill.export.teacher import compared_size, link_teacher
 from ray_distill.export.verify import verify
 from ray_distill.plan.estimate import estimate
 from ray_distill.plan.hardware import GIB
-from ray_distill.secrets import masked
+from ray_distill.secrets import mask_tree
 from ray_distill.train.driver.check import check, warnings
 from ray_distill.train.driver.checks.evaluation import check_cache
 from ray_distill.train.driver.console import say
-from ray_distill.train.driver.run_lock import claimed
+from ray_distill.train.driver.run_lock import claim
 from ray_distill.train.driver.signals import watch_signals
 from ray_distill.train.launch import cache_of, cluster
 from ray_distill.types import TEACHER
@@ -56,7 +56,7 @@ def preflight(config: RunConfig) -> Findings:
     check(config)
     seen = Findings(warnings=[*warnings(config)])
     seen.lines.append(f"{config.method.name}: {config.method.describe()}")
-    with claimed(config.run_dir), cluster(), watch_signals():
+    with claim(config.run_dir), cluster(), watch_signals():
         cache = cache_of(config)
         check_cache(config, cache)
         _look_at_data(cache.card, seen)
@@ -73,7 +73,7 @@ def preflight(config: RunConfig) -> Findings:
         _compare(config, cache, seen)
     _plan(config, seen)
     words = {"lines": seen.lines, "warnings": seen.warnings, "errors": seen.errors}
-    write_report(config.run_dir / PREFLIGHT, masked({**seen.numbers, **words}))
+    write_report(config.run_dir / PREFLIGHT, mask_tree({**seen.numbers, **words}))
     return seen
 
 

@@ -129,10 +129,8 @@ def _index_of(inventory: Inventory) -> pa.Table:
     rows = distinct(rows.select([*columns, "others", "image_id"]).append_column("text", text), *order)
     rows = _with_choices(rows.sort_by([(name, "ascending") for name in order]), captions)
     if "path" in columns:
-        masked = pa.array(
-            map(mask, rows["path"].to_pylist()), pa.string()
-        )  # pipeline.with_paths restores the addresses
-        rows = rows.set_column(rows.column_names.index("path"), "path", masked)
+        paths = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # pipeline.with_paths restores the addresses
+        rows = rows.set_column(rows.column_names.index("path"), "path", paths)
     index = rows.select([*columns, "choices"]).append_column(
         "shape", pa.array(inventory.shapes(rows), pa.list_(pa.int64()))
     )

@@ -146,6 +146,6 @@ FAMILY = Family(
         script=HERE / "sample.py",
         bases=("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline"),
     ),
-    published=HERE / "published",
+    published_folder=HERE / "published",
     original=ORIGINAL,
 )

@@ -187,9 +187,7 @@ def causal_attention(
     one, and the call has ``frames`` latent frames. The frames see each other and the ``cache`` as ``chunks`` say,
     within ``window``, or within the cache's window where there is a cache. ``remember`` then adds the frames to the
     cache, and drops the chunks that no later chunk of this length sees. With ``history`` the call has its frames twice,
-    as in :func:`looks`.
-
-    ValueError where ``chunks`` do not add up to ``frames``.
+    as in :func:`looks`. ValueError where ``chunks`` do not add up to ``frames``.
     """
     if not chunks and cache is None:
         yield

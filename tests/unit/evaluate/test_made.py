@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_distill.config.load import validated
+from ray_distill.config.load import config_of
 from ray_distill.config.schema import RunConfig
 from ray_distill.data.read.track import Track
 from ray_distill.evaluate import generate
@@ -23,7 +23,7 @@ def config(tmp_path):
     (tmp_path / "teacher").mkdir()
 
     def make(**changed):
-        return validated(RunConfig, settings(tmp_path, model__path=str(tmp_path / "teacher"), **changed))
+        return config_of(RunConfig, settings(tmp_path, model__path=str(tmp_path / "teacher"), **changed))
 
     return make
 
