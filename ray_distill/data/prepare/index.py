@@ -79,7 +79,7 @@ def finish(inventory: Inventory) -> Cache:
 
 def _silent(inventory: Inventory, index: pa.Table) -> list[Row] | None:
     """The encoded clips of files that are silent at least in part; None where clips have no sound."""
-    if not (inventory.models.sound and inventory.source.has_videos):
+    if not (inventory.source.has_videos and inventory.models.sound):
         return None
     clips = unequal(index, video="", choices=0, latents_file="")
     columns = [clips[f"latents_{part}"].to_pylist() for part in Place._fields]

@@ -47,7 +47,7 @@ def memo(source: Source, models: Encoders, listed: pa.Table) -> Path:
     teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]
     made_by = settings, models.codec, models.encoder, models.multiple, teachers
     images = [models.images] if models.images else []
-    sound = [models.sound] if models.sound and source.has_videos else []
+    sound = [models.sound] if source.has_videos and models.sound else []
     return source.cache_dir / "known" / address_of(chain(made_by, images, sound, files))
 
 
