@@ -113,7 +113,7 @@ class RunConfig(Section):
             if name not in MEASURE_OF:
                 raise ValueError(f"evaluate.goals.within.{name}: no ratio; choose from {', '.join(MEASURE_OF)}")
             try:
-                check_names([name], settings.metrics, settings.metric is not None, teacher)
+                check_names([name], settings.metrics, settings.metric is not None, teacher, settings.networks.folders)
             except ValueError as error:
                 raise ValueError(f"evaluate.goals.within.{name}: {error}") from None
         return self

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_distill.config.measures import ALL, LEAST, MEASURE_OF, ratio_name
+from ray_distill.config.measures import LEAST, MEASURE_OF, RATED, ratio_name
 from ray_distill.evaluate.report import ROWS
 from ray_distill.report.run import Run
 
 HEADINGS = {"frechet": "FD", "seconds_per_video": "s / video"}
-NUMBERS = ("frechet", "accuracy", "diversity", *ALL, "nfe", "seconds_per_video")
+NUMBERS = ("frechet", "accuracy", *sorted(RATED, key="diversity".__ne__), "nfe", "seconds_per_video")
 GIB, GB, TERA = 2**30, 10**9, 10**12
 
 
@@ -62,7 +62,20 @@ def against_teacher(report: Mapping[str, Any]) -> Table:
         ]
         for name, ratio in (report.get("ratios") or {}).items()
     ]
+    floors = report.get("teacher_distances") or {}
+    rows += [_distance(name, row, floors.get(name)) for name, row in (report.get("distances") or {}).items()]
     return Table(["measure", "", "student to teacher", "95 % interval", "teacher to itself", "says"], rows)
+
+
+def _distance(name: str, row: Mapping[str, Any], floor: Mapping[str, Any] | None) -> list[str]:
+    """A distance of two sets of videos, beside that of two sampling seeds of the teacher."""
+    has_interval = row.get("low") is not None
+    says = "unknown"
+    if has_interval and floor is not None:
+        says = "farther than chance" if row["low"] > floor["value"] else "no farther than chance"
+    between = f"{number(row['low'])} to {number(row['high'])}" if has_interval else "-"
+    kind = f"distance of {row['videos']} videos"
+    return [name, kind, number(row["value"]), between, number(floor["value"]) if floor else "-", says]
 
 
 def no_ratio(report: Mapping[str, Any]) -> list[str]:
@@ -71,11 +84,11 @@ def no_ratio(report: Mapping[str, Any]) -> list[str]:
     teacher = report.get("teacher_many") or {}
     return [
         f"{name}: the teacher has next to nothing of it ({number(teacher[name])}), so no ratio says anything"
-        for name in ALL
+        for name in RATED
         if report.get("ratios")
         and teacher.get(name) is not None
         and not {name, ratio_name(name)} & report["ratios"].keys()
-        and teacher[name] <= (LEAST[name] or 0.0)
+        and teacher[name] <= (LEAST.get(name, 0.0) or 0.0)
     ]
 
 
