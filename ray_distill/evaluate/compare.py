@@ -37,6 +37,8 @@ from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)
+RATED = ("student", "teacher_many")
+"""Samplers whose ratio is reported: every seed of theirs is measured, and the first seed of the others."""
 
 
 def teachers(config: RunConfig) -> dict[str, Candidate]:
@@ -99,7 +101,10 @@ def evaluate(
     real = generator.real
     guided = _tune(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
     compared = candidates(config, checkpoint, guided)
-    pending = {name: [generator.start(c, seed) for seed in settings.seeds] for name, c in compared.items()}
+    pending = {
+        name: [generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0]) for seed in settings.seeds]
+        for name, c in compared.items()
+    }
     report: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
     sampled: dict[str, list[Samples]] = {}
@@ -171,12 +176,13 @@ def summary(seeds: Sequence[Samples], real: Tensor | None, sampler: Sampler, pro
     spread = video_diversity(seeds, prompts)
     distances = [frechet_distance(m.features, real) for m in seeds if m.features is not None and real is not None]
     right, varied = ([v for m in seeds if (v := getattr(m, name)) is not None] for name in ("accuracy", "diversity"))
+    measured = [samples.measures for samples in seeds if samples.measures]
     return {
         "frechet": float(np.mean(distances)) if distances else None,
         "frechet_spread": float(np.std(distances, ddof=1)) if len(distances) > 1 else None,
         "accuracy": float(np.mean(right)) if right else None,
         "diversity": float(np.mean(varied)) if varied else None,
-        **{name: float(torch.cat([m.measures[name] for m in seeds]).mean()) for name in seeds[0].measures},
+        **{name: float(torch.cat([each[name] for each in measured]).mean()) for name in seeds[0].measures},
         **({"video_diversity": float(np.mean(list(spread.values())))} if spread else {}),
         "nfe": sampler.nfe,
         "seconds_per_video": float(np.median([m.seconds_per_video for m in seeds])),

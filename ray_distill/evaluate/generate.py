@@ -163,7 +163,7 @@ def _generate(
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
     check_finite(features, f"what evaluate.metric = {config.evaluate.metric} sees in {candidate}", 0)
-    accuracy, varied = metric.accuracy(videos, prompts), diversity(features, prompts)
+    accuracy, varied = metric.accuracy(videos, prompts, features), diversity(features, prompts)
     return Samples(features, accuracy, varied, seconds, pictures, measured, whole)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-import torch
 
 SHORT_SIDE = 256  # short side, in pixels, to which larger frames are shrunk
 WINDOW = 9  # rows and columns that move together
@@ -21,7 +20,6 @@ Flow = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 def farneback(frames: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Farnebäck's :data:`Flow`: 4 levels, windows of 9 pixels."""
-    cv2.setNumThreads(torch.get_num_threads())  # OpenCV would take every core of the machine
     luma, side = [_grey(frame) for frame in frames], min(frames[0].shape[:2])
     lengths = []
     for first, second in zip(luma, luma[1:], strict=False):
@@ -43,8 +41,8 @@ def motions(video: np.ndarray, fps: float, flow: Flow = farneback) -> dict[str, 
     means = []
     for first, second, length in zip(luma, luma[1:], lengths, strict=False):
         weights = cv2.cornerMinEigenVal(cv2.addWeighted(first, 0.5, second, 0.5, 0), WINDOW)
-        total = cv2.sumElems(weights)[0]
-        means.append(cv2.sumElems(cv2.multiply(weights, length))[0] / total if total > 0 else 0.0)
+        total = float(weights.sum())  # not by OpenCV, whose sums of floats depend on their place in memory
+        means.append(float((weights * length).sum()) / total if total > 0 else 0.0)
     tops = [_top(length) for length in lengths]
     every = max(1, round(fps / 8))
     sampled = frames[::every]

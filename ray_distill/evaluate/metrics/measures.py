@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ def measures(
     videos: np.ndarray, fps: float, names: Collection[MeasureName] = ALL, flow: Flow = farneback
 ) -> dict[str, Tensor]:
     """Each of ``names``, fp64 [N], of uint8 frames [N, T, H, W, 3]; ``flow`` is that of the motions."""
+    cv2.setNumThreads(torch.get_num_threads())  # OpenCV would take every core of the machine
     functions: list[Callable[[np.ndarray, float], dict[str, float]]] = [
         partial(motions, flow=flow) if function is motions else function
         for function, group in GROUPS.items()
