@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="what examples/two_digits.py wrote")
     parser.add_argument("folder", type=Path, help="what examples/two_digits_base.py wrote")
     parser.add_argument("work", type=Path, help="clips, checkpoint and losses")
-    parser.add_argument("--steps", type=int, default=4800)
+    parser.add_argument("--steps", type=int, default=9600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true", help="1.4 times as fast, where there is a C++ compiler")
     args = parser.parse_args()

@@ -25,14 +25,14 @@ this command writes it again, also while the run is at work. It reads the run's 
 starts nothing. Videos beyond the limit are counted and named.
 """
 RUN_VERBS = {
-    "check": "every key, its value and where it came from; starts nothing",
-    "plan": "memory, forwards, time and money by role; starts nothing",
-    "preflight": "samples of the teacher, and our sampler against diffusers' own, before a run; trains nothing",
-    "prepare": "videos -> latents and text embeddings, into the cache",
-    "train": "prepare, train, evaluate, export, track; resumes a run that was stopped",
-    "evaluate": "the newest checkpoint against the teacher: numbers and pictures",
-    "export": "the newest checkpoint -> a folder that diffusers loads",
-    "sample": "one video from the newest checkpoint",
+    "check": "print the keys that are set, and refuse what would fail later; start nothing",
+    "plan": "estimate memory, forwards, time and money by role; start nothing",
+    "preflight": "sample the teacher, and compare our sampler with diffusers' pipeline, before a run; train nothing",
+    "prepare": "encode videos and captions as latents and text embeddings into the cache",
+    "train": "prepare, train, evaluate, export and track; resume a run that was stopped",
+    "evaluate": "compare the newest checkpoint with the teacher: numbers and pictures",
+    "export": "export the newest checkpoint as a folder that diffusers loads",
+    "sample": "sample one video from the newest checkpoint",
 }
 """The verbs that take the configuration of a run."""
 
@@ -56,32 +56,42 @@ def parser() -> argparse.ArgumentParser:
             _add_overrides(one, more)
         else:
             _add_overrides(one)
+        if verb == "check":
+            one.add_argument("--all", action="store_true", help="print every key with its value and meaning")
+            text = "explain a key or a section, such as train.global_batch, and check nothing"
+            one.add_argument("--explain", action="append", metavar="KEY", help=text)
         if verb == "sample":
-            one.add_argument("--prompt", help="what to show")
+            one.add_argument("--prompt", help="the prompt of the video")
             one.add_argument("--image", type=Path, help="the picture that the video begins with")
             one.add_argument("--out", type=Path, default=Path("sample.mp4"), help="the file to write (sample.mp4)")
             one.add_argument("--seed", type=int, default=0, help="the seed of its noise (0)")
             one.add_argument("--frames", type=int, help="length of a causal student's clip, written chunk by chunk")
-    sweep = _verb(verbs, "tune", "a search over the keys of a CONFIG; resumes a search that was stopped")
+    sweep = _verb(verbs, "tune", "search over the keys of a CONFIG; resume a search that was stopped")
     sweep.add_argument("config", type=Path, metavar="SWEEP", help="a file, such as configs/sweep_quickstart.yaml")
     _add_overrides(sweep, "dotted keys of the sweep")
-    tool = _verb(verbs, "import", "another tool's file as YAML, with what each of its keys became")
+    tool = _verb(verbs, "import", "write another tool's file as YAML, and print the use of each of its keys")
     tool.add_argument("tool", choices=["simpletuner"], help="the tool that the file belongs to")
     tool.add_argument("config", type=Path, metavar="FILE", help="its JSON file")
     tool.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the YAML file to write")
     tool.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
     _add_overrides(tool)
-    pages = _verb(verbs, "report", "a run on one page, or a page that compares runs or the trials of a sweep", PAGES)
+    pages = _verb(
+        verbs, "report", "write a page of one run, or a page that compares runs or the trials of a sweep", PAGES
+    )
     pages.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="a run's or a sweep's folder: output/quickstart"
     )
-    pages.add_argument("-o", "--out", type=Path, help="the page (RUN/report.html; of several runs comparison.html)")
-    pages.add_argument("--limit", type=_mebibytes, default=32.0, metavar="MIB", help="of videos in the page (32)")
+    pages.add_argument(
+        "-o", "--out", type=Path, help="the page to write (RUN/report.html; for several runs comparison.html)"
+    )
+    pages.add_argument(
+        "--limit", type=_mebibytes, default=32.0, metavar="MIB", help="most MiB of videos in the page (32)"
+    )
     pages.set_defaults(overrides=[])
-    late = _verb(verbs, "track", "what MLflow missed of a run")
-    late.add_argument("action", choices=["sync"], help="send it")
+    late = _verb(verbs, "track", "send MLflow the calls that it missed of a run")
+    late.add_argument("action", choices=["sync"], help="send the calls")
     late.add_argument("config", type=Path, metavar="RUN", help="the run's folder, such as output/quickstart")
-    _add_overrides(late, "track.uri=..., where MLflow is another one than the run's")
+    _add_overrides(late, "track.uri=... for another MLflow server than the run's")
     return top
 
 

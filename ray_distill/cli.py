@@ -30,8 +30,13 @@ def load(path: Path, overrides: Sequence[str]) -> Loaded:
 
 
 def check_config(args: argparse.Namespace) -> None:
+    from ray_distill.config.explain import explain, table
+
     loaded = load(args.config, args.overrides)
-    print(loaded.table())
+    if args.explain:
+        print(explain(loaded, args.explain))
+        return
+    print(table(loaded) if args.all else loaded.table())
     if loaded.report:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
     from ray_distill.train.driver.check import check, warnings

@@ -26,7 +26,7 @@ def _images(path: Path) -> dict[str, Path]:
     """Read {name: picture} from a JSON file, whose paths start at its folder."""
     pictures = json_of(text_of(path.read_bytes()))
     if not isinstance(pictures, dict) or not all(isinstance(each, str) for each in pictures.values()):
-        raise ValueError("a JSON object of names and the paths of their pictures is needed")
+        raise ValueError("give a JSON object that maps names to paths of pictures")
     return {name: path.parent / each for name, each in pictures.items()}
 
 
@@ -55,6 +55,7 @@ class Goals(Section):
     frechet_margin: float | None = None
     """Smallest required distance below teacher_same_steps_guided's FD."""
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Smallest share of videos that show their prompt to evaluate.metric."""
     within: dict[str, Bounds] = Field(default_factory=dict)
     """Bounds of ratios to the many-step teacher, by name: {motion_ratio: {at_least: 0.95}}."""
 
@@ -109,21 +110,31 @@ class Evaluate(Section):
     """Steps between validations, which also come at the end: each saves a checkpoint and samples it beside the
     training."""
     metric: Absolute | None = None
+    """Folder of a classifier, which gives Fréchet distance, accuracy and diversity; null: pictures and measures
+    only."""
     metrics: tuple[MeasureName, ...] = ALL
     """Names of measures without a network, of those in docs/metrics.md."""
     networks: Networks = Networks()
     videos: Annotated[int, Field(gt=0, le=1_000_000)] = 400
+    """Videos of each sampler for each seed."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (1, 2, 3)
+    """Sampling seeds of the report."""
     tune_seed: Seed = 0
     """Seed on which the guided few-step teacher is chosen; the report uses the others."""
     batch: PositiveInt = 50
+    """Videos of one forward."""
     teacher_steps: Steps = 32
+    """Steps of the many-step teacher."""
     teacher_shift: Shift = 3.0
+    """Shift of the teacher's steps."""
     teacher_guidance: float = 2.0
+    """Guidance of the many-step teacher, s in u + s (c - u)."""
     teacher_guidance_low: float | None = None
     """Guidance of a second teacher, for the low noise levels; None: teacher_guidance."""
     guidance_grid: Annotated[tuple[float, ...], Field(min_length=1, max_length=100)] = (1.5, 2.0, 3.0)
+    """Guidances among which the guided few-step teacher is chosen."""
     shift_grid: Annotated[tuple[Shift, ...], Field(min_length=1, max_length=100)] = (1.0, 3.0, 5.0)
+    """Shifts among which the guided few-step teacher is chosen."""
     pictures: Annotated[int, Field(gt=0, le=10_000)] = 6
     """Number of prompts on the contact sheet, and of sample videos."""
     prompts: Annotated[dict[str, str], _or_file("evaluate.prompts", _prompts)] = Field(default_factory=dict)
@@ -134,7 +145,9 @@ class Evaluate(Section):
     frames: Frames | None = None
     """Size of the evaluation's videos, with height and width below; None: the data's."""
     height: Side | None = None
+    """Height of the evaluation's videos; null: the data's."""
     width: Side | None = None
+    """Width of the evaluation's videos; null: the data's."""
     weights: Literal["average", "trained", "both"] = "average"
     """The student that a validation samples if the run keeps an average."""
     validation_ratios: bool = True
@@ -147,21 +160,21 @@ class Evaluate(Section):
     @model_validator(mode="after")
     def _seeds_differ(self) -> Evaluate:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"evaluate.seeds = {list(self.seeds)}: one stands there twice; give different ones")
+            raise ValueError(f"evaluate.seeds = {list(self.seeds)}: a seed occurs twice; give different seeds")
         return self
 
     @model_validator(mode="after")
     def _pictures_are_of_prompts(self) -> Evaluate:
         if other := [name for name in self.images if name not in self.prompts]:
-            raise ValueError(f"evaluate.images: {other[0]!r} is the name of no prompt of evaluate.prompts")
+            raise ValueError(f"evaluate.images: evaluate.prompts has no prompt named {other[0]!r}; use its names")
         return self
 
     @model_validator(mode="after")
     def _a_distance_needs_two_videos(self) -> Evaluate:
         if self.metric is not None and self.videos < 2:
             raise ValueError(
-                f"evaluate.videos = {self.videos}: evaluate.metric compares distributions, of 2 videos or more; raise "
-                "it, or set evaluate.metric=null"
+                f"evaluate.videos = {self.videos}: evaluate.metric compares distributions and needs 2 videos or more; "
+                "raise evaluate.videos, or set evaluate.metric=null"
             )
         return self
 
@@ -169,5 +182,8 @@ class Evaluate(Section):
     def _a_metric_sees_one_size(self) -> Evaluate:
         sizes = [name for name in ("frames", "height", "width") if getattr(self, name) is not None]
         if sizes and self.metric is not None:
-            raise ValueError(f"evaluate.{sizes[0]}: evaluate.metric compares with the data's clips; remove one of them")
+            raise ValueError(
+                f"evaluate.{sizes[0]}: evaluate.metric compares samples with the data's clips, so both have one size; "
+                "remove one of the two keys"
+            )
         return self

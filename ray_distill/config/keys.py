@@ -35,5 +35,5 @@ def set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ValueError(f"{key}: {section!r} is a value, not a section")
+            raise ValueError(f"{key}: {section!r} has a value and no keys of its own; give one of the two")
     tree[last] = value

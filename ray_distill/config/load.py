@@ -16,12 +16,15 @@ from ray_distill.config import tree as yaml_tree
 from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
 from ray_distill.config.kinds import Kinds
 from ray_distill.config.method import aliases
+from ray_distill.config.roles import follow_students
 from ray_distill.config.schema import RunConfig
 from ray_distill.plaintext import NotText, read_text
 from ray_distill.secrets import mask, masked
 
 ENVIRONMENT = "RAY_DISTILL_"
-EMPTY = "a text is needed; nothing behind the key is the empty one, and 'null' in quotes is that word"
+DEFAULT = "default"
+"""The source of a value that nothing sets."""
+EMPTY = "give a text; the empty text is the key with nothing behind it, and 'null' in quotes is the word null"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -41,13 +44,14 @@ class Loaded:
     before: Loaded | None = None
 
     def table(self) -> str:
-        """Text with one line per key: key, value, source."""
+        """Text with one line for each key that is set: key, value, source; and the number of the others."""
         rows = [(k, str(v), self.source(k)) for k, v in flatten(self.config.dump()).items()]
-        return columns(rows, widest=48)
+        explicit = [row for row in rows if row[2] != DEFAULT]
+        return f"{columns(explicit, widest=48)}\n{len(rows) - len(explicit)} other keys have their defaults (--all)"
 
     def source(self, key: str) -> str:
         spelt = {f"method.{name}": f"method.{alias}" for alias, name in aliases(self.config.method).items()}
-        return self.sources.get(key) or self.sources.get(spelt.get(key, ""), "default")
+        return self.sources.get(key) or self.sources.get(spelt.get(key, ""), DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,14 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
     """Read a YAML file, apply overrides, validate; ConfigError for a mistake."""
     changes = read_overrides(overrides, os.environ if environment is None else environment)
     tree, sources = read_yaml(path)
-    return Loaded(validated(RunConfig, apply(changes, tree, sources), sources), sources)
+    tree = apply(changes, tree, sources)
+    sources |= follow_students(tree)
+    return Loaded(validated(RunConfig, tree, sources), sources)
 
 
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
     """Write another tool's file as one of our configurations, with its report on top."""
-    head = [f"# ray-distill import of {origin}. What each of its keys became:", *(f"#   {r}" for r in loaded.report)]
+    head = [f"# ray-distill import of {origin}. Each of its keys became:", *(f"#   {r}" for r in loaded.report)]
     body = yaml.safe_dump(masked(dict(loaded.tree)), sort_keys=False, allow_unicode=True, width=120)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*(line.replace("\n", " ") for line in head), body]))

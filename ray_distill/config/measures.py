@@ -79,33 +79,39 @@ def check_names(
     numbers = (*OF_METRIC, *ALL, *OF_NETWORK, *MEASURE_OF)
     for name in names:
         if name not in numbers:
-            raise ValueError(f"{name!r} is no number of samples; choose from {', '.join(numbers)}")
+            raise ValueError(f"{name!r} is not a measure of samples; choose from {', '.join(numbers)}")
         measure = MEASURE_OF.get(name, name)
         if name in MEASURE_OF and not teacher:
-            raise ValueError(f"{name} compares with the teacher, and this method has none; use {measure}, or remove it")
+            raise ValueError(
+                f"{name} compares with the teacher, and this method has no teacher; use {measure}, or remove {name}"
+            )
         if name in DISTANCES and not teacher:
-            raise ValueError(f"{name} compares with the teacher, and this method has none; remove it")
+            raise ValueError(f"{name} compares with the teacher, and this method has no teacher; remove {name}")
         if measure in OF_METRIC and not metric:
             raise ValueError(f"{name} needs evaluate.metric; set it, or remove {name}")
         if measure in OF_NETWORK:
             if OF_NETWORK[measure] not in networks:
                 raise ValueError(f"{name} needs evaluate.networks.{OF_NETWORK[measure]}; set it, or remove {name}")
         elif measure not in OF_METRIC and measure not in measured:
-            raise ValueError(f"{name} needs {measure} among evaluate.metrics = [{', '.join(measured)}]; add it")
+            raise ValueError(f"{name} needs {measure} among evaluate.metrics = [{', '.join(measured)}]; add {measure}")
 
 
 class Bounds(Section):
     """Smallest and largest value; at least one is set."""
 
     at_least: float | None = None
+    """Smallest value; null: no bound."""
     at_most: float | None = None
+    """Largest value; null: no bound."""
 
     @model_validator(mode="after")
     def _bound(self) -> Bounds:
         if self.at_least is None and self.at_most is None:
             raise ValueError("a bound needs at_least, at_most or both")
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise ValueError(f"at_least = {self.at_least} is above at_most = {self.at_most}")
+            raise ValueError(
+                f"at_least = {self.at_least} is above at_most = {self.at_most}; lower the first, or raise the second"
+            )
         return self
 
     def excess(self, value: float) -> float:

@@ -22,13 +22,13 @@ def read_method(value: Any) -> Any:
     if mode in modes:
         name = f"{name}_{fields.pop('mode')}"
     elif modes and name not in METHODS:
-        raise ValueError(f"method.mode = {mode!r}: {name!r} has the modes {', '.join(modes)}")
+        raise ValueError(f"method.mode = {mode!r}: choose from the modes of {name!r}: {', '.join(modes)}")
     if name not in METHODS:
         raise ValueError(f"method.name = {name!r}: {nearest(str(name), METHODS)}")
     cls = METHODS[name]
     for alias, key in aliases(cls).items():
         if alias in fields and key in fields:
-            raise ValueError(f"method.{alias}: another spelling of method.{key}; remove one of them")
+            raise ValueError(f"method.{alias} is another spelling of method.{key}; remove one of them")
         if alias in fields:
             fields[key] = fields.pop(alias)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ def _check_number(key: str, value: Any) -> None:
             number = math.inf if isinstance(one, int) else 0.0
         if not abs(number) <= LONGEST.get(key, LARGEST):
             raise ValueError(
-                f"method.{key} = {str(one)[:40]}: a finite number is needed, at most {LONGEST.get(key, LARGEST):g}"
+                f"method.{key} = {str(one)[:40]}: give a finite number, at most {LONGEST.get(key, LARGEST):g}"
             )
 
 

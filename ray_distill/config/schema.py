@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 class RunConfig(Section):
     name: Name
+    """Name of the run, of its folder within output_dir and of its MLflow run."""
     output_dir: Folder = Path("output")
+    """Folder of all runs."""
     seed: Seed = 0
+    """Seed of everything that the run draws."""
     model: Model
     method: Annotated[Method, PlainValidator(read_method), PlainSerializer(method_fields)]
     roles: dict[Role, RoleConfig]
+    """The networks of the method, by role; a frozen role may be left out."""
     data: Source
     train: Train
     evaluate: Evaluate = Field(default_factory=Evaluate)
@@ -39,6 +43,7 @@ class RunConfig(Section):
         default_factory=Track
     )  # a new one each time: its relative file belongs to the current working directory
     publish: Publish | None = None
+    """Publication of the student on the hub; null: none."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -57,11 +62,13 @@ class RunConfig(Section):
         for role, need in self.method.roles.items():
             config = self.roles.get(role)
             if isinstance(need, Average | Start) and config is not None:
-                raise ValueError(f"roles.{role}: what it is follows from roles.{need.of} and the method; remove it")
+                raise ValueError(
+                    f"roles.{role}: roles.{need.of} and the method determine this role; remove roles.{role}"
+                )
             if isinstance(need, Start) and self.role(need.of).path is None:
                 raise ValueError(
-                    f"roles.{need.of}.path: method {self.method.name!r} also samples with what this role starts from; "
-                    "give the folder of those weights, such as the export of the run that trained them"
+                    f"roles.{need.of}.path: method {self.method.name!r} also samples with this role's first weights; "
+                    "give their folder, such as the export of the run that trained them"
                 )
             if need == "trained" and (config is None or config.optimizer is None):
                 raise ValueError(
@@ -79,8 +86,8 @@ class RunConfig(Section):
             fields = ("path", "init", "lora", "gradient_checkpointing", "ema_decay")
             if keys := [key for key in fields if getattr(section, key) != getattr(nothing, key)]:
                 raise ValueError(
-                    f"roles.{role}: it is small heads on features of {heads.of}, made anew and never exported; remove "
-                    f"its {' and '.join(keys)}"
+                    f"roles.{role}: this role has small heads on features of {heads.of}, which start at random and "
+                    f"are never exported; remove its {' and '.join(keys)}"
                 )
         return self
 
@@ -96,8 +103,8 @@ class RunConfig(Section):
         random = [role for role in students if self.role(role).init == "random"]
         if self.model.export_lora_rank is not None and random:
             raise ValueError(
-                f"model.export_lora_rank = {self.model.export_lora_rank}: roles.{random[0]}.init = random has no "
-                "weights that others have, to which an adapter could be added; remove model.export_lora_rank"
+                f"model.export_lora_rank = {self.model.export_lora_rank}: an adapter is added to published weights, "
+                f"and roles.{random[0]}.init = random has none; remove model.export_lora_rank"
             )
         return self
 
@@ -111,7 +118,9 @@ class RunConfig(Section):
             )
         for name in settings.goals.within:
             if name not in MEASURE_OF:
-                raise ValueError(f"evaluate.goals.within.{name}: no ratio; choose from {', '.join(MEASURE_OF)}")
+                raise ValueError(
+                    f"evaluate.goals.within.{name}: this is not a ratio; choose from {', '.join(MEASURE_OF)}"
+                )
             try:
                 check_names([name], settings.metrics, settings.metric is not None, teacher, settings.networks.folders)
             except ValueError as error:

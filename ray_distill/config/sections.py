@@ -29,11 +29,14 @@ class Model(Section):
     """The teacher's pipeline: a folder in diffusers' format, or ORGANISATION/NAME in the hub's cache."""
 
     family: Annotated[str, BeforeValidator(_family)] = "wan"
+    """The family of networks; docs/families.md lists them."""
     path: PipelineFolder
+    """The teacher's pipeline: a folder in diffusers' format, or ORGANISATION/NAME in the hub's cache."""
     from_image: bool | None = None
     """Whether a video begins from an image; by default the network decides. Wan 2.2 5B does both, and by default makes
     videos from text."""
     max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
+    """Tokens to which prompts are cut or padded."""
     export_dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the exported weights, except the parts that diffusers keeps in float32."""
     export_lora_rank: Annotated[int, Field(gt=0, le=65_536)] | None = None
@@ -73,20 +76,27 @@ Workers = Annotated[int, Field(gt=0, le=100_000)]
 
 class Train(Section):
     steps: Annotated[int, Field(gt=0, le=1_000_000_000)]
+    """Steps of the run. A step updates each role whose turn it is, by one global batch."""
     workers: Workers = 1
+    """Training processes, one GPU each with use_gpu."""
     min_workers: Workers | None = None
     """Smallest number of workers with which the run continues after losing nodes, at the same global batch; None: it
     waits."""
-    global_batch: Many
-    micro_batch: Many
+    global_batch: Many = 64
+    """Samples of one update over all workers."""
+    micro_batch: Many = 1
     """Samples of one forward on one worker; accumulation makes up the global batch."""
     sequence_parallel: PositiveInt = 1
     """Number of neighbouring workers that share the tokens of a clip, which divides its activations by about this
     number."""
     use_gpu: bool = False
+    """Whether each worker has a GPU."""
     cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1
+    """CPUs that Ray reserves for each worker."""
     log_every_s: Annotated[float, Field(gt=0, le=YEAR_S)] = 5
+    """Seconds between the progress lines of a run."""
     checkpoint_every: PositiveInt = 500
+    """Steps between checkpoints."""
     checkpoints_keep: PositiveInt = 3
     """Number of newest checkpoints to keep; a run never removes the newest whole one."""
     checkpoints_keep_best: NonNegativeInt = 1
@@ -122,8 +132,8 @@ class Train(Section):
     def _one_beginning(self) -> Train:
         if self.init_from is not None and self.resume_from not in ("latest", "none"):
             raise ValueError(
-                f"train.init_from = {self.init_from} begins a new run, and train.resume_from = {self.resume_from} goes "
-                "on with another: give one of the two"
+                f"train.init_from = {self.init_from} begins a new run, and train.resume_from = {self.resume_from} "
+                "continues another: give one of the two keys"
             )
         return self
 
@@ -131,15 +141,18 @@ class Train(Section):
     def _divides(self) -> Train:
         least = self.min_workers or self.workers
         if least > self.workers:
-            raise ValueError(f"train.min_workers = {least} is more than train.workers = {self.workers}")
+            raise ValueError(
+                f"train.min_workers = {least} is more than train.workers = {self.workers}; lower the first, or raise "
+                "the second"
+            )
         shared = self.sequence_parallel
         for key, workers in (("workers", self.workers), ("min_workers", least)):
             if workers % shared:
                 divisors = ", ".join(str(n) for n in range(1, least + 1) if self.workers % n == least % n == 0)
                 near = {workers // shared * shared, (workers // shared + 1) * shared} - {0}
                 raise ValueError(
-                    f"train.sequence_parallel = {shared}: so many workers share a clip, and train.{key} = {workers} is "
-                    f"no multiple; set sequence_parallel to one of {divisors}, or {key} to "
+                    f"train.sequence_parallel = {shared}: this number of workers shares a clip, and train.{key} = "
+                    f"{workers} is no multiple of it; set sequence_parallel to one of {divisors}, or {key} to "
                     f"{' or '.join(map(str, sorted(near)))}"
                 )
         for workers in range(self.workers, least - 1, -shared):
@@ -154,8 +167,8 @@ class Train(Section):
                     )
                 )
                 raise ValueError(
-                    f"train.global_batch = {self.global_batch} is no multiple of {names} x micro_batch = "
-                    f"{numbers} x {self.micro_batch}{few}"
+                    f"train.global_batch = {self.global_batch} is no multiple of {names} x micro_batch = {numbers} x "
+                    f"{self.micro_batch}{few}; change one of these"
                 )
         return self
 
@@ -174,7 +187,7 @@ def absolute_uri(uri: str) -> str:
     """The URI with an absolute path for a SQLite file, since Ray's processes run in folders of their own; any other URI
     unchanged. ValueError for a text that begins like neither a URI nor a path."""
     if uri and not re.match(r"[\w./~]", uri):
-        raise ValueError("a URI such as http://host:5000 or sqlite:///mlruns/mlflow.db is needed, or nothing")
+        raise ValueError("give a URI such as http://host:5000 or sqlite:///mlruns/mlflow.db, or nothing")
     path = sqlite_path(uri)
     return f"sqlite:///{path}" if path else uri
 
@@ -183,8 +196,11 @@ class Track(Section):
     """MLflow's settings. An empty uri tracks nothing."""
 
     uri: Annotated[str, AfterValidator(absolute_uri)] = "sqlite:///mlruns/mlflow.db"
+    """MLflow's tracking URI; empty: no tracking."""
     experiment: Annotated[str, Field(min_length=1)] = "ray_distill"
+    """Name of the MLflow experiment."""
     register_as: str | None = None
+    """Name of a registered model in MLflow, which gets the student as a new version; null: none."""
     webhook: Absolute | None = None
     """A JSON file of {"callback_url": ...}, which gets a POST at start, checkpoint, validation, end and failure."""
 
@@ -197,5 +213,6 @@ class Publish(Section):
     base_model: Annotated[str, Field(min_length=1)]
     """The hub's name of the model in model.path, from which users of the export take text encoder and VAE."""
     private: bool = True
+    """Whether a new repository is private."""
     per_checkpoint: bool = False
     """Whether to upload also the student of each checkpoint, into checkpoints/."""

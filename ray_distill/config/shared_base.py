@@ -17,7 +17,9 @@ def check_shared_base(config: RunConfig) -> None:
     """ValueError for a role that cannot be an adapter on the teacher's network, with its key."""
     method = config.method
     if method.roles.get(TEACHER) != "frozen":
-        raise ValueError(f"{KEY}: the base is the frozen teacher, and method {method.name!r} has none; remove it")
+        raise ValueError(
+            f"{KEY}: the base is the frozen teacher, and method {method.name!r} has none; remove model.shared_base"
+        )
     for base in sorted({base_of(role) for role in config.held_roles}):
         _check_base(base, config.role(base))
     for role in config.held_roles:
@@ -30,7 +32,7 @@ def check_shared_base(config: RunConfig) -> None:
                 "embedding of its own; remove exit_embedding, or shared_base"
             )
         if method.roles[role] == "frozen":
-            raise ValueError(f"{KEY}: roles.{role} is frozen, and would be a second network; remove shared_base")
+            raise ValueError(f"{KEY}: roles.{role} is frozen, too, and would need a second network; remove shared_base")
         _check_adapter(role, config.role(role), base, config.role(base))
         if config.source(role) != config.source(base):
             raise ValueError(
@@ -58,7 +60,7 @@ def _check_adapter(role: Role, section: RoleConfig, teacher: Role, base: RoleCon
         )
     if section.lora.whole:
         raise ValueError(
-            f"{KEY}: roles.{role}.lora.whole = {list(section.lora.whole)}: these parts are the base's, which is "
+            f"{KEY}: roles.{role}.lora.whole = {list(section.lora.whole)}: these parts belong to the base, which is "
             "frozen; remove whole, or shared_base"
         )
     if section.zero == 3:
@@ -71,6 +73,6 @@ def _check_adapter(role: Role, section: RoleConfig, teacher: Role, base: RoleCon
         own, bases = getattr(section, key), getattr(base, key)
         if own != bases and (key == "dtype" or own != getattr(nothing, key)):
             raise ValueError(
-                f"{KEY}: roles.{role}.{key} = {own!r} and roles.{teacher}.{key} = {bases!r}: the base has one; make "
-                "them equal"
+                f"{KEY}: roles.{role}.{key} = {own!r} and roles.{teacher}.{key} = {bases!r}: the base has one value; "
+                "make the two equal"
             )

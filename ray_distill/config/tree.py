@@ -34,7 +34,10 @@ def parse(text: str, kinds: Kinds, nodes: int = NODES, depth: int = DEPTH) -> An
     """The value of ``text``, None if it is empty; ConfigError if it is not valid YAML, or has more than ``nodes``
     values or ``depth`` levels. ``kinds`` are the kinds that the schema takes there."""
     if len(text) > LETTERS:
-        raise ConfigError(f"{len(text):,} letters, and a configuration has at most {LETTERS:,}; is it the right file?")
+        raise ConfigError(
+            f"the text has {len(text):,} letters, and a configuration at most {LETTERS:,}; give the path of a "
+            "configuration"
+        )
     try:
         _check_depth(text, depth)
         loader = Loader(text)
@@ -76,7 +79,7 @@ def _check_depth(text: str, most: int) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > most:
-                raise ConfigError(f"{_at(event)}: more than {most} levels, one in another; write it flatter")
+                raise ConfigError(f"{_at(event)}: more than {most} nested levels; write fewer")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -90,7 +93,7 @@ def _count(node: Any, most: int, counts: dict[int, int], above: list[int]) -> in
     if id(node) in counts:
         return counts[id(node)]
     if id(node) in above:
-        raise ConfigError(f"{_at(node)}: an alias stands in its own anchor; write its value in its place")
+        raise ConfigError(f"{_at(node)}: an alias inside its own anchor; write the value in place of the alias")
     total = 1
     if isinstance(node, yaml.CollectionNode):
         above.append(id(node))
@@ -101,7 +104,7 @@ def _count(node: Any, most: int, counts: dict[int, int], above: list[int]) -> in
         total += sum(_count(part, most, counts, above) for part in parts)
         above.pop()
     if total > most:
-        raise ConfigError(f"{_at(node)}: more than {most:,} values, aliases counted; write fewer aliases")
+        raise ConfigError(f"{_at(node)}: more than {most:,} values, with those of aliases; write fewer aliases")
     counts[id(node)] = total
     return total
 
@@ -110,7 +113,7 @@ def _value(loader: Loader, node: Any, kinds: Kinds) -> Any:
     if isinstance(node, yaml.ScalarNode):
         return _scalar(loader, node, kinds)
     if node.tag != PLAIN[type(node)]:
-        raise ConfigError(f"{_at(node)}: {node.tag} is not read; write it without a tag")
+        raise ConfigError(f"{_at(node)}: the tag {node.tag} is not supported; write the value without a tag")
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, item, kinds.child("0")) for item in node.value]
     return {name: _value(loader, value, kinds.child(name)) for name, value in _pairs(node).items()}
@@ -123,7 +126,7 @@ def _pairs(node: Any) -> dict[str, Any]:
     own, merged = dict[str, Any](), dict[str, Any]()
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise ConfigError(f"{_at(key)}: a key is a word, and this one is a list or a mapping")
+            raise ConfigError(f"{_at(key)}: a key must be a word, and this one is a list or a mapping")
         if key.tag != MERGE:
             own[key.value] = value
             continue
@@ -148,4 +151,4 @@ def _check_keys(node: Any) -> None:
     for name, count in counted.items():
         if count > 1:
             first, again = [key.start_mark.line + 1 for key, _ in node.value if key.value == name][:2]
-            raise ConfigError(f"{name!r} stands on line {first} and again on line {again}; keep one of them")
+            raise ConfigError(f"{name!r} occurs on line {first} and again on line {again}; keep one of the two lines")

@@ -34,13 +34,19 @@ class Teacher(Section):
     path: Pipeline | None = None
     """The teacher's pipeline folder; default: model.path."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype in which the teacher computes."""
     steps: Steps = 50
+    """Euler steps of the sampler."""
     shift: Shift = 8.0
+    """Shift of the sampler's steps."""
     guidance: float = 6.0
     """s in u + s (c - u)."""
     clips_per_prompt: Many = 1
+    """Clips of each prompt, each with its own noise."""
     seed: Seed = 0
+    """Seed of the clips' noise."""
     batch: PositiveInt = 1
+    """Clips of one forward."""
     levels: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = ()
     """Falling timesteps at which the states of the trajectory are stored as well, for the pairs of a warm start."""
 
@@ -75,7 +81,9 @@ class Dataset(Section):
     root: Location | None = None
     """The folder to which the paths in a ``manifest`` are relative, in place of the manifest's own."""
     video_column: str = "video"
+    """The column of a manifest with the path of the video."""
     caption_column: str = "caption"
+    """The column of a manifest or of prompts with the caption."""
     image_column: str | None = None
     """The column of a ``manifest`` or ``prompts`` with the path of the picture from which image to video begins,
     written like a video's path. Without this column a clip begins from its own first frame, and prompts have no
@@ -86,13 +94,19 @@ class Dataset(Section):
     """The dataset's share of the samples, relative to the sum of all shares, in place of repeats; if one dataset has a
     share, all need one."""
     frames: Frames | None = None
-    """This key and the next ones replace the keys of the data section for this dataset."""
+    """Frames of a clip, in place of data.frames for this dataset."""
     stride: Many | None = None
+    """In place of data.stride for this dataset."""
     resolution: Side | None = None
+    """In place of data.resolution for this dataset."""
     crop: bool | None = None
+    """In place of data.crop for this dataset."""
     minimum_image_size: NonNegativeInt | None = None
+    """In place of data.minimum_image_size for this dataset."""
     minimum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
+    """In place of data.minimum_aspect_ratio for this dataset."""
     maximum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
+    """In place of data.maximum_aspect_ratio for this dataset."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Dataset:
@@ -147,6 +161,7 @@ class Clips(Section):
     """Rules that choose the clips of a file, their frames and their size."""
 
     frames: Frames
+    """Frames of a clip."""
     stride: Many = 1
     """A clip takes every stride-th frame."""
     fps: Annotated[float, Field(ge=0.01, le=1000)] = 16
@@ -154,12 +169,14 @@ class Clips(Section):
     resample: bool = True
     """False: take the file's frames as they are, whatever its rate."""
     height: Side
-    """Height and width of samples, and of clips unless resolution_type is pixel_area."""
+    """Height of samples, and of clips unless resolution_type is pixel_area."""
     width: Side
+    """Width of samples, and of clips unless resolution_type is pixel_area."""
     resolution_type: Literal["fixed", "pixel_area"] = "fixed"
     """fixed: height x width. pixel_area: about resolution^2 pixels in the file's own aspect ratio, in multiples of the
     model's patch."""
     resolution: Side | None = None
+    """Side of a square with as many pixels as a clip has under pixel_area."""
     aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
     """Decimals to which width / height is rounded; files with equal rounded ratios share a bucket."""
     crop: bool = True
@@ -169,6 +186,7 @@ class Clips(Section):
     minimum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
     """Leave out files whose width / height is lower."""
     maximum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Leave out files whose width / height is higher."""
     clips_per_video: Many = 1
     """Most clips that a long file gives, one after the other."""
 
@@ -214,6 +232,7 @@ class Source(Clips):
     manifest: Location | None = None
     """Short form of one dataset with this manifest."""
     datasets: tuple[Dataset, ...] = ()
+    """The datasets, each a source of clips or prompts."""
     allow_outside: bool = False
     """true: a manifest may name files outside its folder."""
     maximum_pixels: PositiveInt = PIXELS
@@ -221,6 +240,7 @@ class Source(Clips):
     decoder: Literal["pyav", "decord"] = "pyav"
     """decord reads only the files that it is proven to read correctly; PyAV reads all others."""
     cache_dir: Folder = Path("cache")
+    """Folder of encoded clips and prompts, which runs share."""
     stream: bool = False
     """true: training begins while its clips are still being encoded."""
     keep_small_buckets: bool = True
@@ -230,6 +250,7 @@ class Source(Clips):
     """Share of samples that get the empty caption in place of their own, so that a method also learns without a
     prompt."""
     negative_prompt: str = ""
+    """The prompt of the unconditional branch."""
     encode_batch: PositiveInt = 1
     """Rows of a batch of each encoder."""
     encoders: PositiveInt = 1

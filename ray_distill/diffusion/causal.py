@@ -33,9 +33,9 @@ def chunk_lengths(frames: int, chunks: Chunks, pixel: Callable[[int], int] | Non
         other = Chunks(chunks.frames, not chunks.independent_first)
         turn = f"; or set independent_first_frame = {str(other.independent_first).lower()}"
         raise ValueError(
-            f"num_frame_per_block = {chunks.frames}: a clip of {frames} latent frames is no "
-            f"{'1 + ' if chunks.independent_first else ''}k x {chunks.frames}; use {latent}"
-            f"{clips}{turn if longest(frames, other) == frames > 0 else ''}"
+            f"num_frame_per_block = {chunks.frames}: the clip has {frames} latent frames, which are not "
+            f"{'1 + ' if chunks.independent_first else ''}k x {chunks.frames}; use "
+            f"{latent}{clips}{turn if longest(frames, other) == frames > 0 else ''}"
         )
     first = (1,) if chunks.independent_first else ()
     return first + (chunks.frames,) * ((frames - len(first)) // chunks.frames)

@@ -72,7 +72,7 @@ class Phases:
         of even phases, they are the tops of the phases. ValueError if there are fewer levels."""
         n = len(self.levels) - 1
         if not 1 <= count <= n:
-            raise ValueError(f"sampling_steps: {count} of them fall on a grid of {n} levels; use 1 to {n} there")
+            raise ValueError(f"sampling_steps: {count} steps do not fit on a grid of {n} levels; use 1 to {n} there")
         return tuple(1000 * self.levels[(count - i) * n // count] for i in range(count))
 
 
@@ -82,7 +82,7 @@ def solver_phases(steps: int, shift: float, low: float, high: float, multiphase:
     there. ValueError if these levels are not in between, or if there are more phases than steps."""
     ends = () if isinstance(multiphase, int) else multiphase
     if not all(low < edge < high for edge in ends):
-        raise ValueError(f"multiphase = {list(ends)}: raw levels between {low:g} and {high:g}")
+        raise ValueError(f"multiphase = {list(ends)}: give raw levels between {low:g} and {high:g}")
     raw = sorted({low, high, *ends, *(k / steps for k in range(1, steps) if low < k / steps < high)})
     edges = even_edges(len(raw) - 1, multiphase) if isinstance(multiphase, int) else (0, *map(raw.index, sorted(ends)))
     return Phases(tuple(shift_sigma(level, shift) for level in raw), edges)
@@ -92,7 +92,9 @@ def even_edges(steps: int, phases: int) -> tuple[int, ...]:
     """Edges floor(linspace(0, n, P, endpoint=False)) of n steps in P phases; ValueError unless each phase has a
     step."""
     if not 1 <= phases <= steps:
-        raise ValueError(f"multiphase = {phases}: {steps} solver steps make 1 to {steps} phases")
+        raise ValueError(
+            f"multiphase = {phases}: a phase has at least one of the {steps} solver steps; use 1 to {steps}"
+        )
     return tuple(i * steps // phases for i in range(phases))
 
 

@@ -162,7 +162,7 @@ def _generate(
         return Samples(None, None, None, seconds, pictures, measured, whole)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
-    check_finite(features, f"what evaluate.metric = {config.evaluate.metric} sees in {candidate}", 0)
+    check_finite(features, f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", 0)
     accuracy, varied = metric.accuracy(videos, prompts, features), diversity(features, prompts)
     return Samples(features, accuracy, varied, seconds, pictures, measured, whole)
 

@@ -158,23 +158,23 @@ def misses(report: Mapping[str, Any], goals: Goals) -> list[str]:
         ratio = student["frechet"] / report["teacher_many"]["frechet"]
         if ratio > goals.frechet_ratio:
             lines.append(
-                f"its Fréchet distance is {ratio:.2f} of teacher_many's; at most {goals.frechet_ratio} was asked"
+                f"its Fréchet distance is {ratio:.2f} times teacher_many's; the goal is at most {goals.frechet_ratio}"
             )
     if goals.frechet_margin is not None:
         margin = report["teacher_same_steps_guided"]["frechet"] - student["frechet"]
         if margin < goals.frechet_margin:
             lines.append(
-                f"its Fréchet distance is {margin:.1f} below teacher_same_steps_guided's; "
-                f"at least {goals.frechet_margin} was asked"
+                f"its Fréchet distance is {margin:.1f} below teacher_same_steps_guided's; the goal is at least "
+                f"{goals.frechet_margin}"
             )
     if goals.accuracy is not None and student["accuracy"] < goals.accuracy:
-        lines.append(f"its accuracy is {student['accuracy']:.3f}; at least {goals.accuracy} was asked")
+        lines.append(f"its accuracy is {student['accuracy']:.3f}; the goal is at least {goals.accuracy}")
     for name, bounds in goals.within.items():
         ratio = report["ratios"].get(name)
         if ratio is None:
-            lines.append(f"its {name} is unknown, since the teacher's {MEASURE_OF[name]} is next to nothing")
+            lines.append(f"its {name} is unknown, since the teacher's {MEASURE_OF[name]} is almost 0")
         elif bounds.excess(ratio["value"]) > 0:
-            lines.append(f"its {name} is {ratio['value']:.3f}; {bounds} was asked")
+            lines.append(f"its {name} is {ratio['value']:.3f}; the goal is {bounds}")
     return lines
 
 

@@ -73,7 +73,8 @@ def check_picture(config: RunConfig, image: Path | None) -> None:
     if from_image != (image is not None):
         remedy = "give --image PICTURE" if from_image else "leave --image out"
         raise ConfigError(
-            f"{config.model.pipeline.where}: it begins from {'a picture' if from_image else 'text'}; {remedy}"
+            f"{config.model.pipeline.where}: this pipeline begins from {'a picture' if from_image else 'text'}; "
+            f"{remedy}"
         )
 
 
@@ -106,15 +107,15 @@ def check_frames(config: RunConfig, chunks: Chunks | None, frames: int) -> None:
     """ConfigError where the student cannot make ``frames`` frames."""
     if chunks is None:
         raise ConfigError(
-            f"--frames {frames}: the student of method {config.method.name!r} makes whole clips; remove it, or set "
-            "data.frames"
+            f"--frames {frames}: the student of method {config.method.name!r} makes whole clips; remove --frames, or "
+            "set data.frames"
         )
     if frames < 1:
         raise ConfigError(f"--frames {frames}: use 1 or more")
     if chunks.window is None and frames > config.data.frames:
         raise ConfigError(
-            f"--frames {frames}: the student was trained on {config.data.frames} frames and has no window, so that it "
-            "would see more than it ever did; give method.window, best in training, too"
+            f"--frames {frames}: the student was trained on {config.data.frames} frames and has no window, so it "
+            "would see more frames than in training; give method.window, best already in training"
         )
 
 
@@ -123,8 +124,8 @@ def check_picture_frames(config: RunConfig, frames: int) -> None:
     fields = of_clips(config.model.encoders.fields)
     if frames > config.data.frames and (long := [name for name, field in fields.items() if "t" in field.shape]):
         raise ConfigError(
-            f"--frames {frames}: {config.model.pipeline.where} sees its picture beside each frame ({long[0]}), for the "
-            f"{config.data.frames} frames of data.frames; use {config.data.frames} or fewer, or a student of Wan 2.2 "
+            f"--frames {frames}: {config.model.pipeline.where} reads its picture beside each frame ({long[0]}), for "
+            f"data.frames = {config.data.frames} frames; use {config.data.frames} or fewer, or a student of Wan 2.2 "
             "5B, whose picture is the first frame"
         )
 

@@ -34,7 +34,7 @@ class Candidate:
 
     def __str__(self) -> str:
         """The candidate's name in messages."""
-        return f"{' and '.join(self.roles)} {f'of {self.checkpoint.name}' if self.checkpoint else 'as it began'}"
+        return f"{' and '.join(self.roles)} {f'of {self.checkpoint.name}' if self.checkpoint else 'before training'}"
 
     @property
     def roles(self) -> tuple[str, ...]:

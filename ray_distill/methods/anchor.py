@@ -25,22 +25,24 @@ from ray_distill.types import STUDENT, TEACHER, Batch, Networks
 @dataclass(frozen=True, kw_only=True)
 class Anchor(Modalities):
     diversity_weight: float = 0.0
+    """Weight of the anchor of the first step to the teacher's path; 0 is off."""
     diversity_steps: int = 30
     """Steps of the teacher's solver over all levels; it stops at the student's second step."""
     diversity_shift: float = 5.0
+    """Shift of the solver's steps."""
 
     def check_anchor(self, steps: int) -> None:
         """ValueError if a key is out of range, or if the student has no second step."""
         if self.diversity_weight < 0 or self.diversity_steps < 1 or self.diversity_shift <= 0:
             raise ValueError(
                 f"diversity_weight, diversity_steps, diversity_shift = {self.diversity_weight}, "
-                f"{self.diversity_steps}, {self.diversity_shift}: a weight of 0 (off) or more, 1 step or more, a shift "
-                "above 0"
+                f"{self.diversity_steps}, {self.diversity_shift}: need a weight of 0 (off) or more, 1 step or more "
+                "and a shift above 0"
             )
         if self.diversity_weight and steps < 2:
             raise ValueError(
-                f"diversity_weight = {self.diversity_weight}: the anchor is the student's second step, and it has one; "
-                "give timesteps two or more, or remove it"
+                f"diversity_weight = {self.diversity_weight}: the anchor is at the student's second step, and this "
+                "student has one step; give two timesteps or more, or remove diversity_weight"
             )
 
     def anchor_loss(

@@ -22,8 +22,11 @@ class CausalConsistency(Chunked, LCM):
     """LCM's keys, with Causal-Forcing's values, and the keys of the chunks."""
 
     euler_steps: int = 48
+    """Steps of the grid on which two neighbours are compared."""
     shift: float = 5.0
+    """Shift of the levels, hence of the sampler's."""
     loss: Literal["huber", "l2"] = "l2"
+    """huber: pseudo-Huber with huber_c. l2: the square."""
     target_decay: float = 0.99
 
     name: ClassVar[str] = "causal_consistency"

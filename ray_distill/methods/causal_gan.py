@@ -18,5 +18,5 @@ class CausalGAN(GAN, SelfForcing):
         if self.rollout_frames is not None:
             raise ValueError(
                 f"rollout_frames = {self.rollout_frames}: the discriminator compares with clips, which begin with a "
-                "picture, and a later part of a rollout does not; remove it, or use self_forcing"
+                "picture, and a later part of a rollout does not; remove rollout_frames, or use self_forcing"
             )

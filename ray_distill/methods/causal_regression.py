@@ -43,8 +43,11 @@ from ray_distill.types import (
 @dataclass(frozen=True)
 class CausalRegression(Chunked):
     timesteps: tuple[float, ...] = (1000.0, 937.5, 2500 / 3, 625.0)
+    """The student's steps, falling from 1000."""
     solver_steps: int = 48
+    """Steps of the teacher's solver."""
     solver_shift: float = 5.0
+    """Shift of the solver's steps."""
     solver_guidance: float = 6.0
     """Standard scale: u + s (c - u)."""
 

@@ -14,6 +14,7 @@ class Chunked:
     """``docs/methods.md`` explains each key."""
 
     num_frame_per_block: int = 3
+    """Latent frames of a chunk."""
     independent_first_frame: bool = False
     """The first chunk is one frame."""
     window: int | None = None
@@ -30,19 +31,19 @@ class Chunked:
             raise ValueError(f"num_frame_per_block = {length}: use 1 latent frame or more")
         if self.window is None and self.sink:
             raise ValueError(
-                f"sink = {self.sink}: without a window all frames stay in sight; give window, or remove it"
+                f"sink = {self.sink}: without a window all frames stay visible; give window, or remove sink"
             )
         if self.window is None:
             return
         if self.sink < 0 or (self.sink and (self.sink < first or (self.sink - first) % length)):
             near = first + max(0, self.sink - first) // length * length
-            raise ValueError(f"sink = {self.sink}: whole chunks stay in sight; use 0, {near} or {near + length}")
+            raise ValueError(f"sink = {self.sink}: a sink holds whole chunks; use 0, {near} or {near + length}")
         rest = self.window - self.sink
         if rest < length or rest % length:
             near = self.sink + max(1, rest // length) * length
             raise ValueError(
-                f"window = {self.window}: beside sink = {self.sink} it holds whole chunks of {length} latent frames; "
-                f"use {near} or {near + length}"
+                f"window = {self.window}: beside sink = {self.sink} a window holds whole chunks of {length} latent "
+                f"frames; use {near} or {near + length}"
             )
 
     @property

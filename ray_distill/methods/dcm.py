@@ -50,14 +50,19 @@ BOUNDARIES = {"wan": 0.70, "hunyuan": 0.76}
 @dataclass(frozen=True)
 class DCM:
     euler_steps: int = field(default=50, metadata={"elsewhere": "euler_timesteps"})
+    """Steps of the grid on which two neighbours are compared."""
     shift: float = 17.0
+    """Shift of the levels, hence of the sampler's."""
     multiphase: int | tuple[float, ...] = 1
     """Number of even phases, or the raw levels at which phases end, other than the end of the range."""
     boundary: Literal["wan", "hunyuan"] | float = "wan"
     """Raw level that separates the experts; 0: one expert for all levels."""
     distill_cfg: float = 5.0
+    """Guidance of the teacher's step, in the form of distill_cfg_form."""
     distill_cfg_form: Form = "extra"
+    """std: u + s (c - u). extra: c + s (c - u)."""
     huber_c: float = 1e-3
+    """Constant of the pseudo-Huber loss."""
     temporal_lag: int = 3
     """Latent frames between the two that the term compares; with 0, or a clip that is not longer, there is no term."""
     target_decay: float = 0.0
@@ -82,7 +87,7 @@ class DCM:
 
     def __post_init__(self) -> None:
         if self.euler_steps < 1 or 1000 % self.euler_steps:
-            raise ValueError(f"euler_steps = {self.euler_steps}: must divide 1000, as 25, 50 or 100 do")
+            raise ValueError(f"euler_steps = {self.euler_steps}: use a divisor of 1000, such as 25, 50 or 100")
         if self.shift <= 0 or self.huber_c <= 0 or self.temporal_lag < 0:
             raise ValueError(
                 f"shift, huber_c, temporal_lag = {self.shift}, {self.huber_c}, {self.temporal_lag}: "
@@ -90,12 +95,16 @@ class DCM:
             )
         if not (self.split == 0 or END < self.split < 1):
             raise ValueError(
-                f"boundary = {self.boundary}: 'wan', 'hunyuan', a raw level in ({END:g}, 1), or 0 for none"
+                f"boundary = {self.boundary}: give 'wan', 'hunyuan', a raw level in ({END:g}, 1), or 0 for none"
             )
         if not 0 <= self.target_decay < 1:
-            raise ValueError(f"target_decay = {self.target_decay}: a decay in [0, 1); 0 is the student itself")
+            raise ValueError(
+                f"target_decay = {self.target_decay}: give a decay in [0, 1); 0 takes the student itself as target"
+            )
         if self.sampling_steps < 1 + (self.split > 0):
-            raise ValueError(f"sampling_steps = {self.sampling_steps}: give each expert one, 2 or more in all")
+            raise ValueError(
+                f"sampling_steps = {self.sampling_steps}: give each expert at least one step, and 2 or more in all"
+            )
         self.describe()  # raises unless phases and steps fit the grid
 
     @property

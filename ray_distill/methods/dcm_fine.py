@@ -47,7 +47,9 @@ SEMANTIC: Role = "semantic"
 class DCMFine(DCM):
     temporal_lag: int = 0
     adversarial_weight: float = 0.5
+    """Weight of the discriminator's term in the student's loss; 0 is off."""
     feature_weight: float = 1.0
+    """Weight of the feature match in the student's loss."""
     discriminator_stride: int = 2
     """Distance between the teacher's blocks that the discriminator reads; the last block is one of them."""
 
@@ -56,13 +58,12 @@ class DCMFine(DCM):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.split:
-            raise ValueError(
-                "boundary = 0: no levels are left to the detail expert; give the semantic expert's boundary"
-            )
+            raise ValueError("boundary = 0: the detail expert has no levels left; give the semantic expert's boundary")
         if self.discriminator_stride < 1 or min(self.adversarial_weight, self.feature_weight) < 0:
             raise ValueError(
                 f"adversarial_weight, feature_weight, discriminator_stride = {self.adversarial_weight}, "
-                f"{self.feature_weight}, {self.discriminator_stride}: weights are 0 (off) or more, the stride 1 or more"
+                f"{self.feature_weight}, {self.discriminator_stride}: need weights of 0 (off) or more and a stride of "
+                "1 or more"
             )
 
     @property

@@ -62,15 +62,26 @@ from ray_distill.types import (
 @dataclass(frozen=True)
 class DMD(Exits, Anchor, Scores):
     timesteps: tuple[float, ...] = (1000.0, 757.0, 522.0)
+    """The student's steps, falling from 1000; training, validation and export share them."""
     warp_denoising_step: bool = False
+    """Whether timesteps are raw indices, which the shift flow_shift turns into timesteps."""
     flow_shift: float = 1.0
+    """Shift of warp_denoising_step."""
     rollout: Literal["sde", "ode"] = "sde"
+    """sde: new noise at each step. ode: the noise is kept (Euler)."""
     backward_simulation: bool = True
+    """Whether a step sees the student's own samples; false: noised clips."""
     student_interval: int = 5
+    """Steps from one student update to the next; the fake score is updated at each step."""
     student_turn: Literal["joins", "replaces"] = "joins"
+    """joins: a step of the student also updates the fake score. replaces: it does not."""
     reuse_rollout: bool = False
+    """Whether the fake score learns from the student's rollout in a step of both."""
     ida_decay: float = 1.0
+    """Share of its weights that the fake score keeps after each student update, the rest are the student's; 1 is
+    off."""
     projection: bool = False
+    """Whether the DMD gradient loses its part along the fake score's residual (PDMD)."""
 
     name: ClassVar[str] = "dmd"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained", FAKE_SCORE: "trained", TEACHER: "frozen"}
@@ -87,16 +98,19 @@ class DMD(Exits, Anchor, Scores):
         self.check_modalities()
         replaces = self.student_turn == "replaces"
         if self.student_interval < 1 + replaces:
-            enough = "2 or more, or no turn is left to the fake score" if replaces else "1 for every step, or more"
+            enough = "2 or more, or the fake score never has a turn" if replaces else "1 (each step) or more"
             raise ValueError(f"student_interval = {self.student_interval}: use {enough}")
         if self.reuse_rollout and replaces:
-            raise ValueError("reuse_rollout = True: no fake-score update follows where student_turn = replaces")
+            raise ValueError(
+                "reuse_rollout = True: with student_turn = replaces no fake-score update follows; remove one of the "
+                "two keys"
+            )
         if not 0 < self.ida_decay <= 1:
-            raise ValueError(f"ida_decay = {self.ida_decay}: a share of the fake score in (0, 1]; 1 is off")
+            raise ValueError(f"ida_decay = {self.ida_decay}: give the fake score's share, in (0, 1]; 1 is off")
         if self.ida_decay < 1 and self.exit_embedding:
             raise ValueError(
                 f"ida_decay = {self.ida_decay}: it needs two networks of one architecture, and exit_embedding = True "
-                "gives the fake score a part that the student lacks; remove one of them"
+                "gives the fake score a part that the student lacks; remove one of the two keys"
             )
 
     @property

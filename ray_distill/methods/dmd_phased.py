@@ -66,14 +66,19 @@ HIGH, LOW = Region(STUDENT, FAKE_SCORE), Region(STUDENT_LOW, FAKE_SCORE_LOW)
 @dataclass(frozen=True)
 class PhasedDMD:
     high_timesteps: tuple[float, ...] = (1000.0, 750.0)
+    """Steps of the high expert, falling from 1000."""
     low_timesteps: tuple[float, ...] = (500.0, 250.0)
     """Steps of the low expert. The first is the phase's end, to which the high student's last step leads."""
     warp_denoising_step: bool = True
+    """Whether the steps are raw indices, which the shift flow_shift turns into timesteps."""
     flow_shift: float = 7.0
+    """Shift of warp_denoising_step."""
     boundary: float = 0.875
     """Lowest level of the high teacher's training: the pipeline's own boundary_ratio."""
     rollout: Literal["ode", "sde"] = "ode"
+    """ode: the noise is kept (Euler). sde: new noise at each step."""
     schedule: Literal["high_then_low", "alternating"] = "high_then_low"
+    """high_then_low: the high expert, then the low one on its samples. alternating: in turns."""
     high_steps: int = 2000
     """Steps of a run before the low expert's stage, under high_then_low."""
     student_interval: int = 5
@@ -81,14 +86,21 @@ class PhasedDMD:
     teacher_guidance: tuple[float, float] = (4.0, 3.0)
     """Standard scales of the high and of the low teacher."""
     teacher_guidance_form: Form = "std"
+    """std: u + s (c - u). extra: c + s (c - u)."""
     fake_score_weight: Literal["unit_floor", "none"] = "unit_floor"
+    """Weight of the fake score's loss by level: unit_floor, one over the least loss for data of spread 1; none:
+    1."""
     score_shift: float = 7.0
+    """Shift of the noise levels at which the scores are compared."""
     margin: int = 20
     """Smallest raw distances of comparisons: of the high expert from its end, and of both experts from 0 and 1000."""
     low_levels: Literal["below", "all"] = "below"
     """Levels of the low student's comparison: below the boundary, or in half of the updates above it."""
     min_norm: float = 1e-5
+    """Smallest normaliser of a sample's DMD gradient."""
     ida_decay: float = 1.0
+    """Share of its weights that a fake score keeps after each update of its student, the rest are the student's; 1
+    is off."""
 
     name: ClassVar[str] = "dmd_phased"
     roles: ClassVar[Mapping[Role, Need]] = {
@@ -111,31 +123,33 @@ class PhasedDMD:
         for key in ("high_timesteps", "low_timesteps"):
             check_timesteps(getattr(self, key), key)
         if not 0 < self.boundary < 1:
-            raise ValueError(f"boundary = {self.boundary}: a level between 0 and 1, such as 0.875 of Wan 2.2 T2V A14B")
+            raise ValueError(
+                f"boundary = {self.boundary}: give a level between 0 and 1, such as 0.875 for Wan 2.2 T2V A14B"
+            )
         if min(self.flow_shift, self.score_shift, self.min_norm) <= 0:
             raise ValueError(
                 f"flow_shift, score_shift, min_norm = {self.flow_shift}, {self.score_shift}, {self.min_norm}: all must "
                 "be above 0"
             )
         if self.margin < 1:
-            raise ValueError(f"margin = {self.margin}: 1 or more; at the end of a phase its noise is 0")
+            raise ValueError(f"margin = {self.margin}: use 1 or more, since the noise at a phase's end is 0")
         if self.high_steps < 1 or self.student_interval < 1:
             raise ValueError(
                 f"high_steps, student_interval = {self.high_steps}, {self.student_interval}: both must be 1 or more"
             )
         if not 0 < self.ida_decay <= 1:
-            raise ValueError(f"ida_decay = {self.ida_decay}: a share of the fake score in (0, 1]; 1 is off")
+            raise ValueError(f"ida_decay = {self.ida_decay}: give the fake score's share, in (0, 1]; 1 is off")
         check_timesteps(self.sampler().timesteps, "high_timesteps and low_timesteps together")
         if self.end < self.boundary:
             raise ValueError(
-                f"low_timesteps: the first comes to {1000 * self.end:g}, below the boundary {1000 * self.boundary:g}, "
-                "at which the high student's teacher begins; raise it to that or above"
+                f"low_timesteps: the first is at {1000 * self.end:g}, below the boundary {1000 * self.boundary:g}, "
+                "the lowest level of the high student's teacher; raise it to the boundary or above"
             )
         for name, (low, high) in self.windows.items():
             if low >= high:
                 raise ValueError(
                     f"margin, score_shift, boundary = {self.margin}, {self.score_shift}, {self.boundary}: no level is "
-                    f"left to compare the {name} at (raw {low} to {high})"
+                    f"left at which to compare the {name} (raw {low} to {high}); change one of these keys"
                 )
 
     @property

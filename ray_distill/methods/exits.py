@@ -19,8 +19,11 @@ class Exits:
     """The configuration of a method that rolls its student out. ``docs/methods.md`` explains each key."""
 
     student_exits: tuple[int, ...] = ()
+    """Weight of each step in the draw of a student update's last step; empty: all alike."""
     fake_score_exits: tuple[int, ...] = ()
+    """Weight of each step in the draw of a fake-score update's last step; empty: all alike."""
     exit_embedding: bool = False
+    """Whether the fake score is told the last step of its samples, by a trained embedding."""
 
     def check_exits(self, steps: int) -> None:
         """ValueError unless each list is empty or has one whole number per step, at least one of them above 0."""
@@ -28,7 +31,7 @@ class Exits:
             if weights and (len(weights) != steps or not any(weights) or not all(0 <= w <= MOST for w in weights)):
                 raise ValueError(
                     f"{key} = {list(weights)}: give one whole number from 0 to {MOST} for each of the {steps} steps, "
-                    "one of them above 0; an empty list draws all alike"
+                    "one of them above 0; with an empty list all steps are equally likely"
                 )
 
     def draw_exit(self, rng: Rng, steps: int, purpose: str, draw: str) -> int:

@@ -41,9 +41,13 @@ from ray_distill.types import (
 @dataclass(frozen=True)
 class FlowMatching(Modalities):
     shift: float = 3.0
+    """Shift of the levels, hence of the sampler's."""
     prompt_dropout: float = 0.1
+    """Share of samples with the negative prompt in place of their own, for guidance."""
     sampling_steps: int = 32
+    """Steps of the sampler."""
     sampling_guidance: float = 2.0
+    """Guidance of the sampler, s in u + s (c - u)."""
 
     name: ClassVar[str] = "flow_matching"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}

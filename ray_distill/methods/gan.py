@@ -43,15 +43,23 @@ from ray_distill.types import (
 @dataclass(frozen=True)
 class GAN(DMD):
     gan_weight: float = 0.03
+    """Weight of the GAN term in the student's loss; 0 is off."""
     gan_loss: Literal["softplus", "hinge"] = "softplus"
+    """softplus, or hinge."""
     gan_features: Literal["teacher", "fake_score"] = "teacher"
+    """The role whose hidden features the discriminator's heads read."""
     gan_depths: tuple[float, ...] = (0.53, 0.76, 1.0)
     """Blocks under the heads, as fractions of the depth: of 30 blocks 15, 22 and 29, counted from 0."""
     gan_max_timestep: float = 1000.0
+    """Highest noise level at which real and fake are compared."""
     gan_trunk_weight: float = 0.0
+    """Weight of the discriminator's loss in the fake score's, for gan_features fake_score; 0: heads alone learn."""
     gan_r1_weight: float = 0.0
+    """Weight of the approximate R1 penalty; 0 is off."""
     gan_r1_noise: float = 0.1
+    """Spread of the noise in the R1 penalty."""
     divergence: Literal["rkl", "kl", "js", "sf", "neyman", "sh", "jf"] = "rkl"
+    """Weight of each sample's DMD gradient by the discriminator's ratio (f-distill); rkl is 1."""
 
     name: ClassVar[str] = "dmd_gan"
     with_sound: ClassVar[bool] = False
@@ -62,18 +70,20 @@ class GAN(DMD):
         weights = self.gan_weight, self.gan_trunk_weight, self.gan_r1_weight
         if min(weights) < 0 or self.gan_r1_noise <= 0:
             raise ValueError(
-                f"gan_weight, gan_trunk_weight, gan_r1_weight, gan_r1_noise = {weights}, {self.gan_r1_noise}: weights "
-                "are 0 (off) or more, the noise is above 0"
+                f"gan_weight, gan_trunk_weight, gan_r1_weight, gan_r1_noise = {weights}, {self.gan_r1_noise}: need "
+                "weights of 0 (off) or more and noise above 0"
             )
         if self.gan_trunk_weight and self.gan_features != FAKE_SCORE:
             raise ValueError(
-                f"gan_trunk_weight = {self.gan_trunk_weight}: features of the {self.gan_features} stay frozen; take "
-                f"gan_features = {FAKE_SCORE}, or remove it"
+                f"gan_trunk_weight = {self.gan_trunk_weight}: features of the {self.gan_features} stay frozen; use "
+                f"gan_features = {FAKE_SCORE}, or remove gan_trunk_weight"
             )
         if not 0 < self.gan_max_timestep <= 1000:
-            raise ValueError(f"gan_max_timestep = {self.gan_max_timestep}: a timestep in (0, 1000]")
+            raise ValueError(f"gan_max_timestep = {self.gan_max_timestep}: give a timestep in (0, 1000]")
         if not self.gan_depths or not all(0 < depth <= 1 for depth in self.gan_depths):
-            raise ValueError(f"gan_depths = {list(self.gan_depths)}: one or more parts of the depth in (0, 1]")
+            raise ValueError(
+                f"gan_depths = {list(self.gan_depths)}: give one or more parts of the depth, each in (0, 1]"
+            )
 
     @property
     def uses_latents(self) -> bool:

@@ -46,15 +46,21 @@ from ray_distill.types import (
 @dataclass(frozen=True)
 class LCM(Modalities):
     euler_steps: int = 50
+    """Steps of the grid on which two neighbours are compared."""
     shift: float = 3.0
+    """Shift of the levels, hence of the sampler's."""
     guidance: float | tuple[float, float] = 3.0
     """Standard scale of the teacher's step, or a range from which each sample draws its own."""
     guidance_form: Form = "std"
+    """std: u + s (c - u). extra: c + s (c - u)."""
     loss: Literal["huber", "l2"] = "huber"
+    """huber: pseudo-Huber with huber_c. l2: the square."""
     huber_c: float = 1e-3
+    """Constant of the pseudo-Huber loss."""
     target_decay: float = 0.95
     """Decay of the student's average that is the target; 0: the student itself."""
     sampling_steps: int = 4
+    """The student's steps."""
 
     name: ClassVar[str] = "lcm"
     heads: ClassVar[Mapping[Role, Heads]] = {}
@@ -72,12 +78,14 @@ class LCM(Modalities):
         if not 1 <= self.sampling_steps <= self.euler_steps:
             raise ValueError(
                 f"sampling_steps, euler_steps = {self.sampling_steps}, {self.euler_steps}: need 1 <= sampling_steps "
-                "<= euler_steps, whose levels are the ones that the student learns"
+                "<= euler_steps, since the student learns the levels of the Euler steps"
             )
         if self.shift <= 0 or self.huber_c <= 0:
             raise ValueError(f"shift, huber_c = {self.shift}, {self.huber_c}: both must be above 0")
         if not 0 <= self.target_decay < 1:
-            raise ValueError(f"target_decay = {self.target_decay}: a decay in [0, 1); 0 is the student itself")
+            raise ValueError(
+                f"target_decay = {self.target_decay}: give a decay in [0, 1); 0 takes the student itself as target"
+            )
         if self.scales[0] > self.scales[1]:
             raise ValueError(f"guidance = {self.guidance}: give the lower end of the range first")
 

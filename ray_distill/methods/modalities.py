@@ -21,7 +21,9 @@ class Modalities:
     """The configuration of a method that also learns clips with sound. ``docs/methods.md`` explains each key."""
 
     video_weight: float = 1.0
+    """Factor of the picture's loss, for clips with sound."""
     audio_weight: float = 1.0
+    """Factor of the sound's loss, for clips with sound."""
 
     with_sound: ClassVar[bool] = True
 
@@ -29,7 +31,7 @@ class Modalities:
         """ValueError if a weight is below 0, or if both are 0."""
         weights = self.video_weight, self.audio_weight
         if min(weights) < 0 or not any(weights):
-            raise ValueError(f"video_weight, audio_weight = {weights}: 0 or more, one of them above 0")
+            raise ValueError(f"video_weight, audio_weight = {weights}: give 0 or more, and one of them above 0")
 
     def by_modality(self, loss: Callable[..., Tensor], batch: Batch, *latents: Tensor) -> dict[str, Tensor]:
         """Weighted ``loss`` by modality, each on its part of ``latents`` [B, C, T, H, W]; for a picture alone one entry

@@ -22,7 +22,7 @@ def bf16_warnings(phases: Phases, scale: float, huber_c: float | None, remedy: s
         )
     if huber_c is not None and huber_c <= noise:
         warnings.append(
-            f"method.huber_c = {huber_c:g}: bf16 adds noise of about {noise:.2g} to what is compared, and above "
-            f"huber_c an element pushes with its sign alone. Use {2 * noise:.1g} or more, or dtype float32"
+            f"method.huber_c = {huber_c:g}: bf16 adds noise of about {noise:.2g} to the compared difference, and an "
+            f"element above huber_c pushes with its sign alone. Use {2 * noise:.1g} or more, or dtype float32"
         )
     return warnings

@@ -45,7 +45,7 @@ class LongRollouts(Chunked):
         scored = longest(self.num_training_frames, self.chunks)
         if scored < 1:
             raise ValueError(
-                f"num_training_frames = {self.num_training_frames}: not one chunk fits; use at least "
+                f"num_training_frames = {self.num_training_frames}: no chunk fits; use at least "
                 f"{1 if self.independent_first_frame else self.num_frame_per_block}"
             )
         if self.rollout_frames is None:
@@ -53,19 +53,19 @@ class LongRollouts(Chunked):
             return
         if self.window is None:
             raise ValueError(
-                f"rollout_frames = {self.rollout_frames}: a clip longer than the scores' needs a window; give window, "
-                "or remove it"
+                f"rollout_frames = {self.rollout_frames}: a rollout longer than the scored clip needs a window; give "
+                "window, or remove rollout_frames"
             )
         more = scored + self.num_frame_per_block
         if self.rollout_frames < more:
             raise ValueError(
-                f"rollout_frames = {self.rollout_frames}: the last num_training_frames = {self.num_training_frames} "
-                f"are scored, and no chunk comes before them; use {more} or more, or remove it"
+                f"rollout_frames = {self.rollout_frames}: its last num_training_frames = {self.num_training_frames} "
+                f"are scored, and no chunk comes before these; use {more} or more, or remove rollout_frames"
             )
         if scored == 1:
             raise ValueError(
                 f"num_training_frames = {self.num_training_frames}: the first latent frame of a later window is not "
-                f"scored, and nothing is left; use {1 + self.num_frame_per_block} or more, or remove rollout_frames"
+                f"scored, and it has no other; use {1 + self.num_frame_per_block} or more, or remove rollout_frames"
             )
         self._check_stream(scored)
 
@@ -76,22 +76,22 @@ class LongRollouts(Chunked):
             if self.rollout_at_save != "saved":
                 raise ValueError(
                     f"rollout_at_save = {self.rollout_at_save}: rollouts begin anew in each update; give "
-                    "rollout_overlap, or remove it"
+                    "rollout_overlap, or remove rollout_at_save"
                 )
             return
         if self.rollout_frames is None:
             raise ValueError(
                 f"rollout_overlap = {overlap}: a rollout that goes on from step to step needs an end; give "
-                "rollout_frames, or remove it"
+                "rollout_frames, or remove rollout_overlap"
             )
         most = scored - length
         if overlap < 1 or overlap > most:
             raise ValueError(
-                f"rollout_overlap = {overlap}: of the {scored} latent frames that are scored at least 1 was scored "
-                f"before, and at least a chunk of {length} is new; use 1 to {most}"
+                f"rollout_overlap = {overlap}: of its {scored} latent frames a window shares at least 1 with the "
+                f"window before, and at least a chunk of {length} is new; use 1 to {most}"
                 if most >= 1
-                else f"rollout_overlap = {overlap}: windows are of one chunk, and share nothing; raise "
-                "num_training_frames, or remove it"
+                else f"rollout_overlap = {overlap}: a window is one chunk, so windows share no frames; raise "
+                "num_training_frames, or remove rollout_overlap"
             )
 
     @property

@@ -18,17 +18,30 @@ class Scores:
     """The configuration that methods with a teacher and a fake score share. ``docs/methods.md`` explains each key."""
 
     teacher_guidance: float = 3.0
+    """Guidance of the teacher's score, in the form of teacher_guidance_form."""
     teacher_guidance_form: Form = "std"
+    """std: u + s (c - u). extra: c + s (c - u)."""
     fake_score_guidance: float = 0.0
+    """Guidance of the fake score in the student's update; 0 is off."""
     fake_score_guidance_form: Form = "std"
+    """std: u + s (c - u). extra: c + s (c - u)."""
     fake_score_target: Literal["velocity", "x_0", "eps"] = "velocity"
+    """What the fake score's loss compares: velocity, x_0 (times sigma^2) or eps (times (1 - sigma)^2)."""
     score_shift: float = 1.0
+    """Shift of the noise levels at which the scores are compared."""
     score_min: float = 0.02
+    """Lowest level of comparison, a sigma, after the shift."""
     score_max: float = 0.98
+    """Highest level of comparison, a sigma, after the shift."""
     ts_schedule: bool = False
+    """Compare a step's samples at the levels of the next step and above alone, which the next step does not noise
+    again."""
     ts_schedule_max: bool = False
+    """Compare a step's samples at its own level and below alone."""
     min_score_timestep: int = 0
+    """Smallest raw index of a comparison, 0 to 999; no effect under ts_schedule."""
     min_norm: float = 1e-5
+    """Smallest normaliser of a sample's DMD gradient."""
 
     def check_scores(self, timesteps: tuple[float, ...]) -> None:
         """ValueError if a key is out of range, or if the window after one of the student's steps is empty."""
@@ -37,13 +50,14 @@ class Scores:
         if self.score_shift <= 0 or self.min_norm <= 0:
             raise ValueError(f"score_shift, min_norm = {self.score_shift}, {self.min_norm}: both must be above 0")
         if not 0 <= self.min_score_timestep < 1000:
-            raise ValueError(f"min_score_timestep = {self.min_score_timestep}: a raw index, 0 to 999")
+            raise ValueError(f"min_score_timestep = {self.min_score_timestep}: give a raw index from 0 to 999")
         for k, timestep in enumerate(timesteps):
             low, high = self.score_levels(timesteps, k)
             if low >= high:
                 raise ValueError(
                     f"ts_schedule, ts_schedule_max, min_score_timestep = {self.ts_schedule}, {self.ts_schedule_max}, "
-                    f"{self.min_score_timestep}: no score timestep is left in [{low}, {high}) after step {timestep:g}"
+                    f"{self.min_score_timestep}: no score timestep is left in [{low}, {high}) after step "
+                    f"{timestep:g}; change one of these keys"
                 )
 
     @property

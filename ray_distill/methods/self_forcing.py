@@ -35,6 +35,7 @@ class SelfForcing(LongRollouts, DMD):
     same_step_across_blocks: bool = True
     """One exit step for all chunks; false: one for each."""
     last_step_only: bool = False
+    """Whether the gradient is always the last step's."""
     context_noise: float = 0.0
     """Timestep at which the cache keeps a finished chunk; 0 is clean."""
 
@@ -51,11 +52,13 @@ class SelfForcing(LongRollouts, DMD):
         self.check_chunk_exits()
         if self.diversity_weight:
             raise ValueError(
-                f"diversity_weight = {self.diversity_weight}: its anchor is a whole clip of one level, and a causal "
-                "student goes by chunks; remove it, or use dmd"
+                f"diversity_weight = {self.diversity_weight}: its anchor is a whole clip at one noise level, and a "
+                "causal student makes one chunk after another; remove diversity_weight, or use dmd"
             )
         if not 0 <= self.context_noise < 1000:
-            raise ValueError(f"context_noise = {self.context_noise}: a timestep in [0, 1000); 0 remembers clean chunks")
+            raise ValueError(
+                f"context_noise = {self.context_noise}: give a timestep in [0, 1000); 0 keeps the chunks clean"
+            )
 
     def check_chunk_exits(self) -> None:
         """ValueError for keys of exits that other keys make ineffective or wrong."""
@@ -64,23 +67,23 @@ class SelfForcing(LongRollouts, DMD):
             check_timesteps(self.first_chunk_timesteps, "first_chunk_timesteps")
             for key in (key for key, weights in weighed.items() if weights):
                 raise ValueError(
-                    f"{key} = {weighed[key]}: it weighs the steps of timesteps, and the first chunk has "
-                    "first_chunk_timesteps, each as likely as the others; remove one of them"
+                    f"{key} = {weighed[key]}: it weighs the steps of timesteps, and the first chunk draws its own "
+                    "steps, first_chunk_timesteps, all equally likely; remove one of the two keys"
                 )
         if self.last_step_only and any(weighed.values()):
             raise ValueError(
-                f"last_step_only = True: student_exits = {list(self.student_exits)} and fake_score_exits = "
-                f"{list(self.fake_score_exits)} have no effect then; remove last_step_only, or both lists"
+                f"last_step_only = True: then student_exits = {list(self.student_exits)} and fake_score_exits = "
+                f"{list(self.fake_score_exits)} have no effect; remove last_step_only, or both lists"
             )
         if self.exit_embedding and not (self.same_step_across_blocks or self.last_step_only):
             raise ValueError(
                 "exit_embedding = True: the fake score sees the whole clip, and with same_step_across_blocks = False "
-                "each chunk has an exit of its own; remove one of them"
+                "each chunk has an exit of its own; remove one of the two keys"
             )
         if self.exit_embedding and self.first_chunk_timesteps:
             raise ValueError(
                 "exit_embedding = True: the fake score sees the whole clip, and with first_chunk_timesteps its first "
-                "chunk has an exit of its own; remove one of them"
+                "chunk has an exit of its own; remove one of the two keys"
             )
 
     @property

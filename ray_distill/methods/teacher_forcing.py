@@ -41,11 +41,17 @@ GRID = 1000
 @dataclass(frozen=True)
 class TeacherForcing(Chunked):
     shift: float = 5.0
+    """Shift of the levels, hence of the sampler's."""
     loss_weight: Literal["uniform", "bell"] = "uniform"
+    """Weight of a level: uniform is 1, bell is highest in the middle and 0 at pure noise."""
     history_noise: float = 0.0
+    """Highest sigma of noise on the clean half; 0 leaves it clean."""
     prompt_dropout: float = 0.1
+    """Share of samples with the negative prompt in place of their own, for guidance."""
     sampling_steps: int = 48
+    """Steps of the sampler."""
     sampling_guidance: float = 3.0
+    """Guidance of the sampler, s in u + s (c - u)."""
 
     name: ClassVar[str] = "teacher_forcing"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
@@ -64,8 +70,8 @@ class TeacherForcing(Chunked):
         check_sampling(self.shift, self.sampling_steps, self.prompt_dropout)
         if not 0 <= self.history_noise < 1:
             raise ValueError(
-                f"history_noise = {self.history_noise}: the highest noise level of the clean half, a sigma in [0, 1), "
-                "not a timestep; 0 leaves it clean"
+                f"history_noise = {self.history_noise}: give the highest noise level of the clean half as a sigma in "
+                "[0, 1), not as a timestep; 0 leaves it clean"
             )
 
     def warnings(self, bf16: bool) -> list[str]:

@@ -24,8 +24,11 @@ from ray_distill.types import STUDENT, TEACHER, Batch, LossTerms, Networks, Rng,
 @dataclass(frozen=True)
 class WarmStart(DMD):
     warm_start_steps: int = 3000
+    """Steps of the regression before DMD begins."""
     solver_steps: int = 48
+    """Steps of the teacher's solver."""
     solver_shift: float = 8.0
+    """Shift of the solver's steps."""
     solver_guidance: float = 7.0
     """Standard scale: u + s (c - u)."""
     pairs: bool = False
@@ -70,7 +73,7 @@ class WarmStart(DMD):
         """The teacher's states [B, C, T, H, W] at the student's levels, then its x_0."""
         if self.pairs:
             if batch.states is None or batch.x_0 is None:
-                raise ValueError("pairs = True: the batch brings no states of the teacher's trajectory")
+                raise ValueError("pairs = True: the batch has no states of the teacher's trajectory")
             return [*batch.states.unbind(1), batch.x_0]
         x_T = rng.noise("warm_start/noise", batch.sample_ids, self.made_shape(batch))
         levels = self.sampler().timesteps

@@ -117,10 +117,10 @@ def _lag(rows: Sequence[Mapping[str, float]]) -> str:
     for (_, first), (_, second), (step, third) in zip(curve, curve[1:], curve[2:], strict=False):
         if first < second < third and third > max(1.0, 1.1 * first):
             return (
-                f"step {step:.0f}: the fake score lags behind the student: its loss is {third:.2f} of what a Gaussian "
-                f"of the student's spread has, and grows (it was {first:.2f}). Give it more updates "
-                "(method.student_interval 5 to 10), lower roles.student.optimizer.learning_rate, set the betas of both "
-                "to [0, 0.999], and keep train.global_batch at 64 or more"
+                f"step {step:.0f}: the fake score lags behind the student: its loss is {third:.2f} times that of a "
+                f"Gaussian of the student's spread, and grows (it was {first:.2f}). Give it more updates "
+                "(method.student_interval 5 to 10), lower roles.student.optimizer.learning_rate, set the betas of "
+                "both to [0, 0.999], and keep train.global_batch at 64 or more"
             )
     return ""
 

@@ -18,9 +18,11 @@ class LoRA(Section):
     """The ``lora`` section of a role. ``targets`` are names of linear layers, or the last parts of names."""
 
     rank: Annotated[int, Field(gt=0, le=65_536)] = 16
+    """Rank of each adapter."""
     alpha: Annotated[float, Field(gt=0)] | None = None
     """Default: the rank, so that the adapter's factor alpha / rank is 1."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Linear layers with adapters, by their names or the last parts of their names; default: the family's."""
     whole: tuple[str, ...] = ()
     """Parts whose full weights are trained beside the adapters, by the beginnings of their parameters' names."""
 

@@ -38,14 +38,14 @@ def room(config: RunConfig, memory: int) -> tuple[bool, str]:
     result = estimate(config)
     lasting = sum(s.weights + s.masters + s.moments + s.ema for s in result.states.values())
     most, has = result.peak.total, f"{memory / GIB:.1f} GiB"
-    about = f"memory of a GPU: about {most / GIB:.1f} GiB of {has}, most in: {result.peak.name}"
+    about = f"memory of a GPU: about {most / GIB:.1f} GiB of {has}, peak in: {result.peak.name}"
     if lasting <= memory:
         return True, about if most <= memory else f"warning: {about}; ray-distill plan names the cheapest change"
     change = cheapest(config, lambda changed: changed.peak.total <= memory)
     remedy = f"cheapest change: {' '.join(change.keys)}" if change else "no change that plan knows makes it fit"
     return False, (
-        f"weights, optimizer and averages alone are {lasting / GIB:.1f} GiB on each of {config.train.workers} workers, "
-        f"and the smallest GPU has {has}; {remedy}"
+        f"weights, optimizer and averages alone take {lasting / GIB:.1f} GiB on each of {config.train.workers} "
+        f"workers, and the smallest GPU has {has}; {remedy}"
     )
 
 

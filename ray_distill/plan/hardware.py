@@ -69,5 +69,5 @@ def parse_cluster(text: str) -> Cluster:
         )
     nodes, per_node, name = match.groups()
     if name not in GPUS:
-        raise ValueError(f"cluster = {text!r}: no data sheet of {name!r} is known; {nearest(name, GPUS)}")
+        raise ValueError(f"cluster = {text!r}: no data sheet for {name!r}; {nearest(name, GPUS)}")
     return Cluster(int(nodes or 1), int(per_node), name, GPUS[name])

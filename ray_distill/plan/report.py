@@ -42,12 +42,12 @@ def answer(estimate: Estimate, cluster: Cluster | None, assumed: Assumed, change
     used = peak.total / GIB
     if cluster is None:
         return (
-            f"{used:.1f} GiB per GPU on {config.train.workers} workers, most in: {peak.name}\n"
-            "Name a cluster, for example cluster=8xH100-80GB, for a verdict, seconds and money."
+            f"{used:.1f} GiB per GPU on {config.train.workers} workers, peak in: {peak.name}\nName a cluster, for "
+            "example cluster=8xH100-80GB, for a verdict, seconds and money."
         )
     memory, free = cluster.gpu.memory, assumed.free(cluster) / GIB
     used += memory - free
-    where = f"{config.name} on {cluster}, {config.train.workers} workers\nmost is alive in: {peak.name}"
+    where = f"{config.name} on {cluster}, {config.train.workers} workers\npeak in: {peak.name}"
     if used <= memory:
         return f"fits: {used:.1f} of {memory} GiB per GPU\n{where}"
     if change is None:
@@ -86,7 +86,10 @@ def forwards_table(estimate: Estimate) -> str:
         each = [f"{float(repeated.expected(role, grad)):g}" for grad in (True, False)]
         rows.append([role, *each, digits(estimate.flops[role] / 1e12, 4)])
     head = ["forwards of a micro-batch per cycle", "with gradient", "without", "TFLOP per GPU and step"]
-    return f"{table(head, rows)}\na cycle: {repeated.steps} steps, with updates {times}; random exits in expectation"
+    return (
+        f"{table(head, rows)}\na cycle: {repeated.steps} steps, with updates {times}; random exits count by their "
+        "expectation"
+    )
 
 
 def digits(value: float, significant: int) -> str:
@@ -108,7 +111,8 @@ def cost(estimate: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
             f"{digits(hours * cluster.gpus * assumed.price, 2)} USD for {train.steps:,} steps. Assumed, not measured:",
             f"  mfu={assumed.mfu:g} of the data sheet's {at}; no communication, data, evaluation",
             f"  price={assumed.price:g} USD per GPU and hour, a round figure",
-            f"  {assumed.reserve:.0%} of memory for CUDA, NCCL, fragmentation and what a card shows below its name",
+            f"  {assumed.reserve:.0%} of memory for CUDA, NCCL, fragmentation and the difference between a card's "
+            "name and its memory",
         ]
         if sent := sum(estimate.sent.values()):
             lines.append(
@@ -120,7 +124,7 @@ def cost(estimate: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
     lines += [
         f"a checkpoint: {estimate.checkpoint / 1e9:,.3g} GB on disk",
         "counted: weights, gradients, optimizer (fp32 masters, moments), EMA, forwards, FLOPs; activations",
-        "  with a CPU's kernels, an upper bound. Estimated: buffers. On no GPU measured: docs/plan.md",
+        "  with a CPU's kernels, an upper bound. Estimated: buffers. Not measured on a GPU: docs/plan.md",
         *(
             f"not counted: the calls of {role}, heads on {heads.of}"
             for role, heads in estimate.config.method.heads.items()

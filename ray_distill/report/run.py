@@ -36,9 +36,7 @@ class Run:
         """Read the folder of a run, which stays as it is; ConfigError where no run has left anything there."""
         run = cls.of(folder)
         if not (run.journal or run.rows or run.report or run.last):
-            raise ConfigError(
-                f"{folder}: no run there; give a run's folder, output_dir/name, such as output/quickstart"
-            )
+            raise ConfigError(f"{folder}: this is no folder of a run; give output_dir/name, such as output/quickstart")
         return run
 
     @classmethod
@@ -101,7 +99,7 @@ class Run:
         end = self.newest("end") if events[-1:] == ["end"] else {}
         why = f": {end['error']}" if end.get("error") else ""
         if events[-1:] == ["start"]:
-            why = "; it has no end yet: it is at work, or was killed"
+            why = "; it has not ended: it is at work, or was killed"
         return f"{reached}{evaluated}{why}"
 
     @cached_property

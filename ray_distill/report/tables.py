@@ -83,7 +83,7 @@ def no_ratio(report: Mapping[str, Any]) -> list[str]:
     judged by them."""
     teacher = report.get("teacher_many") or {}
     return [
-        f"{name}: the teacher has next to nothing of it ({number(teacher[name])}), so no ratio says anything"
+        f"{name}: the teacher's value is almost 0 ({number(teacher[name])}), so a ratio means nothing"
         for name in RATED
         if report.get("ratios")
         and teacher.get(name) is not None

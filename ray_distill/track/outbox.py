@@ -126,7 +126,7 @@ class Outbox:
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             self._warned = True
-            log.warning("%s takes nothing (%s): what MLflow misses waits in memory", self.path, error)
+            log.warning("%s cannot be written (%s): calls that MLflow misses wait in memory", self.path, error)
 
 
 def _kept(path: Path) -> list[Entry]:
@@ -135,7 +135,9 @@ def _kept(path: Path) -> list[Entry]:
     whole: list[Entry] = [entry for entry in entries if _is_whole(entry)]
     if len(whole) < len(entries):
         log.warning(
-            "%s: entries that are damaged, or of another version, are left out: %d", path, len(entries) - len(whole)
+            "%s: number of entries left out, which are damaged or of another version: %d",
+            path,
+            len(entries) - len(whole),
         )
     return whole
 

@@ -96,7 +96,7 @@ class Sender:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_document(self._path, record)
         except OSError as error:
-            log.warning("%s cannot be written (%s): a run that goes on from here is another one in MLflow", RUN, error)
+            log.warning("%s cannot be written (%s): if this run is resumed, MLflow will show another run", RUN, error)
 
     def _metrics(self, client: MlflowClient, entries: Sequence[Entry]) -> None:
         from mlflow.entities import Metric

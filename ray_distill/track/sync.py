@@ -24,13 +24,17 @@ def sync(folder: Path, uri: str | None = None) -> tuple[int, int]:
     opening = [entry["uri"] for entry in waiting.of("open")]
     uris = [*opening, *([read_document(folder / RUN, "run_id").get("uri", "")] if (folder / RUN).is_file() else [])]
     if not len(waiting) and not uris:
-        raise ConfigError(f"{folder}: no run was tracked here; name the folder of one, such as output/quickstart")
+        raise ConfigError(
+            f"{folder}: no run was tracked in this folder; give a run's folder, such as output/quickstart"
+        )
     uri = uri or next(filter(None, uris), "")
     if not uri or HIDDEN in uri:
-        raise ConfigError(f"{folder}: its tracking URI ({uri or 'unknown'}) is not kept whole; add track.uri=...")
+        raise ConfigError(f"{folder}: no file keeps its whole tracking URI ({uri or 'unknown'}); add track.uri=...")
     tracker, before = Tracker(uri, folder=folder), len(waiting)
     if before and not tracker.run_id and not opening:
-        raise ConfigError(f"{folder}: its {RUN} is lost; the run that goes on from here (the same command) sends all")
+        raise ConfigError(
+            f"{folder}: its {RUN} is lost; repeat the command that trained this run: it resumes and sends all"
+        )
     tracker.send()
     left = tracker.left
     if not left and tracker.run_id:

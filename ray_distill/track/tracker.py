@@ -155,7 +155,8 @@ class Tracker:
         self._courier.close()
         if self.left and self.folder:
             log.warning(
-                "MLflow misses a part of this run, which is kept. When it is back: ray-distill track sync %s",
+                "MLflow misses a part of this run, which its folder keeps. When MLflow is back: ray-distill track "
+                "sync %s",
                 self.folder,
             )
 
@@ -224,8 +225,8 @@ class Tracker:
         if not self._warned:
             self._warned = True
             self._say(
-                f"MLflow at {mask(self.uri)} failed ({cause}). The run goes on, what MLflow misses is kept, and it is "
-                f"tried again every {COOL_DOWN_S:.0f} s without further warnings; check the URI and its server."
+                f"MLflow at {mask(self.uri)} failed ({cause}). The run goes on, keeps the calls that MLflow misses, "
+                f"and tries again every {COOL_DOWN_S:.0f} s without further warnings; check the URI and its server."
             )
 
     def _say(self, warning: str) -> None:

@@ -44,17 +44,18 @@ def read_hook(path: Path) -> Hook:
     secret."""
     where = f"track.webhook = {path}"
     if not path.is_file():
-        raise ConfigError(f'{where}: no such file. It holds {{"callback_url": "https://..."}}; --no-push does without')
+        raise ConfigError(f'{where}: no such file. Write {{"callback_url": "https://..."}} into it, or add --no-push')
     try:
         content = json.loads(path.read_text())
     except ValueError:
-        raise ConfigError(f"{where}: not valid JSON") from None
+        raise ConfigError(f"{where}: this is not valid JSON") from None
     try:
         hook = Hook.model_validate(content)
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, e["loc"])) or "the whole" for e in error.errors(include_input=False))
         raise ConfigError(
-            f"{where}: {keys}: one mapping with callback_url, and if you like message_prefix and webhook_type = raw"
+            f"{where}: {keys}: give one mapping with callback_url and, optionally, message_prefix and webhook_type = "
+            "raw"
         ) from None
     if not hook.callback_url.get_secret_value().startswith(("http://", "https://")):
         raise ConfigError(f"{where}: callback_url must start with http:// or https://")
@@ -123,4 +124,6 @@ class WebHook:
     def _warn(self, cause: str) -> None:
         if not self._warned:
             self._warned = True
-            log.warning("the web hook of track.webhook failed (%s). The run goes on; no more is said of it.", cause)
+            log.warning(
+                "the web hook of track.webhook failed (%s). The run goes on without further warnings of it.", cause
+            )

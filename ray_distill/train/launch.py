@@ -179,7 +179,7 @@ def _run(
     log_data(config, cache, tracker)
     journal.add("data", sheet=str(cache.folder / SHEET), **cache.card)
     if config.evaluate.baseline and trial is None:
-        with phases("baseline: what the teacher makes, before training"):
+        with phases("baseline: samples of the teacher, before training"):
             _log_baseline(config, cache, tracker)
     validations = Validations(config, cache, tracker, trial.report if trial else None, hook)
 
@@ -221,7 +221,7 @@ def _measured(config: RunConfig, cache: Cache, checkpoint: Path, phases: Phases)
     """Report of the evaluation of a checkpoint; empty where the evaluation is off."""
     if not config.evaluate.enabled:
         return {}
-    with phases("evaluate: the student against its teacher, by samples"):
+    with phases("evaluate: samples of the student against its teacher's"):
         return evaluate(config, cache, checkpoint, config.run_dir)
 
 
@@ -243,7 +243,7 @@ def _prepared(config: RunConfig) -> Cache:
 def _say_head(config: RunConfig) -> None:
     """Print the run's method, the place of Ray's output, warnings, and whether the GPUs have room."""
     say(f"== {config.name}: {config.method.name}: {config.method.describe()}")
-    say(f"   what Ray and its workers say: {ray_logs()}")
+    say(f"   logs of Ray and its workers: {ray_logs()}")
     for message in warnings(config):
         say(f"   warning: {message}")
     if config.train.use_gpu:

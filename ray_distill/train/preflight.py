@@ -84,8 +84,8 @@ def _look_at_data(card: Mapping[str, Any], seen: Findings) -> None:
     if tokens := card.get("tokens"):  # new in cards
         seen.numbers["tokens"] = tokens
         seen.lines.append(
-            f"captions: {tokens['median']} tokens in the middle, {tokens['most']} at most; the model takes "
-            f"{tokens['taken']}, {card['captions_cut']} are cut"
+            f"captions: {tokens['median']} tokens in the median, {tokens['most']} at most; the model takes "
+            f"{tokens['taken']}, so {card['captions_cut']} captions are cut"
         )
     if cut := card.get("captions_cut"):
         seen.warnings.append(
@@ -131,12 +131,12 @@ def judge(means: Mapping[str, float], config: RunConfig, seen: Findings) -> None
         seen.warnings.append(f"the teacher is static in most videos: {means['moving']:.0%} of them move")
     if means["saturation"] <= (LEAST["saturation"] or 0.0):
         seen.warnings.append(
-            f"the teacher's videos are grey (saturation {means['saturation']:.4f}): no ratio of saturation will say "
-            "anything"
+            f"the teacher's videos are grey (saturation {means['saturation']:.4f}): a ratio of saturation will mean "
+            "nothing"
         )
     for name, bounds in config.evaluate.preflight.within.items():
         if bounds.excess(means[name]) > 0:
-            seen.errors.append(f"the teacher's {name} is {means[name]:.4g}; {bounds} was asked")
+            seen.errors.append(f"the teacher's {name} is {means[name]:.4g}, and evaluate.preflight asks for {bounds}")
 
 
 def _compare(config: RunConfig, cache: Cache, seen: Findings) -> None:
@@ -160,8 +160,9 @@ def _compare(config: RunConfig, cache: Cache, seen: Findings) -> None:
     )
     if not difference <= settings.tolerance:
         seen.errors.append(
-            f"our sampler and diffusers' pipeline differ by {difference:.1e}, more than evaluate.preflight.tolerance = "
-            f"{settings.tolerance:g}: the student would learn from another teacher than diffusers shows"
+            f"our sampler and diffusers' pipeline differ by {difference:.1e}, more than evaluate.preflight.tolerance "
+            f"= {settings.tolerance:g}: the student would learn from a teacher that samples otherwise than diffusers' "
+            "pipeline"
         )
 
 

@@ -42,7 +42,7 @@ class Objective:
     def broken(self, row: Mapping[str, Any]) -> list[str]:
         """Constraints that ``row`` breaks, with its numbers."""
         return [
-            f"{name} {row[name]:.3f}, {bounds} was asked"
+            f"{name} {row[name]:.3f}, and the constraint is {bounds}"
             for name, bounds in self.constraints.items()
             if bounds.excess(_number(row, name)) > 0
         ]
@@ -51,7 +51,7 @@ class Objective:
 def _number(row: Mapping[str, Any], name: str) -> float:
     if name not in row:
         raise ValueError(
-            f"{name} was not measured at step {row.get('step')}: the teacher's is next to nothing, or the samples of "
-            "this trial have none; take another number"
+            f"{name} was not measured at step {row.get('step')}: the teacher's value is almost 0, or the samples of "
+            "this trial have none; take another measure"
         )
     return float(row[name])

@@ -33,19 +33,23 @@ def slots(cluster: Mapping[str, float], train: Train, asked: int | None) -> Slot
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     beside = DRIVER_CPUS + BESIDE_CPUS
     if train.use_gpu and gpus < train.workers:
-        raise ConfigError(f"train.workers = {train.workers} on a GPU each; the cluster has {gpus:g}")
+        raise ConfigError(
+            f"train.workers = {train.workers}: each worker needs a GPU, and the cluster has {gpus:g}; lower "
+            "train.workers"
+        )
     by_cpu = max(1, math.floor(cpus / (train.workers * train.cpus_per_worker + beside)))
     by_gpu = max(1, int(gpus // (train.workers + 1))) if train.use_gpu else by_cpu
     concurrent = asked or min(by_cpu, by_gpu)
     if train.use_gpu and concurrent * train.workers > gpus:
         raise ConfigError(
-            f"concurrent = {concurrent}: needs {concurrent * train.workers} GPUs; the cluster has {gpus:g}"
+            f"concurrent = {concurrent}: these trials need {concurrent * train.workers} GPUs, and the cluster has "
+            f"{gpus:g}; lower concurrent or train.workers"
         )
     share = (cpus - concurrent * beside) / (concurrent * train.workers)
     share = math.floor(100 * min(share, train.cpus_per_worker)) / 100
     if share < LEAST_CPUS:
         raise ConfigError(
-            f"concurrent = {concurrent}: {cpus:g} CPUs leave a worker {max(share, 0):g} of one; at least {LEAST_CPUS} "
-            "is needed. Lower concurrent or train.workers"
+            f"concurrent = {concurrent}: of {cpus:g} CPUs each worker would get {max(share, 0):g}, and it needs at "
+            f"least {LEAST_CPUS}; lower concurrent or train.workers"
         )
     return Slots(concurrent, share)

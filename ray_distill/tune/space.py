@@ -39,7 +39,7 @@ class Range(Section):
         if len(names) != 1:
             raise ValueError(f"give exactly one of uniform, loguniform and choice, not {names or 'none'}")
         if self.choice is None and not self.values[0] < self.values[1]:
-            raise ValueError(f"{names[0]} = {list(self.values)}: the lower end comes first")
+            raise ValueError(f"{names[0]} = {list(self.values)}: give the lower end first")
         if self.loguniform and self.loguniform[0] <= 0:
             raise ValueError(f"loguniform = {list(self.loguniform)}: both ends must be above 0")
         return self
@@ -102,10 +102,12 @@ def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     steps = base.config.train.steps
     _check_objective(sweep, base.config)
     if sweep.first_rung is not None and sweep.first_rung >= steps:
-        raise ConfigError(f"first_rung = {sweep.first_rung}: not below train.steps = {steps}; lower it or remove it")
+        raise ConfigError(
+            f"first_rung = {sweep.first_rung}: this must be below train.steps = {steps}; lower or remove first_rung"
+        )
     for key, range_ in sweep.space.items():
         if key.startswith(NOT_SEARCHED):
-            raise ConfigError(f"space.{key}: all trials share this key; set it in the base or in overrides")
+            raise ConfigError(f"space.{key}: all trials share this key; set it in the base or in overrides instead")
         for value in range_.values:
             try:
                 trial_config(sweep, base.config, {key: value}, "check")
@@ -123,7 +125,7 @@ def _check_objective(sweep: Sweep, base: RunConfig) -> None:
         try:
             check_names(names, settings.metrics, settings.metric is not None, teacher, settings.networks.folders)
         except ValueError as error:
-            raise ConfigError(f"{key}: {error}; the base's keys are set in overrides") from None
+            raise ConfigError(f"{key}: {error}; set the base's keys in overrides") from None
 
 
 def trial_config(
@@ -164,7 +166,8 @@ def base_point(sweep: Sweep, base: RunConfig) -> dict[str, Any]:
             inside = [flat[key]]
         if not inside:
             raise ConfigError(
-                f"space.{key}: the base's {flat.get(key)} is not in {list(range_.values)}; widen it, or try_base=false"
+                f"space.{key}: the base's {flat.get(key)} is not in {list(range_.values)}; widen the range, or set "
+                "try_base=false"
             )
         point[key] = inside[0]
     return point

@@ -129,7 +129,9 @@ def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
     old, new = (flatten({key: tree[key] for key in now}) for tree in (then, now))
     if changed := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         differences = ", ".join(f"{key} was {old.get(key)} and is {new.get(key)}" for key in changed)
-        raise ConfigError(f"{settings.home} is another sweep's: {differences}. Choose another name, or give these back")
+        raise ConfigError(
+            f"{settings.home} belongs to another sweep: {differences}. Choose another name, or set these keys back"
+        )
     tags = {"kind": "sweep", "method": base.method.name, "version": __version__}
     params = flatten(masked(settings.model_dump(mode="json", exclude_none=True)))
     tracker = Tracker.start(
@@ -209,7 +211,7 @@ class TrialLines(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.ended += 1
-        say(f"   {run_name(trial.trial_id)} failed; its folder's {FILE} says of what")
+        say(f"   {run_name(trial.trial_id)} failed; {FILE} in its folder has the error")
 
 
 def _score(score: float) -> str:
@@ -223,9 +225,9 @@ def _report(settings: Sweep, base: RunConfig, trials: list[Trial], tracker: Trac
     say("\n" + table(trials, label))
     best = next((trial for trial in trials if trial.status == "done"), None)
     if best is None:
-        raise RuntimeError(f"{home}: no trial came to its end; {trials[0].error if trials else 'none was started'}")
+        raise RuntimeError(f"{home}: no trial ended; {trials[0].error if trials else 'none was started'}")
     if best.broken:
-        say(f"   no trial keeps the constraints; {best.name} is the nearest: {'; '.join(best.broken)}")
+        say(f"   no trial keeps all constraints; {best.name} comes nearest: {'; '.join(best.broken)}")
     parallel_plot(home / "parallel.png", trials, settings.space, label)
     write_best(home / "best.yaml", best_config(settings, base, best.point), best, label)
     tracker.metrics(len(trials), {f"sweep/best_{OBJECTIVE}": best.objective, "sweep/trials": len(trials)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,11 @@ def test_pictures_of_a_column_are_streamed_beside_their_clips(local_ray: None, t
     make(tmp_path, "2.1_i2v")
     rows = [json.loads(line) for line in (tmp_path / "2.1_i2v/clips/manifest.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows):
-        row["image"] = str(tmp_path / ("red.png", "blue.png")[number % 2])
+        row["image"] = ("red.png", "blue.png")[number % 2]
+        shutil.copy(tmp_path / row["image"], tmp_path / "2.1_i2v/clips")
     manifest = tmp_path / "2.1_i2v/clips/pictures.jsonl"
     manifest.write_text("\n".join(map(json.dumps, rows)))
-    part = {"manifest": str(manifest), "image_column": "image", "root": str(tmp_path)}
+    part = {"manifest": str(manifest), "image_column": "image"}
     method = {"name": "flow_matching"}
     run = tree(tmp_path, "2.1_i2v", method, {"student": {"optimizer": OPTIMIZER}}, part)
     run["evaluate"] = {"enabled": False}
@@ -82,7 +84,7 @@ def test_pictures_of_a_column_are_streamed_beside_their_clips(local_ray: None, t
         own = run | {"name": name, "data": run["data"] | {"cache_dir": str(tmp_path / f"cache_{name}")}}
         own["data"]["stream"] = name == "streamed"
         if name == "first_frames":
-            own["data"]["datasets"] = [{key: part[key] for key in ("manifest", "root")}]
+            own["data"]["datasets"] = [{"manifest": str(manifest)}]
         assert main(["train", written(own, tmp_path / f"{name}.yaml")]) == 0
         last = latest(tmp_path / "output" / name)
         assert last is not None

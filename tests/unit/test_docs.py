@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import tree, upgrade
+from docs import keys, support, tree, upgrade
 from docs.upgrade import cited_tests
 from ray_distill.arguments import parse
 from ray_distill.cli import main
@@ -27,12 +27,27 @@ def commands() -> list[str]:
     return sorted(set(found))
 
 
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of docs/first_run.md, in a file."""
+    path = tmp_path_factory.mktemp("first") / "first.yaml"
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "first_run.md").read_text(), re.S | re.M)
+    assert len(text.splitlines()) <= 20
+    path.write_text(text)
+    return path
+
+
+def test_the_first_configuration_fits_its_cluster(first_run: Path) -> None:
+    assert main(["plan", str(first_run), "cluster=8xH100-80GB"]) == 0
+
+
 def test_there_are_commands() -> None:
     assert len(commands()) >= 12
 
 
 @pytest.mark.parametrize("line", commands())
-def test_a_documented_command_is_taken(line: str) -> None:
+def test_a_documented_command_is_taken(line: str, first_run: Path) -> None:
+    line = line.replace(" first.yaml", f" {first_run}")
     args = parse(shlex.split(line)[1:])
     if args.verb == "report":
         assert all(str(run).startswith(MADE) for run in args.runs)
@@ -44,7 +59,7 @@ def test_a_documented_command_is_taken(line: str) -> None:
         assert args.action == "sync" and str(args.config).startswith(MADE)
     elif args.verb == "tune":
         load_sweep(args.config, args.overrides)
-    elif args.verb == "plan":
+    elif args.verb == "plan" and args.config != first_run:
         assert main(shlex.split(line)[1:]) in (0, 1)
     else:
         load_run(args.config, args.overrides, environment={})
@@ -79,6 +94,16 @@ def test_the_trees_are_those_of_the_files() -> None:
     assert len(tree.architecture().splitlines()) <= 160
     modules = sorted((ROOT / "ray_distill").rglob("*.py"))
     assert [path for path in modules if path.name != "__init__.py" and not tree.purpose(path)] == []
+
+
+def test_the_keys_are_those_of_the_schema() -> None:
+    """`python docs/keys.py` writes the page."""
+    assert (ROOT / "docs" / "keys.md").read_text() == keys.page()
+
+
+def test_the_table_of_families_is_what_they_declare() -> None:
+    """`python docs/support.py` writes it."""
+    assert (ROOT / "README.md").read_text() == support.page()
 
 
 def test_each_folder_opens_with_a_guide() -> None:

@@ -48,7 +48,9 @@ def test_a_configuration_shows_no_password(tmp_path):
     assert config.dump()["track"]["uri"] == "postgresql://ann:***@db:5432/mlflow"
     assert RunConfig.model_validate(config.dump(secrets=True)) == config
     check_track(config)
-    with pytest.raises(ConfigError, match=r"its password was hidden .*: RAY_DISTILL_TRACK__URI="):
+    with pytest.raises(
+        ConfigError, match=r"this file was written without its password; give .*: RAY_DISTILL_TRACK__URI="
+    ):
         check_track(RunConfig.model_validate(config.dump()))
 
 
@@ -108,7 +110,10 @@ def test_a_presigned_address_that_was_hidden_is_asked_for_again(tmp_path):
     address = "https://h/clips/m.jsonl?X-Amz-Signature=hunter2"
     config = run_config(tmp_path, data__manifest=address)
     check_track(config)
-    with pytest.raises(ConfigError, match=r"data\.manifest = .*\*\*\*: its signature was hidden .*; give it again"):
+    with pytest.raises(
+        ConfigError,
+        match=r"data\.manifest = .*\*\*\*: this file was written without its signature; give the whole address",
+    ):
         check_track(RunConfig.model_validate(config.dump()))
     several = run_config(
         tmp_path, data__manifest=None, data__datasets=[{"videos": str(tmp_path)}, {"manifest": address}]

@@ -89,7 +89,7 @@ class Metric(nn.Module):
         for prompt in prompts:
             if head := self.head_without_answer(prompt):
                 words = ", ".join(self.words[head])
-                raise ValueError(f"prompt {prompt!r} names no {head}: it must hold one of {words}")
+                raise ValueError(f"prompt {prompt!r} names no {head}: it must contain one of {words}")
         predictions = self.classify(videos) if features is None else self._words(features)
         right = [
             all(word in answer for word, answer in zip(predicted, answer.values(), strict=True))

@@ -15,7 +15,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """
     a, b = features_a.double(), features_b.double()
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise ValueError("features hold NaN or infinities: no distance can be told from them")
+        raise ValueError("features hold NaN or infinities: no distance can be computed from them")
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"features must be [N, D] and [M, D] with N, M >= 2, got {tuple(a.shape)}, {tuple(b.shape)}")
     cov_a, cov_b = (torch.atleast_2d(features.T.cov()) for features in (a, b))

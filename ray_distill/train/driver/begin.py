@@ -25,17 +25,20 @@ def check_init(config: RunConfig, tell: Callable[[str], None] = lambda _: None) 
     roles = [role for role, need in config.method.roles.items() if need == "trained"]
     counters = origin.state.get("roles", {})
     if STUDENT not in counters:
-        raise ConfigError(f"{key}: it holds no {STUDENT}, but {', '.join(counters) or 'nothing'}")
+        raise ConfigError(
+            f"{key}: this checkpoint has no {STUDENT}, but {', '.join(counters) or 'nothing'}; give one of a run that "
+            f"trains a {STUDENT}"
+        )
     if starts := [role for role, need in config.method.roles.items() if isinstance(need, Start)]:
         raise ConfigError(
-            f"{key}: method {config.method.name!r} samples with what its student began with ({starts[0]}): export the "
-            f"checkpoint, and give that folder as roles.{STUDENT}.path"
+            f"{key}: method {config.method.name!r} also samples with its student's first weights ({starts[0]}): "
+            f"export this checkpoint, and give the exported folder as roles.{STUDENT}.path"
         )
     for role in roles:
         if role in counters:
             _check_role(config, role, origin, key)
         else:
-            tell(f"train.init_from: {origin.folder} holds no {role}, which begins as in any run")
+            tell(f"train.init_from: {origin.folder} has no {role}, so this role begins as in any run")
 
 
 def _checkpoint(folder: Path, key: str) -> Checkpoint:
@@ -46,7 +49,7 @@ def _checkpoint(folder: Path, key: str) -> Checkpoint:
     except BadCheckpoint as error:
         within = latest(folder, tell=lambda _: None) if folder.is_dir() else None
         raise ConfigError(
-            f"{key}: {f'give a checkpoint of it, such as {within.folder}' if within else error}"
+            f"{key}: {f'give one of its checkpoints, such as {within.folder}' if within else error}"
         ) from None
 
 
@@ -58,12 +61,15 @@ def _check_role(config: RunConfig, role: Role, origin: Checkpoint, key: str) -> 
     )
     if then != now:
         raise ConfigError(
-            f"{key}: roles.{role}.lora was {then} and is {now}: give the same, or export that checkpoint and give its "
-            f"folder as roles.{role}.path"
+            f"{key}: roles.{role}.lora was {then} and is {now}: give the same lora, or export this checkpoint and "
+            f"give the exported folder as roles.{role}.path"
         )
     if now:
         if origin.state.get("bases", {}).get(role) != weights_hash(source):
-            raise ConfigError(f"{key}: its adapters of {role} were trained on other weights than {source} has")
+            raise ConfigError(
+                f"{key}: its adapters of {role} were trained on other weights than those of {source}; give "
+                f"roles.{role}.path the weights of that run"
+            )
         return
     shapes = origin.shapes(role, "weights")
     needed = {name: tuple(tensor.shape) for name, tensor in _network(config, role).named_parameters()}

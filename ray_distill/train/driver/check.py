@@ -57,8 +57,8 @@ def _check(config: RunConfig) -> None:
     last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is not None and config.train.resume_from == "none":
         raise ConfigError(
-            f"train.resume_from = none: {last.folder} is there. Choose another name, or go on "
-            "from it with train.resume_from=latest"
+            f"train.resume_from = none: this run already has {last.folder}. Choose another name, or go on from this "
+            "checkpoint with train.resume_from=latest"
         )
     if last is not None:
         check_resumable(config, last)
@@ -82,7 +82,7 @@ def check_track(config: RunConfig) -> None:
     configurations hide."""
     if HIDDEN in config.track.uri:
         raise ConfigError(
-            f"track.uri = {config.track.uri}: its password was hidden when this was written; give it again: "
+            f"track.uri = {config.track.uri}: this file was written without its password; give the URI again: "
             "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     scheme = config.track.uri.partition("://")[0].partition("+")[0] if "://" in config.track.uri else ""
@@ -95,7 +95,9 @@ def check_track(config: RunConfig) -> None:
     for number, part in enumerate(config.data.parts):
         if is_remote(part.place) and HIDDEN in str(part.place):
             key = f"data.datasets.{number}.{part.kind}" if config.data.datasets else f"data.{part.kind}"
-            raise ConfigError(f"{key} = {part.place}: its signature was hidden when this was written; give it again")
+            raise ConfigError(
+                f"{key} = {part.place}: this file was written without its signature; give the whole address again"
+            )
 
 
 def warnings(config: RunConfig) -> list[str]:
@@ -104,7 +106,7 @@ def warnings(config: RunConfig) -> list[str]:
     if config.data.caption_dropout and not config.method.uses_latents:
         texts.append(
             f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no "
-            "data, and such samples teach the student the empty prompt and nothing else. Set it to 0"
+            "data, so samples without a prompt only teach the student the empty prompt. Set it to 0"
         )
     return texts
 
@@ -129,11 +131,13 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     changed = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k) and k.startswith(fixed)]
     if changed:
         differences = ", ".join(f"{key} was {then.get(key)} and is {now.get(key)}" for key in changed)
-        raise ConfigError(f"{last.folder} is another run's: {differences}. Choose {new_run(last)}, or give these back")
+        raise ConfigError(
+            f"{last.folder} belongs to another run: {differences}. Choose {new_run(last)}, or set these keys back"
+        )
     for role, then_hash in last.state.get("bases", {}).items():
         source = config.source(role)
         if config.role(role).lora and then_hash not in (weights_hash(source), ends_hash(source)):
             raise ConfigError(
-                f"{last.folder} holds adapters of {role} that were trained on other weights than {source} "
-                "has; give those back, or choose another name"
+                f"{last.folder} holds adapters of {role} that were trained on other weights than those of {source}; "
+                "restore these weights, or choose another name"
             )

@@ -78,8 +78,8 @@ def _begin(config: RunConfig, cache: Cache) -> checkpoint.Checkpoint | None:
     last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is not None and last.state["data"] != cache.folder.name:
         raise ConfigError(
-            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): "
-            f"choose {new_run(last)}, or give that data back"
+            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): choose "
+            f"{new_run(last)}, or restore the old data"
         )
     if last is not None and last.step >= config.train.steps:
         # The export needs a checkpoint read whole; after a damaged one the run trains on from the one before.
@@ -103,7 +103,8 @@ def _say_limits(config: RunConfig, stream: Stream) -> None:
         say(f"   warning: {line}")
     if stream.left_out:
         say(
-            f"   {stream.left_out} clips are left out: their sizes do not fill a global batch (data.keep_small_buckets)"
+            f"   {stream.left_out} clips are left out, since their sizes do not fill a global batch "
+            "(data.keep_small_buckets)"
         )
 
 
@@ -114,7 +115,7 @@ def _end(config: RunConfig, signals: Signals, board: Any) -> checkpoint.Checkpoi
         raise Stopped(signals.signum, last.step if last else 0)
     if last is None or last.step < config.train.steps:
         why = ray.get(board.unsaved.remote(), timeout=60)
-        stands = f"{last.folder} stands" if last else "there is none"
+        stands = f"the newest is {last.folder}" if last else "there is none"
         raise RuntimeError(f"training ended without its last checkpoint ({stands}): {why or 'it is not there'}")
     return last
 
@@ -123,7 +124,7 @@ def newest(config: RunConfig) -> checkpoint.Checkpoint:
     """The run's newest checkpoint that is whole in every byte; ConfigError if there is none."""
     last = checkpoint.latest(config.run_dir, thorough=True)
     if last is None:
-        raise ConfigError(f"{config.run_dir}: no checkpoint there yet; train it first: ray-distill train ...")
+        raise ConfigError(f"{config.run_dir}: this run has no checkpoint yet; train first: ray-distill train ...")
     return last
 
 

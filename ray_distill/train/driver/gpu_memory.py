@@ -23,7 +23,7 @@ def check_room(config: RunConfig) -> str:
     try:
         fits, text = room(config, memory)
     except ValueError as error:  # plan cannot count such a run, which is no reason to stop it
-        return f"its memory is not planned: {error}"
+        return f"no plan of its memory: {error}"
     if not fits:
         raise ConfigError(text)
     return text
@@ -41,5 +41,5 @@ def smallest_gpu() -> int | None:
     try:
         return min((size for sizes in ray.get(asked, timeout=TIMEOUT_S) for size in sizes), default=None)
     except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
-        log.warning("the GPUs' memory is not known: %s", type(error).__name__)
+        log.warning("the memory of the GPUs is unknown: %s", type(error).__name__)
         return None

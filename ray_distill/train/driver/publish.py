@@ -78,7 +78,7 @@ def note(config: RunConfig, report: dict[str, Any]) -> str:
     missed = [f"- The student misses a goal: {goal}" for goal in report.get("missed", [])]
     lines = missed or (["The student meets its goals."] if asked and config.evaluate.enabled else [])
     return "\n".join(
-        [*lines, "", "```", table(report), "```", "", f"All of it on one page: {PAGE} among the artifacts."]
+        [*lines, "", "```", table(report), "```", "", f"The artifact {PAGE} shows the whole run on one page."]
     )
 
 
@@ -88,6 +88,6 @@ def publish_page(write: Callable[[], Path], tracker: Tracker) -> None:
     try:
         page = write()
     except Exception as error:  # a full disk, or a run that the page did not expect
-        say(f"   no page is written ({type(error).__name__}: {error}); ray-distill report writes it later")
+        say(f"   the page was not written ({type(error).__name__}: {error}); ray-distill report can write it later")
         return
     tracker.artifact(page, wait=False)

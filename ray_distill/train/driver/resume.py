@@ -51,14 +51,14 @@ def changes(config: RunConfig, cache: Cache) -> list[str]:
     try:
         listed = {(entry.dataset, entry.video) for entry in entries(config.data) if entry.video}
     except (ValueError, OSError) as error:
-        return [f"the data's sources cannot be listed ({error}); the run goes on with what was made of them"]
+        return [f"the data's sources cannot be listed ({error}); the run goes on with its cache"]
     clips = rows_of(unequal(cache.index, video="").select(["dataset", "video"]))
     kept = {(row["dataset"], row["video"]) for row in clips}
     gone, new = sorted(kept - listed), sorted(listed - kept)
-    lines = [f"{_count(gone)} gone from the data's sources; the run goes on with what was made of them"] if gone else []
+    lines = [f"{_count(gone)} gone from the data's sources; the run goes on with its cache"] if gone else []
     absent = cache.card.get("skipped", 0) + cache.card.get("repeated", 0)
     if len(new) > absent:
-        lines.append(f"{len(new) - absent} clips are new in the data's sources, and no part of this run")
+        lines.append(f"{len(new) - absent} new clips in the data's sources are not part of this run")
     return lines
 
 
@@ -69,7 +69,7 @@ def not_measured(config: RunConfig, cache: Cache) -> bool:
 
 def _count(clips: list[tuple[int, str]]) -> str:
     names = ", ".join(name for _, name in clips[:SHOWN]) + (", ..." if len(clips) > SHOWN else "")
-    return f"{len(clips)} clip is ({names})" if len(clips) == 1 else f"{len(clips)} clips are ({names})"
+    return f"{len(clips)} clip ({names}) is" if len(clips) == 1 else f"{len(clips)} clips ({names}) are"
 
 
 def check_teacher(config: RunConfig, last: Checkpoint) -> None:
@@ -80,8 +80,8 @@ def check_teacher(config: RunConfig, last: Checkpoint) -> None:
             continue
         if weights_hash(config.source(role)) != then:
             raise ConfigError(
-                f"{last.folder} was trained with another {role} than {config.source(role)} holds: give that one back, "
-                f"go on with this one (train.other_teacher=true), or begin a new run: {new_run(last)}"
+                f"{last.folder} was trained with another {role} than the one in {config.source(role)}: restore the "
+                f"old one, go on with the new one (train.other_teacher=true), or begin a new run: {new_run(last)}"
             )
 
 

@@ -105,7 +105,7 @@ class Validations:
         return None
 
     def _gone(self, step: int) -> None:
-        say(f"   step {step} is not validated: its checkpoint is gone already; raise train.checkpoints_keep")
+        say(f"   step {step} is not validated: its checkpoint was already deleted; raise train.checkpoints_keep")
 
     def _start(self, step: int) -> None:
         if self._generator is None:

@@ -120,7 +120,7 @@ def _rolled_back(job: Job, engines: Engines) -> int:
     if count > job.config.train.rollbacks:
         raise RuntimeError(
             f"loss or gradient stayed non-finite after {count - 1} rollbacks (train.rollbacks = "
-            f"{job.config.train.rollbacks}): the last checkpoint stands; lower the learning rates and go on from it"
+            f"{job.config.train.rollbacks}): lower the learning rates and go on from the last checkpoint"
         )
     engines.rate_factor = ROLLBACK_FACTOR**count
     return count
@@ -171,7 +171,7 @@ class Reporter:
         self.notice = notice
         if fresh and self.placement.leads:
             ranks = ", ".join(map(str, notice.preempted_ranks))
-            text = f"a node is about to be taken away, and with it ranks {ranks}: saving step {step + 1}"
+            text = f"a node with ranks {ranks} is about to be taken away: saving step {step + 1}"
             ray.get(self.job.board.note.remote(text), timeout=60)
         return fresh
 

@@ -69,9 +69,9 @@ def test_a_method_with_modes_and_another_tools_spelling(load):
     assert loaded.source("method.euler_steps").endswith("run.yaml")
     assert load("method.multiphase=[0.8, 0.9]", method=seed, roles=roles).config.method.multiphase == (0.8, 0.9)
     for changed, message in (
-        ("method.euler_steps=50", "method.euler_timesteps: another spelling of method.euler_steps"),
-        ("method.mode=semantics", "method.mode = 'semantics': 'dcm' has the modes semantic"),
-        ("method={name: dcm}", "method.mode = None: 'dcm' has the modes semantic"),
+        ("method.euler_steps=50", "method.euler_timesteps is another spelling of method.euler_steps"),
+        ("method.mode=semantics", "method.mode = 'semantics': choose from the modes of 'dcm': semantic"),
+        ("method={name: dcm}", "method.mode = None: choose from the modes of 'dcm': semantic"),
         ("method={name: dmd, mode: fine}", "method.mode: method 'dmd' has no such key"),
     ):
         with pytest.raises(ConfigError) as error:
@@ -122,11 +122,11 @@ def test_every_mistake_is_told_at_once_with_its_source(load):
         ("train.min_workers=3", "train.min_workers = 3 is more than train.workers = 2"),
         (
             "train={steps: 1, micro_batch: 2, global_batch: 16, workers: 8, sequence_parallel: 3}",
-            "train.workers = 8 is no multiple; set sequence_parallel to one of 1, 2, 4, 8, or workers to 6 or 9",
+            "train.workers = 8 is no multiple of it; set sequence_parallel to one of 1, 2, 4, 8, or workers to 6 or 9",
         ),
         (
             "train={steps: 1, micro_batch: 2, global_batch: 16, workers: 8, min_workers: 6, sequence_parallel: 4}",
-            "train.min_workers = 6 is no multiple; set sequence_parallel to one of 1, 2, or min_workers to 4 or 8",
+            "train.min_workers = 6 is no multiple of it; set sequence_parallel to one of 1, 2, or min_workers to 4",
         ),
         (
             "train={steps: 1, micro_batch: 2, global_batch: 16, workers: 6, sequence_parallel: 2}",
@@ -146,7 +146,7 @@ def test_every_mistake_is_told_at_once_with_its_source(load):
         ),
         ("method.timesteps=1000,x", "method.timesteps.1 = 'x': "),
         ("seed=-1", "seed = -1 (command line): "),
-        ("method.student_interval=0", "method.student_interval = 0: use 1 for every step"),
+        ("method.student_interval=0", "method.student_interval = 0: use 1 (each step)"),
         ("method.teacher_guidance=high", "method.teacher_guidance = 'high': "),
         (
             "method.num_frame_per_block=3",  # a causal key on a bidirectional student
@@ -156,7 +156,7 @@ def test_every_mistake_is_told_at_once_with_its_source(load):
         ("method.rollout=euler", "method.rollout = 'euler': "),
         ("model.family=wann", "model.family = 'wann': did you mean 'wan'?"),
         ("train.steps", "'train.steps': overrides are written key=value"),
-        ("seed.x=1", "command line: seed.x=1: seed.x: 'seed' is a value, not a section"),
+        ("seed.x=1", "command line: seed.x=1: seed.x: 'seed' has a value and no keys of its own"),
         ("data.frames=[1", "command line: data.frames=[1: "),
     ],
 )

@@ -1,11 +1,16 @@
 """What can be asked of one role, and what is refused by name."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
-from ray_distill.config import RunConfig
+from ray_distill.config import RunConfig, load_config
 from ray_distill.config.roles import Optimizer, RoleConfig
 from tests.unit.toys import run_config
+
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def test_lora_by_default_is_attention_at_the_scale_of_its_rank():
@@ -35,19 +40,22 @@ def test_norm_clips_unless_a_value_does():
         ({"lora": {"targets": []}}, r"lora\.targets[\s\S]*at least 1 item"),
         ({"lora": {"r": 4}}, r"lora\.r\b[\s\S]*not permitted"),
         ({"lora": {}, "init": "random"}, "init = 'random': lora adapts pretrained weights"),
-        ({"gradient_dtype": "bfloat16"}, "gradient_dtype = 'bfloat16': it is for dtype bfloat16 under ZeRO-1, 2 and 3"),
+        ({"gradient_dtype": "bfloat16"}, "gradient_dtype = 'bfloat16': only dtype bfloat16 under ZeRO-1, 2 or 3"),
         ({"offload_parameters": True}, "offload_parameters = true: only ZeRO-3's shards can be moved, and zero = 2"),
-        ({"zero": 0, "dtype": "bfloat16"}, "zero = 0: without shards a role trains in float32"),
-        ({"zero": 0, "offload_optimizer": True}, "offload_optimizer = true: it is ZeRO's, and zero = 0"),
-        ({"compile": True, "zero": 3}, "compile = true: ZeRO-3 gathers inside the blocks"),
-        ({"ema_interval": 5}, "ema_interval = 5: no average is kept; give ema_decay"),
+        ({"zero": 0, "dtype": "bfloat16"}, "zero = 0: a role without shards trains in float32"),
+        (
+            {"zero": 0, "offload_optimizer": True},
+            "offload_optimizer = true: only ZeRO moves the optimizer, and zero = 0",
+        ),
+        ({"compile": True, "zero": 3}, "compile = true: ZeRO-3 gathers weights inside the blocks"),
+        ({"ema_interval": 5}, "ema_interval = 5: the role keeps no average; give ema_decay"),
         ({"ema_decay": 0.9, "ema_interval": 0}, r"ema_interval[\s\S]*greater than 0"),
         ({"optimizer.clip_value": 0.01, "optimizer.clip_norm": 1}, "clip_norm = 1 and clip_value = 0.01: only one"),
         ({"optimizer.clip_value": -1}, r"clip_value[\s\S]*greater than or equal to 0"),
         ({"optimizer.schedule": "cosine_with_min_lr"}, "give min_lr_ratio above 0"),
-        ({"optimizer.min_lr_ratio": 0.1}, "min_lr_ratio = 0.1: schedule 'constant' does not fall"),
+        ({"optimizer.min_lr_ratio": 0.1}, "min_lr_ratio = 0.1: schedule 'constant' has no lowest rate"),
         ({"optimizer.schedule": "linear", "optimizer.min_lr_ratio": 1.0}, r"min_lr_ratio[\s\S]*less than 1"),
-        ({"optimizer.schedule": "cosine", "optimizer.power": 2}, "power = 2: only schedule 'polynomial' has one"),
+        ({"optimizer.schedule": "cosine", "optimizer.power": 2}, "power = 2: only schedule 'polynomial' has a power"),
         ({"optimizer.schedule": "polynomial", "optimizer.power": 0}, r"power[\s\S]*greater than 0"),
     ],
 )
@@ -79,7 +87,7 @@ def test_an_average_is_held_as_what_it_is_of(tmp_path):
 
 def test_an_average_has_no_section(tmp_path):
     roles = {"student": {"optimizer": {"learning_rate": 1e-4}}, "student_ema": {"zero": 3}}
-    with pytest.raises(ValidationError, match=r"roles\.student_ema: what it is follows from roles\.student"):
+    with pytest.raises(ValidationError, match=r"roles\.student_ema: roles\.student and the method determine this role"):
         run_config(tmp_path, **LCM | {"roles": roles})
     with pytest.raises(ValidationError, match=r"roles\.student_ema: method 'lcm' has no such role"):
         run_config(tmp_path, **LCM | {"roles": roles, "method": {"name": "lcm", "target_decay": 0}})
@@ -110,7 +118,7 @@ def test_a_discriminator_has_an_engine_of_its_own(tmp_path):
 )
 def test_what_heads_have_no_use_for_is_refused(tmp_path, change):
     (key,) = change
-    message = rf"roles\.discriminator: it is small heads on features of teacher, .* remove its {key}"
+    message = rf"roles\.discriminator: this role has small heads on features of teacher, .* remove its {key}"
     with pytest.raises(ValidationError, match=message):
         run_config(tmp_path, method={"name": "dmd_gan"}, roles__discriminator=HEADS | change)
 
@@ -128,5 +136,29 @@ def test_what_a_role_began_with_is_sampled_and_not_held(tmp_path):
     assert config.role("semantic").lora is None
     assert config.held_roles == ("student", "teacher", "discriminator")
     assert RunConfig.model_validate(config.dump()) == config
-    with pytest.raises(ValidationError, match=r"roles\.student\.path: method 'dcm_fine' also samples with what"):
+    with pytest.raises(ValidationError, match=r"roles\.student\.path: .* samples with this role's first weights"):
         fine(tmp_path, path=None)
+
+
+def test_a_fake_score_without_an_optimizer_follows_its_student(tmp_path):
+    """It takes storage, adapters and optimizer, not the average; its own keys stay, and each key has its source."""
+    student = {
+        "zero": 1,
+        "ema_decay": 0.9,
+        "lora": {"rank": 4},
+        "optimizer": {"learning_rate": 1e-4, "betas": [0, 0.99]},
+    }
+    tree = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text()) | {"roles": {"student": student}}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    loaded = load_config(path, ["roles.fake_score.zero=2"], environment={})
+    ours, other = loaded.config.role("student"), loaded.config.role("fake_score")
+    assert other.optimizer == ours.optimizer and other.lora == ours.lora and (other.zero, other.ema_decay) == (2, None)
+    assert loaded.source("roles.fake_score.optimizer.learning_rate") == "as roles.student"
+    assert loaded.source("roles.fake_score.zero") == "command line"
+    own = load_config(path, ["roles.fake_score.optimizer={learning_rate: 1.0e-3}"], environment={}).config
+    assert own.role("fake_score") == RoleConfig(optimizer={"learning_rate": 1e-3}), "a section with one stands as it is"
+
+
+def test_a_method_without_a_fake_score_gets_none():
+    assert "fake_score" not in load_config(CONFIGS / "lcm_quickstart.yaml", environment={}).config.roles

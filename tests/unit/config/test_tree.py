@@ -85,11 +85,11 @@ def test_numbers_as_people_write_them():
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
-        ("train: {steps: 1}\nseed: 0\ntrain: {steps: 2}", "'train' stands on line 1 and again on line 3"),
-        ("train:\n  steps: 1\n  workers: 1\n  steps: 2", "'steps' stands on line 2 and again on line 4"),
-        ("data: {datasets: [{repeats: 1, repeats: 2}]}", "'repeats' stands on line 1 and again on line 1"),
-        ('a: 1\n"a": 2', "'a' stands on line 1 and again on line 2"),
-        ("1: a\n1: b", "'1' stands on line 1 and again on line 2"),
+        ("train: {steps: 1}\nseed: 0\ntrain: {steps: 2}", "'train' occurs on line 1 and again on line 3"),
+        ("train:\n  steps: 1\n  workers: 1\n  steps: 2", "'steps' occurs on line 2 and again on line 4"),
+        ("data: {datasets: [{repeats: 1, repeats: 2}]}", "'repeats' occurs on line 1 and again on line 1"),
+        ('a: 1\n"a": 2', "'a' occurs on line 1 and again on line 2"),
+        ("1: a\n1: b", "'1' occurs on line 1 and again on line 2"),
     ],
 )
 def test_a_key_twice_is_an_error_with_both_lines(text, lines):
@@ -119,7 +119,7 @@ def test_what_is_no_mapping_is_not_merged(merged):
 def test_aliases_are_counted_and_not_expanded():
     text = "a: &a [1, 1, 1]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]"
     assert len(parse(text, ANY, nodes=70)["c"]) == 3
-    with pytest.raises(ConfigError, match="more than 50 values, aliases counted"):
+    with pytest.raises(ConfigError, match="more than 50 values, with those of aliases"):
         parse(text, ANY, nodes=50)
     merged = "a: &a {x: 1}\nb: &b {<<: [*a, *a, *a]}\nc: {<<: [*b, *b, *b]}"
     assert parse(merged, ANY, nodes=80)["c"] == {"x": 1}
@@ -129,14 +129,14 @@ def test_aliases_are_counted_and_not_expanded():
 
 @pytest.mark.parametrize("text", ["&r\nname: x\nmodel: *r", "a: &a [*a]", "a: &a {b: {c: *a}}"])
 def test_an_alias_of_itself_is_named(text):
-    with pytest.raises(ConfigError, match=r"line \d: an alias stands in its own anchor"):
+    with pytest.raises(ConfigError, match=r"line \d: an alias inside its own anchor"):
         parse(text, ANY)
 
 
 def test_levels_are_counted_before_they_are_read():
     assert parse("[[[1]]]", ANY, depth=3) == [[[1]]]
     for text in ("[[[[1]]]]", "{a: [{b: [1]}]}", "[[[["):
-        with pytest.raises(ConfigError, match="more than 3 levels"):
+        with pytest.raises(ConfigError, match="more than 3 nested levels"):
             parse(text, ANY, depth=3)
 
 

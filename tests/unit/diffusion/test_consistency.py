@@ -110,7 +110,9 @@ def test_the_largest_draw_stays_on_the_grid():
 def test_even_phases():
     assert even_edges(50, 1) == (0,) and even_edges(50, 4) == (0, 12, 25, 37)
     for phases in (0, 51):
-        with pytest.raises(ValueError, match=f"multiphase = {phases}: 50 solver steps make 1 to 50 phases"):
+        with pytest.raises(
+            ValueError, match=f"multiphase = {phases}: a phase has at least one of the 50 solver steps; use 1 to 50"
+        ):
             even_edges(50, phases)
 
 
@@ -119,7 +121,7 @@ def test_as_many_steps_as_phases_start_at_their_tops():
     for steps, phases in ((50, 4), (20, 3), (40, 5), (100, 7)):
         cut = solver_phases(steps, 5.0, 0.0, 1.0, phases)
         assert cut.timesteps(phases) == tuple(1000 * cut.levels[top] for top in (steps, *reversed(cut.edges[1:])))
-    with pytest.raises(ValueError, match="9 of them fall on a grid of 8 levels"):
+    with pytest.raises(ValueError, match="9 steps do not fit on a grid of 8 levels"):
         solver_phases(8, 1.0, 0.0, 1.0).timesteps(9)
 
 
@@ -129,7 +131,7 @@ def test_a_grid_halts_at_its_ends_and_at_given_edges():
     assert cut.edges == (0, 3, 6)
     assert solver_phases(10, 1.0, 0.3, 1.0).levels == pytest.approx([k / 10 for k in range(3, 11)])
     for edge in (0.3, 1.0):
-        with pytest.raises(ValueError, match=f"multiphase = .{edge}.: raw levels between 0.3 and 1"):
+        with pytest.raises(ValueError, match=f"multiphase = .{edge}.: give raw levels between 0.3 and 1"):
             solver_phases(8, 1.0, 0.3, 1.0, (edge,))
 
 

@@ -45,7 +45,7 @@ def test_what_is_not_is_named(value, message):
 
 def test_a_candidate_says_who_it_is(tmp_path):
     sampler = Sampler((1000.0,), "ode")
-    assert str(Candidate("teacher", sampler)) == "teacher as it began"
+    assert str(Candidate("teacher", sampler)) == "teacher before training"
     assert str(Candidate("student", sampler, tmp_path / "step_00000009")) == "student of step_00000009"
 
 

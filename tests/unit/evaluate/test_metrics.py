@@ -70,7 +70,7 @@ def test_accuracy_wants_every_head_right():
 
 def test_accuracy_refuses_a_prompt_it_cannot_judge():
     videos = np.zeros((4, 9, 24, 24, 3), np.uint8)
-    with pytest.raises(ValueError, match="'a zero' names no direction: it must hold one of left, right"):
+    with pytest.raises(ValueError, match="'a zero' names no direction: it must contain one of left, right"):
         Fixed(HEADS, (9, 24, 24)).accuracy(videos, ["a zero"] * 4)
     with pytest.raises(ValueError, match="4 videos and 3 prompts"):
         Fixed(HEADS, (9, 24, 24)).accuracy(videos, ["zero left"] * 3)

@@ -134,7 +134,7 @@ def test_validations_show_all_of_them(config, no_ray, tmp_path):
 def test_shown_videos_may_have_another_size_than_the_data(tmp_path):
     assert run_config(tmp_path).shown_size == (9, 24, 24)
     assert run_config(tmp_path, evaluate={"frames": 17, "width": 32}).shown_size == (17, 24, 32)
-    with pytest.raises(ValueError, match=r"evaluate\.frames: evaluate\.metric compares with the data's clips"):
+    with pytest.raises(ValueError, match=r"evaluate\.frames: evaluate\.metric compares samples with the data's clips"):
         run_config(tmp_path, evaluate={"frames": 17, "metric": str(tmp_path)})
 
 

@@ -121,7 +121,7 @@ def test_check_refuses_what_cannot_be_written(tmp_path):
     asked = {"model__comfyui_lora": True}
     check_comfyui(run_config(tmp_path, roles__student=optimizer | {"lora": {"rank": 2}}, **asked))
     with pytest.raises(
-        ConfigError, match="student leaves without an adapter; give it roles.student.lora without whole"
+        ConfigError, match="the export of student has no adapter; give roles.student.lora without whole"
     ):
         check_comfyui(run_config(tmp_path, **asked))
     with pytest.raises(ConfigError, match="without whole"):

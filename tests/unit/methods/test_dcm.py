@@ -192,17 +192,17 @@ def test_the_experts_share_the_steps():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"euler_steps": 30}, "euler_steps = 30: must divide 1000"),
+        ({"euler_steps": 30}, "euler_steps = 30: use a divisor of 1000"),
         ({"euler_steps": 0}, "euler_steps = 0"),
         ({"shift": 0.0}, "shift, huber_c, temporal_lag = 0.0"),
         ({"temporal_lag": -1}, "shift, huber_c, temporal_lag = 17.0, 0.001, -1"),
-        ({"boundary": 1.0}, "boundary = 1.0: 'wan', 'hunyuan', a raw level"),
+        ({"boundary": 1.0}, "boundary = 1.0: give 'wan', 'hunyuan', a raw level"),
         ({"boundary": -0.1}, "boundary = -0.1"),
         ({"target_decay": 1.0}, "target_decay = 1.0"),
-        ({"sampling_steps": 1}, "sampling_steps = 1: give each expert one"),
-        ({"sampling_steps": 40}, "sampling_steps: 20 of them fall on a grid of 15 levels"),
-        ({"multiphase": 16}, "multiphase = 16: 15 solver steps make 1 to 15 phases"),
-        ({"multiphase": (0.5,)}, "multiphase = .0.5.: raw levels between 0.7 and 1"),
+        ({"sampling_steps": 1}, "sampling_steps = 1: give each expert at least one"),
+        ({"sampling_steps": 40}, "sampling_steps: 20 steps do not fit on a grid of 15 levels"),
+        ({"multiphase": 16}, "multiphase = 16: a phase has at least one of the 15 solver steps; use 1 to 15"),
+        ({"multiphase": (0.5,)}, "multiphase = .0.5.: give raw levels between 0.7 and 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(keys, message):

@@ -220,10 +220,10 @@ def test_a_loss_is_a_function_of_the_seed():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"boundary": 0.0}, "boundary = 0: no levels are left"),
+        ({"boundary": 0.0}, "boundary = 0: the detail expert has no levels left"),
         ({"discriminator_stride": 0}, "discriminator_stride = 0.5, 1.0, 0"),
-        ({"feature_weight": -1.0}, "weights are 0 .off. or more"),
-        ({"multiphase": (0.8,)}, "multiphase = .0.8.: raw levels between 0.001 and 0.7"),
+        ({"feature_weight": -1.0}, "need weights of 0 .off. or more"),
+        ({"multiphase": (0.8,)}, "multiphase = .0.8.: give raw levels between 0.001 and 0.7"),
     ],
 )
 def test_what_makes_no_sense_is_refused(keys, message):

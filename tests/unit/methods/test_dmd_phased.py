@@ -286,13 +286,13 @@ def test_both_in_turns():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"boundary": 1.0}, "boundary = 1.0: a level between 0 and 1"),
+        ({"boundary": 1.0}, "boundary = 1.0: give a level between 0 and 1"),
         ({"high_timesteps": ()}, "high_timesteps = .*one or more"),
         ({"low_timesteps": (250.0, 500.0)}, "low_timesteps = .*decreasing"),
         ({"low_timesteps": (800.0, 250.0)}, "high_timesteps and low_timesteps together = .*decreasing"),
-        ({"low_timesteps": (400.0, 250.0)}, "low_timesteps: the first comes to 823.529, below the boundary 875"),
+        ({"low_timesteps": (400.0, 250.0)}, "low_timesteps: the first is at 823.529, below the boundary 875"),
         ({"margin": 250}, "margin, score_shift, boundary = 250, .* the high student"),
-        ({"margin": 0}, "margin = 0: 1 or more"),
+        ({"margin": 0}, "margin = 0: use 1 or more"),
         ({"high_steps": 0}, "high_steps, student_interval = 0, 5"),
         ({"ida_decay": 0.0}, "ida_decay = 0.0"),
         ({"flow_shift": 0.0}, "flow_shift, score_shift, min_norm = 0.0"),

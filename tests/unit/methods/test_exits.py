@@ -78,7 +78,11 @@ def test_a_causal_student_draws_by_the_same_weights():
         ("dmd", {"fake_score_exits": (-1, 0, 1)}, r"fake_score_exits = \[-1, 0, 1\]"),
         ("dmd", {"student_exits": (1, 1, 101)}, "from 0 to 100"),
         ("dmd", {"exit_embedding": True, "ida_decay": 0.9}, "ida_decay = 0.9: .*exit_embedding"),
-        ("self_forcing", {"last_step_only": True, "student_exits": (0, 0, 1)}, "last_step_only = True: student_exits"),
+        (
+            "self_forcing",
+            {"last_step_only": True, "student_exits": (0, 0, 1)},
+            "last_step_only = True: then student_exits",
+        ),
         ("self_forcing", {"exit_embedding": True, "same_step_across_blocks": False}, "exit_embedding = True: .*chunk"),
         ("self_forcing", {"diversity_weight": 0.1}, "diversity_weight = 0.1: .*causal"),
     ],

@@ -321,12 +321,12 @@ def test_depths_are_blocks_of_any_model(count, blocks):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"gan_weight": -1.0}, "gan_weight, .* = .-1.0, 0.0, 0.0., 0.1: weights are 0"),
+        ({"gan_weight": -1.0}, "gan_weight, .* = .-1.0, 0.0, 0.0., 0.1: need weights of 0"),
         ({"gan_r1_noise": 0.0}, "gan_r1_noise = .*, 0.0"),
-        ({"gan_trunk_weight": 0.1}, "gan_trunk_weight = 0.1: features of the teacher stay frozen; take gan_features"),
-        ({"gan_max_timestep": 0.0}, "gan_max_timestep = 0.0: a timestep in"),
+        ({"gan_trunk_weight": 0.1}, "gan_trunk_weight = 0.1: features of the teacher stay frozen; use gan_features"),
+        ({"gan_max_timestep": 0.0}, "gan_max_timestep = 0.0: give a timestep in"),
         ({"gan_max_timestep": 1001.0}, "gan_max_timestep = 1001.0"),
-        ({"gan_depths": ()}, r"gan_depths = \[\]: one or more"),
+        ({"gan_depths": ()}, r"gan_depths = \[\]: give one or more"),
         ({"gan_depths": (0.0, 1.0)}, r"gan_depths = \[0.0, 1.0\]"),
         ({"gan_depths": (1.2,)}, r"gan_depths = \[1.2\]"),
     ],

@@ -280,9 +280,9 @@ def test_the_students_gradient_is_weighed_by_the_discriminator_at_the_scores_lev
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"diversity_weight": -1.0}, "diversity_weight, .* = -1.0, 30, 5.0: a weight of 0"),
+        ({"diversity_weight": -1.0}, "diversity_weight, .* = -1.0, 30, 5.0: need a weight of 0"),
         ({"diversity_steps": 0}, "diversity_weight, .* = 0.0, 0, 5.0"),
-        ({"diversity_weight": 0.05, "timesteps": (1000.0,)}, "diversity_weight = 0.05: the anchor is the .* second"),
+        ({"diversity_weight": 0.05, "timesteps": (1000.0,)}, "diversity_weight = 0.05: the anchor is at the .* second"),
     ],
 )
 def test_bad_fields_are_named(fields, message):

@@ -167,9 +167,9 @@ def test_an_update_of_a_later_window_reaches_its_role_alone_and_follows_the_seed
     ("name", "bad", "message"),
     [
         ("self_forcing", {"rollout_frames": None}, "rollout_overlap = 3: .* needs an end; give rollout_frames"),
-        ("self_forcing", {"rollout_overlap": 7}, "rollout_overlap = 7: of the 9 .* use 1 to 6"),
+        ("self_forcing", {"rollout_overlap": 7}, "rollout_overlap = 7: of its 9 .* use 1 to 6"),
         ("self_forcing", {"rollout_overlap": 0}, "rollout_overlap = 0: .* use 1 to 6"),
-        ("self_forcing", {"num_training_frames": 3}, "rollout_overlap = 3: windows are of one chunk"),
+        ("self_forcing", {"num_training_frames": 3}, "rollout_overlap = 3: a window is one chunk"),
         (
             "self_forcing",
             {"rollout_overlap": None, "rollout_at_save": "restarted"},

@@ -140,7 +140,7 @@ def test_bad_keys_are_named(bad, message):
 
 
 def test_a_clip_of_no_whole_chunks_is_refused():
-    with pytest.raises(ValueError, match="7 latent frames is no k x 3"):
+    with pytest.raises(ValueError, match="7 latent frames, which are not k x 3"):
         TeacherForcing().loss({"student": Noted()}, clips(), RNG, {})
 
 

@@ -100,5 +100,5 @@ def test_prepared_pairs_are_learned_from_as_those_made_on_the_fly_and_ask_no_tea
     assert pairs.uses_latents and not method.uses_latents
     loss = pairs.warm_start_loss({"student": networks["student"]}, prepared, RNG, {}).loss
     assert loss == fly and loss > 0
-    with pytest.raises(ValueError, match="pairs = True: the batch brings no states"):
+    with pytest.raises(ValueError, match="pairs = True: the batch has no states"):
         pairs.warm_start_loss({"student": networks["student"]}, data, RNG, {})

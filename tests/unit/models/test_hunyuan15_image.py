@@ -195,7 +195,9 @@ def test_a_run_that_fits_is_ready_and_others_are_refused_by_name(home, tmp_path)
         ConfigError, match="model.from_image = false: .* is a HunyuanVideo15ImageTo.*, which begins from an image"
     ):
         checked(home, tmp_path, model__from_image=False)
-    with pytest.raises(ConfigError, match="begins from a picture with each; name their column as image_column"):
+    with pytest.raises(
+        ConfigError, match="needs a picture with each prompt; name the pictures' column as image_column"
+    ):
         checked(home, tmp_path, data__datasets=[{"prompts": str(tmp_path / "p.jsonl")}])
 
 
@@ -214,7 +216,7 @@ def test_an_image_encoder_of_another_pipeline_is_refused(home, tmp_path):
     with pytest.raises(ConfigError, match="image_encoder: no model.safetensors"):
         checked(home, tmp_path, model__path=str(folder))
     copyfile(home / "model/image_encoder/model.safetensors", folder / "image_encoder/model.safetensors")
-    with pytest.raises(ConfigError, match="no feature_extractor/ there, which encodes images"):
+    with pytest.raises(ConfigError, match="no feature_extractor/, which encodes images"):
         checked(home, tmp_path, model__path=str(folder))
 
 

@@ -76,7 +76,7 @@ def test_adapters_go_on_top_and_get_gradients():
 @pytest.mark.parametrize(
     ("role", "message"),
     [
-        ({"optimizer": {"learning_rate": 1}}, "only frozen weights can be; give the role a lora"),
+        ({"optimizer": {"learning_rate": 1}}, "only frozen weights can be int8; give the role a lora"),
         ({"zero": 3}, "ZeRO-3 cannot shard such weights; use zero: 0 for a frozen role"),
         ({"zero": 3, "lora": {}, "optimizer": {"learning_rate": 1}}, "ZeRO-3 cannot shard"),
     ],

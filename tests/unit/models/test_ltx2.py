@@ -295,11 +295,11 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
     checked(folder, tmp_path)
     with pytest.raises(ConfigError, match=r"data.fps = 25: family 'ltx2' places frames .* use 24"):
         checked(folder, tmp_path, data__fps=25)
-    with pytest.raises(ConfigError, match="the sound of files is not encoded yet"):
+    with pytest.raises(ConfigError, match="does not encode the sound of files yet"):
         checked(folder, tmp_path, data__datasets=[{"manifest": str(tmp_path / "manifest.jsonl")}])
     with pytest.raises(ConfigError, match="exit_embedding"):
         checked(folder, tmp_path, method__exit_embedding=True)
-    with pytest.raises(ConfigError, match="'dcm_semantic': it learns a picture alone"):
+    with pytest.raises(ConfigError, match="'dcm_semantic': this method trains on video without sound"):
         checked(
             folder,
             tmp_path,
@@ -313,7 +313,7 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="exit_embedding = true: a LTX2.* embeds its time in several places; remove"):
         check_exits(tiny_ltx2.make_transformer(1), "method.exit_embedding = true")
     shared = {"train__sequence_parallel": 2, "train__workers": 2}
-    with pytest.raises(ConfigError, match="train.sequence_parallel = 2: family 'ltx2' has no exchange"):
+    with pytest.raises(ConfigError, match="train.sequence_parallel = 2: family 'ltx2' cannot exchange"):
         check_heads(run_config(tmp_path, model={"family": "ltx2", "path": str(folder)}, **shared))
     with pytest.raises(ConfigError, match="method.audio_weight: clips of family 'wan' have no sound"):
         check_sound(run_config(tmp_path, method__audio_weight=0.5))

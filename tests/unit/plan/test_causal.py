@@ -190,7 +190,7 @@ def test_caches_that_last_from_step_to_step_are_part_of_the_peak_and_of_a_checkp
 
 
 def test_a_clip_of_no_whole_chunks_is_refused():
-    with pytest.raises(ValueError, match="5 latent frames is no k x 3"):
+    with pytest.raises(ValueError, match="5 latent frames, which are not k x 3"):
         cycle(SelfForcing(), 5, 5)
 
 

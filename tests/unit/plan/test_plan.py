@@ -230,7 +230,7 @@ def test_clips_that_the_published_vae_does_not_take():
 
 
 def test_clips_that_are_no_whole_chunks():
-    chunks = r"a clip of 20 latent frames is no k x 3; use 18 or 21 \(data.frames = 69 or 81\)"
+    chunks = r"the clip has 20 latent frames, which are not k x 3; use 18 or 21 \(data.frames = 69 or 81\)"
     with pytest.raises(ValueError, match=chunks):
         plan(config("configs/wan2.1_1.3b/self_forcing.yaml", "data.frames=77"), {})
 

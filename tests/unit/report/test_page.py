@@ -42,7 +42,7 @@ def test_it_shows_numbers_with_intervals_and_the_student_beside_chance(text):
     assert "moving difference 0.000 -0.100 to 0.100 - no difference seen" in one_line
     assert "video_kid distance of 40 videos 0.0125 0.00800 to 0.0170 -0.000400 farther than chance" in one_line
     assert "FD - - 20.6" in one_line and "nfe 64 3 3" in one_line and "accuracy - " not in one_line
-    assert "saturation: the teacher has next to nothing of it (0.00200), so no ratio says anything" in one_line
+    assert "saturation: the teacher's value is almost 0 (0.00200), so a ratio means nothing" in one_line
 
 
 def test_it_says_where_each_value_came_from_what_was_planned_and_how_to_load_the_student(text):
@@ -146,12 +146,12 @@ def test_a_run_that_was_stopped_says_where_and_why(tmp_path):
 
 def test_a_run_that_was_killed_or_is_at_work_has_no_end(tmp_path):
     run = start(tmp_path)
-    assert "at step 0 of 8; not evaluated; it has no end yet: it is at work, or was killed" in page_of(run).text
+    assert "at step 0 of 8; not evaluated; it has not ended: it is at work, or was killed" in page_of(run).text
     Journal(run).add("end", status="KILLED", error="stopped")
     rows(run, 5)
     append_rows(run / FILE, [read(run)[0] | {"step": 4}])
     page = page_of(run)
-    assert "it has no end yet" in page.text and "start number 2, from step 4" in page.text
+    assert "it has not ended" in page.text and "start number 2, from step 4" in page.text
 
 
 def test_a_run_without_metric_or_teacher_has_its_own_numbers(tmp_path):
@@ -176,7 +176,7 @@ def test_a_run_of_before_there_was_a_journal_has_a_page(tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
-    with pytest.raises(ConfigError, match="no run there; give a run's folder"):
+    with pytest.raises(ConfigError, match="this is no folder of a run"):
         write_page(tmp_path)
     assert main(["report", str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err

@@ -188,7 +188,9 @@ def test_a_server_that_accepts_and_never_answers_costs_the_stated_seconds(tmp_pa
         assert tracker.left == 402 and "no answer within 0 s" in caplog.text
     kept = (tmp_path / FILE).read_text()
     assert "hunter2" not in kept + caplog.text
-    with pytest.raises(ConfigError, match=r"tracking URI \(http://ann:\*\*\*@127.* is not kept whole; add track\.uri="):
+    with pytest.raises(
+        ConfigError, match=r"no file keeps its whole tracking URI \(http://ann:\*\*\*@127.*; add track\.uri="
+    ):
         sync(tmp_path)
 
 
@@ -233,7 +235,7 @@ def test_a_machines_load_is_not_kept_for_ever(tmp_path, monkeypatch):
     [
         (["sync", "{}", "train.steps=3"], "write: ray-distill track sync RUN"),
         (["sync", "{}/none"], "none: no such folder"),
-        (["sync", "{}"], "no run was tracked here"),
+        (["sync", "{}"], "no run was tracked in this folder"),
     ],
 )
 def test_a_mistake_says_what_to_write(tmp_path, capsys, arguments, message):
@@ -278,7 +280,7 @@ def test_entries_that_no_call_wrote_are_left_out_and_named(uri, tmp_path, caplog
     Outbox(tmp_path).add({"call": "metrics", "id": "2", "at": 2, "step": 0, "values": {"loss": 1.0}})
     tracker = Tracker.start(uri, "digits", "odd", {}, {}, folder=tmp_path)
     tracker.end("FINISHED")
-    assert f"{tmp_path / FILE}: entries that are damaged, or of another version, are left out: 1" in caplog.text
+    assert f"{tmp_path / FILE}: number of entries left out, which are damaged or of another version: 1" in caplog.text
     assert client_of(uri).get_run(tracker.run_id).data.metrics == {"loss": 1.0}
     assert not (tmp_path / FILE).exists()
 
@@ -286,7 +288,7 @@ def test_entries_that_no_call_wrote_are_left_out_and_named(uri, tmp_path, caplog
 def test_what_waits_of_a_lost_run_is_not_sent_to_another(uri, tmp_path):
     Outbox(tmp_path).add({"call": "metrics", "id": "1", "at": 1, "step": 0, "values": {"loss": 1.0}})
     (tmp_path / RUN).write_text("")
-    with pytest.raises(ConfigError, match=r"its run\.json is lost; the run that goes on from here"):
+    with pytest.raises(ConfigError, match=r"its run\.json is lost; repeat the command"):
         sync(tmp_path, uri)
     again = Tracker.start(uri, "digits", "found", {}, {}, folder=tmp_path)
     again.end("FINISHED")

@@ -144,9 +144,9 @@ def test_without_a_file_nothing_happens():
     [
         ("{", "not valid JSON"),
         (f'{{"callback_url": "{SECRET}"}}', "callback_url must start with http"),
-        (f'{{"webhook_url": "https://{SECRET}", "webhook_type": "discord"}}', "webhook_type: one mapping"),
-        (f'{{"url": "https://{SECRET}"}}', "callback_url, url: one mapping"),
-        (f'["https://{SECRET}"]', "the whole: one mapping"),
+        (f'{{"webhook_url": "https://{SECRET}", "webhook_type": "discord"}}', "webhook_type: give one mapping"),
+        (f'{{"url": "https://{SECRET}"}}', "callback_url, url: give one mapping"),
+        (f'["https://{SECRET}"]', "the whole: give one mapping"),
     ],
 )
 def test_a_bad_file_is_named_and_its_values_are_not(tmp_path, text, message):

@@ -51,7 +51,7 @@ def test_a_metric_of_the_runs_own_clips_is_taken(tmp_path):
         ({"data__frames": 12}, "and this run has 12x24x24"),
         (
             {"evaluate": {"prompts": {"a": "a cat"}}},
-            "'a cat' names no digit, which the metric judges by",
+            "'a cat' names no digit that the metric knows",
         ),
         ({"evaluate": {"prompts": {"a": "a seven"}}}, "names no direction"),
         ({"evaluate": {"every": 1}, "train__steps": 10**8}, "evaluate.every = 1: 100,000,000 validations"),
@@ -104,7 +104,7 @@ def test_the_data_is_looked_at_before_the_training(tmp_path):
     good = cache("a seven moving left", "a two moving up")
     check_cache(measured(tmp_path), good)
     for bad, message in (
-        (cache("a seven moving left"), "data has 1 clips; give 2 or more"),
+        (cache("a seven moving left"), "data has 1 clips; give 2 clips or more"),
         (cache("a seven moving left", "a cat"), "captions of the data: 'a cat' names no digit"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -126,7 +126,7 @@ def test_a_student_that_is_never_updated_is_refused(tmp_path):
         ({"method": {"name": "flow_matching", "sampling_guidance": 0.5}}, "guidance_scale = 0.5"),
         (
             {"method__timesteps": [1000, 999.9999999], "method__warp_denoising_step": True, "method__flow_shift": 1e9},
-            "its sampling steps come to the timesteps 1000, 1000, and they must fall",
+            "its sampling steps are at the timesteps 1000, 1000, which must fall",
         ),
         (
             {"model__family": "ltx", "method__name": "self_forcing"},

@@ -39,14 +39,14 @@ def test_low_roles_begin_at_the_second_transformer(folder):
 
 def test_another_flavour_is_refused_by_name(folder, tmp_path):
     config = phased_config(folder, model__path=str(tmp_path))
-    with pytest.raises(ConfigError, match=r"model\.path = .*: no transformer_2 there, .* method\.name=dmd"):
+    with pytest.raises(ConfigError, match=r"model\.path = .*: this folder has no transformer_2, .* method\.name=dmd"):
         check_experts(config)
     with pytest.raises(
         ConfigError, match=r"method\.boundary = 0\.9: .* boundary_ratio = 0\.875; set method\.boundary=0\.875"
     ):
         check_experts(phased_config(folder, {"boundary": 0.9, "flow_shift": 9.0, "score_shift": 9.0}))
     write_experts(tmp_path / "other", boundary=None)
-    with pytest.raises(ConfigError, match=r"model_index\.json has transformer_2 and no boundary_ratio"):
+    with pytest.raises(ConfigError, match=r"model_index\.json names transformer_2 without boundary_ratio"):
         check_experts(phased_config(folder, model__path=str(tmp_path / "other")))
     teacher = {"prompts": str(tmp_path / "p.txt"), "teacher": {"steps": 4}}
     with pytest.raises(ConfigError, match=r"data\.datasets\.0\.teacher: .* has two experts"):

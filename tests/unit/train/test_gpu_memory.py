@@ -24,7 +24,7 @@ def on(monkeypatch, memory):
 def test_what_lasts_and_is_more_than_a_gpu_has_is_refused(config, monkeypatch):
     on(monkeypatch, 100_000)
     with pytest.raises(
-        ConfigError, match="weights, optimizer and averages alone are 0.0 GiB on each of 2 workers, and"
+        ConfigError, match="weights, optimizer and averages alone take 0.0 GiB on each of 2 workers, and"
     ):
         room.check_room(config)
 
@@ -50,4 +50,4 @@ def test_a_run_that_plan_does_not_know_goes_on(config, monkeypatch):
 
     on(monkeypatch, GIB)
     monkeypatch.setattr(room, "room", unknown)
-    assert "its memory is not planned: the calls of a causal student" in room.check_room(config)
+    assert "no plan of its memory: the calls of a causal student" in room.check_room(config)

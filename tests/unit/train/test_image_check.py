@@ -79,10 +79,22 @@ def test_what_fits_is_ready(config, tmp_path, kind, changes):
         ("2.2_5b", {"column": "image"}, "makes videos of text alone; .*model.from_image=true"),
         ("2.1_t2v", {"model__from_image": True}, "model.from_image = true: .* is a text-to-video pipeline"),
         ("2.1_i2v", {"model__from_image": False}, "model.from_image = false: .* in_channels 36 and takes an image"),
-        ("2.1_i2v", {"prompts": True}, "has prompts alone, and .* begins from a picture with each; name their column"),
+        (
+            "2.1_i2v",
+            {"prompts": True},
+            "has prompts alone, and .* needs a picture with each prompt; name the pictures' column",
+        ),
         ("2.1_i2v", {"model__max_sequence_length": 256}, "max_sequence_length = 256: .* splits text from image at 512"),
-        ("2.2_5b", {"model__from_image": True, "data__frames": 1}, "of which 1 are given: nothing is left to make"),
-        ("2.1_i2v", {"data__frames": 1}, "data.frames = 1: clips of 1 latent frames, of which 1 are given"),
+        (
+            "2.2_5b",
+            {"model__from_image": True, "data__frames": 1},
+            "and the picture gives 1 of them, so no frame is left to generate",
+        ),
+        (
+            "2.1_i2v",
+            {"data__frames": 1},
+            "data.frames = 1: the shortest clips have 1 latent frames, and the picture gives 1",
+        ),
         ("2.1_i2v", {"evaluate__prompts": {"a": "a kite"}}, "evaluate.prompts: 'a' has no picture"),
         ("2.1_t2v", {"evaluate__images": {"a": "{home}/a.png"}}, "evaluate.images: the pipeline makes videos of text"),
         ("2.1_i2v", {"evaluate__images": {"a": "{home}/broken.png"}}, "evaluate.images: a: .*is no picture"),
@@ -93,7 +105,11 @@ def test_what_fits_is_ready(config, tmp_path, kind, changes):
             {"model__from_image": True, "method": LONG | {"rollout_overlap": 1}},
             "method.rollout_frames: .* begins from a picture",
         ),
-        ("2.2_5b", {"data__frames": 1, "method": LONG}, "method.rollout_frames: clips of 1 latent frame"),
+        (
+            "2.2_5b",
+            {"data__frames": 1, "method": LONG},
+            "method.rollout_frames: the shortest clips have 1 latent frame",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_name(config, tmp_path, pipelines, kind, changes, message):
@@ -115,14 +131,17 @@ def test_a_picture_beside_each_frame_bounds_a_clip_and_a_first_frame_does_not(co
     check_picture_frames(config("2.2_5b", model__from_image=True), 481)
     check_picture_frames(config("2.1_i2v"), 5)
     with pytest.raises(
-        ConfigError, match=r"--frames 9: .* sees its picture beside each frame \(held\).* use 5 or fewer"
+        ConfigError, match=r"--frames 9: .* reads its picture beside each frame \(held\).* use 5 or fewer"
     ):
         check_picture_frames(config("2.1_i2v"), 9)
 
 
 @pytest.mark.parametrize(
     ("codec", "frames", "refused"),
-    [(CausalPatchPCA, 5, None), (PatchPCA, 6, r"its vae encodes none: .*\(1, 4, 4\) must be multiples of PatchPCA's")],
+    [
+        (CausalPatchPCA, 5, None),
+        (PatchPCA, 6, r"the vae cannot encode one frame: .*\(1, 4, 4\) must be multiples of PatchPCA's"),
+    ],
 )
 def test_a_codec_of_ours_takes_images_where_its_first_latent_frame_is_one(
     config, tmp_path, pipelines, codec, frames, refused

@@ -53,7 +53,7 @@ def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(ready):
     own = {"model__path": str(DIGITS), "data__frames": 12}
     check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 4}, **own))
     with pytest.raises(
-        ValueError, match="num_frame_per_block = 3: a clip of 4 latent frames .* use 3 or 6 .data.frames = 9 or 18."
+        ValueError, match="num_frame_per_block = 3: the clip has 4 latent frames.* use 3 or 6 .data.frames = 9 or 18."
     ):
         check(run_config(ready, method={"name": "self_forcing", "num_frame_per_block": 3}, **own))
 
@@ -83,7 +83,7 @@ def test_a_size_that_the_model_does_not_take_is_refused(ready, change, message):
 def test_a_folder_without_one_of_its_parts_is_refused(ready, part):
     check(run_config(ready))
     (ready / "model" / part).unlink()
-    with pytest.raises(ConfigError, match=rf"^model.path = .*/model: no {part} there"):
+    with pytest.raises(ConfigError, match=rf"^model.path = .*/model: this folder has no {part}"):
         check(run_config(ready))
 
 
@@ -144,7 +144,10 @@ def test_a_good_configuration_passes(ready):
     ("change", "message"),
     [
         ({"data__manifest": "{}/none.jsonl"}, r"^data\.manifest = {}/none\.jsonl: no such file"),
-        ({"model__path": "{}/none"}, r"^model\.path = {}/none: no transformer/config\.json there\. Give a pipeline"),
+        (
+            {"model__path": "{}/none"},
+            r"^model\.path = {}/none: no transformer/config\.json there\. Give a pipeline",
+        ),
         (
             {"model__path": "{}/flux"},
             r"^model\.path = {}/flux: .* is a FluxTransformer2DModel, but family 'wan' is a W",
@@ -158,7 +161,7 @@ def test_a_good_configuration_passes(ready):
         ({"track__webhook": "{}/none.json"}, r"^track\.webhook = {}/none\.json: no such file"),
         (
             {"evaluate": {"metric": "{}/none"}},
-            r"^evaluate\.metric = {}/none: no config\.json there; remove the key",
+            r"^evaluate\.metric = {}/none: this folder has no config\.json; .*remove the key",
         ),
     ],
 )
@@ -215,7 +218,7 @@ def test_another_runs_checkpoint_is_refused(ready, change, difference):
     for begin in (lambda: check(config), lambda: check_resumable(config, last), lambda: launch(config)):
         with pytest.raises(ConfigError) as error:
             begin()
-        assert str(last.folder) in str(error.value) and f"another run's: {difference}." in str(error.value)
+        assert str(last.folder) in str(error.value) and f"another run: {difference}." in str(error.value)
         assert f"Choose another name, with train.init_from={last.folder}" in str(error.value)
         assert "remove" not in str(error.value)
 
@@ -229,7 +232,7 @@ def test_what_does_not_change_the_mathematics_may_change(ready):
 
 def test_a_run_may_refuse_to_go_on_or_begin_from_anothers_checkpoint(ready):
     last = stored(run_config(ready))
-    with pytest.raises(ConfigError, match=r"train\.resume_from = none: .*step_00000003 is there\. Choose another name"):
+    with pytest.raises(ConfigError, match=r"train\.resume_from = none: .*step_00000003\. Choose another name"):
         check(run_config(ready, train__resume_from="none"))
     other = run_config(ready, name="other", train__resume_from=str(last.folder))
     check(other)
@@ -260,7 +263,7 @@ def test_a_preparation_that_must_fail_starts_no_ray(ready):
 
 
 def test_no_checkpoint_is_said(ready):
-    with pytest.raises(ConfigError, match="no checkpoint there yet; train it first"):
+    with pytest.raises(ConfigError, match="this run has no checkpoint yet; train first"):
         newest(run_config(ready))
 
 

@@ -115,8 +115,8 @@ def test_a_windowed_student_needs_the_positions_of_its_window(home):
         ({"in_channels": 20}, "its transformer has in_channels 20, and the VAE of model.path makes latents of 16"),
         ({"out_channels": 32}, "its transformer has out_channels 32"),
         ({"text_dim": 128}, "reads text of text_dim 128, and the text encoder of model.path gives 64"),
-        ({"image_dim": 24}, "image_dim and reads an image, too"),
-        ({"added_kv_proj_dim": 24}, "added_kv_proj_dim and reads an image, too"),
+        ({"image_dim": 24}, "image_dim, so it reads an image"),
+        ({"added_kv_proj_dim": 24}, "added_kv_proj_dim, so it reads an image"),
     ],
 )
 def test_a_transformer_of_another_pipeline_is_refused(home, other, message):

@@ -45,7 +45,7 @@ def test_a_static_or_grey_teacher_is_named_and_stops_nothing(tmp_path, means, wo
 def test_a_threshold_that_the_user_sets_stops(tmp_path):
     within = {"motion": {"at_least": 0.6}, "clipped": {"at_most": 0.9}}
     seen = judged(tmp_path, within)
-    assert seen.errors == ["the teacher's motion is 0.5; at least 0.6 was asked"]
+    assert seen.errors == ["the teacher's motion is 0.5, and evaluate.preflight asks for at least 0.6"]
     assert judged(tmp_path, within, motion=0.7).errors == []
 
 
@@ -58,7 +58,7 @@ def test_captions_that_are_cut_are_counted_and_warned_of():
     card = {"clips": 5, "skipped": 0, "buckets": {"4x3x6x6": 5}, "captions": 4, "captions_cut": 2}
     seen = Findings()
     _look_at_data(card | {"tokens": {"median": 6, "most": 19, "taken": 8}}, seen)
-    assert seen.lines[1] == "captions: 6 tokens in the middle, 19 at most; the model takes 8, 2 are cut"
+    assert seen.lines[1] == "captions: 6 tokens in the median, 19 at most; the model takes 8, so 2 captions are cut"
     assert seen.warnings[0].startswith("2 captions have more tokens than model.max_sequence_length")
     _look_at_data(card | {"captions_cut": 0}, old := Findings())  # a cache of before lengths were counted
     assert len(old.lines) == 1 and old.warnings == []
@@ -122,7 +122,9 @@ def test_it_samples_the_teacher_says_what_it_saw_and_writes_it_down(looked):
     goals = {"metric": str(DIGITS / "metric"), "goals": {"accuracy": 0.9}}  # without a metric they would be refused
     seen, folder = looked(preflight={"within": {"motion": {"at_least": 9}}}, **goals)
     numbers = json.loads((folder / "preflight.json").read_text())
-    assert seen.errors == [f"the teacher's motion is {numbers['teacher']['motion']:.4g}; at least 9 was asked"]
+    assert seen.errors == [
+        f"the teacher's motion is {numbers['teacher']['motion']:.4g}, and evaluate.preflight asks for at least 9"
+    ]
     assert [text[:30] for text in seen.warnings] == ["the teacher's videos are grey "]
     assert any("guidance u + s (c - u), s = 1.5" in line for line in seen.lines)
     assert numbers["teacher"]["nfe"] == 4 and numbers["lines"] == seen.lines and numbers["errors"] == seen.errors

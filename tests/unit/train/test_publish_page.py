@@ -15,4 +15,4 @@ def test_a_page_is_published_or_its_failure_is_a_line(tmp_path, capsys):
         raise KeyError("student")
 
     publish_page(fail, tracker)
-    assert len(sent) == 1 and "no page is written (KeyError: 'student')" in capsys.readouterr().err
+    assert len(sent) == 1 and "the page was not written (KeyError: 'student')" in capsys.readouterr().err

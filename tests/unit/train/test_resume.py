@@ -73,10 +73,10 @@ def test_a_run_goes_on_with_its_cache_whatever_became_of_its_clips(trained, caps
     assert cache_of(config).folder == same and changes(config, cache_of(config)) == []
     (home / "manifest.jsonl").write_text("\n".join(lines[1:]) + "\n")
     assert cache_of(config).folder == same
-    assert "warning: 1 clip is (0.mp4) gone from the data's sources; the run goes on with" in capsys.readouterr().err
+    assert "warning: 1 clip (0.mp4) is gone from the data's sources; the run goes on with" in capsys.readouterr().err
     (home / "manifest.jsonl").write_text(lines[3] + "\n" + json.dumps({"video": "9.mp4", "caption": "new"}) + "\n")
     gone, new = changes(config, cache_of(config))
-    assert gone.startswith("3 clips are (0.mp4, 1.mp4, 2.mp4) gone") and new.startswith("1 clips are new")
+    assert gone.startswith("3 clips (0.mp4, 1.mp4, 2.mp4) are gone") and new.startswith("1 new clips")
     cache = cache_of(config)
     cache.card["repeated"] = 1  # the new one has the content of another
     assert changes(config, cache) == [gone]
@@ -124,11 +124,9 @@ def test_another_teacher_is_refused_unless_asked_for(home):
     last = stored(config, sources=frozen_sources(config))
     check_teacher(config, last)
     tiny_wan(5).save_pretrained(home / "teacher/transformer")
-    message = (
-        rf"{last.folder} was trained with another teacher than {home}/teacher holds: give that one back, go on with"
-    )
+    message = rf"{last.folder} was trained .* the one in {home}/teacher: restore the old one, go on with"
     with pytest.raises(
-        ConfigError, match=rf"{message} this one \(train\.other_teacher=true\).*train\.init_from={last.folder}"
+        ConfigError, match=rf"{message} the new one \(train\.other_teacher=true\).*train\.init_from={last.folder}"
     ):
         check_teacher(config, last)
     check_teacher(run_config(home, **own, train__other_teacher=True), last)
@@ -162,15 +160,15 @@ def test_a_new_run_begins_with_the_weights_of_another(home):
     lines = []
     heads = {"method": {"name": "dmd_gan"}, "roles__discriminator": {"optimizer": {"learning_rate": 1e-4}}}
     check_init(run_config(home, **own, **heads), lines.append)
-    assert lines == [f"train.init_from: {begun.folder} holds no discriminator, which begins as in any run"]
+    assert lines == [f"train.init_from: {begun.folder} has no discriminator, so this role begins as in any run"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"train__init_from": "{}/none"}, "unfinished or damaged"),
-        ({"train__init_from": "{}/output/run"}, r"give a checkpoint of it, such as .*/output/run/step_00000003$"),
-        ({"roles__student": LORA}, r"roles\.student\.lora was None and is \{.*: give the same, or export"),
+        ({"train__init_from": "{}/output/run"}, r"give one of its checkpoints, such as .*/output/run/step_00000003$"),
+        ({"roles__student": LORA}, r"roles\.student\.lora was None and is \{.*: give the same lora, or export"),
         (
             {"roles__fake_score__path": "{}/deep"},
             r"its fake_score is another network than .*/deep: blocks\.2\..* missing",
@@ -195,7 +193,7 @@ def test_adapters_begin_on_their_own_base_alone(home):
     begun = stored(config, bases=bases(config), tensors=[("student", "weights/x", torch.zeros(1))])
     own = {"name": "new", "roles__student": LORA, "train__init_from": str(begun.folder)}
     begin = stored(run_config(home, name="other"), tensors=weights("fake_score"), roles={"fake_score": {}})
-    with pytest.raises(ConfigError, match="it holds no student, but fake_score"):
+    with pytest.raises(ConfigError, match="this checkpoint has no student, but fake_score"):
         check_init(run_config(home, **(own | {"train__init_from": str(begin.folder)})))
     tiny_wan(5).save_pretrained(home / "model/transformer")
     with pytest.raises(ConfigError, match="its adapters of student were trained on other weights than"):
@@ -215,5 +213,5 @@ def test_a_method_that_samples_with_its_beginning_takes_an_export(home):
         "method": {"name": "dcm", "mode": "fine", "euler_steps": 50, "shift": 5.0},
         "roles": {"student": adapters, "discriminator": {"optimizer": {"learning_rate": 1e-4}}},
     }
-    with pytest.raises(ConfigError, match=r"samples with what its student began with .* as roles\.student\.path"):
+    with pytest.raises(ConfigError, match=r"also samples with its student's first weights .* as roles\.student\.path"):
         check_init(run_config(home, name="new", train__init_from=str(begun.folder), **fine))

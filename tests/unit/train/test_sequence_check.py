@@ -29,7 +29,7 @@ def test_heads_of_every_network_divide(config: Any) -> None:
     check_heads(config(1))
     check_heads(config(2))
     with pytest.raises(
-        ConfigError, match=r"sequence_parallel = 4: student has 2 attention heads.* divide by 1, 2: use"
+        ConfigError, match=r"sequence_parallel = 4: student has 2 attention heads.* use one of 1, 2, which divide"
     ):
         check_heads(config(4))
 
@@ -37,7 +37,7 @@ def test_heads_of_every_network_divide(config: Any) -> None:
 def test_rollouts_that_go_on_from_step_to_step_share_no_clips(config: Any) -> None:
     streamed = CAUSAL | {"num_training_frames": 3, "window": 3, "rollout_frames": 6, "rollout_overlap": 1}
     check_heads(config(1, method=streamed))
-    with pytest.raises(ConfigError, match="sequence_parallel = 2: method.rollout_overlap .* use 1, or remove"):
+    with pytest.raises(ConfigError, match="sequence_parallel = 2: with method.rollout_overlap .* use 1, or remove"):
         check_heads(config(2, method=streamed))
 
 
@@ -45,10 +45,10 @@ def test_tokens_of_every_clip_and_chunk_divide(config: Any) -> None:
     """Latents of 3 x 6 x 4 are 3 x 3 x 2 = 18 tokens, a frame of them 6."""
     for shared in (1, 2, 3, 6):
         check_tokens(config(shared), [(4, 3, 6, 4)])
-    message = r"clips of latents 3x6x4 have 18 tokens; on 12 workers these divide by 1, 2, 3, 6: use one of them"
+    message = r"clips of latents 3x6x4 have 18 tokens; with 12 workers use one of 1, 2, 3, 6, which divide this number"
     with pytest.raises(ConfigError, match=message):
         check_tokens(config(4), [(4, 1, 4, 8), (4, 3, 6, 4)])
-    message = r"chunks of 1 frames in clips of latents 4x2x6 have 3 tokens; .* divide by 1, 3: use"
+    message = r"chunks of 1 frames in clips of latents 4x2x6 have 3 tokens; .* use one of 1, 3, which divide"
     with pytest.raises(ConfigError, match=message):
         check_tokens(config(2, method=CAUSAL), [(4, 4, 2, 6)])
     check_tokens(config(2), [(4, 4, 2, 6)])
@@ -61,7 +61,7 @@ def test_nodes_hold_whole_groups_or_it_is_said(config: Any) -> None:
     assert "a node has room for 3 workers" in check_nodes(config(2), [few] * 4)
     elastic = config(2, train={"min_workers": 4, "workers": 8, "global_batch": 24, "micro_batch": 1})
     assert check_nodes(elastic, [{"CPU": 4.0}]) == ""
-    with pytest.raises(ConfigError, match=r"room for 3 workers.*could be left over; remove train.min_workers"):
+    with pytest.raises(ConfigError, match=r"room for 3 workers.*could be split up; remove train.min_workers"):
         check_nodes(elastic, [few, few])
     on_gpus = config(2, train={"use_gpu": True})
     assert check_nodes(on_gpus, [{"CPU": 3.0, "GPU": 2.0}] * 6) == ""

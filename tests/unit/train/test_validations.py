@@ -138,7 +138,7 @@ def test_a_checkpoint_in_the_writing_waits_and_one_that_is_gone_is_passed_over(r
     folder.rmdir()
     found.poll(wait=True)
     assert (
-        "step 4 is not validated: its checkpoint is gone already; raise train.checkpoints_keep"
+        "step 4 is not validated: its checkpoint was already deleted; raise train.checkpoints_keep"
         in capsys.readouterr().err
     )
     run.checkpoint(8)

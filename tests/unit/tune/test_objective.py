@@ -22,7 +22,9 @@ def test_a_trial_that_breaks_a_constraint_is_behind_every_one_that_keeps_them_an
     rows = [ROW | {"motion_ratio": m, "frechet": f} for m, f in ((0.95, 900.0), (0.96, 30.0), (0.94, 1.0), (0.5, 0.1))]
     assert sorted(rows, key=aim.score) == [rows[1], rows[0], rows[2], rows[3]]
     assert aim.score(rows[2]) == pytest.approx(BEHIND + 0.01, rel=1e-12)
-    assert aim.broken(rows[2]) == ["motion_ratio 0.940, at least 0.95 was asked"] and aim.broken(rows[0]) == []
+    assert (
+        aim.broken(rows[2]) == ["motion_ratio 0.940, and the constraint is at least 0.95"] and aim.broken(rows[0]) == []
+    )
 
 
 def test_bounds():

@@ -44,11 +44,11 @@ def test_who_came_further_stands_first():
 
 
 def test_a_trial_that_breaks_a_constraint_stands_behind_and_says_so():
-    broken = replace(TRIALS[3], broken=("motion_ratio 0.900, at least 0.95 was asked",), score=1e9)
+    broken = replace(TRIALS[3], broken=("motion_ratio 0.900, and the constraint is at least 0.95",), score=1e9)
     ordered = sorted([broken, *TRIALS[:3]], key=lambda t: t.rank)
     assert [t.name for t in ordered] == ["worse", "best", "stopped", "broken"]
     line = table(ordered, "objective").splitlines()[3]
-    assert line.endswith("30.25  done; motion_ratio 0.900, at least 0.95 was asked")
+    assert line.endswith("30.25  done; motion_ratio 0.900, and the constraint is at least 0.95")
 
 
 @pytest.mark.parametrize("trials", [TRIALS, TRIALS[-1:]])

@@ -43,9 +43,19 @@ def test_what_is_promised_is_there(cpus, workers, share):
 @pytest.mark.parametrize(
     ("cluster", "settings", "asked", "message"),
     [
-        ({"CPU": 2}, train(), 9, r"concurrent = 9: 2 CPUs leave a worker 0 of one"),
-        ({"CPU": 8}, train(2, use_gpu=True), None, r"train\.workers = 2 on a GPU each; the cluster has 0"),
-        ({"CPU": 8, "GPU": 4}, train(2, use_gpu=True), 3, r"concurrent = 3: needs 6 GPUs; the cluster has 4"),
+        ({"CPU": 2}, train(), 9, r"concurrent = 9: of 2 CPUs each worker would get 0"),
+        (
+            {"CPU": 8},
+            train(2, use_gpu=True),
+            None,
+            r"train\.workers = 2: each worker needs a GPU, and the cluster has 0",
+        ),
+        (
+            {"CPU": 8, "GPU": 4},
+            train(2, use_gpu=True),
+            3,
+            r"concurrent = 3: these trials need 6 GPUs, and the cluster has 4",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused(cluster, settings, asked, message):

@@ -69,15 +69,15 @@ def test_the_best_is_a_run_of_its_own(written, tmp_path):
         ({"space": {"data.frames": {"choice": [9]}}}, r"space\.data\.frames: all trials share this key"),
         (
             {"space": {RATE: {"loguniform": [1e-3, 1e-2]}}},
-            r"the base's 0\.0001 is not in .*widen it, or try_base=false",
+            r"the base's 0\.0001 is not in .*widen the range, or set try_base=false",
         ),
-        ({"space": {RATE: {"loguniform": [1e-3, 1e-4]}}}, r"the lower end comes first"),
+        ({"space": {RATE: {"loguniform": [1e-3, 1e-4]}}}, r"give the lower end first"),
         ({"space": {RATE: {"loguniform": [0, 1e-4]}}}, r"both ends must be above 0"),
         ({"space": {RATE: {"choice": [1e-4], "uniform": [0, 1]}}}, r"exactly one of uniform, loguniform and choice"),
         ({"space": {RATE: {}}}, r"exactly one of"),
         ({"space": {"method.timesteps": {"choice": ["500,1000"]}}}, r"space\.method\.timesteps = '500,1000'"),
         ({"space": {}}, r"space"),
-        ({"first_rung": 800}, r"first_rung = 800: not below train\.steps = 800"),
+        ({"first_rung": 800}, r"first_rung = 800: this must be below train\.steps = 800"),
         ({"trails": 3}, r"trails: unknown key.*did you mean 'trials'"),
         ({"overrides": {"evaluate.metric": None}}, r"objective: frechet needs evaluate\.metric; set it"),
         ({"base": "/nowhere/base.yaml"}, r"/nowhere/base\.yaml: no such configuration file"),
@@ -121,5 +121,5 @@ def test_videos_without_a_metric_are_searched_by_measures(written):
         ConfigError, match=r"constraints: clipped_difference needs clipped among evaluate.metrics = \[motion"
     ):
         written("overrides.evaluate.metrics=[motion]", constraints={"clipped_difference": {"at_most": 0.01}}, **moving)
-    with pytest.raises(ConfigError, match=r"objective: 'motoin' is no number of samples; choose from frechet, acc"):
+    with pytest.raises(ConfigError, match=r"objective: 'motoin' is not a measure of samples; choose from frechet, acc"):
         written(objective="motoin")

@@ -40,13 +40,14 @@ def check_size(config: RunConfig) -> None:
     fixed = prefix or int(bool(of_clips(config.model.encoders.fields)))  # beside each frame the first is given, too
     if fixed and fewest <= fixed:
         raise ConfigError(
-            f"data.frames = {data.frames}: clips of {fewest} latent frames, of which {fixed} are given: nothing is "
-            "left to make; raise data.frames (and evaluate.frames, where that is set)"
+            f"data.frames = {data.frames}: the shortest clips have {fewest} latent frames, and the picture gives "
+            f"{fixed} of them, so no frame is left to generate; raise data.frames (and evaluate.frames, where it is "
+            "set)"
         )
     if config.method.beyond_clips and fewest < 2:
         raise ConfigError(
-            f"method.rollout_frames: clips of {fewest} latent frame, and the first of a later window is not scored: "
-            "nothing is left; raise data.frames, or remove method.rollout_frames"
+            f"method.rollout_frames: the shortest clips have {fewest} latent frame, and the first one of a later "
+            "window is not scored, so no frame is left; raise data.frames, or remove method.rollout_frames"
         )
     chunks = config.method.sampler().chunks
     for frames in {data.frames, shown[0]}:
@@ -65,7 +66,7 @@ def check_data(config: RunConfig) -> None:
     if config.method.uses_latents and prompts:
         raise ConfigError(
             f"data.datasets: {prompts[0]!r} has prompts alone, and method {config.method.name!r} learns from videos; "
-            "give manifest or videos in place of prompts, or a teacher that makes theirs"
+            "give manifest or videos in place of prompts, or add a teacher that makes the videos"
         )
     check_pictures(config)
     check_pairs(config)
@@ -82,24 +83,25 @@ def check_pictures(config: RunConfig) -> None:
         if part.image_column is not None and not from_image:
             raise ConfigError(
                 f"data.datasets: {part.name!r} has image_column = {part.image_column!r}, and {where} makes videos of "
-                "text alone; remove it, or give an image-to-video pipeline (Wan 2.2 5B: model.from_image=true)"
+                "text alone; remove image_column, or give an image-to-video pipeline (Wan 2.2 5B: "
+                "model.from_image=true)"
             )
         if from_image and part.kind == "prompts" and part.image_column is None:
             raise ConfigError(
-                f"data.datasets: {part.name!r} has prompts alone, and {where} begins from a picture with each; name "
-                "their column as image_column, or give datasets with videos"
+                f"data.datasets: {part.name!r} has prompts alone, and {where} needs a picture with each prompt; name "
+                "the pictures' column as image_column, or give datasets with videos"
             )
     if from_image and config.method.beyond_clips:
         raise ConfigError(
-            f"method.rollout_frames: {where} begins from a picture, which the networks that score later frames of a "
-            "long rollout would take for the first of these; remove it"
+            f"method.rollout_frames: {where} begins from a picture, and the networks that score later frames of a "
+            "long rollout would take it for the first of these frames; remove method.rollout_frames"
         )
     prompts, images = config.evaluate.prompts, config.evaluate.images
     if images and not from_image:
-        raise ConfigError("evaluate.images: the pipeline makes videos of text alone; remove it")
+        raise ConfigError("evaluate.images: the pipeline makes videos of text alone; remove evaluate.images")
     if from_image and (without := [name for name in prompts if name not in images]):
         raise ConfigError(
-            f"evaluate.prompts: {without[0]!r} has no picture, and the pipeline begins from one; name it in "
+            f"evaluate.prompts: {without[0]!r} has no picture, and the pipeline begins from a picture; give one in "
             "evaluate.images, or leave evaluate.prompts out for captions and first frames of the data"
         )
     for name, path in images.items():
@@ -115,25 +117,26 @@ def check_sound(config: RunConfig) -> None:
     of, data, method = config.model.pipeline.of, config.data, config.method
     if of.fps is not None and data.fps != of.fps:
         raise ConfigError(
-            f"data.fps = {data.fps:g}: family {of.name!r} places frames by seconds at {of.fps:g} a second; "
-            f"use {of.fps:g}"
+            f"data.fps = {data.fps:g}: family {of.name!r} places frames in time at {of.fps:g} a second; use {of.fps:g}"
         )
     if of.sound is None:
         if keys := [key for key in ("video_weight", "audio_weight") if method_fields(method).get(key, 1.0) != 1.0]:
-            raise ConfigError(f"method.{keys[0]}: clips of family {of.name!r} have no sound; remove it")
+            raise ConfigError(f"method.{keys[0]}: clips of family {of.name!r} have no sound; remove the key")
         return
     if not method.with_sound:
         raise ConfigError(
-            f"method.name = {method.name!r}: it learns a picture alone, and clips of family {of.name!r} have sound; "
-            "use dmd, dmd_warm_start, lcm or flow_matching"
+            f"method.name = {method.name!r}: this method trains on video without sound, and clips of family "
+            f"{of.name!r} have sound; use dmd, dmd_warm_start, lcm or flow_matching"
         )
     if method.exits:
-        raise ConfigError(f"method.exit_embedding = true: networks of family {of.name!r} take none; remove it")
+        raise ConfigError(
+            f"method.exit_embedding = true: networks of family {of.name!r} have no exit embedding; remove the key"
+        )
     for part in data.parts:
         if part.kind != "prompts":
             raise ConfigError(
-                f"data.datasets: {part.name!r} has videos, and the sound of files is not encoded yet; give prompts, "
-                "with a teacher where the method learns from videos"
+                f"data.datasets: {part.name!r} has videos, and ray_distill does not encode the sound of files yet; "
+                "give prompts, with a teacher where the method learns from videos"
             )
 
 
@@ -148,8 +151,8 @@ def check_pairs(config: RunConfig) -> None:
     for number, part in enumerate(config.data.parts):
         if part.teacher is None:
             raise ConfigError(
-                f"data.datasets.{number}: method.pairs = true learns from trajectories alone; give it prompts with "
-                f"teacher: {recipe}"
+                f"data.datasets.{number}: method.pairs = true learns from the teacher's trajectories alone; give this "
+                f"dataset prompts with teacher: {recipe}"
             )
         same = len(part.teacher.levels) == len(levels) and max(map(abs, map(sub, part.teacher.levels, levels))) < 1e-3
         if not same or any(getattr(part.teacher, key) != value for key, value in numbers.items()):

@@ -18,8 +18,8 @@ def check_evaluation(config: RunConfig) -> None:
     settings, data = config.evaluate, config.data
     if settings.every is not None and config.train.steps // settings.every > VALIDATIONS:
         raise ConfigError(
-            f"evaluate.every = {settings.every}: {config.train.steps // settings.every:,} validations in train.steps = "
-            f"{config.train.steps:,}; raise it to {config.train.steps // VALIDATIONS + 1:,} or more"
+            f"evaluate.every = {settings.every}: {config.train.steps // settings.every:,} validations in train.steps "
+            f"= {config.train.steps:,}; raise evaluate.every to {config.train.steps // VALIDATIONS + 1:,} or more"
         )
     check_networks(config)
     if settings.metric is None:
@@ -27,18 +27,18 @@ def check_evaluation(config: RunConfig) -> None:
     key = f"evaluate.metric = {settings.metric}"
     if not data.has_videos:
         raise ConfigError(
-            f"{key}: it compares with real videos, and data has prompts alone; set evaluate.metric=null, or add a "
-            "dataset with videos"
+            f"{key}: the metric compares with real videos, and data has prompts alone; set evaluate.metric=null, or "
+            "add a dataset with videos"
         )
     if not (settings.metric / "config.json").is_file():
-        raise ConfigError(f"{key}: no config.json there; remove the key to do without a metric")
+        raise ConfigError(f"{key}: this folder has no config.json; give the folder of a metric, or remove the key")
     metric = Metric.checked(settings.metric, key)
     clips = [data.clips(part) for part in data.parts if part.kind != "prompts"]
     sizes = sorted({(each.frames, each.height, each.width) for each in clips} | {config.shown_size})
     if other := next((size for size in sizes if size != metric.size), None):
         raise ConfigError(
-            f"{key}: it takes clips of frames, height, width = {_spelt(metric.size)}, and this run has "
-            f"{_spelt(other)}; give a metric that was trained on them, or set evaluate.metric=null"
+            f"{key}: the metric takes clips of frames, height, width = {_spelt(metric.size)}, and this run has "
+            f"{_spelt(other)}; give a metric for this size, or set evaluate.metric=null"
         )
     if settings.prompts:
         check_prompts(metric, list(settings.prompts.values()), f"{key}: evaluate.prompts: ")
@@ -65,7 +65,7 @@ def check_cache(config: RunConfig, cache: Cache) -> None:
     videos = sum(1 for video in cache.index["video"].to_pylist() if video)
     if videos < 2:
         raise ConfigError(
-            f"{key}: it compares distributions, and data has {videos} clips; give 2 or more, or set "
+            f"{key}: the metric compares distributions, and data has {videos} clips; give 2 clips or more, or set "
             "evaluate.metric=null"
         )
     if not settings.prompts:
@@ -78,7 +78,7 @@ def check_prompts(metric: Metric, prompts: list[str], where: str) -> None:
     for prompt in prompts:
         if head := metric.head_without_answer(prompt):
             words = ", ".join(metric.words[head][:12])
-            raise ConfigError(f"{where}{prompt[:80]!r} names no {head}, which the metric judges by; it knows {words}")
+            raise ConfigError(f"{where}{prompt[:80]!r} names no {head} that the metric knows; use one of {words}")
 
 
 def _spelt(size: tuple[int, ...]) -> str:

@@ -25,8 +25,8 @@ def check_experts(config: RunConfig) -> None:
     for number, part in enumerate(config.data.parts):
         if part.teacher is not None and ((part.teacher.path or folder) / SECOND).is_dir():
             raise ConfigError(
-                f"data.datasets.{number}.teacher: {part.teacher.path or folder} has two experts, and one transformer "
-                "makes the clips; remove teacher, or give it the path of a pipeline with one"
+                f"data.datasets.{number}.teacher: {part.teacher.path or folder} has two experts, and the teacher of "
+                "clips is one transformer; remove teacher, or give it the path of a pipeline with one transformer"
             )
     check_flavour(config)
     begin = sorted(role for role in LOW & config.method.roles.keys() if config.role(role).path is None)
@@ -35,14 +35,15 @@ def check_experts(config: RunConfig) -> None:
     what = f"model.path = {folder}"
     if not (folder / SECOND).is_dir():
         raise ConfigError(
-            f"{what}: no {SECOND} there, and method {config.method.name!r} trains two experts; give a pipeline with "
-            f"both, such as Wan 2.2 A14B, or a path to {', '.join(f'roles.{role}' for role in begin)}; with one "
-            "transformer there is method.name=dmd"
+            f"{what}: this folder has no {SECOND}, and method {config.method.name!r} trains two experts; give a "
+            f"pipeline with both, such as Wan 2.2 A14B, or a path to {', '.join(f'roles.{role}' for role in begin)}; "
+            "with one transformer use method.name=dmd"
         )
     ratio = config.model.pipeline.index.get("boundary_ratio")
     if not isinstance(ratio, int | float):
         raise ConfigError(
-            f"{what}: its {INDEX} has {SECOND} and no boundary_ratio, which says where it takes over; copy it again"
+            f"{what}: its {INDEX} names {SECOND} without boundary_ratio, the level at which this expert takes over; "
+            "copy the folder again"
         )
     if not math.isclose(1000 * ratio, experts.boundary, rel_tol=1e-6):
         raise ConfigError(

@@ -57,7 +57,7 @@ def check_networks(config: RunConfig) -> None:
         if whose and own != ends:
             raise ConfigError(
                 f"{key} = {config.source(role)}: {role} takes and gives {_spelt(own)}, and {whose} {_spelt(ends)}: "
-                "roles see the same latents and the same text"
+                "all roles see the same latents and the same text; give networks that fit together"
             )
         whose, ends = role, own
 
@@ -81,7 +81,7 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
         images = [name for name in ("image_dim", "added_kv_proj_dim") if takes.get(name)]
         if images and (not extra or len(images) < 2):
             raise ConfigError(
-                f"{what} has {images[0]} and reads an image, too, in another way than image to video does; give a "
+                f"{what} has {images[0]}, so it reads an image in another way than an image-to-video network; give a "
                 "text-to-video or an image-to-video folder"
             )
         for name, beside in (("in_channels", extra), ("out_channels", 0)):
@@ -89,8 +89,8 @@ def check_ends(config: RunConfig, ends: Ends) -> None:
             if channels != ends.channels:
                 raise ConfigError(
                     f"{what} has {name} {channels + beside}, and the VAE of model.path makes latents of "
-                    f"{ends.channels} channels; give a folder whose parts belong together (more channels than those of "
-                    "image to video are those of inpainting or control)"
+                    f"{ends.channels} channels; give a folder whose parts belong together (networks for inpainting or "
+                    "control have more channels than image-to-video networks)"
                 )
         width = source.of.text_width
         if takes[width] != ends.width:
@@ -106,8 +106,8 @@ def _check_same_fields(config: RunConfig, source: Pipeline) -> None:
     if fields != own:
         spelt = [", ".join(sorted(names)) or "text alone" for names in (own, fields)]
         raise ConfigError(
-            f"{source.where}: its transformer takes {spelt[0]}, and that of model.path {spelt[1]}; give networks of "
-            "one flavour, all from text or all from an image"
+            f"{source.where}: its transformer takes {spelt[0]}, and that of model.path takes {spelt[1]}; give "
+            "networks of one kind, all text to video or all image to video"
         )
 
 
@@ -137,7 +137,7 @@ def check_positions(config: RunConfig, shapes: Iterable[Latent]) -> None:
                     raise ConfigError(
                         f"data.{name}: latents have {side} {name if name == 'frames' else 'rows or columns'}, and the "
                         f"transformer in {config.source(role)} takes multiples of {of}, at most {most * of} "
-                        f"(rope_max_seq_len = {most}); lower data.{name}, or evaluate.{name} where that is set"
+                        f"(rope_max_seq_len = {most}); lower data.{name}, or evaluate.{name} where it is set"
                     )
 
 

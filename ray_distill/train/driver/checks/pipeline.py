@@ -34,7 +34,8 @@ def check_parts(config: RunConfig) -> Ends:
     folder = config.model.path
     if missing := [part for part in PARTS if not (folder / part).is_file()]:
         raise ConfigError(
-            f"model.path = {folder}: no {', '.join(missing)} there. Give a whole pipeline folder in diffusers format"
+            f"model.path = {folder}: this folder has no {', '.join(missing)}. Give a whole pipeline folder in "
+            "diffusers format"
         )
     codec = check_vae(folder, "model.path")
     width, vocabulary = check_text(folder, config.model.family, "model.path")
@@ -51,21 +52,23 @@ def check_image(config: RunConfig) -> None:
     fields = config.model.encoders.fields
     for part in pipeline.of.image_parts(fields):
         if not (pipeline.path / part).is_dir():
-            raise ConfigError(f"{pipeline.where}: no {part}/ there, which encodes images; copy the whole folder")
+            raise ConfigError(
+                f"{pipeline.where}: this folder has no {part}/, which encodes images; copy the whole folder"
+            )
     if of_clips(fields):
         _, rows, columns = pipeline.codec.stride
         try:
             pipeline.codec.latent_shape(1, rows, columns)
         except ValueError as error:
             raise ConfigError(
-                f"{pipeline.where}: a clip begins from a picture, and its vae encodes none: {error}; give a folder "
-                "whose first latent frame is one picture"
+                f"{pipeline.where}: a clip begins from a picture, and the vae cannot encode one frame: {error}; give "
+                "a folder whose first latent frame is one picture"
             ) from None
     length = pipeline.of.tokens(pipeline.architecture)
     if length is not None and tokens != length:
         raise ConfigError(
             f"model.max_sequence_length = {tokens}: the transformer of {pipeline.where} splits text from image at "
-            f"{length} tokens, and other lengths are wrong without an error; use {length}"
+            f"{length} tokens, and another length gives wrong results without an error; use {length}"
         )
 
 
@@ -76,7 +79,7 @@ def check_comfyui(config: RunConfig) -> None:
         lora, cut = config.role(role).lora, config.model.export_lora_rank is not None
         if (lora is None or lora.whole) and not cut:
             raise ConfigError(
-                f"model.comfyui_lora = true: {role} leaves without an adapter; give it roles.{role}.lora without "
+                f"model.comfyui_lora = true: the export of {role} has no adapter; give roles.{role}.lora without "
                 "whole, set model.export_lora_rank, or remove the key"
             )
         network = empty_transformer(config.model.family, config.source(role))
@@ -92,8 +95,8 @@ def check_export(config: RunConfig) -> None:
     if not times or times[0] > 1000 or times[-1] <= 0 or any(a <= b for a, b in zip(times, times[1:], strict=False)):
         shown = ", ".join(f"{t:g}" for t in times[:8])
         raise ConfigError(
-            f"method.name = {config.method.name!r}: its sampling steps come to the timesteps {shown}, and they must "
-            "fall within (0, 1000]; lower its shift, or the number of steps"
+            f"method.name = {config.method.name!r}: its sampling steps are at the timesteps {shown}, which must fall "
+            "within (0, 1000]; lower its shift, or the number of steps"
         )
     family = config.model.pipeline.of
     check_recipe(sampler, family.leaves(config.model.encoders.fields) if family.image_export else family.export)

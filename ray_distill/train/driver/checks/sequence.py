@@ -19,12 +19,12 @@ def check_heads(config: RunConfig) -> None:
     shared = config.train.sequence_parallel
     if shared > 1 and family(config.model.family).exchange_heads is None:
         raise ConfigError(
-            f"{KEY} = {shared}: family {config.model.family!r} has no exchange of heads; use 1, and ZeRO-3 or offload "
-            "where memory is short"
+            f"{KEY} = {shared}: family {config.model.family!r} cannot exchange attention heads between workers; use "
+            "1, and ZeRO-3 or offload where memory is short"
         )
     if shared > 1 and config.method.streamed is not None:
         raise ConfigError(
-            f"{KEY} = {shared}: method.rollout_overlap makes rollouts go on from step to step, and each rank holds the "
+            f"{KEY} = {shared}: with method.rollout_overlap rollouts go on from step to step, and each rank keeps the "
             "caches of its own clips; use 1, or remove method.rollout_overlap"
         )
     for role in config.held_roles if shared > 1 else ():
@@ -61,7 +61,7 @@ def check_tokens(config: RunConfig, shapes: Iterable[Latent]) -> None:
 def _remedy(count: int, config: RunConfig) -> str:
     train = config.train
     values = [n for n in range(1, train.workers + 1) if count % n == train.workers % n == 0]
-    return f"on {train.workers} workers these divide by {', '.join(map(str, values))}: use one of them"
+    return f"with {train.workers} workers use one of {', '.join(map(str, values))}, which divide this number"
 
 
 def check_nodes(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> str:
@@ -78,12 +78,12 @@ def check_nodes(config: RunConfig, nodes: Sequence[Mapping[str, Any]]) -> str:
     if not uneven:
         return ""
     what = (
-        f"{KEY} = {train.sequence_parallel}: a node has room for {uneven[0]} workers, which is no multiple: "
+        f"{KEY} = {train.sequence_parallel}: a node has room for {uneven[0]} workers, which is no multiple of it: "
         "workers that share a clip"
     )
     if train.min_workers is not None and train.min_workers < train.workers and sum(room) < train.workers:
         raise ConfigError(
-            f"{what} could be left over; remove train.min_workers, or start nodes for multiples of "
+            f"{what} could be split up; remove train.min_workers, or start nodes for multiples of "
             f"{train.sequence_parallel} workers"
         )
-    return f"{what} may stand on two nodes, and exchange all tokens between them"
+    return f"{what} may run on two nodes, and exchange all tokens between these"
