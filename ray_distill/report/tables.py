@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray_distill.config.measures import LEAST, MEASURE_OF, RATED, ratio_name
 from ray_distill.evaluate.report import ROWS
 from ray_distill.report.run import Run
+from ray_distill.report.vbench import CUSTOM, Dimension
 
 HEADINGS = {"frechet": "FD", "seconds_per_video": "s / video"}
 NUMBERS = ("frechet", "accuracy", *sorted(RATED, key="diversity".__ne__), "nfe", "seconds_per_video")
@@ -112,6 +113,23 @@ def verdict(ratio: Mapping[str, Any], equal: float) -> str:
     if ratio["low"] <= equal <= ratio["high"]:
         return "no difference seen"
     return "more than the teacher" if ratio["low"] > equal else "less than the teacher"
+
+
+def vbench(dimensions: Sequence[Dimension]) -> Table:
+    """VBench's dimensions of student and teacher, and the student's ratio or difference with its 95 % interval; the
+    last row names the dimensions that nobody has run."""
+    rows = []
+    for each in dimensions:
+        ratio = asdict(each.compared) if each.compared else None
+        kind = "difference" if each.is_difference else "ratio"
+        cells = (
+            [fixed(ratio["value"]), interval(ratio), verdict(ratio, 1.0 - each.is_difference)] if ratio else ["-"] * 3
+        )
+        rows.append([each.name, number(each.student, 4), number(each.teacher, 4), kind if ratio else "", *cells])
+    not_run = sorted(set(CUSTOM) - {each.name for each in dimensions})
+    if rows and not_run:
+        rows.append(["not run", *["-"] * 5, ", ".join(not_run)])
+    return Table(["dimension", "student", "teacher", "", "student to teacher", "95 % interval", "says"], rows)
 
 
 def watched(run: Run) -> Table:
