@@ -10,8 +10,9 @@ import pytest
 from ray_distill.config.measures import ALL
 from ray_distill.evaluate.generate import NotFinite, _generate
 from ray_distill.export.teacher import compared_size, link_teacher
+from ray_distill.train import looks
 from ray_distill.train import preflight as module
-from ray_distill.train.preflight import Findings, _look_at_data, judge
+from ray_distill.train.looks import Findings, judge, look_at_data
 from tests.unit.toys import run_config
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
@@ -57,10 +58,10 @@ def test_a_measure_that_does_not_exist_is_refused(tmp_path):
 def test_captions_that_are_cut_are_counted_and_warned_of():
     card = {"clips": 5, "skipped": 0, "buckets": {"4x3x6x6": 5}, "captions": 4, "captions_cut": 2}
     seen = Findings()
-    _look_at_data(card | {"tokens": {"median": 6, "most": 19, "taken": 8}}, seen)
+    look_at_data(card | {"tokens": {"median": 6, "most": 19, "taken": 8}}, seen)
     assert seen.lines[1] == "captions: 6 tokens in the median, 19 at most; the model takes 8, so 2 captions are cut"
     assert seen.warnings[0].startswith("2 captions have more tokens than model.max_sequence_length")
-    _look_at_data(card | {"captions_cut": 0}, old := Findings())  # a cache of before lengths were counted
+    look_at_data(card | {"captions_cut": 0}, old := Findings())  # a cache of before lengths were counted
     assert len(old.lines) == 1 and old.warnings == []
 
 
@@ -104,10 +105,10 @@ def looked(tmp_path, monkeypatch):
         "check_cache": lambda config, cache: None,
         "cluster": nullcontext,
         "cache_of": lambda config: cache,
-        "Generator": Local,
     }.items():
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(module.ray, "get", lambda task, timeout: task)
+    monkeypatch.setattr(looks, "Generator", Local)
+    monkeypatch.setattr(looks.ray, "get", lambda task, timeout: task)
 
     def look(**evaluate):
         settings = {"compare": False} | evaluate.pop("preflight", {})
@@ -148,7 +149,7 @@ def test_samples_that_are_not_finite_stop(looked, monkeypatch):
 @pytest.mark.parametrize(("difference", "stops"), [(2e-6, False), (0.5, True), (float("nan"), True)])
 def test_a_sampler_unlike_diffusers_stops(looked, monkeypatch, difference, stops):
     monkeypatch.setattr(module, "verify", lambda folder, prompt, timeout_s: difference)
-    monkeypatch.setattr(module, "_sample_teacher", lambda *args: None)
+    monkeypatch.setattr(module, "sample_teacher", lambda *args: None)
     seen, _ = looked(preflight={"compare": True})
     assert bool(seen.errors) == stops and (not stops or "evaluate.preflight.tolerance = 0.001" in seen.errors[0])
 
@@ -158,6 +159,6 @@ def test_a_comparison_that_cannot_be_made_is_a_warning(looked, monkeypatch):
         raise RuntimeError("sample.py failed (1):\nTraceback\nMemoryError")
 
     monkeypatch.setattr(module, "verify", verify)
-    monkeypatch.setattr(module, "_sample_teacher", lambda *args: None)
+    monkeypatch.setattr(module, "sample_teacher", lambda *args: None)
     seen, _ = looked(preflight={"compare": True})
     assert seen.errors == [] and seen.warnings[-1].endswith("pipeline: sample.py failed (1): MemoryError")
