@@ -88,8 +88,15 @@ class Networks(Section):
 
 
 class Preflight(Section):
-    """Thresholds of `ray-distill preflight`; it ends with exit code 1 where the teacher is outside."""
+    """Looks and thresholds of `ray-distill preflight`; it ends with exit code 1 where the teacher is outside."""
 
+    first: bool = True
+    """Whether a new run that trains on GPUs first looks at data and teacher, and stops where `ray-distill preflight`
+    would."""
+    clips: Annotated[int, Field(ge=0, le=100_000)] = 64
+    """Clips of the data whose motion is measured, at most."""
+    cycles: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Cycles of the method's updates that `ray-distill preflight` trains aside, for their seconds and bytes."""
     compare: bool = True
     """Whether diffusers' own pipeline samples a clip of the teacher, too, on the CPU in fp32, as our sampler does."""
     steps: Steps = 4

@@ -8,48 +8,42 @@ from pathlib import Path
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.store.cache import Cache
-from ray_distill.evaluate.names import PREFLIGHT
-from ray_distill.evaluate.report import write_report
 from ray_distill.export.teacher import compared_size, link_teacher
 from ray_distill.export.verify import verify
-from ray_distill.secrets import masked
+from ray_distill.train.cycles import compared, measure_cycles
 from ray_distill.train.driver.check import check, warnings
 from ray_distill.train.driver.checks.evaluation import check_cache
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.run_lock import claimed
 from ray_distill.train.driver.signals import watch_signals
 from ray_distill.train.launch import cache_of, cluster
-from ray_distill.train.looks import Findings, look_at_data, look_at_plan, sample_teacher
+from ray_distill.train.looks import Findings, look, look_at_plan, write
 from ray_distill.types import TEACHER
 
 
 def preflight(config: RunConfig) -> Findings:
     """Prepare the run's cache as `train` does, sample its teacher, and compare our sampler with diffusers' pipeline.
 
-    Writes the teacher's videos, a contact sheet and the numbers into ``preflight/`` of the run's folder. Nothing is
-    trained and nothing is tracked. ConfigError where the configuration would fail later.
+    Trains a few cycles aside, for their seconds and bytes, and removes what they leave. Writes the teacher's videos, a
+    contact sheet and the numbers into ``preflight/`` of the run's folder. Nothing is tracked. ConfigError where the
+    configuration would fail later.
     """
     check(config)
     seen = Findings(warnings=[*warnings(config)])
     seen.lines.append(f"{config.method.name}: {config.method.describe()}")
-    with claimed(config.run_dir), cluster(), watch_signals():
+    with claimed(config.run_dir), cluster(), watch_signals() as signals:
         cache = cache_of(config)
         check_cache(config, cache)
-        look_at_data(cache.card, seen)
-        if TEACHER in config.method.roles:
-            settings = config.evaluate
-            seen.lines.append(
-                f"teacher: {settings.teacher_steps} Euler steps, shift {settings.teacher_shift:g}, guidance "
-                f"u + s (c - u), s = {settings.teacher_guidance:g} (evaluate.teacher_guidance)"
+        look(config, cache, seen)
+        planned = look_at_plan(config, seen)
+        if config.evaluate.preflight.cycles:
+            lines, seen.numbers["measured"] = compared(
+                planned, measure_cycles(config, cache, signals), config.train.use_gpu
             )
-            sample_teacher(config, cache, seen)
-        else:
-            seen.lines.append(f"method {config.method.name!r} has no teacher: nothing is sampled")
+            seen.lines += lines
     if TEACHER in config.method.roles and config.evaluate.preflight.compare:
         _compare(config, cache, seen)
-    look_at_plan(config, seen)
-    words = {"lines": seen.lines, "warnings": seen.warnings, "errors": seen.errors}
-    write_report(config.run_dir / PREFLIGHT, masked({**seen.numbers, **words}))
+    write(config, seen)
     return seen
 
 
