@@ -34,7 +34,7 @@ HEAD = (
 
 def has_features(of: Family) -> bool:
     """True if heads may read features of the family's networks."""
-    published = [json.loads(path.read_text())["transformer"] for path in sorted(of.published.glob("*.json"))]
+    published = [json.loads(path.read_text())["transformer"] for path in sorted(of.published_folder.glob("*.json"))]
     try:
         of.features(published[0] if published else {})
     except ValueError:

@@ -32,7 +32,7 @@ RUN_VERBS = {
     "train": "prepare, train, evaluate, export and track; resume a run that was stopped",
     "evaluate": "compare the newest checkpoint with the teacher: numbers and pictures",
     "export": "export the newest checkpoint as a folder that diffusers loads",
-    "sample": "sample one video from the newest checkpoint",
+    "sample": "sample videos from the newest checkpoint",
 }
 """The verbs that take the configuration of a run."""
 
@@ -61,10 +61,11 @@ def parser() -> argparse.ArgumentParser:
             text = "explain a key or a section, such as train.global_batch, and check nothing"
             one.add_argument("--explain", action="append", metavar="KEY", help=text)
         if verb == "sample":
-            one.add_argument("--prompt", help="the prompt of the video")
+            one.add_argument("--prompt", action="append", default=[], help="a prompt; several: give the flag again")
+            one.add_argument("--prompts", type=Path, metavar="FILE", help="more prompts: lines of text, or JSON")
             one.add_argument("--image", type=Path, help="the picture that the video begins with")
-            one.add_argument("--out", type=Path, default=Path("sample.mp4"), help="the file to write (sample.mp4)")
-            one.add_argument("--seed", type=int, default=0, help="the seed of its noise (0)")
+            one.add_argument("--out", type=Path, help="the file (sample.mp4); of several videos their folder (samples)")
+            one.add_argument("--seed", type=int, action="append", help="the seed of the noise (0); several: again")
             one.add_argument("--frames", type=int, help="length of a causal student's clip, written chunk by chunk")
     sweep = _verb(verbs, "tune", "search over the keys of a CONFIG; resume a search that was stopped")
     sweep.add_argument("config", type=Path, metavar="SWEEP", help="a file, such as configs/sweep_quickstart.yaml")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ray_distill.arguments import parse
 from ray_distill.errors import ConfigError, Stopped, mistakes
-from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked, masked_traceback, show
+from ray_distill.secrets import MaskedFormatter, mask, mask_threads, mask_tree, masked_traceback, show
 from ray_distill.terminal import AboveBars, patient
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def prepare(args: argparse.Namespace) -> None:
     from ray_distill.train.launch import prepare_alone
 
     cache = prepare_alone(loaded.config)
-    print(json.dumps(masked({"cache": str(cache.folder), **cache.card}), indent=2))
+    print(json.dumps(mask_tree({"cache": str(cache.folder), **cache.card}), indent=2))
 
 
 def preflight(args: argparse.Namespace) -> int:
@@ -177,13 +177,18 @@ def export(args: argparse.Namespace) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     loaded = load(args.config, args.overrides)
-    from ray_distill.evaluate.sample import sample_video
+    from ray_distill.evaluate.sample import clips_of, sample_videos
     from ray_distill.train.driver.fit import newest
 
-    if not args.prompt:
-        raise ConfigError('sample needs a prompt: --prompt "a seven moving left"')
-    sample_video(loaded.config, newest(loaded.config).folder, args.prompt, args.seed, args.out, args.image, args.frames)
-    print(args.out)
+    prompts = list(args.prompt)
+    if args.prompts is not None:
+        from ray_distill.data.prepare.listing import named_prompts
+
+        with mistakes():
+            prompts += named_prompts(args.prompts).values()
+    clips = clips_of(prompts, args.seed or [0], args.out)
+    for path in sample_videos(loaded.config, newest(loaded.config).folder, clips, args.image, args.frames):
+        print(path, flush=True)
 
 
 def tune(args: argparse.Namespace) -> None:
@@ -205,7 +210,7 @@ def track(args: argparse.Namespace) -> int:
     """``track sync RUN``: send MLflow the calls that it missed, from the run's folder."""
     from ray_distill.config.load import ENVIRONMENT
     from ray_distill.track.sync import sync
-    from ray_distill.train.driver.run_lock import claimed
+    from ray_distill.train.driver.run_lock import claim
 
     folder: Path = args.config
     if any(not item.startswith("track.uri=") for item in args.overrides):
@@ -213,7 +218,7 @@ def track(args: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
     uri = args.overrides[-1].partition("=")[2] if args.overrides else os.environ.get(f"{ENVIRONMENT}TRACK__URI")
-    with claimed(folder):
+    with claim(folder):
         sent, left = sync(folder.absolute(), uri)
     print(f"{folder}: {sent} calls were sent to MLflow, {left} wait")
     return 1 if left else 0

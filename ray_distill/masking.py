@@ -97,16 +97,16 @@ def mask(text: str, whole: bool = False) -> str:
     return _environment(_SHAPES.sub(HIDDEN, text), whole)
 
 
-def masked(tree: Any) -> Any:
+def mask_tree(tree: Any) -> Any:
     """A copy of ``tree``, of plain JSON types, with every text masked, and with the values of keys such as
     ``password``."""
     if isinstance(tree, dict):
         return {
-            masked(key): HIDDEN if value and isinstance(value, str) and _is_secret(str(key)) else masked(value)
+            mask_tree(key): HIDDEN if value and isinstance(value, str) and _is_secret(str(key)) else mask_tree(value)
             for key, value in tree.items()
         }
     if isinstance(tree, list | tuple):
-        return type(tree)(masked(value) for value in tree)
+        return type(tree)(mask_tree(value) for value in tree)
     return mask(tree, whole=True) if isinstance(tree, str) else tree
 
 

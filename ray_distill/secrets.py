@@ -5,9 +5,9 @@ import sys
 import threading
 import traceback
 
-from ray_distill.masking import HIDDEN, mask, masked
+from ray_distill.masking import HIDDEN, mask, mask_tree
 
-__all__ = ["HIDDEN", "MaskedFormatter", "mask", "mask_threads", "masked", "masked_traceback", "show"]
+__all__ = ["HIDDEN", "MaskedFormatter", "mask", "mask_threads", "mask_tree", "masked_traceback", "show"]
 
 
 class MaskedFormatter(logging.Formatter):

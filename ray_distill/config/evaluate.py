@@ -60,10 +60,10 @@ class Goals(Section):
     """Bounds of ratios to the many-step teacher, by name: {motion_ratio: {at_least: 0.95}}."""
 
     @property
-    def asked(self) -> list[str]:
+    def names(self) -> list[str]:
         """The goals that are set, by key."""
-        named = [name for name in ("frechet_ratio", "frechet_margin", "accuracy") if getattr(self, name) is not None]
-        return [*named, *(f"within.{name}" for name in self.within)]
+        single = [name for name in ("frechet_ratio", "frechet_margin", "accuracy") if getattr(self, name) is not None]
+        return [*single, *(f"within.{name}" for name in self.within)]
 
 
 class Networks(Section):

@@ -19,7 +19,7 @@ from ray_distill.config.method import aliases
 from ray_distill.config.roles import follow_students
 from ray_distill.config.schema import RunConfig
 from ray_distill.plaintext import NotText, read_text
-from ray_distill.secrets import mask, masked
+from ray_distill.secrets import mask, mask_tree
 
 ENVIRONMENT = "RAY_DISTILL_"
 DEFAULT = "default"
@@ -67,13 +67,13 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
     tree, sources = read_yaml(path)
     tree = apply(changes, tree, sources)
     sources |= follow_students(tree)
-    return Loaded(validated(RunConfig, tree, sources), sources)
+    return Loaded(config_of(RunConfig, tree, sources), sources)
 
 
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
     """Write another tool's file as one of our configurations, with its report on top."""
     head = [f"# ray-distill import of {origin}. Each of its keys became:", *(f"#   {r}" for r in loaded.report)]
-    body = yaml.safe_dump(masked(dict(loaded.tree)), sort_keys=False, allow_unicode=True, width=120)
+    body = yaml.safe_dump(mask_tree(dict(loaded.tree)), sort_keys=False, allow_unicode=True, width=120)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*(line.replace("\n", " ") for line in head), body]))
 
@@ -84,7 +84,7 @@ def load(
     """A strict configuration of type ``model`` from a YAML file, and the source of each of its keys."""
     tree, sources = read_yaml(path, model)
     changes = read_overrides(overrides, environment or {}, model)
-    return validated(model, apply(changes, tree, sources), sources), sources
+    return config_of(model, apply(changes, tree, sources), sources), sources
 
 
 def read_yaml(path: Path, model: type[BaseModel] = RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
@@ -134,7 +134,7 @@ def apply(changes: Sequence[Override], tree: dict[str, Any], sources: dict[str, 
     return tree
 
 
-def validated(model: type[M], tree: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> M:
+def config_of(model: type[M], tree: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> M:
     """``tree`` as a configuration; ConfigError names each wrong key."""
     try:
         return model.model_validate(tree)

@@ -45,10 +45,10 @@ def follow_students(tree: Any) -> dict[str, str]:
     if not isinstance(tree, Mapping) or not isinstance(roles := tree.get("roles"), dict):
         return {}
     method = tree["method"].get("name") if isinstance(tree.get("method"), Mapping) else None
-    needs = METHODS[method].roles if method in METHODS else {}
+    needs: Any = METHODS[method].roles if method in METHODS else {}
     if not isinstance(needs, Mapping):  # a property, of methods whose roles depend on their keys; none has a fake score
         return {}
-    sources = {}
+    sources: dict[str, str] = {}
     for role, student in ((FAKE_SCORE, STUDENT), (FAKE_SCORE_LOW, STUDENT_LOW)):
         own, first = roles.get(role, {}), roles.get(student)
         if role in needs and isinstance(own, dict) and "optimizer" not in own and isinstance(first, Mapping):

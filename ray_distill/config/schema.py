@@ -17,7 +17,7 @@ from ray_distill.config.shared_base import base_of, check_shared_base
 from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
 from ray_distill.models.places import SECOND
-from ray_distill.secrets import masked
+from ray_distill.secrets import mask_tree
 from ray_distill.settings import Folder, Name, Section, Seed
 from ray_distill.types import LOW, STUDENT, STUDENT_LOW, TEACHER, Average, Method, Role, Start
 
@@ -111,7 +111,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _goals_can_be_measured(self) -> RunConfig:
         settings, teacher = self.evaluate, TEACHER in self.method.roles
-        goals = [goal for goal in settings.goals.asked if not goal.startswith("within.")]
+        goals = [goal for goal in settings.goals.names if not goal.startswith("within.")]
         if goals and (settings.metric is None or not teacher):
             raise ValueError(
                 f"evaluate.goals.{goals[0]}: goals need evaluate.metric and a method with a teacher; remove the goals"
@@ -187,7 +187,7 @@ class RunConfig(Section):
         return "ema" if self.role(role).ema_decay is not None else "weights"
 
     @property
-    def validated(self) -> tuple[bool, ...]:
+    def validation_students(self) -> tuple[bool, ...]:
         """Students that validations sample, the published one first: True for the average, False for trained
         weights."""
         if self.student_tensors == "weights":
@@ -197,4 +197,4 @@ class RunConfig(Section):
     def dump(self, secrets: bool = False) -> dict[str, Any]:
         """Plain JSON types that rebuild this configuration, except passwords, which are ``***`` without ``secrets``."""
         tree = self.model_dump(mode="json")
-        return tree if secrets else masked(tree)
+        return tree if secrets else mask_tree(tree)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
 
 
+Format = Literal["comfyui_lora", "kohya_lora", "original_float32", "original_bfloat16", "original_float8"]
+
+
 def _family(value: str) -> str:
     if value not in FAMILIES:
         raise ValueError(f"model.family = {value!r}: {nearest(value, FAMILIES)}")
@@ -42,8 +45,10 @@ class Model(Section):
     export_lora_rank: Annotated[int, Field(gt=0, le=65_536)] | None = None
     """Also export the change by training as an adapter of this rank: for a fully trained student, or in place of a
     student's own adapter."""
-    comfyui_lora: bool = False
-    """Whether the export also writes an adapter under ComfyUI's names."""
+    export_formats: tuple[Format, ...] = ()
+    """Further files of the export. comfyui_lora, kohya_lora: the adapter by ComfyUI's or Kohya's names. original_*: the
+    whole transformer in one file by the original code's names, for ComfyUI and LightX2V, in float32, in bfloat16, or
+    with the blocks' matrices in float8 (e4m3fn) and the rest in bfloat16."""
     text_encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Precision of the text encoder, whatever dtype its files have; int8: a weight takes one byte."""
 

@@ -14,7 +14,7 @@ from ray_distill.models.codec import Codec
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.parts import stored_dtypes
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.models.spec import Fields, ImageEncoder, TextEncoder, columns, of_clips
+from ray_distill.models.spec import Fields, ImageEncoder, SoundEncoder, TextEncoder, columns, of_clips
 
 
 def cleaning() -> str:
@@ -49,6 +49,23 @@ class Encoders:
             return None  # without importing the family, which takes seconds
         make = self.pipeline.of.image
         return make(self.pipeline, codec) if make else None
+
+    def sound_encoder(self) -> SoundEncoder | None:
+        """The encoder of sound, loaded, on the CPU; None where clips have no sound."""
+        of = self.pipeline.of.sound
+        return of.encoder(self.path) if of else None
+
+    @property
+    def sound_rate(self) -> int:
+        """Samples per second of the sound that clips are read with; 0 where they have none."""
+        of = self.pipeline.of.sound
+        return of.rate if of else 0
+
+    @cached_property
+    def sound(self) -> str:
+        """Address of the encoding of files' sound, on which the ids of their clips depend; "" where clips have none."""
+        of = self.pipeline.of.sound
+        return address(of.version, of.rate, [folder_hash(self.path / part) for part in of.parts]) if of else ""
 
     @cached_property
     def codec(self) -> str:

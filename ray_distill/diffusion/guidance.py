@@ -55,10 +55,11 @@ def guided_velocity(
 
 
 def guided_x_0(
-    denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None, scale: float
+    denoiser: Denoiser, x_t: Tensor, sigma: Tensor, cond: Cond, uncond: Cond | None, scale: float | Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """(mu, gap): the guided x_0-prediction and, if guidance is on, mean abs(mu_c - mu_u) over C, T, H, W, [B]."""
-    if scale == 1.0:
+    """(mu, gap): the guided x_0-prediction at one ``scale``, or at one per place, [1, 1, T, 1, 1], and, if guidance is
+    on, mean abs(mu_c - mu_u) over C, T, H, W, [B]."""
+    if not isinstance(scale, Tensor) and scale == 1.0:
         return x_0_from_velocity(x_t, denoiser(x_t, sigma, cond).velocity, sigma), None
     v_c, v_u = both_velocities(denoiser, x_t, sigma, cond, uncond)
     gap = sigma * (v_c - v_u).abs().flatten(1).mean(1)

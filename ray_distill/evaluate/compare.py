@@ -82,7 +82,7 @@ def baseline(config: RunConfig, cache: Cache) -> Path | None:
     }
     for name, task in tasks.items():
         samples: Samples = ray.get(task, timeout=config.train.timeout_s)
-        write_videos(out / name, samples.videos, generator.prompts, config.data.fps)
+        write_videos(out / name, samples, generator.prompts, config.data.fps)
     return out
 
 
@@ -116,9 +116,8 @@ def evaluate(
             columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = samples[0].videos
             say(f"{name}: {report[name]}")
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
-    for heading, videos in columns.items():
-        folder = out / COMPARED / heading.partition(" (")[0].replace(" ", "_")
-        write_videos(folder, videos, generator.prompts, config.data.fps)
+    for name, samples in sampled.items():
+        write_videos(out / COMPARED / name, samples[0], generator.prompts, config.data.fps)
     if guided is not None:
         report["teacher_same_steps_guided"] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}
     if TEACHER in config.method.roles:

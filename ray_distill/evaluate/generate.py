@@ -22,6 +22,7 @@ from ray_distill import sealed
 from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
 from ray_distill.config.measures import MeasureName
+from ray_distill.data.read.track import Track
 from ray_distill.data.read.transform import to_frames
 from ray_distill.data.read.video import write_clip
 from ray_distill.data.store.cache import Cache
@@ -39,7 +40,7 @@ from ray_distill.models import family
 from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.conditions import collate, from_bytes, unconditional
 from ray_distill.models.hashing import folder_hash
-from ray_distill.models.packed import picture, tensor_shape
+from ray_distill.models.packed import picture, sound, tensor_shape
 from ray_distill.models.spec import Fields, Row, of_captions
 from ray_distill.rng import StatelessRng
 from ray_distill.sealed import Damaged
@@ -146,7 +147,10 @@ def _generate(
     denoise = denoiser(config, candidate, device)
     codec = load_codec(config.model.path / "vae").to(device)
     shape, fields = codec.latent_shape(*config.shown_size), config.model.encoders.fields
+    of = config.model.pipeline.of.sound
+    decoder = of and of.decoder(config.model.path).to(device)
     pixels, began = [], time.perf_counter()
+    tracks: list[Track] = []
     for first in range(0, len(prompts), config.evaluate.batch):
         some = collate(rows[first : first + config.evaluate.batch], fields, shape)
         cond = {name: value.to(device) for name, value in some.items()}
@@ -154,17 +158,19 @@ def _generate(
         latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, tensor_shape(shape))
         check_finite(latents, f"latents of {candidate}, seed {seed}", first)
         pixels.append(frames_of(codec, picture(latents, shape), f"{candidate}, seed {seed}", first))
+        if decoder and (kept := latents[: max(0, config.evaluate.pictures - first)]).numel():
+            tracks += [Track(samples, decoder.rate) for samples in decoder.decode(sound(kept, shape)).cpu().numpy()]
     seconds = (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
     pictures = videos[: config.evaluate.pictures]
     measured, whole = _measure(config, videos, prompts, names, device)
     if config.evaluate.metric is None:
-        return Samples(None, None, None, seconds, pictures, measured, whole)
+        return Samples(None, None, None, seconds, pictures, measured, whole, tuple(tracks))
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
     check_finite(features, f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", 0)
     accuracy, varied = metric.accuracy(videos, prompts, features), diversity(features, prompts)
-    return Samples(features, accuracy, varied, seconds, pictures, measured, whole)
+    return Samples(features, accuracy, varied, seconds, pictures, measured, whole, tuple(tracks))
 
 
 def _measure(
@@ -206,16 +212,22 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
     return torch.from_numpy(features)
 
 
-def write_videos(folder: Path, videos: np.ndarray, prompts: Sequence[str], fps: float) -> None:
-    """Write one mp4 for each prompt, named after it, and ``prompts.json``, which has the prompt of each file;
-    ``videos`` are uint8 [N, T, H, W, 3]."""
+def write_videos(folder: Path, samples: Samples, prompts: Sequence[str], fps: float) -> None:
+    """Write the videos of ``samples`` with their sound, one mp4 for each prompt, named after it, and ``prompts.json``,
+    which has the prompt of each file."""
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, str] = {}
-    for number, (prompt, video) in enumerate(zip(prompts, videos, strict=False)):
-        name = re.sub(r"[^\w-]+", "_", prompt)[:60]  # a caption may hold any character
-        names[f"{number:02d}_{name}.mp4"] = prompt
-        write_clip(folder / f"{number:02d}_{name}.mp4", enlarge(video), fps)
+    for number, (prompt, video) in enumerate(zip(prompts, samples.videos, strict=False)):
+        name = f"{number:02d}_{plain_name(prompt)}.mp4"
+        names[name] = prompt
+        track = samples.tracks[number] if samples.tracks else None
+        write_clip(folder / name, enlarge(video), fps, sound=track)
     write_document(folder / PROMPTS, names)
+
+
+def plain_name(prompt: str) -> str:
+    """``prompt`` as a part of a file's name, since a caption may have any character."""
+    return re.sub(r"[^\w-]+", "_", prompt)[:60]
 
 
 def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""Sample one video of a prompt from a checkpoint, by the method's own recipe; chunk by chunk for a causal student."""
+"""Sample videos of prompts from a checkpoint, by the method's own recipe; chunk by chunk for a causal student."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,28 +19,60 @@ from ray_distill.data.read.transform import to_frames
 from ray_distill.data.read.video import write_chunks, write_clip
 from ray_distill.diffusion.causal import chunk_lengths, longest
 from ray_distill.diffusion.samplers import sample_chunks
-from ray_distill.evaluate.generate import Candidate, check_finite, denoiser, enlarge, frames_of, make_latents
+from ray_distill.evaluate.generate import (
+    Candidate,
+    check_finite,
+    denoiser,
+    enlarge,
+    frames_of,
+    make_latents,
+    plain_name,
+)
 from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.packed import picture, sound, tensor_shape
-from ray_distill.models.spec import Latent, of_clips
+from ray_distill.models.spec import Latent, Row, of_clips
+from ray_distill.plaintext import blank
 from ray_distill.rng import StatelessRng
 from ray_distill.types import STUDENT, Chunks
 
 
-def sample_video(
+class Clip(NamedTuple):
+    """A video to sample: its prompt, the seed of its noise, and its file."""
+
+    prompt: str
+    seed: int
+    out: Path
+
+
+def clips_of(prompts: Sequence[str], seeds: Sequence[int], out: Path | None) -> list[Clip]:
+    """A clip for each prompt and seed. One clip is the file ``out``, by default sample.mp4; several are files of the
+    folder ``out``, by default samples. ConfigError without a prompt, for a blank one, and for several clips of one
+    file."""
+    if not prompts or any(map(blank, prompts)):
+        raise ConfigError('sample needs a prompt: --prompt "a seven moving left", or --prompts FILE')
+    if len(prompts) * len(seeds) == 1:
+        return [Clip(prompts[0], seeds[0], out or Path("sample.mp4"))]
+    if out is not None and out.suffix:
+        raise ConfigError(f"--out {out}: {len(prompts) * len(seeds)} videos need a folder, such as --out samples")
+    pairs = enumerate(product(prompts, seeds))
+    return [
+        Clip(prompt, seed, (out or Path("samples")) / f"{number:02d}_{plain_name(prompt)}_seed{seed}.mp4")
+        for number, (prompt, seed) in pairs
+    ]
+
+
+def sample_videos(
     config: RunConfig,
     checkpoint: Path,
-    prompt: str,
-    seed: int,
-    out: Path,
+    clips: Sequence[Clip],
     image: Path | None = None,
     frames: int | None = None,
-) -> None:
-    """Write an mp4 of ``prompt``, which begins with the picture ``image`` if the network takes one; equal seeds give
-    equal videos.
+) -> Iterator[Path]:
+    """Write an mp4 of each clip, and yield its path when it is written; networks are loaded once. A video begins with
+    the picture ``image`` if the network takes one. Equal seeds give equal videos, alone or among others.
 
-    With ``frames`` a causal student makes a clip of that length, with only a chunk and its window in memory, and draws
+    With ``frames`` a causal student makes clips of that length, with only a chunk and its window in memory, and draws
     its noise by chunks. ConfigError if a picture is missing or not taken, if the method has no chunks, or if it has no
     window for a longer clip.
     """
@@ -50,20 +84,22 @@ def sample_video(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
-    cond, uncond = _conditioning(config, prompt, image, shape, device)
+    conditions = _conditions(config, [clip.prompt for clip in clips], image, shape, device)
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if frames is None:
-        latents = make_latents(denoise, recipe, cond, uncond, 0, seed, tensor_shape(shape))
-        check_finite(latents, f"latents of {checkpoint.name}", 0)
-        video = enlarge(frames_of(codec, picture(latents, shape), checkpoint.name)[0])
-        write_clip(out, video, config.data.fps, sound=_track(config, latents, shape, device))
-        return
-    assert recipe.chunks is not None
-    lengths = enough_chunks(codec, frames, recipe.chunks)
-    noise = ChunkNoise(seed, shape, device)
-    latent_chunks = sample_chunks(denoise, recipe, lengths, cond, uncond, noise)
-    write_chunks(out, pixel_chunks(codec, latent_chunks, frames, checkpoint.name), config.data.fps)
+    for (_, seed, out), (cond, uncond) in zip(clips, conditions, strict=True):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if frames is None:
+            latents = make_latents(denoise, recipe, cond, uncond, 0, seed, tensor_shape(shape))
+            check_finite(latents, f"latents of {checkpoint.name}", 0)
+            video = enlarge(frames_of(codec, picture(latents, shape), checkpoint.name)[0])
+            write_clip(out, video, config.data.fps, sound=_track(config, latents, shape, device))
+        else:
+            assert recipe.chunks is not None
+            lengths = enough_chunks(codec, frames, recipe.chunks)
+            noise = ChunkNoise(seed, shape, device)
+            latent_chunks = sample_chunks(denoise, recipe, lengths, cond, uncond, noise)
+            write_chunks(out, pixel_chunks(codec, latent_chunks, frames, checkpoint.name), config.data.fps)
+        yield out
 
 
 def check_picture(config: RunConfig, image: Path | None) -> None:
@@ -78,28 +114,39 @@ def check_picture(config: RunConfig, image: Path | None) -> None:
         )
 
 
-def _conditioning(
-    config: RunConfig, prompt: str, image: Path | None, shape: Latent, device: torch.device
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(cond, uncond) of one sample; ConfigError for a picture that cannot be read."""
+Conditions = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""(cond, uncond) of one sample."""
+
+
+def _conditions(
+    config: RunConfig, prompts: Sequence[str], image: Path | None, shape: Latent, device: torch.device
+) -> list[Conditions]:
+    """The conditions of each prompt; ConfigError for a picture that cannot be read."""
     encoders = config.model.encoders
-    row, negative = encoders.text_encoder().encode([prompt, config.data.negative_prompt])
+    texts = dict.fromkeys([*prompts, config.data.negative_prompt])
+    rows = dict(zip(texts, encoders.text_encoder().encode(list(texts)), strict=True))
+    seen: Row = {}
     if image is not None:
         size = config.data.frames, config.data.height, config.data.width
         try:
-            row = {**row, **picture_rows(encoders, [image], size)[0]}
+            seen = picture_rows(encoders, [image], size)[0]
         except BadClip as bad:
             raise ConfigError(f"--image {bad}") from None
-    cond = {name: value.to(device) for name, value in collate([row], encoders.fields, shape).items()}
-    return cond, unconditional(negative, cond, encoders.fields)
+
+    def of(prompt: str) -> Conditions:
+        row = {**rows[prompt], **seen}
+        cond = {name: value.to(device) for name, value in collate([row], encoders.fields, shape).items()}
+        return cond, unconditional(rows[config.data.negative_prompt], cond, encoders.fields)
+
+    return [of(prompt) for prompt in prompts]
 
 
 def _track(config: RunConfig, latents: Tensor, shape: Latent, device: torch.device) -> Track | None:
     """Decode the sound of the first of the packed ``latents``; None where the family has no sound."""
-    make = config.model.pipeline.of.sound
-    if make is None:
+    of = config.model.pipeline.of.sound
+    if of is None:
         return None
-    decoder = make(config.model.path).to(device)
+    decoder = of.decoder(config.model.path).to(device)
     return Track(decoder.decode(sound(latents, shape))[0].cpu().numpy(), decoder.rate)
 
 

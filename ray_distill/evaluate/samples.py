@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ray_distill import __version__, sealed
 from ray_distill.config import RunConfig
+from ray_distill.data.read.track import Track
 from ray_distill.models.hashing import folder_hash, weights_hash
 from ray_distill.types import Sampler
 
@@ -57,6 +58,8 @@ class Samples:
     """Measures by name: [N], one number per video."""
     video_features: Tensor | None = None
     """Features [N, D] of the video network, None without one."""
+    tracks: tuple[Track, ...] = ()
+    """The sound of each of ``videos``; empty where clips have none."""
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all: another task may look for it at the same time."""
@@ -67,6 +70,9 @@ class Samples:
             tensors["video_features"] = self.video_features.numpy()
         tensors |= {f"{MEASURE}{name}": values.numpy() for name, values in self.measures.items()}
         numbers = {name: getattr(self, name) for name in ("accuracy", "diversity", "seconds_per_video")}
+        if self.tracks:
+            tensors["sound"] = np.stack([track.samples for track in self.tracks])
+            numbers["rate"] = self.tracks[0].rate
         sealed.write_tensors(path, tensors, {"numbers": json.dumps(numbers)})
 
     @classmethod
@@ -77,9 +83,18 @@ class Samples:
             torch.from_numpy(tensors[name]) if name in tensors else None for name in ("features", "video_features")
         )
         numbers: dict[str, float] = json.loads(metadata["numbers"])
+        rate = int(numbers.pop("rate", 0))
+        tracks = tuple(Track(samples, rate) for samples in tensors.get("sound", ()))
         by_name = {name: torch.from_numpy(values) for name, values in tensors.items() if name.startswith(MEASURE)}
         measures = {name.removeprefix(MEASURE): values for name, values in by_name.items()}
-        return cls(features=features, videos=tensors["videos"], measures=measures, video_features=whole, **numbers)
+        return cls(
+            features=features,
+            videos=tensors["videos"],
+            measures=measures,
+            video_features=whole,
+            tracks=tracks,
+            **numbers,
+        )
 
 
 def kept_name(
@@ -106,6 +121,8 @@ def kept_name(
     }
     if names is not None and (judges := settings.networks.folders):
         depends["networks"] = {key: folder_hash(folder) for key, folder in judges.items()}
+    if config.model.pipeline.of.sound is not None:
+        depends["sound"] = True  # an earlier version kept these samples without it
     if settings.images:
         depends["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.images.values()]
     if config.model.from_image is not None:

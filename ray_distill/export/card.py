@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ ADAPTER = "pytorch_lora_weights.safetensors"  # the name that diffusers looks fo
 LOADER = "load_lora_weights"
 OTHER_LOADER = "pipe.transformer.load_lora_adapter"  # where the pipeline has none
 LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
-COMFYUI = {ADAPTER: "comfyui_lora.safetensors", LOW_ADAPTER: "comfyui_lora_2.safetensors"}
-"""File names of the same adapters for ComfyUI."""
 CUT = "adapter of the difference"
 """Line in the card of a student whose adapter approximates the difference that training made."""
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -31,10 +29,10 @@ def model_card(
     local: bool,
     ranks: Mapping[str, int],
     export: Export,
-    comfyui: bool,
+    files: Mapping[str, Sequence[str]],
 ) -> str:
     """The text of README.md. ``ranks`` are the adapters' ranks by file name; ``local``: the base is a folder, not a
-    name on the hub; ``comfyui``: each adapter also has a file for ComfyUI.
+    name on the hub; ``files`` are those of ``model.export_formats``, by format.
 
     ``card`` may have ``title``, ``method`` and ``report``; its further values are listed under Training.
     """
@@ -59,7 +57,7 @@ def model_card(
         "loader": f"pipe.{LOADER}" if hasattr(getattr(diffusers, export.pipeline), LOADER) else OTHER_LOADER,
         "low_adapter": LOW_ADAPTER,
         "cut": CUT in card,
-        "comfyui": [f"`{COMFYUI[name]}`" for name in ranks] if comfyui else [],
+        "files": {kind: [f"`{name}`" for name in names] for kind, names in files.items()},
         "boundary": None if boundary is None else f"{1000 * boundary:g}",
         "sight": _sight(chunks["window"]) if chunks else "",
         "measured": table(report) if report else "",

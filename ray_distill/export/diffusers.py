@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +19,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, Sc
 from diffusers.loaders.lora_base import LoraBaseMixin
 
 from ray_distill.export.base import check_index
-from ray_distill.export.card import ADAPTER, COMFYUI, LOW_ADAPTER, model_card
-from ray_distill.export.comfyui import save_comfyui
+from ray_distill.export.card import ADAPTER, LOW_ADAPTER, model_card
+from ray_distill.export.original import ADAPTERS, file_name, save_adapter, save_original
 from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
@@ -62,7 +62,7 @@ def export_student(
     low: torch.nn.Module | None = None,
     low_adapter: Adapter | None = None,
     tensors: Mapping[str, Mapping[str, torch.Tensor] | None] = MappingProxyType({}),
-    comfyui: bool = False,
+    formats: Sequence[str] = (),
     **clips: Unpack[Clips],
 ) -> Path:
     """Write ``folder``: transformer/, scheduler/, recipe.json, sample.py and README.md; returns ``folder``.
@@ -71,7 +71,7 @@ def export_student(
     low noise of a recipe with two experts. Where ``tensors`` has "transformer" or "transformer_2", that network is an
     outline on the meta device, and its weights come from there. ``base`` is the teacher's pipeline: a folder, or a name
     on the hub. ``latent_shape`` is (C, t, h, w). ``adapter`` and ``low_adapter`` are already merged; they are written
-    as well, for ``load_lora_weights``, and with ``comfyui`` also under ComfyUI's names.
+    as well, for ``load_lora_weights``. ``formats`` are further files, as in ``model.export_formats``.
 
     The folder appears whole or not at all: an earlier export stays until the new one is complete. ValueError for a
     recipe or a base that the pipeline cannot replay, and for a ``folder`` with other content; TypeError for a network
@@ -89,11 +89,10 @@ def export_student(
         own = _settings(base, family, export.pipeline)
         _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors, own)
         _save_adapters(fresh, adapters)
-        for name, (lora, parts) in adapters.items() if comfyui else ():
-            save_comfyui(fresh / COMFYUI[name], family, lora, parts)
+        files = _save_formats(fresh, formats, family, (transformer, low), tensors, adapters)
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
         copy_script(fresh, sampler, export)
-        text = model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export, comfyui)
+        text = model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export, files)
         (fresh / "README.md").write_text(mask(text))
     return folder
 
@@ -211,6 +210,29 @@ def _save_adapters(folder: Path, adapters: Mapping[str, Adapter]) -> None:
             safe_serialization=True,
             lora_adapter_metadata=LoraBaseMixin.pack_weights(lora.peft(), FIRST),
         )
+
+
+def _save_formats(
+    folder: Path,
+    formats: Sequence[str],
+    family: Family,
+    networks: tuple[torch.nn.Module, torch.nn.Module | None],
+    tensors: Mapping[str, Mapping[str, torch.Tensor] | None],
+    adapters: Mapping[str, Adapter],
+) -> dict[str, list[str]]:
+    """Write the files of ``formats``; returns their names by format."""
+    files: dict[str, list[str]] = {}
+    for kind in formats:
+        if kind in ADAPTERS:
+            for name, (lora, parts) in adapters.items():
+                files.setdefault(kind, []).append(file_name(kind, name == LOW_ADAPTER))
+                save_adapter(folder / files[kind][-1], kind, family, lora, parts)
+            continue
+        for name, network in zip(("transformer", "transformer_2"), networks, strict=True):
+            if network is not None:
+                files.setdefault(kind, []).append(file_name(kind, network is not networks[0]))
+                save_original(folder / files[kind][-1], kind, family, network, tensors.get(name))
+    return files
 
 
 def copy_script(folder: Path, sampler: Sampler, export: Export) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -14,7 +15,15 @@ from ray_distill.models.weights import INDEX
 
 PATTERN = "diffusion_pytorch_model{suffix}.safetensors"  # the names that diffusers looks for
 SHARD_BYTES = 10 * 10**9
-NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # safetensors' names of dtypes
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
+NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
+"""safetensors' names of dtypes."""
 
 
 def save_network(
@@ -30,29 +39,34 @@ def save_network(
     outline = network.state_dict()
     plan = split_torch_state_dict_into_shards(outline, filename_pattern=PATTERN, max_shard_size=most)
     for file, names in plan.filename_to_tensors.items():
-        _write(folder / file, names, outline, tensors)
+        write_file(folder / file, {name: outline[name] for name in names}, tensors)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _write(path: Path, names: Sequence[str], outline: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Write one safetensors file: the header's length in 8 bytes, the header as JSON, then the tensors end to end."""
+def write_file(
+    path: Path, outline: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: Mapping[str, str] = NO_NAMES
+) -> None:
+    """Write the ``tensors`` of ``outline``, in its dtypes and under ``names`` where they have one, as one safetensors
+    file: the header's length in 8 bytes, the header as JSON, then the tensors end to end."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name in names:
-        start, end = end, end + outline[name].nbytes
-        shape, dtype = list(outline[name].shape), NAMES[outline[name].dtype]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    for name, like in outline.items():
+        start, end = end, end + like.nbytes
+        entry = {"dtype": NAMES[like.dtype], "shape": list(like.shape), "data_offsets": [start, end]}
+        header[names.get(name, name)] = entry
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            file.write(_bytes(tensors[name], outline[name]))
+        for name, like in outline.items():
+            file.write(_bytes(name, tensors[name], like))
 
 
-def _bytes(tensor: Tensor, outline: Tensor) -> memoryview:
-    """``tensor`` in the dtype of its ``outline``."""
+def _bytes(name: str, tensor: Tensor, outline: Tensor) -> memoryview:
+    """``tensor`` in the dtype of its ``outline``; ValueError for a weight beyond float8's range, which would be cut."""
+    if outline.dtype == torch.float8_e4m3fn and (largest := tensor.abs().max().item()) > LARGEST:
+        raise ValueError(f"{name} has a weight of {largest:g}, and float8 ends at {LARGEST:g}; write bfloat16")
     assert tensor.shape == outline.shape, f"{list(tensor.shape)} in the place of {list(outline.shape)}"
     return tensor.to(outline.dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data

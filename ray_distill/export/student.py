@@ -60,7 +60,7 @@ def export(
         low=other,
         from_image=bool(of_clips(config.model.encoders.fields)),
         low_adapter=second,
-        comfyui=config.model.comfyui_lora,
+        formats=config.model.export_formats,
         tensors={"transformer": own, "transformer_2": rest},
         card={"title": config.name, "method": config.method.name, "report": report or {}, **lines},
     )

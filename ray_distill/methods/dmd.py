@@ -96,6 +96,11 @@ class DMD(Exits, Anchor, Scores):
         self.check_exits(len(self.timesteps))
         self.check_anchor(len(self.timesteps))
         self.check_modalities()
+        if self.audio_guidance is not None and self.diversity_weight:
+            raise ValueError(
+                f"audio_guidance = {self.audio_guidance:g}: the anchor's solver (diversity_weight = "
+                f"{self.diversity_weight:g}) has one guidance for picture and sound; remove one of the two keys"
+            )
         replaces = self.student_turn == "replaces"
         if self.student_interval < 1 + replaces:
             enough = "2 or more, or the fake score never has a turn" if replaces else "1 (each step) or more"
@@ -204,7 +209,8 @@ class DMD(Exits, Anchor, Scores):
             x_s, sigma, _ = self.diffuse(x, batch, rng, "student", self.exit_window(rng, "student"))
             conditions = self.with_exit(batch, self.exit_step(rng, "student"))
             mu_fake, _ = guided_x_0(networks[FAKE_SCORE], x_s, sigma, *conditions, self.fake_score_scale)
-            mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, batch.cond, batch.uncond, self.teacher_scale)
+            scale = self.teacher_scales(batch, x_s)
+            mu_real, gap = guided_x_0(networks[TEACHER], x_s, sigma, batch.cond, batch.uncond, scale)
             generated_x, mu_fake, mu_real = (generated(each, batch.prefix) for each in (x, mu_fake, mu_real))
             g, norm, more = self.direction(generated_x, mu_fake, mu_real, sigma, batch)
             if (weight := self.weight(x_s, sigma, networks, batch)) is not None:

@@ -21,6 +21,8 @@ class Scores:
     """Guidance of the teacher's score, in the form of teacher_guidance_form."""
     teacher_guidance_form: Form = "std"
     """std: u + s (c - u). extra: c + s (c - u)."""
+    audio_guidance: float | None = None
+    """Guidance of the teacher's score of sound, in the same form, for clips with sound; null: teacher_guidance."""
     fake_score_guidance: float = 0.0
     """Guidance of the fake score in the student's update; 0 is off."""
     fake_score_guidance_form: Form = "std"
@@ -65,6 +67,15 @@ class Scores:
         """Standard scale: u + s (c - u), 1 is off."""
         return standard_scale(self.teacher_guidance, self.teacher_guidance_form)
 
+    def teacher_scales(self, batch: Batch, x: Tensor) -> float | Tensor:
+        """``teacher_scale``; if sound has its own guidance, a standard scale for each place of ``x`` along T, [1, 1, T,
+        1, 1]."""
+        if self.audio_guidance is None or not batch.modalities:
+            return self.teacher_scale
+        scales = x.new_full((1, 1, x.shape[2], 1, 1), self.teacher_scale)
+        scales[:, :, batch.modalities["audio"]] = standard_scale(self.audio_guidance, self.teacher_guidance_form)
+        return scales
+
     @property
     def fake_score_scale(self) -> float:
         """Standard scale of the fake score; a ``fake_score_guidance`` of 0 is off in both forms."""
@@ -74,9 +85,10 @@ class Scores:
 
     def describe_scores(self) -> str:
         """One line for the head of a run: the guidance that the run applies."""
+        sound = "" if self.audio_guidance is None else f", for sound from {self.audio_guidance:g}"
         return (
             f"guidance u + s (c - u), 1 is off: teacher s = {self.teacher_scale:g} (from {self.teacher_guidance:g} "
-            f"{self.teacher_guidance_form}), fake score s = {self.fake_score_scale:g} (from "
+            f"{self.teacher_guidance_form}{sound}), fake score s = {self.fake_score_scale:g} (from "
             f"{self.fake_score_guidance:g} {self.fake_score_guidance_form})"
         )
 

@@ -34,7 +34,7 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
     family."""
     path = folder.with_name(CONFIG) if folder.is_file() else transformer_folder(folder) / CONFIG
     if folder.is_file() and not path.is_file():
-        return _published(family, folder, key)
+        return _published_config(family, folder, key)
     if not path.is_file():
         missing = path.relative_to(folder if folder.name != SECOND else folder.parent)
         raise ValueError(f"{key} = {folder}: no {missing} there. Give a pipeline folder in diffusers format")
@@ -49,10 +49,10 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
 
 def published_configs(family: Family) -> dict[str, Any]:
     """The configurations of the family's published pipelines, by their names on the hub and then by part."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(family.published.glob("*.json"))}
+    return {path.stem: json.loads(path.read_text()) for path in sorted(family.published_folder.glob("*.json"))}
 
 
-def _published(family: str, file: Path, key: str) -> dict[str, Any]:
+def _published_config(family: str, file: Path, key: str) -> dict[str, Any]:
     name = adapter(family).transformer.__name__
     configurations = published_configs(adapter(family))
     for parts in configurations.values():
@@ -148,9 +148,9 @@ def check_attention(backend: str, key: str = "model.attention") -> None:
 
 def check_masks(backend: str, fields: Fields, key: str) -> None:
     """ValueError for a ``backend`` that takes no mask, where one of a network's ``fields`` has one."""
-    if backend in WITHOUT_MASKS and (masked := [name for name, field in fields.items() if field.padding == "mask"]):
+    if backend in WITHOUT_MASKS and (names := [name for name, field in fields.items() if field.padding == "mask"]):
         raise ValueError(
-            f"{key} = {backend!r}: the network takes a mask of its {masked[0]}, and this backend takes none; remove "
+            f"{key} = {backend!r}: the network takes a mask of its {names[0]}, and this backend takes none; remove "
             "it, or use _native_cudnn or _native_efficient"
         )
 

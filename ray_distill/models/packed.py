@@ -49,6 +49,13 @@ def sound(x: Tensor, latent: Latent) -> Tensor:
     return x[:, :, modalities(latent)["audio"], 0, 0]
 
 
+def pack(picture: Tensor, sound: Tensor) -> Tensor:
+    """Packed latents [B, C, t h w + L, 1, 1] of a picture's [B, C, t, h, w] and of sound's tokens [B, C, L]."""
+    import torch  # this file is light to import
+
+    return torch.cat([picture.flatten(2), sound], dim=2)[..., None, None]
+
+
 def with_layout(cond: dict[str, Tensor], latent: Latent) -> dict[str, Tensor]:
     """``cond``; for packed latents with the empty tensor that names their shape."""
     if len(latent) == 4:

@@ -114,6 +114,17 @@ class ImageEncoder(Protocol):
     def to(self, device: torch.device | str) -> Self: ...
 
 
+class SoundEncoder(Protocol):
+    """Encoder of samples into tokens of sound. ``to`` moves it to a device."""
+
+    def encode(self, samples: Tensor, tokens: int) -> Tensor:
+        """Stereo ``samples`` [B, 2, n] in [-1, 1] at ``Sound.rate`` -> their first ``tokens`` tokens, normalised fp32
+        [B, C, tokens]."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+
 class SoundDecoder(Protocol):
     """Decoder of tokens of sound into samples. ``to`` moves it to a device."""
 
@@ -127,6 +138,20 @@ class SoundDecoder(Protocol):
         ...
 
     def to(self, device: torch.device | str) -> Self: ...
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A family's sound: loaders of its encoder and of its decoder from a pipeline's folder."""
+
+    encoder: Callable[[Path], SoundEncoder]
+    decoder: Callable[[Path], SoundDecoder]
+    rate: int
+    """Samples per second that the encoder takes."""
+    parts: tuple[str, ...]
+    """The pipeline's folders that the encoder loads."""
+    version: int
+    """A number that changes with the encoder's code: with ``parts`` it addresses encoded clips."""
 
 
 class CodecClass(Protocol):
@@ -197,7 +222,7 @@ class Family:
     ends: tuple[str, ...]
     """Keys of the transformer's configuration in which all networks of a run must agree."""
     export: Export
-    published: Path
+    published_folder: Path
     """A folder of JSON files with the configurations of published pipelines; a file has its pipeline's name on the
     hub."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
@@ -205,6 +230,9 @@ class Family:
     original: Mapping[str, str] | None = None
     """Names of layers that may have an adapter: whole dotted parts of diffusers' names -> those of the network's
     original code. None where diffusers loads no adapter by the original names."""
+    original_rest: Mapping[str, str] | None = None
+    """The same for all other tensors; a name behind a dot stands at the network's top alone. None where no file of the
+    whole network is written under them."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
     """(pipeline, its codec) -> the image encoder."""
     image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()
@@ -217,8 +245,8 @@ class Family:
     """diffusers' classes of the parts beside text encoder and VAE; ``parts`` has their names as well."""
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
     """The pipeline's folders that encode a caption's fields."""
-    sound: Callable[[Path], SoundDecoder] | None = None
-    """(pipeline's folder) -> the decoder of sound; None where clips have no sound."""
+    sound: Sound | None = None
+    """The encoder and the decoder of sound; None where clips have no sound."""
     start: Callable[[Sequence[int]], Tensor] = torch_randn
     """As ``noise``, for the latents with which the pipeline begins."""
     fps: float | None = None

@@ -20,7 +20,7 @@ class T5Text:
 
     ``max_length``: most tokens of a prompt; longer prompts are cut. ``precision``: "float32" and "bfloat16" are the
     dtype of computation, whatever the files hold; "int8" stores the blocks' weights in int8 and computes in fp32.
-    ``encoder`` is transformers' class, ``clean`` the pipeline's cleaning of a prompt. ``masked``: true where attention
+    ``encoder`` is transformers' class, ``clean`` its cleaning of a prompt. ``use_mask``: true where attention
     leaves out the padding. FileNotFoundError for a missing part, ValueError for a text encoder of another kind.
     """
 
@@ -32,7 +32,7 @@ class T5Text:
         *,
         encoder: Any,
         clean: Callable[[str], str] = str,
-        masked: bool = True,
+        use_mask: bool = True,
     ) -> None:
         for part in ("tokenizer", "text_encoder"):
             if not (Path(folder) / part).is_dir():
@@ -40,7 +40,7 @@ class T5Text:
         kind = json.loads((Path(folder) / "text_encoder/config.json").read_text()).get("model_type")
         if kind != (model_type := encoder.config_class.model_type):
             raise ValueError(f"{folder}: its text_encoder is a {kind}, and this family reads text by a {model_type}")
-        self.max_length, self.clean, self.masked = max_length, clean, masked
+        self.max_length, self.clean, self.use_mask = max_length, clean, use_mask
         self.tokenizer = load_tokenizer(Path(folder) / "tokenizer")
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # the default is the dtype of the files
         where, how = Path(folder) / "text_encoder", {"local_files_only": True, "use_safetensors": True}
@@ -65,7 +65,9 @@ class T5Text:
             return_attention_mask=True,
             return_tensors="pt",
         ).to(self.model.device)
-        hidden = self.model(tokens.input_ids, tokens.attention_mask if self.masked else None).last_hidden_state.float()
+        hidden = self.model(
+            tokens.input_ids, tokens.attention_mask if self.use_mask else None
+        ).last_hidden_state.float()
         # T5 also computes values behind the last token, but no network was trained with them.
         return [{"text": h[:length]} for h, length in zip(hidden, tokens.attention_mask.sum(1).tolist(), strict=True)]
 

@@ -104,8 +104,8 @@ def run(work: Workload, described: dict[str, Any]) -> Pass:
         split(network, ranks, family(work.family).exchange_heads)
         denoiser = family(work.family).denoiser(network, dtype)
         x_t, cond = torch.empty(work.rows, *tensor_shape(work.latent)), conditions_of(work)
-        masked = work.causal is not None and work.causal.past is None  # each chunk has a level of its own
-        sigma = torch.empty(work.rows, work.latent[1]) if masked else torch.empty(work.rows)
+        by_frame = work.causal is not None and work.causal.past is None  # each chunk has a level of its own
+        sigma = torch.empty(work.rows, work.latent[1]) if by_frame else torch.empty(work.rows)
         x_t.requires_grad_(work.grad and not work.trained)
         sight, past = seen_by(work, described)
         inputs = [*network.parameters(), *network.buffers(), *past]

@@ -38,8 +38,8 @@ class Entry:
     @property
     def numbers(self) -> Mapping[str, Any]:
         """The student's numbers: of the evaluation at the end, else of the last validation."""
-        validated = self.run.validations[-1] if self.run.validations else {}
-        return self.run.report.get("student") or validated
+        last = self.run.validations[-1] if self.run.validations else {}
+        return self.run.report.get("student") or last
 
     def ratio(self, name: str) -> str:
         """A ratio with its interval, or a validation's without one."""

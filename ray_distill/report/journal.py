@@ -11,7 +11,7 @@ from ray_distill import __version__
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.jsonl import Series, read_rows
-from ray_distill.secrets import mask, masked
+from ray_distill.secrets import mask, mask_tree
 from ray_distill.track.names import commit, uncommitted
 
 FILE = "journal.jsonl"
@@ -27,7 +27,7 @@ class Journal:
     def add(self, event: str, **values: Any) -> None:
         """Append an event with its time and ``values``, plain JSON types, without secrets."""
         row: Row = {"event": event, "at": datetime.now(UTC).isoformat(timespec="seconds"), **values}
-        self._series.add([masked(row)])
+        self._series.add([mask_tree(row)])
 
 
 def read(run_dir: Path) -> list[Row]:

@@ -21,7 +21,7 @@ from ray_distill.report import curves, tables
 from ray_distill.report.media import MIB, Room, Strip, data_uri, rows
 from ray_distill.report.run import Run
 from ray_distill.report.vbench import dimensions
-from ray_distill.secrets import mask, masked
+from ray_distill.secrets import mask, mask_tree
 
 HERE = Path(__file__).parent
 FIRST = ("teacher_many", "student_before", "student")
@@ -128,7 +128,7 @@ def render(template: str, values: Mapping[str, Any], **media: Any) -> str:
         "version": __version__,
     }
     titles = {name: _masked_titles(value) for name, value in media.items()}
-    return _environment().get_template(template).render({**masked(_plain(values)), **titles, **own})
+    return _environment().get_template(template).render({**mask_tree(_plain(values)), **titles, **own})
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ KEYS: Mapping[str, Key] = {
     "lora_alpha": Key(networks.lora("alpha", number), "`roles.*.lora.alpha`; absent: the rank"),
     "lora_format": Key(
         networks.lora_format,
-        "`comfyui`: `model.comfyui_lora`, a file of the adapter by ComfyUI's names beside diffusers' own",
+        "`comfyui`: `model.export_formats: [comfyui_lora]`, the adapter by ComfyUI's names beside diffusers' own",
     ),
     "lycoris_config": Key(networks.lycoris_config, "no effect: it belongs to LyCORIS; the file is not read"),
     "peft_lora_target_modules": Key(networks.targets, "`roles.*.lora.targets` of each trained role"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_distill.config import Loaded, RunConfig
-from ray_distill.config.load import Override, apply, validated
+from ray_distill.config.load import Override, apply, config_of
 from ray_distill.simpletuner.convert import Converted, convert, semantic_before
 
 
@@ -23,5 +23,5 @@ def load(path: Path, changes: Sequence[Override]) -> Loaded:
 def _loaded(converted: Converted, changes: Sequence[Override], before: Loaded | None = None) -> Loaded:
     sources = dict(converted.sources)
     tree = apply(changes, converted.tree, sources)
-    config = validated(RunConfig, tree, sources)
+    config = config_of(RunConfig, tree, sources)
     return Loaded(config, sources, tree, converted.report(), converted.warnings(), before)

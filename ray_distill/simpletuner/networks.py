@@ -57,7 +57,8 @@ def lora_format(value: Any, file: File) -> Outcome:
     comfyui = one_of(value, ("diffusers", "comfyui")) == "comfyui"
     if comfyui and not is_lora(file) and not file.overrides("model.export_lora_rank"):
         return Outcome(note="no effect: model_type is full, which leaves no adapter", warn=True)
-    return Outcome({"model.comfyui_lora": comfyui}, "beside the file by diffusers' names" if comfyui else "")
+    formats = ["comfyui_lora"] if comfyui else []
+    return Outcome({"model.export_formats": formats}, "beside the file by diffusers' names" if comfyui else "")
 
 
 def lycoris_config(value: Any, file: File) -> Outcome:

@@ -50,24 +50,24 @@ def warnings(lines: Iterable[Line]) -> list[str]:
 
 def short_text(key: str, value: Any) -> str:
     """A value as short text; *** where it may be a secret."""
-    return _short(_masked(key, value))
+    return _short(_mask(key, value))
 
 
 def quote(key: str, value: Any) -> str:
     """A value for an error message, as Python's repr; *** where it may be a secret."""
-    masked = _masked(key, value)
-    return masked if masked == "***" else repr(masked)
+    result = _mask(key, value)
+    return result if result == "***" else repr(result)
 
 
-def _masked(key: str, value: Any) -> Any:
+def _mask(key: str, value: Any) -> Any:
     words = set(key.lower().split("_"))
     # Some files have a web hook's address in place of the name of a file with the address.
     address = "webhook" in words and (isinstance(value, dict | list) or "://" in str(value))
     if SECRET & words or address:
         return "***"
     if isinstance(value, dict):
-        return {name: _masked(name, each) for name, each in value.items()}
-    return [_masked(key, each) for each in value] if isinstance(value, list) else value
+        return {name: _mask(name, each) for name, each in value.items()}
+    return [_mask(key, each) for each in value] if isinstance(value, list) else value
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_distill.config.sections import absolute_uri
-from ray_distill.secrets import mask, masked
+from ray_distill.secrets import mask, mask_tree
 from ray_distill.track.client import Status, key, one_line
 from ray_distill.track.courier import Courier
 from ray_distill.track.outbox import Entry, Outbox
@@ -119,7 +119,7 @@ class Tracker:
 
     def dataset(self, name: str, source: str | Path, digest: str, card: Mapping[str, Any]) -> None:
         """Log the run's training data: its manifest, a digest of at most 36 characters and its counts."""
-        self._post("dataset", name=name, source=mask(str(source)), digest=digest, card=masked(dict(card)))
+        self._post("dataset", name=name, source=mask(str(source)), digest=digest, card=mask_tree(dict(card)))
 
     def videos(self, folder: Path, step: int) -> None:
         """Upload ``folder`` as ``videos/step_000175``, where MLflow plays its MP4s."""

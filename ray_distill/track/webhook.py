@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, ConfigDict, Field, SecretStr, ValidationError
 
 from ray_distill.config import ConfigError
-from ray_distill.secrets import masked
+from ray_distill.secrets import mask_tree
 from ray_distill.settings import Section
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class WebHook:
 
     def _work(self) -> None:
         while (body := self._queue.get()) is not None:
-            self._post(json.dumps(masked(json.loads(body))).encode())
+            self._post(json.dumps(mask_tree(json.loads(body))).encode())
 
     def _post(self, body: bytes) -> None:
         assert self._hook is not None

@@ -36,7 +36,7 @@ from ray_distill.train.driver.fit import train
 from ray_distill.train.driver.new_checkpoints import Arrivals
 from ray_distill.train.driver.publish import export_student, publish, publish_page, report_so_far, trained
 from ray_distill.train.driver.resume import changes, kept_cache
-from ray_distill.train.driver.run_lock import claimed
+from ray_distill.train.driver.run_lock import claim
 from ray_distill.train.driver.signals import Signals, own_session, watch_signals
 from ray_distill.train.driver.system_metrics import ray_job, ray_logs, watch_nodes
 from ray_distill.train.driver.validations import Row, Validations
@@ -116,7 +116,7 @@ def launch(config: RunConfig, trial: Trial | None = None, source: Callable[[str]
     Raises ConfigError before anything starts, Stopped after an orderly end on a signal, and the workers' own errors.
     """
     check(config)
-    with claimed(config.run_dir):
+    with claim(config.run_dir):
         return _launch(config, trial, source)
 
 
@@ -209,8 +209,8 @@ def _run(
     with phases("export"):
         folder = export_student(config, cache, last, report)
     report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}
-    if published := hub.finish(folder):
-        report["published"] = published
+    if repository := hub.finish(folder):
+        report["published"] = repository
     journal.add("plan", **planned(config))
     publish(config, tracker, report, folder)
     return report
@@ -299,7 +299,7 @@ def prepare_alone(config: RunConfig) -> Cache:
     continue."""
     check_preparation(config)
     data = config.data.model_copy(update={"stream": False})
-    with claimed(config.run_dir), cluster():
+    with claim(config.run_dir), cluster():
         cache = make_cache(config.model_copy(update={"data": data}))
         tracker = start_tracker(config)
         log_data(config, cache, tracker)

@@ -22,7 +22,7 @@ from ray_distill.evaluate.report import contact_sheet, write_report
 from ray_distill.evaluate.samples import Samples
 from ray_distill.plan.estimate import Estimate, estimate
 from ray_distill.plan.hardware import GIB
-from ray_distill.secrets import masked
+from ray_distill.secrets import mask_tree
 from ray_distill.train.driver.console import say
 from ray_distill.types import TEACHER
 
@@ -57,7 +57,7 @@ def look(config: RunConfig, cache: Cache, seen: Findings) -> None:
 def write(config: RunConfig, seen: Findings) -> None:
     """Write numbers and words into the run's folder, for its page."""
     words = {"lines": seen.lines, "warnings": seen.warnings, "errors": seen.errors}
-    write_report(config.run_dir / PREFLIGHT, masked({**seen.numbers, **words}))
+    write_report(config.run_dir / PREFLIGHT, mask_tree({**seen.numbers, **words}))
 
 
 def first_look(config: RunConfig, cache: Cache) -> None:
@@ -134,7 +134,7 @@ def sample_teacher(config: RunConfig, cache: Cache, seen: Findings) -> None:
         seen.errors.append(str(getattr(error, "cause", error)))
         return
     out = config.run_dir / FOLDER
-    write_videos(out / "teacher_many", samples.videos, generator.prompts, config.data.fps)
+    write_videos(out / "teacher_many", samples, generator.prompts, config.data.fps)
     count = min(len(samples.videos), len(generator.prompts))
     contact_sheet(out / SHEET, {"teacher": samples.videos[:count]}, generator.prompts[:count])
     means = {name: float(values.mean()) for name, values in samples.measures.items()}

@@ -14,7 +14,7 @@ from ray_distill.train.cycles import compared, measure_cycles
 from ray_distill.train.driver.check import check, warnings
 from ray_distill.train.driver.checks.evaluation import check_cache
 from ray_distill.train.driver.console import say
-from ray_distill.train.driver.run_lock import claimed
+from ray_distill.train.driver.run_lock import claim
 from ray_distill.train.driver.signals import watch_signals
 from ray_distill.train.launch import cache_of, cluster
 from ray_distill.train.looks import Findings, look, look_at_plan, write
@@ -31,7 +31,7 @@ def preflight(config: RunConfig) -> Findings:
     check(config)
     seen = Findings(warnings=[*warnings(config)])
     seen.lines.append(f"{config.method.name}: {config.method.describe()}")
-    with claimed(config.run_dir), cluster(), watch_signals() as signals:
+    with claim(config.run_dir), cluster(), watch_signals() as signals:
         cache = cache_of(config)
         check_cache(config, cache)
         look(config, cache, seen)

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 
 from ray_distill.config import ConfigError, Loaded, RunConfig
 from ray_distill.config.keys import flatten, set_dotted
-from ray_distill.config.load import load, validated
+from ray_distill.config.load import config_of, load
 from ray_distill.config.measures import DISTANCES, MEASURE_OF, Bounds, check_names
 from ray_distill.importers import load_run
 from ray_distill.settings import Absolute, Folder, Name, Section
@@ -180,4 +180,4 @@ def _with(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
             set_dotted(tree, key, value)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    return validated(RunConfig, tree)
+    return config_of(RunConfig, tree)

@@ -20,7 +20,7 @@ from ray_distill.evaluate.compare import teachers
 from ray_distill.evaluate.generate import Generator
 from ray_distill.jsonl import read_document, write_document
 from ray_distill.report.compare import write_comparison
-from ray_distill.secrets import masked
+from ray_distill.secrets import mask_tree
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
@@ -124,7 +124,7 @@ def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
     """Tracker of the sweep's own MLflow run, also noted in ``sweep.json``; ConfigError if another sweep has this
     name."""
     path = settings.home / SWEEP
-    now = {"sweep": masked(settings.model_dump(mode="json")), "base": base.dump()}
+    now = {"sweep": mask_tree(settings.model_dump(mode="json")), "base": base.dump()}
     then: dict[str, Any] = read_document(path, *now, "run_id") or now | {"run_id": None}
     old, new = (flatten({key: tree[key] for key in now}) for tree in (then, now))
     if changed := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
@@ -133,7 +133,7 @@ def _tracker(settings: Sweep, base: RunConfig) -> Tracker:
             f"{settings.home} belongs to another sweep: {differences}. Choose another name, or set these keys back"
         )
     tags = {"kind": "sweep", "method": base.method.name, "version": __version__}
-    params = flatten(masked(settings.model_dump(mode="json", exclude_none=True)))
+    params = flatten(mask_tree(settings.model_dump(mode="json", exclude_none=True)))
     tracker = Tracker.start(
         base.track.uri, base.track.experiment, settings.name, params, tags, then["run_id"], folder=settings.home
     )

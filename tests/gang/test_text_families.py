@@ -1,11 +1,14 @@
-"""CogVideoX and HunyuanVideo 1.5 are held and sharded as Wan is: every way equals one process without sharding."""
+"""CogVideoX, HunyuanVideo 1.5 and LTX-2 are held and sharded as Wan is: every way equals one process without
+sharding."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -13,6 +16,7 @@ import torch
 
 from ray_distill.models import family
 from ray_distill.models.conditions import MASK
+from ray_distill.models.packed import modalities, tensor_shape, with_layout
 from ray_distill.types import Batch
 from tests.gang import jobs
 from tests.gang.gang import Gang
@@ -21,15 +25,19 @@ from tests.gang.test_engines import ADAPTERS, TOLERANCE, assert_moved, distance
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import tiny_cogvideox
 import tiny_hunyuan15
+import tiny_ltx2
 
 STEPS = 4
 WHOLE = jobs.Case(zero=0, frozen_zero=0, micro_batch=8)
 SEPARATE = replace(WHOLE, lora=ADAPTERS, same_weights=True)
 ZERO3 = replace(WHOLE, zero=3, frozen_zero=3, micro_batch=4, gradient_checkpointing=True)
 SHARED = replace(SEPARATE, zero=2, frozen_zero=3, micro_batch=2, shared_base=True)
+HEARD = (tiny_ltx2.CHANNELS, 2, 2, 3, 6)
+"""LTX-2's clips: two latent frames of 2 x 3, and six tokens of sound."""
 EXAMPLES = {
     "cogvideox": (tiny_cogvideox.make_transformer, (4, 3, 4, 4), (tiny_cogvideox.TOKENS, tiny_cogvideox.WIDTH)),
     "hunyuan15": (tiny_hunyuan15.make_transformer, (8, 3, 4, 4), (5, tiny_hunyuan15.WIDTH)),
+    "ltx2": (partial(tiny_ltx2.make_transformer, 1), tensor_shape(HEARD), (8, tiny_ltx2.WIDTH)),
 }
 
 
@@ -50,13 +58,27 @@ def with_masks(batch: Batch) -> Batch:
     return replace(batch, cond={**batch.cond, **more}, uncond={**batch.uncond, **more})
 
 
-def run(rank: int, world: int, name: str, case: jobs.Case) -> dict:
+def with_sound(batch: Batch) -> Batch:
+    """The batch with a text for the sound, and with the places of picture and sound."""
+    cond, uncond = (
+        with_layout({**texts, "audio_text": texts["text"].flip(1)}, HEARD) for texts in (batch.cond, batch.uncond)
+    )
+    return replace(batch, cond=cond, uncond=uncond, modalities=modalities(HEARD))
+
+
+def run(rank: int, world: int, name: str, case: jobs.Case, steps: int = STEPS, **saves: Any) -> dict:
     make, shape, text = EXAMPLES[name]
-    plain = jobs.micro_batches
+    plain, fill = jobs.micro_batches, with_sound if name == "ltx2" else with_masks
     changes = {"tiny_wan": lambda seed: drawn(make, seed), "WanDenoiser": family(name).denoiser}
-    changes |= {"SHAPE": shape, "TEXT": text, "micro_batches": lambda *given: [*map(with_masks, plain(*given))]}
+    changes |= {"SHAPE": shape, "TEXT": text, "micro_batches": lambda *given: [*map(fill, plain(*given))]}
     with patch.multiple(jobs, **changes):
-        return jobs.run(rank, world, case, STEPS) | {"start": jobs.initial(case)}
+        return jobs.run(rank, world, case, steps, **saves) | {"start": jobs.initial(case)}
+
+
+def resumed(rank: int, world: int, name: str, case: jobs.Case, folder: str) -> tuple[dict, dict]:
+    """(an uninterrupted run, one that goes on from a checkpoint after half of the steps)."""
+    straight = run(rank, world, name, case, save=folder, save_at=STEPS // 2)
+    return straight, run(rank, world, name, case, resume=folder, start=STEPS // 2)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +88,8 @@ def run(rank: int, world: int, name: str, case: jobs.Case) -> dict:
         pytest.param("cogvideox", SEPARATE, SHARED, marks=pytest.mark.slow),
         pytest.param("hunyuan15", WHOLE, ZERO3, marks=pytest.mark.slow),
         pytest.param("hunyuan15", SEPARATE, SHARED, marks=pytest.mark.slow),
+        ("ltx2", WHOLE, ZERO3),
+        pytest.param("ltx2", SEPARATE, SHARED, marks=pytest.mark.slow),
     ],
 )
 def test_sharded_and_on_a_shared_base_it_equals_one_process(
@@ -76,3 +100,24 @@ def test_sharded_and_on_a_shared_base_it_equals_one_process(
     for result in gang.run(run, name, case, world=2):
         assert distance(result, reference) < TOLERANCE
         assert result["frozen"][0] == result["frozen"][1]
+
+
+@pytest.mark.slow
+def test_a_run_with_sound_resumes_bit_for_bit(gang: Gang, tmp_path: Path) -> None:
+    for straight, again in gang.run(resumed, "ltx2", replace(ZERO3, zero=2), str(tmp_path / "c"), world=2):
+        assert_moved(straight, straight["start"])
+        assert straight["tensors"].keys() == again["tensors"].keys() and straight["state"] == again["state"]
+        assert all(torch.equal(tensor, again["tensors"][name]) for name, tensor in straight["tensors"].items())
+
+
+@pytest.mark.slow
+def test_one_normaliser_over_both_modalities_is_seen(gang: Gang) -> None:
+    """The planted fault: a batch without its places gives sound the normaliser and the mean of the picture."""
+    (reference,) = gang.run(run, "ltx2", WHOLE, world=1)
+    for result in gang.run(joined, "ltx2", ZERO3, world=2):
+        assert distance(result, reference) > TOLERANCE
+
+
+def joined(rank: int, world: int, name: str, case: jobs.Case) -> dict:
+    with patch(f"{__name__}.modalities", lambda latent: {}):
+        return run(rank, world, name, case)

@@ -76,7 +76,7 @@ def test_only_a_plain_value_error_of_another_room_is_the_users():
 def test_flags_stand_before_between_and_after_overrides(line):
     args = parse(line.split())
     assert (args.verb, args.config, args.overrides) == ("sample", Path("run.yaml"), ["a=1", "b=2"])
-    assert (args.prompt, args.seed, args.out) == ("seven", 3, Path("sample.mp4"))
+    assert (args.prompt, args.seed, args.out) == (["seven"], [3], None)
 
 
 def test_no_push_is_two_overrides_and_they_come_last():

@@ -18,7 +18,7 @@ PARTICIPLES = {
     "made",
     "placed",
 }
-PARTICIPLES |= {"said", "sought", "told", "wanted"}
+PARTICIPLES |= {"claimed", "masked", "published", "said", "sought", "told", "validated", "wanted"}
 """A noun names the value (``rows``, ``section``), and a participle names what happened to it."""
 PACKAGE = Path(__file__).parents[2] / "ray_distill"
 

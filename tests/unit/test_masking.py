@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_distill.masking import HIDDEN, mask, masked
+from ray_distill.masking import HIDDEN, mask, mask_tree
 
 S = "ter2x"
 """A part of each planted secret."""
@@ -99,7 +99,7 @@ def test_a_secret_is_hidden(text: str) -> None:
     assert S not in shown and HIDDEN in shown
     assert mask(shown) == shown
     for tree in ({"a": [text, 3]}, {"a": {"b": text}}, {text: 1}):
-        assert S not in str(masked(tree))
+        assert S not in str(mask_tree(tree))
     traceback = f'  File "x.py", line 3, in f\n    open(...)\nOSError: {text}\nnext line'
     assert S not in mask(traceback) and mask(traceback).endswith("\nnext line")
 
@@ -107,7 +107,7 @@ def test_a_secret_is_hidden(text: str) -> None:
 @pytest.mark.parametrize("text", WORDS)
 def test_an_ordinary_word_is_left(text: str) -> None:
     assert mask(text) == text
-    assert masked({"a": text}) == {"a": text}
+    assert mask_tree({"a": text}) == {"a": text}
 
 
 def test_what_stands_beside_a_secret_is_left() -> None:
@@ -125,7 +125,7 @@ def test_what_a_key_with_a_secrets_name_holds_is_hidden() -> None:
         "n": {"secret": "a"},
     }
     shown = {"token": HIDDEN, "hf_token": HIDDEN, "pad_token": "<pad>", "password": "", "tokens": "abc"}
-    assert masked(tree) == {**shown, "n": {"secret": HIDDEN}}
+    assert mask_tree(tree) == {**shown, "n": {"secret": HIDDEN}}
 
 
 @pytest.fixture
@@ -180,5 +180,5 @@ def test_a_path_or_word_that_equals_a_variable_is_left(text: str) -> None:
 @pytest.mark.usefixtures("environment")
 def test_a_configurations_names_are_left() -> None:
     tree = {"name": "quickstart", "experiment": "planted-2", "path": "digits_teacher"}
-    assert masked(tree) == tree
-    assert masked({"prompt": "0123abcd4567ef89"}) == {"prompt": HIDDEN}
+    assert mask_tree(tree) == tree
+    assert mask_tree({"prompt": "0123abcd4567ef89"}) == {"prompt": HIDDEN}

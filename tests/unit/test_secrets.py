@@ -13,7 +13,7 @@ from ray_distill import cli
 from ray_distill.cli import main
 from ray_distill.config import ConfigError, RunConfig, load_config
 from ray_distill.config.load import write_yaml
-from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked
+from ray_distill.secrets import MaskedFormatter, mask, mask_threads, mask_tree
 from ray_distill.train.driver.check import check_track
 from ray_distill.train.driver.console import say
 from ray_distill.train.wire.job import Job
@@ -38,7 +38,7 @@ URI = "postgresql://ann:hunter2@db:5432/mlflow"
 )
 def test_what_is_hidden(text, shown):
     assert mask(text) == mask(shown) == shown
-    assert masked({"a": [text, 3], "b": {"c": text}}) == {"a": [shown, 3], "b": {"c": shown}}
+    assert mask_tree({"a": [text, 3], "b": {"c": text}}) == {"a": [shown, 3], "b": {"c": shown}}
 
 
 def test_a_configuration_shows_no_password(tmp_path):
@@ -165,4 +165,4 @@ def test_no_key_of_ours_is_taken_for_a_secret():
     tree = json.loads(
         json.dumps(load_config(Path("configs/quickstart.yaml"), environment={}).config.dump(secrets=True))
     )
-    assert masked(tree) == tree
+    assert mask_tree(tree) == tree

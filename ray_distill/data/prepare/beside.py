@@ -11,11 +11,13 @@ import pyarrow as pa
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.index import QUARANTINE
 from ray_distill.data.prepare.pipeline import Say, encode_beside, with_paths
+from ray_distill.data.prepare.silence import SILENT, silent_clips
+from ray_distill.data.prepare.silence import lines as silent_lines
 from ray_distill.data.prepare.stages import Write
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import Cache
 from ray_distill.data.store.growing import Growing
-from ray_distill.data.store.parquet import Store
+from ray_distill.data.store.parquet import Place, Store, place_columns
 from ray_distill.data.store.tables import among, distinct, unequal, without
 from ray_distill.masking import mask
 from ray_distill.models.spec import of_clips
@@ -59,6 +61,17 @@ class Filling(threading.Thread):
         lines = [{"file": row["video"], "reason": mask(reasons[row["id"]])} for row in bad]
         with (self.cache.folder / QUARANTINE).open("a") as file:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        if self.models.sound:
+            self._name_silent()
+
+    def _name_silent(self) -> None:
+        """Add the silent clips among those that were just encoded to the list."""
+        places = place_columns(self.rows["id"], self.write.store.places())
+        rows = unequal(self.rows.append_column("file", places["file"]), file="")
+        encoded = [Place(**place) for place in unequal(places, file="").to_pylist()]
+        silent = silent_clips(self.source, self.write.store, rows.select(["dataset", "video", "number"]), encoded)
+        with (self.cache.folder / SILENT).open("a") as file:
+            file.write(silent_lines(silent))
 
     def check(self) -> None:
         """Raise the error that ended the thread early, since training would wait for its rows for ever."""

@@ -12,13 +12,15 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.read.transform import to_pixels
 from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import to_bytes
+from ray_distill.models.packed import pack
 from ray_distill.models.spec import of_captions, of_clips
 
 Batch = Mapping[str, np.ndarray]
 
 
 class EncodeClips:
-    """An actor with the codec: pixels -> ``latents`` and the fields of a clip.
+    """An actor with the codec: pixels -> ``latents`` and the fields of a clip; pixels and samples -> packed ``latents``
+    and ``heard``, the share of the clip in which its file has sound. Elsewhere the clip is silent.
 
     A GPU encodes clips of one shape together. A CPU encodes them one by one: a batch sums in another order, so that the
     seventh digit of a row would depend on the other rows of its batch.
@@ -28,12 +30,16 @@ class EncodeClips:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.codec = load_codec(models.path / "vae").to(self.device)
         self.fields, self.image = of_clips(models.fields), models.image_encoder(self.codec)
-        if self.image is not None:
-            self.image.to(self.device)
+        self.sound = models.sound_encoder()
+        for encoder in (self.image, self.sound):
+            if encoder is not None:
+                encoder.to(self.device)
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
         # Empty bytes, not None: a block of only broken clips would have another schema.
-        encoded = {name: [b""] * len(rows["id"]) for name in ("latents", *self.fields)}
+        encoded: dict[str, list[Any]] = {name: [b""] * len(rows["id"]) for name in ("latents", *self.fields)}
+        if self.sound is not None:
+            encoded["heard"] = [0.0] * len(rows["id"])
         shapes: dict[tuple[int, ...], list[int]] = {}
         for place in np.flatnonzero(rows["error"] == "").tolist():
             shapes.setdefault(rows["pixels"][place].shape, []).append(place)
@@ -41,16 +47,24 @@ class EncodeClips:
             size = len(places) if self.device == "cuda" else 1
             for some in (places[first : first + size] for first in range(0, len(places), size)):
                 pixels = to_pixels(np.stack([rows["pixels"][place] for place in some])).to(self.device)
-                for place, row in zip(some, self._rows(pixels), strict=True):
+                samples = None if self.sound is None else np.stack([rows["samples"][place] for place in some])
+                for place, row in zip(some, self._rows(pixels, samples), strict=True):
                     for name, value in row.items():
                         encoded[name][place] = value
         return {"id": list(rows["id"]), "error": list(rows["error"])} | encoded
 
-    def _rows(self, pixels: torch.Tensor) -> list[dict[str, bytes]]:
+    def _rows(self, pixels: torch.Tensor, samples: np.ndarray | None) -> list[dict[str, Any]]:
         latents = self.codec.encode(pixels).float().cpu()
-        rows = [{"latents": np.ascontiguousarray(latent).tobytes()} for latent in latents.numpy()]
+        c, t, h, w = latents.shape[1:]
+        if self.sound is not None and samples is not None:
+            tokens = self.codec.latent_shape(*pixels.shape[2:])[4]
+            audible = torch.from_numpy(np.nan_to_num(samples)).to(self.device)
+            latents = pack(latents, self.sound.encode(audible, tokens).float().cpu())
+        rows: list[dict[str, Any]] = [{"latents": np.ascontiguousarray(latent).tobytes()} for latent in latents.numpy()]
+        if samples is not None:
+            for row, heard in zip(rows, 1 - np.isnan(samples[:, 0]).mean(axis=1), strict=True):
+                row["heard"] = float(heard)
         if self.image is not None:
-            c, t, h, w = latents.shape[1:]
             for row, fields in zip(rows, self.image.encode(pixels), strict=True):
                 row |= {n: to_bytes(n, fields[n], field, (c, t, h, w)) for n, field in self.fields.items()}
         return rows

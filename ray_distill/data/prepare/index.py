@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 
 from ray_distill import durable
 from ray_distill.data.prepare.inventory import Inventory
+from ray_distill.data.prepare.silence import SILENT, counts, lines, silent_clips
 from ray_distill.data.prepare.stages import Decode
 from ray_distill.data.store.cache import KINDS, Cache, prompt_arrays, write
-from ray_distill.data.store.parquet import address, address_of, place_columns
+from ray_distill.data.store.parquet import Place, address, address_of, place_columns
 from ray_distill.data.store.tables import among, distinct, equal, rows_of, unequal
 from ray_distill.errors import ConfigError
 from ray_distill.masking import mask
@@ -50,7 +51,10 @@ def finish(inventory: Inventory) -> Cache:
             f"the reasons are in {source.cache_dir / QUARANTINE}"
         )
     index = _index_of(inventory)
+    silent = _silent(inventory, index)
     card = _card(inventory, index, bad)
+    if silent is not None:
+        card |= {"sound": inventory.models.sound} | counts(silent)
     samples = rows_of(index.select(["id", "caption", "choices", "dataset"]))
     key = address_of(
         chain(
@@ -67,8 +71,20 @@ def finish(inventory: Inventory) -> Cache:
     cache = Cache(source.cache_dir / key[:16])
     with durable.alone(source.cache_dir):
         if not _whole(cache):
+            if silent is not None:
+                durable.write(cache.folder / SILENT, lines(silent))
             _write(inventory, cache.folder, index, card, quarantine)
     return Cache(cache.folder)
+
+
+def _silent(inventory: Inventory, index: pa.Table) -> list[Row] | None:
+    """The encoded clips of files that are silent at least in part; None where clips have no sound."""
+    if not (inventory.models.sound and inventory.source.has_videos):
+        return None
+    clips = unequal(index, video="", choices=0, latents_file="")
+    columns = [clips[f"latents_{part}"].to_pylist() for part in Place._fields]
+    places = [Place(*place) for place in zip(*columns, strict=True)]
+    return silent_clips(inventory.source, inventory.latents, clips.select(["dataset", "video", "number"]), places)
 
 
 def _whole(cache: Cache) -> bool:
@@ -113,10 +129,8 @@ def _index_of(inventory: Inventory) -> pa.Table:
     rows = distinct(rows.select([*columns, "others", "image_id"]).append_column("text", text), *order)
     rows = _with_choices(rows.sort_by([(name, "ascending") for name in order]), captions)
     if "path" in columns:
-        masked = pa.array(
-            map(mask, rows["path"].to_pylist()), pa.string()
-        )  # pipeline.with_paths restores the addresses
-        rows = rows.set_column(rows.column_names.index("path"), "path", masked)
+        paths = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # pipeline.with_paths restores the addresses
+        rows = rows.set_column(rows.column_names.index("path"), "path", paths)
     index = rows.select([*columns, "choices"]).append_column(
         "shape", pa.array(inventory.shapes(rows), pa.list_(pa.int64()))
     )
@@ -214,6 +228,8 @@ def summary(card: Mapping[str, Any]) -> str:
     """A cache's card in one line."""
     buckets = ", ".join(f"{count} of {shape}" for shape, count in card["buckets"].items())
     cut = f", {card['captions_cut']} captions cut" if card.get("captions_cut") else ""  # older cards lack this key
+    silent = sum(card.get(key, 0) for key in ("silent", "partly_silent"))
+    cut += f", {silent} silent at least in part" if silent else ""
     return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
 
 

@@ -47,7 +47,8 @@ def memo(source: Source, models: Encoders, listed: pa.Table) -> Path:
     teachers = [models.transformer(part.teacher) for part in source.parts if part.teacher]
     made_by = settings, models.codec, models.encoder, models.multiple, teachers
     images = [models.images] if models.images else []
-    return source.cache_dir / "known" / address_of(chain(made_by, images, files))
+    sound = [models.sound] if models.sound and source.has_videos else []
+    return source.cache_dir / "known" / address_of(chain(made_by, images, sound, files))
 
 
 def _with_versions(row: dict[str, Any]) -> tuple[Any, ...]:

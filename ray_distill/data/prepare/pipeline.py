@@ -126,7 +126,7 @@ def _look(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.Tab
     """A table of the clips in the source's files, with an error in the place of each unusable file."""
     tables = [CLIPS.empty_table()]
     if len(files):
-        clips = dataset(files, LIGHT).flat_map(Look(source, models.multiple), num_cpus=share(LOOK))
+        clips = dataset(files, LIGHT).flat_map(Look(source, models.multiple, models.sound), num_cpus=share(LOOK))
         progress = Progress("files looked into", len(files), say)
         with progress.bar:
             for batch in clips.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -175,11 +175,12 @@ def encode_beside(
 
 
 def _encoded_clips(source: Source, models: Encoders, rows: Dataset, cpus: float | None = None) -> Dataset:
-    return _encode(_decode(source, rows, cpus), EncodeClips, (models,), source, source.encode_batch, cpus)
+    decoded = _decode(source, rows, cpus, models.sound_rate)
+    return _encode(decoded, EncodeClips, (models,), source, source.encode_batch, cpus)
 
 
-def _decode(source: Source, rows: Dataset, cpus: float | None = None) -> Dataset:
-    return rows.map_batches(Decode(source), batch_size=None, num_cpus=share(DECODE, cpus))
+def _decode(source: Source, rows: Dataset, cpus: float | None = None, sound_rate: int = 0) -> Dataset:
+    return rows.map_batches(Decode(source, sound_rate), batch_size=None, num_cpus=share(DECODE, cpus))
 
 
 def _teach(source: Source, models: Encoders, inventory: Inventory, part: int, teacher: Teacher, say: Say) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby, islice
@@ -22,6 +22,7 @@ from ray_distill.data.prepare.listing import LISTED
 from ray_distill.data.read.clip import BadClip, Seek, Video
 from ray_distill.data.read.picture import read_picture
 from ray_distill.data.read.remote import local, version
+from ray_distill.data.read.sound import read_sound
 from ray_distill.data.read.transform import resize
 from ray_distill.data.read.video import look, read_clip
 from ray_distill.data.source import Clips, Source
@@ -49,11 +50,13 @@ class Look:
     """An entry -> its clips, each with the header's facts, its number, its size and an id; an entry that cannot be used
     has the reason in ``error``.
 
-    Clips' heights and widths are multiples of ``multiple``, the model's.
+    Clips' heights and widths are multiples of ``multiple``, the model's. ``sound`` is the address of the encoding of
+    their sound, "" for clips without sound.
     """
 
     source: Source
     multiple: tuple[int, int]
+    sound: str = ""
 
     def __call__(self, row: Row) -> list[Row]:
         clips = self.source.clips(self.source.parts[row["dataset"]])
@@ -79,7 +82,7 @@ class Look:
             return [row | empty | {"error": wrong}]
         rows = []
         for number, seek in enumerate(seeks):
-            id_ = address(content, clips.cut(number), size, clips.crop)
+            id_ = address(content, clips.cut(number), size, clips.crop, *([self.sound] if self.sound else []))
             header = json.dumps([asdict(video), seek and asdict(seek)])
             clip = {"number": number, "height": size[0], "width": size[1], "id": id_, "header": header}
             rows.append(row | clip | {"content": content, "image_id": image_id})
@@ -122,9 +125,13 @@ def fingerprint(path: str) -> str:
 class Decode:
     """Clips -> ``pixels`` uint8 [n, T, H, W, 3], for some clips of one shape at a time. A clip that cannot be decoded
     has zeros, and the reason in ``error``, which is "" for others. A row without a ``header`` has its file's header
-    read again; a row's ``content`` must be the fingerprint of the file."""
+    read again; a row's ``content`` must be the fingerprint of the file.
+
+    With a ``sound_rate`` each clip also has its ``samples`` float32 [n, 2, samples] at that rate, NaN where its file
+    has no sound."""
 
     source: Source
+    sound_rate: int = 0
 
     def __call__(self, rows: Batch) -> Iterator[dict[str, Any]]:
         clips, start = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)], 0
@@ -132,13 +139,18 @@ class Decode:
             while some := list(islice(alike, self._together(shape))):
                 # Allocated once: stacking clips would copy them again.
                 pixels = np.empty((len(some), *shape), dtype=np.uint8)
-                errors = [self.clip(row, out)[1] for row, out in zip(some, pixels, strict=True)]
+                samples = self._silence(some)
+                errors = [self.clip(row, *arrays)[1] for row, *arrays in zip(some, pixels, samples, strict=True)]
                 columns = {name: column[start : start + len(some)] for name, column in rows.items()}
+                columns |= {"samples": samples} if self.sound_rate else {}
                 yield columns | {"pixels": pixels, "error": np.array(errors, dtype=object)}
                 start += len(some)
 
-    def clip(self, row: Row, out: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-        """(pixels [T, H, W, 3] of one clip, its error); the pixels are written into ``out`` if the caller passes it."""
+    def clip(
+        self, row: Row, out: np.ndarray | None = None, samples: np.ndarray | None = None
+    ) -> tuple[np.ndarray, str]:
+        """(pixels [T, H, W, 3] of one clip, its error); the pixels are written into ``out``, and the sound into
+        ``samples`` [2, samples], if the caller passes them."""
         clips = self.source.clips(self.source.parts[row["dataset"]])
         pixels = np.empty(self._shape(row), dtype=np.uint8) if out is None else out
         facts = _facts(row["header"]) if row.get("header") else None
@@ -146,7 +158,10 @@ class Decode:
         fit = partial(_fit, height=row["height"], width=row["width"], crop=clips.crop)
         try:
             with local(row["path"]) as path:
-                read_clip(path, clips.cut(row["number"]), fit, facts, pixels, source.decoder, source.maximum_pixels)
+                cut, limit = clips.cut(row["number"]), source.maximum_pixels
+                read_clip(path, cut, fit, facts, pixels, source.decoder, limit)
+                if samples is not None and samples.size:
+                    samples[:] = read_sound(path, cut, self.sound_rate, limit)
                 if row.get("content") and row["content"] != fingerprint(path):
                     raise BadClip(row["path"], "was replaced since its header was read")
         except BadClip as bad:
@@ -156,6 +171,11 @@ class Decode:
 
     def _shape(self, row: Row) -> tuple[int, int, int, int]:
         return self.source.clips(self.source.parts[row["dataset"]]).frames, int(row["height"]), int(row["width"]), 3
+
+    def _silence(self, rows: Sequence[Row]) -> np.ndarray:
+        """Samples without sound [n, 2, samples] for clips of one shape; without samples where none are read."""
+        clips = self.source.clips(self.source.parts[rows[0]["dataset"]])
+        return np.full((len(rows), 2, round(clips.frames / clips.fps * self.sound_rate)), np.nan, np.float32)
 
     def _together(self, shape: tuple[int, ...]) -> int:
         """Number of clips that fit into ``TOGETHER`` bytes, in whole batches of the encoder where at least one fits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -29,9 +30,10 @@ class Track:
         return container.add_stream("aac", rate=self.rate, layout=LAYOUTS[len(self.samples)])
 
     def mux(self, container: av.container.OutputContainer, stream: av.AudioStream) -> None:
-        """Encode all samples into ``stream``; the encoder cuts them into its own frames."""
+        """Encode all samples into ``stream``; the encoder cuts them into its own frames. Without a time the sound would
+        begin late by the encoder's delay, 1024 samples of AAC."""
         samples = np.ascontiguousarray(self.samples.clip(-1, 1))
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=LAYOUTS[len(samples)])
-        frame.rate = self.rate
+        frame.rate, frame.pts, frame.time_base = self.rate, 0, Fraction(1, self.rate)
         container.mux(stream.encode(frame))
         container.mux(stream.encode())

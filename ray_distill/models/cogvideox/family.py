@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ray_distill.models.cogvideox.codec import CogVideoXVAE
 from ray_distill.models.cogvideox.network import CogVideoXDenoiser
-from ray_distill.models.cogvideox.schedule import PUBLISHED, snr_shift_scale
+from ray_distill.models.cogvideox.schedule import PUBLISHED_CONFIG, snr_shift_scale
 from ray_distill.models.parts import read_json
 from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder
 
@@ -79,7 +79,7 @@ def check(pipeline: Pipeline, tokens: int) -> None:
     if (kind := scheduler.get("_class_name")) not in SCHEDULERS:
         raise ValueError(f"{pipeline.where}: its scheduler is a {kind}; give a folder with a {SCHEDULERS[0]}")
     defaults = inspect.signature(CogVideoXDDIMScheduler.__init__).parameters
-    for key, value in {**PUBLISHED, "snr_shift_scale": snr_shift_scale(network)}.items():
+    for key, value in {**PUBLISHED_CONFIG, "snr_shift_scale": snr_shift_scale(network)}.items():
         if key not in SAMPLING and (own := scheduler.get(key, defaults[key].default)) != value:
             raise ValueError(
                 f"{pipeline.where}: its scheduler has {key} = {own}, and CogVideoX's network of this kind was trained "
@@ -90,7 +90,7 @@ def check(pipeline: Pipeline, tokens: int) -> None:
 def scheduler(network: nn.Module) -> CogVideoXDDIMScheduler:
     """The scheduler with which such a network was published."""
     config: Any = network.config
-    return CogVideoXDDIMScheduler(**PUBLISHED, snr_shift_scale=snr_shift_scale(config))
+    return CogVideoXDDIMScheduler(**PUBLISHED_CONFIG, snr_shift_scale=snr_shift_scale(config))
 
 
 FAMILY = Family(
@@ -122,5 +122,5 @@ FAMILY = Family(
         bases=("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline"),
         scheduler=scheduler,
     ),
-    published=HERE / "published",
+    published_folder=HERE / "published",
 )

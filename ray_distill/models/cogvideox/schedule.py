@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PUBLISHED: Mapping[str, Any] = {
+PUBLISHED_CONFIG: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -42,7 +42,7 @@ def levels(scale: float) -> tuple[float, ...]:
 
     The last level is without signal (arXiv 2305.08891, algorithm 1); ``scale`` divides the signal-to-noise ratio.
     """
-    start, end, count = (PUBLISHED[key] for key in ("beta_start", "beta_end", "num_train_timesteps"))
+    start, end, count = (PUBLISHED_CONFIG[key] for key in ("beta_start", "beta_end", "num_train_timesteps"))
     alpha = np.cumprod(1 - np.linspace(start**0.5, end**0.5, count) ** 2)
     a = np.sqrt(alpha / (scale + (1 - scale) * alpha))
     a = (a - a[-1]) * a[0] / (a[0] - a[-1])

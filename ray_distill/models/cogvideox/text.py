@@ -20,7 +20,7 @@ class CogVideoXText(T5Text):
     """Encoder of prompts into the field "text" [tokens, D] fp32."""
 
     def __init__(self, folder: Path, max_length: int, precision: str = "float32") -> None:
-        super().__init__(folder, max_length, precision, encoder=T5EncoderModel, masked=False)
+        super().__init__(folder, max_length, precision, encoder=T5EncoderModel, use_mask=False)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> list[Row]:

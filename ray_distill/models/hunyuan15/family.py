@@ -182,5 +182,5 @@ FAMILY = Family(
         bases=(IMAGE,),
         task="image-to-video",
     ),
-    published=HERE / "published",
+    published_folder=HERE / "published",
 )

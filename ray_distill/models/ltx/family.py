@@ -71,6 +71,6 @@ FAMILY = Family(
         script=HERE / "sample.py",
         bases=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
     ),
-    published=HERE / "published",
+    published_folder=HERE / "published",
     original={"transformer_blocks": "transformer_blocks"},  # diffusers does not read other layers' original names
 )

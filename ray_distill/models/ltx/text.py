@@ -11,4 +11,4 @@ from ray_distill.models.text import T5Text
 
 def ltx_text(folder: Path, tokens: int, precision: str = "float32") -> T5Text:
     """The text encoder. Its T5 sees the padding; only the network uses the mask."""
-    return T5Text(folder, tokens, precision, encoder=T5EncoderModel, masked=False)
+    return T5Text(folder, tokens, precision, encoder=T5EncoderModel, use_mask=False)

@@ -4,6 +4,7 @@ May import: the files beside the folders of families, diffusers, transformers; n
 family         FAMILY: LTX-2's declaration
 network        the denoiser, over one forward of diffusers' transformer: picture and sound in one packed tensor
 codec          pixels to the picture's latents and back, and the shape of a clip with its sound
+hearing        samples to sound's tokens: the mel spectrogram and the audio VAE
 sound          sound's tokens to samples: the audio VAE and the vocoder
 text           prompts to the two fields of a caption: Gemma 3 and the connectors
 sample         the script of exports: it imports diffusers and torch, nothing of ours, and owes a test that it gives our

@@ -9,10 +9,11 @@ from diffusers import AutoencoderKLLTX2Video
 from torch import Tensor
 
 from ray_distill.models.ltx.codec import LTXVAE
+from ray_distill.models.ltx2.hearing import HOP, RATE
 from ray_distill.models.ltx2.network import FRAME_RATE
 from ray_distill.models.spec import Latent
 
-TOKENS_PER_SECOND = 16_000 / 160 / 4
+TOKENS_PER_SECOND = RATE / HOP / 4
 """Rate of sound's tokens: 16 kHz, one mel frame per 160 samples, one token per 4 mel frames (see ``family.check``)."""
 
 

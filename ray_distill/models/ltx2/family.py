@@ -14,17 +14,21 @@ from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from torch import Tensor
 
-from ray_distill.models.ltx2.codec import LTX2VAE, TOKENS_PER_SECOND
+from ray_distill.models.ltx2.codec import LTX2VAE
+from ray_distill.models.ltx2.hearing import BANDS as MEL_BANDS
+from ray_distill.models.ltx2.hearing import HOP, RATE, LTX2Hearing
 from ray_distill.models.ltx2.network import FRAME_RATE, LTX2Denoiser
 from ray_distill.models.ltx2.sound import LTX2Sound
-from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder
+from ray_distill.models.spec import Config, Export, Family, Field, Fields, Sound, TextEncoder
 
 if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
 
 HERE = Path(__file__).parent
-BANDS = 16
+BANDS = MEL_BANDS // 4
 """Mel bands in a token of sound; only the order in which the pipeline draws its first noise depends on it."""
+HEARD = {"sample_rate": RATE, "mel_hop_length": HOP, "mel_bins": MEL_BANDS, "in_channels": 2}
+"""Keys of the audio VAE's configuration on which the spectrogram and the number of tokens depend."""
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
@@ -75,20 +79,16 @@ def check(pipeline: Pipeline, tokens: int) -> None:
     sound, joined = (
         json.loads((pipeline.path / part / "config.json").read_bytes()) for part in ("audio_vae", "connectors")
     )
-    bands = (sound.get("mel_bins") or 64) // 4
-    width = sound.get("latent_channels", 8) * bands
+    width = sound.get("latent_channels", 8) * (sound.get("mel_bins") or 64) // 4
     channels = {name: network.get(name, 128) for name in ("in_channels", "audio_in_channels")}
     if set(channels.values()) != {width}:
         raise ValueError(
             f"{pipeline.where}: its transformer has {channels}, and audio_vae makes tokens of {width}; picture and "
             "sound are packed as tokens of one width; give a folder whose parts belong together"
         )
-    rate = sound.get("sample_rate", 16_000) / sound.get("mel_hop_length", 160) / 4
-    if rate != TOKENS_PER_SECOND or bands != BANDS:
-        raise ValueError(
-            f"{pipeline.where}: audio_vae makes {rate:g} tokens a second of {bands} bands, and LTX-2.0's makes "
-            f"{TOKENS_PER_SECOND:g} of {BANDS}; give its folder"
-        )
+    theirs = {key: sound.get(key, value) for key, value in HEARD.items()}
+    if theirs != HEARD:
+        raise ValueError(f"{pipeline.where}: audio_vae has {theirs}, and LTX-2.0's has {HEARD}; give its folder")
     registers = {joined.get(f"{of}_connector_num_learnable_registers", 128) for of in ("video", "audio")}
     if None in registers or joined.get("per_modality_projections"):
         raise ValueError(
@@ -132,7 +132,7 @@ FAMILY = Family(
     fields=fields,
     text=text,
     text_parts=("text_encoder", "tokenizer", "connectors"),
-    sound=LTX2Sound.load,
+    sound=Sound(LTX2Hearing.load, LTX2Sound.load, RATE, ("audio_vae",), version=1),
     start=start,
     noise=noise,
     fps=FRAME_RATE,
@@ -146,6 +146,6 @@ FAMILY = Family(
         script=HERE / "sample.py",
         bases=("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline"),
     ),
-    published=HERE / "published",
+    published_folder=HERE / "published",
     original=ORIGINAL,
 )

@@ -127,6 +127,18 @@ ORIGINAL = {
     "proj_out": "head.head",
 }
 
+REST = {
+    ".scale_shift_table": "head.modulation",
+    "scale_shift_table": "modulation",
+    "condition_embedder.image_embedder.norm1": "img_emb.proj.0",
+    "condition_embedder.image_embedder.norm2": "img_emb.proj.4",
+    "patch_embedding": "patch_embedding",
+    **{f"attn1.norm_{one}": f"self_attn.norm_{one}" for one in "qk"},
+    **{f"attn2.norm_{one}": f"cross_attn.norm_{one}" for one in "qk"},
+    "attn2.norm_added_k": "cross_attn.norm_k_img",
+    "norm2": "norm3",  # diffusers counts the norms in the order of their use
+}
+
 FAMILY = Family(
     name="wan",
     transformer=WanTransformer3DModel,
@@ -148,8 +160,9 @@ FAMILY = Family(
         causal=(HERE / "sample_causal.py", {"causal_wan.py": HERE / "causal.py"}),
         experts=True,
     ),
-    published=HERE / "published",
+    published_folder=HERE / "published",
     original=ORIGINAL,
+    original_rest=REST,
     image=image,
     image_parts=image_parts,
     image_channels=image_channels,

@@ -108,6 +108,12 @@ def warnings(config: RunConfig) -> list[str]:
             f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no "
             "data, so samples without a prompt only teach the student the empty prompt. Set it to 0"
         )
+    numbers = [str(number) for number, part in enumerate(config.data.datasets) if part.teacher is not None]
+    if numbers and not config.method.uses_latents and config.evaluate.metric is None:
+        texts.append(
+            f"data.datasets.{numbers[0]}.teacher: method {config.method.name!r} reads prompts alone, so nothing reads "
+            "the clips that the teacher makes. Remove this key, which saves their sampling"
+        )
     return texts
 
 

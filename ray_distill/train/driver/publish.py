@@ -74,9 +74,9 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
 
 def note(config: RunConfig, report: dict[str, Any]) -> str:
     """Description of the run in MLflow: missed goals and the report's table."""
-    asked = bool(config.evaluate.goals.asked)
+    has_goals = bool(config.evaluate.goals.names)
     missed = [f"- The student misses a goal: {goal}" for goal in report.get("missed", [])]
-    lines = missed or (["The student meets its goals."] if asked and config.evaluate.enabled else [])
+    lines = missed or (["The student meets its goals."] if has_goals and config.evaluate.enabled else [])
     return "\n".join(
         [*lines, "", "```", table(report), "```", "", f"The artifact {PAGE} shows the whole run on one page."]
     )

@@ -39,7 +39,8 @@ def kept_cache(config: RunConfig) -> Cache | None:
     except Damaged:
         return None
     models = config.model.encoders
-    return cache if cache.addresses == (models.codec, models.encoder, models.images) else None
+    same_sound = cache.card.get("sound", models.sound) == models.sound
+    return cache if same_sound and cache.addresses == (models.codec, models.encoder, models.images) else None
 
 
 def _asked(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ FILE = ".driver"
 
 
 @contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
+def claim(run_dir: Path) -> Iterator[None]:
     """Hold the run's folder as its only driver, and make the folder if needed; ConfigError names another driver.
 
     The system releases the lock when the process ends in any way. A file system without locks gives no lock.

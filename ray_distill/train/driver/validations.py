@@ -111,7 +111,7 @@ class Validations:
         if self._generator is None:
             self._generator = Generator(self.config, self.cache)
         folder, sampler = self.config.run_dir / folder_name(step), self.config.method.sampler()
-        candidates = [Candidate(STUDENT, sampler, folder, averaged) for averaged in self.config.validated]
+        candidates = [Candidate(STUDENT, sampler, folder, averaged) for averaged in self.config.validation_students]
         many = teachers(self.config).get("teacher_many")
         if many is not None and self._teacher is None and self.config.evaluate.validation_ratios:
             candidates.append(many)
@@ -123,7 +123,7 @@ class Validations:
         assert self._generator is not None
         folder = self.config.run_dir / VALIDATION_VIDEOS / f"step_{step:06d}"
         row: dict[str, Any] = {"step": step}
-        students = samples[: len(self.config.validated)]
+        students = samples[: len(self.config.validation_students)]
         self._teacher = next(iter(samples[len(students) :]), self._teacher)
         for each, prefix, place in zip(students, ("", "trained_"), (folder, folder / "trained"), strict=False):
             measured = summary([each], self._generator.real, self.config.method.sampler(), self._generator.prompts)
@@ -132,7 +132,7 @@ class Validations:
                 compared |= distances([each], [self._teacher], self._generator.prompts)
                 measured |= {name: ratio["value"] for name, ratio in compared.items()}
             row |= {f"{prefix}{name}": value for name, value in measured.items() if value is not None}
-            write_videos(place, each.videos, self._generator.prompts, self.config.data.fps)
+            write_videos(place, each, self._generator.prompts, self.config.data.fps)
         self._series.add([row])
         self.rows.append(row)
         shown = "  ".join(f"{name} {row[name]:.3f}" for name in SHOWN if name in row)

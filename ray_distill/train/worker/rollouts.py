@@ -44,7 +44,7 @@ class Rollouts:
             if rollout.x is None or self.streamed != "saved":
                 continue
             for row, position in enumerate(positions.tolist()):
-                for name, tensor in named(rollout).items():
+                for name, tensor in tensors_by_name(rollout).items():
                     yield ROLE, f"{position:06d}/{name}", tensor[row]
 
     def load(self, checkpoint: Checkpoint, device: torch.device) -> None:
@@ -58,7 +58,7 @@ class Rollouts:
                 self._rollouts[number] = rollout_of(stacked, self.window)
 
 
-def named(rollout: Rollout) -> dict[str, Tensor]:
+def tensors_by_name(rollout: Rollout) -> dict[str, Tensor]:
     """Tensors of a rollout by name, each with the samples first."""
     assert rollout.x is not None
     counts = torch.tensor([rollout.frames, rollout.cache.frames])
@@ -72,7 +72,7 @@ def named(rollout: Rollout) -> dict[str, Tensor]:
 
 
 def rollout_of(tensors: Mapping[str, Tensor], window: Window | None) -> Rollout:
-    """The inverse of :func:`named`. The chunks of the cache come in the order of their frames."""
+    """The inverse of :func:`tensors_by_name`. The chunks of the cache come in the order of their frames."""
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -87,7 +87,7 @@ def make(source, models=MODELS):
     listed = listing(source)
     if (found := recall(source, models, listed)) is not None:
         return found, ([], [])
-    look, kinds = Look(source, models.multiple), [part.kind for part in source.parts]
+    look, kinds = Look(source, models.multiple, models.sound), [part.kind for part in source.parts]
     prompts = [row for row in rows_of(listed) if kinds[row["dataset"]] == "prompts"]
     looked = [clip for row in rows_of(listed) if kinds[row["dataset"]] != "prompts" for clip in look(row)]
     made = Inventory(source, models, table_of(prompts, LISTED), table_of(looked, CLIPS))
@@ -95,7 +95,7 @@ def make(source, models=MODELS):
     if captions:
         Write(made.text)(EncodeText(models)(columns(captions)))
     if clips:
-        for decoded in Decode(source)(columns(clips)):
+        for decoded in Decode(source, models.sound_rate)(columns(clips)):
             told = written(made)(EncodeClips(models)(decoded))
             made.mark_failed(dict(zip(told["id"], told["error"], strict=True)))
     for number, part in enumerate(source.parts):

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
-from ray_distill.config.load import validated
+from ray_distill.config.load import config_of
 from ray_distill.config.schema import RunConfig
+from ray_distill.data.read.track import Track
 from ray_distill.evaluate import generate
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name
 from ray_distill.types import Sampler
@@ -21,7 +23,7 @@ def config(tmp_path):
     (tmp_path / "teacher").mkdir()
 
     def make(**changed):
-        return validated(RunConfig, settings(tmp_path, model__path=str(tmp_path / "teacher"), **changed))
+        return config_of(RunConfig, settings(tmp_path, model__path=str(tmp_path / "teacher"), **changed))
 
     return make
 
@@ -32,9 +34,24 @@ def test_what_was_made_comes_back(tmp_path, features):
     made.save(tmp_path / "made.safetensors")
     again = Samples.load(tmp_path / "made.safetensors")
     assert (again.features is None) if features is None else torch.equal(again.features, features)
-    assert np.array_equal(again.videos, made.videos)
+    assert np.array_equal(again.videos, made.videos) and again.tracks == ()
     assert (again.accuracy, again.diversity, again.seconds_per_video) == (0.5, None, 0.01)
     assert [path.name for path in tmp_path.iterdir()] == ["made.safetensors"]
+
+
+def test_sound_comes_back_and_is_heard_in_the_videos(tmp_path):
+    tone = (0.5 * np.sin(np.arange(12_000) * 0.1)).astype(np.float32)
+    tracks = tuple(Track(np.stack([tone, scale * tone]), 24_000) for scale in (0, 1))
+    made = Samples(None, None, None, 0.01, np.zeros((2, 12, 24, 24, 3), np.uint8), tracks=tracks)
+    made.save(tmp_path / "made.safetensors")
+    again = Samples.load(tmp_path / "made.safetensors")
+    assert [track.rate for track in again.tracks] == [24_000, 24_000]
+    assert all(np.array_equal(a.samples, b.samples) for a, b in zip(again.tracks, tracks, strict=True))
+    generate.write_videos(tmp_path / "videos", again, ["a dog", "a cat"], 24)
+    for name, right in (("00_a_dog.mp4", 0), ("01_a_cat.mp4", 1)):
+        with av.open(str(tmp_path / "videos" / name)) as container:
+            heard = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+        assert heard.shape[1] >= 12_000 and (heard[1].std() > 0.2) == right and heard[0].std() > 0.2
 
 
 def test_the_name_changes_with_all_that_the_videos_depend_on(config):

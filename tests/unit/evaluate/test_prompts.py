@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ray_distill.config import ConfigError, RunConfig, load_config
-from ray_distill.config.load import validated
+from ray_distill.config.load import config_of
 from ray_distill.evaluate import generate, prompts
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.models.wan.text import wan_text
@@ -52,9 +52,9 @@ def test_prompts_may_be_written_down_or_lie_in_a_file(tmp_path):
     for wrong, message in (("none.json", "no such file"), ("bad.json", "not valid JSON")):
         (tmp_path / "bad.json").write_text("{")
         with pytest.raises(ConfigError, match=message):
-            validated(RunConfig, settings(tmp_path, evaluate__prompts=str(tmp_path / wrong)))
+            config_of(RunConfig, settings(tmp_path, evaluate__prompts=str(tmp_path / wrong)))
     with pytest.raises(ConfigError, match=r"evaluate\.prompts\.one"):
-        validated(RunConfig, settings(tmp_path, evaluate__prompts={"one": 1}))
+        config_of(RunConfig, settings(tmp_path, evaluate__prompts={"one": 1}))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -87,7 +87,7 @@ def test_files_of_prompts_are_read_as_those_of_the_data(tmp_path, encoding):
 def test_a_file_with_a_line_that_is_no_prompt_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        validated(RunConfig, settings(tmp_path, evaluate__prompts=str(tmp_path / name)))
+        config_of(RunConfig, settings(tmp_path, evaluate__prompts=str(tmp_path / name)))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -140,10 +140,10 @@ def test_shown_videos_may_have_another_size_than_the_data(tmp_path):
 
 def test_which_student_is_validated(tmp_path):
     averaged = {"roles__student__ema_decay": 0.9}
-    assert run_config(tmp_path).validated == (True,)
-    assert run_config(tmp_path, **averaged).validated == (True,)
-    assert run_config(tmp_path, evaluate__weights="trained", **averaged).validated == (False,)
-    assert run_config(tmp_path, evaluate__weights="both", **averaged).validated == (True, False)
+    assert run_config(tmp_path).validation_students == (True,)
+    assert run_config(tmp_path, **averaged).validation_students == (True,)
+    assert run_config(tmp_path, evaluate__weights="trained", **averaged).validation_students == (False,)
+    assert run_config(tmp_path, evaluate__weights="both", **averaged).validation_students == (True, False)
 
 
 def test_no_push_leaves_for_neither_hub_nor_hook(tmp_path):

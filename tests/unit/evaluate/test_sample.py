@@ -1,5 +1,7 @@
 """A causal student's clip of any length: noise, latents, pixels and file by chunks."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from ray_distill.config import ConfigError
 from ray_distill.data.read.video import write_chunks, write_clip
 from ray_distill.evaluate.generate import NotFinite
-from ray_distill.evaluate.sample import ChunkNoise, check_frames, enough_chunks, pixel_chunks
+from ray_distill.evaluate.sample import ChunkNoise, check_frames, clips_of, enough_chunks, pixel_chunks
 from ray_distill.models.causal_pca import CausalPatchPCA
 from ray_distill.models.patch_pca import PatchPCA
 from ray_distill.types import Chunks, Window
@@ -73,3 +75,19 @@ def test_frames_that_a_student_cannot_make_are_refused(tmp_path, chunks, frames,
         check_frames(config, chunks, frames)
     check_frames(config, Chunks(3, window=Window(9)), 481)
     check_frames(config, Chunks(3), 9)
+
+
+def test_one_clip_is_a_file_and_several_are_files_of_a_folder():
+    assert clips_of(["a"], [3], None) == [("a", 3, Path("sample.mp4"))]
+    several = clips_of(["a kite", "../b"], [0, 7], Path("out"))
+    assert [str(clip.out) for clip in several] == [
+        "out/00_a_kite_seed0.mp4",
+        "out/01_a_kite_seed7.mp4",
+        "out/02__b_seed0.mp4",
+        "out/03__b_seed7.mp4",
+    ]
+    with pytest.raises(ConfigError, match="--out a.mp4: 2 videos need a folder"):
+        clips_of(["a"], [0, 1], Path("a.mp4"))
+    for prompts in ([], [" "], ["a", ""]):
+        with pytest.raises(ConfigError, match="sample needs a prompt"):
+            clips_of(prompts, [0], None)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.network import load_network
-from ray_distill.export.card import ADAPTER, COMFYUI
+from ray_distill.export.card import ADAPTER
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain
 from tests.checkpoints import write
@@ -78,7 +78,7 @@ def test_diffusers_loads_the_export_whole_or_as_an_adapter(run):
     assert (velocity(pipe.transformer) - velocity(network)).abs().max() < 1e-5
     assert f"`{ADAPTER}` is the same student as an adapter of rank 4" in (folder / "README.md").read_text()
     assert "`pipe.load_lora_weights` reads it" in (folder / "README.md").read_text()
-    assert not (folder / COMFYUI[ADAPTER]).exists()
+    assert not (folder / "comfyui_lora.safetensors").exists()
 
 
 def test_an_adapters_file_is_that_of_the_pipelines_own_writer(run, tmp_path):
@@ -94,11 +94,17 @@ def test_an_adapters_file_is_that_of_the_pipelines_own_writer(run, tmp_path):
         assert all(torch.equal(ours.get_tensor(name), theirs.get_tensor(name)) for name in ours.keys())  # noqa: SIM118
 
 
-def test_the_adapter_by_comfyui_s_names_is_the_same_student(run):
+def test_files_by_original_names_are_the_same_student(run):
     config, checkpoint, network = run
-    named = config.model_copy(update={"model": config.model.model_copy(update={"comfyui_lora": True})})
+    formats = {"export_formats": ("comfyui_lora", "original_float32")}
+    named = config.model_copy(update={"model": config.model.model_copy(update=formats)})
     folder = export(named, checkpoint, SHAPE)
-    assert f"`{COMFYUI[ADAPTER]}`: the same by ComfyUI's names" in (folder / "README.md").read_text()
+    assert "`comfyui_lora.safetensors`: the adapter by ComfyUI's names" in (folder / "README.md").read_text()
     pipe = WanPipeline.from_pretrained(config.model.path, tokenizer=None, text_encoder=None, vae=None)
-    pipe.load_lora_weights(folder, weight_name=COMFYUI[ADAPTER])
+    pipe.load_lora_weights(folder, weight_name="comfyui_lora.safetensors")
     assert (velocity(pipe.transformer) - velocity(network)).abs().max() < 1e-5
+    whole = WanTransformer3DModel.from_single_file(
+        folder / "original_float32.safetensors", config=str(folder), subfolder="transformer", local_files_only=True
+    )
+    assert (velocity(whole) - velocity(network)).abs().max() < 1e-5
+    assert "`original_float32.safetensors`: the whole transformer in one file" in (folder / "README.md").read_text()

@@ -349,7 +349,7 @@ ALONE = {"student": {"optimizer": {"learning_rate": 1e-4}}}
             {"model__from_image": True},
             "model.from_image = true: .* is a HunyuanVideo15Pipeline, which begins from text",
         ),
-        ({"model__comfyui_lora": True, "roles__student__lora": {"rank": 2}}, "comfyui_lora"),
+        ({"model__export_formats": ["comfyui_lora"], "roles__student__lora": {"rank": 2}}, "export_formats"),
         ({"train__sequence_parallel": 2}, "train.sequence_parallel = 2: family 'hunyuan15' cannot exchange"),
         ({"method__exit_embedding": True}, "method.exit_embedding = true: .* embeds its time in several places"),
         (

@@ -13,6 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, LT
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.read.track import Track
+from ray_distill.diffusion.guidance import guided_x_0
 from ray_distill.diffusion.samplers import sample
 from ray_distill.errors import ConfigError
 from ray_distill.export.diffusers import ADAPTER, export_student
@@ -131,6 +132,29 @@ def test_the_pipelines_own_call(pipe, network, conds, kind, scale):
     assert max(found.values()) < 1e-5 and set(found) == {"video", "audio"}
 
 
+def test_a_guidance_for_each_modality_is_that_of_the_pipeline(pipe, network, conds):
+    own, pipe.scheduler = pipe.scheduler, FlowMatchEulerDiscreteScheduler(shift=1.0)
+    call = {"height": HEIGHT, "width": WIDTH, "num_frames": FRAMES, "frame_rate": 24.0, "output_type": "latent"}
+    call |= {"sigmas": [1.0, 0.6], "num_inference_steps": 2, "max_sequence_length": TOKENS, **guidance(3.0)}
+    torch.manual_seed(1)
+    theirs = pack(pipe, *pipe(" a red ball ", **call | {"audio_guidance_scale": 7.0}, return_dict=False))
+    pipe.scheduler = own
+    torch.manual_seed(1)
+    x = family("ltx2").start((1, *LATENT))
+    batch = Batch(torch.arange(1), tensor_shape(LATENT), *conds, modalities=modalities(LATENT))
+    scales = DMD(teacher_guidance=3.0, audio_guidance=7.0).teacher_scales(batch, x)
+    same = DMD(teacher_guidance=3.0, audio_guidance=3.0).teacher_scales(batch, x)
+    with torch.no_grad():
+        for sigma, after in ((1.0, 0.6), (0.6, 0.0)):
+            level = torch.tensor([sigma])
+            one, both = (guided_x_0(LTX2Denoiser(network), x, level, *conds, scale)[0] for scale in (3.0, same))
+            torch.testing.assert_close(one, both, atol=1e-5, rtol=0)
+            x_0, _ = guided_x_0(LTX2Denoiser(network), x, level, *conds, scales)
+            assert differences(x_0, one)["video"] < 1e-5 and differences(x_0, one)["audio"] > 1e-3
+            x = x_0 + after / sigma * (x - x_0)
+    assert max(differences(x, theirs).values()) < 1e-5
+
+
 def test_one_call_of_the_network(pipe, network, conds):
     """Per modality, with the mask of ones that the pipeline passes and we leave out."""
     x_t = torch.randn(1, *tensor_shape(LATENT), generator=torch.Generator().manual_seed(0))
@@ -218,7 +242,7 @@ def test_sound_is_that_of_the_pipeline_and_is_heard_in_the_mp4(folder, pipe, tmp
     from ray_distill.data.read.video import write_clip
 
     tokens = torch.randn(1, 32, 18, generator=torch.Generator().manual_seed(0))
-    decoder = family("ltx2").sound(folder)
+    decoder = family("ltx2").sound.decoder(folder)
     samples = decoder.decode(tokens)
     with torch.no_grad():
         raw = pipe._denormalize_audio_latents(
@@ -295,8 +319,6 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
     checked(folder, tmp_path)
     with pytest.raises(ConfigError, match=r"data.fps = 25: family 'ltx2' places frames .* use 24"):
         checked(folder, tmp_path, data__fps=25)
-    with pytest.raises(ConfigError, match="does not encode the sound of files yet"):
-        checked(folder, tmp_path, data__datasets=[{"manifest": str(tmp_path / "manifest.jsonl")}])
     with pytest.raises(ConfigError, match="exit_embedding"):
         checked(folder, tmp_path, method__exit_embedding=True)
     with pytest.raises(ConfigError, match="'dcm_semantic': this method trains on video without sound"):
@@ -317,6 +339,10 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
         check_heads(run_config(tmp_path, model={"family": "ltx2", "path": str(folder)}, **shared))
     with pytest.raises(ConfigError, match="method.audio_weight: clips of family 'wan' have no sound"):
         check_sound(run_config(tmp_path, method__audio_weight=0.5))
+    with pytest.raises(ConfigError, match="method.audio_guidance: clips of family 'wan' have no sound"):
+        check_sound(run_config(tmp_path, method__audio_guidance=7.0))
+    with pytest.raises(ValueError, match=r"audio_guidance = 7: the anchor's solver \(diversity_weight = 0.1\) has one"):
+        DMD(audio_guidance=7.0, diversity_weight=0.1)
 
 
 def test_plan_counts_picture_and_sound(folder):

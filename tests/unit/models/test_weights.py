@@ -95,7 +95,9 @@ def test_a_published_size_is_known_by_its_tensors(tmp_path, monkeypatch):
     (tmp_path / "published").mkdir()
     described = {**tiny_wan(0).config, "_class_name": "WanTransformer3DModel"}
     (tmp_path / "published/Tiny.json").write_text(json.dumps({"transformer": described}))
-    monkeypatch.setattr("ray_distill.models.wan.family.FAMILY", replace(FAMILY, published=tmp_path / "published"))
+    monkeypatch.setattr(
+        "ray_distill.models.wan.family.FAMILY", replace(FAMILY, published_folder=tmp_path / "published")
+    )
     save_file(tiny_wan(0).state_dict(), tmp_path / "wan.safetensors")
     assert check_folder("wan", tmp_path / "wan.safetensors")["num_layers"] == 2
 

@@ -26,8 +26,8 @@ EFFECTS = [
     ("model_type", "lora", {"roles.student.lora.rank": 128, "roles.fake_score.lora.rank": 128}),
     ("lora_rank", 8, {"roles.student.lora.rank": 8, "roles.fake_score.lora.rank": 8}),
     ("lora_alpha", 4, {"roles.student.lora.alpha": 4.0, "roles.fake_score.lora.alpha": 4.0}),
-    ("lora_format", "comfyui", {"model.comfyui_lora": True}),
-    ("lora_format", "diffusers", {"model.comfyui_lora": False}),
+    ("lora_format", "comfyui", {"model.export_formats": ["comfyui_lora"]}),
+    ("lora_format", "diffusers", {"model.export_formats": []}),
     ("mixed_precision", "bf16", {f"roles.{r}.dtype": "bfloat16" for r in ("student", "fake_score", "teacher")}),
     ("mixed_precision", "no", {f"roles.{r}.dtype": "float32" for r in ("student", "fake_score", "teacher")}),
     ("base_model_precision", "int8-quanto", {"roles.student.base_precision": "int8", "roles.teacher.zero": 0}),
@@ -363,9 +363,9 @@ def test_a_full_student_trains_all_weights_and_none_of_them_is_int8(folder):
 def test_a_full_student_has_no_adapter_to_name_for_comfyui(folder):
     full = dmd(model_type="full", base_model_precision="no_change", lora_format="comfyui")
     loaded = load(folder, full)
-    assert not loaded.config.model.comfyui_lora
+    assert loaded.config.model.export_formats == ()
     assert any("lora_format = comfyui: no effect: model_type is full" in text for text in loaded.warnings)
-    assert load(folder, full, "model.export_lora_rank=4").config.model.comfyui_lora
+    assert load(folder, full, "model.export_lora_rank=4").config.model.export_formats == ("comfyui_lora",)
 
 
 def test_frames_are_those_that_the_family_takes(folder, tmp_path):

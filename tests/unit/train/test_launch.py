@@ -94,6 +94,15 @@ def test_dropped_captions_are_warned_of_where_there_is_no_data(ready):
     assert warnings(run_config(ready, data__caption_dropout=0.1, method__backward_simulation=False)) == []
 
 
+def test_clips_that_the_teacher_makes_for_a_method_that_reads_none_are_warned_of(ready: Path) -> None:
+    (ready / "prompts.txt").write_text("a red kite")
+    datasets = [{"prompts": str(ready / "prompts.txt"), "teacher": {"steps": 2}}]
+    made = {"data__manifest": None, "data__datasets": datasets}
+    (warning,) = warnings(run_config(ready, **made))
+    assert "data.datasets.0.teacher: method 'dmd' reads prompts alone" in warning
+    assert warnings(run_config(ready, **made, method__backward_simulation=False)) == []
+
+
 def test_prepared_pairs_must_be_of_the_methods_own_solver(ready):
     (ready / "prompts.txt").write_text("a cat\n")
     teacher = {"steps": 48, "shift": 8, "guidance": 7, "levels": [1000, 757, 522]}

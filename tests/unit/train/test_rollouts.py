@@ -10,7 +10,7 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.data.feed.order import share
 from ray_distill.methods import SelfForcing
 from ray_distill.rng import StatelessRng
-from ray_distill.train.worker.rollouts import ROLE, Rollouts, named, rollout_of
+from ray_distill.train.worker.rollouts import ROLE, Rollouts, rollout_of, tensors_by_name
 from ray_distill.types import Cache, Rollout, Window
 from tests.checkpoints import write
 from tests.unit.methods.test_self_forcing import wans
@@ -112,10 +112,15 @@ def test_other_methods_have_none():
 def test_a_window_of_one_chunk_keeps_its_place():
     """Its cache is empty between steps."""
     one = Rollout(6, torch.zeros(2, 4, 2, 4, 4), Cache(5, {}, Window(1)), {"text": torch.ones(2, 3)})
-    again = rollout_of(named(one), Window(1))
+    again = rollout_of(tensors_by_name(one), Window(1))
     assert (again.frames, again.cache) == (one.frames, one.cache) and torch.equal(again.cond["text"], one.cond["text"])
 
 
 def test_names_are_of_the_samples_first(made):
     *_, ranks = made
-    assert all(len(tensor) == 2 for held in ranks[0]._rollouts if held.x is not None for tensor in named(held).values())
+    assert all(
+        len(tensor) == 2
+        for held in ranks[0]._rollouts
+        if held.x is not None
+        for tensor in tensors_by_name(held).values()
+    )

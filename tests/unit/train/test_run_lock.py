@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from ray_distill.config import ConfigError
-from ray_distill.train.driver.run_lock import claimed
+from ray_distill.train.driver.run_lock import claim
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from ray_distill.train.driver.run_lock import claimed
-with claimed(Path(sys.argv[1])):
+from ray_distill.train.driver.run_lock import claim
+with claim(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -23,20 +23,20 @@ with claimed(Path(sys.argv[1])):
 def test_a_second_driver_is_told_who_the_first_is(tmp_path):
     run = tmp_path / "output" / "run"
     told = pytest.raises(ConfigError, match=rf"another driver .*{os.getpid()}.*choose another name")
-    with claimed(run), told, claimed(run):
+    with claim(run), told, claim(run):
         pass
-    with claimed(run):
+    with claim(run):
         pass
 
 
 def test_a_driver_that_was_killed_holds_nothing(tmp_path):
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"
-    with pytest.raises(ConfigError, match=str(first.pid)), claimed(tmp_path):
+    with pytest.raises(ConfigError, match=str(first.pid)), claim(tmp_path):
         pass
     first.send_signal(signal.SIGKILL)
     first.wait()
-    with claimed(tmp_path):
+    with claim(tmp_path):
         pass
 
 
@@ -45,5 +45,5 @@ def test_a_file_system_without_locks_claims_nothing(tmp_path, monkeypatch):
         raise OSError("No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with claimed(tmp_path), claimed(tmp_path):
+    with claim(tmp_path), claim(tmp_path):
         pass

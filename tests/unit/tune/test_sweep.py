@@ -7,7 +7,7 @@ import pytest
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import ConfigError
 from ray_distill.train.driver.check import check
-from ray_distill.train.driver.run_lock import claimed
+from ray_distill.train.driver.run_lock import claim
 from ray_distill.tune.space import load_sweep, trial_config
 from ray_distill.tune.sweep import check_sweep
 from tests.checkpoints import write
@@ -66,7 +66,7 @@ def test_a_trial_that_is_started_again_goes_on_from_its_own_checkpoint(clone):
 @pytest.mark.parametrize("override", ["name=quickstart", "output_dir=output/deeper/.."])
 def test_a_sweep_does_not_move_into_the_folder_of_a_run(clone, override):
     sweep, base = load("name=quickstart", override)
-    with claimed(base.run_dir):
+    with claim(base.run_dir):
         pass
     with pytest.raises(ConfigError, match=r"name = quickstart: .*output/.*quickstart is the folder of a run; choose"):
         check_sweep(sweep, base)

@@ -18,6 +18,9 @@ from ray_distill.models.spec import of_clips, prefix_frames
 from ray_distill.train.driver.checks.networks import check_positions
 from ray_distill.train.driver.checks.sequence import check_tokens
 
+KEYS_OF_SOUND = {"video_weight": 1.0, "audio_weight": 1.0, "audio_guidance": None}
+"""Keys of methods that have an effect on clips with sound alone, with their defaults."""
+
 
 def check_size(config: RunConfig) -> None:
     """Check that clips fit the codec, the transformer's patches and the method's chunks."""
@@ -112,15 +115,16 @@ def check_pictures(config: RunConfig) -> None:
 
 
 def check_sound(config: RunConfig) -> None:
-    """Check that clips with sound have a method that learns sound, the family's rate, and prompts as their source;
-    without sound no key of sound is set."""
+    """Check that clips with sound have a method that learns sound, and the family's rate at which frames and sound of
+    files stay together; without sound no key of sound is set."""
     of, data, method = config.model.pipeline.of, config.data, config.method
     if of.fps is not None and data.fps != of.fps:
         raise ConfigError(
             f"data.fps = {data.fps:g}: family {of.name!r} places frames in time at {of.fps:g} a second; use {of.fps:g}"
         )
     if of.sound is None:
-        if keys := [key for key in ("video_weight", "audio_weight") if method_fields(method).get(key, 1.0) != 1.0]:
+        fields = method_fields(method)
+        if keys := [key for key, off in KEYS_OF_SOUND.items() if fields.get(key, off) != off]:
             raise ConfigError(f"method.{keys[0]}: clips of family {of.name!r} have no sound; remove the key")
         return
     if not method.with_sound:
@@ -132,11 +136,16 @@ def check_sound(config: RunConfig) -> None:
         raise ConfigError(
             f"method.exit_embedding = true: networks of family {of.name!r} have no exit embedding; remove the key"
         )
-    for part in data.parts:
-        if part.kind != "prompts":
+    for part in (part for part in data.parts if part.kind != "prompts"):
+        if (stride := data.clips(part).stride) != 1:
             raise ConfigError(
-                f"data.datasets: {part.name!r} has videos, and ray_distill does not encode the sound of files yet; "
-                "give prompts, with a teacher where the method learns from videos"
+                f"data.stride = {stride}: the picture of {part.name!r} would be shown {stride} times as fast as its "
+                "sound is heard; use 1"
+            )
+        if not data.resample:
+            raise ConfigError(
+                f"data.resample = false: frames of {part.name!r} as they come may be shown at another pace than their "
+                "sound is heard; remove the key"
             )
 
 

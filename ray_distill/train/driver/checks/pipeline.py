@@ -9,8 +9,8 @@ from torch import nn
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.export.base import check_base
-from ray_distill.export.comfyui import original_name
 from ray_distill.export.diffusers import check_place, check_recipe
+from ray_distill.export.original import ADAPTERS, original_name, original_tensor
 from ray_distill.export.student import FOLDER
 from ray_distill.models.loading import empty_transformer
 from ray_distill.models.parts import check_others, check_text, check_tokenizer, check_vae
@@ -72,20 +72,24 @@ def check_image(config: RunConfig) -> None:
         )
 
 
-def check_comfyui(config: RunConfig) -> None:
-    """Check that ComfyUI has a name for every layer of an exported adapter."""
-    experts = config.method.sampler().experts
+def check_formats(config: RunConfig) -> None:
+    """Check that the original code has a name for each tensor that model.export_formats asks for, and that adapters
+    are asked for only where there are some."""
+    experts, family = config.method.sampler().experts, config.model.pipeline.of
+    adapters = [kind for kind in config.model.export_formats if kind in ADAPTERS]
     for role in (experts.high, experts.low) if experts else (STUDENT,):
         lora, cut = config.role(role).lora, config.model.export_lora_rank is not None
-        if (lora is None or lora.whole) and not cut:
+        if adapters and (lora is None or lora.whole) and not cut:
             raise ConfigError(
-                f"model.comfyui_lora = true: the export of {role} has no adapter; give roles.{role}.lora without "
-                "whole, set model.export_lora_rank, or remove the key"
+                f"model.export_formats: {adapters[0]} needs an adapter, and the export of {role} has none; give "
+                f"roles.{role}.lora without whole, set model.export_lora_rank, or remove it"
             )
         network = empty_transformer(config.model.family, config.source(role))
-        for name, module in network.named_modules():
+        for name, module in network.named_modules() if adapters else ():
             if isinstance(module, nn.Linear) and (cut or lora is None or lora.adapts(name)):
-                original_name(name, config.model.pipeline.of)
+                original_name(name, family)
+        for name in network.state_dict() if len(adapters) < len(config.model.export_formats) else ():
+            original_tensor(name, family)
 
 
 def check_export(config: RunConfig) -> None:
@@ -101,8 +105,8 @@ def check_export(config: RunConfig) -> None:
     family = config.model.pipeline.of
     check_recipe(sampler, family.leaves(config.model.encoders.fields) if family.image_export else family.export)
     check_place(config.run_dir / FOLDER)
-    if config.model.comfyui_lora:
-        check_comfyui(config)
+    if config.model.export_formats:
+        check_formats(config)
     # With a section publish the base is a name on the hub, and this folder is a copy of it.
     if config.publish is None or Path(config.publish.base_model).is_dir() or (folder / INDEX).is_file():
         check_base(config.model.pipeline, sampler.experts is not None)
