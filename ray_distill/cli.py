@@ -97,7 +97,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 def preflight(args: argparse.Namespace) -> int:
     loaded = load(args.config, args.overrides)
-    from ray_distill.train.preflight import FOLDER, preflight
+    from ray_distill.train.looks import FOLDER
+    from ray_distill.train.preflight import preflight
 
     config = (loaded.before or loaded).config  # what the second starts from is not there yet
     seen = preflight(config)

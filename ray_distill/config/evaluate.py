@@ -66,9 +66,37 @@ class Goals(Section):
         return [*single, *(f"within.{name}" for name in self.within)]
 
 
-class Preflight(Section):
-    """Thresholds of `ray-distill preflight`; it ends with exit code 1 where the teacher is outside."""
+class Networks(Section):
+    """Folders of networks that judge videos, each with config.json, a preprocessor's configuration and safetensors as
+    transformers saves them. docs/metrics.md has each one's classes and measures."""
 
+    subject: Absolute | None = None
+    """Image network of ``subject_consistency``: DINOv2 or CLIP."""
+    background: Absolute | None = None
+    """Image network of ``background_consistency``: DINOv2 or CLIP."""
+    text: Absolute | None = None
+    """CLIP, for ``text_agreement``."""
+    video: Absolute | None = None
+    """VideoMAE, V-JEPA 2 or an image network, for ``video_diversity``, ``video_kid`` and ``video_frechet``."""
+    flow: Absolute | None = None
+    """torchvision's RAFT, in place of Farnebäck's optical flow in ``motion``, ``motion_top`` and ``moving``."""
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders that are set, by key."""
+        return {key: folder for key in type(self).model_fields if (folder := getattr(self, key)) is not None}
+
+
+class Preflight(Section):
+    """Looks and thresholds of `ray-distill preflight`; it ends with exit code 1 where the teacher is outside."""
+
+    first: bool = True
+    """Whether a new run that trains on GPUs first looks at data and teacher, and stops where `ray-distill preflight`
+    would."""
+    clips: Annotated[int, Field(ge=0, le=100_000)] = 64
+    """Clips of the data whose motion is measured, at most."""
+    cycles: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Cycles of the method's updates that `ray-distill preflight` trains aside, for their seconds and bytes."""
     compare: bool = True
     """Whether diffusers' own pipeline samples a clip of the teacher, too, on the CPU in fp32, as our sampler does."""
     steps: Steps = 4
@@ -93,6 +121,7 @@ class Evaluate(Section):
     only."""
     metrics: tuple[MeasureName, ...] = ALL
     """Names of measures without a network, of those in docs/metrics.md."""
+    networks: Networks = Networks()
     videos: Annotated[int, Field(gt=0, le=1_000_000)] = 400
     """Videos of each sampler for each seed."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (1, 2, 3)

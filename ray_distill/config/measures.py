@@ -34,6 +34,10 @@ LEAST: Mapping[str, float | None] = {
     "sharpness": 0.001,
     "flicker": 0.001,
     "jitter": 0.001,
+    "subject_consistency": 0.01,
+    "background_consistency": 0.01,
+    "text_agreement": 0.01,
+    "video_diversity": 0.001,
 }
 """Largest mean of the teacher that makes a ratio meaningless. None marks a rate, a share of videos or pixels that may
 be 0 or 1: reports give its difference to the teacher's, not a ratio."""
@@ -42,6 +46,18 @@ be 0 or 1: reports give its difference to the teacher's, not a ratio."""
 DIVERSITY = "diversity"
 OF_METRIC = ("frechet", "accuracy", DIVERSITY)
 """Numbers of samples that need ``evaluate.metric``."""
+KID, FRECHET = "video_kid", "video_frechet"
+OF_NETWORK: Mapping[str, str] = {
+    "subject_consistency": "subject",
+    "background_consistency": "background",
+    "text_agreement": "text",
+    "video_diversity": "video",
+    KID: "video",
+    FRECHET: "video",
+}
+"""Numbers of samples that need a network of ``evaluate.networks``, each with the network's key."""
+DISTANCES = (KID, FRECHET)
+"""Those that compare the student's videos with the many-step teacher's as sets."""
 
 
 def ratio_name(measure: str) -> str:
@@ -50,14 +66,17 @@ def ratio_name(measure: str) -> str:
     return f"{measure}_difference" if LEAST.get(measure, 0.0) is None else f"{measure}_ratio"
 
 
-MEASURE_OF: Mapping[str, str] = {ratio_name(measure): measure for measure in (*ALL, DIVERSITY)}
+RATED = (*ALL, DIVERSITY, *(name for name in OF_NETWORK if name not in DISTANCES))
+MEASURE_OF: Mapping[str, str] = {ratio_name(measure): measure for measure in RATED}
 """The compared measure, by the comparison's name."""
 
 
-def check_names(names: Iterable[str], measured: Collection[str], metric: bool, teacher: bool) -> None:
-    """ValueError for the first of ``names`` that a validation does not measure, given ``measured`` (evaluate.metrics)
-    and whether it has a ``metric`` and a ``teacher``."""
-    numbers = (*OF_METRIC, *ALL, *MEASURE_OF)
+def check_names(
+    names: Iterable[str], measured: Collection[str], metric: bool, teacher: bool, networks: Collection[str]
+) -> None:
+    """ValueError for the first of ``names`` that a validation does not measure, given ``measured`` (evaluate.metrics),
+    the keys of its ``networks``, and whether it has a ``metric`` and a ``teacher``."""
+    numbers = (*OF_METRIC, *ALL, *OF_NETWORK, *MEASURE_OF)
     for name in names:
         if name not in numbers:
             raise ValueError(f"{name!r} is not a measure of samples; choose from {', '.join(numbers)}")
@@ -66,9 +85,14 @@ def check_names(names: Iterable[str], measured: Collection[str], metric: bool, t
             raise ValueError(
                 f"{name} compares with the teacher, and this method has no teacher; use {measure}, or remove {name}"
             )
+        if name in DISTANCES and not teacher:
+            raise ValueError(f"{name} compares with the teacher, and this method has no teacher; remove {name}")
         if measure in OF_METRIC and not metric:
             raise ValueError(f"{name} needs evaluate.metric; set it, or remove {name}")
-        if measure not in OF_METRIC and measure not in measured:
+        if measure in OF_NETWORK:
+            if OF_NETWORK[measure] not in networks:
+                raise ValueError(f"{name} needs evaluate.networks.{OF_NETWORK[measure]}; set it, or remove {name}")
+        elif measure not in OF_METRIC and measure not in measured:
             raise ValueError(f"{name} needs {measure} among evaluate.metrics = [{', '.join(measured)}]; add {measure}")
 
 

@@ -122,7 +122,7 @@ class RunConfig(Section):
                     f"evaluate.goals.within.{name}: this is not a ratio; choose from {', '.join(MEASURE_OF)}"
                 )
             try:
-                check_names([name], settings.metrics, settings.metric is not None, teacher)
+                check_names([name], settings.metrics, settings.metric is not None, teacher, settings.networks.folders)
             except ValueError as error:
                 raise ValueError(f"evaluate.goals.within.{name}: {error}") from None
         return self

@@ -19,10 +19,12 @@ from ray_distill.config import RunConfig
 from ray_distill.config.measures import LEAST, ratio_name
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
+from ray_distill.evaluate import distances as sets
 from ray_distill.evaluate.generate import Generator, write_videos
 from ray_distill.evaluate.metrics import (
     Ratio,
     by_prompt,
+    cosine_diversity_by_prompt,
     diversity_by_prompt,
     frechet_distance,
     mean_by_prompt,
@@ -35,6 +37,8 @@ from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)
+RATED = ("student", "teacher_many")
+"""Samplers whose ratio is reported: every seed of theirs is measured, and the first seed of the others."""
 
 
 def teachers(config: RunConfig) -> dict[str, Candidate]:
@@ -97,7 +101,10 @@ def evaluate(
     real = generator.real
     guided = _tune(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
     compared = candidates(config, checkpoint, guided)
-    pending = {name: [generator.start(c, seed) for seed in settings.seeds] for name, c in compared.items()}
+    pending = {
+        name: [generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0]) for seed in settings.seeds]
+        for name, c in compared.items()
+    }
     report: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
     sampled: dict[str, list[Samples]] = {}
@@ -105,7 +112,7 @@ def evaluate(
     with bar("   videos", videos_each * len(compared) * len(settings.seeds)) as shown:
         for name, candidate in compared.items():
             sampled[name] = samples = wait_for(pending.pop(name), config.train.timeout_s, shown, videos_each)
-            report[name] = summary(samples, real, candidate.sampler)
+            report[name] = summary(samples, real, candidate.sampler, generator.prompts)
             columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = samples[0].videos
             say(f"{name}: {report[name]}")
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
@@ -114,7 +121,10 @@ def evaluate(
     if guided is not None:
         report["teacher_same_steps_guided"] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}
     if TEACHER in config.method.roles:
-        report |= against_teacher(sampled["student"], sampled["teacher_many"], generator.prompts)
+        of_both = sampled["student"], sampled["teacher_many"], generator.prompts
+        report |= against_teacher(*of_both) | sets.against_teacher(*of_both)
+        if line := sets.small(report.get("distances", {}), report.get("teacher_distances", {})):
+            say(line)
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
     return report | {"missed": misses(report, settings.goals)}
 
@@ -153,16 +163,26 @@ def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[
     return grid[best]
 
 
-def summary(seeds: Sequence[Samples], real: Tensor | None, sampler: Sampler) -> dict[str, Any]:
+def video_diversity(seeds: Sequence[Samples], prompts: Sequence[str]) -> dict[str, float]:
+    """Diversity of the videos of each prompt over all ``seeds``, by the video network; {} without one, or where no
+    prompt has two videos."""
+    features = [samples.video_features for samples in seeds if samples.video_features is not None]
+    return cosine_diversity_by_prompt(torch.cat(features), [*prompts] * len(features)) if features else {}
+
+
+def summary(seeds: Sequence[Samples], real: Tensor | None, sampler: Sampler, prompts: Sequence[str]) -> dict[str, Any]:
     """One sampler's row of the report, over sampling seeds; values are None without a metric."""
+    spread = video_diversity(seeds, prompts)
     distances = [frechet_distance(m.features, real) for m in seeds if m.features is not None and real is not None]
     right, varied = ([v for m in seeds if (v := getattr(m, name)) is not None] for name in ("accuracy", "diversity"))
+    measured = [samples.measures for samples in seeds if samples.measures]
     return {
         "frechet": float(np.mean(distances)) if distances else None,
         "frechet_spread": float(np.std(distances, ddof=1)) if len(distances) > 1 else None,
         "accuracy": float(np.mean(right)) if right else None,
         "diversity": float(np.mean(varied)) if varied else None,
-        **{name: float(torch.cat([m.measures[name] for m in seeds]).mean()) for name in seeds[0].measures},
+        **{name: float(torch.cat([each[name] for each in measured]).mean()) for name in seeds[0].measures},
+        **({"video_diversity": float(np.mean(list(spread.values())))} if spread else {}),
         "nfe": sampler.nfe,
         "seconds_per_video": float(np.median([m.seconds_per_video for m in seeds])),
     }
@@ -195,6 +215,8 @@ def ratios(
         name: arms(lambda samples, name=name: by_prompt(samples.measures[name].numpy(), prompts))  # type: ignore[misc]
         for name in student[0].measures
     }
+    if all(samples.video_features is not None for samples in (*student, *teacher)):
+        compared["video_diversity"] = [video_diversity(several, prompts) for several in (student, teacher)]
     if all(samples.features is not None for samples in (*student, *teacher)):
         compared["diversity"] = arms(lambda samples: diversity_by_prompt(samples.features, prompts))  # type: ignore[arg-type]
     measured: dict[str, Ratio] = {}

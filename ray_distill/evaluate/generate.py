@@ -29,6 +29,9 @@ from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.metrics import Metric, diversity, measures
+from ray_distill.evaluate.metrics.consistency import network_measures
+from ray_distill.evaluate.metrics.flow import farneback
+from ray_distill.evaluate.metrics.raft import load_raft
 from ray_distill.evaluate.names import PROMPTS
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name
@@ -115,11 +118,11 @@ def generate(
     negative: Row,
     seed: int,
     keep: Path,
-    names: Sequence[MeasureName] = (),
+    names: Sequence[MeasureName] | None = None,
 ) -> Samples:
-    """Sample one video for each prompt in batches, and measure them by ``names``. ``rows`` hold the conditioning of
-    each, ``negative`` the negative prompt's captions. The folder ``keep`` stores results of networks that no training
-    changes."""
+    """Sample one video for each prompt in batches, and measure them by ``names`` and evaluate.networks; with None by
+    evaluate.metric alone. ``rows`` hold the conditioning of each, ``negative`` the negative prompt's captions. The
+    folder ``keep`` stores results of networks that no training changes."""
     name = kept_name(config, candidate, prompts, seed, names)
     if name is not None:
         with suppress(FileNotFoundError, Damaged):  # not sampled yet, or to be sampled again
@@ -138,7 +141,7 @@ def _generate(
     rows: Sequence[Row],
     negative: Row,
     seed: int,
-    names: Sequence[MeasureName],
+    names: Sequence[MeasureName] | None,
 ) -> Samples:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     denoise = denoiser(config, candidate, device)
@@ -159,14 +162,34 @@ def _generate(
             tracks += [Track(samples, decoder.rate) for samples in decoder.decode(sound(kept, shape)).cpu().numpy()]
     seconds = (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
-    pictures, measured = videos[: config.evaluate.pictures], measures(videos, config.data.fps, names)
+    pictures = videos[: config.evaluate.pictures]
+    measured, whole = _measure(config, videos, prompts, names, device)
     if config.evaluate.metric is None:
-        return Samples(None, None, None, seconds, pictures, measured, tuple(tracks))
+        return Samples(None, None, None, seconds, pictures, measured, whole, tuple(tracks))
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
     check_finite(features, f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", 0)
-    numbers = metric.accuracy(videos, prompts), diversity(features, prompts), seconds
-    return Samples(features, *numbers, pictures, measured, tuple(tracks))
+    accuracy, varied = metric.accuracy(videos, prompts, features), diversity(features, prompts)
+    return Samples(features, accuracy, varied, seconds, pictures, measured, whole, tuple(tracks))
+
+
+def _measure(
+    config: RunConfig,
+    videos: np.ndarray,
+    prompts: Sequence[str],
+    names: Sequence[MeasureName] | None,
+    device: torch.device,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Measures of ``videos`` by name, and their features by the video network; nothing where ``names`` is None."""
+    if names is None:
+        return {}, None
+    folders = config.evaluate.networks.folders
+    flow = load_raft(folders["flow"], device) if "flow" in folders else farneback
+    measured = measures(videos, config.data.fps, names, flow)
+    judged, whole = network_measures(videos, prompts, folders, device)
+    for name, values in {**judged, **({} if whole is None else {"video": whole})}.items():
+        check_finite(values, f"{name} by evaluate.networks", 0)
+    return measured | judged, whole
 
 
 def real_features(config: RunConfig, cache: Cache) -> Tensor:
@@ -251,8 +274,8 @@ class Generator:
         self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True
     ) -> ray.ObjectRef[Samples]:
         """Start a task that samples every prompt once, on its own GPU if the training uses GPUs. With ``measured`` the
-        task also measures the videos by ``evaluate.metrics``."""
-        names = self._config.evaluate.metrics if measured else ()
+        task also measures the videos by ``evaluate.metrics`` and ``evaluate.networks``."""
+        names = self._config.evaluate.metrics if measured else None
         gpus = 1 if self._config.train.use_gpu else 0
         # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
         task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)

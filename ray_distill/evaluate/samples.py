@@ -55,7 +55,9 @@ class Samples:
     videos: np.ndarray
     """uint8 [pictures, T, H, W, 3]: the first of the prompts."""
     measures: Mapping[str, Tensor] = field(default_factory=dict)
-    """Measures without a network, by name: [N], one number per video."""
+    """Measures by name: [N], one number per video."""
+    video_features: Tensor | None = None
+    """Features [N, D] of the video network, None without one."""
     tracks: tuple[Track, ...] = ()
     """The sound of each of ``videos``; empty where clips have none."""
 
@@ -64,6 +66,8 @@ class Samples:
         tensors = {"videos": self.videos}
         if self.features is not None:
             tensors["features"] = self.features.cpu().numpy()
+        if self.video_features is not None:
+            tensors["video_features"] = self.video_features.numpy()
         tensors |= {f"{MEASURE}{name}": values.numpy() for name, values in self.measures.items()}
         numbers = {name: getattr(self, name) for name in ("accuracy", "diversity", "seconds_per_video")}
         if self.tracks:
@@ -75,17 +79,26 @@ class Samples:
     def load(cls, path: Path) -> Samples:
         """Read a file of :meth:`save`; Damaged if it is another file, FileNotFoundError if it does not exist."""
         tensors, metadata = sealed.read_tensors(path)
-        features = torch.from_numpy(tensors["features"]) if "features" in tensors else None
+        features, whole = (
+            torch.from_numpy(tensors[name]) if name in tensors else None for name in ("features", "video_features")
+        )
         numbers: dict[str, float] = json.loads(metadata["numbers"])
         rate = int(numbers.pop("rate", 0))
         tracks = tuple(Track(samples, rate) for samples in tensors.get("sound", ()))
         by_name = {name: torch.from_numpy(values) for name, values in tensors.items() if name.startswith(MEASURE)}
         measures = {name.removeprefix(MEASURE): values for name, values in by_name.items()}
-        return cls(features=features, videos=tensors["videos"], measures=measures, tracks=tracks, **numbers)
+        return cls(
+            features=features,
+            videos=tensors["videos"],
+            measures=measures,
+            video_features=whole,
+            tracks=tracks,
+            **numbers,
+        )
 
 
 def kept_name(
-    config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int, names: Sequence[str] = ()
+    config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int, names: Sequence[str] | None = None
 ) -> str | None:
     """File name for samples of a candidate that no training changes, from all values that its videos and their measures
     ``names`` depend on; None for other candidates.
@@ -104,8 +117,10 @@ def kept_name(
         "sampler": asdict(candidate.sampler),
         "prompts": [list(prompts), settings.pictures, seed],
         "clip": config.shown_size,
-        "metric": [folder_hash(settings.metric) if settings.metric else None, config.data.fps, *names],
+        "metric": [folder_hash(settings.metric) if settings.metric else None, config.data.fps, *(names or ())],
     }
+    if names is not None and (judges := settings.networks.folders):
+        depends["networks"] = {key: folder_hash(folder) for key, folder in judges.items()}
     if config.model.pipeline.of.sound is not None:
         depends["sound"] = True  # an earlier version kept these samples without it
     if settings.images:

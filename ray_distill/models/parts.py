@@ -179,13 +179,13 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
     size = config.get("text_config", config)  # text_config: the language part of a multimodal model
     width, vocabulary = int(size.get("d_model", size.get("hidden_size"))), int(size["vocab_size"])
     if "text_config" in config:
-        _check_shapes(stored, encoder, what)
+        check_shapes(stored, encoder, what)
     else:
         check_stored(stored, {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}, what)
     return width, vocabulary
 
 
-def _check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
+def check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
     """Compare shapes alone, while :func:`check_stored` compares names as well: transformers stores parts of such models
     under names of its earlier versions, and does not store a head that is tied to the vocabulary."""
     expected = Counter(tuple(p.shape) for name, p in encoder.named_parameters() if not name.startswith("lm_head"))
@@ -212,15 +212,8 @@ def check_others(folder: Path, family: str, key: str) -> None:
 
 def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:
     """Check that a tokenizer loads, has a pad token, and stays within the text encoder's ``vocabulary``."""
-    from transformers import AutoTokenizer
-
     what = f"{key} = {folder}: tokenizer"
-    read_json(folder / "tokenizer/tokenizer_config.json", what)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the tokenizers package raises plain Exceptions for damaged files
-        message = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise ConfigError(f"{what} cannot be loaded ({type(error).__name__}: {message}); copy it again") from error
+    tokenizer = load_tokenizer(folder / "tokenizer", what)
     if tokenizer.pad_token_id is None:
         raise ConfigError(f"{what}: it has no pad token, which prompts need; name one in tokenizer_config.json")
     if (most := max(tokenizer.get_vocab().values(), default=0)) >= vocabulary:
@@ -228,3 +221,15 @@ def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:
             f"{what}: it has the token {most}, and the text encoder knows {vocabulary:,}; the two belong to different "
             "pipelines: copy both from one"
         )
+
+
+def load_tokenizer(folder: Path, what: str) -> Any:
+    """The tokenizer in ``folder``; ConfigError, which begins with ``what``, where its files cannot be read."""
+    from transformers import AutoTokenizer
+
+    read_json(folder / "tokenizer_config.json", what)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers package raises plain Exceptions for damaged files
+        message = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise ConfigError(f"{what} cannot be loaded ({type(error).__name__}: {message}); copy it again") from error

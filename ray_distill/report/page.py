@@ -20,6 +20,7 @@ from ray_distill.jsonl import read_document
 from ray_distill.report import curves, tables
 from ray_distill.report.media import MIB, Room, Strip, data_uri, rows
 from ray_distill.report.run import Run
+from ray_distill.report.vbench import dimensions
 from ray_distill.secrets import mask, mask_tree
 
 HERE = Path(__file__).parent
@@ -45,6 +46,7 @@ def write_page(folder: Path, room: Room | None = None, out: Path | None = None) 
         "samplers": tables.samplers(run.report),
         "against": tables.against_teacher(run.report),
         "no_ratio": tables.no_ratio(run.report),
+        "vbench": tables.vbench(dimensions(folder)),
         "seeds": run.report.get("seeds"),
         "videos_per_seed": run.report.get("videos_per_seed"),
         "planned": tables.planned(run),

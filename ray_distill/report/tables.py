@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ray_distill.config.measures import ALL, LEAST, MEASURE_OF, ratio_name
+from ray_distill.config.measures import LEAST, MEASURE_OF, RATED, ratio_name
 from ray_distill.evaluate.report import ROWS
 from ray_distill.report.run import Run
+from ray_distill.report.vbench import CUSTOM, Dimension
 
 HEADINGS = {"frechet": "FD", "seconds_per_video": "s / video"}
-NUMBERS = ("frechet", "accuracy", "diversity", *ALL, "nfe", "seconds_per_video")
+NUMBERS = ("frechet", "accuracy", *sorted(RATED, key="diversity".__ne__), "nfe", "seconds_per_video")
 GIB, GB, TERA = 2**30, 10**9, 10**12
 
 
@@ -62,7 +63,20 @@ def against_teacher(report: Mapping[str, Any]) -> Table:
         ]
         for name, ratio in (report.get("ratios") or {}).items()
     ]
+    floors = report.get("teacher_distances") or {}
+    rows += [_distance(name, row, floors.get(name)) for name, row in (report.get("distances") or {}).items()]
     return Table(["measure", "", "student to teacher", "95 % interval", "teacher to itself", "says"], rows)
+
+
+def _distance(name: str, row: Mapping[str, Any], floor: Mapping[str, Any] | None) -> list[str]:
+    """A distance of two sets of videos, beside that of two sampling seeds of the teacher."""
+    has_interval = row.get("low") is not None
+    says = "unknown"
+    if has_interval and floor is not None:
+        says = "farther than chance" if row["low"] > floor["value"] else "no farther than chance"
+    between = f"{number(row['low'])} to {number(row['high'])}" if has_interval else "-"
+    kind = f"distance of {row['videos']} videos"
+    return [name, kind, number(row["value"]), between, number(floor["value"]) if floor else "-", says]
 
 
 def no_ratio(report: Mapping[str, Any]) -> list[str]:
@@ -71,11 +85,11 @@ def no_ratio(report: Mapping[str, Any]) -> list[str]:
     teacher = report.get("teacher_many") or {}
     return [
         f"{name}: the teacher's value is almost 0 ({number(teacher[name])}), so a ratio means nothing"
-        for name in ALL
+        for name in RATED
         if report.get("ratios")
         and teacher.get(name) is not None
         and not {name, ratio_name(name)} & report["ratios"].keys()
-        and teacher[name] <= (LEAST[name] or 0.0)
+        and teacher[name] <= (LEAST.get(name, 0.0) or 0.0)
     ]
 
 
@@ -99,6 +113,23 @@ def verdict(ratio: Mapping[str, Any], equal: float) -> str:
     if ratio["low"] <= equal <= ratio["high"]:
         return "no difference seen"
     return "more than the teacher" if ratio["low"] > equal else "less than the teacher"
+
+
+def vbench(dimensions: Sequence[Dimension]) -> Table:
+    """VBench's dimensions of student and teacher, and the student's ratio or difference with its 95 % interval; the
+    last row names the dimensions that nobody has run."""
+    rows = []
+    for each in dimensions:
+        ratio = asdict(each.compared) if each.compared else None
+        kind = "difference" if each.is_difference else "ratio"
+        cells = (
+            [fixed(ratio["value"]), interval(ratio), verdict(ratio, 1.0 - each.is_difference)] if ratio else ["-"] * 3
+        )
+        rows.append([each.name, number(each.student, 4), number(each.teacher, 4), kind if ratio else "", *cells])
+    not_run = sorted(set(CUSTOM) - {each.name for each in dimensions})
+    if rows and not_run:
+        rows.append(["not run", *["-"] * 5, ", ".join(not_run)])
+    return Table(["dimension", "student", "teacher", "", "student to teacher", "95 % interval", "says"], rows)
 
 
 def watched(run: Run) -> Table:

@@ -178,9 +178,8 @@ def _run(
         cache = _prepared(config)
     log_data(config, cache, tracker)
     journal.add("data", sheet=str(cache.folder / SHEET), **cache.card)
-    if config.evaluate.baseline and trial is None:
-        with phases("baseline: samples of the teacher, before training"):
-            _log_baseline(config, cache, tracker)
+    if trial is None:
+        _look_first(config, cache, tracker, phases)
     validations = Validations(config, cache, tracker, trial.report if trial else None, hook)
 
     def tidy() -> None:
@@ -223,6 +222,18 @@ def _measured(config: RunConfig, cache: Cache, checkpoint: Path, phases: Phases)
         return {}
     with phases("evaluate: samples of the student against its teacher's"):
         return evaluate(config, cache, checkpoint, config.run_dir)
+
+
+def _look_first(config: RunConfig, cache: Cache, tracker: Tracker, phases: Phases) -> None:
+    """Phases before the first step: a look at data and teacher, for a new run on GPUs, and the teacher's videos."""
+    if config.train.use_gpu and config.evaluate.preflight.first and not _resumed_step(config):
+        from ray_distill.train.looks import first_look  # plan takes a second to import
+
+        with phases("preflight: data, and samples of the teacher"):
+            first_look(config, cache)
+    if config.evaluate.baseline:
+        with phases("baseline: samples of the teacher, before training"):
+            _log_baseline(config, cache, tracker)
 
 
 def _log_baseline(config: RunConfig, cache: Cache, tracker: Tracker) -> None:

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 from ray_distill.config import ConfigError, Loaded, RunConfig
 from ray_distill.config.keys import flatten, set_dotted
 from ray_distill.config.load import config_of, load
-from ray_distill.config.measures import MEASURE_OF, Bounds, check_names
+from ray_distill.config.measures import DISTANCES, MEASURE_OF, Bounds, check_names
 from ray_distill.importers import load_run
 from ray_distill.settings import Absolute, Folder, Name, Section
 from ray_distill.tune.objective import Objective
@@ -91,7 +91,7 @@ class Sweep(Section):
     @property
     def compares(self) -> bool:
         """True if the objective or a constraint compares with the teacher."""
-        return not MEASURE_OF.keys().isdisjoint((*self.objective, *self.constraints))
+        return not {*MEASURE_OF, *DISTANCES}.isdisjoint((*self.objective, *self.constraints))
 
 
 def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
@@ -123,7 +123,7 @@ def _check_objective(sweep: Sweep, base: RunConfig) -> None:
     settings, teacher = base.evaluate, TEACHER in base.method.roles
     for key, names in (("objective", sweep.objective), ("constraints", sweep.constraints)):
         try:
-            check_names(names, settings.metrics, settings.metric is not None, teacher)
+            check_names(names, settings.metrics, settings.metric is not None, teacher, settings.networks.folders)
         except ValueError as error:
             raise ConfigError(f"{key}: {error}; set the base's keys in overrides") from None
 

@@ -75,12 +75,14 @@ class Metric(nn.Module):
     @torch.no_grad()
     def classify(self, videos: np.ndarray | Tensor) -> list[tuple[str, ...]]:
         """One word per head for each video, in the order of ``words``."""
-        features = self.features(videos)
+        return self._words(self.features(videos))
+
+    def _words(self, features: Tensor) -> list[tuple[str, ...]]:
         predictions = [[words[i] for i in self.heads[head](features).argmax(1)] for head, words in self.words.items()]
         return list(zip(*predictions, strict=True))
 
-    def accuracy(self, videos: np.ndarray | Tensor, prompts: Sequence[str]) -> float:
-        """Share of videos whose every predicted word is in their prompt."""
+    def accuracy(self, videos: np.ndarray | Tensor, prompts: Sequence[str], features: Tensor | None = None) -> float:
+        """Share of videos whose every predicted word is in their prompt; ``features`` are theirs, if known already."""
         if len(videos) != len(prompts):
             raise ValueError(f"{len(videos)} videos and {len(prompts)} prompts: each video needs its own prompt")
         answers = [self.answers(prompt) for prompt in prompts]
@@ -88,9 +90,10 @@ class Metric(nn.Module):
             if head := self.head_without_answer(prompt):
                 words = ", ".join(self.words[head])
                 raise ValueError(f"prompt {prompt!r} names no {head}: it must contain one of {words}")
+        predictions = self.classify(videos) if features is None else self._words(features)
         right = [
             all(word in answer for word, answer in zip(predicted, answer.values(), strict=True))
-            for predicted, answer in zip(self.classify(videos), answers, strict=True)
+            for predicted, answer in zip(predictions, answers, strict=True)
         ]
         return float(np.mean(right))
 

@@ -1,8 +1,8 @@
-"""Distances and spreads of features: the Fréchet distance, and the diversity of a prompt's videos."""
+"""Distances and spreads of features: Fréchet distance, KID, principal components, and the diversity of a prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
         raise ValueError("features hold NaN or infinities: no distance can be computed from them")
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"features must be [N, D] and [M, D] with N, M >= 2, got {tuple(a.shape)}, {tuple(b.shape)}")
-    cov_a, cov_b = a.T.cov(), b.T.cov()
+    cov_a, cov_b = (torch.atleast_2d(features.T.cov()) for features in (a, b))
     # The trace of (A B)^1/2 through a symmetric product: eigh is stable where a general matrix root is not
     # (singular covariances); eigenvalues just below zero are rounding.
     values, vectors = torch.linalg.eigh(cov_a)
@@ -44,6 +44,51 @@ def diversity_by_prompt(features: Tensor, prompts: Sequence[str]) -> dict[str, f
         rows.setdefault(prompt, []).append(row)
     return {
         prompt: torch.pdist(features[several].double()).mean().item()
+        for prompt, several in rows.items()
+        if len(several) > 1
+    }
+
+
+def kid(features_a: Tensor, features_b: Tensor, paired: bool = False) -> float:
+    """Kernel inception distance (arXiv 1801.01401) of features [N, D] and [M, D] in fp64: the unbiased squared maximum
+    mean discrepancy of the kernel (x . y / D + 1)^3. It may be negative, and is so half the time for equal laws.
+
+    With ``paired``, row i of both has the same prompt, and N = M: k(a_i, b_i) is left out, as k(a_i, a_i) is, since
+    features of one prompt are alike without the two laws being equal.
+    """
+    a, b = features_a.double(), features_b.double()
+    if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:] or (paired and len(a) != len(b)):
+        raise ValueError(f"features must be [N, D] and [M, D] with N, M >= 2, got {tuple(a.shape)}, {tuple(b.shape)}")
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def without_diagonal(values: Tensor) -> Tensor:
+        return (values.sum() - values.trace()) / (len(values) * (len(values) - 1))
+
+    across = kernel(a, b)
+    between = without_diagonal(across) if paired else across.mean()
+    return float(without_diagonal(kernel(a, a)) + without_diagonal(kernel(b, b)) - 2 * between)
+
+
+def principal(features: Tensor, most: int = 64) -> Callable[[Tensor], Tensor]:
+    """The projection of features [*, D] on the leading components of ``features`` [N, D], at most ``most`` and N // 4
+    of them, in fp64."""
+    centre = features.double().mean(0)
+    _, _, rows = torch.linalg.svd(features.double() - centre, full_matrices=False)
+    basis = rows[: max(1, min(most, len(features) // 4))].T
+    return lambda values: (values.double() - centre) @ basis
+
+
+def cosine_diversity_by_prompt(features: Tensor, prompts: Sequence[str]) -> dict[str, float]:
+    """1 - the mean cosine between two videos of a prompt, K / (K - 1) (1 - |mean f|^2) of K unit features, for each
+    prompt that has two; features [N, D] of any length."""
+    unit = torch.nn.functional.normalize(features.double(), dim=-1)
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    return {
+        prompt: (len(several) / (len(several) - 1) * (1 - unit[several].mean(0).square().sum())).item()
         for prompt, several in rows.items()
         if len(several) > 1
     }

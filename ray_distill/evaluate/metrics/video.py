@@ -11,15 +11,17 @@ BLACK, WHITE = 2, 253  # of 255: values at or beyond these are clipped
 
 def colours(video: np.ndarray, fps: float) -> dict[str, float]:
     """``saturation``, ``chroma`` and ``clipped`` of uint8 frames [T, H, W, 3], shares in [0, 1]: docs/metrics.md."""
-    most, least = video.max(-1), video.min(-1)
-    difference = (most - least).astype(np.float64)
-    bright = most >= DARK
-    saturation = np.divide(difference, most, out=np.zeros_like(difference), where=bright).sum() / max(bright.sum(), 1)
-    clipped = ((video <= BLACK) | (video >= WHITE)).mean()
+    channels = cv2.split(video.reshape(-1, video.shape[2], 3))
+    red, green, blue = channels
+    most = cv2.max(cv2.max(red, green), blue)
+    difference = cv2.subtract(most, cv2.min(cv2.min(red, green), blue))
+    bright = cv2.inRange(most, DARK, 255)
+    quotient = cv2.divide(difference, most, dtype=cv2.CV_32F)
+    inside = sum(cv2.countNonZero(cv2.inRange(channel, BLACK + 1, WHITE - 1)) for channel in channels)
     return {
-        "saturation": float(saturation),
-        "chroma": float(difference.mean() / 255),
-        "clipped": float(clipped),
+        "saturation": cv2.mean(quotient, mask=bright)[0],
+        "chroma": cv2.mean(difference)[0] / 255,
+        "clipped": 1 - inside / video.size,
     }
 
 
@@ -28,19 +30,26 @@ def light(video: np.ndarray, fps: float) -> dict[str, float]:
     and over its Laplacian, means over the frames."""
     luma = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video]
     return {
-        "contrast": float(np.mean([frame.std() for frame in luma]) / 255),
-        "sharpness": float(np.mean([cv2.Laplacian(frame, cv2.CV_32F).std() for frame in luma]) / 255),
+        "contrast": float(np.mean([_deviation(frame) for frame in luma]) / 255),
+        "sharpness": float(np.mean([_deviation(cv2.Laplacian(frame, cv2.CV_32F)) for frame in luma]) / 255),
     }
+
+
+def _deviation(frame: np.ndarray) -> float:
+    return float(cv2.meanStdDev(frame)[1][0, 0])
 
 
 def flickers(video: np.ndarray, fps: float) -> dict[str, float]:
     """``flicker``, mean |f_t - f_(t-1)|, and ``jitter``, mean |f_t - (f_(t-1) + f_(t+1)) / 2|, of uint8 frames
     [T, H, W, 3] over 255. Independent noise of deviation tau has 2 tau / sqrt(pi) and sqrt(3 / pi) tau; a
     steady ramp has its slope and 0."""
-    frames = video.astype(np.int16)
-    first = [np.abs(b - a).mean() for a, b in zip(frames, frames[1:], strict=False)]
-    second = [np.abs(2 * b - a - c).mean() / 2 for a, b, c in zip(frames, frames[1:], frames[2:], strict=False)]
+    size = 255 * video[0].size
+    first = [cv2.norm(a, b, cv2.NORM_L1) for a, b in zip(video, video[1:], strict=False)]
+    second = [
+        cv2.norm(cv2.add(b, b, dtype=cv2.CV_16S), cv2.add(a, c, dtype=cv2.CV_16S), cv2.NORM_L1)
+        for a, b, c in zip(video, video[1:], video[2:], strict=False)
+    ]
     return {
-        "flicker": float(np.mean(first or [0.0]) / 255),
-        "jitter": float(np.mean(second or [0.0]) / 255),
+        "flicker": float(np.mean(first or [0.0])) / size,
+        "jitter": float(np.mean(second or [0.0])) / 2 / size,
     }

@@ -15,6 +15,7 @@ from ray_distill.checkpoint.retention import best_steps
 from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.compare import ratios, summary, teachers
+from ray_distill.evaluate.distances import distances
 from ray_distill.evaluate.generate import Generator, NotFinite, write_videos
 from ray_distill.evaluate.names import VALIDATION_VIDEOS, VALIDATIONS
 from ray_distill.evaluate.samples import Candidate, Samples
@@ -125,9 +126,10 @@ class Validations:
         students = samples[: len(self.config.validation_students)]
         self._teacher = next(iter(samples[len(students) :]), self._teacher)
         for each, prefix, place in zip(students, ("", "trained_"), (folder, folder / "trained"), strict=False):
-            measured = summary([each], self._generator.real, self.config.method.sampler())
+            measured = summary([each], self._generator.real, self.config.method.sampler(), self._generator.prompts)
             if self._teacher is not None:
                 compared = ratios([each], [self._teacher], self._generator.prompts)
+                compared |= distances([each], [self._teacher], self._generator.prompts)
                 measured |= {name: ratio["value"] for name, ratio in compared.items()}
             row |= {f"{prefix}{name}": value for name, value in measured.items() if value is not None}
             write_videos(place, each, self._generator.prompts, self.config.data.fps)

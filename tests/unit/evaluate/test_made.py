@@ -63,6 +63,13 @@ def test_the_name_changes_with_all_that_the_videos_depend_on(config):
         kept_name(config(data__height=48), Candidate("teacher", SAMPLER), ["a"], 1),
         kept_name(config(), Candidate("teacher", SAMPLER), ["a"], 1, ["motion"]),
     ]
+    judge = config().model.path.parent / "judge"
+    judge.mkdir()
+    judged = config(evaluate={"networks": {"subject": str(judge)}})
+    others.append(kept_name(judged, Candidate("teacher", SAMPLER), ["a"], 1, ["motion"]))
+    (judge / "weights").write_text("other")
+    others.append(kept_name(judged, Candidate("teacher", SAMPLER), ["a"], 1, ["motion"]))
+    assert kept_name(judged, Candidate("teacher", SAMPLER), ["a"], 1) == base  # samples without measures
     (config().model.path / "weights").write_text("other")
     others.append(kept_name(config(), Candidate("teacher", SAMPLER), ["a"], 1))
     assert base not in others and len(set(others)) == len(others)

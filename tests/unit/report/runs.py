@@ -25,6 +25,8 @@ REPORT: dict[str, Any] = {
     "student": {**NOT_GOOD, "frechet": 20.61, "motion": 0.28, "saturation": 0.002, "nfe": 3, "seconds_per_video": 0.01},
     "ratios": {"motion_ratio": RATIO, "moving_difference": {"value": 0.0, "low": -0.1, "high": 0.1}},
     "teacher_seeds": {"motion_ratio": {"value": 1.001, "low": 0.993, "high": 1.008}},
+    "distances": {"video_kid": {"value": 0.0125, "low": 0.008, "high": 0.017, "videos": 40}},
+    "teacher_distances": {"video_kid": {"value": -0.0004, "low": -0.001, "high": 0.0002, "videos": 40}},
     "seeds": 3,
     "videos_per_seed": 2,
     "missed": ["its motion_ratio is 0.912; the goal is at least 0.95"],

@@ -40,6 +40,7 @@ def test_it_shows_numbers_with_intervals_and_the_student_beside_chance(text):
     one_line = Page(text).line
     assert "motion ratio 0.912 0.871 to 0.954 0.993 to 1.008 less than the teacher" in one_line
     assert "moving difference 0.000 -0.100 to 0.100 - no difference seen" in one_line
+    assert "video_kid distance of 40 videos 0.0125 0.00800 to 0.0170 -0.000400 farther than chance" in one_line
     assert "FD - - 20.6" in one_line and "nfe 64 3 3" in one_line and "accuracy - " not in one_line
     assert "saturation: the teacher's value is almost 0 (0.00200), so a ratio means nothing" in one_line
 

@@ -5,13 +5,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 
+from ray_distill.config import ConfigError
 from ray_distill.config.measures import ALL
+from ray_distill.data.prepare import pipeline
 from ray_distill.evaluate.generate import NotFinite, _generate
 from ray_distill.export.teacher import compared_size, link_teacher
+from ray_distill.train import launch, looks
 from ray_distill.train import preflight as module
-from ray_distill.train.preflight import Findings, _look_at_data, judge
+from ray_distill.train.cycles import Clock, Cycles, aside, compared
+from ray_distill.train.looks import Findings, judge, look_at_data
 from tests.unit.toys import run_config
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
@@ -57,11 +63,99 @@ def test_a_measure_that_does_not_exist_is_refused(tmp_path):
 def test_captions_that_are_cut_are_counted_and_warned_of():
     card = {"clips": 5, "skipped": 0, "buckets": {"4x3x6x6": 5}, "captions": 4, "captions_cut": 2}
     seen = Findings()
-    _look_at_data(card | {"tokens": {"median": 6, "most": 19, "taken": 8}}, seen)
+    look_at_data(card | {"tokens": {"median": 6, "most": 19, "taken": 8}}, seen)
     assert seen.lines[1] == "captions: 6 tokens in the median, 19 at most; the model takes 8, so 2 captions are cut"
     assert seen.warnings[0].startswith("2 captions have more tokens than model.max_sequence_length")
-    _look_at_data(card | {"captions_cut": 0}, old := Findings())  # a cache of before lengths were counted
+    look_at_data(card | {"captions_cut": 0}, old := Findings())  # a cache of before lengths were counted
     assert len(old.lines) == 1 and old.warnings == []
+
+
+def test_clips_are_counted_by_their_motion(tmp_path, monkeypatch):
+    """A static clip, a slow one and one that moves; a clip whose file has changed does not count."""
+    still = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    still = cv2.GaussianBlur(still, (0, 0), 2)
+    clips = [np.stack([np.roll(still, speed * t, axis=1) for t in range(6)]) for speed in (0, 1, 3)]
+    rows = [{"pixels": clip, "error": ""} for clip in clips] + [{"pixels": clips[0], "error": "it has changed"}]
+    monkeypatch.setattr(pipeline, "real_videos", lambda data, cache: SimpleNamespace(take=lambda most: rows[:most]))
+    config = run_config(tmp_path, data__fps=8)
+    looks.look_at_motion(config, None, seen := Findings())
+    assert seen.numbers["clips_motion"] == {
+        "clips": 3,
+        "moving": 1,
+        "static": 1,
+        "median": pytest.approx(8 / 48, rel=0.2),
+    }
+    assert "1 of them move, 1 are static" in seen.lines[0]
+    assert seen.warnings == [
+        "2 of 3 clips hardly move, and methods that learn from clips will learn that: choose clips with more motion"
+    ]
+    none = run_config(tmp_path, evaluate={"preflight": {"clips": 0}})
+    looks.look_at_motion(none, None, seen := Findings())
+    looks.count_moving(np.array([]), 0, seen)
+    assert seen == Findings()
+
+
+# Cycles
+
+
+def test_cycles_are_the_runs_own_steps_and_leave_nothing_outside_their_folder(tmp_path):
+    config = run_config(tmp_path, method__student_interval=7, train__steps=800)
+    own = aside(config)
+    assert own.train.steps == own.train.checkpoint_every == 21
+    assert own.run_dir == config.run_dir / "preflight" / "cycles" and own.track.uri == "" and own.publish is None
+    assert not own.evaluate.enabled and own.evaluate.every is None
+    assert (own.method, own.roles, own.data) == (config.method, config.roles, config.data)
+    assert aside(run_config(tmp_path, method__student_interval=7, train__steps=9)).train.steps == 9
+
+
+def test_seconds_of_a_step_start_with_the_first_rows(tmp_path):
+    clock, file = Clock(tmp_path / "metrics.jsonl"), tmp_path / "metrics.jsonl"
+    clock.look(0.0)
+    for now, rows in ((60.0, 2), (61.0, 2), (64.0, 7), (70.0, 10), (80.0, 10)):
+        file.write_text("".join(f'{{"step": {step}}}\n' for step in range(rows)))
+        clock.look(now)
+        if now < 64:
+            assert clock.seconds is None
+    assert clock.seconds == pytest.approx((70 - 60) / (10 - 2))
+
+
+def test_the_plan_stands_beside_the_measurement():
+    lines, numbers = compared(None, Cycles(15, None, 2**30, 10**9), gpu=True)
+    assert lines == ["15 steps of training: too fast to be measured, 1.00 GiB a worker"] and "flops" not in numbers
+    plan = SimpleNamespace(flops={"student": 3e12, "teacher": 1e12}, checkpoint=10**9)
+    lines, numbers = compared(plan, Cycles(15, 2.0, 2**30, 11 * 10**8), gpu=True)
+    assert lines[1:] == [
+        "as planned: 4 TFLOP of a worker in a step, so 2 TFLOP/s",
+        "a checkpoint: 1.1 GB, planned 1 GB",
+    ]
+    assert numbers == {"steps": 15, "seconds": 2.0, "memory": 2**30, "checkpoint": 11 * 10**8, "flops": 4e12}
+
+
+# The first phase of a run
+
+
+def test_a_new_run_on_gpus_looks_first_and_a_resumed_one_does_not(tmp_path, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(looks, "first_look", lambda config, cache: looked_at.append(config))
+    for step, gpu, first in ((0, True, True), (4, True, True), (0, False, True), (0, True, False)):
+        monkeypatch.setattr(launch, "_resumed_step", lambda config, step=step: step)
+        config = run_config(tmp_path, train__use_gpu=gpu, evaluate={"preflight": {"first": first}})
+        launch._look_first(config, None, None, launch.Phases())
+    assert len(looked_at) == 1
+
+
+def test_a_first_look_warns_and_stops_at_a_threshold_of_the_user_s(tmp_path, monkeypatch, capsys):
+    def look(config, cache, seen):
+        seen.lines.append("data: 5 clips")
+        judge(GOOD | {"moving": 0.3}, config, seen)
+
+    monkeypatch.setattr(looks, "look", look)
+    looks.first_look(run_config(tmp_path), None)
+    assert "warning: the teacher is static in most videos" in capsys.readouterr().err
+    config = run_config(tmp_path, evaluate={"preflight": {"within": {"motion": {"at_least": 0.6}}}})
+    with pytest.raises(ConfigError, match=r"motion is 0\.5, .*\(evaluate\.preflight\.first=false trains without"):
+        looks.first_look(config, None)
+    assert json.loads((config.run_dir / "preflight/preflight.json").read_text())["errors"]
 
 
 # The clip that both samplers make
@@ -104,13 +198,13 @@ def looked(tmp_path, monkeypatch):
         "check_cache": lambda config, cache: None,
         "cluster": nullcontext,
         "cache_of": lambda config: cache,
-        "Generator": Local,
     }.items():
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(module.ray, "get", lambda task, timeout: task)
+    monkeypatch.setattr(looks, "Generator", Local)
+    monkeypatch.setattr(looks.ray, "get", lambda task, timeout: task)
 
     def look(**evaluate):
-        settings = {"compare": False} | evaluate.pop("preflight", {})
+        settings = {"compare": False, "cycles": 0, "clips": 0} | evaluate.pop("preflight", {})
         evaluate = {"teacher_steps": 2, "teacher_guidance": 1.5, "preflight": settings} | evaluate
         config = run_config(tmp_path, model__path=str(DIGITS), model__max_sequence_length=8, evaluate=evaluate)
         return module.preflight(config), config.run_dir / "preflight"
@@ -148,7 +242,7 @@ def test_samples_that_are_not_finite_stop(looked, monkeypatch):
 @pytest.mark.parametrize(("difference", "stops"), [(2e-6, False), (0.5, True), (float("nan"), True)])
 def test_a_sampler_unlike_diffusers_stops(looked, monkeypatch, difference, stops):
     monkeypatch.setattr(module, "verify", lambda folder, prompt, timeout_s: difference)
-    monkeypatch.setattr(module, "_sample_teacher", lambda *args: None)
+    monkeypatch.setattr(looks, "sample_teacher", lambda *args: None)
     seen, _ = looked(preflight={"compare": True})
     assert bool(seen.errors) == stops and (not stops or "evaluate.preflight.tolerance = 0.001" in seen.errors[0])
 
@@ -158,6 +252,6 @@ def test_a_comparison_that_cannot_be_made_is_a_warning(looked, monkeypatch):
         raise RuntimeError("sample.py failed (1):\nTraceback\nMemoryError")
 
     monkeypatch.setattr(module, "verify", verify)
-    monkeypatch.setattr(module, "_sample_teacher", lambda *args: None)
+    monkeypatch.setattr(looks, "sample_teacher", lambda *args: None)
     seen, _ = looked(preflight={"compare": True})
     assert seen.errors == [] and seen.warnings[-1].endswith("pipeline: sample.py failed (1): MemoryError")

@@ -6,6 +6,9 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.metrics import Metric
+from ray_distill.evaluate.metrics.consistency import CONSISTENCY
+from ray_distill.evaluate.metrics.networks import check_network
+from ray_distill.evaluate.metrics.raft import check_raft
 
 VALIDATIONS = 100_000
 
@@ -18,6 +21,7 @@ def check_evaluation(config: RunConfig) -> None:
             f"evaluate.every = {settings.every}: {config.train.steps // settings.every:,} validations in train.steps "
             f"= {config.train.steps:,}; raise evaluate.every to {config.train.steps // VALIDATIONS + 1:,} or more"
         )
+    check_networks(config)
     if settings.metric is None:
         return
     key = f"evaluate.metric = {settings.metric}"
@@ -38,6 +42,18 @@ def check_evaluation(config: RunConfig) -> None:
         )
     if settings.prompts:
         check_prompts(metric, list(settings.prompts.values()), f"{key}: evaluate.prompts: ")
+
+
+def check_networks(config: RunConfig) -> None:
+    """ConfigError for a folder of evaluate.networks that holds no network for its key."""
+    for key, folder in config.evaluate.networks.folders.items():
+        where = f"evaluate.networks.{key} = {folder}"
+        if key == "flow":
+            check_raft(folder, where)
+            continue
+        check_network(key, folder, where)
+        if key in CONSISTENCY and config.shown_size[0] < 2:
+            raise ConfigError(f"{where}: {CONSISTENCY[key]} compares frames, and this run's videos have one; remove it")
 
 
 def check_cache(config: RunConfig, cache: Cache) -> None:

@@ -1,0 +1,106 @@
+"""Cycles of a run, trained aside to measure their seconds and bytes beside the plan's; they leave nothing."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_distill.config import RunConfig
+from ray_distill.data.store.cache import Cache
+from ray_distill.evaluate.names import METRICS
+from ray_distill.jsonl import read_rows
+from ray_distill.plan.estimate import Estimate
+from ray_distill.plan.hardware import GIB
+from ray_distill.track.tracker import Tracker
+from ray_distill.train.driver.console import say
+from ray_distill.train.driver.fit import train
+from ray_distill.train.driver.signals import Signals
+
+FOLDER = "cycles"
+MOST = 1000
+"""Steps that are trained at most, however long a cycle is."""
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Number of ``steps``, mean seconds of a step (None where they came too fast to be told apart), peak bytes of a
+    worker, and bytes of a checkpoint."""
+
+    steps: int
+    seconds: float | None
+    memory: int
+    checkpoint: int
+
+
+class Clock:
+    """Mean seconds of a step, by the times at which rows of the file ``path`` came. The first rows start the clock, so
+    that loading and the first step's compilation do not count."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._first: tuple[float, int] | None = None
+        self._last: tuple[float, int] | None = None
+
+    def look(self, now: float | None = None) -> None:
+        """Count the rows, at ``now`` or at this moment."""
+        rows = len(read_rows(self.path, "step", mend=False))
+        if rows and (self._last is None or rows > self._last[1]):
+            self._last = (time.monotonic() if now is None else now), rows
+            self._first = self._first or self._last
+
+    @property
+    def seconds(self) -> float | None:
+        """The mean; None before rows came at two times."""
+        if self._first is None or self._last is None or self._last[1] == self._first[1]:
+            return None
+        return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
+
+
+def aside(config: RunConfig) -> RunConfig:
+    """The configuration of the run's first cycles, in a folder of its own, without evaluation, tracking and outlets."""
+    steps = min(config.evaluate.preflight.cycles * config.method.period[1], config.train.steps, MOST)
+    evaluate = config.evaluate.model_copy(update={"enabled": False, "every": None, "baseline": False})
+    own = {"steps": steps, "checkpoint_every": steps, "log_every_s": 0.1, "resume_from": "none"}
+    return config.model_copy(
+        update={
+            "name": FOLDER,
+            "output_dir": config.run_dir / "preflight",
+            "train": config.train.model_copy(update=own),
+            "evaluate": evaluate,
+            "track": config.track.model_copy(update={"uri": "", "webhook": None}),
+            "publish": None,
+        }
+    )
+
+
+def measure_cycles(config: RunConfig, cache: Cache, signals: Signals) -> Cycles:
+    """Train the run's first ``evaluate.preflight.cycles`` cycles on the Ray that has been started."""
+    own = aside(config)
+    shutil.rmtree(own.run_dir, ignore_errors=True)
+    clock = Clock(own.run_dir / METRICS)
+    say(f"   {own.train.steps} steps are trained aside, and removed")
+    try:
+        last, memory = train(own, cache, Tracker(None), signals, clock.look)
+        clock.look()
+        size = sum(path.stat().st_size for path in last.folder.iterdir())
+        return Cycles(own.train.steps, clock.seconds, memory, size)
+    finally:
+        shutil.rmtree(own.run_dir, ignore_errors=True)
+
+
+def compared(planned: Estimate | None, measured: Cycles, gpu: bool) -> tuple[list[str], dict[str, Any]]:
+    """(lines, numbers) of the measurement beside the plan."""
+    seconds = "too fast to be measured" if measured.seconds is None else f"{measured.seconds:.3g} s a step"
+    lines = [f"{measured.steps} steps of training: {seconds}, {measured.memory / GIB:.2f} GiB a worker"]
+    numbers = asdict(measured)
+    if planned is not None:
+        flops = sum(planned.flops.values())
+        numbers["flops"] = flops
+        rate = f", so {flops / measured.seconds / 1e12:.3g} TFLOP/s" if measured.seconds else ""
+        libraries = "" if gpu else "; on a CPU the measured memory includes libraries, which no plan counts"
+        lines.append(f"as planned: {flops / 1e12:.3g} TFLOP of a worker in a step{rate}{libraries}")
+        lines.append(f"a checkpoint: {measured.checkpoint / 1e9:.3g} GB, planned {planned.checkpoint / 1e9:.3g} GB")
+    return lines, numbers
