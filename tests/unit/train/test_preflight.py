@@ -89,6 +89,13 @@ def test_clips_are_counted_by_their_motion(tmp_path, monkeypatch):
     assert seen.warnings == [
         "2 of 3 clips hardly move, and methods that learn from clips will learn that: choose clips with more motion"
     ]
+
+    def gone(data, cache):
+        raise ValueError("data: none of the cache's clips is in its sources any more")
+
+    monkeypatch.setattr(pipeline, "real_videos", gone)
+    looks.look_at_motion(config, None, seen := Findings())
+    assert seen.lines[0].startswith("motion of clips was not measured: data: none") and not seen.warnings
     none = run_config(tmp_path, evaluate={"preflight": {"clips": 0}})
     looks.look_at_motion(none, None, seen := Findings())
     looks.count_moving(np.array([]), 0, seen)
@@ -145,11 +152,13 @@ def test_a_new_run_on_gpus_looks_first_and_a_resumed_one_does_not(tmp_path, monk
 
 
 def test_a_first_look_warns_and_stops_at_a_threshold_of_the_user_s(tmp_path, monkeypatch, capsys):
-    def look(config, cache, seen):
+    def look(config, cache, seen, samples):
+        assert samples == config.evaluate.enabled
         seen.lines.append("data: 5 clips")
         judge(GOOD | {"moving": 0.3}, config, seen)
 
     monkeypatch.setattr(looks, "look", look)
+    looks.first_look(run_config(tmp_path, evaluate={"enabled": False}), None)
     looks.first_look(run_config(tmp_path), None)
     assert "warning: the teacher is static in most videos" in capsys.readouterr().err
     config = run_config(tmp_path, evaluate={"preflight": {"within": {"motion": {"at_least": 0.6}}}})
