@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ray_distill.config import ConfigError
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.load import config_of
 from ray_distill.config.measures import ALL
 from ray_distill.data.prepare import pipeline
 from ray_distill.evaluate.generate import NotFinite, _generate
@@ -112,6 +113,7 @@ def test_cycles_are_the_runs_own_steps_and_leave_nothing_outside_their_folder(tm
     assert own.run_dir == config.run_dir / "preflight" / "cycles" and own.track.uri == "" and own.publish is None
     assert not own.evaluate.enabled and own.evaluate.every is None
     assert (own.method, own.roles, own.data) == (config.method, config.roles, config.data)
+    assert config_of(RunConfig, own.dump(secrets=True)).run_dir == own.run_dir  # as each worker reads it
     assert aside(run_config(tmp_path, method__student_interval=7, train__steps=9)).train.steps == 9
 
 
