@@ -80,6 +80,7 @@ def measure_cycles(config: RunConfig, cache: Cache, signals: Signals) -> Cycles:
     """Train the run's first ``evaluate.preflight.cycles`` cycles on the Ray that has been started."""
     own = aside(config)
     shutil.rmtree(own.run_dir, ignore_errors=True)
+    own.run_dir.mkdir(parents=True)
     clock = Clock(own.run_dir / METRICS)
     say(f"   {own.train.steps} steps are trained aside, and removed")
     try:

@@ -39,10 +39,12 @@ class Findings:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def look(config: RunConfig, cache: Cache, seen: Findings) -> None:
-    """Look at the data, and at samples of the teacher, on the Ray that has been started."""
+def look(config: RunConfig, cache: Cache, seen: Findings, samples: bool = True) -> None:
+    """Look at the data and, with ``samples``, at samples of the teacher, on the Ray that has been started."""
     look_at_data(cache.card, seen)
     look_at_motion(config, cache, seen)
+    if not samples:
+        return
     if TEACHER not in config.method.roles:
         seen.lines.append(f"method {config.method.name!r} has no teacher: nothing is sampled")
         return
@@ -63,10 +65,11 @@ def write(config: RunConfig, seen: Findings) -> None:
 def first_look(config: RunConfig, cache: Cache) -> None:
     """The first phase of a new run on GPUs; ConfigError for what `ray-distill preflight` calls an error.
 
-    It neither loads the teacher into the driver, to compare samplers, nor trains aside: the run itself begins next.
+    It neither loads the teacher into the driver, to compare samplers, nor trains aside: the run itself begins next. It
+    samples the teacher only if the run does so later: a teacher may be too large for one GPU.
     """
-    seen = Findings()
-    look(config, cache, seen)
+    seen, settings = Findings(), config.evaluate
+    look(config, cache, seen, samples=settings.enabled or settings.baseline or settings.every is not None)
     write(config, seen)
     for line in (*seen.lines, *(f"warning: {text}" for text in seen.warnings)):
         say(f"   {line}")
@@ -97,7 +100,11 @@ def look_at_motion(config: RunConfig, cache: Cache, seen: Findings) -> None:
         return
     from ray_distill.data.prepare.pipeline import real_videos  # imports Ray Data, which other looks do not need
 
-    clips = [row["pixels"] for row in real_videos(config.data, cache).take(most) if row["error"] == ""]
+    try:
+        clips = [row["pixels"] for row in real_videos(config.data, cache).take(most) if row["error"] == ""]
+    except ValueError as gone:  # a cache can train without the files that it was made of
+        seen.lines.append(f"motion of clips was not measured: {gone}")
+        return
     rows = [measures(clip[None], config.data.fps, ("motion", "moving")) for clip in clips]
     motion = np.array([row["motion"].item() for row in rows])
     moving = sum(row["moving"].item() for row in rows)

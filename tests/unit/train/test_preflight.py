@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ray_distill.config import ConfigError
+from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.load import config_of
 from ray_distill.config.measures import ALL
 from ray_distill.data.prepare import pipeline
 from ray_distill.evaluate.generate import NotFinite, _generate
@@ -89,6 +90,13 @@ def test_clips_are_counted_by_their_motion(tmp_path, monkeypatch):
     assert seen.warnings == [
         "2 of 3 clips hardly move, and methods that learn from clips will learn that: choose clips with more motion"
     ]
+
+    def gone(data, cache):
+        raise ValueError("data: none of the cache's clips is in its sources any more")
+
+    monkeypatch.setattr(pipeline, "real_videos", gone)
+    looks.look_at_motion(config, None, seen := Findings())
+    assert seen.lines[0].startswith("motion of clips was not measured: data: none") and not seen.warnings
     none = run_config(tmp_path, evaluate={"preflight": {"clips": 0}})
     looks.look_at_motion(none, None, seen := Findings())
     looks.count_moving(np.array([]), 0, seen)
@@ -105,6 +113,7 @@ def test_cycles_are_the_runs_own_steps_and_leave_nothing_outside_their_folder(tm
     assert own.run_dir == config.run_dir / "preflight" / "cycles" and own.track.uri == "" and own.publish is None
     assert not own.evaluate.enabled and own.evaluate.every is None
     assert (own.method, own.roles, own.data) == (config.method, config.roles, config.data)
+    assert config_of(RunConfig, own.dump(secrets=True)).run_dir == own.run_dir  # as each worker reads it
     assert aside(run_config(tmp_path, method__student_interval=7, train__steps=9)).train.steps == 9
 
 
@@ -145,11 +154,13 @@ def test_a_new_run_on_gpus_looks_first_and_a_resumed_one_does_not(tmp_path, monk
 
 
 def test_a_first_look_warns_and_stops_at_a_threshold_of_the_user_s(tmp_path, monkeypatch, capsys):
-    def look(config, cache, seen):
+    def look(config, cache, seen, samples):
+        assert samples == config.evaluate.enabled
         seen.lines.append("data: 5 clips")
         judge(GOOD | {"moving": 0.3}, config, seen)
 
     monkeypatch.setattr(looks, "look", look)
+    looks.first_look(run_config(tmp_path, evaluate={"enabled": False}), None)
     looks.first_look(run_config(tmp_path), None)
     assert "warning: the teacher is static in most videos" in capsys.readouterr().err
     config = run_config(tmp_path, evaluate={"preflight": {"within": {"motion": {"at_least": 0.6}}}})

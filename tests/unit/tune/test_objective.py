@@ -1,6 +1,8 @@
 """A search by any number of samples, or by a weighted sum of some, under constraints."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,8 @@ from ray_distill.config.measures import Bounds
 from ray_distill.tune.objective import BEHIND, Objective
 
 ROW = {"step": 4, "frechet": 20.0, "accuracy": 0.9, "motion_ratio": 0.9}
+TABLE = (Path(__file__).parents[3] / "docs/sweeps.md").read_text()
+ROW_OF_TABLE = re.compile(r"^\| ([\d.]+), (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) ", re.M)
 MOVES = {"motion_ratio": Bounds(at_least=0.95)}
 
 
@@ -25,6 +29,27 @@ def test_a_trial_that_breaks_a_constraint_is_behind_every_one_that_keeps_them_an
     assert (
         aim.broken(rows[2]) == ["motion_ratio 0.940, and the constraint is at least 0.95"] and aim.broken(rows[0]) == []
     )
+
+
+def test_measured_settings_change_their_order_under_a_bound_on_motion():
+    """The table of docs/sweeps.md: the least distance, and the least that keeps the motion of fast parts."""
+    rows = [
+        {"guidance": float(scale), "shift": float(shift), "step": 0, "frechet": float(f), "motion_ratio": float(m),
+         "motion_top_ratio": float(top)}
+        for scale, shift, f, m, top in ROW_OF_TABLE.findall(TABLE)
+    ]  # fmt: skip
+    best = {
+        name: min(rows, key=Objective({"frechet": 1.0}, bounds).score)
+        for name, bounds in {
+            "none": {},
+            "mean": {"motion_ratio": Bounds(at_least=0.95)},
+            "top": {"motion_top_ratio": Bounds(at_least=0.95)},
+        }.items()
+    }
+    assert len(rows) == 9 and best["none"] is best["mean"]
+    assert (best["none"]["guidance"], best["none"]["shift"]) == (1.5, 1.0)
+    assert (best["top"]["guidance"], best["top"]["shift"]) == (2.0, 1.0)
+    assert sorted(row["frechet"] for row in rows).index(best["top"]["frechet"]) == 6
 
 
 def test_bounds():
