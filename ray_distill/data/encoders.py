@@ -52,10 +52,12 @@ class Encoders:
 
     def sound_encoder(self) -> SoundEncoder | None:
         """The encoder of sound, loaded, on the CPU; None where clips have no sound."""
+        if not self.sound_rate:
+            return None  # without importing the family, if the driver has asked for the rate
         of = self.pipeline.of.sound
         return of.encoder(self.path) if of else None
 
-    @property
+    @cached_property
     def sound_rate(self) -> int:
         """Samples per second of the sound that clips are read with; 0 where they have none."""
         of = self.pipeline.of.sound

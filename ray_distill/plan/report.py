@@ -87,7 +87,7 @@ def forwards_table(estimate: Estimate) -> str:
         rows.append([role, *each, digits(estimate.flops[role] / 1e12, 4)])
     head = ["forwards of a micro-batch per cycle", "with gradient", "without", "TFLOP per GPU and step"]
     return (
-        f"{table(head, rows)}\na cycle: {repeated.steps} steps, with updates {times}; random exits count by their "
+        f"{table(head, rows)}\na cycle: {repeated.steps} steps with updates {times}; random exits count by their "
         "expectation"
     )
 

@@ -142,7 +142,12 @@ CHANGED = {
 
 
 def test_every_key_is_tried():
-    elsewhere = {"exit_embedding", "video_weight", "audio_weight"}  # test_exits, test_modalities
+    elsewhere = {
+        "exit_embedding",
+        "video_weight",
+        "audio_weight",
+        "audio_guidance",
+    }  # test_exits, test_modalities, test_ltx2
     assert CHANGED.keys() | elsewhere == {field.name for field in fields(DMD)}
 
 
