@@ -20,9 +20,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 OUT = "output/students"
 DMD = "configs/quickstart.yaml"
+LAYERS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "proj_out", "time_proj"),
+    *("time_embedder.linear_1", "time_embedder.linear_2", "text_embedder.linear_1", "text_embedder.linear_2"),
+)
+"""All linear layers of Wan's transformer."""
 LORA = [
-    *("roles.student.lora={rank: 16, alpha: 16}", "roles.fake_score.lora={rank: 16, alpha: 16}"),
-    *("roles.student.optimizer.learning_rate=0.0015", "roles.fake_score.optimizer.learning_rate=0.005"),
+    f"roles.student.lora={{rank: 16, alpha: 16, targets: [{', '.join(LAYERS)}]}}",
+    "roles.student.optimizer.learning_rate=0.0015",
 ]
 PICTURES = ["evaluate.prompts=data/digits/prompts.json", "evaluate.images=data/digits/pictures.json"]
 STUDENTS: dict[str, tuple[str, list[str]]] = {

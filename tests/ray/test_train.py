@@ -131,7 +131,7 @@ def test_a_preflight_samples_the_teacher_as_diffusers_does(
     assert main(["preflight", "configs/quickstart.yaml", *home.overrides("looked", *more)]) == 1
     said = capsys.readouterr()
     assert said.err.splitlines()[-1].startswith("ray-distill preflight: the teacher's motion is 0.")
-    assert "grey" in said.out and "static" not in said.out and "guidance u + s (c - u), s = 1.5" in said.out
+    assert "grey" in said.out and "is static" not in said.out and "guidance u + s (c - u), s = 1.5" in said.out
     folder = home.folder / "output/looked/preflight"
     numbers = json.loads((folder / "preflight.json").read_text())
     assert 0 <= numbers["difference"] < 1e-4 and numbers["teacher"]["nfe"] == 8
