@@ -127,7 +127,7 @@ def test_a_preflight_samples_the_teacher_as_diffusers_does(
     straight: Path, home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     within = "evaluate.preflight.within={motion: {at_least: 9}}"
-    more = [*MEASURED, "evaluate.pictures=2", "evaluate.preflight.cycles=5", within]
+    more = [*MEASURED, "evaluate.pictures=2", "evaluate.preflight.cycles=0", within]
     assert main(["preflight", "configs/quickstart.yaml", *home.overrides("looked", *more)]) == 1
     said = capsys.readouterr()
     assert said.err.splitlines()[-1].startswith("ray-distill preflight: the teacher's motion is 0.")
@@ -135,8 +135,6 @@ def test_a_preflight_samples_the_teacher_as_diffusers_does(
     folder = home.folder / "output/looked/preflight"
     numbers = json.loads((folder / "preflight.json").read_text())
     assert 0 <= numbers["difference"] < 1e-4 and numbers["teacher"]["nfe"] == 8
-    assert numbers["measured"]["steps"] == 5 * 2 and numbers["measured"]["memory"] > 2**27
-    assert numbers["measured"]["checkpoint"] / numbers["planned"]["checkpoint"] == pytest.approx(1, abs=0.05)
     assert numbers["clips_motion"]["clips"] > 0 and numbers["clips_motion"]["median"] > 0.05
     assert numbers["tokens"] == {"median": 5, "most": 5, "taken": 8}
     assert {path.name for path in folder.iterdir()} == {"preflight.json", "contact_sheet.png", "teacher_many"}

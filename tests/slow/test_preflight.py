@@ -1,12 +1,14 @@
-"""Our sampler and diffusers' pipeline make one clip of the teacher; planted guidance and steps are seen."""
+"""Our sampler and diffusers' pipeline make one clip of the teacher; a few cycles train aside, beside the plan."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from ray_distill.cli import main
 from ray_distill.export.teacher import link_teacher
 from ray_distill.export.verify import verify
+from tests.ray.conftest import MEASURED, Home
 from tests.unit.toys import run_config
 
 pytestmark = pytest.mark.slow
@@ -34,3 +36,14 @@ def test_the_two_agree_unless_one_is_changed(tmp_path: Path, theirs: str, ours: 
     (folder / "sample.py").write_text(script.replace(head, planted))
     difference = verify(folder, "a seven moving left")
     assert difference > 1e-3 if theirs else difference < 1e-4
+
+
+def test_cycles_train_aside_and_are_as_large_as_planned(straight: Path, home: Home) -> None:
+    looks = ["evaluate.preflight.compare=false", "evaluate.preflight.clips=0", "evaluate.preflight.cycles=5"]
+    overrides = home.overrides("cycled", *MEASURED, "evaluate.pictures=2", *looks)
+    assert main(["preflight", "configs/quickstart.yaml", *overrides]) == 0
+    folder = home.folder / "output/cycled/preflight"
+    numbers = json.loads((folder / "preflight.json").read_text())
+    assert numbers["measured"]["steps"] == 5 * 2 and numbers["measured"]["memory"] > 2**27
+    assert numbers["measured"]["checkpoint"] / numbers["planned"]["checkpoint"] == pytest.approx(1, abs=0.05)
+    assert {path.name for path in folder.iterdir()} == {"preflight.json", "contact_sheet.png", "teacher_many"}
