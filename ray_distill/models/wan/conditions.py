@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ray_distill.models.first_frame import towards_first, with_first
 from ray_distill.types import Cond
 
 TEMPORAL = 4
@@ -35,17 +36,12 @@ def enter(x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> tuple[Tensor, T
         mask = latent_mask(by_frame)[:, start : start + x_t.shape[2], None, None]
         return torch.cat([x_t, mask.expand(len(x_t), -1, -1, *x_t.shape[3:]), clip.to(x_t)], dim=1), sigma
     if "first" in cond and start == 0:
-        levels = sigma if sigma.ndim == 2 else sigma[:, None].expand(-1, x_t.shape[2])
-        first = cond["first"][:, :, None].to(x_t)
-        return torch.cat([first, x_t[:, :, 1:]], dim=2), torch.cat([torch.zeros_like(levels[:, :1]), levels[:, 1:]], 1)
+        return with_first(x_t, sigma, cond["first"])
     return x_t, sigma
 
 
 def leave(velocity: Tensor, x_t: Tensor, sigma: Tensor, cond: Cond, start: int) -> Tensor:
-    """``velocity`` in which the first latent frame has the velocity from ``x_t`` to ``first`` (0 where sigma is 0), so
-    that every x_0-prediction has the image there, and samplers need no special case."""
+    """``velocity``; in a clip that begins with an image its first latent frame leads there."""
     if "first" not in cond or start:
         return velocity
-    level = (sigma[:, 0] if sigma.ndim == 2 else sigma).view(-1, 1, 1, 1, 1)
-    way = (x_t[:, :, :1] - cond["first"][:, :, None].to(x_t)) / torch.where(level > 0, level, 1)
-    return torch.cat([torch.where(level > 0, way, 0).to(velocity), velocity[:, :, 1:]], dim=2)
+    return towards_first(velocity, x_t, sigma, cond["first"])
