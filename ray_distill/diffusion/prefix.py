@@ -7,12 +7,25 @@ T of the mean over the generated ones.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 
 def generated(x: Tensor, prefix: int) -> Tensor:
-    """Latent frames of ``x`` [B, C, T, H, W] after the first ``prefix``."""
+    """Latent frames, or packed tokens, of ``x`` [B, C, T, H, W] after the first ``prefix``."""
     return x[:, :, prefix:] if prefix else x
+
+
+def generated_places(modalities: Mapping[str, slice], prefix: int) -> Mapping[str, slice]:
+    """The places of each modality along T in :func:`generated` latents, from its places in whole ones. The prefix lies
+    in the first modality."""
+    if not prefix:
+        return modalities
+    return {
+        name: slice(max(where.start - prefix, 0), where.stop and where.stop - prefix)
+        for name, where in modalities.items()
+    }
 
 
 def generated_tokens(hidden: Tensor, frames: int, prefix: int) -> Tensor:

@@ -29,7 +29,7 @@ from ray_distill.diffusion.losses import (
     surrogate,
     without_residual,
 )
-from ray_distill.diffusion.prefix import generated
+from ray_distill.diffusion.prefix import generated, generated_places
 from ray_distill.diffusion.samplers import simulate
 from ray_distill.diffusion.timesteps import check_timesteps, warp
 from ray_distill.methods.anchor import Anchor
@@ -227,7 +227,8 @@ class DMD(Exits, Anchor, Scores):
     def direction(
         self, x: Tensor, mu_fake: Tensor, mu_real: Tensor, sigma: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """(g [B, C, T, H, W], n [B], logs), computed for each modality; n is the smaller of their normalisers."""
+        """(g [B, C, T, H, W], n [B], logs) of generated latents, computed for each modality; n is the smaller of their
+        normalisers."""
 
         def one(x: Tensor, mu_fake: Tensor, mu_real: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             g, norm = dmd_gradient(x, mu_fake, mu_real, self.min_norm)
@@ -240,7 +241,7 @@ class DMD(Exits, Anchor, Scores):
             return one(x, mu_fake, mu_real)
         parts: list[tuple[Tensor, Tensor]] = []
         more: dict[str, Tensor] = {}
-        for name, where in batch.modalities.items():
+        for name, where in generated_places(batch.modalities, batch.prefix).items():
             g, norm, logs = one(x[:, :, where], mu_fake[:, :, where], mu_real[:, :, where])
             parts.append((g, norm))
             more |= {f"{name}_{key}": value for key, value in logs.items()} | {f"dmd_norm_{name}_median": norm}

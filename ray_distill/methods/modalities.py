@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ray_distill.diffusion.prefix import generated_places
 from ray_distill.types import Batch
 
 
@@ -34,14 +35,13 @@ class Modalities:
             raise ValueError(f"video_weight, audio_weight = {weights}: give 0 or more, and one of them above 0")
 
     def by_modality(self, loss: Callable[..., Tensor], batch: Batch, *latents: Tensor) -> dict[str, Tensor]:
-        """Weighted ``loss`` by modality, each on its part of ``latents`` [B, C, T, H, W]; for a picture alone one entry
-        named "" with the plain loss."""
+        """Weighted ``loss`` by modality, each on its part of the generated ``latents`` [B, C, T, H, W], without the
+        prefix; for a picture alone one entry named "" with the plain loss."""
         if not batch.modalities:
             return {"": loss(*latents)}
         weights = {"video": self.video_weight, "audio": self.audio_weight}
-        return {
-            name: weights[name] * loss(*(x[:, :, where] for x in latents)) for name, where in batch.modalities.items()
-        }
+        places = generated_places(batch.modalities, batch.prefix)
+        return {name: weights[name] * loss(*(x[:, :, where] for x in latents)) for name, where in places.items()}
 
     def weighed(self, loss: Callable[..., Tensor], batch: Batch, *latents: Tensor) -> Tensor:
         """The sum of :meth:`by_modality`."""

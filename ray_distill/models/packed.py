@@ -38,6 +38,11 @@ def modalities(latent: Latent) -> Mapping[str, slice]:
     return {"video": slice(0, pictured), "audio": slice(pictured, None)}
 
 
+def prefix_length(frames: int, latent: Latent) -> int:
+    """Places along T of a clip's first ``frames`` latent frames: in packed latents h w tokens each."""
+    return frames if len(latent) == 4 else frames * latent[2] * latent[3]
+
+
 def picture(x: Tensor, latent: Latent) -> Tensor:
     """The picture's latents [B, C, t, h, w] in ``x``; ``x`` itself for a clip without sound."""
     where = modalities(latent)

@@ -36,8 +36,9 @@ class Batch:
     ``sample_ids`` [B] int64 number the samples of the whole run (step * global batch + position), whatever
     the world size; they, and never the rank, seed each sample's noise. ``x_0`` is None for data-free methods.
     ``states`` [B, K, C, T, H, W] lie on the teacher's trajectory to x_0, if a preparation made one.
-    The first ``prefix`` latent frames are conditions too: networks return them unchanged, and losses leave them out.
-    ``modalities`` are the places along T of each packed modality ("video", "audio"); {}: a picture alone.
+    The first ``prefix`` places along T (latent frames, or the tokens of one in packed latents) are conditions too:
+    networks return them unchanged, and losses leave them out. ``modalities`` are the places along T of each packed
+    modality ("video", "audio"), the prefix included; {}: a picture alone.
     Losses that continue the ``rollout`` of earlier steps change it.
     """
 

@@ -13,7 +13,7 @@ from ray_distill.data.feed.order import share
 from ray_distill.data.feed.stream import COND, Stream
 from ray_distill.data.store.cache import Shape
 from ray_distill.models.conditions import collate, from_bytes, unconditional
-from ray_distill.models.packed import modalities, tensor_shape
+from ray_distill.models.packed import modalities, prefix_length, tensor_shape
 from ray_distill.models.spec import Fields, of_captions, prefix_frames
 from ray_distill.types import Batch, Placement
 
@@ -51,7 +51,7 @@ def micro_batches(
                     uncond=unconditional(negative, cond, fields),
                     x_0=None if x_0 is None else _tensor(x_0, device),
                     states=None if states is None else _tensor(states, device),
-                    prefix=prefix_frames(fields),
+                    prefix=prefix_length(prefix_frames(fields), shape),
                     modalities=modalities(shape),
                 )
             )

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from ray_distill.diffusion.losses import dmd_gradient, sample_mse
+from ray_distill.diffusion.prefix import generated, generated_places
 from ray_distill.diffusion.timesteps import shift_sigma
 from ray_distill.methods import DMD, LCM, METHODS
-from ray_distill.models.packed import layout, modalities, picture, sound, tensor_shape, with_layout
+from ray_distill.models.packed import layout, modalities, picture, prefix_length, sound, tensor_shape, with_layout
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Prediction
 from tests.unit.toys import batch
@@ -59,6 +60,27 @@ def test_each_modality_has_a_mean_and_a_weight():
     for wrong in ({"audio_weight": -1.0}, {"audio_weight": 0.0, "video_weight": 0.0}):
         with pytest.raises(ValueError, match="video_weight, audio_weight"):
             DMD(**wrong)
+
+
+FRAME = prefix_length(1, LATENT)
+
+
+def test_the_tokens_of_a_given_frame_are_in_no_mean_and_in_no_normaliser():
+    """Oracle 40 where the picture has 150 tokens, of which 50 are given: g, n and the losses are those of 100."""
+    whole = (2, 3, 5, 10, 1)
+    given = batch(range(4), tensor_shape(whole), modalities=modalities(whole), prefix=FRAME)
+    x, mu_real, mu_fake = packed(1.0, 0.1), packed(0.0, 0.0), packed(0.1, 0.1)
+    front = torch.full((1, 2, FRAME, 1, 1), 7.0)
+    cut = [generated(torch.cat([front * scale, each], dim=2), FRAME) for scale, each in ((1, x), (2, mu_fake))]
+    assert FRAME == 50 and torch.equal(cut[0], x)
+    g, norm, logs = DMD().direction(*cut, mu_real, torch.tensor([0.5]), given)
+    right, right_norm, right_logs = DMD().direction(x, mu_fake, mu_real, torch.tensor([0.5]), packed_batch())
+    assert torch.equal(g, right) and torch.equal(norm, right_norm) and logs == right_logs
+    losses = DMD(audio_weight=0.5).by_modality(sample_mse, given, packed(2.0, 5.0), packed(0.0, 0.0))
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx({"video": 4.0, "audio": 12.5})
+    wrong = DMD().by_modality(sample_mse, replace(given, prefix=0), packed(2.0, 5.0), packed(0.0, 0.0))
+    assert wrong["video"].item() != pytest.approx(4.0)  # places of whole latents take the sound for picture
+    assert generated_places(given.modalities, 0) is given.modalities and prefix_length(2, (2, 3, 5, 10)) == 2
 
 
 class Scale(torch.nn.Module):
