@@ -120,8 +120,8 @@ def _by_sampler(
     denoise: Denoiser = networks["transformer"]
     if len(names) == 2:
         denoise = by_level(Experts("transformer", "transformer_2", 1000 * recipe["boundary_ratio"]), networks)
-    shape = (1, *recipe["latent_shape"])
+    shape, fresh = (1, *recipe["latent_shape"]), (image and of.image_noise) or of.noise
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         x_T = of.start(shape)
-        return sample(denoise, sampler, x_T, text, empty, noise=lambda _: of.noise(shape))
+        return sample(denoise, sampler, x_T, text, empty, noise=lambda _: fresh(shape))

@@ -239,6 +239,8 @@ class Family:
     """(fields) -> the pipeline's folders that encode the fields of a clip, including the VAE's."""
     image_channels: Callable[[Config], int] = lambda _: 0
     """(transformer's configuration) -> channels that the network takes behind the noisy ones."""
+    image_noise: Callable[[Sequence[int]], Tensor] | None = None
+    """As ``noise``, by the pipeline of ``image_export``; None: it draws the same."""
     image_export: Export | None = None
     """Export of a student whose clips have fields; None: ``export`` serves it as well."""
     others: Mapping[str, type[Any]] = field(default_factory=dict)

@@ -142,7 +142,8 @@ class Inventory:
             if self.images is None and part.image_column is not None:
                 raise ConfigError(
                     f"data: {part.name!r} has image_column = {part.image_column!r}, and this pipeline makes videos of "
-                    "text alone; remove it, or give an image-to-video pipeline (Wan 2.2 5B: model.from_image=true)"
+                    "text alone; remove it, or give an image-to-video pipeline (Wan 2.2 5B, LTX-2: "
+                    "model.from_image=true)"
                 )
 
     def mark_failed(self, errors: Mapping[str, str], ids: str = "id") -> None:

@@ -14,12 +14,25 @@ from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from torch import Tensor
 
+from ray_distill.models.codec import Codec
 from ray_distill.models.ltx2.codec import LTX2VAE
 from ray_distill.models.ltx2.hearing import BANDS as MEL_BANDS
 from ray_distill.models.ltx2.hearing import HOP, RATE, LTX2Hearing
+from ray_distill.models.ltx2.image import LTX2ImageEncoder
 from ray_distill.models.ltx2.network import FRAME_RATE, LTX2Denoiser
 from ray_distill.models.ltx2.sound import LTX2Sound
-from ray_distill.models.spec import Config, Export, Family, Field, Fields, Sound, TextEncoder
+from ray_distill.models.packed import pack
+from ray_distill.models.spec import (
+    Config,
+    Export,
+    Family,
+    Field,
+    Fields,
+    ImageEncoder,
+    Sound,
+    TextEncoder,
+    of_clips,
+)
 
 if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
@@ -32,9 +45,22 @@ HEARD = {"sample_rate": RATE, "mel_hop_length": HOP, "mel_bins": MEL_BANDS, "in_
 
 
 def fields(pipeline: Pipeline, tokens: int) -> Fields:
-    """The connectors' output for a prompt, one field per modality, in the precision of the published weights."""
-    field = Field((tokens, int(pipeline.architecture.get("caption_channels", 3840))), dtype="bfloat16")
-    return {"text": field, "audio_text": field}
+    """The connectors' output for a prompt, one field per modality, in the precision of the published weights; with
+    model.from_image also the first latent frame. The same weights begin from text and from images."""
+    network = pipeline.architecture
+    field = Field((tokens, int(network.get("caption_channels", 3840))), dtype="bfloat16")
+    captions = {"text": field, "audio_text": field}
+    if not pipeline.from_image:
+        return captions
+    return captions | {"first": Field((int(network.get("in_channels", 128)), "h", "w"), of="clip", prefix=1)}
+
+
+def image(pipeline: Pipeline, codec: Codec) -> ImageEncoder:
+    return LTX2ImageEncoder(codec)
+
+
+def image_parts(conditions: Fields) -> tuple[str, ...]:
+    return ("vae",) if of_clips(conditions) else ()
 
 
 def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
@@ -58,6 +84,14 @@ def noise(shape: Sequence[int]) -> Tensor:
     b, c, *size, length = shape
     video, audio = torch.randn(b, math.prod(size), c), torch.randn(b, length, c)
     return torch.cat([video, audio], dim=1).transpose(1, 2)[..., None, None]
+
+
+def image_noise(shape: Sequence[int]) -> Tensor:
+    """``noise`` where the first frame is an image: only later frames are drawn, as [B, C, t - 1, h, w], then the
+    sound's tokens. The frame has zeros, which no network reads."""
+    b, c, frames, height, width, length = shape
+    video, audio = torch.randn(b, c, frames - 1, height, width), torch.randn(b, length, c)
+    return pack(torch.cat([torch.zeros(b, c, 1, height, width), video], dim=2), audio.transpose(1, 2))
 
 
 def patch(config: Config) -> tuple[int, int]:
@@ -115,6 +149,7 @@ ORIGINAL = {
     "proj_out": "proj_out",
     "audio_proj_out": "audio_proj_out",
 }
+BASES = ("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline")
 OTHERS = {"audio_vae": AutoencoderKLLTX2Audio, "connectors": LTX2TextConnectors, "vocoder": LTX2Vocoder}
 
 FAMILY = Family(
@@ -135,6 +170,9 @@ FAMILY = Family(
     sound=Sound(LTX2Hearing.load, LTX2Sound.load, RATE, ("audio_vae",), version=1),
     start=start,
     noise=noise,
+    image=image,
+    image_parts=image_parts,
+    image_noise=image_noise,
     fps=FRAME_RATE,
     check=check,
     patch=patch,
@@ -144,7 +182,13 @@ FAMILY = Family(
     export=Export(
         pipeline="LTX2Pipeline",
         script=HERE / "sample.py",
-        bases=("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline"),
+        bases=BASES,
+    ),
+    image_export=Export(
+        pipeline="LTX2ImageToVideoPipeline",
+        script=HERE / "sample.py",
+        bases=BASES,
+        task="image-to-video",
     ),
     published_folder=HERE / "published",
     original=ORIGINAL,

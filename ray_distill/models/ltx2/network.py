@@ -1,7 +1,8 @@
 """LTX-2's network, diffusers' LTX2VideoTransformer3DModel, behind Denoiser.
 
 The network takes picture and sound as two lists of tokens of equal width and noise level, with positions in seconds and
-pixels: a latent frame is 8 frames at 24 per second, a row 32 pixels, a token of sound 1/25 s.
+pixels: a latent frame is 8 frames at 24 per second, a row 32 pixels, a token of sound 1/25 s. A first latent frame that
+is a condition has level 0.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from ray_distill.models.causal import check_plain
 from ray_distill.models.exits import exit_argument
-from ray_distill.models.packed import layout, picture, sound
+from ray_distill.models.first_frame import towards_first, with_first
+from ray_distill.models.packed import layout, pack, picture, sound
 from ray_distill.types import Cache, Cond, History, Prediction, Window
 
 FRAME_RATE = 24.0
@@ -27,7 +29,8 @@ class LTX2Denoiser:
     sigma.
 
     x_t [B, C, t h w + L, 1, 1] is packed (``models/packed.py``). Latents enter in the network's own dtype; the velocity
-    is returned in the dtype of ``x_t``.
+    is returned in the dtype of ``x_t``. ``first`` [B, C, h, w] in Cond is the first latent frame of a clip that begins
+    with an image.
     """
 
     network: Callable[..., Any]
@@ -54,21 +57,28 @@ class LTX2Denoiser:
         shape = layout(cond, x_t.shape[1])
         _, frames, height, width, length = shape
         timestep = 1000 * sigma
+        latents, video_timestep, first = picture(x_t, shape), timestep, cond.get("first")
+        if first is not None:
+            latents, levels = with_first(latents, sigma, first)
+            video_timestep = 1000 * levels.repeat_interleave(height * width, dim=1)
         video, audio = self.network(
-            hidden_states=picture(x_t, shape).flatten(2).transpose(1, 2).to(self.dtype),
+            hidden_states=latents.flatten(2).transpose(1, 2).to(self.dtype),
             audio_hidden_states=sound(x_t, shape).transpose(1, 2).to(self.dtype),
             encoder_hidden_states=cond["text"].to(self.dtype),
             audio_encoder_hidden_states=cond["audio_text"].to(self.dtype),
-            timestep=timestep,
+            timestep=video_timestep,
+            audio_timestep=timestep,
             sigma=timestep,
             num_frames=frames,
             height=height,
             width=width,
             fps=FRAME_RATE,
             audio_num_frames=length,
-            use_cross_timestep=True,  # as the pipeline does; with one level it has no effect
+            use_cross_timestep=True,  # as the pipeline does: each modality reads the other at the level of the clip
             return_dict=False,
             **exit_argument(cond),
         )
-        tokens = torch.cat([video, audio], dim=1)
-        return Prediction(tokens.transpose(1, 2)[..., None, None].to(x_t.dtype))
+        velocity, heard = video.transpose(1, 2).unflatten(2, shape[1:4]).to(x_t.dtype), audio.transpose(1, 2)
+        if first is not None:
+            velocity = towards_first(velocity, picture(x_t, shape), sigma, first)
+        return Prediction(pack(velocity, heard.to(x_t.dtype)))

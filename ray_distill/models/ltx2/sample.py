@@ -1,4 +1,7 @@
-"""Sample this few-step student with diffusers alone: python sample.py "a prompt" out.mp4|.safetensors [seed]"""
+"""Sample this few-step student with diffusers alone: python sample.py "a prompt" [IMAGE] out.mp4|.safetensors [seed]
+
+Only a student from images (`from_image` in recipe.json) takes IMAGE.
+"""
 
 import json
 import sys
@@ -6,14 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from torch.nn.functional import interpolate
 
 
 def guidance(scale: float) -> dict[str, float]:
     """Arguments for one guidance scale for picture and sound, with the pipeline's other guidance terms switched off."""
     one = {"guidance_scale": scale, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
     return one | {f"audio_{name}": value for name, value in one.items()}
+
+
+def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """Crop the largest centred window of the aspect ratio, and resize it by one interpolation, as training did with
+    clips."""
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0)[None]
+    rows, columns = pixels.shape[2:]
+    kept = min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))
+    top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2
+    pixels = pixels[:, :, top : top + kept[0], left : left + kept[1]]
+    if kept[0] % height == 0 and kept[1] % width == 0:
+        pixels = interpolate(pixels.float(), (height, width), mode="area").round().to(torch.uint8)
+    else:
+        pixels = interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+    return Image.fromarray(pixels[0].movedim(0, -1).numpy())
 
 
 def pack(pipe: Any, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
@@ -25,20 +46,24 @@ def pack(pipe: Any, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    here, (prompt, out, seed) = Path(__file__).resolve().parent, [*sys.argv[1:], "0"][:3]
+    here, (prompt, *rest) = Path(__file__).resolve().parent, sys.argv[1:]
     recipe = json.loads((here / "recipe.json").read_text())
+    image, (out, seed) = rest.pop(0) if recipe["from_image"] else None, [*rest, "0"][:2]
     base = here / recipe["base"] if (here / recipe["base"]).is_dir() else recipe["base"]  # else a name on the hub
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     steps = getattr(diffusers, recipe["scheduler"]).from_pretrained(here / "scheduler")
     network = diffusers.LTX2VideoTransformer3DModel.from_pretrained(here / "transformer", dtype=dtype)
     parts = {"transformer": network, "scheduler": steps, "use_safetensors": True}
-    pipe = diffusers.LTX2Pipeline.from_pretrained(base, dtype=dtype, **parts).to(device)
+    of = diffusers.LTX2ImageToVideoPipeline if image else diffusers.LTX2Pipeline
+    pipe = of.from_pretrained(base, dtype=dtype, **parts).to(device)
     call = {key: recipe[key] for key in ("height", "width", "negative_prompt", "max_sequence_length")}
     call |= {"num_frames": recipe["frames"], "frame_rate": recipe["fps"], **guidance(recipe["guidance_scale"])}
     call |= {"sigmas": [t / 1000 for t in recipe["timesteps"]], "num_inference_steps": len(recipe["timesteps"])}
+    if image:  # as it is: the pipeline would compress it first
+        call |= {"image": fit(Image.open(image), recipe["height"], recipe["width"]), "image_crf": 0}
     latents = out.endswith(".safetensors")
     torch.manual_seed(int(seed))  # initial latents and fresh noise come from the global generator, in this order
-    video, audio = pipe(prompt, output_type="latent" if latents else "np", return_dict=False, **call)
+    video, audio = pipe(prompt=prompt, output_type="latent" if latents else "np", return_dict=False, **call)
     if latents:
         save_file({"latents": pack(pipe, video, audio)}, out)
     else:

@@ -86,7 +86,7 @@ def check_pictures(config: RunConfig) -> None:
         if part.image_column is not None and not from_image:
             raise ConfigError(
                 f"data.datasets: {part.name!r} has image_column = {part.image_column!r}, and {where} makes videos of "
-                "text alone; remove image_column, or give an image-to-video pipeline (Wan 2.2 5B: "
+                "text alone; remove image_column, or give an image-to-video pipeline (Wan 2.2 5B, LTX-2: "
                 "model.from_image=true)"
             )
         if from_image and part.kind == "prompts" and part.image_column is None:
