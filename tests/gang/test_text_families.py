@@ -16,7 +16,7 @@ import torch
 
 from ray_distill.models import family
 from ray_distill.models.conditions import MASK
-from ray_distill.models.packed import modalities, tensor_shape, with_layout
+from ray_distill.models.packed import modalities, picture, prefix_length, tensor_shape, with_layout
 from ray_distill.types import Batch
 from tests.gang import jobs
 from tests.gang.gang import Gang
@@ -39,6 +39,7 @@ EXAMPLES = {
     "hunyuan15": (tiny_hunyuan15.make_transformer, (8, 3, 4, 4), (5, tiny_hunyuan15.WIDTH)),
     "ltx2": (partial(tiny_ltx2.make_transformer, 1), tensor_shape(HEARD), (8, tiny_ltx2.WIDTH)),
 }
+EXAMPLES["ltx2 from an image"] = EXAMPLES["ltx2"]
 
 
 def drawn(make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
@@ -66,10 +67,21 @@ def with_sound(batch: Batch) -> Batch:
     return replace(batch, cond=cond, uncond=uncond, modalities=modalities(HEARD))
 
 
+def with_picture(batch: Batch) -> Batch:
+    """The batch with sound whose first latent frame is that of its x_0."""
+    assert batch.x_0 is not None
+    heard, first = with_sound(batch), picture(batch.x_0, HEARD)[:, :, 0]
+    conds = ({**cond, "first": first} for cond in (heard.cond, heard.uncond))
+    return replace(heard, **dict(zip(("cond", "uncond"), conds, strict=True)), prefix=prefix_length(1, HEARD))
+
+
+FILLS = {"ltx2": with_sound, "ltx2 from an image": with_picture}
+
+
 def run(rank: int, world: int, name: str, case: jobs.Case, steps: int = STEPS, **saves: Any) -> dict:
     make, shape, text = EXAMPLES[name]
-    plain, fill = jobs.micro_batches, with_sound if name == "ltx2" else with_masks
-    changes = {"tiny_wan": lambda seed: drawn(make, seed), "WanDenoiser": family(name).denoiser}
+    plain, fill, of = jobs.micro_batches, FILLS.get(name, with_masks), family(name.split()[0])
+    changes = {"tiny_wan": lambda seed: drawn(make, seed), "WanDenoiser": of.denoiser}
     changes |= {"SHAPE": shape, "TEXT": text, "micro_batches": lambda *given: [*map(fill, plain(*given))]}
     with patch.multiple(jobs, **changes):
         return jobs.run(rank, world, case, steps, **saves) | {"start": jobs.initial(case)}
@@ -90,6 +102,8 @@ def resumed(rank: int, world: int, name: str, case: jobs.Case, folder: str) -> t
         pytest.param("hunyuan15", SEPARATE, SHARED, marks=pytest.mark.slow),
         ("ltx2", WHOLE, ZERO3),
         pytest.param("ltx2", SEPARATE, SHARED, marks=pytest.mark.slow),
+        ("ltx2 from an image", WHOLE, ZERO3),
+        pytest.param("ltx2 from an image", SEPARATE, SHARED, marks=pytest.mark.slow),
     ],
 )
 def test_sharded_and_on_a_shared_base_it_equals_one_process(
@@ -116,6 +130,23 @@ def test_one_normaliser_over_both_modalities_is_seen(gang: Gang) -> None:
     (reference,) = gang.run(run, "ltx2", WHOLE, world=1)
     for result in gang.run(joined, "ltx2", ZERO3, world=2):
         assert distance(result, reference) > TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_picture_that_enters_with_noise_is_seen(gang: Gang) -> None:
+    """The planted fault: the first frame stays as it was noised, at the level of the clip."""
+    name = "ltx2 from an image"
+    (reference,) = gang.run(run, name, WHOLE, world=1)
+    for result in gang.run(noised, name, ZERO3, world=2):
+        assert distance(result, reference) > TOLERANCE
+
+
+def noised(rank: int, world: int, name: str, case: jobs.Case) -> dict:
+    def as_it_is(x_t: torch.Tensor, sigma: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x_t, sigma[:, None].expand(-1, x_t.shape[2])
+
+    with patch("ray_distill.models.ltx2.network.with_first", as_it_is):
+        return run(rank, world, name, case)
 
 
 def joined(rank: int, world: int, name: str, case: jobs.Case) -> dict:
