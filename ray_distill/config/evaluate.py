@@ -136,6 +136,8 @@ class Evaluate(Section):
     """Shift of the teacher's steps."""
     teacher_guidance: float = 2.0
     """Guidance of the many-step teacher, s in u + s (c - u)."""
+    teacher_audio_guidance: float | None = None
+    """Guidance of sound in the guided teachers, for clips with sound; null: that of the picture."""
     teacher_guidance_low: float | None = None
     """Guidance of a second teacher, for the low noise levels; None: teacher_guidance."""
     guidance_grid: Annotated[tuple[float, ...], Field(min_length=1, max_length=100)] = (1.5, 2.0, 3.0)

@@ -41,6 +41,8 @@ class Teacher(Section):
     """Shift of the sampler's steps."""
     guidance: float = 6.0
     """s in u + s (c - u)."""
+    audio_guidance: float | None = None
+    """The same for sound, for clips with sound; null: guidance."""
     clips_per_prompt: Many = 1
     """Clips of each prompt, each with its own noise."""
     seed: Seed = 0

@@ -117,7 +117,7 @@ def consistency_pair(
     scale: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(f_student(x_t, sigma), sg f_target(x_prev, sigma_prev)), where the teacher's Euler step, guided by the standard
-    ``scale`` (one number, or [B]), takes ``x_t`` to x_prev. Gradient flows into the first alone."""
+    ``scale`` (as of ``guided_velocity``), takes ``x_t`` to x_prev. Gradient flows into the first alone."""
     prediction = consistency_function(student, x_t, step.sigma, cond, step.sigma_end)
     with torch.no_grad():
         v = guided_velocity(teacher, x_t, step.sigma, cond, uncond, scale)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ray_distill.diffusion.causal import chunk_lengths, most_steps, of_chunk, stream
 from ray_distill.diffusion.flow import add_noise, eps_from_velocity, x_0_from_velocity
-from ray_distill.diffusion.guidance import both_prompts, guided_velocity
+from ray_distill.diffusion.guidance import both_prompts, by_modality, guided_velocity
 from ray_distill.types import Cond, Denoiser, Experts, Networks, Prediction, Sampler
 
 
@@ -30,7 +30,8 @@ def denoise(
     sigmas = [t / 1000 for t in sampler.timesteps] + [0.0]
     for i in range(start, stop):
         sigma, sigma_next = (x_t.new_full((len(x_t),), s, dtype=torch.float32) for s in (sigmas[i], sigmas[i + 1]))
-        v = guided_velocity(denoiser, x_t, sigma, cond, uncond, sampler.scale(sampler.timesteps[i]))
+        scale = by_modality(sampler.scale(sampler.timesteps[i]), sampler.audio_guidance_scale, x_t, cond)
+        v = guided_velocity(denoiser, x_t, sigma, cond, uncond, scale)
         x_0 = x_0_from_velocity(x_t, v, sigma)
         if sigmas[i + 1] == 0.0:
             return x_0
@@ -39,9 +40,12 @@ def denoise(
     return x_t
 
 
-def halting(timesteps: Sequence[float], levels: Sequence[float], guidance: float) -> Sampler:
+def halting(
+    timesteps: Sequence[float], levels: Sequence[float], guidance: float, audio_guidance: float | None = None
+) -> Sampler:
     """Recipe of Euler's solver on ``timesteps`` that also halts at each of ``levels``."""
-    return Sampler(tuple(sorted({*timesteps, *levels}, reverse=True)), "ode", guidance)
+    steps = tuple(sorted({*timesteps, *levels}, reverse=True))
+    return Sampler(steps, "ode", guidance, audio_guidance_scale=audio_guidance)
 
 
 @torch.no_grad()

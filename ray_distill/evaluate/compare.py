@@ -49,8 +49,10 @@ def teachers(config: RunConfig) -> dict[str, Candidate]:
     many = euler_timesteps(settings.teacher_steps, settings.teacher_shift)
     guided = experts and replace(experts, low_guidance_scale=settings.teacher_guidance_low)
     same_nfe = Sampler(euler_timesteps(nfe, settings.teacher_shift), "ode", experts=experts)
+    audio = settings.teacher_audio_guidance
+    of_many = Sampler(many, "ode", settings.teacher_guidance, experts=guided, audio_guidance_scale=audio)
     return {
-        "teacher_many": Candidate(TEACHER, Sampler(many, "ode", settings.teacher_guidance, experts=guided)),
+        "teacher_many": Candidate(TEACHER, of_many),
         "teacher_same_nfe": Candidate(TEACHER, same_nfe),
     }
 
@@ -147,9 +149,10 @@ def wait_for(tasks: Sequence[Any], timeout_s: float, shown: Bar, each: int) -> l
 
 def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[str], None]) -> Sampler:
     """The teacher at the student's steps, with the guidance and shift that score best on a separate seed."""
-    steps = len(config.method.sampler().timesteps)
+    steps, audio = len(config.method.sampler().timesteps), config.evaluate.teacher_audio_guidance
+    experts = config.method.teachers
     grid = [
-        Sampler(euler_timesteps(steps, shift), "ode", scale, experts=config.method.teachers)
+        Sampler(euler_timesteps(steps, shift), "ode", scale, experts=experts, audio_guidance_scale=audio)
         for scale in config.evaluate.guidance_grid
         for shift in config.evaluate.shift_grid
     ]

@@ -50,7 +50,7 @@ def model_card(
         "where": f"`{recipe['base']}`{' (relative to this folder)' if local else ''}",
         "nfe": sampler.nfe,
         "timesteps": [f"{t:g}" for t in sampler.timesteps],
-        "guidance": "off" if sampler.guidance_scale == 1.0 else f"{sampler.guidance_scale:g}",
+        "guidance": _guidance(sampler),
         "pipeline": export.pipeline,
         "ranks": ranks,
         "adapter": ADAPTER,
@@ -64,6 +64,14 @@ def model_card(
         "training": {key: value for key, value in card.items() if key not in ("title", "method", "report")},
     }
     return f"{str(ModelCard.from_template(data, template_path=str(TEMPLATE), **values)).rstrip()}\n"
+
+
+def _guidance(sampler: Sampler) -> str:
+    """The scale, or "off"; that of sound behind it, if it has one of its own."""
+    scale, audio = (
+        "off" if s == 1.0 else s and f"{s:g}" for s in (sampler.guidance_scale, sampler.audio_guidance_scale)
+    )
+    return str(scale) if audio is None else f"{scale}, of sound {audio}"
 
 
 def _sight(window: Mapping[str, int] | None) -> str:

@@ -141,7 +141,7 @@ def recipe_of(folder: Path, base: Path | str, sampler: Sampler, latent_shape: La
         "width": clips["width"],
         "fps": clips["fps"],
         "from_image": clips.get("from_image", False),
-    }
+    } | ({} if sampler.audio_guidance_scale is None else {"audio_guidance_scale": sampler.audio_guidance_scale})
 
 
 def _settings(base: Path | str, family: Family, pipeline: str) -> dict[str, Any]:
@@ -156,10 +156,9 @@ def check_recipe(sampler: Sampler, export: Export) -> None:
     if (sampler.chunks and export.causal is None) or (sampler.experts and not export.experts):
         what = "no chunks" if export.experts else "neither chunks nor two experts"
         raise ValueError(f"{export.pipeline} samples {what}; use another method, or text to video of family wan")
-    if sampler.guidance_scale < 1.0:
-        raise ValueError(
-            f"guidance_scale = {sampler.guidance_scale}: {export.pipeline} takes all below 1 for 1 (off); use >= 1"
-        )
+    for name in ("guidance_scale", "audio_guidance_scale"):
+        if (scale := getattr(sampler, name)) is not None and scale < 1.0:
+            raise ValueError(f"{name} = {scale}: {export.pipeline} takes all below 1 for 1 (off); use >= 1")
     if sampler.experts is not None and sampler.experts.low_guidance_scale is not None:
         raise ValueError(
             "two experts with different guidance: sample.py has one scale; leave out that of the low expert"

@@ -36,7 +36,8 @@ def link_teacher(config: RunConfig, folder: Path, size: tuple[int, int, int]) ->
             raise ConfigError(f"{place}: no folder, and sample.py loads the teacher's {name} from one")
     steps = euler_timesteps(settings.preflight.steps, settings.teacher_shift)
     one_scale = experts and replace(experts, low_guidance_scale=None)
-    sampler = Sampler(steps, "ode", settings.teacher_guidance, experts=one_scale)
+    audio = settings.teacher_audio_guidance
+    sampler = Sampler(steps, "ode", settings.teacher_guidance, experts=one_scale, audio_guidance_scale=audio)
     pipeline, fields = config.model.pipeline, config.model.encoders.fields
     export = pipeline.of.leaves(fields)
     check_recipe(sampler, export)

@@ -106,7 +106,8 @@ def _by_sampler(
     """Latents of our own sampler by the export's recipe. ``image`` is (conditions of a clip that begins from an image,
     their fields)."""
     chunks = _chunks(recipe["chunks"]) if recipe.get("chunks") else None
-    sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"], chunks)
+    scale, audio = recipe["guidance_scale"], recipe.get("audio_guidance_scale")
+    sampler = Sampler(tuple(recipe["timesteps"]), recipe["kind"], scale, chunks, audio_guidance_scale=audio)
     names = ["transformer", "transformer_2"] if recipe.get("boundary_ratio") else ["transformer"]
     of, tokens = _family(folder), recipe["max_sequence_length"]
     conditions, negative = of.text(_base(folder, recipe), tokens, "float32").encode([prompt, recipe["negative_prompt"]])

@@ -46,12 +46,18 @@ class Anchor(Modalities):
             )
 
     def anchor_loss(
-        self, networks: Networks, batch: Batch, eps: Tensor, timesteps: tuple[float, ...], scale: float
+        self,
+        networks: Networks,
+        batch: Batch,
+        eps: Tensor,
+        timesteps: tuple[float, ...],
+        scale: float,
+        audio_scale: float | None = None,
     ) -> Tensor:
         """mean (v_student(eps, s_1) - v_bar)^2 over a modality's generated elements, with gradient to the student;
-        ``scale`` guides the teacher."""
+        ``scale`` guides the teacher, for sound ``audio_scale`` unless it is None."""
         first, second = timesteps[:2]
-        solver = halting(euler_timesteps(self.diversity_steps, self.diversity_shift), [second], scale)
+        solver = halting(euler_timesteps(self.diversity_steps, self.diversity_shift), [second], scale, audio_scale)
         stop, prompts = solver.timesteps.index(second), (batch.cond, batch.uncond)
         with torch.no_grad():
             x_a = denoise(networks[TEACHER], solver, eps, *prompts, lambda i: eps, 0, stop)  # "ode" adds no noise

@@ -96,11 +96,6 @@ class DMD(Exits, Anchor, Scores):
         self.check_exits(len(self.timesteps))
         self.check_anchor(len(self.timesteps))
         self.check_modalities()
-        if self.audio_guidance is not None and self.diversity_weight:
-            raise ValueError(
-                f"audio_guidance = {self.audio_guidance:g}: the anchor's solver (diversity_weight = "
-                f"{self.diversity_weight:g}) has one guidance for picture and sound; remove one of the two keys"
-            )
         replaces = self.student_turn == "replaces"
         if self.student_interval < 1 + replaces:
             enough = "2 or more, or the fake score never has a turn" if replaces else "1 (each step) or more"
@@ -199,7 +194,8 @@ class DMD(Exits, Anchor, Scores):
         if not self.diversity_weight:
             return terms
         eps = rng.noise("student/noise-1", batch.sample_ids, batch.latent_shape)  # the rollout's own
-        loss = self.anchor_loss(networks, batch, eps, self.sampler().timesteps, self.teacher_scale)
+        scales = self.teacher_scale, self.audio_scale
+        loss = self.anchor_loss(networks, batch, eps, self.sampler().timesteps, *scales)
         return LossTerms(terms.loss + self.diversity_weight * loss, {**terms.logs, "diversity_loss": loss.detach()})
 
     def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:

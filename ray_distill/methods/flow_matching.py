@@ -48,6 +48,8 @@ class FlowMatching(Modalities):
     """Steps of the sampler."""
     sampling_guidance: float = 2.0
     """Guidance of the sampler, s in u + s (c - u)."""
+    sampling_audio_guidance: float | None = None
+    """Guidance of sound in the sampler, for clips with sound; null: sampling_guidance."""
 
     name: ClassVar[str] = "flow_matching"
     roles: ClassVar[Mapping[Role, Need]] = {STUDENT: "trained"}
@@ -77,7 +79,8 @@ class FlowMatching(Modalities):
         )
 
     def sampler(self) -> Sampler:
-        return Sampler(euler_timesteps(self.sampling_steps, self.shift), "ode", self.sampling_guidance)
+        steps, audio = euler_timesteps(self.sampling_steps, self.shift), self.sampling_audio_guidance
+        return Sampler(steps, "ode", self.sampling_guidance, audio_guidance_scale=audio)
 
     def loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
         assert batch.x_0 is not None

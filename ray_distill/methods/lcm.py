@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ray_distill.diffusion.consistency import Phases, consistency_pair, solver_phases
 from ray_distill.diffusion.flow import add_noise
-from ray_distill.diffusion.guidance import Form, standard_scale
+from ray_distill.diffusion.guidance import Form, by_modality, standard_scale
 from ray_distill.diffusion.losses import pseudo_huber, sample_mse
 from ray_distill.diffusion.prefix import generated
 from ray_distill.methods.modalities import Modalities
@@ -53,6 +53,8 @@ class LCM(Modalities):
     """Standard scale of the teacher's step, or a range from which each sample draws its own."""
     guidance_form: Form = "std"
     """std: u + s (c - u). extra: c + s (c - u)."""
+    audio_guidance: float | None = None
+    """Guidance of sound in the teacher's step, in the same form, for clips with sound; null: guidance."""
     loss: Literal["huber", "l2"] = "huber"
     """huber: pseudo-Huber with huber_c. l2: the square."""
     huber_c: float = 1e-3
@@ -101,6 +103,11 @@ class LCM(Modalities):
         return standard_scale(low, self.guidance_form), standard_scale(high, self.guidance_form)
 
     @property
+    def audio_scale(self) -> float | None:
+        """Standard scale of sound; None: that of the picture."""
+        return None if self.audio_guidance is None else standard_scale(self.audio_guidance, self.guidance_form)
+
+    @property
     def phases(self) -> Phases:
         return solver_phases(self.euler_steps, self.shift, 0.0, 1.0)
 
@@ -110,6 +117,7 @@ class LCM(Modalities):
         return (
             f"student steps {steps} (sde); the teacher's {self.euler_steps} Euler steps at guidance u + s (c - u), "
             f"1 is off: s = {low:g}{f' to {high:g}' if high > low else ''} ({self.guidance_form} as given)"
+            f"{'' if self.audio_scale is None else f', of sound s = {self.audio_scale:g}'}"
         )
 
     def warnings(self, bf16: bool) -> list[str]:
@@ -132,8 +140,9 @@ class LCM(Modalities):
         step = self.phases.draw(rng.uniform("step", batch.sample_ids))
         x_n = add_noise(batch.x_0, rng.noise("eps", batch.sample_ids, batch.latent_shape), step.sigma)
         student, target = networks[STUDENT], networks[STUDENT_EMA if self.target_decay else STUDENT]
+        scale = by_modality(self.guide(batch, rng), self.audio_scale, x_n, batch.cond)
         prediction, aim = consistency_pair(
-            student, target, networks[TEACHER], x_n, step, batch.cond, batch.uncond, self.guide(batch, rng)
+            student, target, networks[TEACHER], x_n, step, batch.cond, batch.uncond, scale
         )
         prediction, aim, x_n, x_0 = (generated(each, batch.prefix) for each in (prediction, aim, x_n, batch.x_0))
         huber = self.loss == "huber"

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
-from ray_distill.diffusion.guidance import Form, standard_scale
+from ray_distill.diffusion.guidance import Form, by_modality, standard_scale
 from ray_distill.diffusion.timesteps import score_sigma, score_window
 from ray_distill.types import Batch, Rng
 
@@ -67,14 +67,16 @@ class Scores:
         """Standard scale: u + s (c - u), 1 is off."""
         return standard_scale(self.teacher_guidance, self.teacher_guidance_form)
 
+    @property
+    def audio_scale(self) -> float | None:
+        """Standard scale of sound; None: that of the picture."""
+        audio = self.audio_guidance
+        return None if audio is None else standard_scale(audio, self.teacher_guidance_form)
+
     def teacher_scales(self, batch: Batch, x: Tensor) -> float | Tensor:
         """``teacher_scale``; if sound has its own guidance, a standard scale for each place of ``x`` along T, [1, 1, T,
         1, 1]."""
-        if self.audio_guidance is None or not batch.modalities:
-            return self.teacher_scale
-        scales = x.new_full((1, 1, x.shape[2], 1, 1), self.teacher_scale)
-        scales[:, :, batch.modalities["audio"]] = standard_scale(self.audio_guidance, self.teacher_guidance_form)
-        return scales
+        return by_modality(self.teacher_scale, self.audio_scale, x, batch.cond)
 
     @property
     def fake_score_scale(self) -> float:

@@ -31,6 +31,8 @@ class WarmStart(DMD):
     """Shift of the solver's steps."""
     solver_guidance: float = 7.0
     """Standard scale: u + s (c - u)."""
+    solver_audio_guidance: float | None = None
+    """The same for sound, for clips with sound; null: solver_guidance."""
     pairs: bool = False
     """Regress on prepared trajectories; false: call the teacher at each step."""
 
@@ -58,7 +60,8 @@ class WarmStart(DMD):
         if not self.pairs:
             return None
         levels = self.sampler().timesteps
-        return Trajectories(self.solver_steps, self.solver_shift, self.solver_guidance, levels)
+        audio = self.solver_audio_guidance
+        return Trajectories(self.solver_steps, self.solver_shift, self.solver_guidance, levels, audio)
 
     @property
     def uses_latents(self) -> bool:
@@ -67,7 +70,7 @@ class WarmStart(DMD):
     def solver(self) -> Sampler:
         """Recipe of the teacher's solver, which halts at each of the student's levels."""
         grid = euler_timesteps(self.solver_steps, self.solver_shift)
-        return halting(grid, self.sampler().timesteps, self.solver_guidance)
+        return halting(grid, self.sampler().timesteps, self.solver_guidance, self.solver_audio_guidance)
 
     def trajectory(self, networks: Networks, batch: Batch, rng: Rng) -> list[Tensor]:
         """The teacher's states [B, C, T, H, W] at the student's levels, then its x_0."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_distill.models.packed import LAYOUT, with_layout
+from ray_distill.diffusion.layout import LAYOUT
+from ray_distill.models.packed import with_layout
 from ray_distill.models.spec import Field, Fields, Latent, Row, of_captions, of_clips
 from ray_distill.types import Cond
 

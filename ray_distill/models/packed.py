@@ -12,16 +12,13 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ray_distill.diffusion.layout import LAYOUT
 from ray_distill.models.spec import Latent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ray_distill.types import Cond
-
-LAYOUT = "layout"
-"""The name in Cond of an empty tensor [B, 0, t, h, w, L], whose shape is the message. It costs no memory and no copy,
-and the two branches of guidance concatenate it as any tensor of Cond."""
 
 
 def tensor_shape(latent: Latent) -> tuple[int, int, int, int]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ray_distill.config.stages import distinct
+from ray_distill.diffusion.layout import LAYOUT
 from ray_distill.models.causal import keep
 from ray_distill.types import Batch, Cache, Cond, History, Method, Prediction, Role, Rollout, Update, Window
 
@@ -182,6 +183,8 @@ def calls_of(
     shape = (1, frames, 2, 2)
     zeros = torch.zeros(ROWS, *shape)
     cond = {"prompt": torch.zeros(ROWS, 1, 1)}
+    if method.with_sound:  # guidance of sound alone costs two calls, too
+        cond[LAYOUT] = torch.empty(ROWS, 0, frames, 1, 1, 0)
     states = zeros[:, None].expand(-1, len(method.sampler().timesteps), *shape)
     batch = Batch(torch.arange(ROWS), shape, cond, cond, zeros, states, rollout=rollout)
     update.loss(networks, batch, draws, {})

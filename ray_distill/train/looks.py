@@ -39,6 +39,12 @@ class Findings:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
+def guidance_of(config: RunConfig) -> str:
+    """The teacher's guidance in samples, in words."""
+    scale, audio = config.evaluate.teacher_guidance, config.evaluate.teacher_audio_guidance
+    return f"{scale:g}" if audio is None else f"{scale:g}, of sound {audio:g}"
+
+
 def look(config: RunConfig, cache: Cache, seen: Findings, samples: bool = True) -> None:
     """Look at the data and, with ``samples``, at samples of the teacher, on the Ray that has been started."""
     look_at_data(cache.card, seen)
@@ -51,7 +57,7 @@ def look(config: RunConfig, cache: Cache, seen: Findings, samples: bool = True) 
     settings = config.evaluate
     seen.lines.append(
         f"teacher: {settings.teacher_steps} Euler steps, shift {settings.teacher_shift:g}, guidance "
-        f"u + s (c - u), s = {settings.teacher_guidance:g} (evaluate.teacher_guidance)"
+        f"u + s (c - u), s = {guidance_of(config)} (evaluate.teacher_guidance)"
     )
     sample_teacher(config, cache, seen)
 

@@ -17,7 +17,7 @@ from ray_distill.train.driver.console import say
 from ray_distill.train.driver.run_lock import claim
 from ray_distill.train.driver.signals import watch_signals
 from ray_distill.train.launch import cache_of, cluster
-from ray_distill.train.looks import Findings, look, look_at_plan, write
+from ray_distill.train.looks import Findings, guidance_of, look, look_at_plan, write
 from ray_distill.types import TEACHER
 
 
@@ -64,7 +64,7 @@ def _compare(config: RunConfig, cache: Cache, seen: Findings) -> None:
     seen.numbers["difference"] = difference
     seen.lines.append(
         f"our sampler and diffusers' pipeline: {settings.steps} steps at guidance "
-        f"{config.evaluate.teacher_guidance:g} differ by {difference:.1e} at most in a normalised latent"
+        f"{guidance_of(config)} differ by {difference:.1e} at most in a normalised latent"
     )
     if not difference <= settings.tolerance:
         seen.errors.append(

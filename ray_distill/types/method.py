@@ -26,12 +26,14 @@ class Stage:
 @dataclass(frozen=True)
 class Trajectories:
     """Trajectories of the teacher that a preparation makes: ``steps`` of Euler at ``shift``, with ``guidance`` as
-    u + s (c - u). The preparation keeps the states at the timesteps ``levels``."""
+    u + s (c - u), for sound ``audio_guidance`` unless it is None. The preparation keeps the states at the timesteps
+    ``levels``."""
 
     steps: int
     shift: float
     guidance: float
     levels: tuple[float, ...]
+    audio_guidance: float | None = None
 
 
 AtSave = Literal["saved", "restarted"]

@@ -42,7 +42,8 @@ class Sampler:
     """A sampling recipe: ``timesteps`` = 1000 sigma, strictly decreasing in (0, 1000]; the last step goes to 0.
 
     ``kind``: "sde" re-noises x_0 with fresh noise at each step, "ode" is plain Euler.
-    ``guidance_scale`` s means u + s (c - u), so 1 is off and costs one evaluation per step instead of two.
+    ``guidance_scale`` s means u + s (c - u), so 1 is off and costs one evaluation per step instead of two;
+    ``audio_guidance_scale`` is that of sound in clips with sound, and None means the same.
     ``chunks`` is for causal networks, which make a clip chunk by chunk. Without ``experts`` one role predicts at all
     steps.
     """
@@ -52,13 +53,15 @@ class Sampler:
     guidance_scale: float = 1.0
     chunks: Chunks | None = None
     experts: Experts | None = None
+    audio_guidance_scale: float | None = None
 
     @property
     def nfe(self) -> int:
         """Network evaluations per video. For a causal network: forwards per frame after the first chunk, including the
         one that fills the cache."""
         remembered = () if self.chunks is None else (self.chunks.context_timestep,)
-        return sum(1 if self.scale(t) == 1.0 else 2 for t in (*self.timesteps, *remembered))
+        guided = self.audio_guidance_scale not in (None, 1.0)
+        return sum(2 if guided or self.scale(t) != 1.0 else 1 for t in (*self.timesteps, *remembered))
 
     def scale(self, timestep: float) -> float:
         """The guidance scale of the step at ``timestep``."""

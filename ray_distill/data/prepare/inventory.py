@@ -74,8 +74,9 @@ class Inventory:
         if teacher is None or row["error"]:
             return [row]
         recipe = teacher.model_dump(exclude={"path", "batch", "clips_per_prompt"})
-        if not teacher.levels:
-            del recipe["levels"]
+        for key, unset in (("levels", ()), ("audio_guidance", None)):  # clips of earlier versions keep their ids
+            if recipe[key] == unset:
+                del recipe[key]
         made_of = self.models.transformer(teacher), self.models.encoder, self.source.negative_prompt, self.sample_shape
         image = [row["image_id"]] if row["image_id"] else []
         counted = range(teacher.clips_per_prompt)

@@ -41,7 +41,8 @@ class MakeClips:
         family = models.pipeline.family
         network = load_transformer(family, models.folder(teacher), dtype).to(self.device).eval().requires_grad_(False)
         self.denoise = models.pipeline.of.denoiser(network, dtype)
-        self.sampler = halting(euler_timesteps(teacher.steps, teacher.shift), teacher.levels, teacher.guidance)
+        scales = teacher.guidance, teacher.audio_guidance
+        self.sampler = halting(euler_timesteps(teacher.steps, teacher.shift), teacher.levels, *scales)
         (self.uncond,) = self._rows({KINDS["caption"]: [uncond]})
 
     def __call__(self, rows: Batch) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
 
-def guidance(scale: float) -> dict[str, float]:
-    """Arguments for one guidance scale for picture and sound, with the pipeline's other guidance terms switched off."""
+def guidance(scale: float, audio: float | None = None) -> dict[str, float]:
+    """Arguments for the guidance scales of picture and sound (None: the picture's), with the pipeline's other guidance
+    terms switched off."""
     one = {"guidance_scale": scale, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
-    return one | {f"audio_{name}": value for name, value in one.items()}
+    both = one | {f"audio_{name}": value for name, value in one.items()}
+    return both if audio is None else both | {"audio_guidance_scale": audio}
 
 
 def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
@@ -57,7 +59,8 @@ if __name__ == "__main__":
     of = diffusers.LTX2ImageToVideoPipeline if image else diffusers.LTX2Pipeline
     pipe = of.from_pretrained(base, dtype=dtype, **parts).to(device)
     call = {key: recipe[key] for key in ("height", "width", "negative_prompt", "max_sequence_length")}
-    call |= {"num_frames": recipe["frames"], "frame_rate": recipe["fps"], **guidance(recipe["guidance_scale"])}
+    call |= guidance(recipe["guidance_scale"], recipe.get("audio_guidance_scale"))
+    call |= {"num_frames": recipe["frames"], "frame_rate": recipe["fps"]}
     call |= {"sigmas": [t / 1000 for t in recipe["timesteps"]], "num_inference_steps": len(recipe["timesteps"])}
     if image:  # as it is: the pipeline would compress it first
         call |= {"image": fit(Image.open(image), recipe["height"], recipe["width"]), "image_crf": 0}

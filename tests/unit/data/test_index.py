@@ -289,7 +289,8 @@ def test_the_teacher_makes_the_clips_of_prompts(folder):
         assert np.allclose(cache.latents([row]), x_0.numpy(), atol=1e-5)
     # One prompt more, and another batch: only its clips are made. Another recipe: all.
     (folder / "p.txt").write_text("a kite\na bird\na fish\n")
-    for change, count in (({"batch": 3}, 2), ({"steps": 2}, 6), ({"clips_per_prompt": 3}, 3)):
+    changes = ({"batch": 3}, 2), ({"steps": 2}, 6), ({"clips_per_prompt": 3}, 3), ({"audio_guidance": None}, 0)
+    for change, count in changes:
         part = {"prompts": folder / "p.txt", "teacher": recipe | change}
         assert len(make(source(folder, part, negative_prompt="bad"))[1][1]) == count
 

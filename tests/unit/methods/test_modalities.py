@@ -7,11 +7,12 @@ import torch
 
 from ray_distill.diffusion.losses import dmd_gradient, sample_mse
 from ray_distill.diffusion.prefix import generated, generated_places
+from ray_distill.diffusion.samplers import sample
 from ray_distill.diffusion.timesteps import shift_sigma
 from ray_distill.methods import DMD, LCM, METHODS
 from ray_distill.models.packed import layout, modalities, picture, prefix_length, sound, tensor_shape, with_layout
 from ray_distill.rng import StatelessRng
-from ray_distill.types import Prediction
+from ray_distill.types import Prediction, Sampler
 from tests.unit.toys import batch
 
 LATENT = (2, 2, 5, 10, 1)
@@ -135,6 +136,70 @@ def test_a_weight_of_zero_leaves_sound_to_the_picture():
 def test_lcm_learns_two_modalities():
     (terms,) = losses(LCM(target_decay=0.0)).values()
     assert terms.loss.isfinite() and terms.loss > 0
+
+
+class Prompted:
+    """A network whose velocity is its prompt: guidance u + s (c - u) of 1 and 0 is s. It notes its inputs."""
+
+    def __init__(self):
+        self.inputs = []
+
+    def __call__(self, x_t, sigma, cond, **_):
+        self.inputs.append(x_t)
+        return Prediction(cond["text"].view(-1, 1, 1, 1, 1).expand_as(x_t))
+
+
+def guided():
+    """A batch of zeros whose prompt is 1, and 0 without it."""
+    cond = with_layout(COND, LATENT)
+    zeros = torch.zeros(4, *tensor_shape(LATENT))
+    return packed_batch(cond=cond, uncond=cond | {"text": 0 * COND["text"]}, x_0=zeros)
+
+
+def by_place(x):
+    """(values of the picture, values of the sound) in ``x``, which must be one each."""
+    values = [x[:, :, where].unique().tolist() for where in WHERE.values()]
+    assert [len(each) for each in values] == [1, 1]
+    return [value for (value,) in values]
+
+
+def test_each_modality_has_a_guidance_of_its_own_in_samples_and_in_a_solver():
+    """From x_T at sigma 1 a constant velocity s leads to x_T - s."""
+    rows, networks = guided(), {"teacher": Prompted(), "student": Prompted()}
+    recipe = Sampler((1000.0, 500.0), "ode", 3.0, audio_guidance_scale=7.0)
+    x = sample(Prompted(), recipe, rows.x_0, rows.cond, rows.uncond, noise=lambda _: rows.x_0)
+    assert by_place(x) == [-3.0, -7.0]
+    alone = sample(Prompted(), recipe, rows.x_0, COND, {"text": 0 * COND["text"]}, noise=lambda _: rows.x_0)
+    assert alone.unique().tolist() == [-3.0]
+    assert [Sampler((1000.0,), "ode", 1.0, audio_guidance_scale=s).nfe for s in (None, 1.0, 7.0)] == [1, 1, 2]
+    warm = METHODS["dmd_warm_start"](solver_guidance=3.0, solver_audio_guidance=7.0, solver_steps=2, pairs=True)
+    assert warm.prepared.audio_guidance == 7.0
+    x_T = StatelessRng(0).noise("warm_start/noise", rows.sample_ids, rows.latent_shape)
+    x_clean = replace(warm, pairs=False).trajectory(networks, rows, StatelessRng(0))[-1] - x_T
+    torch.testing.assert_close(x_clean[:, :, WHERE["audio"]], torch.full((4, 2, 1, 1, 1), -7.0))
+    torch.testing.assert_close(x_clean[:, :, WHERE["video"]], torch.full((4, 2, 100, 1, 1), -3.0))
+    anchored = DMD(diversity_weight=1.0, teacher_guidance=3.0, audio_guidance=7.0)
+    loss = anchored.anchor_loss(networks, rows, rows.x_0, (1000.0, 500.0), anchored.teacher_scale, anchored.audio_scale)
+    assert loss.item() == pytest.approx((1 - 3) ** 2 + (1 - 7) ** 2)
+    flow = METHODS["flow_matching"](sampling_guidance=3.0, sampling_audio_guidance=7.0)
+    assert flow.sampler().audio_guidance_scale == 7.0 and flow.sampler().guidance_scale == 3.0
+
+
+def test_lcm_guides_sound_by_its_own_scale():
+    """The teacher's step is (sigma_prev - sigma) s; samples draw their own scale of the picture."""
+    student, teacher, rows = Prompted(), Prompted(), guided()
+    for guidance, form, audio in ((3.0, "std", 7.0), ((2.0, 4.0), "extra", 8.0)):
+        method = LCM(target_decay=0.0, guidance=guidance, guidance_form=form, audio_guidance=7.0)
+        student.inputs.clear()
+        method.student_loss({"student": student, "teacher": teacher}, rows, StatelessRng(0), {})
+        x_n, x_prev = student.inputs
+        step = method.phases.draw(StatelessRng(0).uniform("step", rows.sample_ids))
+        scales = (x_prev - x_n).flatten(3)[..., 0] / (step.sigma_prev - step.sigma).view(-1, 1, 1)
+        torch.testing.assert_close(scales[:, :, WHERE["audio"]], torch.full((4, 2, 1), audio), rtol=1e-3, atol=0)
+        picture_scale = scales[:, 0, 0]
+        torch.testing.assert_close(scales[:, :, 7], picture_scale[:, None].expand(4, 2), rtol=1e-3, atol=0)
+        low, high = method.scales
+        assert all(low - 0.01 <= s <= high + 0.01 for s in picture_scale.tolist())
 
 
 def test_causal_methods_and_those_with_features_learn_a_picture_alone():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -12,6 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, LT
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
+from ray_distill.data.prepare.teach import PURPOSE
 from ray_distill.data.read.track import Track
 from ray_distill.diffusion.guidance import guided_x_0
 from ray_distill.diffusion.samplers import sample
@@ -112,21 +114,23 @@ def test_the_shape_of_a_clip_counts_its_sound(folder):
     torch.testing.assert_close(z, (raw - 0.3) / 2.0)
 
 
-@pytest.mark.parametrize(("kind", "scale"), [("ode", 1.0), ("ode", 3.0), ("sde", 1.0)])
-def test_the_pipelines_own_call(pipe, network, conds, kind, scale):
-    """Sampler, packing, levels, guidance and the order of all draws."""
+@pytest.mark.parametrize(
+    ("kind", "scale", "audio"),
+    [("ode", 1.0, None), ("ode", 3.0, None), ("ode", 3.0, 7.0), ("ode", 1.0, 4.0), ("sde", 1.0, None)],
+)
+def test_the_pipelines_own_call(pipe, network, conds, kind, scale, audio):
+    """Sampler, packing, levels, guidance of each modality and the order of all draws."""
     scheduler = {"ode": FlowMatchEulerDiscreteScheduler, "sde": FlowMatchLCMScheduler}[kind](shift=1.0)
     own, pipe.scheduler = pipe.scheduler, scheduler
     torch.manual_seed(1)
     call = {"height": HEIGHT, "width": WIDTH, "num_frames": FRAMES, "frame_rate": 24.0, "output_type": "latent"}
     call |= {"sigmas": [t / 1000 for t in TIMES], "num_inference_steps": len(TIMES), "max_sequence_length": TOKENS}
-    theirs = pack(pipe, *pipe(" a red ball ", **call, **guidance(scale), return_dict=False))
+    theirs = pack(pipe, *pipe(" a red ball ", **call, **guidance(scale, audio), return_dict=False))
     pipe.scheduler = own
     torch.manual_seed(1)
     of, shape = family("ltx2"), (1, *LATENT)
-    ours = sample(
-        LTX2Denoiser(network), Sampler(TIMES, kind, scale), of.start(shape), *conds, noise=lambda _: of.noise(shape)
-    )
+    recipe = Sampler(TIMES, kind, scale, audio_guidance_scale=audio)
+    ours = sample(LTX2Denoiser(network), recipe, of.start(shape), *conds, noise=lambda _: of.noise(shape))
     assert ours.shape == (1, *tensor_shape(LATENT)) == theirs.shape
     found = differences(ours, theirs)
     assert max(found.values()) < 1e-5 and set(found) == {"video", "audio"}
@@ -229,11 +233,12 @@ def test_captions_are_stored_in_the_precision_of_the_weights(folder, rows):
     assert torch.equal(again["audio_text"], rows[0]["audio_text"].bfloat16())
 
 
-@pytest.mark.parametrize(("kind", "scale"), [("sde", 1.0), ("ode", 2.0)])
-def test_diffusers_alone_samples_an_export(folder, network, tmp_path, kind, scale, scripts_in_process):
-    sampler = Sampler(TIMES, kind, scale)
+@pytest.mark.parametrize(("kind", "scale", "audio"), [("sde", 1.0, None), ("ode", 2.0, 5.0)])
+def test_diffusers_alone_samples_an_export(folder, network, tmp_path, kind, scale, audio, scripts_in_process):
+    sampler = Sampler(TIMES, kind, scale, audio_guidance_scale=audio)
     out = export_student(tmp_path / "out", network, folder, sampler, LATENT, card={}, **SIZE)
-    assert "LTX2Pipeline" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "LTX2Pipeline" in card and ("guidance 2, of sound 5." if audio else "guidance off.") in card
     assert json.loads((out / "recipe.json").read_text())["latent_shape"] == list(LATENT)
     assert verify(out, "a red ball", seed=3) < 1e-4
 
@@ -340,8 +345,11 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
         check_sound(run_config(tmp_path, method__audio_weight=0.5))
     with pytest.raises(ConfigError, match="method.audio_guidance: clips of family 'wan' have no sound"):
         check_sound(run_config(tmp_path, method__audio_guidance=7.0))
-    with pytest.raises(ValueError, match=r"audio_guidance = 7: the anchor's solver \(diversity_weight = 0.1\) has one"):
-        DMD(audio_guidance=7.0, diversity_weight=0.1)
+    with pytest.raises(ConfigError, match="evaluate.teacher_audio_guidance: clips of family 'wan' have no sound"):
+        check_sound(run_config(tmp_path, evaluate__teacher_audio_guidance=7.0))
+    taught = [{"prompts": str(tmp_path / "p.txt"), "teacher": {"audio_guidance": 7.0}}]
+    with pytest.raises(ConfigError, match=r"data.datasets.0.teacher.audio_guidance: clips of family 'wan' have no"):
+        check_sound(run_config(tmp_path, data__manifest=None, data__datasets=taught))
 
 
 def test_plan_counts_picture_and_sound(folder):
@@ -357,9 +365,11 @@ def test_plan_counts_picture_and_sound(folder):
 def test_a_teachers_clips_come_as_batches_of_picture_and_sound(folder, tmp_path):
     """From prompts over stores and index to what a method gets; x_0 is what the teacher's solver makes of its noise."""
     (tmp_path / "p.txt").write_text("a red ball\nrain on a roof\n")
-    part = {"prompts": tmp_path / "p.txt", "teacher": {"steps": 2, "shift": 1.0, "guidance": 2.0}}
+    teacher = {"steps": 2, "shift": 1.0, "guidance": 2.0, "audio_guidance": 5.0}
+    part = {"prompts": tmp_path / "p.txt", "teacher": teacher}
     asked = source(tmp_path, part, frames=FRAMES, height=HEIGHT, width=WIDTH, fps=24)
-    cache, (captions, _) = make(asked, Encoders(Pipeline("ltx2", folder), TOKENS))
+    models = Encoders(Pipeline("ltx2", folder), TOKENS)
+    cache, (captions, _) = make(asked, models)
     assert cache.latent_shape == LATENT and set(cache.shapes([0, 1])) == {LATENT} and len(captions) == 3
     fields = Pipeline("ltx2", folder).fields(TOKENS)
     stream = Stream(cache, 0, 0, 1, world=1, global_batch=2, micro_batch=2, with_latents=True, fields=fields)
@@ -368,8 +378,28 @@ def test_a_teachers_clips_come_as_batches_of_picture_and_sound(folder, tmp_path)
     assert given.modalities == modalities(LATENT) and layout(given.cond, 32) == layout(given.uncond, 32) == LATENT
     parts = picture(given.x_0, LATENT), sound(given.x_0, LATENT)
     assert all(x.isfinite().all() and x.std() > 0.1 for x in parts)
+    denoise, row = (
+        LTX2Denoiser(load_transformer("ltx2", folder)),
+        cache.rows([0], ["id", "caption", "latents", "shape"])[0],
+    )
+    x_T = StatelessRng(0).noise(PURPOSE, torch.tensor([int(row["id"][:15], 16)]), tensor_shape(LATENT))
+    caption, null = models.text_encoder().encode([row["caption"], ""])
+    cond = collate([caption], fields, LATENT)
+    recipe = Sampler((1000.0, 500.0), "ode", 2.0, audio_guidance_scale=5.0)
+    x_0 = sample(denoise, recipe, x_T, cond, unconditional(null, cond, fields), noise=lambda _: x_T)
+    theirs = torch.from_numpy(cache.latents([row]))
+    assert max(differences(x_0, theirs).values()) < 0.02  # stored captions are bf16
+    flat = sample(
+        denoise,
+        replace(recipe, audio_guidance_scale=None),
+        x_T,
+        cond,
+        unconditional(null, cond, fields),
+        noise=lambda _: x_T,
+    )
+    assert differences(flat, theirs)["audio"] > 0.1
     terms = DMD(backward_simulation=False).student_loss(
-        dict.fromkeys(("student", "fake_score", "teacher"), LTX2Denoiser(load_transformer("ltx2", folder))),
+        dict.fromkeys(("student", "fake_score", "teacher"), denoise),
         given,
         StatelessRng(0),
         {},

@@ -18,7 +18,11 @@ from ray_distill.models.spec import of_clips, prefix_frames
 from ray_distill.train.driver.checks.networks import check_positions
 from ray_distill.train.driver.checks.sequence import check_tokens
 
-KEYS_OF_SOUND = {"video_weight": 1.0, "audio_weight": 1.0, "audio_guidance": None}
+KEYS_OF_SOUND = {
+    "video_weight": 1.0,
+    "audio_weight": 1.0,
+    **dict.fromkeys(("audio_guidance", "solver_audio_guidance", "sampling_audio_guidance")),
+}
 """Keys of methods that have an effect on clips with sound alone, with their defaults."""
 
 
@@ -114,6 +118,16 @@ def check_pictures(config: RunConfig) -> None:
             raise ConfigError(f"evaluate.images: {name}: {bad}") from None
 
 
+def keys_of_sound(config: RunConfig) -> list[str]:
+    """The keys that are set and have an effect on clips with sound alone."""
+    fields = method_fields(config.method)
+    keys = [f"method.{key}" for key, off in KEYS_OF_SOUND.items() if fields.get(key, off) != off]
+    if config.evaluate.teacher_audio_guidance is not None:
+        keys.append("evaluate.teacher_audio_guidance")
+    teachers = [(number, part.teacher) for number, part in enumerate(config.data.parts) if part.teacher is not None]
+    return keys + [f"data.datasets.{n}.teacher.audio_guidance" for n, of in teachers if of.audio_guidance is not None]
+
+
 def check_sound(config: RunConfig) -> None:
     """Check that clips with sound have a method that learns sound, and the family's rate at which frames and sound of
     files stay together; without sound no key of sound is set."""
@@ -123,9 +137,8 @@ def check_sound(config: RunConfig) -> None:
             f"data.fps = {data.fps:g}: family {of.name!r} places frames in time at {of.fps:g} a second; use {of.fps:g}"
         )
     if of.sound is None:
-        fields = method_fields(method)
-        if keys := [key for key, off in KEYS_OF_SOUND.items() if fields.get(key, off) != off]:
-            raise ConfigError(f"method.{keys[0]}: clips of family {of.name!r} have no sound; remove the key")
+        if keys := keys_of_sound(config):
+            raise ConfigError(f"{keys[0]}: clips of family {of.name!r} have no sound; remove the key")
         return
     if not method.with_sound:
         raise ConfigError(
@@ -154,9 +167,11 @@ def check_pairs(config: RunConfig) -> None:
     prepared = config.method.prepared
     if prepared is None:
         return
-    numbers = {"steps": prepared.steps, "shift": prepared.shift, "guidance": prepared.guidance}
+    numbers: dict[str, float | None] = {"steps": prepared.steps, "shift": prepared.shift, "guidance": prepared.guidance}
     levels = list(prepared.levels)
-    recipe = json.dumps(numbers | {"levels": levels})
+    audio = {} if prepared.audio_guidance is None else {"audio_guidance": prepared.audio_guidance}
+    recipe = json.dumps(numbers | audio | {"levels": levels})
+    numbers["audio_guidance"] = prepared.audio_guidance
     for number, part in enumerate(config.data.parts):
         if part.teacher is None:
             raise ConfigError(
