@@ -182,9 +182,8 @@ def calls_of(
     }
     shape = (1, frames, 2, 2)
     zeros = torch.zeros(ROWS, *shape)
-    cond = {"prompt": torch.zeros(ROWS, 1, 1)}
-    if method.with_sound:  # guidance of sound alone costs two calls, too
-        cond[LAYOUT] = torch.empty(ROWS, 0, frames, 1, 1, 0)
+    no_sound = torch.empty(ROWS, 0, frames, 1, 1, 0)  # guidance of sound alone costs two calls, too
+    cond = {"prompt": torch.zeros(ROWS, 1, 1), LAYOUT: no_sound}
     states = zeros[:, None].expand(-1, len(method.sampler().timesteps), *shape)
     batch = Batch(torch.arange(ROWS), shape, cond, cond, zeros, states, rollout=rollout)
     update.loss(networks, batch, draws, {})

@@ -98,6 +98,14 @@ def test_a_run_that_never_repeats_is_its_own_cycle():
     assert sum(path.weight for path in found.kinds[-1].paths) == 1
 
 
+def test_guidance_of_sound_alone_costs_two_calls():
+    plain, silent, both = (
+        cycle(DMD(teacher_guidance=scale, audio_guidance=audio), 5).expected("teacher", False)
+        for scale, audio in ((1.0, None), (1.0, 7.0), (3.0, 7.0))
+    )
+    assert silent == both == 2 * plain > 0
+
+
 @pytest.mark.parametrize("name", ["dmd", "dmd_warm_start", "lcm"])
 def test_a_long_run_is_counted_without_being_walked(name):
     """The counts of 40 steps are those of a plain walk; a run of 10^9 steps, which nobody could walk, has the rates of
