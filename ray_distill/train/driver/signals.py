@@ -36,7 +36,8 @@ class Signals:
 
 @contextmanager
 def watch_signals() -> Iterator[Signals]:
-    """Handle SIGINT and SIGTERM in the main thread; in any other thread do nothing."""
+    """Handle SIGINT and SIGTERM in the main thread; in any other thread do nothing. Raise Stopped where a signal ends
+    a call of Ray's, from which a handler's exception comes as the cause of a SystemError."""
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield signals
@@ -44,6 +45,10 @@ def watch_signals() -> Iterator[Signals]:
     before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield signals
+    except SystemError as error:
+        if isinstance(error.__cause__, Stopped | KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,7 +8,7 @@ import pytest
 from ray._private import services
 
 from ray_distill.errors import Stopped
-from ray_distill.train.driver.signals import Signals, own_session
+from ray_distill.train.driver.signals import Signals, own_session, watch_signals
 
 
 def test_the_first_signal_asks_for_a_stop_and_the_second_leaves(capsys):
@@ -20,6 +20,21 @@ def test_the_first_signal_asks_for_a_stop_and_the_second_leaves(capsys):
         signals.handle(signal.SIGTERM, None)
     with pytest.raises(Stopped):
         Signals().handle(signal.SIGTERM, None)
+
+
+def test_a_signal_that_ends_a_call_of_ray_stops_and_is_no_systemerror():
+    """As ray.get and ray.wait of 2.60 hand on what a handler raises; an error of their own stays one."""
+    before = signal.getsignal(signal.SIGTERM)
+    for second, expected in ((False, Stopped), (True, KeyboardInterrupt)):
+        with pytest.raises(expected), watch_signals() as signals:
+            signals.signum = signal.SIGTERM if second else None
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except (Stopped, KeyboardInterrupt) as error:
+                raise SystemError("CoreWorker.wait returned a result with an exception set") from error
+    with pytest.raises(SystemError), watch_signals():
+        raise SystemError("a bug")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def started():
