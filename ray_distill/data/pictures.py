@@ -31,7 +31,7 @@ def picture_rows(
     frames, height, width = size
     rows: list[Row] = []
     for path in pictures:
-        picture = resize(read_picture(str(path), PIXELS)[None], height, width)
+        picture = models.pipeline.of.given_picture(resize(read_picture(str(path), PIXELS)[None], height, width))
         pixels = to_pixels(picture[None]).to(device).expand(-1, -1, frames, -1, -1)
         (row,) = image.encode(pixels)
         rows.append({name: value.cpu() for name, value in row.items()})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from diffusers import SchedulerMixin
     from torch import Tensor, nn
@@ -235,6 +236,9 @@ class Family:
     whole network is written under them."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
     """(pipeline, its codec) -> the image encoder."""
+    given_picture: Callable[[np.ndarray], np.ndarray] = lambda picture: picture
+    """A given picture, cropped, uint8 [1, H, W, 3] -> the same as the pipeline shows it to its encoders; a clip's own
+    first frame stays as it is."""
     image_parts: Callable[[Fields], tuple[str, ...]] = lambda _: ()
     """(fields) -> the pipeline's folders that encode the fields of a clip, including the VAE's."""
     image_channels: Callable[[Config], int] = lambda _: 0

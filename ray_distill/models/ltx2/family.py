@@ -18,7 +18,7 @@ from ray_distill.models.codec import Codec
 from ray_distill.models.ltx2.codec import LTX2VAE
 from ray_distill.models.ltx2.hearing import BANDS as MEL_BANDS
 from ray_distill.models.ltx2.hearing import HOP, RATE, LTX2Hearing
-from ray_distill.models.ltx2.image import LTX2ImageEncoder
+from ray_distill.models.ltx2.image import LTX2ImageEncoder, compressed
 from ray_distill.models.ltx2.network import FRAME_RATE, LTX2Denoiser
 from ray_distill.models.ltx2.sound import LTX2Sound
 from ray_distill.models.packed import pack
@@ -171,6 +171,7 @@ FAMILY = Family(
     start=start,
     noise=noise,
     image=image,
+    given_picture=compressed,
     image_parts=image_parts,
     image_noise=image_noise,
     fps=FRAME_RATE,

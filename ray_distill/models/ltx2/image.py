@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ray_distill.models.codec import Codec
 from ray_distill.models.spec import Row
+
+
+def compressed(picture: np.ndarray) -> np.ndarray:
+    """``picture`` uint8 [1, H, W, 3], H and W even, after H.264 at the quality of the videos that LTX-2.0 learned from,
+    as the pipeline does by default (``image_crf``)."""
+    from diffusers.pipelines.ltx2.utils import DEFAULT_IMAGE_CRF, apply_image_conditioning_crf
+
+    shown: np.ndarray = apply_image_conditioning_crf(picture[0], DEFAULT_IMAGE_CRF)
+    return shown[None]
 
 
 class LTX2ImageEncoder:

@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
@@ -25,9 +25,9 @@ def guidance(scale: float, audio: float | None = None) -> dict[str, float]:
 
 
 def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Crop the largest centred window of the aspect ratio, and resize it by one interpolation, as training did with
-    clips."""
-    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0)[None]
+    """Turn a picture upright, crop the largest centred window of the aspect ratio, and resize it by one interpolation,
+    as training did with clips."""
+    pixels = torch.from_numpy(np.array(ImageOps.exif_transpose(picture).convert("RGB"))).movedim(-1, 0)[None]
     rows, columns = pixels.shape[2:]
     kept = min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))
     top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2
@@ -62,8 +62,8 @@ if __name__ == "__main__":
     call |= guidance(recipe["guidance_scale"], recipe.get("audio_guidance_scale"))
     call |= {"num_frames": recipe["frames"], "frame_rate": recipe["fps"]}
     call |= {"sigmas": [t / 1000 for t in recipe["timesteps"]], "num_inference_steps": len(recipe["timesteps"])}
-    if image:  # as it is: the pipeline would compress it first
-        call |= {"image": fit(Image.open(image), recipe["height"], recipe["width"]), "image_crf": 0}
+    if image:  # the pipeline compresses it, as training did with given pictures
+        call["image"] = fit(Image.open(image), recipe["height"], recipe["width"])
     latents = out.endswith(".safetensors")
     torch.manual_seed(int(seed))  # initial latents and fresh noise come from the global generator, in this order
     video, audio = pipe(prompt=prompt, output_type="latent" if latents else "np", return_dict=False, **call)

@@ -10,20 +10,24 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, LTX2ImageToVideoPipeline
+from diffusers.pipelines.ltx2.utils import apply_image_conditioning_crf, resolve_default_image_crf
 from PIL import Image
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.pictures import picture_rows
-from ray_distill.data.read.transform import resize
+from ray_distill.data.prepare.encode import EncodePictures
+from ray_distill.data.read.transform import resize, to_pixels
 from ray_distill.diffusion.samplers import sample
 from ray_distill.errors import ConfigError
 from ray_distill.export.diffusers import export_student
 from ray_distill.export.verify import verify
 from ray_distill.methods import DMD, LCM, METHODS
 from ray_distill.models import family
+from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.loading import load_transformer
+from ray_distill.models.ltx2.image import LTX2ImageEncoder
 from ray_distill.models.ltx2.network import LTX2Denoiser
 from ray_distill.models.ltx2.sample import fit, guidance, pack
 from ray_distill.models.packed import modalities, picture, prefix_length, tensor_shape
@@ -94,7 +98,7 @@ def sampled(pipe, home, kind, scale):
         {"ode": FlowMatchEulerDiscreteScheduler, "sde": FlowMatchLCMScheduler}[kind](shift=1.0),
     )
     torch.manual_seed(1)
-    call = {"height": HEIGHT, "width": WIDTH, "num_frames": FRAMES, "frame_rate": 24.0, "image_crf": 0}
+    call = {"height": HEIGHT, "width": WIDTH, "num_frames": FRAMES, "frame_rate": 24.0}
     call |= {"sigmas": [t / 1000 for t in TIMES], "num_inference_steps": len(TIMES), "max_sequence_length": TOKENS}
     image = Image.open(home / "picture.png")
     video, audio = pipe(
@@ -140,13 +144,19 @@ def test_a_noised_picture_and_an_audio_at_level_0_are_seen(home, pipe, network, 
     assert furthest(ours(LTX2Denoiser(quiet), conds, "ode", 1.0), theirs)["audio"] > 1e-3
 
 
-def test_a_picture_is_encoded_as_the_pipeline_does(home, pipe, conds):
-    pixels = pipe.video_processor.preprocess(Image.open(home / "picture.png"), height=HEIGHT, width=WIDTH)
+def test_a_picture_is_encoded_as_the_pipeline_does(home, pipe, conds, models):
+    plain = np.array(Image.open(home / "picture.png"))
+    shown = Image.fromarray(apply_image_conditioning_crf(plain, resolve_default_image_crf(pipe.text_encoder)))
+    pixels = pipe.video_processor.preprocess(shown, height=HEIGHT, width=WIDTH)
     latents, mask = pipe.prepare_latents(pixels, 1, 32, HEIGHT, WIDTH, FRAMES, 0.0, torch.float32, torch.device("cpu"))
     assert mask.sum() == PREFIX
-    first = latents[:, :PREFIX].transpose(1, 2).unflatten(2, LATENT[2:4])
+    first = latents.detach()[:, :PREFIX].transpose(1, 2).unflatten(2, LATENT[2:4])
     torch.testing.assert_close(conds[0]["first"], first, rtol=0, atol=1e-5)
     assert conds[1]["first"] is conds[0]["first"]
+    stored = EncodePictures(models).row(plain[None], FRAMES)["first"]  # as the cache of prompts with pictures does
+    assert np.allclose(np.frombuffer(stored, np.float32).reshape(LATENT[0], *LATENT[2:4]), first[0], atol=1e-5)
+    (uncompressed,) = LTX2ImageEncoder(load_codec(models.path / "vae")).encode(to_pixels(plain[None])[None])
+    assert (uncompressed["first"] - first[0]).abs().max() > 1e-3
     rows, columns = 130, 70
     other = np.random.default_rng(1).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
     ours_cut = resize(other[None], HEIGHT, WIDTH)[0]
