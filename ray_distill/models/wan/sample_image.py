@@ -12,15 +12,15 @@ from types import SimpleNamespace
 import diffusers
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate
 
 
 def fit(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Crop the largest centred window of the aspect ratio, and resize it by one interpolation, as training did with
-    clips."""
-    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0)[None]
+    """Turn a picture upright, crop the largest centred window of the aspect ratio, and resize it by one interpolation,
+    as training did with clips."""
+    pixels = torch.from_numpy(np.array(ImageOps.exif_transpose(picture).convert("RGB"))).movedim(-1, 0)[None]
     rows, columns = pixels.shape[2:]
     kept = min(rows, max(1, round(columns * height / width))), min(columns, max(1, round(rows * width / height)))
     top, left = (rows - kept[0]) // 2, (columns - kept[1]) // 2

@@ -5,16 +5,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
+from PIL import ExifTags, Image
 
+from ray_distill.data.read.picture import read_picture
+from ray_distill.data.read.transform import resize
 from ray_distill.export.base import check_base
 from ray_distill.export.diffusers import check_recipe, export_student
 from ray_distill.export.verify import verify
 from ray_distill.models.codec import load_codec
+from ray_distill.models.hunyuan15 import sample as hunyuan15
 from ray_distill.models.lora import LoRA
+from ray_distill.models.ltx2 import sample as ltx2
 from ray_distill.models.pipeline import Pipeline
+from ray_distill.models.wan import sample_image as wan
 from ray_distill.types import Chunks, Experts, Sampler, Window
 from tests.own_codec import with_codec
 
@@ -24,6 +31,18 @@ import tiny_wan
 SDE = Sampler((1000.0, 757.0, 522.0), "sde")
 GUIDED = Sampler((1000.0, 900.0, 500.0), "ode", guidance_scale=2.0)
 EXPERTS = Sampler((1000.0, 930.0, 900.0, 500.0), "ode", experts=Experts("student", "student_low", 915.0))
+
+
+@pytest.mark.parametrize("fit", [hunyuan15.fit, ltx2.fit, wan.fit])
+def test_scripts_turn_and_cut_a_picture_as_training_does(tmp_path, fit):
+    """A photograph that lies on its side: its Exif says so."""
+    pixels = np.random.default_rng(1).integers(0, 256, (130, 70, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees
+    Image.fromarray(pixels).save(tmp_path / "p.png", exif=exif)
+    ours = resize(read_picture(str(tmp_path / "p.png"), 10**6)[None], 64, 96)[0]
+    assert np.array_equal(np.array(fit(Image.open(tmp_path / "p.png"), 64, 96)), ours)
+    assert not np.array_equal(np.array(fit(Image.fromarray(pixels), 64, 96)), ours)
 
 
 def base_of(home: Path, kind: str) -> Path:
