@@ -80,7 +80,7 @@ class EncodePictures:
         image = models.image_encoder(self.codec)
         assert image is not None, "pictures are encoded where a family has fields of clips"
         self.fields, self.image = of_clips(models.fields), image.to(self.device)
-        self.given = models.pipeline.of.given_picture
+        self.as_shown = models.pipeline.of.given_picture
 
     def __call__(self, rows: Batch) -> dict[str, Any]:
         encoded = {name: [b""] * len(rows["id"]) for name in self.fields}
@@ -92,7 +92,7 @@ class EncodePictures:
 
     def row(self, picture: np.ndarray, frames: int) -> dict[str, bytes]:
         """The stored fields of a clip of ``frames`` frames that begins with ``picture``, uint8 [1, H, W, 3]."""
-        pixels = to_pixels(self.given(picture)[None]).to(self.device).expand(-1, -1, frames, -1, -1)
+        pixels = to_pixels(self.as_shown(picture)[None]).to(self.device).expand(-1, -1, frames, -1, -1)
         latent = self.codec.latent_shape(*pixels.shape[2:])
         (fields,) = self.image.encode(pixels)
         return {name: to_bytes(name, fields[name], field, latent) for name, field in self.fields.items()}
