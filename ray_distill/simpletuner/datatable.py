@@ -46,7 +46,7 @@ FIELDS: Mapping[str, Field] = {
         video,
         "num_frames and frame_interval, as most files nest them; min_frames: a file needs the frames of its clip; "
         "max_frames: no effect; bucket_strategy: clips of one size and length share a bucket; is_i2v: as the "
-        "model begins, from text or from a clip's first frame; of Wan 2.2 5B `model.from_image`",
+        "model begins, from text or from a clip's first frame; of Wan 2.2 5B and LTX-2 `model.from_image`",
     ),
     "resolution": Field(fields.resolution, "`resolution`: about its square of pixels"),
     "resolution_type": Field(fields.resolution, "`pixel_area`, or `area` in megapixels; `pixel` is refused"),

@@ -61,8 +61,8 @@ def _buckets(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def _from_picture(value: Any, entry: Entry, file: File) -> Outcome:
-    """Read true: a clip's first frame is a condition. Wan 2.2 5B allows both; other models must agree with the
-    value."""
+    """Read true: a clip's first frame is a condition. Wan 2.2 5B and LTX-2 allow both; other models must agree
+    with the value."""
     asked, name = flag(value), model_name(file)
     if file.overrides("model.from_image"):
         return Outcome(note="no effect: model.from_image is set elsewhere")
@@ -70,7 +70,7 @@ def _from_picture(value: Any, entry: Entry, file: File) -> Outcome:
         note = "the model begins from each clip's first frame" if asked else "text alone is given"
         return Outcome({"model.from_image": asked}, note)
     if asked and name not in FROM_IMAGES:
-        raise Refused(f"{name or 'the model'} begins from text; use false, an i2v flavour, or Wan 2.2 5B")
+        raise Refused(f"{name or 'the model'} begins from text; use false, an i2v flavour, Wan 2.2 5B or LTX-2")
     if not asked and name in FROM_IMAGES:
         raise Refused("the model begins from each clip's first frame; use true")
     return Outcome(note="the model begins from each clip's first frame" if asked else "text alone is given")

@@ -21,7 +21,7 @@ DEFAULT = "t2v-480p-1.3b-2.1"
 """SimpleTuner's flavour of a file that names neither a model nor a flavour."""
 FROM_IMAGES = {name for flavour, name in FLAVOURS.items() if flavour.startswith("i2v")}
 """Models that need a picture with each prompt."""
-EITHER = {FLAVOURS["ti2v-5b-2.2"]}
+EITHER = {FLAVOURS["ti2v-5b-2.2"], "Lightricks/LTX-2"}
 """Models that work with a picture and without."""
 _ALONE = "it trains one of two experts, which are distilled together here: method dmd_phased with model.path = {}"
 _LAST = "it also takes the last frame of a clip, and pictures here are first frames"

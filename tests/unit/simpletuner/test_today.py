@@ -237,7 +237,10 @@ def test_a_datasets_keys_are_told_or_refused_alike(folder):
         ({"dataset_type": "conditioning"}, "dataset_type = 'conditioning': videos, and prompts"),
         ({"video": {"num_frames": 81, "min_frames": 82}}, "min_frames: files with num_frames = 81 frames are accepted"),
         ({"video": {"num_frames": 81, "max_frames": 80}}, "max_frames: no file has num_frames = 81 then"),
-        ({"video": {"is_i2v": True}}, "T2V-1.3B-Diffusers begins from text; use false, an i2v flavour, or Wan 2.2 5B"),
+        (
+            {"video": {"is_i2v": True}},
+            "T2V-1.3B-Diffusers begins from text; use false, an i2v flavour, Wan 2.2 5B or LTX-2",
+        ),
         ({"video": {"num_frame": 81}}, "known: num_frames, frame_interval"),
         ({"num_frames": None, "video": {"bucket_strategy": "resolution_frames"}}, "clips have one length here"),
         ({"prepend_instance_prompt": True}, "captions are taken as they are; write the prompt into them"),
@@ -316,13 +319,27 @@ def test_a_file_without_model_and_flavour_is_simpletuners_own(folder):
         load(folder, dmd(model_family="ltx", **NO_MODEL))
 
 
-def test_wan_2_2_5b_begins_as_its_datasets_ask(folder):
+@pytest.mark.parametrize(
+    ("name", "of_model"),
+    [
+        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", {"model_flavour": "ti2v-5b-2.2", **NO_MODEL}),
+        (
+            "Lightricks/LTX-2",
+            NO_MODEL | {"model_family": "ltx2", "pretrained_model_name_or_path": "Lightricks/LTX-2"},
+        ),
+    ],
+)
+def test_a_model_that_allows_both_begins_as_its_datasets_ask(folder, name, of_model):
+    (folder / name / "transformer").mkdir(parents=True, exist_ok=True)
+    for asked in (True, False):
+        told = dataset(folder, video={"num_frames": 81, "is_i2v": asked}) | of_model
+        assert_set(load(folder, told).config, {"model.path": "{home}/" + name, "model.from_image": asked}, folder)
+
+
+def test_wan_2_2_5b_has_one_beginning(folder):
     name = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
     (folder / name / "transformer").mkdir(parents=True, exist_ok=True)
     of_flavour = {"model_flavour": "ti2v-5b-2.2", **NO_MODEL}
-    for asked in (True, False):
-        told = dataset(folder, video={"num_frames": 81, "is_i2v": asked}) | of_flavour
-        assert_set(load(folder, told).config, {"model.path": "{home}/" + name, "model.from_image": asked}, folder)
     assert load(folder, dataset(folder, video={"num_frames": 81}) | of_flavour).config.model.from_image is None
     video = {"num_frames": 81, "is_i2v": True}
     two = dataset(folder, {"id": "a", "video": video}, {"id": "b", "video": video | {"is_i2v": False}}) | of_flavour
