@@ -34,7 +34,7 @@ from ray_distill.models.parts import check_others, check_text, check_vae
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.plan.passes import Workload, count
 from ray_distill.rng import StatelessRng
-from ray_distill.train.driver.checks.clips import check_pictures, check_sound
+from ray_distill.train.driver.checks.clips import check_pairs, check_pictures, check_sound
 from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.types import Batch, Sampler
 from tests.adapters import merge
@@ -350,6 +350,22 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
     taught = [{"prompts": str(tmp_path / "p.txt"), "teacher": {"audio_guidance": 7.0}}]
     with pytest.raises(ConfigError, match=r"data.datasets.0.teacher.audio_guidance: clips of family 'wan' have no"):
         check_sound(run_config(tmp_path, data__manifest=None, data__datasets=taught))
+
+
+def test_pairs_have_the_solvers_guidance_of_sound(folder, tmp_path):
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a red ball\n")
+    warm = {"name": "dmd_warm_start", "timesteps": "1000,500", "pairs": True, "solver_audio_guidance": 9.0}
+    recipe = {"steps": 48, "shift": 8.0, "guidance": 7.0, "levels": [1000.0, 500.0]}
+
+    def asked(**more):
+        taught = [{"prompts": str(prompts), "teacher": recipe | more}]
+        check_pairs(run_config(tmp_path, method=warm, data__manifest=None, data__datasets=taught))
+
+    asked(audio_guidance=9.0)
+    for more in ({}, {"audio_guidance": 7.0}):
+        with pytest.raises(ConfigError, match=r'pairs = true needs .* use teacher: {.*"audio_guidance": 9.0, "levels"'):
+            asked(**more)
 
 
 def test_plan_counts_picture_and_sound(folder):
