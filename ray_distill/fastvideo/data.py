@@ -18,7 +18,7 @@ REMEDY = "write the captions into a text file, one per line, and give data.datas
 
 def data_path(key: str, value: Any, file: File) -> Outcome:
     """Datasets of prompts, one for each parquet file; a folder's files count as often as ``{folder: n}`` says."""
-    if file.overrides("data.datasets") or file.overrides("data.manifest"):
+    if file.has_own_data:
         return Outcome(note="no effect: the data is set elsewhere")
     datasets = [
         {

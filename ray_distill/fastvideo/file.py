@@ -35,6 +35,11 @@ class File:
             raise Refused(f"{key} = {self.settings[key]!r}: {error}") from None
 
     @property
+    def has_own_data(self) -> bool:
+        """True where environment or command line name the data."""
+        return self.overrides("data.datasets") or self.overrides("data.manifest")
+
+    @property
     def causal(self) -> bool:
         """True for a run of Self-Forcing."""
         return str(self.settings.get(TARGET, "")).endswith("SelfForcingMethod")

@@ -110,7 +110,9 @@ TRAINING: Mapping[str, Key] = {
         to(*_both("weight_decay")), "`roles.*.optimizer.weight_decay`, 0 if absent", default=0.0
     ),
     "optimizer.lr_scheduler": Key(to(f"{STUDENT}.schedule", kind=text), f"`{STUDENT}.schedule`"),
-    "optimizer.lr_warmup_steps": Key(to(*_both("warmup_updates"), kind=whole), "`roles.*.optimizer.warmup_updates`"),
+    "optimizer.lr_warmup_steps": Key(
+        training.warmup, "`roles.*.optimizer.warmup_updates`; no effect under the schedule constant, as in FastVideo"
+    ),
     "optimizer.lr_num_cycles": Key(only("a schedule has no cycles here", 0, 1), "0 or 1; else refused"),
     "optimizer.lr_power": Key(training.polynomial, f"`{STUDENT}.power`, for the schedule polynomial"),
     "optimizer.min_lr_ratio": Key(

@@ -31,7 +31,7 @@ def rollout_mode(key: str, value: Any, file: File) -> Outcome:
         raise Refused("use simulate or data_latent")
     if file.causal:
         raise Refused("Self-Forcing starts from its own rollout; use simulate")
-    if not file.overrides("data"):
+    if not file.has_own_data:
         raise Refused(
             "FastVideo's parquet of latents is not read here: give the clips, data.datasets=[{videos: FOLDER}]"
         )

@@ -52,6 +52,16 @@ def ema(key: str, value: Any, file: File) -> Outcome:
     return Outcome({"roles.student.ema_decay": decay}, note if file.interval > 1 else "")
 
 
+def warmup(key: str, value: Any, file: File) -> Outcome:
+    """FastVideo's schedule constant, by diffusers' name, has no warm-up; here every schedule may have one."""
+    named = {STUDENT: "training.optimizer.lr_scheduler", FAKE: "method.fake_score_lr_scheduler"}
+    roles = [role for role, own in named.items() if file.settings.get(own, "constant") != "constant"]
+    if whole(value) and len(roles) < len(named):
+        note = "a schedule constant has no warm-up in FastVideo; constant_with_warmup has"
+        return Outcome({f"{role}.warmup_updates": whole(value) for role in roles}, note, warn=True)
+    return Outcome({f"{role}.warmup_updates": whole(value) for role in roles}, "" if roles else "no warm-up")
+
+
 def polynomial(key: str, value: Any, file: File) -> Outcome:
     if file.settings.get("training.optimizer.lr_scheduler") != "polynomial" or not number(value):
         return Outcome(note="no effect: it belongs to lr_scheduler: polynomial")

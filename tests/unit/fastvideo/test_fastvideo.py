@@ -98,7 +98,13 @@ def test_a_dmd_run_becomes(home):
     assert values[f"{student}.min_lr_ratio"] == 0.25 and values[f"{fake}.min_lr_ratio"] == 0
     assert [entry.caption for entry in entries(loaded.config.data)] == ["a kite", "a bird", "a fish"]
     notices = "\n".join(loaded.warnings)
-    for text in ("c + s (c - u)", "the captions alone are read", "own negative prompt", "guidance_scale = 6.0"):
+    for text in (
+        "c + s (c - u)",
+        "the captions alone are read",
+        "own negative prompt",
+        "guidance_scale = 6.0",
+        "no warm-up",
+    ):
         assert text in notices
     assert "0.9^4" in "\n".join(loaded.report) and loaded.source("train.steps").endswith(
         "run.yaml: training.loop.max_train_steps"
@@ -127,6 +133,7 @@ DMD = {
     "roles.student.optimizer.betas": [0.1, 0.99],
     "roles.student.optimizer.schedule": "cosine_with_min_lr",
     "roles.student.optimizer.warmup_updates": 2,
+    "roles.fake_score.optimizer.warmup_updates": 0,
     "roles.student.ema_decay": pytest.approx(0.9**4),
     "roles.student.attention": "native",
     "roles.student.dtype": "bfloat16",
@@ -268,6 +275,11 @@ def test_contradictions_are_named(home):
     assert "3 latent frames are 9 frames, and num_frames is 77: latents count" in notices
     assert "FastVideo's page says 1, and its loader takes num_gpus" in notices
     assert "sampling_timesteps = [1000, 500]: no effect: the student is sampled with its own steps" in notices
+
+
+def test_another_key_of_data_brings_no_clips(home):
+    with pytest.raises(ConfigError, match="parquet of latents is not read here"):
+        load(home, changed("dmd", "method.rollout_mode", "data_latent"), "data.negative_prompt=blurry")
 
 
 def test_clips_take_the_place_of_latents_and_overrides_win(home):
