@@ -91,7 +91,7 @@ def outline(
             return load_network(config, role, None, dtype=dtype), None
         network = cast(empty_transformer(family, path), dtype)
     else:
-        network, source = hollow_transformer(family, path, dtype)
+        network, source = hollow_transformer(family, path, dtype, config.loras(role))
     return network, _merge(config, role, network, source, checkpoint, averaged=True) if trained else source
 
 
@@ -127,7 +127,7 @@ def load_network(
     if config.role(role).init == "random":
         network = cast(random_transformer(family, path, config.seed), dtype)
     else:
-        network, source = hollow_transformer(family, path, dtype)
+        network, source = hollow_transformer(family, path, dtype, config.loras(role))
     tensors: Mapping[str, Tensor] | None = source
     if checkpoint is not None and _trained(config, role, checkpoint):
         tensors = _merge(config, role, network, source, checkpoint, averaged)

@@ -16,6 +16,7 @@ from ray_distill.config.sections import Model, Publish, Track, Train
 from ray_distill.config.shared_base import base_of, check_shared_base
 from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
+from ray_distill.models.lora_files import LoRAFile
 from ray_distill.models.places import SECOND
 from ray_distill.secrets import mask_tree
 from ray_distill.settings import Folder, Name, Section, Seed
@@ -159,6 +160,14 @@ class RunConfig(Section):
         own = self.role(role).path
         second = (own or self.model.path) / SECOND
         return second if role in LOW and (own is None or second.is_dir()) else own or self.model.path
+
+    def loras(self, role: Role) -> tuple[LoRAFile, ...]:
+        """LoRAs that are merged into the role's weights: those of ``model.loras`` for its expert, if its weights come
+        from model.path."""
+        section, expert = self.role(role), "low" if role in LOW else "high"
+        if role in self.method.heads or section.path is not None or section.init == "random":
+            return ()
+        return tuple(lora for lora in self.model.loras if lora.expert in (None, "both", expert))
 
     def pipeline(self, role: Role) -> Pipeline:
         """The facts of the folder that a role's transformer comes from."""

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Pos
 
 from ray_distill.config.keys import nearest
 from ray_distill.models import FAMILIES
+from ray_distill.models.lora_files import LoRAFile
 from ray_distill.settings import Absolute, Many, Section, absolute
 from ray_distill.settings import Pipeline as PipelineFolder
 
@@ -38,6 +39,9 @@ class Model(Section):
     from_image: bool | None = None
     """Whether a video begins from an image; by default the network decides. Wan 2.2 5B does both, and by default makes
     videos from text."""
+    loras: tuple[LoRAFile, ...] = ()
+    """LoRAs merged into the networks of model.path, as they are loaded: into the teacher, and into each role that
+    begins from the same weights. A role with a path of its own gets none."""
     max_sequence_length: Annotated[int, Field(gt=0, le=100_000)] = 512
     """Tokens to which prompts are cut or padded."""
     export_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -72,7 +76,7 @@ class Model(Section):
         """The encoders of clips and prompts."""
         from ray_distill.data.encoders import Encoders
 
-        return Encoders(self.pipeline, self.max_sequence_length, self.text_encoder_precision)
+        return Encoders(self.pipeline, self.max_sequence_length, self.text_encoder_precision, self.loras)
 
 
 YEAR_S = 366 * 24 * 3600  # clocks below take no more than some hundred of them

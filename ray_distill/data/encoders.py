@@ -11,7 +11,8 @@ from ray_distill.data.source import Teacher
 from ray_distill.data.store.cache import FORMAT, Shape
 from ray_distill.data.store.parquet import address
 from ray_distill.models.codec import Codec
-from ray_distill.models.hashing import folder_hash
+from ray_distill.models.hashing import folder_hash, merged_hash
+from ray_distill.models.lora_files import LoRAFile
 from ray_distill.models.parts import stored_dtypes
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Fields, ImageEncoder, SoundEncoder, TextEncoder, columns, of_clips
@@ -29,6 +30,8 @@ class Encoders:
     pipeline: Pipeline
     max_sequence_length: int
     text_precision: str = "float32"
+    loras: tuple[LoRAFile, ...] = ()
+    """LoRAs that are merged into the transformer of the pipeline."""
 
     @property
     def path(self) -> Path:
@@ -94,8 +97,12 @@ class Encoders:
     def folder(self, teacher: Teacher) -> Path:
         return teacher.path or self.path
 
+    def merged(self, teacher: Teacher) -> tuple[LoRAFile, ...]:
+        """LoRAs that are merged into the transformer of ``teacher``: none where it has a path of its own."""
+        return self.loras if teacher.path is None else ()
+
     def transformer(self, teacher: Teacher) -> str:
-        return address(FORMAT, folder_hash(self.folder(teacher) / "transformer"))
+        return address(FORMAT, merged_hash(folder_hash(self.folder(teacher) / "transformer"), self.merged(teacher)))
 
     @property
     def multiple(self) -> tuple[int, int]:

@@ -111,7 +111,7 @@ def kept_name(
     depends: dict[str, Any] = {
         "version": __version__,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "weights": [weights_hash(config.source(role)) for role in candidate.roles],
+        "weights": [weights_hash(config.source(role), config.loras(role)) for role in candidate.roles],
         "dtypes": [config.role(role).dtype for role in candidate.roles],
         "model": [folder_hash(config.model.path), config.model.family],
         "sampler": asdict(candidate.sampler),

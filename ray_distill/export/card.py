@@ -30,9 +30,11 @@ def model_card(
     ranks: Mapping[str, int],
     export: Export,
     files: Mapping[str, Sequence[str]],
+    no_workflow: str | None = None,
 ) -> str:
     """The text of README.md. ``ranks`` are the adapters' ranks by file name; ``local``: the base is a folder, not a
-    name on the hub; ``files`` are those of ``model.export_formats``, by format.
+    name on the hub; ``files`` are those of ``model.export_formats``, by format. ``no_workflow`` is the reason why
+    there is no workflow for ComfyUI: "" where there is one, None where nothing is said.
 
     ``card`` may have ``title``, ``method`` and ``report``; its further values are listed under Training.
     """
@@ -58,6 +60,7 @@ def model_card(
         "low_adapter": LOW_ADAPTER,
         "cut": CUT in card,
         "files": {kind: [f"`{name}`" for name in names] for kind, names in files.items()},
+        "no_workflow": no_workflow,
         "boundary": None if boundary is None else f"{1000 * boundary:g}",
         "sight": _sight(chunks["window"]) if chunks else "",
         "measured": table(report) if report else "",

@@ -31,6 +31,7 @@ from ray_distill.secrets import mask
 from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
+WORKFLOW = "comfyui_workflow.json"
 VERSION = 1  # of recipe.json
 Adapter = tuple[LoRA, Mapping[str, torch.Tensor]]
 """(settings of an adapter, its tensors by plain name)"""
@@ -92,7 +93,8 @@ def export_student(
         files = _save_formats(fresh, formats, family, (transformer, low), tensors, adapters)
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
         copy_script(fresh, sampler, export)
-        text = model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export, files)
+        played = _save_workflow(fresh, Pipeline(family.name, Path(base), "base"), transformer, recipe, files)
+        text = model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export, files, played)
         (fresh / "README.md").write_text(mask(text))
     return folder
 
@@ -232,6 +234,20 @@ def _save_formats(
                 files.setdefault(kind, []).append(file_name(kind, network is not networks[0]))
                 save_original(folder / files[kind][-1], kind, family, network, tensors.get(name))
     return files
+
+
+def _save_workflow(
+    folder: Path, base: Pipeline, network: Any, recipe: Mapping[str, Any], files: Mapping[str, Sequence[str]]
+) -> str | None:
+    """Write the workflow for ComfyUI beside ``files``; returns the reason where there is none, "" where it is written,
+    and None where the family has no workflows or no file was asked for."""
+    if base.of.workflow is None or not files:
+        return None
+    graph = base.of.workflow(base, network.config, recipe, files)
+    if isinstance(graph, str):
+        return graph
+    (folder / WORKFLOW).write_text(json.dumps(graph, indent=2) + "\n")
+    return ""
 
 
 def copy_script(folder: Path, sampler: Sampler, export: Export) -> None:

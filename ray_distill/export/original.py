@@ -11,30 +11,21 @@ from torch import Tensor, nn
 
 from ray_distill.export.shards import write_file
 from ray_distill.models.lora import LoRA
+from ray_distill.models.lora_files import COMFYUI, KOHYA, renamed
 from ray_distill.models.spec import Family
-
-COMFYUI, KOHYA = "diffusion_model", "lora_unet"
-"""The first parts of names in adapters for ComfyUI and for Kohya's scripts."""
 
 
 def original_name(layer: str, family: Family) -> str:
     """The original code's name for diffusers' ``layer``; ValueError where the family declares none."""
-    return _renamed(layer, family.original or {}) or _no_name(layer, "adapt other layers")
+    return renamed(layer, family.original or {}) or _no_name(layer, "adapt other layers")
 
 
 def original_tensor(name: str, family: Family) -> str:
     """The original code's name for diffusers' tensor ``name``; ValueError where the family declares none."""
     rest = family.original_rest or {}
     return (
-        rest.get(f".{name}") or _renamed(name, {**(family.original or {}), **rest}) or _no_name(name, "remove the key")
+        rest.get(f".{name}") or renamed(name, {**(family.original or {}), **rest}) or _no_name(name, "remove the key")
     )
-
-
-def _renamed(name: str, names: Mapping[str, str]) -> str | None:
-    for ours, theirs in names.items():
-        if f".{ours}." in f".{name}.":
-            return f".{name}.".replace(f".{ours}.", f".{theirs}.").strip(".")
-    return None
 
 
 def _no_name(name: str, remedy: str) -> str:

@@ -13,9 +13,12 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.network import outline
 from ray_distill.config import RunConfig
 from ray_distill.export.diffusers import Adapter, export_student
+from ray_distill.export.folded import folded
 from ray_distill.export.low_rank import low_rank
-from ray_distill.models.loading import hollow_transformer
+from ray_distill.models.hashing import file_hash
+from ray_distill.models.loading import empty_transformer, hollow_transformer
 from ray_distill.models.lora import LoRA
+from ray_distill.models.lora_files import LoRATensors
 from ray_distill.models.spec import Latent, of_clips
 from ray_distill.types import LOW, STUDENT, Role
 
@@ -62,15 +65,26 @@ def export(
         low_adapter=second,
         formats=config.model.export_formats,
         tensors={"transformer": own, "transformer_2": rest},
-        card={"title": config.name, "method": config.method.name, "report": report or {}, **lines},
+        card={"title": config.name, "method": config.method.name, "report": report or {}, **_merged(config), **lines},
     )
+
+
+def _merged(config: RunConfig) -> dict[str, str]:
+    """Lines for the card on the LoRAs that are merged into the teacher and into this student."""
+    return {
+        f"LoRA merged into the teacher{f' ({lora.expert} noise)' if lora.expert in ('high', 'low') else ''}, "
+        f"and inside every file of this student: `{lora.path.name}`": (
+            f"weight {lora.weight:g}, sha256 {file_hash(lora.path)}"
+        )
+        for lora in config.model.loras
+    }
 
 
 def _cut(
     config: RunConfig, role: Role, checkpoint: Path, network: nn.Module, tensors: Mapping[str, Tensor] | None
 ) -> tuple[Adapter | None, dict[str, str]]:
-    """(adapter of rank ``model.export_lora_rank`` nearest to a role's trained difference, its lines for the card);
-    (None, {}) where the role's stage has not begun."""
+    """(adapter of rank ``model.export_lora_rank`` nearest to a role's difference to its published weights, without
+    ``model.loras``, and its lines for the card); (None, {}) where the role's stage has not begun."""
     if role not in Checkpoint(checkpoint).state.get("roles", {role}):
         return None, {}
     assert tensors is not None and config.model.export_lora_rank is not None  # a random start is refused before a run
@@ -80,10 +94,15 @@ def _cut(
 
 
 def adapter(config: RunConfig, role: Role | None, checkpoint: Path) -> tuple[LoRA, Mapping[str, Tensor]] | None:
-    """(settings of a trained role's adapter, its tensors by plain name). None for a role with full weights, and for an
+    """(settings of a trained role's adapter, its tensors by plain name), for the published network: ``model.loras``
+    are part of it. None for a role with full weights, and for an
     adapter beside parts whose full weights are trained, since load_lora_weights takes only adapters."""
     lora = None if role is None or config.method.roles[role] != "trained" else config.role(role).lora
     stored = Checkpoint(checkpoint)
     if role is None or lora is None or lora.whole or role not in stored.state.get("roles", {role}):
         return None
-    return lora, stored.tensors(role, config.sampled_tensors(role))
+    tensors = stored.tensors(role, config.sampled_tensors(role))
+    if not (loras := config.loras(role)):
+        return lora, tensors
+    network, family = empty_transformer(config.model.family, config.source(role)), config.model.pipeline.of
+    return folded(lora, tensors, [LoRATensors(file, network, family) for file in loras])

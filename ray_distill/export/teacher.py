@@ -12,6 +12,7 @@ from ray_distill.config import RunConfig
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.errors import ConfigError
 from ray_distill.export.diffusers import RECIPE, SCHEDULERS, check_recipe, copy_script, recipe_of
+from ray_distill.export.shards import save_network
 from ray_distill.models.loading import hollow_transformer
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.places import FIRST, SECOND, transformer_folder
@@ -23,8 +24,9 @@ POSITIONS = 4096
 
 
 def link_teacher(config: RunConfig, folder: Path, size: tuple[int, int, int]) -> Path:
-    """Write ``folder``: links to the teacher's transformers, a recipe of ``evaluate.preflight.steps`` Euler steps with
-    the guidance of ``evaluate``, and the family's sample.py; returns it. ``size``: frames, height and width.
+    """Write ``folder``: links to the teacher's transformers, or copies of them with ``model.loras`` merged; a recipe of
+    ``evaluate.preflight.steps`` Euler steps with the guidance of ``evaluate``; and the family's sample.py. Returns it.
+    ``size``: frames, height and width.
 
     ConfigError where a teacher is a single file, ValueError where sample.py cannot replay the recipe.
     """
@@ -44,8 +46,12 @@ def link_teacher(config: RunConfig, folder: Path, size: tuple[int, int, int]) ->
     network, _ = hollow_transformer(config.model.family, config.source(both[FIRST]), torch.float32)
     scheduler = export.scheduler(network) if export.scheduler else SCHEDULERS["ode"](shift=1.0)
     folder.mkdir(parents=True)
-    for name, place in places.items():
-        (folder / name).symlink_to(place.resolve(), target_is_directory=True)
+    for name, role in both.items():
+        if loras := config.loras(role):
+            whole, tensors = hollow_transformer(config.model.family, config.source(role), torch.float32, loras)
+            save_network(folder / name, whole, tensors)
+        else:
+            (folder / name).symlink_to(places[name].resolve(), target_is_directory=True)
     scheduler.save_pretrained(folder / "scheduler")
     frames, height, width = size
     clips = {

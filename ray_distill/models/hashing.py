@@ -14,10 +14,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray_distill import sealed
 from ray_distill.models.places import transformer_folder
 from ray_distill.sealed import Damaged
+
+if TYPE_CHECKING:
+    from ray_distill.models.lora_files import LoRAFile
 
 LARGE = 16 << 20
 """Least bytes of a file whose hash is remembered; a smaller file is read faster than its hash is looked up."""
@@ -30,9 +34,19 @@ def folder_hash(folder: Path) -> str:
     return _of(_files(folder), folder)
 
 
-def weights_hash(source: Path) -> str:
-    """:func:`folder_hash` of a pipeline's transformer folder, or the hash of a single file."""
-    return folder_hash(transformer_folder(source)) if source.is_dir() else _of([source], source.parent)
+def weights_hash(source: Path, loras: Sequence[LoRAFile] = ()) -> str:
+    """:func:`folder_hash` of a pipeline's transformer folder, or the hash of a single file. ``loras``, which are merged
+    into these weights, count by content, weight and order."""
+    own = folder_hash(transformer_folder(source)) if source.is_dir() else _of([source], source.parent)
+    return merged_hash(own, loras)
+
+
+def merged_hash(weights: str, loras: Sequence[LoRAFile]) -> str:
+    """The hash of weights with ``loras`` merged; ``weights``, their own hash, where there are none."""
+    if not loras:
+        return weights
+    lines = [weights, *(f"{file_hash(lora.path)} {lora.weight!r}" for lora in loras)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def ends_hash(source: Path) -> str:

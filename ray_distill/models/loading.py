@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ray_distill.models import family as adapter
+from ray_distill.models.lora_files import LoRAFile, LoRATensors, MergedWeights
 from ray_distill.models.parts import outline, read_config
 from ray_distill.models.places import SECOND, transformer_folder
 from ray_distill.models.spec import Family, Fields
@@ -70,29 +71,44 @@ def check_weights(family: str, folder: Path, key: str = "model.path") -> None:
     Weights(folder, empty_transformer(family, folder, key), key).check()
 
 
+def check_loras(family: str, folder: Path, loras: Sequence[LoRAFile]) -> None:
+    """ValueError for a file of ``loras`` that cannot be merged into the transformer of ``folder``; only headers are
+    read."""
+    network = empty_transformer(family, folder)
+    for lora in loras:
+        LoRATensors(lora, network, adapter(family))
+
+
 def patch(family: str, folder: Path) -> tuple[int, int]:
     """(rows, columns) of latents that the transformer in ``folder`` takes as one token."""
     rows_and_columns: tuple[int, int] = adapter(family).patch(check_folder(family, folder))
     return rows_and_columns
 
 
-def load_transformer(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Load the family's transformer with the weights of ``folder``/transformer, or of a single safetensors file."""
-    network, weights = hollow_transformer(family, folder, dtype)
+def load_transformer(
+    family: str, folder: Path, dtype: torch.dtype = torch.float32, loras: Sequence[LoRAFile] = ()
+) -> nn.Module:
+    """Load the family's transformer with the weights of ``folder``/transformer, or of a single safetensors file, and
+    ``loras`` merged into them."""
+    network, weights = hollow_transformer(family, folder, dtype, loras)
     for owner, last, name, parameter in own_parameters(network):
         setattr(owner, last, nn.Parameter(weights[name].to(parameter.dtype, copy=True)))
     return network.eval()
 
 
-def hollow_transformer(family: str, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Weights]:
-    """(the architecture with its parameters on the meta device and its buffers as they are, the weights for it). Parts
-    that diffusers keeps in fp32 stay fp32, others have ``dtype``. ValueError as in :func:`check_weights`."""
+def hollow_transformer(
+    family: str, folder: Path, dtype: torch.dtype, loras: Sequence[LoRAFile] = ()
+) -> tuple[nn.Module, Weights]:
+    """(the architecture with its parameters on the meta device and its buffers as they are, the weights for it with
+    ``loras`` merged into them). Parts that diffusers keeps in fp32 stay fp32, others have ``dtype``. ValueError as in
+    :func:`check_weights` and :func:`check_loras`."""
     from accelerate import init_empty_weights
 
     config = check_folder(family, folder)
     with init_empty_weights(include_buffers=False):
         network: nn.Module = adapter(family).transformer.from_config(config)
-    weights = Weights(folder, network)
+    adapters = [LoRATensors(lora, network, adapter(family)) for lora in loras]
+    weights = MergedWeights(folder, network, adapters) if adapters else Weights(folder, network)
     weights.check()
     return cast(network, dtype), weights
 

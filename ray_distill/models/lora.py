@@ -28,7 +28,7 @@ class LoRA(Section):
 
     def adapts(self, name: str) -> bool:
         """True where the layer ``name`` gets an adapter."""
-        return any(_ends(name, target) for target in self.targets)
+        return any(ends_in(name, target) for target in self.targets)
 
     def trains_whole(self, name: str) -> bool:
         """True where the parameter ``name`` belongs to a part whose full weights are trained."""
@@ -48,14 +48,14 @@ def check_targets(lora: LoRA, module: nn.Module, key: str) -> None:
             tops = sorted({name.partition(".")[0] for name in parameters})
             raise ValueError(f"{key}.whole: {part!r} has no parameter in {type(module).__name__}; it has {tops}")
     for target in lora.targets:
-        layers = {name: m for name, m in module.named_modules() if _ends(name, target)}
+        layers = {name: m for name, m in module.named_modules() if ends_in(name, target)}
         others = [f"{name}, a {type(m).__name__}" for name, m in layers.items() if not isinstance(m, nn.Linear)]
         if others or not layers:
             what = f"{others[0]}, and only linear layers" if others else f"no layer of {type(module).__name__}; these"
             raise ValueError(f"{key}.targets: {target!r} is {what} can be adapted: {_near(target, module)}")
 
 
-def _ends(name: str, target: str) -> bool:
+def ends_in(name: str, target: str) -> bool:
     """True where ``name`` ends with ``target``, in whole parts of the dotted name, as peft matches targets."""
     return f".{name}".endswith(f".{target}")
 
@@ -65,7 +65,7 @@ def _near(target: str, module: nn.Module) -> str:
     ends = {".".join(parts[-n:]) for parts in layers for n in range(1, len(parts) + 1) if not parts[-n].isdigit()}
     if close := difflib.get_close_matches(target, sorted(ends), cutoff=0.6):
         return f"did you mean {' or '.join(map(repr, close))}?"
-    return ", ".join(sorted({min((e for e in ends if _ends(".".join(parts), e)), key=len) for parts in layers}))
+    return ", ".join(sorted({min((e for e in ends if ends_in(".".join(parts), e)), key=len) for parts in layers}))
 
 
 def add_lora(module: nn.Module, lora: LoRA, seed: int, adapter: str = ADAPTER) -> None:

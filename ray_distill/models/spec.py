@@ -234,6 +234,11 @@ class Family:
     original_rest: Mapping[str, str] | None = None
     """The same for all other tensors; a name behind a dot stands at the network's top alone. None where no file of the
     whole network is written under them."""
+    workflow: (
+        Callable[[Pipeline, Config, Mapping[str, Any], Mapping[str, Sequence[str]]], dict[str, Any] | str] | None
+    ) = None
+    """(base, network's configuration, recipe, exported files by format) -> a workflow of ComfyUI's nodes, or the reason
+    why there is none."""
     image: Callable[[Pipeline, Codec], ImageEncoder] | None = None
     """(pipeline, its codec) -> the image encoder."""
     given_picture: Callable[[np.ndarray], np.ndarray] = lambda picture: picture

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from safetensors.torch import save_file
 from torch import nn
 
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.models.loading import hollow_transformer, load_transformer
+from ray_distill.models.lora_files import LoRAFile
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker import zero
 from ray_distill.train.worker.build import build_engines
@@ -110,8 +112,10 @@ def test_what_is_filled_trains_as_what_is_loaded_whole(gang: Gang, tmp_path: Pat
     assert {n: t for n, t in filled.items() if not torch.equal(t, wanted[n])} == {}
 
 
-def reloaded(rank: int, world: int, folder: str, held: RoleConfig) -> dict[str, torch.Tensor]:
-    network, weights = hollow_transformer("wan", Path(folder), torch.float32)
+def reloaded(
+    rank: int, world: int, folder: str, held: RoleConfig, loras: tuple[LoRAFile, ...]
+) -> dict[str, torch.Tensor]:
+    network, weights = hollow_transformer("wan", Path(folder), torch.float32, loras)
     network = zero.fill(network, weights, held)
     network.requires_grad_(False)
     engine = zero.initialize(network, held, 1)
@@ -125,8 +129,12 @@ def reloaded(rank: int, world: int, folder: str, held: RoleConfig) -> dict[str, 
 def test_shards_give_back_the_network(gang: Gang, tmp_path: Path, offload: bool) -> None:
     tiny_wan(3).save_pretrained(tmp_path / "transformer")
     held = RoleConfig(zero=3, offload_parameters=offload)
+    layer = "transformer.blocks.1.ffn.net.2"
+    lora = {f"{layer}.lora_A.weight": torch.ones(2, 32), f"{layer}.lora_B.weight": torch.ones(24, 2)}
+    save_file(lora, tmp_path / "style.safetensors")
+    loras = (LoRAFile(path=tmp_path / "style.safetensors", weight=0.1),) * offload
     x, text = torch.ones(1, 4, 3, 4, 4), torch.ones(1, 5, 8)
     with torch.no_grad():
-        wanted = load_transformer("wan", tmp_path)(x, torch.tensor([500.0]), text, return_dict=False)[0]
-    for found in gang.run(reloaded, str(tmp_path), held, world=2):
+        wanted = load_transformer("wan", tmp_path, loras=loras)(x, torch.tensor([500.0]), text, return_dict=False)[0]
+    for found in gang.run(reloaded, str(tmp_path), held, loras, world=2):
         torch.testing.assert_close(found["velocity"], wanted, rtol=0, atol=1e-6)

@@ -39,7 +39,8 @@ class MakeClips:
         self.stores = {KINDS["caption"]: text} | ({KINDS["clip"]: images} if images else {})
         dtype = getattr(torch, teacher.dtype)
         family = models.pipeline.family
-        network = load_transformer(family, models.folder(teacher), dtype).to(self.device).eval().requires_grad_(False)
+        network = load_transformer(family, models.folder(teacher), dtype, models.merged(teacher))
+        network.to(self.device).eval().requires_grad_(False)
         self.denoise = models.pipeline.of.denoiser(network, dtype)
         scales = teacher.guidance, teacher.audio_guidance
         self.sampler = halting(euler_timesteps(teacher.steps, teacher.shift), teacher.levels, *scales)

@@ -15,6 +15,7 @@ from ray_distill.models.codec import Codec
 from ray_distill.models.parts import read_json
 from ray_distill.models.spec import Config, Export, Family, Field, Fields, ImageEncoder, TextEncoder, of_clips
 from ray_distill.models.wan.codec import WanVAE
+from ray_distill.models.wan.comfyui import workflow
 from ray_distill.models.wan.conditions import TEMPORAL
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.models.wan.sequence import exchange_heads
@@ -162,6 +163,7 @@ FAMILY = Family(
     ),
     published_folder=HERE / "published",
     original=ORIGINAL,
+    workflow=workflow,
     original_rest=REST,
     image=image,
     image_parts=image_parts,

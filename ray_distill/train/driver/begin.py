@@ -11,7 +11,7 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.models.hashing import weights_hash
 from ray_distill.models.heads import head_blocks, random_heads
 from ray_distill.models.loading import empty_transformer
-from ray_distill.train.driver.resume import with_defaults
+from ray_distill.train.driver.resume import with_defaults, with_loras
 from ray_distill.types import STUDENT, Role, Start
 
 
@@ -65,10 +65,10 @@ def _check_role(config: RunConfig, role: Role, origin: Checkpoint, key: str) -> 
             f"give the exported folder as roles.{role}.path"
         )
     if now:
-        if origin.state.get("bases", {}).get(role) != weights_hash(source):
+        if origin.state.get("bases", {}).get(role) != weights_hash(source, config.loras(role)):
             raise ConfigError(
-                f"{key}: its adapters of {role} were trained on other weights than those of {source}; give "
-                f"roles.{role}.path the weights of that run"
+                f"{key}: its adapters of {role} were trained on other weights than those of "
+                f"{source}{with_loras(config, role)}; give roles.{role}.path, and model.loras, the weights of that run"
             )
         return
     shapes = origin.shapes(role, "weights")

@@ -19,10 +19,11 @@ from ray_distill.train.driver.checks.clips import check_data, check_size
 from ray_distill.train.driver.checks.evaluation import check_evaluation
 from ray_distill.train.driver.checks.experts import check_experts
 from ray_distill.train.driver.checks.folders import check_folders
+from ray_distill.train.driver.checks.loras import check_loras
 from ray_distill.train.driver.checks.networks import check_ends, check_networks, check_pulls, check_updates
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
 from ray_distill.train.driver.checks.sequence import check_heads
-from ray_distill.train.driver.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults
+from ray_distill.train.driver.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults, with_loras
 from ray_distill.train.wire.resume_point import resumed_from
 
 STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"}
@@ -40,6 +41,7 @@ def check(config: RunConfig) -> None:
 def _check(config: RunConfig) -> None:
     check_updates(config)
     check_experts(config)
+    check_loras(config)
     check_networks(config)
     check_heads(config)
     check_ends(config, check_parts(config))
@@ -71,6 +73,7 @@ def _check(config: RunConfig) -> None:
 def check_preparation(config: RunConfig) -> None:
     """ConfigError for a part of the pipeline, a dataset or a folder with which the preparation would fail."""
     with mistakes():
+        check_loras(config)
         check_parts(config)
         check_data(config)
         check_size(config)
@@ -108,6 +111,12 @@ def warnings(config: RunConfig) -> list[str]:
             f"data.caption_dropout = {config.data.caption_dropout:g}: method {config.method.name!r} learns from no "
             "data, so samples without a prompt only teach the student the empty prompt. Set it to 0"
         )
+    for number, part in enumerate(config.data.datasets):
+        if part.teacher is not None and part.teacher.path is not None and config.model.loras:
+            texts.append(
+                f"data.datasets.{number}.teacher.path: model.loras are merged into the weights of model.path, so this "
+                "teacher makes its clips without them. Remove this path if the clips should have the LoRAs' style"
+            )
     numbers = [str(number) for number, part in enumerate(config.data.datasets) if part.teacher is not None]
     if numbers and not config.method.uses_latents and config.evaluate.metric is None:
         texts.append(
@@ -140,10 +149,15 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
         raise ConfigError(
             f"{last.folder} belongs to another run: {differences}. Choose {new_run(last)}, or set these keys back"
         )
-    for role, then_hash in last.state.get("bases", {}).items():
-        source = config.source(role)
-        if config.role(role).lora and then_hash not in (weights_hash(source), ends_hash(source)):
+    bases = last.state.get("bases", {})
+    for role in (role for role, need in config.method.roles.items() if need == "trained"):
+        adapts, loras, source = config.role(role).lora, config.loras(role), config.source(role)
+        if role not in bases and not loras:
+            continue
+        same = {weights_hash(source, loras)} | (set() if loras else {ends_hash(source)})
+        if bases.get(role) not in same and (adapts or not config.train.other_teacher):
+            what = f"adapters of {role} that were trained on" if adapts else f"a {role} that began from"
             raise ConfigError(
-                f"{last.folder} holds adapters of {role} that were trained on other weights than those of {source}; "
-                "restore these weights, or choose another name"
+                f"{last.folder} holds {what} other weights than those of {source}{with_loras(config, role)}; restore "
+                "these weights, or choose another name"
             )

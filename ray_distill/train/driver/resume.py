@@ -15,6 +15,7 @@ from ray_distill.data.store.tables import rows_of, unequal
 from ray_distill.models.hashing import weights_hash
 from ray_distill.sealed import Damaged
 from ray_distill.train.wire.resume_point import SOURCES, resumed_from
+from ray_distill.types import Role
 
 HOW = ("cache_dir", "encode_batch", "encoders", "encoder_gpus")
 """Keys that determine how data is made, not its content."""
@@ -79,11 +80,18 @@ def check_teacher(config: RunConfig, last: Checkpoint) -> None:
     for role, then in last.state.get(SOURCES, {}).items():
         if config.train.other_teacher or config.method.roles.get(role) != "frozen":
             continue
-        if weights_hash(config.source(role)) != then:
+        if weights_hash(config.source(role), config.loras(role)) != then:
             raise ConfigError(
-                f"{last.folder} was trained with another {role} than the one in {config.source(role)}: restore the "
+                f"{last.folder} was trained with another {role} than the one in "
+                f"{config.source(role)}{with_loras(config, role)}: restore the "
                 f"old one, go on with the new one (train.other_teacher=true), or begin a new run: {new_run(last)}"
             )
+
+
+def with_loras(config: RunConfig, role: Role) -> str:
+    """Text for a message on the LoRAs that are merged into a role's weights."""
+    loras = [f"{lora.weight:g} of {lora.path}" for lora in config.loras(role)]
+    return f" with model.loras ({', '.join(loras)})" if loras else " without model.loras" * bool(config.model.loras)
 
 
 def new_run(last: Checkpoint) -> str:

@@ -109,14 +109,24 @@ def transformer(config: RunConfig, role: Role, at: At = unseen, ranks: Ranks | N
 
 
 def bases(config: RunConfig) -> dict[Role, str]:
-    """Hashes of the weights under adapters, since a checkpoint holds only the adapters."""
-    return {role: weights_hash(config.source(role)) for role in config.held_roles if config.role(role).lora}
+    """Hashes of the weights under adapters, since a checkpoint holds only the adapters; and of the weights with
+    ``model.loras`` from which other trained roles began."""
+    roles = (role for role, need in config.method.roles.items() if need == "trained")
+    return {
+        role: weights_hash(config.source(role), config.loras(role))
+        for role in roles
+        if config.role(role).lora or config.loras(role)
+    }
 
 
 def frozen_sources(config: RunConfig) -> dict[Role, str]:
     """Hashes of the weights of roles that are never trained, from which a run learns."""
     frozen = (role for role, need in config.method.roles.items() if need == "frozen")
-    return {role: weights_hash(config.source(role)) for role in frozen if config.role(role).init != "random"}
+    return {
+        role: weights_hash(config.source(role), config.loras(role))
+        for role in frozen
+        if config.role(role).init != "random"
+    }
 
 
 def load_network(config: RunConfig, section: RoleConfig, role: Role) -> nn.Module:
@@ -126,5 +136,5 @@ def load_network(config: RunConfig, section: RoleConfig, role: Role) -> nn.Modul
         for parameter in network.parameters() if section.optimizer is None else ():  # an engine casts trained weights
             parameter.data = parameter.data.to(dtype)
         return network
-    network, weights = hollow_transformer(config.model.family, source, dtype)
+    network, weights = hollow_transformer(config.model.family, source, dtype, config.loras(role))
     return zero.fill(network, weights, section)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
@@ -35,6 +37,7 @@ from ray_distill.models import family
 from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import collate
 from ray_distill.models.loading import load_transformer
+from ray_distill.models.lora_files import LoRAFile
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import of_clips
 from ray_distill.rng import StatelessRng
@@ -293,6 +296,33 @@ def test_the_teacher_makes_the_clips_of_prompts(folder):
     for change, count in changes:
         part = {"prompts": folder / "p.txt", "teacher": recipe | change}
         assert len(make(source(folder, part, negative_prompt="bad"))[1][1]) == count
+
+
+@torch.no_grad()
+def test_the_teacher_makes_clips_with_its_loras(folder):
+    (folder / "p.txt").write_text("a kite\n")
+    layer = "blocks.0.attn1.to_q"
+    width = load_transformer("wan", DIGITS).get_submodule(layer).in_features
+    parts = {"A": torch.randn(2, width), "B": torch.randn(width, 2)}
+    save_file({f"transformer.{layer}.lora_{part}.weight": t for part, t in parts.items()}, folder / "s.safetensors")
+    loras = (LoRAFile(path=folder / "s.safetensors", weight=0.5),)
+    styled = pickle.loads(pickle.dumps(Encoders(Pipeline("wan", DIGITS), 8, loras=loras)))  # as Ray sends it to actors
+    prompts = source(folder, {"prompts": folder / "p.txt", "teacher": {"steps": 2, "shift": 2.0, "guidance": 1.0}})
+    plain, _ = make(prompts)
+    cache, (_, clips) = make(prompts, styled)
+    assert len(clips) == 1 and cache.folder != plain.folder
+    denoise_by = family("wan").denoiser(load_transformer("wan", DIGITS, loras=loras))
+    (row,) = cache.rows([0], ["id", "latents", "shape"])
+    x_T = StatelessRng(0).noise(PURPOSE, torch.tensor([int(row["id"][:15], 16)]), (16, 1, 6, 8))
+    x_0 = sample(
+        denoise_by, Sampler(euler_timesteps(2, 2.0), "ode"), x_T, {"text": embedded("a kite")}, None, noise=None
+    )
+    assert np.allclose(cache.latents([row]), x_0.numpy(), atol=1e-5)
+    by_none = family("wan").denoiser(load_transformer("wan", DIGITS))
+    other = sample(
+        by_none, Sampler(euler_timesteps(2, 2.0), "ode"), x_T, {"text": embedded("a kite")}, None, noise=None
+    )
+    assert not np.allclose(cache.latents([row]), other.numpy(), atol=1e-3)
 
 
 @torch.no_grad()

@@ -107,4 +107,6 @@ def test_files_by_original_names_are_the_same_student(run):
         folder / "original_float32.safetensors", config=str(folder), subfolder="transformer", local_files_only=True
     )
     assert (velocity(whole) - velocity(network)).abs().max() < 1e-5
-    assert "`original_float32.safetensors`: the whole transformer in one file" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "`original_float32.safetensors`: the whole transformer in one file" in card
+    assert "No workflow for ComfyUI: ComfyUI has no VAE for this base's latents of 4 channels." in card

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.load import config_of
@@ -15,6 +17,7 @@ from ray_distill.config.measures import ALL
 from ray_distill.data.prepare import pipeline
 from ray_distill.evaluate.generate import NotFinite, _generate
 from ray_distill.export.teacher import compared_size, link_teacher
+from ray_distill.models.loading import load_transformer
 from ray_distill.train import launch, looks
 from ray_distill.train import preflight as module
 from ray_distill.train.cycles import Clock, Cycles, aside, compared
@@ -182,6 +185,17 @@ def test_the_teacher_is_linked_and_its_recipe_is_the_evaluations(tmp_path):
     assert (recipe["guidance_scale"], recipe["kind"], recipe["negative_prompt"]) == (4.0, "ode", "blurry")
     assert (folder / recipe["base"]).resolve() == DIGITS and (folder / "sample.py").is_file()
     assert compared_size(config.model.pipeline, (9, 24, 24)) == (9, 24, 24)
+
+
+def test_a_teacher_with_loras_is_written_with_them_merged(tmp_path):
+    file, layer = tmp_path / "style.safetensors", "blocks.0.attn1.to_q"
+    width = load_transformer("wan", DIGITS).get_submodule(layer).in_features
+    a, b = torch.randn(2, width), torch.randn(width, 2)
+    save_file({f"transformer.{layer}.lora_A.weight": a, f"transformer.{layer}.lora_B.weight": b}, file)
+    config = run_config(tmp_path, model__path=str(DIGITS), model__loras=[{"path": str(file), "weight": 0.5}])
+    folder = link_teacher(config, tmp_path / "linked", (9, 24, 24))
+    whole, published = (load_transformer("wan", each).get_submodule(layer).weight for each in (folder, DIGITS))
+    assert torch.allclose(whole, published + 0.5 * b @ a, atol=1e-6)
 
 
 # A whole preflight, its Ray left out
