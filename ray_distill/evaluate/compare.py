@@ -20,7 +20,7 @@ from ray_distill.config.measures import LEAST, ratio_name
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate import distances as sets
-from ray_distill.evaluate.generate import Generator, write_videos
+from ray_distill.evaluate.generate import Generator
 from ray_distill.evaluate.metrics import (
     Ratio,
     by_prompt,
@@ -34,6 +34,7 @@ from ray_distill.evaluate.metrics import (
 from ray_distill.evaluate.names import BASELINE, COMPARED
 from ray_distill.evaluate.report import contact_sheet, misses
 from ray_distill.evaluate.samples import Candidate, Samples
+from ray_distill.evaluate.videos import write_videos
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)

@@ -5,109 +5,36 @@ Each Ray task ``generate`` samples one sampler with one seed, so that all CPUs o
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ray_distill import sealed
-from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
 from ray_distill.config.measures import MeasureName
 from ray_distill.data.read.track import Track
-from ray_distill.data.read.transform import to_frames
-from ray_distill.data.read.video import write_clip
 from ray_distill.data.store.cache import Cache
-from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.evaluate.captions import spread
+from ray_distill.evaluate.latents import check_finite, denoiser, frames_of, make_latents
 from ray_distill.evaluate.metrics import Metric, diversity, measures
 from ray_distill.evaluate.metrics.consistency import network_measures
 from ray_distill.evaluate.metrics.flow import farneback
 from ray_distill.evaluate.metrics.raft import load_raft
-from ray_distill.evaluate.names import PROMPTS
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name
-from ray_distill.jsonl import write_document
-from ray_distill.models import family
-from ray_distill.models.codec import Codec, load_codec
+from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import collate, from_bytes, unconditional
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.packed import picture, sound, tensor_shape
 from ray_distill.models.spec import Fields, Row, of_captions
-from ray_distill.rng import StatelessRng
 from ray_distill.sealed import Damaged
-from ray_distill.types import Cond, Denoiser, Sampler
-
-
-@lru_cache(maxsize=1)
-def _networks(key: str, roles: tuple[str, ...], checkpoint: Path | None, averaged: bool) -> dict[str, nn.Module]:
-    config = RunConfig.model_validate_json(key)
-    return {role: load_network(config, role, checkpoint, averaged, dtype_of(config, role)) for role in roles}
-
-
-def dtype_of(config: RunConfig, role: str) -> torch.dtype:
-    """The dtype in which ``role`` computes, in training and in samples."""
-    dtype: torch.dtype = getattr(torch, config.role(role).dtype)
-    return dtype
-
-
-def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
-    """The denoiser of ``candidate``: one network, or the two experts of its recipe."""
-    modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged)
-    networks = {
-        role: family(config.model.family).denoiser(module.to(device), dtype_of(config, role))
-        for role, module in modules.items()
-    }
-    experts = candidate.sampler.experts
-    return by_level(experts, networks) if experts else networks[candidate.role]
-
-
-def make_latents(
-    denoise: Any,
-    sampler: Sampler,
-    cond: Cond,
-    uncond: Cond,
-    first: int,
-    seed: int,
-    shape: Any,
-) -> Tensor:
-    """Latents [B, C, T, H, W] of the samples first, first + 1, ...: noise depends on (seed, sample), not on the
-    batch."""
-    field = next(iter(cond.values()))
-    ids = torch.arange(first, first + len(field), device=field.device)
-    rng = StatelessRng(seed)
-    x_T = rng.noise("sample/start", ids, shape)
-    return sample(denoise, sampler, x_T, cond, uncond, noise=lambda i: rng.noise(f"sample/step{i}", ids, shape))
-
-
-class NotFinite(RuntimeError):
-    """Error for samples with NaN or infinities, which would give black videos and spoil every distance."""
-
-
-def frames_of(codec: Codec, latents: Tensor, of: str, first: int = 0) -> np.ndarray:
-    """Decode latents [B, C, t, h, w] to uint8 [B, T, H, W, 3]; NotFinite names the samples of ``of``, counted from
-    ``first``, with latents or pixels that are not finite."""
-    check_finite(latents, f"latents of {of}", first)
-    pixels = codec.decode(latents)
-    check_finite(pixels, f"decoded pixels of {of}", first)
-    return to_frames(pixels)
-
-
-def check_finite(samples: Tensor, what: str, first: int) -> None:
-    bad = [first + i for i, sample in enumerate(samples) if not torch.isfinite(sample).all()]
-    if bad:
-        raise NotFinite(
-            f"{len(bad)} of {len(samples)} samples are not finite (the first is number {bad[0]}): {what}. Weights or "
-            "activations have overflowed; take an earlier checkpoint, or lower the learning rate or the guidance"
-        )
 
 
 def generate(
@@ -210,30 +137,6 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
     features = np.stack([row["features"] for row in rows])
     sealed.write_tensors(path, {"features": features})
     return torch.from_numpy(features)
-
-
-def write_videos(folder: Path, samples: Samples, prompts: Sequence[str], fps: float) -> None:
-    """Write the videos of ``samples`` with their sound, one mp4 for each prompt, named after it, and ``prompts.json``,
-    which has the prompt of each file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names: dict[str, str] = {}
-    for number, (prompt, video) in enumerate(zip(prompts, samples.videos, strict=False)):
-        name = f"{number:02d}_{plain_name(prompt)}.mp4"
-        names[name] = prompt
-        track = samples.tracks[number] if samples.tracks else None
-        write_clip(folder / name, enlarge(video), fps, sound=track)
-    write_document(folder / PROMPTS, names)
-
-
-def plain_name(prompt: str) -> str:
-    """``prompt`` as a part of a file's name, since a caption may have any character."""
-    return re.sub(r"[^\w-]+", "_", prompt)[:60]
-
-
-def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
-    """Magnify [T, H, W, 3] by a whole factor to at least ``least`` rows, since players blur tiny videos."""
-    factor = max(1, -(-least // video.shape[1]))
-    return video.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list[Row]]:

@@ -17,7 +17,8 @@ from ray_distill.data.store.cache import KINDS
 from ray_distill.data.store.parquet import address
 from ray_distill.data.store.tables import rows_of, table_of
 from ray_distill.errors import ConfigError
-from ray_distill.evaluate.generate import _captions, make_latents
+from ray_distill.evaluate.generate import _captions
+from ray_distill.evaluate.latents import make_latents
 from ray_distill.models import FAMILIES
 from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.pipeline import Pipeline

@@ -13,7 +13,8 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.load import config_of
 from ray_distill.config.measures import ALL
 from ray_distill.data.prepare import pipeline
-from ray_distill.evaluate.generate import NotFinite, _generate
+from ray_distill.evaluate.generate import _generate
+from ray_distill.evaluate.latents import NotFinite
 from ray_distill.export.teacher import compared_size, link_teacher
 from ray_distill.train import launch, looks
 from ray_distill.train import preflight as module
