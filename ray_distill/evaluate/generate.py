@@ -5,6 +5,8 @@ Each Ray task ``generate`` samples one sampler with one seed, so that all CPUs o
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +24,7 @@ from ray_distill.config.measures import MeasureName
 from ray_distill.data.read.track import Track
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.captions import spread
-from ray_distill.evaluate.latents import check_finite, denoiser, frames_of, make_latents
+from ray_distill.evaluate.latents import check_finite, frames_of, sample_batches
 from ray_distill.evaluate.metrics import Metric, diversity, measures
 from ray_distill.evaluate.metrics.consistency import network_measures
 from ray_distill.evaluate.metrics.flow import farneback
@@ -30,9 +32,9 @@ from ray_distill.evaluate.metrics.raft import load_raft
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name
 from ray_distill.models.codec import load_codec
-from ray_distill.models.conditions import collate, from_bytes, unconditional
+from ray_distill.models.conditions import from_bytes
 from ray_distill.models.hashing import folder_hash
-from ray_distill.models.packed import picture, sound, tensor_shape
+from ray_distill.models.packed import picture, sound
 from ray_distill.models.spec import Fields, Row, of_captions
 from ray_distill.sealed import Damaged
 
@@ -71,19 +73,14 @@ def _generate(
     names: Sequence[MeasureName] | None,
 ) -> Samples:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    denoise = denoiser(config, candidate, device)
     codec = load_codec(config.model.path / "vae").to(device)
-    shape, fields = codec.latent_shape(*config.shown_size), config.model.encoders.fields
+    shape = codec.latent_shape(*config.shown_size)
     of = config.model.pipeline.of.sound
     decoder = of and of.decoder(config.model.path).to(device)
     pixels, began = [], time.perf_counter()
     tracks: list[Track] = []
-    for first in range(0, len(prompts), config.evaluate.batch):
-        some = collate(rows[first : first + config.evaluate.batch], fields, shape)
-        cond = {name: value.to(device) for name, value in some.items()}
-        null = unconditional(negative, cond, fields)
-        latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, tensor_shape(shape))
-        check_finite(latents, f"latents of {candidate}, seed {seed}", first)
+    for number, (latents,) in enumerate(sample_batches(config, [candidate], rows, negative, seed, shape, device)):
+        first = number * config.evaluate.batch
         pixels.append(frames_of(codec, picture(latents, shape), f"{candidate}, seed {seed}", first))
         if decoder and (kept := latents[: max(0, config.evaluate.pictures - first)]).numel():
             tracks += [Track(samples, decoder.rate) for samples in decoder.decode(sound(kept, shape)).cpu().numpy()]
@@ -98,6 +95,48 @@ def _generate(
     check_finite(features, f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", 0)
     accuracy, varied = metric.accuracy(videos, prompts, features), diversity(features, prompts)
     return Samples(features, accuracy, varied, seconds, pictures, measured, whole, tuple(tracks))
+
+
+def generate_features(
+    config: RunConfig,
+    candidates: Sequence[Candidate],
+    prompts: Sequence[str],
+    rows: Sequence[Row],
+    negative: Row,
+    seed: int,
+    keep: Path,
+    videos: range,
+) -> Tensor:
+    """The metric's features [candidates, videos, D] of some ``videos`` of each of ``candidates``, by their numbers
+    among ``prompts``. The candidates are samplers of the same networks."""
+    part = slice(videos.start, videos.stop)
+    names = [kept_name(config, candidate, prompts[part], seed) for candidate in candidates]
+    digest = hashlib.sha256(json.dumps([names, videos.start]).encode()).hexdigest()
+    path = None if None in names else keep / f"grid-{digest[:32]}.safetensors"
+    if path is not None:
+        with suppress(FileNotFoundError, Damaged):  # not sampled yet, or to be sampled again
+            return torch.from_numpy(sealed.read_tensors(path)[0]["features"])
+    features = _generate_features(config, candidates, rows[part], negative, seed, videos.start)
+    if path is not None:
+        sealed.write_tensors(path, {"features": features.numpy()})
+    return features
+
+
+@torch.no_grad()
+def _generate_features(
+    config: RunConfig, candidates: Sequence[Candidate], rows: Sequence[Row], negative: Row, seed: int, first: int
+) -> Tensor:
+    assert config.evaluate.metric is not None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    codec, metric = load_codec(config.model.path / "vae").to(device), Metric.load(config.evaluate.metric)
+    shape = codec.latent_shape(*config.shown_size)
+    features: list[list[Tensor]] = [[] for _ in candidates]
+    for number, batch in enumerate(sample_batches(config, candidates, rows, negative, seed, shape, device, first)):
+        for candidate, latents, own in zip(candidates, batch, features, strict=True):
+            at = first + number * config.evaluate.batch
+            own.append(metric.features(frames_of(codec, picture(latents, shape), f"{candidate}, seed {seed}", at)))
+            check_finite(own[-1], f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", at)
+    return torch.stack([torch.cat(own) for own in features])
 
 
 def _measure(
@@ -167,7 +206,7 @@ class Generator:
             count = settings.videos if settings.metric else settings.pictures
             self.prompts, rows = _captions(cache, fields, count)
         self.real = real_features(config, cache) if settings.metric else None
-        self._config, self._keep = config, cache.folder
+        self._config, self._keep, self.timeout_s = config, cache.folder, config.train.timeout_s
         self._rows: Any = ray.put(rows)
         self._negative: Any = ray.put(
             from_bytes(cache.prompt("negative", fields), of_captions(fields), cache.latent_shape)
@@ -186,3 +225,16 @@ class Generator:
             self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep, names
         )
         return ref
+
+    def start_features(self, candidates: Sequence[Candidate], seed: int, videos: range) -> list[ray.ObjectRef[Tensor]]:
+        """Start tasks that sample some ``videos`` of each of ``candidates``, samplers of the same networks. Results are
+        the metric's features [candidates, some of the videos, D], in the order of the videos."""
+        gpus, batch = (1 if self._config.train.use_gpu else 0), self._config.evaluate.batch
+        batches = -(-len(videos) // batch)
+        # A task per CPU or GPU, since each loads the networks, and none twice as long as one of `start`.
+        slots = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))
+        tasks = min(batches, max(slots, len(videos) * len(candidates) // len(self.prompts)))
+        each = batch * -(-batches // tasks)
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate_features)
+        fixed = self._config, candidates, self.prompts, self._rows, self._negative, seed, self._keep
+        return [task.remote(*fixed, videos[at : at + each]) for at in range(0, len(videos), each)]
