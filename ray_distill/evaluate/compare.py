@@ -21,6 +21,7 @@ from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate import distances as sets
 from ray_distill.evaluate.generate import Generator
 from ray_distill.evaluate.guided import best_guided
+from ray_distill.evaluate.kept import to_keep
 from ray_distill.evaluate.metrics import (
     Ratio,
     by_prompt,
@@ -103,8 +104,14 @@ def evaluate(
     real = generator.real
     guided = best_guided(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
     compared = candidates(config, checkpoint, guided)
+    kept, line = to_keep(config, compared, RATED, len(generator.prompts))
+    if line is not None:
+        say(line)
     pending = {
-        name: [generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0]) for seed in settings.seeds]
+        name: [
+            generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0], keep=(name, seed) in kept)
+            for seed in settings.seeds
+        ]
         for name, c in compared.items()
     }
     report: dict[str, Any] = {}

@@ -24,18 +24,19 @@ from ray_distill.config.measures import MeasureName
 from ray_distill.data.read.track import Track
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.captions import spread
+from ray_distill.evaluate.kept import LatentCache, latent_cache
 from ray_distill.evaluate.latents import check_finite, frames_of, sample_batches
 from ray_distill.evaluate.metrics import Metric, diversity, measures
 from ray_distill.evaluate.metrics.consistency import network_measures
 from ray_distill.evaluate.metrics.flow import farneback
 from ray_distill.evaluate.metrics.raft import load_raft
 from ray_distill.evaluate.prompts import encode_prompts
-from ray_distill.evaluate.samples import Candidate, Samples, kept_name
+from ray_distill.evaluate.samples import Candidate, Samples, kept_name, latents_name
 from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import from_bytes
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.packed import picture, sound
-from ray_distill.models.spec import Fields, Row, of_captions
+from ray_distill.models.spec import Fields, Latent, Row, of_captions
 from ray_distill.sealed import Damaged
 
 
@@ -48,15 +49,16 @@ def generate(
     seed: int,
     keep: Path,
     names: Sequence[MeasureName] | None = None,
+    latents: LatentCache | None = None,
 ) -> Samples:
     """Sample one video for each prompt in batches, and measure them by ``names`` and evaluate.networks; with None by
     evaluate.metric alone. ``rows`` hold the conditioning of each, ``negative`` the negative prompt's captions. The
-    folder ``keep`` stores results of networks that no training changes."""
+    folder ``keep`` stores results of networks that no training changes, and ``latents`` those of any network."""
     name = kept_name(config, candidate, prompts, seed, names)
     if name is not None:
         with suppress(FileNotFoundError, Damaged):  # not sampled yet, or to be sampled again
             return Samples.load(keep / name)
-    samples = _generate(config, candidate, prompts, rows, negative, seed, names)
+    samples = _generate(config, candidate, prompts, rows, negative, seed, names, latents)
     if name is not None:
         samples.save(keep / name)
     return samples
@@ -71,30 +73,48 @@ def _generate(
     negative: Row,
     seed: int,
     names: Sequence[MeasureName] | None,
+    cache: LatentCache | None = None,
 ) -> Samples:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
     shape = codec.latent_shape(*config.shown_size)
-    of = config.model.pipeline.of.sound
-    decoder = of and of.decoder(config.model.path).to(device)
+    name = None if cache is None else latents_name(config, candidate, prompts, seed)
+    kept = None if cache is None or name is None else cache.load(name)
+    if kept is None:
+        began = time.perf_counter()
+        batches = sample_batches(config, [candidate], rows, negative, seed, shape, device)
+        latents = torch.cat([batch.cpu() for (batch,) in batches])
+        sampling = (time.perf_counter() - began) / len(prompts)
+        if cache is not None and name is not None:
+            cache.save(name, latents, sampling)
+    else:
+        latents, sampling = kept
     pixels, began = [], time.perf_counter()
-    tracks: list[Track] = []
-    for number, (latents,) in enumerate(sample_batches(config, [candidate], rows, negative, seed, shape, device)):
+    for number, batch in enumerate(latents.split(config.evaluate.batch)):
         first = number * config.evaluate.batch
-        pixels.append(frames_of(codec, picture(latents, shape), f"{candidate}, seed {seed}", first))
-        if decoder and (kept := latents[: max(0, config.evaluate.pictures - first)]).numel():
-            tracks += [Track(samples, decoder.rate) for samples in decoder.decode(sound(kept, shape)).cpu().numpy()]
-    seconds = (time.perf_counter() - began) / len(prompts)
+        pixels.append(frames_of(codec, picture(batch.to(device), shape), f"{candidate}, seed {seed}", first))
+    tracks = _sound(config, latents[: config.evaluate.pictures], shape, device)
+    seconds = sampling + (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
     pictures = videos[: config.evaluate.pictures]
     measured, whole = _measure(config, videos, prompts, names, device)
     if config.evaluate.metric is None:
-        return Samples(None, None, None, seconds, pictures, measured, whole, tuple(tracks))
+        return Samples(None, None, None, seconds, pictures, measured, whole, tracks)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
     check_finite(features, f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", 0)
     accuracy, varied = metric.accuracy(videos, prompts, features), diversity(features, prompts)
-    return Samples(features, accuracy, varied, seconds, pictures, measured, whole, tuple(tracks))
+    return Samples(features, accuracy, varied, seconds, pictures, measured, whole, tracks)
+
+
+def _sound(config: RunConfig, latents: Tensor, shape: Latent, device: torch.device) -> tuple[Track, ...]:
+    """The sound of ``latents``; empty where clips have none."""
+    of = config.model.pipeline.of.sound
+    if of is None:
+        return ()
+    decoder = of.decoder(config.model.path).to(device)
+    samples = [decoder.decode(sound(part.to(device), shape)).cpu() for part in latents.split(config.evaluate.batch)]
+    return tuple(Track(each, decoder.rate) for each in torch.cat(samples).numpy())
 
 
 def generate_features(
@@ -213,16 +233,18 @@ class Generator:
         )
 
     def start(
-        self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True
+        self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True, keep: bool = False
     ) -> ray.ObjectRef[Samples]:
         """Start a task that samples every prompt once, on its own GPU if the training uses GPUs. With ``measured`` the
-        task also measures the videos by ``evaluate.metrics`` and ``evaluate.networks``."""
+        task also measures the videos by ``evaluate.metrics`` and ``evaluate.networks``, with ``keep`` it takes latents
+        that are kept, and keeps its own."""
         names = self._config.evaluate.metrics if measured else None
+        latents = latent_cache(self._config, self._keep) if keep else None
         gpus = 1 if self._config.train.use_gpu else 0
         # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
         task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
         ref: ray.ObjectRef[Samples] = task.remote(
-            self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep, names
+            self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep, names, latents
         )
         return ref
 
