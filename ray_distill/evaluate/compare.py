@@ -32,6 +32,7 @@ from ray_distill.evaluate.metrics import (
     paired_difference,
     paired_ratio,
 )
+from ray_distill.evaluate.metrics.networks import cut_prompts
 from ray_distill.evaluate.names import BASELINE, COMPARED
 from ray_distill.evaluate.report import contact_sheet, misses
 from ray_distill.evaluate.samples import Candidate, Samples
@@ -134,6 +135,11 @@ def evaluate(
         report |= against_teacher(*of_both) | sets.against_teacher(*of_both)
         if line := sets.small(report.get("distances", {}), report.get("teacher_distances", {})):
             say(line)
+    if text := settings.networks.text:
+        distinct = sorted(set(generator.prompts))
+        report["text_prompts_cut"] = cut = cut_prompts(text, distinct)
+        if cut:
+            say(f"text_agreement: CLIP reads only the first tokens of {cut} of {len(distinct)} prompts; shorten them")
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
     return report | {"missed": misses(report, settings.goals)}
 

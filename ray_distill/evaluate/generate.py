@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ray_distill import sealed
 from ray_distill.config import RunConfig
-from ray_distill.config.measures import MeasureName
+from ray_distill.config.measures import FIRST_FRAME, MeasureName
 from ray_distill.data.read.track import Track
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.captions import spread
@@ -29,7 +29,9 @@ from ray_distill.evaluate.latents import check_finite, frames_of, sample_batches
 from ray_distill.evaluate.metrics import Metric, diversity, measures
 from ray_distill.evaluate.metrics.consistency import network_measures
 from ray_distill.evaluate.metrics.flow import farneback
+from ray_distill.evaluate.metrics.picture import first_frame_error
 from ray_distill.evaluate.metrics.raft import load_raft
+from ray_distill.evaluate.pictures import Pictures, of_prompts, of_rows
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name, latents_name
 from ray_distill.models.codec import load_codec
@@ -50,15 +52,17 @@ def generate(
     keep: Path,
     names: Sequence[MeasureName] | None = None,
     latents: LatentCache | None = None,
+    pictures: Pictures | None = None,
 ) -> Samples:
     """Sample one video for each prompt in batches, and measure them by ``names`` and evaluate.networks; with None by
     evaluate.metric alone. ``rows`` hold the conditioning of each, ``negative`` the negative prompt's captions. The
-    folder ``keep`` stores results of networks that no training changes, and ``latents`` those of any network."""
-    name = kept_name(config, candidate, prompts, seed, names)
+    folder ``keep`` stores results of networks that no training changes, and ``latents`` those of any network.
+    Videos begin from ``pictures``, one for each prompt, where they do so."""
+    name = kept_name(config, candidate, prompts, seed, names, pictured=pictures is not None)
     if name is not None:
         with suppress(FileNotFoundError, Damaged):  # not sampled yet, or to be sampled again
             return Samples.load(keep / name)
-    samples = _generate(config, candidate, prompts, rows, negative, seed, names, latents)
+    samples = _generate(config, candidate, prompts, rows, negative, seed, names, latents, pictures)
     if name is not None:
         samples.save(keep / name)
     return samples
@@ -74,6 +78,7 @@ def _generate(
     seed: int,
     names: Sequence[MeasureName] | None,
     cache: LatentCache | None = None,
+    given: Pictures | None = None,
 ) -> Samples:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
@@ -98,6 +103,8 @@ def _generate(
     videos = np.concatenate(pixels)
     pictures = videos[: config.evaluate.pictures]
     measured, whole = _measure(config, videos, prompts, names, device)
+    if names is not None and given is not None:
+        measured[FIRST_FRAME] = first_frame_error(videos, given)
     if config.evaluate.metric is None:
         return Samples(None, None, None, seconds, pictures, measured, whole, tracks)
     metric = Metric.load(config.evaluate.metric)
@@ -198,15 +205,15 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
     return torch.from_numpy(features)
 
 
-def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list[Row]]:
-    """``count`` captions of the data, each with the conditioning of its first row."""
+def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list[Row], list[int]]:
+    """``count`` captions of the data, each with the conditioning and the number of its first row."""
     rows = cache.by_caption()
     prompts = spread(sorted(rows), count)
     distinct = sorted(set(prompts))
     numbers = [rows[caption] for caption in distinct]
     stored = zip(cache.conditions(numbers, fields), cache.shapes(numbers), strict=True)
     rows_by_number = dict(zip(distinct, (from_bytes(row, fields, shape) for row, shape in stored), strict=True))
-    return prompts, [rows_by_number[prompt] for prompt in prompts]
+    return prompts, [rows_by_number[prompt] for prompt in prompts], [rows[prompt] for prompt in prompts]
 
 
 class Generator:
@@ -222,12 +229,16 @@ class Generator:
             prompts = list(settings.prompts.values())
             chosen = [i % len(prompts) for i in range(settings.videos if settings.metric else len(prompts))]
             self.prompts, rows = [prompts[i] for i in chosen], [encoded[i] for i in chosen]
+            names = list(settings.prompts)
+            pictures = of_prompts(config, [names[i] for i in chosen])
         else:
             count = settings.videos if settings.metric else settings.pictures
-            self.prompts, rows = _captions(cache, fields, count)
+            self.prompts, rows, numbers = _captions(cache, fields, count)
+            pictures = of_rows(config, cache, numbers)
         self.real = real_features(config, cache) if settings.metric else None
         self._config, self._keep, self.timeout_s = config, cache.folder, config.train.timeout_s
         self._rows: Any = ray.put(rows)
+        self._pictures: Any = ray.put(pictures)
         self._negative: Any = ray.put(
             from_bytes(cache.prompt("negative", fields), of_captions(fields), cache.latent_shape)
         )
@@ -243,9 +254,8 @@ class Generator:
         gpus = 1 if self._config.train.use_gpu else 0
         # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
         task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
-        ref: ray.ObjectRef[Samples] = task.remote(
-            self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep, names, latents
-        )
+        drawn = self._config, candidate, self.prompts, self._rows, self._negative, seed
+        ref: ray.ObjectRef[Samples] = task.remote(*drawn, self._keep, names, latents, self._pictures)
         return ref
 
     def start_features(self, candidates: Sequence[Candidate], seed: int, videos: range) -> list[ray.ObjectRef[Tensor]]:

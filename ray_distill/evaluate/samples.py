@@ -107,10 +107,16 @@ def latents_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str]
 
 
 def kept_name(
-    config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int, names: Sequence[str] | None = None
+    config: RunConfig,
+    candidate: Candidate,
+    prompts: Sequence[str],
+    seed: int,
+    names: Sequence[str] | None = None,
+    pictured: bool = False,
 ) -> str | None:
     """File name for samples of a candidate that no training changes, from all values that its videos and their measures
-    ``names`` depend on; None for other candidates. As for :func:`latents_name` the file stands beside the cache."""
+    ``names`` depend on, ``pictured`` where a measure compares them with pictures; None for other candidates. As for
+    :func:`latents_name` the file stands beside the cache."""
     settings = config.evaluate
     if candidate.checkpoint is not None or any(config.role(role).init == "random" for role in candidate.roles):
         return None
@@ -120,6 +126,8 @@ def kept_name(
     }
     if names is not None and (judges := settings.networks.folders):
         depends["networks"] = {key: folder_hash(folder) for key, folder in judges.items()}
+    if names is not None and pictured:
+        depends["measured_by_picture"] = True
     return f"made-{_digest(depends)}.safetensors"
 
 

@@ -116,7 +116,8 @@ def test_prompts_alone_are_refused(folder, toy):
 def test_a_teacher_and_the_evaluation_see_it(folder, toy):
     """The toy's x_0 is a number of the text plus ``first``: one Euler step ends on it, guided in the text alone."""
     cache, _ = make(source(folder, negative_prompt="bad"), toy)
-    prompts, rows = _captions(cache, toy.fields, 3)
+    prompts, rows, numbers = _captions(cache, toy.fields, 3)
+    assert [cache.index["caption"][number].as_py() for number in numbers] == prompts
     assert set(prompts) <= {"a", "b", "c", "d"} and rows[0].keys() == {"text", "first"}
     cond = collate(rows, toy.fields)
     (negative,) = ({"text": row["text"].bfloat16()} for row in Characters(toy).encode(["bad"]))
