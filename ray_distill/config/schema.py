@@ -176,7 +176,7 @@ class RunConfig(Section):
 
     @property
     def begins_from_picture(self) -> bool:
-        """Whether videos begin from a picture."""
+        """True if videos begin from a picture."""
         return bool(of_clips(self.model.encoders.fields))
 
     @property
