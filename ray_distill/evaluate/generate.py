@@ -78,7 +78,7 @@ def _generate(
     seed: int,
     names: Sequence[MeasureName] | None,
     cache: LatentCache | None = None,
-    given: Pictures | None = None,
+    pictures: Pictures | None = None,
 ) -> Samples:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
@@ -101,17 +101,17 @@ def _generate(
     tracks = _sound(config, latents[: config.evaluate.pictures], shape, device)
     seconds = sampling + (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
-    pictures = videos[: config.evaluate.pictures]
+    shown = videos[: config.evaluate.pictures]
     measured, whole = _measure(config, videos, prompts, names, device)
-    if names is not None and given is not None:
-        measured[FIRST_FRAME] = first_frame_error(videos, given)
+    if names is not None and pictures is not None:
+        measured[FIRST_FRAME] = first_frame_error(videos, pictures)
     if config.evaluate.metric is None:
-        return Samples(None, None, None, seconds, pictures, measured, whole, tracks)
+        return Samples(None, None, None, seconds, shown, measured, whole, tracks)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
     check_finite(features, f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", 0)
     accuracy, varied = metric.accuracy(videos, prompts, features), diversity(features, prompts)
-    return Samples(features, accuracy, varied, seconds, pictures, measured, whole, tracks)
+    return Samples(features, accuracy, varied, seconds, shown, measured, whole, tracks)
 
 
 def _sound(config: RunConfig, latents: Tensor, shape: Latent, device: torch.device) -> tuple[Track, ...]:
