@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from ray_distill.evaluate.metrics import (
 )
 from ray_distill.evaluate.metrics.networks import cut_prompts
 from ray_distill.evaluate.names import BASELINE, COMPARED
-from ray_distill.evaluate.report import ROWS, contact_sheet, misses
+from ray_distill.evaluate.report import contact_sheet, misses
 from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.evaluate.videos import write_videos
 from ray_distill.evaluate.waiting import wait_for
@@ -102,18 +102,28 @@ def evaluate(
     """
     settings = config.evaluate
     generator = Generator(config, cache)
-    real, guided = generator.real, None
+    real = generator.real
+    guided = best_guided(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
+    compared = candidates(config, checkpoint, guided)
+    kept, line = to_keep(config, compared, RATED, len(generator.prompts))
+    if line is not None:
+        say(line)
+    pending = {
+        name: [
+            generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0], keep=(name, seed) in kept)
+            for seed in settings.seeds
+        ]
+        for name, c in compared.items()
+    }
     report: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
     sampled: dict[str, list[Samples]] = {}
-    with generator.on_workers(len(ROWS) * len(settings.seeds)):
-        if real is not None and TEACHER in config.method.roles:
-            guided = best_guided(config, generator, real, say)
-        compared = candidates(config, checkpoint, guided)
-        for name, samples in _sample(config, generator, compared, say):
-            sampled[name], sampler = samples, compared[name].sampler
-            report[name] = summary(samples, real, sampler, generator.prompts)
-            columns[f"{name.replace('_', ' ')} ({sampler.nfe} nfe)"] = samples[0].videos
+    videos_each = len(generator.prompts)
+    with bar("   videos", videos_each * len(compared) * len(settings.seeds)) as shown:
+        for name, candidate in compared.items():
+            sampled[name] = samples = wait_for(pending.pop(name), config.train.timeout_s, shown, videos_each)
+            report[name] = summary(samples, real, candidate.sampler, generator.prompts)
+            columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = samples[0].videos
             say(f"{name}: {report[name]}")
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
     for name, samples in sampled.items():
@@ -132,27 +142,6 @@ def evaluate(
             say(f"text_agreement: CLIP reads only the first tokens of {cut} of {len(distinct)} prompts; shorten them")
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
     return report | {"missed": misses(report, settings.goals)}
-
-
-def _sample(
-    config: RunConfig, generator: Generator, compared: Mapping[str, Candidate], say: Callable[[str], None]
-) -> Iterator[tuple[str, list[Samples]]]:
-    """Sample all of ``compared`` with all seeds; yields (name, samples by seed) in order."""
-    settings = config.evaluate
-    kept, line = to_keep(config, compared, RATED, len(generator.prompts))
-    if line is not None:
-        say(line)
-    pending = {
-        name: [
-            generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0], keep=(name, seed) in kept)
-            for seed in settings.seeds
-        ]
-        for name, c in compared.items()
-    }
-    videos_each = len(generator.prompts)
-    with bar("   videos", videos_each * len(compared) * len(settings.seeds)) as shown:
-        for name in compared:
-            yield name, wait_for(pending.pop(name), config.train.timeout_s, shown, videos_each)
 
 
 def video_diversity(seeds: Sequence[Samples], prompts: Sequence[str]) -> dict[str, float]:

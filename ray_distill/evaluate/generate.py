@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from ray_distill.evaluate.metrics.raft import load_raft
 from ray_distill.evaluate.pictures import Pictures, of_prompts, of_rows
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name, latents_name
-from ray_distill.evaluate.workers import Workers, gpu_workers
 from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import from_bytes
 from ray_distill.models.hashing import folder_hash
@@ -237,7 +236,6 @@ class Generator:
             self.prompts, rows, numbers = _captions(cache, fields, count)
             pictures = of_rows(config, cache, numbers)
         self.real = real_features(config, cache) if settings.metric else None
-        self._workers: Workers | None = None
         self._config, self._keep, self.timeout_s = config, cache.folder, config.train.timeout_s
         self._rows: Any = ray.put(rows)
         self._pictures: Any = ray.put(pictures)
@@ -253,42 +251,22 @@ class Generator:
         that are kept, and keeps its own."""
         names = self._config.evaluate.metrics if measured else None
         latents = latent_cache(self._config, self._keep) if keep else None
+        gpus = 1 if self._config.train.use_gpu else 0
+        # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
+        task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
         drawn = self._config, candidate, self.prompts, self._rows, self._negative, seed
-        arguments = *drawn, self._keep, names, latents, self._pictures
-        ref: ray.ObjectRef[Samples] = self._start(num_cpus, candidate.sampler.nfe, generate, *arguments)
+        ref: ray.ObjectRef[Samples] = task.remote(*drawn, self._keep, names, latents, self._pictures)
         return ref
 
     def start_features(self, candidates: Sequence[Candidate], seed: int, videos: range) -> list[ray.ObjectRef[Tensor]]:
         """Start tasks that sample some ``videos`` of each of ``candidates``, samplers of the same networks. Results are
         the metric's features [candidates, some of the videos, D], in the order of the videos."""
-        gpus, batch = self._config.train.use_gpu, self._config.evaluate.batch
+        gpus, batch = (1 if self._config.train.use_gpu else 0), self._config.evaluate.batch
         batches = -(-len(videos) // batch)
         # A task per CPU or GPU, since each loads the networks, and none twice as long as one of `start`.
         slots = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))
         tasks = min(batches, max(slots, len(videos) * len(candidates) // len(self.prompts)))
         each = batch * -(-batches // tasks)
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate_features)
         fixed = self._config, candidates, self.prompts, self._rows, self._negative, seed, self._keep
-        parts = [videos[at : at + each] for at in range(0, len(videos), each)]
-        nfe = sum(candidate.sampler.nfe for candidate in candidates)
-        return [self._start(1, nfe * len(part) / len(self.prompts), generate_features, *fixed, part) for part in parts]
-
-    @contextmanager
-    def on_workers(self, most: int) -> Iterator[None]:
-        """Run all calls that start within the block on at most ``most`` actors, if the training uses GPUs."""
-        if not self._config.train.use_gpu:
-            yield
-            return
-        with gpu_workers(most, self.timeout_s) as self._workers:
-            try:
-                yield
-            finally:
-                self._workers = None
-
-    def _start(self, num_cpus: float, cost: float, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Start ``call`` on an actor, else as a task, on its own GPU if the training uses GPUs."""
-        if self._workers is not None:
-            return self._workers.submit(cost, call, *arguments)
-        gpus = 1 if self._config.train.use_gpu else 0
-        # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
-        task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(call)
-        return task.remote(*arguments)
+        return [task.remote(*fixed, videos[at : at + each]) for at in range(0, len(videos), each)]

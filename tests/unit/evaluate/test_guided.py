@@ -120,7 +120,7 @@ def test_parts_are_as_many_as_the_cluster_runs_at_once(tmp_path, monkeypatch, sl
     monkeypatch.setattr(generate, "ray", ray)
     generator = object.__new__(generate.Generator)
     generator._config, generator.prompts = run_config(tmp_path), ["a"] * 400
-    generator._rows = generator._negative = generator._keep = generator._workers = None
+    generator._rows = generator._negative = generator._keep = None
     generator.start_features([Candidate("teacher", Sampler((1000.0,), "ode"))] * settings, 0, videos)
     assert [len(part) for part in started] == parts and [i for part in started for i in part] == list(videos)
     assert np.ptp([part.start % 50 for part in started]) == 0
