@@ -207,9 +207,11 @@ def tune(args: argparse.Namespace) -> None:
 
 
 def track(args: argparse.Namespace) -> int:
-    """``track sync RUN``: send MLflow the calls that it missed, from the run's folder."""
+    """``track sync RUN``: send MLflow the calls that it missed and VBench's new numbers, from the run's folder."""
     from ray_distill.config.load import ENVIRONMENT
+    from ray_distill.report.vbench import mark_sent, new_numbers
     from ray_distill.track.sync import sync
+    from ray_distill.train.driver.publish import report_so_far
     from ray_distill.train.driver.run_lock import claim
 
     folder: Path = args.config
@@ -219,7 +221,10 @@ def track(args: argparse.Namespace) -> int:
         raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
     uri = args.overrides[-1].partition("=")[2] if args.overrides else os.environ.get(f"{ENVIRONMENT}TRACK__URI")
     with claim(folder):
-        sent, left = sync(folder.absolute(), uri)
+        numbers = new_numbers(folder)
+        sent, left = sync(folder.absolute(), uri, numbers, int(report_so_far(folder).get("steps") or 0))
+        if numbers:
+            mark_sent(folder, numbers)
     print(f"{folder}: {sent} calls were sent to MLflow, {left} wait")
     return 1 if left else 0
 

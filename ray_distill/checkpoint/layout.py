@@ -38,6 +38,11 @@ def file_name(role: str, writer: int, part: int) -> str:
     return f"{role}-{writer:04d}-{part:03d}{TENSORS}"
 
 
+def role_of(name: str) -> str:
+    """The role in a :func:`file_name`."""
+    return name.rsplit("-", 2)[0]
+
+
 def fingerprint(path: Path) -> dict[str, int | str]:
     """Size in bytes and sha256 of a file."""
     with path.open("rb") as file:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from ray_distill.checkpoint.layout import MANIFEST, STATE, TENSORS, fingerprint, folders, step_of
+from ray_distill.checkpoint.layout import MANIFEST, STATE, TENSORS, fingerprint, folders, role_of, step_of
 from ray_distill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Checkpoint:
         # Only files in the manifest count: an attempt that died, with another world size, may have left other files
         # here.
         for name in sorted(name for name in self._manifest if name.endswith(TENSORS)):
-            path, role = self._file(name), name.rsplit("-", 2)[0]
+            path, role = self._file(name), role_of(name)
             try:
                 with safe_open(path, "pt") as file:
                     files |= {(role, name): path for name in file.keys()}  # noqa: SIM118 (not a mapping)

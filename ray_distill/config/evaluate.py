@@ -144,6 +144,9 @@ class Evaluate(Section):
     """Guidances among which the guided few-step teacher is chosen."""
     shift_grid: Annotated[tuple[Shift, ...], Field(min_length=1, max_length=100)] = (1.0, 3.0, 5.0)
     """Shifts among which the guided few-step teacher is chosen."""
+    keep_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 4.0
+    """Space, in GiB, for latents of evaluations beside the cache: a later evaluation of the same checkpoint by other
+    metrics samples nothing that is kept. 0 keeps none."""
     pictures: Annotated[int, Field(gt=0, le=10_000)] = 6
     """Number of prompts on the contact sheet, and of sample videos."""
     prompts: Annotated[dict[str, str], _or_file("evaluate.prompts", _prompts)] = Field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, get_args
 
 from pydantic import model_validator
@@ -38,9 +38,10 @@ LEAST: Mapping[str, float | None] = {
     "background_consistency": 0.01,
     "text_agreement": 0.01,
     "video_diversity": 0.001,
+    "first_frame_error": None,
 }
 """Largest mean of the teacher that makes a ratio meaningless. None marks a rate, a share of videos or pixels that may
-be 0 or 1: reports give its difference to the teacher's, not a ratio."""
+be 0 or 1, and an error that may be 0: reports give its difference to the teacher's, not a ratio."""
 
 
 DIVERSITY = "diversity"
@@ -56,6 +57,8 @@ OF_NETWORK: Mapping[str, str] = {
     FRECHET: "video",
 }
 """Numbers of samples that need a network of ``evaluate.networks``, each with the network's key."""
+FIRST_FRAME = "first_frame_error"
+"""The measure of videos that begin from a picture."""
 DISTANCES = (KID, FRECHET)
 """Those that compare the student's videos with the many-step teacher's as sets."""
 
@@ -66,17 +69,23 @@ def ratio_name(measure: str) -> str:
     return f"{measure}_difference" if LEAST.get(measure, 0.0) is None else f"{measure}_ratio"
 
 
-RATED = (*ALL, DIVERSITY, *(name for name in OF_NETWORK if name not in DISTANCES))
+RATED = (*ALL, DIVERSITY, FIRST_FRAME, *(name for name in OF_NETWORK if name not in DISTANCES))
 MEASURE_OF: Mapping[str, str] = {ratio_name(measure): measure for measure in RATED}
 """The compared measure, by the comparison's name."""
 
 
 def check_names(
-    names: Iterable[str], measured: Collection[str], metric: bool, teacher: bool, networks: Collection[str]
+    names: Iterable[str],
+    measured: Collection[str],
+    metric: bool,
+    teacher: bool,
+    networks: Collection[str],
+    pictures: Callable[[], bool] = lambda: True,
 ) -> None:
     """ValueError for the first of ``names`` that a validation does not measure, given ``measured`` (evaluate.metrics),
-    the keys of its ``networks``, and whether it has a ``metric`` and a ``teacher``."""
-    numbers = (*OF_METRIC, *ALL, *OF_NETWORK, *MEASURE_OF)
+    the keys of its ``networks``, whether it has a ``metric`` and a ``teacher``, and a function that tells whether
+    videos begin from ``pictures``: it reads the pipeline's folder, which most names do not need."""
+    numbers = (*OF_METRIC, *ALL, FIRST_FRAME, *OF_NETWORK, *MEASURE_OF)
     for name in names:
         if name not in numbers:
             raise ValueError(f"{name!r} is not a measure of samples; choose from {', '.join(numbers)}")
@@ -89,7 +98,10 @@ def check_names(
             raise ValueError(f"{name} compares with the teacher, and this method has no teacher; remove {name}")
         if measure in OF_METRIC and not metric:
             raise ValueError(f"{name} needs evaluate.metric; set it, or remove {name}")
-        if measure in OF_NETWORK:
+        if measure == FIRST_FRAME:
+            if not pictures():
+                raise ValueError(f"{name} needs videos that begin from a picture; remove {name}")
+        elif measure in OF_NETWORK:
             if OF_NETWORK[measure] not in networks:
                 raise ValueError(f"{name} needs evaluate.networks.{OF_NETWORK[measure]}; set it, or remove {name}")
         elif measure not in OF_METRIC and measure not in measured:

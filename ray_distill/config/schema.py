@@ -18,6 +18,7 @@ from ray_distill.data.source import Source
 from ray_distill.models.lora import LoRA
 from ray_distill.models.lora_files import LoRAFile
 from ray_distill.models.places import SECOND
+from ray_distill.models.spec import of_clips
 from ray_distill.secrets import mask_tree
 from ray_distill.settings import Folder, Name, Section, Seed
 from ray_distill.types import LOW, STUDENT, STUDENT_LOW, TEACHER, Average, Method, Role, Start
@@ -181,6 +182,11 @@ class RunConfig(Section):
         """(frames, height, width) of the evaluation's videos."""
         shown, data = self.evaluate, self.data
         return shown.frames or data.frames, shown.height or data.height, shown.width or data.width
+
+    @property
+    def begins_from_picture(self) -> bool:
+        """True if videos begin from a picture."""
+        return bool(of_clips(self.model.encoders.fields))
 
     @property
     def run_dir(self) -> Path:

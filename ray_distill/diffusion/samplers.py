@@ -108,6 +108,22 @@ def by_level(experts: Experts, networks: Networks) -> Denoiser:
     return see
 
 
+def shared_first(denoiser: Denoiser, timestep: float) -> Denoiser:
+    """``denoiser`` that evaluates the network once at ``timestep`` for each number of samples: samplers of one noise,
+    prompt and network that begin there make the same first call. For recipes without chunks, of which each begins there
+    anew."""
+    first: dict[int, Prediction] = {}
+
+    def see(x_t: Tensor, sigma: Tensor, cond: Cond, **causal: Any) -> Prediction:
+        if causal or bool((sigma != sigma.new_tensor(timestep / 1000)).any()):
+            return denoiser(x_t, sigma, cond, **causal)
+        if len(x_t) not in first:  # guidance makes it twice as large
+            first[len(x_t)] = denoiser(x_t, sigma, cond)
+        return first[len(x_t)]
+
+    return see
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,13 +13,15 @@ import ray
 import torch
 from torch import Tensor
 
-from ray_distill.bars import Bar, bar
+from ray_distill.bars import bar
 from ray_distill.config import RunConfig
 from ray_distill.config.measures import LEAST, ratio_name
 from ray_distill.data.store.cache import Cache
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.evaluate import distances as sets
-from ray_distill.evaluate.generate import Generator, write_videos
+from ray_distill.evaluate.generate import Generator
+from ray_distill.evaluate.guided import best_guided
+from ray_distill.evaluate.kept import to_keep
 from ray_distill.evaluate.metrics import (
     Ratio,
     by_prompt,
@@ -31,9 +32,12 @@ from ray_distill.evaluate.metrics import (
     paired_difference,
     paired_ratio,
 )
+from ray_distill.evaluate.metrics.networks import cut_prompts
 from ray_distill.evaluate.names import BASELINE, COMPARED
 from ray_distill.evaluate.report import contact_sheet, misses
 from ray_distill.evaluate.samples import Candidate, Samples
+from ray_distill.evaluate.videos import write_videos
+from ray_distill.evaluate.waiting import wait_for
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
 log = logging.getLogger(__name__)
@@ -101,10 +105,16 @@ def evaluate(
     settings = config.evaluate
     generator = Generator(config, cache)
     real = generator.real
-    guided = _tune(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
+    guided = best_guided(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
     compared = candidates(config, checkpoint, guided)
+    kept, line = to_keep(config, compared, RATED, len(generator.prompts))
+    if line is not None:
+        say(line)
     pending = {
-        name: [generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0]) for seed in settings.seeds]
+        name: [
+            generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0], keep=(name, seed) in kept)
+            for seed in settings.seeds
+        ]
         for name, c in compared.items()
     }
     report: dict[str, Any] = {}
@@ -127,43 +137,13 @@ def evaluate(
         report |= against_teacher(*of_both) | sets.against_teacher(*of_both)
         if line := sets.small(report.get("distances", {}), report.get("teacher_distances", {})):
             say(line)
+    if text := settings.networks.text:
+        distinct = sorted(set(generator.prompts))
+        report["text_prompts_cut"] = cut = cut_prompts(text, distinct)
+        if cut:
+            say(f"text_agreement: CLIP reads only the first tokens of {cut} of {len(distinct)} prompts; shorten them")
     report |= {"seeds": len(settings.seeds), "videos_per_seed": len(generator.prompts)}
     return report | {"missed": misses(report, settings.goals)}
-
-
-def wait_for(tasks: Sequence[Any], timeout_s: float, shown: Bar, each: int) -> list[Samples]:
-    """Results of ``tasks`` in order. The bar advances by ``each`` when a task ends, and its clock each second.
-
-    GetTimeoutError if no task ends within ``timeout_s``.
-    """
-    waiting, moved = list(tasks), time.monotonic()
-    while waiting and time.monotonic() - moved < timeout_s:
-        ended, waiting = ray.wait(waiting, timeout=1)
-        if ended:
-            moved = time.monotonic()
-            shown.update(each * len(ended))
-        shown.refresh()
-    results: list[Samples] = ray.get(list(tasks), timeout=0 if waiting else timeout_s)
-    return results
-
-
-def _tune(config: RunConfig, generator: Generator, real: Tensor, say: Callable[[str], None]) -> Sampler:
-    """The teacher at the student's steps, with the guidance and shift that score best on a separate seed."""
-    steps, audio = len(config.method.sampler().timesteps), config.evaluate.teacher_audio_guidance
-    experts = config.method.teachers
-    grid = [
-        Sampler(euler_timesteps(steps, shift), "ode", scale, experts=experts, audio_guidance_scale=audio)
-        for scale in config.evaluate.guidance_grid
-        for shift in config.evaluate.shift_grid
-    ]
-    refs = [generator.start(Candidate(TEACHER, sampler), config.evaluate.tune_seed, measured=False) for sampler in grid]
-    videos_each = len(generator.prompts)
-    with bar("   videos of the few-step teacher", videos_each * len(grid)) as shown:
-        samples = wait_for(refs, config.train.timeout_s, shown, videos_each)
-    scores = [frechet_distance(m.features, real) for m in samples if m.features is not None]
-    best = int(np.argmin(scores))
-    say(f"few-step teacher: guidance {grid[best].guidance_scale} and timesteps {grid[best].timesteps} are best")
-    return grid[best]
 
 
 def video_diversity(seeds: Sequence[Samples], prompts: Sequence[str]) -> dict[str, float]:

@@ -5,109 +5,41 @@ Each Ray task ``generate`` samples one sampler with one seed, so that all CPUs o
 
 from __future__ import annotations
 
-import re
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ray_distill import sealed
-from ray_distill.checkpoint.network import load_network
 from ray_distill.config import RunConfig
-from ray_distill.config.measures import MeasureName
+from ray_distill.config.measures import FIRST_FRAME, MeasureName
 from ray_distill.data.read.track import Track
-from ray_distill.data.read.transform import to_frames
-from ray_distill.data.read.video import write_clip
 from ray_distill.data.store.cache import Cache
-from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.evaluate.captions import spread
+from ray_distill.evaluate.kept import LatentCache, latent_cache
+from ray_distill.evaluate.latents import check_finite, frames_of, sample_batches
 from ray_distill.evaluate.metrics import Metric, diversity, measures
 from ray_distill.evaluate.metrics.consistency import network_measures
 from ray_distill.evaluate.metrics.flow import farneback
+from ray_distill.evaluate.metrics.picture import first_frame_error
 from ray_distill.evaluate.metrics.raft import load_raft
-from ray_distill.evaluate.names import PROMPTS
+from ray_distill.evaluate.pictures import Pictures, of_prompts, of_rows
 from ray_distill.evaluate.prompts import encode_prompts
-from ray_distill.evaluate.samples import Candidate, Samples, kept_name
-from ray_distill.jsonl import write_document
-from ray_distill.models import family
-from ray_distill.models.codec import Codec, load_codec
-from ray_distill.models.conditions import collate, from_bytes, unconditional
+from ray_distill.evaluate.samples import Candidate, Samples, kept_name, latents_name
+from ray_distill.models.codec import load_codec
+from ray_distill.models.conditions import from_bytes
 from ray_distill.models.hashing import folder_hash
-from ray_distill.models.packed import picture, sound, tensor_shape
-from ray_distill.models.spec import Fields, Row, of_captions
-from ray_distill.rng import StatelessRng
+from ray_distill.models.packed import picture, sound
+from ray_distill.models.spec import Fields, Latent, Row, of_captions
 from ray_distill.sealed import Damaged
-from ray_distill.types import Cond, Denoiser, Sampler
-
-
-@lru_cache(maxsize=1)
-def _networks(key: str, roles: tuple[str, ...], checkpoint: Path | None, averaged: bool) -> dict[str, nn.Module]:
-    config = RunConfig.model_validate_json(key)
-    return {role: load_network(config, role, checkpoint, averaged, dtype_of(config, role)) for role in roles}
-
-
-def dtype_of(config: RunConfig, role: str) -> torch.dtype:
-    """The dtype in which ``role`` computes, in training and in samples."""
-    dtype: torch.dtype = getattr(torch, config.role(role).dtype)
-    return dtype
-
-
-def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
-    """The denoiser of ``candidate``: one network, or the two experts of its recipe."""
-    modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged)
-    networks = {
-        role: family(config.model.family).denoiser(module.to(device), dtype_of(config, role))
-        for role, module in modules.items()
-    }
-    experts = candidate.sampler.experts
-    return by_level(experts, networks) if experts else networks[candidate.role]
-
-
-def make_latents(
-    denoise: Any,
-    sampler: Sampler,
-    cond: Cond,
-    uncond: Cond,
-    first: int,
-    seed: int,
-    shape: Any,
-) -> Tensor:
-    """Latents [B, C, T, H, W] of the samples first, first + 1, ...: noise depends on (seed, sample), not on the
-    batch."""
-    field = next(iter(cond.values()))
-    ids = torch.arange(first, first + len(field), device=field.device)
-    rng = StatelessRng(seed)
-    x_T = rng.noise("sample/start", ids, shape)
-    return sample(denoise, sampler, x_T, cond, uncond, noise=lambda i: rng.noise(f"sample/step{i}", ids, shape))
-
-
-class NotFinite(RuntimeError):
-    """Error for samples with NaN or infinities, which would give black videos and spoil every distance."""
-
-
-def frames_of(codec: Codec, latents: Tensor, of: str, first: int = 0) -> np.ndarray:
-    """Decode latents [B, C, t, h, w] to uint8 [B, T, H, W, 3]; NotFinite names the samples of ``of``, counted from
-    ``first``, with latents or pixels that are not finite."""
-    check_finite(latents, f"latents of {of}", first)
-    pixels = codec.decode(latents)
-    check_finite(pixels, f"decoded pixels of {of}", first)
-    return to_frames(pixels)
-
-
-def check_finite(samples: Tensor, what: str, first: int) -> None:
-    bad = [first + i for i, sample in enumerate(samples) if not torch.isfinite(sample).all()]
-    if bad:
-        raise NotFinite(
-            f"{len(bad)} of {len(samples)} samples are not finite (the first is number {bad[0]}): {what}. Weights or "
-            "activations have overflowed; take an earlier checkpoint, or lower the learning rate or the guidance"
-        )
 
 
 def generate(
@@ -119,15 +51,18 @@ def generate(
     seed: int,
     keep: Path,
     names: Sequence[MeasureName] | None = None,
+    latents: LatentCache | None = None,
+    pictures: Pictures | None = None,
 ) -> Samples:
     """Sample one video for each prompt in batches, and measure them by ``names`` and evaluate.networks; with None by
     evaluate.metric alone. ``rows`` hold the conditioning of each, ``negative`` the negative prompt's captions. The
-    folder ``keep`` stores results of networks that no training changes."""
-    name = kept_name(config, candidate, prompts, seed, names)
+    folder ``keep`` stores results of networks that no training changes, and ``latents`` those of any network.
+    Videos begin from ``pictures``, one for each prompt, where they do so."""
+    name = kept_name(config, candidate, prompts, seed, names, pictured=pictures is not None)
     if name is not None:
         with suppress(FileNotFoundError, Damaged):  # not sampled yet, or to be sampled again
             return Samples.load(keep / name)
-    samples = _generate(config, candidate, prompts, rows, negative, seed, names)
+    samples = _generate(config, candidate, prompts, rows, negative, seed, names, latents, pictures)
     if name is not None:
         samples.save(keep / name)
     return samples
@@ -142,35 +77,93 @@ def _generate(
     negative: Row,
     seed: int,
     names: Sequence[MeasureName] | None,
+    cache: LatentCache | None = None,
+    pictures: Pictures | None = None,
 ) -> Samples:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    denoise = denoiser(config, candidate, device)
     codec = load_codec(config.model.path / "vae").to(device)
-    shape, fields = codec.latent_shape(*config.shown_size), config.model.encoders.fields
-    of = config.model.pipeline.of.sound
-    decoder = of and of.decoder(config.model.path).to(device)
+    shape = codec.latent_shape(*config.shown_size)
+    name = None if cache is None else latents_name(config, candidate, prompts, seed)
+    kept = None if cache is None or name is None else cache.load(name)
+    if kept is None:
+        began = time.perf_counter()
+        batches = sample_batches(config, [candidate], rows, negative, seed, shape, device)
+        latents = torch.cat([batch.cpu() for (batch,) in batches])
+        sampling = (time.perf_counter() - began) / len(prompts)
+        if cache is not None and name is not None:
+            cache.save(name, latents, sampling)
+    else:
+        latents, sampling = kept
     pixels, began = [], time.perf_counter()
-    tracks: list[Track] = []
-    for first in range(0, len(prompts), config.evaluate.batch):
-        some = collate(rows[first : first + config.evaluate.batch], fields, shape)
-        cond = {name: value.to(device) for name, value in some.items()}
-        null = unconditional(negative, cond, fields)
-        latents = make_latents(denoise, candidate.sampler, cond, null, first, seed, tensor_shape(shape))
-        check_finite(latents, f"latents of {candidate}, seed {seed}", first)
-        pixels.append(frames_of(codec, picture(latents, shape), f"{candidate}, seed {seed}", first))
-        if decoder and (kept := latents[: max(0, config.evaluate.pictures - first)]).numel():
-            tracks += [Track(samples, decoder.rate) for samples in decoder.decode(sound(kept, shape)).cpu().numpy()]
-    seconds = (time.perf_counter() - began) / len(prompts)
+    for number, batch in enumerate(latents.split(config.evaluate.batch)):
+        first = number * config.evaluate.batch
+        pixels.append(frames_of(codec, picture(batch.to(device), shape), f"{candidate}, seed {seed}", first))
+    tracks = _sound(config, latents[: config.evaluate.pictures], shape, device)
+    seconds = sampling + (time.perf_counter() - began) / len(prompts)
     videos = np.concatenate(pixels)
-    pictures = videos[: config.evaluate.pictures]
+    shown = videos[: config.evaluate.pictures]
     measured, whole = _measure(config, videos, prompts, names, device)
+    if names is not None and pictures is not None:
+        measured[FIRST_FRAME] = first_frame_error(videos, pictures)
     if config.evaluate.metric is None:
-        return Samples(None, None, None, seconds, pictures, measured, whole, tuple(tracks))
+        return Samples(None, None, None, seconds, shown, measured, whole, tracks)
     metric = Metric.load(config.evaluate.metric)
     features = metric.features(videos)
     check_finite(features, f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", 0)
     accuracy, varied = metric.accuracy(videos, prompts, features), diversity(features, prompts)
-    return Samples(features, accuracy, varied, seconds, pictures, measured, whole, tuple(tracks))
+    return Samples(features, accuracy, varied, seconds, shown, measured, whole, tracks)
+
+
+def _sound(config: RunConfig, latents: Tensor, shape: Latent, device: torch.device) -> tuple[Track, ...]:
+    """The sound of ``latents``; empty where clips have none."""
+    of = config.model.pipeline.of.sound
+    if of is None:
+        return ()
+    decoder = of.decoder(config.model.path).to(device)
+    samples = [decoder.decode(sound(part.to(device), shape)).cpu() for part in latents.split(config.evaluate.batch)]
+    return tuple(Track(each, decoder.rate) for each in torch.cat(samples).numpy())
+
+
+def generate_features(
+    config: RunConfig,
+    candidates: Sequence[Candidate],
+    prompts: Sequence[str],
+    rows: Sequence[Row],
+    negative: Row,
+    seed: int,
+    keep: Path,
+    videos: range,
+) -> Tensor:
+    """The metric's features [candidates, videos, D] of some ``videos`` of each of ``candidates``, by their numbers
+    among ``prompts``. The candidates are samplers of the same networks."""
+    part = slice(videos.start, videos.stop)
+    names = [kept_name(config, candidate, prompts[part], seed) for candidate in candidates]
+    digest = hashlib.sha256(json.dumps([names, videos.start]).encode()).hexdigest()
+    path = None if None in names else keep / f"grid-{digest[:32]}.safetensors"
+    if path is not None:
+        with suppress(FileNotFoundError, Damaged):  # not sampled yet, or to be sampled again
+            return torch.from_numpy(sealed.read_tensors(path)[0]["features"])
+    features = _generate_features(config, candidates, rows[part], negative, seed, videos.start)
+    if path is not None:
+        sealed.write_tensors(path, {"features": features.numpy()})
+    return features
+
+
+@torch.no_grad()
+def _generate_features(
+    config: RunConfig, candidates: Sequence[Candidate], rows: Sequence[Row], negative: Row, seed: int, first: int
+) -> Tensor:
+    assert config.evaluate.metric is not None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    codec, metric = load_codec(config.model.path / "vae").to(device), Metric.load(config.evaluate.metric)
+    shape = codec.latent_shape(*config.shown_size)
+    features: list[list[Tensor]] = [[] for _ in candidates]
+    for number, batch in enumerate(sample_batches(config, candidates, rows, negative, seed, shape, device, first)):
+        for candidate, latents, own in zip(candidates, batch, features, strict=True):
+            at = first + number * config.evaluate.batch
+            own.append(metric.features(frames_of(codec, picture(latents, shape), f"{candidate}, seed {seed}", at)))
+            check_finite(own[-1], f"features of {candidate} by evaluate.metric = {config.evaluate.metric}", at)
+    return torch.stack([torch.cat(own) for own in features])
 
 
 def _measure(
@@ -212,39 +205,15 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
     return torch.from_numpy(features)
 
 
-def write_videos(folder: Path, samples: Samples, prompts: Sequence[str], fps: float) -> None:
-    """Write the videos of ``samples`` with their sound, one mp4 for each prompt, named after it, and ``prompts.json``,
-    which has the prompt of each file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names: dict[str, str] = {}
-    for number, (prompt, video) in enumerate(zip(prompts, samples.videos, strict=False)):
-        name = f"{number:02d}_{plain_name(prompt)}.mp4"
-        names[name] = prompt
-        track = samples.tracks[number] if samples.tracks else None
-        write_clip(folder / name, enlarge(video), fps, sound=track)
-    write_document(folder / PROMPTS, names)
-
-
-def plain_name(prompt: str) -> str:
-    """``prompt`` as a part of a file's name, since a caption may have any character."""
-    return re.sub(r"[^\w-]+", "_", prompt)[:60]
-
-
-def enlarge(video: np.ndarray, least: int = 192) -> np.ndarray:
-    """Magnify [T, H, W, 3] by a whole factor to at least ``least`` rows, since players blur tiny videos."""
-    factor = max(1, -(-least // video.shape[1]))
-    return video.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list[Row]]:
-    """``count`` captions of the data, each with the conditioning of its first row."""
+def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list[Row], list[int]]:
+    """``count`` captions of the data, each with the conditioning and the number of its first row."""
     rows = cache.by_caption()
     prompts = spread(sorted(rows), count)
     distinct = sorted(set(prompts))
     numbers = [rows[caption] for caption in distinct]
     stored = zip(cache.conditions(numbers, fields), cache.shapes(numbers), strict=True)
     rows_by_number = dict(zip(distinct, (from_bytes(row, fields, shape) for row, shape in stored), strict=True))
-    return prompts, [rows_by_number[prompt] for prompt in prompts]
+    return prompts, [rows_by_number[prompt] for prompt in prompts], [rows[prompt] for prompt in prompts]
 
 
 class Generator:
@@ -260,26 +229,44 @@ class Generator:
             prompts = list(settings.prompts.values())
             chosen = [i % len(prompts) for i in range(settings.videos if settings.metric else len(prompts))]
             self.prompts, rows = [prompts[i] for i in chosen], [encoded[i] for i in chosen]
+            names = list(settings.prompts)
+            pictures = of_prompts(config, [names[i] for i in chosen])
         else:
             count = settings.videos if settings.metric else settings.pictures
-            self.prompts, rows = _captions(cache, fields, count)
+            self.prompts, rows, numbers = _captions(cache, fields, count)
+            pictures = of_rows(config, cache, numbers)
         self.real = real_features(config, cache) if settings.metric else None
-        self._config, self._keep = config, cache.folder
+        self._config, self._keep, self.timeout_s = config, cache.folder, config.train.timeout_s
         self._rows: Any = ray.put(rows)
+        self._pictures: Any = ray.put(pictures)
         self._negative: Any = ray.put(
             from_bytes(cache.prompt("negative", fields), of_captions(fields), cache.latent_shape)
         )
 
     def start(
-        self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True
+        self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True, keep: bool = False
     ) -> ray.ObjectRef[Samples]:
         """Start a task that samples every prompt once, on its own GPU if the training uses GPUs. With ``measured`` the
-        task also measures the videos by ``evaluate.metrics`` and ``evaluate.networks``."""
+        task also measures the videos by ``evaluate.metrics`` and ``evaluate.networks``, with ``keep`` it takes latents
+        that are kept, and keeps its own."""
         names = self._config.evaluate.metrics if measured else None
+        latents = latent_cache(self._config, self._keep) if keep else None
         gpus = 1 if self._config.train.use_gpu else 0
         # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
         task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
-        ref: ray.ObjectRef[Samples] = task.remote(
-            self._config, candidate, self.prompts, self._rows, self._negative, seed, self._keep, names
-        )
+        drawn = self._config, candidate, self.prompts, self._rows, self._negative, seed
+        ref: ray.ObjectRef[Samples] = task.remote(*drawn, self._keep, names, latents, self._pictures)
         return ref
+
+    def start_features(self, candidates: Sequence[Candidate], seed: int, videos: range) -> list[ray.ObjectRef[Tensor]]:
+        """Start tasks that sample some ``videos`` of each of ``candidates``, samplers of the same networks. Results are
+        the metric's features [candidates, some of the videos, D], in the order of the videos."""
+        gpus, batch = (1 if self._config.train.use_gpu else 0), self._config.evaluate.batch
+        batches = -(-len(videos) // batch)
+        # A task per CPU or GPU, since each loads the networks, and none twice as long as one of `start`.
+        slots = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))
+        tasks = min(batches, max(slots, len(videos) * len(candidates) // len(self.prompts)))
+        each = batch * -(-batches // tasks)
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate_features)
+        fixed = self._config, candidates, self.prompts, self._rows, self._negative, seed, self._keep
+        return [task.remote(*fixed, videos[at : at + each]) for at in range(0, len(videos), each)]

@@ -172,7 +172,9 @@ def misses(report: Mapping[str, Any], goals: Goals) -> list[str]:
     for name, bounds in goals.within.items():
         ratio = report["ratios"].get(name)
         if ratio is None:
-            lines.append(f"its {name} is unknown, since the teacher's {MEASURE_OF[name]} is almost 0")
+            measured = (report.get("teacher_many") or {}).get(MEASURE_OF[name]) is not None
+            why = "almost 0" if measured else "not measured"
+            lines.append(f"its {name} is unknown, since the teacher's {MEASURE_OF[name]} is {why}")
         elif bounds.excess(ratio["value"]) > 0:
             lines.append(f"its {name} is {ratio['value']:.3f}; the goal is {bounds}")
     return lines

@@ -19,15 +19,9 @@ from ray_distill.data.read.transform import to_frames
 from ray_distill.data.read.video import write_chunks, write_clip
 from ray_distill.diffusion.causal import chunk_lengths, longest
 from ray_distill.diffusion.samplers import sample_chunks
-from ray_distill.evaluate.generate import (
-    Candidate,
-    check_finite,
-    denoiser,
-    enlarge,
-    frames_of,
-    make_latents,
-    plain_name,
-)
+from ray_distill.evaluate.latents import check_finite, denoiser, frames_of, make_latents
+from ray_distill.evaluate.samples import Candidate
+from ray_distill.evaluate.videos import enlarge, plain_name
 from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.packed import picture, sound, tensor_shape

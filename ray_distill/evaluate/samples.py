@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ray_distill import __version__, sealed
+from ray_distill.checkpoint.layout import MANIFEST
 from ray_distill.config import RunConfig
 from ray_distill.data.read.track import Track
-from ray_distill.models.hashing import folder_hash, weights_hash
+from ray_distill.models.hashing import file_hash, folder_hash, weights_hash
 from ray_distill.types import Sampler
 
 MEASURE = "measure/"
@@ -97,34 +98,67 @@ class Samples:
         )
 
 
-def kept_name(
-    config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int, names: Sequence[str] | None = None
-) -> str | None:
-    """File name for samples of a candidate that no training changes, from all values that its videos and their measures
-    ``names`` depend on; None for other candidates.
+def latents_name(config: RunConfig, candidate: Candidate, prompts: Sequence[str], seed: int) -> str:
+    """Name for latents of a candidate, from all values that they depend on.
 
     The file stands beside the cache's embeddings of the prompts, on which the samples also depend.
     """
+    return _digest(_origin(config, candidate, seed) | {"prompts": list(prompts)})
+
+
+def kept_name(
+    config: RunConfig,
+    candidate: Candidate,
+    prompts: Sequence[str],
+    seed: int,
+    names: Sequence[str] | None = None,
+    pictured: bool = False,
+) -> str | None:
+    """File name for samples of a candidate that no training changes, from all values that its videos and their measures
+    ``names`` depend on, ``pictured`` where a measure compares them with pictures; None for other candidates. As for
+    :func:`latents_name` the file stands beside the cache."""
     settings = config.evaluate
     if candidate.checkpoint is not None or any(config.role(role).init == "random" for role in candidate.roles):
         return None
-    depends: dict[str, Any] = {
-        "version": __version__,
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "weights": [weights_hash(config.source(role), config.loras(role)) for role in candidate.roles],
-        "dtypes": [config.role(role).dtype for role in candidate.roles],
-        "model": [folder_hash(config.model.path), config.model.family],
-        "sampler": asdict(candidate.sampler),
-        "prompts": [list(prompts), settings.pictures, seed],
-        "clip": config.shown_size,
+    depends = _origin(config, candidate, seed) | {
+        "prompts": [list(prompts), settings.pictures],
         "metric": [folder_hash(settings.metric) if settings.metric else None, config.data.fps, *(names or ())],
     }
     if names is not None and (judges := settings.networks.folders):
         depends["networks"] = {key: folder_hash(folder) for key, folder in judges.items()}
+    if names is not None and pictured:
+        depends["measured_by_picture"] = True
+    return f"made-{_digest(depends)}.safetensors"
+
+
+def _origin(config: RunConfig, candidate: Candidate, seed: int) -> dict[str, Any]:
+    """Values that a candidate's latents depend on, except the prompts."""
+    settings, roles = config.evaluate, candidate.roles
+    depends: dict[str, Any] = {
+        "version": __version__,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "weights": [weights_hash(config.source(role), config.loras(role)) for role in roles],
+        "dtypes": [config.role(role).dtype for role in roles],
+        "model": [folder_hash(config.model.path), config.model.family],
+        "text": [config.model.max_sequence_length, config.model.text_encoder_precision],
+        "sampler": asdict(candidate.sampler),
+        "seed": seed,
+        "clip": config.shown_size,
+    }
+    if random := [role for role in roles if config.role(role).init == "random"]:
+        depends["random"] = [random, config.seed]
+    if candidate.checkpoint is not None:
+        tensors = [config.sampled_tensors(role) if candidate.averaged else "weights" for role in roles]
+        adapters = [lora and lora.model_dump(mode="json") for lora in (config.role(role).lora for role in roles)]
+        depends["checkpoint"] = [file_hash(candidate.checkpoint / MANIFEST), tensors, adapters]
     if config.model.pipeline.of.sound is not None:
         depends["sound"] = True  # an earlier version kept these samples without it
     if settings.images:
         depends["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.images.values()]
     if config.model.from_image is not None:
         depends["from_image"] = config.model.from_image
-    return f"made-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]}.safetensors"
+    return depends
+
+
+def _digest(depends: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]

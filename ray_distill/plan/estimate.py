@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
+from typing import Literal, get_args
 
 from ray_distill.config import RunConfig
 from ray_distill.config.shared_base import base_of
@@ -17,15 +18,18 @@ from ray_distill.plan.network import Parameters, architecture, latent_shape, par
 from ray_distill.plan.passes import Pass, Workload, count
 from ray_distill.types import Role
 
+By = Literal["call", "update"]
+
 
 @dataclass(frozen=True)
 class Estimate:
     """Estimate of a run.
 
-    ``flops`` are the expected FLOPs of one GPU in one step, by role; ``sent`` are the expected bytes that it sends for
-    sequence parallelism. ``checkpoint`` is the size of the largest checkpoint in bytes: weights, two moments and the
-    averages of trained roles in fp32, and streamed rollouts. In a run of several stages ``states`` belong to the stage
-    with the ``peak``; ``parameters`` cover all roles, those of that stage as it trains them."""
+    ``flops`` are the expected FLOPs of one GPU in one step, by the role that computes, ``update_flops`` the same by the
+    role that is updated; ``sent`` are the expected bytes that it sends for sequence parallelism. ``checkpoint`` is the
+    size of the largest checkpoint in bytes: weights, two moments and the averages of trained roles in fp32, by role in
+    ``checkpoints``, and streamed rollouts. In a run of several stages ``states`` belong to the stage with the ``peak``;
+    ``parameters`` cover all roles, those of that stage as it trains them."""
 
     config: RunConfig
     latent: Latent
@@ -36,6 +40,8 @@ class Estimate:
     flops: Mapping[Role, float]
     checkpoint: int
     sent: Mapping[Role, float]
+    update_flops: Mapping[Role, float]
+    checkpoints: Mapping[Role, int]
 
     @property
     def host(self) -> int:
@@ -68,12 +74,18 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
                 moments += memory.update(states, kind.role, at_work, add(alive, others), every)
         peaks.append((max(moments, key=lambda moment: moment.total), now, states))
     peak, shown, states_then = max(peaks, key=lambda entry: entry[0].total)
-    flops = {role: counted.mean(repeated, role, lambda done: done.flops + done.backward_flops) for role in sizes}
+    flops, updated = (
+        {role: counted.mean(repeated, role, lambda done: done.flops + done.backward_flops, by) for role in sizes}
+        for by in get_args(By)
+    )
     sent = {role: counted.mean(repeated, role, lambda done: done.sent) for role in sizes}
-    largest = checkpoint_size(config, sizes)
+    by_role = checkpoint_sizes(config, sizes)
+    largest = sum(by_role.values())
     if config.method.streamed == "saved":
         largest += config.train.workers * sum(every.values())
-    return Estimate(config, counted.latent, {**sizes, **shown}, states_then, repeated, peak, flops, largest, sent)
+    return Estimate(
+        config, counted.latent, {**sizes, **shown}, states_then, repeated, peak, flops, largest, sent, updated, by_role
+    )
 
 
 def still(parameters: Parameters) -> Parameters:
@@ -81,14 +93,15 @@ def still(parameters: Parameters) -> Parameters:
     return replace(parameters, trainable=())
 
 
-def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
-    """Bytes of a run's largest checkpoint, which holds no moments of finished roles."""
+def checkpoint_sizes(config: RunConfig, sizes: Mapping[Role, Parameters]) -> dict[Role, int]:
+    """Bytes by role of a run's largest checkpoint, which holds no moments of finished roles."""
 
     def of(role: Role, finished: bool) -> int:
         copies = (1 if finished else 3) + (config.role(role).ema_decay is not None)
         return memory.FP32 * (copies * sum(sizes[role].trainable) + sum(sizes[role].averaged))
 
-    return max(sum(of(role, role in stage.finished) for role in stage.roles) for stage in stages(config))
+    every = [{role: of(role, role in stage.finished) for role in stage.roles} for stage in stages(config)]
+    return max(every, key=lambda sizes: sum(sizes.values()))
 
 
 def add(some: Mapping[Role, int], more: Mapping[Role, int]) -> dict[Role, int]:
@@ -206,12 +219,13 @@ class Counted:
             most = max([most, *points], key=lambda point: sum(point[1].values()))
         return most
 
-    def mean(self, repeated: Cycle, role: Role, of: Callable[[Pass], int]) -> float:
-        """Sum of ``of`` over the calls of ``role`` on one GPU, averaged over the steps of a cycle."""
+    def mean(self, repeated: Cycle, role: Role, of: Callable[[Pass], int], by: By = "call") -> float:
+        """Sum of ``of`` on one GPU over the calls of ``role``, or over all calls of its updates, as a mean over the
+        steps of a cycle."""
         total = 0.0
         for kind in repeated.kinds:
             for path in kind.paths:
                 for call in path.calls:
-                    if call.role == role:
+                    if role == (call.role if by == "call" else kind.role):
                         total += kind.times * float(path.weight) * of(self.one(call))
         return total * self.config.train.accumulation / repeated.steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from ray_distill.errors import ConfigError
 from ray_distill.evaluate.metrics.ratio import Ratio, by_prompt, paired_difference, paired_ratio
 from ray_distill.evaluate.names import COMPARED, PROMPTS, VBENCH
-from ray_distill.jsonl import read_document
+from ray_distill.jsonl import read_document, write_document
 
 STUDENT, TEACHER = "student", "teacher_many"
 CUSTOM = (
@@ -29,6 +29,7 @@ CUSTOM = (
 """Dimensions that VBench computes for prompts that are not its own."""
 RATES = ("dynamic_degree", "human_action")
 PERCENT = ("imaging_quality",)  # VBench divides its mean by 100, and leaves the videos' values
+SENT = f"{VBENCH}/mlflow.json"
 LEAST = 0.01  # of the teacher's mean, for a ratio
 
 
@@ -64,6 +65,30 @@ def dimensions(folder: Path) -> list[Dimension]:
         )
         for name, (mean, _) in student.items()
     ]
+
+
+def new_numbers(folder: Path) -> dict[str, float]:
+    """VBench's numbers of the run's ``folder`` by MLflow's names, ``vbench/student/dynamic_degree``, with ratios and
+    differences to the teacher; {} if :func:`mark_sent` has noted the same."""
+    numbers: dict[str, float] = {}
+    for each in dimensions(folder):
+        numbers[f"vbench/{STUDENT}/{each.name}"] = each.student
+        if each.teacher is not None:
+            numbers[f"vbench/{TEACHER}/{each.name}"] = each.teacher
+        if each.compared is not None:
+            kind = "difference" if each.is_difference else "ratio"
+            numbers |= {f"vbench/{kind}/{each.name}{end}": value for end, value in _ends(each.compared)}
+    return {} if read_document(folder / SENT).get("numbers") == numbers else numbers
+
+
+def mark_sent(folder: Path, numbers: Mapping[str, float]) -> None:
+    """Note that MLflow has ``numbers``."""
+    write_document(folder / SENT, {"numbers": dict(numbers)})
+
+
+def _ends(ratio: Ratio) -> Sequence[tuple[str, float]]:
+    every = ("", ratio.value), ("_low", ratio.low), ("_high", ratio.high)
+    return [(end, value) for end, value in every if math.isfinite(value)]
 
 
 def _results(folder: Path, sampler: str) -> dict[str, tuple[float, list[Any]]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from ray_distill.config import ConfigError
@@ -13,9 +16,11 @@ from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
 
 
-def sync(folder: Path, uri: str | None = None) -> tuple[int, int]:
+def sync(
+    folder: Path, uri: str | None = None, later: Mapping[str, float] | None = None, step: int = 0
+) -> tuple[int, int]:
     """Send the waiting calls of a run's folder, and close the run if its driver could not; returns (sent, still
-    waiting).
+    waiting). ``later`` are metrics that were measured after the run, at its ``step``.
 
     ``uri`` replaces the run's own; it is needed if that has a password, since no file keeps passwords. ConfigError if
     neither exists. Nothing is sent twice.
@@ -30,6 +35,9 @@ def sync(folder: Path, uri: str | None = None) -> tuple[int, int]:
     uri = uri or next(filter(None, uris), "")
     if not uri or HIDDEN in uri:
         raise ConfigError(f"{folder}: no file keeps its whole tracking URI ({uri or 'unknown'}); add track.uri=...")
+    if later:
+        values = {"step": step, "values": dict(later)}
+        waiting.add({"call": "metrics", "id": uuid.uuid4().hex, "at": int(time.time() * 1000), **values})
     tracker, before = Tracker(uri, folder=folder), len(waiting)
     if before and not tracker.run_id and not opening:
         raise ConfigError(

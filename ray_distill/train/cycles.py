@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray_distill.checkpoint.layout import TENSORS, role_of
 from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.names import METRICS
@@ -19,20 +21,31 @@ from ray_distill.train.driver.console import say
 from ray_distill.train.driver.fit import train
 from ray_distill.train.driver.signals import Signals
 
-FOLDER = "cycles"
+FOLDER, PREFIX = "cycles", "seconds/"
 MOST = 1000
 """Steps that are trained at most, however long a cycle is."""
 
 
 @dataclass(frozen=True)
+class RoleCycles:
+    """Mean seconds of a role's updates in a step that updates it, the share of such steps, and bytes of its part of a
+    checkpoint. The first of several such steps, which is slow, does not count."""
+
+    seconds: float
+    share: float
+    checkpoint: int
+
+
+@dataclass(frozen=True)
 class Cycles:
     """Number of ``steps``, mean seconds of a step (None where they came too fast to be told apart), peak bytes of a
-    worker, and bytes of a checkpoint."""
+    worker, bytes of a checkpoint, and by role the seconds of its updates and its bytes of the checkpoint."""
 
     steps: int
     seconds: float | None
     memory: int
     checkpoint: int
+    roles: Mapping[str, RoleCycles] = field(default_factory=dict)
 
 
 class Clock:
@@ -63,7 +76,7 @@ def aside(config: RunConfig) -> RunConfig:
     """The configuration of the run's first cycles, in a folder of its own, without evaluation, tracking and outlets."""
     steps = min(config.evaluate.preflight.cycles * config.method.period[1], config.train.steps, MOST)
     evaluate = config.evaluate.model_copy(update={"enabled": False, "every": None, "baseline": False})
-    own = {"steps": steps, "checkpoint_every": steps, "log_every_s": 0.1, "resume_from": "none"}
+    own = {"steps": steps, "checkpoint_every": steps, "log_every_s": 0.1, "resume_from": "none", "role_seconds": True}
     return config.model_copy(
         update={
             "name": FOLDER,
@@ -86,10 +99,24 @@ def measure_cycles(config: RunConfig, cache: Cache, signals: Signals) -> Cycles:
     try:
         last, memory = train(own, cache, Tracker(None), signals, clock.look)
         clock.look()
-        size = sum(path.stat().st_size for path in last.folder.iterdir())
-        return Cycles(own.train.steps, clock.seconds, memory, size)
+        sizes = {path.name: path.stat().st_size for path in last.folder.iterdir()}
+        rows = [
+            row for _, row in sorted({row["step"]: row for row in read_rows(clock.path, "step", mend=False)}.items())
+        ]
+        return Cycles(own.train.steps, clock.seconds, memory, sum(sizes.values()), by_role(rows, sizes))
     finally:
         shutil.rmtree(own.run_dir, ignore_errors=True)
+
+
+def by_role(rows: Sequence[Mapping[str, Any]], sizes: Mapping[str, int]) -> dict[str, RoleCycles]:
+    """Measurements by role, from the ``rows`` of steps and the ``sizes`` of a checkpoint's files."""
+    roles = {}
+    for name in sorted({name for row in rows for name in row if name.startswith(PREFIX)}):
+        role, seconds = name.removeprefix(PREFIX), [float(row[name]) for row in rows if name in row]
+        steady = seconds[1:] or seconds
+        stored = sum(size for file, size in sizes.items() if file.endswith(TENSORS) and role_of(file) == role)
+        roles[role] = RoleCycles(sum(steady) / len(steady), len(seconds) / len(rows), stored)
+    return roles
 
 
 def compared(planned: Estimate | None, measured: Cycles, gpu: bool) -> tuple[list[str], dict[str, Any]]:
@@ -104,4 +131,17 @@ def compared(planned: Estimate | None, measured: Cycles, gpu: bool) -> tuple[lis
         libraries = "" if gpu else "; on a CPU the measured memory includes libraries, which no plan counts"
         lines.append(f"as planned: {flops / 1e12:.3g} TFLOP of a worker in a step{rate}{libraries}")
         lines.append(f"a checkpoint: {measured.checkpoint / 1e9:.3g} GB, planned {planned.checkpoint / 1e9:.3g} GB")
+    lines += [_of_role(role, each, planned) for role, each in measured.roles.items()]
     return lines, numbers
+
+
+def _of_role(role: str, measured: RoleCycles, planned: Estimate | None) -> str:
+    """A line on one role's updates and its bytes."""
+    line = f"{role}: {measured.seconds:.3g} s an update, in {measured.share:.0%} of the steps"
+    stored = f"{measured.checkpoint / 1e9:.3g} GB of a checkpoint"
+    if planned is None or role not in planned.update_flops:
+        return f"{line}; {stored}"
+    flops = planned.update_flops[role] / measured.share
+    rate = f", so {flops / measured.seconds / 1e12:.3g} TFLOP/s" if measured.seconds else ""
+    size = planned.checkpoints.get(role, 0) / 1e9
+    return f"{line}, planned {flops / 1e12:.3g} TFLOP{rate}; {stored}, planned {size:.3g} GB"

@@ -15,11 +15,13 @@ from ray_distill.config.measures import ALL, LEAST
 from ray_distill.data.prepare.index import summary
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.compare import teachers
-from ray_distill.evaluate.generate import Generator, NotFinite, write_videos
+from ray_distill.evaluate.generate import Generator
+from ray_distill.evaluate.latents import NotFinite
 from ray_distill.evaluate.metrics import measures
 from ray_distill.evaluate.names import PREFLIGHT
 from ray_distill.evaluate.report import contact_sheet, write_report
 from ray_distill.evaluate.samples import Samples
+from ray_distill.evaluate.videos import write_videos
 from ray_distill.plan.estimate import Estimate, estimate
 from ray_distill.plan.hardware import GIB
 from ray_distill.secrets import mask_tree

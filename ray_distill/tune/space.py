@@ -123,7 +123,14 @@ def _check_objective(sweep: Sweep, base: RunConfig) -> None:
     settings, teacher = base.evaluate, TEACHER in base.method.roles
     for key, names in (("objective", sweep.objective), ("constraints", sweep.constraints)):
         try:
-            check_names(names, settings.metrics, settings.metric is not None, teacher, settings.networks.folders)
+            check_names(
+                names,
+                settings.metrics,
+                settings.metric is not None,
+                teacher,
+                settings.networks.folders,
+                lambda: base.begins_from_picture,
+            )
         except ValueError as error:
             raise ConfigError(f"{key}: {error}; set the base's keys in overrides") from None
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ray_distill.config import RunConfig
-from ray_distill.evaluate.generate import Candidate, denoiser, make_latents
+from ray_distill.evaluate.latents import denoiser, make_latents
+from ray_distill.evaluate.samples import Candidate
 from ray_distill.importers import load_run
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker.build import build_engines

@@ -46,4 +46,9 @@ def test_cycles_train_aside_and_are_as_large_as_planned(straight: Path, home: Ho
     numbers = json.loads((folder / "preflight.json").read_text())
     assert numbers["measured"]["steps"] == 5 * 2 and numbers["measured"]["memory"] > 2**27
     assert numbers["measured"]["checkpoint"] / numbers["planned"]["checkpoint"] == pytest.approx(1, abs=0.05)
+    for role, share in (("student", 0.5), ("fake_score", 1.0)):
+        measured = numbers["measured"]["roles"][role]
+        assert measured["share"] == share and 0 < measured["seconds"] < 60
+        assert measured["checkpoint"] / numbers["planned"]["checkpoint"] == pytest.approx(0.5, abs=0.1)
+    assert any(line.startswith("student: ") and "TFLOP/s" in line for line in numbers["lines"])
     assert {path.name for path in folder.iterdir()} == {"preflight.json", "contact_sheet.png", "teacher_many"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +27,7 @@ from ray_distill.data.prepare.index import finish
 from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.known_caches import memo, recall, remember
 from ray_distill.data.prepare.listing import entries, listing
-from ray_distill.data.prepare.stages import CLIPS, Decode, DecodePicture, Look, Write
+from ray_distill.data.prepare.stages import CLIPS, Decode, DecodePicture, FirstFrame, Look, Write
 from ray_distill.data.prepare.teach import MakeClips
 from ray_distill.data.source import Source, Teacher
 from ray_distill.data.store.cache import KINDS, Cache, older
@@ -109,6 +109,24 @@ def real_videos(source: Source, cache: Cache) -> Dataset:
     if not rows:
         raise ValueError("data: none of the cache's clips is in its sources any more; set evaluate.metric=null")
     return _decode(source, dataset(pa.Table.from_pylist(rows)))
+
+
+def first_frames(source: Source, cache: Cache, numbers: Sequence[int]) -> list[np.ndarray | None]:
+    """The pictures uint8 [height, width, 3], in the size of samples, from which the clips of some rows begin: a row's
+    own picture, else its clip's first frame, read again; None for a file that is gone or has changed."""
+    files = {(entry.dataset, entry.video or entry.caption): entry for entry in entries(source)}
+    rows = []
+    for place, row in enumerate(cache.rows(numbers, ["dataset", "video", "caption", "number", "content"])):
+        entry = files.get((row["dataset"], row["video"] or row["caption"]))
+        if entry is not None and (entry.image or entry.path):
+            size = {"height": source.height, "width": source.width}
+            rows.append(row | size | {"place": place, "path": entry.path, "image": entry.image})
+    pictures: list[np.ndarray | None] = [None] * len(numbers)
+    if rows:
+        for row in dataset(pa.Table.from_pylist(rows)).map(FirstFrame(source), num_cpus=share(DECODE)).take_all():
+            if row["error"] == "":
+                pictures[row["place"]] = row["pixels"]
+    return pictures
 
 
 def with_paths(source: Source, rows: pa.Table) -> pa.Table:

@@ -213,6 +213,21 @@ class DecodePicture:
 
 
 @dataclass(frozen=True)
+class FirstFrame:
+    """The row of a clip -> the ``pixels`` uint8 [H, W, 3] from which it begins, and its ``place``: those of the picture
+    ``image``, or the clip's first frame where it has none. ``error`` is that of :class:`Decode`."""
+
+    source: Source
+
+    def __call__(self, row: Row) -> Row:
+        if row["image"]:
+            picture = DecodePicture(self.source)(row | {"image_id": ""})
+            return {"place": row["place"], "pixels": picture["pixels"][0], "error": picture["error"]}
+        pixels, error = Decode(self.source).clip(row)
+        return {"place": row["place"], "pixels": pixels[0], "error": error}
+
+
+@dataclass(frozen=True)
 class Write:
     """Write good rows into a file of ``store``; returns ``id`` and ``error`` of all rows. With ``errors`` the store
     gets the errors as well.

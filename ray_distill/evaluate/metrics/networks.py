@@ -50,6 +50,14 @@ def check_network(key: str, folder: Path, where: str) -> None:
         load_tokenizer(folder, f"{where}: its tokenizer")
 
 
+def cut_prompts(folder: Path, prompts: Sequence[str]) -> int:
+    """Number of ``prompts`` that CLIP in ``folder`` reads only in part, for its positions are fewer than their
+    tokens."""
+    tokens = load_tokenizer(folder, str(folder))(list(prompts), truncation=False, verbose=False)["input_ids"]
+    longest = read_config(folder / CONFIG, str(folder)).get("text_config", {}).get("max_position_embeddings", 77)
+    return sum(len(each) > longest for each in tokens)
+
+
 @dataclass(frozen=True)
 class Network:
     """A frozen network in evaluation mode, with the preparation of its frames."""

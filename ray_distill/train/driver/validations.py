@@ -16,9 +16,11 @@ from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.compare import ratios, summary, teachers
 from ray_distill.evaluate.distances import distances
-from ray_distill.evaluate.generate import Generator, NotFinite, write_videos
+from ray_distill.evaluate.generate import Generator
+from ray_distill.evaluate.latents import NotFinite
 from ray_distill.evaluate.names import VALIDATION_VIDEOS, VALIDATIONS
 from ray_distill.evaluate.samples import Candidate, Samples
+from ray_distill.evaluate.videos import write_videos
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook

@@ -25,6 +25,7 @@ from ray_distill.train.wire.job import Job
 from ray_distill.train.worker import zero
 from ray_distill.train.worker.build import start_engines
 from ray_distill.train.worker.engines import Engines, NotFinite
+from ray_distill.train.worker.laps import Laps
 from ray_distill.train.worker.rollouts import Rollouts
 from ray_distill.train.worker.rows import reduced
 from ray_distill.train.worker.saving import Saver
@@ -58,19 +59,20 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     rollouts = resumed_rollouts(config, placement, last, device)
     reporter = Reporter(job, placement, engines, device, pulse, rollouts, rollbacks)
     rng = StatelessRng(config.seed)
+    laps = Laps(pulse.at, device) if config.train.role_seconds else None
     if last is not None and placement.leads:
         ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"), timeout=60)
     pulse.at("data", step=stream.start)
     iterator = ray.train.get_dataset_shard("train")
     for step, batches in enumerate(micro_batches(stream, iterator, placement, device), stream.start):
         try:
-            logs = train_step(config.method, engines, rollouts.join(batches), step, rng, pulse.at)
+            logs = train_step(config.method, engines, rollouts.join(batches), step, rng, laps or pulse.at)
         except NotFinite as error:  # on all ranks, which share the norm
             reporter.saver.settle()
             if placement.leads:
                 ray.get(job.board.roll_back.remote(str(error)), timeout=60)
             raise
-        stopping, leaving = reporter.add(step, logs)
+        stopping, leaving = reporter.add(step, logs | laps.take() if laps else logs)
         done = step + 1
         if done == stage.stop and engines.frozen_hash() != teacher:
             raise RuntimeError("the frozen teacher's weights changed during training")

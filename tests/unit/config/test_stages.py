@@ -1,7 +1,7 @@
 """Stages of a run: what training holds, and when."""
 
 from ray_distill.config.stages import stage_at, stages
-from ray_distill.plan.estimate import checkpoint_size
+from ray_distill.plan.estimate import checkpoint_sizes
 from ray_distill.plan.network import Parameters
 from tests.two_experts import phased_config
 from tests.unit.toys import run_config
@@ -40,4 +40,4 @@ def test_both_are_held_in_turns(tmp_path):
 def test_the_largest_checkpoint_has_no_moments_of_the_finished_expert(tmp_path):
     config = phased_config(tmp_path)
     sizes = {role: Parameters((10,), () if role.startswith("teacher") else (10,)) for role in config.method.roles}
-    assert checkpoint_size(config, sizes) == 4 * 10 * (2 + 4 + 3)
+    assert sum(checkpoint_sizes(config, sizes).values()) == 4 * 10 * (2 + 4 + 3)

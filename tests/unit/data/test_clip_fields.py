@@ -17,7 +17,8 @@ from ray_distill.data.store.cache import KINDS
 from ray_distill.data.store.parquet import address
 from ray_distill.data.store.tables import rows_of, table_of
 from ray_distill.errors import ConfigError
-from ray_distill.evaluate.generate import _captions, make_latents
+from ray_distill.evaluate.generate import _captions
+from ray_distill.evaluate.latents import make_latents
 from ray_distill.models import FAMILIES
 from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.pipeline import Pipeline
@@ -115,7 +116,8 @@ def test_prompts_alone_are_refused(folder, toy):
 def test_a_teacher_and_the_evaluation_see_it(folder, toy):
     """The toy's x_0 is a number of the text plus ``first``: one Euler step ends on it, guided in the text alone."""
     cache, _ = make(source(folder, negative_prompt="bad"), toy)
-    prompts, rows = _captions(cache, toy.fields, 3)
+    prompts, rows, numbers = _captions(cache, toy.fields, 3)
+    assert [cache.index["caption"][number].as_py() for number in numbers] == prompts
     assert set(prompts) <= {"a", "b", "c", "d"} and rows[0].keys() == {"text", "first"}
     cond = collate(rows, toy.fields)
     (negative,) = ({"text": row["text"].bfloat16()} for row in Characters(toy).encode(["bad"]))

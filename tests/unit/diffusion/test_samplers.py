@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ray_distill.diffusion.samplers import by_level, denoise, sample
+from ray_distill.diffusion.samplers import by_level, denoise, sample, shared_first
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.types import Experts, Prediction, Sampler
 from tests.unit.toys import Gaussian, column
@@ -114,3 +114,23 @@ def test_sampling_builds_no_graph():
     mean = torch.tensor(2.0, requires_grad=True)
     recipe = Sampler(euler_timesteps(4), "ode")
     assert not sample(Gaussian(mean, STD), recipe, X_1, {}, noise=no_noise).requires_grad
+
+
+def test_samplers_of_one_noise_share_their_first_call():
+    """Bit for bit: three guided ones, an unguided one, and one that begins lower."""
+    calls, x_T = [], torch.randn(3, 1, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    cond, uncond = {"text": torch.ones(3, 1, 1)}, {"text": torch.zeros(3, 1, 1)}
+
+    def network(x_t, sigma, cond, **causal):
+        calls.append((round(1000 * sigma[0].item()), len(x_t)))
+        return Gaussian()(x_t, sigma, cond)
+
+    recipes = [Sampler(euler_timesteps(3, shift), "ode", scale) for shift, scale in ((1, 2), (3, 2), (5, 3), (3, 1))]
+    recipes.append(Sampler((750.0, 300.0), "ode", 2.0))
+    alone = [sample(network, recipe, x_T, cond, uncond, noise=no_noise) for recipe in recipes]
+    assert len(calls) == 14
+    calls.clear()
+    see = shared_first(network, 1000.0)
+    together = [sample(see, recipe, x_T, cond, uncond, noise=no_noise) for recipe in recipes]
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert len(calls) == 12 and sorted(call for call in calls if call[0] == 1000) == [(1000, 3), (1000, 6)]

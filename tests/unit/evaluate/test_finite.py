@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_distill.evaluate.generate import NotFinite, frames_of
+from ray_distill.evaluate.latents import NotFinite, frames_of
 from ray_distill.evaluate.metrics import frechet_distance
 from ray_distill.evaluate.samples import Candidate
 from ray_distill.types import Sampler

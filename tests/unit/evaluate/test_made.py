@@ -12,6 +12,7 @@ from ray_distill.config.schema import RunConfig
 from ray_distill.data.read.track import Track
 from ray_distill.evaluate import generate
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name
+from ray_distill.evaluate.videos import write_videos
 from ray_distill.types import Sampler
 from tests.unit.toys import settings
 
@@ -47,7 +48,7 @@ def test_sound_comes_back_and_is_heard_in_the_videos(tmp_path):
     again = Samples.load(tmp_path / "made.safetensors")
     assert [track.rate for track in again.tracks] == [24_000, 24_000]
     assert all(np.array_equal(a.samples, b.samples) for a, b in zip(again.tracks, tracks, strict=True))
-    generate.write_videos(tmp_path / "videos", again, ["a dog", "a cat"], 24)
+    write_videos(tmp_path / "videos", again, ["a dog", "a cat"], 24)
     for name, right in (("00_a_dog.mp4", 0), ("01_a_cat.mp4", 1)):
         with av.open(str(tmp_path / "videos" / name)) as container:
             heard = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)

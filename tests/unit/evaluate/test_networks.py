@@ -12,7 +12,7 @@ from ray_distill.config.measures import check_names
 from ray_distill.evaluate.compare import ratios
 from ray_distill.evaluate.metrics.consistency import agreement, consistency, network_measures
 from ray_distill.evaluate.metrics.frames import Frames
-from ray_distill.evaluate.metrics.networks import check_network, load_network
+from ray_distill.evaluate.metrics.networks import check_network, cut_prompts, load_network
 from ray_distill.evaluate.samples import Samples
 from tests.unit.evaluate import judges
 
@@ -88,6 +88,11 @@ def test_a_padded_prompt_and_a_long_one_have_features(folders):
         )
         assert torch.allclose(alone[0], padded[0], atol=1e-5) and padded.shape == (2, 24)
         assert network.text_features(["a red " * 40]).isfinite().all()  # cut to 16 tokens
+
+
+def test_prompts_that_clip_cuts_are_counted(folders):
+    """16 positions, two of them for the ends: 14 words fit."""
+    assert cut_prompts(folders["clip"], ["a " * 14, "a " * 15, "a red " * 40]) == 2
 
 
 def test_all_measures_of_some_videos(folders):

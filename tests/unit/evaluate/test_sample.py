@@ -9,7 +9,7 @@ import torch
 
 from ray_distill.config import ConfigError
 from ray_distill.data.read.video import write_chunks, write_clip
-from ray_distill.evaluate.generate import NotFinite
+from ray_distill.evaluate.latents import NotFinite
 from ray_distill.evaluate.sample import ChunkNoise, check_frames, clips_of, enough_chunks, pixel_chunks
 from ray_distill.models.causal_pca import CausalPatchPCA
 from ray_distill.models.patch_pca import PatchPCA

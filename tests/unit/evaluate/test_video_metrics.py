@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ray_distill.config.measures import ALL, LEAST, OF_NETWORK
+from ray_distill.config.measures import ALL, FIRST_FRAME, LEAST, OF_NETWORK
 from ray_distill.evaluate.metrics import measures
+from ray_distill.evaluate.metrics.flow import motions
 from ray_distill.evaluate.metrics.measures import GROUPS
 
 
@@ -64,6 +65,16 @@ def test_the_fastest_part_of_a_picture_is_faster_than_its_mean():
     assert found["motion"][0] == pytest.approx(0.75 / 48 * 8, rel=0.1)
 
 
+@pytest.mark.parametrize(("share", "top"), [(0.05, 10.0), (0.02, 4.0), (0.5, 10.0), (0.0, 0.0)])
+def test_the_top_of_a_flow_is_the_mean_of_its_longest_twentieth(share, top):
+    """A flow of 10 on 5 % of the pixels has a top of 10; on 2 % 10 x 2 / 5."""
+    lengths = np.zeros(10_000, np.float32)
+    lengths[: round(10_000 * share)] = 10
+    field = np.random.default_rng(0).permutation(lengths).reshape(100, 100)
+    found = motions(np.zeros((4, 100, 100, 3), np.uint8), 8.0, lambda frames: [field] * (len(frames) - 1))
+    assert found["motion_top"] == pytest.approx(8 * top, rel=1e-6) and found["moving"] == float(top > 0)
+
+
 def test_a_video_moves_where_enough_pairs_pass_the_threshold():
     """6 / 256 of the short side is 1.125 of 48 pixels; of 9 sampled frames round(4 * 9 / 16) = 2 pairs must pass it."""
     fast, slow, still = blob(2.0, 0.0), blob(0.5, 0.0), blob(0.0, 0.0)
@@ -116,6 +127,6 @@ def test_all_measures_by_name():
     found = measures(videos, 8)
     assert tuple(found) == ALL == tuple(LEAST)[: len(ALL)] == tuple(name for group in GROUPS.values() for name in group)
     table = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
-    assert all(f"\n| `{name}` | " in table for name in (*ALL, *OF_NETWORK))
+    assert all(f"\n| `{name}` | " in table for name in (*ALL, FIRST_FRAME, *OF_NETWORK))
     assert all(values.shape == (2,) and values.dtype == torch.float64 for values in found.values())
     assert set(measures(videos, 8, ["flicker", "chroma"])) == {"flicker", "chroma"} and measures(videos, 8, ()) == {}

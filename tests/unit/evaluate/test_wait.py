@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_distill.evaluate import compare
+from ray_distill.evaluate import waiting
 
 
 class Shown:
@@ -35,20 +35,20 @@ class ToyRay:
 @pytest.fixture
 def now(monkeypatch):
     at = [0.0]
-    monkeypatch.setattr(compare.time, "monotonic", lambda: at[0])
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: at[0])
     return at
 
 
 def test_the_bar_moves_with_each_task(monkeypatch, now):
     toy = ToyRay(now, [["b"], [], ["a"], ["c"]])
-    monkeypatch.setattr(compare, "ray", toy)
+    monkeypatch.setattr(waiting, "ray", toy)
     shown = Shown()
-    assert compare.wait_for(["a", "b", "c"], 10, shown, 4) == ["A", "B", "C"]
+    assert waiting.wait_for(["a", "b", "c"], 10, shown, 4) == ["A", "B", "C"]
     assert shown.done == [4, 4, 4] and shown.refreshed == 4 and toy.timeouts == [10]
 
 
 def test_tasks_that_never_end_are_given_up(monkeypatch, now):
     toy = ToyRay(now, [["a"], [], []])
-    monkeypatch.setattr(compare, "ray", toy)
-    compare.wait_for(["a", "b"], 3, Shown(), 1)
+    monkeypatch.setattr(waiting, "ray", toy)
+    waiting.wait_for(["a", "b"], 3, Shown(), 1)
     assert now[0] == 4 and toy.timeouts == [0]  # 3 s after the last that ended; Ray raises its own error

@@ -7,7 +7,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.evaluate.generate import Candidate, denoiser
+from ray_distill.evaluate.latents import denoiser
+from ray_distill.evaluate.samples import Candidate
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain
 from ray_distill.models.wan.network import WanDenoiser

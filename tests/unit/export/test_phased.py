@@ -10,7 +10,8 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.diffusion.samplers import sample
 from ray_distill.evaluate.compare import teachers
-from ray_distill.evaluate.generate import Candidate, denoiser
+from ray_distill.evaluate.latents import denoiser
+from ray_distill.evaluate.samples import Candidate
 from ray_distill.export.student import export
 from ray_distill.models.lora import add_lora, plain
 from tests.checkpoints import write

@@ -87,6 +87,15 @@ def test_flops_of_a_forward():
     assert found(SMALL).flops["teacher"] == pytest.approx(2 * forward * 8 / 5, rel=0.05)
 
 
+def test_flops_and_bytes_by_the_role_that_is_updated():
+    """The teacher computes in the student's updates alone; of a checkpoint the student has 16 bytes a parameter with
+    its average, the fake score 12."""
+    plan = found(SMALL)
+    assert sum(plan.update_flops.values()) == pytest.approx(sum(plan.flops.values()))
+    assert plan.update_flops["teacher"] == 0 and plan.update_flops["student"] > plan.flops["teacher"] > 0
+    assert plan.checkpoints == {"student": 16 * 1_418_996_800, "fake_score": 12 * 1_418_996_800, "teacher": 0}
+
+
 GAN = ("method.name=dmd_gan", "roles.discriminator.optimizer={learning_rate: 1e-5}")
 
 

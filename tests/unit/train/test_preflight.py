@@ -15,12 +15,13 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.load import config_of
 from ray_distill.config.measures import ALL
 from ray_distill.data.prepare import pipeline
-from ray_distill.evaluate.generate import NotFinite, _generate
+from ray_distill.evaluate.generate import _generate
+from ray_distill.evaluate.latents import NotFinite
 from ray_distill.export.teacher import compared_size, link_teacher
 from ray_distill.models.loading import load_transformer
 from ray_distill.train import launch, looks
 from ray_distill.train import preflight as module
-from ray_distill.train.cycles import Clock, Cycles, aside, compared
+from ray_distill.train.cycles import Clock, Cycles, RoleCycles, aside, by_role, compared
 from ray_distill.train.looks import Findings, judge, look_at_data
 from tests.unit.toys import run_config
 
@@ -114,6 +115,7 @@ def test_cycles_are_the_runs_own_steps_and_leave_nothing_outside_their_folder(tm
     own = aside(config)
     assert own.train.steps == own.train.checkpoint_every == 21
     assert own.run_dir == config.run_dir / "preflight" / "cycles" and own.track.uri == "" and own.publish is None
+    assert own.train.role_seconds and not config.train.role_seconds
     assert not own.evaluate.enabled and own.evaluate.every is None
     assert (own.method, own.roles, own.data) == (config.method, config.roles, config.data)
     assert config_of(RunConfig, own.dump(secrets=True)).run_dir == own.run_dir  # as each worker reads it
@@ -140,7 +142,34 @@ def test_the_plan_stands_beside_the_measurement():
         "as planned: 4 TFLOP of a worker in a step, so 2 TFLOP/s",
         "a checkpoint: 1.1 GB, planned 1 GB",
     ]
-    assert numbers == {"steps": 15, "seconds": 2.0, "memory": 2**30, "checkpoint": 11 * 10**8, "flops": 4e12}
+    assert numbers == {
+        "steps": 15,
+        "seconds": 2.0,
+        "memory": 2**30,
+        "checkpoint": 11 * 10**8,
+        "roles": {},
+        "flops": 4e12,
+    }
+
+
+def test_roles_stand_beside_the_plan():
+    """Six steps, the student in two of them; the first update of each, which is slow, does not count."""
+    fake, student = (9.0, 0.5, 0.5, 0.5, 0.5, 0.5), {0: 30.0, 5: 2.0}
+    rows = [{"step": step, "seconds/fake_score": seconds} for step, seconds in enumerate(fake)]
+    rows = [row | ({"seconds/student": student[row["step"]]} if row["step"] in student else {}) for row in rows]
+    sizes = {"student-0000-000.safetensors": 10**9, "student-0001-000.safetensors": 10**9, "state.json": 10**6}
+    roles = by_role(rows, sizes | {"fake_score-0000-000.safetensors": 3 * 10**9})
+    assert roles == {"fake_score": RoleCycles(0.5, 1.0, 3 * 10**9), "student": RoleCycles(2.0, 1 / 3, 2 * 10**9)}
+    assert by_role(rows[:1], {})["student"].seconds == 30.0 and by_role([], sizes) == {}
+    measured, plan = Cycles(6, 1.0, 2**30, 10**9, roles), SimpleNamespace(flops={}, checkpoint=10**9)
+    plan.update_flops, plan.checkpoints = {"student": 1e12, "fake_score": 2e12}, {"student": 2 * 10**9}
+    assert compared(plan, measured, gpu=True)[0][-1] == (
+        "student: 2 s an update, in 33% of the steps, planned 3 TFLOP, so 1.5 TFLOP/s; "
+        "2 GB of a checkpoint, planned 2 GB"
+    )
+    lines, numbers = compared(None, measured, gpu=True)
+    assert lines[1] == "fake_score: 0.5 s an update, in 100% of the steps; 3 GB of a checkpoint"
+    assert numbers["roles"]["student"] == {"seconds": 2.0, "share": 1 / 3, "checkpoint": 2 * 10**9}
 
 
 # The first phase of a run

@@ -5,6 +5,7 @@ import torch
 
 from ray_distill.methods import DMD
 from ray_distill.rng import StatelessRng
+from ray_distill.train.worker.laps import Laps
 from ray_distill.train.worker.step import train_step
 from ray_distill.types import Prediction
 from tests.unit.toys import Gaussian, batch
@@ -41,6 +42,31 @@ def test_values_of_all_micro_batches_come_back():
     assert logs["dmd_loss"].shape == (2,) and whole["dmd_loss"].shape == (1,)
     assert torch.equal(logs["dmd_norm_min"], whole["dmd_norm_min"])  # one value a sample, in their order
     assert logs["student_lr"].tolist() == pytest.approx([0.1])
+
+
+def test_seconds_belong_to_the_role_that_is_updated():
+    """A clock that a forward moves by 2 s, a backward by 1 s and a step by 0.25 s, on two micro-batches; what comes
+    between steps belongs to none."""
+    now, marks, lasts = [0.0], [], {"forward": 2.0, "backward": 1.0, "step": 0.25}
+
+    def at(phase, role="", **place):
+        marks.append((phase, role))
+        now[0] += lasts[phase]
+
+    laps = Laps(at, torch.device("cpu"), lambda: now[0])
+    held = Held(student=Gaussian(1.0), fake_score=Gaussian(0.0), teacher=Gaussian(2.0))
+    for interval, seconds in (
+        (1, {"seconds/student": 6.25, "seconds/fake_score": 6.25}),
+        (5, {"seconds/fake_score": 6.25}),
+    ):
+        now[0] += 100.0
+        train_step(DMD(student_interval=interval), held, [batch([0]), batch([1])], 1, StatelessRng(0), laps)
+        now[0] += 0.5  # the last role's, as the seconds of its pulls are
+        found = {name: value.item() for name, value in laps.take().items()}
+        assert found == {**seconds, "seconds/fake_score": 6.75}
+        now[0] += 100.0
+    assert marks[:5] == [("forward", "student"), ("backward", "student")] * 2 + [("step", "student")]
+    assert laps.take() == {}
 
 
 def test_a_failing_fake_score_update_raises():

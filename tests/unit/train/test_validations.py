@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ray_distill.checkpoint.layout import folder_name
-from ray_distill.evaluate.generate import NotFinite
+from ray_distill.evaluate.latents import NotFinite
 from ray_distill.evaluate.samples import Samples
 from ray_distill.train.driver import validations
 from ray_distill.train.driver.validations import Validations, read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.measures import FIRST_FRAME, MEASURE_OF
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.metrics import Metric
@@ -22,6 +23,9 @@ def check_evaluation(config: RunConfig) -> None:
             f"= {config.train.steps:,}; raise evaluate.every to {config.train.steps // VALIDATIONS + 1:,} or more"
         )
     check_networks(config)
+    goals = [name for name in settings.goals.within if MEASURE_OF[name] == FIRST_FRAME]
+    if goals and not config.begins_from_picture:
+        raise ConfigError(f"evaluate.goals.within.{goals[0]}: this pipeline's videos begin from text; remove the goal")
     if settings.metric is None:
         return
     key = f"evaluate.metric = {settings.metric}"
