@@ -29,13 +29,23 @@ def load(path: Path, overrides: Sequence[str]) -> Loaded:
     return load_run(path, overrides)
 
 
-def check_config(args: argparse.Namespace) -> None:
+def check_machine(args: argparse.Namespace) -> int:
+    from ray_distill.machine.report import report
+
+    text, whole = report((lambda: load(args.config, args.overrides).config) if args.config else None)
+    show(text)
+    return 0 if whole else 1
+
+
+def check_config(args: argparse.Namespace) -> int | None:
+    if args.machine:
+        return check_machine(args)
     from ray_distill.config.explain import explain, table
 
     loaded = load(args.config, args.overrides)
     if args.explain:
         print(explain(loaded, args.explain))
-        return
+        return None
     print(table(loaded) if args.all else loaded.table())
     if loaded.report:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
@@ -46,6 +56,7 @@ def check_config(args: argparse.Namespace) -> None:
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         show(f"warning: {message}")
     print(f"\n{args.config}: ready to train")
+    return None
 
 
 def import_(args: argparse.Namespace) -> None:

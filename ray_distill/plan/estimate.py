@@ -81,6 +81,11 @@ def still(parameters: Parameters) -> Parameters:
     return replace(parameters, trainable=())
 
 
+def checkpoint_bytes(config: RunConfig) -> int:
+    """Bytes of a run's largest checkpoint, without streamed rollouts; ValueError for an unknown network."""
+    return checkpoint_size(config, {role: parameters(config, role) for role in config.held_roles})
+
+
 def checkpoint_size(config: RunConfig, sizes: Mapping[Role, Parameters]) -> int:
     """Bytes of a run's largest checkpoint, which holds no moments of finished roles."""
 

@@ -18,6 +18,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "simpletuner": ("config",),
     "importers": ("simpletuner",),
     "plan": ("config",),
+    "machine": ("plan",),
     "checkpoint": ("config",),
     "track": ("config",),
     "evaluate": ("checkpoint",),
@@ -27,7 +28,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "tune": ("train", "importers"),
     "terminal": (),
     "arguments": (),
-    "cli": ("tune", "terminal", "arguments"),
+    "cli": ("tune", "machine", "terminal", "arguments"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
     *(
