@@ -24,6 +24,14 @@ remedies, the plan beside what was measured, and how to load the student. A run 
 this command writes it again, also while the run is at work. It reads the run's files alone, samples nothing and
 starts nothing. Videos beyond the limit are counted and named.
 """
+ANSWERS = {
+    "family": "such as wan2.1",
+    "task": "t2v: videos of text; i2v: videos that begin from a picture",
+    "goal": "small: the smallest network; large: the largest; stream: a causal student",
+    "gpus": "such as 1xRTX4090-24GB or 2x8xH100-80GB",
+    "data": "a folder of clips, a manifest, or a file of prompts",
+}
+"""The flags of init, each of which answers one question."""
 MACHINE = (
     "look at this machine instead: libraries, GPUs, NCCL, disk, shared memory, decoders, hub token, MLflow; CONFIG, "
     "which may be left out, says what is needed"
@@ -51,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"ray-distill {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    first = _verb(verbs, "init", "write a first configuration that fits your GPUs, from flags or from your answers")
+    first.add_argument("output", type=Path, metavar="OUT", help="the YAML file to write, such as first.yaml")
+    for name, text in ANSWERS.items():
+        first.add_argument(f"--{name}", help=text)
     for verb, purpose in RUN_VERBS.items():
         one = _verb(verbs, verb, purpose)
         count = "?" if verb == "check" else None
@@ -100,6 +112,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         verbs.error(f"{args.verb} has no {unknown[0]}; see ray-distill {args.verb} --help")
     if args.verb == "check" and args.config is None and not args.machine:
         verbs.error("the following arguments are required: CONFIG (without one: check --machine)")
+    if args.verb == "init" and more:
+        verbs.error(f"init takes no {more[0]}; see ray-distill init --help")
+    if args.verb == "init":
+        return args
     args.overrides += more  # argparse does not parse the arguments behind a flag that follows the first key=value
     if getattr(args, "no_push", False):
         args.overrides += ["publish=null", "track.webhook=null"]

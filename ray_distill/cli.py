@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_distill.arguments import parse
+from ray_distill.arguments import ANSWERS, parse
 from ray_distill.errors import ConfigError, Stopped, mistakes
 from ray_distill.secrets import MaskedFormatter, mask, mask_threads, mask_tree, masked_traceback, show
 from ray_distill.terminal import AboveBars, patient
@@ -27,6 +27,13 @@ def load(path: Path, overrides: Sequence[str]) -> Loaded:
     from ray_distill.importers import load_run
 
     return load_run(path, overrides)
+
+
+def init(args: argparse.Namespace) -> None:
+    from ray_distill.init.start import init
+
+    flags = {name: getattr(args, name) for name in ANSWERS}
+    show(init(args.output, flags, input if sys.stdin.isatty() else None))
 
 
 def check_machine(args: argparse.Namespace) -> int:
@@ -236,6 +243,7 @@ def track(args: argparse.Namespace) -> int:
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "init": init,
     "check": check_config,
     "plan": plan,
     "preflight": preflight,

@@ -25,10 +25,11 @@ BELOW: dict[str, tuple[str, ...]] = {
     "export": ("evaluate",),
     "report": ("evaluate", "plan", "track"),
     "train": ("export", "report"),
+    "init": ("train",),
     "tune": ("train", "importers"),
     "terminal": (),
     "arguments": (),
-    "cli": ("tune", "machine", "terminal", "arguments"),
+    "cli": ("tune", "init", "machine", "terminal", "arguments"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
     *(
