@@ -65,6 +65,8 @@ def test_a_documented_command_is_taken(line: str, first_run: Path) -> None:
         load_sweep(args.config, args.overrides)
     elif args.verb == "plan" and args.config != first_run:
         assert main(shlex.split(line)[1:]) in (0, 1)
+    elif args.config is None:
+        assert args.verb == "check" and args.machine
     else:
         load_run(args.config, args.overrides, environment={})
 
