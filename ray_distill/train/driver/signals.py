@@ -18,25 +18,26 @@ from ray_distill.errors import Stopped
 
 @dataclass
 class Signals:
-    """Signals that have arrived. They call ``request_stop`` while there is something to save, and else raise
-    Stopped."""
+    """Signals that have arrived: ``request_stop`` is called by the first while there is something to save."""
 
     signum: int | None = None
     request_stop: Callable[[], None] | None = None
 
     def handle(self, signum: int, _frame: Any) -> None:
-        if self.signum is not None:
+        """Ask for a stop, or raise KeyboardInterrupt: what else a handler raises Ray holds back until its call ends by
+        itself (findings/ray_signal.sh)."""
+        if self.signum is not None or self.request_stop is None:
+            self.signum = self.signum or signum
             raise KeyboardInterrupt
         self.signum = signum
-        if self.request_stop is None:
-            raise Stopped(signum)
         print(f"\n{signal.Signals(signum).name}: saving, then leaving (again: leave at once)", file=sys.stderr)
         self.request_stop()
 
 
 @contextmanager
 def watch_signals() -> Iterator[Signals]:
-    """Handle SIGINT and SIGTERM in the main thread; in any other thread do nothing."""
+    """Handle SIGINT and SIGTERM in the main thread, and raise Stopped for what they interrupt; in any other thread do
+    nothing."""
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield signals
@@ -44,6 +45,10 @@ def watch_signals() -> Iterator[Signals]:
     before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield signals
+    except KeyboardInterrupt:
+        if signals.signum is None:
+            raise
+        raise Stopped(signals.signum) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,18 +8,26 @@ import pytest
 from ray._private import services
 
 from ray_distill.errors import Stopped
-from ray_distill.train.driver.signals import Signals, own_session
+from ray_distill.train.driver.signals import own_session, watch_signals
 
 
 def test_the_first_signal_asks_for_a_stop_and_the_second_leaves(capsys):
     asked = []
-    signals = Signals(request_stop=lambda: asked.append(1))
-    signals.handle(signal.SIGTERM, None)
-    assert asked == [1] and "SIGTERM: saving" in capsys.readouterr().err
-    with pytest.raises(KeyboardInterrupt):
-        signals.handle(signal.SIGTERM, None)
-    with pytest.raises(Stopped):
-        Signals().handle(signal.SIGTERM, None)
+    with pytest.raises(Stopped) as stopped, watch_signals() as signals:
+        signals.request_stop = lambda: asked.append(1)
+        signal.raise_signal(signal.SIGTERM)
+        assert asked == [1] and "SIGTERM: saving" in capsys.readouterr().err
+        signal.raise_signal(signal.SIGINT)
+    assert asked == [1] and stopped.value.signum == signal.SIGTERM
+
+
+def test_where_there_is_nothing_to_save_the_first_signal_leaves():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="goes on from there") as stopped, watch_signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.signum == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(KeyboardInterrupt), watch_signals():
+        raise KeyboardInterrupt  # none of ours
 
 
 def started():
