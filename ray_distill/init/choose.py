@@ -78,21 +78,21 @@ def fitting(answers: Answers, cluster: Cluster, name: str) -> Choice | None:
 
 
 def with_answers(recipe: Recipe, answers: Answers, cluster: Cluster, name: str) -> str:
-    body, family = recipe.body, parse(recipe.body).model.family
+    body = recipe.body
     edits = [
         Edit("name", name, f"of configs/{recipe.name}.yaml"),
         Edit("data.datasets", [dict(answers.dataset)], "your data", other="manifest"),
         Edit("train.workers", cluster.gpus, "one for each GPU"),
-        *text_encoder(family, parse(recipe.body), cluster),
+        *text_encoder(parse(body), cluster),
     ]
     for edit in edits:
         body = apply(body, edit)
     return body
 
 
-def text_encoder(family: str, config: RunConfig, cluster: Cluster) -> Iterator[Edit]:
+def text_encoder(config: RunConfig, cluster: Cluster) -> Iterator[Edit]:
     """The precision in which the text encoder fits a GPU; plan does not count it."""
-    free, billions = Assumed().free(cluster), TEXT_ENCODERS[family]
+    free, billions = Assumed().free(cluster), TEXT_ENCODERS[config.model.family]
     order = list(BYTES)[list(BYTES).index(config.model.text_encoder_precision) :]
     precision = next((kind for kind in order if billions * 1e9 * BYTES[kind] + BESIDE <= free), order[-1])
     if precision != order[0]:
