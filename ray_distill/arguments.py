@@ -24,6 +24,18 @@ remedies, the plan beside what was measured, and how to load the student. A run 
 this command writes it again, also while the run is at work. It reads the run's files alone, samples nothing and
 starts nothing. Videos beyond the limit are counted and named.
 """
+ANSWERS = {
+    "family": "such as wan2.1",
+    "task": "t2v: videos of text; i2v: videos that begin from a picture",
+    "goal": "small: the smallest network; large: the largest; stream: a causal student",
+    "gpus": "such as 1xRTX4090-24GB or 2x8xH100-80GB",
+    "data": "a folder of clips, a manifest, or a file of prompts",
+}
+"""The flags of init, each of which answers one question."""
+MACHINE = (
+    "look at this machine instead: libraries, GPUs, NCCL, disk, shared memory, decoders, hub token, MLflow; CONFIG, "
+    "which may be left out, says what is needed"
+)
 RUN_VERBS = {
     "check": "print the keys that are set, and refuse what would fail later; start nothing",
     "plan": "estimate memory, forwards, time and money by role; start nothing",
@@ -47,9 +59,15 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"ray-distill {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    first = _verb(verbs, "init", "write a first configuration that fits your GPUs, from flags or from your answers")
+    first.add_argument("output", type=Path, metavar="OUT", help="the YAML file to write, such as first.yaml")
+    for name, text in ANSWERS.items():
+        first.add_argument(f"--{name}", help=text)
     for verb, purpose in RUN_VERBS.items():
         one = _verb(verbs, verb, purpose)
-        one.add_argument("config", type=Path, metavar="CONFIG", help="a file, such as configs/quickstart.yaml")
+        count = "?" if verb == "check" else None
+        help_text = "a file, such as configs/quickstart.yaml"
+        one.add_argument("config", type=Path, metavar="CONFIG", nargs=count, help=help_text)
         one.add_argument("--no-push", action="store_true", help="nothing leaves for the hub or a web hook")
         if verb == "plan":
             more = "dotted keys of the configuration; and cluster=2x8xH100-80GB, price=USD a GPU's hour, mfu=SHARE"
@@ -59,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         if verb == "check":
             one.add_argument("--all", action="store_true", help="print every key with its value and meaning")
             text = "explain a key or a section, such as train.global_batch, and check nothing"
+            one.add_argument("--machine", action="store_true", help=MACHINE)
             one.add_argument("--explain", action="append", metavar="KEY", help=text)
         if verb == "sample":
             one.add_argument("--prompt", action="append", default=[], help="a prompt; several: give the flag again")
@@ -91,6 +110,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args, more = verbs.parse_known_args(argv)
     if unknown := [item for item in more if item.startswith("-")]:
         verbs.error(f"{args.verb} has no {unknown[0]}; see ray-distill {args.verb} --help")
+    if args.verb == "check" and args.config is None and not args.machine:
+        verbs.error("the following arguments are required: CONFIG (without one: check --machine)")
+    if args.verb == "init" and more:
+        verbs.error(f"init takes no {more[0]}; see ray-distill init --help")
+    if args.verb == "init":
+        return args
     args.overrides += more  # argparse does not parse the arguments behind a flag that follows the first key=value
     if getattr(args, "no_push", False):
         args.overrides += ["publish=null", "track.webhook=null"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_distill.arguments import parse
+from ray_distill.arguments import ANSWERS, parse
 from ray_distill.errors import ConfigError, Stopped, mistakes
 from ray_distill.secrets import MaskedFormatter, mask, mask_threads, mask_tree, masked_traceback, show
 from ray_distill.terminal import AboveBars, patient
@@ -29,13 +29,30 @@ def load(path: Path, overrides: Sequence[str]) -> Loaded:
     return load_run(path, overrides)
 
 
-def check_config(args: argparse.Namespace) -> None:
+def init(args: argparse.Namespace) -> None:
+    from ray_distill.init.start import init
+
+    flags = {name: getattr(args, name) for name in ANSWERS}
+    show(init(args.output, flags, input if sys.stdin.isatty() else None))
+
+
+def check_machine(args: argparse.Namespace) -> int:
+    from ray_distill.machine.report import report
+
+    text, whole = report((lambda: load(args.config, args.overrides).config) if args.config else None)
+    show(text)
+    return 0 if whole else 1
+
+
+def check_config(args: argparse.Namespace) -> int | None:
+    if args.machine:
+        return check_machine(args)
     from ray_distill.config.explain import explain, table
 
     loaded = load(args.config, args.overrides)
     if args.explain:
         print(explain(loaded, args.explain))
-        return
+        return None
     print(table(loaded) if args.all else loaded.table())
     if loaded.report:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
@@ -46,6 +63,7 @@ def check_config(args: argparse.Namespace) -> None:
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         show(f"warning: {message}")
     print(f"\n{args.config}: ready to train")
+    return None
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -230,6 +248,7 @@ def track(args: argparse.Namespace) -> int:
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "init": init,
     "check": check_config,
     "plan": plan,
     "preflight": preflight,

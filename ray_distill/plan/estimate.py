@@ -93,6 +93,12 @@ def still(parameters: Parameters) -> Parameters:
     return replace(parameters, trainable=())
 
 
+def checkpoint_bytes(config: RunConfig) -> int:
+    """Bytes of a run's largest checkpoint, without streamed rollouts; ValueError for an unknown network."""
+    sizes = {role: parameters(config, role) for role in config.held_roles}
+    return sum(checkpoint_sizes(config, sizes).values())
+
+
 def checkpoint_sizes(config: RunConfig, sizes: Mapping[Role, Parameters]) -> dict[Role, int]:
     """Bytes by role of a run's largest checkpoint, which holds no moments of finished roles."""
 

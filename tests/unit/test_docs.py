@@ -12,6 +12,8 @@ from docs.upgrade import cited_tests
 from ray_distill.arguments import parse
 from ray_distill.cli import main
 from ray_distill.importers import load_run
+from ray_distill.init.recipes import RECIPES
+from ray_distill.plan.hardware import parse_cluster
 from ray_distill.tune.space import load_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +51,9 @@ def test_there_are_commands() -> None:
 def test_a_documented_command_is_taken(line: str, first_run: Path) -> None:
     line = line.replace(" first.yaml", f" {first_run}")
     args = parse(shlex.split(line)[1:])
-    if args.verb == "report":
+    if args.verb == "init":
+        assert not args.output.exists() and args.goal in RECIPES[args.family][args.task] and parse_cluster(args.gpus)
+    elif args.verb == "report":
         assert all(str(run).startswith(MADE) for run in args.runs)
     elif str(args.config).startswith(MADE) and args.verb != "track":
         assert args.verb == "train"
@@ -61,6 +65,8 @@ def test_a_documented_command_is_taken(line: str, first_run: Path) -> None:
         load_sweep(args.config, args.overrides)
     elif args.verb == "plan" and args.config != first_run:
         assert main(shlex.split(line)[1:]) in (0, 1)
+    elif args.config is None:
+        assert args.verb == "check" and args.machine
     else:
         load_run(args.config, args.overrides, environment={})
 

@@ -19,16 +19,18 @@ BELOW: dict[str, tuple[str, ...]] = {
     "fastvideo": ("simpletuner",),
     "importers": ("simpletuner", "fastvideo"),
     "plan": ("config",),
+    "machine": ("plan",),
     "checkpoint": ("config",),
     "track": ("config",),
     "evaluate": ("checkpoint",),
     "export": ("evaluate",),
     "report": ("evaluate", "plan", "track"),
     "train": ("export", "report"),
+    "init": ("train",),
     "tune": ("train", "importers"),
     "terminal": (),
     "arguments": (),
-    "cli": ("tune", "terminal", "arguments"),
+    "cli": ("tune", "init", "machine", "terminal", "arguments"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
     *(

@@ -19,6 +19,7 @@ HEAVY = {
 }
 ENTRIES: dict[str, tuple[set[str], int]] = {  # the entry of a process -> its heavy libraries, most modules of ours
     "cli": (set(), 8),
+    "machine.look": (set(), 14),
     "data.prepare.stages": (set(), 34),  # tasks that look into files, decode clips and write rows
     "data.prepare.encode": ({"torch"}, 46),  # actors with a codec or a text encoder
     "data.feed.stream": ({"ray.data"}, 20),  # tasks that fetch rows

@@ -1,0 +1,117 @@
+"""Choose the first recipe that fits the GPUs, or the cheapest change with which one does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+
+from ray_distill.config import RunConfig
+from ray_distill.config import tree as yaml_tree
+from ray_distill.config.keys import ConfigError
+from ray_distill.config.kinds import Kinds
+from ray_distill.config.load import config_of
+from ray_distill.config.roles import follow_students
+from ray_distill.init.answers import PRESETS, Answers
+from ray_distill.init.edit import Edit, apply
+from ray_distill.init.recipes import TEXT_ENCODERS, Recipe
+from ray_distill.plan.changes import cheapest
+from ray_distill.plan.estimate import Estimate, estimate
+from ray_distill.plan.hardware import Cluster, parse_cluster
+from ray_distill.plan.report import Assumed
+
+WHY = {
+    "gradient_checkpointing": "recomputes activations",
+    "micro_batch": "fewer samples at a time",
+    "zero": "shards the weights",
+    "sequence_parallel": "neighbours share the tokens of a clip",
+    "dtype": "half the bytes",
+    "ema_decay": "no average, which costs quality",
+    "shared_base": "one network for all roles",
+    "offload_optimizer": "in CPU memory",
+}
+"""Effects of plan's changes, by their keys' last part."""
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+BESIDE = 2e9
+"""Assumed bytes that a text encoder takes beside its weights."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recipe with its edits, as text of the written file and as its plan."""
+
+    recipe: Recipe
+    body: str
+    estimate: Estimate
+
+
+def choose(answers: Answers, name: str) -> Choice:
+    """ConfigError, with a cluster on which it fits, if no recipe fits the answers' GPUs."""
+    choice = fitting(answers, answers.cluster, name)
+    if choice is not None:
+        return choice
+    larger = [text for text in PRESETS if fitting(answers, parse_cluster(text), name)]
+    files = ", ".join(f"configs/{recipe.name}.yaml" for recipe in answers.recipes)
+    where = f"; it fits {', '.join(larger)}" if larger else ""
+    raise ConfigError(f"--gpus {answers.cluster}: no change that plan knows makes {files} fit{where}")
+
+
+def fitting(answers: Answers, cluster: Cluster, name: str) -> Choice | None:
+    """The first recipe that fits as it stands, else the first with a change that does, else None."""
+
+    def fits(result: Estimate) -> bool:
+        return result.peak.total <= Assumed().free(cluster) and result.config.train.workers == cluster.gpus
+
+    bodies = [(recipe, with_answers(recipe, answers, cluster, name)) for recipe in answers.recipes]
+    for recipe, body in bodies:
+        if fits(result := estimate(parse(body))):
+            return Choice(recipe, body, result)
+    for recipe, body in bodies:
+        if change := cheapest(parse(body), fits):
+            for edit in edits_of(change.keys, cluster):
+                body = apply(body, edit)
+            result = estimate(parse(body))
+            assert fits(result), f"{recipe.name}: the file is not the configuration that was planned"
+            return Choice(recipe, body, result)
+    return None
+
+
+def with_answers(recipe: Recipe, answers: Answers, cluster: Cluster, name: str) -> str:
+    body = recipe.body
+    edits = [
+        Edit("name", name, f"of configs/{recipe.name}.yaml"),
+        Edit("data.datasets", [dict(answers.dataset)], "your data", other="manifest"),
+        Edit("train.workers", cluster.gpus, "one for each GPU"),
+        *text_encoder(parse(body), cluster),
+    ]
+    for edit in edits:
+        body = apply(body, edit)
+    return body
+
+
+def text_encoder(config: RunConfig, cluster: Cluster) -> Iterator[Edit]:
+    """The precision in which the text encoder fits a GPU; plan does not count it."""
+    free, billions = Assumed().free(cluster), TEXT_ENCODERS[config.model.family]
+    order = list(BYTES)[list(BYTES).index(config.model.text_encoder_precision) :]
+    precision = next((kind for kind in order if billions * 1e9 * BYTES[kind] + BESIDE <= free), order[-1])
+    if precision != order[0]:
+        size = billions * BYTES[order[0]]
+        yield Edit(
+            "model.text_encoder_precision",
+            precision,
+            f"in {order[0]} it takes {size:.1f} GB of {cluster.gpu.memory} GiB",
+        )
+
+
+def edits_of(keys: tuple[str, ...], cluster: Cluster) -> Iterator[Edit]:
+    """Edits of plan's changes, written ``key=value``."""
+    for key, value in (text.split("=") for text in keys):
+        yield Edit(key, yaml.safe_load(value), f"to fit {cluster.gpu.memory} GiB: {WHY[key.rpartition('.')[2]]}")
+
+
+def parse(text: str) -> RunConfig:
+    """The configuration of a text, without environment and command line."""
+    tree = yaml_tree.parse(text, Kinds.of(RunConfig))
+    follow_students(tree)
+    return config_of(RunConfig, tree)
