@@ -43,7 +43,7 @@ def test_the_commands_of_the_readme_run(straight: Path, home: Home, monkeypatch:
         else:
             assert serves([program, *arguments]), line
         ran.append(program)
-    assert ran.count("ray-distill") == 8 and ran[-1] == "mlflow"
+    assert ran.count("ray-distill") == 9 and ran[-1] == "mlflow"
     assert {"seven.mp4", "seven.safetensors"} <= {path.name for path in (home.folder / "output").iterdir()}
 
 
