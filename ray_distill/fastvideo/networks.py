@@ -8,7 +8,8 @@ from ray_distill.fastvideo.file import File
 from ray_distill.simpletuner.outcome import Outcome
 from ray_distill.simpletuner.values import Refused, flag, number, text
 
-MODELS = {"fastvideo.train.models.wan.WanModel": False, "fastvideo.train.models.wan.WanCausalModel": True}
+TRAINED = "fastvideo.train.models"
+MODELS = {f"{TRAINED}.wan.WanModel": False, f"{TRAINED}.wan.WanCausalModel": True}
 """Class of a role's network -> whether it is causal."""
 BACKENDS = {"TORCH_SDPA": "native", "FLASH_ATTN": "flash", "SAGE_ATTN": "sage"}
 """FastVideo's attention -> diffusers' name."""

@@ -15,7 +15,8 @@ from ray_distill.config.load import config_of
 from ray_distill.config.roles import follow_students
 from ray_distill.init.answers import PRESETS, Answers
 from ray_distill.init.edit import Edit, apply
-from ray_distill.init.recipes import TEXT_ENCODERS, Recipe
+from ray_distill.init.recipes import Recipe
+from ray_distill.models import family
 from ray_distill.plan.changes import cheapest
 from ray_distill.plan.estimate import Estimate, estimate
 from ray_distill.plan.hardware import Cluster, parse_cluster
@@ -92,7 +93,7 @@ def with_answers(recipe: Recipe, answers: Answers, cluster: Cluster, name: str) 
 
 def text_encoder(config: RunConfig, cluster: Cluster) -> Iterator[Edit]:
     """The precision in which the text encoder fits a GPU; plan does not count it."""
-    free, billions = Assumed().free(cluster), TEXT_ENCODERS[config.model.family]
+    free, billions = Assumed().free(cluster), family(config.model.family).text_billions
     order = list(BYTES)[list(BYTES).index(config.model.text_encoder_precision) :]
     precision = next((kind for kind in order if billions * 1e9 * BYTES[kind] + BESIDE <= free), order[-1])
     if precision != order[0]:

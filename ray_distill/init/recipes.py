@@ -37,8 +37,6 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 """Family -> task -> goal -> files of one network, those with the least memory traffic and state first. The first task
 and the first goal are the defaults."""
-TEXT_ENCODERS = {"wan": 5.68, "ltx2": 12.2, "cogvideox": 4.76, "hunyuan15": 8.3}
-"""Parameters in billions: UMT5-XXL, Gemma 3 12B, T5 v1.1 XXL, Qwen2.5-VL 7B."""
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,8 @@ class Family:
     """diffusers' class of the network in transformer/."""
     parts: Mapping[str, str]
     """The class names in the pipeline's other folders: text_encoder, vae, and the family's further ones."""
+    text_billions: float
+    """Parameters of the published text encoder, in units of 10^9."""
     denoiser: Callable[..., Denoiser]
     """(network, dtype=torch.float32) -> a Denoiser around the network, which may also be an engine that wraps one."""
     exchange_heads: Callable[[nn.Module, Ranks], None] | None

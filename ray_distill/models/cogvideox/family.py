@@ -97,6 +97,7 @@ FAMILY = Family(
     name="cogvideox",
     transformer=CogVideoXTransformer3DModel,
     parts={"text_encoder": "T5EncoderModel", "vae": "AutoencoderKLCogVideoX"},
+    text_billions=4.76,  # T5 v1.1 XXL
     denoiser=CogVideoXDenoiser,
     exchange_heads=None,
     codec=CogVideoXVAE,

@@ -155,6 +155,7 @@ FAMILY = Family(
         "text_encoder_2": "T5EncoderModel",
         "vae": "AutoencoderKLHunyuanVideo15",
     },
+    text_billions=8.3,  # Qwen2.5-VL 7B
     denoiser=HunyuanDenoiser,
     exchange_heads=None,
     codec=HunyuanVAE,

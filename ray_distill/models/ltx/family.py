@@ -56,6 +56,7 @@ FAMILY = Family(
     name="ltx",
     transformer=LTXVideoTransformer3DModel,
     parts={"text_encoder": "T5EncoderModel", "vae": "AutoencoderKLLTXVideo"},
+    text_billions=4.76,  # T5 v1.1 XXL
     denoiser=LTXDenoiser,
     exchange_heads=exchange_heads,
     codec=LTXVAE,

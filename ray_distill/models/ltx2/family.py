@@ -161,6 +161,7 @@ FAMILY = Family(
         **{part: of.__name__ for part, of in OTHERS.items()},
     },
     others=OTHERS,
+    text_billions=12.2,  # Gemma 3 12B
     denoiser=LTX2Denoiser,
     exchange_heads=None,
     codec=LTX2VAE,

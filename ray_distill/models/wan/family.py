@@ -144,6 +144,7 @@ FAMILY = Family(
     name="wan",
     transformer=WanTransformer3DModel,
     parts={"text_encoder": "UMT5EncoderModel", "vae": "AutoencoderKLWan"},
+    text_billions=5.68,  # UMT5-XXL
     denoiser=WanDenoiser,
     exchange_heads=exchange_heads,
     codec=WanVAE,
