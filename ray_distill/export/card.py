@@ -71,10 +71,12 @@ def model_card(
 
 def _guidance(sampler: Sampler) -> str:
     """The scale, or "off"; that of sound behind it, if it has one of its own."""
-    scale, audio = (
-        "off" if s == 1.0 else s and f"{s:g}" for s in (sampler.guidance_scale, sampler.audio_guidance_scale)
-    )
-    return str(scale) if audio is None else f"{scale}, of sound {audio}"
+
+    def text(scale: float) -> str:
+        return "off" if scale == 1.0 else f"{scale:g}"
+
+    scale, audio = text(sampler.guidance_scale), sampler.audio_guidance_scale
+    return scale if audio is None else f"{scale}, of sound {text(audio)}"
 
 
 def _sight(window: Mapping[str, int] | None) -> str:

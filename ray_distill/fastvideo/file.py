@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_distill.simpletuner.outcome import ABSENT, Outcome
+from ray_distill.simpletuner.outcome import ABSENT, Outcome, locate
 from ray_distill.simpletuner.values import Refused, number, whole
 
 ROLES = {"student": "student", "teacher": "teacher", "critic": "fake_score"}
@@ -63,13 +63,8 @@ class File:
         return ROLES[key.split(".")[1]]
 
     def locate(self, name: Any) -> Path:
-        """The path of a file or folder that the configuration names, relative to the working directory, else to the
-        configuration."""
-        path = Path(str(name)).expanduser()
-        for folder in (Path.cwd(), self.path.parent):
-            if (folder / path).exists():
-                return (folder / path).absolute()
-        raise Refused(f"no such file or folder in {Path.cwd()} nor in {self.path.parent.absolute()}")
+        """The path of a file or folder that the configuration names."""
+        return locate(name, self.path)
 
 
 Rule = Callable[[str, Any, File], Outcome]

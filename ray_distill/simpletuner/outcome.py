@@ -97,15 +97,18 @@ class File:
         return frames if isinstance(frames, int) else None
 
     def locate(self, name: Any) -> Path:
-        """The path of a file that the configuration names, relative to the working directory, else to the
-        configuration."""
-        path = Path(str(name)).expanduser()
-        for folder in (Path.cwd(), self.path.parent):
-            if (folder / path).exists():
-                return (folder / path).absolute()
-        beside = self.path.parent.absolute()
-        where = str(Path.cwd()) if beside == Path.cwd() else f"{Path.cwd()} nor in {beside}"
-        raise Refused(f"no such file in {where}")
+        """The path of a file that the configuration names."""
+        return locate(name, self.path)
+
+
+def locate(name: Any, configuration: Path) -> Path:
+    """The path of a file or folder that ``configuration`` names, relative to the working directory, else to the
+    configuration; Refused where there is none."""
+    path, here, beside = Path(str(name)).expanduser(), Path.cwd(), configuration.parent.absolute()
+    for folder in (here, beside):
+        if (folder / path).exists():
+            return (folder / path).absolute()
+    raise Refused(f"no such file in {here if beside == here else f'{here} nor in {beside}'}")
 
 
 def _read(settings: Mapping[str, Any], key: str, kind: Callable[[Any], Any], default: Any) -> Any:
