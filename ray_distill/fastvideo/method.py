@@ -57,7 +57,7 @@ def steps(key: str, value: Any, file: File) -> Outcome:
 
 
 def warp(key: str, value: Any, file: File) -> Outcome:
-    """Self-Forcing warps by the pipeline's shift, DMD by the student's own."""
+    """Warp the steps by a shift: Self-Forcing's is the pipeline's, DMD's the student's own."""
     shift = file.read("pipeline.flow_shift", number, 0.0) if file.causal else file.shift
     if not flag(value):
         return Outcome({"method.warp_denoising_step": False})

@@ -27,7 +27,7 @@ def network(key: str, value: Any, file: File) -> Outcome:
 
 
 def init_from(key: str, value: Any, file: File) -> Outcome:
-    """The teacher's folder is the pipeline; another role has a path where its own differs."""
+    """Take the teacher's folder as the pipeline, and another role's as its path where it differs."""
     role, own = file.role_of(key), text(value)
     if role == "teacher":
         return Outcome({"model.path": own})

@@ -25,7 +25,7 @@ def batch(key: str, value: Any, file: File) -> Outcome:
 
 
 def latents(key: str, value: Any, file: File) -> Outcome:
-    """FastVideo cuts latents to num_latent_t, so that it counts where num_frames says something else."""
+    """Frames of a clip, by the latents to which FastVideo cuts it, also where num_frames says something else."""
     count = 4 * (whole(value) - 1) + 1
     if (other := file.read("training.data.num_frames", whole, count)) == count:
         return Outcome({"data.frames": count})
@@ -44,7 +44,7 @@ def clip(key: str, value: Any, file: File) -> Outcome:
 
 
 def ema(key: str, value: Any, file: File) -> Outcome:
-    """The average's decay: FastVideo moves it at each step, so that k moves of a still student are one by d^k here."""
+    """The average's decay d^k: FastVideo moves it at each of the k steps between updates of the student."""
     decay = number(value) ** file.interval
     note = (
         f"FastVideo moves it at each step; {number(value):g}^{file.interval} at each update of the student is the same"
@@ -53,7 +53,7 @@ def ema(key: str, value: Any, file: File) -> Outcome:
 
 
 def warmup(key: str, value: Any, file: File) -> Outcome:
-    """FastVideo's schedule constant, by diffusers' name, has no warm-up; here every schedule may have one."""
+    """Warm-up of the schedules that have one in FastVideo: all but constant, by diffusers' names."""
     named = {STUDENT: "training.optimizer.lr_scheduler", FAKE: "method.fake_score_lr_scheduler"}
     roles = [role for role, own in named.items() if file.settings.get(own, "constant") != "constant"]
     if whole(value) and len(roles) < len(named):
@@ -113,7 +113,7 @@ def keep(key: str, value: Any, file: File) -> Outcome:
 
 
 def sampled(key: str, value: Any, file: File) -> Outcome:
-    """Validations sample the student's own steps."""
+    """Note whether validations ask for the student's own steps, which are sampled in any case."""
     own = file.settings.get("method.dmd_denoising_steps")
     same = value == own or (isinstance(own, list) and value == [len(own)])
     return Outcome(

@@ -48,7 +48,7 @@ class Choice:
 
 
 def choose(answers: Answers, name: str) -> Choice:
-    """ConfigError, with a cluster on which it fits, if no recipe fits the answers' GPUs."""
+    """The recipe for the answers, with its edits; ConfigError, with a cluster that fits, if none fits their GPUs."""
     choice = fitting(answers, answers.cluster, name)
     if choice is not None:
         return choice

@@ -82,7 +82,7 @@ def new_numbers(folder: Path) -> dict[str, float]:
 
 
 def mark_sent(folder: Path, numbers: Mapping[str, float]) -> None:
-    """Note that MLflow has ``numbers``."""
+    """Note that ``numbers`` are among the run's records for MLflow."""
     write_document(folder / SENT, {"numbers": dict(numbers)})
 
 
