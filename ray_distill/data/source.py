@@ -25,7 +25,9 @@ from ray_distill.settings import (
     Steps,
 )
 
-PLACES = ("manifest", "videos", "shards", "prompts")
+PLACES = ("manifest", "videos", "shards", "prompts", "latents")
+KEYS_OF_LATENTS = {"id", "latents", "repeats", "probability", "frames"}
+"""Keys that have an effect on a dataset of latents."""
 
 
 class Teacher(Section):
@@ -60,8 +62,8 @@ class Teacher(Section):
 
 
 class Dataset(Section):
-    """A dataset: exactly one of ``manifest``, ``videos``, ``shards`` and ``prompts``, and how often training shows
-    it."""
+    """A dataset: exactly one of ``manifest``, ``videos``, ``shards``, ``prompts`` and ``latents``, and how often
+    training shows it."""
 
     id: str = ""
     """The dataset's name in messages and in the card; default: the name of its file or folder."""
@@ -73,6 +75,8 @@ class Dataset(Section):
     """A tar file or a folder of tar files, as WebDataset packs them: 0001.mp4 beside 0001.txt or 0001.json."""
     prompts: Location | None = None
     """Prompts without videos: a text file with one prompt per line, or JSON lines, for methods that need no data."""
+    latents: Location | None = None
+    """A folder of FastVideo's parquet of text to video, or one file: latents and captions, without videos."""
     captions: Literal["sidecar", "lines", "filename"] = "sidecar"
     """sidecar: one caption in a .txt beside the video. lines: a caption per line of the .txt, and each sample draws
     one. filename: the file's name with spaces for underscores, for ``videos`` alone. Needs ``videos`` or ``shards``."""
@@ -117,6 +121,8 @@ class Dataset(Section):
             raise ValueError(
                 f"a dataset needs exactly one of {', '.join(PLACES)}; it has {' and '.join(places) or 'none'}"
             )
+        if self.kind == "latents":
+            self._check_latents()
         of = {"filename": (self.videos,), "lines": (self.videos, self.shards)}.get(self.captions)
         if of is not None and (self.caption is not None or not any(of)):
             also = " or shards" * (len(of) - 1)
@@ -142,6 +148,15 @@ class Dataset(Section):
                 f"repeats = {self.repeats:g}: probability already says how often it is seen; remove one of them"
             )
         return self
+
+    def _check_latents(self) -> None:
+        fields = type(self).model_fields
+        for name in sorted(fields.keys() - KEYS_OF_LATENTS):
+            value = getattr(self, name)
+            if value != fields[name].default:
+                raise ValueError(
+                    f"{name} = {value}: latents are as they were encoded, each with its own caption; remove it"
+                )
 
     @property
     def kind(self) -> str:
@@ -293,7 +308,12 @@ class Source(Clips):
 
     @property
     def has_videos(self) -> bool:
-        return any(part.kind != "prompts" for part in self.parts)
+        """True where a dataset has files of videos, whose pixels can be read again."""
+        return any(part.kind not in ("prompts", "latents") for part in self.parts)
+
+    def numbers_of(self, kind: str) -> list[int]:
+        """The numbers of the datasets of a kind."""
+        return [number for number, part in enumerate(self.parts) if part.kind == kind]
 
     def passes(self, counts: list[int]) -> list[float]:
         """Number of times, at least 1, that an epoch shows each row of a dataset; the datasets have ``counts`` rows."""

@@ -27,6 +27,7 @@ CONTENTS = {
     "videos": "It holds videos, each with a .txt beside it",
     "shards": "It is a tar file, or a folder of them",
     "prompts": "It holds a prompt a line",
+    "latents": "It is a folder of FastVideo's parquet, searched with all its subfolders, or one such file",
 }
 
 
@@ -67,7 +68,9 @@ def check(source: Source) -> None:
             there = kind(part.place)
         except UNREADABLE as error:
             raise ValueError(f"{where}: cannot be accessed ({error})") from None
-        kinds = {"videos": ("folder",), "shards": ("file", "folder")}.get(part.kind, ("file",))
+        kinds = {"videos": ("folder",), "shards": ("file", "folder"), "latents": ("file", "folder")}.get(
+            part.kind, ("file",)
+        )
         if there not in kinds:
             raise ValueError(f"{where}: no such {' or '.join(kinds)}. {CONTENTS[part.kind]}")
 
@@ -174,6 +177,19 @@ def _shards(source: Source, number: int, part: Dataset, more: More) -> Iterator[
             video = f"{name}/{clip.name}" if clip.name else name
             captions = clip.captions if own is None else (own,)
             yield _entry(number, video, clip.place, captions, clip.fault and f"{video}: {clip.fault}")
+
+
+def _latents(source: Source, number: int, part: Dataset, more: More) -> Iterator[Entry]:
+    """One entry for each parquet file, whose rows are looked into later."""
+    if kind(part.place) == "file":
+        yield Entry(number, PurePosixPath(str(part.place)).name, str(part.place), "")
+        return
+    unread: dict[str, OSError] = {}
+    names = walk(part.place, unread.__setitem__, more)
+    yield from _unread(number, unread)
+    for name in names:
+        if PurePosixPath(name).suffix.lower() == ".parquet":
+            yield Entry(number, name, join(part.place, name), "")
 
 
 def _unread(number: int, folders: Mapping[str, OSError]) -> Iterator[Entry]:
@@ -287,4 +303,4 @@ def _is_prompt(part: Dataset, value: Any) -> bool:
     return part.kind == "prompts" and not isinstance(value, dict | list)
 
 
-_READERS = {"videos": _folder, "shards": _shards, "manifest": _manifest, "prompts": _prompts}
+_READERS = {"videos": _folder, "shards": _shards, "manifest": _manifest, "prompts": _prompts, "latents": _latents}
