@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import takewhile
@@ -161,12 +161,8 @@ def _sidecar(part: Dataset, name: str) -> tuple[Captions, str]:
 
 
 def _shards(source: Source, number: int, part: Dataset, more: More) -> Iterator[Entry]:
-    tars = {PurePosixPath(str(part.place)).name: str(part.place)}
-    if kind(part.place) == "folder":
-        unread: dict[str, OSError] = {}
-        names = walk(part.place, unread.__setitem__, more)
-        tars = {name: join(part.place, name) for name in names if is_shard(name)}
-        yield from _unread(number, unread)
+    tars, unread = _files(part.place, is_shard, more)
+    yield from _unread(number, unread)
     column, choices, own = part.caption_column, part.captions == "lines", part.caption
     for name, tar in tars.items():
         try:
@@ -181,15 +177,19 @@ def _shards(source: Source, number: int, part: Dataset, more: More) -> Iterator[
 
 def _latents(source: Source, number: int, part: Dataset, more: More) -> Iterator[Entry]:
     """One entry for each parquet file, whose rows are looked into later."""
-    if kind(part.place) == "file":
-        yield Entry(number, PurePosixPath(str(part.place)).name, str(part.place), "")
-        return
-    unread: dict[str, OSError] = {}
-    names = walk(part.place, unread.__setitem__, more)
+    files, unread = _files(part.place, lambda name: PurePosixPath(name).suffix.lower() == ".parquet", more)
     yield from _unread(number, unread)
-    for name in names:
-        if PurePosixPath(name).suffix.lower() == ".parquet":
-            yield Entry(number, name, join(part.place, name), "")
+    yield from (Entry(number, name, path, "") for name, path in files.items())
+
+
+def _files(place: Path | str, fits: Callable[[str], bool], more: More) -> tuple[dict[str, str], dict[str, OSError]]:
+    """(places of files by name: ``place`` itself, or those below the folder whose names ``fits`` takes; the errors of
+    folders that cannot be read)."""
+    unread: dict[str, OSError] = {}
+    if kind(place) != "folder":
+        return {PurePosixPath(str(place)).name: str(place)}, unread
+    names = walk(place, unread.__setitem__, more)
+    return {name: join(place, name) for name in names if fits(name)}, unread
 
 
 def _unread(number: int, folders: Mapping[str, OSError]) -> Iterator[Entry]:

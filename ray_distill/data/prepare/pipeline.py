@@ -7,7 +7,6 @@ source has grown.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -19,7 +18,6 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
-from ray_distill.bars import bar
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import quiet
 from ray_distill.data.prepare.encode import EncodeClips, EncodePictures, EncodeText
@@ -28,6 +26,7 @@ from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.known_caches import memo, recall, remember
 from ray_distill.data.prepare.latents import LookLatents, ReadLatents
 from ray_distill.data.prepare.listing import entries, listing
+from ray_distill.data.prepare.progress import Progress, Say
 from ray_distill.data.prepare.stages import CLIPS, Decode, DecodePicture, FirstFrame, Look, Write
 from ray_distill.data.prepare.teach import MakeClips
 from ray_distill.data.source import Source, Teacher
@@ -40,7 +39,6 @@ from ray_distill.models.spec import of_clips
 from ray_distill.sealed import Damaged
 
 log = logging.getLogger(__name__)
-Say = Callable[[str], None]
 Stopped = Callable[[], bool]
 LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
 """CPUs of each stage. They must differ: Ray would fuse equal stages, and decode in the encoder's single process."""
@@ -284,29 +282,3 @@ def dataset(rows: pa.Table, per_block: int = BLOCK) -> Dataset:
     blocks = max(4 * int(ray.cluster_resources().get("CPU", 1)), -(-len(rows) // per_block))
     bounds = np.linspace(0, len(rows), min(blocks, len(rows)) + 1).astype(int).tolist()
     return ray.data.from_arrow([rows.slice(start, end - start) for start, end in pairwise(bounds)])
-
-
-class Progress:
-    """Progress of a stage: a bar on a terminal, elsewhere a line with counts and the time left every few seconds. The
-    lines measure the pace from the first row on, since actors take time to start."""
-
-    def __init__(self, what: str, total: int, say: Say, every_s: float = 5) -> None:
-        self.what, self.total, self.say, self.every_s = what, total, say, every_s
-        self.bar = bar(f"   {what}", total)
-        self.done = self.bad = 0
-        self.reported = time.monotonic()
-        self.first: tuple[float, int] | None = None
-
-    def add(self, finished: int, bad: int) -> None:
-        now = time.monotonic()
-        self.done, self.bad = self.done + finished, self.bad + bad
-        self.bar.set_postfix_str(f"{self.bad} skipped", refresh=False)
-        self.bar.update(finished)
-        if not self.bar.disable:
-            return
-        began, before = self.first = self.first or (now, self.done)
-        if now - self.reported >= self.every_s or self.done == self.total:
-            self.reported, remaining = now, self.total - self.done
-            pace = (self.done - before) / (now - began) if now > began else 0.0
-            ahead = f", {pace:.3g}/s, {remaining / pace:.0f} s left" if remaining and pace else ""
-            self.say(f"   {self.what}: {self.done} of {self.total}, {self.bad} skipped{ahead}")
