@@ -36,12 +36,12 @@ teacher: install  ## train anew the teacher that the quickstart ships with
 	cp output/digits_teacher/export/transformer/* examples/digits_teacher/transformer/
 
 # Units fill the cores that the others leave idle: Ray gives its workers a nice of 15. Each file's on one worker, for what it caches.
-test: install  ## the tests: Ray, then a gang of gloo processes, and beside them units, whose lines come last
+test: install  ## the tests: Ray, then two gangs of gloo processes, and beside them units, whose lines come last
 	@log=$$(mktemp); trap 'kill $$units 2>/dev/null; rm -f $$log' EXIT; failed=0; \
 	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile -m "not slow" --durations=5 \
 		>$$log 2>&1 & units=$$!; \
 	$(BIN)/python -m pytest tests/ray --durations=5 || failed=1; \
-	$(BIN)/python -m pytest tests/gang -m "not slow" --durations=5 || failed=1; \
+	$(BIN)/python -m pytest tests/gang -n 2 --dist loadfile -m "not slow" --durations=5 || failed=1; \
 	wait $$units || failed=1; cat $$log; exit $$failed
 
 slow: install  ## tests that take minutes: killed workers and sweeps, SimpleTuner's files, the benchmarks

@@ -100,7 +100,7 @@ def resumed(rank: int, world: int, name: str, case: jobs.Case, folder: str) -> t
         pytest.param("cogvideox", SEPARATE, SHARED, marks=pytest.mark.slow),
         pytest.param("hunyuan15", WHOLE, ZERO3, marks=pytest.mark.slow),
         pytest.param("hunyuan15", SEPARATE, SHARED, marks=pytest.mark.slow),
-        ("ltx2", WHOLE, ZERO3),
+        pytest.param("ltx2", WHOLE, ZERO3, marks=pytest.mark.slow),  # its pictures, below, have all of it
         pytest.param("ltx2", SEPARATE, SHARED, marks=pytest.mark.slow),
         ("ltx2 from an image", WHOLE, ZERO3),
         pytest.param("ltx2 from an image", SEPARATE, SHARED, marks=pytest.mark.slow),

@@ -72,7 +72,7 @@ class Sweep:
 
 def run_sweep(home: Home, folder: Path, name: str, trials: int, capsys: pytest.CaptureFixture[str]) -> Sweep:
     """The base first, then a rate that ruins the student; no file and no line of output has the planted secret."""
-    secret = "data.negative_prompt=password=planted-7"
+    secret = "track.register_as=password=planted-7"
     config = write_sweep(folder, home.overrides(name, secret), name=name, trials=trials, seed=0)
     assert main(["tune", str(config)]) == 0
     out = home.folder / "output" / name
