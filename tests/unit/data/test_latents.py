@@ -1,6 +1,7 @@
 """Latents of another tool's parquet on their way into a cache, with each stage called by hand: no Ray."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -10,17 +11,20 @@ import torch
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
-from ray_distill.data.prepare.encode import EncodeText
+from ray_distill.data.prepare.encode import EncodeClips, EncodeText
 from ray_distill.data.prepare.index import SHEET, finish, summary
 from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.latents import PICTURES, LookLatents, ReadLatents
 from ray_distill.data.prepare.listing import LISTED, listing
-from ray_distill.data.prepare.stages import CLIPS, Write
+from ray_distill.data.prepare.stages import CLIPS, Decode, Look, Write
 from ray_distill.data.source import Source
 from ray_distill.data.store.tables import rows_of, table_of
+from ray_distill.errors import ConfigError
 from ray_distill.models.codec import load_codec
 from ray_distill.models.pipeline import Pipeline
+from ray_distill.train.driver.checks.evaluation import check_cache
 from tests.parquet_latents import DIGITS, MEAN, SCHEMA, STD, raw, row, wan_model, write
+from tests.unit.data import odd
 from tests.unit.data.test_index import Characters, columns
 
 
@@ -42,7 +46,9 @@ def source(folder, *datasets, **given):
 def looked(source, models):
     shapes, size = models.shapes_of_latents(source), (source.height, source.width)
     look = LookLatents(shapes, models.pipeline.statistics, size)
-    return [clip for entry in rows_of(listing(source)) for clip in look(entry)]
+    video, latents = Look(source, models.multiple), source.numbers_of("latents")
+    entries = rows_of(listing(source))
+    return [clip for row in entries for clip in (look if row["dataset"] in latents else video)(row)]
 
 
 def make(source, model, between=lambda: None):
@@ -53,7 +59,10 @@ def make(source, model, between=lambda: None):
     if captions := made.missing_text().to_pylist():
         Write(made.text)(EncodeText(models)(columns(captions)))
     clips = made.missing_clips().to_pylist()
-    if clips:
+    if videos := [clip for clip in clips if clip["dataset"] not in source.numbers_of("latents")]:
+        for some in Decode(source)(columns(videos)):
+            Write(made.latents)(EncodeClips(models)(some))
+    if clips := [clip for clip in clips if clip not in videos]:
         read = ReadLatents(models.shapes_of_latents(source), models.pipeline.statistics)
         for some in read(columns(clips)):
             done = Write(made.latents)({name: np.array(some[name], dtype=object) for name in some})
@@ -186,6 +195,21 @@ def test_what_needs_pixels_says_that_it_leaves_them_out(tmp_path, model):
     cache, _ = make(data, model)
     assert cache.card["without_pixels"] == 1 and "1 of them latents without pixels" in summary(cache.card)
     assert not (cache.folder / SHEET).exists() and not data.has_videos
+
+
+def test_beside_videos_only_these_are_shown_and_measured(tmp_path, model):
+    (tmp_path / "videos").mkdir()
+    odd.write(tmp_path / "videos/clip.mp4", frames=9)
+    write(tmp_path / "in/a.parquet", [row("a", raw(0)), row("b", raw(1))])
+    parts = {"videos": tmp_path / "videos", "captions": "filename"}, {"latents": tmp_path / "in"}
+    data = source(tmp_path, *parts, resample=False)
+    cache, _ = make(data, model)
+    assert (cache.card["clips"], cache.card["without_pixels"], len(cache.buckets())) == (3, 2, 1)
+    assert (cache.folder / SHEET).exists() and data.has_videos
+    settings = {"metric": DIGITS / "metric", "enabled": True}
+    config = SimpleNamespace(data=data, evaluate=SimpleNamespace(**settings))
+    with pytest.raises(ConfigError, match="the metric compares distributions, and data has 1 clips"):
+        check_cache(config, cache)
 
 
 def test_a_codec_without_statistics_is_refused_by_name():
