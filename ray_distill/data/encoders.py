@@ -7,7 +7,7 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
-from ray_distill.data.source import Teacher
+from ray_distill.data.source import Source, Teacher
 from ray_distill.data.store.cache import FORMAT, Shape
 from ray_distill.data.store.parquet import address
 from ray_distill.models.codec import Codec
@@ -108,6 +108,12 @@ class Encoders:
     def multiple(self) -> tuple[int, int]:
         """(height, width) must be multiples of these two numbers."""
         return self.pipeline.multiple
+
+    def shapes_of_latents(self, source: Source) -> dict[int, Shape]:
+        """(C, t, h, w) of clips by number of each dataset of latents."""
+        size = source.height, source.width
+        frames = {number: source.clips(source.parts[number]).frames for number in source.numbers_of("latents")}
+        return {number: self.latent_shape(count, *size) for number, count in frames.items()}
 
     def latent_shape(self, frames: int, height: int, width: int) -> Shape:
         return self.pipeline.latent_shape(frames, height, width)

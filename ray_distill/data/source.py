@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from ray_distill.data.read.clip import Cut
+from ray_distill.data.clips import Clips
 from ray_distill.data.read.container import PIXELS
 from ray_distill.data.read.remote import Location, is_remote
 from ray_distill.diffusion.timesteps import check_timesteps
@@ -25,7 +25,9 @@ from ray_distill.settings import (
     Steps,
 )
 
-PLACES = ("manifest", "videos", "shards", "prompts")
+PLACES = ("manifest", "videos", "shards", "prompts", "latents")
+KEYS_OF_LATENTS = {"id", "latents", "repeats", "probability", "frames"}
+"""Keys that have an effect on a dataset of latents."""
 
 
 class Teacher(Section):
@@ -60,8 +62,8 @@ class Teacher(Section):
 
 
 class Dataset(Section):
-    """A dataset: exactly one of ``manifest``, ``videos``, ``shards`` and ``prompts``, and how often training shows
-    it."""
+    """A dataset: exactly one of ``manifest``, ``videos``, ``shards``, ``prompts`` and ``latents``, and how often
+    training shows it."""
 
     id: str = ""
     """The dataset's name in messages and in the card; default: the name of its file or folder."""
@@ -73,6 +75,8 @@ class Dataset(Section):
     """A tar file or a folder of tar files, as WebDataset packs them: 0001.mp4 beside 0001.txt or 0001.json."""
     prompts: Location | None = None
     """Prompts without videos: a text file with one prompt per line, or JSON lines, for methods that need no data."""
+    latents: Location | None = None
+    """A folder of FastVideo's parquet of text to video, or one file: latents and captions, without videos."""
     captions: Literal["sidecar", "lines", "filename"] = "sidecar"
     """sidecar: one caption in a .txt beside the video. lines: a caption per line of the .txt, and each sample draws
     one. filename: the file's name with spaces for underscores, for ``videos`` alone. Needs ``videos`` or ``shards``."""
@@ -117,6 +121,8 @@ class Dataset(Section):
             raise ValueError(
                 f"a dataset needs exactly one of {', '.join(PLACES)}; it has {' and '.join(places) or 'none'}"
             )
+        if self.kind == "latents":
+            self._check_latents()
         of = {"filename": (self.videos,), "lines": (self.videos, self.shards)}.get(self.captions)
         if of is not None and (self.caption is not None or not any(of)):
             also = " or shards" * (len(of) - 1)
@@ -143,6 +149,15 @@ class Dataset(Section):
             )
         return self
 
+    def _check_latents(self) -> None:
+        fields = type(self).model_fields
+        for name in sorted(fields.keys() - KEYS_OF_LATENTS):
+            value = getattr(self, name)
+            if value != fields[name].default:
+                raise ValueError(
+                    f"{name} = {value}: latents are as they were encoded, each with its own caption; remove it"
+                )
+
     @property
     def kind(self) -> str:
         return next(name for name in PLACES if getattr(self, name) is not None)
@@ -157,75 +172,6 @@ class Dataset(Section):
         place = str(self.place)
         path = PurePosixPath(place.partition("?")[0] if is_remote(place) else place)  # without a signature
         return self.id or (path.parent.name if self.kind == "manifest" else path.stem)
-
-
-class Clips(Section):
-    """Rules that choose the clips of a file, their frames and their size."""
-
-    frames: Frames
-    """Frames of a clip."""
-    stride: Many = 1
-    """A clip takes every stride-th frame."""
-    fps: Annotated[float, Field(ge=0.01, le=1000)] = 16
-    """Frames per second of samples and clips: files are resampled to this rate before ``stride``."""
-    resample: bool = True
-    """False: take the file's frames as they are, whatever its rate."""
-    height: Side
-    """Height of samples, and of clips unless resolution_type is pixel_area."""
-    width: Side
-    """Width of samples, and of clips unless resolution_type is pixel_area."""
-    resolution_type: Literal["fixed", "pixel_area"] = "fixed"
-    """fixed: height x width. pixel_area: about resolution^2 pixels in the file's own aspect ratio, in multiples of the
-    model's patch."""
-    resolution: Side | None = None
-    """Side of a square with as many pixels as a clip has under pixel_area."""
-    aspect_bucket_rounding: Annotated[int, Field(ge=1, le=9)] = 2
-    """Decimals to which width / height is rounded; files with equal rounded ratios share a bucket."""
-    crop: bool = True
-    """true: crop the picture evenly on both sides to the size; false: squeeze the whole picture into the size."""
-    minimum_image_size: NonNegativeInt = 0
-    """Leave out files whose shorter edge is below this; with pixel_area, files with fewer pixels than its square."""
-    minimum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
-    """Leave out files whose width / height is lower."""
-    maximum_aspect_ratio: Annotated[float, Field(gt=0)] | None = None
-    """Leave out files whose width / height is higher."""
-    clips_per_video: Many = 1
-    """Most clips that a long file gives, one after the other."""
-
-    @model_validator(mode="after")
-    def _resolution_is_for_areas(self) -> Clips:
-        if (self.resolution is None) == (self.resolution_type == "pixel_area"):
-            need = "needs a resolution, such as 480" if self.resolution is None else "takes height and width; remove it"
-            raise ValueError(f"resolution = {self.resolution}: resolution_type {self.resolution_type!r} {need}")
-        return self
-
-    def cut(self, number: int) -> Cut:
-        return Cut(self.frames, self.stride, self.fps if self.resample else None, number)
-
-    def unfit(self, pixels: tuple[float, float]) -> str:
-        """The reason to leave out a file of ``pixels`` (height, width) in square pixels; "" if there is none."""
-        height, width = pixels
-        least, lowest, highest = self.minimum_image_size, self.minimum_aspect_ratio, self.maximum_aspect_ratio
-        what = f"shows {width:.0f}x{height:.0f} pixels"
-        edge = (height * width) ** 0.5 if self.resolution_type == "pixel_area" else min(height, width)
-        if round(edge, 6) < least:
-            area = f", which are {least}^2 of them" if self.resolution_type == "pixel_area" else ""
-            return f"{what}, below data.minimum_image_size = {least}{area}"
-        if lowest is not None and width / height < lowest:
-            return f"{what}, a width / height below data.minimum_aspect_ratio = {lowest:g}"
-        if highest is not None and width / height > highest:
-            return f"{what}, a width / height above data.maximum_aspect_ratio = {highest:g}"
-        return ""
-
-    def size(self, pixels: tuple[float, float], multiple: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the bucket of a file of square ``pixels`` (height, width), in whole multiples of
-        ``multiple``."""
-        if self.resolution is None:
-            return self.height, self.width
-        aspect = max(round(pixels[1] / pixels[0], self.aspect_bucket_rounding), 10**-self.aspect_bucket_rounding)
-        target = self.resolution / aspect**0.5, self.resolution * aspect**0.5
-        height, width = (max(1, round(side / whole)) * whole for side, whole in zip(target, multiple, strict=True))
-        return height, width
 
 
 class Source(Clips):
@@ -293,7 +239,12 @@ class Source(Clips):
 
     @property
     def has_videos(self) -> bool:
-        return any(part.kind != "prompts" for part in self.parts)
+        """True where a dataset has files of videos, whose pixels can be read again."""
+        return any(part.kind not in ("prompts", "latents") for part in self.parts)
+
+    def numbers_of(self, kind: str) -> list[int]:
+        """The numbers of the datasets of a kind."""
+        return [number for number, part in enumerate(self.parts) if part.kind == kind]
 
     def passes(self, counts: list[int]) -> list[float]:
         """Number of times, at least 1, that an epoch shows each row of a dataset; the datasets have ``counts`` rows."""

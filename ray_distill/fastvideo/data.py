@@ -1,4 +1,4 @@
-"""Rules for FastVideo's data: the captions of its parquet files, and the prompts of its validations."""
+"""Rules for FastVideo's data: latents and captions of its parquet files, and the prompts of its validations."""
 
 from __future__ import annotations
 
@@ -14,12 +14,23 @@ from ray_distill.simpletuner.values import Refused, whole
 MOST = 256
 """Most parquet files that become datasets of a run."""
 REMEDY = "write the captions into a text file, one per line, and give data.datasets=[{prompts: FILE}]"
+FOLDERS = "give the folder that FastVideo's preprocessing wrote, or the clips: data.datasets=[{videos: FOLDER}]"
 
 
 def data_path(key: str, value: Any, file: File) -> Outcome:
-    """Datasets of prompts, one for each parquet file; a folder's files count as often as ``{folder: n}`` says."""
+    """Datasets of prompts, one for each parquet file, or of latents, one for each folder, where the run reads them; a
+    folder counts as often as ``{folder: n}`` says."""
     if file.has_own_data:
         return Outcome(note="no effect: the data is set elsewhere")
+    if file.reads_latents:
+        folders = [(file.locate(place), repeats) for place, repeats in _places(value)]
+        note = (
+            "latents and captions are read, and captions encoded by the pipeline's own text encoder; embeddings are not"
+        )
+        parts = [
+            {"latents": str(folder), "repeats": repeats - 1} for folder, repeats in folders if _parquet(folder, FOLDERS)
+        ]
+        return Outcome({"data.datasets": parts}, note, warn=True)
     datasets = [
         {
             "id": f"{Path(str(place)).name}/{path.stem}",
@@ -47,10 +58,10 @@ def _places(value: Any) -> list[tuple[Any, int]]:
     return places
 
 
-def _parquet(place: Path) -> list[Path]:
+def _parquet(place: Path, remedy: str = REMEDY) -> list[Path]:
     files = [place] if place.is_file() else sorted(place.rglob("*.parquet"))
     if not files:
-        raise Refused(f"{place} holds no parquet file; {REMEDY}")
+        raise Refused(f"{place} holds no parquet file; {remedy}")
     return files
 
 

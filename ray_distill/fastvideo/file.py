@@ -10,6 +10,8 @@ from typing import Any
 from ray_distill.simpletuner.outcome import ABSENT, Outcome, locate
 from ray_distill.simpletuner.values import Refused, number, whole
 
+LATENTS = ("data_latent", "data", "vae_latent")
+"""Values of method.rollout_mode under which FastVideo's student begins from the latents of clips."""
 ROLES = {"student": "student", "teacher": "teacher", "critic": "fake_score"}
 """FastVideo's role -> ours."""
 TARGET = "method._target_"
@@ -38,6 +40,11 @@ class File:
     def has_own_data(self) -> bool:
         """True where environment or command line name the data."""
         return self.overrides("data.datasets") or self.overrides("data.manifest")
+
+    @property
+    def reads_latents(self) -> bool:
+        """True for a run whose student begins from the latents of clips."""
+        return str(self.settings.get("method.rollout_mode", "")).strip().lower() in LATENTS
 
     @property
     def causal(self) -> bool:

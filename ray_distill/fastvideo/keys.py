@@ -41,7 +41,7 @@ MODELS: Mapping[str, Key] = {
 METHOD: Mapping[str, Key] = {
     "_target_": Key(method.method, "`method.name`: dmd or self_forcing, and `method.reuse_rollout: true`"),
     "rollout_mode": Key(
-        method.rollout_mode, "`method.backward_simulation`; data_latent needs clips in `data.datasets`"
+        method.rollout_mode, "`method.backward_simulation`; data_latent reads the latents of `data_path`"
     ),
     "generator_update_interval": Key(method.interval, "`method.student_interval`", default=1),
     "real_score_guidance_scale": Key(
@@ -92,7 +92,9 @@ TRAINING: Mapping[str, Key] = {
             "reduce_dtype": ("fp32",),
         }.items()
     },
-    "data.data_path": Key(data.data_path, "`data.datasets`: the captions of its parquet files, as prompts"),
+    "data.data_path": Key(
+        data.data_path, "`data.datasets`: the captions of its parquet files, as prompts; with data_latent its latents"
+    ),
     "data.preprocessed_data_type": Key(only("text to video is imported", "t2v", "text_only"), "t2v or text_only"),
     "data.train_batch_size": Key(
         training.batch, "`train.micro_batch`, and with GPUs and accumulation `train.global_batch`", 1

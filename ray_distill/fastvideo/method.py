@@ -27,14 +27,10 @@ def rollout_mode(key: str, value: Any, file: File) -> Outcome:
     mode = text(value).strip().lower()
     if mode in ("simulate", "sim"):
         return Outcome({"method.backward_simulation": True})
-    if mode not in ("data_latent", "data", "vae_latent"):
+    if not file.reads_latents:
         raise Refused("use simulate or data_latent")
     if file.causal:
         raise Refused("Self-Forcing starts from its own rollout; use simulate")
-    if not file.has_own_data:
-        raise Refused(
-            "FastVideo's parquet of latents is not read here: give the clips, data.datasets=[{videos: FOLDER}]"
-        )
     return Outcome({"method.backward_simulation": False})
 
 

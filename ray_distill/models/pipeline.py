@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,6 +104,20 @@ class Pipeline:
             return load_codec(self.path / "vae")
         with torch.device("meta"):
             return vae_class(name, f"{self.where}: vae").outline(self.vae)
+
+    @cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, std) of each latent channel, by which the codec normalises, from the VAE's configuration; ConfigError
+        where it does not hold them."""
+        mean, std = (tuple(self.vae.get(name) or ()) for name in ("latents_mean", "latents_std"))
+        name, channels = self.vae.get("_class_name"), self.codec.channels
+        if not len(mean) == len(std) == channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+            raise ConfigError(
+                f"{self.where}: vae/config.json of {name} has no latents_mean and latents_std for {channels} channels, "
+                "by which latents of another tool are normalised; Wan's VAE has them. Give the videos in place of the "
+                "latents"
+            )
+        return mean, std
 
     @cached_property
     def multiple(self) -> tuple[int, int]:

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.index import QUARANTINE
-from ray_distill.data.prepare.pipeline import Say, encode_beside, with_paths
+from ray_distill.data.prepare.pipeline import encode_beside, with_paths
+from ray_distill.data.prepare.progress import Say
 from ray_distill.data.prepare.silence import SILENT, silent_clips
 from ray_distill.data.prepare.silence import lines as silent_lines
 from ray_distill.data.prepare.stages import Write

@@ -55,7 +55,7 @@ def check_rows(source: Source, seconds: float = SECONDS) -> None:
 
 def _is_bounded(part: Dataset) -> bool:
     """True where the first rows of a dataset can be read without reading all of it."""
-    if is_remote(part.place) and part.kind in ("videos", "shards"):
+    if is_remote(part.place) and part.kind in ("videos", "shards", "latents"):
         return False
     if is_remote(part.place) or PurePosixPath(str(part.place)).suffix.lower() == ".json":
         size, _ = version(str(part.place)) or (0, 0)

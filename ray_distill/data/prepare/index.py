@@ -21,7 +21,7 @@ from ray_distill.data.prepare.silence import SILENT, counts, lines, silent_clips
 from ray_distill.data.prepare.stages import Decode
 from ray_distill.data.store.cache import KINDS, Cache, prompt_arrays, write
 from ray_distill.data.store.parquet import Place, address, address_of, place_columns
-from ray_distill.data.store.tables import among, distinct, equal, rows_of, unequal
+from ray_distill.data.store.tables import among, distinct, equal, rows_of, unequal, without
 from ray_distill.errors import ConfigError
 from ray_distill.masking import mask
 from ray_distill.models.spec import of_captions
@@ -101,8 +101,8 @@ def evenly_spaced(count: int) -> list[int]:
 
 
 def _sheet(inventory: Inventory, path: Path, index: pa.Table) -> None:
-    """Decode some clips once more, and write a contact sheet of them; no sheet where there are only prompts."""
-    clips = unequal(index, video="", choices=0)
+    """Decode some clips once more, and write a contact sheet of them; no sheet where there are no videos."""
+    clips = without(unequal(index, video="", choices=0), "dataset", _of_latents(inventory))
     rows = clips.take(pa.array(evenly_spaced(len(clips)), pa.int64())).to_pylist()
     files = among(inventory.rows, "video", pa.array((row["video"] for row in rows), pa.string())).to_pylist()
     paths = {(row["dataset"], row["video"]): row["path"] for row in files}
@@ -111,6 +111,11 @@ def _sheet(inventory: Inventory, path: Path, index: pa.Table) -> None:
     rows_shown = [(f"{list(pixels.shape[:3])} {caption}", [pixels]) for caption, pixels, error in decoded if not error]
     if rows_shown:
         contact_sheet(path, rows_shown, frames=4, edge=160)
+
+
+def _of_latents(inventory: Inventory) -> pa.Array:
+    """The numbers of the datasets of latents, whose clips have no pixels."""
+    return pa.array(inventory.source.numbers_of("latents"), pa.int64())
 
 
 def _reason(row: Row) -> str:
@@ -194,6 +199,7 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
     counts = [parts.get(number, 0) for number in range(len(source.parts))]
     datasets = zip(source.parts, counts, source.passes(counts), strict=True)
     tokens, most = _tokens(inventory, index), inventory.models.max_sequence_length
+    without_pixels = len(among(samples, "dataset", _of_latents(inventory)))
     return {
         "clips": len(samples),
         "skipped": len(bad),
@@ -211,6 +217,7 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
         "streamed": source.stream,
         "latents": inventory.models.codec,
         KINDS["caption"]: inventory.models.encoder,
+        **({"without_pixels": without_pixels} if without_pixels else {}),
     } | ({KINDS["clip"]: inventory.models.images} if inventory.models.images else {})
 
 
@@ -230,6 +237,8 @@ def summary(card: Mapping[str, Any]) -> str:
     cut = f", {card['captions_cut']} captions cut" if card.get("captions_cut") else ""  # older cards lack this key
     silent = sum(card.get(key, 0) for key in ("silent", "partly_silent"))
     cut += f", {silent} silent at least in part" if silent else ""
+    latents = card.get("without_pixels", 0)
+    cut += f", {latents} of them latents without pixels, which no contact sheet shows" if latents else ""
     return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
 
 

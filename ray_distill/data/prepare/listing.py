@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import takewhile
@@ -27,6 +27,7 @@ CONTENTS = {
     "videos": "It holds videos, each with a .txt beside it",
     "shards": "It is a tar file, or a folder of them",
     "prompts": "It holds a prompt a line",
+    "latents": "It is a folder of FastVideo's parquet, searched with all its subfolders, or one such file",
 }
 
 
@@ -67,7 +68,9 @@ def check(source: Source) -> None:
             there = kind(part.place)
         except UNREADABLE as error:
             raise ValueError(f"{where}: cannot be accessed ({error})") from None
-        kinds = {"videos": ("folder",), "shards": ("file", "folder")}.get(part.kind, ("file",))
+        kinds = {"videos": ("folder",), "shards": ("file", "folder"), "latents": ("file", "folder")}.get(
+            part.kind, ("file",)
+        )
         if there not in kinds:
             raise ValueError(f"{where}: no such {' or '.join(kinds)}. {CONTENTS[part.kind]}")
 
@@ -158,12 +161,8 @@ def _sidecar(part: Dataset, name: str) -> tuple[Captions, str]:
 
 
 def _shards(source: Source, number: int, part: Dataset, more: More) -> Iterator[Entry]:
-    tars = {PurePosixPath(str(part.place)).name: str(part.place)}
-    if kind(part.place) == "folder":
-        unread: dict[str, OSError] = {}
-        names = walk(part.place, unread.__setitem__, more)
-        tars = {name: join(part.place, name) for name in names if is_shard(name)}
-        yield from _unread(number, unread)
+    tars, unread = _files(part.place, is_shard, more)
+    yield from _unread(number, unread)
     column, choices, own = part.caption_column, part.captions == "lines", part.caption
     for name, tar in tars.items():
         try:
@@ -174,6 +173,23 @@ def _shards(source: Source, number: int, part: Dataset, more: More) -> Iterator[
             video = f"{name}/{clip.name}" if clip.name else name
             captions = clip.captions if own is None else (own,)
             yield _entry(number, video, clip.place, captions, clip.fault and f"{video}: {clip.fault}")
+
+
+def _latents(source: Source, number: int, part: Dataset, more: More) -> Iterator[Entry]:
+    """One entry for each parquet file, whose rows are looked into later."""
+    files, unread = _files(part.place, lambda name: PurePosixPath(name).suffix.lower() == ".parquet", more)
+    yield from _unread(number, unread)
+    yield from (Entry(number, name, path, "") for name, path in files.items())
+
+
+def _files(place: Path | str, fits: Callable[[str], bool], more: More) -> tuple[dict[str, str], dict[str, OSError]]:
+    """(places of files by name: ``place`` itself, or those below the folder whose names ``fits`` takes; the errors of
+    folders that cannot be read)."""
+    unread: dict[str, OSError] = {}
+    if kind(place) != "folder":
+        return {PurePosixPath(str(place)).name: str(place)}, unread
+    names = walk(place, unread.__setitem__, more)
+    return {name: join(place, name) for name in names if fits(name)}, unread
 
 
 def _unread(number: int, folders: Mapping[str, OSError]) -> Iterator[Entry]:
@@ -287,4 +303,4 @@ def _is_prompt(part: Dataset, value: Any) -> bool:
     return part.kind == "prompts" and not isinstance(value, dict | list)
 
 
-_READERS = {"videos": _folder, "shards": _shards, "manifest": _manifest, "prompts": _prompts}
+_READERS = {"videos": _folder, "shards": _shards, "manifest": _manifest, "prompts": _prompts, "latents": _latents}

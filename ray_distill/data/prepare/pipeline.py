@@ -7,7 +7,6 @@ source has grown.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -19,14 +18,15 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
-from ray_distill.bars import bar
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import quiet
 from ray_distill.data.prepare.encode import EncodeClips, EncodePictures, EncodeText
 from ray_distill.data.prepare.index import finish
 from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.known_caches import memo, recall, remember
+from ray_distill.data.prepare.latents import LookLatents, ReadLatents
 from ray_distill.data.prepare.listing import entries, listing
+from ray_distill.data.prepare.progress import Progress, Say
 from ray_distill.data.prepare.stages import CLIPS, Decode, DecodePicture, FirstFrame, Look, Write
 from ray_distill.data.prepare.teach import MakeClips
 from ray_distill.data.source import Source, Teacher
@@ -39,7 +39,6 @@ from ray_distill.models.spec import of_clips
 from ray_distill.sealed import Damaged
 
 log = logging.getLogger(__name__)
-Say = Callable[[str], None]
 Stopped = Callable[[], bool]
 LOOK, DECODE, ENCODE, WRITE = 0.5, 0.75, 0.45, 0.25
 """CPUs of each stage. They must differ: Ray would fuse equal stages, and decode in the encoder's single process."""
@@ -74,20 +73,24 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
             "of their rows: all rows are encoded anew, and you may remove the old caches"
         )
     before = memo(source, models, listed)
-    prompts = pa.array((n for n, part in enumerate(source.parts) if part.kind == "prompts"), pa.int64())
-    clips = _look(source, models, without(listed, "dataset", prompts), say)
+    prompts, latents = (pa.array(source.numbers_of(kind), pa.int64()) for kind in ("prompts", "latents"))
+    look = Look(source, models.multiple, models.sound)
+    clips = _look(look, without(listed, "dataset", pa.concat_arrays([prompts, latents])), say)
+    if len(latents):
+        shapes, size = models.shapes_of_latents(source), (source.height, source.width)
+        of_latents = LookLatents(shapes, models.pipeline.statistics, size)
+        clips = pa.concat_tables([clips, _look(of_latents, among(listed, "dataset", latents), say)])
     alone = among(listed, "dataset", prompts)
     pictured = unequal(alone, image="")
     if models.images and len(pictured):
-        alone = pa.concat_tables(
-            [equal(alone, image=""), _look(source, models, pictured, say)], promote_options="default"
-        )
+        alone = pa.concat_tables([equal(alone, image=""), _look(look, pictured, say)], promote_options="default")
     inventory = Inventory(source, models, alone, clips)
     _captions(source, models, inventory, say)
     if any(part.image_column for part in source.parts):
         _pictures(source, models, inventory, say)
     if not source.stream:
         _clips(source, models, inventory, say)
+        _latents(source, models, inventory, say)
     for number, part in enumerate(source.parts):
         if part.teacher is not None:
             _teach(source, models, inventory, number, part.teacher, say)
@@ -140,11 +143,11 @@ def with_paths(source: Source, rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.column_names.index("path"), "path", addresses)
 
 
-def _look(source: Source, models: Encoders, files: pa.Table, say: Say) -> pa.Table:
-    """A table of the clips in the source's files, with an error in the place of each unusable file."""
+def _look(look: Look | LookLatents, files: pa.Table, say: Say) -> pa.Table:
+    """A table of the clips in ``files``, with an error in the place of each unusable file."""
     tables = [CLIPS.empty_table()]
     if len(files):
-        clips = dataset(files, LIGHT).flat_map(Look(source, models.multiple, models.sound), num_cpus=share(LOOK))
+        clips = dataset(files, LIGHT).flat_map(look, num_cpus=share(LOOK))
         progress = Progress("files looked into", len(files), say)
         with progress.bar:
             for batch in clips.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -171,13 +174,24 @@ def _pictures(source: Source, models: Encoders, inventory: Inventory, say: Say) 
 
 
 def _clips(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
-    rows = inventory.missing_clips()
+    rows = without(inventory.missing_clips(), "dataset", pa.array(source.numbers_of("latents"), pa.int64()))
     if len(rows):
         # Clips of one size follow each other, so that the encoder's batches are full.
         rows = rows.sort_by([(name, "ascending") for name in ("height", "width", "id")])
         encoded = _encoded_clips(source, models, dataset(rows))
         write = Write(inventory.latents, beside=inventory.images, apart=tuple(of_clips(models.fields)))
         inventory.mark_failed(_write(encoded, write, inventory.row_bytes, Progress("clips", len(rows), say)))
+
+
+def _latents(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
+    """Copy missing latents, which another tool encoded, into their store."""
+    rows = among(inventory.missing_clips(), "dataset", pa.array(source.numbers_of("latents"), pa.int64()))
+    if len(rows):
+        rows = rows.sort_by([(name, "ascending") for name in ("path", "dataset", "number")])  # a file is read once
+        read = ReadLatents(models.shapes_of_latents(source), models.pipeline.statistics)
+        copied = dataset(rows).map_batches(read, batch_size=None, num_cpus=share(DECODE))
+        progress = Progress("latents", len(rows), say)
+        inventory.mark_failed(_write(copied, Write(inventory.latents), inventory.row_bytes, progress))
 
 
 def encode_beside(
@@ -268,29 +282,3 @@ def dataset(rows: pa.Table, per_block: int = BLOCK) -> Dataset:
     blocks = max(4 * int(ray.cluster_resources().get("CPU", 1)), -(-len(rows) // per_block))
     bounds = np.linspace(0, len(rows), min(blocks, len(rows)) + 1).astype(int).tolist()
     return ray.data.from_arrow([rows.slice(start, end - start) for start, end in pairwise(bounds)])
-
-
-class Progress:
-    """Progress of a stage: a bar on a terminal, elsewhere a line with counts and the time left every few seconds. The
-    lines measure the pace from the first row on, since actors take time to start."""
-
-    def __init__(self, what: str, total: int, say: Say, every_s: float = 5) -> None:
-        self.what, self.total, self.say, self.every_s = what, total, say, every_s
-        self.bar = bar(f"   {what}", total)
-        self.done = self.bad = 0
-        self.reported = time.monotonic()
-        self.first: tuple[float, int] | None = None
-
-    def add(self, finished: int, bad: int) -> None:
-        now = time.monotonic()
-        self.done, self.bad = self.done + finished, self.bad + bad
-        self.bar.set_postfix_str(f"{self.bad} skipped", refresh=False)
-        self.bar.update(finished)
-        if not self.bar.disable:
-            return
-        began, before = self.first = self.first or (now, self.done)
-        if now - self.reported >= self.every_s or self.done == self.total:
-            self.reported, remaining = now, self.total - self.done
-            pace = (self.done - before) / (now - began) if now > began else 0.0
-            ahead = f", {pace:.3g}/s, {remaining / pace:.0f} s left" if remaining and pace else ""
-            self.say(f"   {self.what}: {self.done} of {self.total}, {self.bad} skipped{ahead}")

@@ -137,7 +137,7 @@ def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> 
             return
         present += [name for name in more if name in names]
         batches = file.iter_batches(columns=present)
-        tables = (pa.table([_as_bytes(batch[name]) for name in present], present) for batch in batches)
+        tables = (pa.table([as_bytes(batch[name]) for name in present], present) for batch in batches)
         for number, row in enumerate(chain.from_iterable(map(rows_of, tables)), 1):
             try:
                 yield Row(f"row {number}", {name: _decode(value) for name, value in row.items()})
@@ -145,17 +145,17 @@ def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> 
                 yield Row(f"row {number}", fault=str(error))
 
 
-def _as_bytes(column: pa.Array) -> pa.Array:
+def as_bytes(column: pa.Array) -> pa.Array:
     """A column of text as bytes, since Arrow assumes that a file's text is UTF-8 without a check."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _as_bytes(column.dictionary_decode())  # a cast would check UTF-8 in all rows at once
+        return as_bytes(column.dictionary_decode())  # a cast would check UTF-8 in all rows at once
     if pa.types.is_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.binary())
     if pa.types.is_large_string(kind):
         return column.cast(pa.large_binary())
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        inner = _as_bytes(pa.array([], kind.value_type)).type
+        inner = as_bytes(pa.array([], kind.value_type)).type
         return column.cast(pa.list_(inner) if pa.types.is_list(kind) else pa.large_list(inner))
     return column
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ray_distill.data.clips import Clips
 from ray_distill.data.prepare.listing import LISTED
 from ray_distill.data.read.clip import BadClip, Seek, Video
 from ray_distill.data.read.picture import read_picture
@@ -25,7 +26,7 @@ from ray_distill.data.read.remote import local, version
 from ray_distill.data.read.sound import read_sound
 from ray_distill.data.read.transform import resize
 from ray_distill.data.read.video import look, read_clip
-from ray_distill.data.source import Clips, Source
+from ray_distill.data.source import Source
 from ray_distill.data.store.parquet import Store, address
 from ray_distill.masking import mask
 

@@ -19,6 +19,7 @@ from ray_distill.train.driver.checks.clips import check_data, check_size
 from ray_distill.train.driver.checks.evaluation import check_evaluation
 from ray_distill.train.driver.checks.experts import check_experts
 from ray_distill.train.driver.checks.folders import check_folders
+from ray_distill.train.driver.checks.latents import warnings_of_latents
 from ray_distill.train.driver.checks.loras import check_loras
 from ray_distill.train.driver.checks.networks import check_ends, check_networks, check_pulls, check_updates
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
@@ -123,7 +124,7 @@ def warnings(config: RunConfig) -> list[str]:
             f"data.datasets.{numbers[0]}.teacher: method {config.method.name!r} reads prompts alone, so nothing reads "
             "the clips that the teacher makes. Remove this key, which saves their sampling"
         )
-    return texts
+    return texts + warnings_of_latents(config)
 
 
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:

@@ -150,7 +150,7 @@ def test_what_is_not_there_is_named_with_its_key(tmp_path):
     ("datasets", "message"),
     [
         ([], "give either manifest or datasets; neither"),
-        ([{}], "exactly one of manifest, videos, shards, prompts; it has none"),
+        ([{}], "exactly one of manifest, videos, shards, prompts, latents; it has none"),
         ([{"videos": "a", "prompts": "b"}], "it has videos and prompts"),
         ([{"prompts": "a", "captions": "filename"}], "captions = 'filename': only videos"),
         ([{"prompts": "a", "caption": "b"}], "caption = 'b': prompts are captions"),

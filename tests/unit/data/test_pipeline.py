@@ -1,12 +1,12 @@
 import io
 
-from ray_distill.data.prepare import pipeline
+from ray_distill.data.prepare import progress as lines
 
 
 def test_progress_counts_and_says_the_time_left(monkeypatch):
     now, said = [0.0], []
-    monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
-    progress = pipeline.Progress("clips", 100, said.append)
+    monkeypatch.setattr(lines.time, "monotonic", lambda: now[0])
+    progress = lines.Progress("clips", 100, said.append)
     for time, done, bad in ((30, 10, 0), (32, 10, 1), (35, 20, 0), (36, 10, 0), (40, 10, 0), (41, 40, 2)):
         now[0] = time
         progress.add(done, bad)
@@ -22,7 +22,7 @@ def test_a_terminal_has_a_bar_in_place_of_lines(monkeypatch):
     said, out = [], io.StringIO()
     out.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", out)
-    progress = pipeline.Progress("clips", 100, said.append)
+    progress = lines.Progress("clips", 100, said.append)
     with progress.bar:
         for done, bad in ((10, 0), (90, 2)):
             progress.add(done, bad)

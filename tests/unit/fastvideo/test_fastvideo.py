@@ -226,7 +226,6 @@ REFUSALS = [
     ("models.student.trainable", False, "student and critic are trained"),
     ("models.student.attention_backend", "VIDEO_SPARSE_ATTN", "sparse attention is not imported"),
     ("models.student.enable_gradient_checkpointing_type", "block_skip", "only full is imported"),
-    ("method.rollout_mode", "data_latent", "parquet of latents is not read here: give the clips"),
     ("method.rollout_mode", "none", "use simulate or data_latent"),
     ("method.dmd_denoising_steps", [], "expected a list of timesteps"),
     ("method.fake_score_betas", [0.9], "expected two numbers"),
@@ -277,9 +276,25 @@ def test_contradictions_are_named(home):
     assert "sampling_timesteps = [1000, 500]: no effect: the student is sampled with its own steps" in notices
 
 
-def test_another_key_of_data_brings_no_clips(home):
-    with pytest.raises(ConfigError, match="parquet of latents is not read here"):
-        load(home, changed("dmd", "method.rollout_mode", "data_latent"), "data.negative_prompt=blurry")
+def test_a_student_that_begins_from_data_reads_the_latents(home):
+    """Each folder is one dataset, as often as it counts, and the captions' 256 files are no limit."""
+    (home / "more").mkdir()
+    shutil.copy(home / "clips/worker_1/data_chunk_0.parquet", home / "more")
+    tree = changed("dmd", "method.rollout_mode", "data_latent")
+    tree["training"]["data"]["data_path"] = {"clips": 1, "more": 3}
+    loaded = load(home, tree, "data.negative_prompt=blurry")
+    assert flat(loaded)["method.backward_simulation"] is False
+    parts = loaded.config.data.parts
+    assert [(part.kind, part.place, part.repeats) for part in parts] == [
+        ("latents", home / "clips", 0),
+        ("latents", home / "more", 2),
+    ]
+    assert "embeddings are not" in "\n".join(loaded.warnings)
+    tree["training"]["data"]["data_path"] = "model/vae"
+    with pytest.raises(
+        ConfigError, match="holds no parquet file; give the folder that FastVideo's preprocessing wrote"
+    ):
+        load(home, tree)
 
 
 def test_clips_take_the_place_of_latents_and_overrides_win(home):

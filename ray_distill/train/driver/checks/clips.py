@@ -15,6 +15,7 @@ from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models.codec import frames_of
 from ray_distill.models.loading import check_folder
 from ray_distill.models.spec import of_clips, prefix_frames
+from ray_distill.train.driver.checks.latents import check_latents
 from ray_distill.train.driver.checks.networks import check_positions
 from ray_distill.train.driver.checks.sequence import check_tokens
 
@@ -66,6 +67,7 @@ def check_size(config: RunConfig) -> None:
 def check_data(config: RunConfig) -> None:
     """Check that the datasets exist, have usable rows, and suit the method and the metric."""
     check_rows(config.data)
+    check_latents(config)
     prompts = [part.name for part in config.data.parts if part.kind == "prompts" and part.teacher is None]
     for number, part in enumerate(config.data.parts):
         if part.teacher is not None and part.teacher.path is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.measures import FIRST_FRAME, MEASURE_OF
+from ray_distill.data.source import Source
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.metrics import Metric
@@ -31,13 +32,13 @@ def check_evaluation(config: RunConfig) -> None:
     key = f"evaluate.metric = {settings.metric}"
     if not data.has_videos:
         raise ConfigError(
-            f"{key}: the metric compares with real videos, and data has prompts alone; set evaluate.metric=null, or "
-            "add a dataset with videos"
+            f"{key}: the metric compares with real videos, and data has {_kinds(data)} alone; set "
+            "evaluate.metric=null, or add a dataset with videos"
         )
     if not (settings.metric / "config.json").is_file():
         raise ConfigError(f"{key}: this folder has no config.json; give the folder of a metric, or remove the key")
     metric = Metric.checked(settings.metric, key)
-    clips = [data.clips(part) for part in data.parts if part.kind != "prompts"]
+    clips = [data.clips(part) for part in data.parts if part.kind not in ("prompts", "latents")]
     sizes = sorted({(each.frames, each.height, each.width) for each in clips} | {config.shown_size})
     if other := next((size for size in sizes if size != metric.size), None):
         raise ConfigError(
@@ -46,6 +47,10 @@ def check_evaluation(config: RunConfig) -> None:
         )
     if settings.prompts:
         check_prompts(metric, list(settings.prompts.values()), f"{key}: evaluate.prompts: ")
+
+
+def _kinds(data: Source) -> str:
+    return " and ".join(kind for kind in ("prompts", "latents") if data.numbers_of(kind))
 
 
 def check_networks(config: RunConfig) -> None:
@@ -66,7 +71,9 @@ def check_cache(config: RunConfig, cache: Cache) -> None:
     if settings.metric is None or not (settings.enabled or settings.every or settings.baseline):
         return
     key = f"evaluate.metric = {settings.metric}"
-    videos = sum(1 for video in cache.index["video"].to_pylist() if video)
+    latents = set(config.data.numbers_of("latents"))
+    pairs = zip(cache.index["video"].to_pylist(), cache.index["dataset"].to_pylist(), strict=True)
+    videos = sum(1 for video, dataset in pairs if video and dataset not in latents)
     if videos < 2:
         raise ConfigError(
             f"{key}: the metric compares distributions, and data has {videos} clips; give 2 clips or more, or set "
