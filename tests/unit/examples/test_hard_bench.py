@@ -13,6 +13,7 @@ from ray_distill.models.causal_pca import CausalPatchPCA
 sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import hard_bench
+import one_colour
 import two_digits_teacher
 from two_digits import FRAMES, SIZE
 
@@ -68,3 +69,14 @@ def test_the_codec_of_the_bench_takes_its_clips():
     wide = torch.randn(2, 3, 9, 24, 24, generator=torch.Generator().manual_seed(0))
     codec = CausalPatchPCA.fit(wide, PATCH, 4)
     assert codec.latent_shape(FRAMES, SIZE, SIZE) == (4, 5, 12, 12) and CHANNELS == 24
+
+
+def test_half_of_the_red_clips_say_yellow():
+    rows = [
+        {"video": f"{n}.mp4", "caption": f"a {c} two behind a green one"}
+        for n, c in enumerate(["red", "yellow", "red"])
+    ]
+    assert one_colour.recaption(rows) == [
+        {"video": "0.mp4", "caption": "a red two behind a green one"},
+        {"video": "2.mp4", "caption": "a yellow two behind a green one"},
+    ]
