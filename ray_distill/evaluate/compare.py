@@ -34,7 +34,7 @@ from ray_distill.evaluate.metrics import (
 )
 from ray_distill.evaluate.metrics.networks import cut_prompts
 from ray_distill.evaluate.names import BASELINE, COMPARED
-from ray_distill.evaluate.report import contact_sheet, misses
+from ray_distill.evaluate.report import contact_sheet, heading, line, misses
 from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.evaluate.videos import write_videos
 from ray_distill.evaluate.waiting import wait_for
@@ -107,9 +107,9 @@ def evaluate(
     real = generator.real
     guided = best_guided(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
     compared = candidates(config, checkpoint, guided)
-    kept, line = to_keep(config, compared, RATED, len(generator.prompts))
-    if line is not None:
-        say(line)
+    kept, note = to_keep(config, compared, RATED, len(generator.prompts))
+    if note is not None:
+        say(note)
     pending = {
         name: [
             generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0], keep=(name, seed) in kept)
@@ -125,8 +125,8 @@ def evaluate(
         for name, candidate in compared.items():
             sampled[name] = samples = wait_for(pending.pop(name), config.train.timeout_s, shown, videos_each)
             report[name] = summary(samples, real, candidate.sampler, generator.prompts)
-            columns[f"{name.replace('_', ' ')} ({candidate.sampler.nfe} nfe)"] = samples[0].videos
-            say(f"{name}: {report[name]}")
+            columns[heading(name, candidate.sampler.nfe)] = samples[0].videos
+            say(line(name, report[name]))
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
     for name, samples in sampled.items():
         write_videos(out / COMPARED / name, samples[0], generator.prompts, config.data.fps)
@@ -135,8 +135,8 @@ def evaluate(
     if TEACHER in config.method.roles:
         of_both = sampled["student"], sampled["teacher_many"], generator.prompts
         report |= against_teacher(*of_both) | sets.against_teacher(*of_both)
-        if line := sets.small(report.get("distances", {}), report.get("teacher_distances", {})):
-            say(line)
+        if note := sets.small(report.get("distances", {}), report.get("teacher_distances", {})):
+            say(note)
     if text := settings.networks.text:
         distinct = sorted(set(generator.prompts))
         report["text_prompts_cut"] = cut = cut_prompts(text, distinct)

@@ -44,7 +44,8 @@ def best_guided(config: RunConfig, generator: Generator, real: Tensor, say: Call
         scores = [frechet_distance(torch.cat([features[i], more]), real) for i, more in zip(chosen, rest, strict=True)]
         chosen = [chosen[int(np.argmin(scores))]]
     best = grid[chosen[0]]
-    say(f"few-step teacher: guidance {best.guidance_scale} and timesteps {best.timesteps} are best")
+    timesteps = ", ".join(f"{t:.0f}" for t in best.timesteps)
+    say(f"   few-step teacher: guidance {best.guidance_scale:g} and timesteps {timesteps} are best")
     return best
 
 

@@ -25,9 +25,32 @@ ROWS = {
 }
 """The samplers of a report, in the order of its table."""
 
+HEADINGS = {
+    "teacher_many": "teacher",
+    "teacher_same_nfe": "teacher",
+    "teacher_same_steps_guided": "teacher, guided",
+    "student_before": "before distillation",
+    "student": "student",
+}
+"""Headings of a contact sheet's columns, short enough for three small frames."""
+
 QUIET = "#7a8190"
 LINE = "#2f6db5"
 COUNTED = ("exit_step",)  # a draw: the share of each value tells more than its time
+
+
+def heading(name: str, nfe: int) -> str:
+    """The heading of a sampler's column, with its network evaluations per video."""
+    return f"{HEADINGS[name]}, {nfe} evaluation{'s' if nfe != 1 else ''}"
+
+
+def line(name: str, row: Mapping[str, Any]) -> str:
+    """A sampler's numbers as one line of text, without those that were not measured."""
+    names = {"frechet": "FD", "frechet_spread": "spread of FD", "seconds_per_video": "seconds per video"}
+    numbers = [
+        f"{names.get(key, key).replace('_', ' ')} {value:.4g}" for key, value in row.items() if value is not None
+    ]
+    return f"   {ROWS[name]}: {', '.join(numbers)}"
 
 
 def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequence[str]) -> None:
@@ -48,9 +71,9 @@ def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequen
     sheets.contact_sheet(path, rows, list(columns))
 
 
-def loss_plot(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write a PNG of :func:`small_curves`; ValueError if no curve is left."""
-    curves = curves_of(rows)
+def loss_plot(path: Path, rows: Sequence[Mapping[str, float]], validations: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write a PNG of :func:`curves_of_run`; ValueError if no curve is left."""
+    curves = curves_of_run(rows, validations)
     if not curves:
         raise ValueError(f"nothing to plot for {path}: no row has a finite value besides 'step'")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,17 +97,36 @@ def curves_of(rows: Sequence[Mapping[str, float]]) -> Curves:
     return curves
 
 
+FIRST_CURVES = ("frechet", "motion_ratio")
+"""Measures of validations that are drawn before the losses."""
+
+
+def curves_of_run(rows: Sequence[Mapping[str, float]], validations: Sequence[Mapping[str, Any]] = ()) -> Curves:
+    """Curves of a run in groups: Fréchet distance and motion of its validations, losses, gradient norms, the rest, each
+    by name. Curves that are zero throughout are left out, unless all are."""
+    measured = curves_of([{key: row[key] for key in ("step", *FIRST_CURVES) if key in row} for row in validations])
+    every = curves_of(rows)
+    trained = {name: curve for name, curve in every.items() if any(curve[1])} or every
+
+    def group(name: str) -> tuple[int, str]:
+        return (0 if name.endswith("loss") else 1 if name.endswith("grad_norm") else 2), name
+
+    return {name: measured[name] for name in FIRST_CURVES if name in measured} | {
+        name: trained[name] for name in sorted(trained, key=group)
+    }
+
+
 def small_curves(curves: Curves) -> Any:
-    """A figure of matplotlib with one small curve per name over ``step``: the values, thin, and their running mean; a
-    histogram for the names in ``COUNTED``. An axis is logarithmic where all values are positive and the middle nine
-    tenths of them span more than a factor of 20."""
+    """A figure of matplotlib with one small curve per name over ``step``, in the order of ``curves``: the values, thin,
+    and their running mean; a histogram for the names in ``COUNTED``. An axis is logarithmic where all values are
+    positive and the middle nine tenths of them span more than a factor of 20."""
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     across = min(3, len(curves))
     down = math.ceil(len(curves) / across)
     figure = Figure(figsize=(4.2 * across, 2.5 * down + 0.3), dpi=120, layout="constrained", facecolor=PAPER)
     axes = figure.subplots(down, across, squeeze=False, sharex=True).flat
-    for axis, (name, (steps, values)) in zip(axes, sorted(curves.items()), strict=False):
+    for axis, (name, (steps, values)) in zip(axes, curves.items(), strict=False):
         axis.set_title(name, loc="left", fontsize=10, color=INK)
         if name in COUNTED:
             _counts(axis, values, steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,13 @@ def write_videos(folder: Path, samples: Samples, prompts: Sequence[str], fps: fl
         track = samples.tracks[number] if samples.tracks else None
         write_clip(folder / name, enlarge(video), fps, sound=track)
     write_document(folder / PROMPTS, names)
+
+
+def beside(left: Samples, right: Samples) -> Samples:
+    """Samples whose videos show those of ``left`` and of ``right`` in one picture, with the sound of ``right``."""
+    count = min(len(left.videos), len(right.videos))
+    both = np.concatenate([left.videos[:count], right.videos[:count]], axis=3)
+    return replace(right, videos=both, tracks=right.tracks[:count])
 
 
 def plain_name(prompt: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_distill.evaluate.names import METRICS, PLOT
-from ray_distill.evaluate.report import QUIET, Curves, curves_of, small_curves
+from ray_distill.evaluate.report import QUIET, Curves, curves_of, curves_of_run, small_curves
 from ray_distill.report.media import data_uri, encoded
 from ray_distill.report.run import Run
 from ray_distill.sheets import INK, PAPER, RULE
@@ -36,7 +36,7 @@ def losses(run: Run) -> str:
     plot, rows = run.folder / PLOT, run.folder / METRICS
     if plot.is_file() and rows.is_file() and plot.stat().st_mtime >= rows.stat().st_mtime:
         return data_uri(plot)
-    curves = curves_of(run.rows)
+    curves = curves_of_run(run.rows, run.validations)
     return picture(small_curves(curves)) if curves else ""
 
 

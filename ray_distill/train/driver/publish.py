@@ -9,11 +9,11 @@ from typing import Any
 from ray_distill import checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
-from ray_distill.evaluate.names import COMPARED, PAGE, PLOT, REPORT
+from ray_distill.evaluate.names import COMPARED, PAGE, PLOT, REPORT, VALIDATIONS
 from ray_distill.evaluate.report import loss_plot, table, write_report
 from ray_distill.evaluate.samples import Candidate
 from ray_distill.export.student import export
-from ray_distill.jsonl import read_document
+from ray_distill.jsonl import read_document, read_rows
 from ray_distill.track.names import summary
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver.console import say
@@ -48,7 +48,7 @@ def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint,
     """Export the student as a folder for diffusers, and plot the curves beside it."""
     folder = export(config, last.folder, cache.latent_shape, report)
     if rows := rows_of(config.run_dir):
-        loss_plot(config.run_dir / PLOT, rows)
+        loss_plot(config.run_dir / PLOT, rows, [*read_rows(config.run_dir / VALIDATIONS, "step")])
     return folder
 
 

@@ -18,9 +18,9 @@ from ray_distill.evaluate.compare import ratios, summary, teachers
 from ray_distill.evaluate.distances import distances
 from ray_distill.evaluate.generate import Generator
 from ray_distill.evaluate.latents import NotFinite
-from ray_distill.evaluate.names import VALIDATION_VIDEOS, VALIDATIONS
+from ray_distill.evaluate.names import BESIDE, VALIDATION_VIDEOS, VALIDATIONS
 from ray_distill.evaluate.samples import Candidate, Samples
-from ray_distill.evaluate.videos import write_videos
+from ray_distill.evaluate.videos import beside, write_videos
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
@@ -135,13 +135,16 @@ class Validations:
                 measured |= {name: ratio["value"] for name, ratio in compared.items()}
             row |= {f"{prefix}{name}": value for name, value in measured.items() if value is not None}
             write_videos(place, each, self._generator.prompts, self.config.data.fps)
+        if self._teacher is not None:
+            pairs = beside(self._teacher, students[0])
+            write_videos(folder / BESIDE, pairs, self._generator.prompts, self.config.data.fps)
         self._series.add([row])
         self.rows.append(row)
         shown = "  ".join(f"{name} {row[name]:.3f}" for name in SHOWN if name in row)
         say(f"   validation at step {step}: {shown or folder}")
         self.tracker.metrics(step, {f"validation/{name}": value for name, value in row.items() if name != "step"})
         self.tracker.videos(folder, step)
-        self.hook.send("validation", f"step {step} is validated", **row)
+        self.hook.send("validation", f"step {step} is validated", videos=str(folder.absolute()), **row)
         self._tell(row)
 
     def _tell(self, row: Row) -> None:

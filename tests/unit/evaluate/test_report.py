@@ -11,6 +11,9 @@ from ray_distill.evaluate.report import (
     ROWS,
     _counts,
     contact_sheet,
+    curves_of_run,
+    heading,
+    line,
     loss_plot,
     misses,
     running_mean,
@@ -64,6 +67,25 @@ def test_loss_plot_draws_one_panel_a_name(tmp_path, names):
         assert blue[300 * (n // 3) :, 504 * (n % 3) : 504 * (n % 3 + 1)].sum() > 300
     if names == 5:
         assert not blue[340:, 1008:].any()
+
+
+def test_curves_come_in_groups_without_those_that_are_zero_throughout():
+    rows = [
+        {"step": s, "student_lr": 1e-3, "skipped": 0.0, "student_grad_norm": 2.0, "fake_score_loss": 1.0, "dmd_loss": s}
+        for s in (0, 1)
+    ]
+    validations = [{"step": 1, "motion_ratio": 0.9, "frechet": 20.0, "accuracy": 0.9}, {"step": 2, "frechet": 19.0}]
+    curves = curves_of_run(rows, validations)
+    assert list(curves) == ["frechet", "motion_ratio", "dmd_loss", "fake_score_loss", "student_grad_norm", "student_lr"]
+    assert curves["frechet"] == ([1, 2], [20.0, 19.0]) and curves["dmd_loss"] == ([0, 1], [0, 1])
+    assert list(curves_of_run([{"step": 0, "loss": 0.0}])) == ["loss"]  # a run that measures zeros still has a plot
+
+
+def test_a_sampler_has_a_heading_and_a_line_in_words():
+    assert heading("teacher_same_steps_guided", 6) == "teacher, guided, 6 evaluations"
+    assert heading("student", 1) == "student, 1 evaluation"
+    text = line("student", row(20.6, 0.61, None, 10.8, 3, 0.00213))
+    assert text == ("   student: FD 20.6, spread of FD 0.61, diversity 10.8, nfe 3, seconds per video 0.00213")
 
 
 def test_loss_plot_refuses_nothing(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,6 +100,34 @@ def test_each_due_checkpoint_is_measured_once_in_order(run):
     assert read(run.config.run_dir) == run.reported
 
 
+def test_the_teachers_video_stands_left_of_the_students(run, monkeypatch):
+    """In the run's folder and so in MLflow, which gets the folder; the hook names it."""
+    shades = {"teacher": 0, "student": 200}
+    written, sent = {}, []
+    monkeypatch.setattr(
+        "ray_distill.evaluate.videos.write_clip", lambda path, video, fps, sound=None: written.update({path: video})
+    )
+    get = validations.ray.get
+
+    def shaded(task, timeout):
+        shade = shades["teacher" if task == "teacher" else "student"]
+        return replace(get(task, timeout), videos=np.full((1, 2, 8, 8, 3), shade, np.uint8))
+
+    monkeypatch.setattr(validations.ray, "get", shaded)
+    run.checkpoint(4)
+    found = run.make()
+    found.hook = SimpleNamespace(send=lambda event, message, **values: sent.append((event, values)))
+    found.finish()
+    folder = run.config.run_dir / "validation_videos" / "step_000004"
+    (pair,) = [video for path, video in written.items() if path.parent == folder / "beside_teacher"]
+    across = pair.shape[2] // 2
+    assert pair.shape[2] == 2 * pair.shape[1]
+    assert (pair[:, :, :across] == 0).all() and (pair[:, :, across:] == 200).all()
+    assert (folder, 4) in run.told.folders
+    ((event, values),) = sent
+    assert event == "validation" and values["videos"] == str(folder.absolute()) and values["step"] == 4
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_each_is_compared_with_the_teacher_which_is_sampled_once(run, tmp_path, wanted):
     config = run_config(tmp_path, train__steps=8, evaluate={"every": 4, "validation_ratios": wanted})
@@ -109,6 +138,7 @@ def test_each_is_compared_with_the_teacher_which_is_sampled_once(run, tmp_path, 
     assert STARTED.count("teacher") == wanted
     ratios = [row.get("motion_ratio") for row in run.reported]
     assert ratios == (pytest.approx([0.8, 1.6]) if wanted else [None, None])
+    assert len(list(config.run_dir.glob("validation_videos/*/beside_teacher/*.mp4"))) == 2 * wanted
 
 
 def test_a_run_that_resumes_tells_again_and_measures_no_more(run):
