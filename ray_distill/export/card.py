@@ -19,6 +19,10 @@ OTHER_LOADER = "pipe.transformer.load_lora_adapter"  # where the pipeline has no
 LOW_ADAPTER = "pytorch_lora_weights_2.safetensors"
 CUT = "adapter of the difference"
 """Line in the card of a student whose adapter approximates the difference that training made."""
+SAMPLES = "samples"
+"""Folder of an export with videos of its student."""
+OWN = ("title", "method", "report", "samples")
+"""Values of a card that have a place of their own."""
 TEMPLATE = Path(__file__).with_name("card.md")
 
 
@@ -36,13 +40,16 @@ def model_card(
     name on the hub; ``files`` are those of ``model.export_formats``, by format. ``no_workflow`` is the reason why
     there is no workflow for ComfyUI: "" where there is one, None where nothing is said.
 
-    ``card`` may have ``title``, ``method`` and ``report``; its further values are listed under Training.
+    ``card`` may have ``title``, ``method``, ``report`` and ``samples``, prompts by the files of their videos, which the
+    hub shows as the model's widget; its further values are listed under Training.
     """
+    samples = {f"{SAMPLES}/{path.name}": prompt for path, prompt in card.get("samples", {}).items()}
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag=export.task,
         base_model=None if local else recipe["base"],  # a path means nothing on the hub
         tags=["diffusers", export.task, "distillation", "ray-distill"],
+        widget=[{"text": prompt, "output": {"url": name}} for name, prompt in samples.items()] or None,
     )
     chunks, boundary, report = recipe["chunks"], recipe["boundary_ratio"], card.get("report")
     values = {
@@ -64,7 +71,7 @@ def model_card(
         "boundary": None if boundary is None else f"{1000 * boundary:g}",
         "sight": _sight(chunks["window"]) if chunks else "",
         "measured": table(report) if report else "",
-        "training": {key: value for key, value in card.items() if key not in ("title", "method", "report")},
+        "training": {key: value for key, value in card.items() if key not in OWN},
     }
     return f"{str(ModelCard.from_template(data, template_path=str(TEMPLATE), **values)).rstrip()}\n"
 

@@ -19,7 +19,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, Sc
 from diffusers.loaders.lora_base import LoraBaseMixin
 
 from ray_distill.export.base import check_index
-from ray_distill.export.card import ADAPTER, LOW_ADAPTER, model_card
+from ray_distill.export.card import ADAPTER, LOW_ADAPTER, SAMPLES, model_card
 from ray_distill.export.original import ADAPTERS, file_name, save_adapter, save_original
 from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
@@ -96,6 +96,9 @@ def export_student(
         played = _save_workflow(fresh, Pipeline(family.name, Path(base), "base"), transformer, recipe, files)
         text = model_card(recipe, sampler, card, Path(base).is_dir(), ranks, export, files, played)
         (fresh / "README.md").write_text(mask(text))
+        for video in card.get("samples", ()):
+            (fresh / SAMPLES).mkdir(exist_ok=True)
+            shutil.copy(video, fresh / SAMPLES)
     return folder
 
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.network import outline
 from ray_distill.config import RunConfig
+from ray_distill.evaluate.names import COMPARED, PROMPTS
 from ray_distill.export.diffusers import Adapter, export_student
 from ray_distill.export.folded import folded
 from ray_distill.export.low_rank import low_rank
+from ray_distill.jsonl import read_document
 from ray_distill.models.hashing import file_hash
 from ray_distill.models.loading import empty_transformer, hollow_transformer
 from ray_distill.models.lora import LoRA
@@ -23,6 +25,8 @@ from ray_distill.models.spec import Latent, of_clips
 from ray_distill.types import LOW, STUDENT, Role
 
 FOLDER = "export"
+SHOWN = 4
+"""Most videos that an export takes along."""
 
 
 def export(
@@ -65,8 +69,21 @@ def export(
         low_adapter=second,
         formats=config.model.export_formats,
         tensors={"transformer": own, "transformer_2": rest},
-        card={"title": config.name, "method": config.method.name, "report": report or {}, **_merged(config), **lines},
+        card={
+            "title": config.name,
+            "method": config.method.name,
+            "report": report or {},
+            "samples": _samples(config.run_dir / COMPARED / STUDENT) if report else {},
+            **_merged(config),
+            **lines,
+        },
     )
+
+
+def _samples(folder: Path) -> dict[Path, str]:
+    """The prompts of the first videos that the evaluation wrote of the student, by file; {} without an evaluation."""
+    prompts = read_document(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
+    return {folder / name: prompt for name, prompt in [*prompts.items()][:SHOWN] if (folder / name).is_file()}
 
 
 def _merged(config: RunConfig) -> dict[str, str]:

@@ -29,7 +29,7 @@ ENTRIES: dict[str, tuple[set[str], int]] = {  # the entry of a process -> its he
     "train.worker.loop": ({"torch", "ray", "ray.data", "ray.train", "deepspeed", "diffusers"}, 130),
     "evaluate.generate": ({"torch", "ray", "cv2"}, 120),  # tasks that sample
     "tune.trial": ({"ray"}, 8),
-    "train.driver.check": ({"torch", "diffusers", "cv2"}, 145),
+    "train.driver.check": ({"torch", "diffusers", "cv2"}, 160),
 }
 
 

@@ -314,7 +314,7 @@ def test_a_file_is_known_by_all_of_it_up_to_16_mib_and_by_128_pieces_beyond(tmp_
 def hollow(folder, monkeypatch):
     """Run ``pipeline._build`` without Ray: one call of ``done`` replaces looking, encoding and indexing."""
     calls = {"done": lambda made: make(source(folder))[0], "said": []}
-    for name in ("_look", "_captions", "_clips"):
+    for name in ("_look", "_captions", "_clips", "_latents"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     monkeypatch.setattr(pipeline, "Inventory", lambda *_: None)
     monkeypatch.setattr(pipeline, "finish", lambda made: calls["done"](made))

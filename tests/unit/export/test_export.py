@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -19,6 +20,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from ray_distill.export.diffusers import export_student
+from ray_distill.export.student import _samples
 from ray_distill.export.verify import verify
 from ray_distill.types import Chunks, Experts, Sampler
 from tests.tiny_wan import tiny_wan
@@ -100,6 +102,28 @@ def test_an_export_holds_the_student_the_recipe_and_a_script(tmp_path, base):
     assert (
         "# Digits" in card and "25.5 +- 0.9" in card and "seed_of_data: 7" in card and "3 network evaluations" in card
     )
+
+
+def test_the_card_shows_videos_of_the_student_with_their_prompts(tmp_path, base):
+    video = tmp_path / "00_a_kite.mp4"
+    video.write_bytes(b"a video")
+    folder = export(tmp_path / "out" / "student", base, samples={video: "a kite: red"})
+    assert (folder / "samples" / video.name).read_bytes() == b"a video"
+    data = ModelCard.load(folder / "README.md").data
+    assert data.widget == [{"text": "a kite: red", "output": {"url": f"samples/{video.name}"}}]
+    again = export(tmp_path / "out" / "student", base)
+    assert not (again / "samples").exists() and "widget" not in ModelCard.load(again / "README.md").data.to_dict()
+
+
+def test_the_evaluations_videos_are_the_samples_of_an_export(tmp_path):
+    folder = tmp_path / "videos" / "student"
+    assert _samples(folder) == {}
+    folder.mkdir(parents=True)
+    prompts = {f"{n:02d}_x.mp4": f"prompt {n}" for n in range(6)}
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    for name in [*prompts][1:]:
+        (folder / name).write_bytes(b"")
+    assert _samples(folder) == {folder / f"{n:02d}_x.mp4": f"prompt {n}" for n in (1, 2, 3)}  # the first is gone
 
 
 def test_the_script_is_short_and_needs_diffusers_alone(tmp_path, base):

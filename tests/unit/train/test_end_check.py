@@ -96,7 +96,8 @@ def test_weights_of_another_metric_are_named(tmp_path, metric):
 
 
 def cache(*captions, videos=True):
-    index = pa.table({"video": [f"{i}.mp4" if videos else "" for i in range(len(captions))]})
+    names = [f"{i}.mp4" if videos else "" for i in range(len(captions))]
+    index = pa.table({"video": names, "dataset": [0] * len(names)})
     return SimpleNamespace(index=index, by_caption=lambda: dict(zip(captions, range(len(captions)), strict=True)))
 
 
