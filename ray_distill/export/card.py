@@ -49,7 +49,7 @@ def model_card(
         pipeline_tag=export.task,
         base_model=None if local else recipe["base"],  # a path means nothing on the hub
         tags=["diffusers", export.task, "distillation", "ray-distill"],
-        widget=[{"text": prompt, "output": {"url": name}} for name, prompt in samples.items()] or None,
+        widget=[dict(text=prompt, output=dict(url=name)) for name, prompt in samples.items()] or None,
     )
     chunks, boundary, report = recipe["chunks"], recipe["boundary_ratio"], card.get("report")
     values = {
