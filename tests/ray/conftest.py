@@ -67,6 +67,8 @@ def local_ray() -> Iterator[None]:
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             dashboard_port=free_port(),
+            # Workers of one job serve the next test instead of importing everything again.
+            _system_config={"idle_worker_killing_time_threshold_ms": 600_000},
             logging_level="ERROR",
             logging_config=ray.LoggingConfig(log_level="ERROR"),
         )
