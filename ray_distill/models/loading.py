@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ray_distill.models import family as adapter
 from ray_distill.models.lora_files import LoRAFile, LoRATensors, MergedWeights
@@ -102,15 +103,19 @@ def hollow_transformer(
     """(the architecture with its parameters on the meta device and its buffers as they are, the weights for it with
     ``loras`` merged into them). Parts that diffusers keeps in fp32 stay fp32, others have ``dtype``. ValueError as in
     :func:`check_weights` and :func:`check_loras`."""
-    from accelerate import init_empty_weights
-
-    config = check_folder(family, folder)
-    with init_empty_weights(include_buffers=False):
-        network: nn.Module = adapter(family).transformer.from_config(config)
+    network = _hollow(family, check_folder(family, folder))
     adapters = [LoRATensors(lora, network, adapter(family)) for lora in loras]
     weights = MergedWeights(folder, network, adapters) if adapters else Weights(folder, network)
     weights.check()
     return cast(network, dtype), weights
+
+
+def _hollow(family: str, config: dict[str, Any]) -> nn.Module:
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        network: nn.Module = adapter(family).transformer.from_config(config)
+    return network
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -141,6 +146,30 @@ def random_transformer(family: str, folder: Path, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         model: nn.Module = adapter(family).transformer.from_config(config)
     return model
+
+
+class RandomWeights:
+    """The weights of :func:`random_transformer` by name; they are drawn, all at once, when the first is read."""
+
+    def __init__(self, family: str, folder: Path, seed: int) -> None:
+        self._drawn_from = family, folder, seed
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._drawn[name]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return torch.float32
+
+    @cached_property
+    def _drawn(self) -> dict[str, Tensor]:
+        return {
+            name: parameter.detach() for name, parameter in random_transformer(*self._drawn_from).named_parameters()
+        }
+
+
+def hollow_random(family: str, folder: Path, dtype: torch.dtype, seed: int) -> tuple[nn.Module, RandomWeights]:
+    """:func:`hollow_transformer` with new weights drawn from ``seed``."""
+    return cast(_hollow(family, check_folder(family, folder)), dtype), RandomWeights(family, folder, seed)
 
 
 def empty_transformer(family: str, folder: Path, key: str = "model.path") -> nn.Module:

@@ -15,11 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ray_distill.config import RoleConfig, RunConfig
-from ray_distill.models.loading import hollow_transformer, load_transformer
+from ray_distill.models import loading as loading_module
+from ray_distill.models.loading import hollow_transformer, load_transformer, random_transformer
 from ray_distill.models.lora_files import LoRAFile
 from ray_distill.rng import StatelessRng
 from ray_distill.train.worker import zero
 from ray_distill.train.worker.build import build_engines
+from ray_distill.train.worker.light_deepspeed import deepspeed
 from ray_distill.train.worker.step import train_step
 from tests.gang import jobs
 from tests.gang.gang import Gang
@@ -139,3 +141,29 @@ def test_shards_give_back_the_network(gang: Gang, tmp_path: Path, offload: bool)
         wanted = load_transformer("wan", tmp_path, loras=loras)(x, torch.tensor([500.0]), text, return_dict=False)[0]
     for found in gang.run(reloaded, str(tmp_path), held, loras, world=2):
         torch.testing.assert_close(found["velocity"], wanted, rtol=0, atol=1e-6)
+
+
+def random_start(rank: int, world: int, folder: str) -> tuple[dict[str, torch.Tensor], int]:
+    """(the first weights of a student and of a frozen teacher, how often this rank drew a network)."""
+    drawn: list[int] = []
+    draw = loading_module.random_transformer
+    student = {"zero": 3, "init": "random", "dtype": "bfloat16", "optimizer": {"learning_rate": jobs.LR}}
+    roles = {"student": student, "fake_score": student, "teacher": {"zero": 3, "init": "random"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading_module, "random_transformer", lambda *source: drawn.append(1) or draw(*source))
+        engines = build_engines(run_config(Path(folder), method={"name": "dmd", "teacher_guidance": 2.0}, roles=roles))
+    teacher = engines._roles["teacher"].engine.module
+    with deepspeed.zero.GatheredParameters(list(teacher.parameters())):
+        whole = {f"teacher/{name}": p.detach().clone() for name, p in teacher.named_parameters()}
+    return whole | {f"{role}/{name}": t.clone() for role, name, t in engines.tensors()}, len(drawn)
+
+
+def test_random_weights_are_drawn_by_one_rank_and_shared_out_exactly(gang: Gang, tmp_path: Path) -> None:
+    tiny_wan(0).save_pretrained(tmp_path / "model" / "transformer")
+    wanted = dict(random_transformer("wan", tmp_path / "model", run_config(tmp_path).seed).named_parameters())
+    (first, draws), (second, none) = gang.run(random_start, str(tmp_path), world=2)
+    assert draws == 3 and none == 0 and first.keys() == second.keys()
+    for name, published in wanted.items():
+        for found in (first, second):
+            assert torch.equal(found[f"student/weights/{name}"], published)
+            assert torch.equal(found[f"teacher/{name}"], published)

@@ -17,6 +17,7 @@ from ray_distill.models.heads import head_blocks, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.loading import (
     compile_blocks,
+    hollow_random,
     hollow_transformer,
     random_transformer,
     use_attention,
@@ -131,6 +132,8 @@ def frozen_sources(config: RunConfig) -> dict[Role, str]:
 
 def load_network(config: RunConfig, section: RoleConfig, role: Role) -> nn.Module:
     source, dtype = config.source(role), zero.DTYPES[section.dtype]
+    if section.init == "random" and section.zero == 3:  # rank 0 alone draws them
+        return zero.fill(*hollow_random(config.model.family, source, dtype, config.seed), section)
     if section.init == "random":
         network = random_transformer(config.model.family, source, config.seed)
         for parameter in network.parameters() if section.optimizer is None else ():  # an engine casts trained weights

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ray_distill.models.loading import RandomWeights
 from ray_distill.models.weights import Weights
 
 SOURCE = "published"  # an attribute of a parameter, from its filling to the start of its engine
 Read = Callable[[], Tensor]
 
 
-def remember(parameter: nn.Parameter, weights: Weights, name: str) -> None:
+def remember(parameter: nn.Parameter, weights: Weights | RandomWeights, name: str) -> None:
     """Note a reader of the published value of ``parameter``, if bf16 has rounded it."""
     if parameter.dtype == torch.bfloat16 and weights.dtype(name) != torch.bfloat16:
         setattr(parameter, SOURCE, lambda: weights[name])

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ray_distill.config.roles import Optimizer, RoleConfig
-from ray_distill.models.loading import own_parameters
+from ray_distill.models.loading import RandomWeights, own_parameters
 from ray_distill.models.weights import Weights
 from ray_distill.train.worker.light_deepspeed import deepspeed
 from ray_distill.train.worker.masters import Read, exact, remember
@@ -52,7 +52,7 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
     }
 
 
-def fill(module: nn.Module, weights: Weights, config: RoleConfig) -> nn.Module:
+def fill(module: nn.Module, weights: Weights | RandomWeights, config: RoleConfig) -> nn.Module:
     """Load ``weights`` into ``module``, whose parameters are on the meta device: one after the other, each directly
     onto the rank's own device (a collective under ZeRO-3). All take the role's dtype under every
     stage, also the parts that diffusers would keep in fp32, since a DeepSpeed engine has one dtype.
