@@ -3,14 +3,16 @@ it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ray_distill.checkpoint.reader import Checkpoint
 from ray_distill.config import RunConfig
+from ray_distill.models.layers import device_of, layout, spread
 from ray_distill.models.loading import cast, empty_transformer, hollow_transformer, own_parameters, random_transformer
 from ray_distill.models.lora import LoRA
 from ray_distill.models.weights import Weights
@@ -115,12 +117,14 @@ def load_network(
     checkpoint: Path | None,
     averaged: bool = True,
     dtype: torch.dtype = torch.float32,
+    devices: Sequence[Any] = ("cpu",),
 ) -> nn.Module:
     """Load a role's network, frozen: from a checkpoint (with ``averaged`` its average, where there is one), or with its
     initial weights where there is no checkpoint, or the role's stage has not begun.
 
-    Tensors are cast to ``dtype`` one by one, except parts that diffusers keeps in fp32. Adapters are merged in fp32
-    into the weights that they adapt.
+    Tensors are cast to ``dtype`` one by one, except parts that diffusers keeps in fp32, and go directly to their
+    device; over several of ``devices`` the network is spread by its layers. Adapters are merged in fp32 into the
+    weights that they adapt.
     """
     family, path = config.model.family, config.source(role)
     source: Weights | None = None
@@ -131,7 +135,10 @@ def load_network(
     tensors: Mapping[str, Tensor] | None = source
     if checkpoint is not None and _trained(config, role, checkpoint):
         tensors = _merge(config, role, network, source, checkpoint, averaged)
+    on = layout(network, devices)
     if tensors is not None:
         for owner, last, name, parameter in own_parameters(network):
-            setattr(owner, last, nn.Parameter(tensors[name].to(parameter.dtype, copy=True)))
-    return network.eval().requires_grad_(False)
+            value = tensors[name].to(device_of(name, on), parameter.dtype, copy=True)
+            setattr(owner, last, nn.Parameter(value))
+    network = network.eval().requires_grad_(False)
+    return network.to(devices[0]) if len(devices) == 1 else spread(network, on)

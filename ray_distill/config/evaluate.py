@@ -130,6 +130,8 @@ class Evaluate(Section):
     """Seed on which the guided few-step teacher is chosen; the report uses the others."""
     batch: PositiveInt = 50
     """Videos of one forward."""
+    gpus: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs of one node over which a sampling task spreads its networks by layers, where one GPU does not hold them."""
     teacher_steps: Steps = 32
     """Steps of the many-step teacher."""
     teacher_shift: Shift = 3.0
@@ -168,6 +170,11 @@ class Evaluate(Section):
     """Sample the teacher before training, with many steps and with the student's evaluations."""
     goals: Goals = Goals()
     preflight: Preflight = Preflight()
+
+    @property
+    def shown(self) -> int:
+        """Number of videos that one task of an evaluation samples."""
+        return self.videos if self.metric else len(self.prompts) or self.pictures
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> Evaluate:

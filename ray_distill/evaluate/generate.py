@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ray_distill import sealed
-from ray_distill.config import RunConfig
+from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.measures import FIRST_FRAME, MeasureName
 from ray_distill.data.read.track import Track
 from ray_distill.data.store.cache import Cache
@@ -216,6 +216,21 @@ def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list
     return prompts, [rows_by_number[prompt] for prompt in prompts], [rows[prompt] for prompt in prompts]
 
 
+def gpus_of(config: RunConfig) -> int:
+    """GPUs of a task that samples: evaluate.gpus if the training uses GPUs, else none."""
+    return config.evaluate.gpus if config.train.use_gpu else 0
+
+
+def check_gpus(config: RunConfig) -> None:
+    """ConfigError where nodes of the connected cluster have GPUs, and none has as many as one task takes."""
+    most = max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if 0 < most < gpus_of(config):
+        raise ConfigError(
+            f"evaluate.gpus = {config.evaluate.gpus}: the largest node has {most} GPUs, and a task that samples runs "
+            f"on one node; set evaluate.gpus={most}, or start a larger node"
+        )
+
+
 class Generator:
     """The prompts of a run's evaluation, their conditioning, and the tasks that sample them.
 
@@ -223,17 +238,17 @@ class Generator:
     """
 
     def __init__(self, config: RunConfig, cache: Cache) -> None:
+        check_gpus(config)
         settings, fields = config.evaluate, config.model.encoders.fields
         encoded = encode_prompts(config)
         if encoded is not None:
             prompts = list(settings.prompts.values())
-            chosen = [i % len(prompts) for i in range(settings.videos if settings.metric else len(prompts))]
+            chosen = [i % len(prompts) for i in range(settings.shown)]
             self.prompts, rows = [prompts[i] for i in chosen], [encoded[i] for i in chosen]
             names = list(settings.prompts)
             pictures = of_prompts(config, [names[i] for i in chosen])
         else:
-            count = settings.videos if settings.metric else settings.pictures
-            self.prompts, rows, numbers = _captions(cache, fields, count)
+            self.prompts, rows, numbers = _captions(cache, fields, settings.shown)
             pictures = of_rows(config, cache, numbers)
         self.real = real_features(config, cache) if settings.metric else None
         self._config, self._keep, self.timeout_s = config, cache.folder, config.train.timeout_s
@@ -246,12 +261,12 @@ class Generator:
     def start(
         self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True, keep: bool = False
     ) -> ray.ObjectRef[Samples]:
-        """Start a task that samples every prompt once, on its own GPU if the training uses GPUs. With ``measured`` the
-        task also measures the videos by ``evaluate.metrics`` and ``evaluate.networks``, with ``keep`` it takes latents
-        that are kept, and keeps its own."""
+        """Start a task that samples every prompt once, on GPUs of its own if the training uses GPUs. With ``measured``
+        the task also measures the videos by ``evaluate.metrics`` and ``evaluate.networks``, with ``keep`` it takes
+        latents that are kept, and keeps its own."""
         names = self._config.evaluate.metrics if measured else None
         latents = latent_cache(self._config, self._keep) if keep else None
-        gpus = 1 if self._config.train.use_gpu else 0
+        gpus = gpus_of(self._config)
         # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
         task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
         drawn = self._config, candidate, self.prompts, self._rows, self._negative, seed
@@ -261,10 +276,11 @@ class Generator:
     def start_features(self, candidates: Sequence[Candidate], seed: int, videos: range) -> list[ray.ObjectRef[Tensor]]:
         """Start tasks that sample some ``videos`` of each of ``candidates``, samplers of the same networks. Results are
         the metric's features [candidates, some of the videos, D], in the order of the videos."""
-        gpus, batch = (1 if self._config.train.use_gpu else 0), self._config.evaluate.batch
+        gpus, batch = gpus_of(self._config), self._config.evaluate.batch
         batches = -(-len(videos) // batch)
-        # A task per CPU or GPU, since each loads the networks, and none twice as long as one of `start`.
-        slots = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))
+        # A task per CPU, or as many as have GPUs, since each loads the networks, and none twice as long as one of
+        # `start`.
+        slots = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)) // max(gpus, 1)
         tasks = min(batches, max(slots, len(videos) * len(candidates) // len(self.prompts)))
         each = batch * -(-batches // tasks)
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate_features)

@@ -27,9 +27,11 @@ from ray_distill.types import Cond, Denoiser, Sampler
 
 
 @lru_cache(maxsize=1)
-def _networks(key: str, roles: tuple[str, ...], checkpoint: Path | None, averaged: bool) -> dict[str, nn.Module]:
+def _networks(
+    key: str, roles: tuple[str, ...], checkpoint: Path | None, averaged: bool, devices: tuple[str, ...]
+) -> dict[str, nn.Module]:
     config = RunConfig.model_validate_json(key)
-    return {role: load_network(config, role, checkpoint, averaged, dtype_of(config, role)) for role in roles}
+    return {role: load_network(config, role, checkpoint, averaged, dtype_of(config, role), devices) for role in roles}
 
 
 def dtype_of(config: RunConfig, role: str) -> torch.dtype:
@@ -39,12 +41,12 @@ def dtype_of(config: RunConfig, role: str) -> torch.dtype:
 
 
 def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
-    """The denoiser of ``candidate``: one network, or the two experts of its recipe."""
-    modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged)
-    networks = {
-        role: family(config.model.family).denoiser(module.to(device), dtype_of(config, role))
-        for role, module in modules.items()
-    }
+    """The denoiser of ``candidate``: one network, or the two experts of its recipe; on GPUs each is spread over
+    evaluate.gpus of those that this process sees, ``device`` first."""
+    on = tuple(f"cuda:{n}" for n in range(config.evaluate.gpus)) if device.type == "cuda" else (str(device),)
+    modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged, on)
+    of = family(config.model.family).denoiser
+    networks = {role: of(module, dtype_of(config, role)) for role, module in modules.items()}
     experts = candidate.sampler.experts
     return by_level(experts, networks) if experts else networks[candidate.role]
 

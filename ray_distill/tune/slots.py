@@ -22,13 +22,13 @@ class Slots:
     cpus_per_worker: float
 
 
-def slots(cluster: Mapping[str, float], train: Train, asked: int | None) -> Slots:
+def slots(cluster: Mapping[str, float], train: Train, asked: int | None, sampling_gpus: int = 1) -> Slots:
     """Number of trials at a time, and the CPUs of their workers; ``cluster`` has all of Ray's resources.
 
     Workers get less of a CPU each if that lets ``asked`` trials run.
 
-    A trial that trains on GPUs gets one more for its validations if the cluster has one. ConfigError if no trial fits,
-    or fewer than ``asked``.
+    A trial that trains on GPUs gets ``sampling_gpus`` more for its validations if the cluster has them. ConfigError if
+    no trial fits, or fewer than ``asked``.
     """
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     beside = DRIVER_CPUS + BESIDE_CPUS
@@ -38,7 +38,7 @@ def slots(cluster: Mapping[str, float], train: Train, asked: int | None) -> Slot
             "train.workers"
         )
     by_cpu = max(1, math.floor(cpus / (train.workers * train.cpus_per_worker + beside)))
-    by_gpu = max(1, int(gpus // (train.workers + 1))) if train.use_gpu else by_cpu
+    by_gpu = max(1, int(gpus // (train.workers + sampling_gpus))) if train.use_gpu else by_cpu
     concurrent = asked or min(by_cpu, by_gpu)
     if train.use_gpu and concurrent * train.workers > gpus:
         raise ConfigError(

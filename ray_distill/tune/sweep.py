@@ -54,7 +54,7 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
     status: Status = "FAILED"
     try:
         with cluster(log_to_driver=False, dashboard=True), watch_signals() as signals:
-            share = slots(ray.cluster_resources(), base.train, settings.concurrent)
+            share = slots(ray.cluster_resources(), base.train, settings.concurrent, base.evaluate.gpus)
             say(f"== sweep: {settings.trials} trials, {share.concurrent} at a time")
             _sample_once(settings, base)
             plan = Plan(

@@ -167,9 +167,9 @@ class CausalAttention(WanAttnProcessor):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate ``x`` [B, tokens, heads, D], whose neighbouring channels form pairs, by the positions' ``cos`` and
-    ``sin``."""
+    ``sin``, which may be on another GPU."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[..., 0::2], sin[..., 1::2]
+    cos, sin = (each.to(x.device) for each in (cos[..., 0::2], sin[..., 1::2]))
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).type_as(x)
 
 

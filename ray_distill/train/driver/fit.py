@@ -18,6 +18,7 @@ from ray_distill.data.feed.stream import Stream, in_turn
 from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
 from ray_distill.errors import Stopped
+from ray_distill.evaluate.generate import check_gpus
 from ray_distill.evaluate.names import METRICS
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.track.names import grouped
@@ -98,7 +99,10 @@ def _begin(config: RunConfig, cache: Cache) -> checkpoint.Checkpoint | None:
 
 
 def _say_limits(config: RunConfig, stream: Stream) -> None:
-    """Print costs of the cluster's nodes and of the clips' sizes."""
+    """Print costs of the cluster's nodes and of the clips' sizes; ConfigError for an evaluation that no node can
+    sample."""
+    if config.evaluate.enabled or config.evaluate.every:
+        check_gpus(config)
     if line := check_nodes(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]):
         say(f"   warning: {line}")
     if stream.left_out:

@@ -36,7 +36,8 @@ def no_ray(monkeypatch):
             ran.append(args)
             return self.call(*args)
 
-    fake = type("ray", (), {"remote": lambda **_: Task, "get": lambda task, timeout: task, "put": lambda value: value})
+    calls = {"remote": lambda **_: Task, "get": lambda task, timeout: task, "put": lambda value: value}
+    fake = type("ray", (), calls | {"nodes": list})
     monkeypatch.setattr(prompts, "ray", fake)
     monkeypatch.setattr(generate, "ray", fake)
     return ran
