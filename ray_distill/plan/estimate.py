@@ -139,25 +139,29 @@ class Counted:
         last = self.latent[1] // sight.frames * sight.frames - sight.frames if sight else 0
         if sight and sight.past and not sight.window and sight.frames < sight.before < last:
             return self.between(call)
-        call = steady(call)
+        call, train = steady(call), self.config.train
+        return count(self._workload(call, call.rows * train.micro_batch, train.sequence_parallel))
+
+    def sampled(self, call: Call, videos: int) -> Pass:
+        """Count a call on whole clips of ``videos``, whose tokens no ranks share."""
+        return count(self._workload(call, call.rows * videos, 1))
+
+    def _workload(self, call: Call, rows: int, ranks: int) -> Workload:
         config, section, described = self.config, self.config.role(call.role), self.architectures[call.role]
         checkpointing = section.gradient_checkpointing and call.grad  # only where autograd is on
-        rows = call.rows * config.train.micro_batch
         channels, frames, *rest = self.latent
-        return count(
-            Workload(
-                config.model.family,
-                json.dumps(described),
-                section.dtype,
-                checkpointing,
-                rows,
-                (channels, call.frames or frames, *rest),
-                self.fields,
-                call.grad,
-                call.trained,
-                call.causal,
-                config.train.sequence_parallel,
-            )
+        return Workload(
+            config.model.family,
+            json.dumps(described),
+            section.dtype,
+            checkpointing,
+            rows,
+            (channels, call.frames or frames, *rest),
+            self.fields,
+            call.grad,
+            call.trained,
+            call.causal,
+            ranks,
         )
 
     def between(self, call: Call) -> Pass:

@@ -18,6 +18,7 @@ from ray_distill.models import family
 from ray_distill.models.codec import frames_of
 from ray_distill.models.heads import FeatureHeads, head_blocks
 from ray_distill.models.int8 import is_quantized
+from ray_distill.models.loading import cast
 from ray_distill.models.lora import LoRA
 from ray_distill.models.spec import Config, Latent
 from ray_distill.types import Average, Role
@@ -76,6 +77,14 @@ def sizes(family_name: str, architecture: str) -> tuple[int, ...]:
     with torch.device("meta"):
         module = build(family_name, json.loads(architecture))
     return tuple(p.numel() for p in module.parameters())
+
+
+@cache
+def sampled_bytes(family_name: str, architecture: str, dtype: str) -> int:
+    """Bytes of a network that samples in ``dtype``; parts that diffusers keeps in fp32 stay fp32."""
+    with torch.device("meta"):
+        module = cast(build(family_name, json.loads(architecture)), getattr(torch, dtype))
+    return sum(p.nbytes for p in module.parameters())
 
 
 @cache

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_distill.columns import table
+from ray_distill.config.evaluate import Evaluate
 from ray_distill.plan.changes import Change
 from ray_distill.plan.estimate import Estimate
 from ray_distill.plan.hardware import GIB, Cluster
 from ray_distill.plan.memory import TERMS
+from ray_distill.plan.sampling import Sampling, sampling
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def cost(estimate: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
         if estimate.host:
             lines.append(f"offloaded to CPU memory: {estimate.host / GIB:.1f} GiB a worker, {node:.0f} a node")
     lines += [
+        *sampling_lines(sampling(estimate.config, estimate.latent), estimate.config.evaluate, cluster, assumed),
         f"a checkpoint: {estimate.checkpoint / 1e9:,.3g} GB on disk",
         "counted: weights, gradients, optimizer (fp32 masters, moments), EMA, forwards, FLOPs; activations",
         "  with a CPU's kernels, an upper bound. Estimated: buffers. Not measured on a GPU: docs/plan.md",
@@ -131,6 +134,21 @@ def cost(estimate: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def sampling_lines(task: Sampling, settings: Evaluate, cluster: Cluster | None, assumed: Assumed) -> list[str]:
+    """Memory of a task of the evaluation, and the change with which it fits."""
+    where = "a GPU" if settings.gpus == 1 else f"each of {settings.gpus} GPUs"
+    lines = [
+        f"sampling: {task.total / GIB:.1f} GiB on {where}, {task.weights / GIB:.1f} of them weights, in "
+        f"batches of {task.videos}; then the codec, which is not counted",
+        f"  Sampling and export hold one tensor in CPU memory, of {task.tensor / GIB:.1f} GiB at most",
+    ]
+    if cluster is not None and task.total > (free := assumed.free(cluster)):
+        remedy = task.remedy(free, settings.gpus)
+        what = f"set {remedy}" if remedy else "no number of GPUs or videos that plan knows makes it fit"
+        lines.insert(1, f"  warning: more than the {free / GIB:.1f} GiB of a GPU that are free; {what}")
+    return lines
 
 
 def step_seconds(estimate: Estimate, cluster: Cluster, assumed: Assumed) -> float:
