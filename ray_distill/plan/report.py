@@ -141,7 +141,7 @@ def sampling_lines(task: Sampling, settings: Evaluate, cluster: Cluster | None, 
     where = "a GPU" if settings.gpus == 1 else f"each of {settings.gpus} GPUs"
     lines = [
         f"sampling: {task.total / GIB:.1f} GiB on {where}, {task.weights / GIB:.1f} of them weights, in "
-        f"batches of {task.videos}; then the codec, which is not counted",
+        f"batches of {task.videos}; the codec is not counted",
         f"  Sampling and export hold one tensor in CPU memory, of {task.tensor / GIB:.1f} GiB at most",
     ]
     if cluster is not None and task.total > (free := assumed.free(cluster)):
