@@ -23,7 +23,7 @@ from mlflow.entities import Run
 from playwright.sync_api import Page, sync_playwright
 
 FLAGS = "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
-FRECHET = "evaluate/student/frechet"
+FRECHET = "summary/frechet"
 DISTANCE = "validation/frechet"
 COLUMNS = ["attributes.`Dataset`", *(f"tags.`{name}`" for name in ("method", "family", "base_model", "steps"))]
 SLOW_MS = 120_000

@@ -33,10 +33,10 @@ from ray_distill.evaluate.metrics import (
     paired_ratio,
 )
 from ray_distill.evaluate.metrics.networks import cut_prompts
-from ray_distill.evaluate.names import BASELINE, COMPARED
+from ray_distill.evaluate.names import BASELINE, BESIDE, COMPARED
 from ray_distill.evaluate.report import contact_sheet, heading, line, misses
 from ray_distill.evaluate.samples import Candidate, Samples
-from ray_distill.evaluate.videos import write_videos
+from ray_distill.evaluate.videos import beside, write_videos
 from ray_distill.evaluate.waiting import wait_for
 from ray_distill.types import STUDENT, TEACHER, Sampler
 
@@ -130,6 +130,9 @@ def evaluate(
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
     for name, samples in sampled.items():
         write_videos(out / COMPARED / name, samples[0], generator.prompts, config.data.fps)
+    if "teacher_many" in sampled:
+        pairs = beside(sampled["teacher_many"][0], sampled["student"][0])
+        write_videos(out / COMPARED / BESIDE, pairs, generator.prompts, config.data.fps)
     if guided is not None:
         report["teacher_same_steps_guided"] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}
     if TEACHER in config.method.roles:

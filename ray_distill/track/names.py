@@ -28,18 +28,57 @@ def grouped(name: str, roles: Collection[Role], method: str = "") -> str:
     return f"{STUDENT}/{name}" if own else f"train/{name}"
 
 
+SUMMARY = {
+    "frechet": "student.frechet",
+    "frechet_of_teacher": "teacher_many.frechet",
+    "accuracy": "student.accuracy",
+    "motion_ratio": "ratios.motion_ratio.value",
+    "nfe": "student.nfe",
+    "steps": "steps",
+    "wall_seconds": "wall_seconds",
+}
+"""Columns of MLflow's list of runs, by their places in a report. Each makes a chart of one bar, so they are few."""
+Table = dict[str, list[Any]]
+"""``columns`` and ``data``, row by row: a JSON file that MLflow shows as a table."""
+
+
 def summary(report: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers of a report: ``evaluate/student/frechet`` by sampler, and the run's own, ``run/train_seconds``."""
-    numbers: dict[str, float] = {}
-    for name, value in flatten(report).items():
-        section, dot, rest = name.partition(".")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if section == "phases":
-            numbers[f"run/{rest.partition(':')[0]}_seconds"] = value
-        else:
-            numbers[f"evaluate/{section}/{rest}" if dot else f"run/{name}"] = value
-    return numbers
+    """Numbers of a report that MLflow's list of runs shows, ``summary/frechet``, those that it has."""
+    flat = flatten(report)
+    return {f"summary/{name}": flat[place] for name, place in SUMMARY.items() if _is_number(flat.get(place))}
+
+
+def tables(report: Mapping[str, Any]) -> dict[str, Table]:
+    """All numbers of a report as tables by name: ``evaluation`` has a row for each sampler, ``comparisons`` one for
+    each ratio and distance with its interval, ``run`` the seconds of each phase and the run's own numbers. A table
+    without rows is left out."""
+    samplers: dict[str, dict[str, Any]] = {}
+    intervals: list[list[Any]] = []
+    own: list[list[Any]] = []
+    for name, value in report.items():
+        if name == "phases":
+            own += [[f"seconds of {phase.partition(':')[0]}", seconds] for phase, seconds in value.items()]
+        elif isinstance(value, Mapping):
+            samplers[name] = {key: number for key, number in value.items() if _is_number(number)}
+            intervals += [
+                [name, key, *(each.get(bound) for bound in ("value", "low", "high"))]
+                for key, each in value.items()
+                if isinstance(each, Mapping)
+            ]
+        elif _is_number(value):
+            own.append([name.replace("_", " "), value])
+    names = list(dict.fromkeys(key for row in samplers.values() for key in row))
+    rows = [[name, *(row.get(key) for key in names)] for name, row in samplers.items() if row]
+    every: dict[str, Table] = {
+        "evaluation": {"columns": ["sampler", *names], "data": rows},
+        "comparisons": {"columns": ["of", "measure", "value", "low", "high"], "data": intervals},
+        "run": {"columns": ["number", "value"], "data": own},
+    }
+    return {name: table for name, table in every.items() if table["data"]}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def source_tags() -> dict[str, str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RUN = "run.json"
-"""File in a run's folder with its id at MLflow, and the server's URI."""
+"""File in a run's folder with its id at MLflow, the server's URI, and its page behind that of MLflow's own."""
 METRICS_BATCH = 1000  # MLflow refuses more
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
 """MLflow's codes for a call that it will never take. They exclude BAD_REQUEST, which any 400 of a proxy and a damaged
@@ -36,6 +36,7 @@ class Sender:
         self._remembered = record
         self.opened = False
         """Whether MLflow knows the run, by this process's requests so far."""
+        self._page = ""
         self._client: MlflowClient | None = None
         self._born = int(time.time() * 1000)
         self._asked: set[str] = set()  # runs whose creation was requested, answered or not
@@ -64,7 +65,8 @@ class Sender:
             case "picture":
                 store.log_picture(client, self._run, _there(entry), entry["step"], entry["at"])
             case "register":
-                return store.register(client, self._run, _there(entry), entry["name"], entry["alias"], entry["id"])
+                name, alias, description = entry["name"], entry["alias"], entry.get("description", "")
+                return store.register(client, self._run, _there(entry), name, alias, entry["id"], description)
             case "end":
                 client.set_terminated(self._run, entry["status"], entry["at"])
         return None
@@ -82,13 +84,14 @@ class Sender:
             if self.run_id:
                 log.warning("MLflow at %s does not know run %s; a new run is opened.", mask(self.uri), self.run_id)
         self.run_id, self._began = run.info.run_id, run.info.start_time
+        self._page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
         self._remember()
         self.opened = True  # its waiting process may be killed then, and resumes with this run
         store.describe(client, run, own["params"])
         store.set_tags(client, self._run, own["tags"])
 
     def _remember(self) -> None:
-        record = {"run_id": self.run_id, "uri": mask(self.uri)}
+        record = {"run_id": self.run_id, "uri": mask(self.uri), "page": self._page}
         if self._path is None or record == self._remembered:
             return
         self._remembered = record

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SENT_AS = "sent_as"
-PARAM_LENGTH, TAG_LENGTH, BATCH = 6000, 5000, 100  # MLflow refuses more
+PARAM_LENGTH, TAG_LENGTH, DESCRIPTION_LENGTH, BATCH = 6000, 5000, 5000, 100  # MLflow refuses more
 
 
 def experiment(client: MlflowClient, uri: str, name: str) -> str:
@@ -146,9 +146,16 @@ def log_dataset(
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
-def register(client: MlflowClient, run_id: str, folder: Path, name: str, alias: str | None, sent_as: str) -> str:
+def run_page(client: MlflowClient, run_id: str) -> str:
+    """The address of a run's page, behind that of MLflow's own."""
+    return f"#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
+def register(
+    client: MlflowClient, run_id: str, folder: Path, name: str, alias: str | None, sent_as: str, description: str = ""
+) -> str:
     """Upload ``folder`` as the artifact ``student`` and register it, unless ``sent_as`` is registered; returns the
-    version."""
+    version. The model and its version get ``description``, with a link to the run and the place of the folder."""
     from mlflow.exceptions import MlflowException
 
     name = model_name(name)
@@ -163,6 +170,10 @@ def register(client: MlflowClient, run_id: str, folder: Path, name: str, alias: 
     if not versions:
         versions = [client.create_model_version(name, source, run_id=run_id, tags={SENT_AS: sent_as})]
     version = str(versions[0].version)
+    links = f"[The run]({run_page(client, run_id)}) that made it; its folder: `{text(folder.absolute())}`"
+    whole = text(f"{description}\n\n{links}".strip(), DESCRIPTION_LENGTH)
+    client.update_model_version(name, version, whole)
+    client.update_registered_model(name, whole)
     if alias:
         client.set_registered_model_alias(name, alias, version)
     return version

@@ -6,6 +6,7 @@ the batches of an outage, print each failure with the URI's password, and wait w
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -47,6 +48,7 @@ class Tracker:
         self._outbox = Outbox(folder if self.uri else None)
         self._results: dict[str, Any] = {}
         self._awaited: set[str] = set()
+        self._tables: list[dict[str, str]] = []
         self._ended = not self.uri
         self._warned, self._warnings = False, set[str]()
         self._patience = UPLOADS_WAIT_S
@@ -136,13 +138,23 @@ class Tracker:
         """
         self._post("artifact", wait=wait, path=str(path), folder=folder)
 
-    def register(self, folder: Path, name: str, alias: str | None = None) -> str | None:
+    def table(self, path: Path, folder: str) -> None:
+        """Upload a JSON file of columns and rows under ``folder`` of the run's artifacts, where MLflow shows a
+        table."""
+        self._tables.append({"path": f"{folder}/{path.name}", "type": "table"})
+        self.artifact(path, folder)
+        self.tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
+
+    def register(self, folder: Path, name: str, alias: str | None = None, description: str = "") -> str | None:
         """Upload ``folder`` as the run's artifact ``student`` and register it; returns the version, or None on failure.
 
         The version's source is the artifact folder itself, found again by ``models:/name/version`` or
-        ``models:/name@alias``; nothing is pickled.
+        ``models:/name@alias``; nothing is pickled. ``description`` is Markdown; a link to the run follows it.
         """
-        version: str | None = self._post("register", wait=True, path=str(folder), name=name, alias=alias)
+        whole = mask(description)
+        version: str | None = self._post(
+            "register", wait=True, path=str(folder), name=name, alias=alias, description=whole
+        )
         return version
 
     def end(self, status: Status) -> None:

@@ -87,7 +87,9 @@ def test_mlflow_holds_the_run(straight: Path, home: Home) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params["method.name"] == "dmd" and run.data.params["train.steps"] == str(STEPS)
     assert len(client.get_metric_history(run.info.run_id, "fake_score/loss")) == STEPS
-    assert run.data.metrics["evaluate/student/frechet"] > 0
+    assert run.data.metrics["summary/frechet"] > 0
+    single = [name for name in run.data.metrics if len(client.get_metric_history(run.info.run_id, name)) == 1]
+    assert {name.partition("/")[0] for name in single} <= {"summary", "system", "validation"}
     assert run.data.tags["method"] == "dmd" and run.data.tags["steps"] == str(STEPS)
     assert TOKEN not in f"{run.data.params}{run.data.tags}"
     assert "system/node_0/cpu_utilization_percentage" in run.data.metrics
@@ -98,6 +100,12 @@ def test_mlflow_holds_the_run(straight: Path, home: Home) -> None:
     played = client.list_artifacts(run.info.run_id, f"videos/step_{STEPS // 2:06d}")
     assert len([item for item in played if item.path.endswith(".mp4")]) == 6
     assert client.get_model_version_by_alias("quickstart", "newest").run_id == run.info.run_id
+    model = client.get_registered_model("quickstart")
+    assert "student before distillation" in model.description and f"/runs/{run.info.run_id})" in model.description
+    tables = {item.path for item in client.list_artifacts(run.info.run_id, "tables")}
+    assert tables == {f"tables/{name}.json" for name in ("evaluation", "comparisons", "run")}
+    pairs = client.list_artifacts(run.info.run_id, f"videos/step_{STEPS:06d}/beside_teacher")
+    assert len([item for item in pairs if item.path.endswith(".mp4")]) == 6
 
 
 def test_a_student_with_shuffled_weights_misses_every_goal(straight: Path, home: Home, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from ray_distill import checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
-from ray_distill.evaluate.names import COMPARED, PAGE, PLOT, REPORT, VALIDATIONS
+from ray_distill.evaluate.names import COMPARED, PAGE, PLOT, REPORT, TABLES, VALIDATIONS
 from ray_distill.evaluate.report import loss_plot, table, write_report
 from ray_distill.evaluate.samples import Candidate
 from ray_distill.export.student import export
 from ray_distill.jsonl import read_document, read_rows
-from ray_distill.track.names import summary
+from ray_distill.track.names import summary, tables
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.fit import rows_of
@@ -62,6 +62,9 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
     step = int(report["steps"])
     tracker.metrics(step, summary(report))
     tracker.note(note(config, report))
+    for name, rows in tables(report).items():
+        write_report(out / TABLES / f"{name}.json", rows)
+        tracker.table(out / TABLES / f"{name}.json", TABLES)
     for name in (REPORT, PLOT):
         if (out / name).is_file():
             tracker.artifact(out / name)
@@ -69,7 +72,24 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
         tracker.videos(out / COMPARED, step)
         tracker.picture(out / "contact_sheet.png", step)
     # MLflow keeps the alias "latest" for itself.
-    tracker.register(folder, config.track.register_as or config.name, alias="newest")
+    name = config.track.register_as or config.name
+    tracker.register(folder, name, alias="newest", description=description(config, report))
+
+
+def description(config: RunConfig, report: dict[str, Any]) -> str:
+    """Description of the registered model in MLflow: its making, its steps and the report's table."""
+    return "\n".join(
+        [
+            f"A {config.model.family} student of `{config.model.path.name}` by {config.method.name}: "
+            f"{config.method.describe()}",
+            "",
+            "```",
+            table(report),
+            "```",
+            "",
+            "README.md in its folder says how diffusers samples it; `sample.py` there does.",
+        ]
+    )
 
 
 def note(config: RunConfig, report: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from ray_distill.methods import METHODS
-from ray_distill.track.names import commit, grouped, source_tags, summary
+from ray_distill.track.names import commit, grouped, source_tags, summary, tables
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,31 @@ def test_a_report_is_told_by_sampler_and_by_run():
         "prompt": "a seven",
         "missed": [],
     }
-    assert summary(report) == {
-        "evaluate/student/frechet": 31.5,
-        "evaluate/student/nfe": 3,
-        "run/prepare_seconds": 90.1,
-        "run/train_seconds": 144.7,
-        "run/wall_seconds": 357.0,
+    assert summary(report) == {"summary/frechet": 31.5, "summary/nfe": 3, "summary/wall_seconds": 357.0}
+
+
+def test_all_numbers_of_a_report_are_in_its_tables():
+    report = {
+        "teacher_many": {"frechet": 22.0, "nfe": 64},
+        "student": {"frechet": 31.5, "nfe": 3, "accuracy": None, "motion": 0.3, "timesteps": [1000.0]},
+        "ratios": {"motion_ratio": {"value": 0.9, "low": 0.8, "high": 1.0}},
+        "phases": {"prepare: videos to latents": 90.1},
+        "student_updates": 140,
+        "prompt": "a seven",
+        "missed": [],
     }
+    assert tables(report) == {
+        "evaluation": {
+            "columns": ["sampler", "frechet", "nfe", "motion"],
+            "data": [["teacher_many", 22.0, 64, None], ["student", 31.5, 3, 0.3]],
+        },
+        "comparisons": {
+            "columns": ["of", "measure", "value", "low", "high"],
+            "data": [["ratios", "motion_ratio", 0.9, 0.8, 1.0]],
+        },
+        "run": {"columns": ["number", "value"], "data": [["seconds of prepare", 90.1], ["student updates", 140]]},
+    }
+    assert tables({"prompt": "a seven"}) == {}
 
 
 def test_the_commit_is_the_working_directory_s_unless_one_is_given(tmp_path, monkeypatch):

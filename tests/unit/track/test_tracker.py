@@ -36,7 +36,10 @@ def test_a_run_is_recorded_closed_and_continued(tmp_path, monkeypatch, caplog):
     (student / "transformer" / "config.json").write_text("{}")
     (student / "README.md").write_text("card")
     tracker.artifact(student / "README.md", "pictures")
-    assert tracker.register(student, "digits-student", "best") == "1"
+    assert tracker.register(student, "digits-student", "best", "FD 20.6") == "1"
+    table = tmp_path / "evaluation.json"
+    table.write_text('{"columns": ["sampler", "FD"], "data": [["student", 20.6]]}')
+    tracker.table(table, "tables")
     tracker.end("FINISHED")
     tracker.metrics(9, {"late": 1.0})  # after the end: nothing, and no error
 
@@ -53,6 +56,14 @@ def test_a_run_is_recorded_closed_and_continued(tmp_path, monkeypatch, caplog):
     assert str(version.version) == "1" and version.run_id == tracker.run_id
     assert Path(version.source.removeprefix("file://"), "transformer", "config.json").read_text() == "{}"
 
+    model = client.get_registered_model("digits-student")
+    page = f"#/experiments/{run.info.experiment_id}/runs/{tracker.run_id}"
+    assert model.description == version.description
+    assert model.description.startswith("FD 20.6\n\n") and f"]({page})" in model.description
+    assert f"`{student}`" in model.description
+    assert [item.path for item in client.list_artifacts(tracker.run_id, "tables")] == ["tables/evaluation.json"]
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "tables/evaluation.json", "type": "table"}]
+
     again = Tracker.start(uri, "digits", "second", {"lr": 1.0, "new": 2, "prompt": "x" * 9000}, {}, tracker.run_id)
     again.metrics(3, {"student/loss": 0.1})
     assert again.register(student, "digits-student") == "2"
@@ -65,7 +76,11 @@ def test_a_run_is_recorded_closed_and_continued(tmp_path, monkeypatch, caplog):
 
     runs = client.search_runs([run.info.experiment_id])
     assert len(runs) == 1 and not [r for r in runs if r.info.status == "RUNNING"]
-    assert {path.name for path in tmp_path.iterdir()} == {"store", "export"}  # nothing dropped in the working directory
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "store",
+        "export",
+        "evaluation.json",
+    }  # nothing dropped in the working directory
 
 
 def test_a_run_is_described_for_those_who_browse(uri, tmp_path, monkeypatch):
