@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ray_distill.arguments import ANSWERS, parse
 from ray_distill.errors import ConfigError, Stopped, mistakes
-from ray_distill.secrets import MaskedFormatter, mask, mask_threads, mask_tree, masked_traceback, show
+from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked_traceback, show
 from ray_distill.terminal import AboveBars, patient
 
 if TYPE_CHECKING:
@@ -107,10 +106,11 @@ def plan(args: argparse.Namespace) -> int:
 
 def prepare(args: argparse.Namespace) -> None:
     loaded = load(args.config, args.overrides)
+    from ray_distill.endings import of_preparation
     from ray_distill.train.launch import prepare_alone
 
     cache = prepare_alone(loaded.config)
-    print(json.dumps(mask_tree({"cache": str(cache.folder), **cache.card}), indent=2))
+    show(of_preparation(cache.folder, cache.card, args))
 
 
 def preflight(args: argparse.Namespace) -> int:
@@ -128,7 +128,7 @@ def preflight(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     loaded = load(args.config, args.overrides)
-    from ray_distill.evaluate.names import PAGE
+    from ray_distill.endings import of_training
     from ray_distill.train.launch import launch
 
     for message in loaded.warnings:
@@ -136,13 +136,7 @@ def train(args: argparse.Namespace) -> int:
     if loaded.before:
         launch(loaded.before.config, source=loaded.before.source)
     report = launch(loaded.config, source=loaded.source)
-    run = loaded.config.run_dir
-    print(
-        f"\npage      {run / PAGE}\nstudent   {run / 'export'}\n"
-        f"pictures  {run / 'contact_sheet.png'}, {run / 'losses.png'}, {run / 'videos'}\n"
-        f"\nNext:\n  mlflow ui --backend-store-uri {mask(loaded.config.track.uri)} --host 127.0.0.1\n"
-        f'  ray-distill sample {args.config} --prompt "{report["prompt"]}" --out sample.mp4'
-    )
+    show(of_training(loaded.config, args, report["prompt"]))
     for goal in report.get("missed", []):
         print(f"The student misses a goal: {goal}", file=sys.stderr)
     return 1 if report.get("missed") else 0

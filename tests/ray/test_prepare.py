@@ -27,6 +27,11 @@ def write_manifest(folder: Path, lines: list[dict]) -> Path:
     return manifest
 
 
+def folder_in(out: str) -> Path:
+    """The cache that the last lines of ``prepare`` name."""
+    return next(Path(line.split()[1]) for line in out.splitlines() if line.startswith("cache "))
+
+
 def test_bad_clips_are_skipped_counted_and_named(
     local_ray: None, digits: Path, home: Home, tmp_path: Path, capsys
 ) -> None:
@@ -42,9 +47,13 @@ def test_bad_clips_are_skipped_counted_and_named(
     arguments = home.overrides("bad", f"data.manifest={manifest}")
 
     assert main(["prepare", str(CONFIG), *arguments]) == 0
-    card = json.loads(capsys.readouterr().out)
-    assert (card["clips"], card["skipped"]) == (5, 5)
-    named = (Path(card["cache"]) / "quarantine.jsonl").read_text()
+    out = capsys.readouterr().out
+    folder = folder_in(out)
+    card = Cache(folder).card
+    assert (card["clips"], card["skipped"]) == (5, 5) and "5 kept, 5 left out" in out and "{" not in out
+    assert f"{folder}/contact_sheet.png" in out and f"ray-distill train {CONFIG} data.manifest={manifest}" in out
+    assert card["cropped"] == {"mean": 0.0, "most": 0.0} and "0% of a picture on average" in out
+    named = (folder / "quarantine.jsonl").read_text()
     for name in ("torn.mp4", "empty.mp4", "absent.mp4", "elsewhere.mp4", "both a video and a caption"):
         assert name in named
 
@@ -55,7 +64,7 @@ def test_bad_clips_are_skipped_counted_and_named(
     assert run.info.status == "FINISHED" and (counts["clips"], counts["skipped"]) == (5, 5)
     assert [file.path for file in client.list_artifacts(run.info.run_id, "data")] == ["data/contact_sheet.png"]
 
-    cache = Cache(Path(card["cache"]))
+    cache = Cache(folder)
     assert cache.latent_shape == (16, 3, 6, 6) and len(cache.index) == 5
     assert cache.captions() == sorted({row["caption"] for row in good})
     rows = cache.rows(range(5), ["video", "latents", "shape"])
@@ -68,7 +77,7 @@ def test_bad_clips_are_skipped_counted_and_named(
     assert len(cache.prompt("negative", fields)["text"]) == 4 * 64  # </s> alone
 
     assert main(["prepare", str(CONFIG), *arguments]) == 0  # again: the same cache, not made anew
-    assert json.loads(capsys.readouterr().out)["cache"] == card["cache"]
+    assert folder_in(capsys.readouterr().out) == folder
 
 
 @pytest.mark.parametrize(

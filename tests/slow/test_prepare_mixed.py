@@ -11,6 +11,7 @@ import pytest
 from ray_distill.cli import main
 from ray_distill.data.store.cache import Cache
 from tests.ray.conftest import ROOT, Home
+from tests.ray.test_prepare import folder_in
 from tests.unit.data import odd
 
 CONFIG = ROOT / "configs/quickstart.yaml"
@@ -42,12 +43,12 @@ def test_folders_prompts_and_the_teachers_clips_in_buckets(
     arguments = home.overrides("mixed", *own)
     assert main(["prepare", str(CONFIG), *arguments]) == 0
     told = capsys.readouterr()
-    card = json.loads(told.out)
+    cache = Cache(folder_in(told.out))
+    card = cache.card
     # 32 x 32 pixels at 3:2 and 1:2 in multiples of 8; samples are 24 x 24.
     assert card["buckets"] == {"16x3x10x6": 3, "16x3x6x12": 2, "16x3x6x6": 5}
     assert [part["passes"] for part in card["datasets"]] == [2, 1, 1] and card["skipped"] == 1
     assert "clips: 5 of 5, 0 skipped" in told.err and "clips by the teacher: 4 of 4" in told.err
-    cache = Cache(Path(card["cache"]))
     assert (cache.folder / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
     taught = [
         number for number, caption in enumerate(cache.index["caption"].to_pylist()) if caption in ("a one", "a two")
@@ -61,7 +62,7 @@ def test_folders_prompts_and_the_teachers_clips_in_buckets(
     assert main(["prepare", str(CONFIG), *arguments]) == 0
     told = capsys.readouterr()
     assert "clips: 1 of 1" in told.err and "captions: 2 of 2" in told.err and "by the teacher: 2 of 2" in told.err
-    assert json.loads(told.out)["buckets"] == {"16x3x10x6": 3, "16x3x6x12": 3, "16x3x6x6": 7}
+    assert Cache(folder_in(told.out)).card["buckets"] == {"16x3x10x6": 3, "16x3x6x12": 3, "16x3x6x6": 7}
 
     # Data-free training goes through all shapes.
     assert main(["train", str(CONFIG), *arguments, "train.steps=6", "train.checkpoint_every=6"]) == 0

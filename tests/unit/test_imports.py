@@ -30,7 +30,8 @@ BELOW: dict[str, tuple[str, ...]] = {
     "tune": ("train", "importers"),
     "terminal": (),
     "arguments": (),
-    "cli": ("tune", "init", "machine", "terminal", "arguments"),
+    "endings": ("evaluate", "track"),
+    "cli": ("tune", "init", "machine", "terminal", "arguments", "endings"),
 }
 EVERYWHERE = {  # they stand on nothing but each other
     *(

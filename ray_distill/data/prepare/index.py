@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distill import durable
+from ray_distill.data.prepare.cropping import cropped
 from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.silence import SILENT, counts, lines, silent_clips
 from ray_distill.data.prepare.stages import Decode
@@ -218,6 +219,7 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
         "latents": inventory.models.codec,
         KINDS["caption"]: inventory.models.encoder,
         **({"without_pixels": without_pixels} if without_pixels else {}),
+        **cropped(source, equal(inventory.rows, error="")),
     } | ({KINDS["clip"]: inventory.models.images} if inventory.models.images else {})
 
 
