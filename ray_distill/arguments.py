@@ -10,7 +10,7 @@ from typing import Any
 from ray_distill import __version__
 
 EPILOG = """\
-CONFIG is a YAML file, or SimpleTuner's JSON as it stands. A key is set by the file, then by the
+CONFIG is a YAML file, or SimpleTuner's JSON or FastVideo's YAML as it stands. A key is set by the file, then by the
 environment (RAY_DISTILL_TRAIN__STEPS=100), then on the command line (train.steps=100). To start: make quickstart, or
 
   ray-distill train configs/quickstart.yaml train.steps=100 name=first_try
@@ -32,6 +32,10 @@ ANSWERS = {
     "data": "a folder of clips, a manifest, or a file of prompts",
 }
 """The flags of init, each of which answers one question."""
+FORMATS = (
+    "a further file beside the folder for diffusers: comfyui_lora, kohya_lora, original_float32, original_bfloat16 or "
+    "original_float8; several: give the flag again. Adapters of a fully trained student need model.export_lora_rank=N"
+)
 MACHINE = (
     "look at this machine instead: libraries, GPUs, NCCL, disk, shared memory, decoders, hub token, MLflow; CONFIG, "
     "which may be left out, says what is needed"
@@ -79,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
             text = "explain a key or a section, such as train.global_batch, and check nothing"
             one.add_argument("--machine", action="store_true", help=MACHINE)
             one.add_argument("--explain", action="append", metavar="KEY", help=text)
+        if verb == "export":
+            one.add_argument("--format", action="append", default=[], metavar="FORMAT", help=FORMATS)
         if verb == "sample":
             one.add_argument("--prompt", action="append", default=[], help="a prompt; several: give the flag again")
             one.add_argument("--prompts", type=Path, metavar="FILE", help="more prompts: lines of text, or JSON")
@@ -117,6 +123,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.verb == "init":
         return args
     args.overrides += more  # argparse does not parse the arguments behind a flag that follows the first key=value
+    if args.verb == "export" and args.format:
+        args.overrides.append(f"model.export_formats=[{', '.join(args.format)}]")
     if getattr(args, "no_push", False):
         args.overrides += ["publish=null", "track.webhook=null"]
     return args

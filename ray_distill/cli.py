@@ -177,6 +177,7 @@ def report(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     loaded = load(args.config, args.overrides)
+    from ray_distill.endings import files_of
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
     from ray_distill.train.driver.fit import newest
@@ -185,6 +186,7 @@ def export(args: argparse.Namespace) -> None:
     shape = loaded.config.model.pipeline.latent_shape(data.frames, data.height, data.width)
     folder = export(loaded.config, newest(loaded.config).folder, shape)
     print(f"{folder}: diffusers alone gives our latents to {verify(folder, 'a test'):.1e}")
+    print(files_of(folder))
 
 
 def sample(args: argparse.Namespace) -> None:

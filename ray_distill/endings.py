@@ -40,6 +40,13 @@ def of_preparation(folder: Path, card: Mapping[str, Any], args: argparse.Namespa
     return f"\n{columns([*_counts(card), *_places(folder)])}\n{after(*(command(v, args) for v in ('check', 'train')))}"
 
 
+def files_of(folder: Path) -> str:
+    """The files of an export with their sizes, those of a folder in one line; README.md says how each is used."""
+    sizes = {path: sum(each.stat().st_size for each in [path, *path.rglob("*")]) for path in sorted(folder.iterdir())}
+    rows = [(f"{path.name}{'/' * path.is_dir()}", f"{size / 1e6:,.1f} MB") for path, size in sizes.items()]
+    return f"{columns(rows, '<>')}\n{folder / 'README.md'} says how each is used"
+
+
 def _counts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     again = f", {card['repeated']} equal to others" if card["repeated"] else ""
     yield "clips", f"{card['clips']} kept, {card['skipped']} left out{again}"

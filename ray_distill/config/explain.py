@@ -19,7 +19,7 @@ import annotated_types
 from pydantic import BaseModel
 
 from ray_distill.columns import columns
-from ray_distill.config.keys import ConfigError, flatten, nearest
+from ray_distill.config.keys import ConfigError, flatten, nearest, plain
 from ray_distill.config.load import Loaded
 from ray_distill.config.schema import RunConfig
 from ray_distill.methods import METHODS
@@ -82,7 +82,7 @@ def explain(loaded: Loaded, names: Sequence[str]) -> str:
         for key in matches:
             lines += key.lines()
             own = [own for own in values if key.is_at(own, whole=True) and _agree(name, own)]
-            lines += [f"  {one} = {values[one]} ({loaded.source(one)})" for one in own]
+            lines += [f"  {one} = {plain(values[one])} ({loaded.source(one)})" for one in own]
     return "\n".join(lines)
 
 
@@ -95,7 +95,7 @@ def table(loaded: Loaded) -> str:
         return of[0].meaning if of else ""
 
     flat = flatten(loaded.config.dump())
-    rows = [(name, str(value), loaded.source(name), meaning(name)) for name, value in flat.items()]
+    rows = [(name, plain(value), loaded.source(name), meaning(name)) for name, value in flat.items()]
     return columns(rows, widest=48)
 
 
@@ -189,16 +189,3 @@ def _bounds(metadata: Iterable[Any]) -> str:
                 f"{sign} {getattr(bound, sign_of)}" for kind, (sign, sign_of) in BOUNDS.items() if type(bound) is kind
             ]
     return f" {', '.join(bounds)}" if bounds else ""
-
-
-def plain(value: Any) -> str:
-    """A default as one writes it on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(plain, value))}]"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, BaseModel):
-        return "{}"
-    return str(value)

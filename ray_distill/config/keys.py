@@ -6,9 +6,11 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from ray_distill.errors import ConfigError
 
-__all__ = ["ConfigError", "flatten", "nearest", "set_dotted"]
+__all__ = ["ConfigError", "flatten", "nearest", "plain", "set_dotted"]
 
 
 def nearest(key: str, names: Iterable[str]) -> str:
@@ -16,6 +18,21 @@ def nearest(key: str, names: Iterable[str]) -> str:
     choices = list(names)
     close = difflib.get_close_matches(key, choices, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(choices))}"
+
+
+def plain(value: Any) -> str:
+    """A value as one writes it on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(plain, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {plain(each)}' for key, each in value.items())}}}"
+    if isinstance(value, float):
+        return short if float(short := f"{value:g}") == value else repr(value)
+    if isinstance(value, BaseModel):
+        return "{}"
+    return str(value) or '""'
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ray_distill.columns import columns
 from ray_distill.config import tree as yaml_tree
-from ray_distill.config.keys import ConfigError, flatten, nearest, set_dotted
+from ray_distill.config.keys import ConfigError, flatten, nearest, plain, set_dotted
 from ray_distill.config.kinds import Kinds
 from ray_distill.config.method import aliases
 from ray_distill.config.roles import follow_students
@@ -45,7 +45,7 @@ class Loaded:
 
     def table(self) -> str:
         """Text with one line for each key that is set: key, value, source; and the number of the others."""
-        rows = [(k, str(v), self.source(k)) for k, v in flatten(self.config.dump()).items()]
+        rows = [(k, plain(v), self.source(k)) for k, v in flatten(self.config.dump()).items()]
         explicit = [row for row in rows if row[2] != DEFAULT]
         return f"{columns(explicit, widest=48)}\n{len(rows) - len(explicit)} other keys have their defaults (--all)"
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from ray_distill.config.keys import nearest
-from ray_distill.models import FAMILIES
+from ray_distill.models import FAMILIES, alike_family
 from ray_distill.models.lora_files import LoRAFile
 from ray_distill.settings import Absolute, Many, Section, absolute
 from ray_distill.settings import Pipeline as PipelineFolder
@@ -25,7 +24,9 @@ Format = Literal["comfyui_lora", "kohya_lora", "original_float32", "original_bfl
 
 def _family(value: str) -> str:
     if value not in FAMILIES:
-        raise ValueError(f"model.family = {value!r}: {nearest(value, FAMILIES)}")
+        alike = alike_family(value)
+        hint = f"did you mean {alike!r}?" if alike else f"known: {', '.join(sorted(FAMILIES))}"
+        raise ValueError(f"model.family = {value!r}: {hint}")
     return value
 
 

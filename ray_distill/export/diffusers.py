@@ -17,10 +17,11 @@ import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, SchedulerMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
 from ray_distill.export.base import check_index
 from ray_distill.export.card import ADAPTER, LOW_ADAPTER, SAMPLES, model_card
-from ray_distill.export.original import ADAPTERS, file_name, save_adapter, save_original
+from ray_distill.export.original import ADAPTERS, file_name, readable, save_adapter, save_original
 from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
@@ -32,6 +33,7 @@ from ray_distill.types import Sampler
 
 RECIPE = "recipe.json"
 WORKFLOW = "comfyui_workflow.json"
+STEPS = "_student_timesteps"
 VERSION = 1  # of recipe.json
 Adapter = tuple[LoRA, Mapping[str, torch.Tensor]]
 """(settings of an adapter, its tensors by plain name)"""
@@ -89,6 +91,7 @@ def export_student(
     with _replacing(folder) as fresh:
         own = _settings(base, family, export.pipeline)
         _save_networks(fresh, transformer, low, sampler, export.pipeline, scheduler, tensors, own)
+        _name_steps(fresh / "scheduler" / SCHEDULER_CONFIG_NAME, sampler)
         _save_adapters(fresh, adapters)
         files = _save_formats(fresh, formats, family, (transformer, low), tensors, adapters)
         (fresh / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
@@ -201,6 +204,13 @@ def _save_networks(
         whole.save_config(folder)
 
 
+def _name_steps(path: Path, sampler: Sampler) -> None:
+    """Write the recipe's timesteps into the scheduler's configuration. No key of diffusers' holds them; it passes over
+    a name with an underscore in silence, so the file tells its reader."""
+    document = json.loads(path.read_text()) | {STEPS: list(sampler.timesteps)}
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
 def _save_adapters(folder: Path, adapters: Mapping[str, Adapter]) -> None:
     """Write each adapter under its file name, with peft's metadata, as pipelines' ``save_lora_weights`` does; also for
     a pipeline without that method, whose transformer reads the file."""
@@ -214,6 +224,7 @@ def _save_adapters(folder: Path, adapters: Mapping[str, Adapter]) -> None:
             safe_serialization=True,
             lora_adapter_metadata=LoraBaseMixin.pack_weights(lora.peft(), FIRST),
         )
+        readable(folder / name)
 
 
 def _save_formats(

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ray_distill import __version__
 from ray_distill.export.shards import write_file
 from ray_distill.models.lora import LoRA
 from ray_distill.models.lora_files import COMFYUI, KOHYA, renamed
@@ -72,9 +73,18 @@ def file_name(kind: str, second: bool) -> str:
 
 
 def save_adapter(path: Path, kind: str, family: Family, lora: LoRA, tensors: Mapping[str, Tensor]) -> None:
-    """Write the adapter as one file of format ``kind``, comfyui_lora or kohya_lora."""
+    """Write the adapter as one file of format ``kind``, comfyui_lora or kohya_lora, with its rank and alpha as metadata
+    by Kohya's names."""
+    facts = {"ss_network_dim": lora.rank, "ss_network_alpha": lora.alpha or lora.rank, "family": family.name}
+    metadata = {"format": "pt", "software": f"ray_distill {__version__}"} | {k: str(v) for k, v in facts.items()}
     with torch.no_grad():
-        save_file(ADAPTERS[kind](family, lora, tensors), path, {"format": "pt"})
+        save_file(ADAPTERS[kind](family, lora, tensors), path, metadata)
+    readable(path)
+
+
+def readable(path: Path) -> None:
+    """Give a file of safetensors' the rights of its folder: it is written for its owner alone."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def save_original(

@@ -11,6 +11,7 @@ docs/families.md says file by file what a new family owes.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 
 from ray_distill.models.spec import Family
@@ -22,6 +23,14 @@ FAMILIES = {
     "cogvideox": "ray_distill.models.cogvideox.family",
     "hunyuan15": "ray_distill.models.hunyuan15.family",
 }
+OTHER_NAMES = {"ltx2": "ltx2", "ltx": "ltx", "wan": "wan", "cogvideo": "cogvideox", "hunyuan": "hunyuan15"}
+"""Families by the beginnings of names in other tools, letters and digits alone; the longer beginning first."""
+
+
+def alike_family(name: str) -> str | None:
+    """The family that another name of it means, such as ``ltxvideo`` or ``wan2.2``."""
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return next((own for sign, own in OTHER_NAMES.items() if plain.startswith(sign)), None)
 
 
 def family(name: str) -> Family:

@@ -111,3 +111,16 @@ def test_each_verb_explains_its_own_flags(capsys):
         text = capsys.readouterr().out
         assert text.startswith(f"usage: ray-distill {verb}") and ("--prompt" in text) == (verb == "sample")
         assert ("--no-push" in text) == (verb in (*RUN_VERBS, "import"))
+
+
+def test_formats_of_an_export_are_flags():
+    args = parse(["export", "run.yaml", "train.steps=1", "--format", "comfyui_lora", "--format", "original_float8"])
+    assert args.overrides == ["train.steps=1", "model.export_formats=[comfyui_lora, original_float8]"]
+    assert parse(["export", "run.yaml"]).overrides == []
+
+
+def test_an_unknown_format_is_refused_by_name(tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(Path("configs/quickstart.yaml").read_text())
+    assert cli.main(["export", str(config), "--format", "gguf"]) == 2
+    assert "'gguf'" in (err := capsys.readouterr().err) and "comfyui_lora" in err

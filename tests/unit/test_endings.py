@@ -10,7 +10,7 @@ import pytest
 
 from ray_distill.data.prepare.cropping import cropped
 from ray_distill.data.read.clip import Cut
-from ray_distill.endings import command, of_preparation, of_training
+from ray_distill.endings import command, files_of, of_preparation, of_training
 from ray_distill.jsonl import write_document
 from ray_distill.track.pages import browsing
 
@@ -112,3 +112,12 @@ def test_a_training_names_only_pictures_that_exist(tmp_path):
     text = of_training(config, ARGS, "it's five")
     assert f"pictures  {tmp_path}/losses.png\n" in text and "mlflow" not in text and "sheet" not in text
     assert text.endswith("""train.steps=9 --prompt 'it'"'"'s five' --out sample.mp4""")
+
+
+def test_an_export_ends_with_its_files(tmp_path):
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer/weights.safetensors").write_bytes(bytes(1_500_000))
+    (tmp_path / "README.md").write_bytes(b"")
+    first, second, last = files_of(tmp_path).splitlines()
+    assert first.split() == ["README.md", "0.0", "MB"] and second.split() == ["transformer/", "1.5", "MB"]
+    assert last == f"{tmp_path}/README.md says how each is used"

@@ -44,6 +44,7 @@ if __name__ == "__main__":
     pipe = of.from_pretrained(base, dtype=dtype, use_safetensors=True, **parts).to(device)
     pipe.tokenizer_max_length = recipe["max_sequence_length"]
     call = {"negative_prompt": recipe["negative_prompt"], "num_frames": recipe["frames"]}
+    # Else the scheduler chooses steps of its own, and no key of its file can name the student's.
     call |= {"sigmas": [t / 1000 for t in recipe["timesteps"]], "num_inference_steps": len(recipe["timesteps"])}
     size = {key: recipe[key] for key in ("height", "width")}
     if picture:  # the pipeline would choose a size by the picture's aspect ratio

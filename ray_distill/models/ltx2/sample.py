@@ -61,6 +61,7 @@ if __name__ == "__main__":
     call = {key: recipe[key] for key in ("height", "width", "negative_prompt", "max_sequence_length")}
     call |= guidance(recipe["guidance_scale"], recipe.get("audio_guidance_scale"))
     call |= {"num_frames": recipe["frames"], "frame_rate": recipe["fps"]}
+    # Else the scheduler chooses steps of its own, and no key of its file can name the student's.
     call |= {"sigmas": [t / 1000 for t in recipe["timesteps"]], "num_inference_steps": len(recipe["timesteps"])}
     if image:  # the pipeline compresses it, as training did with given pictures
         call["image"] = fit(Image.open(image), recipe["height"], recipe["width"])

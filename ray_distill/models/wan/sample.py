@@ -16,6 +16,7 @@ if __name__ == "__main__":
     base = base if base.is_dir() else recipe["base"]  # a name on the hub
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     steps = getattr(diffusers, recipe["scheduler"]).from_pretrained(here / "scheduler")
+    # Else the pipeline asks for steps of its own: no key of a scheduler's file can hold the student's.
     steps.set_timesteps = partial(steps.set_timesteps, timesteps=times, sigmas=[t / 1000 for t in times])
     no_vae = {} if diffusers.WanPipeline.load_config(base)["vae"][0] else {"vae": None}
     parts = {p.name: diffusers.WanTransformer3DModel.from_pretrained(p, dtype=dtype) for p in here.glob("transformer*")}

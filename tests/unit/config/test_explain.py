@@ -8,7 +8,7 @@ import pytest
 
 from ray_distill.cli import main
 from ray_distill.config.explain import Key, all_keys, explain
-from ray_distill.config.keys import ConfigError, flatten
+from ray_distill.config.keys import ConfigError, flatten, plain
 from ray_distill.config.load import load_config
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -72,3 +72,18 @@ def test_check_shows_what_is_set_and_all_on_request(capsys: pytest.CaptureFixtur
     assert row.split()[1:3] == ["3", "default"] and row.endswith("-1: any number.")
     assert main(["check", path, "--explain", "seed"]) == 0
     assert capsys.readouterr().out.startswith("seed: whole number")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        ("", '""'),
+        ([1.5, 832.0], "[1.5, 832]"),
+        ({"a": False}, "{a: false}"),
+        (0.1234567890123, "0.1234567890123"),
+    ],
+)
+def test_values_are_shown_as_they_are_written(value: object, text: str) -> None:
+    assert plain(value) == text

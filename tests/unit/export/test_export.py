@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
@@ -115,6 +116,18 @@ def test_the_card_shows_videos_of_the_student_with_their_prompts(tmp_path, base)
     assert not (again / "samples").exists() and "widget" not in ModelCard.load(again / "README.md").data.to_dict()
 
 
+def test_the_schedulers_file_names_the_students_steps_without_a_warning(tmp_path, base, caplog):
+    folder = export(tmp_path / "student", base)
+    recipe = json.loads((folder / "recipe.json").read_text())
+    document = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    assert document["_student_timesteps"] == recipe["timesteps"]
+    logger = diffusers.utils.logging.get_logger("diffusers.configuration_utils")
+    logger.addHandler(caplog.handler)
+    getattr(diffusers, recipe["scheduler"]).from_pretrained(folder / "scheduler")
+    logger.removeHandler(caplog.handler)
+    assert caplog.text == ""
+
+
 def test_the_evaluations_videos_are_the_samples_of_an_export(tmp_path):
     folder = tmp_path / "videos" / "student"
     assert _samples(folder) == {}
@@ -128,7 +141,8 @@ def test_the_evaluations_videos_are_the_samples_of_an_export(tmp_path):
 
 def test_the_script_is_short_and_needs_diffusers_alone(tmp_path, base):
     source = (export(tmp_path / "student", base) / "sample.py").read_text()
-    assert len(source.splitlines()) <= 30
+    assert len(source.splitlines()) <= 31
+    assert "no key of a scheduler's file can hold" in source
     nodes = list(ast.walk(ast.parse(source)))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]

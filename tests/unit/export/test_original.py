@@ -14,6 +14,7 @@ from diffusers import (
 )
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -144,6 +145,10 @@ def test_diffusers_reads_an_adapter_by_kohyas_names_with_its_scale(tmp_path):
     tensors = random_adapter(network, [layer for layer in layers if layer.startswith("blocks.")])
     save_adapter(tmp_path / "lora.safetensors", "kohya_lora", family("wan"), LORA, tensors)
     assert "lora_unet_blocks_1_cross_attn_k_img.lora_down.weight" in load_file(tmp_path / "lora.safetensors")
+    with safe_open(tmp_path / "lora.safetensors", "pt") as file:
+        numbers = {"ss_network_dim": str(LORA.rank), "ss_network_alpha": f"{LORA.alpha}", "family": "wan"}
+        assert numbers.items() <= file.metadata().items()
+    assert (tmp_path / "lora.safetensors").stat().st_mode & 0o777 == tmp_path.stat().st_mode & 0o666
     pipeline_of(WanImageToVideoPipeline, network).load_lora_weights(tmp_path, weight_name="lora.safetensors")
     loaded = get_peft_model_state_dict(network, adapter_name="default_0")
     assert loaded.keys() == tensors.keys()
