@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ray_distill.evaluate.curves import QUIET, Curves, curves_of, curves_of_run, small_curves
 from ray_distill.evaluate.names import METRICS, PLOT
-from ray_distill.evaluate.report import QUIET, Curves, curves_of, curves_of_run, small_curves
 from ray_distill.report.media import data_uri, encoded
 from ray_distill.report.run import Run
 from ray_distill.sheets import INK, PAPER, RULE

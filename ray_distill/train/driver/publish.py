@@ -9,8 +9,9 @@ from typing import Any
 from ray_distill import checkpoint
 from ray_distill.config import RunConfig
 from ray_distill.data.store.cache import Cache
+from ray_distill.evaluate.curves import loss_plot
 from ray_distill.evaluate.names import COMPARED, PAGE, PLOT, REPORT, TABLES, VALIDATIONS
-from ray_distill.evaluate.report import loss_plot, table, write_report
+from ray_distill.evaluate.report import table, write_report
 from ray_distill.evaluate.samples import Candidate
 from ray_distill.export.student import export
 from ray_distill.jsonl import read_document, read_rows

@@ -7,19 +7,8 @@ import pytest
 from PIL import Image
 
 from ray_distill.config.evaluate import Goals
-from ray_distill.evaluate.report import (
-    ROWS,
-    _counts,
-    contact_sheet,
-    curves_of_run,
-    heading,
-    line,
-    loss_plot,
-    misses,
-    running_mean,
-    table,
-    write_report,
-)
+from ray_distill.evaluate.curves import _counts, curves_of_run, loss_plot, running_mean
+from ray_distill.evaluate.report import ROWS, contact_sheet, heading, line, misses, table, write_report
 
 
 def videos(value: int, count: int = 2) -> np.ndarray:
