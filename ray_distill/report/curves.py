@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_distill.evaluate.curves import QUIET, Curves, curves_of, curves_of_run, small_curves
+from ray_distill.evaluate.curves import QUIET, Curves, bars_of, curves_of, groups_of_run, run_figure, small_curves
 from ray_distill.evaluate.names import METRICS, PLOT
 from ray_distill.report.media import data_uri, encoded
 from ray_distill.report.run import Run
@@ -36,8 +36,8 @@ def losses(run: Run) -> str:
     plot, rows = run.folder / PLOT, run.folder / METRICS
     if plot.is_file() and rows.is_file() and plot.stat().st_mtime >= rows.stat().st_mtime:
         return data_uri(plot)
-    curves = curves_of_run(run.rows, run.validations)
-    return picture(small_curves(curves)) if curves else ""
+    groups, bars = groups_of_run(run.rows, run.validations), bars_of(run.report)
+    return picture(run_figure(groups, bars)) if groups or bars else ""
 
 
 def quality(validations: Sequence[Mapping[str, Any]]) -> str:

@@ -49,7 +49,7 @@ def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint,
     """Export the student as a folder for diffusers, and plot the curves beside it."""
     folder = export(config, last.folder, cache.latent_shape, report)
     if rows := rows_of(config.run_dir):
-        loss_plot(config.run_dir / PLOT, rows, [*read_rows(config.run_dir / VALIDATIONS, "step")])
+        loss_plot(config.run_dir / PLOT, rows, [*read_rows(config.run_dir / VALIDATIONS, "step")], report)
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ray_distill.config.evaluate import Goals
-from ray_distill.evaluate.curves import _counts, curves_of_run, loss_plot, running_mean
+from ray_distill.evaluate.curves import _counts, bars_of, groups_of_run, loss_plot, run_figure, running_mean
 from ray_distill.evaluate.report import ROWS, contact_sheet, heading, line, misses, table, write_report
 
 
@@ -49,8 +49,8 @@ def test_loss_plot_draws_one_panel_a_name(tmp_path, names):
     rows[9].pop("role0_loss")
     loss_plot(path, rows)
     picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    across, down = min(3, names), -(-names // 3)
-    assert picture.shape[1] == 504 * across and picture.shape[0] == int((2.5 * down + 0.3) * 120)
+    down = -(-names // 3)
+    assert picture.shape[1] == 504 * 3 and picture.shape[0] == int((2.3 * down + 0.45) * 120)
     blue = (picture[..., 2] - picture[..., 0]) > 100
     for n in range(names):  # every panel has a curve, and the panels left over are empty
         assert blue[300 * (n // 3) :, 504 * (n % 3) : 504 * (n % 3 + 1)].sum() > 300
@@ -64,10 +64,30 @@ def test_curves_come_in_groups_without_those_that_are_zero_throughout():
         for s in (0, 1)
     ]
     validations = [{"step": 1, "motion_ratio": 0.9, "frechet": 20.0, "accuracy": 0.9}, {"step": 2, "frechet": 19.0}]
-    curves = curves_of_run(rows, validations)
-    assert list(curves) == ["frechet", "motion_ratio", "dmd_loss", "fake_score_loss", "student_grad_norm", "student_lr"]
-    assert curves["frechet"] == ([1, 2], [20.0, 19.0]) and curves["dmd_loss"] == ([0, 1], [0, 1])
-    assert list(curves_of_run([{"step": 0, "loss": 0.0}])) == ["loss"]  # a run that measures zeros still has a plot
+    groups = groups_of_run(rows, validations)
+    assert {title: list(curves) for title, curves in groups.items()} == {
+        "Quality of the validations": ["frechet", "motion_ratio"],
+        "Losses": ["dmd_loss", "fake_score_loss"],
+        "Gradient norms": ["student_grad_norm"],
+        "Other values": ["student_lr"],
+    }
+    assert groups["Quality of the validations"]["frechet"] == ([1, 2], [20.0, 19.0])
+    assert groups["Losses"]["dmd_loss"] == ([0, 1], [0, 1])
+    assert groups_of_run([{"step": 0, "loss": 0.0}]) == {"Losses": {"loss": ([0], [0.0])}}  # zeros still have a plot
+
+
+def test_bars_show_the_samplers_at_the_end(tmp_path):
+    report = {"teacher_many": {"frechet": 22.0, "motion": None, "nfe": 64}, "student": {"frechet": 20.6, "nfe": 3}}
+    names = ["teacher, 64 evaluations", "student, 3 evaluations"]
+    assert bars_of(report) == {"Fréchet distance to real clips": (names, [22.0, 20.6])}
+    assert bars_of({"steps": 3}) == {}
+    figure = run_figure(groups_of_run([{"step": s, "dmd_loss": 1.0} for s in range(3)]), bars_of(report))
+    titles = [part.get_suptitle() for part in figure.subfigs]
+    assert titles == ["The student and its teacher at the end", "Losses"]
+    bars, losses, *empty = figure.axes
+    assert [patch.get_width() for patch in bars.patches] == [22.0, 20.6]
+    assert [text.get_text() for text in bars.texts] == ["22", "20.6"] and not any(axis.get_visible() for axis in empty)
+    assert losses.get_title("left") == "dmd_loss"
 
 
 def test_a_sampler_has_a_heading_and_a_line_in_words():
