@@ -34,21 +34,23 @@ def contact_sheet(
 ) -> None:
     """Write a PNG with the title of each of ``rows``, and below it ``frames`` frames of each video, from first to last.
 
-    ``headings`` name the columns; with headings, each row needs as many videos as there are headings. A frame whose
-    longer side exceeds ``edge`` is shrunk to ``edge``.
+    ``headings`` name the columns, in one line or two; with headings, each row needs as many videos as there are
+    headings. A frame whose longer side exceeds ``edge`` is shrunk to ``edge``.
     """
     strips = [[_strip(video, frames, edge) for video in videos] for _, videos in rows]
     widths = [max(strip.width for strip in column) for column in zip(*strips, strict=True)]
     lefts = [MARGIN + sum(widths[:column]) + column * BETWEEN for column in range(len(widths))]
     heights = [LINE + max(strip.height for strip in row) + BETWEEN for row in strips]
-    head = HEAD if headings else 0
+    head = (HEAD + LINE * any("\n" in heading for heading in headings)) if headings else 0
     width = lefts[-1] + widths[-1] + MARGIN
     sheet = Image.new("RGB", (width, MARGIN + head + sum(heights) - BETWEEN + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     text, bold = ImageFont.load_default(15), ImageFont.load_default(17)
     for heading, left, across in zip(headings, lefts, widths, strict=False):
-        draw.text((left, MARGIN), fit_text(draw, heading, bold, across), INK, bold)
-        draw.line((left, MARGIN + 29, left + across - 1, MARGIN + 29), RULE, 2)
+        first, _, second = heading.partition("\n")
+        draw.text((left, MARGIN), fit_text(draw, first, bold, across), INK, bold)
+        draw.text((left, MARGIN + LINE), fit_text(draw, second, text, across), INK, text)
+        draw.line((left, MARGIN + head - 15, left + across - 1, MARGIN + head - 15), RULE, 2)
     top = MARGIN + head
     for (title, _), row, height in zip(rows, strips, heights, strict=True):
         draw.text((MARGIN, top), fit_text(draw, title, text, width - 2 * MARGIN), INK, text)

@@ -34,7 +34,7 @@ from ray_distill.evaluate.metrics import (
 )
 from ray_distill.evaluate.metrics.networks import cut_prompts
 from ray_distill.evaluate.names import BASELINE, BESIDE, COMPARED
-from ray_distill.evaluate.report import contact_sheet, heading, line, misses
+from ray_distill.evaluate.report import contact_sheet, line, measured_heading, misses
 from ray_distill.evaluate.samples import Candidate, Samples
 from ray_distill.evaluate.videos import beside, write_videos
 from ray_distill.evaluate.waiting import wait_for
@@ -125,7 +125,7 @@ def evaluate(
         for name, candidate in compared.items():
             sampled[name] = samples = wait_for(pending.pop(name), config.train.timeout_s, shown, videos_each)
             report[name] = summary(samples, real, candidate.sampler, generator.prompts)
-            columns[heading(name, candidate.sampler.nfe)] = samples[0].videos
+            columns[measured_heading(name, report[name])] = samples[0].videos
             say(line(name, report[name]))
     contact_sheet(out / "contact_sheet.png", columns, generator.prompts[: settings.pictures])
     for name, samples in sampled.items():

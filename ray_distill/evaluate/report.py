@@ -39,6 +39,16 @@ def heading(name: str, nfe: int) -> str:
     return f"{HEADINGS[name]}, {nfe} evaluation{'s' if nfe != 1 else ''}"
 
 
+def measured_heading(name: str, row: Mapping[str, Any]) -> str:
+    """The heading of a sampler, and below it its distance and accuracy where they were measured."""
+    numbers = [
+        f"{word} {row[key]:{form}}"
+        for key, word, form in (("frechet", "FD", ".1f"), ("accuracy", "accuracy", ".3f"))
+        if row.get(key) is not None
+    ]
+    return "\n".join(filter(None, (heading(name, row["nfe"]), ", ".join(numbers))))
+
+
 def line(name: str, row: Mapping[str, Any]) -> str:
     """A sampler's numbers as one line of text, without those that were not measured."""
     names = {"frechet": "FD", "frechet_spread": "spread of FD", "seconds_per_video": "seconds per video"}

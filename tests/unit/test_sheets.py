@@ -30,3 +30,15 @@ def test_a_large_frame_is_shrunk_to_its_edge_and_short_videos_leave_room(tmp_pat
     picture = np.asarray(Image.open(tmp_path / "s.png"))
     assert picture.shape == (24 + 22 + 160 + 28 + 22 + 96 + 24, 24 + 4 * 107 + 3 * 4 + 24, 3)
     assert (picture[-24 - 96 : -24, 24 + 96 :] == 255).all() and (picture[-24 - 96 : -24, 24 : 24 + 96] < 255).any()
+
+
+def test_a_heading_of_two_lines_has_room_for_both(tmp_path: Path) -> None:
+    rows = [("a kite", [video(24, 24), video(24, 24)])]
+    contact_sheet(tmp_path / "one.png", rows, ["teacher", "student"])
+    contact_sheet(tmp_path / "two.png", rows, ["teacher", "student\nFD 20.6"])
+    one, two = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")) for name in ("one", "two"))
+    assert two.shape == (one.shape[0] + LINE, one.shape[1])
+    assert np.array_equal(one[MARGIN + 29 :], two[MARGIN + 29 + LINE :])
+    second = two[MARGIN + LINE : MARGIN + LINE + 20]
+    half = two.shape[1] // 2
+    assert (second[:, half:] < 128).any() and not (second[:, :half] < 128).any()

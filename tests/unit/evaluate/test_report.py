@@ -8,7 +8,16 @@ from PIL import Image
 
 from ray_distill.config.evaluate import Goals
 from ray_distill.evaluate.curves import _counts, bars_of, groups_of_run, loss_plot, run_figure, running_mean
-from ray_distill.evaluate.report import ROWS, contact_sheet, heading, line, misses, table, write_report
+from ray_distill.evaluate.report import (
+    ROWS,
+    contact_sheet,
+    heading,
+    line,
+    measured_heading,
+    misses,
+    table,
+    write_report,
+)
 
 
 def videos(value: int, count: int = 2) -> np.ndarray:
@@ -95,6 +104,13 @@ def test_a_sampler_has_a_heading_and_a_line_in_words():
     assert heading("student", 1) == "student, 1 evaluation"
     text = line("student", row(20.6, 0.61, None, 10.8, 3, 0.00213))
     assert text == ("   student: FD 20.6, spread of FD 0.61, diversity 10.8, nfe 3, seconds per video 0.00213")
+
+
+def test_a_columns_heading_has_what_was_measured():
+    assert measured_heading("student", {"frechet": 20.6, "accuracy": 0.98, "nfe": 3}) == (
+        "student, 3 evaluations\nFD 20.6, accuracy 0.980"
+    )
+    assert measured_heading("teacher_many", {"frechet": None, "nfe": 64}) == "teacher, 64 evaluations"
 
 
 def test_loss_plot_refuses_nothing(tmp_path):
