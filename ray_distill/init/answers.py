@@ -21,6 +21,10 @@ Ask = Callable[[str], str]
 PRESETS = ("1xRTX4090-24GB", "4xRTX4090-24GB", "1xH100-80GB", "8xH100-80GB", "2x8xH100-80GB")
 """Clusters that docs/init.md plans, the smallest first."""
 REQUIRED = ("family", "gpus", "data")
+WITHOUT = dict.fromkeys(("ltx", "ltxvideo", "ltx-video"), "LTX-Video has no recipe, only LTX-2") | dict.fromkeys(
+    ("wan",), "Wan 2.1 and Wan 2.2 have recipes of their own"
+)
+"""What is wrong with an answer that is near to a known one but has no recipe."""
 BATCH = 64
 """Samples of an update in each recipe."""
 
@@ -79,7 +83,8 @@ def collect(flags: Mapping[str, str | None], ask: Ask | None) -> Answers:
 
 def one_of(name: str, text: str, options: Iterable[str]) -> str:
     if text not in (names := list(options)):
-        raise ConfigError(f"--{name} {text}: init has no such {name} here; {nearest(text, names)}")
+        hint = nearest(text, names) if len(names) > 1 else f"known: {', '.join(names)}"
+        raise ConfigError(f"--{name} {text}: {WITHOUT.get(text, f'init has no such {name} here')}; {hint}")
     return text
 
 
@@ -88,7 +93,8 @@ def read_cluster(text: str) -> Cluster:
     try:
         cluster = parse_cluster(text)
     except ValueError as error:
-        raise ConfigError(f"--gpus {text}: {str(error).partition(': ')[2]}; known: {', '.join(GPUS)}") from None
+        reason = str(error).partition(": ")[2].partition("; known: ")[0]
+        raise ConfigError(f"--gpus {text}: {reason} (known: {', '.join(GPUS)})") from None
     if BATCH % cluster.gpus:
         near = [n for n in range(1, BATCH + 1) if BATCH % n == 0]
         few, more = max(n for n in near if n < cluster.gpus or n == 1), [n for n in near if n > cluster.gpus][:1]

@@ -230,6 +230,8 @@ def test_a_written_preset_passes_check(home, case, capsys):
         ({"family": "wan2.3"}, r"--family wan2\.3: .*did you mean 'wan2\.[12]'"),
         ({"family": "sora"}, "--family sora: .*known: cogvideox, hunyuan15, ltx2, "),
         ({"task": "v2v"}, "--task v2v: .*did you mean '[ti]2v'"),
+        ({"family": "ltxvideo"}, "--family ltxvideo: LTX-Video has no recipe, only LTX-2; "),
+        ({"family": "cogvideox", "task": "i2v"}, "--task i2v: init has no such task here; known: t2v"),
         ({"goal": "best"}, "--goal best: .*known: large, small, stream"),
         ({"gpus": "8xH100"}, "--gpus 8xH100: .*known: H100-80GB"),
         ({"gpus": "8xH100-81GB"}, "--gpus 8xH100-81GB: .*did you mean 'H100-80GB'"),
