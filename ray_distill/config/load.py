@@ -169,6 +169,9 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
         else:
             no_text = problem["type"] in ("string_type", "path_type") and problem["input"] is None
             message = EMPTY if no_text else problem["msg"]
+            if problem["type"] == "string_pattern_mismatch":  # every pattern is that of a name
+                slash = " and one '/'" if "/" in problem["ctx"]["pattern"] else ""
+                message = f"a name has letters, digits, '_', '-', '.'{slash} alone"
             lines.append(f"{key} = {shortened(problem['input'])}{where}: {message}")
     return "\n".join(lines)
 

@@ -155,6 +155,8 @@ def test_every_mistake_is_told_at_once_with_its_source(load):
         ("method.context_noise=0", "method 'dmd' has no such key; it is a key of self_forcing, "),
         ("method.rollout=euler", "method.rollout = 'euler': "),
         ("model.family=wann", "model.family = 'wann': did you mean 'wan'?"),
+        ("name=second try", "name = 'second try' (command line): a name has letters, digits, '_', '-', '.' alone"),
+        ("publish.hub_model_id=a b/c", "(command line): a name has letters, digits, '_', '-', '.' and one '/' alone"),
         ("model.family=Wan2.2", "model.family = 'Wan2.2': did you mean 'wan'?"),
         ("model.family=ltxvideo", "model.family = 'ltxvideo': did you mean 'ltx'?"),
         ("model.family=LTX-2", "model.family = 'LTX-2': did you mean 'ltx2'?"),
