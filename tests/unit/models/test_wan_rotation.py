@@ -7,6 +7,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
+from ray_distill.diffusion.guidance import both_velocities
 from ray_distill.evaluate import latents
 from ray_distill.evaluate.latents import denoiser
 from ray_distill.evaluate.samples import Candidate
@@ -55,6 +56,27 @@ def test_the_velocity_is_that_of_diffusers_own_processor(head, monkeypatch):
     monkeypatch.setattr(rotation, "rotate", lambda x, turn: rotate(x, turn.conj().resolve_conj()))
     with pytest.raises(AssertionError):  # turned the other way
         torch.testing.assert_close(velocity(quick), own, rtol=1e-6, atol=1e-6)
+
+
+def test_both_branches_of_guidance_enter_the_first_attention_once(monkeypatch):
+    network, quick, rows = wide(), wide(), []
+    quicken(quick)
+    attend = ComplexRotation._attend
+    monkeypatch.setattr(
+        ComplexRotation, "_attend", lambda self, attn, x, turn: rows.append(len(x)) or attend(self, attn, x, turn)
+    )
+    draw = torch.Generator().manual_seed(2)
+    x_t, text, sigma = torch.randn(3, 4, 3, 6, 4, generator=draw), torch.randn(6, 5, 8, generator=draw), torch.ones(3)
+    own, once = (
+        torch.stack(both_velocities(WanDenoiser(each), x_t, sigma, {"text": text[:3]}, {"text": text[3:]}))
+        for each in (network, quick)
+    )
+    assert rows == [3, 6]  # the second block has seen the text
+    torch.testing.assert_close(once, own, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(once[0], once[1])
+    del rows[:]
+    velocity(quick)  # two other samples
+    assert rows == [2, 2]
 
 
 def test_narrow_heads_keep_diffusers_processor():
