@@ -106,7 +106,8 @@ class Train(Section):
     log_every_s: Annotated[float, Field(gt=0, le=YEAR_S)] = 5
     """Seconds between the progress lines of a run."""
     role_seconds: bool = False
-    """Whether each step logs the seconds of each role's updates, `seconds/<role>`; a GPU then waits at each phase."""
+    """Whether each step logs the seconds and the peak bytes of each role's updates, `seconds/<role>` and
+    `bytes/<role>`; a GPU then waits at each phase."""
     checkpoint_every: PositiveInt = 500
     """Steps between checkpoints."""
     checkpoints_keep: PositiveInt = 3

@@ -23,6 +23,7 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.measures import FIRST_FRAME, MeasureName
 from ray_distill.data.read.track import Track
 from ray_distill.data.store.cache import Cache
+from ray_distill.evaluate.allocation import keep_freed_memory
 from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.kept import LatentCache, latent_cache
 from ray_distill.evaluate.latents import check_finite, frames_of, sample_batches
@@ -80,6 +81,7 @@ def _generate(
     cache: LatentCache | None = None,
     pictures: Pictures | None = None,
 ) -> Samples:
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = load_codec(config.model.path / "vae").to(device)
     shape = codec.latent_shape(*config.shown_size)
@@ -154,6 +156,7 @@ def _generate_features(
     config: RunConfig, candidates: Sequence[Candidate], rows: Sequence[Row], negative: Row, seed: int, first: int
 ) -> Tensor:
     assert config.evaluate.metric is not None
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec, metric = load_codec(config.model.path / "vae").to(device), Metric.load(config.evaluate.metric)
     shape = codec.latent_shape(*config.shown_size)

@@ -45,8 +45,11 @@ def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> D
     evaluate.gpus of those that this process sees, ``device`` first."""
     on = tuple(f"cuda:{n}" for n in range(config.evaluate.gpus)) if device.type == "cuda" else (str(device),)
     modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged, on)
-    of = family(config.model.family).denoiser
-    networks = {role: of(module, dtype_of(config, role)) for role, module in modules.items()}
+    of, networks = family(config.model.family), {}
+    for role, module in modules.items():
+        if device.type == "cpu" and dtype_of(config, role) == torch.float32:
+            of.quicken(module)
+        networks[role] = of.denoiser(module, dtype_of(config, role))
     experts = candidate.sampler.experts
     return by_level(experts, networks) if experts else networks[candidate.role]
 

@@ -268,6 +268,8 @@ class Family:
     """(pipeline, most tokens): ValueError for a folder of the right classes that the family does not support."""
     tokens: Callable[[Config], int | None] = lambda _: None
     """(transformer's configuration) -> the only valid model.max_sequence_length; None where any is valid."""
+    quicken: Callable[[nn.Module], None] = lambda _: None
+    """(transformer): give it faster forms of its operations, equal to rounding, for samples in fp32 on a CPU."""
 
     def leaves(self, fields: Fields) -> Export:
         """The export of a student with these ``fields``."""

@@ -29,7 +29,8 @@ class Estimate:
     role that is updated; ``sent`` are the expected bytes that it sends for sequence parallelism. ``checkpoint`` is the
     size of the largest checkpoint in bytes: weights, two moments and the averages of trained roles in fp32, by role in
     ``checkpoints``, and streamed rollouts. In a run of several stages ``states`` belong to the stage with the ``peak``;
-    ``parameters`` cover all roles, those of that stage as it trains them."""
+    ``parameters`` cover all roles, those of that stage as it trains them. ``update_peaks`` are the most bytes in an
+    update of each trained role."""
 
     config: RunConfig
     latent: Latent
@@ -42,6 +43,7 @@ class Estimate:
     sent: Mapping[Role, float]
     update_flops: Mapping[Role, float]
     checkpoints: Mapping[Role, int]
+    update_peaks: Mapping[Role, int]
 
     @property
     def host(self) -> int:
@@ -59,6 +61,7 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
     repeated = cycle(config.method, config.train.steps, counted.latent[1])
     carried, accumulated = counted.carried(repeated), config.train.accumulation
     others, every = ({role: n * size for role, size in carried.items()} for n in (accumulated - 1, accumulated))
+    update_peaks: dict[Role, int] = {}
     peaks: list[tuple[Moment, Mapping[Role, Parameters], Mapping[Role, State]]] = []
     for stage in stages(config):
         now = {role: still(sizes[role]) if role in stage.finished else sizes[role] for role in stage.roles}
@@ -71,7 +74,10 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
         for kind in repeated.kinds:
             if kind.role in now and now[kind.role].trainable:
                 at_work, alive = counted.activations(kind)
-                moments += memory.update(states, kind.role, at_work, add(alive, others), every)
+                own = list(memory.update(states, kind.role, at_work, add(alive, others), every))
+                largest_own = max(moment.total for moment in own)
+                update_peaks[kind.role] = max(update_peaks.get(kind.role, 0), largest_own)
+                moments += own
         peaks.append((max(moments, key=lambda moment: moment.total), now, states))
     peak, shown, states_then = max(peaks, key=lambda entry: entry[0].total)
     flops, updated = (
@@ -84,7 +90,18 @@ def estimate(config: RunConfig, latent: Latent | None = None) -> Estimate:
     if config.method.streamed == "saved":
         largest += config.train.workers * sum(every.values())
     return Estimate(
-        config, counted.latent, {**sizes, **shown}, states_then, repeated, peak, flops, largest, sent, updated, by_role
+        config=config,
+        latent=counted.latent,
+        parameters={**sizes, **shown},
+        states=states_then,
+        cycle=repeated,
+        peak=peak,
+        flops=flops,
+        checkpoint=largest,
+        sent=sent,
+        update_flops=updated,
+        checkpoints=by_role,
+        update_peaks=update_peaks,
     )
 
 

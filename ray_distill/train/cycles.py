@@ -21,19 +21,21 @@ from ray_distill.train.driver.console import say
 from ray_distill.train.driver.fit import train
 from ray_distill.train.driver.signals import Signals
 
-FOLDER, PREFIX = "cycles", "seconds/"
+FOLDER, PREFIX, BYTES = "cycles", "seconds/", "bytes/"
 MOST = 1000
 """Steps that are trained at most, however long a cycle is."""
 
 
 @dataclass(frozen=True)
 class RoleCycles:
-    """Mean seconds of a role's updates in a step that updates it, the share of such steps, and bytes of its part of a
-    checkpoint. The first of several such steps, which is slow, does not count."""
+    """Mean seconds of a role's updates in a step that updates it, the share of such steps, bytes of its part of a
+    checkpoint, and the most bytes of a worker in its updates (0 where they are unknown). The first of several such
+    steps, which is slow, does not count for the seconds."""
 
     seconds: float
     share: float
     checkpoint: int
+    peak: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def by_role(rows: Sequence[Mapping[str, Any]], sizes: Mapping[str, int]) -> dict
         role, seconds = name.removeprefix(PREFIX), [float(row[name]) for row in rows if name in row]
         steady = seconds[1:] or seconds
         stored = sum(size for file, size in sizes.items() if file.endswith(TENSORS) and role_of(file) == role)
-        roles[role] = RoleCycles(sum(steady) / len(steady), len(seconds) / len(rows), stored)
+        peak = max((int(row[BYTES + role]) for row in rows if BYTES + role in row), default=0)
+        roles[role] = RoleCycles(sum(steady) / len(steady), len(seconds) / len(rows), stored, peak)
     return roles
 
 
@@ -136,12 +139,15 @@ def compared(planned: Estimate | None, measured: Cycles, gpu: bool) -> tuple[lis
 
 
 def _of_role(role: str, measured: RoleCycles, planned: Estimate | None) -> str:
-    """A line on one role's updates and its bytes."""
+    """A line on one role's updates, its bytes of a checkpoint and its peak."""
     line = f"{role}: {measured.seconds:.3g} s an update, in {measured.share:.0%} of the steps"
     stored = f"{measured.checkpoint / 1e9:.3g} GB of a checkpoint"
+    peak = f"; peak {measured.peak / GIB:.2f} GiB of a worker" if measured.peak else ""
     if planned is None or role not in planned.update_flops:
-        return f"{line}; {stored}"
+        return f"{line}; {stored}{peak}"
     flops = planned.update_flops[role] / measured.share
     rate = f", so {flops / measured.seconds / 1e12:.3g} TFLOP/s" if measured.seconds else ""
     size = planned.checkpoints.get(role, 0) / 1e9
-    return f"{line}, planned {flops / 1e12:.3g} TFLOP{rate}; {stored}, planned {size:.3g} GB"
+    if peak and role in planned.update_peaks:
+        peak += f", planned {planned.update_peaks[role] / GIB:.2f} GiB"
+    return f"{line}, planned {flops / 1e12:.3g} TFLOP{rate}; {stored}, planned {size:.3g} GB{peak}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,16 +65,17 @@ class Raft:
         self.network, self.device = network, device
 
     @torch.no_grad()
-    def __call__(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-        height, width = frames[0].shape[:2]
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        height, width = frames.shape[1:3]
         grow = max(1.0, LEAST / min(height, width))
         size = [max(LEAST, round(grow * side / STRIDE) * STRIDE) for side in (height, width)]
-        pixels = torch.from_numpy(np.stack(frames)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
         scale = torch.tensor([width / size[1], height / size[0]], device=self.device).reshape(2, 1, 1)
-        lengths = []
+        lengths = np.empty((len(frames) - 1, height, width), np.float32)
         for first in range(0, len(frames) - 1, PAIRS):
             last = min(first + PAIRS, len(frames) - 1)
             flow = self.network(pixels[first:last], pixels[first + 1 : last + 1], num_flow_updates=UPDATES)[-1]
-            lengths += list((flow * scale).norm(dim=1).cpu().numpy() / min(height, width))
-        return [cv2.resize(length, (width, height), interpolation=cv2.INTER_AREA) for length in lengths]
+            for place, length in enumerate((flow * scale).norm(dim=1).cpu().numpy() / min(height, width), first):
+                lengths[place] = cv2.resize(length, (width, height), interpolation=cv2.INTER_AREA)
+        return lengths

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ray_distill.evaluate.metrics.flow import grey
+
 DARK = 26  # of 255: noise determines the saturation of darker pixels
 BLACK, WHITE = 2, 253  # of 255: values at or beyond these are clipped
 
@@ -28,7 +30,7 @@ def colours(video: np.ndarray, fps: float) -> dict[str, float]:
 def light(video: np.ndarray, fps: float) -> dict[str, float]:
     """``contrast`` and ``sharpness`` of uint8 frames [T, H, W, 3]: standard deviations over a frame's luma in [0, 1]
     and over its Laplacian, means over the frames."""
-    luma = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video]
+    luma = grey(video)
     return {
         "contrast": float(np.mean([_deviation(frame) for frame in luma]) / 255),
         "sharpness": float(np.mean([_deviation(cv2.Laplacian(frame, cv2.CV_32F)) for frame in luma]) / 255),
@@ -43,13 +45,11 @@ def flickers(video: np.ndarray, fps: float) -> dict[str, float]:
     """``flicker``, mean |f_t - f_(t-1)|, and ``jitter``, mean |f_t - (f_(t-1) + f_(t+1)) / 2|, of uint8 frames
     [T, H, W, 3] over 255. Independent noise of deviation tau has 2 tau / sqrt(pi) and sqrt(3 / pi) tau; a
     steady ramp has its slope and 0."""
-    size = 255 * video[0].size
-    first = [cv2.norm(a, b, cv2.NORM_L1) for a, b in zip(video, video[1:], strict=False)]
-    second = [
-        cv2.norm(cv2.add(b, b, dtype=cv2.CV_16S), cv2.add(a, c, dtype=cv2.CV_16S), cv2.NORM_L1)
-        for a, b, c in zip(video, video[1:], video[2:], strict=False)
-    ]
-    return {
-        "flicker": float(np.mean(first or [0.0])) / size,
-        "jitter": float(np.mean(second or [0.0])) / 2 / size,
-    }
+    frames, size = video.reshape(len(video), -1), 255 * video[0].size
+    earlier, later, middle = frames[:-1], frames[1:], frames[1:-1]
+    first = cv2.norm(earlier, later, cv2.NORM_L1) if len(later) else 0.0
+    second = 0.0
+    if len(middle):
+        around = cv2.add(frames[:-2], frames[2:], dtype=cv2.CV_16S)
+        second = cv2.norm(cv2.add(middle, middle, dtype=cv2.CV_16S), around, cv2.NORM_L1) / len(middle)
+    return {"flicker": first / max(1, len(later)) / size, "jitter": second / 2 / size}

@@ -18,6 +18,7 @@ from ray_distill.models.wan.codec import WanVAE
 from ray_distill.models.wan.comfyui import workflow
 from ray_distill.models.wan.conditions import TEMPORAL
 from ray_distill.models.wan.network import WanDenoiser
+from ray_distill.models.wan.rotation import quicken
 from ray_distill.models.wan.sequence import exchange_heads
 
 if TYPE_CHECKING:
@@ -185,4 +186,5 @@ FAMILY = Family(
         task="image-to-video",
     ),
     tokens=lambda config: 512 if config.get("image_dim") else None,  # attention splits image and text there
+    quicken=quicken,
 )

@@ -93,7 +93,8 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
             engines.rate_factor, teacher = ROLLBACK_FACTOR**rollbacks, engines.frozen_hash()
         pulse.at("data", step=done)
     pulse.at("end")
-    ray.get(job.board.report_memory.remote(most_memory(device)), timeout=60)
+    most = max(most_memory(device), laps.most if laps else 0)  # laps begin the GPU's peak anew
+    ray.get(job.board.report_memory.remote(most), timeout=60)
     dist.barrier()
 
 

@@ -31,6 +31,8 @@ def _number(name: str, values: Tensor) -> Tensor | None:
         return None
     if name.endswith("_min"):
         return values.min()
+    if name.startswith("bytes/"):
+        return values.max()
     if name.endswith("_median"):
         return values.median()
     return values.sum() if name.endswith("_count") else values.mean()

@@ -32,14 +32,12 @@ def textured(frames, height, width):
 def test_lengths_are_in_short_sides_of_the_picture_whatever_the_network_sees():
     """48 x 96 pixels become 128 x 256: a flow of (8, 6) there is (3, 2.25) here, 3.75 of 48."""
     network = Shift((8.0, 6.0))
-    lengths = Raft(network, CPU)(list(textured(11, 48, 96)))
+    lengths = Raft(network, CPU)(textured(11, 48, 96))
     assert network.shapes == [(8, 3, 128, 256), (2, 3, 128, 256)]
     assert len(lengths) == 10 and all(length.shape == (48, 96) for length in lengths)
     assert np.stack(lengths) == pytest.approx(3.75 / 48)
     network = Shift((8.0, 6.0))
-    assert Raft(network, CPU)(list(textured(2, 250, 300)))[0] == pytest.approx(
-        np.hypot(8 * 300 / 304, 6 * 250 / 248) / 250
-    )
+    assert Raft(network, CPU)(textured(2, 250, 300))[0] == pytest.approx(np.hypot(8 * 300 / 304, 6 * 250 / 248) / 250)
 
 
 def test_motion_is_that_of_the_flow():

@@ -71,7 +71,7 @@ def test_the_top_of_a_flow_is_the_mean_of_its_longest_twentieth(share, top):
     lengths = np.zeros(10_000, np.float32)
     lengths[: round(10_000 * share)] = 10
     field = np.random.default_rng(0).permutation(lengths).reshape(100, 100)
-    found = motions(np.zeros((4, 100, 100, 3), np.uint8), 8.0, lambda frames: [field] * (len(frames) - 1))
+    found = motions(np.zeros((4, 100, 100, 3), np.uint8), 8.0, lambda frames: np.stack([field] * (len(frames) - 1)))
     assert found["motion_top"] == pytest.approx(8 * top, rel=1e-6) and found["moving"] == float(top > 0)
 
 

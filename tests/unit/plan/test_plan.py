@@ -93,6 +93,8 @@ def test_flops_and_bytes_by_the_role_that_is_updated():
     plan = found(SMALL)
     assert sum(plan.update_flops.values()) == pytest.approx(sum(plan.flops.values()))
     assert plan.update_flops["teacher"] == 0 and plan.update_flops["student"] > plan.flops["teacher"] > 0
+    assert plan.update_peaks.keys() == {"student", "fake_score"}
+    assert plan.peak.total == max(plan.update_peaks.values()) and min(plan.update_peaks.values()) > 0
     assert plan.checkpoints == {"student": 16 * 1_418_996_800, "fake_score": 12 * 1_418_996_800, "teacher": 0}
 
 

@@ -157,19 +157,27 @@ def test_roles_stand_beside_the_plan():
     fake, student = (9.0, 0.5, 0.5, 0.5, 0.5, 0.5), {0: 30.0, 5: 2.0}
     rows = [{"step": step, "seconds/fake_score": seconds} for step, seconds in enumerate(fake)]
     rows = [row | ({"seconds/student": student[row["step"]]} if row["step"] in student else {}) for row in rows]
+    for step, peak in ((0, 3 * 2**30), (5, 2 * 2**30)):
+        rows[step]["bytes/student"] = float(peak)
     sizes = {"student-0000-000.safetensors": 10**9, "student-0001-000.safetensors": 10**9, "state.json": 10**6}
     roles = by_role(rows, sizes | {"fake_score-0000-000.safetensors": 3 * 10**9})
-    assert roles == {"fake_score": RoleCycles(0.5, 1.0, 3 * 10**9), "student": RoleCycles(2.0, 1 / 3, 2 * 10**9)}
+    assert roles == {
+        "fake_score": RoleCycles(0.5, 1.0, 3 * 10**9),
+        "student": RoleCycles(2.0, 1 / 3, 2 * 10**9, 3 * 2**30),
+    }
     assert by_role(rows[:1], {})["student"].seconds == 30.0 and by_role([], sizes) == {}
     measured, plan = Cycles(6, 1.0, 2**30, 10**9, roles), SimpleNamespace(flops={}, checkpoint=10**9)
     plan.update_flops, plan.checkpoints = {"student": 1e12, "fake_score": 2e12}, {"student": 2 * 10**9}
+    plan.update_peaks = {"student": 5 * 2**29}
     assert compared(plan, measured, gpu=True)[0][-1] == (
         "student: 2 s an update, in 33% of the steps, planned 3 TFLOP, so 1.5 TFLOP/s; "
-        "2 GB of a checkpoint, planned 2 GB"
+        "2 GB of a checkpoint, planned 2 GB; peak 3.00 GiB of a worker, planned 2.50 GiB"
     )
     lines, numbers = compared(None, measured, gpu=True)
     assert lines[1] == "fake_score: 0.5 s an update, in 100% of the steps; 3 GB of a checkpoint"
-    assert numbers["roles"]["student"] == {"seconds": 2.0, "share": 1 / 3, "checkpoint": 2 * 10**9}
+    assert lines[2].endswith("2 GB of a checkpoint; peak 3.00 GiB of a worker")
+    of_student = {"seconds": 2.0, "share": 1 / 3, "checkpoint": 2 * 10**9, "peak": 3 * 2**30}
+    assert numbers["roles"]["student"] == of_student
 
 
 # The first phase of a run

@@ -16,8 +16,9 @@ def test_a_row_is_over_the_global_batch():
         "by_sigma/0.0-0.2": torch.tensor([NAN, 4.0]),
         "by_sigma/0.2-0.4": torch.tensor([NAN, NAN]),
         "lr": torch.tensor([0.1]),
+        "bytes/student": torch.tensor([3.0]),
     }
-    other = [3.0, 6.0, 0.25, 7.0, 9.0, 3.0, 1.0, 1.0, NAN, NAN, NAN, NAN, 0.1]
+    other = [3.0, 6.0, 0.25, 7.0, 9.0, 3.0, 1.0, 1.0, NAN, NAN, NAN, NAN, 0.1, 5.0]
     (row,) = reduced([(4, mine)], torch.stack([torch.cat(list(mine.values())), torch.tensor(other)]))
     assert row == pytest.approx(
         {
@@ -28,6 +29,7 @@ def test_a_row_is_over_the_global_batch():
             "nonfinite_count": 3.0,
             "by_sigma/0.0-0.2": 4.0,
             "lr": 0.1,
+            "bytes/student": 5.0,
         }
     )
 
