@@ -13,7 +13,7 @@ import yaml
 
 from ray_distill import columns
 from ray_distill.config import RunConfig
-from ray_distill.evaluate.report import QUIET
+from ray_distill.evaluate.curves import QUIET
 from ray_distill.jsonl import write_document
 from ray_distill.sheets import INK, PAPER, RULE
 from ray_distill.tune.space import Range
