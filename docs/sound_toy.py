@@ -1,6 +1,6 @@
 """The table of docs/sound_toy.md: a tiny LTX-2 of digits with sound, distilled to 4 steps in one process.
 
-    python docs/sound_toy.py examples/digits_with_sound_teacher output/sound_toy [--steps 600] [--only dmd_4 ...]
+    python docs/sound_toy.py examples/digits_with_sound_teacher output/sound_toy [--steps 1200] [--only dmd_4 ...]
 
 Each student is trained once and kept in the second folder. DMD, the adapter of LTX-2 and the samplers are the
 product's; Ray, DeepSpeed and the cache have no part in it.
@@ -145,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", type=Path, help="what examples/digits_with_sound_teacher.py wrote")
     parser.add_argument("work", type=Path, help="the students")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=STUDENTS, default=list(STUDENTS))
     args = parser.parse_args()
