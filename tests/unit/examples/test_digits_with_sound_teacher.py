@@ -1,0 +1,48 @@
+"""The committed teacher of digits with sound makes picture and sound agree; its table sees where they do not."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
+import digits_with_sound as toy
+import sound_toy
+from digits_with_sound_teacher import METHOD, batch_of
+
+from ray_distill.models.ltx2.network import LTX2Denoiser
+
+FOLDER = Path(__file__).parents[3] / "examples/digits_with_sound_teacher"
+
+
+def test_the_teacher_s_sound_names_the_direction_of_its_picture(monkeypatch):
+    monkeypatch.setattr(sound_toy, "COUNT", 64)
+    sampler = replace(METHOD, sampling_steps=12).sampler()
+    codecs = toy.Codecs.load(FOLDER)
+    clips = sound_toy.draw(LTX2Denoiser(sound_toy.load(FOLDER)), sampler, 0, codecs)
+    seen = toy.seen_direction(clips.pixels)
+    assert (seen == toy.heard_direction(clips.mel)).float().mean() > 0.85
+    assert seen.bincount(minlength=4).min() >= 4  # no direction is lost
+
+
+def test_real_clips_are_near_and_swapped_sound_disagrees():
+    (real, _), (other, _) = toy.make(320, 1), toy.make(320, 2)
+    row = sound_toy.measure(other, real)
+    assert row.agreement == row.digit == 1 and row.rarest == 0.25
+    swapped = sound_toy.measure(replace(other, mel=other.mel.roll(1, 0)), real)
+    assert swapped.agreement < 0.4 and swapped.sound == pytest.approx(row.sound)  # distances alone do not see it
+
+
+def test_the_planted_fault_scales_sound_by_the_picture_s_error():
+    batch = batch_of(torch.arange(4), 0)
+    x = torch.randn(4, *batch.latent_shape, generator=torch.Generator().manual_seed(0))
+    x[:, :, batch.modalities["audio"]] *= 0.01
+    own, common = (
+        sound_toy.STUDENTS[name].direction(x, x * 0, x * 2, torch.full((4,), 0.5), batch)[0]
+        for name in ("dmd_4", "common_normaliser")
+    )
+    where = batch.modalities["audio"]
+    assert own[:, :, where].abs().mean() > 20 * common[:, :, where].abs().mean()
