@@ -1,5 +1,6 @@
 """A sampling process keeps the memory that it frees."""
 
+import os
 import subprocess
 import sys
 
@@ -27,7 +28,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(argument: str) -> int:
-    code = subprocess.run([sys.executable, "-c", FAULTS, argument], capture_output=True, text=True, timeout=120)
+    """Page faults of twenty forwards in a process that begins with an allocator which returns every block at once."""
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    command = [sys.executable, "-c", FAULTS, argument]
+    code = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
     assert code.returncode == 0, code.stderr
     return int(code.stdout)
 
@@ -35,4 +39,4 @@ def faults(argument: str) -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's setting")
 def test_freed_pages_are_not_cleared_again():
     assert keep_freed_memory()
-    assert faults("keep") < 1000 < 10_000 < faults("default")
+    assert faults("keep") < 20 * 6 <= faults("default")  # at least one for each block
