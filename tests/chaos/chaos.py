@@ -117,6 +117,8 @@ class Home:
                 if fault.kind.startswith("driver-"):
                     ended = fault
                     driver.send_signal(STOPS.get(fault.kind, signal.SIGKILL))
+                elif fault.kind == "node-comes":
+                    self.machines.add()
                 elif fault.kind.startswith("node-"):
                     self._take(fault, compare.note(chaos, fault)["node"])
             for when, node, replaced in [each for each in self.taken if each[0] <= time.time()]:

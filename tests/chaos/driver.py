@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
+
+import ray.train
 
 from ray_distill.cli import main
 from ray_distill.train.driver import fit
 from ray_distill.train.driver.progress import Progress, Row
 from tests.chaos import faults
+
+RESIZE_S = 5.0
+"""How often a run of fewer workers looks for nodes; Ray's own is a minute."""
 
 
 class RawProgress(Progress):
@@ -29,5 +35,6 @@ if __name__ == "__main__":
         next(a for a in sys.argv if a.startswith(f"{key}=")).split("=")[1] for key in ("name", "output_dir")
     )
     RawProgress.folder = faults.folder_of(Path(folder, name))
+    ray.train.ScalingConfig = partial(ray.train.ScalingConfig, elastic_resize_monitor_interval_s=RESIZE_S)
     fit.train_worker, fit.Progress = faults.train_worker, RawProgress  # type: ignore[misc]
     sys.exit(main(sys.argv[1:]))

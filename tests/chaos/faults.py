@@ -127,8 +127,8 @@ def strike(fault: Fault) -> None:
         time.sleep(3600)
     elif fault.kind == "raise":
         raise RuntimeError("planted by chaos")
-    elif fault.kind.startswith("node-notice"):
-        # Slow enough that the run does not end before the node does.
+    elif fault.kind.startswith(("node-notice", "node-comes")):
+        # Slow enough that the run does not end before the node does, or before it takes the node that comes.
         plain = Pulse.at
         Pulse.at = lambda *given, **more: (plain(*given, **more), time.sleep(0.25))  # type: ignore[method-assign]
     else:

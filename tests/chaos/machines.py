@@ -1,26 +1,29 @@
-"""A Ray cluster of three nodes on this machine: the driver's, and one for each of two workers."""
+"""A Ray cluster on this machine: the driver's node, and nodes for workers; by default two, each for one worker."""
 
 from __future__ import annotations
 
+import math
 import time
 
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-WORKER_CPUS = 1.5
-"""What a worker asks for: a worker's node has room for one and for fetch tasks, the head for none."""
+WORKER_CPUS, FETCH_CPUS = 1.5, 0.5
+"""What a worker and fetch tasks ask for: a worker's node has room for its workers and for fetch tasks, the head for no
+worker."""
 STORE = 150 << 20
 
 
 class Machines:
-    def __init__(self) -> None:
+    def __init__(self, nodes: int = 2, workers: int = 1) -> None:
+        self._cpus = math.ceil(workers * WORKER_CPUS + FETCH_CPUS)  # Ray takes whole numbers
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False},
         )
         self._nodes = {}
-        for _ in range(2):
+        for _ in range(nodes):
             self.add()
 
     @property
@@ -28,7 +31,7 @@ class Machines:
         return str(self._cluster.address)
 
     def add(self) -> None:
-        node = self._cluster.add_node(num_cpus=2, object_store_memory=STORE)
+        node = self._cluster.add_node(num_cpus=self._cpus, object_store_memory=STORE)
         self._nodes[node.node_id] = node
 
     def kill(self, node_id: str) -> None:
