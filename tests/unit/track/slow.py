@@ -93,6 +93,7 @@ class SlowMlflow:
     def _create_run(self, experiment: str, start_time: int, tags: dict[str, str], run_name: str) -> Any:
         info = SimpleNamespace(
             run_id=f"{len(self.runs):032x}",
+            experiment_id="1",
             start_time=start_time,
             lifecycle_stage="active",
             artifact_uri="files",
