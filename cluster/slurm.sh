@@ -35,6 +35,7 @@ RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(python -c 'import secrets; print(secrets.toke
 export RAY_AUTH_TOKEN
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600   # nodes that share a file system import slowly; Ray waits for 30 s
 export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=600
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}               # a site's NCCL_SOCKET_IFNAME and NCCL_IB_* pass through, too
 
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes%%$'\n'*}             # the first: this script runs there too
