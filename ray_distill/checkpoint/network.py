@@ -132,13 +132,12 @@ def load_network(
         network = cast(random_transformer(family, path, config.seed), dtype)
     else:
         network, source = hollow_transformer(family, path, dtype, config.loras(role))
-    tensors: Mapping[str, Tensor] | None = source
+    tensors: Mapping[str, Tensor] = source if source is not None else dict(network.named_parameters())
     if checkpoint is not None and _trained(config, role, checkpoint):
         tensors = _merge(config, role, network, source, checkpoint, averaged)
     on = layout(network, devices)
-    if tensors is not None:
-        for owner, last, name, parameter in own_parameters(network):
-            value = tensors[name].to(device_of(name, on), parameter.dtype, copy=True)
-            setattr(owner, last, nn.Parameter(value))
+    for owner, last, name, parameter in own_parameters(network):
+        value = tensors[name].detach().to(device_of(name, on), parameter.dtype, copy=True)
+        setattr(owner, last, nn.Parameter(value))
     network = network.eval().requires_grad_(False)
     return network.to(devices[0]) if len(devices) == 1 else spread(network, on)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_distill.checkpoint.network import load_network
-from ray_distill.config import RunConfig
+from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.read.transform import to_frames
 from ray_distill.diffusion.samplers import by_level, sample, shared_first
 from ray_distill.evaluate.samples import Candidate
@@ -25,13 +23,20 @@ from ray_distill.models.spec import Latent, Row
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Cond, Denoiser, Sampler
 
+_held: dict[Hashable, dict[str, nn.Module]] = {}
 
-@lru_cache(maxsize=1)
-def _networks(
-    key: str, roles: tuple[str, ...], checkpoint: Path | None, averaged: bool, devices: tuple[str, ...]
-) -> dict[str, nn.Module]:
-    config = RunConfig.model_validate_json(key)
-    return {role: load_network(config, role, checkpoint, averaged, dtype_of(config, role), devices) for role in roles}
+
+def _networks(config: RunConfig, candidate: Candidate, devices: tuple[str, ...]) -> dict[str, nn.Module]:
+    """The candidate's networks by role, on ``devices``; the process holds those of its last candidate, and lets them go
+    before it loads others."""
+    key = config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged, devices
+    if key not in _held:
+        _held.clear()
+        of, averaged = candidate.checkpoint, candidate.averaged
+        _held[key] = {
+            role: load_network(config, role, of, averaged, dtype_of(config, role), devices) for role in candidate.roles
+        }
+    return _held[key]
 
 
 def dtype_of(config: RunConfig, role: str) -> torch.dtype:
@@ -40,13 +45,21 @@ def dtype_of(config: RunConfig, role: str) -> torch.dtype:
     return dtype
 
 
+def _devices(config: RunConfig, device: torch.device) -> tuple[str, ...]:
+    if device.type != "cuda":
+        return (str(device),)
+    if (there := torch.cuda.device_count()) < config.evaluate.gpus:
+        raise ConfigError(
+            f"evaluate.gpus = {config.evaluate.gpus}: this process sees {there}; set evaluate.gpus={there}"
+        )
+    return tuple(f"cuda:{number}" for number in range(config.evaluate.gpus))
+
+
 def denoiser(config: RunConfig, candidate: Candidate, device: torch.device) -> Denoiser:
     """The denoiser of ``candidate``: one network, or the two experts of its recipe; on GPUs each is spread over
-    evaluate.gpus of those that this process sees, ``device`` first."""
-    on = tuple(f"cuda:{n}" for n in range(config.evaluate.gpus)) if device.type == "cuda" else (str(device),)
-    modules = _networks(config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged, on)
+    evaluate.gpus of those that this process sees, ``device`` first. ConfigError where it sees fewer."""
     of, networks = family(config.model.family), {}
-    for role, module in modules.items():
+    for role, module in _networks(config, candidate, _devices(config, device)).items():
         if device.type == "cpu" and dtype_of(config, role) == torch.float32:
             of.quicken(module)
         networks[role] = of.denoiser(module, dtype_of(config, role))

@@ -1,12 +1,14 @@
 """GPUs of a task that samples: how many it asks for, and a cluster that has no such node."""
 
+import weakref
+
 import pytest
 import ray
 import torch
 
 from ray_distill.checkpoint.network import load_network
 from ray_distill.config import ConfigError
-from ray_distill.evaluate import generate
+from ray_distill.evaluate import generate, latents
 from ray_distill.evaluate.samples import Candidate
 from ray_distill.types import Sampler
 from tests.tiny_wan import tiny_wan
@@ -56,10 +58,36 @@ def test_a_cluster_without_such_a_node_is_refused(tmp_path, monkeypatch, nodes, 
     generate.check_gpus(run_config(tmp_path, evaluate__gpus=4))  # CPUs sample
 
 
-def test_a_network_over_several_devices_has_its_weights_there(tmp_path):
+@pytest.mark.parametrize("init", ["pretrained", "random"])
+def test_a_network_over_several_devices_has_its_weights_there(tmp_path, init):
     tiny_wan(0).save_pretrained(tmp_path / "model/transformer")
-    network = load_network(run_config(tmp_path), "teacher", None, devices=("cpu", "meta"))
+    config = run_config(tmp_path, roles__teacher__init=init)
+    network = load_network(config, "teacher", None, devices=("cpu", "meta"))
     there = {name for name, parameter in network.named_parameters() if parameter.is_meta}
     assert there == {name for name, _ in network.named_parameters() if name.startswith("blocks.1.")}
     whole = load_network(run_config(tmp_path), "teacher", None)
     assert all(torch.equal(p, tiny_wan(0).get_parameter(name)) for name, p in whole.named_parameters())
+
+
+def test_a_process_lets_its_networks_go_before_it_loads_others(tmp_path, monkeypatch):
+    alive = []
+
+    def load(*asked):
+        assert not any(network() is not None for network in alive)
+        network = tiny_wan(0)
+        alive.append(weakref.ref(network))
+        return network
+
+    monkeypatch.setattr(latents, "load_network", load)
+    monkeypatch.setattr(latents, "_held", {})
+    cpu = torch.device("cpu")
+    for role in ("student", "student", "teacher"):
+        latents.denoiser(run_config(tmp_path), Candidate(role, SAMPLER), cpu)
+    assert len(alive) == 2
+
+
+def test_fewer_gpus_than_a_network_is_spread_over_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(latents.torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"evaluate\.gpus = 4: this process sees 1; set evaluate\.gpus=1"):
+        config = run_config(tmp_path, train__use_gpu=True, evaluate__gpus=4)
+        latents.denoiser(config, Candidate("student", SAMPLER), torch.device("cuda"))
