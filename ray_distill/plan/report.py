@@ -145,8 +145,8 @@ def sampling_lines(task: Sampling, settings: Evaluate, cluster: Cluster | None, 
         f"  Sampling and export hold one tensor in CPU memory, of {task.tensor / GIB:.1f} GiB at most",
     ]
     if cluster is not None and task.total > (free := assumed.free(cluster)):
-        remedy = task.remedy(free, settings.gpus)
-        what = f"set {remedy}" if remedy else "no number of GPUs or videos that plan knows makes it fit"
+        remedy = task.remedy(free, settings.gpus, cluster.per_node)
+        what = f"set {remedy}" if remedy else "neither fewer videos nor more GPUs of a node make it fit"
         lines.insert(1, f"  warning: more than the {free / GIB:.1f} GiB of a GPU that are free; {what}")
     return lines
 

@@ -10,7 +10,7 @@ from ray_distill.models.spec import Latent
 from ray_distill.plan.estimate import Counted
 from ray_distill.plan.forwards import Call
 from ray_distill.plan.network import architecture, sampled_bytes, sizes
-from ray_distill.types import STUDENT, TEACHER, Role, Sampler
+from ray_distill.types import STUDENT, TEACHER, Experts, Role
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Sampling:
     def total(self) -> int:
         return self.weights + self.forward
 
-    def remedy(self, free: float, gpus: int) -> str | None:
+    def remedy(self, free: float, gpus: int, most: int) -> str | None:
         """The override with which a task on ``gpus`` GPUs fits into ``free`` bytes of each: fewer videos at a time, or
-        twice to eight times the GPUs; None where neither is enough."""
+        twice to eight times the GPUs, of the ``most`` of a node; None where neither is enough."""
         video = self.forward / self.videos
         alone = "" if self.videos == 1 else " evaluate.batch=1"
         if self.weights + video <= free:
             return f"evaluate.batch={int((free - self.weights) / video)}"
-        counts = (gpus * times for times in (2, 4, 8))
+        counts = (gpus * times for times in (2, 4, 8) if gpus * times <= most)
         fits = (n for n in counts if self.weights * gpus / n + video <= free)
         return next((f"evaluate.gpus={n}{alone}" for n in fits), None)
 
@@ -44,17 +44,21 @@ def sampling(config: RunConfig, latent: Latent) -> Sampling:
     """Memory of sampling clips of ``latent`` (C, t, h, w) from the student, and from the teacher beside it; of a causal
     student as if it saw the whole clip at once, an upper bound."""
     counted, method = Counted(config, latent), config.method
-    tasks = [_task(counted, STUDENT, method.sampler())]
+    student, settings = method.sampler(), config.evaluate
+    of_student = {student.scale(timestep) for timestep in student.timesteps} | {student.audio_guidance_scale}
+    tasks = [_task(counted, STUDENT, student.experts, of_student)]
     if TEACHER in method.roles:
-        guided = Sampler((1000.0,), "ode", config.evaluate.teacher_guidance, experts=method.teachers)
-        tasks.append(_task(counted, TEACHER, guided))
+        of_teacher = {settings.teacher_guidance, settings.teacher_guidance_low, settings.teacher_audio_guidance}
+        tasks.append(_task(counted, TEACHER, method.teachers, of_teacher))
     return max(tasks, key=lambda task: task.total)
 
 
-def _task(counted: Counted, role: Role, sampler: Sampler) -> Sampling:
-    config, experts = counted.config, sampler.experts
+def _task(counted: Counted, role: Role, experts: Experts | None, scales: set[float | None]) -> Sampling:
+    """Memory of sampling ``role``, or its ``experts``; any of the guidance ``scales`` but 1 doubles the videos of a
+    call."""
+    config = counted.config
     videos = min(config.evaluate.batch, config.evaluate.shown)
-    rows = 1 + (sampler.guidance_scale != 1)
+    rows = 1 + bool(scales - {None, 1.0})
     weights, tensors, forwards = 0, [], []
     for each in (experts.high, experts.low) if experts else (role,):
         described = json.dumps(architecture(config, each))

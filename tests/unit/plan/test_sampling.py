@@ -12,6 +12,7 @@ from ray_distill.plan import plan
 from ray_distill.plan.passes import Counter
 from ray_distill.plan.sampling import Sampling, sampling
 
+SHAPE = 16, 3, 6, 6
 CONFIGS = Path(__file__).parents[3] / "configs"
 
 
@@ -19,27 +20,36 @@ def test_a_task_takes_what_a_real_network_takes():
     """The teacher of the quick start, guided, on 20 videos at a time."""
     config = load_config(CONFIGS / "quickstart.yaml", ["evaluate.batch=20"], {}).config
     network = load_transformer("wan", config.model.path).requires_grad_(False)
-    x, sigma, cond = torch.randn(40, 16, 3, 6, 6), torch.rand(40), {"text": torch.randn(40, 12, 64)}
+    x, sigma, cond = torch.randn(40, *SHAPE), torch.rand(40), {"text": torch.randn(40, 12, 64)}
     with Counter([*network.parameters(), *network.buffers()]) as counter, torch.no_grad():
         WanDenoiser(network)(x, sigma, cond)
-    found = sampling(config, (16, 3, 6, 6))
+    found = sampling(config, SHAPE)
     assert found.videos == 20 and found.weights == sum(p.nbytes for p in network.parameters())
     assert found.forward == pytest.approx(counter.most, rel=0.05)
     assert found.tensor == max(p.nbytes for p in network.parameters())
 
 
 @pytest.mark.parametrize(
-    ("weights", "forward", "videos", "free", "gpus", "remedy"),
+    ("weights", "forward", "videos", "free", "gpus", "most", "remedy"),
     [
-        (10, 100, 10, 40, 1, "evaluate.batch=3"),
-        (40, 10, 1, 35, 1, "evaluate.gpus=2"),
-        (40, 100, 10, 35, 1, "evaluate.gpus=2 evaluate.batch=1"),
-        (40, 10, 1, 17, 2, "evaluate.gpus=16"),
-        (40, 10, 1, 9, 1, None),
+        (10, 100, 10, 40, 1, 8, "evaluate.batch=3"),
+        (40, 10, 1, 35, 1, 8, "evaluate.gpus=2"),
+        (40, 10, 1, 35, 1, 1, None),  # a node has one GPU
+        (40, 100, 10, 35, 1, 2, "evaluate.gpus=2 evaluate.batch=1"),
+        (40, 10, 1, 17, 2, 16, "evaluate.gpus=16"),
+        (40, 10, 1, 9, 1, 8, None),
     ],
 )
-def test_the_change_with_which_a_task_fits(weights, forward, videos, free, gpus, remedy):
-    assert Sampling(weights, forward, 1, videos).remedy(free, gpus) == remedy
+def test_the_change_with_which_a_task_fits(weights, forward, videos, free, gpus, most, remedy):
+    assert Sampling(weights, forward, 1, videos).remedy(free, gpus, most) == remedy
+
+
+def test_guidance_of_any_kind_doubles_the_videos_of_a_call():
+    plain, sound, low = (
+        sampling(load_config(CONFIGS / "quickstart.yaml", ["evaluate.teacher_guidance=1", *more], {}).config, SHAPE)
+        for more in ([], ["evaluate.teacher_audio_guidance=3"], ["evaluate.teacher_guidance_low=2"])
+    )
+    assert sound.forward == low.forward > 1.8 * plain.forward
 
 
 def test_plan_says_what_an_evaluation_needs():
