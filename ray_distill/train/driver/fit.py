@@ -50,6 +50,8 @@ def train(
     board = start_board(config.train.hang_timeout_s, last.state.get(ROLLBACKS, 0) if last else 0)
     stream = stream_of(config, cache)
     check_tokens(config, stream.buckets)  # a dataset may have clips of many sizes
+    if config.evaluate.enabled or config.evaluate.every:
+        check_gpus(config)
     _say_limits(config, stream)
     filling = filling_of(config, replace(stream, start=last.step if last else 0))
     job = Job(config.dump(secrets=True), config.run_dir, stream, board, tracker.run_id)
@@ -99,10 +101,7 @@ def _begin(config: RunConfig, cache: Cache) -> checkpoint.Checkpoint | None:
 
 
 def _say_limits(config: RunConfig, stream: Stream) -> None:
-    """Print costs of the cluster's nodes and of the clips' sizes; ConfigError for an evaluation that no node can
-    sample."""
-    if config.evaluate.enabled or config.evaluate.every:
-        check_gpus(config)
+    """Print costs of the cluster's nodes and of the clips' sizes."""
     if line := check_nodes(config, [node["Resources"] for node in ray.nodes() if node["Alive"]]):
         say(f"   warning: {line}")
     if stream.left_out:
