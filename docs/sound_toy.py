@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from diffusers import LTX2VideoTransformer3DModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ray_distill.diffusion.losses import dmd_gradient
@@ -70,6 +71,7 @@ class Row:
 
 
 def load(folder: Path) -> LTX2VideoTransformer3DModel:
+    """The teacher's network in fp32, frozen."""
     network = LTX2VideoTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
     return network.requires_grad_(False)
 
@@ -103,8 +105,7 @@ def train(method: DMD, teacher: LTX2VideoTransformer3DModel, path: Path, steps: 
         if (step + 1) % 50 == 0:
             spent = f"{time.monotonic() - start:.0f} s, {time.process_time() - cpu:.0f} s of a core"
             print(f"{path.stem}: step {step + 1}, loss {terms.loss.item():.3f}, {spent}", file=sys.stderr, flush=True)
-            torch.save(average, path.with_suffix(".part"))
-    torch.save(average, path)
+    save_file(average, path)
 
 
 def draw(denoiser: Denoiser, sampler: Sampler, seed: int, codecs: Codecs) -> Clips:
@@ -135,6 +136,7 @@ def measure(clips: Clips, real: Clips) -> Row:
 
 
 def line(label: str, nfe: int, row: Row, teacher: Row) -> str:
+    """A row of the table, with distances over the teacher's."""
     return (
         f"| {label} | {nfe or ''} | {row.picture:.2f} | {row.picture / teacher.picture:.2f} | {row.sound:.2f} | "
         f"{row.sound / teacher.sound:.2f} | {row.agreement:.3f} | {row.digit:.3f} | {row.rarest:.2f} |"
@@ -153,7 +155,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     codecs, network = Codecs.load(args.teacher), load(args.teacher)
     for name in args.only:
-        if not (path := args.work / f"{name}_seed{args.seed}.pt").is_file():
+        if not (path := args.work / f"{name}_seed{args.seed}.safetensors").is_file():
             train(STUDENTS[name], network, path, args.steps, args.seed)
 
     (real, _), (other, _) = (make(COUNT, seed) for seed in REAL_SEEDS)
@@ -162,7 +164,7 @@ def main() -> None:
     print(HEAD, line("teacher", many.nfe, teacher, teacher), sep="\n", flush=True)
     print(line("teacher", few.nfe, measure(draw(LTX2Denoiser(network), few, args.seed, codecs), real), teacher))
     for name in args.only:
-        network.load_state_dict(torch.load(args.work / f"{name}_seed{args.seed}.pt", weights_only=True))
+        network.load_state_dict(load_file(args.work / f"{name}_seed{args.seed}.safetensors"))
         sampler = STUDENTS[name].sampler()
         row = measure(draw(LTX2Denoiser(network), sampler, args.seed, codecs), real)
         print(line(f"`{name}`", sampler.nfe, row, teacher), flush=True)

@@ -84,7 +84,7 @@ def optimizers(network: LTX2VideoTransformer3DModel) -> list[torch.optim.Optimiz
 
 
 def train(folder: Path, work: Path, steps: int, seed: int) -> Iterator[tuple[int, float]]:
-    """Yields (step, loss); saves a checkpoint each 250 steps and the average in ``folder`` at the end."""
+    """Yield (step, loss); save a checkpoint every 250 steps, and the average in ``folder`` at the end."""
     clips, _ = make(CLIPS, seed)
     codecs = Codecs.fit(clips)
     codecs.save(folder)

@@ -10,6 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import digits_with_sound as toy
+import digits_with_sound_teacher
 import sound_toy
 from digits_with_sound_teacher import METHOD, batch_of
 
@@ -46,3 +47,25 @@ def test_the_planted_fault_scales_sound_by_the_picture_s_error():
     )
     where = batch.modalities["audio"]
     assert own[:, :, where].abs().mean() > 20 * common[:, :, where].abs().mean()
+
+
+def test_the_documented_commands_run(monkeypatch, tmp_path, capsys):
+    """Clips to see and hear; a teacher, in two runs; its student, which a second run reads."""
+    monkeypatch.setattr(sound_toy, "COUNT", 40)
+    monkeypatch.setattr(digits_with_sound_teacher, "CLIPS", 40)
+    teacher, work = str(tmp_path / "teacher"), str(tmp_path / "work")
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", ["script", *arguments])
+        module.main()
+
+    run(toy, str(tmp_path / "clips"))
+    assert len([*(tmp_path / "clips").glob("*.gif")]) == len([*(tmp_path / "clips").glob("*.wav")]) == 8
+    for steps in ("1", "2"):
+        run(digits_with_sound_teacher, teacher, work, "--steps", steps)
+    capsys.readouterr()
+    for _ in range(2):
+        run(sound_toy, teacher, work, "--steps", "5", "--only", "dmd_4")
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 12 and table[:6] == table[6:] and table[4].startswith("| `dmd_4` | 4 |")
+    assert {row.count("|") for row in table} == {10}
