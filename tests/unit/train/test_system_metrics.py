@@ -143,6 +143,8 @@ def test_watching_sends_and_ends(monkeypatch):
 
     with module.watch_nodes(send, told.append, every_s=0.01):
         assert twice.wait(10)
+    for thread in [thread for thread in threading.enumerate() if thread.name == "nodes"]:
+        thread.join(10)  # the block waits for it as long as for a round, here a hundredth of a second
     assert sent[:2] == [{"node_0/load": 0}, {"node_0/load": 1}] and told == [{"node_0": "head"}]
     assert cluster.killed == [DRIVER]
 
