@@ -23,20 +23,20 @@ from ray_distill.models.spec import Latent, Row
 from ray_distill.rng import StatelessRng
 from ray_distill.types import Cond, Denoiser, Sampler
 
-_held: dict[Hashable, dict[str, nn.Module]] = {}
+_last: dict[Hashable, dict[str, nn.Module]] = {}
 
 
 def _networks(config: RunConfig, candidate: Candidate, devices: tuple[str, ...]) -> dict[str, nn.Module]:
     """The candidate's networks by role, on ``devices``; the process holds those of its last candidate, and lets them go
     before it loads others."""
     key = config.model_dump_json(), candidate.roles, candidate.checkpoint, candidate.averaged, devices
-    if key not in _held:
-        _held.clear()
+    if key not in _last:
+        _last.clear()
         of, averaged = candidate.checkpoint, candidate.averaged
-        _held[key] = {
+        _last[key] = {
             role: load_network(config, role, of, averaged, dtype_of(config, role), devices) for role in candidate.roles
         }
-    return _held[key]
+    return _last[key]
 
 
 def dtype_of(config: RunConfig, role: str) -> torch.dtype:

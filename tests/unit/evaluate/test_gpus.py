@@ -79,7 +79,7 @@ def test_a_process_lets_its_networks_go_before_it_loads_others(tmp_path, monkeyp
         return network
 
     monkeypatch.setattr(latents, "load_network", load)
-    monkeypatch.setattr(latents, "_held", {})
+    monkeypatch.setattr(latents, "_last", {})
     cpu = torch.device("cpu")
     for role in ("student", "student", "teacher"):
         latents.denoiser(run_config(tmp_path), Candidate(role, SAMPLER), cpu)
