@@ -56,7 +56,7 @@ def row(label: str, reports: Sequence[Mapping[str, Any]]) -> str:
 
 def over(name: str, reports: Sequence[Mapping[str, Any]]) -> str:
     """The mean over training seeds of a ratio, and the widest of the intervals; ``-`` where the teacher has nothing."""
-    ratios = [report["ratios"][name] for report in reports if name in report["ratios"]]
+    ratios = [report["ratios"][key] for report in reports if (key := f"{name}_ratio") in report["ratios"]]
     if not ratios:
         return "-"
     value, low, high = mean(r["value"] for r in ratios), min(r["low"] for r in ratios), max(r["high"] for r in ratios)

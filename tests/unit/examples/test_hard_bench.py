@@ -24,7 +24,7 @@ def report(student, motion):
     ratio = {"value": motion, "low": motion - 0.1, "high": motion + 0.1}
     row = {"frechet": student, "accuracy": 0.5, "nfe": 3}
     teacher = {"frechet": 10.0, "accuracy": 0.9, "nfe": 64, "motion": 0.12, "saturation": 0.8, "diversity": 5.0}
-    return {"student": row, "teacher_many": teacher, "ratios": {"motion": ratio}, "phases": {"train": 100.0}}
+    return {"student": row, "teacher_many": teacher, "ratios": {"motion_ratio": ratio}, "phases": {"train": 100.0}}
 
 
 def test_a_row_is_over_the_teacher_and_over_seeds():
