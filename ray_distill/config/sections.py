@@ -56,6 +56,9 @@ class Model(Section):
     with the blocks' matrices in float8 (e4m3fn) and the rest in bfloat16."""
     text_encoder_precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Precision of the text encoder, whatever dtype its files have; int8: a weight takes one byte."""
+    vae_tiling: bool = False
+    """Encode and decode clips by overlapping tiles, in less memory: latents and pixels then differ a little from those
+    of a whole picture. A clip that is decoded chunk by chunk is not tiled."""
 
     attention: str = "native"
     """Attention kernel of training, by diffusers' name: native (torch's own choice), flash, _native_cudnn, xformers,
@@ -77,7 +80,9 @@ class Model(Section):
         """The encoders of clips and prompts."""
         from ray_distill.data.encoders import Encoders
 
-        return Encoders(self.pipeline, self.max_sequence_length, self.text_encoder_precision, self.loras)
+        return Encoders(
+            self.pipeline, self.max_sequence_length, self.text_encoder_precision, self.loras, self.vae_tiling
+        )
 
 
 YEAR_S = 366 * 24 * 3600  # clocks below take no more than some hundred of them

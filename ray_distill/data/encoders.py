@@ -10,7 +10,7 @@ from pathlib import Path
 from ray_distill.data.source import Source, Teacher
 from ray_distill.data.store.cache import FORMAT, Shape
 from ray_distill.data.store.parquet import address
-from ray_distill.models.codec import Codec
+from ray_distill.models.codec import Codec, load_codec
 from ray_distill.models.hashing import folder_hash, merged_hash
 from ray_distill.models.lora_files import LoRAFile
 from ray_distill.models.parts import stored_dtypes
@@ -32,6 +32,7 @@ class Encoders:
     text_precision: str = "float32"
     loras: tuple[LoRAFile, ...] = ()
     """LoRAs that are merged into the transformer of the pipeline."""
+    vae_tiling: bool = False
 
     @property
     def path(self) -> Path:
@@ -45,6 +46,10 @@ class Encoders:
     def text_encoder(self) -> TextEncoder:
         """The text encoder, loaded, on the CPU."""
         return self.pipeline.of.text(self.path, self.max_sequence_length, self.text_precision)
+
+    def load_codec(self) -> Codec:
+        """The codec, loaded, on the CPU."""
+        return load_codec(self.path / "vae", self.vae_tiling)
 
     def image_encoder(self, codec: Codec) -> ImageEncoder | None:
         """The image encoder, loaded, on the CPU; None where clips have no fields."""
@@ -75,7 +80,7 @@ class Encoders:
     @cached_property
     def codec(self) -> str:
         """Address of latents in their store."""
-        return address(FORMAT, folder_hash(self.path / "vae"))
+        return address(FORMAT, folder_hash(self.path / "vae"), *self._tiles)
 
     @cached_property
     def encoder(self) -> str:
@@ -92,7 +97,11 @@ class Encoders:
         """Address of clips' fields in their store; "" where a clip has none."""
         fields = of_clips(self.fields)
         parts = [folder_hash(self.path / part) for part in self.pipeline.of.image_parts(fields)]
-        return address(FORMAT, parts, sorted(fields.items())) if fields else ""
+        return address(FORMAT, parts, sorted(fields.items()), *self._tiles) if fields else ""
+
+    @property
+    def _tiles(self) -> list[str]:
+        return ["tiles"] if self.vae_tiling else []
 
     def folder(self, teacher: Teacher) -> Path:
         return teacher.path or self.path

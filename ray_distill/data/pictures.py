@@ -11,7 +11,6 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.read.container import PIXELS
 from ray_distill.data.read.picture import read_picture
 from ray_distill.data.read.transform import resize, to_pixels
-from ray_distill.models.codec import load_codec
 from ray_distill.models.spec import Row
 
 
@@ -24,7 +23,7 @@ def picture_rows(
 
     BadClip names a picture that cannot be read. The pipeline of ``models`` must take images.
     """
-    codec = load_codec(models.path / "vae").to(device)
+    codec = models.load_codec().to(device)
     image = models.image_encoder(codec)
     assert image is not None, "the pipeline makes videos of text alone"
     image.to(device)

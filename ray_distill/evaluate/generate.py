@@ -35,7 +35,6 @@ from ray_distill.evaluate.metrics.raft import load_raft
 from ray_distill.evaluate.pictures import Pictures, of_prompts, of_rows
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name, latents_name
-from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import from_bytes
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.packed import picture, sound
@@ -83,7 +82,7 @@ def _generate(
 ) -> Samples:
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    codec = load_codec(config.model.path / "vae").to(device)
+    codec = config.model.encoders.load_codec().to(device)
     shape = codec.latent_shape(*config.shown_size)
     name = None if cache is None else latents_name(config, candidate, prompts, seed)
     kept = None if cache is None or name is None else cache.load(name)
@@ -158,7 +157,7 @@ def _generate_features(
     assert config.evaluate.metric is not None
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    codec, metric = load_codec(config.model.path / "vae").to(device), Metric.load(config.evaluate.metric)
+    codec, metric = config.model.encoders.load_codec().to(device), Metric.load(config.evaluate.metric)
     shape = codec.latent_shape(*config.shown_size)
     features: list[list[Tensor]] = [[] for _ in candidates]
     for number, batch in enumerate(sample_batches(config, candidates, rows, negative, seed, shape, device, first)):

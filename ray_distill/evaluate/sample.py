@@ -22,7 +22,7 @@ from ray_distill.diffusion.samplers import sample_chunks
 from ray_distill.evaluate.latents import check_finite, denoiser, frames_of, make_latents
 from ray_distill.evaluate.samples import Candidate
 from ray_distill.evaluate.videos import enlarge, plain_name
-from ray_distill.models.codec import Codec, load_codec
+from ray_distill.models.codec import Codec
 from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.packed import picture, sound, tensor_shape
 from ray_distill.models.spec import Latent, Row, of_clips
@@ -76,7 +76,7 @@ def sample_videos(
         check_frames(config, recipe.chunks, frames)
         check_picture_frames(config, frames)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    codec = load_codec(config.model.path / "vae").to(device)
+    codec = config.model.encoders.load_codec().to(device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
     conditions = _conditions(config, [clip.prompt for clip in clips], image, shape, device)
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)

@@ -153,6 +153,8 @@ def _origin(config: RunConfig, candidate: Candidate, seed: int) -> dict[str, Any
         depends["checkpoint"] = [file_hash(candidate.checkpoint / MANIFEST), tensors, adapters]
     if config.model.pipeline.of.sound is not None:
         depends["sound"] = True  # an earlier version kept these samples without it
+    if config.model.vae_tiling:
+        depends["tiles"] = True  # of pictures that videos begin from, and of their pixels
     if settings.images:
         depends["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings.images.values()]
     if config.model.from_image is not None:

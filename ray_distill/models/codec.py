@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -63,6 +63,12 @@ class Codec(Protocol):
     def to(self, device: torch.device | str) -> Self: ...
 
 
+class VAECodec(Codec, Protocol):
+    """A codec with a ``vae`` of diffusers."""
+
+    vae: Any
+
+
 def first_alone(frames: int, time: int) -> tuple[int, int]:
     """:meth:`Codec.fitting` of a codec with one first frame, and ``time`` frames in each later latent frame."""
     below = max(frames - 1, 0) // time * time + 1
@@ -84,8 +90,9 @@ def vae_class(name: str, where: str) -> CodecClass:
     return codecs[name]
 
 
-def load_codec(folder: Path) -> Codec:
-    """Load the codec of a ``vae`` folder; ``_class_name`` in its config.json chooses the class."""
+def load_codec(folder: Path, tiling: bool = False) -> Codec:
+    """Load the codec of a ``vae`` folder; ``_class_name`` in its config.json chooses the class. With ``tiling`` a VAE
+    encodes and decodes by diffusers' overlapping tiles; a PCA has none, as its patches are apart."""
     config = Path(folder) / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{folder} is no codec: it has no config.json")
@@ -93,4 +100,7 @@ def load_codec(folder: Path) -> Codec:
     if name in PCA:
         codec: Codec = resolve_name(PCA[name]).load(Path(folder))
         return codec
-    return vae_class(name, str(folder)).load(Path(folder))
+    codec_of_vae = vae_class(name, str(folder)).load(Path(folder))
+    if tiling:
+        codec_of_vae.vae.enable_tiling()
+    return codec_of_vae

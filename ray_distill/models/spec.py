@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
     from torch import Tensor, nn
 
-    from ray_distill.models.codec import Codec
+    from ray_distill.models.codec import Codec, VAECodec
     from ray_distill.models.pipeline import Pipeline
     from ray_distill.models.sequence import Ranks
     from ray_distill.types import Denoiser
@@ -159,9 +159,9 @@ class CodecClass(Protocol):
     """A codec's class: ``load`` reads a ``vae`` folder; ``outline`` builds the codec from its configuration alone, on
     torch's current default device."""
 
-    def load(self, folder: Path) -> Codec: ...
+    def load(self, folder: Path) -> VAECodec: ...
 
-    def outline(self, config: Config) -> Codec: ...
+    def outline(self, config: Config) -> VAECodec: ...
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ IDLE: Mapping[str, str] = {
         conditioning_image_embed_batch_size""",
     "VAE and text encoder have processes of their own, which hold no network of the training": """
         offload_during_startup offload_during_save keep_vae_loaded fully_unload_text_encoder""",
-    "the VAE encodes a clip whole, in float32": """
-        vae_enable_tiling vae_enable_slicing vae_enable_patch_conv vae_enable_temporal_roll vae_dtype""",
+    "the VAE encodes a clip whole or by tiles, in float32": """
+        vae_enable_slicing vae_enable_patch_conv vae_enable_temporal_roll vae_dtype""",
     "ZeRO shards each role, and roles.*.zero, offload_parameters and offload_optimizer say where it lies": """
         enable_group_offload group_offload_* enable_model_cpu_offload ramtorch* musubi_* offload_param_path
         optimizer_cpu_offload_method optimizer_offload_gradients optimizer_release_gradients fuse_optimizer

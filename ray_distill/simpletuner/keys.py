@@ -9,7 +9,7 @@ from ray_distill.simpletuner.dataset import DATA
 from ray_distill.simpletuner.idle import idle_keys
 from ray_distill.simpletuner.outcome import Key
 from ray_distill.simpletuner.rules import no_effect, older_name, to
-from ray_distill.simpletuner.values import number, text, whole
+from ray_distill.simpletuner.values import flag, number, text, whole
 
 checkpoint_interval = to("train.checkpoint_every", kind=whole)
 KEYS: Mapping[str, Key] = {
@@ -51,6 +51,7 @@ KEYS: Mapping[str, Key] = {
     "base_model_default_dtype": Key(networks.default_dtype, "no effect: mixed_precision holds for all of a network"),
     "quantize_via": Key(networks.quantize_via, "`cpu`: where weights are quantised, always"),
     "text_encoder_1_precision": Key(networks.text_precision, "`model.text_encoder_precision`"),
+    "vae_enable_tiling": Key(to("model.vae_tiling", kind=flag), "`model.vae_tiling`"),
     "attention_mechanism": Key(networks.attention, "`model.attention`, by diffusers' names"),
     "gradient_checkpointing": Key(
         networks.gradient_checkpointing,

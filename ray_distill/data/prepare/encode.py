@@ -10,7 +10,6 @@ import torch
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.read.transform import to_pixels
-from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import to_bytes
 from ray_distill.models.packed import pack
 from ray_distill.models.spec import of_captions, of_clips
@@ -28,7 +27,7 @@ class EncodeClips:
 
     def __init__(self, models: Encoders) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.codec = load_codec(models.path / "vae").to(self.device)
+        self.codec = models.load_codec().to(self.device)
         self.fields, self.image = of_clips(models.fields), models.image_encoder(self.codec)
         self.sound = models.sound_encoder()
         for encoder in (self.image, self.sound):
@@ -76,7 +75,7 @@ class EncodePictures:
 
     def __init__(self, models: Encoders) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.codec = load_codec(models.path / "vae").to(self.device)
+        self.codec = models.load_codec().to(self.device)
         image = models.image_encoder(self.codec)
         assert image is not None, "pictures are encoded where a family has fields of clips"
         self.fields, self.image = of_clips(models.fields), image.to(self.device)

@@ -130,3 +130,8 @@ def test_cleaning_is_part_of_the_texts_address(monkeypatch):
     assert Encoders(Pipeline("wan", DIGITS), 8).encoder == address
     monkeypatch.setattr(metadata, "version", lambda name: "0")
     assert Encoders(Pipeline("wan", DIGITS), 8).encoder != address
+
+
+def test_tiles_are_part_of_the_latents_address():
+    whole, tiles = (Encoders(Pipeline("wan", DIGITS), 8, vae_tiling=tiling) for tiling in (False, True))
+    assert whole.codec != tiles.codec and whole.encoder == tiles.encoder

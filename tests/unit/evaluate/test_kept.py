@@ -80,6 +80,7 @@ def test_the_name_changes_with_all_that_latents_depend_on(tmp_path):
         latents_name(config_with(tmp_path, roles__student__dtype="bfloat16", **averaged), student, PROMPTS, 1),
         latents_name(config_with(tmp_path, roles__student__lora={"rank": 2}, **averaged), student, PROMPTS, 1),
         latents_name(config_with(tmp_path, model__text_encoder_precision="bfloat16", **averaged), student, PROMPTS, 1),
+        latents_name(config_with(tmp_path, model__vae_tiling=True, **averaged), student, PROMPTS, 1),
     ]
     assert len({name, *others}) == len(others) + 1
     measured = {"metric": str(DIGITS / "metric"), "metrics": ["motion"], "pictures": 3}

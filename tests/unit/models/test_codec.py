@@ -151,3 +151,18 @@ def test_unknown_codecs_are_named(tmp_path):
     ) as caught:
         load_codec(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_tiles_are_near_the_whole_and_are_the_whole_where_one_is_enough(vae, tmp_path):
+    vae.save_pretrained(tmp_path)
+    whole, tiled = load_codec(tmp_path), load_codec(tmp_path, tiling=True)
+    pixels = torch.rand(1, 3, 5, 320, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    one, other = whole.encode(pixels), tiled.encode(pixels)
+    assert not torch.equal(one, other)
+    assert (one - other).square().mean().sqrt() < 0.1 * one.std()
+    few = pixels[..., :64, :64]
+    assert torch.equal(whole.encode(few), tiled.encode(few))
+
+
+def test_a_pca_takes_no_notice_of_tiles(digits):
+    assert torch.equal(*(load_codec(TEACHER / "vae", tiling).encode(digits) for tiling in (False, True)))

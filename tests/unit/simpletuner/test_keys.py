@@ -33,6 +33,7 @@ EFFECTS = [
     ("base_model_precision", "int8-quanto", {"roles.student.base_precision": "int8", "roles.teacher.zero": 0}),
     ("base_model_precision", "no_change", {"roles.student.base_precision": "dtype", "roles.teacher.zero": 3}),
     ("text_encoder_1_precision", "int8-quanto", {"model.text_encoder_precision": "int8"}),
+    ("vae_enable_tiling", True, {"model.vae_tiling": True}),
     ("text_encoder_1_precision", "no_change", {"model.text_encoder_precision": "float32"}),
     ("caption_dropout_probability", 0.2, {"data.caption_dropout": 0.2}),
     ("attention_mechanism", "diffusers", {"model.attention": "native"}),
