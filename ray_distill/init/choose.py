@@ -18,6 +18,7 @@ from ray_distill.init.edit import Edit, apply
 from ray_distill.init.recipes import Recipe
 from ray_distill.models import family
 from ray_distill.plan.changes import cheapest
+from ray_distill.plan.encoding import TEXT_BYTES
 from ray_distill.plan.estimate import Estimate, estimate
 from ray_distill.plan.hardware import Cluster, parse_cluster
 from ray_distill.plan.report import Assumed
@@ -33,7 +34,6 @@ WHY = {
     "offload_optimizer": "in CPU memory",
 }
 """Effects of plan's changes, by their keys' last part."""
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 BESIDE = 2e9
 """Assumed bytes that a text encoder takes beside its weights."""
 
@@ -92,17 +92,17 @@ def with_answers(recipe: Recipe, answers: Answers, cluster: Cluster, name: str) 
 
 
 def text_encoder(config: RunConfig, cluster: Cluster) -> Iterator[Edit]:
-    """The precision in which the text encoder fits a GPU; plan does not count it."""
-    free, billions = Assumed().free(cluster), family(config.model.family).text_billions
-    order = list(BYTES)[list(BYTES).index(config.model.text_encoder_precision) :]
-    precision = next((kind for kind in order if billions * 1e9 * BYTES[kind] + BESIDE <= free), order[-1])
-    if precision != order[0]:
-        size = billions * BYTES[order[0]]
-        yield Edit(
-            "model.text_encoder_precision",
-            precision,
-            f"in {order[0]} it takes {size:.1f} GB of {cluster.gpu.memory} GiB",
-        )
+    """The widest precision in which the text encoder fits a GPU, else a CPU for the encoders."""
+    free, of = Assumed().free(cluster), family(config.model.family)
+    size = {kind: of.text_billions * TEXT_BYTES[kind] for kind in of.text_precisions}
+    order = of.text_precisions[of.text_precisions.index(config.model.text_encoder_precision) :]
+    precision = next((kind for kind in order if size[kind] * 1e9 + BESIDE <= free), None)
+    if precision is None:
+        why = f"in {order[-1]} the text encoder takes {size[order[-1]]:.1f} GB of {cluster.gpu.memory} GiB"
+        yield Edit("data.encoder_gpus", 0, why)
+    elif precision != order[0]:
+        why = f"in {order[0]} it takes {size[order[0]]:.1f} GB of {cluster.gpu.memory} GiB"
+        yield Edit("model.text_encoder_precision", precision, why)
 
 
 def edits_of(keys: tuple[str, ...], cluster: Cluster) -> Iterator[Edit]:

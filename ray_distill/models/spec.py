@@ -256,6 +256,8 @@ class Family:
     """Export of a student whose clips have fields; None: ``export`` serves it as well."""
     others: Mapping[str, type[Any]] = field(default_factory=dict)
     """diffusers' classes of the parts beside text encoder and VAE; ``parts`` has their names as well."""
+    text_precisions: tuple[str, ...] = ("float32", "bfloat16", "int8")
+    """Precisions in which the text encoder computes, widest first."""
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
     """The pipeline's folders that encode a caption's fields."""
     sound: Sound | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ray_distill.columns import table
+from ray_distill.config import RunConfig
 from ray_distill.config.evaluate import Evaluate
 from ray_distill.plan.changes import Change
+from ray_distill.plan.encoding import TEXT_BYTES, coding, text_elements
 from ray_distill.plan.estimate import Estimate
 from ray_distill.plan.hardware import GIB, Cluster
 from ray_distill.plan.memory import TERMS
@@ -125,6 +128,7 @@ def cost(estimate: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
             lines.append(f"offloaded to CPU memory: {estimate.host / GIB:.1f} GiB a worker, {node:.0f} a node")
     lines += [
         *sampling_lines(sampling(estimate.config, estimate.latent), estimate.config.evaluate, cluster, assumed),
+        *encoding_lines(estimate.config, cluster, assumed),
         f"a checkpoint: {estimate.checkpoint / 1e9:,.3g} GB on disk",
         "counted: weights, gradients, optimizer (fp32 masters, moments), EMA, forwards, FLOPs; activations",
         "  with a CPU's kernels, an upper bound. Estimated: buffers. Not measured on a GPU: docs/plan.md",
@@ -140,14 +144,47 @@ def sampling_lines(task: Sampling, settings: Evaluate, cluster: Cluster | None, 
     """Memory of a task of the evaluation, and the change with which it fits."""
     where = "a GPU" if settings.gpus == 1 else f"each of {settings.gpus} GPUs"
     lines = [
-        f"sampling: {task.total / GIB:.1f} GiB on {where}, {task.weights / GIB:.1f} of them weights, in "
-        f"batches of {task.videos}; the codec is not counted",
+        f"sampling: {task.total / GIB:.1f} GiB on {where} in batches of {task.videos}: weights "
+        f"{task.weights / GIB:.1f}, codec {task.codec / GIB:.1f}, a call {task.forward / GIB:.1f} or decoding "
+        f"{task.decode / GIB:.1f}",
         f"  Sampling and export hold one tensor in CPU memory, of {task.tensor / GIB:.1f} GiB at most",
     ]
     if cluster is not None and task.total > (free := assumed.free(cluster)):
         remedy = task.remedy(free, settings.gpus, cluster.per_node)
-        what = f"set {remedy}" if remedy else "neither fewer videos nor more GPUs of a node make it fit"
+        what = f"set {remedy}" if remedy else "no batch, tiles or GPUs of a node make it fit"
         lines.insert(1, f"  warning: more than the {free / GIB:.1f} GiB of a GPU that are free; {what}")
+    return lines
+
+
+def encoding_lines(config: RunConfig, cluster: Cluster | None, assumed: Assumed) -> list[str]:
+    """Memory of the actors of `prepare`, and the changes with which they fit a GPU."""
+    model, data, size = config.model, config.data, (config.data.frames, config.data.height, config.data.width)
+    elements, on_gpu = text_elements(config), data.encoder_gpus > 0
+    text = elements * TEXT_BYTES[model.text_encoder_precision]
+    loaded = elements * (2 if model.text_encoder_precision == "bfloat16" else 4)
+    lines = [
+        f"prepare: text encoder {text / GIB:.1f} GiB on {'a GPU' if on_gpu else 'a CPU'}, {loaded / GIB:.1f} of CPU "
+        "memory while it is loaded"
+    ]
+    free = math.inf if cluster is None or not on_gpu else assumed.free(cluster)
+    if text > free:
+        precisions = (p for p in model.pipeline.of.text_precisions if elements * TEXT_BYTES[p] <= free)
+        what = f"model.text_encoder_precision={p}" if (p := next(precisions, None)) else "data.encoder_gpus=0"
+        lines.append(f"  warning: more than the {free / GIB:.1f} GiB of a GPU that are free; set {what}")
+    if data.has_videos:
+        clips = data.encode_batch if on_gpu else 1
+        whole, tiled = (coding(model.pipeline, size, tiling) for tiling in (model.vae_tiling, True))
+        total = whole.weights + clips * whole.encode
+        lines.append(
+            f"  codec {total / GIB:.1f} GiB in batches of {clips}: weights {whole.weights / GIB:.1f}, a clip "
+            f"{whole.encode / GIB:.1f}"
+        )
+        if total > free:
+            one = min(whole.encode, tiled.encode)
+            tiles = " model.vae_tiling=true" * (whole.weights + whole.encode > free)
+            fits = whole.weights + one <= free
+            what = f"set data.encode_batch=1{tiles}" if fits else "neither one clip nor tiles make it fit"
+            lines.append(f"  warning: more than the {free / GIB:.1f} GiB of a GPU that are free; {what}")
     return lines
 
 

@@ -161,6 +161,7 @@ FAMILY = Family(
     codec=HunyuanVAE,
     fields=fields,
     text=text,
+    text_precisions=("float32", "bfloat16"),
     text_parts=("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
     noise=torch_randn,
     check=check,

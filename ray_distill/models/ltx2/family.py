@@ -167,6 +167,7 @@ FAMILY = Family(
     codec=LTX2VAE,
     fields=fields,
     text=text,
+    text_precisions=("float32", "bfloat16"),
     text_parts=("text_encoder", "tokenizer", "connectors"),
     sound=Sound(LTX2Hearing.load, LTX2Sound.load, RATE, ("audio_vae",), version=1),
     start=start,

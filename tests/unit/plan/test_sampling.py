@@ -44,6 +44,22 @@ def test_the_change_with_which_a_task_fits(weights, forward, videos, free, gpus,
     assert Sampling(weights, forward, 1, videos).remedy(free, gpus, most) == remedy
 
 
+@pytest.mark.parametrize(
+    ("decode", "tiled", "videos", "free", "remedy"),
+    [
+        (100, 20, 1, 70, "model.vae_tiling=true"),
+        (100, 20, 2, 100, "evaluate.batch=1"),  # without tiles, which change pixels
+        (100, 20, 2, 70, "evaluate.batch=1 model.vae_tiling=true"),
+        (100, 20, 1, 50, "evaluate.gpus=2 model.vae_tiling=true"),
+        (100, 20, 1, 29, None),
+        (100, 100, 1, 70, None),  # by tiles already
+    ],
+)
+def test_the_change_with_which_decoding_fits(decode, tiled, videos, free, remedy):
+    task = Sampling(40, 5, 1, videos, codec=5, decode=decode, tiled=tiled)
+    assert task.total == 40 + 5 + decode and task.remedy(free, 1, 2) == remedy
+
+
 def test_guidance_of_any_kind_doubles_the_videos_of_a_call():
     plain, sound, low = (
         sampling(load_config(CONFIGS / "quickstart.yaml", ["evaluate.teacher_guidance=1", *more], {}).config, SHAPE)
@@ -58,4 +74,4 @@ def test_plan_says_what_an_evaluation_needs():
     assert "warning: more than the 22.1 GiB of a GPU that are free; set evaluate.gpus=2\n" in small
     spread = load_config(CONFIGS / "wan2.1_14b/dmd_shared_base.yaml", ["evaluate.gpus=2"], {}).config
     fits, _ = plan(spread, {"cluster": "8xRTX4090-24GB"})
-    assert "on each of 2 GPUs, 13.3 of them weights" in fits and "evaluate.gpus" not in fits
+    assert "on each of 2 GPUs in batches of 1: weights 13.3, codec 0.5" in fits and "evaluate.gpus" not in fits

@@ -139,14 +139,26 @@ ROWS = {
 }
 
 
+FIVE = "configs/wan2.2_5b/dmd{}.yaml"
+SMALL_CARDS = {
+    "all weights": (FIVE.format(""), []),
+    "all weights, optimizer offloaded": (FIVE.format(""), OFFLOAD),
+    "shared base, ZeRO-3": (FIVE.format("_shared_base"), []),
+    "shared base, whole, int8": (FIVE.format("_int8"), []),
+}
+
+
 @pytest.mark.slow
-def test_the_table_of_what_holds_14b() -> None:
+@pytest.mark.parametrize(
+    ("rows", "cluster", "sizes"), [(ROWS, "8xH100-80GB", (1, 2, 4, 8)), (SMALL_CARDS, "4xRTX4090-24GB", (1, 2, 4))]
+)
+def test_the_table_of_what_holds_14b_and_5b(rows: dict[str, Any], cluster: str, sizes: tuple[int, ...]) -> None:
     documented = (ROOT / "docs/plan.md").read_text().splitlines()
-    for name, (path, changed) in ROWS.items():
+    for name, (path, changed) in rows.items():
         cells = []
-        for size in (1, 2, 4, 8):
+        for size in sizes:
             changed_too = [*changed, f"train.sequence_parallel={size}"]
-            text, fits = plan(config(path, *changed_too), {"cluster": "8xH100-80GB"})
+            text, fits = plan(config(path, *changed_too), {"cluster": cluster})
             match = re.search(r"([0-9.]+) of", text)
             assert match is not None
             cells.append(match.group(1) + ("" if fits else ", no"))

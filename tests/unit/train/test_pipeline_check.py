@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from ray_distill.config import ConfigError
+from ray_distill.models import family
 from ray_distill.models.parts import check_text, check_tokenizer, check_vae, read_config
 from ray_distill.train.driver.check import check
 from ray_distill.train.driver.checks.clips import check_size
@@ -50,6 +52,15 @@ def test_all_of_them_are_part_of_the_check(home):
         with pytest.raises(ConfigError, match=r"model\.path = .*copy it again"):
             check(run_config(home))
         (home / "model" / file).write_bytes(content)
+
+
+def test_a_precision_that_the_family_does_not_read_text_in_is_named(home, monkeypatch):
+    config = run_config(home, model__text_encoder_precision="int8")
+    check_parts(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(config.model.pipeline), "of", replace(family("wan"), text_precisions=("float32",)))
+        with pytest.raises(ConfigError, match=r"precision = int8: family 'wan' reads text in float32; use float32"):
+            check_parts(config)
 
 
 def rewrite(path, **values):

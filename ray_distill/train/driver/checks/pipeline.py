@@ -37,6 +37,12 @@ def check_parts(config: RunConfig) -> Ends:
             f"model.path = {folder}: this folder has no {', '.join(missing)}. Give a whole pipeline folder in "
             "diffusers format"
         )
+    precision, precisions = config.model.text_encoder_precision, config.model.pipeline.of.text_precisions
+    if precision not in precisions:
+        raise ConfigError(
+            f"model.text_encoder_precision = {precision}: family {config.model.family!r} reads text in "
+            f"{' or '.join(precisions)}; use {precisions[-1]}, with data.encoder_gpus=0 where no GPU holds it"
+        )
     codec = check_vae(folder, "model.path")
     width, vocabulary = check_text(folder, config.model.family, "model.path")
     check_tokenizer(folder, vocabulary, "model.path")
