@@ -212,6 +212,28 @@ class LookLatents:
         }
 
 
+def _again(
+    rows: Batch, columns: Sequence[str], encode: Callable[[Row, Row], dict[str, Any] | None]
+) -> Iterator[dict[str, Any]]:
+    """Read the rows of files that clips ``rows`` of `LookLatents` name: ``encode(clip, row)`` is the row of a store,
+    None where ``row`` is not the one that was looked into. Such a clip and those of an unreadable file give their id
+    and an ``error``."""
+    clips = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+    for (path, _), of_file in groupby(clips, lambda clip: (str(clip["path"]), int(clip["dataset"]))):
+        waiting = {int(clip["number"]): clip for clip in of_file}
+        error = "was replaced since it was looked into"
+        try:
+            with local(path) as copy, _open(copy) as file:
+                for number, row in _rows(file, columns, list(waiting)):
+                    if number in waiting and (encoded := encode(waiting[number], row)) is not None:
+                        del waiting[number]
+                        yield encoded
+        except BadClip as bad:
+            error = bad.reason
+        for clip in waiting.values():
+            yield {"id": [clip["id"]], "error": [f"{path}: {error}"], "latents": [b""]}
+
+
 @dataclass(frozen=True)
 class ReadLatents:
     """Clips of `LookLatents` -> their normalised ``latents``, a few at a time. A clip whose row has changed since then
@@ -221,23 +243,9 @@ class ReadLatents:
     statistics: Statistics
 
     def __call__(self, rows: Batch) -> Iterator[dict[str, Any]]:
-        clips = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-        for (path, _), of_file in groupby(clips, lambda clip: (str(clip["path"]), int(clip["dataset"]))):
-            waiting = {int(clip["number"]): clip for clip in of_file}
-            error = "was replaced since it was looked into"
-            try:
-                with local(path) as copy, _open(copy) as file:
-                    for number, row in _rows(file, (BYTES, *FACTS), list(waiting)):
-                        if number in waiting and (encoded := self._encoded(waiting[number], row)) is not None:
-                            del waiting[number]
-                            yield encoded
-            except BadClip as bad:
-                error = bad.reason
-            for clip in waiting.values():
-                yield {"id": [clip["id"]], "error": [f"{path}: {error}"], "latents": [b""]}
+        yield from _again(rows, (BYTES, *FACTS), self._encoded)
 
     def _encoded(self, clip: Row, row: Row) -> dict[str, Any] | None:
-        """The row of a store, None where ``row`` is not the one that was looked into."""
         shape = self.shapes[int(clip["dataset"])]
         if row[BYTES] is None or fault_of_row(row, shape) or _content(row) != clip["content"]:
             return None
