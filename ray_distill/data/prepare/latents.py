@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ray_distill.data.prepare.rows import as_bytes
+from ray_distill.data.prepare.foreign import (
+    Columns,
+    is_bytes,
+    is_numbers,
+    is_text,
+    opened,
+    read_again,
+    rows_of_file,
+)
 from ray_distill.data.prepare.stages import Batch, Row
 from ray_distill.data.read.clip import BadClip
 from ray_distill.data.read.remote import local, version
 from ray_distill.data.store.cache import Shape
-from ray_distill.data.store.parquet import BROKEN, address
+from ray_distill.data.store.parquet import address
 from ray_distill.plaintext import NotText, blank, text_of
 
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -32,52 +36,13 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 BYTES, SHAPE, DTYPE, CAPTION = "vae_latent_bytes", "vae_latent_shape", "vae_latent_dtype", "caption"
 FACTS = (SHAPE, DTYPE, CAPTION)
 """Columns that can be read without the latents."""
-PICTURES = ("first_frame_latent_bytes", "clip_feature_bytes", "pil_image_bytes", "image_condition_latents_bytes")
-"""Columns of image to video."""
 FLOAT32 = ("float32", "torch.float32")
-AT_ONCE = 4
-"""Rows that are in memory at a time."""
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_numbers(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(kind.value_type)
-
-
-COLUMNS: Mapping[str, tuple[Callable[[pa.DataType], bool], str]] = {
-    BYTES: (_is_bytes, "bytes"),
-    SHAPE: (_is_numbers, "lists of whole numbers"),
-    DTYPE: (_is_text, "text"),
-    CAPTION: (_is_text, "text"),
+COLUMNS: Columns = {
+    BYTES: (is_bytes, "bytes"),
+    SHAPE: (is_numbers, "lists of whole numbers"),
+    DTYPE: (is_text, "text"),
+    CAPTION: (is_text, "text"),
 }
-"""Columns that a file needs: a test of their type, and its name."""
-
-
-def fault_of_file(schema: pa.Schema) -> str:
-    """The reason why a file of this ``schema`` cannot be used; "" if there is none."""
-    missing = [name for name in COLUMNS if name not in schema.names]
-    if missing:
-        return (
-            f"no column {', '.join(missing)}: latents are read from FastVideo's parquet of text to video, "
-            "pyarrow_schema_t2v; captions alone are data.datasets=[{prompts: FILE}]"
-        )
-    if pictures := [name for name in PICTURES if name in schema.names]:
-        return f"column {pictures[0]} belongs to image to video, and latents of text to video alone are read"
-    for name, (fits, kind) in COLUMNS.items():
-        if not fits(of := _plain(schema.field(name).type)):
-            return f"column {name} holds {of}, and it needs {kind}"
-    return ""
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def fault_of_row(row: Row, shape: Shape) -> str:
@@ -107,8 +72,8 @@ def first_faults(path: str, shape: Shape) -> Iterator[tuple[str, str]]:
     """("row 1", its fault, "" for a good row) of each row of a file, without reading its latents; for a file that
     cannot be used ("", its fault)."""
     try:
-        with _open(path) as file:
-            for number, row in _rows(file, FACTS):
+        with opened(path, COLUMNS) as file:
+            for number, row in rows_of_file(file, FACTS):
                 yield f"row {number + 1}", fault_of_row(row, shape)
     except BadClip as bad:
         yield "", bad.reason
@@ -128,35 +93,6 @@ def normalise(row: Row, shape: Shape, statistics: Statistics) -> np.ndarray:
     if not np.isfinite(latents).all():
         raise ValueError("its latents are not finite")
     return np.ascontiguousarray(latents, np.float32)
-
-
-@contextmanager
-def _open(path: str) -> Iterator[pq.ParquetFile]:
-    """Yield an open file; BadClip for one that is gone, damaged or of other columns."""
-    try:
-        with pq.ParquetFile(path) as file:
-            if fault := fault_of_file(file.schema_arrow):
-                raise BadClip(path, fault)
-            yield file
-    except BROKEN as error:
-        if isinstance(error, BadClip):
-            raise
-        raise BadClip(path, f"not readable: {type(error).__name__}: {error}") from None
-
-
-def _rows(file: pq.ParquetFile, columns: Sequence[str], only: Sequence[int] | None = None) -> Iterator[tuple[int, Row]]:
-    """(number, values) of the rows of a file; with ``only`` only of the row groups that hold these numbers. Text
-    comes as bytes, since Arrow takes it for UTF-8 without a check."""
-    start = 0
-    for group in range(file.num_row_groups):
-        count = file.metadata.row_group(group).num_rows
-        if only is None or any(start <= number < start + count for number in only):
-            number = start
-            for batch in file.iter_batches(AT_ONCE, [group], list(columns)):
-                for row in pa.table([as_bytes(batch[name]) for name in columns], list(columns)).to_pylist():
-                    yield number, row
-                    number += 1
-        start += count
 
 
 def _content(row: Row) -> str:
@@ -190,8 +126,8 @@ class LookLatents:
         return rows or [entry | empty | {"error": f"{entry['path']}: no row in it"}]
 
     def _read(self, path: str) -> Iterator[tuple[int, Row]]:
-        with _open(path) as file:
-            yield from _rows(file, (BYTES, *FACTS))
+        with opened(path, COLUMNS) as file:
+            yield from rows_of_file(file, [*COLUMNS])
 
     def _clip(self, entry: Row, number: int, row: Row) -> Row:
         shape, video = self.shapes[entry["dataset"]], f"{entry['video']}, row {number + 1}"
@@ -212,28 +148,6 @@ class LookLatents:
         }
 
 
-def _again(
-    rows: Batch, columns: Sequence[str], encode: Callable[[Row, Row], dict[str, Any] | None]
-) -> Iterator[dict[str, Any]]:
-    """Read the rows of files that clips ``rows`` of `LookLatents` name: ``encode(clip, row)`` is the row of a store,
-    None where ``row`` is not the one that was looked into. Such a clip and those of an unreadable file give their id
-    and an ``error``."""
-    clips = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-    for (path, _), of_file in groupby(clips, lambda clip: (str(clip["path"]), int(clip["dataset"]))):
-        waiting = {int(clip["number"]): clip for clip in of_file}
-        error = "was replaced since it was looked into"
-        try:
-            with local(path) as copy, _open(copy) as file:
-                for number, row in _rows(file, columns, list(waiting)):
-                    if number in waiting and (encoded := encode(waiting[number], row)) is not None:
-                        del waiting[number]
-                        yield encoded
-        except BadClip as bad:
-            error = bad.reason
-        for clip in waiting.values():
-            yield {"id": [clip["id"]], "error": [f"{path}: {error}"], "latents": [b""]}
-
-
 @dataclass(frozen=True)
 class ReadLatents:
     """Clips of `LookLatents` -> their normalised ``latents``, a few at a time. A clip whose row has changed since then
@@ -243,7 +157,7 @@ class ReadLatents:
     statistics: Statistics
 
     def __call__(self, rows: Batch) -> Iterator[dict[str, Any]]:
-        yield from _again(rows, (BYTES, *FACTS), self._encoded)
+        yield from read_again(rows, COLUMNS, self._encoded)
 
     def _encoded(self, clip: Row, row: Row) -> dict[str, Any] | None:
         shape = self.shapes[int(clip["dataset"])]
