@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distill.data.encoders import Encoders
-from ray_distill.data.prepare.stages import CLIPS
+from ray_distill.data.prepare.stages import CLIPS, EMPTY
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import KINDS, Shape
 from ray_distill.data.store.parquet import Store, address, place_columns
@@ -69,8 +69,7 @@ class Inventory:
     def _teacher_rows(self, prompt: Row) -> list[Row]:
         """The rows of a prompt: one per clip of its teacher, or without a teacher one row without an id."""
         teacher = self.source.parts[prompt["dataset"]].teacher
-        row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
-        row["image_id"] = prompt.get("image_id") or ""
+        row = prompt | EMPTY | {"image_id": prompt.get("image_id") or ""}
         if teacher is None or row["error"]:
             return [row]
         recipe = teacher.model_dump(exclude={"path", "batch", "clips_per_prompt"})

@@ -24,7 +24,7 @@ from ray_distill.data.prepare.foreign import (
     read_again,
     rows_of_file,
 )
-from ray_distill.data.prepare.stages import Batch, Row
+from ray_distill.data.prepare.stages import EMPTY, Batch, Row
 from ray_distill.data.read.clip import BadClip
 from ray_distill.data.read.remote import local, version
 from ray_distill.data.store.cache import Shape
@@ -112,18 +112,17 @@ class LookLatents:
     size: tuple[int, int]
 
     def __call__(self, entry: Row) -> list[Row]:
-        empty = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": "", "image_id": ""}
         if entry["error"]:
-            return [entry | empty]
+            return [entry | EMPTY]
         try:
             with local(entry["path"]) as path:
                 before = version(path)
-                rows = [entry | empty | self._clip(entry, number, row) for number, row in self._read(path)]
+                rows = [entry | EMPTY | self._clip(entry, number, row) for number, row in self._read(path)]
                 if version(path) != before:
                     raise BadClip(entry["path"], "was replaced while it was read")
         except BadClip as bad:
-            return [entry | empty | {"error": str(bad)}]
-        return rows or [entry | empty | {"error": f"{entry['path']}: no row in it"}]
+            return [entry | EMPTY | {"error": str(bad)}]
+        return rows or [entry | EMPTY | {"error": f"{entry['path']}: no row in it"}]
 
     def _read(self, path: str) -> Iterator[tuple[int, Row]]:
         with opened(path, COLUMNS) as file:

@@ -40,6 +40,8 @@ CLIPS = pa.schema(
     ]
 )
 """Columns of the rows that ``Look`` makes from rows of ``listing.LISTED``."""
+EMPTY = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": "", "image_id": ""}
+"""The values of these columns in the row of an entry without a clip."""
 PIECES, PIECE = 128, 128 << 10
 """Number and bytes of the pieces that identify a file larger than all of them together (16 MiB)."""
 TOGETHER = 64 << 20
@@ -61,11 +63,10 @@ class Look:
 
     def __call__(self, row: Row) -> list[Row]:
         clips = self.source.clips(self.source.parts[row["dataset"]])
-        empty = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": "", "image_id": ""}
         if row["error"]:
-            return [row | empty]
+            return [row | EMPTY]
         if row.get("video") == "":
-            return [self._prompt(row | empty, clips)]
+            return [self._prompt(row | EMPTY, clips)]
         try:
             with local(row["path"]) as path:
                 before = version(path)
@@ -76,11 +77,11 @@ class Look:
             if reason := clips.unfit(video.square_size):
                 raise BadClip(row["path"], reason)
         except BadClip as bad:
-            return [row | empty | {"error": str(bad)}]
+            return [row | EMPTY | {"error": str(bad)}]
         size = clips.size(video.square_size, self.multiple)
         image_id, wrong = picture_id(row["image"], clips, size) if row.get("image") else ("", "")
         if wrong:
-            return [row | empty | {"error": wrong}]
+            return [row | EMPTY | {"error": wrong}]
         rows = []
         for number, seek in enumerate(seeks):
             id_ = address(content, clips.cut(number), size, clips.crop, *([self.sound] if self.sound else []))
