@@ -81,6 +81,11 @@ class T5Text:
         """The number of tokens of each prompt; ``encode`` cuts those beyond ``max_length``."""
         return [len(ids) for ids in self.tokenizer([*map(self.clean, prompts)], verbose=False).input_ids]
 
+    def cleaned(self, prompts: Sequence[str]) -> list[bool]:
+        """True for each prompt that has other tokens after its cleaning."""
+        plain = (self.tokenizer(list(texts), verbose=False).input_ids for texts in (prompts, map(self.clean, prompts)))
+        return [before != after for before, after in zip(*plain, strict=True)]
+
 
 def load_tokenizer(folder: Path) -> Any:
     """Load a tokenizer; ValueError where it needs code from the model's folder, which never runs."""

@@ -23,6 +23,7 @@ Columns = Mapping[str, tuple[Callable[[pa.DataType], bool], str]]
 """Columns that a file needs: a test of their type, and its name."""
 PICTURES = ("first_frame_latent_bytes", "clip_feature_bytes", "pil_image_bytes", "image_condition_latents_bytes")
 """Columns of image to video."""
+FLOAT32 = ("float32", "torch.float32")
 AT_ONCE = 4
 """Rows that are in memory at a time."""
 
@@ -53,6 +54,12 @@ def fault_of_file(schema: pa.Schema, columns: Columns) -> str:
         if not fits(of := _plain(schema.field(name).type)):
             return f"column {name} holds {of}, and it needs {kind}"
     return ""
+
+
+def fault_of_dtype(dtype: bytes | None, what: str) -> str:
+    """The reason why values of ``dtype``, as a column names it, cannot be read; "" if there is none."""
+    name = None if dtype is None else dtype.decode(errors="replace")
+    return "" if name in FLOAT32 else f"{what} {name}, and float32 is read"
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -91,11 +98,15 @@ def rows_of_file(
 
 
 def read_again(
-    rows: Batch, columns: Columns, encode: Callable[[Row, Row], dict[str, Any] | None]
+    rows: Batch,
+    columns: Columns,
+    encode: Callable[[Row, Row], dict[str, Any] | None],
+    id_: str,
+    empty: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Read the rows of files that clips ``rows`` of `LookLatents` name: ``encode(clip, row)`` is the row of a store,
-    None where ``row`` is not the one that was looked into. Such a clip and those of an unreadable file give their id
-    and an ``error``."""
+    None where ``row`` is not the one that was looked into. Such a clip and those of an unreadable file give their id,
+    from the column ``id_``, an ``error``, and ``empty`` values."""
     clips = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     for (path, _), of_file in groupby(clips, lambda clip: (str(clip["path"]), int(clip["dataset"]))):
         waiting = {int(clip["number"]): clip for clip in of_file}
@@ -109,4 +120,4 @@ def read_again(
         except BadClip as bad:
             error = bad.reason
         for clip in waiting.values():
-            yield {"id": [clip["id"]], "error": [f"{path}: {error}"], "latents": [b""]}
+            yield {"id": [clip[id_]], "error": [f"{path}: {error}"], **{name: [value] for name, value in empty.items()}}

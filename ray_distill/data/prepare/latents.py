@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ray_distill.data.prepare import embeddings
 from ray_distill.data.prepare.foreign import (
     Columns,
+    fault_of_dtype,
     is_bytes,
     is_numbers,
     is_text,
@@ -36,7 +38,6 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 BYTES, SHAPE, DTYPE, CAPTION = "vae_latent_bytes", "vae_latent_shape", "vae_latent_dtype", "caption"
 FACTS = (SHAPE, DTYPE, CAPTION)
 """Columns that can be read without the latents."""
-FLOAT32 = ("float32", "torch.float32")
 COLUMNS: Columns = {
     BYTES: (is_bytes, "bytes"),
     SHAPE: (is_numbers, "lists of whole numbers"),
@@ -53,9 +54,9 @@ def fault_of_row(row: Row, shape: Shape) -> str:
         return f"its caption is no text: {error}"
     if caption is None or blank(caption):
         return "no caption; if the preprocessing dropped it, give the captions, and use data.caption_dropout"
-    dtype, own = row[DTYPE], tuple(row[SHAPE] or ())
-    if dtype is None or dtype.decode(errors="replace") not in FLOAT32:
-        return f"its latents are {None if dtype is None else dtype.decode(errors='replace')}, and float32 is read"
+    if fault := fault_of_dtype(row[DTYPE], "its latents are"):
+        return fault
+    own = tuple(row[SHAPE] or ())
     if len(own) != 4 or None in own or own[0] != shape[0] or own[1] < shape[1] or own[2:] != shape[2:]:
         return (
             f"its latents are {_spelt(own)}, and this run needs C x t x h x w = {_spelt(shape)}, t or more; "
@@ -68,13 +69,20 @@ def _spelt(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "without a shape"
 
 
-def first_faults(path: str, shape: Shape) -> Iterator[tuple[str, str]]:
+def columns_of(width: int | None) -> Columns:
+    """The columns of a file; its text embeddings are read where they have a ``width``."""
+    return COLUMNS if width is None else {**COLUMNS, **embeddings.COLUMNS}
+
+
+def first_faults(path: str, shape: Shape, width: int | None = None) -> Iterator[tuple[str, str]]:
     """("row 1", its fault, "" for a good row) of each row of a file, without reading its latents; for a file that
-    cannot be used ("", its fault)."""
+    cannot be used ("", its fault). With the ``width`` of text embeddings these are checked as well."""
+    facts = FACTS if width is None else (*FACTS, *embeddings.FACTS)
     try:
-        with opened(path, COLUMNS) as file:
-            for number, row in rows_of_file(file, FACTS):
-                yield f"row {number + 1}", fault_of_row(row, shape)
+        with opened(path, columns_of(width)) as file:
+            for number, row in rows_of_file(file, facts):
+                fault = fault_of_row(row, shape)
+                yield f"row {number + 1}", fault or ("" if width is None else embeddings.fault_of_facts(row, width))
     except BadClip as bad:
         yield "", bad.reason
 
@@ -105,11 +113,14 @@ class LookLatents:
     the reason in ``error``.
 
     ``shapes`` are the latent shapes (C, t, h, w) by number of dataset; ``size`` is (height, width) of samples.
+    ``widths`` are the numbers of a token, by number of each dataset whose rows bring their text embedding: such a clip
+    has its ``embedding_id``, and the ``tokens`` that are stored.
     """
 
     shapes: Mapping[int, Shape]
     statistics: Statistics
     size: tuple[int, int]
+    widths: Mapping[int, int] = field(default_factory=dict)
 
     def __call__(self, entry: Row) -> list[Row]:
         if entry["error"]:
@@ -117,34 +128,44 @@ class LookLatents:
         try:
             with local(entry["path"]) as path:
                 before = version(path)
-                rows = [entry | EMPTY | self._clip(entry, number, row) for number, row in self._read(path)]
+                rows = [
+                    entry | EMPTY | self._clip(entry, number, row) for number, row in self._read(path, entry["dataset"])
+                ]
                 if version(path) != before:
                     raise BadClip(entry["path"], "was replaced while it was read")
         except BadClip as bad:
             return [entry | EMPTY | {"error": str(bad)}]
         return rows or [entry | EMPTY | {"error": f"{entry['path']}: no row in it"}]
 
-    def _read(self, path: str) -> Iterator[tuple[int, Row]]:
-        with opened(path, COLUMNS) as file:
-            yield from rows_of_file(file, [*COLUMNS])
+    def _read(self, path: str, dataset: int) -> Iterator[tuple[int, Row]]:
+        columns = columns_of(self.widths.get(dataset))
+        with opened(path, columns) as file:
+            yield from rows_of_file(file, [*columns])
 
     def _clip(self, entry: Row, number: int, row: Row) -> Row:
         shape, video = self.shapes[entry["dataset"]], f"{entry['video']}, row {number + 1}"
-        fault = fault_of_row(row, shape)
+        fault, text = fault_of_row(row, shape), dict[str, Any]()
         if not fault:
             try:
                 normalise(row, shape, self.statistics)
+                if (width := self.widths.get(entry["dataset"])) is not None:
+                    tokens = embeddings.tokens_of(row, width)
+                    text = {"embedding_id": embeddings.embedding_id(tokens), "tokens": len(tokens)}
             except ValueError as error:
                 fault = str(error)
         if fault:
             return {"video": video, "number": number, "error": f"{entry['path']}: {fault}"}
         content = _content(row)
         where = {"video": video, "number": number, "height": self.size[0], "width": self.size[1]}
-        return where | {
-            "caption": text_of(row[CAPTION]).strip(),
-            "content": content,
-            "id": address("latents", content, shape),
-        }
+        return (
+            where
+            | text
+            | {
+                "caption": text_of(row[CAPTION]).strip(),
+                "content": content,
+                "id": address("latents", content, shape),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -156,7 +177,7 @@ class ReadLatents:
     statistics: Statistics
 
     def __call__(self, rows: Batch) -> Iterator[dict[str, Any]]:
-        yield from read_again(rows, COLUMNS, self._encoded)
+        yield from read_again(rows, COLUMNS, self._encoded, "id", {"latents": b""})
 
     def _encoded(self, clip: Row, row: Row) -> dict[str, Any] | None:
         shape = self.shapes[int(clip["dataset"])]

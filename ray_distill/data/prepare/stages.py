@@ -35,12 +35,15 @@ Batch = Mapping[str, np.ndarray]
 CLIPS = pa.schema(
     [
         *LISTED,
-        *((name, pa.int64()) for name in ("number", "height", "width")),
-        *((name, pa.string()) for name in ("id", "header", "content", "image_id")),
+        *((name, pa.int64()) for name in ("number", "height", "width", "tokens")),
+        *((name, pa.string()) for name in ("id", "header", "content", "image_id", "embedding_id")),
     ]
 )
 """Columns of the rows that ``Look`` makes from rows of ``listing.LISTED``."""
-EMPTY = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": "", "image_id": ""}
+EMPTY = {
+    **{"number": 0, "height": 0, "width": 0, "tokens": 0},
+    **{"id": "", "header": "", "content": "", "image_id": "", "embedding_id": ""},
+}
 """The values of these columns in the row of an entry without a clip."""
 PIECES, PIECE = 128, 128 << 10
 """Number and bytes of the pieces that identify a file larger than all of them together (16 MiB)."""
@@ -87,7 +90,7 @@ class Look:
             id_ = address(content, clips.cut(number), size, clips.crop, *([self.sound] if self.sound else []))
             header = json.dumps([asdict(video), seek and asdict(seek)])
             clip = {"number": number, "height": size[0], "width": size[1], "id": id_, "header": header}
-            rows.append(row | clip | {"content": content, "image_id": image_id})
+            rows.append(row | EMPTY | clip | {"content": content, "image_id": image_id})
         return rows
 
     def _prompt(self, row: Row, clips: Clips) -> Row:
