@@ -14,7 +14,6 @@ from ray_distill.models.codec import load_codec
 from ray_distill.models.conditions import to_bytes
 from ray_distill.models.packed import pack
 from ray_distill.models.spec import of_captions, of_clips
-from ray_distill.models.text import T5Text
 
 Batch = Mapping[str, np.ndarray]
 
@@ -128,6 +127,10 @@ class CountTokens:
     that the embedding was made after; it is encoded anew."""
 
     def __init__(self, models: Encoders) -> None:
+        from ray_distill.models.text import (
+            T5Text,
+        )  # transformers takes seconds to import, and encoders of clips need none of it
+
         text = models.text_encoder()
         assert isinstance(text, T5Text), "checks.latents refuses embeddings for other families"
         self.text, self.most = text, models.max_sequence_length

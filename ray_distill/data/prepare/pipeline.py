@@ -89,7 +89,8 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
         alone = pa.concat_tables([equal(alone, image=""), _look(look, pictured, say)], promote_options="default")
     inventory = Inventory(source, models, alone, clips)
     _captions(source, models, inventory, say)
-    _embeddings(source, models, inventory, say)
+    if any(part.text_embeddings for part in source.parts):
+        _embeddings(source, models, inventory, say)
     if any(part.image_column for part in source.parts):
         _pictures(source, models, inventory, say)
     if not source.stream:
