@@ -124,5 +124,10 @@ class Encoders:
         frames = {number: source.clips(source.parts[number]).frames for number in source.numbers_of("latents")}
         return {number: self.latent_shape(count, *size) for number, count in frames.items()}
 
+    def widths_of_text(self, source: Source) -> dict[int, int]:
+        """Numbers of a token, by number of each dataset whose rows bring their text embedding."""
+        numbers = [number for number, part in enumerate(source.parts) if part.text_embeddings]
+        return {number: int(self.fields["text"].shape[1]) for number in numbers}
+
     def latent_shape(self, frames: int, height: int, width: int) -> Shape:
         return self.pipeline.latent_shape(frames, height, width)

@@ -26,7 +26,7 @@ from ray_distill.settings import (
 )
 
 PLACES = ("manifest", "videos", "shards", "prompts", "latents")
-KEYS_OF_LATENTS = {"id", "latents", "repeats", "probability", "frames"}
+KEYS_OF_LATENTS = {"id", "latents", "text_embeddings", "repeats", "probability", "frames"}
 """Keys that have an effect on a dataset of latents."""
 
 
@@ -77,6 +77,9 @@ class Dataset(Section):
     """Prompts without videos: a text file with one prompt per line, or JSON lines, for methods that need no data."""
     latents: Location | None = None
     """A folder of FastVideo's parquet of text to video, or one file: latents and captions, without videos."""
+    text_embeddings: bool = False
+    """true: rows of ``latents`` bring the text embedding of their caption; some are compared with the run's own
+    encoder, and others than its own are refused. false: the run's encoder encodes each caption."""
     captions: Literal["sidecar", "lines", "filename"] = "sidecar"
     """sidecar: one caption in a .txt beside the video. lines: a caption per line of the .txt, and each sample draws
     one. filename: the file's name with spaces for underscores, for ``videos`` alone. Needs ``videos`` or ``shards``."""
@@ -123,6 +126,8 @@ class Dataset(Section):
             )
         if self.kind == "latents":
             self._check_latents()
+        if self.text_embeddings and self.latents is None:
+            raise ValueError("text_embeddings = true: only latents bring text embeddings; remove it")
         of = {"filename": (self.videos,), "lines": (self.videos, self.shards)}.get(self.captions)
         if of is not None and (self.caption is not None or not any(of)):
             also = " or shards" * (len(of) - 1)

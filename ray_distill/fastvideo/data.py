@@ -25,7 +25,8 @@ def data_path(key: str, value: Any, file: File) -> Outcome:
     if file.reads_latents:
         folders = [(file.locate(place), repeats) for place, repeats in _places(value)]
         note = (
-            "latents and captions are read, and captions encoded by the pipeline's own text encoder; embeddings are not"
+            "latents and captions are read, and captions encoded by the pipeline's own text encoder; embeddings are "
+            "read with data.datasets=[{latents: FOLDER, text_embeddings: true}]"
         )
         parts = [
             {"latents": str(folder), "repeats": repeats - 1} for folder, repeats in folders if _parquet(folder, FOLDERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,8 @@ class T5Text:
     ``max_length``: most tokens of a prompt; longer prompts are cut. ``precision``: "float32" and "bfloat16" are the
     dtype of computation, whatever the files hold; "int8" stores the blocks' weights in int8 and computes in fp32.
     ``encoder`` is transformers' class, ``clean`` its cleaning of a prompt. ``use_mask``: true where attention
-    leaves out the padding. FileNotFoundError for a missing part, ValueError for a text encoder of another kind.
+    leaves out the padding. FileNotFoundError for a missing part, ValueError for a text encoder of another kind. The
+    weights are read when they are first needed, since tokens are counted without.
     """
 
     def __init__(
@@ -41,13 +43,17 @@ class T5Text:
         if kind != (model_type := encoder.config_class.model_type):
             raise ValueError(f"{folder}: its text_encoder is a {kind}, and this family reads text by a {model_type}")
         self.max_length, self.clean, self.use_mask = max_length, clean, use_mask
+        self.weights, self.precision, self.encoder = Path(folder) / "text_encoder", precision, encoder
         self.tokenizer = load_tokenizer(Path(folder) / "tokenizer")
-        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # the default is the dtype of the files
-        where, how = Path(folder) / "text_encoder", {"local_files_only": True, "use_safetensors": True}
-        model = encoder.from_pretrained(where, dtype=dtype, **how)
-        self.model = model.eval().requires_grad_(False)
-        if precision == "int8":
-            quantize(self.model)
+
+    @cached_property
+    def model(self) -> Any:
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32  # the default is the files' dtype
+        how = {"local_files_only": True, "use_safetensors": True}
+        model = self.encoder.from_pretrained(self.weights, dtype=dtype, **how).eval().requires_grad_(False)
+        if self.precision == "int8":
+            quantize(model)
+        return model
 
     def to(self, device: torch.device | str) -> Self:
         self.model.to(device)
@@ -74,6 +80,11 @@ class T5Text:
     def tokens(self, prompts: Sequence[str]) -> list[int]:
         """The number of tokens of each prompt; ``encode`` cuts those beyond ``max_length``."""
         return [len(ids) for ids in self.tokenizer([*map(self.clean, prompts)], verbose=False).input_ids]
+
+    def cleaned(self, prompts: Sequence[str]) -> list[bool]:
+        """True for each prompt that has other tokens after its cleaning."""
+        plain = (self.tokenizer(list(texts), verbose=False).input_ids for texts in (prompts, map(self.clean, prompts)))
+        return [before != after for before, after in zip(*plain, strict=True)]
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -117,3 +117,38 @@ class EncodeText:
         tokens = self.text.tokens(captions)
         lengths = [min(count, self.most) for count in tokens]
         return {"id": list(rows["id"]), "error": [""] * len(encoded), **stored, "length": lengths, "tokens": tokens}
+
+
+class CountTokens:
+    """An actor with the tokenizer: clips with their text embedding -> the same clips, with all ``tokens`` of the
+    caption, including those cut off. An embedding of another number of tokens belongs to another text or tokenizer: an
+    ``error``. A caption that the run's cleaning changes loses its ``embedding_id``, since nothing tells the cleaning
+    that the embedding was made after; it is encoded anew."""
+
+    def __init__(self, models: Encoders) -> None:
+        from ray_distill.models.text import (
+            T5Text,
+        )  # transformers takes seconds to import, and encoders of clips need none of it
+
+        text = models.text_encoder()
+        assert isinstance(text, T5Text), "checks.latents refuses embeddings for other families"
+        self.text, self.most = text, models.max_sequence_length
+
+    def __call__(self, rows: Batch) -> dict[str, Any]:
+        columns = {name: list(values) for name, values in rows.items()}
+        places = [place for place, id_ in enumerate(columns["embedding_id"]) if id_]
+        captions = [columns["caption"][place] for place in places]
+        if not captions:
+            return columns
+        counts, cleaned = self.text.tokens(captions), self.text.cleaned(captions)
+        for place, count, changed in zip(places, counts, cleaned, strict=True):
+            stored, needed = int(columns["tokens"][place]), min(count, self.most)
+            columns["tokens"][place] = count
+            if changed:
+                columns["embedding_id"][place] = ""
+            elif stored != needed:
+                columns["error"][place] = (
+                    f"{columns['path'][place]}: its text embedding has {stored} tokens, and its caption {needed} "
+                    "by this run's tokenizer and model.max_sequence_length"
+                )
+        return columns

@@ -66,6 +66,7 @@ def finish(inventory: Inventory) -> Cache:
             (inventory.models.codec, inventory.models.encoder, source.negative_prompt, card["latent_shape"]),
             [inventory.models.images] if inventory.models.images else [],
             index[f"{KINDS['clip']}_id"].to_pylist() if any(part.image_column for part in source.parts) else [],
+            index[f"{KINDS['caption']}_id"].to_pylist() if any(part.text_embeddings for part in source.parts) else [],
             ["streamed"] if card["streamed"] else [],
         )
     )
@@ -129,11 +130,10 @@ def _index_of(inventory: Inventory) -> pa.Table:
     columns = ["id", "dataset", "video", "caption", "number", "height", "width", "content"]
     if inventory.source.stream:
         columns += ["path", "header"]  # needed to encode clips while the run trains
-    rows, captions = equal(inventory.rows, error=""), inventory.captions
-    text = captions["id"].take(pc.index_in(rows["caption"], value_set=captions["caption"]))
+    rows = equal(inventory.rows, error="")
     order = "id", "text", "dataset", "others", "image_id"
-    rows = distinct(rows.select([*columns, "others", "image_id"]).append_column("text", text), *order)
-    rows = _with_choices(rows.sort_by([(name, "ascending") for name in order]), captions)
+    rows = rows.select([*columns, "others", "image_id", "embedding_id"]).append_column("text", inventory.text_ids(rows))
+    rows = _with_choices(distinct(rows, *order).sort_by([(name, "ascending") for name in order]), inventory)
     if "path" in columns:
         paths = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # pipeline.with_paths restores the addresses
         rows = rows.set_column(rows.column_names.index("path"), "path", paths)
@@ -155,7 +155,7 @@ def _index_of(inventory: Inventory) -> pa.Table:
     return index.combine_chunks()
 
 
-def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
+def _with_choices(rows: pa.Table, inventory: Inventory) -> pa.Table:
     """Each row, followed by one row for each of its other captions. ``choices`` is the number of a row's captions, and
     0 in the rows that follow it."""
     others = [json.loads(value or "[]") for value in rows["others"].to_pylist()]
@@ -168,19 +168,17 @@ def _with_choices(rows: pa.Table, captions: pa.Table) -> pa.Table:
         values = rows["caption"].to_pylist()
         for place, each in zip(first.tolist(), others, strict=True):
             values[place + 1 : place + 1 + len(each)] = each
-        caption = pa.array(values, pa.string())
-        text = captions["id"].take(pc.index_in(caption, value_set=captions["caption"]))
-        for name, column in (("caption", caption), ("text", text)):
-            rows = rows.set_column(rows.column_names.index(name), name, column)
+        rows = rows.set_column(rows.column_names.index("caption"), "caption", pa.array(values, pa.string()))
+        rows = rows.set_column(rows.column_names.index("text"), "text", inventory.text_ids(rows))
     return rows.append_column("choices", pa.array(choices))
 
 
 def _tokens(inventory: Inventory, index: pa.Table) -> list[int]:
     """The number of tokens of each caption, including the negative prompt; it warns of those that are cut."""
-    captions = [*index["caption"].unique().to_pylist(), inventory.source.negative_prompt]
-    tokens = inventory.text.read(
-        inventory.text.find([address(caption) for caption in dict.fromkeys(captions)]), "tokens"
-    )
+    rows = distinct(index.select(["caption", *(f"{KINDS['caption']}_{part}" for part in Place._fields)]), "caption")
+    places = [Place(*list(row.values())[1:]) for row in rows.to_pylist()]
+    places += inventory.text.find([address(inventory.source.negative_prompt)])
+    tokens = inventory.text.read(dict.fromkeys(places), "tokens")
     cut = sum(count > inventory.models.max_sequence_length for count in tokens)
     if cut:
         log.warning(
@@ -219,8 +217,19 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
         "latents": inventory.models.codec,
         KINDS["caption"]: inventory.models.encoder,
         **({"without_pixels": without_pixels} if without_pixels else {}),
+        **_embeddings(inventory, samples),
         **cropped(source, equal(inventory.rows, error="")),
     } | ({KINDS["clip"]: inventory.models.images} if inventory.models.images else {})
+
+
+def _embeddings(inventory: Inventory, samples: pa.Table) -> dict[str, Any]:
+    """Number of samples with a text embedding of their dataset, and its largest distance from the encoder's own."""
+    if not inventory.distances:
+        return {}
+    ids = pc.unique(inventory.rows["embedding_id"])
+    count = len(among(samples, f"{KINDS['caption']}_id", ids))
+    distance = float(f"{max(inventory.distances.values()):.2g}")
+    return {"text_embeddings": {"clips": count, "compared": len(inventory.compared), "distance": distance}}
 
 
 def _names(rows: pa.Table) -> int:
@@ -241,6 +250,11 @@ def summary(card: Mapping[str, Any]) -> str:
     cut += f", {silent} silent at least in part" if silent else ""
     latents = card.get("without_pixels", 0)
     cut += f", {latents} of them latents without pixels, which no contact sheet shows" if latents else ""
+    if texts := card.get("text_embeddings"):
+        cut += (
+            f", {texts['clips']} of them with their own text embedding ({texts['compared']} compared with the encoder: "
+            f"{texts['distance']:g} apart at most)"
+        )
     return f"{card['clips']} kept, {card['skipped']} left out{cut}; latents C x t x h x w: {buckets}"
 
 

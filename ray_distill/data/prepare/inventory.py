@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_distill.data.encoders import Encoders
-from ray_distill.data.prepare.stages import CLIPS
+from ray_distill.data.prepare.embeddings import COMPARED, ROUNDING, distance
+from ray_distill.data.prepare.stages import CLIPS, EMPTY
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import KINDS, Shape
 from ray_distill.data.store.parquet import Store, address, place_columns
@@ -42,6 +44,8 @@ class Inventory:
         self.latents = Store(source.cache_dir / "latents" / models.codec)
         self.text = Store(source.cache_dir / KINDS["caption"] / models.encoder)
         self.images = Store(source.cache_dir / KINDS["clip"] / models.images) if models.images else None
+        self.distances: dict[int, float] = {}
+        """The largest distance of a text embedding from the encoder's own, by number of dataset."""
         self._check_pictures()
 
     @cached_property
@@ -69,8 +73,7 @@ class Inventory:
     def _teacher_rows(self, prompt: Row) -> list[Row]:
         """The rows of a prompt: one per clip of its teacher, or without a teacher one row without an id."""
         teacher = self.source.parts[prompt["dataset"]].teacher
-        row = prompt | {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": ""}
-        row["image_id"] = prompt.get("image_id") or ""
+        row = prompt | EMPTY | {"image_id": prompt.get("image_id") or ""}
         if teacher is None or row["error"]:
             return [row]
         recipe = teacher.model_dump(exclude={"path", "batch", "clips_per_prompt"})
@@ -86,7 +89,7 @@ class Inventory:
     @cached_property
     def captions(self) -> pa.Table:
         """The distinct captions with their ids, sorted; they include the negative prompt and the empty caption."""
-        good = equal(self.rows, error="")
+        good = pa.concat_tables([equal(self.rows, error="", embedding_id=""), self.compared])
         others = chain.from_iterable(map(json.loads, unequal(good, others="")["others"].to_pylist()))
         more = pa.array([*others, self.source.negative_prompt, ""], pa.string())
         captions = pc.unique(pa.chunked_array([*good["caption"].chunks, more]))
@@ -97,6 +100,47 @@ class Inventory:
     def missing_text(self) -> pa.Table:
         """The ``captions`` that their store lacks."""
         return without(self.captions, "id", self.text.places()["id"])
+
+    @cached_property
+    def compared(self) -> pa.Table:
+        """The clips whose text embedding is compared with the encoder's own: of each dataset the first clips of some
+        captions, from its first to its last."""
+        tables = [self.rows.slice(0, 0)]
+        for number in self.models.widths_of_text(self.source):
+            rows = distinct(unequal(equal(self.rows, dataset=number, error=""), embedding_id=""), "caption")
+            places = np.linspace(0, len(rows) - 1, min(COMPARED, len(rows))).round().astype(np.int64)
+            tables.append(rows.take(pa.array(places)))
+        return pa.concat_tables(tables)
+
+    def text_ids(self, rows: pa.Table) -> pa.Array:
+        """Ids of ``rows`` in the store of captions' fields: of a clip's own embedding, else of its caption."""
+        own = self.captions["id"].take(pc.index_in(rows["caption"], value_set=self.captions["caption"]))
+        return pc.if_else(pc.equal(rows["embedding_id"], ""), own, rows["embedding_id"])
+
+    def compare(self, stored: Iterable[Row]) -> None:
+        """Compare the ``stored`` embeddings of ``compared`` clips, rows of `ReadEmbeddings`, with the encoder's own.
+        ConfigError names the clip, the distance and the remedy where they are further apart than rounding is."""
+        values = {row["id"]: row for row in stored}
+        rows = self.compared.to_pylist()
+        own = self.text.read(self.text.find([address(row["caption"]) for row in rows]), "text")
+        for row, ours in zip(rows, own, strict=True):
+            key = f"data.datasets.{row['dataset']}.text_embeddings"
+            theirs = values[row["embedding_id"]]
+            if theirs["error"]:
+                raise ConfigError(f"{key}: {row['video']}: {theirs['error']}; prepare again")
+            if (apart := distance(theirs["text"], ours)) > ROUNDING:
+                raise ConfigError(
+                    f"{key} = true: {row['video']}: its text embedding is {apart:.2g} away from that of "
+                    f"{self.models.path}/text_encoder for {row['caption'][:60]!r}, relative to its norm, and "
+                    f"{ROUNDING:g} at most is rounding: another encoder made it, or of another text. Use false, and "
+                    "all captions are encoded anew, or give the model.path whose encoder made the embeddings"
+                )
+            self.distances[row["dataset"]] = max(apart, self.distances.get(row["dataset"], 0.0))
+
+    def missing_embeddings(self) -> pa.Table:
+        """Clips with the distinct text embeddings that their store lacks."""
+        rows = distinct(unequal(equal(self.rows, error=""), embedding_id=""), "embedding_id")
+        return without(rows, "embedding_id", self.text.places()["id"])
 
     def missing_clips(self) -> pa.Table:
         """The distinct clips that their stores lack."""
@@ -148,8 +192,8 @@ class Inventory:
                 )
 
     def mark_failed(self, errors: Mapping[str, str], ids: str = "id") -> None:
-        """Write ``errors`` into the rows of clips that could not be decoded, or of pictures with ``ids`` =
-        "image_id"."""
+        """Write ``errors`` into the rows of clips that could not be decoded, or whose picture or text embedding could
+        not, with ``ids`` = "image_id" or "embedding_id"."""
         if errors:
             reasons = pa.array(errors.values(), pa.string())
             reasons = reasons.take(pc.index_in(self.rows[ids], value_set=pa.array(errors, pa.string())))

@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ray_distill.data.prepare.rows import as_bytes
-from ray_distill.data.prepare.stages import Batch, Row
+from ray_distill.data.prepare import embeddings
+from ray_distill.data.prepare.foreign import (
+    Columns,
+    fault_of_dtype,
+    is_bytes,
+    is_numbers,
+    is_text,
+    opened,
+    read_again,
+    rows_of_file,
+)
+from ray_distill.data.prepare.stages import EMPTY, Batch, Row
 from ray_distill.data.read.clip import BadClip
 from ray_distill.data.read.remote import local, version
 from ray_distill.data.store.cache import Shape
-from ray_distill.data.store.parquet import BROKEN, address
+from ray_distill.data.store.parquet import address
 from ray_distill.plaintext import NotText, blank, text_of
 
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -32,52 +38,12 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 BYTES, SHAPE, DTYPE, CAPTION = "vae_latent_bytes", "vae_latent_shape", "vae_latent_dtype", "caption"
 FACTS = (SHAPE, DTYPE, CAPTION)
 """Columns that can be read without the latents."""
-PICTURES = ("first_frame_latent_bytes", "clip_feature_bytes", "pil_image_bytes", "image_condition_latents_bytes")
-"""Columns of image to video."""
-FLOAT32 = ("float32", "torch.float32")
-AT_ONCE = 4
-"""Rows that are in memory at a time."""
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_numbers(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(kind.value_type)
-
-
-COLUMNS: Mapping[str, tuple[Callable[[pa.DataType], bool], str]] = {
-    BYTES: (_is_bytes, "bytes"),
-    SHAPE: (_is_numbers, "lists of whole numbers"),
-    DTYPE: (_is_text, "text"),
-    CAPTION: (_is_text, "text"),
+COLUMNS: Columns = {
+    BYTES: (is_bytes, "bytes"),
+    SHAPE: (is_numbers, "lists of whole numbers"),
+    DTYPE: (is_text, "text"),
+    CAPTION: (is_text, "text"),
 }
-"""Columns that a file needs: a test of their type, and its name."""
-
-
-def fault_of_file(schema: pa.Schema) -> str:
-    """The reason why a file of this ``schema`` cannot be used; "" if there is none."""
-    missing = [name for name in COLUMNS if name not in schema.names]
-    if missing:
-        return (
-            f"no column {', '.join(missing)}: latents are read from FastVideo's parquet of text to video, "
-            "pyarrow_schema_t2v; captions alone are data.datasets=[{prompts: FILE}]"
-        )
-    if pictures := [name for name in PICTURES if name in schema.names]:
-        return f"column {pictures[0]} belongs to image to video, and latents of text to video alone are read"
-    for name, (fits, kind) in COLUMNS.items():
-        if not fits(of := _plain(schema.field(name).type)):
-            return f"column {name} holds {of}, and it needs {kind}"
-    return ""
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def fault_of_row(row: Row, shape: Shape) -> str:
@@ -88,9 +54,9 @@ def fault_of_row(row: Row, shape: Shape) -> str:
         return f"its caption is no text: {error}"
     if caption is None or blank(caption):
         return "no caption; if the preprocessing dropped it, give the captions, and use data.caption_dropout"
-    dtype, own = row[DTYPE], tuple(row[SHAPE] or ())
-    if dtype is None or dtype.decode(errors="replace") not in FLOAT32:
-        return f"its latents are {None if dtype is None else dtype.decode(errors='replace')}, and float32 is read"
+    if fault := fault_of_dtype(row[DTYPE], "its latents are"):
+        return fault
+    own = tuple(row[SHAPE] or ())
     if len(own) != 4 or None in own or own[0] != shape[0] or own[1] < shape[1] or own[2:] != shape[2:]:
         return (
             f"its latents are {_spelt(own)}, and this run needs C x t x h x w = {_spelt(shape)}, t or more; "
@@ -103,13 +69,20 @@ def _spelt(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "without a shape"
 
 
-def first_faults(path: str, shape: Shape) -> Iterator[tuple[str, str]]:
+def columns_of(width: int | None) -> Columns:
+    """The columns of a file; its text embeddings are read where they have a ``width``."""
+    return COLUMNS if width is None else {**COLUMNS, **embeddings.COLUMNS}
+
+
+def first_faults(path: str, shape: Shape, width: int | None = None) -> Iterator[tuple[str, str]]:
     """("row 1", its fault, "" for a good row) of each row of a file, without reading its latents; for a file that
-    cannot be used ("", its fault)."""
+    cannot be used ("", its fault). With the ``width`` of text embeddings these are checked as well."""
+    facts = FACTS if width is None else (*FACTS, *embeddings.FACTS)
     try:
-        with _open(path) as file:
-            for number, row in _rows(file, FACTS):
-                yield f"row {number + 1}", fault_of_row(row, shape)
+        with opened(path, columns_of(width)) as file:
+            for number, row in rows_of_file(file, facts):
+                fault = fault_of_row(row, shape)
+                yield f"row {number + 1}", fault or ("" if width is None else embeddings.fault_of_facts(row, width))
     except BadClip as bad:
         yield "", bad.reason
 
@@ -130,35 +103,6 @@ def normalise(row: Row, shape: Shape, statistics: Statistics) -> np.ndarray:
     return np.ascontiguousarray(latents, np.float32)
 
 
-@contextmanager
-def _open(path: str) -> Iterator[pq.ParquetFile]:
-    """Yield an open file; BadClip for one that is gone, damaged or of other columns."""
-    try:
-        with pq.ParquetFile(path) as file:
-            if fault := fault_of_file(file.schema_arrow):
-                raise BadClip(path, fault)
-            yield file
-    except BROKEN as error:
-        if isinstance(error, BadClip):
-            raise
-        raise BadClip(path, f"not readable: {type(error).__name__}: {error}") from None
-
-
-def _rows(file: pq.ParquetFile, columns: Sequence[str], only: Sequence[int] | None = None) -> Iterator[tuple[int, Row]]:
-    """(number, values) of the rows of a file; with ``only`` only of the row groups that hold these numbers. Text
-    comes as bytes, since Arrow takes it for UTF-8 without a check."""
-    start = 0
-    for group in range(file.num_row_groups):
-        count = file.metadata.row_group(group).num_rows
-        if only is None or any(start <= number < start + count for number in only):
-            number = start
-            for batch in file.iter_batches(AT_ONCE, [group], list(columns)):
-                for row in pa.table([as_bytes(batch[name]) for name in columns], list(columns)).to_pylist():
-                    yield number, row
-                    number += 1
-        start += count
-
-
 def _content(row: Row) -> str:
     return hashlib.sha256(f"{row[SHAPE]}".encode() + row[BYTES]).hexdigest()
 
@@ -169,47 +113,59 @@ class LookLatents:
     the reason in ``error``.
 
     ``shapes`` are the latent shapes (C, t, h, w) by number of dataset; ``size`` is (height, width) of samples.
+    ``widths`` are the numbers of a token, by number of each dataset whose rows bring their text embedding: such a clip
+    has its ``embedding_id``, and the ``tokens`` that are stored.
     """
 
     shapes: Mapping[int, Shape]
     statistics: Statistics
     size: tuple[int, int]
+    widths: Mapping[int, int] = field(default_factory=dict)
 
     def __call__(self, entry: Row) -> list[Row]:
-        empty = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": "", "image_id": ""}
         if entry["error"]:
-            return [entry | empty]
+            return [entry | EMPTY]
         try:
             with local(entry["path"]) as path:
                 before = version(path)
-                rows = [entry | empty | self._clip(entry, number, row) for number, row in self._read(path)]
+                rows = [
+                    entry | EMPTY | self._clip(entry, number, row) for number, row in self._read(path, entry["dataset"])
+                ]
                 if version(path) != before:
                     raise BadClip(entry["path"], "was replaced while it was read")
         except BadClip as bad:
-            return [entry | empty | {"error": str(bad)}]
-        return rows or [entry | empty | {"error": f"{entry['path']}: no row in it"}]
+            return [entry | EMPTY | {"error": str(bad)}]
+        return rows or [entry | EMPTY | {"error": f"{entry['path']}: no row in it"}]
 
-    def _read(self, path: str) -> Iterator[tuple[int, Row]]:
-        with _open(path) as file:
-            yield from _rows(file, (BYTES, *FACTS))
+    def _read(self, path: str, dataset: int) -> Iterator[tuple[int, Row]]:
+        columns = columns_of(self.widths.get(dataset))
+        with opened(path, columns) as file:
+            yield from rows_of_file(file, [*columns])
 
     def _clip(self, entry: Row, number: int, row: Row) -> Row:
         shape, video = self.shapes[entry["dataset"]], f"{entry['video']}, row {number + 1}"
-        fault = fault_of_row(row, shape)
+        fault, text = fault_of_row(row, shape), dict[str, Any]()
         if not fault:
             try:
                 normalise(row, shape, self.statistics)
+                if (width := self.widths.get(entry["dataset"])) is not None:
+                    tokens = embeddings.tokens_of(row, width)
+                    text = {"embedding_id": embeddings.embedding_id(tokens), "tokens": len(tokens)}
             except ValueError as error:
                 fault = str(error)
         if fault:
             return {"video": video, "number": number, "error": f"{entry['path']}: {fault}"}
         content = _content(row)
         where = {"video": video, "number": number, "height": self.size[0], "width": self.size[1]}
-        return where | {
-            "caption": text_of(row[CAPTION]).strip(),
-            "content": content,
-            "id": address("latents", content, shape),
-        }
+        return (
+            where
+            | text
+            | {
+                "caption": text_of(row[CAPTION]).strip(),
+                "content": content,
+                "id": address("latents", content, shape),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -221,23 +177,9 @@ class ReadLatents:
     statistics: Statistics
 
     def __call__(self, rows: Batch) -> Iterator[dict[str, Any]]:
-        clips = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-        for (path, _), of_file in groupby(clips, lambda clip: (str(clip["path"]), int(clip["dataset"]))):
-            waiting = {int(clip["number"]): clip for clip in of_file}
-            error = "was replaced since it was looked into"
-            try:
-                with local(path) as copy, _open(copy) as file:
-                    for number, row in _rows(file, (BYTES, *FACTS), list(waiting)):
-                        if number in waiting and (encoded := self._encoded(waiting[number], row)) is not None:
-                            del waiting[number]
-                            yield encoded
-            except BadClip as bad:
-                error = bad.reason
-            for clip in waiting.values():
-                yield {"id": [clip["id"]], "error": [f"{path}: {error}"], "latents": [b""]}
+        yield from read_again(rows, COLUMNS, self._encoded, "id", {"latents": b""})
 
     def _encoded(self, clip: Row, row: Row) -> dict[str, Any] | None:
-        """The row of a store, None where ``row`` is not the one that was looked into."""
         shape = self.shapes[int(clip["dataset"])]
         if row[BYTES] is None or fault_of_row(row, shape) or _content(row) != clip["content"]:
             return None

@@ -20,7 +20,8 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import quiet
-from ray_distill.data.prepare.encode import EncodeClips, EncodePictures, EncodeText
+from ray_distill.data.prepare.embeddings import ReadEmbeddings
+from ray_distill.data.prepare.encode import CountTokens, EncodeClips, EncodePictures, EncodeText
 from ray_distill.data.prepare.index import finish
 from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.known_caches import memo, recall, remember
@@ -77,15 +78,19 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
     look = Look(source, models.multiple, models.sound)
     clips = _look(look, without(listed, "dataset", pa.concat_arrays([prompts, latents])), say)
     if len(latents):
-        shapes, size = models.shapes_of_latents(source), (source.height, source.width)
-        of_latents = LookLatents(shapes, models.pipeline.statistics, size)
-        clips = pa.concat_tables([clips, _look(of_latents, among(listed, "dataset", latents), say)])
+        shapes, widths = models.shapes_of_latents(source), models.widths_of_text(source)
+        of_latents = LookLatents(shapes, models.pipeline.statistics, (source.height, source.width), widths)
+        clips = pa.concat_tables(
+            [clips, _look(of_latents, among(listed, "dataset", latents), say, models if widths else None)]
+        )
     alone = among(listed, "dataset", prompts)
     pictured = unequal(alone, image="")
     if models.images and len(pictured):
         alone = pa.concat_tables([equal(alone, image=""), _look(look, pictured, say)], promote_options="default")
     inventory = Inventory(source, models, alone, clips)
     _captions(source, models, inventory, say)
+    if any(part.text_embeddings for part in source.parts):
+        _embeddings(source, models, inventory, say)
     if any(part.image_column for part in source.parts):
         _pictures(source, models, inventory, say)
     if not source.stream:
@@ -143,11 +148,17 @@ def with_paths(source: Source, rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.column_names.index("path"), "path", addresses)
 
 
-def _look(look: Look | LookLatents, files: pa.Table, say: Say) -> pa.Table:
-    """A table of the clips in ``files``, with an error in the place of each unusable file."""
+def _look(look: Look | LookLatents, files: pa.Table, say: Say, counter: Encoders | None = None) -> pa.Table:
+    """A table of the clips in ``files``, with an error in the place of each unusable file. ``counter``: the encoders
+    whose tokenizer counts the tokens of clips with a text embedding."""
     tables = [CLIPS.empty_table()]
     if len(files):
         clips = dataset(files, LIGHT).flat_map(look, num_cpus=share(LOOK))
+        if counter is not None:
+            pool, arguments = ActorPoolStrategy(size=1), (counter,)
+            clips = clips.map_batches(
+                CountTokens, fn_constructor_args=arguments, batch_size=LIGHT, compute=pool, num_cpus=share(ENCODE)
+            )
         progress = Progress("files looked into", len(files), say)
         with progress.bar:
             for batch in clips.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -162,6 +173,21 @@ def _captions(source: Source, models: Encoders, inventory: Inventory, say: Say) 
     if len(rows):
         encoded = _encode(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
         _write(encoded, Write(inventory.text), 1 << 20, Progress("captions", len(rows), say))
+
+
+def _embeddings(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
+    """Compare some text embeddings of datasets with the encoder's own, and copy those that their store lacks."""
+    read = ReadEmbeddings(models.widths_of_text(source))
+    if len(inventory.compared):
+        inventory.compare(_again(inventory.compared, read).take_all())
+    if len(rows := inventory.missing_embeddings()):
+        progress = Progress("text embeddings", len(rows), say)
+        inventory.mark_failed(_write(_again(rows, read), Write(inventory.text), 1 << 20, progress), "embedding_id")
+
+
+def _again(rows: pa.Table, read: ReadLatents | ReadEmbeddings) -> Dataset:
+    rows = rows.sort_by([(name, "ascending") for name in ("path", "dataset", "number")])  # a file is read once
+    return dataset(rows).map_batches(read, batch_size=None, num_cpus=share(DECODE))
 
 
 def _pictures(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
@@ -187,9 +213,7 @@ def _latents(source: Source, models: Encoders, inventory: Inventory, say: Say) -
     """Copy missing latents, which another tool encoded, into their store."""
     rows = among(inventory.missing_clips(), "dataset", pa.array(source.numbers_of("latents"), pa.int64()))
     if len(rows):
-        rows = rows.sort_by([(name, "ascending") for name in ("path", "dataset", "number")])  # a file is read once
-        read = ReadLatents(models.shapes_of_latents(source), models.pipeline.statistics)
-        copied = dataset(rows).map_batches(read, batch_size=None, num_cpus=share(DECODE))
+        copied = _again(rows, ReadLatents(models.shapes_of_latents(source), models.pipeline.statistics))
         progress = Progress("latents", len(rows), say)
         inventory.mark_failed(_write(copied, Write(inventory.latents), inventory.row_bytes, progress))
 

@@ -35,11 +35,16 @@ Batch = Mapping[str, np.ndarray]
 CLIPS = pa.schema(
     [
         *LISTED,
-        *((name, pa.int64()) for name in ("number", "height", "width")),
-        *((name, pa.string()) for name in ("id", "header", "content", "image_id")),
+        *((name, pa.int64()) for name in ("number", "height", "width", "tokens")),
+        *((name, pa.string()) for name in ("id", "header", "content", "image_id", "embedding_id")),
     ]
 )
 """Columns of the rows that ``Look`` makes from rows of ``listing.LISTED``."""
+EMPTY = {
+    **{"number": 0, "height": 0, "width": 0, "tokens": 0},
+    **{"id": "", "header": "", "content": "", "image_id": "", "embedding_id": ""},
+}
+"""The values of these columns in the row of an entry without a clip."""
 PIECES, PIECE = 128, 128 << 10
 """Number and bytes of the pieces that identify a file larger than all of them together (16 MiB)."""
 TOGETHER = 64 << 20
@@ -61,11 +66,10 @@ class Look:
 
     def __call__(self, row: Row) -> list[Row]:
         clips = self.source.clips(self.source.parts[row["dataset"]])
-        empty = {"number": 0, "height": 0, "width": 0, "id": "", "header": "", "content": "", "image_id": ""}
         if row["error"]:
-            return [row | empty]
+            return [row | EMPTY]
         if row.get("video") == "":
-            return [self._prompt(row | empty, clips)]
+            return [self._prompt(row | EMPTY, clips)]
         try:
             with local(row["path"]) as path:
                 before = version(path)
@@ -76,17 +80,17 @@ class Look:
             if reason := clips.unfit(video.square_size):
                 raise BadClip(row["path"], reason)
         except BadClip as bad:
-            return [row | empty | {"error": str(bad)}]
+            return [row | EMPTY | {"error": str(bad)}]
         size = clips.size(video.square_size, self.multiple)
         image_id, wrong = picture_id(row["image"], clips, size) if row.get("image") else ("", "")
         if wrong:
-            return [row | empty | {"error": wrong}]
+            return [row | EMPTY | {"error": wrong}]
         rows = []
         for number, seek in enumerate(seeks):
             id_ = address(content, clips.cut(number), size, clips.crop, *([self.sound] if self.sound else []))
             header = json.dumps([asdict(video), seek and asdict(seek)])
             clip = {"number": number, "height": size[0], "width": size[1], "id": id_, "header": header}
-            rows.append(row | clip | {"content": content, "image_id": image_id})
+            rows.append(row | EMPTY | clip | {"content": content, "image_id": image_id})
         return rows
 
     def _prompt(self, row: Row, clips: Clips) -> Row:

@@ -12,9 +12,10 @@ import torch
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare.encode import EncodeClips, EncodeText
+from ray_distill.data.prepare.foreign import PICTURES
 from ray_distill.data.prepare.index import SHEET, finish, summary
 from ray_distill.data.prepare.inventory import Inventory
-from ray_distill.data.prepare.latents import PICTURES, LookLatents, ReadLatents
+from ray_distill.data.prepare.latents import LookLatents, ReadLatents
 from ray_distill.data.prepare.listing import LISTED, listing
 from ray_distill.data.prepare.stages import CLIPS, Decode, Look, Write
 from ray_distill.data.source import Source

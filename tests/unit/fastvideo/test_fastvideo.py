@@ -289,7 +289,7 @@ def test_a_student_that_begins_from_data_reads_the_latents(home):
         ("latents", home / "clips", 0),
         ("latents", home / "more", 2),
     ]
-    assert "embeddings are not" in "\n".join(loaded.warnings)
+    assert "text_embeddings: true" in "\n".join(loaded.warnings)
     tree["training"]["data"]["data_path"] = "model/vae"
     with pytest.raises(
         ConfigError, match="holds no parquet file; give the folder that FastVideo's preprocessing wrote"

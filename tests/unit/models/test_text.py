@@ -35,6 +35,15 @@ def padded(encoder, prompts, fields=FIELDS):
     return collate(encoder.encode(prompts), fields)["text"]
 
 
+def test_tokens_are_counted_without_the_weights(tmp_path):
+    shutil.copytree(TEACHER, tmp_path / "teacher")
+    (tmp_path / "teacher/text_encoder/model.safetensors").unlink()
+    encoder = wan_text(tmp_path / "teacher", 8)
+    assert encoder.tokens(["a seven moving left"]) == [5]
+    with pytest.raises(OSError, match="model.safetensors"):
+        encoder.encode(["a seven"])
+
+
 def test_equals_wan_pipeline(encoder):
     prompts = [
         "a seven moving left",

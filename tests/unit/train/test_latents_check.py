@@ -1,6 +1,7 @@
 """`check` of runs on another tool's latents: ready where they fit, and each misfit by its name."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from ray_distill.config import ConfigError
@@ -81,3 +82,29 @@ def test_a_folder_without_parquet_is_refused(config, tmp_path):
         ConfigError, match=r"data.datasets.0.latents = .*empty: nothing in it. It is a folder of FastVid"
     ):
         check(config(data__datasets=[{"latents": str(empty)}]))
+
+
+def with_text(folder):
+    return {"data__datasets": [{"latents": str(folder / "latents"), "text_embeddings": True}]}
+
+
+def test_embeddings_of_the_width_of_the_text_are_ready(config, tmp_path):
+    text = {"text_embedding_shape": [3, 64], "text_embedding_dtype": "float32"}
+    ready = config(row("a", raw(0), **text), **with_text(tmp_path))
+    check(ready)
+    assert "Some text embeddings are compared with the encoder's" in warnings(ready)[0]
+
+
+def test_embeddings_of_another_width_are_refused_before_anything_starts(config, tmp_path):
+    message = "none of its rows can be used; the first: .*row 1: its text embedding is 3x8, and text_encoder gives"
+    with pytest.raises(ConfigError, match=message):
+        check(config(row("a", raw(0)), **with_text(tmp_path)))
+
+
+def test_rows_without_embeddings_are_refused_before_anything_starts(config, tmp_path):
+    without = config(row("a", raw(0)), **with_text(tmp_path))
+    table = pq.read_table(tmp_path / "latents/rank_0/worker_0/data_chunk_0.parquet")
+    names = [name for name in table.column_names if not name.startswith("text_embedding")]
+    pq.write_table(table.select(names), tmp_path / "latents/rank_0/worker_0/data_chunk_0.parquet")
+    with pytest.raises(ConfigError, match="no column text_embedding_bytes, text_embedding_shape, text_embedding_dtype"):
+        check(without)

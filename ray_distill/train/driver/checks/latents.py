@@ -9,7 +9,7 @@ from ray_distill.data.prepare.first_rows import Budget
 from ray_distill.data.prepare.latents import first_faults
 from ray_distill.data.prepare.listing import entries_of
 from ray_distill.data.read.remote import is_remote
-from ray_distill.models.spec import of_clips
+from ray_distill.models.spec import of_captions, of_clips
 
 SECONDS = 5.0
 """Seconds for the first rows of all datasets together."""
@@ -37,19 +37,34 @@ def check_latents(config: RunConfig) -> None:
             f"{key}: data.stream = true encodes videos beside the training; latents need no encoding: "
             "use data.stream=false"
         )
+    widths = _widths_of_text(config)
     config.model.pipeline.statistics  # noqa: B018 (a VAE without them is refused)
     end, shapes = time.monotonic() + SECONDS, models.shapes_of_latents(config.data)
     for number in numbers:
-        _check_rows(config, number, shapes[number], Budget(end))
+        _check_rows(config, number, shapes[number], widths.get(number), Budget(end))
 
 
-def _check_rows(config: RunConfig, number: int, shape: tuple[int, ...], more: Budget) -> None:
+def _widths_of_text(config: RunConfig) -> dict[int, int]:
+    """Numbers of a token, by number of each dataset that brings text embeddings; ConfigError for a family whose
+    captions have other fields than one text."""
+    models, parts = config.model.encoders, config.data.parts
+    fields = of_captions(models.fields)
+    number = next((number for number, part in enumerate(parts) if part.text_embeddings), None)
+    if number is not None and (set(fields) != {"text"} or fields["text"].padding == "whole"):
+        raise ConfigError(
+            f"data.datasets.{number}.text_embeddings = true: a caption of family {config.model.family!r} is more than "
+            "the states of one T5 up to its last token; use false, and the captions are encoded"
+        )
+    return models.widths_of_text(config.data)
+
+
+def _check_rows(config: RunConfig, number: int, shape: tuple[int, ...], width: int | None, more: Budget) -> None:
     """ConfigError where none of a dataset's rows is usable; it names the first fault."""
     place, first = config.data.parts[number].place, ""
     if is_remote(place):
         return
     for entry in entries_of(config.data, number, more):
-        rows = [("", entry.error)] if entry.error else first_faults(entry.path, shape)
+        rows = [("", entry.error)] if entry.error else first_faults(entry.path, shape, width)
         for count, (row, fault) in enumerate(rows, 1):
             if not fault:
                 return
@@ -66,9 +81,11 @@ def warnings_of_latents(config: RunConfig) -> list[str]:
     if not numbers:
         return []
     key = f"data.datasets.{numbers[0]}.latents"
+    own = any(part.text_embeddings for part in config.data.parts)
+    captions = "Some text embeddings are compared with the encoder's" if own else "Captions are encoded anew"
     texts = [
         f"{key}: these clips have no pixels, so contact_sheet.png, evaluate.metric and the motion of clips leave them "
-        "out; that model.path's VAE encoded them cannot be checked. Captions are encoded anew"
+        f"out; that model.path's VAE encoded them cannot be checked. {captions}"
     ]
     if not config.method.uses_latents:
         texts.append(
