@@ -15,6 +15,7 @@ OMP_NUM_THREADS=1 "$folder/venv/bin/python" - <<'PYTHON'
 import diffusers
 import torch
 
+torch.manual_seed(0)
 WIDTHS = (8, 8, 8, 8)
 VAES = {  # name: (VAE, frames a latent frame, encodes causally, decodes causally)
     "Wan": (
