@@ -15,7 +15,7 @@ from ray_distill.models.hashing import folder_hash, merged_hash
 from ray_distill.models.lora_files import LoRAFile
 from ray_distill.models.parts import stored_dtypes
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.models.spec import Fields, ImageEncoder, SoundEncoder, TextEncoder, columns, of_clips
+from ray_distill.models.spec import Fields, ImageEncoder, SoundEncoder, TextEncoder, columns, of_captions, of_clips
 
 
 def cleaning() -> str:
@@ -124,10 +124,16 @@ class Encoders:
         frames = {number: source.clips(source.parts[number]).frames for number in source.numbers_of("latents")}
         return {number: self.latent_shape(count, *size) for number, count in frames.items()}
 
+    @property
+    def text_field(self) -> str:
+        """The name of a caption's only field. ValueError where a caption has several."""
+        (name,) = of_captions(self.fields)
+        return name
+
     def widths_of_text(self, source: Source) -> dict[int, int]:
         """Numbers of a token, by number of each dataset whose rows bring their text embedding."""
         numbers = [number for number, part in enumerate(source.parts) if part.text_embeddings]
-        return {number: int(self.fields["text"].shape[1]) for number in numbers}
+        return {number: int(self.fields[self.text_field].shape[1]) for number in numbers}
 
     def latent_shape(self, frames: int, height: int, width: int) -> Shape:
         return self.pipeline.latent_shape(frames, height, width)

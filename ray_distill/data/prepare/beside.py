@@ -7,10 +7,12 @@ import threading
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare.index import QUARANTINE
-from ray_distill.data.prepare.pipeline import encode_beside, with_paths
+from ray_distill.data.prepare.listing import entries
+from ray_distill.data.prepare.pipeline import encode_beside
 from ray_distill.data.prepare.progress import Say
 from ray_distill.data.prepare.silence import SILENT, silent_clips
 from ray_distill.data.prepare.silence import lines as silent_lines
@@ -20,7 +22,7 @@ from ray_distill.data.store.cache import Cache
 from ray_distill.data.store.growing import Growing
 from ray_distill.data.store.parquet import Place, Store, place_columns
 from ray_distill.data.store.tables import among, distinct, unequal, without
-from ray_distill.masking import mask
+from ray_distill.masking import HIDDEN, mask
 from ray_distill.models.spec import of_clips
 
 COLUMNS = ["id", "dataset", "video", "path", "number", "height", "width", "header", "content"]
@@ -83,3 +85,14 @@ class Filling(threading.Thread):
         """End the thread once it has written its current file."""
         self.stopped.set()
         self.join(timeout=120)
+
+
+def with_paths(source: Source, rows: pa.Table) -> pa.Table:
+    """``rows`` of an index with the source's current addresses, which may be newly signed, in place of the masked
+    ones."""
+    if not pc.any(pc.match_substring(rows["path"], HIDDEN)).as_py():
+        return rows
+    paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
+    keys = zip(rows["dataset"].to_pylist(), rows["video"].to_pylist(), rows["path"].to_pylist(), strict=True)
+    addresses = pa.array((paths.get((dataset, video), path) for dataset, video, path in keys), pa.string())
+    return rows.set_column(rows.column_names.index("path"), "path", addresses)

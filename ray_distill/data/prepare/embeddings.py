@@ -86,12 +86,13 @@ class ReadEmbeddings:
     """Clips of `LookLatents` -> the embeddings of their captions as rows of the store of captions' fields. An embedding
     that has changed since then is empty, and the reason is in ``error``, which is "" for others.
 
-    ``widths`` are the numbers of a token by number of dataset."""
+    ``widths`` are the numbers of a token by number of dataset, ``field`` is the name of a caption's field."""
 
     widths: Mapping[int, int]
+    field: str
 
     def __call__(self, rows: Batch) -> Iterator[dict[str, Any]]:
-        yield from read_again(rows, COLUMNS, self._encoded, "embedding_id", {"text": b"", "length": 0, "tokens": 0})
+        yield from read_again(rows, COLUMNS, self._encoded, "embedding_id", {self.field: b"", "length": 0, "tokens": 0})
 
     def _encoded(self, clip: Row, row: Row) -> dict[str, Any] | None:
         try:
@@ -100,5 +101,5 @@ class ReadEmbeddings:
             return None
         if embedding_id(tokens) != clip["embedding_id"]:
             return None
-        stored = {"text": [tokens.tobytes()], "length": [len(tokens)], "tokens": [int(clip["tokens"])]}
+        stored = {self.field: [tokens.tobytes()], "length": [len(tokens)], "tokens": [int(clip["tokens"])]}
         return {"id": [clip["embedding_id"]], "error": [""], **stored}

@@ -126,9 +126,7 @@ class CountTokens:
     that the embedding was made after; it is encoded anew."""
 
     def __init__(self, models: Encoders) -> None:
-        from ray_distill.models.text import (
-            T5Text,
-        )  # transformers takes seconds to import, and encoders of clips need none of it
+        from ray_distill.models.text import T5Text  # transformers takes seconds, and encoders of clips need none
 
         text = models.text_encoder()
         assert isinstance(text, T5Text), "checks.latents refuses embeddings for other families"

@@ -135,7 +135,7 @@ def _index_of(inventory: Inventory) -> pa.Table:
     rows = rows.select([*columns, "others", "image_id", "embedding_id"]).append_column("text", inventory.text_ids(rows))
     rows = _with_choices(distinct(rows, *order).sort_by([(name, "ascending") for name in order]), inventory)
     if "path" in columns:
-        paths = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # pipeline.with_paths restores the addresses
+        paths = pa.array(map(mask, rows["path"].to_pylist()), pa.string())  # beside.with_paths restores the addresses
         rows = rows.set_column(rows.column_names.index("path"), "path", paths)
     index = rows.select([*columns, "choices"]).append_column(
         "shape", pa.array(inventory.shapes(rows), pa.list_(pa.int64()))

@@ -120,15 +120,15 @@ class Inventory:
     def compare(self, stored: Iterable[Row]) -> None:
         """Compare the ``stored`` embeddings of ``compared`` clips, rows of `ReadEmbeddings`, with the encoder's own.
         ConfigError names the clip, the distance and the remedy where they are further apart than rounding is."""
-        values = {row["id"]: row for row in stored}
+        values, field = {row["id"]: row for row in stored}, self.models.text_field
         rows = self.compared.to_pylist()
-        own = self.text.read(self.text.find([address(row["caption"]) for row in rows]), "text")
+        own = self.text.read(self.text.find([address(row["caption"]) for row in rows]), field)
         for row, ours in zip(rows, own, strict=True):
             key = f"data.datasets.{row['dataset']}.text_embeddings"
             theirs = values[row["embedding_id"]]
             if theirs["error"]:
                 raise ConfigError(f"{key}: {row['video']}: {theirs['error']}; prepare again")
-            if (apart := distance(theirs["text"], ours)) > ROUNDING:
+            if (apart := distance(theirs[field], ours)) > ROUNDING:
                 raise ConfigError(
                     f"{key} = true: {row['video']}: its text embedding is {apart:.2g} away from that of "
                     f"{self.models.path}/text_encoder for {row['caption'][:60]!r}, relative to its norm, and "

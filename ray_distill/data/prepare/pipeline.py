@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
@@ -35,7 +34,6 @@ from ray_distill.data.store.cache import KINDS, Cache, older
 from ray_distill.data.store.parquet import FILE, address
 from ray_distill.data.store.tables import among, equal, unequal, without
 from ray_distill.errors import mistakes
-from ray_distill.masking import HIDDEN
 from ray_distill.models.spec import of_clips
 from ray_distill.sealed import Damaged
 
@@ -137,17 +135,6 @@ def first_frames(source: Source, cache: Cache, numbers: Sequence[int]) -> list[n
     return pictures
 
 
-def with_paths(source: Source, rows: pa.Table) -> pa.Table:
-    """``rows`` of an index with the source's current addresses, which may be newly signed, in place of the masked
-    ones."""
-    if not pc.any(pc.match_substring(rows["path"], HIDDEN)).as_py():
-        return rows
-    paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
-    keys = zip(rows["dataset"].to_pylist(), rows["video"].to_pylist(), rows["path"].to_pylist(), strict=True)
-    addresses = pa.array((paths.get((dataset, video), path) for dataset, video, path in keys), pa.string())
-    return rows.set_column(rows.column_names.index("path"), "path", addresses)
-
-
 def _look(look: Look | LookLatents, files: pa.Table, say: Say, counter: Encoders | None = None) -> pa.Table:
     """A table of the clips in ``files``, with an error in the place of each unusable file. ``counter``: the encoders
     whose tokenizer counts the tokens of clips with a text embedding."""
@@ -177,7 +164,7 @@ def _captions(source: Source, models: Encoders, inventory: Inventory, say: Say) 
 
 def _embeddings(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
     """Compare some text embeddings of datasets with the encoder's own, and copy those that their store lacks."""
-    read = ReadEmbeddings(models.widths_of_text(source))
+    read = ReadEmbeddings(models.widths_of_text(source), models.text_field)
     if len(inventory.compared):
         inventory.compare(_again(inventory.compared, read).take_all())
     if len(rows := inventory.missing_embeddings()):

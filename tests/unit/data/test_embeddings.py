@@ -77,7 +77,7 @@ def make(source, model, between=lambda: None):
         counted = CountTokens(models)(columns(rows))
         rows = [dict(zip(counted, values, strict=True)) for values in zip(*counted.values(), strict=True)]
     prompts = without(listed, "dataset", latents)
-    made, read = Inventory(source, models, prompts, table_of(rows, CLIPS)), ReadEmbeddings(widths)
+    made, read = Inventory(source, models, prompts, table_of(rows, CLIPS)), ReadEmbeddings(widths, models.text_field)
     between()
     if captions := made.missing_text().to_pylist():
         Write(made.text)(EncodeText(models)(columns(captions)))

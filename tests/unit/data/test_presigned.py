@@ -7,10 +7,9 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from ray_distill.data.prepare.beside import COLUMNS
+from ray_distill.data.prepare.beside import COLUMNS, with_paths
 from ray_distill.data.prepare.index import QUARANTINE
 from ray_distill.data.prepare.listing import entries
-from ray_distill.data.prepare.pipeline import with_paths
 from ray_distill.data.source import Dataset
 from tests.unit.data import odd
 from tests.unit.data.test_index import characters, make, source
