@@ -21,7 +21,7 @@ Ask = Callable[[str], str]
 PRESETS = ("1xRTX4090-24GB", "4xRTX4090-24GB", "1xH100-80GB", "8xH100-80GB", "2x8xH100-80GB")
 """Clusters that docs/init.md plans, the smallest first."""
 REQUIRED = ("family", "gpus", "data")
-WITHOUT = dict.fromkeys(("ltx", "ltxvideo", "ltx-video"), "LTX-Video has no recipe, only LTX-2") | dict.fromkeys(
+WITHOUT = dict.fromkeys(("ltxvideo", "ltx-video"), "LTX-Video is ltx") | dict.fromkeys(
     ("wan",), "Wan 2.1 and Wan 2.2 have recipes of their own"
 )
 """What is wrong with an answer that is near to a known one but has no recipe."""

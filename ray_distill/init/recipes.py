@@ -31,6 +31,7 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         },
         "i2v": {"small": ("wan2.2_5b/dmd_i2v",), "large": ("wan2.2_a14b/dmd_phased_i2v",)},
     },
+    "ltx": {"t2v": {"small": ("ltx/dmd",)}},
     "ltx2": {"t2v": {"large": ("ltx2/dmd_shared_base",)}, "i2v": {"large": ("ltx2/dmd_i2v",)}},
     "hunyuan15": {"t2v": {"large": ("hunyuan15/dmd",)}, "i2v": {"large": ("hunyuan15/dmd_i2v",)}},
     "cogvideox": {"t2v": {"large": ("cogvideox/dmd",)}},

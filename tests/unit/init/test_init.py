@@ -156,7 +156,7 @@ def cell(family: str, task: str, goal: str, preset: str) -> str:
 
 def rows() -> dict[tuple[str, str, str], list[str]]:
     """The table of docs/init.md: (family, task, goal) -> its cells."""
-    lines = re.findall(r"^\| (wan[\d.]+|ltx2) \| (\w+) \| (\w+) \| (.*) \|$", GUIDE.read_text(), re.M)
+    lines = re.findall(r"^\| (wan[\d.]+|ltx2?) \| (\w+) \| (\w+) \| (.*) \|$", GUIDE.read_text(), re.M)
     return {(family, task, goal): cells.split(" | ") for family, task, goal, cells in lines}
 
 
@@ -164,7 +164,7 @@ ROWS = rows()
 
 
 def test_the_table_has_wan_and_ltx():
-    every = {(f, t, g) for f in ("wan2.1", "wan2.2", "ltx2") for t in RECIPES[f] for g in RECIPES[f][t]}
+    every = {(f, t, g) for f in ("wan2.1", "wan2.2", "ltx", "ltx2") for t in RECIPES[f] for g in RECIPES[f][t]}
     assert ROWS.keys() == every and {len(cells) for cells in ROWS.values()} == {len(PRESETS)}
 
 
@@ -229,9 +229,9 @@ def test_a_written_preset_passes_check(home, case, capsys):
     ("flags", "message"),
     [
         ({"family": "wan2.3"}, r"--family wan2\.3: .*did you mean 'wan2\.[12]'"),
-        ({"family": "sora"}, "--family sora: .*known: cogvideox, hunyuan15, ltx2, "),
+        ({"family": "sora"}, "--family sora: .*known: cogvideox, hunyuan15, ltx, ltx2, "),
         ({"task": "v2v"}, "--task v2v: .*did you mean '[ti]2v'"),
-        ({"family": "ltxvideo"}, "--family ltxvideo: LTX-Video has no recipe, only LTX-2; "),
+        ({"family": "ltxvideo"}, "--family ltxvideo: LTX-Video is ltx; "),
         ({"family": "cogvideox", "task": "i2v"}, "--task i2v: init has no such task here; known: t2v"),
         ({"goal": "best"}, "--goal best: .*known: large, small, stream"),
         ({"gpus": "8xH100"}, "--gpus 8xH100: .*known: H100-80GB"),
