@@ -163,3 +163,18 @@ def test_the_table_of_what_holds_14b_and_5b(rows: dict[str, Any], cluster: str, 
             assert match is not None
             cells.append(match.group(1) + ("" if fits else ", no"))
         assert f"| {name} | {' | '.join(cells)} |" in documented
+
+
+@pytest.mark.slow
+def test_the_table_of_collectives() -> None:
+    """Of calls, whose collectives tests/unit/models/test_sequence.py counts; bytes from the plan."""
+    planned = found(LARGE, "train.workers=8", "train.sequence_parallel=2")
+    blocks, documented = 40, (ROOT / "docs/plan.md").read_text().splitlines()
+    paths = [(kind.times * float(path.weight), path) for kind in planned.cycle.kinds for path in kind.paths]
+    for role, sent in planned.sent.items():
+        calls = [(share, call.grad) for share, path in paths for call in path.calls if call.role == role]
+        grad, without = (round(sum(share for share, has in calls if has == kind)) for kind in (True, False))
+        micro_batches = planned.config.train.accumulation / planned.cycle.steps
+        swaps = blocks * (12 * grad + 4 * without)
+        cells = [grad, without, f"{swaps:,}", grad + without, grad, f"{sent / micro_batches / 1e9:.3g}"]
+        assert f"| {role} | {' | '.join(map(str, cells))} |" in documented
