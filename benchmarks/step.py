@@ -157,14 +157,15 @@ class Run(Ours):
 
     def __init__(self, config: RunConfig, job: Job, batches: Iterator[Any], device: Any) -> None:
         from ray_distill.train.wire.heartbeat import Pulse
-        from ray_distill.train.worker.loop import Reporter
+        from ray_distill.train.worker.loop import Reporter, resumed_rollouts
         from ray_distill.types import Placement
 
         super().__init__(config)
         context = ray.train.get_context()
         placement = Placement(context.get_world_rank(), context.get_world_size())
         self.batches, self.done = batches, 0
-        self.reporter = Reporter(job, placement, self.engines, device, Pulse(job.board, placement.data_rank))
+        rollouts, pulse = resumed_rollouts(config, placement, None, device), Pulse(job.board, placement.data_rank)
+        self.reporter = Reporter(job, placement, self.engines, device, pulse, rollouts)
 
     def step(self, step: int, batch: Any) -> None:
         from ray_distill.rng import StatelessRng
