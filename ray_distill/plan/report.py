@@ -44,15 +44,15 @@ def report(estimate: Estimate, cluster: Cluster | None, assumed: Assumed, change
 
 def answer(estimate: Estimate, cluster: Cluster | None, assumed: Assumed, change: Change | None) -> str:
     config, peak = estimate.config, estimate.peak
-    used = peak.total / GIB
+    used, workers = peak.total / GIB, f"{config.train.workers} worker{'s' * (config.train.workers > 1)}"
     if cluster is None:
         return (
-            f"{used:.1f} GiB per GPU on {config.train.workers} workers, peak in: {peak.name}\nName a cluster, for "
+            f"{used:.1f} GiB per GPU on {workers}, peak in: {peak.name}\nName a cluster, for "
             "example cluster=8xH100-80GB, for a verdict, seconds and money."
         )
     memory, free = cluster.gpu.memory, assumed.free(cluster) / GIB
     used += memory - free
-    where = f"{config.name} on {cluster}, {config.train.workers} workers\npeak in: {peak.name}"
+    where = f"{config.name} on {cluster}, {workers}\npeak in: {peak.name}"
     if used <= memory:
         return f"fits: {used:.1f} of {memory} GiB per GPU\n{where}"
     if change is None:
