@@ -21,7 +21,8 @@ from ray_distill.plan.passes import Counter
 TEXT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 """Bytes of an element of the text encoder, by its precision."""
 FEW = 5, 7
-"""Latent frames of the two clips from which the memory of longer clips follows."""
+"""Latent frames of the two clips from which the memory of longer clips follows. Fewer would not do: CogVideoX decodes
+the first three at once, and others in pairs."""
 SIDES = 2, 3
 """Rows and columns of latents of the picture from which the memory of larger pictures follows."""
 COPIES = 4
