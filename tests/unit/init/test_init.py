@@ -195,6 +195,7 @@ CHECKED = {  # family, task, goal and GPUs without sequence parallelism, which a
     ("wan2.2", "t2v", "stream", "8xH100-80GB"): "2.2_5b",
     ("wan2.2", "i2v", "small", "8xH100-80GB"): "2.2_5b",
     ("wan2.2", "i2v", "large", "8xH100-80GB"): "2.2_a14b_i2v",
+    ("ltx", "t2v", "small", "1xRTX4090-24GB"): "",
     ("ltx2", "t2v", "large", "4xRTX4090-24GB"): "",
 }
 FIRST, *OTHERS = CHECKED
@@ -206,6 +207,7 @@ FIRST, *OTHERS = CHECKED
 def test_a_written_preset_passes_check(home, case, capsys):
     """Planned by the published architecture; a tiny random pipeline then stands for the weights."""
     sys.path.insert(0, str(ROOT / "examples"))
+    import tiny_ltx
     import tiny_ltx2
     import tiny_wan
 
@@ -217,7 +219,7 @@ def test_a_written_preset_passes_check(home, case, capsys):
     config = load_config(Path("first.yaml"), (), {}).config
     assert config.train.workers == parse_cluster(gpus).gpus and config.name == "first"
     kind = ["--kind", CHECKED[case]] if CHECKED[case] else []
-    (tiny_wan if kind else tiny_ltx2).main([str(config.model.path), *kind])
+    {"ltx": tiny_ltx, "ltx2": tiny_ltx2}.get(family, tiny_wan).main([str(config.model.path), *kind])
     assert main(["check", "first.yaml"]) == 0
     assert capsys.readouterr().out.endswith("first.yaml: ready to train\n")
 
