@@ -24,6 +24,18 @@ ROWS = {
 }
 """The samplers of a report, in the order of its table."""
 
+SHOWN = {
+    "frechet": "FD",
+    "frechet_spread": "spread of FD",
+    "accuracy": "accuracy",
+    "diversity": "diversity",
+    "motion": "motion",
+    "saturation": "saturation",
+    "nfe": "nfe",
+    "seconds_per_video": "seconds per video",
+}
+"""The numbers of a sampler's line, in words."""
+
 HEADINGS = {
     "teacher_many": "teacher",
     "teacher_same_nfe": "teacher",
@@ -50,11 +62,8 @@ def measured_heading(name: str, row: Mapping[str, Any]) -> str:
 
 
 def line(name: str, row: Mapping[str, Any]) -> str:
-    """A sampler's numbers as one line of text, without those that were not measured."""
-    names = {"frechet": "FD", "frechet_spread": "spread of FD", "seconds_per_video": "seconds per video"}
-    numbers = [
-        f"{names.get(key, key).replace('_', ' ')} {value:.4g}" for key, value in row.items() if value is not None
-    ]
+    """A sampler's main numbers as one line of text, without those that were not measured; report.json has all."""
+    numbers = [f"{word} {row[key]:.4g}" for key, word in SHOWN.items() if row.get(key) is not None]
     return f"   {ROWS[name]}: {', '.join(numbers)}"
 
 

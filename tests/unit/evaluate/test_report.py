@@ -102,7 +102,7 @@ def test_bars_show_the_samplers_at_the_end(tmp_path):
 def test_a_sampler_has_a_heading_and_a_line_in_words():
     assert heading("teacher_same_steps_guided", 6) == "teacher, guided, 6 evaluations"
     assert heading("student", 1) == "student, 1 evaluation"
-    text = line("student", row(20.6, 0.61, None, 10.8, 3, 0.00213))
+    text = line("student", row(20.6, 0.61, None, 10.8, 3, 0.00213) | {"jitter": 0.01})
     assert text == ("   student: FD 20.6, spread of FD 0.61, diversity 10.8, nfe 3, seconds per video 0.00213")
 
 
