@@ -92,7 +92,8 @@ def with_answers(recipe: Recipe, answers: Answers, cluster: Cluster, name: str) 
 
 
 def text_encoder(config: RunConfig, cluster: Cluster) -> Iterator[Edit]:
-    """The widest precision in which the text encoder fits a GPU, else a CPU for the encoders."""
+    """The widest precision in which the text encoder fits a GPU, else one encoder on CPUs, where each holds all its
+    weights."""
     free, of = Assumed().free(cluster), family(config.model.family)
     size = {kind: of.text_billions * TEXT_BYTES[kind] for kind in of.text_precisions}
     order = of.text_precisions[of.text_precisions.index(config.model.text_encoder_precision) :]
@@ -100,6 +101,7 @@ def text_encoder(config: RunConfig, cluster: Cluster) -> Iterator[Edit]:
     if precision is None:
         why = f"in {order[-1]} the text encoder takes {size[order[-1]]:.1f} GB of {cluster.gpu.memory} GiB"
         yield Edit("data.encoder_gpus", 0, why)
+        yield Edit("data.encoders", 1, "each holds the text encoder in CPU memory")
     elif precision != order[0]:
         why = f"in {order[0]} it takes {size[order[0]]:.1f} GB of {cluster.gpu.memory} GiB"
         yield Edit("model.text_encoder_precision", precision, why)

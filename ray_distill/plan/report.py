@@ -168,8 +168,9 @@ def encoding_lines(config: RunConfig, cluster: Cluster | None, assumed: Assumed)
     ]
     free = math.inf if cluster is None or not on_gpu else assumed.free(cluster)
     if text > free:
-        precisions = (p for p in model.pipeline.of.text_precisions if elements * TEXT_BYTES[p] <= free)
-        what = f"model.text_encoder_precision={p}" if (p := next(precisions, None)) else "data.encoder_gpus=0"
+        fitting = [kind for kind in model.pipeline.of.text_precisions if elements * TEXT_BYTES[kind] <= free]
+        on_cpu = "data.encoder_gpus=0 data.encoders=1"  # each actor there holds all weights
+        what = f"model.text_encoder_precision={fitting[0]}" if fitting else on_cpu
         lines.append(f"  warning: more than the {free / GIB:.1f} GiB of a GPU that are free; set {what}")
     if data.has_videos:
         clips = data.encode_batch if on_gpu else 1

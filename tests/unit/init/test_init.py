@@ -115,7 +115,7 @@ def test_the_answers_alone_differ_from_the_recipe(name):
     before, after = flatten(parse(recipe.body).dump()), flatten(config.dump())
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     places = {"name", "data.manifest", "data.datasets", "train.workers", "model.text_encoder_precision"}
-    places |= {"data.encoder_gpus"}
+    places |= {"data.encoder_gpus", "data.encoders"}
     assert changed <= places
     assert (config.name, config.train.workers) == ("first", 4)
     assert [part.place for part in config.data.parts] == [Path("prompts.txt").absolute()]
@@ -128,7 +128,7 @@ def test_the_answers_alone_differ_from_the_recipe(name):
         ("wan2.1_1.3b/dmd", "1xRTX4090-24GB", "float32", ["bfloat16"]),
         ("wan2.1_1.3b/dmd", "1xRTX4090-24GB", "bfloat16", []),
         ("ltx2/dmd_shared_base", "1xA100-40GB", "bfloat16", []),
-        ("ltx2/dmd_shared_base", "1xRTX4090-24GB", "bfloat16", [0]),  # on the CPU: Gemma is not read in int8
+        ("ltx2/dmd_shared_base", "1xRTX4090-24GB", "bfloat16", [0, 1]),  # on the CPU: Gemma is not read in int8
     ],
 )
 def test_the_text_encoder_fits_a_gpu(name, gpus, own, values):

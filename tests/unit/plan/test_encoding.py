@@ -111,7 +111,7 @@ def test_elements_of_a_text_encoder_are_those_of_its_files_or_the_published_numb
         ("hunyuan15/dmd", "H100-80GB", [VIDEOS], "codec 29.7 GiB in batches of 1: weights 4.7, a clip 25.0"),
         ("hunyuan15/dmd", "H100-80GB", [VIDEOS, WHOLE], "that are free; set data.encode_batch=1 model.vae_tiling=true"),
         ("hunyuan15/dmd", "RTX4090-24GB", ["model.text_encoder_precision=float32"], "text_encoder_precision=bfloat16"),
-        ("ltx2/dmd_shared_base", "RTX4090-24GB", [], "that are free; set data.encoder_gpus=0"),
+        ("ltx2/dmd_shared_base", "RTX4090-24GB", [], "that are free; set data.encoder_gpus=0 data.encoders=1"),
     ],
 )
 def test_plan_says_what_encoders_need(path, card, given, wanted):
