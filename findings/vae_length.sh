@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 GIB, ROWS, COLUMNS = 1 << 30, 2, 3
-VAES = {  # name: (VAE, latent channels, area of 480p in latents, the factor by which 21 latent frames exceed 5 is large)
+VAES = {  # name: (VAE, latent channels, rows x columns of 480p in latents, true where 21 latent frames take much more than 5)
     "Wan 2.1": (lambda: diffusers.AutoencoderKLWan(), 16, 60 * 104, False),
     "CogVideoX 5B": (
         lambda: diffusers.AutoencoderKLCogVideoX(

@@ -33,6 +33,7 @@ class Encoders:
     loras: tuple[LoRAFile, ...] = ()
     """LoRAs that are merged into the transformer of the pipeline."""
     vae_tiling: bool = False
+    """True where the VAE encodes and decodes by tiles."""
 
     @property
     def path(self) -> Path:

@@ -114,8 +114,8 @@ def test_the_answers_alone_differ_from_the_recipe(name):
     config = parse(with_answers(recipe, answers, cluster, "first"))
     before, after = flatten(parse(recipe.body).dump()), flatten(config.dump())
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    places = {"name", "data.manifest", "data.datasets", "train.workers", "model.text_encoder_precision"}
-    places |= {"data.encoder_gpus", "data.encoders"}
+    encoders = {"model.text_encoder_precision", "data.encoder_gpus", "data.encoders"}
+    places = {"name", "data.manifest", "data.datasets", "train.workers", *encoders}
     assert changed <= places
     assert (config.name, config.train.workers) == ("first", 4)
     assert [part.place for part in config.data.parts] == [Path("prompts.txt").absolute()]

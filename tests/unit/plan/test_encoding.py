@@ -46,7 +46,7 @@ def case(request, tmp_path_factory):
     """(a pipeline's folder with a thin VAE and no weights, a size of clips)."""
     folder, name = tmp_path_factory.mktemp(request.param), request.param
     thin_vae(name).save_config(folder / "vae")
-    # Hunyuan's attention mask is quadratic in the area, and no layer of the published width notices it.
+    # Hunyuan's attention mask grows with the square of the area: beside thin layers it would be most of the memory.
     return Pipeline(name.removesuffix("48"), folder), CLIPS.get(name, (33, 64, 96))
 
 

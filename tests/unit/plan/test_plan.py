@@ -361,3 +361,12 @@ def test_the_seeds_are_planned_at_both_sizes(name, size, elements, tmp_path, mon
     loaded = examples.load(folder, examples.seed(name))
     found = estimate((loaded.before or loaded).config)
     assert sum(found.parameters["teacher"].every) >= elements and found.peak.total > 2 * elements / 8
+
+
+@pytest.mark.parametrize("path", ["configs/ltx/dmd.yaml", "configs/cogvideox/dmd.yaml"])
+def test_a_sentence_of_one_configuration(path):
+    page = " ".join((ROOT / "docs/plan.md").read_text().split())
+    sentence = page[page.index(f"`ray-distill plan {path} ") :][:300]
+    for cluster, memory in (("8xH100-80GB", "80 GiB"), ("8xH200-141GB", "141")):
+        text, fits = plan(config(path), {"cluster": cluster})
+        assert fits and f"{text.split()[1]} of {memory}" in sentence
