@@ -40,7 +40,7 @@ from ray_distill.data.prepare.stages import Decode
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import Cache
 from ray_distill.models.pipeline import Pipeline
-from ray_distill.train.launch import cluster
+from ray_distill.train.driver.cluster import cluster
 from ray_distill.types import Placement
 
 ROOT = Path(__file__).parents[1]

@@ -27,8 +27,9 @@ import ray.train
 import ray.train.torch
 
 from ray_distill.config import RunConfig, load_config
+from ray_distill.train.driver.cluster import cluster
 from ray_distill.train.driver.fit import stream_of, trainer
-from ray_distill.train.launch import cluster, make_cache
+from ray_distill.train.launch import make_cache
 from ray_distill.train.wire.board import start_board
 from ray_distill.train.wire.job import Job
 

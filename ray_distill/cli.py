@@ -148,9 +148,10 @@ def evaluate(args: argparse.Namespace) -> None:
     from ray_distill.evaluate.names import REPORT
     from ray_distill.evaluate.report import table, write_report
     from ray_distill.report.page import write_page
+    from ray_distill.train.driver.cluster import cluster
     from ray_distill.train.driver.fit import newest
     from ray_distill.train.driver.publish import report_so_far
-    from ray_distill.train.launch import cache_of, cluster
+    from ray_distill.train.launch import cache_of
 
     last = newest(loaded.config)
     with cluster():

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from ray_distill import __version__, checkpoint
 from ray_distill.checkpoint.retention import prune
@@ -31,13 +27,14 @@ from ray_distill.track.tracker import Tracker
 from ray_distill.track.webhook import WebHook
 from ray_distill.train.driver.check import check, check_preparation, warnings
 from ray_distill.train.driver.checks.evaluation import check_cache
-from ray_distill.train.driver.console import say, silent_core
+from ray_distill.train.driver.cluster import cluster
+from ray_distill.train.driver.console import say
 from ray_distill.train.driver.fit import train
 from ray_distill.train.driver.new_checkpoints import Arrivals
 from ray_distill.train.driver.publish import export_student, publish, publish_page, report_so_far, trained
 from ray_distill.train.driver.resume import changes, kept_cache
 from ray_distill.train.driver.run_lock import claim
-from ray_distill.train.driver.signals import Signals, own_session, watch_signals
+from ray_distill.train.driver.signals import Signals, watch_signals
 from ray_distill.train.driver.system_metrics import ray_job, ray_logs, watch_nodes
 from ray_distill.train.driver.validations import Row, Validations
 from ray_distill.train.wire.resume_point import resumed_from
@@ -66,33 +63,6 @@ class Trial:
 
     parent_run_id: str | None
     report: Callable[[Row], None]
-
-
-@contextmanager
-def cluster(log_to_driver: bool = False, dashboard: bool = False) -> Iterator[None]:
-    """Use the running Ray (a job's, or the caller's), else start one on this machine that ends with this process.
-
-    Output of Ray's processes stays in the log files of its session, so the terminal shows only our lines. Without a
-    dashboard Ray Train cannot see that a controller died, and keeps its workers' resources, so sweeps need one.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    # Without an address ray.init would attach to any Ray on this host.
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    local: dict[str, Any] = {"include_dashboard": dashboard} if address == "local" else {}
-    with own_session(), silent_core():
-        ray.init(
-            address=address,
-            logging_level=logging.ERROR,
-            logging_config=ray.LoggingConfig(log_level="ERROR"),
-            log_to_driver=log_to_driver,
-            **local,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from ray_distill.export.verify import verify
 from ray_distill.train.cycles import compared, measure_cycles
 from ray_distill.train.driver.check import check, warnings
 from ray_distill.train.driver.checks.evaluation import check_cache
+from ray_distill.train.driver.cluster import cluster
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.run_lock import claim
 from ray_distill.train.driver.signals import watch_signals
-from ray_distill.train.launch import cache_of, cluster
+from ray_distill.train.launch import cache_of
 from ray_distill.train.looks import Findings, guidance_of, look, look_at_plan, write
 from ray_distill.types import TEACHER
 

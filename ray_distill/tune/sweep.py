@@ -26,11 +26,12 @@ from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver import run_lock as claim
 from ray_distill.train.driver.check import check
+from ray_distill.train.driver.cluster import cluster
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.publish import publish_page
 from ray_distill.train.driver.signals import watch_signals
 from ray_distill.train.driver.validations import read
-from ray_distill.train.launch import cluster, make_cache
+from ray_distill.train.launch import make_cache
 from ray_distill.tune.asha import scheduler
 from ray_distill.tune.objective import BEHIND, Objective
 from ray_distill.tune.report import Ending, Trial, parallel_plot, table, write_best, write_trials
