@@ -6,7 +6,8 @@ import io
 import os
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from tqdm import tqdm
@@ -23,7 +24,9 @@ class Bar(tqdm):
 Bar.set_lock(threading.RLock())
 
 
-def bar(what: str, total: int, unit: str = "", done: int = 0, out: TextIO | None = None) -> Bar:
+def bar(
+    what: str, total: int | None, unit: str = "", done: int = 0, out: TextIO | None = None, form: str = FORM
+) -> Bar:
     """A live bar from ``done`` to ``total`` on ``out`` (None: standard error); its pace is the mean since this call.
     Where ``out`` is no terminal, the bar has ``disable`` = True and draws nothing. Close the bar, or use it as a
     context."""
@@ -39,8 +42,30 @@ def bar(what: str, total: int, unit: str = "", done: int = 0, out: TextIO | None
         dynamic_ncols=_columns(out) is None,
         mininterval=0,
         smoothing=0,
-        bar_format=FORM,
+        bar_format=form,
     )
+
+
+@contextmanager
+def stopwatch(what: str, out: TextIO | None = None, every_s: float = 0.5) -> Iterator[None]:
+    """Show ``what`` and the time gone while the block runs, for work without parts to count. Where ``out`` (None:
+    standard error) is no terminal, print ``what`` once."""
+    shown, over = bar(what, None, out=out, form="{desc}  {elapsed}"), threading.Event()
+    if shown.disable:
+        write(what, out=out)
+
+    def tick() -> None:
+        while not over.wait(every_s):
+            shown.refresh()
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        shown.close()
 
 
 def _columns(out: TextIO) -> int | None:

@@ -5,10 +5,12 @@ import os
 import struct
 import sys
 import termios
+import threading
+import time
 
 import pytest
 
-from ray_distill.bars import Bar, bar, write
+from ray_distill.bars import Bar, bar, stopwatch, write
 from ray_distill.terminal import AboveBars
 
 
@@ -88,3 +90,22 @@ def test_a_terminal_without_a_size_is_taken_for_one_of_80_columns(columns, width
     os.close(reader)
     line = text.split("\r")[-1]
     assert line.startswith("step: 1/4") and width - 2 <= len(line) <= width
+
+
+def test_a_stopwatch_goes_on_by_itself_and_leaves_lines_whole(monkeypatch):
+    out, threads = terminal(monkeypatch), threading.active_count()
+    with stopwatch("== start Ray", every_s=0.001):
+        write("a line")
+        before = len(out.getvalue())
+        while len(out.getvalue()) == before:  # nobody but its thread draws
+            time.sleep(0.001)
+    lines = screen(out.getvalue())
+    assert lines[0] == "a line" and lines[1].startswith("== start Ray  00:0") and lines[2:] == [""]
+    assert threading.active_count() == threads
+
+
+def test_a_stopwatch_is_one_line_where_no_terminal_is():
+    out = io.StringIO()
+    with stopwatch("== start Ray", out=out, every_s=0.001):
+        assert out.getvalue() == "== start Ray\n"
+    assert out.getvalue() == "== start Ray\n"

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from ray_distill.bars import stopwatch
 from ray_distill.train.driver.console import silent_core
 from ray_distill.train.driver.signals import own_session
 

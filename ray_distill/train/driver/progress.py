@@ -31,6 +31,7 @@ class Progress:
                 for name, value in row.items():
                     self._means[name] = 0.9 * self._means.get(name, value) + 0.1 * value
             self._show()
+        self._bar.refresh()  # its clock goes on while workers start
         return fresh
 
     def close(self) -> None:

@@ -88,6 +88,13 @@ def test_a_terminal_has_one_live_line():
     assert "step: 2/2 100 %|" in out.getvalue().splitlines()[-1].rpartition("\r")[2]
 
 
+def test_the_clock_goes_on_before_the_first_step():
+    out = Terminal()
+    shown = Progress(2, out=out)
+    before = len(out.getvalue())
+    assert shown.new([]) == [] and "step: 0/2" in out.getvalue()[before:]
+
+
 def test_the_bar_of_a_resumed_run_begins_where_it_resumes():
     out = Terminal()
     shown = Progress(100, last_step=49, out=out)
