@@ -175,13 +175,13 @@ PIPELINE: Mapping[str, Key] = {
     "flow_shift": Key(to("evaluate.teacher_shift", kind=number), "`evaluate.teacher_shift`, and Self-Forcing's warp"),
     "dit_config.local_attn_size": Key(method.window, f"{CAUSAL}`method.window`, the sink included; -1 is none"),
     "dit_config.sink_size": Key(method.sink, f"{CAUSAL}`method.sink`"),
+    "vae_tiling": Key(to("model.vae_tiling", kind=flag), "`model.vae_tiling`: diffusers' tiles, not FastVideo's"),
     **{
         name: Key(idle("the pipeline's folder decides", *usual), "no effect: the pipeline's folder decides")
         for name, usual in {
             "flow_shift_sr": (),
             "embedded_cfg_scale": (6, 6.0),
             "is_causal": (True,),
-            "vae_tiling": (True,),
             "vae_sp": (True,),
             "disable_autocast": (),
         }.items()

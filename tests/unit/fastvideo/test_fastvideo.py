@@ -202,6 +202,8 @@ EFFECTS = [
     ("training.loop.gradient_accumulation_steps", 3, {"train.global_batch": 18}),
     ("training.distributed.sp_size", 1, {"train.global_batch": 24, "train.sequence_parallel": 1}),
     ("training.tracker.run_name", None, {"name": "first"}),
+    ("pipeline.vae_tiling", True, {"model.vae_tiling": True}),
+    ("pipeline.vae_tiling", False, {"model.vae_tiling": False}),
     ("callbacks.ema", {}, {"roles.student.ema_decay": pytest.approx(0.9999**4)}),
     ("callbacks.grad_clip", {}, {"roles.student.optimizer.clip_norm": 0.0}),
 ]
