@@ -51,6 +51,8 @@ class Clips(TypedDict):
     negative_prompt: NotRequired[str]
     from_image: NotRequired[bool]
     """True: the student makes videos from a picture and a prompt, and is exported for the pipeline that does."""
+    vae_tiling: NotRequired[bool]
+    """True: sample.py encodes pictures and decodes videos by diffusers' overlapping tiles."""
 
 
 def export_student(
@@ -149,6 +151,7 @@ def recipe_of(folder: Path, base: Path | str, sampler: Sampler, latent_shape: La
         "width": clips["width"],
         "fps": clips["fps"],
         "from_image": clips.get("from_image", False),
+        "vae_tiling": clips.get("vae_tiling", False),
     } | ({} if sampler.audio_guidance_scale is None else {"audio_guidance_scale": sampler.audio_guidance_scale})
 
 

@@ -66,6 +66,7 @@ def export(
         adapter=first,
         low=other,
         from_image=bool(of_clips(config.model.encoders.fields)),
+        vae_tiling=config.model.vae_tiling,
         low_adapter=second,
         formats=config.model.export_formats,
         tensors={"transformer": own, "transformer_2": rest},

@@ -46,7 +46,8 @@ def verify(folder: Path, prompt: str, seed: int = 0, timeout_s: float = 600.0, i
             picture = image or _random_picture(Path(scratch) / "picture.png")
             base = _base(folder, recipe, ("vae", "image_encoder", "image_processor"))
             pipeline = Pipeline(_family(folder).name, base, "base", from_image=True)
-            models, size = Encoders(pipeline, 1), (recipe["frames"], recipe["height"], recipe["width"])
+            models = Encoders(pipeline, 1, vae_tiling=recipe.get("vae_tiling", False))
+            size = recipe["frames"], recipe["height"], recipe["width"]
             (row,) = picture_rows(models, [picture], size)
             if class_of(pipeline.index, "vae") is None:  # no class of diffusers encodes the picture
                 picture = Path(scratch) / "encoded.safetensors"

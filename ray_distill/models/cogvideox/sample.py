@@ -52,6 +52,8 @@ if __name__ == "__main__":
     network = diffusers.CogVideoXTransformer3DModel.from_pretrained(here / "transformer", dtype=dtype)
     parts = {"transformer": network, "scheduler": steps, "use_safetensors": True}
     pipe = diffusers.CogVideoXPipeline.from_pretrained(base, dtype=dtype, **parts).to(device)
+    if recipe["vae_tiling"]:
+        pipe.vae.enable_tiling()
     latents = out.endswith(".safetensors")
     call = {key: recipe[key] for key in ("height", "width", "negative_prompt", "guidance_scale", "max_sequence_length")}
     call |= {"num_frames": recipe["frames"], "num_inference_steps": len(recipe["timesteps"])}

@@ -42,6 +42,8 @@ if __name__ == "__main__":
     parts |= {"scheduler": getattr(diffusers, recipe["scheduler"]).from_pretrained(here / "scheduler")}
     of = diffusers.HunyuanVideo15ImageToVideoPipeline if picture else diffusers.HunyuanVideo15Pipeline
     pipe = of.from_pretrained(base, dtype=dtype, use_safetensors=True, **parts).to(device)
+    if recipe["vae_tiling"]:
+        pipe.vae.enable_tiling()
     pipe.tokenizer_max_length = recipe["max_sequence_length"]
     call = {"negative_prompt": recipe["negative_prompt"], "num_frames": recipe["frames"]}
     # Else the scheduler chooses steps of its own, and no key of its file can name the student's.

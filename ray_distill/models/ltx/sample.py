@@ -32,6 +32,8 @@ if __name__ == "__main__":
     network = diffusers.LTXVideoTransformer3DModel.from_pretrained(here / "transformer", dtype=dtype)
     parts = {"transformer": network, "scheduler": fix_timesteps(steps, recipe["timesteps"]), "use_safetensors": True}
     pipe = diffusers.LTXPipeline.from_pretrained(base, dtype=dtype, **parts).to(device)
+    if recipe["vae_tiling"]:
+        pipe.vae.enable_tiling()
     (_, t, h, w), latents = recipe["latent_shape"], out.endswith(".safetensors")
     call = {key: recipe[key] for key in ("height", "width", "negative_prompt", "guidance_scale", "max_sequence_length")}
     torch.manual_seed(int(seed))  # initial latents and fresh noise come from the global generator, in this order

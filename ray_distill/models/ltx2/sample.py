@@ -58,6 +58,8 @@ if __name__ == "__main__":
     parts = {"transformer": network, "scheduler": steps, "use_safetensors": True}
     of = diffusers.LTX2ImageToVideoPipeline if image else diffusers.LTX2Pipeline
     pipe = of.from_pretrained(base, dtype=dtype, **parts).to(device)
+    if recipe["vae_tiling"]:
+        pipe.vae.enable_tiling()
     call = {key: recipe[key] for key in ("height", "width", "negative_prompt", "max_sequence_length")}
     call |= guidance(recipe["guidance_scale"], recipe.get("audio_guidance_scale"))
     call |= {"num_frames": recipe["frames"], "frame_rate": recipe["fps"]}

@@ -22,6 +22,8 @@ if __name__ == "__main__":
     parts = {p.name: diffusers.WanTransformer3DModel.from_pretrained(p, dtype=dtype) for p in here.glob("transformer*")}
     parts |= {"scheduler": steps, "boundary_ratio": recipe["boundary_ratio"], "use_safetensors": True} | no_vae
     pipe = diffusers.WanPipeline.from_pretrained(base, dtype=dict(default=dtype, vae=torch.float32), **parts).to(device)
+    if recipe["vae_tiling"] and not no_vae:
+        pipe.vae.enable_tiling()
     latents, (_, t, h, w) = bool(no_vae) or out.endswith(".safetensors"), recipe["latent_shape"]
     size = {"height": h * pipe.vae_scale_factor_spatial, "width": w * pipe.vae_scale_factor_spatial}
     size |= {"num_frames": (t - 1) * pipe.vae_scale_factor_temporal + 1, "num_inference_steps": len(times)}

@@ -62,6 +62,8 @@ if __name__ == "__main__":
     parts |= {"scheduler": steps, "boundary_ratio": recipe["boundary_ratio"], "use_safetensors": True} | no_vae
     precise = dict(default=dtype, vae=torch.float32, image_encoder=torch.float32)
     pipe = diffusers.WanImageToVideoPipeline.from_pretrained(base, dtype=precise, **parts).to(device)
+    if recipe["vae_tiling"] and not no_vae:
+        pipe.vae.enable_tiling()
     latents, (_, t, h, w) = bool(no_vae) or out.endswith(".safetensors"), recipe["latent_shape"]
     size = {"height": h * pipe.vae_scale_factor_spatial, "width": w * pipe.vae_scale_factor_spatial}
     call = size | {key: recipe[key] for key in ("negative_prompt", "guidance_scale", "max_sequence_length")}
