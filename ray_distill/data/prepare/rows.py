@@ -21,6 +21,7 @@ TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """File name endings of manifests; prompts may also be plain text."""
 MARKUP = (".yaml", ".yml", ".toml", ".xml", ".html")
 """File name endings of text whose lines are no prompts."""
+CONTENT = "holds no text: videos are read from files and from members of .tar shards, not from a table's cells"
 Line = tuple[int, str, str]
 """(number, text, the reason why the line is no text)"""
 
@@ -135,6 +136,8 @@ def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> 
         if len(present) < len(columns):
             yield Row("row 1", dict.fromkeys(names))  # the caller refuses the file, since columns are missing
             return
+        if struct := next((name for name in present if pa.types.is_struct(file.schema_arrow.field(name).type)), ""):
+            raise ValueError(f"{struct!r} {CONTENT}")  # Hugging Face's datasets store bytes beside a name
         present += [name for name in more if name in names]
         batches = file.iter_batches(columns=present)
         tables = (pa.table([as_bytes(batch[name]) for name in present], present) for batch in batches)
@@ -142,7 +145,8 @@ def _parquet(place: Path | str, columns: Sequence[str], more: Sequence[str]) -> 
             try:
                 yield Row(f"row {number}", {name: _decode(value) for name, value in row.items()})
             except NotText as error:
-                yield Row(f"row {number}", fault=str(error))
+                inside = next((name for name, value in row.items() if isinstance(value, bytes) and b"\0" in value), "")
+                yield Row(f"row {number}", fault=f"{inside!r} {CONTENT}" if inside else str(error))
 
 
 def as_bytes(column: pa.Array) -> pa.Array:

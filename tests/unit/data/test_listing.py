@@ -138,6 +138,19 @@ def test_manifests_that_are_none(tmp_path, name, text, message):
         entries(source({"manifest": write(tmp_path / name, text)}))
 
 
+def test_videos_in_the_cells_of_a_table_are_refused_as_such(tmp_path):
+    """As Hugging Face's datasets store them, and video2dataset's format parquet."""
+    rows = [{"video": {"bytes": b"\0\0\0\x18ftyp", "path": "a.mp4"}, "caption": "a kite"}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "hub.parquet")
+    with pytest.raises(ValueError, match=r"hub.parquet: 'video' holds no text: videos are read from files and"):
+        entries(source({"manifest": tmp_path / "hub.parquet"}))
+    rows = [{"mp4": b"\0\0\0\x18ftyp", "txt": "a kite"}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "00000.parquet")
+    columns = {"video_column": "mp4", "caption_column": "txt"}
+    (found,) = entries(source({"manifest": tmp_path / "00000.parquet", **columns}))
+    assert found.error.startswith("00000.parquet, row 1: 'mp4' holds no text: videos are read from files and from mem")
+
+
 def test_what_is_not_there_is_named_with_its_key(tmp_path):
     for kind in ("manifest", "videos", "prompts"):
         with pytest.raises(ValueError, match=rf"data.datasets.1.{kind} = {tmp_path}/no: no such f"):
