@@ -27,7 +27,9 @@ COND = "cond."
 
 
 def quiet() -> None:
-    """Hide Ray Data's plans, which it logs at INFO: a user wants counts and the time left."""
+    """Hide Ray Data's plans, which it logs at INFO, and its bars, which a terminal shows by names of operators: a user
+    wants counts and the time left."""
+    DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
@@ -97,7 +99,6 @@ class Stream:
     def dataset(self) -> Dataset:
         blocks = -(-(self.steps - self.start) // self.steps_per_block) * self.world
         context = DataContext.get_current()
-        context.enable_progress_bars = False
         context.target_max_block_size = 1 << 32  # a block that Ray splits would land on two ranks
         quiet()
         # The training workers hold the CPUs, so that a fetch at 1 CPU would never start. A fetch that waits for

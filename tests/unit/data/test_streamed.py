@@ -1,5 +1,6 @@
 """Training that begins while its clips are encoded has the same rows in the same order, whenever they arrive."""
 
+import logging
 import pickle
 import threading
 import time
@@ -7,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ray.data import DataContext
 
 from ray_distill import sealed
 from ray_distill.data.feed.order import substitutes
-from ray_distill.data.feed.stream import Stream
+from ray_distill.data.feed.stream import Stream, quiet
 from ray_distill.data.store import growing
 from ray_distill.data.store.cache import CARD, Cache
 from ray_distill.data.store.growing import Growing
@@ -25,6 +27,13 @@ def stream_of(cache, **changes):
     return replace(
         Stream(cache, 0, 0, 12, world=2, global_batch=4, micro_batch=2, with_latents=True, fields=FIELDS), **changes
     )
+
+
+def test_ray_datas_own_plans_and_bars_are_hidden(monkeypatch):
+    monkeypatch.setattr(DataContext.get_current(), "enable_progress_bars", True)
+    quiet()
+    assert not DataContext.get_current().enable_progress_bars
+    assert not logging.getLogger("ray.data").isEnabledFor(logging.INFO)
 
 
 @pytest.fixture
