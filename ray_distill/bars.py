@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
-FORM = "{desc}: {n_fmt}/{total_fmt} {percentage:3.0f} %|{bar}| {rate_fmt}, {elapsed} gone, {remaining} left{postfix}"
+FORM = "{desc}: {n_fmt}/{total_fmt} {percentage:3.0f} %|{bar}| {pace}, {elapsed} gone, {remaining} left{postfix}"
 
 
 class Bar(tqdm):
@@ -20,13 +20,24 @@ class Bar(tqdm):
 
     monitor_interval = 0
 
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        known: dict[str, Any] = super().format_dict
+        done, seconds = known["n"] - known["initial"], known["elapsed"]
+        return known | {"pace": pace(done / seconds if seconds else 0.0)}
+
 
 Bar.set_lock(threading.RLock())
 
 
-def bar(
-    what: str, total: int | None, unit: str = "", done: int = 0, out: TextIO | None = None, form: str = FORM
-) -> Bar:
+def pace(rate: float) -> str:
+    """2.5 -> '2.5/s', 0.25 -> '4 s each', 0 -> '-': of ``rate`` parts a second."""
+    if not rate:
+        return "-"
+    return f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
+
+
+def bar(what: str, total: int | None, done: int = 0, out: TextIO | None = None, form: str = FORM) -> Bar:
     """A live bar from ``done`` to ``total`` on ``out`` (None: standard error); its pace is the mean since this call.
     Where ``out`` is no terminal, the bar has ``disable`` = True and draws nothing. Close the bar, or use it as a
     context."""
@@ -35,7 +46,6 @@ def bar(
         desc=what,
         total=total,
         initial=done,
-        unit=unit and f" {unit}",
         file=out,
         disable=None,  # to tqdm None means: disable where ``file`` is no terminal
         ncols=_columns(out),

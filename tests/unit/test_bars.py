@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ray_distill.bars import Bar, bar, stopwatch, write
+from ray_distill.bars import Bar, bar, pace, stopwatch, write
 from ray_distill.terminal import AboveBars
 
 
@@ -47,10 +47,23 @@ def test_a_bar_shows_count_share_times_and_what_it_is_told(monkeypatch):
     assert screen(out.getvalue())[1:] == [""]
 
 
+@pytest.mark.parametrize(("rate", "text"), [(2.5, "2.5/s"), (12.34, "12.3/s"), (0.25, "4 s each"), (0.0, "-")])
+def test_the_pace_is_that_of_parts_or_of_seconds(rate, text):
+    assert pace(rate) == text
+
+
+def test_the_pace_leaves_out_what_was_done_before(monkeypatch):
+    out = terminal(monkeypatch)
+    with bar("   clips", 80, done=20) as shown:
+        shown.start_t -= 1000
+        shown.update(10)
+        assert "| 100 s each, 16:40 gone, 1:23:2" in screen(out.getvalue())[0]
+
+
 def test_lines_stand_above_the_bar_and_leave_it_whole(monkeypatch):
     out = terminal(monkeypatch)
     handler = logging.StreamHandler(AboveBars())
-    with bar("step", 4, "steps") as shown:
+    with bar("step", 4) as shown:
         shown.update(1)
         write("a line")
         handler.emit(logging.LogRecord("x", logging.INFO, "x.py", 1, "a record", None, None))

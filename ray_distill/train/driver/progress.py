@@ -17,7 +17,7 @@ class Progress:
 
     def __init__(self, steps: int, last_step: int = -1, out: TextIO | None = None, every_s: float = 10.0) -> None:
         self.steps, self.last_step, self.out, self.every_s = steps, last_step, out or sys.stderr, every_s
-        self._bar = bar("step", steps, "steps", last_step + 1, self.out)
+        self._bar = bar("step", steps, last_step + 1, self.out)
         self._began: tuple[float, int] | None = None
         self._printed = 0.0
         self._means: dict[str, float] = {}
