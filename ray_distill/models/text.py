@@ -10,9 +10,12 @@ from typing import Any, Self
 
 import torch
 from transformers import AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from ray_distill.models.int8 import quantize
 from ray_distill.models.spec import Row
+
+disable_progress_bar()  # "Loading weights", which would stand between the lines and bars of a command
 
 
 class T5Text:

@@ -31,6 +31,7 @@ def quiet() -> None:
     wants counts and the time left."""
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # else it warns that it shows none
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ray.data import DataContext
+from ray.data._internal import progress
 
 from ray_distill import sealed
 from ray_distill.data.feed.order import substitutes
@@ -34,6 +35,7 @@ def test_ray_datas_own_plans_and_bars_are_hidden(monkeypatch):
     quiet()
     assert not DataContext.get_current().enable_progress_bars
     assert not logging.getLogger("ray.data").isEnabledFor(logging.INFO)
+    assert not progress.logger.isEnabledFor(logging.WARNING)
 
 
 @pytest.fixture
