@@ -22,9 +22,9 @@ class Bar(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        known: dict[str, Any] = super().format_dict
-        done, seconds = known["n"] - known["initial"], known["elapsed"]
-        return known | {"pace": pace(done / seconds if seconds else 0.0)}
+        values: dict[str, Any] = super().format_dict
+        done, seconds = values["n"] - values["initial"], values["elapsed"]
+        return values | {"pace": pace(done / seconds if seconds else 0.0)}
 
 
 Bar.set_lock(threading.RLock())

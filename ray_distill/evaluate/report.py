@@ -36,6 +36,9 @@ SHOWN = {
 }
 """The numbers of a sampler's line, in words."""
 
+SEEN, COST = ("motion", "saturation"), ("nfe", "s/video")
+"""Columns of the table where no metric knows the data, and of what a video costs."""
+
 HEADINGS = {
     "teacher_many": "teacher",
     "teacher_same_nfe": "teacher",
@@ -88,21 +91,28 @@ def contact_sheet(path: Path, columns: Mapping[str, np.ndarray], prompts: Sequen
 def table(report: Mapping[str, Any]) -> str:
     """The report's samplers as aligned text: sampler, FD (+- spread over seeds), accuracy, diversity, nfe, s/video.
 
-    None (no metric for this data) is printed as ``-``; a report without samplers keeps the last line only.
+    None is printed as ``-``. Where no metric knows the data, motion and saturation stand in the place of the three; a
+    report without samplers keeps the last line only.
     """
     rows = [(label, report[key]) for key, label in ROWS.items() if report.get(key) is not None]
     if not rows:
         return _footer(report)
+    named = {"accuracy": ".3f", "diversity": ".2f"}
+    if all(row.get(name) is None for _, row in rows for name in ("frechet", *named)):
+        seen = [(label, *(_number(row.get(name), ".3f") for name in SEEN), *_cost(row)) for label, row in rows]
+        return f"{text_table(('sampler', *SEEN, *COST), seen)}\n{_footer(report)}".rstrip()
     spreads = ["" if row.get("frechet_spread") is None else f" +- {row['frechet_spread']:.1f}" for _, row in rows]
     room = max(map(len, spreads), default=0)  # a missing spread keeps its width, so decimal points align
-    head = ("sampler", f"FD{'':{room}}", "accuracy", "diversity", "nfe", "s/video")
     lines: list[tuple[str, ...]] = []
     for (label, row), spread in zip(rows, spreads, strict=True):
         distance = _number(row.get("frechet"), ".1f") + f"{spread:{room}}"
-        share, seconds = _number(row.get("accuracy"), ".3f"), _number(row.get("seconds_per_video"), ".3f")
-        varied = _number(row.get("diversity"), ".2f")
-        lines.append((label, distance, share, varied, _number(row.get("nfe"), "g"), seconds))
+        lines.append((label, distance, *(_number(row.get(name), form) for name, form in named.items()), *_cost(row)))
+    head = ("sampler", f"FD{'':{room}}", *named, *COST)
     return f"{text_table(head, lines)}\n{_footer(report)}".rstrip()
+
+
+def _cost(row: Mapping[str, Any]) -> tuple[str, str]:
+    return _number(row.get("nfe"), "g"), _number(row.get("seconds_per_video"), ".3f")
 
 
 def misses(report: Mapping[str, Any], goals: Goals) -> list[str]:

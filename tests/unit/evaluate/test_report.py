@@ -159,9 +159,13 @@ def test_table_is_aligned_and_complete():
     assert lines[7] == "160 student updates, 800 steps, 95.3 s in all, 0.81 GiB a worker, 3 sampling seeds"
 
 
-def test_table_without_a_metric_prints_dashes():
-    lines = table({"student": row(None, None, None, None, 3, 0.02)}).splitlines()
-    assert lines[2].split() == ["student", "-", "-", "-", "3", "0.020"] and len(lines) == 3
+def test_a_table_without_a_metric_has_what_needs_none():
+    seen = row(None, None, None, None, 3, 0.02) | {"motion": 0.8184, "saturation": 0.4019}
+    head, _, student = table({"student": seen}).splitlines()
+    assert head.split() == ["sampler", "motion", "saturation", "nfe", "s/video"]
+    assert student.split() == ["student", "0.818", "0.402", "3", "0.020"]
+    head, _, student = table({"student": row(None, None, None, 4.0, 3, 0.02)}).splitlines()
+    assert head.split()[1:4] == ["FD", "accuracy", "diversity"] and student.split()[1:4] == ["-", "-", "4.00"]
 
 
 def test_table_of_a_run_that_was_not_evaluated_has_no_empty_head():
