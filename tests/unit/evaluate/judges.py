@@ -1,8 +1,10 @@
 """Tiny random networks of the real classes, saved as transformers saves them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -83,3 +85,13 @@ def processor(folder: Path) -> CLIPImageProcessor:
 
 
 MAKE = {"dinov2": dinov2, "clip": clip, "videomae": videomae, "vjepa2": vjepa2}
+
+
+class Colours:
+    """A judge whose features are the mean colour of a frame, and the colour's word in a prompt."""
+
+    def image_features(self, shown: np.ndarray) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.from_numpy(shown.mean((1, 2))), dim=-1)
+
+    def text_features(self, prompts: Sequence[str]) -> torch.Tensor:
+        return torch.stack([torch.eye(3, dtype=torch.float64)[("red", "green", "blue").index(p)] for p in prompts])

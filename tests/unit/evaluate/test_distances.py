@@ -29,6 +29,8 @@ def videos(seed, spread=1.0, shift=0.0, count=30):
 def test_kid_of_two_points_each():
     a, b = torch.eye(2), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
     assert kid(a, b) == pytest.approx(-2.375)
+    many = (points.repeat(2000, 1) for points in (a, b))  # among many copies the diagonal counts for nothing
+    assert kid(*many) == pytest.approx(0.5625, abs=2e-3)  # the biased value of the two points
     assert kid(a, b, paired=True) == pytest.approx(1 + 1 - 2 * (1.0 + 3.375) / 2)  # (a_1, b_2) and (a_2, b_1)
 
 

@@ -7,8 +7,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 
+from ray_distill.config.evaluate import Goals
 from ray_distill.data.read.transform import to_frames, to_pixels
-from ray_distill.evaluate.metrics import Metric, diversity, frechet_distance
+from ray_distill.evaluate.compare import ratios, summary
+from ray_distill.evaluate.metrics import Metric, diversity, frechet_distance, measures
+from ray_distill.evaluate.report import misses
+from ray_distill.evaluate.samples import Samples
+from ray_distill.types import Sampler
 
 TEACHER = Path(__file__).parents[3] / "examples" / "digits_teacher"
 HEADS = {"digit": ["zero", "one"], "direction": ["left", "right"]}
@@ -105,9 +110,8 @@ def test_max_pooling_takes_the_best_place_of_each_frame(tmp_path):
     assert torch.equal(Metric.checked(tmp_path, "metric").load(tmp_path).features(pixels), metric.features(pixels))
 
 
-def test_shipped_metric_reads_digits_and_directions():
-    """Drawn here, without the example's own drawing and without its mp4."""
-    metric = Metric.load(TEACHER / "metric")
+def moving_digits(metric):
+    """80 videos of digits, drawn here without the example's own drawing and without its mp4, and their prompts."""
     data = load_digits()
     videos = np.zeros((80, 9, 24, 24, 3), np.uint8)
     prompts = []
@@ -118,9 +122,40 @@ def test_shipped_metric_reads_digits_and_directions():
             top, left = [(6, 10 - t), (6, 2 + t), (10 - t, 6), (2 + t, 6)][i % 4]
             videos[i, t, top : top + 12, left : left + 12] = digit
         prompts.append(f"a {metric.words['digit'][data.target[i]]} moving {metric.words['direction'][i % 4]}")
+    return videos, prompts
+
+
+def test_shipped_metric_reads_digits_and_directions():
+    metric = Metric.load(TEACHER / "metric")
+    videos, prompts = moving_digits(metric)
     assert metric.accuracy(videos, prompts) >= 0.9
     assert metric.accuracy(videos, prompts[4:] + prompts[:4]) < 0.4
     assert metric.accuracy(videos[:, ::-1].copy(), prompts) == 0.0, "played backwards, no direction is right"
+
+
+def test_shipped_metric_names_a_student_that_ignores_its_prompt_and_one_that_repeats_a_video():
+    metric = Metric.load(TEACHER / "metric")
+    videos, prompts = moving_digits(metric)
+    first = [prompts.index(prompt) for prompt in prompts]
+    assert len(set(first)) < len(first) - 20  # many prompts have several videos
+
+    def compared(shown):
+        features = metric.features(shown)
+        accuracy, varied = metric.accuracy(shown, prompts, features), diversity(features, prompts)
+        return Samples(features, accuracy, varied, 0.01, shown[:1], measures(shown, 8))
+
+    def judged(shown):
+        student, teacher = compared(shown), compared(videos)
+        rows = {name: summary([of], None, Sampler((1000.0,), "ode"), prompts) for name, of in
+                (("student", student), ("teacher_many", teacher))}  # fmt: skip
+        rows["ratios"] = ratios([student], [teacher], prompts)
+        goals = Goals(accuracy=0.9, within={"motion_ratio": {"at_least": 0.95}, "diversity_ratio": {"at_least": 0.5}})
+        return [missed.split(" is ")[0] for missed in misses(rows, goals)]
+
+    assert judged(videos) == []
+    assert judged(np.roll(videos, 4, axis=0)) == ["its accuracy"]
+    assert judged(videos[first]) == ["its diversity_ratio"]
+    assert judged(np.repeat(videos[:, :1], 9, axis=1)) == ["its accuracy", "its motion_ratio"]
 
 
 def test_diversity_is_the_distance_within_a_prompt_alone():

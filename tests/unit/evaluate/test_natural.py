@@ -11,7 +11,7 @@ from ray_distill.evaluate.metrics import measures
 from ray_distill.evaluate.metrics.consistency import network_measures
 from ray_distill.evaluate.metrics.picture import first_frame_error
 from ray_distill.evaluate.samples import Samples
-from tests.unit.evaluate.judges import videomae
+from tests.unit.evaluate.judges import Colours, videomae
 
 SIDE, FRAMES, FPS = 64, 9, 8
 PROMPTS = ["a", "a", "b", "b", "c", "c"]
@@ -124,3 +124,39 @@ def test_a_student_that_leaves_its_picture_is_named(teacher, judge):
     kept, left = samples(teacher, judge, pictures), samples(teacher, judge, [*pictures[1:], pictures[0]])
     row = ratios([left], [kept], PROMPTS)[ratio_name(FIRST_FRAME)]
     assert row["low"] > 0.1 and ratios([kept], [kept], PROMPTS)[ratio_name(FIRST_FRAME)]["value"] == 0.0
+
+
+def test_a_student_that_ignores_its_prompt_is_named(teacher, monkeypatch):
+    """By the agreement with the text alone: its clips are the teacher's, each of another prompt."""
+    monkeypatch.setattr("ray_distill.evaluate.metrics.consistency.load_network", lambda folder, device: Colours())
+    prompts = ["red", "red", "green", "green", "blue", "blue"]
+    tints = 0.3 + 0.7 * np.eye(3)[[("red", "green", "blue").index(prompt) for prompt in prompts]]
+    tinted = (teacher * tints[:, None, None, None]).astype(np.uint8)
+
+    def shown(videos):
+        measured, _ = network_measures(videos, prompts, {"text": 0, "subject": 0}, torch.device("cpu"))
+        return Samples(None, None, None, 0.01, videos[:1], measures(videos, FPS) | measured)
+
+    rows = ratios([shown(np.roll(tinted, 2, axis=0))], [shown(tinted)], prompts)
+    named = rows.pop("text_agreement_ratio")
+    assert named["value"] < 0.5 and named["high"] < 0.7
+    for name, row in rows.items():
+        assert row["value"] == pytest.approx(float(not name.endswith("_difference"))), name
+
+
+def test_an_unchanged_teacher_on_another_seed_is_itself():
+    """Intervals hold 1, or 0 of a difference: at 95 % a few of them need not, and none is far from it."""
+    prompts = [f"prompt {number}" for number in range(24)]
+    arms = [
+        Samples(None, None, None, 0.01, np.zeros((1, 2, 4, 4, 3), np.uint8), measures(videos, FPS))
+        for videos in (
+            np.stack([natural(len(prompts) * seed + number) for number in range(len(prompts))]) for seed in (1, 2)
+        )
+    ]
+    rows = ratios(arms[:1], arms[1:], prompts)
+    assert {ratio_name(name) for name in ("motion", "saturation", "sharpness", "flicker", "moving")} <= set(rows)
+    same = {name: float(not name.endswith("_difference")) for name in rows}
+    outside = [name for name, row in rows.items() if not row["low"] <= same[name] <= row["high"]]
+    assert len(outside) <= 2, outside
+    for name, row in rows.items():
+        assert abs(row["value"] - same[name]) <= row["high"] - row["low"], (name, row)  # four standard errors

@@ -170,18 +170,10 @@ def test_a_number_needs_its_network():
         check_names(["video_frechet"], (), False, False, {"video"})
 
 
-class Colours:
-    """A judge whose features are the mean colour of a frame, and the colour's word in a prompt."""
-
-    def image_features(self, shown):
-        return torch.nn.functional.normalize(torch.from_numpy(shown.mean((1, 2))), dim=-1)
-
-    def text_features(self, prompts):
-        return torch.stack([torch.eye(3, dtype=torch.float64)[("red", "green", "blue").index(p)] for p in prompts])
-
-
 def test_a_student_that_ignores_its_prompt_and_one_whose_scene_changes_are_named(monkeypatch):
-    monkeypatch.setattr("ray_distill.evaluate.metrics.consistency.load_network", lambda folder, device: Colours())
+    monkeypatch.setattr(
+        "ray_distill.evaluate.metrics.consistency.load_network", lambda folder, device: judges.Colours()
+    )
     prompts = ["red", "green", "blue"]
     plain = (
         np.eye(3)[:, None, None, None] * np.linspace(180, 200, 6)[None, :, None, None, None] * np.ones((1, 1, 4, 4, 1))
