@@ -93,6 +93,8 @@ class Preflight(Section):
     first: bool = True
     """Whether a new run that trains on GPUs first looks at data and teacher, and stops where `ray-distill preflight`
     would."""
+    samples: bool = True
+    """Whether the teacher samples evaluate.pictures prompts; false where no machine at hand can."""
     clips: Annotated[int, Field(ge=0, le=100_000)] = 64
     """Clips of the data whose motion is measured, at most."""
     cycles: Annotated[int, Field(ge=0, le=1000)] = 3
@@ -105,6 +107,14 @@ class Preflight(Section):
     """Largest difference of the two in a normalised latent."""
     within: dict[MeasureName, Bounds] = Field(default_factory=dict)
     """Bounds of the teacher's measures, by name: {motion: {at_least: 0.02}}."""
+
+    @model_validator(mode="after")
+    def _bounds_are_of_samples(self) -> Preflight:
+        if self.within and not self.samples:
+            raise ValueError(
+                "evaluate.preflight.within bounds the teacher's samples; set samples: true, or remove within"
+            )
+        return self
 
 
 class Evaluate(Section):

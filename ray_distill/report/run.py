@@ -11,7 +11,7 @@ from typing import Any
 from ray_distill import checkpoint
 from ray_distill.config.keys import flatten
 from ray_distill.errors import ConfigError
-from ray_distill.evaluate.names import METRICS, REPORT, VALIDATIONS
+from ray_distill.evaluate.names import METRICS, PREFLIGHT, REPORT, VALIDATIONS
 from ray_distill.jsonl import read_document, read_rows
 from ray_distill.methods.watch import Level, levels, warnings
 from ray_distill.report import journal
@@ -35,7 +35,7 @@ class Run:
     def read(cls, folder: Path) -> Run:
         """Read the folder of a run, which stays as it is; ConfigError where no run has left anything there."""
         run = cls.of(folder)
-        if not (run.journal or run.rows or run.report or run.last):
+        if not (run.journal or run.rows or run.report or run.last or (folder / PREFLIGHT).is_file()):
             raise ConfigError(f"{folder}: this is no folder of a run; give output_dir/name, such as output/quickstart")
         return run
 
@@ -90,6 +90,8 @@ class Run:
     @property
     def ending(self) -> str:
         """One sentence on the end of the run."""
+        if not (self.step or self.journal):
+            return "not trained yet"
         if self.step < self.steps:
             reached = f"ended early, at step {self.step} of {self.steps}"
         else:

@@ -51,7 +51,7 @@ def look(config: RunConfig, cache: Cache, seen: Findings, samples: bool = True) 
     """Look at the data and, with ``samples``, at samples of the teacher, on the Ray that has been started."""
     look_at_data(cache.card, seen)
     look_at_motion(config, cache, seen)
-    if not samples:
+    if not samples or not config.evaluate.preflight.samples:
         return
     if TEACHER not in config.method.roles:
         seen.lines.append(f"method {config.method.name!r} has no teacher: nothing is sampled")

@@ -1,6 +1,7 @@
 """Words and thresholds of a preflight, and what its comparison is made of; tests/ray runs one whole."""
 
 import json
+import socket
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +19,14 @@ from ray_distill.data.prepare import pipeline
 from ray_distill.evaluate.generate import _generate
 from ray_distill.evaluate.latents import NotFinite
 from ray_distill.export.teacher import compared_size, link_teacher
+from ray_distill.importers import load_run
 from ray_distill.models.loading import load_transformer
+from ray_distill.report.page import write_page
 from ray_distill.train import launch, looks
 from ray_distill.train import preflight as module
 from ray_distill.train.cycles import Clock, Cycles, RoleCycles, aside, by_role, compared
 from ray_distill.train.looks import Findings, judge, look_at_data
+from tests.unit.report.runs import Page
 from tests.unit.toys import run_config
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
@@ -265,10 +269,16 @@ def looked(tmp_path, monkeypatch):
     monkeypatch.setattr(looks, "Generator", Local)
     monkeypatch.setattr(looks.ray, "get", lambda task, timeout: task)
 
-    def look(**evaluate):
+    def connect(*args):
+        raise AssertionError("a preflight asks no other machine")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+    def look(own=None, **evaluate):
         settings = {"compare": False, "cycles": 0, "clips": 0} | evaluate.pop("preflight", {})
         evaluate = {"teacher_steps": 2, "teacher_guidance": 1.5, "preflight": settings} | evaluate
-        config = run_config(tmp_path, model__path=str(DIGITS), model__max_sequence_length=8, evaluate=evaluate)
+        model = {"model__path": str(DIGITS), "model__max_sequence_length": 8}
+        config = run_config(tmp_path, **model, evaluate=evaluate, **(own or {}))
         return module.preflight(config), config.run_dir / "preflight"
 
     return look
@@ -290,6 +300,36 @@ def test_it_samples_the_teacher_says_what_it_saw_and_writes_it_down(looked):
         "prompts.json",
     ]
     assert (folder / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_metric_it_samples_and_a_method_without_a_teacher_has_data_and_plan(looked):
+    seen, folder = looked()
+    assert (folder / "teacher_many").is_dir() and "teacher" in seen.numbers and not seen.errors
+    alone = {"name": "alone", "method": {"name": "flow_matching"}}
+    alone["roles"] = {"student": {"optimizer": {"learning_rate": 1e-4}}}
+    seen, folder = looked(alone, preflight={"compare": True})
+    assert "method 'flow_matching' has no teacher: nothing is sampled" in seen.lines and not seen.errors
+    assert "data" in seen.numbers and seen.numbers["planned"]["memory"] > 0 and "difference" not in seen.numbers
+    assert [path.name for path in folder.iterdir()] == ["preflight.json"]
+
+
+def test_14b_has_its_plan_alone_where_no_machine_samples_it(looked, tmp_path):
+    """No weights, no sample, no cycle: numbers, words and a page, of published sizes."""
+    none = ["samples=false", "compare=false", "cycles=0", "clips=0"]
+    overrides = [f"output_dir={tmp_path}", *(f"evaluate.preflight.{each}" for each in none)]
+    config = load_run(DIGITS.parents[1] / "configs/wan2.1_14b/dmd.yaml", overrides, {}).config
+    seen = module.preflight(config)
+    assert seen.errors == [] and seen.numbers["planned"]["memory"] > 20 * 2**30
+    assert [path.name for path in (config.run_dir / "preflight").iterdir()] == ["preflight.json"]
+    line = Page(write_page(config.run_dir).read_text()).line
+    assert "not trained yet" in line and any(text.startswith("plan: ") for text in seen.lines)
+    assert all(" ".join(text.split()) in line for text in seen.lines)
+
+
+def test_bounds_of_samples_that_are_not_drawn_are_refused(tmp_path):
+    within = {"samples": False, "within": {"motion": {"at_least": 1}}}
+    with pytest.raises(ValueError, match="within bounds the teacher's samples; set samples: true"):
+        run_config(tmp_path, evaluate={"preflight": within})
 
 
 def test_samples_that_are_not_finite_stop(looked, monkeypatch):
