@@ -34,9 +34,9 @@ from ray_distill.evaluate.metrics.picture import first_frame_error
 from ray_distill.evaluate.metrics.raft import load_raft
 from ray_distill.evaluate.pictures import Pictures, of_prompts, of_rows
 from ray_distill.evaluate.prompts import encode_prompts
+from ray_distill.evaluate.real import real_features
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name, latents_name
 from ray_distill.models.conditions import from_bytes
-from ray_distill.models.hashing import folder_hash
 from ray_distill.models.packed import picture, sound
 from ray_distill.models.spec import Fields, Latent, Row, of_captions
 from ray_distill.sealed import Damaged
@@ -185,26 +185,6 @@ def _measure(
     for name, values in {**judged, **({} if whole is None else {"video": whole})}.items():
         check_finite(values, f"{name} by evaluate.networks", 0)
     return measured | judged, whole
-
-
-def real_features(config: RunConfig, cache: Cache) -> Tensor:
-    """The metric's features [N, 64] of the data set's own clips, kept beside the cache."""
-    assert config.evaluate.metric is not None
-    path = cache.folder / f"features-{folder_hash(config.evaluate.metric)[:16]}.safetensors"
-    with suppress(FileNotFoundError, Damaged):  # not measured yet, or to be measured again
-        return torch.from_numpy(sealed.read_tensors(path)[0]["features"])
-    from ray_distill.data.prepare.pipeline import real_videos  # imports Ray Data, which a sampling task does not need
-
-    metric = Metric.load(config.evaluate.metric)
-
-    def measure(rows: dict[str, Any]) -> dict[str, np.ndarray]:
-        good = rows["error"] == ""
-        return {"features": metric.features(rows["pixels"][good]).numpy()}
-
-    rows = real_videos(config.data, cache).map_batches(measure, batch_size=256).take_all()
-    features = np.stack([row["features"] for row in rows])
-    sealed.write_tensors(path, {"features": features})
-    return torch.from_numpy(features)
 
 
 def _captions(cache: Cache, fields: Fields, count: int) -> tuple[list[str], list[Row], list[int]]:

@@ -19,6 +19,7 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import quiet
+from ray_distill.data.prepare.clip_rows import clip_rows
 from ray_distill.data.prepare.embeddings import ReadEmbeddings
 from ray_distill.data.prepare.encode import CountTokens, EncodeClips, EncodePictures, EncodeText
 from ray_distill.data.prepare.index import finish
@@ -106,15 +107,7 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
 def real_videos(source: Source, cache: Cache) -> Dataset:
     """Read the cache's clips from their files again, as ``pixels`` uint8 [T, height, width, 3] of the size of samples;
     ``error`` is "" unless a file has changed."""
-    paths = {(entry.dataset, entry.video): entry.path for entry in entries(source)}
-    clips = unequal(cache.index.filter(pa.array(cache.choices > 0)), video="")
-    clips = clips.select(["dataset", "video", "number", "content"])
-    size = {"height": source.height, "width": source.width}
-    pairs = ((row, paths.get((row["dataset"], row["video"]))) for row in clips.to_pylist())
-    rows = [row | size | {"path": path} for row, path in pairs if path]  # files of a run's clips may be gone
-    if not rows:
-        raise ValueError("data: none of the cache's clips is in its sources any more; set evaluate.metric=null")
-    return _decode(source, dataset(pa.Table.from_pylist(rows)))
+    return _decode(source, dataset(pa.Table.from_pylist(clip_rows(source, cache))))
 
 
 def first_frames(source: Source, cache: Cache, numbers: Sequence[int]) -> list[np.ndarray | None]:
