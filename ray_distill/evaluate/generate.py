@@ -34,7 +34,6 @@ from ray_distill.evaluate.metrics.picture import first_frame_error
 from ray_distill.evaluate.metrics.raft import load_raft
 from ray_distill.evaluate.pictures import Pictures, of_prompts, of_rows
 from ray_distill.evaluate.prompts import encode_prompts
-from ray_distill.evaluate.real import real_features
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name, latents_name
 from ray_distill.models.conditions import from_bytes
 from ray_distill.models.packed import picture, sound
@@ -232,7 +231,11 @@ class Generator:
         else:
             self.prompts, rows, numbers = _captions(cache, fields, settings.shown)
             pictures = of_rows(config, cache, numbers)
-        self.real = real_features(config, cache) if settings.metric else None
+        self.real = None
+        if settings.metric:
+            from ray_distill.evaluate.real import real_features  # imports decoders, which a sampling task does not need
+
+            self.real = real_features(config, cache)
         self._config, self._keep, self.timeout_s = config, cache.folder, config.train.timeout_s
         self._rows: Any = ray.put(rows)
         self._pictures: Any = ray.put(pictures)
