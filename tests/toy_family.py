@@ -51,7 +51,7 @@ def fields(pipeline, tokens):
 FAMILY = replace(
     WAN,
     name="toy",
-    denoiser=ToyDenoiser,
+    denoiser_place="tests.toy_family:ToyDenoiser",
     fields=fields,
     image=lambda pipeline, codec: ToyImages(codec),
     image_parts=lambda fields: ("vae",),

@@ -40,7 +40,7 @@ def check_base(pipeline: Pipeline, experts: bool = False) -> None:
             f"{pipeline.where}: {INDEX} describes a {kind}, and an export of family {family!r} is a {export.pipeline}; "
             f"give a {export.task} folder"
         )
-    classes = {**pipeline.of.parts, "transformer": pipeline.of.transformer.__name__}
+    classes = {**pipeline.of.parts, "transformer": pipeline.of.transformer_name}
     vae = pipeline.vae.get("_class_name")
     image_parts, own_codec = pipeline.of.image_parts(fields), vae != classes["vae"]
     if own_codec:  # the export samples without a VAE, from the latents of its picture

@@ -21,6 +21,7 @@ from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 
 from ray_distill.export.base import check_index
 from ray_distill.export.card import ADAPTER, LOW_ADAPTER, SAMPLES, model_card
+from ray_distill.export.checks import RECIPE, check_place, check_recipe
 from ray_distill.export.original import ADAPTERS, file_name, readable, save_adapter, save_original
 from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
@@ -31,7 +32,6 @@ from ray_distill.models.spec import Export, Family, Latent
 from ray_distill.secrets import mask
 from ray_distill.types import Sampler
 
-RECIPE = "recipe.json"
 WORKFLOW = "comfyui_workflow.json"
 STEPS = "_student_timesteps"
 VERSION = 1  # of recipe.json
@@ -111,7 +111,7 @@ def _family(*networks: torch.nn.Module | None) -> Family:
     """The family of the first network; TypeError where one of the ``networks`` belongs to no family."""
     for module in networks:
         if module is not None and family_of(type(module).__name__) is None:
-            names = " or ".join(each.transformer.__name__ for each in families())
+            names = " or ".join(each.transformer_name for each in families())
             raise TypeError(f"transformer is a {type(module).__name__}: give the {names} that it wraps")
     family = family_of(type(networks[0]).__name__)
     assert family is not None
@@ -160,30 +160,6 @@ def _settings(base: Path | str, family: Family, pipeline: str) -> dict[str, Any]
     takes = inspect.signature(getattr(diffusers, pipeline).__init__).parameters
     index = Pipeline(family.name, Path(base), "base").settings
     return {name: value for name, value in index.items() if name in takes and not isinstance(value, list)}
-
-
-def check_recipe(sampler: Sampler, export: Export) -> None:
-    """ValueError for a recipe that the pipeline of ``export`` cannot replay."""
-    if (sampler.chunks and export.causal is None) or (sampler.experts and not export.experts):
-        what = "no chunks" if export.experts else "neither chunks nor two experts"
-        raise ValueError(f"{export.pipeline} samples {what}; use another method, or text to video of family wan")
-    for name in ("guidance_scale", "audio_guidance_scale"):
-        if (scale := getattr(sampler, name)) is not None and scale < 1.0:
-            raise ValueError(f"{name} = {scale}: {export.pipeline} takes all below 1 for 1 (off); use >= 1")
-    if sampler.experts is not None and sampler.experts.low_guidance_scale is not None:
-        raise ValueError(
-            "two experts with different guidance: sample.py has one scale; leave out that of the low expert"
-        )
-    if sampler.experts is not None and sampler.chunks is not None:
-        raise ValueError("a causal student with two experts: the script of chunks samples one expert; use one student")
-
-
-def check_place(folder: Path) -> None:
-    """ValueError for a ``folder`` that holds anything but an export."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, and an export is a folder: move it away")
-    if folder.exists() and not (folder / RECIPE).is_file() and any(folder.iterdir()):
-        raise ValueError(f"{folder} exists and is no export (it has no {RECIPE}): give another folder or empty it")
 
 
 def _save_networks(

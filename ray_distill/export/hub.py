@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.sections import Publish
@@ -18,15 +18,6 @@ from ray_distill.secrets import mask
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
-
-
-def check_token(config: RunConfig) -> None:
-    """ConfigError where the run has a ``publish`` section and this machine has no token; nothing is sent."""
-    if config.publish is not None and get_token() is None:
-        raise ConfigError(
-            f"publish.hub_model_id = {config.publish.hub_model_id}: the hub needs a token, and there is none. Set "
-            "HF_TOKEN, or run: hf auth login. To train without publishing: --no-push"
-        )
 
 
 class Hub:

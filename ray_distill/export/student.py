@@ -13,6 +13,7 @@ from ray_distill.checkpoint import Checkpoint
 from ray_distill.checkpoint.network import outline
 from ray_distill.config import RunConfig
 from ray_distill.evaluate.names import COMPARED, PROMPTS
+from ray_distill.export.checks import FOLDER
 from ray_distill.export.diffusers import Adapter, export_student
 from ray_distill.export.folded import folded
 from ray_distill.export.low_rank import low_rank
@@ -24,7 +25,6 @@ from ray_distill.models.lora_files import LoRATensors
 from ray_distill.models.spec import Latent, of_clips
 from ray_distill.types import LOW, STUDENT, Role
 
-FOLDER = "export"
 SHOWN = 4
 """Most videos that an export takes along."""
 

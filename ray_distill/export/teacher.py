@@ -11,7 +11,8 @@ import torch
 from ray_distill.config import RunConfig
 from ray_distill.diffusion.timesteps import euler_timesteps
 from ray_distill.errors import ConfigError
-from ray_distill.export.diffusers import RECIPE, SCHEDULERS, check_recipe, copy_script, recipe_of
+from ray_distill.export.checks import RECIPE, check_recipe
+from ray_distill.export.diffusers import SCHEDULERS, copy_script, recipe_of
 from ray_distill.export.shards import save_network
 from ray_distill.models.loading import hollow_transformer
 from ray_distill.models.pipeline import Pipeline

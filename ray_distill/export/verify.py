@@ -22,7 +22,7 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.pictures import picture_rows
 from ray_distill.diffusion.samplers import by_level, sample
 from ray_distill.export.base import class_of
-from ray_distill.export.diffusers import RECIPE
+from ray_distill.export.checks import RECIPE
 from ray_distill.models import family_of
 from ray_distill.models.conditions import collate, unconditional
 from ray_distill.models.pipeline import Pipeline

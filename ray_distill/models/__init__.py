@@ -34,8 +34,7 @@ def alike_family(name: str) -> str | None:
 
 
 def family(name: str) -> Family:
-    """The family ``name``, imported on first use: diffusers takes seconds to import, and a configuration needs only
-    names."""
+    """The family ``name``, imported on first use: a configuration needs only names."""
     declared: Family = importlib.import_module(FAMILIES[name]).FAMILY
     return declared
 
@@ -46,4 +45,4 @@ def families() -> Iterator[Family]:
 
 def family_of(transformer: str) -> Family | None:
     """The family whose transformer has this class name; None for other classes."""
-    return next((each for each in families() if each.transformer.__name__ == transformer), None)
+    return next((each for each in families() if each.transformer_name == transformer), None)

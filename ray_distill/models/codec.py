@@ -83,11 +83,11 @@ def frames_of(codec: Codec, latent: int) -> int:
 def vae_class(name: str, where: str) -> CodecClass:
     """The codec class of the family whose VAE has the ``_class_name`` ``name``; ValueError, which begins with
     ``where``, where no family has such a VAE."""
-    codecs = {each.parts["vae"]: each.codec for each in families()}
-    if name not in codecs:
-        names = ", ".join([*PCA, *codecs])
+    owners = {each.parts["vae"]: each for each in families()}
+    if name not in owners:
+        names = ", ".join([*PCA, *owners])
         raise ValueError(f"{where}: _class_name {name!r} is no known codec; use one of {names}")
-    return codecs[name]
+    return owners[name].codec
 
 
 def load_codec(folder: Path, tiling: bool = False) -> Codec:

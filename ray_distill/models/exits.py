@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
 from ray_distill.types import Cond
@@ -15,14 +14,20 @@ NAME = "exit_embedding"
 
 def check_exits(network: nn.Module, key: str) -> None:
     """ValueError unless ``network`` (meta will do) has one embedding of the time, to which those of exits are added."""
-    if sum(isinstance(part, TimestepEmbedding) for part in network.modules()) != 1:
+    if len(_times(network)) != 1:
         raise ValueError(f"{key}: a {type(network).__name__} embeds its time in several places; remove it")
+
+
+def _times(network: nn.Module) -> list[Any]:
+    from diffusers.models.embeddings import TimestepEmbedding  # takes seconds to import
+
+    return [part for part in network.modules() if isinstance(part, TimestepEmbedding)]
 
 
 def add_exits(module: nn.Module, count: int) -> None:
     """Add ``count`` trainable embeddings, zero at first, to ``module``, which then takes an argument ``exit`` [B] from
     0."""
-    (time,) = (part for part in module.modules() if isinstance(part, TimestepEmbedding))
+    (time,) = _times(module)
     embedding = nn.Embedding(count, time.linear_2.out_features)
     nn.init.zeros_(embedding.weight)
     module.add_module(NAME, embedding)

@@ -41,7 +41,7 @@ def check_folder(family: str, folder: Path, key: str = "model.path") -> dict[str
         missing = path.relative_to(folder if folder.name != SECOND else folder.parent)
         raise ValueError(f"{key} = {folder}: no {missing} there. Give a pipeline folder in diffusers format")
     config = read_config(path, f"{key} = {folder}")
-    expected = adapter(family).transformer.__name__
+    expected = adapter(family).transformer_name
     if config.get("_class_name") != expected:
         raise ValueError(
             f"{key} = {folder}: its transformer is a {config.get('_class_name')}, but family {family!r} is a {expected}"
@@ -55,7 +55,7 @@ def published_configs(family: Family) -> dict[str, Any]:
 
 
 def _published_config(family: str, file: Path, key: str) -> dict[str, Any]:
-    name = adapter(family).transformer.__name__
+    name = adapter(family).transformer_name
     configurations = published_configs(adapter(family))
     for parts in configurations.values():
         config: dict[str, Any] = parts["transformer"]

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -198,7 +199,8 @@ def check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
 
 def check_others(folder: Path, family: str, key: str) -> None:
     """Check the family's parts beside text encoder and VAE: each is of its diffusers class, with all tensors."""
-    for part, of in declared(family).others.items():
+    for part, place in declared(family).others.items():
+        of = resolve_name(place)
         what = f"{key} = {folder}: {part}"
         config = read_config(folder / part / CONFIG, what)
         if (named := config.get("_class_name")) != of.__name__:

@@ -1,8 +1,9 @@
 """Family: the declaration of a family of networks in a folder of models/; Field: one tensor of its conditioning.
 
-    FAMILY = Family(transformer=WanTransformer3DModel, denoiser=WanDenoiser, fields=fields, ...)
+    FAMILY = Family(transformer_place="diffusers:WanTransformer3DModel", fields=fields, ...)
 
-Light to import, since fields travel to the tasks that fetch rows.
+Light to import, since fields travel to the tasks that fetch rows; so a family names its classes, and the
+first use of one imports it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
@@ -197,18 +199,19 @@ class Family:
     """The declaration of a family of networks; docs/families.md explains each entry."""
 
     name: str
-    transformer: type[Any]
-    """diffusers' class of the network in transformer/."""
+    transformer_place: str
+    """The place of diffusers' class of the network in transformer/, as ``module:name``."""
     parts: Mapping[str, str]
     """The class names in the pipeline's other folders: text_encoder, vae, and the family's further ones."""
     text_billions: float
     """Parameters of the published text encoder, in units of 10^9."""
-    denoiser: Callable[..., Denoiser]
-    """(network, dtype=torch.float32) -> a Denoiser around the network, which may also be an engine that wraps one."""
+    denoiser_place: str
+    """The place of the Denoiser's class, as ``module:name``."""
     exchange_heads: Callable[[nn.Module, Ranks], None] | None
     """(transformer, ranks): put the exchange of sequence parallelism around each block's self-attention; None where
     ranks cannot share a clip."""
-    codec: CodecClass
+    codec_place: str
+    """The place of the codec's class, as ``module:name``."""
     fields: Callable[[Pipeline, int], Fields]
     """(pipeline, most tokens of a prompt) -> the fields of Cond."""
     text: Callable[[Path, int, str], TextEncoder]
@@ -254,8 +257,9 @@ class Family:
     """As ``noise``, by the pipeline of ``image_export``; None: it draws the same."""
     image_export: Export | None = None
     """Export of a student whose clips have fields; None: ``export`` serves it as well."""
-    others: Mapping[str, type[Any]] = field(default_factory=dict)
-    """diffusers' classes of the parts beside text encoder and VAE; ``parts`` has their names as well."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """The places of diffusers' classes of the parts beside text encoder and VAE, as ``module:name``; ``parts`` has
+    their names as well."""
     text_precisions: tuple[str, ...] = ("float32", "bfloat16", "int8")
     """Precisions in which the text encoder computes, widest first."""
     text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
@@ -272,6 +276,29 @@ class Family:
     """(transformer's configuration) -> the only valid model.max_sequence_length; None where any is valid."""
     quicken: Callable[[nn.Module], None] = lambda _: None
     """(transformer): give it faster forms of its operations, equal to rounding, for samples in fp32 on a CPU."""
+
+    @property
+    def transformer(self) -> Any:
+        """diffusers' class of the network."""
+        return resolve_name(self.transformer_place)
+
+    @property
+    def transformer_name(self) -> str:
+        """The name of diffusers' class of the network, which needs no import."""
+        return self.transformer_place.rpartition(":")[2]
+
+    @property
+    def denoiser(self) -> Callable[..., Denoiser]:
+        """(network, dtype=torch.float32) -> a Denoiser around the network, which may also be an engine that wraps
+        one."""
+        denoiser: Callable[..., Denoiser] = resolve_name(self.denoiser_place)
+        return denoiser
+
+    @property
+    def codec(self) -> CodecClass:
+        """The codec's class."""
+        codec: CodecClass = resolve_name(self.codec_place)
+        return codec
 
     def leaves(self, fields: Fields) -> Export:
         """The export of a student with these ``fields``."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ray_distill.models import FAMILIES
+
 ROOT = Path(__file__).parents[2]
 HEAVY = {
     *("torch", "diffusers", "transformers", "accelerate", "peft", "deepspeed", "mlflow", "matplotlib"),
@@ -26,10 +28,11 @@ ENTRIES: dict[str, tuple[set[str], int]] = {  # the entry of a process -> its he
     "train.wire.job": ({"ray", "ray.data", "ray.train"}, 30),  # Ray Train's controller
     "train.driver.system_metrics": ({"ray"}, 6),  # an actor on each node
     "train.worker.entry": (set(), 8),
-    "train.worker.loop": ({"torch", "ray", "ray.data", "ray.train", "deepspeed", "diffusers"}, 130),
+    "train.worker.loop": ({"torch", "ray", "ray.data", "ray.train", "deepspeed"}, 130),
     "evaluate.generate": ({"torch", "ray", "cv2"}, 120),  # tasks that sample
     "tune.trial": ({"ray"}, 8),
-    "train.driver.check": ({"torch", "diffusers", "cv2"}, 160),
+    "train.driver.check": ({"torch", "cv2"}, 160),
+    **{f"models.{name}.family": ({"torch"}, 30) for name in FAMILIES},
 }
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
-from ray_distill.models.cogvideox.codec import CogVideoXVAE
-from ray_distill.models.cogvideox.network import CogVideoXDenoiser
 from ray_distill.models.cogvideox.schedule import PUBLISHED_CONFIG, snr_shift_scale
 from ray_distill.models.parts import read_json
 from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder
 
 if TYPE_CHECKING:
+    from diffusers import CogVideoXDDIMScheduler
+
     from ray_distill.models.pipeline import Pipeline
 
 HERE = Path(__file__).parent
@@ -68,6 +67,8 @@ def features(config: Config) -> tuple[int, int]:
 
 def check(pipeline: Pipeline, tokens: int) -> None:
     """ValueError unless prompts have the training's length, and the noise levels are the published ones."""
+    from diffusers import CogVideoXDDIMScheduler
+
     network = pipeline.transformer
     patch(network)
     if tokens != (trained := network.get("max_text_seq_length", 226)):
@@ -89,18 +90,20 @@ def check(pipeline: Pipeline, tokens: int) -> None:
 
 def scheduler(network: nn.Module) -> CogVideoXDDIMScheduler:
     """The scheduler with which such a network was published."""
+    from diffusers import CogVideoXDDIMScheduler
+
     config: Any = network.config
     return CogVideoXDDIMScheduler(**PUBLISHED_CONFIG, snr_shift_scale=snr_shift_scale(config))
 
 
 FAMILY = Family(
     name="cogvideox",
-    transformer=CogVideoXTransformer3DModel,
+    transformer_place="diffusers:CogVideoXTransformer3DModel",
     parts={"text_encoder": "T5EncoderModel", "vae": "AutoencoderKLCogVideoX"},
     text_billions=4.76,  # T5 v1.1 XXL
-    denoiser=CogVideoXDenoiser,
+    denoiser_place="ray_distill.models.cogvideox.network:CogVideoXDenoiser",
     exchange_heads=None,
-    codec=CogVideoXVAE,
+    codec_place="ray_distill.models.cogvideox.codec:CogVideoXVAE",
     fields=fields,
     text=text,
     start=noise,

@@ -5,12 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffusers import HunyuanVideo15Transformer3DModel
-
 from ray_distill.errors import ConfigError
 from ray_distill.models.codec import Codec
-from ray_distill.models.hunyuan15.codec import HunyuanVAE
-from ray_distill.models.hunyuan15.network import HunyuanDenoiser
 from ray_distill.models.parts import check_stored, outline, read_config, read_json, stored_shapes
 from ray_distill.models.spec import (
     Config,
@@ -149,16 +145,16 @@ def check(pipeline: Pipeline, tokens: int) -> None:
 
 FAMILY = Family(
     name="hunyuan15",
-    transformer=HunyuanVideo15Transformer3DModel,
+    transformer_place="diffusers:HunyuanVideo15Transformer3DModel",
     parts={
         "text_encoder": "Qwen2_5_VLTextModel",
         "text_encoder_2": "T5EncoderModel",
         "vae": "AutoencoderKLHunyuanVideo15",
     },
     text_billions=8.3,  # Qwen2.5-VL 7B
-    denoiser=HunyuanDenoiser,
+    denoiser_place="ray_distill.models.hunyuan15.network:HunyuanDenoiser",
     exchange_heads=None,
-    codec=HunyuanVAE,
+    codec_place="ray_distill.models.hunyuan15.codec:HunyuanVAE",
     fields=fields,
     text=text,
     text_precisions=("float32", "bfloat16"),

@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import LTXVideoTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from ray_distill.models.ltx.codec import LTXVAE
-from ray_distill.models.ltx.network import LTXDenoiser
-from ray_distill.models.ltx.sequence import exchange_heads
 from ray_distill.models.spec import Config, Export, Family, Field, Fields, TextEncoder
 
 if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
+    from ray_distill.models.sequence import Ranks
 
 HERE = Path(__file__).parent
 
@@ -33,6 +30,12 @@ def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
     )  # transformers takes seconds to import, and encoders of clips need none of it
 
     return ltx_text(folder, tokens, precision)
+
+
+def exchange_heads(network: nn.Module, ranks: Ranks) -> None:
+    from ray_distill.models.ltx.sequence import exchange_heads
+
+    exchange_heads(network, ranks)
 
 
 def noise(shape: Sequence[int]) -> Tensor:
@@ -54,12 +57,12 @@ def features(config: Config) -> tuple[int, int]:
 
 FAMILY = Family(
     name="ltx",
-    transformer=LTXVideoTransformer3DModel,
+    transformer_place="diffusers:LTXVideoTransformer3DModel",
     parts={"text_encoder": "T5EncoderModel", "vae": "AutoencoderKLLTXVideo"},
     text_billions=4.76,  # T5 v1.1 XXL
-    denoiser=LTXDenoiser,
+    denoiser_place="ray_distill.models.ltx.network:LTXDenoiser",
     exchange_heads=exchange_heads,
-    codec=LTXVAE,
+    codec_place="ray_distill.models.ltx.codec:LTXVAE",
     fields=fields,
     text=text,
     noise=noise,

@@ -9,8 +9,8 @@ from diffusers import AutoencoderKLLTX2Video
 from torch import Tensor
 
 from ray_distill.models.ltx.codec import LTXVAE
+from ray_distill.models.ltx2.family import FRAME_RATE
 from ray_distill.models.ltx2.hearing import HOP, RATE
-from ray_distill.models.ltx2.network import FRAME_RATE
 from ray_distill.models.spec import Latent
 
 TOKENS_PER_SECOND = RATE / HOP / 4

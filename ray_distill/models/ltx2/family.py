@@ -9,18 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKLLTX2Audio, LTX2VideoTransformer3DModel
-from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from torch import Tensor
 
 from ray_distill.models.codec import Codec
-from ray_distill.models.ltx2.codec import LTX2VAE
 from ray_distill.models.ltx2.hearing import BANDS as MEL_BANDS
-from ray_distill.models.ltx2.hearing import HOP, RATE, LTX2Hearing
+from ray_distill.models.ltx2.hearing import HOP, RATE
 from ray_distill.models.ltx2.image import LTX2ImageEncoder, compressed
-from ray_distill.models.ltx2.network import FRAME_RATE, LTX2Denoiser
-from ray_distill.models.ltx2.sound import LTX2Sound
 from ray_distill.models.packed import pack
 from ray_distill.models.spec import (
     Config,
@@ -30,6 +24,8 @@ from ray_distill.models.spec import (
     Fields,
     ImageEncoder,
     Sound,
+    SoundDecoder,
+    SoundEncoder,
     TextEncoder,
     of_clips,
 )
@@ -38,6 +34,7 @@ if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
 
 HERE = Path(__file__).parent
+FRAME_RATE = 24.0
 BANDS = MEL_BANDS // 4
 """Mel bands in a token of sound; only the order in which the pipeline draws its first noise depends on it."""
 HEARD = {"sample_rate": RATE, "mel_hop_length": HOP, "mel_bins": MEL_BANDS, "in_channels": 2}
@@ -67,6 +64,18 @@ def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
     from ray_distill.models.ltx2.text import LTX2Text  # imports transformers: encoders of clips need none
 
     return LTX2Text(folder, tokens, precision)
+
+
+def sound_encoder(folder: Path) -> SoundEncoder:
+    from ray_distill.models.ltx2.hearing import LTX2Hearing
+
+    return LTX2Hearing.load(folder)
+
+
+def sound_decoder(folder: Path) -> SoundDecoder:
+    from ray_distill.models.ltx2.sound import LTX2Sound
+
+    return LTX2Sound.load(folder)
 
 
 def start(shape: Sequence[int]) -> Tensor:
@@ -150,26 +159,30 @@ ORIGINAL = {
     "audio_proj_out": "audio_proj_out",
 }
 BASES = ("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline")
-OTHERS = {"audio_vae": AutoencoderKLLTX2Audio, "connectors": LTX2TextConnectors, "vocoder": LTX2Vocoder}
+OTHERS = {
+    "audio_vae": "diffusers:AutoencoderKLLTX2Audio",
+    "connectors": "diffusers.pipelines.ltx2.connectors:LTX2TextConnectors",
+    "vocoder": "diffusers.pipelines.ltx2.vocoder:LTX2Vocoder",
+}
 
 FAMILY = Family(
     name="ltx2",
-    transformer=LTX2VideoTransformer3DModel,
+    transformer_place="diffusers:LTX2VideoTransformer3DModel",
     parts={
         "text_encoder": "Gemma3ForConditionalGeneration",
         "vae": "AutoencoderKLLTX2Video",
-        **{part: of.__name__ for part, of in OTHERS.items()},
+        **{part: of.rpartition(":")[2] for part, of in OTHERS.items()},
     },
     others=OTHERS,
     text_billions=12.2,  # Gemma 3 12B
-    denoiser=LTX2Denoiser,
+    denoiser_place="ray_distill.models.ltx2.network:LTX2Denoiser",
     exchange_heads=None,
-    codec=LTX2VAE,
+    codec_place="ray_distill.models.ltx2.codec:LTX2VAE",
     fields=fields,
     text=text,
     text_precisions=("float32", "bfloat16"),
     text_parts=("text_encoder", "tokenizer", "connectors"),
-    sound=Sound(LTX2Hearing.load, LTX2Sound.load, RATE, ("audio_vae",), version=1),
+    sound=Sound(sound_encoder, sound_decoder, RATE, ("audio_vae",), version=1),
     start=start,
     noise=noise,
     image=image,

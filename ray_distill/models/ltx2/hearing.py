@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKLLTX2Audio
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLLTX2Audio
 
 RATE, HOP, WINDOW, BANDS = 16_000, 160, 1024, 64
 FLOOR = 1e-5
@@ -48,6 +51,8 @@ class LTX2Hearing(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> LTX2Hearing:
         """The ``audio_vae`` of a pipeline's folder, fp32."""
+        from diffusers import AutoencoderKLLTX2Audio  # takes seconds to import, and a family reads the sizes above
+
         how = {"torch_dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
         return cls(AutoencoderKLLTX2Audio.from_pretrained(folder / "audio_vae", **how))
 

@@ -17,10 +17,9 @@ from torch import Tensor
 from ray_distill.models.causal import check_plain
 from ray_distill.models.exits import exit_argument
 from ray_distill.models.first_frame import towards_first, with_first
+from ray_distill.models.ltx2.family import FRAME_RATE
 from ray_distill.models.packed import layout, pack, picture, sound
 from ray_distill.types import Cache, Cond, History, Prediction, Window
-
-FRAME_RATE = 24.0
 
 
 @dataclass(frozen=True)

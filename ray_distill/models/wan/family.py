@@ -7,22 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import WanTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_distill.errors import ConfigError
 from ray_distill.models.codec import Codec
 from ray_distill.models.parts import read_json
 from ray_distill.models.spec import Config, Export, Family, Field, Fields, ImageEncoder, TextEncoder, of_clips
-from ray_distill.models.wan.codec import WanVAE
 from ray_distill.models.wan.comfyui import workflow
 from ray_distill.models.wan.conditions import TEMPORAL
-from ray_distill.models.wan.network import WanDenoiser
-from ray_distill.models.wan.rotation import quicken
-from ray_distill.models.wan.sequence import exchange_heads
 
 if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
+    from ray_distill.models.sequence import Ranks
 
 HERE = Path(__file__).parent
 
@@ -98,6 +94,18 @@ def text(folder: Path, tokens: int, precision: str) -> TextEncoder:
     return wan_text(folder, tokens, precision)
 
 
+def exchange_heads(network: nn.Module, ranks: Ranks) -> None:
+    from ray_distill.models.wan.sequence import exchange_heads
+
+    exchange_heads(network, ranks)
+
+
+def quicken(network: nn.Module) -> None:
+    from ray_distill.models.wan.rotation import quicken
+
+    quicken(network)
+
+
 def noise(shape: Sequence[int]) -> Tensor:
     return torch.randn(*shape)
 
@@ -143,12 +151,12 @@ REST = {
 
 FAMILY = Family(
     name="wan",
-    transformer=WanTransformer3DModel,
+    transformer_place="diffusers:WanTransformer3DModel",
     parts={"text_encoder": "UMT5EncoderModel", "vae": "AutoencoderKLWan"},
     text_billions=5.68,  # UMT5-XXL
-    denoiser=WanDenoiser,
+    denoiser_place="ray_distill.models.wan.network:WanDenoiser",
     exchange_heads=exchange_heads,
-    codec=WanVAE,
+    codec_place="ray_distill.models.wan.codec:WanVAE",
     fields=fields,
     text=text,
     noise=noise,

@@ -9,7 +9,7 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.read.remote import is_remote
 from ray_distill.errors import mistakes
-from ray_distill.export.hub import check_token
+from ray_distill.export.checks import check_token
 from ray_distill.models.hashing import ends_hash, weights_hash
 from ray_distill.secrets import HIDDEN
 from ray_distill.track.webhook import read_hook

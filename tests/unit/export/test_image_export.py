@@ -14,7 +14,8 @@ from PIL import ExifTags, Image
 from ray_distill.data.read.picture import read_picture
 from ray_distill.data.read.transform import resize
 from ray_distill.export.base import check_base
-from ray_distill.export.diffusers import check_recipe, export_student
+from ray_distill.export.checks import check_recipe
+from ray_distill.export.diffusers import export_student
 from ray_distill.export.verify import verify
 from ray_distill.models.codec import load_codec
 from ray_distill.models.hunyuan15 import sample as hunyuan15

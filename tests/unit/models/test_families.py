@@ -1,6 +1,5 @@
 """The content of each family's folder, and names that nothing above models/ may use."""
 
-import ast
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -34,14 +33,6 @@ def test_a_familys_folder_holds_what_the_guide_says(name):
     assert declared.export.script.is_file()
     for described in published_configs(declared).values():
         assert declared.patch(described["transformer"]) and described["vae"]["_class_name"] == declared.parts["vae"]
-
-
-def test_a_family_is_light_to_declare():
-    """transformers is imported where prompts are encoded, not where clips are."""
-    for name in FAMILIES:
-        tree = ast.parse((PACKAGE / "models" / name / "family.py").read_text())
-        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        assert not [node for node in top if "transformers" in ast.unparse(node).split(".")]
 
 
 NAMED = re.compile(

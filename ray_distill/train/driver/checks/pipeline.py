@@ -9,9 +9,8 @@ from torch import nn
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.export.base import check_base
-from ray_distill.export.diffusers import check_place, check_recipe
+from ray_distill.export.checks import FOLDER, check_place, check_recipe
 from ray_distill.export.original import ADAPTERS, original_name, original_tensor
-from ray_distill.export.student import FOLDER
 from ray_distill.models.loading import empty_transformer
 from ray_distill.models.parts import check_others, check_text, check_tokenizer, check_vae
 from ray_distill.models.pipeline import INDEX
