@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from ray_distill.config import ConfigError
+from ray_distill.evaluate.samples import Samples
+from ray_distill.evaluate.videos import write_videos
 from ray_distill.report.page import write_page
 from ray_distill.report.tables import vbench
 from ray_distill.report.vbench import dimensions
@@ -31,6 +34,16 @@ def results(run, sampler, name="results_2026-01-01-10:00:00", **scores):
 @pytest.fixture
 def run(tmp_path):
     return whole(tmp_path)
+
+
+def test_an_evaluation_s_folder_is_what_vbench_reads(tmp_path):
+    """--mode custom_input takes all files of these endings, and asks --prompt_file for each of their names."""
+    prompts = ["a red kite", "a red kite", 'say: "go" / stop?']
+    videos = np.full((3, 5, 24, 24, 3), 90, np.uint8)
+    write_videos(tmp_path / "videos", Samples(None, None, None, 0.1, videos), prompts, 8)
+    files = {f.name for f in (tmp_path / "videos").iterdir() if f.suffix.lower() in (".mp4", ".gif", ".jpg", ".png")}
+    names = json.loads((tmp_path / "videos/prompts.json").read_text())
+    assert set(names) == files and [names[file] for file in sorted(files)] == prompts
 
 
 def test_a_dimension_is_a_ratio_over_prompts_and_a_rate_a_difference(run):
