@@ -39,7 +39,7 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
     task: Any = ray.remote(num_cpus=1, scheduling_strategy="DEFAULT")(clip_features)
     parts = [rows[at : at + TOGETHER] for at in range(0, len(rows), TOGETHER)]
     tasks = [task.remote(config.data, config.evaluate.metric, part) for part in parts]
-    with bar("   clips of the data, for the metric", len(tasks)) as shown:
+    with bar("   parts of the data's clips, for the metric", len(tasks)) as shown:
         features = np.concatenate(wait_for(tasks, config.train.timeout_s, shown, 1))
     sealed.write_tensors(path, {"features": features})
     return torch.from_numpy(features)
