@@ -36,15 +36,18 @@ class Head(nn.Module):
 
 
 class FeatureHeads(nn.Module):
-    """``count`` heads; each gets its own features."""
+    """Heads on ``count`` blocks, one for each of a block's outputs, whose ``widths`` all blocks share."""
 
-    def __init__(self, count: int, width: int) -> None:
+    def __init__(self, count: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(Head(width) for _ in range(count))
+        self.outputs = len(widths)
+        self.heads = nn.ModuleList(Head(width) for _ in range(count) for width in widths)
 
     def forward(self, *features: Tensor) -> Tensor:
-        """[B, tokens, D] each -> [B, heads, tokens]"""
-        return torch.stack([head(x) for head, x in zip(self.heads, features, strict=True)], dim=1)
+        """[B, tokens, D] each, block by block -> [B, count, tokens]: the tokens of a block's outputs, in order."""
+        logits = [head(x) for head, x in zip(self.heads, features, strict=True)]
+        blocks = (logits[first : first + self.outputs] for first in range(0, len(logits), self.outputs))
+        return torch.stack([torch.cat(block, dim=1) for block in blocks], dim=1)
 
 
 @dataclass(frozen=True)
@@ -59,21 +62,23 @@ class FeatureDiscriminator:
         return self.network(*(x.to(self.dtype) for x in features)).float()
 
 
-def random_heads(count: int, width: int, seed: int) -> FeatureHeads:
+def random_heads(count: int, widths: Sequence[int], seed: int) -> FeatureHeads:
     """New heads with weights drawn from ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FeatureHeads(count, width)
+        return FeatureHeads(count, widths)
 
 
-def head_blocks(role: Role, heads: Heads, family: str, architecture: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
-    """(blocks on which ``role`` has heads, width D of their outputs), by ``architecture``, the transformer
+def head_blocks(
+    role: Role, heads: Heads, family: str, architecture: Mapping[str, Any]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(blocks on which ``role`` has heads, width D of each of a block's outputs), by ``architecture``, the transformer
     configuration of the role ``heads.of``.
 
     ValueError for a block that does not exist, or where there is none.
     """
-    count, width = adapter(family).features(architecture)
+    count, widths = adapter(family).features(architecture)
     blocks = tuple(heads.blocks(count))
     if not blocks or min(blocks) < 0 or max(blocks) >= count:
         raise ValueError(f"{role}: its heads ask for blocks {blocks} of {heads.of}, which has blocks 0 to {count - 1}")
-    return blocks, width
+    return blocks, widths

@@ -220,9 +220,9 @@ class Family:
     """(shape [B, C, T, H, W]) -> noise as diffusers' pipeline draws it from torch's global generator."""
     patch: Callable[[Config], tuple[int, int]]
     """(transformer's configuration) -> (rows, columns) of latents in one token."""
-    features: Callable[[Config], tuple[int, int]]
-    """(transformer's configuration) -> (number of blocks, width D of their outputs); ValueError where the family gives
-    no features."""
+    features: Callable[[Config], tuple[int, tuple[int, ...]]]
+    """(transformer's configuration) -> (number of blocks, width D of each of a block's outputs); ValueError where the
+    family gives no features."""
     text_width: str
     """The key of the width of text in the transformer's configuration."""
     ends: tuple[str, ...]

@@ -57,9 +57,9 @@ def parameters(config: RunConfig, role: Role) -> Parameters:
         adapters = adapter_sizes(config.model.family, json.dumps(architecture(config, role)), config.adapters[role])
         return Parameters(adapters, adapters)
     if role in config.method.heads:
-        blocks, width = head_blocks(role, config.method.heads[role], config.model.family, architecture(config, role))
+        blocks, widths = head_blocks(role, config.method.heads[role], config.model.family, architecture(config, role))
         with torch.device("meta"):
-            heads = tuple(p.numel() for p in FeatureHeads(len(blocks), width).parameters())
+            heads = tuple(p.numel() for p in FeatureHeads(len(blocks), widths).parameters())
         return Parameters(heads, heads)
     described, lora = json.dumps(architecture(config, role)), config.role(role).lora
     every = sizes(config.model.family, described)

@@ -113,14 +113,14 @@ def offloaded(case: Case) -> dict[str, bool]:
     return {"offload_optimizer": case.offload, "offload_parameters": case.offload and case.zero == 3}
 
 
-def heads(case: Case, role: str) -> tuple[tuple[int, ...], int]:
+def heads(case: Case, role: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return head_blocks(role, case.method.heads[role], "wan", tiny_wan(0).config)
 
 
 def network(case: Case, role: str) -> nn.Module:
     if role in case.method.heads:
-        blocks, width = heads(case, role)
-        return random_heads(len(blocks), width, seed=0)
+        blocks, widths = heads(case, role)
+        return random_heads(len(blocks), widths, seed=0)
     module = tiny_wan(0 if role == "teacher" or case.same_weights else 1)
     if case.base_precision == "int8":
         quantize(module)

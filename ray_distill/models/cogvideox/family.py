@@ -59,7 +59,7 @@ def patch(config: Config) -> tuple[int, int]:
     return side, side
 
 
-def features(config: Config) -> tuple[int, int]:
+def features(config: Config) -> tuple[int, tuple[int, ...]]:
     raise ValueError(
         "model.family = 'cogvideox': no features are taken from its blocks; use family wan, or another method"
     )

@@ -51,7 +51,7 @@ def patch(config: Config) -> tuple[int, int]:
     return 1, 1
 
 
-def features(config: Config) -> tuple[int, int]:
+def features(config: Config) -> tuple[int, tuple[int, ...]]:
     raise ValueError("model.family = 'ltx': no features are taken from its blocks; use family wan, or another method")
 
 

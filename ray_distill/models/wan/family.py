@@ -115,8 +115,8 @@ def patch(config: Config) -> tuple[int, int]:
     return height, width
 
 
-def features(config: Config) -> tuple[int, int]:
-    return int(config["num_layers"]), int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+def features(config: Config) -> tuple[int, tuple[int, ...]]:
+    return int(config["num_layers"]), (int(config["num_attention_heads"]) * int(config["attention_head_dim"]),)
 
 
 ORIGINAL = {

@@ -84,6 +84,6 @@ def _check_role(config: RunConfig, role: Role, origin: Checkpoint, key: str) -> 
 def _network(config: RunConfig, role: Role) -> Any:
     if heads := config.method.heads.get(role):
         described = config.pipeline(heads.of).transformer
-        blocks, width = head_blocks(role, heads, config.model.family, described)
-        return random_heads(len(blocks), width, config.seed)
+        blocks, widths = head_blocks(role, heads, config.model.family, described)
+        return random_heads(len(blocks), widths, config.seed)
     return empty_transformer(config.model.family, config.source(role))

@@ -68,14 +68,14 @@ def start_engines(config: RunConfig, stage: RunStage, last: Checkpoint | None, a
 
 def modules(
     config: RunConfig,
-    heads: Mapping[Role, tuple[tuple[int, ...], int]],
+    heads: Mapping[Role, tuple[tuple[int, ...], tuple[int, ...]]],
     at: At,
     stage: RunStage,
     ranks: Ranks | None = None,
 ) -> Iterable[tuple[Role, nn.Module]]:
-    """The roles' networks, each made on request; ``heads`` has (blocks, their width) of roles that are heads. ``ranks``
+    """The roles' networks, each made on request; ``heads`` has (blocks, widths) of roles that are heads. ``ranks``
     share the tokens of each network; heads see all tokens."""
-    judges = ((role, random_heads(len(blocks), width, config.seed)) for role, (blocks, width) in heads.items())
+    judges = ((role, random_heads(len(blocks), widths, config.seed)) for role, (blocks, widths) in heads.items())
     if config.model.shared_base:
         return chain(on_their_bases(config, at, stage, ranks), judges)
     return chain(((role, transformer(config, role, at, ranks)) for role in stage.roles if role not in heads), judges)

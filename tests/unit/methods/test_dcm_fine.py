@@ -61,8 +61,8 @@ def data_batch(n=16, shape=SMALL):
 def wans(method):
     modules = {role: tiny_wan(seed) for seed, role in enumerate(("student", "student_ema", "teacher"))}
     networks = {role: WanDenoiser(module) for role, module in modules.items()}
-    blocks, width = head_blocks("discriminator", method.heads["discriminator"], "wan", modules["teacher"].config)
-    modules["discriminator"] = random_heads(len(blocks), width, 0)
+    blocks, widths = head_blocks("discriminator", method.heads["discriminator"], "wan", modules["teacher"].config)
+    modules["discriminator"] = random_heads(len(blocks), widths, 0)
     networks["discriminator"] = FeatureDiscriminator(modules["discriminator"], torch.float32, blocks)
     ids = torch.arange(2)
     text, x_0 = RNG.noise("text", ids, TEXT), RNG.noise("x_0", ids, SHAPE)

@@ -79,8 +79,8 @@ def one_step(**fields):
 def wans(method):
     roles = {"student": 1, "fake_score": 2, "teacher": 3}
     modules = {role: tiny_wan(seed) for role, seed in roles.items()}
-    blocks, width = head_blocks("discriminator", method.heads["discriminator"], "wan", modules["teacher"].config)
-    modules["discriminator"] = random_heads(len(blocks), width, 0)
+    blocks, widths = head_blocks("discriminator", method.heads["discriminator"], "wan", modules["teacher"].config)
+    modules["discriminator"] = random_heads(len(blocks), widths, 0)
     networks = {role: WanDenoiser(modules[role]) for role in roles}
     networks["discriminator"] = FeatureDiscriminator(modules["discriminator"], torch.float32, blocks)
     text = RNG.noise("text", torch.arange(2), TEXT)

@@ -53,8 +53,8 @@ def test_the_image_reaches_every_network_in_both_branches(name):
     modules = {role: from_image(seed) for seed, role in enumerate(method.roles) if role not in method.heads}
     networks = {role: Watched(role, module, calls) for role, module in modules.items()}
     for role, heads in method.heads.items():
-        blocks, width = head_blocks(role, heads, "wan", modules["student"].config)
-        modules[role] = random_heads(len(blocks), width, 0)
+        blocks, widths = head_blocks(role, heads, "wan", modules["student"].config)
+        modules[role] = random_heads(len(blocks), widths, 0)
         networks[role] = FeatureDiscriminator(modules[role], torch.float32, blocks)
     ids = torch.arange(2)
     image = {"held": RNG.noise("held", ids, SHAPE), "image": RNG.noise("image", ids, STATES)}

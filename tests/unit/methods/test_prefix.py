@@ -91,8 +91,8 @@ def wans(method):
     modules = {role: tiny_wan(seed) for seed, role in enumerate(roles)}
     networks = {role: WanDenoiser(module) for role, module in modules.items()}
     for role, heads in method.heads.items():
-        blocks, width = head_blocks(role, heads, "wan", modules["student"].config)
-        networks[role] = FeatureDiscriminator(random_heads(len(blocks), width, 0), torch.float32, blocks)
+        blocks, widths = head_blocks(role, heads, "wan", modules["student"].config)
+        networks[role] = FeatureDiscriminator(random_heads(len(blocks), widths, 0), torch.float32, blocks)
     ids = torch.arange(2)
     text, x_0 = RNG.noise("text", ids, TEXT), RNG.noise("x_0", ids, SHAPE)
     cond = {"text": text, "first": x_0[:, :, 0]}

@@ -18,9 +18,9 @@ def every_second(count):
 
 
 def test_blocks_and_width_are_the_models_own():
-    assert head_blocks("d", Heads("teacher", every_second), "wan", WAN_1_3B) == (tuple(range(1, 30, 2)), 1536)
+    assert head_blocks("d", Heads("teacher", every_second), "wan", WAN_1_3B) == (tuple(range(1, 30, 2)), (1536,))
     network = tiny_wan(0)
-    assert family("wan").features(network.config) == (len(network.blocks), network.config.attention_head_dim * 2)
+    assert family("wan").features(network.config) == (len(network.blocks), (network.config.attention_head_dim * 2,))
 
 
 @pytest.mark.parametrize("blocks", [(), (2,), (-1, 0)])
@@ -33,8 +33,8 @@ def test_a_logit_for_each_head_and_token_of_a_real_network():
     """Gradients reach every tensor of the heads, and what they look at."""
     rng, ids = StatelessRng(0), torch.arange(3)
     x_t, cond = rng.noise("x", ids, SHAPE).requires_grad_(), {"text": rng.noise("text", ids, TEXT)}
-    blocks, width = head_blocks("d", Heads("teacher", lambda count: range(count)), "wan", tiny_wan(0).config)
-    network = random_heads(len(blocks), width, seed=0)
+    blocks, widths = head_blocks("d", Heads("teacher", lambda count: range(count)), "wan", tiny_wan(0).config)
+    network = random_heads(len(blocks), widths, seed=0)
     judge = FeatureDiscriminator(network, torch.float32, blocks)
     features = WanDenoiser(tiny_wan(0))(x_t, torch.full((3,), 0.5), cond, features=judge.blocks).features
     logits = judge(features)
@@ -44,7 +44,7 @@ def test_a_logit_for_each_head_and_token_of_a_real_network():
 
 
 def test_each_head_has_features_of_its_own_and_a_sample_does_not_see_its_batch():
-    network = random_heads(2, 24, seed=0)
+    network = random_heads(2, (24,), seed=0)
     x = StatelessRng(0).noise("x", torch.arange(3), (12, 24))
     with torch.no_grad():
         logits = network(x, 2 * x.flip(1))
@@ -58,7 +58,7 @@ def test_each_head_has_features_of_its_own_and_a_sample_does_not_see_its_batch()
 
 def test_the_seed_alone_draws_them():
     torch.manual_seed(5)
-    one, again, other = random_heads(2, 8, 0), random_heads(2, 8, 0), random_heads(2, 8, 1)
+    one, again, other = (random_heads(2, (8,), seed) for seed in (0, 0, 1))
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(1))  # the surrounding stream is untouched
@@ -70,8 +70,8 @@ def test_the_seed_alone_draws_them():
 @torch.no_grad()
 def test_bf16_heads_stay_near_the_fp32_ones_and_any_width_has_groups():
     x = StatelessRng(0).noise("x", torch.arange(2), (6, 24))
-    exact = FeatureDiscriminator(random_heads(1, 24, 0), torch.float32, (0,))([x])
-    rough = FeatureDiscriminator(random_heads(1, 24, 0).bfloat16(), torch.bfloat16, (0,))([x])
+    exact = FeatureDiscriminator(random_heads(1, (24,), 0), torch.float32, (0,))([x])
+    rough = FeatureDiscriminator(random_heads(1, (24,), 0).bfloat16(), torch.bfloat16, (0,))([x])
     assert rough.dtype == torch.float32 and 0 < (exact - rough).abs().max() < 0.1
     for width in (7, 24, 1536):
-        assert FeatureHeads(1, width)(torch.zeros(1, 2, width)).shape == (1, 1, 2)
+        assert FeatureHeads(1, (width,))(torch.zeros(1, 2, width)).shape == (1, 1, 2)

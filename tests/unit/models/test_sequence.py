@@ -102,7 +102,7 @@ def network(case: Case) -> tuple[nn.Module, nn.Module]:
         quantize(made)
     if case.adapters == "before":
         add_lora(made, PARTS, seed=0)
-    return made, random_heads(BLOCKS, WIDTH, seed=0)
+    return made, random_heads(BLOCKS, (WIDTH,), seed=0)
 
 
 def batch(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
