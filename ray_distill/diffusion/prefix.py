@@ -7,7 +7,7 @@ T of the mean over the generated ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -32,3 +32,13 @@ def generated_tokens(hidden: Tensor, frames: int, prefix: int) -> Tensor:
     """Tokens after the first ``prefix`` frames of ``hidden`` [B, tokens, D], whose tokens are ``frames`` latent frames
     in order."""
     return hidden[:, prefix * (hidden.shape[1] // frames) :] if prefix else hidden
+
+
+def generated_features(
+    features: Sequence[Tensor], frames: int, modalities: Mapping[str, slice], prefix: int
+) -> tuple[Tensor, ...]:
+    """:func:`generated_tokens` of each of ``features``, which are one a block, or with ``modalities`` one a block and
+    modality. The prefix lies in the first modality."""
+    kinds = max(len(modalities), 1)
+    first = next(iter(modalities.values())).stop if modalities else frames
+    return tuple(x if i % kinds else generated_tokens(x, first, prefix) for i, x in enumerate(features))

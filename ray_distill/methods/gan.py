@@ -22,8 +22,9 @@ from torch import Tensor
 
 from ray_distill.diffusion.flow import add_noise
 from ray_distill.diffusion.losses import adversarial_loss, divergence_weight, mse
-from ray_distill.diffusion.prefix import generated_tokens
+from ray_distill.diffusion.prefix import generated_features, generated_places
 from ray_distill.methods.dmd import DMD
+from ray_distill.methods.modalities import modality_logs, total
 from ray_distill.types import (
     DISCRIMINATOR,
     FAKE_SCORE,
@@ -62,7 +63,6 @@ class GAN(DMD):
     """Weight of each sample's DMD gradient by the discriminator's ratio (f-distill); rkl is 1."""
 
     name: ClassVar[str] = "dmd_gan"
-    with_sound: ClassVar[bool] = False
     roles: ClassVar[Mapping[Role, Need]] = {**DMD.roles, DISCRIMINATOR: "trained"}
 
     def __post_init__(self) -> None:
@@ -110,14 +110,22 @@ class GAN(DMD):
         terms = super().match(x, networks, batch, rng)
         if not self.gan_weight:
             return terms
-        loss = adversarial_loss(self.logits(x, networks, batch, rng, "student"), True, self.gan_loss)
-        return LossTerms(terms.loss + self.gan_weight * loss, {**terms.logs, "gan_loss": loss.detach()})
+        logits = self.logits(x, networks, batch, rng, "student")
+        losses = self.by_modality(lambda fake: adversarial_loss(fake, True, self.gan_loss), batch, logits)
+        loss = total(losses)
+        logs = {**terms.logs, "gan_loss": loss.detach(), **modality_logs("gan", losses)}
+        return LossTerms(terms.loss + self.gan_weight * loss, logs)
 
     def weight(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> Tensor | None:
-        """f-distill's weight from logits at the score's own level; None for reverse KL, DMD's divergence."""
+        """f-distill's weight from logits at the score's own level; None for reverse KL, DMD's divergence. A clip has
+        one weight: with sound, from the mean of its modalities' mean logits."""
         if self.divergence == "rkl":
             return None
-        return divergence_weight(self.judged(x_s, sigma, networks, batch), self.divergence)
+        logits = self.judged(x_s, sigma, networks, batch)
+        if batch.modalities:
+            places = generated_places(batch.modalities, batch.prefix).values()
+            logits = torch.stack([logits[:, :, where].flatten(1).mean(1) for where in places], dim=1)
+        return divergence_weight(logits, self.divergence)
 
     def fake_samples(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> tuple[Tensor, str]:
         """DMD2's samples, made once per step, so that discriminator and fake score learn from the same samples."""
@@ -142,17 +150,24 @@ class GAN(DMD):
         assert batch.x_0 is not None
         x_0 = batch.x_0[:, :, : x.shape[2]]  # a rollout can be shorter than its clip
         fake, real = (self.logits(each, networks, batch, rng, DISCRIMINATOR, trunk) for each in (x, x_0))
-        loss = adversarial_loss(fake, False, self.gan_loss) + adversarial_loss(real, True, self.gan_loss)
+
+        def cost(fake: Tensor, real: Tensor) -> Tensor:
+            return adversarial_loss(fake, False, self.gan_loss) + adversarial_loss(real, True, self.gan_loss)
+
+        losses = self.by_modality(cost, batch, fake, real)
+        loss = total(losses)
         logs = {"discriminator_fake": fake.flatten(1).mean(1), "discriminator_real": real.flatten(1).mean(1)}
+        logs |= modality_logs("discriminator", losses)
         if self.gan_r1_weight:
             near = x_0 + self.gan_r1_noise * rng.noise("discriminator/r1", batch.sample_ids, x_0.shape[1:])
-            logs["discriminator_r1"] = mse(self.logits(near, networks, batch, rng, DISCRIMINATOR, trunk), real)
+            beside = self.logits(near, networks, batch, rng, DISCRIMINATOR, trunk)
+            logs["discriminator_r1"] = self.weighed(mse, batch, beside, real)
             loss = loss + self.gan_r1_weight * logs["discriminator_r1"]
         logs["discriminator_loss"] = loss
         return LossTerms(loss, {name: value.detach() for name, value in logs.items()})
 
     def logits(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, purpose: str, trunk: bool = True) -> Tensor:
-        """Logits [B, heads, tokens]: the discriminator on noised ``x``. Calls with one ``purpose`` share level and
+        """Logits [B, blocks, tokens]: the discriminator on noised ``x``. Calls with one ``purpose`` share level and
         noise."""
         sigma = rng.uniform(f"{purpose}/gan_sigma", batch.sample_ids) * (self.gan_max_timestep / 1000)
         x_s = add_noise(x, rng.noise(f"{purpose}/gan_eps", batch.sample_ids, x.shape[1:]), sigma)
@@ -162,5 +177,5 @@ class GAN(DMD):
         judge = cast(Discriminator, networks[DISCRIMINATOR])
         with torch.set_grad_enabled(trunk and torch.is_grad_enabled()):
             features = networks[self.gan_features](x_s, sigma, batch.cond, features=judge.blocks).features
-            features = tuple(generated_tokens(hidden, x_s.shape[2], batch.prefix) for hidden in features)
+            features = generated_features(features, x_s.shape[2], batch.modalities, batch.prefix)
         return judge(features)

@@ -18,27 +18,29 @@ from ray_distill.models.sequence import ranks_of
 
 
 @contextmanager
-def block_outputs(network: Any, blocks: Sequence[int]) -> Iterator[list[Tensor]]:
+def block_outputs(network: Any, blocks: Sequence[int], layers: str = "blocks") -> Iterator[list[Tensor]]:
     """Yield a list that one call of ``network`` within the ``with`` fills with the outputs of ``blocks``, [B, tokens,
-    D] each. ``network`` is a transformer, or an engine around one. ValueError for a number without a block.
+    D] each, block by block where a block has several. ``network`` is a transformer, or an engine around one, and has
+    its blocks in ``layers``. ValueError for a number without a block.
 
     Where ranks share the tokens, the list has this rank's tokens during the call, and all tokens afterwards.
     """
     outputs: list[Tensor] = []
-    count = len(network.blocks) if blocks else 0
+    every = getattr(network, layers) if blocks else ()
+    count = len(every)
     if wrong := [i for i in blocks if not 0 <= i < count]:
         raise ValueError(f"features = {tuple(blocks)}: the network has blocks 0 to {count - 1}, and no {wrong[0]}")
-    by_block: dict[int, Tensor] = {}
+    by_block: dict[int, tuple[Tensor, ...]] = {}
 
     def keep(i: int) -> Any:
-        def hook(block: Any, args: Any, output: Tensor) -> None:
-            by_block[i] = output
+        def hook(block: Any, args: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+            by_block[i] = output if isinstance(output, tuple) else (output,)
             if len(by_block) == len(set(blocks)):
-                outputs[:] = [by_block[i] for i in blocks]
+                outputs[:] = [hidden for i in blocks for hidden in by_block[i]]
 
         return hook
 
-    with _collect(network, outputs, [network.blocks[i].register_forward_hook(keep(i)) for i in set(blocks)]):
+    with _collect(network, outputs, [every[i].register_forward_hook(keep(i)) for i in set(blocks)]):
         yield outputs
 
 

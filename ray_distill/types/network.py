@@ -22,7 +22,8 @@ Cond = Mapping[str, Tensor]
 class Prediction:
     """Output of a Denoiser: the velocity ``eps - x_0``, shaped like ``x_t``.
 
-    ``features`` are the hidden states that the call asked for, [B, tokens, D] each, in the network's own dtype.
+    ``features`` are the hidden states that the call asked for, [B, tokens, D] each, in the network's own dtype: one a
+    block, or for clips with sound two, the picture's and the sound's, which may differ in D.
     ``readings``, if the call asked for them, are outputs of the network's last layers with each feature in place of the
     last hidden state, [B, tokens, D'].
     """
@@ -105,7 +106,8 @@ class Discriminator(Protocol):
         ...
 
     def __call__(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits [B, heads, tokens] in fp32, high for real, of features [B, tokens, D], one a head."""
+        """Logits [B, blocks, tokens] in fp32, high for real, of features [B, tokens, D], one a head. The tokens of a
+        block's picture come before those of its sound."""
         ...
 
 

@@ -14,8 +14,10 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from ray_distill.methods import GAN
 from ray_distill.models import family
 from ray_distill.models.conditions import MASK
+from ray_distill.models.heads import head_blocks
 from ray_distill.models.packed import modalities, picture, prefix_length, tensor_shape, with_layout
 from ray_distill.types import Batch
 from tests.gang import jobs
@@ -32,6 +34,8 @@ WHOLE = jobs.Case(zero=0, frozen_zero=0, micro_batch=8)
 SEPARATE = replace(WHOLE, lora=ADAPTERS, same_weights=True)
 ZERO3 = replace(WHOLE, zero=3, frozen_zero=3, micro_batch=4, gradient_checkpointing=True)
 SHARED = replace(SEPARATE, zero=2, frozen_zero=3, micro_batch=2, shared_base=True)
+JUDGED = GAN(student_interval=2, teacher_guidance=2.0, gan_weight=0.5, gan_r1_weight=0.1)
+TRUNK = replace(JUDGED, gan_features="fake_score", gan_trunk_weight=0.1, gan_r1_weight=0.0)
 HEARD = (tiny_ltx2.CHANNELS, 2, 2, 3, 6)
 """LTX-2's clips: two latent frames of 2 x 3, and six tokens of sound."""
 EXAMPLES = {
@@ -39,7 +43,7 @@ EXAMPLES = {
     "hunyuan15": (tiny_hunyuan15.make_transformer, (8, 3, 4, 4), (5, tiny_hunyuan15.WIDTH)),
     "ltx2": (partial(tiny_ltx2.make_transformer, 1), tensor_shape(HEARD), (8, tiny_ltx2.WIDTH)),
 }
-EXAMPLES["ltx2 from an image"] = EXAMPLES["ltx2"]
+EXAMPLES |= {f"{name} from an image": EXAMPLES[name] for name in ("ltx2", "hunyuan15")}
 
 
 def drawn(make: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
@@ -59,6 +63,14 @@ def with_masks(batch: Batch) -> Batch:
     return replace(batch, cond={**batch.cond, **more}, uncond={**batch.uncond, **more})
 
 
+def with_masks_and_picture(batch: Batch) -> Batch:
+    """The batch of :func:`with_masks` whose image is the first latent frame of its x_0, also as four tokens."""
+    assert batch.x_0 is not None
+    masked, first = with_masks(batch), batch.x_0[:, :, 0]
+    more = {"first": first, "image": first.reshape(len(first), 4, tiny_hunyuan15.STATES)}
+    return replace(masked, cond={**masked.cond, **more}, uncond={**masked.uncond, **more})
+
+
 def with_sound(batch: Batch) -> Batch:
     """The batch with a text for the sound, and with the places of picture and sound."""
     cond, uncond = (
@@ -75,13 +87,14 @@ def with_picture(batch: Batch) -> Batch:
     return replace(heard, **dict(zip(("cond", "uncond"), conds, strict=True)), prefix=prefix_length(1, HEARD))
 
 
-FILLS = {"ltx2": with_sound, "ltx2 from an image": with_picture}
+FILLS = {"ltx2": with_sound, "ltx2 from an image": with_picture, "hunyuan15 from an image": with_masks_and_picture}
 
 
 def run(rank: int, world: int, name: str, case: jobs.Case, steps: int = STEPS, **saves: Any) -> dict:
     make, shape, text = EXAMPLES[name]
     plain, fill, of = jobs.micro_batches, FILLS.get(name, with_masks), family(name.split()[0])
     changes = {"tiny_wan": lambda seed: drawn(make, seed), "WanDenoiser": of.denoiser}
+    changes["head_blocks"] = lambda role, heads, _, config: head_blocks(role, heads, of.name, config)
     changes |= {"SHAPE": shape, "TEXT": text, "micro_batches": lambda *given: [*map(fill, plain(*given))]}
     with patch.multiple(jobs, **changes):
         return jobs.run(rank, world, case, steps, **saves) | {"start": jobs.initial(case)}
@@ -104,6 +117,13 @@ def resumed(rank: int, world: int, name: str, case: jobs.Case, folder: str) -> t
         pytest.param("ltx2", SEPARATE, SHARED, marks=pytest.mark.slow),
         ("ltx2 from an image", WHOLE, ZERO3),
         pytest.param("ltx2 from an image", SEPARATE, SHARED, marks=pytest.mark.slow),
+        pytest.param("hunyuan15 from an image", WHOLE, ZERO3, marks=pytest.mark.slow),
+        pytest.param("hunyuan15 from an image", SEPARATE, SHARED, marks=pytest.mark.slow),
+        *(
+            pytest.param(f"ltx2{of}", replace(WHOLE, method=method), replace(ZERO3, method=method), marks=slow)
+            for of, method, slow in (("", TRUNK, pytest.mark.slow), (" from an image", JUDGED, ()))
+        ),
+        pytest.param("ltx2", replace(SEPARATE, method=TRUNK), replace(SHARED, method=TRUNK), marks=pytest.mark.slow),
     ],
 )
 def test_sharded_and_on_a_shared_base_it_equals_one_process(

@@ -112,7 +112,10 @@ def patch(config: Config) -> tuple[int, int]:
 
 
 def features(config: Config) -> tuple[int, tuple[int, ...]]:
-    raise ValueError("model.family = 'ltx2': no features are taken from its blocks; use family wan, or another method")
+    """(number of blocks, widths of a block's outputs: of the picture's tokens, of the sound's)."""
+    video = int(config.get("num_attention_heads", 32)) * int(config.get("attention_head_dim", 128))
+    audio = int(config.get("audio_num_attention_heads", 32)) * int(config.get("audio_attention_head_dim", 64))
+    return int(config.get("num_layers", 48)), (video, audio)
 
 
 def check(pipeline: Pipeline, tokens: int) -> None:

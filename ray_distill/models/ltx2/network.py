@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ray_distill.models.causal import check_plain
 from ray_distill.models.exits import exit_argument
+from ray_distill.models.features import block_outputs
 from ray_distill.models.first_frame import towards_first, with_first
 from ray_distill.models.ltx2.family import FRAME_RATE
 from ray_distill.models.packed import layout, pack, picture, sound
@@ -49,8 +50,9 @@ class LTX2Denoiser:
         features: Sequence[int] = (),
         read: bool = False,
     ) -> Prediction:
-        """ValueError for a causal call, for features, and for levels that differ by frame."""
-        check_plain("ltx2", chunks, cache, features)
+        """ValueError for a causal call, for readings, and for levels that differ by frame. The features of a block are
+        its picture's tokens, then its sound's."""
+        check_plain("ltx2", chunks, cache, features if read else ())
         if sigma.ndim == 2:
             raise ValueError("model.family = 'ltx2': all frames have one level; use another method, or family wan")
         shape = layout(cond, x_t.shape[1])
@@ -60,24 +62,25 @@ class LTX2Denoiser:
         if first is not None:
             latents, levels = with_first(latents, sigma, first)
             video_timestep = 1000 * levels.repeat_interleave(height * width, dim=1)
-        video, audio = self.network(
-            hidden_states=latents.flatten(2).transpose(1, 2).to(self.dtype),
-            audio_hidden_states=sound(x_t, shape).transpose(1, 2).to(self.dtype),
-            encoder_hidden_states=cond["text"].to(self.dtype),
-            audio_encoder_hidden_states=cond["audio_text"].to(self.dtype),
-            timestep=video_timestep,
-            audio_timestep=timestep,
-            sigma=timestep,
-            num_frames=frames,
-            height=height,
-            width=width,
-            fps=FRAME_RATE,
-            audio_num_frames=length,
-            use_cross_timestep=True,  # as the pipeline does: each modality reads the other at the level of the clip
-            return_dict=False,
-            **exit_argument(cond),
-        )
+        with block_outputs(self.network, features, "transformer_blocks") as hidden:
+            video, audio = self.network(
+                hidden_states=latents.flatten(2).transpose(1, 2).to(self.dtype),
+                audio_hidden_states=sound(x_t, shape).transpose(1, 2).to(self.dtype),
+                encoder_hidden_states=cond["text"].to(self.dtype),
+                audio_encoder_hidden_states=cond["audio_text"].to(self.dtype),
+                timestep=video_timestep,
+                audio_timestep=timestep,
+                sigma=timestep,
+                num_frames=frames,
+                height=height,
+                width=width,
+                fps=FRAME_RATE,
+                audio_num_frames=length,
+                use_cross_timestep=True,  # as the pipeline does: each modality reads the other at the level of the clip
+                return_dict=False,
+                **exit_argument(cond),
+            )
         velocity, heard = video.transpose(1, 2).unflatten(2, shape[1:4]).to(x_t.dtype), audio.transpose(1, 2)
         if first is not None:
             velocity = towards_first(velocity, picture(x_t, shape), sigma, first)
-        return Prediction(pack(velocity, heard.to(x_t.dtype)))
+        return Prediction(pack(velocity, heard.to(x_t.dtype)), tuple(hidden))

@@ -202,9 +202,9 @@ def test_lcm_guides_sound_by_its_own_scale():
         assert all(low - 0.01 <= s <= high + 0.01 for s in picture_scale.tolist())
 
 
-def test_causal_methods_and_those_with_features_learn_a_picture_alone():
+def test_causal_methods_and_those_of_frames_learn_a_picture_alone():
     with_sound = {name for name, method in METHODS.items() if method.with_sound}
-    assert with_sound == {"dmd", "dmd_warm_start", "lcm", "flow_matching"}
+    assert with_sound == {"dmd", "dmd_gan", "dmd_warm_start", "lcm", "flow_matching"}
 
 
 def test_a_tensor_goes_into_its_parts():

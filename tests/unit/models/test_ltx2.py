@@ -195,11 +195,8 @@ def test_one_call_of_the_network(pipe, network, conds):
 
 def test_what_it_cannot_do_is_named(network, conds):
     x_t = torch.zeros(1, *tensor_shape(LATENT))
-    for asked in ({"chunks": (1, 2)}, {"features": (0,)}):
-        with pytest.raises(ValueError, match="model.family = 'ltx2': no causal calls and no features"):
-            LTX2Denoiser(network)(x_t, torch.tensor([0.5]), conds[0], **asked)
-    with pytest.raises(ValueError, match="no features are taken"):
-        family("ltx2").features({})
+    with pytest.raises(ValueError, match="model.family = 'ltx2': no causal calls and no features"):
+        LTX2Denoiser(network)(x_t, torch.tensor([0.5]), conds[0], chunks=(1, 2))
     with pytest.raises(ValueError, match="is not supported"):
         family("ltx2").patch({"audio_patch_size": 2})
 

@@ -145,7 +145,7 @@ def check_sound(config: RunConfig) -> None:
     if not method.with_sound:
         raise ConfigError(
             f"method.name = {method.name!r}: this method trains on video without sound, and clips of family "
-            f"{of.name!r} have sound; use dmd, dmd_warm_start, lcm or flow_matching"
+            f"{of.name!r} have sound; use dmd, dmd_gan, dmd_warm_start, lcm or flow_matching"
         )
     if method.exits:
         raise ConfigError(
