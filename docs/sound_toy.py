@@ -1,14 +1,17 @@
-"""The table of docs/sound_toy.md: a tiny LTX-2 of digits with sound, distilled to 4 steps in one process.
+"""The table of docs/sound_toy.md: students of a tiny LTX-2 of digits with sound, against their teacher.
 
-    python docs/sound_toy.py examples/digits_with_sound_teacher output/sound_toy [--steps 1200] [--only dmd_4 ...]
+    python docs/sound_toy.py examples/digits_with_sound_teacher output/sound_toy --export output/*/export
+    python docs/sound_toy.py examples/digits_with_sound_teacher output/sound_toy --only common_normaliser
 
-Each student is trained once and kept in the second folder. DMD, the adapter of LTX-2 and the samplers are the
+--export measures what `ray-distill train configs/digits_with_sound.yaml` exported, by its own recipe. --only trains
+students here, in one process, and keeps them in the second folder: DMD, the adapter of LTX-2 and the samplers are the
 product's; Ray, DeepSpeed and the cache have no part in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -31,15 +34,16 @@ from ray_distill.types import FAKE_SCORE, STUDENT, TEACHER, Batch, Denoiser, Sam
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from digits_with_sound import Clips, Codecs, heard_direction, make, seen_digit, seen_direction
-from digits_with_sound_teacher import BATCH, METHOD, batch_of
+from digits_with_sound_teacher import BATCH, METHOD, batch_of, captions
 
 COUNT, COMPONENTS, REAL_SEEDS = 960, 32, (101, 102)
+Captions = Mapping[str, Tensor]
 STUDENT_LR, FAKE_LR, EMA = 3e-4, 2e-3, 0.985
 SETTINGS = {"rollout": "ode", "ts_schedule": True, "teacher_guidance": 1.0}
 TIMESTEPS = (1000.0, 900.0, 750.0, 500.0)
 HEAD = (
     "| sampler | evaluations | FD of the picture | over the teacher's | FD of the sound | over the teacher's "
-    "| agreement | digit | rarest direction |\n|---|---|---|---|---|---|---|---|---|"
+    "| agreement | over the teacher's | digit | rarest direction |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -76,7 +80,9 @@ def load(folder: Path) -> LTX2VideoTransformer3DModel:
     return network.requires_grad_(False)
 
 
-def train(method: DMD, teacher: LTX2VideoTransformer3DModel, path: Path, steps: int, seed: int) -> None:
+def train(
+    method: DMD, teacher: LTX2VideoTransformer3DModel, table: Captions, path: Path, steps: int, seed: int
+) -> None:
     """Write the student's averaged weights to ``path``."""
     networks = {STUDENT: deepcopy(teacher), FAKE_SCORE: deepcopy(teacher), TEACHER: teacher}
     average = deepcopy(teacher.state_dict())
@@ -89,7 +95,7 @@ def train(method: DMD, teacher: LTX2VideoTransformer3DModel, path: Path, steps: 
     start, cpu = time.monotonic(), time.process_time()
     for step in range(steps):
         digits = (torch.arange(BATCH) + step * BATCH) % 10
-        batch, shared = batch_of(digits, step), {}
+        batch, shared = batch_of(table, digits, step), {}
         for update in method.updates(step):
             for role in rates:
                 networks[role].requires_grad_(role == update.role)
@@ -108,12 +114,12 @@ def train(method: DMD, teacher: LTX2VideoTransformer3DModel, path: Path, steps: 
     save_file(average, path)
 
 
-def draw(denoiser: Denoiser, sampler: Sampler, seed: int, codecs: Codecs) -> Clips:
+def draw(denoiser: Denoiser, sampler: Sampler, table: Captions, seed: int, codecs: Codecs) -> Clips:
     """``COUNT`` clips, as many of each digit; ``directions`` are those of the sound."""
     digits, parts = torch.arange(COUNT) % 10, []
     for first in range(0, COUNT, 96):
         some = digits[first : first + 96]
-        batch = batch_of(some, first // 96)
+        batch = batch_of(table, some, first // 96)
 
         def noise(i: int, batch: Batch = batch) -> Tensor:
             return StatelessRng(seed).noise(f"sample{i}", batch.sample_ids, batch.latent_shape)
@@ -136,42 +142,55 @@ def measure(clips: Clips, real: Clips) -> Row:
 
 
 def line(label: str, nfe: int, row: Row, teacher: Row) -> str:
-    """A row of the table, with distances over the teacher's."""
+    """A row of the table, with distances and agreement over the teacher's."""
     return (
         f"| {label} | {nfe or ''} | {row.picture:.2f} | {row.picture / teacher.picture:.2f} | {row.sound:.2f} | "
-        f"{row.sound / teacher.sound:.2f} | {row.agreement:.3f} | {row.digit:.3f} | {row.rarest:.2f} |"
+        f"{row.sound / teacher.sound:.2f} | {row.agreement:.3f} | {row.agreement / teacher.agreement:.3f} | "
+        f"{row.digit:.3f} | {row.rarest:.2f} |"
     )
+
+
+def exported(folder: Path) -> tuple[LTX2VideoTransformer3DModel, Sampler]:
+    """The student of an export, and the sampler of its recipe."""
+    recipe = json.loads((folder / "recipe.json").read_text())
+    return load(folder), Sampler(tuple(recipe["timesteps"]), recipe["kind"], recipe["guidance_scale"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", type=Path, help="what examples/digits_with_sound_teacher.py wrote")
-    parser.add_argument("work", type=Path, help="the students")
+    parser.add_argument("work", type=Path, help="the students that are trained here")
+    parser.add_argument("--export", type=Path, nargs="*", default=[], help="exports of students")
+    parser.add_argument("--only", nargs="*", choices=STUDENTS, default=[])
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", choices=STUDENTS, default=list(STUDENTS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    codecs, network = Codecs.load(args.teacher), load(args.teacher)
+    codecs, network, table = Codecs.load(args.teacher), load(args.teacher), captions(args.teacher)
     for name in args.only:
         if not (path := args.work / f"{name}_seed{args.seed}.safetensors").is_file():
-            train(STUDENTS[name], network, path, args.steps, args.seed)
+            train(STUDENTS[name], network, table, path, args.steps, args.seed)
 
     (real, _), (other, _) = (make(COUNT, seed) for seed in REAL_SEEDS)
+
+    def measured(network: LTX2VideoTransformer3DModel, sampler: Sampler) -> Row:
+        return measure(draw(LTX2Denoiser(network), sampler, table, args.seed, codecs), real)
+
     many, few = METHOD.sampler(), replace(METHOD, sampling_steps=4).sampler()
-    teacher = measure(draw(LTX2Denoiser(network), many, args.seed, codecs), real)
+    teacher = measured(network, many)
     print(HEAD, line("teacher", many.nfe, teacher, teacher), sep="\n", flush=True)
-    print(line("teacher", few.nfe, measure(draw(LTX2Denoiser(network), few, args.seed, codecs), real), teacher))
+    print(line("teacher", few.nfe, measured(network, few), teacher), flush=True)
+    for folder in args.export:
+        student, sampler = exported(folder)
+        print(line(f"`{folder.parent.name}`", sampler.nfe, measured(student, sampler), teacher), flush=True)
     for name in args.only:
         network.load_state_dict(load_file(args.work / f"{name}_seed{args.seed}.safetensors"))
         sampler = STUDENTS[name].sampler()
-        row = measure(draw(LTX2Denoiser(network), sampler, args.seed, codecs), real)
-        print(line(f"`{name}`", sampler.nfe, row, teacher), flush=True)
+        print(line(f"`{name}`, one process", sampler.nfe, measured(network, sampler), teacher), flush=True)
     pixels, mel = codecs.decode(codecs.encode(other))
-    print(
-        line("other real clips, through the codecs", 0, measure(replace(other, pixels=pixels, mel=mel), real), teacher)
-    )
+    decoded = replace(other, pixels=pixels, mel=mel)
+    print(line("other real clips, through the codecs", 0, measure(decoded, real), teacher))
 
 
 if __name__ == "__main__":

@@ -30,16 +30,17 @@ ACROSS = (-1, 0, 1)
 """Pixels between a digit's path and the middle."""
 TONES = (400.0, 800.0, 1600.0, 3200.0)
 """Hz, one of each of ``DIRECTIONS``."""
-MEL_FRAMES = 32
-LATENT = (24, 2, 4, 4, 8)
-"""Shape of packed latents: channels, the picture's 2 x 4 x 4 tokens, 8 tokens of sound."""
+MEL_FRAMES = 36
+LATENT = (16, 2, 4, 4, 9)
+"""Shape of packed latents: channels, the picture's 2 x 4 x 4 tokens, 9 tokens of sound. LTX-2's VAEs make the same of 9
+frames of 128 x 128."""
 QUIET, LOUD = -8.0, 1.0
 """Log mel energies at which the spectrogram is cut: -1 and 1 of its latents' input."""
 
 
 @dataclass(frozen=True)
 class Clips:
-    """``pixels`` [N, 3, 8, 16, 16] and ``mel`` [N, 32, 64], both in [-1, 1]; numbers of digit and direction [N]."""
+    """``pixels`` [N, 3, 8, 16, 16] and ``mel`` [N, 36, 64], both in [-1, 1]; numbers of digit and direction [N]."""
 
     pixels: Tensor
     mel: Tensor
@@ -66,7 +67,7 @@ def draw(image: np.ndarray, direction: int, across: int) -> np.ndarray:
 
 
 def tone(direction: int, rng: np.random.Generator) -> np.ndarray:
-    """Samples [4960] at 16 kHz in [-1, 1]: the direction's tone, up to 6 % out of tune, of a random loudness, onset and
+    """Samples [5600] at 16 kHz in [-1, 1]: the direction's tone, up to 6 % out of tune, of a random loudness, onset and
     decay."""
     seconds = np.arange((MEL_FRAMES - 1) * HOP) / RATE
     pitch, onset = TONES[direction] * rng.uniform(0.94, 1.06), rng.uniform(0.02, 0.1)
@@ -76,7 +77,7 @@ def tone(direction: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def spectrogram(samples: Tensor) -> Tensor:
-    """Samples [N, n] -> log mel energies [N, 32, 64], by LTX-2's spectrogram, cut and scaled to [-1, 1]."""
+    """Samples [N, n] -> log mel energies [N, 36, 64], by LTX-2's spectrogram, cut and scaled to [-1, 1]."""
     mel = log_mel(samples[:, None].repeat(1, 2, 1))[:, 0]
     return ((mel.clamp(QUIET, LOUD) - QUIET) / (LOUD - QUIET)) * 2 - 1
 
@@ -111,7 +112,7 @@ class Codecs:
         return cls(picture, PatchPCA.fit(as_video(clips.mel), (4, BANDS, 1), channels, whitening=0.5))
 
     def encode(self, clips: Clips) -> Tensor:
-        """Packed latents [N, 24, 32 + 8, 1, 1]."""
+        """Packed latents [N, 16, 32 + 9, 1, 1]."""
         parts = self.picture.encode(clips.pixels), self.sound.encode(as_video(clips.mel))
         return torch.cat([part.flatten(2) for part in parts], 2)[..., None, None]
 

@@ -2,32 +2,42 @@
 
     python examples/digits_with_sound_teacher.py examples/digits_with_sound_teacher output/sound_toy
 
-Writes the folder: two linear codecs, and the average of the trained transformer in fp16. Stop it at any time: the same
-command goes on from its last checkpoint. No text encoder: each digit's embedding is drawn once at random.
+Writes the folder: two linear codecs, and LTX-2's pipeline with the average of the trained transformer in fp16 and a
+random text encoder. Its VAEs and its vocoder are left out, which digits_with_sound_pipeline.py adds. Stop it at any
+time: the same command goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import tiny_ltx2
 import torch
 from diffusers import LTX2VideoTransformer3DModel
+from digits_base import make_tokenizer
 from digits_with_sound import LATENT, Codecs, make
 from moving_digits import DIGITS
+from tiny_wan import save
 from torch import Tensor, nn
 
 from ray_distill.methods.flow_matching import FlowMatching
 from ray_distill.models.ltx2.network import LTX2Denoiser
+from ray_distill.models.ltx2.text import LTX2Text
 from ray_distill.models.packed import modalities, tensor_shape, with_layout
 from ray_distill.rng import StatelessRng
-from ray_distill.types import STUDENT, Batch, Cond
+from ray_distill.types import STUDENT, Batch
 
-WIDTH, CLIPS, BATCH, EMA = 32, 4000, 32, 0.995
+CLIPS, BATCH, EMA = 4000, 32, 0.995
+PROMPTS = tuple(f"{'an' if digit == 'eight' else 'a'} {digit}" for digit in DIGITS)
+TOKENS = 8
+CODECS = ("vae", "audio_vae", "vocoder")
+"""Parts of the pipeline that have no use here, and would be ten times as large as the rest."""
 MUON_LR, ADAMW_LR, WARMUP, DECAY = 3e-3, 2e-3, 100, 0.3
 METHOD = FlowMatching(shift=2.0, prompt_dropout=0.0, sampling_steps=32, sampling_guidance=1.0)
 
@@ -48,7 +58,7 @@ def make_transformer(seed: int = 0) -> LTX2VideoTransformer3DModel:
         audio_attention_head_dim=8,
         audio_cross_attention_dim=32,
         num_layers=3,
-        caption_channels=WIDTH,
+        caption_channels=tiny_ltx2.WIDTH,
         rope_type="split",
         pos_embed_max_pos=1,
         audio_pos_embed_max_pos=1,
@@ -57,15 +67,29 @@ def make_transformer(seed: int = 0) -> LTX2VideoTransformer3DModel:
     )
 
 
-def cond_of(digits: Tensor) -> Cond:
-    """Prompts of ``digits`` [B]: one token, in place of LTX-2's connectors."""
-    table = torch.randn(2, len(DIGITS), 1, WIDTH, generator=torch.Generator().manual_seed(7))
-    return with_layout({"text": table[0, digits], "audio_text": table[1, digits]}, LATENT)
+def save_pipeline(folder: Path, network: LTX2VideoTransformer3DModel, seed: int = 0) -> None:
+    """Write LTX-2's pipeline around ``network``, without ``CODECS``; its text encoder knows one token a word."""
+    pipeline = tiny_ltx2.make_pipeline(seed)
+    tokenizer = make_tokenizer(list(PROMPTS))
+    torch.manual_seed(seed)
+    text = tiny_ltx2.make_text_encoder(tokenizer)
+    pipeline.register_modules(tokenizer=tokenizer, text_encoder=text, transformer=network)
+    save(pipeline, folder)
+    for part in CODECS:
+        shutil.rmtree(folder / part)
 
 
-def batch_of(digits: Tensor, step: int, x_0: Tensor | None = None) -> Batch:
-    """A micro-batch of prompts; without guidance nothing reads ``uncond``."""
-    ids, cond = step * len(digits) + torch.arange(len(digits)), cond_of(digits)
+def captions(folder: Path) -> dict[str, Tensor]:
+    """The fields of ``PROMPTS`` [10, 8, D], by the pipeline's text encoder, as a cache stores them."""
+    rows = LTX2Text(folder, TOKENS).encode(PROMPTS)
+    return {name: torch.stack([row[name] for row in rows]).bfloat16().float() for name in rows[0]}
+
+
+def batch_of(table: dict[str, Tensor], digits: Tensor, step: int, x_0: Tensor | None = None) -> Batch:
+    """A micro-batch of the prompts of ``digits`` [B], from the ``table`` of their :func:`captions`; without guidance
+    nothing reads ``uncond``."""
+    ids = step * len(digits) + torch.arange(len(digits))
+    cond = with_layout({name: rows[digits] for name, rows in table.items()}, LATENT)
     return Batch(ids, tensor_shape(LATENT), cond, cond, x_0, modalities=modalities(LATENT))
 
 
@@ -90,6 +114,8 @@ def train(folder: Path, work: Path, steps: int, seed: int) -> Iterator[tuple[int
     codecs.save(folder)
     latents = codecs.encode(clips)
     network = make_transformer(seed).train()
+    save_pipeline(folder, network, seed)
+    table = captions(folder)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     several, start, checkpoint = optimizers(network), 0, work / "checkpoint.pt"
     if checkpoint.is_file():
@@ -101,7 +127,7 @@ def train(folder: Path, work: Path, steps: int, seed: int) -> Iterator[tuple[int
     denoiser = LTX2Denoiser(network)
     for step in range(start, steps):
         rows = torch.from_numpy(np.random.default_rng([seed, step]).integers(CLIPS, size=BATCH))
-        batch = batch_of(clips.digits[rows], step, latents[rows])
+        batch = batch_of(table, clips.digits[rows], step, latents[rows])
         loss = METHOD.loss({STUDENT: denoiser}, batch, StatelessRng(seed, step), {}).loss
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -125,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the teacher's folder")
     parser.add_argument("work", type=Path, help="checkpoint and losses")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)  # two threads on so small matrices wait for one another

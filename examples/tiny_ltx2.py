@@ -80,9 +80,9 @@ def make_transformer(layers: int = 2) -> LTX2VideoTransformer3DModel:
     ).eval()
 
 
-def make_vae() -> AutoencoderKLLTX2Video:
+def make_vae(channels: int = CHANNELS) -> AutoencoderKLLTX2Video:
     vae = AutoencoderKLLTX2Video(
-        latent_channels=CHANNELS,
+        latent_channels=channels,
         block_out_channels=(8, 16, 16, 16),
         decoder_block_out_channels=(8, 16, 32),
         layers_per_block=(1, 1, 1, 1, 1),
@@ -95,10 +95,11 @@ def make_vae() -> AutoencoderKLLTX2Video:
     return vae
 
 
-def make_audio_vae() -> AutoencoderKLLTX2Audio:
+def make_audio_vae(channels: int = CHANNELS) -> AutoencoderKLLTX2Audio:
     """Make the VAE of sound; ``base_channels`` is also the number of means, since the class uses it as the width of a
     packed token."""
-    vae = AutoencoderKLLTX2Audio(base_channels=CHANNELS, num_res_blocks=1, latent_channels=2, mel_bins=64).eval()
+    sizes = {"base_channels": channels, "latent_channels": channels // 16, "mel_bins": 64}
+    vae = AutoencoderKLLTX2Audio(num_res_blocks=1, **sizes).eval()
     vae.latents_mean.fill_(-0.2)
     vae.latents_std.fill_(1.5)
     return vae

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import digits_with_sound as toy
 import digits_with_sound_teacher
 import sound_toy
-from digits_with_sound_teacher import METHOD, batch_of
+from digits_with_sound_teacher import METHOD, PROMPTS, batch_of, captions
 
 from ray_distill.models.ltx2.network import LTX2Denoiser
 
@@ -23,7 +23,7 @@ def test_the_teacher_s_sound_names_the_direction_of_its_picture(monkeypatch):
     monkeypatch.setattr(sound_toy, "COUNT", 64)
     sampler = replace(METHOD, sampling_steps=12).sampler()
     codecs = toy.Codecs.load(FOLDER)
-    clips = sound_toy.draw(LTX2Denoiser(sound_toy.load(FOLDER)), sampler, 0, codecs)
+    clips = sound_toy.draw(LTX2Denoiser(sound_toy.load(FOLDER)), sampler, captions(FOLDER), 0, codecs)
     seen = toy.seen_direction(clips.pixels)
     assert (seen == toy.heard_direction(clips.mel)).float().mean() > 0.85
     assert seen.bincount(minlength=4).min() >= 4  # no direction is lost
@@ -38,7 +38,7 @@ def test_real_clips_are_near_and_swapped_sound_disagrees():
 
 
 def test_the_planted_fault_scales_sound_by_the_picture_s_error():
-    batch = batch_of(torch.arange(4), 0)
+    batch = batch_of(captions(FOLDER), torch.arange(4), 0)
     x = torch.randn(4, *batch.latent_shape, generator=torch.Generator().manual_seed(0))
     x[:, :, batch.modalities["audio"]] *= 0.01
     own, common = (
@@ -67,5 +67,9 @@ def test_the_documented_commands_run(monkeypatch, tmp_path, capsys):
     for _ in range(2):
         run(sound_toy, teacher, work, "--steps", "5", "--only", "dmd_4")
     table = capsys.readouterr().out.splitlines()
-    assert len(table) == 12 and table[:6] == table[6:] and table[4].startswith("| `dmd_4` | 4 |")
-    assert {row.count("|") for row in table} == {10}
+    assert len(table) == 12 and table[:6] == table[6:] and table[4].startswith("| `dmd_4`, one process | 4 |")
+    assert {row.count("|") for row in table} == {11}
+
+
+def test_the_prompts_of_its_configuration_are_the_teacher_s():
+    assert tuple((FOLDER.parent / "digits_with_sound_prompts.txt").read_text().splitlines()) == PROMPTS
