@@ -5,6 +5,10 @@ for pieces of heads, so that within attention a rank has all tokens of its own h
 so that every rank computes the same whole loss. The gather's backward sums over the ranks: layers before the gather get
 ``size`` times the rank's piece of a gradient, and layers after it (a discriminator's heads) the whole gradient. In both
 cases DeepSpeed's mean over all ranks is the gradient, and no factor is needed.
+
+Tokens that take part in attention beside the clip's (a text) may be whole on every rank: a rank attends to them by its
+own heads, and each gets their result from all ranks in the same exchange. Every rank then computes their layers, with a
+part of their gradient; the mean over the ranks is whole again.
 """
 
 from __future__ import annotations
@@ -71,17 +75,20 @@ class Ranks:
         out: Tensor = _Gather.apply(x, self.group)
         return out
 
-    def to_heads(self, x: Tensor) -> Tensor:
-        """[B, tokens / size, heads, D] -> [B, tokens, heads / size, D]"""
-        return self._exchange(x, 2, 1)
+    def to_heads(self, x: Tensor, whole: int = 0) -> Tensor:
+        """[B, whole + tokens / size, heads, D] -> [B, whole + tokens, heads / size, D]; each rank has the first
+        ``whole`` tokens already, and they are not sent."""
+        heads = self.swap(x[:, whole:].unflatten(2, (self.size, -1)).movedim(2, 0).contiguous())
+        heads = heads.movedim(0, 1).flatten(1, 2)
+        return torch.cat([self.own(x[:, :whole], 2), heads], 1) if whole else heads
 
-    def to_tokens(self, x: Tensor) -> Tensor:
-        """[B, tokens, heads / size, D] -> [B, tokens / size, heads, D]"""
-        return self._exchange(x, 1, 2)
-
-    def _exchange(self, x: Tensor, split: int, join: int) -> Tensor:
-        pieces = self.swap(x.unflatten(split, (self.size, -1)).movedim(split, 0).contiguous())
-        return pieces.movedim(0, join).flatten(join, join + 1)
+    def to_tokens(self, x: Tensor, whole: int = 0) -> Tensor:
+        """[B, whole + tokens, heads / size, D] -> [B, whole + tokens / size, heads, D]; the first ``whole`` tokens go
+        to every rank."""
+        pieces = x[:, whole:].unflatten(1, (self.size, -1))
+        if whole:
+            pieces = torch.cat([x[:, None, :whole].expand(-1, self.size, -1, -1, -1), pieces], 2)
+        return self.swap(pieces.movedim(1, 0).contiguous()).movedim(0, 2).flatten(2, 3)
 
 
 def make_ranks(size: int, timeout_s: float) -> Ranks | None:
@@ -113,10 +120,11 @@ def ranks_of(network: Any) -> Ranks | None:
 
 
 @contextmanager
-def own_tokens(network: Any, enter: str, leave: str, dim: int = 1) -> Iterator[None]:
+def own_tokens(network: Any, enter: str, leave: str, dim: int = 1, whole: int = 0) -> Iterator[None]:
     """Make one call of ``network`` within the block work on this rank's tokens alone: from the output of its layer
     ``enter`` to the output of its layer ``leave``, which is gathered. In the output of ``enter`` dimension ``dim``
-    counts tokens, after later dimensions are flattened into it.
+    counts tokens, after later dimensions are flattened into it; the first ``whole`` of these, of text, stay on every
+    rank.
 
     A timestep [B, tokens] is cut as well. The hooks stay only for one call, since an adapter may replace a layer
     between calls.
@@ -131,7 +139,9 @@ def own_tokens(network: Any, enter: str, leave: str, dim: int = 1) -> Iterator[N
         return args, kwargs | {"timestep": ranks.own(timestep) if timestep.ndim == 2 else timestep}
 
     def cut(layer: Any, args: Any, output: Tensor) -> Tensor:
-        return ranks.own(output.flatten(2), dim).clone()  # a view would keep the whole tensor in memory
+        tokens = output.flatten(2)
+        text, others = tokens.split([whole, tokens.shape[dim] - whole], dim)
+        return torch.cat([text, ranks.own(others, dim)], dim)  # a view would keep the whole tensor in memory
 
     handles = [
         network.register_forward_pre_hook(cut_level, with_kwargs=True),

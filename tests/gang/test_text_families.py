@@ -23,6 +23,7 @@ from ray_distill.types import Batch
 from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.gang.test_engines import ADAPTERS, TOLERANCE, assert_moved, distance
+from tests.gang.test_sequence import DMD_EACH, assert_shared
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import tiny_cogvideox
@@ -112,6 +113,7 @@ def run(rank: int, world: int, name: str, case: jobs.Case, steps: int = STEPS, *
     plain, fill, of = jobs.micro_batches, FILLS.get(name, with_masks), family(name.split()[0])
     changes = {"tiny_wan": lambda seed: drawn(make, seed), "WanDenoiser": of.denoiser}
     changes["head_blocks"] = lambda role, heads, _, config: head_blocks(role, heads, of.name, config)
+    changes |= {"exchange_heads": of.exchange_heads}
     changes |= {"SHAPE": shape, "TEXT": text, "micro_batches": lambda *given: [*map(fill, plain(*given))]}
     with patch.multiple(jobs, **changes):
         return jobs.run(rank, world, case, steps, **saves) | {"start": jobs.initial(case)}
@@ -146,6 +148,22 @@ def test_sharded_and_on_a_shared_base_it_equals_one_process(
     for result in gang.run(run, name, case, world=2):
         assert distance(result, reference) < TOLERANCE
         assert result["frozen"][0] == result["frozen"][1]
+
+
+SHARE = jobs.Case(method=DMD_EACH, micro_batch=4, zero=3, gradient_checkpointing=True)
+SHARE_ON_BASE = jobs.Case(method=DMD_EACH, micro_batch=4, lora=ADAPTERS, same_weights=True, shared_base=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("cogvideox", SHARE),
+        pytest.param("cogvideox", SHARE_ON_BASE, marks=pytest.mark.slow),
+    ],
+)
+def test_two_data_ranks_of_two_sequence_ranks_are_two_data_ranks(gang: Gang, name: str, case: jobs.Case) -> None:
+    """Moments and gradient norms after two steps, as Wan's in ``test_sequence``; and every rank agrees bit for bit."""
+    assert_shared(gang.run(run, name, replace(case, sequence=2), 2, world=4), gang.run(run, name, case, 2, world=2)[0])
 
 
 @pytest.mark.slow

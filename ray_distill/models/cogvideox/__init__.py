@@ -2,6 +2,7 @@
 
 family         FAMILY: CogVideoX's declaration
 network        the denoiser, over one forward of diffusers' transformer: v-prediction becomes a velocity
+sequence       attention for ranks that share a clip's tokens
 schedule       the noise levels of its variance-preserving training, and the timestep of each level
 codec          pixels to latents and back
 text           prompts to the field of a caption, padding included

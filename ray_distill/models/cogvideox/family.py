@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffusers import CogVideoXDDIMScheduler
 
     from ray_distill.models.pipeline import Pipeline
+    from ray_distill.models.sequence import Ranks
 
 HERE = Path(__file__).parent
 SCHEDULERS = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
@@ -96,13 +97,19 @@ def scheduler(network: nn.Module) -> CogVideoXDDIMScheduler:
     return CogVideoXDDIMScheduler(**PUBLISHED_CONFIG, snr_shift_scale=snr_shift_scale(config))
 
 
+def exchange_heads(network: nn.Module, ranks: Ranks) -> None:
+    from ray_distill.models.cogvideox.sequence import exchange_heads
+
+    exchange_heads(network, ranks)
+
+
 FAMILY = Family(
     name="cogvideox",
     transformer_place="diffusers:CogVideoXTransformer3DModel",
     parts={"text_encoder": "T5EncoderModel", "vae": "AutoencoderKLCogVideoX"},
     text_billions=4.76,  # T5 v1.1 XXL
     denoiser_place="ray_distill.models.cogvideox.network:CogVideoXDenoiser",
-    exchange_heads=None,
+    exchange_heads=exchange_heads,
     codec_place="ray_distill.models.cogvideox.codec:CogVideoXVAE",
     fields=fields,
     text=text,

@@ -17,6 +17,7 @@ from torch import Tensor
 from ray_distill.models.causal import check_plain
 from ray_distill.models.cogvideox.schedule import snr_shift_scale, training_timestep
 from ray_distill.models.exits import exit_argument
+from ray_distill.models.sequence import own_tokens
 from ray_distill.types import Cache, Cond, History, Prediction, Window
 
 
@@ -54,14 +55,15 @@ class CogVideoXDenoiser:
         s = sigma.to(x_t.dtype).view(-1, 1, 1, 1, 1)
         k = (s**2 + (1 - s) ** 2).rsqrt()
         z = k * x_t
-        (v,) = self.network(
-            hidden_states=z.transpose(1, 2).to(self.dtype),
-            encoder_hidden_states=cond["text"].to(self.dtype),
-            timestep=training_timestep(sigma, snr_shift_scale(config)),
-            image_rotary_emb=rotary_positions(config, x_t),
-            return_dict=False,
-            **exit_argument(cond),
-        )
+        with own_tokens(self.network, "patch_embed", "proj_out", whole=cond["text"].shape[1]):
+            (v,) = self.network(
+                hidden_states=z.transpose(1, 2).to(self.dtype),
+                encoder_hidden_states=cond["text"].to(self.dtype),
+                timestep=training_timestep(sigma, snr_shift_scale(config)),
+                image_rotary_emb=rotary_positions(config, x_t),
+                return_dict=False,
+                **exit_argument(cond),
+            )
         return Prediction(k * (v.transpose(1, 2).to(x_t.dtype) + (2 * s - 1) * z))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -17,15 +21,27 @@ from torch import Tensor, nn
 
 from ray_distill.models import family as adapter
 from ray_distill.models import features
+from ray_distill.models.cogvideox import sequence as cogvideox
 from ray_distill.models.heads import FeatureDiscriminator, random_heads
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora
-from ray_distill.models.sequence import ranks_of, split
+from ray_distill.models.sequence import Ranks, ranks_of, split
 from ray_distill.models.wan import sequence as wan
 from ray_distill.types import Cache
 from tests.threads import ThreadRanks, on_ranks
 
-SHAPES = {"wan": ((4, 3, 4, 4), (5, 8)), "ltx": ((4, 3, 2, 2), (5, 8))}
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
+import tiny_cogvideox
+
+SHAPES = {
+    "wan": ((4, 3, 4, 4), (5, 8)),
+    "ltx": ((4, 3, 2, 2), (5, 8)),
+    "cogvideox": ((4, 3, 4, 4), (tiny_cogvideox.TOKENS, tiny_cogvideox.WIDTH)),
+}
+EXAMPLES: dict[str, Callable[[], nn.Module]] = {
+    "cogvideox": tiny_cogvideox.make_transformer,
+    "cogvideox 2b": partial(tiny_cogvideox.make_transformer, "2b"),
+}
 TOKENS, WIDTH, HEADS, BLOCKS = 12, 48, 4, 2
 PARTS = LoRA(rank=2, targets=("to_q", "to_out.0", "proj_out"))
 DRAWING = threading.Lock()
@@ -68,7 +84,8 @@ def test_the_backward_of_a_gather_sums() -> None:
 
 @dataclass(frozen=True)
 class Case:
-    family: str = "wan"
+    name: str = "wan"
+    """The family, and a word for one of its networks."""
     by_frame: bool = False
     """Levels that differ by frame."""
     checkpointing: bool = False
@@ -82,6 +99,10 @@ class Case:
     """"before" or "after" the split; int8 base."""
 
     @property
+    def family(self) -> str:
+        return self.name.split()[0]
+
+    @property
     def features(self) -> tuple[int, ...]:
         return (0, 1) if self.read or self.heads else ()
 
@@ -92,8 +113,14 @@ def network(case: Case) -> tuple[nn.Module, nn.Module]:
     (channels, *_), (_, text) = SHAPES[case.family]
     size: dict[str, Any] = {"num_attention_heads": HEADS, "attention_head_dim": WIDTH // HEADS, "num_layers": BLOCKS}
     size |= {"in_channels": channels, "out_channels": channels}
-    if case.family == "ltx":
-        made: nn.Module = LTXVideoTransformer3DModel(cross_attention_dim=WIDTH, caption_channels=text, **size)
+    if case.name in EXAMPLES:
+        example: Any = EXAMPLES[case.name]()
+        made: nn.Module = type(example).from_config(dict(example.config) | {"num_attention_heads": HEADS})
+        for name, parameter in made.named_parameters():
+            if name.endswith("linear.bias"):
+                nn.init.constant_(parameter, 0.5)  # of the gates: random ones hardly let text through
+    elif case.family == "ltx":
+        made = LTXVideoTransformer3DModel(cross_attention_dim=WIDTH, caption_channels=text, **size)
     else:
         made = WanTransformer3DModel(text_dim=text, freq_dim=16, ffn_dim=64, rope_max_seq_len=32, **size)
     if case.checkpointing:
@@ -174,12 +201,18 @@ CASES = {
     "adapters-after": Case(adapters="after"),
     "ltx": Case("ltx", checkpointing=True),
     "ltx-levels-by-frame": Case("ltx", by_frame=True),
+    "cogvideox": Case("cogvideox", checkpointing=True),
+    "cogvideox-2b": Case("cogvideox 2b"),
+    "cogvideox-adapters-before": Case("cogvideox", adapters="before", checkpointing=True),
+    "cogvideox-adapters-after": Case("cogvideox", adapters="after"),
 }
+FOUR = ("wan", "causal", "heads", "ltx-levels-by-frame", "cogvideox", "cogvideox-2b")
+"""Cases of four ranks, too."""
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_forward_and_every_gradient_are_those_of_one_network(case: str) -> None:
-    for size in (2, 4) if case in ("wan", "causal", "heads", "ltx-levels-by-frame") else (2,):
+    for size in (2, 4) if case in FOUR else (2,):
         assert error(CASES[case], size) < 1e-5
 
 
@@ -220,11 +253,41 @@ def split_rope() -> Any:
     return patch.dict(wan.CausalAttention.__call__.__globals__, rotate=wrong)
 
 
+def split_positions(attention: Any) -> Any:
+    """Plant a fault: each rank rotates its own tokens by the positions of the first rank's."""
+    plain = attention._rotate
+
+    def wrong(self: Any, x: Tensor, words: int, tables: Any) -> Tensor:
+        return plain(self, x, words, tuple(table[: len(table) // 2].repeat(2, 1) for table in tables))
+
+    return patch.object(attention, "_rotate", wrong)
+
+
+def text_of_own_heads(ranks: ThreadRanks, x: Tensor, whole: int = 0) -> Tensor:
+    """Plant a fault: attention's result for the text has this rank's heads alone, and zeros for the others."""
+    out, own = Ranks.to_tokens(ranks, x, whole), x.shape[2]
+    others = torch.ones(out.shape[2], dtype=torch.bool)
+    others[own * ranks.rank : own * (ranks.rank + 1)] = False
+    return torch.cat([out[:, :whole].masked_fill(others[:, None], 0.0), out[:, whole:]], 1)
+
+
+def text_without_sum(ranks: ThreadRanks, x: Tensor, whole: int = 0) -> Tensor:
+    """Plant a fault: the gradient of the text that goes to other ranks stays there."""
+    text, rest = x[:, :whole], x[:, whole:].unflatten(1, (ranks.size, -1))
+    each = torch.stack([text if r == ranks.rank else text.detach() for r in range(ranks.size)], 1)
+    pieces = torch.cat([each, rest], 2).movedim(1, 0).contiguous()
+    return ranks.swap(pieces).movedim(0, 2).flatten(2, 3)
+
+
 FAULTS = {
     "own-chunk": (lambda: patch.object(ThreadRanks, "gather", own_chunk), Case()),
     "no-exchange": (without_exchange, Case()),
     "rope": (split_rope, Case()),
     "local-features": (lambda: patch.object(features, "ranks_of", lambda network: None), Case(heads=True)),
+    "joint-own-chunk": (lambda: patch.object(ThreadRanks, "gather", own_chunk), Case("cogvideox")),
+    "joint-rope": (lambda: split_positions(cogvideox.SequenceAttention), Case("cogvideox")),
+    "text-of-own-heads": (lambda: patch.object(ThreadRanks, "to_tokens", text_of_own_heads), Case("cogvideox")),
+    "text-without-sum": (lambda: patch.object(ThreadRanks, "to_tokens", text_without_sum), Case("cogvideox")),
 }
 
 
@@ -264,6 +327,21 @@ def test_each_block_exchanges_four_tensors_and_a_call_gathers_its_output() -> No
         ]
         assert [name for name, _ in log].count("all-to-all") == swaps
         assert len(log) == swaps + 2
+
+
+def test_joint_attention_exchanges_no_more_tensors() -> None:
+    """Of q, k and v the clip's pieces; of the result all words beside a rank's tokens. The backward sends the same."""
+    case = Case("cogvideox")
+    own = [network(case) for _ in range(2)]
+    _, log = on_ranks(2, lambda ranks: run(case, own[ranks.rank], ranks))
+    width, words = HEADS * 16, tiny_cogvideox.TOKENS
+    piece, result = (2 * tokens * width * 4 for tokens in (TOKENS // 2, words + TOKENS // 2))
+    assert Counter(log) == {
+        ("all-to-all", piece): BLOCKS * 3 * 2,
+        ("all-to-all", result): BLOCKS * 2,
+        ("all-gather", 2 * TOKENS // 2 * 16 * 4): 1,
+        ("reduce-scatter", 2 * TOKENS * 16 * 4): 1,
+    }
 
 
 def test_without_it_nothing_is_put_on_a_network() -> None:

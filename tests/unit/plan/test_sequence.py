@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,21 +12,44 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ray_distill.models.sequence import Ranks
+from ray_distill.models import family
+from ray_distill.models.packed import tensor_shape
+from ray_distill.models.sequence import Ranks, split
 from ray_distill.models.spec import Field
+from ray_distill.plan import changes as module
 from ray_distill.plan import passes, plan
 from ray_distill.plan.changes import changes
-from ray_distill.plan.passes import Pass, Workload, run
+from ray_distill.plan.network import build
+from ray_distill.plan.passes import Pass, Workload, conditions_of, run
 from tests.tiny_ltx import tiny_ltx
 from tests.tiny_wan import TEXT, tiny_wan
 from tests.unit.plan.test_plan import LARGE, OFFLOAD, ROOT, SHARED, config, found
 
+sys.path.insert(0, str(ROOT / "examples"))
+import tiny_cogvideox
+
 WAN = dict(tiny_wan(0).config) | {"num_attention_heads": 8}
 FIELDS = (("text", Field(TEXT, padding="zeros")),)
 WORK = Workload("wan", json.dumps(WAN), "float32", True, 1, (4, 5, 16, 16), FIELDS, True)
+
+
+def work_of(family: str, network: Any, latent: tuple[int, ...], fields: dict[str, Field], **changed: int) -> Workload:
+    """A call of the network with eight heads."""
+    described = json.dumps(dict(network.config) | {"num_attention_heads": 8} | changed)
+    return replace(WORK, family=family, architecture=described, latent=latent, fields=tuple(fields.items()))
+
+
+WORDS = Field((tiny_cogvideox.TOKENS, tiny_cogvideox.WIDTH))
+WORKS = {
+    "wan": WORK,
+    "ltx": work_of("ltx", tiny_ltx(0), (4, 5, 16, 16), {"text": Field(TEXT, padding="mask")}, cross_attention_dim=128),
+    "cogvideox": work_of("cogvideox", tiny_cogvideox.make_transformer(), (4, 5, 32, 32), {"text": WORDS}),
+}
 
 
 @contextmanager
@@ -46,14 +70,38 @@ class Known(Ranks):
 
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_imagined_ranks_hold_what_a_process_groups_do(size: int, checkpointing: bool) -> None:
-    work = replace(WORK, gradient_checkpointing=checkpointing)
-    imagined = run(replace(work, sequence=size), WAN)
+@pytest.mark.parametrize("name", WORKS)
+def test_imagined_ranks_hold_what_a_process_groups_do(name: str, size: int, checkpointing: bool) -> None:
+    work = replace(WORKS[name], gradient_checkpointing=checkpointing, sequence=size)
+    described = json.loads(work.architecture)
+    imagined = run(work, described)
     with world_of(size), patch.object(passes, "Imagined", lambda size: Known(dist.group.WORLD)):
-        real = run(replace(work, sequence=size), WAN)
+        real = run(work, described)
     assert (imagined.flops, imagined.backward_flops) == (real.flops, real.backward_flops)
-    for name in ("saved", "forward", "backward"):
-        assert getattr(imagined, name) == pytest.approx(getattr(real, name), rel=0.03), name
+    for term in ("saved", "forward", "backward"):
+        assert getattr(imagined, term) == pytest.approx(getattr(real, term), rel=0.03), term
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_saved_bytes_of_a_rank_are_what_autograd_saves(name: str) -> None:
+    """On tensors with data, whose exchanges do nothing."""
+    work = replace(WORKS[name], gradient_checkpointing=False, sequence=2)
+    described, of = json.loads(work.architecture), family(work.family)
+    network, kept = build(work.family, described), dict[int, int]()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = getattr(tensor, "elem", tensor).untyped_storage()  # of what an exchange returns
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    cond = {field: torch.ones_like(x) for field, x in conditions_of(work).items()}
+    x_t = torch.randn(1, *tensor_shape(work.latent))
+    with world_of(2), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        split(network, Known(dist.group.WORLD), of.exchange_heads)
+        velocity = of.denoiser(network)(x_t, torch.ones(1), cond).velocity
+    own = {t.untyped_storage().data_ptr() for t in [*network.parameters(), *network.buffers()]}
+    real = sum(size for pointer, size in kept.items() if pointer not in own) + velocity.nbytes
+    assert run(work, described).saved == pytest.approx(real, rel=0.15)
 
 
 def test_bytes_sent_are_worked_out_by_hand() -> None:
@@ -69,23 +117,10 @@ def test_bytes_sent_are_worked_out_by_hand() -> None:
     assert run(WORK, WAN).sent == 0
 
 
-@pytest.mark.parametrize(
-    ("family", "described", "latent"),
-    [
-        ("wan", WAN, (4, 5, 32, 32)),
-        ("ltx", dict(tiny_ltx(0).config) | {"num_attention_heads": 4, "cross_attention_dim": 64}, (4, 5, 16, 16)),
-    ],
-)
-def test_saved_bytes_and_flops_are_divided(family: str, described: dict[str, Any], latent: Any) -> None:
-    fields = (*FIELDS,) if family == "wan" else (("text", Field(TEXT, padding="mask")),)
-    work = replace(
-        WORK,
-        fields=fields,
-        family=family,
-        architecture=json.dumps(described),
-        latent=latent,
-        gradient_checkpointing=False,
-    )
+@pytest.mark.parametrize("name", WORKS)
+def test_saved_bytes_and_flops_are_divided(name: str) -> None:
+    work = replace(WORKS[name], gradient_checkpointing=False)
+    described = json.loads(work.architecture)
     one = run(work, described)
     for size in (2, 4):
         shared = run(replace(work, sequence=size), described)
@@ -97,8 +132,9 @@ def test_it_is_offered_where_heads_and_tokens_divide() -> None:
     start = config(LARGE, "train.workers=16")
     sizes = [keys[0] for keys, _ in changes(start) if "sequence_parallel" in keys[0]]
     assert sizes == [f"train.sequence_parallel={n}" for n in (2, 4, 8)]
-    without = config("configs/cogvideox/dmd.yaml")  # its family has no exchange of heads, and check refuses the key
-    assert not [keys for keys, _ in changes(without) if "sequence_parallel" in keys[0]]
+    without = replace(family("wan"), exchange_heads=None)  # check refuses the key
+    with patch.object(module, "family", lambda name: without):
+        assert not [keys for keys, _ in changes(start) if "sequence_parallel" in keys[0]]
     shared = config(LARGE, "train.workers=16", "train.sequence_parallel=4")
     offered = [keys[0] for keys, _ in changes(shared)]
     assert "train.sequence_parallel=8" in offered and "train.sequence_parallel=4" not in offered

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.models import family
 from ray_distill.train.driver.checks.sequence import check_heads, check_nodes, check_tokens
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
@@ -32,6 +35,16 @@ def test_heads_of_every_network_divide(config: Any) -> None:
         ConfigError, match=r"sequence_parallel = 4: student has 2 attention heads.* use one of 1, 2, which divide"
     ):
         check_heads(config(4))
+
+
+def test_a_family_without_the_exchange_is_refused(config: Any) -> None:
+    without = replace(family("wan"), exchange_heads=None)
+    with patch("ray_distill.train.driver.checks.sequence.family", lambda name: without):
+        check_heads(config(1))
+        with pytest.raises(
+            ConfigError, match=r"sequence_parallel = 2: family 'wan' cannot exchange.* use 1, and ZeRO-3"
+        ):
+            check_heads(config(2))
 
 
 def test_rollouts_that_go_on_from_step_to_step_share_no_clips(config: Any) -> None:
