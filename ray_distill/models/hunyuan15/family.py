@@ -21,7 +21,10 @@ from ray_distill.models.spec import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ray_distill.models.pipeline import Pipeline
+    from ray_distill.models.sequence import Ranks
 
 HERE = Path(__file__).parent
 TEXT, IMAGE = "HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"
@@ -143,6 +146,12 @@ def check(pipeline: Pipeline, tokens: int) -> None:
         stored_shapes(pipeline.path / "image_encoder", "model", f"{pipeline.where}: image_encoder")
 
 
+def exchange_heads(network: nn.Module, ranks: Ranks) -> None:
+    from ray_distill.models.hunyuan15.sequence import exchange_heads
+
+    exchange_heads(network, ranks)
+
+
 FAMILY = Family(
     name="hunyuan15",
     transformer_place="diffusers:HunyuanVideo15Transformer3DModel",
@@ -153,7 +162,7 @@ FAMILY = Family(
     },
     text_billions=8.3,  # Qwen2.5-VL 7B
     denoiser_place="ray_distill.models.hunyuan15.network:HunyuanDenoiser",
-    exchange_heads=None,
+    exchange_heads=exchange_heads,
     codec_place="ray_distill.models.hunyuan15.codec:HunyuanVAE",
     fields=fields,
     text=text,

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from ray_distill.models.causal import check_plain
+from ray_distill.models.sequence import own_tokens
 from ray_distill.types import Cache, Cond, History, Prediction, Window
 
 
@@ -52,16 +53,17 @@ class HunyuanDenoiser:
         latents = x_t.to(self.dtype)
         channels, image = self._image(latents, cond)
         forward = WithoutData(self.network, "image" in cond) if is_fake(latents) else self.network
-        (velocity,) = forward(
-            hidden_states=torch.cat([latents, channels], dim=1),
-            timestep=(1000 * sigma).to(self.dtype),
-            encoder_hidden_states=cond["text"].to(self.dtype),
-            encoder_attention_mask=cond["text_mask"],
-            encoder_hidden_states_2=cond["glyphs"].to(self.dtype),
-            encoder_attention_mask_2=cond["glyphs_mask"],
-            image_embeds=image,
-            return_dict=False,
-        )
+        with own_tokens(self.network, "x_embedder", "proj_out"):
+            (velocity,) = forward(
+                hidden_states=torch.cat([latents, channels], dim=1),
+                timestep=(1000 * sigma).to(self.dtype),
+                encoder_hidden_states=cond["text"].to(self.dtype),
+                encoder_attention_mask=cond["text_mask"],
+                encoder_hidden_states_2=cond["glyphs"].to(self.dtype),
+                encoder_attention_mask_2=cond["glyphs_mask"],
+                image_embeds=image,
+                return_dict=False,
+            )
         return Prediction(velocity.to(x_t.dtype))
 
     def _image(self, latents: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:

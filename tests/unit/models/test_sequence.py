@@ -23,6 +23,7 @@ from ray_distill.models import family as adapter
 from ray_distill.models import features
 from ray_distill.models.cogvideox import sequence as cogvideox
 from ray_distill.models.heads import FeatureDiscriminator, random_heads
+from ray_distill.models.hunyuan15 import sequence as hunyuan15
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora
 from ray_distill.models.sequence import Ranks, ranks_of, split
@@ -32,15 +33,19 @@ from tests.threads import ThreadRanks, on_ranks
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import tiny_cogvideox
+import tiny_hunyuan15
 
 SHAPES = {
     "wan": ((4, 3, 4, 4), (5, 8)),
     "ltx": ((4, 3, 2, 2), (5, 8)),
     "cogvideox": ((4, 3, 4, 4), (tiny_cogvideox.TOKENS, tiny_cogvideox.WIDTH)),
+    "hunyuan15": ((tiny_hunyuan15.CHANNELS, 3, 2, 2), (5, tiny_hunyuan15.WIDTH)),
 }
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "cogvideox": tiny_cogvideox.make_transformer,
     "cogvideox 2b": partial(tiny_cogvideox.make_transformer, "2b"),
+    "hunyuan15": tiny_hunyuan15.make_transformer,
+    "hunyuan15 from an image": tiny_hunyuan15.make_transformer,
 }
 TOKENS, WIDTH, HEADS, BLOCKS = 12, 48, 4, 2
 PARTS = LoRA(rank=2, targets=("to_q", "to_out.0", "proj_out"))
@@ -138,7 +143,14 @@ def batch(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     x, words = torch.randn(2, *shape, generator=rng), torch.randn(2, *text, generator=rng)
     sigma = torch.tensor([[0.1, 0.4, 0.9], [0.2, 0.3, 0.5]]) if case.by_frame else torch.tensor([0.3, 0.7])
     mask = torch.arange(text[0]) < torch.tensor([[5], [3]])  # a shorter prompt, of which LTX-Video sees its tokens
-    return x.requires_grad_(), sigma, {"text": words, "text_mask": mask}
+    cond = {"text": words, "text_mask": mask}
+    if case.family == "hunyuan15":
+        glyphs = torch.randn(2, 3, tiny_hunyuan15.GLYPHS, generator=rng)
+        cond |= {"glyphs": glyphs, "glyphs_mask": torch.tensor([[True, True, False], [False, False, False]])}
+    if case.name == "hunyuan15 from an image":
+        cond["first"] = torch.randn(2, tiny_hunyuan15.CHANNELS, 2, 2, generator=rng)
+        cond["image"] = torch.randn(2, 4, tiny_hunyuan15.STATES, generator=rng)
+    return x.requires_grad_(), sigma, cond
 
 
 def coupled(x: Tensor) -> Tensor:
@@ -205,8 +217,12 @@ CASES = {
     "cogvideox-2b": Case("cogvideox 2b"),
     "cogvideox-adapters-before": Case("cogvideox", adapters="before", checkpointing=True),
     "cogvideox-adapters-after": Case("cogvideox", adapters="after"),
+    "hunyuan15": Case("hunyuan15", checkpointing=True),
+    "hunyuan15-image": Case("hunyuan15 from an image"),
+    "hunyuan15-adapters-before": Case("hunyuan15", adapters="before", checkpointing=True),
+    "hunyuan15-adapters-after": Case("hunyuan15", adapters="after"),
 }
-FOUR = ("wan", "causal", "heads", "ltx-levels-by-frame", "cogvideox", "cogvideox-2b")
+FOUR = ("wan", "causal", "heads", "ltx-levels-by-frame", "cogvideox", "cogvideox-2b", "hunyuan15")
 """Cases of four ranks, too."""
 
 
@@ -263,6 +279,12 @@ def split_positions(attention: Any) -> Any:
     return patch.object(attention, "_rotate", wrong)
 
 
+def without_mask() -> Any:
+    """Plant a fault: padding of the text is attended to."""
+    plain = hunyuan15.dispatch_attention_fn
+    return patch.object(hunyuan15, "dispatch_attention_fn", lambda *x, attn_mask, backend: plain(*x, backend=backend))
+
+
 def text_of_own_heads(ranks: ThreadRanks, x: Tensor, whole: int = 0) -> Tensor:
     """Plant a fault: attention's result for the text has this rank's heads alone, and zeros for the others."""
     out, own = Ranks.to_tokens(ranks, x, whole), x.shape[2]
@@ -288,6 +310,8 @@ FAULTS = {
     "joint-rope": (lambda: split_positions(cogvideox.SequenceAttention), Case("cogvideox")),
     "text-of-own-heads": (lambda: patch.object(ThreadRanks, "to_tokens", text_of_own_heads), Case("cogvideox")),
     "text-without-sum": (lambda: patch.object(ThreadRanks, "to_tokens", text_without_sum), Case("cogvideox")),
+    "two-texts-without-sum": (lambda: patch.object(ThreadRanks, "to_tokens", text_without_sum), Case("hunyuan15")),
+    "padding": (without_mask, Case("hunyuan15")),
 }
 
 
@@ -329,18 +353,18 @@ def test_each_block_exchanges_four_tensors_and_a_call_gathers_its_output() -> No
         assert len(log) == swaps + 2
 
 
-def test_joint_attention_exchanges_no_more_tensors() -> None:
+@pytest.mark.parametrize(("name", "words", "out"), [("cogvideox", tiny_cogvideox.TOKENS, 16), ("hunyuan15", 9, 8)])
+def test_joint_attention_exchanges_no_more_tensors(name: str, words: int, out: int) -> None:
     """Of q, k and v the clip's pieces; of the result all words beside a rank's tokens. The backward sends the same."""
-    case = Case("cogvideox")
+    case = Case(name)
     own = [network(case) for _ in range(2)]
     _, log = on_ranks(2, lambda ranks: run(case, own[ranks.rank], ranks))
-    width, words = HEADS * 16, tiny_cogvideox.TOKENS
-    piece, result = (2 * tokens * width * 4 for tokens in (TOKENS // 2, words + TOKENS // 2))
+    piece, result = (2 * tokens * HEADS * 16 * 4 for tokens in (TOKENS // 2, words + TOKENS // 2))
     assert Counter(log) == {
         ("all-to-all", piece): BLOCKS * 3 * 2,
         ("all-to-all", result): BLOCKS * 2,
-        ("all-gather", 2 * TOKENS // 2 * 16 * 4): 1,
-        ("reduce-scatter", 2 * TOKENS * 16 * 4): 1,
+        ("all-gather", 2 * TOKENS // 2 * out * 4): 1,
+        ("reduce-scatter", 2 * TOKENS * out * 4): 1,
     }
 
 

@@ -32,6 +32,7 @@ from tests.unit.plan.test_plan import LARGE, OFFLOAD, ROOT, SHARED, config, foun
 
 sys.path.insert(0, str(ROOT / "examples"))
 import tiny_cogvideox
+import tiny_hunyuan15
 
 WAN = dict(tiny_wan(0).config) | {"num_attention_heads": 8}
 FIELDS = (("text", Field(TEXT, padding="zeros")),)
@@ -45,10 +46,20 @@ def work_of(family: str, network: Any, latent: tuple[int, ...], fields: dict[str
 
 
 WORDS = Field((tiny_cogvideox.TOKENS, tiny_cogvideox.WIDTH))
+MASKED = {
+    name: Field((8, width), padding="mask")
+    for name, width in (("text", tiny_hunyuan15.WIDTH), ("glyphs", tiny_hunyuan15.GLYPHS))
+}
+SHOWN = {
+    "first": Field((tiny_hunyuan15.CHANNELS, "h", "w"), of="clip"),
+    "image": Field((4, tiny_hunyuan15.STATES), of="clip"),
+}
 WORKS = {
     "wan": WORK,
     "ltx": work_of("ltx", tiny_ltx(0), (4, 5, 16, 16), {"text": Field(TEXT, padding="mask")}, cross_attention_dim=128),
     "cogvideox": work_of("cogvideox", tiny_cogvideox.make_transformer(), (4, 5, 32, 32), {"text": WORDS}),
+    "hunyuan15": work_of("hunyuan15", tiny_hunyuan15.make_transformer(), (8, 5, 32, 32), MASKED),
+    "hunyuan15 from an image": work_of("hunyuan15", tiny_hunyuan15.make_transformer(), (8, 5, 32, 32), MASKED | SHOWN),
 }
 
 
