@@ -7,7 +7,7 @@ block, in the backward, comes when the hooks are gone, and adds nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,14 +18,18 @@ from ray_distill.models.sequence import ranks_of
 
 
 @contextmanager
-def block_outputs(network: Any, blocks: Sequence[int], layers: str = "blocks") -> Iterator[list[Tensor]]:
+def block_outputs(
+    network: Any, blocks: Sequence[int], layers: str = "blocks", whole: Sequence[int] = ()
+) -> Iterator[list[Tensor]]:
     """Yield a list that one call of ``network`` within the ``with`` fills with the outputs of ``blocks``, [B, tokens,
     D] each, block by block where a block has several. ``network`` is a transformer, or an engine around one, and has
     its blocks in ``layers``. ValueError for a number without a block.
 
-    Where ranks share the tokens, the list has this rank's tokens during the call, and all tokens afterwards.
+    Where ranks share the tokens, the list has this rank's tokens during the call, and all tokens afterwards. Every rank
+    has all tokens of those of a block's outputs whose places are ``whole``.
     """
     outputs: list[Tensor] = []
+    at_hand: set[int] = set()
     every = getattr(network, layers) if blocks else ()
     count = len(every)
     if wrong := [i for i in blocks if not 0 <= i < count]:
@@ -36,11 +40,12 @@ def block_outputs(network: Any, blocks: Sequence[int], layers: str = "blocks") -
         def hook(block: Any, args: Any, output: Tensor | tuple[Tensor, ...]) -> None:
             by_block[i] = output if isinstance(output, tuple) else (output,)
             if len(by_block) == len(set(blocks)):
-                outputs[:] = [hidden for i in blocks for hidden in by_block[i]]
+                places, outputs[:] = zip(*((at, x) for i in blocks for at, x in enumerate(by_block[i])), strict=True)
+                at_hand.update(n for n, at in enumerate(places) if at in whole)
 
         return hook
 
-    with _collect(network, outputs, [every[i].register_forward_hook(keep(i)) for i in set(blocks)]):
+    with _collect(network, outputs, [every[i].register_forward_hook(keep(i)) for i in set(blocks)], at_hand):
         yield outputs
 
 
@@ -71,12 +76,15 @@ def readings(network: Any, hidden: Sequence[Tensor], enabled: bool = True) -> It
 
 
 @contextmanager
-def _collect(network: Any, outputs: list[Tensor], hooks: Sequence[Any]) -> Iterator[None]:
-    """Remove ``hooks`` after the block; where ranks share the tokens, gather ``outputs`` over them."""
+def _collect(
+    network: Any, outputs: list[Tensor], hooks: Sequence[Any], at_hand: Set[int] = frozenset()
+) -> Iterator[None]:
+    """Remove ``hooks`` after the block; where ranks share the tokens, gather ``outputs`` over them, but for those
+    ``at_hand`` on every rank."""
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
     if hooks and (ranks := ranks_of(network)) is not None:
-        outputs[:] = map(ranks.gather, outputs)
+        outputs[:] = [x if i in at_hand else ranks.gather(x) for i, x in enumerate(outputs)]

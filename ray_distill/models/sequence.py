@@ -13,7 +13,7 @@ part of their gradient; the mean over the ranks is whole again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -120,11 +120,13 @@ def ranks_of(network: Any) -> Ranks | None:
 
 
 @contextmanager
-def own_tokens(network: Any, enter: str, leave: str, dim: int = 1, whole: int = 0) -> Iterator[None]:
+def own_tokens(
+    network: Any, enter: str, leave: str, dim: int = 1, whole: int = 0, tables: Sequence[str] = ()
+) -> Iterator[None]:
     """Make one call of ``network`` within the block work on this rank's tokens alone: from the output of its layer
     ``enter`` to the output of its layer ``leave``, which is gathered. In the output of ``enter`` dimension ``dim``
     counts tokens, after later dimensions are flattened into it; the first ``whole`` of these, of text, stay on every
-    rank.
+    rank. The layers ``tables`` make tables of positions [..., tokens, D], of which a rank keeps its piece.
 
     A timestep [B, tokens] is cut as well. The hooks stay only for one call, since an adapter may replace a layer
     between calls.
@@ -143,10 +145,14 @@ def own_tokens(network: Any, enter: str, leave: str, dim: int = 1, whole: int = 
         text, others = tokens.split([whole, tokens.shape[dim] - whole], dim)
         return torch.cat([text, ranks.own(others, dim)], dim)  # a view would keep the whole tensor in memory
 
+    def cut_table(layer: Any, args: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(ranks.own(table, -2).clone() for table in output)
+
     handles = [
         network.register_forward_pre_hook(cut_level, with_kwargs=True),
         getattr(network, enter).register_forward_hook(cut),
         getattr(network, leave).register_forward_hook(lambda layer, args, output: ranks.gather(output)),
+        *(getattr(network, table).register_forward_hook(cut_table) for table in tables),
     ]
     try:
         yield

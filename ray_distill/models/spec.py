@@ -231,6 +231,9 @@ class Family:
     published_folder: Path
     """A folder of JSON files with the configurations of published pipelines; a file has its pipeline's name on the
     hub."""
+    head_counts: tuple[str, ...] = ("num_attention_heads",)
+    """Keys of the transformer's configuration: numbers of attention heads, each of which ranks that share a clip must
+    divide."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers that get an adapter where a role's ``lora`` section names no targets."""
     original: Mapping[str, str] | None = None

@@ -79,7 +79,7 @@ def sequence_parallel(config: RunConfig) -> Changes:
     train, counts = config.train, [config.train.workers, config.train.min_workers or config.train.workers]
     for role in config.held_roles:
         described = architecture(config, role)
-        counts.append(int(described["num_attention_heads"]))
+        counts += [int(described[key]) for key in family(config.model.family).head_counts]
     height, width = family(config.model.family).patch(described)
     _, frames, rows, columns, *_ = latent_shape(config)
     counts.append(frames * (rows // height) * (columns // width))

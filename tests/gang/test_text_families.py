@@ -161,6 +161,9 @@ SHARE_ON_BASE = jobs.Case(method=DMD_EACH, micro_batch=4, lora=ADAPTERS, same_we
         pytest.param("cogvideox", SHARE_ON_BASE, marks=pytest.mark.slow),
         pytest.param("hunyuan15", SHARE, marks=pytest.mark.slow),
         pytest.param("hunyuan15", SHARE_ON_BASE, marks=pytest.mark.slow),
+        pytest.param("ltx2", SHARE, marks=pytest.mark.slow),
+        pytest.param("ltx2 from an image", SHARE, marks=pytest.mark.slow),
+        pytest.param("ltx2", SHARE_ON_BASE, marks=pytest.mark.slow),
     ],
 )
 def test_two_data_ranks_of_two_sequence_ranks_are_two_data_ranks(gang: Gang, name: str, case: jobs.Case) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_distill.models.codec import Codec
 from ray_distill.models.ltx2.hearing import BANDS as MEL_BANDS
@@ -32,6 +32,7 @@ from ray_distill.models.spec import (
 
 if TYPE_CHECKING:
     from ray_distill.models.pipeline import Pipeline
+    from ray_distill.models.sequence import Ranks
 
 HERE = Path(__file__).parent
 FRAME_RATE = 24.0
@@ -168,6 +169,13 @@ OTHERS = {
     "vocoder": "diffusers.pipelines.ltx2.vocoder:LTX2Vocoder",
 }
 
+
+def exchange_heads(network: nn.Module, ranks: Ranks) -> None:
+    from ray_distill.models.ltx2.sequence import exchange_heads
+
+    exchange_heads(network, ranks)
+
+
 FAMILY = Family(
     name="ltx2",
     transformer_place="diffusers:LTX2VideoTransformer3DModel",
@@ -179,7 +187,8 @@ FAMILY = Family(
     others=OTHERS,
     text_billions=12.2,  # Gemma 3 12B
     denoiser_place="ray_distill.models.ltx2.network:LTX2Denoiser",
-    exchange_heads=None,
+    exchange_heads=exchange_heads,
+    head_counts=("num_attention_heads", "audio_num_attention_heads"),
     codec_place="ray_distill.models.ltx2.codec:LTX2VAE",
     fields=fields,
     text=text,

@@ -20,7 +20,11 @@ from ray_distill.models.features import block_outputs
 from ray_distill.models.first_frame import towards_first, with_first
 from ray_distill.models.ltx2.family import FRAME_RATE
 from ray_distill.models.packed import layout, pack, picture, sound
+from ray_distill.models.sequence import own_tokens
 from ray_distill.types import Cache, Cond, History, Prediction, Window
+
+SOUND = 1
+"""The place of the sound's tokens among a block's outputs."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class LTX2Denoiser:
         if first is not None:
             latents, levels = with_first(latents, sigma, first)
             video_timestep = 1000 * levels.repeat_interleave(height * width, dim=1)
-        with block_outputs(self.network, features, "transformer_blocks") as hidden:
+        own = own_tokens(self.network, "proj_in", "proj_out", tables=("rope", "cross_attn_rope"))
+        with own, block_outputs(self.network, features, "transformer_blocks", whole=(SOUND,)) as hidden:
             video, audio = self.network(
                 hidden_states=latents.flatten(2).transpose(1, 2).to(self.dtype),
                 audio_hidden_states=sound(x_t, shape).transpose(1, 2).to(self.dtype),

@@ -336,8 +336,19 @@ def test_what_would_train_a_wrong_sound_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="exit_embedding = true: a LTX2.* embeds its time in several places; remove"):
         check_exits(tiny_ltx2.make_transformer(1), "method.exit_embedding = true")
     shared = {"train__sequence_parallel": 2, "train__workers": 2}
-    with pytest.raises(ConfigError, match="train.sequence_parallel = 2: family 'ltx2' cannot exchange"):
-        check_heads(run_config(tmp_path, model={"family": "ltx2", "path": str(folder)}, **shared))
+    check_heads(run_config(tmp_path, model={"family": "ltx2", "path": str(folder)}, **shared))
+    network = tiny_ltx2.make_transformer()
+    other = type(network).from_config(dict(network.config) | {"num_attention_heads": 4})
+    other.save_pretrained(tmp_path / "other/transformer")
+    with pytest.raises(ConfigError, match="student has 2 attention heads in each layer; .* use one of 1, 2, which"):
+        check_heads(
+            run_config(
+                tmp_path,
+                model={"family": "ltx2", "path": str(tmp_path / "other")},
+                train__sequence_parallel=4,
+                train__workers=4,
+            )
+        )
     with pytest.raises(ConfigError, match="method.audio_weight: clips of family 'wan' have no sound"):
         check_sound(run_config(tmp_path, method__audio_weight=0.5))
     with pytest.raises(ConfigError, match="method.audio_guidance: clips of family 'wan' have no sound"):

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from diffusers import LTXVideoTransformer3DModel, WanTransformer3DModel
+from diffusers.models.transformers.transformer_ltx2 import LTX2AudioVideoAttnProcessor
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ from ray_distill.models.heads import FeatureDiscriminator, random_heads
 from ray_distill.models.hunyuan15 import sequence as hunyuan15
 from ray_distill.models.int8 import quantize
 from ray_distill.models.lora import LoRA, add_lora
+from ray_distill.models.ltx2 import sequence as ltx2
+from ray_distill.models.packed import tensor_shape, with_layout
 from ray_distill.models.sequence import Ranks, ranks_of, split
 from ray_distill.models.wan import sequence as wan
 from ray_distill.types import Cache
@@ -34,18 +37,25 @@ from tests.threads import ThreadRanks, on_ranks
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import tiny_cogvideox
 import tiny_hunyuan15
+import tiny_ltx2
 
+HEARD = (tiny_ltx2.CHANNELS, 2, 2, 3, 6)
+"""LTX-2's clips: 12 tokens of picture and 6 of sound."""
 SHAPES = {
     "wan": ((4, 3, 4, 4), (5, 8)),
     "ltx": ((4, 3, 2, 2), (5, 8)),
     "cogvideox": ((4, 3, 4, 4), (tiny_cogvideox.TOKENS, tiny_cogvideox.WIDTH)),
     "hunyuan15": ((tiny_hunyuan15.CHANNELS, 3, 2, 2), (5, tiny_hunyuan15.WIDTH)),
+    "ltx2": (tensor_shape(HEARD), (5, tiny_ltx2.WIDTH)),
 }
 EXAMPLES: dict[str, Callable[[], nn.Module]] = {
     "cogvideox": tiny_cogvideox.make_transformer,
     "cogvideox 2b": partial(tiny_cogvideox.make_transformer, "2b"),
     "hunyuan15": tiny_hunyuan15.make_transformer,
     "hunyuan15 from an image": tiny_hunyuan15.make_transformer,
+    "ltx2": tiny_ltx2.make_transformer,
+    "ltx2 from an image": tiny_ltx2.make_transformer,
+    "ltx2 interleaved": tiny_ltx2.make_transformer,
 }
 TOKENS, WIDTH, HEADS, BLOCKS = 12, 48, 4, 2
 PARTS = LoRA(rank=2, targets=("to_q", "to_out.0", "proj_out"))
@@ -120,7 +130,11 @@ def network(case: Case) -> tuple[nn.Module, nn.Module]:
     size |= {"in_channels": channels, "out_channels": channels}
     if case.name in EXAMPLES:
         example: Any = EXAMPLES[case.name]()
-        made: nn.Module = type(example).from_config(dict(example.config) | {"num_attention_heads": HEADS})
+        changed: dict[str, Any] = {"num_attention_heads": HEADS}
+        if case.family == "ltx2":
+            changed |= {"cross_attention_dim": 64, "audio_num_attention_heads": HEADS, "audio_cross_attention_dim": 32}
+            changed |= {"rope_type": "interleaved"} if case.name == "ltx2 interleaved" else {}
+        made: nn.Module = type(example).from_config(dict(example.config) | changed)
         for name, parameter in made.named_parameters():
             if name.endswith("linear.bias"):
                 nn.init.constant_(parameter, 0.5)  # of the gates: random ones hardly let text through
@@ -134,7 +148,8 @@ def network(case: Case) -> tuple[nn.Module, nn.Module]:
         quantize(made)
     if case.adapters == "before":
         add_lora(made, PARTS, seed=0)
-    return made, random_heads(BLOCKS, (WIDTH,), seed=0)
+    widths = adapter(case.family).features(made.config)[1] if case.heads else (WIDTH,)
+    return made, random_heads(BLOCKS, widths, seed=0)
 
 
 def batch(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -150,6 +165,10 @@ def batch(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     if case.name == "hunyuan15 from an image":
         cond["first"] = torch.randn(2, tiny_hunyuan15.CHANNELS, 2, 2, generator=rng)
         cond["image"] = torch.randn(2, 4, tiny_hunyuan15.STATES, generator=rng)
+    if case.family == "ltx2":
+        cond = with_layout({"text": words, "audio_text": words.flip(1)}, HEARD)
+    if case.name == "ltx2 from an image":
+        cond["first"] = torch.randn(2, tiny_ltx2.CHANNELS, 2, 3, generator=rng)
     return x.requires_grad_(), sigma, cond
 
 
@@ -221,8 +240,14 @@ CASES = {
     "hunyuan15-image": Case("hunyuan15 from an image"),
     "hunyuan15-adapters-before": Case("hunyuan15", adapters="before", checkpointing=True),
     "hunyuan15-adapters-after": Case("hunyuan15", adapters="after"),
+    "ltx2": Case("ltx2", checkpointing=True),
+    "ltx2-image": Case("ltx2 from an image", checkpointing=True),
+    "ltx2-interleaved": Case("ltx2 interleaved"),
+    "ltx2-heads": Case("ltx2", heads=True, checkpointing=True),
+    "ltx2-adapters-before": Case("ltx2", adapters="before", checkpointing=True),
+    "ltx2-adapters-after": Case("ltx2", adapters="after"),
 }
-FOUR = ("wan", "causal", "heads", "ltx-levels-by-frame", "cogvideox", "cogvideox-2b", "hunyuan15")
+FOUR = ("wan", "causal", "heads", "ltx-levels-by-frame", "cogvideox", "cogvideox-2b", "hunyuan15", "ltx2-image")
 """Cases of four ranks, too."""
 
 
@@ -285,6 +310,19 @@ def without_mask() -> Any:
     return patch.object(hunyuan15, "dispatch_attention_fn", lambda *x, attn_mask, backend: plain(*x, backend=backend))
 
 
+def own_picture() -> Any:
+    """Plant a fault: sound attends to this rank's tokens of the picture alone."""
+    plain = ltx2.SequenceAttention.__call__
+
+    def local(self: Any, attn: Any, x: Tensor, picture: Tensor | None = None, *others: Any, **more: Any) -> Tensor:
+        picture = more.pop("encoder_hidden_states", picture)
+        if picture is None:
+            return plain(self, attn, x, picture, *others, **more)
+        return LTX2AudioVideoAttnProcessor()(attn, x, picture, *others, **more)
+
+    return patch.object(ltx2.SequenceAttention, "__call__", local)
+
+
 def text_of_own_heads(ranks: ThreadRanks, x: Tensor, whole: int = 0) -> Tensor:
     """Plant a fault: attention's result for the text has this rank's heads alone, and zeros for the others."""
     out, own = Ranks.to_tokens(ranks, x, whole), x.shape[2]
@@ -312,6 +350,9 @@ FAULTS = {
     "text-without-sum": (lambda: patch.object(ThreadRanks, "to_tokens", text_without_sum), Case("cogvideox")),
     "two-texts-without-sum": (lambda: patch.object(ThreadRanks, "to_tokens", text_without_sum), Case("hunyuan15")),
     "padding": (without_mask, Case("hunyuan15")),
+    "sound-own-chunk": (lambda: patch.object(ThreadRanks, "gather", own_chunk), Case("ltx2")),
+    "sound-hears-own-tokens": (own_picture, Case("ltx2")),
+    "sound-from-each-rank": (lambda: patch("ray_distill.models.ltx2.network.SOUND", 2), Case("ltx2", heads=True)),
 }
 
 
@@ -365,6 +406,23 @@ def test_joint_attention_exchanges_no_more_tensors(name: str, words: int, out: i
         ("all-to-all", result): BLOCKS * 2,
         ("all-gather", 2 * TOKENS // 2 * out * 4): 1,
         ("reduce-scatter", 2 * TOKENS * out * 4): 1,
+    }
+
+
+def test_sound_adds_the_exchange_of_keys_and_values_and_a_gather() -> None:
+    """Per block: q, k, v and the result of the picture's attention to itself; of sound's to it k and v, and the result
+    of all heads, which is gathered."""
+    case = Case("ltx2")
+    own = [network(case) for _ in range(2)]
+    _, log = on_ranks(2, lambda ranks: run(case, own[ranks.rank], ranks))
+    picture, sound, out = (2 * 4 * n for n in (TOKENS // 2 * HEADS * 16, 6 * HEADS * 8, TOKENS * HEARD[0]))
+    assert Counter(log) == {
+        ("all-to-all", picture): BLOCKS * 4 * 2,
+        ("all-to-all", picture // 2): BLOCKS * 2 * 2,  # in the sound's width
+        ("all-gather", sound // 2): BLOCKS,
+        ("reduce-scatter", sound): BLOCKS,
+        ("all-gather", out // 2): 1,
+        ("reduce-scatter", out): 1,
     }
 
 

@@ -33,6 +33,7 @@ from tests.unit.plan.test_plan import LARGE, OFFLOAD, ROOT, SHARED, config, foun
 sys.path.insert(0, str(ROOT / "examples"))
 import tiny_cogvideox
 import tiny_hunyuan15
+import tiny_ltx2
 
 WAN = dict(tiny_wan(0).config) | {"num_attention_heads": 8}
 FIELDS = (("text", Field(TEXT, padding="zeros")),)
@@ -54,12 +55,18 @@ SHOWN = {
     "first": Field((tiny_hunyuan15.CHANNELS, "h", "w"), of="clip"),
     "image": Field((4, tiny_hunyuan15.STATES), of="clip"),
 }
+HEARD = (tiny_ltx2.CHANNELS, 5, 16, 16, 8)
+SPOKEN = {name: Field((8, tiny_ltx2.WIDTH)) for name in ("text", "audio_text")}
+FIRST = {"first": Field((tiny_ltx2.CHANNELS, "h", "w"), of="clip", prefix=1)}
+WIDE = {"cross_attention_dim": 128, "audio_num_attention_heads": 8, "audio_cross_attention_dim": 64}
 WORKS = {
     "wan": WORK,
     "ltx": work_of("ltx", tiny_ltx(0), (4, 5, 16, 16), {"text": Field(TEXT, padding="mask")}, cross_attention_dim=128),
     "cogvideox": work_of("cogvideox", tiny_cogvideox.make_transformer(), (4, 5, 32, 32), {"text": WORDS}),
     "hunyuan15": work_of("hunyuan15", tiny_hunyuan15.make_transformer(), (8, 5, 32, 32), MASKED),
     "hunyuan15 from an image": work_of("hunyuan15", tiny_hunyuan15.make_transformer(), (8, 5, 32, 32), MASKED | SHOWN),
+    "ltx2": work_of("ltx2", tiny_ltx2.make_transformer(), HEARD, SPOKEN, **WIDE),
+    "ltx2 from an image": work_of("ltx2", tiny_ltx2.make_transformer(), HEARD, SPOKEN | FIRST, **WIDE),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,11 +32,13 @@ def check_heads(config: RunConfig) -> None:
         if role in config.method.heads:
             continue
         network: Any = empty_transformer(config.model.family, config.source(role))
-        heads = int(network.config["num_attention_heads"])
-        if heads % shared:
-            raise ConfigError(
-                f"{KEY} = {shared}: {role} has {heads} attention heads in each layer; {_remedy(heads, config)}"
-            )
+        counts = [int(network.config[key]) for key in family(config.model.family).head_counts]
+        for heads in counts:
+            if heads % shared:
+                raise ConfigError(
+                    f"{KEY} = {shared}: {role} has {heads} attention heads in each layer; "
+                    f"{_remedy(math.gcd(*counts), config)}"
+                )
 
 
 def check_tokens(config: RunConfig, shapes: Iterable[Latent]) -> None:
