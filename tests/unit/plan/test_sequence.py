@@ -220,6 +220,17 @@ def test_the_table_of_what_holds_14b_and_5b(rows: dict[str, Any], cluster: str, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", ["configs/cogvideox/dmd.yaml", "configs/hunyuan15/dmd.yaml"])
+def test_the_table_of_other_families(path: str) -> None:
+    planned = [plan(config(path, f"train.sequence_parallel={n}"), {"cluster": "8xH100-80GB"}) for n in (1, 2)]
+    cells = [match.group(1) for text, fits in planned if fits and (match := re.search(r"([0-9.]+) of", text))]
+    sent = re.search(r"([0-9,]+) GB sent by a GPU", planned[1][0])
+    assert sent is not None
+    documented = (ROOT / "docs/plan.md").read_text().splitlines()
+    assert f"| `{path}` | {' | '.join([*cells, sent.group(1)])} |" in documented
+
+
+@pytest.mark.slow
 def test_the_table_of_collectives() -> None:
     """Of calls, whose collectives tests/unit/models/test_sequence.py counts; bytes from the plan."""
     planned = found(LARGE, "train.workers=8", "train.sequence_parallel=2")
