@@ -219,8 +219,11 @@ def test_the_table_of_what_holds_14b_and_5b(rows: dict[str, Any], cluster: str, 
         assert f"| {name} | {' | '.join(cells)} |" in documented
 
 
+OTHERS = ("cogvideox/dmd", "hunyuan15/dmd", "ltx2/dmd_shared_base", "ltx2/dmd_i2v")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["configs/cogvideox/dmd.yaml", "configs/hunyuan15/dmd.yaml"])
+@pytest.mark.parametrize("path", [f"configs/{name}.yaml" for name in OTHERS])
 def test_the_table_of_other_families(path: str) -> None:
     planned = [plan(config(path, f"train.sequence_parallel={n}"), {"cluster": "8xH100-80GB"}) for n in (1, 2)]
     cells = [match.group(1) for text, fits in planned if fits and (match := re.search(r"([0-9.]+) of", text))]
