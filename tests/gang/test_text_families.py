@@ -19,6 +19,7 @@ from ray_distill.models import family
 from ray_distill.models.conditions import MASK
 from ray_distill.models.heads import head_blocks
 from ray_distill.models.packed import modalities, picture, prefix_length, tensor_shape, with_layout
+from ray_distill.models.sequence import make_ranks, split
 from ray_distill.types import Batch
 from tests.gang import jobs
 from tests.gang.gang import Gang
@@ -230,3 +231,29 @@ def noised(rank: int, world: int, name: str, case: jobs.Case) -> dict:
 def joined(rank: int, world: int, name: str, case: jobs.Case) -> dict:
     with patch(f"{__name__}.modalities", lambda latent: {}):
         return run(rank, world, name, case)
+
+
+def velocities(rank: int, world: int, name: str) -> tuple[torch.Tensor, ...]:
+    """Velocities and a gradient by one whole network, and by ranks that share the clip, whose blocks are compiled."""
+    ranks, (make, shape, text), of = make_ranks(world, timeout_s=60), EXAMPLES[name], family(name.split()[0])
+    rng = torch.Generator().manual_seed(0)
+    x, words = torch.randn(2, *shape, generator=rng), {"text": torch.randn(2, *text, generator=rng)}
+    batch = FILLS.get(name, with_masks)(Batch(torch.arange(2), shape, words, words, x))
+    made = []
+    for share in (None, ranks):
+        network = drawn(make, 0)
+        split(network, share, of.exchange_heads)
+        if share is not None:
+            # LTX-2 gathers within a block, where its graph breaks.
+            network.compile_repeated_blocks(backend="aot_eager", fullgraph="ltx2" not in name)  # type: ignore[operator]
+        velocity = of.denoiser(network)(x, torch.tensor([0.3, 0.7]), batch.cond).velocity
+        velocity.square().mean().backward()
+        made.append(torch.cat([velocity.detach().flatten(), network.proj_out.weight.grad.flatten()]))
+    return tuple(made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hunyuan15", "ltx2", "ltx2 from an image"])
+def test_blocks_of_shared_clips_compile(gang: Gang, name: str) -> None:
+    whole, shared = (torch.stack(each).mean(0) for each in zip(*gang.run(velocities, name, world=2), strict=True))
+    torch.testing.assert_close(shared, whole, rtol=0, atol=1e-5)
