@@ -94,7 +94,7 @@ class Preflight(Section):
     """Whether a new run that trains on GPUs first looks at data and teacher, and stops where `ray-distill preflight`
     would."""
     samples: bool = True
-    """Whether the teacher samples evaluate.pictures prompts; false where no machine at hand can."""
+    """Let the teacher sample evaluate.pictures prompts; false where no machine at hand can."""
     clips: Annotated[int, Field(ge=0, le=100_000)] = 64
     """Clips of the data whose motion is measured, at most."""
     cycles: Annotated[int, Field(ge=0, le=1000)] = 3
