@@ -100,4 +100,4 @@ def test_the_bar_of_a_resumed_run_begins_where_it_resumes():
     shown = Progress(100, last_step=49, out=out)
     shown.new(rows(*range(48, 60), a_loss=1.0))
     last = out.getvalue().rpartition("\r")[2]
-    assert last.startswith("step: 60/100  60 %|") and last.endswith("left, a_loss 1.0000")
+    assert last.startswith("step: 60/100  60 %|") and last.rstrip().endswith("left, a_loss 1.0000")
