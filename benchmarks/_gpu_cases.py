@@ -54,7 +54,7 @@ LORA = {"lora": {"rank": 64}, "shared": True}
 def cases(tiny: bool) -> Iterator[dict[str, Any]]:
     """Cases: for 1.3B one change at a time from ``BASE``; larger networks if they fit."""
     first = "tiny" if tiny else "1.3B"
-    changes: list[dict[str, Any]] = [{}, {"checkpointing": False}, {"rows": 2}, {"fused": True}, {"dtype": "float32"}]
+    changes: list[dict[str, Any]] = [{}, {"checkpointing": False}, {"rows": 2}, {"fused": False}, {"dtype": "float32"}]
     changes += [LORA, LORA | {"int8": True}]
     if not tiny:
         changes += [{"compile": True}, *({"attention": name} for name in ("_native_cudnn", "_native_flash", "flash"))]
@@ -105,13 +105,13 @@ def engines_of(config: Any, case: dict[str, Any], device: torch.device) -> Any:
         with device:
             return family("wan").transformer.from_config(described).to(zero.DTYPES[held.dtype])
 
-    def fused(module: torch.nn.Module, held: Any) -> torch.optim.AdamW:
+    def foreach(module: torch.nn.Module, held: Any) -> torch.optim.AdamW:
         trained = [p for p in module.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trained, held.learning_rate, held.betas, held.eps, held.weight_decay, fused=True)
+        return torch.optim.AdamW(trained, held.learning_rate, held.betas, held.eps, held.weight_decay, foreach=True)
 
     build.load_network = drawn
-    if case.get("fused"):
-        zero._adamw = fused  # type: ignore[assignment]
+    if not case.get("fused", True):
+        zero._adamw = foreach  # type: ignore[assignment]
     return build.build_engines(config)
 
 

@@ -205,9 +205,20 @@ def test_another_world_and_stage_resume_within_tolerance(
     assert all(distance(resumed[0], other) == 0.0 for other in resumed[1:])
 
 
-@pytest.mark.parametrize("zero", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_one_bad_rank_makes_all_ranks_skip(gang: Gang, zero: int) -> None:
-    case = jobs.Case(zero=zero, micro_batch=4)
+@pytest.mark.parametrize(
+    ("zero", "dtype"),
+    [
+        (0, "float32"),
+        (2, "float32"),
+        (2, "bfloat16"),
+        pytest.param(1, "float32", marks=pytest.mark.slow),
+        pytest.param(1, "bfloat16", marks=pytest.mark.slow),
+        pytest.param(3, "float32", marks=pytest.mark.slow),
+        pytest.param(3, "bfloat16", marks=pytest.mark.slow),
+    ],
+)
+def test_one_bad_rank_makes_all_ranks_skip(gang: Gang, zero: int, dtype: str) -> None:
+    case = jobs.Case(zero=zero, dtype=dtype, micro_batch=4)
     results = gang.run(jobs.run, case, 2, jobs.poison_rank_1, world=2)
     for result in results:
         assert result["state"]["student"] == {"updates": 0, "skipped": 1}

@@ -31,6 +31,8 @@ def settings(config: RoleConfig, micro_batch: int, trained: int) -> dict[str, An
         "stage": config.zero,
         "stage3_param_persistence_threshold": 0,
         "reduce_bucket_size": max(1, min(BUCKET, trained)),
+        # Buckets copy each gradient against fragments in a GPU's memory; elsewhere that only costs time.
+        "contiguous_gradients": torch.cuda.is_available(),
     }
     pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if config.offload_optimizer:
@@ -104,8 +106,9 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
         engine.train()
         return engine
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=engine_config)
-    # In fp32 DeepSpeed looks for bad gradients only where this is set.
-    engine.optimizer.check_grad_overflow = True
+    if config.zero < 3 and config.dtype == "bfloat16" and not config.offload_optimizer:
+        # A second look at each gradient and a collective: the norm, which is computed anyway, tells what is not finite.
+        engine.optimizer.check_overflow = lambda **_: None
     engine.train()
     for parameter, read in finer:
         _begin(parameter, read)
@@ -137,6 +140,7 @@ def _adamw(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:
         betas=config.betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        fused=True,  # one pass over weights, gradients and moments
     )
 
 
@@ -182,6 +186,6 @@ def make_moments(engine: Any, updates: int) -> None:
         masters = [flat for group in adamw.param_groups for flat in group["params"]]
     for flat in masters:
         moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
-        adamw.state[flat] = {"step": torch.tensor(float(updates)), **moments}
+        adamw.state[flat] = {"step": torch.tensor(float(updates), device=flat.device), **moments}
     if engine.zero_optimization_stage() in (1, 2):
         sharded._lazy_init_hp_params_optimizer_state()  # they link a parameter to its moments at the first step
