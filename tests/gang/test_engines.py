@@ -206,19 +206,26 @@ def test_another_world_and_stage_resume_within_tolerance(
 
 
 @pytest.mark.parametrize(
-    ("zero", "dtype"),
+    ("zero", "dtype", "offload"),
     [
-        (0, "float32"),
-        (2, "float32"),
-        (2, "bfloat16"),
-        pytest.param(1, "float32", marks=pytest.mark.slow),
-        pytest.param(1, "bfloat16", marks=pytest.mark.slow),
-        pytest.param(3, "float32", marks=pytest.mark.slow),
-        pytest.param(3, "bfloat16", marks=pytest.mark.slow),
+        (0, "float32", False),
+        (2, "float32", False),
+        (2, "bfloat16", False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (1, "float32", False),
+                (1, "bfloat16", False),
+                (2, "float32", True),
+                (2, "bfloat16", True),
+                (3, "float32", False),
+                (3, "bfloat16", False),
+            )
+        ),
     ],
 )
-def test_one_bad_rank_makes_all_ranks_skip(gang: Gang, zero: int, dtype: str) -> None:
-    case = jobs.Case(zero=zero, dtype=dtype, micro_batch=4)
+def test_one_bad_rank_makes_all_ranks_skip(gang: Gang, zero: int, dtype: str, offload: bool) -> None:
+    case = jobs.Case(zero=zero, dtype=dtype, offload=offload, micro_batch=4)
     results = gang.run(jobs.run, case, 2, jobs.poison_rank_1, world=2)
     for result in results:
         assert result["state"]["student"] == {"updates": 0, "skipped": 1}
