@@ -233,6 +233,34 @@ def test_one_bad_rank_makes_all_ranks_skip(gang: Gang, zero: int, dtype: str, of
         assert all(torch.equal(result["tensors"][name], t) for name, t in jobs.initial(case).items())
 
 
+def with_buckets(rank: int, world: int, case: jobs.Case) -> dict:
+    """State and tensors of a run whose gradients are copied into buckets, as on a GPU."""
+
+    def bucketed(*given: object) -> dict:
+        own = settings(*given)  # type: ignore[arg-type]
+        own["zero_optimization"]["contiguous_gradients"] = True
+        return own
+
+    def seen(held: jobs.DeepSpeedEngines, rank: int) -> None:
+        assert all(entry.engine.zero_contiguous_gradients() for entry in held._trained.values())
+
+    with patch("ray_distill.train.worker.zero.settings", bucketed):
+        return jobs.run(rank, world, case, 4, seen)
+
+
+@pytest.mark.parametrize(
+    ("zero", "dtype"),
+    [
+        (2, "float32"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, "float32"), (2, "bfloat16"), (3, "float32"))),
+    ],
+)
+def test_the_buckets_of_a_gpu_change_no_bit(gang: Gang, zero: int, dtype: str) -> None:
+    case = jobs.Case(zero=zero, dtype=dtype, micro_batch=4)
+    plainly, copied = gang.run(jobs.run, case, 4, world=2)[0], gang.run(with_buckets, case, world=2)[0]
+    assert copied["state"] == plainly["state"] and distance(copied, plainly) == 0.0
+
+
 def test_skips_without_end_are_an_error_on_all_ranks(gang: Gang) -> None:
     for said in gang.run(jobs.end_of_patience, jobs.Case(micro_batch=4), world=2):
         assert "fake_score was not finite in 3 updates in a row, after 0 good ones" in said
