@@ -1,10 +1,13 @@
 """Time DMD steps of the quick start: a bare PyTorch loop, DeepSpeed alone, our engines, and the whole run, in turn.
 
-    python benchmarks/step.py [--workers 1] [--cycles 8] [key=value ...]
+    python benchmarks/step.py [--workers 1] [--cycles 8] [--like fastgen|fastvideo] [key=value ...]
 
 All run in the same Ray Train workers, one cycle each in turn. A cycle is ``student_interval`` steps: as many fake-score
 updates and one student update. "DeepSpeed alone" calls its engines without our code; "run" adds Ray Data's batches and
 the rows to the driver. It prints seconds per cycle (median), the ratio, the time of each part, and forwards by role.
+
+``--like`` takes the steps, rollouts, guidance and updates under which FastGen or FastVideo distil Wan 2.1 1.3B, on the
+quick start's network; with ``model.path=`` and a dataset of your own also their clips, batches and dtype.
 """
 
 from __future__ import annotations
@@ -34,6 +37,32 @@ from ray_distill.train.wire.board import start_board
 from ray_distill.train.wire.job import Job
 
 ROOT = Path(__file__).parents[1]
+LIKE = {
+    "fastgen": [  # a student update takes a fake-score update's place in each five steps, on noised clips
+        *("method.timesteps=[999, 937, 833, 624]", "method.rollout=ode", "method.backward_simulation=false"),
+        *("method.student_interval=4", "method.teacher_guidance=5", "method.ts_schedule=false"),
+    ],
+    "fastvideo": [
+        *("method.timesteps=[1000, 757, 522]", "method.rollout=sde", "method.backward_simulation=true"),
+        *("method.student_interval=5", "method.teacher_guidance=3.5", "method.ts_schedule=false"),
+    ],
+}
+"""How each peer's script for Wan 2.1 1.3B trains (docs/benchmarks.md names versions), without a GAN term."""
+SIZES = [
+    *("data.frames=81", "data.height=480", "data.width=832", "model.max_sequence_length=512", "train.micro_batch=1"),
+    *(f"roles.{role}.dtype=bfloat16" for role in ("student", "fake_score", "teacher")),
+]
+"""The clips of both scripts, one in a worker's step, and the dtype."""
+
+
+def settings(like: str | None, workers: int, given: list[str]) -> list[str]:
+    """Overrides of the quick start: 16 of its clips a worker, or a peer's rollouts, and its sizes where ``given`` has
+    a network."""
+    if like and any(override.startswith("model.path=") for override in given):
+        keys, clips = [*LIKE[like], *SIZES], 1
+    else:
+        keys, clips = LIKE[like] if like else [], 16
+    return [*keys, f"train.workers={workers}", f"train.global_batch={clips * workers}", *given]
 
 
 class Loop:
@@ -237,8 +266,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cycles", type=int, default=8)
+    parser.add_argument("--like", choices=LIKE, help="a peer whose rollouts and sizes are taken")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder, cluster(log_to_driver=False):
         script = [sys.executable, ROOT / "examples/moving_digits.py", f"{folder}/digits", "--count", "120"]
         subprocess.run(script, check=True, stdout=subprocess.DEVNULL)
@@ -249,9 +279,7 @@ def main() -> None:
                 f"data.manifest={folder}/digits/manifest.jsonl",
                 f"data.cache_dir={folder}/cache",
                 f"model.path={ROOT / 'examples/digits_teacher'}",
-                f"train.workers={args.workers}",
-                f"train.global_batch={16 * args.workers}",
-                *args.overrides,
+                *settings(args.like, args.workers, args.overrides),
             ],
             environment={},
         ).config

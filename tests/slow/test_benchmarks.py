@@ -19,8 +19,9 @@ def last_line(*command: str) -> dict:
     return result
 
 
-def test_steps() -> None:
-    measured = last_line("benchmarks/step.py", "--cycles", "1")
+@pytest.mark.parametrize("like", [[], ["--like", "fastgen"]], ids=["", "fastgen"])
+def test_steps(like: list[str]) -> None:
+    measured = last_line("benchmarks/step.py", "--cycles", "1", *like)
     bare, ours, run = (measured["forwards"][name] for name in ("bare", "engines", "run"))
     assert bare == ours == run  # none after the exit step, none under gradient that needs none
     assert measured["forwards"]["bare"]["teacher without gradient"] == 1
