@@ -162,6 +162,14 @@ class Alone(Loop):
 
 
 class Ours(Loop):
+    def load(self) -> dict[str, Any]:
+        import torch
+
+        for module in super().load().values():
+            if not torch.cuda.is_available():
+                self.config.model.pipeline.of.quicken(module)  # as runs do
+        return self.modules
+
     def __init__(self, config: RunConfig) -> None:
         from ray_distill.models.wan.network import WanDenoiser
         from ray_distill.train.worker.engines import DeepSpeedEngines

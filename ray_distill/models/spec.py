@@ -278,7 +278,7 @@ class Family:
     tokens: Callable[[Config], int | None] = lambda _: None
     """(transformer's configuration) -> the only valid model.max_sequence_length; None where any is valid."""
     quicken: Callable[[nn.Module], None] = lambda _: None
-    """(transformer): give it faster forms of its operations, equal to rounding, for samples in fp32 on a CPU."""
+    """(transformer): give it faster forms of its operations, equal to rounding, in fp32 on a CPU."""
 
     @property
     def transformer(self) -> Any:

@@ -1,4 +1,4 @@
-"""Wan's self-attention in less time, for samples in fp32 on a CPU."""
+"""Wan's self-attention in less time, in fp32 on a CPU."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
+import torch
 from torch import nn
 
 from ray_distill.checkpoint import Checkpoint
@@ -95,7 +96,10 @@ def transformer(config: RunConfig, role: Role, at: At = unseen, ranks: Ranks | N
     at("load", role)
     section = config.role(role)
     network = load_network(config, section, role)
-    split(network, ranks, config.model.pipeline.of.exchange_heads)
+    of = config.model.pipeline.of
+    split(network, ranks, of.exchange_heads)
+    if zero.DTYPES[section.dtype] == torch.float32 and not torch.cuda.is_available() and not section.compile:
+        of.quicken(network)
     differ = any(config.role(other).attention for other in config.held_roles)
     use_attention(network, section.attention or config.model.attention, always=differ)
     if section.base_precision == "int8":

@@ -1,4 +1,4 @@
-"""Wan's rotary embedding as one complex multiplication, for samples on a CPU, against diffusers' own processor."""
+"""Wan's rotary embedding as one complex multiplication, on a CPU, against diffusers' own processor."""
 
 from copy import deepcopy
 
@@ -14,6 +14,7 @@ from ray_distill.evaluate.samples import Candidate
 from ray_distill.models.wan import rotation
 from ray_distill.models.wan.network import WanDenoiser
 from ray_distill.models.wan.rotation import ComplexRotation, quicken
+from ray_distill.train.worker import build
 from ray_distill.types import Sampler
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
@@ -56,6 +57,17 @@ def test_the_velocity_is_that_of_diffusers_own_processor(head, monkeypatch):
     monkeypatch.setattr(rotation, "rotate", lambda x, turn: rotate(x, turn.conj().resolve_conj()))
     with pytest.raises(AssertionError):  # turned the other way
         torch.testing.assert_close(velocity(quick), own, rtol=1e-6, atol=1e-6)
+
+
+def test_the_gradients_are_those_of_diffusers_own_processor():
+    network = wide().requires_grad_(True)
+    quick = deepcopy(network)
+    quicken(quick)
+    for each in (network, quick):
+        velocity(each).square().mean().backward()
+    for own, other in zip(network.parameters(), quick.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, own.grad, rtol=1e-5, atol=1e-7)
+    assert network.blocks[0].attn1.to_k.weight.grad.abs().max() > 1e-5
 
 
 def test_both_branches_of_guidance_enter_the_first_attention_once(monkeypatch):
@@ -104,3 +116,15 @@ def test_samples_in_fp32_on_a_cpu_alone_use_it(tmp_path, monkeypatch, device, dt
     config = run_config(tmp_path, roles__teacher__dtype=dtype)
     denoiser(config, Candidate("teacher", Sampler((1000.0,), "ode")), torch.device(device))
     assert processors(network) == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, ComplexRotation), ({"dtype": "bfloat16"}, WanAttnProcessor), ({"compile": True}, WanAttnProcessor)],
+    ids=["fp32", "bf16", "compiled"],
+)
+def test_training_in_fp32_on_a_cpu_alone_uses_it(tmp_path, monkeypatch, given, expected):
+    network = wide()
+    monkeypatch.setattr(build, "load_network", lambda *_: network)
+    config = run_config(tmp_path, **{f"roles__student__{key}": value for key, value in given.items()})
+    assert processors(build.transformer(config, "student")) == [expected] * 2
