@@ -29,12 +29,17 @@ LORA = [
     f"roles.student.lora={{rank: 16, alpha: 16, targets: [{', '.join(LAYERS)}]}}",
     "roles.student.optimizer.learning_rate=0.0015",
 ]
+ONE_STEP = [
+    *("method.timesteps=[1000]", "method.name=dmd_gan", "method.gan_weight=0.03", "roles.student.ema_decay=0.97"),
+    "roles.discriminator.optimizer={learning_rate: 0.001}",
+]
+"""One exit needs no ts_schedule, and gains most from the GAN term."""
 PICTURES = ["evaluate.prompts=data/digits/prompts.json", "evaluate.images=data/digits/pictures.json"]
 STUDENTS: dict[str, tuple[str, list[str]]] = {
     "dmd_3": (DMD, []),
     "dmd_3_lora": (DMD, LORA),
     "dmd_2": (DMD, ["method.timesteps=[1000, 750]"]),
-    "dmd_1": (DMD, ["method.timesteps=[1000]"]),
+    "dmd_1": (DMD, ONE_STEP),
     "dmd_phased_3": ("configs/dmd_phased_quickstart.yaml", []),
     "i2v_dmd_3": ("configs/i2v_quickstart.yaml", PICTURES),
     "lcm_4": ("configs/lcm_quickstart.yaml", []),
