@@ -70,7 +70,10 @@ def row(label: str, rows: list[dict[str, Any]], cost: str = " | ") -> str:
     spread = stdev(distances) if len(distances) > 1 else rows[0]["frechet_spread"]
     each = ", ".join(f"{d:.1f}" for d in distances) if len(distances) > 1 else ""
     numbers = f"{mean(distances):.1f} ± {spread:.1f} | {each} | {mean(r['accuracy'] for r in rows):.3f}"
-    seen = f"{mean(r['diversity'] for r in rows):.2f} | {mean(r['motion'] for r in rows):.3f}"
+    few = any(r["diversity"] is None for r in rows)  # fewer than two videos of each prompt
+    seen = (
+        f"{'-' if few else format(mean(r['diversity'] for r in rows), '.2f')} | {mean(r['motion'] for r in rows):.3f}"
+    )
     return f"| {label} | {rows[0]['nfe']} | {numbers} | {seen} | {cost} |"
 
 
