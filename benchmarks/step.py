@@ -80,10 +80,17 @@ class Loop:
         self.seconds[name] += time.perf_counter() - began
 
     def load(self) -> dict[str, Any]:
-        from ray_distill.models.loading import load_transformer
+        """The networks of a run, on this worker's device and in their roles' dtype."""
+        from ray_distill.train.worker.build import transformer
 
-        self.modules = {r: load_transformer(self.config.model.family, self.config.source(r)) for r in self.roles}
+        self.modules = {role: transformer(self.config, role) for role in self.roles}
         return self.modules
+
+    def denoisers(self, networks: Mapping[str, Any]) -> dict[str, Any]:
+        from ray_distill.models.wan.network import WanDenoiser
+        from ray_distill.train.worker.zero import DTYPES
+
+        return {role: WanDenoiser(each, DTYPES[self.config.role(role).dtype]) for role, each in networks.items()}
 
     @property
     def roles(self) -> Mapping[str, str]:
@@ -101,12 +108,11 @@ class Loop:
 
 
 class Bare(Loop):
-    """The smallest loop that trains: plain modules, plain AdamW, gradients averaged and clipped."""
+    """The smallest loop that trains: plain modules, plain AdamW on weights of the role's dtype, gradients averaged and
+    clipped."""
 
     def __init__(self, config: RunConfig) -> None:
         import torch
-
-        from ray_distill.models.wan.network import WanDenoiser
 
         super().__init__(config)
         self.optimizers = {}
@@ -118,7 +124,7 @@ class Bare(Loop):
                 self.optimizers[role] = torch.optim.AdamW(
                     module.parameters(), held.learning_rate, held.betas, held.eps, held.weight_decay
                 )
-        self.networks = {role: WanDenoiser(module) for role, module in self.modules.items()}
+        self.networks = self.denoisers(self.modules)
 
     def take(self, role: str, loss: Callable[[], Any]) -> None:
         import torch
@@ -144,13 +150,12 @@ class Alone(Loop):
     """DeepSpeed's engines alone: no average, no schedule, no logs."""
 
     def __init__(self, config: RunConfig) -> None:
-        from ray_distill.models.wan.network import WanDenoiser
         from ray_distill.train.worker import zero
 
         super().__init__(config)
         micro = config.train.micro_batch
         self.engines = {role: zero.initialize(m, config.role(role), micro) for role, m in self.load().items()}
-        self.networks = {role: WanDenoiser(engine) for role, engine in self.engines.items()}
+        self.networks = self.denoisers(self.engines)
 
     def take(self, role: str, loss: Callable[[], Any]) -> None:
         with self.phase("forward"):
@@ -162,14 +167,6 @@ class Alone(Loop):
 
 
 class Ours(Loop):
-    def load(self) -> dict[str, Any]:
-        import torch
-
-        for module in super().load().values():
-            if not torch.cuda.is_available():
-                self.config.model.pipeline.of.quicken(module)  # as runs do
-        return self.modules
-
     def __init__(self, config: RunConfig) -> None:
         from ray_distill.models.wan.network import WanDenoiser
         from ray_distill.train.worker.engines import DeepSpeedEngines

@@ -28,7 +28,7 @@ class StatelessRng:
         return StatelessRng(self.seed, step)
 
     def _generators(self, purpose: str, samples: Iterable[int]) -> Iterator[np.random.Generator]:
-        """The generator of each sample: one object, whose counter is set, as making one takes seven times as long."""
+        """Yield each sample's generator: one object whose counter is set, as making one takes seven times as long."""
         key = hashlib.blake2b(f"{self.seed}/{purpose}".encode(), digest_size=16).digest()
         # The draws count in the two low words, so that streams never overlap.
         counter = np.array([0, 0, self.step, 0], dtype=np.uint64)

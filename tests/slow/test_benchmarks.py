@@ -19,7 +19,17 @@ def last_line(*command: str) -> dict:
     return result
 
 
-@pytest.mark.parametrize("like", [[], ["--like", "fastgen"]], ids=["", "fastgen"])
+OWN = [
+    f"model.path={ROOT / 'examples/digits_teacher'}",
+    *(f"data.{key}" for key in ("frames=9", "height=24", "width=24")),
+]
+
+
+@pytest.mark.parametrize(
+    "like",
+    [[], ["--like", "fastgen"], ["--like", "fastvideo", "model.max_sequence_length=8", *OWN]],
+    ids=["", "fastgen", "fastvideo in bf16"],
+)
 def test_steps(like: list[str]) -> None:
     measured = last_line("benchmarks/step.py", "--cycles", "1", *like)
     bare, ours, run = (measured["forwards"][name] for name in ("bare", "engines", "run"))
