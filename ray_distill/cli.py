@@ -7,10 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_distill.arguments import ANSWERS, parse
+from ray_distill.collector import at_rest
 from ray_distill.errors import ConfigError, Stopped, mistakes
 from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked_traceback, show
 from ray_distill.terminal import AboveBars, patient
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
     from ray_distill.config import Loaded
 
 PLAN_KEYS = ("cluster", "price", "mfu")
+BRIEF = ("check", "plan", "import")
+"""Verbs that mostly import."""
 
 
 def load(path: Path, overrides: Sequence[str]) -> Loaded:
     """The configuration of a run. Each verb imports torch for itself, so that help and wrong flags need no torch."""
-    from ray_distill.importers import load_run
+    with at_rest():
+        from ray_distill.importers import load_run
 
     return load_run(path, overrides)
 
@@ -287,7 +292,8 @@ def _main(argv: Sequence[str] | None) -> int:
     for noisy in ("httpx", "py4j", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return VERBS[args.verb](args) or 0
+        with at_rest() if args.verb in BRIEF else nullcontext():
+            return VERBS[args.verb](args) or 0
     except ConfigError as error:
         print(f"ray-distill {args.verb}: {mask(str(error))}", file=sys.stderr)
         return 2

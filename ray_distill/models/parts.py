@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ray_distill.collector import resolve
 from ray_distill.errors import ConfigError
 from ray_distill.models import family as declared
 from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
@@ -200,7 +200,7 @@ def check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
 def check_others(folder: Path, family: str, key: str) -> None:
     """Check the family's parts beside text encoder and VAE: each is of its diffusers class, with all tensors."""
     for part, place in declared(family).others.items():
-        of = resolve_name(place)
+        of = resolve(place)
         what = f"{key} = {folder}: {part}"
         config = read_config(folder / part / CONFIG, what)
         if (named := config.get("_class_name")) != of.__name__:

@@ -12,8 +12,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+from ray_distill.collector import resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -283,7 +284,7 @@ class Family:
     @property
     def transformer(self) -> Any:
         """diffusers' class of the network."""
-        return resolve_name(self.transformer_place)
+        return resolve(self.transformer_place)
 
     @property
     def transformer_name(self) -> str:
@@ -294,13 +295,13 @@ class Family:
     def denoiser(self) -> Callable[..., Denoiser]:
         """(network, dtype=torch.float32) -> a Denoiser around the network, which may also be an engine that wraps
         one."""
-        denoiser: Callable[..., Denoiser] = resolve_name(self.denoiser_place)
+        denoiser: Callable[..., Denoiser] = resolve(self.denoiser_place)
         return denoiser
 
     @property
     def codec(self) -> CodecClass:
         """The codec's class."""
-        codec: CodecClass = resolve_name(self.codec_place)
+        codec: CodecClass = resolve(self.codec_place)
         return codec
 
     def leaves(self, fields: Fields) -> Export:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
+from ray_distill.collector import at_rest
 from ray_distill.config.sections import absolute_uri, sqlite_path
 from ray_distill.secrets import mask
 
@@ -36,7 +37,8 @@ def quiet_client(uri: str) -> MlflowClient:
     """A client that prints nothing and gives up within seconds; ``uri`` is absolute (see ``absolute_uri``)."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient  # after the environment, and only where a run is tracked: the import takes seconds
+    with at_rest():  # after the environment, and only where a run is tracked: the import takes seconds
+        from mlflow import MlflowClient
 
     # Each of these repeats the tracker's one warning, some with the URI's password.
     for name, level in {

@@ -47,6 +47,7 @@ EVERYWHERE = {  # they stand on nothing but each other
         "settings",
         "columns",
         "bars",
+        "collector",
         "sheets",
         "__version__",
     ),

@@ -165,8 +165,8 @@ def _rgb(frame: av.VideoFrame, colours: VideoReformatter, eight: VideoReformatte
     if deep:
         planar = "gray" if deep[2] else f"yuv{deep[1] or '420p'}"
         span = frame.color_range
-        frame = eight.reformat(frame, format=planar, src_color_range=span, dst_color_range=span)
-    rgb = colours.reformat(frame, format="rgb24")
+        frame = eight.reformat(frame, format=planar, src_color_range=span, dst_color_range=span, threads=1)
+    rgb = colours.reformat(frame, format="rgb24", threads=1)
     plane: Any = rgb.planes[0]
     rows = np.frombuffer(plane, dtype=np.uint8).reshape(rgb.height, plane.line_size)
     return rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)

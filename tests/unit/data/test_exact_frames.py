@@ -1,5 +1,6 @@
 """A clip's frames are those of FFmpeg's decode of the whole file from its start, whatever the container and codec."""
 
+import os
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -304,6 +305,20 @@ def test_deeper_colours_are_as_bright_as_eight_bits(name, full):
             seen.append(readers._rgb(frame, VideoReformatter(), VideoReformatter()).reshape(-1, 3).mean(axis=0))
     shallow, deep = found.values()
     assert np.abs(np.mean(deep, axis=0) - np.mean(shallow, axis=0)).max() < 0.25
+
+
+@pytest.mark.parametrize("name", ["yuv420p", "yuv420p10le"])
+def test_frames_are_converted_without_threads_to_equal_pixels(name):
+    """PyAV's converter would start a thread for each core and clip, and wait for it in each frame."""
+    noise = np.random.default_rng(0).integers(0, 256, (1, 90, 122, 3), np.uint8)
+    frame = av.VideoFrame.from_ndarray(noise[0], format="rgb24").reformat(format=name, threads=1)
+    colours, eight, running = VideoReformatter(), VideoReformatter(), len(os.listdir("/proc/self/task"))
+    rgb = readers._rgb(frame, colours, eight)
+    assert len(os.listdir("/proc/self/task")) == running
+    threaded = VideoReformatter()
+    shallow = frame if name == "yuv420p" else eight.reformat(frame, format="yuv420p", threads=2)
+    assert np.array_equal(rgb, threaded.reformat(shallow, format="rgb24", threads=2).to_ndarray())
+    assert len(os.listdir("/proc/self/task")) > running, "threads would be seen"
 
 
 @pytest.mark.parametrize(
