@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_distill.checkpoint import latest
 from ray_distill.cli import main
 from ray_distill.train.driver import fit
 from tests.chaos import faults
@@ -34,3 +35,25 @@ def test_a_run_whose_workers_were_struck_ends_equal(
     assert "waiting for rank 0 (train.hang_timeout_s). rank 0: step 45, forward of " in said
     assert "(strike, faults.py:" in said
     assert_equal_runs(run, straight)
+
+
+LONG = ["method.num_frame_per_block=1", "method.num_training_frames=3", "method.window=2", "method.rollout_frames=9"]
+
+
+def test_a_streamed_rollout_goes_on_after_a_kill(
+    local_ray: None, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps of three updates in two, four windows a sequence: the save stands in the middle of one."""
+    streamed = ["method.name=self_forcing", *LONG, "method.rollout_overlap=1", "train.steps=20"]
+    streamed += ["train.checkpoint_every=10", "train.hang_timeout_s=60", "roles.student.zero=3"]
+    assert main(["train", "configs/quickstart.yaml", *home.overrides("streamed", *streamed)]) == 0
+    run = home.folder / "output/streamed_struck"
+    folder = faults.folder_of(run)
+    folder.mkdir(parents=True)
+    faults.write_plan(folder, [Fault(0, "kill", "backward", 15, rank=1, delay=0.0)])
+    monkeypatch.setattr(fit, "train_worker", faults.train_worker)
+    assert main(["train", "configs/quickstart.yaml", *home.overrides("streamed_struck", *streamed)]) == 0
+    assert "resumed from step 10" in capsys.readouterr().err
+    last = latest(run)
+    assert last is not None and last.step == 20
+    assert_equal_runs(run, home.folder / "output/streamed")
