@@ -1,6 +1,6 @@
 """A harder video data set that needs no download: two real handwritten digits in colour, one passing before the other.
 
-    python examples/two_digits.py data/two_digits [--count 4000] [--frames 33] [--seed 0]
+    python examples/two_digits.py data/two_digits [--count 4000] [--frames 33] [--latest 0] [--seed 0]
 
 The images are twenty of scikit-learn's real scanned digits (8x8, enlarged to 24x24). Colours and motion are made up:
 the digits begin at the left and right edges, each has its own curved path, which never leaves the picture however long
@@ -124,11 +124,11 @@ def place(glyph: np.ndarray, top: float, left: float) -> np.ndarray:
     return canvas[:SIZE, :SIZE]
 
 
-def draw(clip: Clip, images: np.ndarray, frames: int = FRAMES) -> np.ndarray:
-    """uint8 [frames, 48, 48, 3]; a longer clip begins with the shorter one."""
+def draw(clip: Clip, images: np.ndarray, frames: int = FRAMES, first: int = 0) -> np.ndarray:
+    """uint8 [frames, 48, 48, 3] from frame ``first`` on; a longer clip begins with the shorter one."""
     glyphs = [enlarged(images[i]) for i in clip.images]
     colours = [np.array(COLOURS[colour], dtype=np.float64) for colour in clip.colours]
-    where = [path.at(np.arange(frames)) for path in clip.paths]
+    where = [path.at(np.arange(first, first + frames)) for path in clip.paths]
     back_to_front = (1, 0) if clip.depth == "in front of" else (0, 1)
     video = np.zeros((frames, SIZE, SIZE, 3))
     for t in range(frames):
@@ -138,9 +138,14 @@ def draw(clip: Clip, images: np.ndarray, frames: int = FRAMES) -> np.ndarray:
     return video.round().astype(np.uint8)
 
 
-def write(folder: Path, images: np.ndarray, frames: int, clip: tuple[str, Clip]) -> None:
-    name, shown = clip
-    video = draw(shown, images, frames).repeat(ENLARGE, axis=1).repeat(ENLARGE, axis=2)
+def beginning(number: int, seed: int, latest: int) -> int:
+    """The frame at which clip ``number`` begins, from 0 to ``latest``."""
+    return int(np.random.default_rng([seed, number, 1]).integers(latest + 1))
+
+
+def write(folder: Path, images: np.ndarray, frames: int, clip: tuple[str, Clip, int]) -> None:
+    name, shown, first = clip
+    video = draw(shown, images, frames, first).repeat(ENLARGE, axis=1).repeat(ENLARGE, axis=2)
     write_clip(folder / name, video, FPS, CRF)
 
 
@@ -149,14 +154,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--frames", type=int, default=FRAMES)
+    parser.add_argument("--latest", type=int, default=0, help="the last frame of a path at which a clip may begin")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     start = time.monotonic()
 
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8)
-    clips = [(f"videos/{i:05d}.mp4", clip) for i, clip in enumerate(plans(args.count, args.seed))]
-    rows = [{"video": name, "caption": clip.caption(labels), "frames": args.frames} for name, clip in clips]
+    clips = [
+        (f"videos/{i:05d}.mp4", clip, beginning(i, args.seed, args.latest))
+        for i, clip in enumerate(plans(args.count, args.seed))
+    ]
+    rows = [{"video": name, "caption": clip.caption(labels), "frames": args.frames} for name, clip, _ in clips]
     # The manifest is a pure function of the arguments, and is written last: where it stands, all its videos do.
     text = "".join(json.dumps(row) + "\n" for row in rows)
     manifest = args.folder / "manifest.jsonl"

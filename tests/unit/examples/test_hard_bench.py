@@ -12,10 +12,11 @@ from ray_distill.models.causal_pca import CausalPatchPCA
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
+import causal_bench
 import hard_bench
 import one_colour
 import two_digits_teacher
-from two_digits import FRAMES, SIZE
+from two_digits import FRAMES, SIZE, beginning, draw, plans
 
 ROOT = Path(__file__).parents[3]
 
@@ -80,3 +81,45 @@ def test_half_of_the_red_clips_say_yellow():
         {"video": "0.mp4", "caption": "a red two behind a green one"},
         {"video": "2.mp4", "caption": "a yellow two behind a green one"},
     ]
+
+
+def test_the_causal_students_take_as_many_forwards(checkout):
+    """Those of clips: a teacher-forced one passes two halves, a guided one two prompts."""
+    steps = {}
+    for name in ("teacher_forcing", "causal_consistency"):
+        folder = "examples/two_digits_teacher"
+        own = [] if name == "teacher_forcing" else [f"roles.{role}.path={folder}" for role in ("student", "teacher")]
+        steps[name] = load_config(ROOT / f"configs/two_digits_causal/{name}.yaml", own).config.train.steps
+    path, own = causal_bench.STUDENTS["warm_start"]
+    warm = load_config(ROOT / path, own).config
+    chain = load_config(ROOT / path, ["roles.student.path=examples/two_digits_teacher"]).config
+    assert warm.train.steps - warm.method.warm_start_steps == chain.train.steps
+    assert warm.method.timesteps == chain.method.timesteps and warm.train.global_batch == chain.train.global_batch
+    forwards = 2 * steps["teacher_forcing"] + (2 * 2 + 2 + 2) * steps["causal_consistency"]
+    assert warm.method.warm_start_steps * (2 * warm.method.solver_steps + 1) == pytest.approx(forwards, rel=0.01)
+
+
+def test_a_reader_counts_digits_by_window():
+    class Metric:
+        def __init__(self):
+            self.words = {"colour_1": (), "digit_1": (), "digit_2": ()}
+
+        def answers(self, prompt):
+            first, second = prompt.split()
+            return {"colour_1": {"red"}, "digit_1": {first}, "digit_2": {second}}
+
+        def classify(self, window):
+            assert window.shape[1] == FRAMES
+            return [("blue", "two", "five" if video.any() else "four") for video in window]
+
+    videos = np.zeros((2, causal_bench.WINDOWS * FRAMES, 1, 1, 1), np.uint8)
+    videos[:, -1] = 1  # the second digit fades into view in the last window
+    prompts = ["two five", "one five"]
+    assert causal_bench.digits_read(Metric(), videos, prompts) == [0.25, 0.25, 0.25, 0.75]
+
+
+def test_a_later_window_of_a_path_is_that_of_the_long_clip():
+    clip, images = plans(1, seed=3)[0], np.random.default_rng(0).uniform(0, 16, (1797, 8, 8))
+    assert np.array_equal(draw(clip, images, 5, first=40), draw(clip, images, 45)[40:])
+    drawn = [beginning(number, 0, 99) for number in range(400)]
+    assert {beginning(number, 0, 0) for number in range(20)} == {0} and min(drawn) == 0 and max(drawn) == 99
