@@ -1,6 +1,7 @@
 """The collector rests while a package is imported, and only then."""
 
 import gc
+import weakref
 
 import pytest
 
@@ -8,20 +9,28 @@ from ray_distill.collector import at_rest, resolve
 
 
 @pytest.fixture(autouse=True)
-def thawed():
+def running():
     assert gc.isenabled()
     yield
     gc.enable()
-    gc.unfreeze()
 
 
-def test_objects_of_the_block_are_not_scanned_again():
-    before = gc.get_freeze_count()
+class Node:
+    """A reference cycle: only the collector frees it."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_it_rests_for_the_block_alone_and_later_frees_what_stood_beside():
+    beside, frozen = Node(), gc.get_freeze_count()
+    gone = weakref.ref(beside)
     with at_rest():
         assert not gc.isenabled()
-        made = [[i] for i in range(1000)]
-    assert gc.isenabled() and len(made) == 1000
-    assert gc.get_freeze_count() >= before + 1000
+    assert gc.isenabled() and gc.get_freeze_count() == frozen
+    del beside
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_failed_import_starts_it_again():
