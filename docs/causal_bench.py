@@ -2,8 +2,9 @@
 
     python docs/causal_bench.py [key=value ...] [--seeds 0 1 2]
 
-Both students take as many forwards. Each makes clips of four times its training's length too, and a classifier reads
-the digits in each window of training's length. Finished runs are not repeated.
+Both students take as many forwards; the chain's first step is one run for all seeds. Each student also makes clips of
+four times its training's length, and a classifier reads the digits in each window of training's length. Finished runs
+are not repeated.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ WARM_START = [
     # 85 x (16 guided steps + 1) forwards, as many as 600 x 2 of teacher forcing and 200 x 8 of causal consistency.
     *("method.warm_start_steps=85", "train.steps=335"),
 ]
+"""self_forcing.yaml with the former start, which sees all frames before a chunk."""
 STUDENTS: dict[str, tuple[str, list[str]]] = {
     "chain": (SELF_FORCING, [f"roles.student.path={OUT}/consistency_seed{{seed}}/export"]),
     "warm_start": (SELF_FORCING, WARM_START),
@@ -78,7 +80,8 @@ def reader(folder: Path, count: int = 2000, epochs: int = 3) -> Metric:
 
 @torch.no_grad()
 def long_videos(config: RunConfig, prompts: Sequence[str], frames: int) -> np.ndarray:
-    """uint8 [N, frames, H, W, 3] of ``prompts`` by the run's student, chunk by chunk."""
+    """uint8 [N, frames, H, W, 3] of ``prompts`` by the run's student, chunk by chunk. ``ray-distill sample`` refuses
+    more frames than in training where the student has no window; the bench shows what they would be."""
     encoders, recipe = config.model.encoders, config.method.sampler()
     codec, fields = encoders.load_codec(), encoders.fields
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)
@@ -117,9 +120,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
     start("teacher_forcing", "teacher", *args.overrides)
-    own = [f"roles.{role}.path={OUT}/teacher/export" for role in ("student", "teacher")]
+    paths = [f"roles.{role}.path={OUT}/teacher/export" for role in ("student", "teacher")]
     for seed in args.seeds:
-        start("causal_consistency", f"consistency_seed{seed}", f"seed={seed}", *own, *args.overrides)
+        start("causal_consistency", f"consistency_seed{seed}", f"seed={seed}", *paths, *args.overrides)
     metric = reader(Path(OUT) / "reader")
     prompts = (ROOT / "examples/two_digits_prompts.txt").read_text().splitlines()
     print(HEAD)
@@ -128,7 +131,8 @@ def main() -> None:
         for seed in args.seeds:
             reports.append(train(name, seed, args.overrides, STUDENTS, OUT))
             config, given = STUDENTS[name]
-            run = [f"output_dir={OUT}", f"name={name}_seed{seed}", *(each.format(seed=seed) for each in given)]
+            own = [each.replace("{seed}", str(seed)) for each in given]
+            run = [f"output_dir={OUT}", f"name={name}_seed{seed}", f"seed={seed}", *own, *args.overrides]
             videos = long_videos(load_config(ROOT / config, run).config, prompts, WINDOWS * FRAMES)
             shares.append(digits_read(metric, videos, prompts))
         print(row(name, reports, shares), flush=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PLAN_KEYS = ("cluster", "price", "mfu")
 BRIEF = ("check", "plan", "import")
-"""Verbs that mostly import."""
+"""Verbs that mostly import, and run with the collector at rest."""
 
 
 def load(path: Path, overrides: Sequence[str]) -> Loaded:

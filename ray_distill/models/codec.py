@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from ray_distill.collector import resolve
 from ray_distill.models import families
 from ray_distill.models.spec import CodecClass, Latent
 
@@ -98,7 +98,7 @@ def load_codec(folder: Path, tiling: bool = False) -> Codec:
         raise FileNotFoundError(f"{folder} is no codec: it has no config.json")
     name = str(json.loads(config.read_text()).get("_class_name"))
     if name in PCA:
-        codec: Codec = resolve_name(PCA[name]).load(Path(folder))
+        codec: Codec = resolve(PCA[name]).load(Path(folder))
         return codec
     codec_of_vae = vae_class(name, str(folder)).load(Path(folder))
     if tiling:

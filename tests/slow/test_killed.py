@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ray_distill.checkpoint import latest
 from ray_distill.cli import main
 from ray_distill.train.driver import fit
 from tests.chaos import faults
@@ -43,7 +42,7 @@ LONG = ["method.num_frame_per_block=1", "method.num_training_frames=3", "method.
 def test_a_streamed_rollout_goes_on_after_a_kill(
     local_ray: None, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten steps of three updates in two, four windows a sequence: the save stands in the middle of one."""
+    """A sequence has four windows, and two steps have three updates: the save after ten steps is within one."""
     streamed = ["method.name=self_forcing", *LONG, "method.rollout_overlap=1", "train.steps=20"]
     streamed += ["train.checkpoint_every=10", "train.hang_timeout_s=60", "roles.student.zero=3"]
     assert main(["train", "configs/quickstart.yaml", *home.overrides("streamed", *streamed)]) == 0
@@ -54,6 +53,4 @@ def test_a_streamed_rollout_goes_on_after_a_kill(
     monkeypatch.setattr(fit, "train_worker", faults.train_worker)
     assert main(["train", "configs/quickstart.yaml", *home.overrides("streamed_struck", *streamed)]) == 0
     assert "resumed from step 10" in capsys.readouterr().err
-    last = latest(run)
-    assert last is not None and last.step == 20
     assert_equal_runs(run, home.folder / "output/streamed")

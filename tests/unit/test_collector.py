@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 
+from ray_distill import cli
 from ray_distill.collector import at_rest, resolve
 
 
@@ -50,3 +51,11 @@ def test_a_place_is_imported_at_rest(tmp_path, monkeypatch):
     (tmp_path / "told_of_the_collector.py").write_text("import gc\n\nrunning = gc.isenabled()\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert resolve("told_of_the_collector:running") is False
+
+
+@pytest.mark.parametrize(("verb", "runs"), [("check", False), ("plan", False), ("train", True)])
+def test_verbs_that_mostly_import_run_at_rest(verb, runs, monkeypatch):
+    seen = []
+    monkeypatch.setitem(cli.VERBS, verb, lambda args: seen.append(gc.isenabled()))
+    assert cli.main([verb, "configs/quickstart.yaml"]) == 0
+    assert seen == [runs] and gc.isenabled()
