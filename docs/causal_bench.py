@@ -58,7 +58,8 @@ def start(step: str, name: str, *overrides: str) -> None:
     """Train an earlier step of the chain, unless its export is there."""
     if not (Path(OUT) / name / "export").is_dir():
         given = [f"output_dir={OUT}", f"name={name}", *overrides]
-        subprocess.run([sys.executable, ROOT / "train.py", ROOT / CONFIGS / f"{step}.yaml", *given], check=True)
+        command = [sys.executable, ROOT / "train.py", ROOT / CONFIGS / f"{step}.yaml", *given]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def reader(folder: Path, count: int = 2000, epochs: int = 3) -> Metric:
