@@ -43,6 +43,7 @@ from ray_distill.types import STUDENT, TEACHER, Sampler
 log = logging.getLogger(__name__)
 RATED = ("student", "teacher_many")
 """Samplers whose ratio is reported: every seed of theirs is measured, and the first seed of the others."""
+GUIDED = "teacher_same_steps_guided"
 
 
 def teachers(config: RunConfig) -> dict[str, Candidate]:
@@ -69,7 +70,7 @@ def candidates(config: RunConfig, checkpoint: Path, guided: Sampler | None) -> d
     first_weights = config.train.init_from
     rows = {
         **teachers(config),
-        "teacher_same_steps_guided": Candidate(TEACHER, guided) if guided else None,
+        GUIDED: Candidate(TEACHER, guided) if guided else None,
         "student_before": Candidate(STUDENT, student, first_weights, averaged=first_weights is None),
         "student": Candidate(STUDENT, student, checkpoint),
     }
@@ -104,19 +105,24 @@ def evaluate(
     """
     settings = config.evaluate
     generator = Generator(config, cache)
-    real = generator.real
-    guided = best_guided(config, generator, real, say) if real is not None and TEACHER in config.method.roles else None
-    compared = candidates(config, checkpoint, guided)
-    kept, note = to_keep(config, compared, RATED, len(generator.prompts))
+    compared, guides = candidates(config, checkpoint, None), settings.metric is not None and bool(teachers(config))
+    kept, note = to_keep(config, [*compared, *[GUIDED] * guides], RATED, len(generator.prompts))
     if note is not None:
         say(note)
-    pending = {
-        name: [
+
+    def start(name: str, c: Candidate) -> list[ray.ObjectRef[Samples]]:
+        return [
             generator.start(c, seed, measured=name in RATED or seed == settings.seeds[0], keep=(name, seed) in kept)
             for seed in settings.seeds
         ]
-        for name, c in compared.items()
-    }
+
+    # Before the guided teacher is chosen, which waits for the real clips and twice for samples: nothing is idle then.
+    pending = {name: start(name, candidate) for name, candidate in compared.items()}
+    real = generator.real
+    guided = best_guided(config, generator, real, say) if real is not None and guides else None
+    if guided is not None:
+        compared = candidates(config, checkpoint, guided)
+        pending[GUIDED] = start(GUIDED, compared[GUIDED])
     report: dict[str, Any] = {}
     columns: dict[str, np.ndarray] = {}
     sampled: dict[str, list[Samples]] = {}
@@ -134,7 +140,7 @@ def evaluate(
         pairs = beside(sampled["teacher_many"][0], sampled["student"][0])
         write_videos(out / COMPARED / BESIDE, pairs, generator.prompts, config.data.fps)
     if guided is not None:
-        report["teacher_same_steps_guided"] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}
+        report[GUIDED] |= {"guidance_scale": guided.guidance_scale, "timesteps": guided.timesteps}
     if TEACHER in config.method.roles:
         of_both = sampled["student"], sampled["teacher_many"], generator.prompts
         report |= against_teacher(*of_both) | sets.against_teacher(*of_both)

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -213,10 +214,7 @@ def check_gpus(config: RunConfig) -> None:
 
 
 class Generator:
-    """The prompts of a run's evaluation, their conditioning, and the tasks that sample them.
-
-    ``real`` are the metric's features of the data set, None without a metric.
-    """
+    """The prompts of a run's evaluation, their conditioning, and the tasks that sample them."""
 
     def __init__(self, config: RunConfig, cache: Cache) -> None:
         check_gpus(config)
@@ -231,17 +229,21 @@ class Generator:
         else:
             self.prompts, rows, numbers = _captions(cache, fields, settings.shown)
             pictures = of_rows(config, cache, numbers)
-        self.real = None
-        if settings.metric:
-            from ray_distill.evaluate.real import real_features  # imports decoders, which a sampling task does not need
-
-            self.real = real_features(config, cache)
-        self._config, self._keep, self.timeout_s = config, cache.folder, config.train.timeout_s
+        self._config, self._cache, self._keep, self.timeout_s = config, cache, cache.folder, config.train.timeout_s
         self._rows: Any = ray.put(rows)
         self._pictures: Any = ray.put(pictures)
         self._negative: Any = ray.put(
             from_bytes(cache.prompt("negative", fields), of_captions(fields), cache.latent_shape)
         )
+
+    @cached_property
+    def real(self) -> Tensor | None:
+        """The metric's features of the data set, measured at the first call; None without a metric."""
+        if self._config.evaluate.metric is None:
+            return None
+        from ray_distill.evaluate.real import real_features  # imports decoders, which a sampling task does not need
+
+        return real_features(self._config, self._cache)
 
     def start(
         self, candidate: Candidate, seed: int, num_cpus: float = 1, measured: bool = True, keep: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ray_distill import sealed
 from ray_distill.config import RunConfig
-from ray_distill.evaluate.samples import Candidate
 from ray_distill.models.packed import tensor_shape
 from ray_distill.sealed import Damaged
 
@@ -80,7 +79,7 @@ def latent_cache(config: RunConfig, folder: Path) -> LatentCache:
 
 
 def to_keep(
-    config: RunConfig, compared: Mapping[str, Candidate], first: Sequence[str], videos: int
+    config: RunConfig, compared: Sequence[str], first: Sequence[str], videos: int
 ) -> tuple[set[Sampling], str | None]:
     """(samplings of ``compared`` that fit into evaluate.keep_gib together, a line on others), samplers named by
     ``first`` before others. Those that fit never push each other out."""

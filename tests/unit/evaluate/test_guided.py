@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_distill.evaluate import generate, guided
+from ray_distill.evaluate import compare, generate, guided
 from ray_distill.evaluate.guided import best_guided
 from ray_distill.evaluate.samples import Candidate
 from ray_distill.models.wan.network import WanDenoiser
@@ -124,3 +124,32 @@ def test_parts_are_as_many_as_the_cluster_runs_at_once(tmp_path, monkeypatch, sl
     generator.start_features([Candidate("teacher", Sampler((1000.0,), "ode"))] * settings, 0, videos)
     assert [len(part) for part in started] == parts and [i for part in started for i in part] == list(videos)
     assert np.ptp([part.start % 50 for part in started]) == 0
+
+
+def test_all_other_samplers_start_before_the_choice(tmp_path, monkeypatch):
+    """No GPU is idle while grids and real clips are waited for."""
+    started = []
+
+    class Starts:
+        prompts, real = ["a"], REAL
+
+        def __init__(self, *_):
+            pass
+
+        def start(self, candidate, seed, **_):
+            started.append((candidate.role, candidate.sampler.nfe, seed))
+
+    class Chosen(Exception):
+        pass
+
+    def choose(*_):
+        raise Chosen
+
+    monkeypatch.setattr(compare, "Generator", Starts)
+    monkeypatch.setattr(compare, "best_guided", choose)
+    config = run_config(tmp_path, evaluate={"metric": DIGITS / "metric"})
+    with pytest.raises(Chosen):
+        compare.evaluate(config, None, tmp_path / "step", tmp_path)
+    assert len(started) == len(set(started)) + 3  # the student before and after training has one sampler
+    assert {seed for *_, seed in started} == {1, 2, 3} and max(nfe for _, nfe, _ in started) == 64
+    assert {role for role, *_ in started} == {"teacher", "student"} and len(started) == 12

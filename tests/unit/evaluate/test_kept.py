@@ -113,7 +113,7 @@ def test_a_full_disk_costs_the_file_and_not_the_evaluation(tmp_path, monkeypatch
 
 
 def test_student_and_teacher_come_first_where_not_all_fit(tmp_path):
-    compared = {name: Candidate("teacher", SAMPLER) for name in ("teacher_same_nfe", "teacher_many", "student")}
+    compared = ("teacher_same_nfe", "teacher_many", "student")
     each = 4 * 16 * 3 * 6 * 6 * 400 + 4096  # latents of 400 videos
     for fitting, names in ((0, set()), (4, {"teacher_many", "student"}), (6, {"teacher_many", "student"})):
         config = config_with(tmp_path, {"keep_gib": (fitting + 0.5) * each / 2**30})
