@@ -19,6 +19,7 @@ from ray_distill.data.store.cache import Cache
 from ray_distill.errors import Stopped
 from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
+from ray_distill.evaluate.real import real_features
 from ray_distill.export.hub import Hub
 from ray_distill.report.journal import Journal, beginning, planned
 from ray_distill.report.page import write_page
@@ -195,7 +196,8 @@ def _measured(config: RunConfig, cache: Cache, checkpoint: Path, phases: Phases)
 
 
 def _look_first(config: RunConfig, cache: Cache, tracker: Tracker, phases: Phases) -> None:
-    """Phases before the first step: a look at data and teacher, for a new run on GPUs, and the teacher's videos."""
+    """Phases before the first step: a look at data and teacher, for a new run on GPUs, the teacher's videos, and what
+    validations compare with, since the training's workers may leave no CPU for it."""
     if config.train.use_gpu and config.evaluate.preflight.first and not _resumed_step(config):
         from ray_distill.train.looks import first_look  # plan takes a second to import
 
@@ -204,6 +206,9 @@ def _look_first(config: RunConfig, cache: Cache, tracker: Tracker, phases: Phase
     if config.evaluate.baseline:
         with phases("baseline: samples of the teacher, before training"):
             _log_baseline(config, cache, tracker)
+    if config.evaluate.every and config.evaluate.metric:
+        with phases("features: the data's clips by evaluate.metric, for validations"):
+            real_features(config, cache)
 
 
 def _log_baseline(config: RunConfig, cache: Cache, tracker: Tracker) -> None:

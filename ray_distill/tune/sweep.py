@@ -18,6 +18,7 @@ from ray_distill.config.keys import flatten
 from ray_distill.errors import Stopped
 from ray_distill.evaluate.compare import teachers
 from ray_distill.evaluate.generate import Generator
+from ray_distill.evaluate.real import real_features
 from ray_distill.jsonl import read_document, write_document
 from ray_distill.report.compare import write_comparison
 from ray_distill.secrets import mask_tree
@@ -82,11 +83,12 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
 def _sample_once(settings: Sweep, base: RunConfig) -> None:
     """Make the shared files of all trials: the cache, the data's features and, if trials compare with the teacher, its
     samples."""
-    config = trial_config(settings, base, {}, SHARED)
-    generator = Generator(config, make_cache(base))
-    if settings.compares:
-        many = teachers(config)["teacher_many"]
-        ray.get(generator.start(many, config.evaluate.tune_seed), timeout=config.train.timeout_s)
+    config, cache = trial_config(settings, base, {}, SHARED), make_cache(base)
+    generator, many = Generator(config, cache), teachers(config).get("teacher_many")
+    started = [generator.start(many, config.evaluate.tune_seed)] if settings.compares and many else []
+    if config.evaluate.metric is not None:
+        real_features(config, cache)
+    ray.get(started, timeout=config.train.timeout_s)
 
 
 def check_sweep(settings: Sweep, base: RunConfig) -> None:

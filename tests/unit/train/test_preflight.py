@@ -197,6 +197,15 @@ def test_a_new_run_on_gpus_looks_first_and_a_resumed_one_does_not(tmp_path, monk
     assert len(looked_at) == 1
 
 
+def test_clips_are_measured_for_validations_before_training_takes_the_cpus(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(launch, "real_features", lambda config, cache: measured.append(config.evaluate))
+    for every, metric in ((5, "metric"), (None, "metric"), (5, None)):
+        config = run_config(tmp_path, evaluate={"every": every, "metric": metric})
+        launch._look_first(config, None, None, launch.Phases())
+    assert [(each.every, each.metric.name) for each in measured] == [(5, "metric")]
+
+
 def test_a_first_look_warns_and_stops_at_a_threshold_of_the_user_s(tmp_path, monkeypatch, capsys):
     def look(config, cache, seen, samples):
         assert samples == config.evaluate.enabled
