@@ -230,6 +230,7 @@ class Generator:
             self.prompts, rows, numbers = _captions(cache, fields, settings.shown)
             pictures = of_rows(config, cache, numbers)
         self._config, self._cache, self._keep, self.timeout_s = config, cache, cache.folder, config.train.timeout_s
+        self._task: Any = ray.remote(generate)  # once: Ray starts tasks of one wrapped function in order, longest first
         self._rows: Any = ray.put(rows)
         self._pictures: Any = ray.put(pictures)
         self._negative: Any = ray.put(
@@ -255,7 +256,7 @@ class Generator:
         latents = latent_cache(self._config, self._keep) if keep else None
         gpus = gpus_of(self._config)
         # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
-        task: Any = ray.remote(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate)
+        task = self._task.options(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")
         drawn = self._config, candidate, self.prompts, self._rows, self._negative, seed
         ref: ray.ObjectRef[Samples] = task.remote(*drawn, self._keep, names, latents, self._pictures)
         return ref
