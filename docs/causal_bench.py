@@ -2,9 +2,9 @@
 
     python docs/causal_bench.py [key=value ...] [--seeds 0 1 2]
 
-Both students take as many forwards; the chain's first step is one run for all seeds. Each student also makes clips of
-four times its training's length, and a classifier reads the digits in each window of training's length. Finished runs
-are not repeated.
+Both students take as many forwards; the bidirectional teacher and the chain's first step are one run each for all
+seeds. Each student also makes clips of four times its training's length, and the bench's classifier reads the digits
+in each window of training's length. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -19,12 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from students import ROOT, train
-
-sys.path.insert(0, str(ROOT / "examples"))
-from digits_base import fit_metric
-from two_digits import FRAMES, draw, is_held_out, plans
 
 from ray_distill.config import RunConfig, load_config
 from ray_distill.data.read.transform import to_frames
@@ -38,19 +33,22 @@ from ray_distill.train.driver.fit import newest
 from ray_distill.types import STUDENT
 
 CONFIGS, OUT = "configs/two_digits_causal", "output/causal_bench"
-WINDOWS, SEED = 4, 1
+WINDOWS, PERIOD, SEED, CLIPS = 4, 32, 1, 2
+"""Windows begin at whole periods of the clips, so that drawn clips show the same in each; each prompt has two clips."""
 HEAD = "| student | FD of each seed | accuracy | first window | second | third | last |\n|---|---|---|---|---|---|---|"
 SELF_FORCING = f"{CONFIGS}/self_forcing.yaml"
 WARM_START = [
-    *("method.name=self_forcing_warm_start", "roles.student.path=null", "method.window=null", "method.sink=0"),
+    *("method.name=self_forcing_warm_start", "method.window=null", "method.sink=0"),
+    *("method.rollout_frames=null", "method.rollout_overlap=null"),
     *("method.solver_steps=16", "method.solver_shift=3", "method.solver_guidance=1.5"),
-    # 85 x (16 guided steps + 1) forwards, as many as 600 x 2 of teacher forcing and 200 x 8 of causal consistency.
-    *("method.warm_start_steps=85", "train.steps=335"),
+    # 98 x (16 guided steps + 1) forwards of 40 latent frames, where the chain has 900 x 2 and 200 x 8 of 36.
+    *("method.warm_start_steps=98", "train.steps=598", f"roles.student.path={OUT}/teacher/export"),
 ]
-"""self_forcing.yaml with the former start, which sees all frames before a chunk."""
+"""self_forcing.yaml with the former start: a chunk sees all frames before it, and rollouts are as long as the clips."""
+SCORES = [f"roles.{role}.path={OUT}/teacher/export" for role in ("teacher", "fake_score")]
 STUDENTS: dict[str, tuple[str, list[str]]] = {
-    "chain": (SELF_FORCING, [f"roles.student.path={OUT}/consistency_seed{{seed}}/export"]),
-    "warm_start": (SELF_FORCING, WARM_START),
+    "chain": (SELF_FORCING, [f"roles.student.path={OUT}/consistency_seed{{seed}}/export", *SCORES]),
+    "warm_start": (SELF_FORCING, [*WARM_START, *SCORES]),
 }
 
 
@@ -60,23 +58,6 @@ def start(step: str, name: str, *overrides: str) -> None:
         given = [f"output_dir={OUT}", f"name={name}", *overrides]
         command = [sys.executable, ROOT / "train.py", ROOT / CONFIGS / f"{step}.yaml", *given]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def reader(folder: Path, count: int = 2000, epochs: int = 3) -> Metric:
-    """The bench's classifier, trained on with windows from any part of long clips, in ``folder``. The bench's own knows
-    the first 33 frames alone, where each digit begins at its edge."""
-    if not folder.is_dir():
-        digits, rng = load_digits(), np.random.default_rng(0)
-        clips = plans(count, seed=100)
-        firsts = rng.integers((WINDOWS - 1) * FRAMES + 1, size=count)
-        videos = np.stack([draw(clip, digits.images, first=int(at)) for clip, at in zip(clips, firsts, strict=True)])
-        torch.manual_seed(0)
-        metric = Metric.load(ROOT / "examples/two_digits_teacher/metric").requires_grad_(True)
-        held_out = np.array([is_held_out(number) for number in range(count)])
-        accuracy = fit_metric(metric, videos, [clip.caption(digits.target) for clip in clips], held_out, epochs)
-        print("reader, on windows held out:", ", ".join(f"{head} {share:.3f}" for head, share in accuracy.items()))
-        metric.save(folder)
-    return Metric.load(folder)
 
 
 @torch.no_grad()
@@ -101,7 +82,8 @@ def digits_read(metric: Metric, videos: np.ndarray, prompts: Sequence[str]) -> l
     """The share of the prompts' digits that ``metric`` reads in each window of ``videos``."""
     heads = [(number, head) for number, head in enumerate(metric.words) if head.startswith("digit")]
     shares = []
-    for window in np.split(videos, WINDOWS, axis=1):
+    for number in range(WINDOWS):
+        window = videos[:, number * PERIOD : (number + 1) * PERIOD + 1]
         read = zip(metric.classify(window), map(metric.answers, prompts), strict=True)
         shares.append(mean(words[number] in answers[head] for words, answers in read for number, head in heads))
     return shares
@@ -120,12 +102,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
-    start("teacher_forcing", "teacher", *args.overrides)
-    paths = [f"roles.{role}.path={OUT}/teacher/export" for role in ("student", "teacher")]
+    start("teacher", "teacher", *args.overrides)
+    start("teacher_forcing", "forcing", *args.overrides)
+    paths = [f"roles.{role}.path={OUT}/forcing/export" for role in ("student", "teacher")]
     for seed in args.seeds:
         start("causal_consistency", f"consistency_seed{seed}", f"seed={seed}", *paths, *args.overrides)
-    metric = reader(Path(OUT) / "reader")
-    prompts = (ROOT / "examples/two_digits_prompts.txt").read_text().splitlines()
+    metric = Metric.load(ROOT / "examples/two_digits_teacher/metric")
+    prompts = (ROOT / "examples/two_digits_prompts.txt").read_text().splitlines() * CLIPS
     print(HEAD)
     for name in STUDENTS:
         reports, shares = [], []
@@ -134,7 +117,7 @@ def main() -> None:
             config, given = STUDENTS[name]
             own = [each.replace("{seed}", str(seed)) for each in given]
             run = [f"output_dir={OUT}", f"name={name}_seed{seed}", f"seed={seed}", *own, *args.overrides]
-            videos = long_videos(load_config(ROOT / config, run).config, prompts, WINDOWS * FRAMES)
+            videos = long_videos(load_config(ROOT / config, run).config, prompts, WINDOWS * PERIOD + 1)
             shares.append(digits_read(metric, videos, prompts))
         print(row(name, reports, shares), flush=True)
 

@@ -1,13 +1,15 @@
 """A harder video data set that needs no download: two real handwritten digits in colour, one passing before the other.
 
-    python examples/two_digits.py data/two_digits [--count 4000] [--frames 33] [--latest 0] [--seed 0]
+    python examples/two_digits.py data/two_digits [--count 4000] [--frames 33] [--period 0] [--seed 0]
 
 The images are twenty of scikit-learn's real scanned digits (8x8, enlarged to 24x24). Colours and motion are made up:
 the digits begin at the left and right edges, each has its own curved path, which never leaves the picture however long
-the clip is, and within the first 33 frames one digit covers part of the other. A clip is 48x48 at 8 frames a second,
-written at 96x96 so that people can watch it, with a caption like "a red five in front of a blue three". The first digit
-has a warm colour and begins at the left, the second a cool one and begins at the right. Writes ``manifest.jsonl`` and
-``videos/``; running it again changes nothing.
+the clip is, and within the first 33 frames one digit covers part of the other. With ``--period 32`` they meet in the
+middle after 16 frames and are at their edges again after 32, so that each period is like the first.
+
+A clip is 48x48 at 8 frames a second, written at 96x96 so that people can watch it, with a caption like "a red five in
+front of a blue three". The first digit has a warm colour and begins at the left, the second a cool one and begins at
+the right. Writes ``manifest.jsonl`` and ``videos/``; running it again changes nothing.
 """
 
 from __future__ import annotations
@@ -84,24 +86,34 @@ def random_path(rng: np.random.Generator, side: int) -> Path2D:
     return Path2D(amplitude, frequency * rng.uniform(*SPEED) / np.sqrt(mean_square), phase)
 
 
-def plan(number: int, images: np.ndarray, seed: int) -> Clip:
+def periodic_path(rng: np.random.Generator, side: int, period: int) -> Path2D:
+    """A path from the edge at ``side`` towards the middle and back in ``period`` frames, halfway down at both ends."""
+    inward, down, share = rng.uniform(0.25, 0.5), rng.uniform(0.15, 0.4), rng.uniform(0.6, 0.9)
+    turn = 2 * np.pi / period
+    amplitude = np.array([[down * share, down * (1 - share)], [1 - inward, inward]])
+    phase = np.array([rng.choice([0, np.pi], size=2), [side * np.pi / 2] * 2])
+    return Path2D(amplitude, np.array([[turn, 2 * turn], [0, turn]]), phase)
+
+
+def plan(number: int, images: np.ndarray, seed: int, period: int = 0) -> Clip:
     """Clip ``number`` of a data set, which depends on no other clip; ``images`` are numbers of digits to draw from."""
     rng = np.random.default_rng([seed, number])
     colours = str(rng.choice(list(WARM))), str(rng.choice(list(COOL)))
     t = np.arange(FRAMES)
     while True:  # about two pairs of paths in three meet
-        paths = random_path(rng, -1), random_path(rng, 1)
+        path = partial(periodic_path, period=period) if period else random_path
+        paths = path(rng, -1), path(rng, 1)
         if np.linalg.norm(paths[0].at(t) - paths[1].at(t), axis=1).min() < NEAR:
             break
     shown = rng.choice(images, 2, replace=False)
     return Clip((int(shown[0]), int(shown[1])), colours, str(rng.choice(DEPTHS)), paths)
 
 
-def plans(count: int, seed: int) -> list[Clip]:
+def plans(count: int, seed: int, period: int = 0) -> list[Clip]:
     """All clips, which show the first images of each digit."""
     labels = load_digits().target
     images = np.concatenate([np.flatnonzero(labels == digit)[:HANDWRITINGS] for digit in range(len(DIGITS))])
-    return [plan(number, images, seed) for number in range(count)]
+    return [plan(number, images, seed, period) for number in range(count)]
 
 
 def is_held_out(number: int) -> bool:
@@ -124,11 +136,11 @@ def place(glyph: np.ndarray, top: float, left: float) -> np.ndarray:
     return canvas[:SIZE, :SIZE]
 
 
-def draw(clip: Clip, images: np.ndarray, frames: int = FRAMES, first: int = 0) -> np.ndarray:
-    """uint8 [frames, 48, 48, 3] from frame ``first`` on; a longer clip begins with the shorter one."""
+def draw(clip: Clip, images: np.ndarray, frames: int = FRAMES) -> np.ndarray:
+    """uint8 [frames, 48, 48, 3]; a longer clip begins with the shorter one."""
     glyphs = [enlarged(images[i]) for i in clip.images]
     colours = [np.array(COLOURS[colour], dtype=np.float64) for colour in clip.colours]
-    where = [path.at(np.arange(first, first + frames)) for path in clip.paths]
+    where = [path.at(np.arange(frames)) for path in clip.paths]
     back_to_front = (1, 0) if clip.depth == "in front of" else (0, 1)
     video = np.zeros((frames, SIZE, SIZE, 3))
     for t in range(frames):
@@ -138,14 +150,9 @@ def draw(clip: Clip, images: np.ndarray, frames: int = FRAMES, first: int = 0) -
     return video.round().astype(np.uint8)
 
 
-def beginning(number: int, seed: int, latest: int) -> int:
-    """The frame at which clip ``number`` begins, from 0 to ``latest``."""
-    return int(np.random.default_rng([seed, number, 1]).integers(latest + 1))
-
-
-def write(folder: Path, images: np.ndarray, frames: int, clip: tuple[str, Clip, int]) -> None:
-    name, shown, first = clip
-    video = draw(shown, images, frames, first).repeat(ENLARGE, axis=1).repeat(ENLARGE, axis=2)
+def write(folder: Path, images: np.ndarray, frames: int, clip: tuple[str, Clip]) -> None:
+    name, shown = clip
+    video = draw(shown, images, frames).repeat(ENLARGE, axis=1).repeat(ENLARGE, axis=2)
     write_clip(folder / name, video, FPS, CRF)
 
 
@@ -154,18 +161,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--frames", type=int, default=FRAMES)
-    parser.add_argument("--latest", type=int, default=0, help="the last frame of a path at which a clip may begin")
+    parser.add_argument("--period", type=int, default=0, help="frames after which all is as in the first (0: never)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     start = time.monotonic()
 
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8)
-    clips = [
-        (f"videos/{i:05d}.mp4", clip, beginning(i, args.seed, args.latest))
-        for i, clip in enumerate(plans(args.count, args.seed))
-    ]
-    rows = [{"video": name, "caption": clip.caption(labels), "frames": args.frames} for name, clip, _ in clips]
+    clips = [(f"videos/{i:05d}.mp4", clip) for i, clip in enumerate(plans(args.count, args.seed, args.period))]
+    rows = [{"video": name, "caption": clip.caption(labels), "frames": args.frames} for name, clip in clips]
     # The manifest is a pure function of the arguments, and is written last: where it stands, all its videos do.
     text = "".join(json.dumps(row) + "\n" for row in rows)
     manifest = args.folder / "manifest.jsonl"
