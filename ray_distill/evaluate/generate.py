@@ -230,12 +230,16 @@ class Generator:
             self.prompts, rows, numbers = _captions(cache, fields, settings.shown)
             pictures = of_rows(config, cache, numbers)
         self._config, self._cache, self._keep, self.timeout_s = config, cache, cache.folder, config.train.timeout_s
-        self._task: Any = ray.remote(generate)  # once: Ray starts tasks of one wrapped function in order, longest first
         self._rows: Any = ray.put(rows)
         self._pictures: Any = ray.put(pictures)
         self._negative: Any = ray.put(
             from_bytes(cache.prompt("negative", fields), of_captions(fields), cache.latent_shape)
         )
+
+    @cached_property
+    def _task(self) -> Any:
+        """``generate`` as one function of Ray's, which starts tasks of one in order: the longest samplers first."""
+        return ray.remote(generate)
 
     @cached_property
     def real(self) -> Tensor | None:

@@ -18,14 +18,20 @@ SAMPLER = Sampler((1000.0, 500.0), "sde")
 
 
 class Asked:
-    """Ray's task decorator, which notes the GPUs of each task in place of running it."""
+    """Ray's task decorator, which notes the GPUs of each task in place of running it, and the functions it wraps."""
 
     def __init__(self, gpus):
-        self.gpus = gpus
+        self.gpus, self.wrapped = gpus, []
 
-    def __call__(self, **options):
+    def __call__(self, *function, **options):
+        if function:
+            self.wrapped += function
+            return self
+        return self.options(**options).__call__
+
+    def options(self, **options):
         self.gpus.append(options["num_gpus"])
-        return lambda function: self
+        return self
 
     def remote(self, *arguments):
         return arguments
@@ -39,11 +45,14 @@ def test_a_task_asks_for_the_gpus_of_the_configuration(tmp_path, monkeypatch, se
     made = object.__new__(generate.Generator)
     made._config, made.prompts, made._keep = run_config(tmp_path, evaluate__batch=1, **settings), ["a"] * 4, tmp_path
     made._rows = made._negative = made._pictures = None
-    monkeypatch.setattr(generate.ray, "remote", Asked(asked))
+    remote = Asked(asked)
+    monkeypatch.setattr(generate.ray, "remote", remote)
     monkeypatch.setattr(generate.ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 8.0})
-    made.start(Candidate("student", SAMPLER), 0)
+    for seed in (0, 1):
+        made.start(Candidate("student", SAMPLER), seed)
+    assert remote.wrapped == [generate.generate]  # once, or Ray would start the tasks in no order
     assert len(made.start_features([Candidate("student", SAMPLER)], 0, range(4))) == tasks
-    assert asked == [gpus, gpus]
+    assert asked == [gpus, gpus, gpus]
 
 
 @pytest.mark.parametrize(("nodes", "refused"), [((2, 2), True), ((2, 4), False), ((0, 0), False), ((), False)])
