@@ -238,7 +238,7 @@ class Generator:
 
     @cached_property
     def _task(self) -> Any:
-        """``generate`` as one function of Ray's, which starts tasks of one in order: the longest samplers first."""
+        """``generate`` wrapped once: Ray starts the tasks of one wrapped function in order, longest samplers first."""
         return ray.remote(generate)
 
     @cached_property

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ray_distill.config import load_config
+from ray_distill.data.read.clip import Cut
+from ray_distill.data.read.video import read_clip
 from ray_distill.models.causal_pca import CausalPatchPCA
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
@@ -15,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 import causal_bench
 import hard_bench
 import one_colour
+import two_digits
 import two_digits_teacher
 from two_digits import DIGIT, FRAMES, NEAR, SIZE, plans
 
@@ -133,6 +136,12 @@ def test_periodic_paths_meet_and_come_back():
         assert np.allclose([first[0, 1], second[0, 1]], [0, SIZE - DIGIT])
         assert np.linalg.norm(first - second, axis=1)[16] < NEAR
         assert (np.diff(first[:17, 1]) > 0).all() and (np.diff(second[:17, 1]) < 0).all()
+
+
+def test_the_documented_command_writes_two_periods_of_one_clip(tmp_path):
+    two_digits.main([str(tmp_path), "--count", "1", "--frames", "65", "--period", "32"])
+    frames = read_clip(str(tmp_path / "videos/00000.mp4"), Cut(65)).frames.astype(int)
+    assert len(frames) == 65 and np.abs(frames[32:] - frames[:33]).mean() < 2 < np.abs(frames[16] - frames[0]).mean()
 
 
 def test_without_a_period_paths_are_as_before():
