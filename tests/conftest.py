@@ -30,4 +30,5 @@ def outside_the_working_copy(checkout: Path) -> Iterator[None]:
     """Relative paths mean the empty clone: what a run has left in the working copy is neither read nor written."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(checkout)
+        patch.setenv("XDG_CACHE_HOME", str(checkout.parent / "home"))
         yield

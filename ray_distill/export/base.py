@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from ray_distill.errors import ConfigError
@@ -28,14 +29,11 @@ def class_of(parts: Mapping[str, Any], name: str) -> str | None:
 def check_base(pipeline: Pipeline, experts: bool = False) -> None:
     """ConfigError where diffusers cannot load the parts of ``pipeline`` that an export uses, of two ``experts`` or of
     one student."""
-    import diffusers
-    import transformers
-
     check_index(pipeline.where, pipeline.index, experts)
     fields, family = pipeline.fields(1), pipeline.family
     parts, export = pipeline.index, pipeline.of.leaves(fields)
     kind = parts.get("_class_name")  # another tool's class, which diffusers lacks, is accepted
-    if kind not in export.bases and hasattr(diffusers, str(kind)):
+    if kind not in export.bases and _has("diffusers", str(kind)):
         raise ConfigError(
             f"{pipeline.where}: {INDEX} describes a {kind}, and an export of family {family!r} is a {export.pipeline}; "
             f"give a {export.task} folder"
@@ -66,5 +64,9 @@ def check_base(pipeline: Pipeline, experts: bool = False) -> None:
                 f"{pipeline.where}: {INDEX} names no {name}, and a student from images needs it; copy it again"
             )
     named = class_of(parts, "tokenizer")
-    if named is None or not hasattr(transformers, named):
+    if named is None or not _has("transformers", named):
         raise ConfigError(f"{pipeline.where}: {INDEX} names tokenizer {named}, which transformers does not have")
+
+
+def _has(library: str, name: str) -> bool:
+    return hasattr(import_module(library), name)  # imported where it is asked: diffusers takes seconds

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_distill import sealed
-from ray_distill.models.places import transformer_folder
+from ray_distill.models.places import memory, transformer_folder
 from ray_distill.sealed import Damaged
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def file_hash(path: Path) -> str:
     state = _state(path)
     if state["size"] < LARGE:
         return _read(path)
-    memo = _memory() / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+    memo = memory() / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
     with suppress(OSError, Damaged):  # no hash is stored, or it cannot be read
-        memory = sealed.read_json(memo)
-        if {name: memory.get(name) for name in state} == state:
-            return str(memory["sha256"])
+        values = sealed.read_json(memo)
+        if {name: values.get(name) for name in state} == state:
+            return str(values["sha256"])
     sha256 = _read(path)
     if _state(path) == state and now - max(state["mtime_ns"], state["ctime_ns"]) > SETTLED_NS:
         with suppress(OSError):  # the folder cannot be written: the next process reads the file again
@@ -112,7 +112,3 @@ def _state(path: Path) -> dict[str, int]:
     """The fields of ``stat`` that change when a file changes."""
     stat = path.stat()
     return {name: getattr(stat, f"st_{name}") for name in ("size", "mtime_ns", "ctime_ns", "ino", "dev")}
-
-
-def _memory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "ray_distill" / "hashes"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ray_distill.models import family as adapter
 from ray_distill.models.lora_files import LoRAFile, LoRATensors, MergedWeights
+from ray_distill.models.outlines import Shapes, remembered, shapes_of
 from ray_distill.models.parts import outline, read_config
 from ray_distill.models.places import SECOND, transformer_folder
 from ray_distill.models.spec import Family, Fields
@@ -59,7 +60,7 @@ def _published_config(family: str, file: Path, key: str) -> dict[str, Any]:
     configurations = published_configs(adapter(family))
     for parts in configurations.values():
         config: dict[str, Any] = parts["transformer"]
-        if Weights(file, _empty(family, config), key).fit:
+        if Weights(file, name, _outline(family, config), key).fit:
             return config
     raise ValueError(
         f"{key} = {file}: its tensors fit no published {name} "
@@ -69,7 +70,8 @@ def _published_config(family: str, file: Path, key: str) -> dict[str, Any]:
 
 def check_weights(family: str, folder: Path, key: str = "model.path") -> None:
     """ValueError where files are missing, or hold other tensors than the configuration says; only headers are read."""
-    Weights(folder, empty_transformer(family, folder, key), key).check()
+    shapes = _outline(family, check_folder(family, folder, key), f"{key} = {folder}")
+    Weights(folder, adapter(family).transformer_name, shapes, key).check()
 
 
 def check_loras(family: str, folder: Path, loras: Sequence[LoRAFile]) -> None:
@@ -105,7 +107,8 @@ def hollow_transformer(
     :func:`check_weights` and :func:`check_loras`."""
     network = _hollow(family, check_folder(family, folder))
     adapters = [LoRATensors(lora, network, adapter(family)) for lora in loras]
-    weights = MergedWeights(folder, network, adapters) if adapters else Weights(folder, network)
+    outline = type(network).__name__, shapes_of(network.named_parameters())
+    weights = MergedWeights(folder, *outline, adapters) if adapters else Weights(folder, *outline)
     weights.check()
     return cast(network, dtype), weights
 
@@ -177,13 +180,20 @@ def empty_transformer(family: str, folder: Path, key: str = "model.path") -> nn.
     return _empty(family, check_folder(family, folder, key), f"{key} = {folder}")
 
 
-def _empty(family: str, config: dict[str, Any], what: str = "a published transformer") -> nn.Module:
+def _empty(family: str, config: dict[str, Any], what: str) -> nn.Module:
     network: nn.Module = outline(adapter(family).transformer.from_config, config, what)
     return network
 
 
+def _outline(family: str, config: dict[str, Any], what: str = "a published transformer") -> Shapes:
+    place = adapter(family).transformer_place
+    return remembered(place, config, lambda: shapes_of(_empty(family, config, what).named_parameters()))
+
+
 def check_attention(backend: str, key: str = "model.attention") -> None:
     """ValueError, with the names that diffusers knows, for an unknown attention backend."""
+    if backend == NATIVE:
+        return
     from diffusers.models.attention_dispatch import AttentionBackendName  # takes seconds, and encoders need none of it
 
     backends = sorted(name.value for name in AttentionBackendName)

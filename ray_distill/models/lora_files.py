@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ray_distill.models.lora import ends_in
+from ray_distill.models.outlines import Shapes
 from ray_distill.models.spec import Family
 from ray_distill.models.weights import Weights
 from ray_distill.settings import Absolute, Section
@@ -169,8 +170,10 @@ class LoRATensors:
 class MergedWeights(Weights):
     """Weights with LoRAs merged in fp32: each tensor when it is read."""
 
-    def __init__(self, path: Path, network: nn.Module, loras: Sequence[LoRATensors], key: str = "model.path") -> None:
-        super().__init__(path, network, key)
+    def __init__(
+        self, path: Path, network: str, shapes: Shapes, loras: Sequence[LoRATensors], key: str = "model.path"
+    ) -> None:
+        super().__init__(path, network, shapes, key)
         self._loras = loras
 
     def _of(self, name: str) -> tuple[str, list[LoRATensors]]:

@@ -22,8 +22,8 @@ from ray_distill.collector import resolve
 from ray_distill.errors import ConfigError
 from ray_distill.models import family as declared
 from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
+from ray_distill.models.outlines import Shapes, remembered, shapes_of
 
-Shapes = Mapping[str, tuple[int, ...]]
 CONFIG = "config.json"
 BLOCKS: Mapping[str, Mapping[str, bool]] = {
     "PatchPCA": {"": False},
@@ -140,7 +140,7 @@ def check_vae(folder: Path, key: str) -> Codec:
         if not isinstance(values, list) or not all(isinstance(one, int | float) and one > least for one in values):
             raise ConfigError(f"{what}: {key} = {values}, but only numbers above {least} work; copy config.json again")
     codec: Any = outline(codec_class.outline, config, what)
-    shapes = {name: tuple(parameter.shape) for name, parameter in codec.vae.state_dict().items()}
+    shapes = shapes_of(codec.vae.state_dict().items())
     check_stored(stored_shapes(folder / "vae", "diffusion_pytorch_model", what), shapes, what)
     return codec
 
@@ -161,18 +161,21 @@ def _check_pca(folder: Path, config: Mapping[str, Any], what: str) -> Codec:
 
 def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
     """Check ``folder``/text_encoder, and return (width, size of its vocabulary)."""
-    import transformers
-
-    what = f"{key} = {folder}: text_encoder"
+    what, kind = f"{key} = {folder}: text_encoder", declared(family).parts["text_encoder"]
     config = read_config(folder / "text_encoder/config.json", what)
-    kind = config.get("model_type")
-    of = getattr(transformers, declared(family).parts["text_encoder"])
-    if kind != of.config_class.model_type:
-        raise ConfigError(
-            f"{what}: model_type {kind!r}, and family {family!r} reads text by {of.config_class.model_type!r}"
-        )
-    encoder: nn.Module = outline(lambda values: of(of.config_class.from_dict(values)), config, what)
-    shapes = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
+
+    def make() -> Shapes:
+        import transformers
+
+        of, named = getattr(transformers, kind), config.get("model_type")
+        if named != of.config_class.model_type:
+            raise ConfigError(
+                f"{what}: model_type {named!r}, and family {family!r} reads text by {of.config_class.model_type!r}"
+            )
+        encoder: nn.Module = outline(lambda values: of(of.config_class.from_dict(values)), config, what)
+        return shapes_of(encoder.named_parameters())
+
+    shapes = remembered(f"transformers:{kind}", config, make)
     stored = dict(stored_shapes(folder / "text_encoder", "model", what))
     for name in ("shared.weight", "encoder.embed_tokens.weight"):  # files store this one matrix under either name
         if name in stored:
@@ -180,16 +183,16 @@ def check_text(folder: Path, family: str, key: str) -> tuple[int, int]:
     size = config.get("text_config", config)  # text_config: the language part of a multimodal model
     width, vocabulary = int(size.get("d_model", size.get("hidden_size"))), int(size["vocab_size"])
     if "text_config" in config:
-        check_shapes(stored, encoder, what)
+        check_shapes(stored, shapes, what)
     else:
         check_stored(stored, {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}, what)
     return width, vocabulary
 
 
-def check_shapes(stored: Shapes, encoder: nn.Module, what: str) -> None:
+def check_shapes(stored: Shapes, shapes: Shapes, what: str) -> None:
     """Compare shapes alone, while :func:`check_stored` compares names as well: transformers stores parts of such models
     under names of its earlier versions, and does not store a head that is tied to the vocabulary."""
-    expected = Counter(tuple(p.shape) for name, p in encoder.named_parameters() if not name.startswith("lm_head"))
+    expected = Counter(shape for name, shape in shapes.items() if not name.startswith("lm_head"))
     if lost := expected - Counter(stored.values()):
         shape, count = next(iter(lost.items()))
         raise ConfigError(
@@ -207,8 +210,7 @@ def check_others(folder: Path, family: str, key: str) -> None:
             raise ConfigError(
                 f"{what} is a {named}, and family {family!r} takes a {of.__name__}; give its pipeline's folder"
             )
-        network: nn.Module = outline(of.from_config, config, what)
-        shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        shapes = shapes_of(outline(of.from_config, config, what).state_dict().items())
         check_stored(stored_shapes(folder / part, "diffusion_pytorch_model", what), shapes, what)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
+from ray_distill.models.outlines import Shapes
 from ray_distill.models.parts import read_json
 from ray_distill.models.places import transformer_folder
 
@@ -28,12 +29,11 @@ class Weights(Mapping[str, Tensor]):
     single file, whose names diffusers translates where they are not its own. Files are mapped, so that reading a tensor
     touches only its own bytes."""
 
-    def __init__(self, path: Path, network: nn.Module, key: str = "model.path") -> None:
-        """``network``, which may be on the meta device, defines names and shapes. ValueError, which names ``key``, for
-        files that are missing or no safetensors."""
+    def __init__(self, path: Path, network: str, shapes: Shapes, key: str = "model.path") -> None:
+        """``network`` is the name of the network's class, ``shapes`` are those of its parameters. ValueError, which
+        names ``key``, for files that are missing or no safetensors."""
         self._key, self._path = key, path
-        self._network = type(network).__name__
-        self._expected_shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
+        self._network, self._expected_shapes = network, dict(shapes)
         self._files: dict[tuple[Path, str], Any] = {}
         self._where = self._single(path) if path.is_file() else self._folder(transformer_folder(path))
 

@@ -135,10 +135,12 @@ class Metric(nn.Module):
             metric = cls(**described)
         shapes = {name: tuple(value.shape) for name, value in metric.state_dict().items()}
         check_stored(stored_shapes(folder, Path(WEIGHTS).stem, where), shapes, where)
-        try:
-            metric.trunk(torch.empty(1, 3, *metric.size, device="meta"))
-        except RuntimeError as error:
-            raise ConfigError(f"{where}: its layers take no clips of {metric.size}: {error}") from None
+        seen = [(side + 3) // 4 for side in metric.size[1:]]  # both convolutions of stride 2 round up
+        if min(seen) < metric.window:
+            raise ConfigError(
+                f"{where}: its layers take no clips of {metric.size}: they leave {seen[0]} x {seen[1]} places, and its "
+                f"window has {metric.window} x {metric.window}"
+            )
         return metric
 
     @classmethod

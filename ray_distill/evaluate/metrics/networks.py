@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ray_distill.errors import ConfigError
 from ray_distill.evaluate.metrics.frames import Frames
+from ray_distill.models.outlines import shapes_of
 from ray_distill.models.parts import CONFIG, check_shapes, load_tokenizer, outline, read_config, stored_shapes
 
 IMAGES = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel", "clip": "CLIPModel"}
@@ -44,7 +45,7 @@ def check_network(key: str, folder: Path, where: str) -> None:
         raise ConfigError(f"{where}: its config.json has model_type {kind!r}; this key takes {named}")
     of = _class(kinds[kind])
     network = outline(lambda values: of(of.config_class.from_dict(values)), config, where)
-    check_shapes(stored_shapes(folder, "model", where), network, where)
+    check_shapes(stored_shapes(folder, "model", where), shapes_of(network.named_parameters()), where)
     Frames.read(folder, where)
     if key == "text":
         load_tokenizer(folder, f"{where}: its tokenizer")

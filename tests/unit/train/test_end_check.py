@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ray_distill.config import ConfigError
+from ray_distill.evaluate.metrics.classifier import Metric
 from ray_distill.train.driver.check import check_track
 from ray_distill.train.driver.checks.evaluation import check_cache, check_evaluation
 from ray_distill.train.driver.checks.folders import check_folders
@@ -77,6 +78,20 @@ def test_a_metric_that_is_none_is_refused(tmp_path, metric, values, message):
     rewrite(metric, **values)
     with pytest.raises(ConfigError, match=rf"evaluate.metric = .*{message}"):
         check_evaluation(measured(tmp_path, metric))
+
+
+@pytest.mark.parametrize("window", [1, 3, 4])
+def test_the_smallest_clips_of_a_metric_are_those_that_its_layers_take(tmp_path, window):
+    for side in range(1, 18):
+        metric = Metric({"digit": ["one"]}, (3, side, 40), window=window)
+        metric.save(tmp_path)
+        try:
+            metric.trunk(torch.zeros(1, 3, 3, side, 40))
+        except RuntimeError:
+            with pytest.raises(ConfigError, match="its layers take no clips of"):
+                Metric.checked(tmp_path, "evaluate.metric")
+        else:
+            assert Metric.checked(tmp_path, "evaluate.metric").size == (3, side, 40)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", (METRIC / "model.safetensors").read_bytes()[:-1]])

@@ -142,7 +142,10 @@ def check_positions(config: RunConfig, shapes: Iterable[Latent]) -> None:
 
 
 def _arguments(pipeline: Pipeline) -> dict[str, Any]:
-    """A transformer's configuration with its class's defaults for missing keys."""
+    """A transformer's configuration with its class's defaults for missing keys; a whole one imports no class."""
+    names = {"rope_max_seq_len", "patch_size", "in_channels", "out_channels", "image_dim", "added_kv_proj_dim"}
+    if pipeline.transformer.keys() >= {*names, pipeline.of.text_width}:
+        return pipeline.transformer
     parameters = inspect.signature(pipeline.of.transformer.__init__).parameters
     return {name: parameter.default for name, parameter in parameters.items()} | pipeline.transformer
 
