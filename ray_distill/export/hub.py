@@ -12,7 +12,6 @@ from huggingface_hub import HfApi
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.sections import Publish
-from ray_distill.export.student import export
 from ray_distill.models.spec import Latent
 from ray_distill.secrets import mask
 
@@ -57,6 +56,8 @@ class Hub:
             self._pool.submit(self._checkpoint, folder, latent_shape)
 
     def _checkpoint(self, folder: Path, latent_shape: Latent) -> None:
+        from ray_distill.export.student import export  # diffusers takes seconds, and a run begins without it
+
         out = self.config.run_dir / f".publish-{folder.name}"
         try:
             self._upload(export(self.config, folder, latent_shape, folder=out), f"{CHECKPOINTS}/{folder.name}")

@@ -13,7 +13,6 @@ from ray_distill.evaluate.curves import loss_plot
 from ray_distill.evaluate.names import COMPARED, PAGE, PLOT, REPORT, TABLES, VALIDATIONS
 from ray_distill.evaluate.report import table, write_report
 from ray_distill.evaluate.samples import Candidate
-from ray_distill.export.student import export
 from ray_distill.jsonl import read_document, read_rows
 from ray_distill.track.names import summary, tables
 from ray_distill.track.tracker import Tracker
@@ -47,6 +46,8 @@ def students(config: RunConfig) -> list[Role]:
 
 def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint, report: dict[str, Any]) -> Path:
     """Export the student as a folder for diffusers, and plot the curves beside it."""
+    from ray_distill.export.student import export  # diffusers takes seconds, and a run begins without it
+
     folder = export(config, last.folder, cache.latent_shape, report)
     if rows := rows_of(config.run_dir):
         loss_plot(config.run_dir / PLOT, rows, [*read_rows(config.run_dir / VALIDATIONS, "step")], report)

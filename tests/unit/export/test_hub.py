@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ray_distill.config import ConfigError
-from ray_distill.export import checks, hub
+from ray_distill.export import checks, student
 from ray_distill.export.checks import check_token
 from ray_distill.export.hub import Hub
 from tests.unit.toys import run_config
@@ -51,7 +51,7 @@ def exports(monkeypatch):
         folder.mkdir(parents=True)
         return folder
 
-    monkeypatch.setattr(hub, "export", export)
+    monkeypatch.setattr(student, "export", export)
     return seen
 
 
