@@ -17,7 +17,7 @@ from torch import Tensor
 from ray_distill.config.stages import distinct
 from ray_distill.diffusion.layout import LAYOUT
 from ray_distill.models.causal import keep
-from ray_distill.types import Batch, Cache, Cond, History, Method, Prediction, Role, Rollout, Update, Window
+from ray_distill.types import Batch, Cache, Cond, History, Method, Prediction, Role, Rollout, Shared, Update, Window
 
 ROWS = 2
 MOST = 64
@@ -94,7 +94,7 @@ def cycle(method: Method, steps: int, frames: int = 1) -> Cycle:
 
     ValueError if a causal method cannot cut such clips into its chunks."""
     first, period = min(method.period[0], steps), method.period[1]
-    updates: dict[Key, Update] = {}
+    updates: dict[Key, Turn] = {}
     counts: Counter[Key] = Counter()
     if 0 < first < steps:  # each of the run's two parts repeats another sequence: take the whole run
         length, walked = steps, list(distinct(method, steps))
@@ -106,25 +106,31 @@ def cycle(method: Method, steps: int, frames: int = 1) -> Cycle:
     for times, each in walked:
         updates = keyed(each) | updates
         counts.update(dict.fromkeys(keyed(each), times))
-    kinds = tuple(Kind(key[0], counts[key], tuple(paths(method, update, frames))) for key, update in updates.items())
-    return Cycle(length, kinds)
+    kinds: Counter[tuple[Role, str, tuple[Path, ...]]] = Counter()
+    for (role, names), turn in updates.items():  # turns of equal calls are one kind
+        turn = turn if shares(method, turn, frames) else turn[-1:]
+        kinds[role, names[-1], tuple(paths(method, turn, frames))] += counts[role, names]
+    return Cycle(length, tuple(Kind(role, times, made) for (role, _, made), times in kinds.items()))
 
 
-Key = tuple[Role, str]
+Turn = tuple[Update, ...]
+"""An update behind those of the same step that come before it, whose samples and features it may use."""
+Key = tuple[Role, tuple[str, ...]]
 
 
-def keyed(updates: Sequence[Update]) -> dict[Key, Update]:
-    """Updates by their content."""
-    return {(u.role, getattr(u.loss, "__qualname__", repr(u.loss))): u for u in updates}
+def keyed(updates: Sequence[Update]) -> dict[Key, Turn]:
+    """The updates of a step as turns, by their content."""
+    names = [f"{u.role} {getattr(u.loss, '__qualname__', repr(u.loss))}" for u in updates]
+    return {(u.role, tuple(names[: at + 1])): tuple(updates[: at + 1]) for at, u in enumerate(updates)}
 
 
-def paths(method: Method, update: Update, frames: int = 1) -> Iterator[Path]:
+def paths(method: Method, turn: Turn, frames: int = 1) -> Iterator[Path]:
     """Paths for every outcome of the update's whole-number draws, depth first, at each place of a streamed rollout. Of
     more than ``MOST`` outcomes it takes that many at random and, for the peak of memory, those with all draws
     highest."""
-    places = [*rollouts(method, update, frames)]
+    places = [*rollouts(method, turn, frames)]
     outcome = (
-        Path(path.weight / len(places), path.calls) for at in places for path in outcomes(method, update, frames, at)
+        Path(path.weight / len(places), path.calls) for at in places for path in outcomes(method, turn, frames, at)
     )
     every = [*islice(outcome, MOST + 1)]
     if len(every) <= MOST:
@@ -134,14 +140,14 @@ def paths(method: Method, update: Update, frames: int = 1) -> Iterator[Path]:
     for _ in range(MOST):
         at = generator.choice(places) if len(places) > 1 else places[0]
         draws = Draws((), generator.randrange)
-        yield Path(Fraction(1, MOST), calls_of(method, update, frames, draws, copy.deepcopy(at)))
+        yield Path(Fraction(1, MOST), calls_of(method, turn, frames, draws, copy.deepcopy(at)))
     for at in places:
         highest = Draws((), lambda high: high - 1)
-        yield Path(Fraction(0), calls_of(method, update, frames, highest, copy.deepcopy(at)))
+        yield Path(Fraction(0), calls_of(method, turn, frames, highest, copy.deepcopy(at)))
 
 
-def rollouts(method: Method, update: Update, frames: int) -> Iterator[Rollout | None]:
-    """States in which ``update`` may find a streamed rollout, one per window."""
+def rollouts(method: Method, turn: Turn, frames: int) -> Iterator[Rollout | None]:
+    """States in which the update may find a streamed rollout, one per window."""
     if method.streamed is None:
         yield None
         return
@@ -149,16 +155,16 @@ def rollouts(method: Method, update: Update, frames: int) -> Iterator[Rollout | 
     while True:
         yield at
         at = copy.deepcopy(at)
-        calls_of(method, update, frames, Draws(()), at)
+        calls_of(method, turn, frames, Draws(()), at)
         if at.x is None:
             return
 
 
-def outcomes(method: Method, update: Update, frames: int, at: Rollout | None = None) -> Iterator[Path]:
+def outcomes(method: Method, turn: Turn, frames: int, at: Rollout | None = None) -> Iterator[Path]:
     choices: list[int] = []
     while True:
         draws = Draws(choices)
-        calls = calls_of(method, update, frames, draws, copy.deepcopy(at))
+        calls = calls_of(method, turn, frames, draws, copy.deepcopy(at))
         weight = Fraction(1)
         for high in draws.highs:
             weight /= high
@@ -171,10 +177,26 @@ def outcomes(method: Method, update: Update, frames: int, at: Rollout | None = N
         choices[-1] += 1
 
 
-def calls_of(
-    method: Method, update: Update, frames: int, draws: Draws, rollout: Rollout | None = None
+def calls_of(method: Method, turn: Turn, frames: int, draws: Draws, rollout: Rollout | None = None) -> tuple[Call, ...]:
+    """Calls of the update of ``turn`` on toy networks for one outcome of its draws; they change ``rollout``."""
+    *before, update = turn
+    shared = dict[str, Tensor]()
+    for each in before:
+        _take(method, each, frames, Draws(()), copy.deepcopy(rollout), shared)
+    return _take(method, update, frames, draws, rollout, shared)
+
+
+def shares(method: Method, turn: Turn, frames: int) -> bool:
+    """True where the updates before the last one leave samples or features to it."""
+    shared = dict[str, Tensor]()
+    for each in turn[:-1]:
+        _take(method, each, frames, Draws(()), None if method.streamed is None else Rollout(), shared)
+    return bool(shared)
+
+
+def _take(
+    method: Method, update: Update, frames: int, draws: Draws, rollout: Rollout | None, shared: Shared
 ) -> tuple[Call, ...]:
-    """Calls of ``update`` on toy networks for one outcome of its draws; they change ``rollout``."""
     calls: list[Call] = []
     networks: dict[Role, Any] = {
         role: ToyHeads() if role in method.heads else Toy(role, role == update.role, calls, frames)
@@ -186,7 +208,7 @@ def calls_of(
     cond = {"prompt": torch.zeros(ROWS, 1, 1), LAYOUT: no_sound}
     states = zeros[:, None].expand(-1, len(method.sampler().timesteps), *shape)
     batch = Batch(torch.arange(ROWS), shape, cond, cond, zeros, states, rollout=rollout)
-    update.loss(networks, batch, draws, {})
+    update.loss(networks, batch, draws, shared)
     return tuple(calls)
 
 

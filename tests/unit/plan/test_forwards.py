@@ -45,14 +45,25 @@ def test_every_exit_is_a_path():
 @pytest.mark.parametrize("features", ["teacher", "fake_score"])
 def test_what_heads_look_at(features):
     """One pass with gradient for the student's term, real and fake without for each of the discriminator's updates,
-    whose rollout is counted as its own."""
+    which take the fake score's rollout."""
     plain = cycle(DMD(timesteps=(1000,), student_interval=5), 5)
     found = cycle(GAN(timesteps=(1000,), student_interval=5, gan_features=features), 5)
     more = {role: (a - c, b - d) for role, (a, b) in expected(found).items() for c, d in [expected(plain)[role]]}
-    assert more == {"student": (0, 5), "fake_score": (0, 0), "teacher": (0, 0)} | {features: (1, 10)}
+    assert more == {"student": (0, 0), "fake_score": (0, 0), "teacher": (0, 0)} | {features: (1, 10)}
     (student,) = (kind for kind in found.kinds if kind.role == "student")
     assert {(c.role, c.trained) for c in student.paths[0].calls if c.grad} == {("student", True), (features, False)}
     assert not any(c.role == "discriminator" for kind in found.kinds for path in kind.paths for c in path.calls)
+
+
+def test_updates_of_one_step_share_what_they_share_in_training():
+    """With ``reuse_rollout`` the fake score has no rollout of its own in the student's step. A discriminator that takes
+    its turn there looks at real clips alone."""
+    plain = expected(cycle(DMD(timesteps=(1000,), student_interval=5), 5))
+    reused = expected(cycle(DMD(timesteps=(1000,), student_interval=5, reuse_rollout=True), 5))
+    assert reused == plain | {"student": (plain["student"][0], plain["student"][1] - 1)}
+    turn = {"discriminator_turn": "student", "reuse_rollout": True}
+    found = expected(cycle(GAN(timesteps=(1000,), student_interval=5, **turn), 5))
+    assert found == reused | {"teacher": (1, plain["teacher"][1] + 1)}
 
 
 def test_flow_matching():
