@@ -190,7 +190,7 @@ class DMD(Exits, Anchor, Scores):
         x = self.roll_out(networks, batch, rng, "student", grad=True)
         if self.reuse_rollout:
             shared["x"] = x.detach()
-        terms = self.match(x, networks, batch, rng)
+        terms = self.match(x, networks, batch, rng, shared)
         if not self.diversity_weight:
             return terms
         eps = rng.noise("student/noise-1", batch.sample_ids, batch.latent_shape)  # the rollout's own
@@ -198,7 +198,7 @@ class DMD(Exits, Anchor, Scores):
         loss = self.anchor_loss(networks, batch, eps, self.sampler().timesteps, *scales)
         return LossTerms(terms.loss + self.diversity_weight * loss, {**terms.logs, "diversity_loss": loss.detach()})
 
-    def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
+    def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
         """The student's loss on its rollout ``x``."""
         batch = self.scored(batch, rng, "student")
         with torch.no_grad():

@@ -28,6 +28,8 @@ from ray_distill.methods.modalities import modality_logs, total
 from ray_distill.types import (
     DISCRIMINATOR,
     FAKE_SCORE,
+    STUDENT,
+    TEACHER,
     Batch,
     Discriminator,
     Heads,
@@ -55,6 +57,8 @@ class GAN(DMD):
     """Highest noise level at which real and fake are compared."""
     gan_trunk_weight: float = 0.0
     """Weight of the discriminator's loss in the fake score's, for gan_features fake_score; 0: heads alone learn."""
+    discriminator_turn: Literal["fake_score", "student"] = "fake_score"
+    """Whose steps also update the discriminator: fake_score, as in DMD2, or student, whose features it then reuses."""
     gan_r1_weight: float = 0.0
     """Weight of the approximate R1 penalty; 0 is off."""
     gan_r1_noise: float = 0.1
@@ -103,14 +107,18 @@ class GAN(DMD):
 
     def updates(self, step: int) -> tuple[Update, ...]:
         updates = super().updates(step)
-        follows = any(update.role == FAKE_SCORE for update in updates)
+        follows = any(update.role == self.discriminator_turn for update in updates)
         return (*updates, Update(DISCRIMINATOR, self.discriminator_loss)) if follows else updates
 
-    def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng) -> LossTerms:
-        terms = super().match(x, networks, batch, rng)
+    def match(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
+        terms = super().match(x, networks, batch, rng, shared)
         if not self.gan_weight:
             return terms
-        logits = self.logits(x, networks, batch, rng, "student")
+        features = self.features(x, networks, batch, rng, STUDENT)
+        if self.discriminator_turn == STUDENT and self.gan_features == TEACHER:  # whose features stay the same
+            shared["judged"] = x.detach()
+            shared.update({f"features/{at}": each.detach() for at, each in enumerate(features)})
+        logits = judge_of(networks)(features)
         losses = self.by_modality(lambda fake: adversarial_loss(fake, True, self.gan_loss), batch, logits)
         loss = total(losses)
         logs = {**terms.logs, "gan_loss": loss.detach(), **modality_logs("gan", losses)}
@@ -121,7 +129,7 @@ class GAN(DMD):
         one weight: with sound, from the mean of its modalities' mean logits."""
         if self.divergence == "rkl":
             return None
-        logits = self.judged(x_s, sigma, networks, batch)
+        logits = judge_of(networks)(self.features_at(x_s, sigma, networks, batch))
         if batch.modalities:
             places = generated_places(batch.modalities, batch.prefix).values()
             logits = torch.stack([logits[:, :, where].flatten(1).mean(1) for where in places], dim=1)
@@ -141,15 +149,23 @@ class GAN(DMD):
         return LossTerms(terms.loss + self.gan_trunk_weight * self.separate(x, networks, batch, rng).loss, terms.logs)
 
     def discriminator_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
-        x, _ = self.fake_samples(networks, batch, rng, shared)
-        return self.separate(x, networks, batch, rng, trunk=False)
+        if "judged" not in shared:
+            x, _ = self.fake_samples(networks, batch, rng, shared)
+            return self.separate(x, networks, batch, rng, trunk=False)
+        fake = judge_of(networks)([value for key, value in shared.items() if key.startswith("features/")])
+        return self.separate(shared["judged"], networks, batch, rng, trunk=False, fake=fake)
 
-    def separate(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, trunk: bool = True) -> LossTerms:
-        """The discriminator's loss between ``x`` and the batch's x_0; with ``trunk`` gradient also enters the
-        features."""
+    def separate(
+        self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, trunk: bool = True, fake: Tensor | None = None
+    ) -> LossTerms:
+        """The discriminator's loss between ``x``, whose logits after a student update are ``fake``, and the batch's
+        x_0; with ``trunk`` gradient also enters the features."""
         assert batch.x_0 is not None
         x_0 = batch.x_0[:, :, : x.shape[2]]  # a rollout can be shorter than its clip
-        fake, real = (self.logits(each, networks, batch, rng, DISCRIMINATOR, trunk) for each in (x, x_0))
+        purpose = DISCRIMINATOR if fake is None else STUDENT
+        if fake is None:
+            fake = self.logits(x, networks, batch, rng, purpose, trunk)
+        real = self.logits(x_0, networks, batch, rng, purpose, trunk)
 
         def cost(fake: Tensor, real: Tensor) -> Tensor:
             return adversarial_loss(fake, False, self.gan_loss) + adversarial_loss(real, True, self.gan_loss)
@@ -160,7 +176,7 @@ class GAN(DMD):
         logs |= modality_logs("discriminator", losses)
         if self.gan_r1_weight:
             near = x_0 + self.gan_r1_noise * rng.noise("discriminator/r1", batch.sample_ids, x_0.shape[1:])
-            beside = self.logits(near, networks, batch, rng, DISCRIMINATOR, trunk)
+            beside = self.logits(near, networks, batch, rng, purpose, trunk)
             logs["discriminator_r1"] = self.weighed(mse, batch, beside, real)
             loss = loss + self.gan_r1_weight * logs["discriminator_r1"]
         logs["discriminator_loss"] = loss
@@ -169,13 +185,20 @@ class GAN(DMD):
     def logits(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, purpose: str, trunk: bool = True) -> Tensor:
         """Logits [B, blocks, tokens]: the discriminator on noised ``x``. Calls with one ``purpose`` share level and
         noise."""
+        with torch.set_grad_enabled(trunk and torch.is_grad_enabled()):
+            features = self.features(x, networks, batch, rng, purpose)
+        return judge_of(networks)(features)
+
+    def features(self, x: Tensor, networks: Networks, batch: Batch, rng: Rng, purpose: str) -> tuple[Tensor, ...]:
+        """Features [B, tokens, D] under each head, of noised ``x``."""
         sigma = rng.uniform(f"{purpose}/gan_sigma", batch.sample_ids) * (self.gan_max_timestep / 1000)
         x_s = add_noise(x, rng.noise(f"{purpose}/gan_eps", batch.sample_ids, x.shape[1:]), sigma)
-        return self.judged(x_s, sigma, networks, batch, trunk)
+        return self.features_at(x_s, sigma, networks, batch)
 
-    def judged(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch, trunk: bool = True) -> Tensor:
-        judge = cast(Discriminator, networks[DISCRIMINATOR])
-        with torch.set_grad_enabled(trunk and torch.is_grad_enabled()):
-            features = networks[self.gan_features](x_s, sigma, batch.cond, features=judge.blocks).features
-            features = generated_features(features, x_s.shape[2], batch.modalities, batch.prefix)
-        return judge(features)
+    def features_at(self, x_s: Tensor, sigma: Tensor, networks: Networks, batch: Batch) -> tuple[Tensor, ...]:
+        features = networks[self.gan_features](x_s, sigma, batch.cond, features=judge_of(networks).blocks).features
+        return generated_features(features, x_s.shape[2], batch.modalities, batch.prefix)
+
+
+def judge_of(networks: Networks) -> Discriminator:
+    return cast(Discriminator, networks[DISCRIMINATOR])

@@ -264,6 +264,45 @@ def test_one_rollout_serves_fake_score_and_discriminator(reuse):
     assert len(seen) == (2 if reuse else 4)
 
 
+def test_the_discriminator_takes_its_turn_with_the_student():
+    """Then it reads the features of the student's update again: a step has one forward of the teacher less."""
+    method = one_step(student_interval=2, discriminator_turn="student")
+    assert [[u.role for u in method.updates(step)] for step in range(2)] == [
+        ["fake_score"],
+        ["student", "fake_score", "discriminator"],
+    ]
+    looks = {}
+    for turn in ("student", "fake_score"):
+        networks, shared = toys(), {}
+        for update in one_step(student_interval=1, discriminator_turn=turn).updates(0):
+            update.loss(networks, data(), RNG, shared)
+        looks[turn] = networks["teacher"]
+    assert len(looks["student"].x) == 2 and len(looks["fake_score"].x) == 3
+    (sigma, again), (fake, real) = looks["student"].sigma, looks["student"].x
+    assert torch.equal(sigma, again)
+    x = (fake - real + (1 - sigma.reshape(-1, 1, 1, 1, 1)) * data().x_0) / (1 - sigma.reshape(-1, 1, 1, 1, 1))
+    torch.testing.assert_close(x, 0.5 * RNG.noise("student/noise-1", torch.arange(4), TINY), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("features", ["teacher", "fake_score"])
+def test_the_students_features_give_the_loss_of_features_made_anew(features):
+    """Those of the teacher are kept, without gradient; the fake score has moved since, and is asked again."""
+    method = GAN(gan_features=features, discriminator_turn="student", gan_r1_weight=1.0)
+    modules, networks, given = wans(method)
+    method.student_loss(networks, given, RNG, shared := {})
+    kept = features == "teacher"
+    assert ("judged" in shared) == kept and not any(value.requires_grad for value in shared.values())
+    for module in modules.values():
+        module.zero_grad()
+    terms = method.discriminator_loss(networks, given, RNG, shared)
+    terms.loss.backward()
+    assert moved(modules) == {name: name == "discriminator" for name in modules}
+    if kept:
+        fake = method.logits(shared["judged"], networks, given, RNG, "student", trunk=False)
+        anew = method.separate(shared["judged"], networks, given, RNG, trunk=False, fake=fake)
+        assert torch.equal(terms.loss, anew.loss)
+
+
 # Where it pulls
 
 
