@@ -30,10 +30,11 @@ LORA = [
     "roles.student.optimizer.learning_rate=0.0015",
 ]
 ONE_STEP = [
-    *("method.timesteps=[1000]", "method.name=dmd_gan", "method.gan_weight=0.03", "roles.student.ema_decay=0.97"),
-    "roles.discriminator.optimizer={learning_rate: 0.001}",
+    *("method.timesteps=[1000]", "method.name=dmd_gan", "method.gan_weight=0.06", "roles.student.ema_decay=0.97"),
+    *("method.discriminator_turn=student", "method.reuse_rollout=true"),
+    "roles.discriminator.optimizer={learning_rate: 0.003}",
 ]
-"""One exit needs no ts_schedule, and gains most from the GAN term."""
+"""One exit needs no ts_schedule, and gains most from the GAN term, whose discriminator learns in the student's steps."""
 PICTURES = ["evaluate.prompts=data/digits/prompts.json", "evaluate.images=data/digits/pictures.json"]
 STUDENTS: dict[str, tuple[str, list[str]]] = {
     "dmd_3": (DMD, []),
