@@ -2,7 +2,7 @@
 
 1. noise x and the batch's x_0 to one level s ~ U(0, gan_max_timestep / 1000), with the same eps
 2. pass both through the teacher or the fake score; heads on its hidden features give logits D, one per token
-3. discriminator, in each step that updates the fake score: descend cost(D(x_s), fake) + cost(D(x_0_s), real)
+3. discriminator, in each step of ``discriminator_turn``: descend cost(D(x_s), fake) + cost(D(x_0_s), real)
    + gan_r1_weight mean (D(x_0_s) - D((x_0 + gan_r1_noise n)_s))^2     (approximate R1, arXiv 2501.08316)
 4. student: descend DMD2's loss + gan_weight cost(D(x_s), real); its gradient passes heads and features
 5. student, unless ``divergence`` is rkl: multiply each sample's DMD gradient by h(r) / h(1), r = exp D(x_s) at the

@@ -107,8 +107,8 @@ def hollow_transformer(
     :func:`check_weights` and :func:`check_loras`."""
     network = _hollow(family, check_folder(family, folder))
     adapters = [LoRATensors(lora, network, adapter(family)) for lora in loras]
-    outline = type(network).__name__, shapes_of(network.named_parameters())
-    weights = MergedWeights(folder, *outline, adapters) if adapters else Weights(folder, *outline)
+    name, shapes = type(network).__name__, shapes_of(network.named_parameters())
+    weights = MergedWeights(folder, name, shapes, adapters) if adapters else Weights(folder, name, shapes)
     weights.check()
     return cast(network, dtype), weights
 
