@@ -110,7 +110,7 @@ def cycle(method: Method, steps: int, frames: int = 1) -> Cycle:
     for (role, names), turn in updates.items():  # turns of equal calls are one kind
         turn = turn if shares(method, turn, frames) else turn[-1:]
         kinds[role, names[-1], tuple(paths(method, turn, frames))] += counts[role, names]
-    return Cycle(length, tuple(Kind(role, times, made) for (role, _, made), times in kinds.items()))
+    return Cycle(length, tuple(Kind(role, times, each) for (role, _, each), times in kinds.items()))
 
 
 Turn = tuple[Update, ...]

@@ -56,7 +56,7 @@ def test_a_perfect_student_is_pulled_by_a_fake_score_that_does_not_see_the_image
     x = torch.tensor([1.5, RHO * 1.5], dtype=torch.float64).view(1, 1, 2, 1, 1).requires_grad_()
     cond = {"first": torch.full((1, 1, 1, 1), 1.5, dtype=torch.float64)}
     networks = {"teacher": TwoFrames(), "fake_score": TwoFrames(blind)}
-    terms = method.match(x, networks, batch([0], (1, 2, 1, 1), cond=cond, uncond=cond, prefix=1), Still())
+    terms = method.match(x, networks, batch([0], (1, 2, 1, 1), cond=cond, uncond=cond, prefix=1), Still(), {})
     (gradient,) = torch.autograd.grad(terms.loss, x)
     assert gradient.flatten().tolist() == pytest.approx([0.0, g], abs=1e-12) and gradient[0, 0, 0] == 0
 
