@@ -34,7 +34,7 @@ ONE_STEP = [
     *("method.discriminator_turn=student", "method.reuse_rollout=true"),
     "roles.discriminator.optimizer={learning_rate: 0.003}",
 ]
-"""One exit needs no ts_schedule, and gains most from the GAN term, whose discriminator learns in the student's steps."""
+"""One exit needs no ts_schedule, and gains most from the GAN term; its discriminator learns in the student's steps."""
 PICTURES = ["evaluate.prompts=data/digits/prompts.json", "evaluate.images=data/digits/pictures.json"]
 STUDENTS: dict[str, tuple[str, list[str]]] = {
     "dmd_3": (DMD, []),
