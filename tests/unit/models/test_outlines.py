@@ -85,20 +85,22 @@ def test_a_folder_that_cannot_be_written_costs_time_alone(make, home):
     assert remembered(PLACE, {}, make) == remembered(PLACE, {}, make) and make.calls == 2
 
 
-def test_a_second_check_compares_the_same_shapes_and_imports_no_network(home):
+def test_a_second_check_says_the_same_and_imports_no_network(tmp_path, home):
+    (tmp_path / "clips.jsonl").write_text('{"video": "a.mp4", "caption": "a five moving down"}')
+    (tmp_path / "a.mp4").touch()
+    given = [f"data.manifest={tmp_path}/clips.jsonl", f"output_dir={tmp_path}/output", f"model.path={DIGITS}"]
+    line = ["check", str(ROOT / "configs/quickstart.yaml"), *given, f"evaluate.metric={DIGITS}/metric"]
     code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from ray_distill.models.loading import check_weights\nfrom ray_distill.models.parts import check_text\n"
-        f"folder = Path({str(DIGITS)!r})\n"
-        "check_weights('wan', folder)\nprint(check_text(folder, 'wan', 'model.path'))\n"
-        "print(*sorted({'diffusers.models', 'transformers', 'torch._dynamo', 'peft'} & sys.modules.keys()))"
+        f"import sys\nfrom ray_distill.cli import main\nassert main({line}) == 0\n"
+        "networks = {'diffusers.models', 'transformers.models.umt5', 'torch._dynamo', 'peft'}\n"
+        "print(*sorted(networks & sys.modules.keys()))"
     )
     first, second = (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
         for _ in range(2)
     )
-    assert first[0] == second[0] == "(64, 20)"
-    assert "diffusers.models" in first[1] and "transformers" in first[1] and second[1] == ""
+    assert first[:-1] == second[:-1] and "ready to train" in first[-2]
+    assert {"diffusers.models", "transformers.models.umt5"} <= {*first[-1].split()} and second[-1] == ""
     shapes = shapes_of(empty_transformer("wan", DIGITS).named_parameters())
     stored = [sealed.read_json(file) for file in home.iterdir()]
     (transformer,) = (each for each in stored if each["class"].startswith("diffusers"))
