@@ -45,6 +45,7 @@ def worker(settings: dict[str, Any]) -> None:
     from ray_distill.checkpoint import Checkpoint
     from ray_distill.checkpoint.layout import folder_name
     from ray_distill.data.feed.batches import micro_batches
+    from ray_distill.data.feed.fetch import rows_ahead
     from ray_distill.rng import StatelessRng
     from ray_distill.train.worker.build import build_engines
     from ray_distill.train.worker.saving import Saver
@@ -56,7 +57,8 @@ def worker(settings: dict[str, Any]) -> None:
     config, context = job.config, ray.train.get_context()
     placement, device = Placement(context.get_world_rank(), context.get_world_size()), ray.train.torch.get_device()
     job.resume_point()
-    batch = next(micro_batches(job.stream, ray.train.get_dataset_shard("train"), placement, device))
+    rows = rows_ahead(ray.train.get_dataset_shard("train"), job.stream.micro_batch)
+    batch = next(micro_batches(job.stream, rows, placement, device))
     engines = build_engines(config)
     saver, interval = Saver(job, placement, engines), config.method.student_interval  # type: ignore[attr-defined]
 

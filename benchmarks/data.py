@@ -32,6 +32,7 @@ from _throughput import BATCH, clips_in, throughput
 
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.batches import micro_batches
+from ray_distill.data.feed.fetch import rows_ahead
 from ray_distill.data.feed.stream import Stream, in_turn
 from ray_distill.data.prepare.beside import COLUMNS, Filling
 from ray_distill.data.prepare.encode import EncodeClips
@@ -147,7 +148,8 @@ def wait(clips: int) -> dict[str, Any]:
             filling.start()
             data = stream.dataset()
             data.context.execution_options = in_turn()
-            batches = micro_batches(stream, data.iterator(), Placement(0, 1), torch.device("cpu"))
+            rows = rows_ahead(data.iterator(), stream.micro_batch)
+            batches = micro_batches(stream, rows, Placement(0, 1), torch.device("cpu"))
             next(batches)  # actors have started
             waits = []
             for _ in range(1, stream.steps):

@@ -219,6 +219,7 @@ def worker(settings: dict[str, Any]) -> None:
     import torch
 
     from ray_distill.data.feed.batches import micro_batches
+    from ray_distill.data.feed.fetch import rows_ahead
     from ray_distill.types import Placement
 
     torch.set_num_threads(1)
@@ -226,7 +227,8 @@ def worker(settings: dict[str, Any]) -> None:
     config, context = job.config, ray.train.get_context()
     placement, device = Placement(context.get_world_rank(), context.get_world_size()), ray.train.torch.get_device()
     job.resume_point()
-    batches = micro_batches(job.stream, ray.train.get_dataset_shard("train"), placement, device)
+    rows = rows_ahead(ray.train.get_dataset_shard("train"), job.stream.micro_batch)
+    batches = micro_batches(job.stream, rows, placement, device)
     (first, *_) = next(batches)
     loops = {
         "bare": Bare(config),

@@ -56,6 +56,7 @@ ROOMS = {
     "ray": (
         "data/prepare/pipeline.py",
         "data/feed/stream.py",
+        "data/feed/fetch.py",
         "data/feed/batches.py",
         "evaluate/",
         "train/",
@@ -72,7 +73,7 @@ BORDERS: dict[str, tuple[str, ...]] = {  # folder or file -> what nothing in it 
     "train/driver/": ("ray_distill.train.worker", "ray_distill.train.launch"),
     "train/wire/": ("ray_distill.train.worker", "ray_distill.train.driver", "ray_distill.train.launch", "torch"),
     "train/worker/": ("ray_distill.train.driver", "ray_distill.train.launch"),
-    "train/worker/entry.py": ("torch", "ray"),
+    "train/worker/entry.py": ("torch",),
     "train/schedule.py": ("ray_distill.train",),
     "data/read/": ("ray_distill.data.prepare", "ray_distill.data.store", "ray_distill.data.feed"),
     "data/read/video.py": ("torch",),
@@ -80,6 +81,7 @@ BORDERS: dict[str, tuple[str, ...]] = {  # folder or file -> what nothing in it 
     "data/feed/": ("ray_distill.data.read", "ray_distill.data.prepare"),
     "data/feed/order.py": ("torch",),
     "data/feed/stream.py": ("torch",),
+    "data/feed/fetch.py": ("torch",),
     "data/source.py": ("torch",),
 }
 OPEN = {"ray_distill.train.worker.entry", "ray_distill.train.worker.entry.train_worker"}  # the one door of the worker

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from ray.data import DataIterator
 from torch import Tensor
 
+from ray_distill.data.feed.fetch import Rows
 from ray_distill.data.feed.order import share
 from ray_distill.data.feed.stream import COND, Stream
 from ray_distill.data.store.cache import Shape
@@ -19,13 +19,12 @@ from ray_distill.types import Batch, Placement
 
 
 def micro_batches(
-    stream: Stream, iterator: DataIterator, placement: Placement, device: torch.device
+    stream: Stream, raw: Iterator[Rows], placement: Placement, device: torch.device
 ) -> Iterator[list[Batch]]:
-    """The micro-batches of each step from ``stream.start`` on, for one worker.
+    """The micro-batches of each step from ``stream.start`` on, for one worker, of its rows ``raw``.
 
     RuntimeError where other samples arrive than the data plan says: a run never trains on data it cannot name.
     """
-    raw = iter(iterator.iter_batches(batch_size=stream.micro_batch, batch_format="numpy", prefetch_batches=2))
     positions = share(stream.global_batch, placement.data_rank, placement.data_size, stream.micro_batch)
     fields = stream.fields
     negative = from_bytes(stream.cache.prompt("negative", fields), of_captions(fields), stream.cache.latent_shape)
@@ -58,7 +57,7 @@ def micro_batches(
         yield batches
 
 
-def _cond(rows: Mapping[str, np.ndarray], fields: Fields, shape: Shape, device: torch.device) -> dict[str, Tensor]:
+def _cond(rows: Rows, fields: Fields, shape: Shape, device: torch.device) -> dict[str, Tensor]:
     stored = [{name: rows[COND + name][number] for name in fields} for number in range(len(rows["sample_id"]))]
     cond = collate([from_bytes(row, fields, shape) for row in stored], fields, shape)
     return {name: value.to(device) for name, value in cond.items()}

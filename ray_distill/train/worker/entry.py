@@ -10,7 +10,13 @@ from ray_distill.collector import at_rest
 
 def train_worker(settings: Mapping[str, Any]) -> None:
     """Run the training loop of this rank; Ray Train calls it in each worker process."""
+    import ray.train
+
+    from ray_distill.data.feed.fetch import rows_ahead
+
+    job = settings["job"]
+    rows = rows_ahead(ray.train.get_dataset_shard("train"), job.stream.micro_batch)
     with at_rest():
         from ray_distill.train.worker.loop import work
 
-    work(settings["job"])
+    work(job, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import ray
@@ -18,6 +19,7 @@ from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import RunConfig
 from ray_distill.config.stages import stage_at, stages
 from ray_distill.data.feed.batches import micro_batches
+from ray_distill.data.feed.fetch import Rows
 from ray_distill.data.feed.order import share
 from ray_distill.rng import StatelessRng
 from ray_distill.train.wire.heartbeat import Pulse
@@ -36,16 +38,17 @@ ROLLBACK_FACTOR = 0.5
 """Factor of the learning rates at each rollback."""
 
 
-def work(job: Job) -> None:
-    """Train to ``train.steps``, or to the step at which the driver asks for a stop; both end with a checkpoint."""
+def work(job: Job, rows: Iterator[Rows]) -> None:
+    """Train on ``rows`` to ``train.steps``, or to the step at which the driver asks for a stop; both end with a
+    checkpoint."""
     context = ray.train.get_context()
     placement = Placement(context.get_world_rank(), context.get_world_size(), job.config.train.sequence_parallel)
     with Pulse(job.board, placement.rank) as pulse:
-        _work(job, placement, pulse)
+        _work(job, rows, placement, pulse)
     dist.destroy_process_group()  # without it a process sometimes aborts at exit
 
 
-def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
+def _work(job: Job, rows: Iterator[Rows], placement: Placement, pulse: Pulse) -> None:
     config = job.config
     device = ray.train.torch.get_device()
     if device.type == "cuda":
@@ -63,8 +66,7 @@ def _work(job: Job, placement: Placement, pulse: Pulse) -> None:
     if last is not None and placement.leads:
         ray.get(job.board.note.remote(f"resumed from step {last.step} ({last.folder})"), timeout=60)
     pulse.at("data", step=stream.start)
-    iterator = ray.train.get_dataset_shard("train")
-    for step, batches in enumerate(micro_batches(stream, iterator, placement, device), stream.start):
+    for step, batches in enumerate(micro_batches(stream, rows, placement, device), stream.start):
         try:
             logs = train_step(config.method, engines, rollouts.join(batches), step, rng, laps or pulse.at)
         except NotFinite as error:  # on all ranks, which share the norm

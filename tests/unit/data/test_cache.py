@@ -1,5 +1,6 @@
 import hashlib
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from ray_distill.data.feed.batches import micro_batches
+from ray_distill.data.feed.fetch import rows_ahead
 from ray_distill.data.feed.order import Plan
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.store.parquet import PLACES, Place, Store, address, address_of, place_columns
@@ -99,7 +101,8 @@ class Shard:
 
 def delivered(stream, rank, shard=None):
     placement = Placement(rank, stream.world, stream.seq)
-    return list(micro_batches(stream, shard or Shard(stream, rank), placement, torch.device("cpu")))
+    rows = rows_ahead(shard or Shard(stream, rank), stream.micro_batch)
+    return list(micro_batches(stream, rows, placement, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("start", [0, 2])
@@ -126,6 +129,33 @@ def test_each_sample_of_each_step_comes_once_and_is_what_the_plan_says(cache, st
     assert seen == set(SHAPES)
 
 
+class Slow:
+    """A shard whose rows come, or fail, once ``ready`` is set."""
+
+    def __init__(self, rows):
+        self.rows, self.asked, self.ready = rows, Event(), Event()
+
+    def iter_batches(self, **_):
+        self.asked.set()
+        assert self.ready.wait(60)
+        for row in self.rows:
+            yield 1 / row
+
+
+def test_the_first_rows_are_fetched_before_they_are_taken_and_an_error_when_they_are():
+    for numbers, wanted in ((1, 2), [1, 0.5]), ((), []):
+        shard = Slow(numbers)
+        rows = rows_ahead(shard, 2)
+        assert shard.asked.wait(60)
+        shard.ready.set()
+        assert list(rows) == wanted
+    shard = Slow([0])
+    rows = rows_ahead(shard, 2)
+    shard.ready.set()
+    with pytest.raises(ZeroDivisionError):
+        next(rows)
+
+
 def test_neighbours_that_share_clips_get_the_same_ones(cache):
     alone, shared = stream_of(cache, world=2), stream_of(cache, world=4, seq=2)
     assert shared.steps_per_block == alone.steps_per_block
@@ -136,7 +166,7 @@ def test_neighbours_that_share_clips_get_the_same_ones(cache):
                 assert torch.equal(batch.sample_ids, wanted.sample_ids) and torch.equal(batch.x_0, wanted.x_0)
                 assert torch.equal(batch.cond["text"], wanted.cond["text"])
     with pytest.raises(RuntimeError, match=r"rank 2, step 0: the data plan says samples"):
-        list(micro_batches(shared, Shard(shared, 0), Placement(2, 4, 2), torch.device("cpu")))
+        list(micro_batches(shared, rows_ahead(Shard(shared, 0), 2), Placement(2, 4, 2), torch.device("cpu")))
 
 
 def test_a_method_without_latents_reads_none_and_has_the_shape(cache):
