@@ -22,7 +22,7 @@ from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 from ray_distill.export.base import check_index
 from ray_distill.export.card import ADAPTER, LOW_ADAPTER, SAMPLES, model_card
 from ray_distill.export.checks import RECIPE, check_place, check_recipe
-from ray_distill.export.original import ADAPTERS, file_name, readable, save_adapter, save_original
+from ray_distill.export.original import ADAPTERS, file_name, save_adapter, save_original, settle
 from ray_distill.export.shards import save_network
 from ray_distill.models import families, family_of
 from ray_distill.models.lora import LoRA
@@ -203,7 +203,7 @@ def _save_adapters(folder: Path, adapters: Mapping[str, Adapter]) -> None:
             safe_serialization=True,
             lora_adapter_metadata=LoraBaseMixin.pack_weights(lora.peft(), FIRST),
         )
-        readable(folder / name)
+        settle(folder / name)
 
 
 def _save_formats(

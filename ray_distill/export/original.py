@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,11 +80,20 @@ def save_adapter(path: Path, kind: str, family: Family, lora: LoRA, tensors: Map
     metadata = {"format": "pt", "software": f"ray_distill {__version__}"} | {k: str(v) for k, v in facts.items()}
     with torch.no_grad():
         save_file(ADAPTERS[kind](family, lora, tensors), path, metadata)
-    readable(path)
+    settle(path)
 
 
-def readable(path: Path) -> None:
-    """Give a file of safetensors' the rights of its folder: it is written for its owner alone."""
+def settle(path: Path) -> None:
+    """Put the metadata of a file of safetensors' in the order of its keys, and give it the rights of its folder: it is
+    written in an order that changes from file to file, and for its owner alone. Equal weights are then equal files."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size, f"{path}: a header of {len(text)} bytes in the place of {size}"
+        file.seek(8)
+        file.write(text)
     path.chmod(path.parent.stat().st_mode & 0o666)
 
 

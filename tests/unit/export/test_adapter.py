@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.network import load_network
 from ray_distill.export.card import ADAPTER
+from ray_distill.export.diffusers import _save_adapters
+from ray_distill.export.original import save_adapter
 from ray_distill.export.student import export
+from ray_distill.models import family
 from ray_distill.models.lora import add_lora, plain
 from tests.checkpoints import write
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
@@ -92,6 +95,26 @@ def test_an_adapters_file_is_that_of_the_pipelines_own_writer(run, tmp_path):
         assert ours.metadata() == theirs.metadata() and len(ours.metadata()) == 2
         assert list(ours.keys()) == list(theirs.keys())
         assert all(torch.equal(ours.get_tensor(name), theirs.get_tensor(name)) for name in ours.keys())  # noqa: SIM118
+
+
+def test_equal_adapters_are_equal_files(run, tmp_path):
+    config, checkpoint, _ = run
+    tensors = load_file(export(config, checkpoint, SHAPE) / ADAPTER)
+    layers = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    lora = config.role("student").lora
+    for kind in ("diffusers", "comfyui_lora"):
+        files = []
+        for number in range(8):  # safetensors draws the order of its metadata for each file
+            path = tmp_path / kind / str(number) / "lora.safetensors"
+            path.parent.mkdir(parents=True)
+            if kind == "diffusers":
+                _save_adapters(path.parent, {path.name: (lora, layers)})
+            else:
+                save_adapter(path, kind, family("wan"), lora, layers)
+            files.append(path.read_bytes())
+        assert len(set(files)) == 1
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["format"] == "pt"
 
 
 def test_files_by_original_names_are_the_same_student(run):
