@@ -103,6 +103,9 @@ def test_an_export_holds_the_student_the_recipe_and_a_script(tmp_path, base):
     assert (
         "# Digits" in card and "25.5 +- 0.9" in card and "seed_of_data: 7" in card and "3 network evaluations" in card
     )
+    assert "Seed a call with `torch.manual_seed`" in card
+    ode = export(tmp_path / "ode", base, Sampler((1000.0,), "ode"))
+    assert "torch.manual_seed" not in (ode / "README.md").read_text()  # a pipeline's generator makes all of its noise
 
 
 def test_the_card_shows_videos_of_the_student_with_their_prompts(tmp_path, base):
