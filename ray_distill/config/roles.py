@@ -146,6 +146,9 @@ class RoleConfig(Section):
     none."""
     ema_interval: PositiveInt = 1
     """Updates of this role per move of its average."""
+    ema_warmup: bool = False
+    """Let the average begin fast: after n updates of this role its decay is at most n / (n + 9), as that of diffusers
+    and SimpleTuner always is. Without it a decay near 1 leaves a short run's average near its first weights."""
 
     @property
     def frozen(self) -> RoleConfig:
@@ -154,6 +157,7 @@ class RoleConfig(Section):
             "optimizer": None,
             "ema_decay": None,
             "ema_interval": 1,
+            "ema_warmup": False,
             "gradient_checkpointing": False,
             "offload_optimizer": False,
             "gradient_dtype": "float32",
@@ -224,9 +228,9 @@ class RoleConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _interval_of_an_average(self) -> RoleConfig:
-        if self.ema_interval > 1 and self.ema_decay is None:
-            raise ValueError(
-                f"ema_interval = {self.ema_interval}: the role keeps no average; give ema_decay, or remove ema_interval"
-            )
+    def _settings_of_an_average(self) -> RoleConfig:
+        for key, alone in (("ema_interval", 1), ("ema_warmup", False)):
+            if (value := getattr(self, key)) != alone and self.ema_decay is None:
+                text = str(value).lower()
+                raise ValueError(f"{key} = {text}: the role keeps no average; give ema_decay, or remove {key}")
         return self

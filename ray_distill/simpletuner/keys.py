@@ -87,7 +87,10 @@ KEYS: Mapping[str, Key] = {
     "gradient_accumulation_steps": Key(training.accumulation, "`train.global_batch`"),
     "max_grad_norm": Key(optimizer.max_grad_norm, f"`{optimizer.STUDENT}.clip_value` or `clip_norm`; 0 is off"),
     "grad_clip_method": Key(optimizer.clip_method, "which of the two, `value` if absent"),
-    "use_ema": Key(training.use_ema, f"`roles.student.ema_decay` = ema_decay, or {training.EMA_DECAY:g}"),
+    "use_ema": Key(
+        training.use_ema,
+        f"`roles.student.ema_decay` = ema_decay, or {training.EMA_DECAY:g}, and `ema_warmup`, as its average begins",
+    ),
     "ema_decay": Key(training.of_ema("roles.student.ema_decay", number), "`roles.student.ema_decay`"),
     "ema_update_interval": Key(training.of_ema("roles.student.ema_interval", whole), "`roles.student.ema_interval`"),
     "ema_validation": Key(training.of_ema("evaluate.weights", training.ema_validation), "`evaluate.weights`"),

@@ -65,7 +65,8 @@ def epoch_limit(value: Any, file: File) -> Outcome:
 def use_ema(value: Any, file: File) -> Outcome:
     if not flag(value):
         return Outcome(note="no average is kept; the average of a few-step student is mostly better", warn=True)
-    return Outcome({"roles.student.ema_decay": file.read("ema_decay", number, EMA_DECAY)})
+    average = {"roles.student.ema_decay": file.read("ema_decay", number, EMA_DECAY), "roles.student.ema_warmup": True}
+    return Outcome(average)
 
 
 def of_ema(key: str, read: Any) -> Any:

@@ -1,13 +1,16 @@
-"""Learning rates as pure functions of the number of a role's updates."""
+"""Learning rates and decays as pure functions of the number of a role's updates."""
 
 from __future__ import annotations
 
 import math
 
 from ray_distill.config import RunConfig
-from ray_distill.config.roles import Optimizer
+from ray_distill.config.roles import Optimizer, RoleConfig
 from ray_distill.config.stages import distinct
 from ray_distill.types import Role
+
+MOST_OF_FIRST = 0.5
+"""Share of a role's first weights in its average above which a run is warned."""
 
 
 def learning_rate(optimizer: Optimizer, update: int, total: int) -> float:
@@ -30,11 +33,32 @@ def learning_rate(optimizer: Optimizer, update: int, total: int) -> float:
     return optimizer.learning_rate * (optimizer.min_lr_ratio + (1 - optimizer.min_lr_ratio) * height)
 
 
+def warm_decay(updates: int) -> float:
+    """Largest decay of a role's average after ``updates`` of the role under ema_warmup: 0 after the first, then
+    n / (n + 9), as diffusers' EMAModel has it."""
+    return updates / (updates + 9) if updates > 1 else 0.0
+
+
+def first_share(role: RoleConfig, updates: int) -> float:
+    """Share of a role's first weights that its average still holds after ``updates`` of the role."""
+    if role.ema_decay is None or role.ema_warmup:
+        return 0.0
+    return float(role.ema_decay ** (updates // role.ema_interval))
+
+
 def warnings(config: RunConfig) -> list[str]:
-    """Warnings of schedules that may be unintended: a warm-up that fills the run."""
+    """Warnings of schedules that may be unintended: a warm-up that fills the run, an average that hardly moves."""
     texts = []
     for role, total in total_updates(config).items():
-        optimizer = config.role(role).optimizer
+        section = config.role(role)
+        share = first_share(section, total)
+        if share > MOST_OF_FIRST and config.evaluate.weights != "trained":
+            texts.append(
+                f"roles.{role}.ema_decay = {section.ema_decay:g}: after this run's {total} updates of {role} its "
+                f"average, which is evaluated and exported, is still {share:.0%} the weights that it began with. Set "
+                f"roles.{role}.ema_warmup: true, or a decay of at most {_forgets(total // section.ema_interval):.3g}"
+            )
+        optimizer = section.optimizer
         if optimizer is not None and optimizer.warmup_updates >= total:
             reached = learning_rate(optimizer, total - 1, total)
             texts.append(
@@ -43,6 +67,11 @@ def warnings(config: RunConfig) -> list[str]:
                 f"schedule {optimizer.schedule!r} has no effect. Lower warmup_updates"
             )
     return texts
+
+
+def _forgets(moves: int) -> float:
+    """The decay that leaves a twentieth of the first weights after ``moves`` of an average, rounded down."""
+    return math.floor(1000 * 0.05 ** (1 / max(1, moves))) / 1000
 
 
 def total_updates(config: RunConfig) -> dict[Role, int]:

@@ -50,6 +50,7 @@ class Case:
     method: Method = DMD(student_interval=2, teacher_guidance=2.0)  # noqa: RUF009 (frozen)
     ema_decay: float | None = 0.9
     ema_interval: int = 1
+    ema_warmup: bool = False
     clip_norm: float = 1.0
     clip_value: float = 0.0
     gradient_checkpointing: bool = False
@@ -82,7 +83,8 @@ def engines(case: Case) -> DeepSpeedEngines:
         for role, need in case.method.roles.items()
         if need in ("frozen", "trained")
     }
-    configs["student"] = trained.model_copy(update={"ema_decay": case.ema_decay, "ema_interval": case.ema_interval})
+    average = {key: getattr(case, key) for key in ("ema_decay", "ema_interval", "ema_warmup")}
+    configs["student"] = trained.model_copy(update=average)
     followed = {"optimizer": None, "ema_decay": None}  # as RunConfig.role has it
     configs |= {role: configs[average.of].model_copy(update=followed) for role, average in averages.items()}
     # As weights are loaded: DeepSpeed casts, but not at stage 0.

@@ -157,7 +157,7 @@ def test_adapters_learn_on_an_int8_base_which_stays(gang: Gang) -> None:
     [
         jobs.Case(zero=0, micro_batch=4),
         pytest.param(jobs.Case(zero=1, micro_batch=4), marks=pytest.mark.slow),
-        jobs.Case(zero=2, dtype="bfloat16", micro_batch=4),
+        jobs.Case(zero=2, dtype="bfloat16", micro_batch=4, ema_warmup=True),
         pytest.param(jobs.Case(zero=3, micro_batch=4), marks=pytest.mark.slow),
         pytest.param(
             jobs.Case(zero=3, dtype="bfloat16", micro_batch=4, lora=ADAPTERS, ema_interval=2), marks=pytest.mark.slow
@@ -351,13 +351,14 @@ def test_no_key_of_deepspeeds_is_left_to_its_default_in_one_branch() -> None:
     assert frozen.gradient_clipping == 0.0
 
 
-def test_the_average_moves_at_its_interval(gang: Gang, tmp_path: Path) -> None:
-    case = jobs.Case(zero=1, micro_batch=8, method=jobs.FlowMatching(), ema_interval=2)
+@pytest.mark.parametrize(("warmup", "kept"), [(False, 0.9), (True, 2 / 11)])
+def test_the_average_moves_at_its_interval(gang: Gang, tmp_path: Path, warmup: bool, kept: float) -> None:
+    case = jobs.Case(zero=1, micro_batch=8, method=jobs.FlowMatching(), ema_interval=2, ema_warmup=warmup)
     start = jobs.initial(case)
     after_3 = gang.run(jobs.run, case, 3, None, None, 0, str(tmp_path / "c"), 2, world=1)[0]["tensors"]
     after_2 = Checkpoint(tmp_path / "c").tensors("student", "weights")
     for name, weights in after_2.items():
-        average = 0.9 * start[f"student/ema/{name}"] + 0.1 * weights
+        average = kept * start[f"student/ema/{name}"] + (1 - kept) * weights
         torch.testing.assert_close(after_3[f"student/ema/{name}"], average, rtol=0, atol=1e-6)
     assert max((w - start[f"student/weights/{n}"]).abs().max() for n, w in after_2.items()) > jobs.LR
 

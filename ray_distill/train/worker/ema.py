@@ -18,6 +18,8 @@ class ShardedEMA:
         self.average = {name: shard.detach().clone() for name, shard in shards.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
+    def update(self, most: float = 1.0) -> None:
+        """Move the average, with a decay of at most ``most``."""
         if self.shards:
-            torch._foreach_lerp_(list(self.average.values()), list(self.shards.values()), 1 - self.decay)
+            weight = 1 - min(self.decay, most)
+            torch._foreach_lerp_(list(self.average.values()), list(self.shards.values()), weight)

@@ -19,7 +19,7 @@ from ray_distill.config.roles import RoleConfig
 from ray_distill.models.exits import NAME as EXITS
 from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
-from ray_distill.train.schedule import learning_rate
+from ray_distill.train.schedule import learning_rate, warm_decay
 from ray_distill.train.worker import shards, zero
 from ray_distill.train.worker.average import AverageRole
 from ray_distill.train.worker.carried import Carried
@@ -148,7 +148,7 @@ class DeepSpeedEngines:
             entry.updates += 1
             entry.skipped_in_a_row = 0
             if entry.ema is not None and entry.updates % entry.config.ema_interval == 0:
-                entry.ema.update()
+                entry.ema.update(warm_decay(entry.updates) if entry.config.ema_warmup else 1.0)
             for average in entry.averages:
                 average.update()
         norm = float(entry.engine.get_global_grad_norm())

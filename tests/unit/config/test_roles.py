@@ -49,6 +49,7 @@ def test_norm_clips_unless_a_value_does():
         ),
         ({"compile": True, "zero": 3}, "compile = true: ZeRO-3 gathers weights inside the blocks"),
         ({"ema_interval": 5}, "ema_interval = 5: the role keeps no average; give ema_decay"),
+        ({"ema_warmup": True}, "ema_warmup = true: the role keeps no average; give ema_decay, or remove ema_warmup"),
         ({"ema_decay": 0.9, "ema_interval": 0}, r"ema_interval[\s\S]*greater than 0"),
         ({"optimizer.clip_value": 0.01, "optimizer.clip_norm": 1}, "clip_norm = 1 and clip_value = 0.01: only one"),
         ({"optimizer.clip_value": -1}, r"clip_value[\s\S]*greater than or equal to 0"),

@@ -57,6 +57,7 @@ EFFECTS = [
     ("max_grad_norm", 0, {f"{STUDENT}.clip_value": 0.0, f"{STUDENT}.clip_norm": 0.0}),
     ("grad_clip_method", "norm", {f"{STUDENT}.clip_norm": 1.0, f"{STUDENT}.clip_value": 0.0}),
     ("use_ema", True, {"roles.student.ema_decay": 0.995, "roles.fake_score.ema_decay": None}),
+    ("use_ema", True, {"roles.student.ema_warmup": True, "roles.fake_score.ema_warmup": False}),
     ("use_ema", False, {"roles.student.ema_decay": None, "roles.student.ema_interval": 1}),
     ("ema_decay", 0.9, {"roles.student.ema_decay": 0.9}),
     ("ema_update_interval", 3, {"roles.student.ema_interval": 3}),

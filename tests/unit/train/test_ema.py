@@ -1,6 +1,8 @@
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 
+from ray_distill.train.schedule import warm_decay
 from ray_distill.train.worker.ema import ShardedEMA
 
 
@@ -53,3 +55,16 @@ def test_it_follows_views_and_leaves_the_weights_alone():
 
 def test_a_rank_without_a_shard():
     ShardedEMA({}, 0.9).update()
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.9999])
+def test_an_average_that_begins_fast_is_that_of_diffusers(decay):
+    walk = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    weights = walk[0].clone()
+    theirs, ours = EMAModel([torch.nn.Parameter(weights.clone())], decay), ShardedEMA({"a": weights}, decay)
+    for update, step in enumerate(walk[1:], 1):
+        weights.copy_(step)
+        theirs.step([torch.nn.Parameter(step)])
+        ours.update(warm_decay(update))
+        torch.testing.assert_close(ours.average["a"], theirs.shadow_params[0].data, atol=1e-5, rtol=1e-5)
+    assert (ours.average["a"] - walk[0]).abs().max() > 1  # 0.9999 alone would have stayed at the first weights

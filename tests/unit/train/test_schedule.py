@@ -139,3 +139,17 @@ def test_a_warm_up_that_fills_the_run_is_said(tmp_path):
     half = run_config(tmp_path, roles__student__optimizer=warm | {"warmup_updates": 320})
     assert "ends at 5e-05 of 0.0001" in warnings(half)[0]
     assert warnings(run_config(tmp_path, roles__student__optimizer=warm | {"warmup_updates": 159})) == []
+
+
+def test_an_average_that_hardly_moves_is_named(tmp_path):
+    student = {"optimizer": {"learning_rate": 1e-4}, "ema_decay": 0.999}
+    (message,) = warnings(run_config(tmp_path, roles__student=student))  # 160 student updates
+    assert message.startswith(
+        "roles.student.ema_decay = 0.999: after this run's 160 updates of student its average, which is evaluated and "
+        "exported, is still 85% the weights that it began with"
+    )
+    assert message.endswith("Set roles.student.ema_warmup: true, or a decay of at most 0.981")
+    assert "at most 0.91" in warnings(run_config(tmp_path, roles__student=student | {"ema_interval": 5}))[0]
+    for better in ({"ema_decay": 0.981}, {"ema_decay": 0.981, "ema_interval": 1}, {"ema_warmup": True}):
+        assert warnings(run_config(tmp_path, roles__student=student | better)) == []
+    assert warnings(run_config(tmp_path, roles__student=student, evaluate__weights="trained")) == []
