@@ -150,18 +150,18 @@ def train(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> None:
     loaded = load(args.config, args.overrides)
     from ray_distill.evaluate.compare import evaluate
-    from ray_distill.evaluate.names import REPORT
-    from ray_distill.evaluate.report import table, write_report
+    from ray_distill.evaluate.report import table
     from ray_distill.report.page import write_page
     from ray_distill.train.driver.cluster import cluster
     from ray_distill.train.driver.fit import newest
-    from ray_distill.train.driver.publish import report_so_far
+    from ray_distill.train.driver.publish import measured_again
     from ray_distill.train.launch import cache_of
 
     last = newest(loaded.config)
     with cluster():
-        report = evaluate(loaded.config, cache_of(loaded.config), last.folder, loaded.config.run_dir)
-    write_report(loaded.config.run_dir / REPORT, report_so_far(loaded.config.run_dir) | report)
+        cache = cache_of(loaded.config)
+        report = evaluate(loaded.config, cache, last.folder, loaded.config.run_dir)
+    measured_again(loaded.config, cache, last, report)
     print(f"{table(report)}\npage  {write_page(loaded.config.run_dir)}")
 
 
@@ -187,10 +187,11 @@ def export(args: argparse.Namespace) -> None:
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
     from ray_distill.train.driver.fit import newest
+    from ray_distill.train.driver.publish import report_so_far
 
-    data = loaded.config.data
+    data, last = loaded.config.data, newest(loaded.config)
     shape = loaded.config.model.pipeline.latent_shape(data.frames, data.height, data.width)
-    folder = export(loaded.config, newest(loaded.config).folder, shape)
+    folder = export(loaded.config, last.folder, shape, report_so_far(loaded.config.run_dir, last.step))
     print(f"{folder}: diffusers alone gives our latents to {verify(folder, 'a test'):.1e}")
     print(files_of(folder))
 
@@ -207,7 +208,8 @@ def sample(args: argparse.Namespace) -> None:
         with mistakes():
             prompts += named_prompts(args.prompts).values()
     clips = clips_of(prompts, args.seed or [0], args.out)
-    for path in sample_videos(loaded.config, newest(loaded.config).folder, clips, args.image, args.frames):
+    last = newest(loaded.config, as_trained=False)  # other steps, or another window, may be what is tried
+    for path in sample_videos(loaded.config, last.folder, clips, args.image, args.frames):
         print(path, flush=True)
 
 

@@ -17,7 +17,7 @@ from ray_distill.jsonl import write_document
 
 def write_videos(folder: Path, samples: Samples, prompts: Sequence[str], fps: float) -> None:
     """Write the videos of ``samples`` with their sound, one mp4 for each prompt, named after it, and ``prompts.json``,
-    which has the prompt of each file."""
+    which has the prompt of each file. Other mp4 files of the folder are those of earlier samples, and are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, str] = {}
     for number, (prompt, video) in enumerate(zip(prompts, samples.videos, strict=False)):
@@ -26,6 +26,9 @@ def write_videos(folder: Path, samples: Samples, prompts: Sequence[str], fps: fl
         track = samples.tracks[number] if samples.tracks else None
         write_clip(folder / name, enlarge(video), fps, sound=track)
     write_document(folder / PROMPTS, names)
+    for path in folder.glob("*.mp4"):
+        if path.name not in names:
+            path.unlink()
 
 
 def beside(left: Samples, right: Samples) -> Samples:

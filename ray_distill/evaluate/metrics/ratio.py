@@ -12,7 +12,7 @@ DRAWS, INTERVAL = 2000, (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Ratio:
-    """``value`` and its 95 % interval."""
+    """``value`` and its 95 % interval, whose ends are NaN for a single prompt."""
 
     value: float
     low: float
@@ -46,15 +46,21 @@ def paired_ratio(
     # A draw may contain only prompts whose value for the teacher is 0; it gives no ratio.
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = s[rows].mean(1) / t[rows].mean(1)
-    low, high = np.percentile(draws[np.isfinite(draws)], INTERVAL)
-    return Ratio(float(s.mean() / t.mean()), float(low), float(high))
+    return Ratio(float(s.mean() / t.mean()), *_interval(draws[np.isfinite(draws)], len(s)))
 
 
 def paired_difference(student: Mapping[str, float], teacher: Mapping[str, float], seed: int = 0) -> Ratio:
     """mean_p s_p - mean_p t_p with an interval of the same draws, for rates, since a teacher's rate may be 0."""
     s, t, rows = _arms(student, teacher, seed)
-    low, high = np.percentile((s - t)[rows].mean(1), INTERVAL)
-    return Ratio(float((s - t).mean()), float(low), float(high))
+    return Ratio(float((s - t).mean()), *_interval((s - t)[rows].mean(1), len(s)))
+
+
+def _interval(draws: np.ndarray, prompts: int) -> tuple[float, float]:
+    """The percentile interval of ``draws``; NaN for one prompt, all of whose draws are equal."""
+    if prompts < 2:
+        return float("nan"), float("nan")
+    low, high = np.percentile(draws, INTERVAL)
+    return float(low), float(high)
 
 
 def _arms(

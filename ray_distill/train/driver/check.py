@@ -6,7 +6,6 @@ from importlib import metadata
 
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
-from ray_distill.config.keys import flatten
 from ray_distill.data.read.remote import is_remote
 from ray_distill.errors import mistakes
 from ray_distill.export.checks import check_token
@@ -24,7 +23,7 @@ from ray_distill.train.driver.checks.loras import check_loras
 from ray_distill.train.driver.checks.networks import check_ends, check_networks, check_pulls, check_updates
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
 from ray_distill.train.driver.checks.sequence import check_heads
-from ray_distill.train.driver.resume import check_teacher, kept_cache, new_run, not_measured, with_defaults, with_loras
+from ray_distill.train.driver.resume import check_teacher, different, kept_cache, new_run, not_measured, with_loras
 from ray_distill.train.wire.resume_point import resumed_from
 
 STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"}
@@ -129,26 +128,29 @@ def warnings(config: RunConfig) -> list[str]:
 
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     """ConfigError unless ``config`` is the run of ``last``: it names each relevant key that differs."""
-    then, now = flatten(with_defaults(last.state["config"])), flatten(config.dump())
-    fixed = (
-        "seed",
-        "method.",
-        "model.family",
-        "model.from_image",
-        "data.caption_dropout",
-        "data.keep_small_buckets",
-        "data.frames",
-        "data.stride",
-        "data.height",
-        "data.width",
-        "train.global_batch",
-        *(f"roles.{role}.lora" for role in config.method.roles),
+    changed = different(
+        config,
+        last,
+        (
+            "seed",
+            "method.",
+            "model.family",
+            "model.from_image",
+            "data.caption_dropout",
+            "data.keep_small_buckets",
+            "data.frames",
+            "data.stride",
+            "data.height",
+            "data.width",
+            "data.negative_prompt",
+            "train.global_batch",
+            *(f"roles.{role}.lora" for role in config.method.roles),
+        ),
     )
-    changed = [k for k in sorted(then.keys() | now.keys()) if then.get(k) != now.get(k) and k.startswith(fixed)]
     if changed:
-        differences = ", ".join(f"{key} was {then.get(key)} and is {now.get(key)}" for key in changed)
         raise ConfigError(
-            f"{last.folder} belongs to another run: {differences}. Choose {new_run(last)}, or set these keys back"
+            f"{last.folder} belongs to another run: {', '.join(changed)}. Choose {new_run(last)}, or set these keys "
+            "back"
         )
     bases = last.state.get("bases", {})
     for role in (role for role, need in config.method.roles.items() if need == "trained"):

@@ -19,7 +19,7 @@ from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
 from ray_distill.errors import Stopped
 from ray_distill.evaluate.generate import check_gpus
-from ray_distill.evaluate.names import METRICS
+from ray_distill.evaluate.names import METRICS, PAGE
 from ray_distill.jsonl import Series, read_rows
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
@@ -28,7 +28,7 @@ from ray_distill.train.driver.checks.sequence import check_nodes, check_tokens
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.health import Health
 from ray_distill.train.driver.progress import Progress, Row
-from ray_distill.train.driver.resume import averages, new_run
+from ray_distill.train.driver.resume import averages, new_run, otherwise_trained
 from ray_distill.train.driver.signals import Signals
 from ray_distill.train.wire.board import start_board
 from ray_distill.train.wire.job import Job, Split
@@ -123,11 +123,21 @@ def _end(config: RunConfig, signals: Signals, board: Any) -> checkpoint.Checkpoi
     return last
 
 
-def newest(config: RunConfig) -> checkpoint.Checkpoint:
-    """The run's newest checkpoint that is whole in every byte; ConfigError if there is none."""
+def newest(config: RunConfig, as_trained: bool = True) -> checkpoint.Checkpoint:
+    """The run's newest checkpoint that is whole in every byte; ConfigError if there is none. With ``as_trained`` also
+    where ``config`` has another method, or other adapters, than its run: numbers and exports would be another
+    student's."""
     last = checkpoint.latest(config.run_dir, thorough=True)
     if last is None:
         raise ConfigError(f"{config.run_dir}: this run has no checkpoint yet; train first: ray-distill train ...")
+    changed = otherwise_trained(config, last)
+    if changed and as_trained:
+        raise ConfigError(
+            f"{last.folder} was trained otherwise: {', '.join(changed)}. Give the keys with which it was trained; "
+            f"{config.run_dir / PAGE} lists them"
+        )
+    if changed:
+        say(f"   warning: {last.folder} was trained otherwise: {', '.join(changed)}")
     return last
 
 

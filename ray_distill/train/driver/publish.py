@@ -23,9 +23,18 @@ from ray_distill.train.schedule import total_updates
 from ray_distill.types import STUDENT, Role
 
 
-def report_so_far(run_dir: Path) -> dict[str, Any]:
-    """The run's report so far."""
-    return read_document(run_dir / REPORT)
+def report_so_far(run_dir: Path, step: int | None = None) -> dict[str, Any]:
+    """The run's report so far; empty where it is of another ``step``."""
+    report = read_document(run_dir / REPORT)
+    return report if step is None or report.get("steps") == step else {}
+
+
+def measured_again(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint, report: dict[str, Any]) -> None:
+    """Write the run's report with the numbers ``report`` of a later evaluation, of which it keeps what the training
+    cost and no older number."""
+    before = report_so_far(config.run_dir)
+    kept = {key: before[key] for key in ("memory_gib", "wall_seconds", "phases", "published") if key in before}
+    write_report(config.run_dir / REPORT, kept | trained(config, cache, last) | report)
 
 
 def trained(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.keys import flatten
 from ray_distill.data.prepare.listing import entries
 from ray_distill.data.store.cache import CARD, Cache
 from ray_distill.data.store.tables import rows_of, unequal
@@ -92,6 +93,18 @@ def with_loras(config: RunConfig, role: Role) -> str:
     """Text for a message on the LoRAs that are merged into a role's weights."""
     loras = [f"{lora.weight:g} of {lora.path}" for lora in config.loras(role)]
     return f" with model.loras ({', '.join(loras)})" if loras else " without model.loras" * bool(config.model.loras)
+
+
+def different(config: RunConfig, last: Checkpoint, keys: tuple[str, ...]) -> list[str]:
+    """Texts on each key that begins with one of ``keys`` and that a checkpoint's run had otherwise."""
+    then, now = flatten(with_defaults(last.state["config"])), flatten(config.dump())
+    changed = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
+    return [f"{key} was {then.get(key)} and is {now.get(key)}" for key in changed if key.startswith(keys)]
+
+
+def otherwise_trained(config: RunConfig, last: Checkpoint) -> list[str]:
+    """Texts on keys of method and adapters, which make a student what it is, that a checkpoint's run had otherwise."""
+    return different(config, last, ("method.", "model.family", *(f"roles.{role}.lora" for role in config.method.roles)))
 
 
 def new_run(last: Checkpoint) -> str:

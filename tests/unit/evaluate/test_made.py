@@ -102,3 +102,11 @@ def test_what_is_kept_and_damaged_is_made_again(tmp_path, config, monkeypatch, d
     path.write_bytes(damage(path.read_bytes()))
     assert torch.equal(ask().features, made.features) and len(calls) == 2
     assert torch.equal(ask().features, made.features) and len(calls) == 2
+
+
+def test_videos_of_other_prompts_go(tmp_path):
+    samples = Samples(None, None, None, 0.1, np.zeros((3, 4, 24, 24, 3), np.uint8))
+    write_videos(tmp_path, samples, ["a", "b", "c"], 8)
+    (tmp_path / "notes.txt").write_text("")
+    write_videos(tmp_path, samples, ["a", "d"], 8)
+    assert {path.name for path in tmp_path.iterdir()} == {"00_a.mp4", "01_d.mp4", "prompts.json", "notes.txt"}

@@ -1,5 +1,7 @@
 """Student over teacher: the interval's width in closed form, and prompts, not videos, drawn."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,11 @@ def test_other_prompts_and_a_static_teacher_are_refused():
         paired_ratio({"a": 1.0}, {"b": 1.0})
     with pytest.raises(ValueError, match="teacher's mean is 0.001, which must be above 0.002"):
         paired_ratio({"a": 1.0}, {"a": 0.001}, least=0.002)
+
+
+def test_one_prompt_has_no_interval_and_no_verdict():
+    for compare in (paired_ratio, paired_difference):
+        ratio = compare({"a": 1.0}, {"a": 2.0})
+        assert ratio.value == (0.5 if compare is paired_ratio else -1.0)
+        assert math.isnan(ratio.low) and math.isnan(ratio.high)
+        assert not math.isnan(compare({"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 2.0}).low)

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -9,8 +10,10 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import ConfigError
+from ray_distill.evaluate.report import write_report
 from ray_distill.train.driver.check import check, check_resumable, warnings
 from ray_distill.train.driver.fit import newest
+from ray_distill.train.driver.publish import measured_again, report_so_far
 from ray_distill.train.launch import launch, prepare_alone, without_outlets
 from ray_distill.train.wire.resume_point import resumed_from
 from tests.checkpoints import write
@@ -139,7 +142,7 @@ def test_prompts_alone_do_for_a_method_without_data(ready):
 
 def stored(config, step=3):
     """A checkpoint of ``config``'s run."""
-    state = {"step": step, "config": config.dump()}
+    state = {"step": step, "config": config.dump(), "roles": {"student": {"updates": 1}}}
     write(config.run_dir / folder_name(step), [], state, 0, 1, lambda part: [part])
     return newest(config)
 
@@ -274,6 +277,32 @@ def test_a_preparation_that_must_fail_starts_no_ray(ready):
 def test_no_checkpoint_is_said(ready):
     with pytest.raises(ConfigError, match="this run has no checkpoint yet; train first"):
         newest(run_config(ready))
+
+
+def test_a_student_is_measured_and_exported_as_it_was_trained(ready, capsys):
+    config = run_config(ready)
+    last = stored(config)
+    assert newest(run_config(ready, train__steps=900, data__cache_dir=str(ready / "other"))).folder == last.folder
+    other = run_config(ready, method__timesteps="1000,500", roles__student__lora={"rank": 2})
+    with pytest.raises(
+        ConfigError, match=r"was trained otherwise: method.timesteps was .* and is .*roles.student.lora"
+    ):
+        newest(other)
+    assert newest(other, as_trained=False).folder == last.folder
+    assert "warning: " in capsys.readouterr().err
+
+
+def test_a_later_evaluation_keeps_no_older_number(ready):
+    config = run_config(ready)
+    last = stored(config)
+    cache = SimpleNamespace(captions=lambda: ["a prompt"])
+    before = {"steps": 3, "phases": {"train": 9.0}, "teacher_same_steps_guided": {"frechet": 325.0}, "missed": ["x"]}
+    write_report(config.run_dir / "report.json", before)
+    measured_again(config, cache, last, {"student": {"nfe": 3}, "missed": []})
+    report = report_so_far(config.run_dir)
+    assert report["phases"] == {"train": 9.0} and report["student"] == {"nfe": 3} and report["missed"] == []
+    assert report["steps"] == 3 and "teacher_same_steps_guided" not in report
+    assert report_so_far(config.run_dir, 3) == report and report_so_far(config.run_dir, 4) == {}
 
 
 def test_a_trial_of_a_sweep_posts_and_publishes_nothing(ready):
