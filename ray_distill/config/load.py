@@ -22,6 +22,8 @@ from ray_distill.plaintext import NotText, read_text
 from ray_distill.secrets import mask, mask_tree
 
 ENVIRONMENT = "RAY_DISTILL_"
+COMMAND_LINE = "command line"
+"""The source of a value that an override of the command line sets; the environment's are ``$NAME``."""
 DEFAULT = "default"
 """The source of a value that nothing sets."""
 EMPTY = "give a text; the empty text is the key with nothing behind it, and 'null' in quotes is the word null"
@@ -116,7 +118,7 @@ def read_overrides(
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"{mask(item)!r}: overrides are written key=value, for example train.steps=100")
-        changes.append(_override(key, text, "command line", model))
+        changes.append(_override(key, text, COMMAND_LINE, model))
     return changes
 
 

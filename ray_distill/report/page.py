@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ray_distill import __version__, durable
+from ray_distill.config.keys import plain
+from ray_distill.config.load import COMMAND_LINE
 from ray_distill.evaluate.names import BASELINE, COMPARED, PAGE, PREFLIGHT, VALIDATION_VIDEOS
 from ray_distill.evaluate.report import ROWS
 from ray_distill.jsonl import read_document
@@ -21,7 +26,7 @@ from ray_distill.report import curves, tables
 from ray_distill.report.media import MIB, Room, Strip, data_uri, rows
 from ray_distill.report.run import Run
 from ray_distill.report.vbench import dimensions
-from ray_distill.secrets import mask, mask_tree
+from ray_distill.secrets import HIDDEN, mask, mask_tree
 
 HERE = Path(__file__).parent
 FIRST = ("teacher_many", "student_before", "student")
@@ -56,7 +61,8 @@ def write_page(folder: Path, room: Room | None = None, out: Path | None = None) 
         "data": tables.data_card(run),
         "config": [{"key": k, "value": str(v), "source": source} for k, v, source in run.config],
         "card": card(run),
-        "config_file": config_file(run),
+        "arguments": arguments(run),
+        "sample_script": shlex.quote(str(run.folder / "export" / "sample.py")),
         "registry": run.value("track.register_as") or run.name if run.value("track.uri") and exported(run) else "",
         "mlflow": str(run.value("track.uri") or ""),
         "left_out": room.note,
@@ -111,11 +117,20 @@ def card(run: Run) -> str:
     return text.split("\n---\n", 1)[-1].strip() if text.startswith("---\n") else text.strip()
 
 
-def config_file(run: Run) -> str:
-    """The file that the run was configured by; CONFIG where nobody knows."""
+def arguments(run: Run) -> str:
+    """The file that the run was configured by, and what command line and environment set, for a shell; CONFIG where
+    nobody knows the file. Values that are hidden in the run's journal are left out."""
     sources = [source for _, _, source in run.config]
     files = [source for source in sources if source.endswith((".yaml", ".yml", ".json"))]
-    return max(set(files), key=files.count) if files else "CONFIG"
+    own = [(key, value) for key, value, source in run.config if source == COMMAND_LINE or source.startswith("$")]
+    words = [f"{key}={_written(value)}" for key, value in own if HIDDEN not in str(value)]
+    return shlex.join([max(set(files), key=files.count) if files else "CONFIG", *words])
+
+
+def _written(value: Any) -> str:
+    """A value as text that is read back as the same value."""
+    text = plain(value)
+    return text if yaml.safe_load(text) == value else json.dumps(value, ensure_ascii=False)
 
 
 def render(template: str, values: Mapping[str, Any], **media: Any) -> str:

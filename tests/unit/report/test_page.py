@@ -4,8 +4,11 @@ import base64
 import hashlib
 import json
 import re
+import shlex
+from types import SimpleNamespace
 
 import pytest
+import yaml
 from jinja2 import Environment, FileSystemLoader
 
 from ray_distill.cli import main
@@ -14,7 +17,7 @@ from ray_distill.jsonl import append_rows
 from ray_distill.report import page as module
 from ray_distill.report.journal import FILE, Journal, read
 from ray_distill.report.media import Room
-from ray_distill.report.page import sampled, write_page
+from ray_distill.report.page import arguments, sampled, write_page
 from ray_distill.report.run import Run
 from tests.unit.report.runs import PROMPT_TEXTS, REPORT, Page, clips, rows, start, whole
 
@@ -52,9 +55,28 @@ def test_it_says_where_each_value_came_from_what_was_planned_and_how_to_load_the
     assert "memory of a worker, GiB 1.00 0.750" in one_line and "student updates 4 4" in one_line
     assert "seconds a step - 1.25 5.00 TFLOP of a worker in a step, so 4.00 TFLOP/s" in one_line
     assert "Timesteps 1000, 757" in one_line and "tags: []" not in one_line
-    assert "ray-distill sample run.yaml --prompt" in one_line
+    assert "ray-distill sample run.yaml seed=0 train.steps=8 --prompt" in one_line
     assert "motion, student to teacher 0.800 no goal is set 8" in one_line
     assert "left out: is too short 1" in one_line and "clips of 3x3x6x6 (C x t x h x w) 5" in one_line
+
+
+def test_its_commands_are_those_of_the_run_for_a_shell(tmp_path):
+    config = [
+        ["name", "first_try", "command line"],
+        ["data.negative_prompt", "blur: a, b", "command line"],
+        ["data.manifest", "/a b/c.jsonl", "$RAY_DISTILL_DATA__MANIFEST"],
+        ["method.timesteps", [1000.0, 500.0], "command line"],
+        ["track.uri", "http://u:***@host", "command line"],
+        ["evaluate.metric", None, "command line"],
+        ["seed", 3, "my run.yaml"],
+        ["train.steps", 8, "default"],
+    ]
+    given = shlex.split(arguments(SimpleNamespace(config=config)))
+    assert given[0] == "my run.yaml" and [word.partition("=")[0] for word in given[1:]] == [
+        *("name", "data.negative_prompt", "data.manifest", "method.timesteps", "evaluate.metric")
+    ]
+    for word, value in zip(given[1:], ["first_try", "blur: a, b", "/a b/c.jsonl", [1000, 500], None], strict=True):
+        assert yaml.safe_load(word.partition("=")[2]) == value
 
 
 def test_it_holds_each_video_as_it_is_by_prompt_and_by_checkpoint(run, text):
