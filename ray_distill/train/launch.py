@@ -16,7 +16,7 @@ from ray_distill.config.keys import flatten
 from ray_distill.data.prepare.index import SHEET, summary
 from ray_distill.data.prepare.pipeline import prepare
 from ray_distill.data.store.cache import Cache
-from ray_distill.errors import Stopped
+from ray_distill.errors import ConfigError, Stopped
 from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.real import real_features
@@ -92,8 +92,8 @@ def launch(config: RunConfig, trial: Trial | None = None, source: Callable[[str]
 
 
 def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str] | None) -> dict[str, Any]:
-    journal, error = Journal(config.run_dir), ""
-    journal.add("start", **beginning(config, _resumed_step(config), warnings(config), source))
+    journal, error, step = Journal(config.run_dir), "", _resumed_step(config)
+    journal.add("start", **beginning(config, step, warnings(config), source))
     seen = config if trial is None else without_outlets(config)
     hook, hub = WebHook(seen.track.webhook, config.name), Hub(seen)
     outlets = Outlets(start_tracker(config, trial.parent_run_id if trial else None), hook, hub)
@@ -111,6 +111,8 @@ def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str]
         raise
     except Exception as failure:  # reported, and raised again
         error = one_line(failure)
+        if step and isinstance(failure, ConfigError):  # refused: the run is what it was
+            status = "FINISHED" if step >= config.train.steps else "KILLED"
         hook.send("failure", error, status=status)
         raise
     finally:

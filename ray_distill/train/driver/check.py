@@ -23,7 +23,15 @@ from ray_distill.train.driver.checks.loras import check_loras
 from ray_distill.train.driver.checks.networks import check_ends, check_networks, check_pulls, check_updates
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
 from ray_distill.train.driver.checks.sequence import check_heads
-from ray_distill.train.driver.resume import check_teacher, different, kept_cache, new_run, not_measured, with_loras
+from ray_distill.train.driver.resume import (
+    check_same_data,
+    check_teacher,
+    different,
+    kept_cache,
+    new_run,
+    not_measured,
+    with_loras,
+)
 from ray_distill.train.wire.resume_point import resumed_from
 
 STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"}
@@ -65,6 +73,8 @@ def _check(config: RunConfig) -> None:
     if last is not None:
         check_resumable(config, last)
         check_teacher(config, last)
+        if cache is None and "data" in last.state:
+            check_same_data(config, last)
     else:
         check_init(config)
     check_pulls(config)

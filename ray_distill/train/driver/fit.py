@@ -28,7 +28,7 @@ from ray_distill.train.driver.checks.sequence import check_nodes, check_tokens
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.health import Health
 from ray_distill.train.driver.progress import Progress, Row
-from ray_distill.train.driver.resume import averages, new_run, otherwise_trained
+from ray_distill.train.driver.resume import averages, check_cache_of, otherwise_trained
 from ray_distill.train.driver.signals import Signals
 from ray_distill.train.wire.board import start_board
 from ray_distill.train.wire.job import Job, Split
@@ -79,11 +79,8 @@ def train(
 def _begin(config: RunConfig, cache: Cache) -> checkpoint.Checkpoint | None:
     """The checkpoint that the run resumes from, None for a new run; ConfigError if it was trained on other data."""
     last = resumed_from(config.run_dir, str(config.train.resume_from))
-    if last is not None and last.state["data"] != cache.folder.name:
-        raise ConfigError(
-            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): choose "
-            f"{new_run(last)}, or restore the old data"
-        )
+    if last is not None:
+        check_cache_of(last, cache)
     if last is not None and last.step >= config.train.steps:
         # The export needs a checkpoint read whole; after a damaged one the run trains on from the one before.
         last = resumed_from(config.run_dir, str(config.train.resume_from), thorough=True, tell=say)

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.keys import flatten
-from ray_distill.data.prepare.listing import entries
+from ray_distill.data.prepare.known_caches import recall
+from ray_distill.data.prepare.listing import entries, listing
 from ray_distill.data.store.cache import CARD, Cache
 from ray_distill.data.store.tables import rows_of, unequal
 from ray_distill.models.hashing import weights_hash
@@ -47,6 +48,23 @@ def kept_cache(config: RunConfig) -> Cache | None:
 
 def _asked(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in HOW}
+
+
+def check_same_data(config: RunConfig, last: Checkpoint) -> None:
+    """ConfigError if the configuration's data has a cache already, and the run was trained on another. Data that nobody
+    has prepared yet is compared once it is, by its content."""
+    cache = recall(config.data, config.model.encoders, listing(config.data))
+    if cache is not None:
+        check_cache_of(last, cache)
+
+
+def check_cache_of(last: Checkpoint, cache: Cache) -> None:
+    """ConfigError if the run of a checkpoint was trained on another cache."""
+    if last.state["data"] != cache.folder.name:
+        raise ConfigError(
+            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): choose "
+            f"{new_run(last)}, or restore the old data"
+        )
 
 
 def changes(config: RunConfig, cache: Cache) -> list[str]:

@@ -11,9 +11,13 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import ConfigError
 from ray_distill.evaluate.report import write_report
+from ray_distill.report.journal import read
+from ray_distill.train import launch as launching
+from ray_distill.train.driver import resume
 from ray_distill.train.driver.check import check, check_resumable, warnings
 from ray_distill.train.driver.fit import newest
 from ray_distill.train.driver.publish import measured_again, report_so_far
+from ray_distill.train.driver.resume import check_same_data
 from ray_distill.train.launch import launch, prepare_alone, without_outlets
 from ray_distill.train.wire.resume_point import resumed_from
 from tests.checkpoints import write
@@ -290,6 +294,36 @@ def test_a_student_is_measured_and_exported_as_it_was_trained(ready, capsys):
         newest(other)
     assert newest(other, as_trained=False).folder == last.folder
     assert "warning: " in capsys.readouterr().err
+
+
+def test_other_data_that_is_known_is_refused_before_a_cluster_starts(ready, monkeypatch):
+    config = run_config(ready)
+    last = stored(config)
+    last.state["data"] = "0123"
+    for name, refused in (("0123", False), ("4567", True), (None, False)):  # None: nobody has prepared it yet
+        found = None if name is None else SimpleNamespace(folder=Path(name))
+        monkeypatch.setattr(resume, "recall", lambda *_, found=found: found)
+        if refused:
+            with pytest.raises(ConfigError, match=r"was trained on other data \(cache 0123, now 4567\)"):
+                check_same_data(config, last)
+        else:
+            check_same_data(config, last)
+
+
+@pytest.mark.parametrize(("step", "status"), [(None, "FAILED"), (3, "KILLED"), (800, "FINISHED")])
+def test_a_refusal_leaves_a_run_as_it_was(ready, monkeypatch, step, status):
+    config = run_config(ready, track__uri="")
+    if step is not None:
+        stored(config, step)
+
+    def refuse():
+        raise ConfigError("other data")
+
+    monkeypatch.setattr(launching, "cluster", refuse)
+    with pytest.raises(ConfigError, match="other data"):
+        launch(config)
+    end = read(config.run_dir)[-1]
+    assert (end["event"], end["status"], end["error"]) == ("end", status, "ConfigError: other data")
 
 
 def test_a_later_evaluation_keeps_no_older_number(ready):
