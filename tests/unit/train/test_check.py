@@ -63,6 +63,17 @@ def test_a_larger_teacher_is_no_error(home):
     check_networks(run_config(home, roles__teacher__path=str(home / "large")))
 
 
+@pytest.mark.parametrize("backend", ["sage", "_sage_qk_int8_pv_fp16_cuda"])
+def test_attention_without_a_gradient_is_for_frozen_roles(home, backend):
+    check_networks(run_config(home, roles__teacher__attention=backend))
+    for change, key in (
+        ({"roles__student__attention": backend}, "roles.student.attention"),
+        ({"model__attention": backend}, "model.attention"),
+    ):
+        with pytest.raises(ConfigError, match=f"{key} = '{backend}': its kernels give no gradient, so student"):
+            check_networks(run_config(home, **change))
+
+
 def test_an_attention_backend_of_a_role_is_known_or_named(home):
     check_networks(run_config(home, roles__teacher__attention="_native_math"))
     with pytest.raises(ValueError, match="roles.teacher.attention = 'flashy': diffusers has no such backend"):

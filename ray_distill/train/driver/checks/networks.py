@@ -25,6 +25,9 @@ from ray_distill.train.driver.checks.pipeline import Ends, check_parts
 from ray_distill.train.schedule import total_updates
 from ray_distill.types import STUDENT, Average
 
+WITHOUT_GRADIENT = ("sage", "_sage")
+"""Beginnings of the names of SageAttention's backends in diffusers, whose functions PyTorch cannot differentiate."""
+
 
 def check_networks(config: RunConfig) -> None:
     """Check that every role's weights exist, are whole and of this family, and take its adapters and settings."""
@@ -44,10 +47,16 @@ def check_networks(config: RunConfig) -> None:
         if section.attention:
             check_attention(section.attention, f"roles.{role}.attention")
         backend = section.attention or config.model.attention
+        where = f"roles.{role}.attention" if section.attention else "model.attention"
+        read = role in {heads.of for heads in config.method.heads.values()}
+        if backend.startswith(WITHOUT_GRADIENT) and (config.method.roles[role] == "trained" or read):
+            raise ConfigError(
+                f"{where} = {backend!r}: its kernels give no gradient, so {role} would learn around its attention "
+                f"alone; use 'flash' or 'native' for it (roles.{role}.attention), and {backend!r} for frozen roles"
+            )
         if section.lora or section.compile or backend != NATIVE or role in config.method.exits:
             network = empty_transformer(family, config.source(role))
             check_blocks(network, backend, section.compile, f"roles.{role}")
-            where = f"roles.{role}.attention" if section.attention else "model.attention"
             check_masks(backend, config.model.encoders.fields, where)
             if role in config.method.exits:
                 check_exits(network, "method.exit_embedding = true")
