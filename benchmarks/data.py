@@ -148,7 +148,7 @@ def wait(clips: int) -> dict[str, Any]:
             filling.start()
             data = stream.dataset()
             data.context.execution_options = in_turn()
-            rows = rows_ahead(data.iterator(), stream.micro_batch)
+            rows = rows_ahead(data.iterator, stream.micro_batch)
             batches = micro_batches(stream, rows, Placement(0, 1), torch.device("cpu"))
             next(batches)  # actors have started
             waits = []

@@ -227,7 +227,7 @@ def worker(settings: dict[str, Any]) -> None:
     config, context = job.config, ray.train.get_context()
     placement, device = Placement(context.get_world_rank(), context.get_world_size()), ray.train.torch.get_device()
     job.resume_point()
-    rows = rows_ahead(ray.train.get_dataset_shard("train"), job.stream.micro_batch)
+    rows = rows_ahead(lambda: ray.train.get_dataset_shard("train"), job.stream.micro_batch)
     batches = micro_batches(job.stream, rows, placement, device)
     (first, *_) = next(batches)
     loops = {

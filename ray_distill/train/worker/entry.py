@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ray_distill.collector import at_rest
@@ -15,7 +16,7 @@ def train_worker(settings: Mapping[str, Any]) -> None:
     from ray_distill.data.feed.fetch import rows_ahead
 
     job = settings["job"]
-    rows = rows_ahead(ray.train.get_dataset_shard("train"), job.stream.micro_batch)
+    rows = rows_ahead(partial(ray.train.get_dataset_shard, "train"), job.stream.micro_batch)
     with at_rest():
         from ray_distill.train.worker.loop import work
 

@@ -101,7 +101,7 @@ class Shard:
 
 def delivered(stream, rank, shard=None):
     placement = Placement(rank, stream.world, stream.seq)
-    rows = rows_ahead(shard or Shard(stream, rank), stream.micro_batch)
+    rows = rows_ahead(lambda: shard or Shard(stream, rank), stream.micro_batch)
     return list(micro_batches(stream, rows, placement, torch.device("cpu")))
 
 
@@ -145,12 +145,12 @@ class Slow:
 def test_the_first_rows_are_fetched_before_they_are_taken_and_an_error_when_they_are():
     for numbers, wanted in ((1, 2), [1, 0.5]), ((), []):
         shard = Slow(numbers)
-        rows = rows_ahead(shard, 2)
+        rows = rows_ahead(lambda shard=shard: shard, 2)
         assert shard.asked.wait(60)
         shard.ready.set()
         assert list(rows) == wanted
     shard = Slow([0])
-    rows = rows_ahead(shard, 2)
+    rows = rows_ahead(lambda shard=shard: shard, 2)
     shard.ready.set()
     with pytest.raises(ZeroDivisionError):
         next(rows)
@@ -166,7 +166,7 @@ def test_neighbours_that_share_clips_get_the_same_ones(cache):
                 assert torch.equal(batch.sample_ids, wanted.sample_ids) and torch.equal(batch.x_0, wanted.x_0)
                 assert torch.equal(batch.cond["text"], wanted.cond["text"])
     with pytest.raises(RuntimeError, match=r"rank 2, step 0: the data plan says samples"):
-        list(micro_batches(shared, rows_ahead(Shard(shared, 0), 2), Placement(2, 4, 2), torch.device("cpu")))
+        list(micro_batches(shared, rows_ahead(lambda: Shard(shared, 0), 2), Placement(2, 4, 2), torch.device("cpu")))
 
 
 def test_a_method_without_latents_reads_none_and_has_the_shape(cache):
