@@ -30,6 +30,8 @@ WHY = {
     "sequence_parallel": "neighbours share the tokens of a clip",
     "dtype": "half the bytes",
     "ema_decay": "no average, which costs quality",
+    "ema_interval": "of the average",
+    "ema_warmup": "of the average",
     "shared_base": "one network for all roles",
     "offload_optimizer": "in CPU memory",
 }

@@ -10,10 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from ray_distill.config import RoleConfig, RunConfig
+from ray_distill.config.keys import plain
+from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models import family
 from ray_distill.plan.estimate import Estimate, estimate
 from ray_distill.plan.network import architecture, latent_shape
 from ray_distill.types import Average, Role, Start
+
+NO_AVERAGE: dict[str, Any] = {"ema_decay": None, "ema_interval": 1, "ema_warmup": False}
+"""Settings of a role that keeps no average."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ def of_roles(config: RunConfig, key: str, value: Any, applies: Callable[[Role, R
         tree = config.dump()
         for role in roles:
             tree["roles"][role] = config.role(role).model_copy(update={key: value}).model_dump(mode="json")
-        written = {True: "true", None: "null"}.get(value, value)
-        yield tuple(f"roles.{role}.{key}={written}" for role in roles), RunConfig.model_validate(tree)
+        with suppress(ValidationError):  # not if roles must agree with one that cannot change
+            yield tuple(f"roles.{role}.{key}={plain(value)}" for role in roles), RunConfig.model_validate(tree)
 
 
 def of_train(config: RunConfig, key: str, value: int) -> tuple[tuple[str, ...], RunConfig]:
@@ -73,8 +78,8 @@ def micro_batches(config: RunConfig) -> Changes:
 
 def sequence_parallel(config: RunConfig) -> Changes:
     """Share each clip among more workers, at the price of communication. Their number must divide the heads and the
-    tokens of every network."""
-    if family(config.model.family).exchange_heads is None:
+    tokens of every network, and of a causal chunk; rollouts that go on from step to step cannot be shared."""
+    if family(config.model.family).exchange_heads is None or config.method.streamed is not None:
         return
     train, counts = config.train, [config.train.workers, config.train.min_workers or config.train.workers]
     for role in config.held_roles:
@@ -82,7 +87,9 @@ def sequence_parallel(config: RunConfig) -> Changes:
         counts += [int(described[key]) for key in family(config.model.family).head_counts]
     height, width = family(config.model.family).patch(described)
     _, frames, rows, columns, *_ = latent_shape(config)
-    counts.append(frames * (rows // height) * (columns // width))
+    chunks = config.method.sampler().chunks
+    lengths = {frames} if chunks is None else {frames, *chunk_lengths(frames, chunks)}
+    counts += [length * (rows // height) * (columns // width) for length in lengths]
     for n in range(2 * train.sequence_parallel, train.workers + 1, train.sequence_parallel):
         if not any(count % n for count in counts):
             yield of_train(config, "sequence_parallel", n)
@@ -94,6 +101,19 @@ def workers(config: RunConfig) -> Changes:
     yield from (
         of_train(config, "workers", shared * n) for n in range(train.workers // shared + 1, most + 1) if most % n == 0
     )
+
+
+def without_average(config: RunConfig) -> Changes:
+    """Keep no averages, nor the settings that only an average has."""
+    tree, keys = config.dump(), []
+    for role in config.roles:
+        section = config.role(role)
+        for key, value in NO_AVERAGE.items() if section.ema_decay is not None else ():
+            if getattr(section, key) != value:
+                tree["roles"][role][key] = value
+                keys.append(f"roles.{role}.{key}={plain(value)}")
+    if keys:
+        yield tuple(keys), RunConfig.model_validate(tree)
 
 
 def checkpointing(config: RunConfig) -> Changes:
@@ -146,7 +166,7 @@ ORDER: dict[str, Callable[[RunConfig], Changes]] = {
         "bfloat16",
         lambda role, section: section.dtype != "bfloat16" and (section.zero or not section.optimizer),
     ),
-    "ema": lambda config: of_roles(config, "ema_decay", None, lambda role, section: section.ema_decay is not None),
+    "ema": without_average,
     "shared_base": shared_base,
     "offload": lambda config: of_roles(
         config,

@@ -69,6 +69,11 @@ def check_size(path: str, width: int, height: int, limit: int) -> None:
         raise BadClip(path, f"{reason}; raise it, or drop the file")
 
 
+def check_moment(path: str, frame: av.VideoFrame) -> None:
+    if frame.interlaced_frame:
+        raise BadClip(path, "is interlaced: every frame holds the lines of two moments; deinterlace it first")
+
+
 def _stream(path: str, container: Container, limit: int) -> av.VideoStream:
     covers = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]

@@ -14,7 +14,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from ray_distill.data.read.clip import BadClip, Cut, Seek, Times, Video
-from ray_distill.data.read.container import check_size, open_video
+from ray_distill.data.read.container import check_moment, check_size, open_video
 
 DEEP = re.compile(r"yuva?(4\d\dp)(?:9|10|12|14|16)(?:le|be)|(gray)(?:9|10|12|14|16)(?:le|be)|p0?(?:10|12|16)(?:le|be)")
 """FFmpeg's names of YUV and grey formats with more than 8 bits."""
@@ -154,6 +154,7 @@ def _pictures(frames: Iterator[av.VideoFrame], video: Video, limit: int, path: s
         elif size != (frame.width, frame.height):
             reason = f"its size changes from {size[0]}x{size[1]} to {frame.width}x{frame.height}"
             raise BadClip(path, f"{reason} within the clip; cut it there")
+        check_moment(path, frame)
         yield _upright(_rgb(frame, colours, eight)[None], video)
 
 

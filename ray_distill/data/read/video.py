@@ -19,7 +19,7 @@ import numpy as np
 from ray_distill import durable
 from ray_distill.data.read import readers
 from ray_distill.data.read.clip import BadClip, Cut, Seek, Times, Video
-from ray_distill.data.read.container import MOV, PIXELS, check_size, open_video
+from ray_distill.data.read.container import MOV, PIXELS, check_moment, check_size, open_video
 from ray_distill.data.read.scan import Scan, scan, seekable
 from ray_distill.data.read.track import Track
 
@@ -240,8 +240,7 @@ def _video(
     if context.color_primaries in WIDE or context.colorspace in BT2020:
         gamut = WIDE.get(context.color_primaries, WIDE[9])
         raise BadClip(path, f"is {gamut}, a wide gamut that would come out pale; convert it to BT.709 first")
-    if frame.interlaced_frame:
-        raise BadClip(path, "is interlaced: every frame holds the lines of two moments; deinterlace it first")
+    check_moment(path, frame)
     turns, mirrored = _orientation(path, frame)
     aspect = float(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1) or 1.0
     (width, height), aspect = (

@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -347,6 +348,31 @@ def test_frames_that_hold_two_moments_are_refused_by_name(tmp_path, end, codec):
     with pytest.raises(BadClip, match="is interlaced"):
         look(str(odd.write(tmp_path / f"fields.{end}", codec, **fields)), Cut(2))
     assert look(str(odd.write(tmp_path / f"frames.{end}", codec, rate=25)), Cut(2))[0].width == 128
+
+
+def test_frames_of_two_moments_are_refused_within_a_clip_too(tmp_path):
+    """16 frames of one moment, then 17 that say they hold two: the first clip is good, the two after it are not."""
+    path, tick = str(tmp_path / "turns.mkv"), Fraction(1, 16)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg2video", rate=16)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 96, 64, "yuv420p", tick
+        for start, count, fields in ((0, 16, ""), (16, 17, "+ildct+ilme")):
+            encoder = av.CodecContext.create("mpeg2video", "w")
+            encoder.width, encoder.height, encoder.pix_fmt = 96, 64, "yuv420p"
+            encoder.time_base, encoder.framerate = tick, Fraction(16)
+            encoder.options = {"bf": "0", "g": "4"} | ({"flags": fields} if fields else {})
+            frames = []
+            for number in range(start, start + count):
+                frames.append(av.VideoFrame.from_ndarray(np.full((64, 96, 3), 5 * number, np.uint8), format="rgb24"))
+                frames[-1].pts, frames[-1].time_base = number, tick
+            for packet in chain.from_iterable(map(encoder.encode, [*frames, None])):
+                packet.stream, packet.time_base = stream, tick
+                container.mux(packet)
+    cuts = [Cut(9, 1, 16.0, number) for number in range(3)]
+    assert look(path, cuts[0])[0].width == 96 and len(read_clip(path, cuts[0]).frames) == 9
+    for cut in cuts[1:]:
+        with pytest.raises(BadClip, match="is interlaced"):
+            read_clip(path, cut)
 
 
 @pytest.mark.parametrize("tags", [{}, {"color_primaries": 1, "color_trc": 1, "colorspace": 1}, {"color_trc": 14}])

@@ -178,6 +178,20 @@ def test_whole_roles_are_offered_only_what_they_can_have():
     assert cheapest(config(QUICK, *whole), lambda plan: False) is None
 
 
+def test_a_run_without_its_average_has_no_setting_of_one():
+    start = config(QUICK, "roles.student.ema_interval=5", "roles.student.ema_warmup=true")
+    (keys,) = (keys for keys, _ in changes(start) if "ema_decay" in keys[0])
+    assert keys == tuple(f"roles.student.ema_{end}" for end in ("decay=null", "interval=1", "warmup=false"))
+    own = ("roles.student.ema_interval=5", "roles.student.ema_warmup=true", *keys)
+    assert config(QUICK, *own).role("student").ema_decay is None
+
+
+def test_a_base_in_fp32_stays_where_whole_adapters_stand_on_it():
+    roles = [f"roles.{role}.{each}" for role in ("student", "fake_score") for each in ("zero=0", "lora={rank: 2}")]
+    start = config(QUICK, "model.shared_base=true", *roles)
+    assert not [keys for keys, _ in changes(start) if "dtype=bfloat16" in keys[0]]
+
+
 def test_an_average_role_is_planned_and_changed_with_its_source():
     lcm = config(LCM)
     plan = estimate(lcm)

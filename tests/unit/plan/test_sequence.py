@@ -246,3 +246,11 @@ def test_the_table_of_collectives() -> None:
         swaps = blocks * (12 * grad + 4 * without)
         cells = [grad, without, f"{swaps:,}", grad + without, grad, f"{sent / micro_batches / 1e9:.3g}"]
         assert f"| {role} | {' | '.join(map(str, cells))} |" in documented
+
+
+def test_streamed_rollouts_are_not_shared_and_chunks_divide() -> None:
+    def offered(*overrides: str) -> list[str]:
+        start = config("configs/wan2.1_1.3b/self_forcing.yaml", "train.workers=4", "method.window=12", *overrides)
+        return [keys[0] for keys, _ in changes(start) if "sequence_parallel" in keys[0]]
+
+    assert offered() and not offered("method.rollout_overlap=3", "method.rollout_frames=63")
