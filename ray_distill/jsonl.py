@@ -89,6 +89,14 @@ class Series:
             if not warned:
                 log.warning("%s takes no rows (%s); they wait in memory", self.path, error)
 
+    def cut(self, step: int) -> None:
+        """Remove the rows of ``step`` and of later ones. A failing disk costs a warning."""
+        self.waiting = [row for row in self.waiting if row["step"] < step]
+        try:
+            write_rows(self.path, [row for row in read_rows(self.path, "step") if row["step"] < step])
+        except OSError as error:
+            log.warning("%s keeps rows of steps that were trained again (%s)", self.path, error)
+
 
 def read_document(path: Path, *required: str) -> Row:
     """The JSON object in a file; an empty one where there is no file.

@@ -169,8 +169,12 @@ def _run(
         validations.poll()
         arrivals.poll()
 
+    def rewind(step: int) -> None:
+        validations.rewind(step)
+        arrivals.rewind(step)
+
     with phases("train"):
-        last, memory = train(config, cache, tracker, signals, beside)
+        last, memory = train(config, cache, tracker, signals, beside, rewind)
     arrivals.poll()
     validations.finish()
     tidy()  # the last validation may have found another best

@@ -114,3 +114,12 @@ def test_a_document_is_replaced_whole_or_not_at_all(tmp_path):
     with file_limit(10), pytest.raises(OSError, match="too large"):
         write_document(path, {"other": "x" * 100})
     assert read_document(path) == ROW and os.listdir(tmp_path) == ["report.json"]
+
+
+def test_a_series_is_cut_at_a_step(tmp_path):
+    series = Series(tmp_path / "rows.jsonl")
+    series.add([{"step": step} for step in range(5)])
+    series.waiting = [{"step": 2}, {"step": 9}]
+    series.cut(3)
+    series.add([])
+    assert read_rows(series.path, "step") == [{"step": step} for step in (0, 1, 2, 2)]

@@ -37,12 +37,17 @@ from ray_distill.train.worker.entry import train_worker
 
 
 def train(
-    config: RunConfig, cache: Cache, tracker: Tracker, signals: Signals, beside: Callable[[], None]
+    config: RunConfig,
+    cache: Cache,
+    tracker: Tracker,
+    signals: Signals,
+    beside: Callable[[], None],
+    rewind: Callable[[int], None] = lambda step: None,
 ) -> tuple[checkpoint.Checkpoint, int]:
     """Train to the last step, or to a stop on a signal (Stopped).
 
     Returns the newest checkpoint and the peak bytes of a worker (0 if no step was left). It calls ``beside`` twice per
-    second meanwhile.
+    second meanwhile, and ``rewind`` with the step from which a rollback trains anew.
     """
     last = _begin(config, cache)
     if last is not None and last.step >= config.train.steps:
@@ -60,7 +65,7 @@ def train(
     series = Series(config.run_dir / METRICS)
 
     def drain() -> None:
-        health.take(_drain(job, progress, tracker, series))
+        health.take(_drain(job, progress, tracker, series, rewind))
         beside()
         if filling is not None:
             filling.check()
@@ -243,9 +248,13 @@ def logged_to(run_dir: Path) -> int:
     return int(rows[-1]["step"]) if rows else -1
 
 
-def _drain(job: Job, progress: Progress, tracker: Tracker, series: Series) -> list[Row]:
+def _drain(job: Job, progress: Progress, tracker: Tracker, series: Series, rewind: Callable[[int], None]) -> list[Row]:
     """Send rows to the screen, the run's folder and MLflow; returns the new ones."""
-    rows, notes = ray.get(job.board.pull.remote(), timeout=60)
+    rows, notes, again = ray.get(job.board.pull.remote(), timeout=60)
+    if again is not None:
+        progress.rewind(again)
+        series.cut(again)
+        rewind(again)
     for note in notes:
         say(f"   {note}")
     fresh = progress.new(rows)

@@ -16,6 +16,10 @@ class Arrivals:
         self.run_dir, self.take = run_dir, take
         self._seen = {folder.name for folder in folders(run_dir) if is_whole(folder)}
 
+    def rewind(self, step: int) -> None:
+        """Announce checkpoints after ``step`` again, once they are saved anew."""
+        self._seen = {name for name in self._seen if (step_of(Path(name)) or 0) <= step}
+
     def poll(self) -> None:
         for folder in folders(self.run_dir):
             step = step_of(folder)

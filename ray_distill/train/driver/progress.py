@@ -34,6 +34,11 @@ class Progress:
         self._bar.refresh()  # its clock goes on while workers start
         return fresh
 
+    def rewind(self, step: int) -> None:
+        """Take rows from ``step`` on anew: after a rollback they are not those of before."""
+        self.last_step, self._means, self._began = min(self.last_step, step - 1), {}, None
+        self._bar.n = self.last_step + 1
+
     def close(self) -> None:
         """Close the bar; later lines appear below it."""
         self._bar.close()

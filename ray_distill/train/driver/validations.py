@@ -83,6 +83,17 @@ class Validations:
         if due is not None:
             self._start(due)
 
+    def rewind(self, step: int) -> None:
+        """Forget the validations of checkpoints after ``step``, from which the run goes on otherwise than before; they
+        are due again."""
+        again = {row["step"] for row in self.rows if row["step"] > step}
+        if self._running is not None and self._running[0] > step:
+            again.add(self._running[0])
+            self._running = None
+        self.rows = [row for row in self.rows if row["step"] <= step]
+        self._due = sorted({*self._due, *again})
+        self._series.cut(step + 1)
+
     @property
     def kept(self) -> set[int]:
         """Steps whose checkpoints must stay: the best so far, and the one in sampling."""

@@ -25,6 +25,8 @@ class Board:
         self._notes: list[str] = []
         self._stopping = False
         self._resume: str | None = None
+        self._rollbacks_before = rollbacks
+        self._again: int | None = None
         self._memory = 0
         self._new_group()
 
@@ -43,10 +45,10 @@ class Board:
     def note(self, text: str) -> None:
         self._notes.append(text)
 
-    def pull(self) -> tuple[list[Row], list[str]]:
-        """Rows and notes since the last call."""
-        taken = self._rows, self._notes
-        self._rows, self._notes = [], []
+    def pull(self) -> tuple[list[Row], list[str], int | None]:
+        """Rows and notes since the last call, and the step from which a rollback has made all earlier rows untrue."""
+        taken = self._rows, self._notes, self._again
+        self._rows, self._notes, self._again = [], [], None
         return taken
 
     def beat(self, rank: int, place: Place, line: str) -> bool:
@@ -70,9 +72,14 @@ class Board:
         """Cause of the newest group's end, as far as its ranks reported it; "" if none did."""
         return self._hang or (failed(self._failures) if self._failures else "")
 
-    def resume_from(self, folder: str | None) -> None:
-        """Note the checkpoint from which the next worker group resumes."""
+    def resume_from(self, folder: str | None, step: int = 0) -> None:
+        """Note the checkpoint, and its step, from which the next worker group resumes. After a rollback it trains
+        otherwise than the group before it, whose rows from there on are dropped."""
         self._resume = folder
+        if self._rollbacks > self._rollbacks_before:
+            self._rows = [row for row in self._rows if row["step"] < step]
+            self._again = step if self._again is None else min(step, self._again)
+        self._rollbacks_before = self._rollbacks
         self._new_group()
 
     def resumed_from(self) -> str | None:

@@ -54,8 +54,9 @@ class Job:
             tell=lambda text: ray.get(self.board.note.remote(text), timeout=60),
         )
         set_aside(self.run_dir, last)
-        ray.get(self.board.resume_from.remote(str(last.folder) if last else None), timeout=60)
-        return replace(self.stream, start=last.step if last else 0)
+        folder, step = (str(last.folder), last.step) if last else (None, 0)
+        ray.get(self.board.resume_from.remote(folder, step), timeout=60)
+        return replace(self.stream, start=step)
 
     def resume_point(self) -> checkpoint.Checkpoint | None:
         folder = ray.get(self.board.resumed_from.remote(), timeout=60)

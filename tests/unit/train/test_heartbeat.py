@@ -29,6 +29,22 @@ def test_a_group_is_given_up_only_when_no_rank_moves() -> None:
     assert not board.beat(1, Place(), "") and board.cause() == ""
 
 
+def test_rows_of_before_a_rollback_are_dropped_from_its_step_on() -> None:
+    board = Board(hang_timeout_s=60)
+    board.resume_from(None)
+    board.push([{"step": 18}])
+    assert board.pull() == ([{"step": 18}], [], None)
+    board.push([{"step": step} for step in (19, 20, 21)])
+    board.resume_from("step_00000020", 20)  # a group that restarts after a killed worker repeats the same steps
+    assert board.pull()[::2] == ([{"step": step} for step in (19, 20, 21)], None)
+    board.push([{"step": step} for step in (20, 22, 19)])
+    board.roll_back("not finite")
+    board.resume_from("step_00000020", 20)
+    assert board.pull()[::2] == ([{"step": 19}], 20) and board.pull()[::2] == ([], None)
+    board.resume_from("step_00000020", 20)
+    assert board.pull()[2] is None
+
+
 def test_a_rank_that_fails_says_so_with_its_own_traceback() -> None:
     board = Board(hang_timeout_s=60)
     board.fail(1, Place(5, 2, "step", "student"), "Traceback ...\n  in descend\nValueError: planted\n")

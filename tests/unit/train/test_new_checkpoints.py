@@ -24,3 +24,6 @@ def test_each_new_whole_checkpoint_is_handed_on_once(tmp_path):
     arrivals.poll()
     arrivals.poll()
     assert seen == [("step_00000004", 4), ("step_00000006", 6)]
+    arrivals.rewind(4)
+    arrivals.poll()
+    assert seen[2:] == [("step_00000006", 6)]

@@ -39,6 +39,16 @@ def test_rows_that_come_again_are_dropped(now):
     assert Progress(100, last_step=7, out=io.StringIO()).new(rows(6, 7, 8)) == rows(8)
 
 
+def test_rows_come_anew_from_the_step_of_a_rollback(now):
+    shown = Progress(100, out=Terminal())
+    shown.new(rows(0, 1, 2, 3, student_loss=9.0))
+    shown.rewind(2)
+    assert shown.new(rows(1, 2, 3, student_loss=1.0)) == rows(2, 3, student_loss=1.0)
+    assert shown._means["student_loss"] == 1.0 and shown._bar.n == 4
+    shown.rewind(50)  # a rollback to a step beyond the rows changes nothing
+    assert shown.new(rows(3, 4)) == rows(4)
+
+
 def test_pace_and_eta(now):
     out = io.StringIO()
     shown = Progress(100, out=out)

@@ -100,6 +100,25 @@ def test_each_due_checkpoint_is_measured_once_in_order(run):
     assert read(run.config.run_dir) == run.reported
 
 
+def test_a_rollback_forgets_what_was_measured_after_its_step(run):
+    first, last = run.checkpoint(4), run.checkpoint(8)
+    run.ready.update((first, last))
+    measured = run.make()
+    measured.finish()
+    assert [row["step"] for row in measured.rows] == [4, 8]
+    measured.rewind(8)
+    assert [row["step"] for row in measured.rows] == [4, 8]
+    measured.rewind(4)
+    assert [row["step"] for row in measured.rows] == [row["step"] for row in read(run.config.run_dir)] == [4]
+    measured.finish()
+    assert [row["step"] for row in run.reported] == [4, 8, 8]
+    measured.rewind(0)
+    measured.poll()  # starts step 4 again
+    measured.rewind(0)
+    measured.finish()
+    assert [row["step"] for row in run.reported] == [4, 8, 8, 4, 8]
+
+
 def test_the_teachers_video_stands_left_of_the_students(run, monkeypatch):
     """In the run's folder and so in MLflow, which gets the folder; the hook names it."""
     shades = {"teacher": 0, "student": 200}
