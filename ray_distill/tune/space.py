@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,6 +49,14 @@ class Range(Section):
     def values(self) -> tuple[Any, ...]:
         """The choices, or the two ends."""
         return self.choice or self.loguniform or self.uniform or ()
+
+    @property
+    def inner(self) -> tuple[float, ...]:
+        """A value between the two ends, by an irrational share so that it is no whole number; none between choices."""
+        if self.choice is not None:
+            return ()
+        (low, high), share = self.values, 1 / math.e
+        return (low ** (1 - share) * high**share if self.loguniform else low * (1 - share) + high * share,)
 
 
 class Sweep(Section):
@@ -108,11 +117,12 @@ def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     for key, range_ in sweep.space.items():
         if key.startswith(NOT_SEARCHED):
             raise ConfigError(f"space.{key}: all trials share this key; set it in the base or in overrides instead")
-        for value in range_.values:
+        for value in (*range_.values, *range_.inner):
             try:
                 trial_config(sweep, base.config, {key: value}, "check")
             except ConfigError as error:
-                raise ConfigError(f"space.{key} = {value!r}: {error}") from None
+                remedy = "; list the values that are right: choice: [...]" if value in range_.inner else ""
+                raise ConfigError(f"space.{key} = {value!r}: {error}{remedy}") from None
     if sweep.try_base:
         base_point(sweep, base.config)
     return sweep, base

@@ -37,20 +37,22 @@ def run_trial(point: Mapping[str, Any], plan: Plan) -> None:
     from ray_distill.tune.space import Sweep, trial_config
 
     sweep, base = Sweep.model_validate(plan.sweep), RunConfig.model_validate(plan.base)
-    config = trial_config(sweep, base, point, run_name(tune.get_context().get_trial_id()), plan.cpus_per_worker)
-    _write(config.run_dir, point)
+    name = run_name(tune.get_context().get_trial_id())
+    folder = sweep.home / "runs" / name
+    _write(folder, point)
 
     def scored(row: Mapping[str, Any]) -> dict[str, Any]:
         return {**row, OBJECTIVE: sweep.aim.score(row)}
 
     def report(row: Mapping[str, Any]) -> None:
-        if row["step"] < config.train.steps:
+        if row["step"] < base.train.steps:
             tune.report(scored(row))
 
     try:
+        config = trial_config(sweep, base, point, name, plan.cpus_per_worker)
         rows = launch(config, Trial(plan.parent_run_id, report))["validations"]
     except Exception as error:  # noted for the sweep, and raised again
-        _write(config.run_dir, point, mask(f"{type(error).__name__}: {error}"))
+        _write(folder, point, mask(f"{type(error).__name__}: {error}"))
         raise
     # Tune ends a trial at its last report, which therefore waits until the run is closed.
     tune.report(scored(rows[-1]))

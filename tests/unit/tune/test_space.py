@@ -65,6 +65,14 @@ def test_the_best_is_a_run_of_its_own(written, tmp_path):
     [
         ({"space": {"roles.student.optimizer.rate": {"uniform": [0, 1]}}}, r"space\.roles.*unknown key.*learning_rate"),
         ({"space": {RATE: {"uniform": [-1, 1e-4]}}}, r"space\.roles\.student\.optimizer\.learning_rate = -1\.0"),
+        (
+            {"space": {"method.student_interval": {"uniform": [2, 9]}}},
+            r"space\.method\.student_interval = 4\.57\d*: .*valid integer.*; list the values that are right: choice",
+        ),
+        (
+            {"space": {"method.student_interval": {"loguniform": [2, 8]}}},
+            r"space\.method\.student_interval = 3\.33\d*: .*valid integer",
+        ),
         ({"space": {"seed": {"choice": [0, 1]}}}, r"space\.seed: all trials share this key"),
         ({"space": {"data.frames": {"choice": [9]}}}, r"space\.data\.frames: all trials share this key"),
         (
