@@ -5,6 +5,7 @@ import yaml
 
 from ray_distill.config import ConfigError, load_config
 from ray_distill.tune.space import base_point, best_config, load_sweep, trial_config
+from ray_distill.tune.sweep import search_algorithm
 from tests.unit.toys import settings
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -104,8 +105,6 @@ def test_shipped_sweeps_load(path):
 
 @pytest.mark.parametrize("search", ["random", "optuna"])
 def test_both_searches_hold_to_the_trials_at_a_time(written, search):
-    from ray_distill.tune.sweep import search_algorithm
-
     sweep, base = written(f"search={search}")
     assert search_algorithm(sweep, base.config, 2).max_concurrent == 2
 
