@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.config import ConfigError, Loaded, RunConfig
-from ray_distill.config.keys import flatten, set_dotted
+from ray_distill.config.keys import flatten, plain, set_dotted
 from ray_distill.config.load import config_of, load
 from ray_distill.config.measures import DISTANCES, MEASURE_OF, Bounds, check_names
 from ray_distill.importers import load_run
@@ -176,14 +176,13 @@ def base_point(sweep: Sweep, base: RunConfig) -> dict[str, Any]:
     flat = flatten(base.dump())
     point = {}
     for key, range_ in sweep.space.items():
-        inside = [
-            value for value in range_.values if flatten(_with(base, {key: value}).dump()).get(key) == flat.get(key)
-        ]
-        if range_.choice is None and range_.values[0] <= flat.get(key, float("nan")) <= range_.values[1]:
-            inside = [flat[key]]
+        here = flat.get(key)
+        inside = [value for value in range_.values if flatten(_with(base, {key: value}).dump()).get(key) == here]
+        if range_.choice is None and isinstance(here, int | float) and range_.values[0] <= here <= range_.values[1]:
+            inside = [here]
         if not inside:
             raise ConfigError(
-                f"space.{key}: the base's {flat.get(key)} is not in {list(range_.values)}; widen the range, or set "
+                f"space.{key}: the base's {plain(here)} is not in {list(range_.values)}; widen the range, or set "
                 "try_base=false"
             )
         point[key] = inside[0]

@@ -80,6 +80,10 @@ def test_the_best_is_a_run_of_its_own(written, tmp_path):
             {"space": {RATE: {"loguniform": [1e-3, 1e-2]}}},
             r"the base's 0\.0001 is not in .*widen the range, or set try_base=false",
         ),
+        (
+            {"space": {"roles.student.ema_decay": {"uniform": [0.9, 0.99]}}},
+            r"the base's null is not in \[0\.9, 0\.99\]; widen the range, or set try_base=false",
+        ),
         ({"space": {RATE: {"loguniform": [1e-3, 1e-4]}}}, r"give the lower end first"),
         ({"space": {RATE: {"loguniform": [0, 1e-4]}}}, r"both ends must be above 0"),
         ({"space": {RATE: {"choice": [1e-4], "uniform": [0, 1]}}}, r"exactly one of uniform, loguniform and choice"),
