@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.config import ConfigError, Loaded, RunConfig
@@ -106,8 +106,7 @@ class Sweep(Section):
 def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     """The sweep and its base, both checked as far as they can be without a cluster; ConfigError names the key."""
     sweep, _ = load(Sweep, path, overrides)
-    texts = [f"{key}={json.dumps(value)}" for key, value in flatten(sweep.overrides).items()]
-    base = load_run(sweep.base, texts)
+    base = load_run(sweep.base, _texts(sweep.overrides))
     steps = base.config.train.steps
     _check_objective(sweep, base.config)
     if sweep.first_rung is not None and sweep.first_rung >= steps:
@@ -126,6 +125,28 @@ def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     if sweep.try_base:
         base_point(sweep, base.config)
     return sweep, base
+
+
+def _texts(overrides: Mapping[str, Any]) -> list[str]:
+    """``overrides`` as one writes them on the command line, where a mapping replaces the base's. One under the bare
+    name of a section holds the section's keys, since ``overrides.train.steps=5`` gives such."""
+    pairs = [
+        pair for key, value in overrides.items() for pair in ([(key, value)] if "." in key else _leaves(key, value))
+    ]
+    return [f"{key}={_yaml(value)}" for key, value in pairs]
+
+
+def _leaves(key: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping) or not value:
+        return [(key, value)]
+    return [leaf for name, inner in value.items() for leaf in _leaves(f"{key}.{name}", inner)]
+
+
+def _yaml(value: Any) -> str:
+    """One line of YAML; a text is quoted, so that it is no number or list."""
+    quotes = '"' if isinstance(value, str) else None
+    text = yaml.safe_dump(value, default_style=quotes, default_flow_style=True, allow_unicode=True, width=math.inf)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _check_objective(sweep: Sweep, base: RunConfig) -> None:

@@ -46,6 +46,30 @@ def test_a_trial_is_the_base_at_a_point(written, tmp_path):
     assert (config.evaluate.enabled, config.evaluate.every, config.train.cpus_per_worker) == (False, 200, 0.25)
 
 
+NAME = "\U0001f680 a: #b \u2028 'c' \"d\"" + 70 * " long"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        ({"evaluate.goals": {}}, []),
+        ({"evaluate.goals": {"accuracy": 0.5}}, ["accuracy"]),
+        ({"evaluate": {"goals": {"accuracy": 0.5}}}, ["accuracy", "within.motion_ratio"]),
+        ({"evaluate": {"goals": {"within": {}}}}, []),
+    ],
+)
+def test_overrides_of_the_base_are_those_of_the_command_line(written, tmp_path, overrides, names):
+    """A mapping replaces, as it does there; under the bare name of a section it holds the section's keys."""
+    within = {"motion_ratio": {"at_least": 0.9}}
+    (tmp_path / "goals.yaml").write_text(
+        yaml.safe_dump(settings(tmp_path, evaluate__metric=str(tmp_path / "m"), evaluate__goals={"within": within}))
+    )
+    overrides = overrides | {"track.experiment": NAME, "track.register_as": 2026}
+    base = written("overrides.train.micro_batch=2", base=str(tmp_path / "goals.yaml"), overrides=overrides)[1].config
+    assert base.evaluate.goals.names == names
+    assert (base.train.micro_batch, base.track.experiment, base.track.register_as) == (2, NAME, "2026")
+
+
 def test_where_the_base_stands(written):
     sweep, base = written()
     assert base_point(sweep, base.config) == {RATE: 1e-4, "method.timesteps": "1000,757,522"}
