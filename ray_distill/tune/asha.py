@@ -25,7 +25,8 @@ class Asha(ASHAScheduler):
         super().on_trial_add(tune_controller, trial)
         for row in read(self.runs / run_name(trial.trial_id)):
             # Its earlier decision stands: an ended trial stays ended, and a trial that continued continues.
-            self.on_trial_result(tune_controller, trial, {**row, OBJECTIVE: self.aim.score(row)})
+            if not self.aim.lacks(row):
+                self.on_trial_result(tune_controller, trial, {**row, OBJECTIVE: self.aim.score(row)})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP if the objective is not finite: Ray's own ASHA continues such a trial, and compares others with it."""

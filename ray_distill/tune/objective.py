@@ -24,6 +24,10 @@ class Objective:
         """The heading of tables and plots."""
         return "FD" if dict(self.weights) == {"frechet": 1.0} else "objective"
 
+    def lacks(self, row: Mapping[str, Any]) -> bool:
+        """True if ``row`` lacks a number of the objective or of a constraint, at which its trial fails."""
+        return not row.keys() >= {*self.weights, *self.constraints}
+
     def value(self, row: Mapping[str, Any]) -> float:
         """The weighted sum of a validation's ``row``; ValueError for a number that it lacks."""
         return sum(weight * _number(row, name) for name, weight in self.weights.items())

@@ -33,7 +33,7 @@ class Trial:
     status: Ending
     error: str | None = None
     objective: float = math.inf
-    """The weighted sum at the last measured step; infinite if there is none."""
+    """The weighted sum at the last measured step; infinite if there is none, or if it lacks a number."""
     broken: Sequence[str] = ()
     """Constraints that the trial breaks at that step, in words."""
     score: float = math.inf
@@ -55,7 +55,7 @@ def table(trials: Sequence[Trial], label: str = "FD") -> str:
     keys = list(trials[0].point) if trials else []
     rows = []
     for trial in trials:
-        distance = f"{trial.objective:.2f}" if trial.rows else "-"
+        distance = "-" if math.isinf(trial.objective) else f"{trial.objective:.2f}"
         ending = "; ".join((trial.status, *trial.broken))
         rows.append([trial.name, *(_value(trial.point[key]) for key in keys), str(trial.step), distance, ending])
     head = ["trial", *map(short, keys), "step", label, ""]
@@ -77,7 +77,7 @@ def parallel_plot(path: Path, trials: Sequence[Trial], space: Mapping[str, Range
     that break a constraint, are thin and grey."""
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
-    shown = [trial for trial in trials if trial.rows]
+    shown = [trial for trial in trials if math.isfinite(trial.objective)]
     axes = {short(key): _places([t.point[key] for t in shown], range_) for key, range_ in space.items()}
     distances = Range(loguniform=None, uniform=_span([t.objective for t in shown]))
     axes[label] = _places([t.objective for t in shown], distances)
@@ -117,7 +117,7 @@ def parallel_plot(path: Path, trials: Sequence[Trial], space: Mapping[str, Range
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
+    low, high = min(values, default=0.0), max(values, default=0.0)
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 

@@ -116,8 +116,8 @@ def trials_of(settings: Sweep, steps: int) -> list[Trial]:
 
 
 def _trial(aim: Objective, trial: Trial) -> Trial:
-    """``trial`` with its objective at the last measured step."""
-    if not trial.rows:
+    """``trial`` with its objective at the last measured step; unchanged if that lacks a number."""
+    if not trial.rows or aim.lacks(trial.rows[-1]):
         return trial
     row = trial.rows[-1]
     return replace(trial, objective=aim.value(row), broken=aim.broken(row), score=aim.score(row))

@@ -51,7 +51,7 @@ def test_a_trial_that_breaks_a_constraint_stands_behind_and_says_so():
     assert line.endswith("30.25  done; motion_ratio 0.900, and the constraint is at least 0.95")
 
 
-@pytest.mark.parametrize("trials", [TRIALS, TRIALS[-1:]])
+@pytest.mark.parametrize("trials", [TRIALS, TRIALS[-1:], [trial("nan", 1e-4, [math.nan], "done")]])
 def test_the_plot_is_a_picture(tmp_path, trials):
     parallel_plot(tmp_path / "p.png", trials, SPACE)
     with Image.open(tmp_path / "p.png") as picture:
