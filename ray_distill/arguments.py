@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     late = _verb(verbs, "track", "send MLflow the calls that it missed of a run")
     late.add_argument("action", choices=["sync"], help="send the calls")
     late.add_argument("config", type=Path, metavar="RUN", help="the run's folder, such as output/quickstart")
-    _add_overrides(late, "track.uri=... for another MLflow server than the run's")
+    _add_overrides(late, "track.uri=...: the address of the run's server, with its password, if its folder has another")
     return top
 
 

@@ -233,6 +233,7 @@ def track(args: argparse.Namespace) -> int:
     from ray_distill.config.load import ENVIRONMENT
     from ray_distill.report.vbench import mark_sent, new_numbers
     from ray_distill.track.sync import sync
+    from ray_distill.train.driver.checks.store import check_store
     from ray_distill.train.driver.publish import report_so_far
     from ray_distill.train.driver.run_lock import claim
 
@@ -242,6 +243,7 @@ def track(args: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
     uri = args.overrides[-1].partition("=")[2] if args.overrides else os.environ.get(f"{ENVIRONMENT}TRACK__URI")
+    check_store(uri or "")
     with claim(folder):
         numbers = new_numbers(folder)
         sent, left = sync(folder.absolute(), uri, numbers, int(report_so_far(folder).get("steps") or 0))

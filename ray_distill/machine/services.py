@@ -62,11 +62,11 @@ def token(needs: Needs) -> Line:
 
 
 def mlflow(needs: Needs) -> Line:
-    """The line of MLflow's server, asked for its health once; a file or a database needs no server."""
+    """The line of MLflow's server, asked for its health once; a SQLite file needs none."""
     uri = needs.uri
     if not uri:
         return Line("note", "MLflow", "no server is set", "set track.uri=http://HOST:5000 to share runs")
-    if uri.startswith(("sqlite:", "/", ".", "file:")):
+    if uri.startswith("sqlite:"):
         return Line("ok", "MLflow", f"{uri}, which needs no server")
     if not uri.startswith(("http://", "https://")):
         return Line("note", "MLflow", f"{mask(uri)} was not asked: only http addresses are")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.data.read.remote import is_remote
@@ -23,6 +21,7 @@ from ray_distill.train.driver.checks.loras import check_loras
 from ray_distill.train.driver.checks.networks import check_ends, check_networks, check_pulls, check_updates
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
 from ray_distill.train.driver.checks.sequence import check_heads
+from ray_distill.train.driver.checks.store import check_store
 from ray_distill.train.driver.resume import (
     check_same_data,
     check_teacher,
@@ -33,9 +32,6 @@ from ray_distill.train.driver.resume import (
     with_loras,
 )
 from ray_distill.train.wire.resume_point import resumed_from
-
-STORES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"}
-"""Schemes of MLflow's own tracking stores; packages may bring others."""
 
 
 def check(config: RunConfig) -> None:
@@ -98,13 +94,7 @@ def check_track(config: RunConfig) -> None:
             f"track.uri = {config.track.uri}: this file was written without its password; give the URI again: "
             "RAY_DISTILL_TRACK__URI=..., or for a server MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
-    scheme = config.track.uri.partition("://")[0].partition("+")[0] if "://" in config.track.uri else ""
-    plugins = {entry.name for entry in metadata.entry_points(group="mlflow.tracking_store")}
-    if scheme and scheme not in STORES | plugins:
-        raise ConfigError(
-            f"track.uri = {scheme}://...: MLflow has no such store; use http://HOST:5000, or a database such as "
-            "sqlite:///mlruns/mlflow.db; track.uri='' tracks nothing"
-        )
+    check_store(config.track.uri)
     for number, part in enumerate(config.data.parts):
         if is_remote(part.place) and HIDDEN in str(part.place):
             key = f"data.datasets.{number}.{part.kind}" if config.data.datasets else f"data.{part.kind}"

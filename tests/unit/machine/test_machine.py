@@ -263,7 +263,8 @@ def test_a_server_that_does_not_answer_is_missing(uri):
 
 
 @pytest.mark.parametrize(
-    ("uri", "expected"), [("", "note"), ("sqlite:////a/b.db", "ok"), ("postgresql://u:pw@host/x", "note")]
+    ("uri", "expected"),
+    [("", "note"), ("sqlite:////a/b.db", "ok"), ("./mlruns", "note"), ("postgresql://u:pw@host/x", "note")],
 )
 def test_other_places_of_mlflow_are_not_asked(uri, expected):
     line = services.mlflow(Needs(uri=uri))

@@ -233,6 +233,7 @@ def test_a_machines_load_is_not_kept_for_ever(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["sync", "{}", "track.uri=localhost:5000"], "write http://localhost:5000"),
         (["sync", "{}", "train.steps=3"], "write: ray-distill track sync RUN"),
         (["sync", "{}/none"], "none: no such folder"),
         (["sync", "{}"], "no run was tracked in this folder"),

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,11 +19,13 @@ from ray_distill.train.driver.checks.evaluation import check_cache, check_evalua
 from ray_distill.train.driver.checks.folders import check_folders
 from ray_distill.train.driver.checks.networks import check_updates
 from ray_distill.train.driver.checks.pipeline import check_export
+from ray_distill.train.driver.checks.store import check_store
 from tests.unit.disks import file_limit
 from tests.unit.toys import run_config
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits_teacher"
 METRIC = DIGITS / "metric"
+FOLDERS = ("./mlruns", "mlruns", "/a/mlruns", "~/mlruns", "file:./mlruns", "file:///a/mlruns")
 
 
 @pytest.fixture
@@ -205,13 +208,49 @@ def test_a_folder_without_rights_is_refused(tmp_path):
         check_folders(run_config(tmp_path))
 
 
-@pytest.mark.parametrize("uri", ["nonsense://x", "htp://host:5000", "s3://bucket/mlflow"])
-def test_a_tracking_store_that_mlflow_lacks_is_refused(uri: str) -> None:
+SQLITE = (
+    r"use sqlite:///(/a/|~/|)mlruns/mlflow\.db, or http://HOST:5000 for a server, or set MLFLOW_ALLOW_FILE_STORE=true"
+)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        *((uri, r"\w+:\.\.\.: MLflow has no such store; use http") for uri in ("nonsense://x", "s3://b/x", "uc:p")),
+        *(
+            (uri, r"localhost:5000: .*; write http://localhost:5000$")
+            for uri in ("localhost:5000", "u:pw@localhost:5000/")
+        ),
+        ("127.0.0.1:80/mlflow", r"127\.0\.0\.1:80: .*; write http://127\.0\.0\.1:80$"),
+        *((uri, rf"{uri}: MLflow keeps new runs in no folder of files; {SQLITE}") for uri in FOLDERS),
+    ],
+)
+def test_a_tracking_store_that_mlflow_lacks_is_refused(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow itself refuses a folder unless the environment allows it."""
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     config = SimpleNamespace(track=SimpleNamespace(uri=uri), data=SimpleNamespace(parts=()))
-    with pytest.raises(ConfigError, match=r"^track\.uri = \w+://\.\.\.: MLflow has no such store; use http"):
+    with pytest.raises(ConfigError, match=rf"^track\.uri = {message}"):
         check_track(config)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("uri", ["", "mlruns/x", "sqlite:////a/b.db", "http://h:5000", "postgresql+psycopg2://u@h/db"])
+@pytest.mark.parametrize("allows", [False, True])
+def test_mlflow_itself_takes_a_folder_only_where_the_environment_allows(
+    allows: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", str(allows).lower())
+    uri = f"file:{tmp_path}/mlruns"
+    with nullcontext() if allows else pytest.raises(MlflowException, match="maintenance mode"):
+        MlflowClient(uri, uri).search_experiments()
+    with nullcontext() if allows else pytest.raises(ConfigError, match="MLFLOW_ALLOW_FILE_STORE=true"):
+        check_store(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["", "databricks", "sqlite:////a/b.db", "http://h:5000", "http://u:pw@h:5000", "postgresql+psycopg2://u@h/db"],
+)
 def test_one_that_it_has_is_not(uri: str) -> None:
     check_track(SimpleNamespace(track=SimpleNamespace(uri=uri), data=SimpleNamespace(parts=())))  # type: ignore[arg-type]
