@@ -72,19 +72,25 @@ def check_config(args: argparse.Namespace) -> int | None:
 
 def import_(args: argparse.Namespace) -> None:
     from ray_distill.config.load import write_yaml
+    from ray_distill.importers import check_tool
+    from ray_distill.init.start import check_out
 
+    check_out(args.output)
+    check_tool(args.tool, args.config)
     loaded = load(args.config, args.overrides)
-    write_yaml(args.output, loaded, str(args.config))
-    written = [args.output]
+    files = {args.output: loaded}
     if loaded.before:
-        written.insert(0, args.output.with_suffix(".semantic.yaml"))
-        write_yaml(written[0], loaded.before, str(args.config))
+        files = {args.output.with_suffix(".semantic.yaml"): loaded.before, **files}
+    for path in files:
+        check_out(path)
+    for path, content in files.items():
+        write_yaml(path, content, str(args.config))
     show(*loaded.report)
     from ray_distill.train.driver.check import warnings
 
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         show(f"warning: {message}")
-    print("\nNext:", *(f"ray-distill train {path}" for path in written), sep="\n  ")
+    print("\nNext:", *(f"ray-distill train {path}" for path in files), sep="\n  ")
 
 
 def plan(args: argparse.Namespace) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 from ray_distill.config import ConfigError, Loaded, load_config
 from ray_distill.config.load import read_overrides, read_yaml
 
+SIGNS = {"simpletuner": "ends in .json", "fastvideo": "is YAML with models and method._target_"}
+
 
 def load_run(path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Loaded:
     """Read, override and validate the configuration of a run; a .json file is SimpleTuner's, and a YAML file with
@@ -24,6 +26,16 @@ def load_run(path: Path, overrides: Sequence[str] = (), environment: Mapping[str
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     return load(path, read_overrides(overrides, os.environ if environment is None else environment))
+
+
+def check_tool(tool: str, path: Path) -> None:
+    """ConfigError unless ``load_run`` reads ``path`` as a file of ``tool``."""
+    own = "simpletuner"
+    if path.suffix != ".json":
+        own = "fastvideo" if _is_fastvideo(read_yaml(path)[0]) else ""
+    if own != tool:
+        remedy = f"ray-distill import {own} reads it" if own else "a configuration of ours needs no import"
+        raise ConfigError(f"{path}: no file of {tool}, which {SIGNS[tool]}; {remedy}")
 
 
 def _yaml(path: Path, overrides: Sequence[str], environment: Mapping[str, str]) -> Loaded:

@@ -49,7 +49,7 @@ def check_out(out: Path) -> None:
 
 
 def exists(out: Path) -> str:
-    return f"{out}: this file exists, and init overwrites none; give another name"
+    return f"{out}: this file exists, and is kept; give another name"
 
 
 def verdict(answers: Answers, choice: Choice) -> list[str]:

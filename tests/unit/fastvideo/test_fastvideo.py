@@ -317,6 +317,32 @@ def test_the_verb_import_writes_a_configuration_of_ours(home, capsys):
     assert "method.dmd_denoising_steps = [1000, 700, 400] -> method.timesteps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("tool", "name", "out", "message"),
+    [
+        ("fastvideo", "run.yaml", "run.yaml", "run.yaml: this file exists, and is kept; give another name"),
+        ("fastvideo", "run.yaml", "out.json", "out.json: the file to write ends in .yaml"),
+        ("fastvideo", "ours.yaml", "out.yaml", "ours.yaml: no file of fastvideo, which is YAML with models and"),
+        (
+            "fastvideo",
+            "c.json",
+            "out.yaml",
+            "c.json: no file of fastvideo, .*; ray-distill import simpletuner reads it",
+        ),
+        ("simpletuner", "run.yaml", "out.yaml", "run.yaml: no file of simpletuner, which ends in .json; .* fastvideo"),
+        ("fastvideo", "none.yaml", "out.yaml", "none.yaml: no such configuration file"),
+    ],
+)
+def test_import_overwrites_no_file_and_reads_those_of_its_tool_alone(home, capsys, tool, name, out, message):
+    shutil.copy(FILES / "dmd.yaml", home / "run.yaml")
+    (home / "ours.yaml").write_text((ROOT / "configs/quickstart.yaml").read_text())
+    (home / "c.json").write_text("{}")
+    files = {path: path.read_bytes() for path in home.glob("*.*")}
+    assert main(["import", tool, name, "-o", out]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in home.glob("*.*")} == files
+
+
 def test_the_document_has_every_key():
     page = (ROOT / "docs" / "fastvideo.md").read_text()
     for section, table in SECTIONS.items():

@@ -118,6 +118,9 @@ def test_else_a_semantic_run_comes_first(folder, capsys):
     assert "ray-distill train fine.semantic.yaml\n  ray-distill train fine.yaml" in capsys.readouterr().out
     written = [load_run(folder / name, environment={}).config for name in ("fine.semantic.yaml", "fine.yaml")]
     assert [config.method.name for config in written] == ["dcm_semantic", "dcm_fine"]
+    (folder / "fine.yaml").unlink()
+    assert main(["import", "simpletuner", "fine.json", "-o", "fine.yaml"]) == 2
+    assert "fine.semantic.yaml: this file exists" in capsys.readouterr().err and not (folder / "fine.yaml").exists()
 
 
 def test_flat_nested_dashed_and_textual_spellings_are_one(folder):
