@@ -75,9 +75,10 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
 def write_yaml(path: Path, loaded: Loaded, origin: str) -> None:
     """Write another tool's file as one of our configurations, with its report on top."""
     head = [f"# ray-distill import of {origin}. Each of its keys became:", *(f"#   {r}" for r in loaded.report)]
-    body = yaml.safe_dump(mask_tree(dict(loaded.tree)), sort_keys=False, allow_unicode=True, width=120)
+    tree = mask_tree(dict(loaded.tree))
+    body = yaml.dump(tree, Dumper=yaml_tree.Dumper, sort_keys=False, allow_unicode=True, width=120)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([*(line.replace("\n", " ") for line in head), body]))
+    path.write_text("\n".join([*map(yaml_tree.comment, head), body]))
 
 
 def load(

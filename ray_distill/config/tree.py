@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Any
 
 import yaml
+from yaml.reader import Reader
 
 from ray_distill.config.kinds import Kinds
 from ray_distill.errors import ConfigError
@@ -28,6 +29,20 @@ class Loader(yaml.SafeLoader):
 
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+"), list("-+0123456789"))
+
+
+class Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which alone writes U+0085 as the end of a line."""
+
+
+Dumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar(TEXT, text, style='"' if "\x85" in text else None)
+)
+
+
+def comment(text: str) -> str:
+    """``text`` in one line of letters that YAML takes in comments."""
+    return " ".join(Reader.NON_PRINTABLE.sub(" ", text).splitlines())
 
 
 def parse(text: str, kinds: Kinds, nodes: int = NODES, depth: int = DEPTH) -> Any:

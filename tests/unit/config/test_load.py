@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_distill.config import ConfigError, RunConfig, load_config
+from ray_distill.config import ConfigError, Loaded, RunConfig, load_config
+from ray_distill.config.load import write_yaml
 from tests.unit.toys import settings
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -229,6 +230,16 @@ def test_dump_builds_the_same_configuration_again(load, tmp_path, method):
     dumped = config.dump()
     assert json.loads(json.dumps(dumped)) == dumped  # plain JSON types: what a checkpoint stores compares equal
     assert RunConfig.model_validate(dumped) == config
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x85", "\u2028", "\u2029", "\x0c", "\x07", "\x7f", "\ud83d"])
+def test_an_imported_file_is_the_same_configuration_whatever_ends_its_lines(load, tmp_path, end):
+    prompt = f"a cat{end}train: dog"
+    tree = settings(tmp_path, data__negative_prompt=prompt)
+    loaded = Loaded(load().config, {}, tree, [f"negative_prompt = {prompt!s} -> data.negative_prompt"])
+    write_yaml(tmp_path / "ours.yaml", loaded, f"their{end}.json")
+    assert load_config(tmp_path / "ours.yaml", environment={}).config.data.negative_prompt == prompt
+    assert (tmp_path / "ours.yaml").read_text().splitlines()[2] == "name: run"
 
 
 def test_the_configuration_is_frozen(load):
