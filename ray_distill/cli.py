@@ -60,9 +60,11 @@ def check_config(args: argparse.Namespace) -> int | None:
     print(table(loaded) if args.all else loaded.table())
     if loaded.report:
         show("\n  ".join([f"\n{args.config}, key by key:", *loaded.report]))
-    from ray_distill.train.driver.check import check, warnings
+    from ray_distill.train.driver.check import check, check_ahead, warnings
 
-    check((loaded.before or loaded).config)  # the second run starts from a student that does not exist yet
+    check((loaded.before or loaded).config)
+    if loaded.before:
+        check_ahead(loaded.config)
     print(f"\n{loaded.config.method.name}: {loaded.config.method.describe()}")
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         show(f"warning: {message}")
@@ -140,11 +142,13 @@ def preflight(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     loaded = load(args.config, args.overrides)
     from ray_distill.endings import of_training
+    from ray_distill.train.driver.check import check_ahead
     from ray_distill.train.launch import launch
 
     for message in loaded.warnings:
         print(f"warning: {mask(message)}", file=sys.stderr)
     if loaded.before:
+        check_ahead(loaded.config)
         launch(loaded.before.config, source=loaded.before.source)
     report = launch(loaded.config, source=loaded.source)
     show(of_training(loaded.config, args, report["prompt"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,7 +85,8 @@ class File:
 
     @property
     def output_dir(self) -> Path:
-        return Path(str(self.overridden.get("output_dir", self.settings.get("output_dir", "output"))))
+        text = str(self.overridden.get("output_dir", self.settings.get("output_dir", "output")))
+        return Path(os.path.expanduser(text))  # unlike Path's own it leaves an unknown user to the schema
 
     @property
     def workers(self) -> int:

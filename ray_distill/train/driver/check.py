@@ -76,6 +76,18 @@ def _check(config: RunConfig) -> None:
     check_pulls(config)
 
 
+def check_ahead(config: RunConfig) -> None:
+    """Refuse, before another run makes the student from which this one starts, a run that would fail with any
+    student."""
+    with mistakes():
+        check_updates(config)
+        check_track(config)
+        check_evaluation(config)
+        check_export(config)
+        check_folders(config)
+        check_token(config)
+
+
 def check_preparation(config: RunConfig) -> None:
     """ConfigError for a part of the pipeline, a dataset or a folder with which the preparation would fail."""
     with mistakes():

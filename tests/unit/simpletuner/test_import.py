@@ -123,6 +123,31 @@ def test_else_a_semantic_run_comes_first(folder, capsys):
     assert "fine.semantic.yaml: this file exists" in capsys.readouterr().err and not (folder / "fine.yaml").exists()
 
 
+def test_a_fine_run_that_could_not_be_published_is_refused_before_its_semantic_run(folder, capsys, monkeypatch):
+    launches = []
+    monkeypatch.setattr("ray_distill.train.launch.launch", lambda config, **more: launches.append(config))
+    for name in ("check", "check_export"):  # these read a model
+        monkeypatch.setattr(f"ray_distill.train.driver.check.{name}", lambda config: None)
+    monkeypatch.setattr("ray_distill.export.checks.get_token", lambda: None)
+    (folder / "fine.json").write_text(json.dumps(fine() | {"push_to_hub": True, "hub_model_id": "wan-fine"}))
+    for verb in ("check", "train"):
+        assert main([verb, "fine.json"]) == 2 and launches == []
+        assert "publish.hub_model_id = wan-fine: the hub needs a token" in capsys.readouterr().err
+    assert main(["check", "fine.json", "--no-push"]) == 0
+
+
+@pytest.mark.parametrize("overrides", [[], ["output_dir=~/b"]])
+def test_a_fine_run_starts_from_its_semantic_run_in_the_home_folder(folder, monkeypatch, overrides):
+    monkeypatch.setenv("HOME", str(folder / "ann"))
+    given = fine() | {"output_dir": "~/a"}
+    loaded = load(folder, given, *overrides)
+    assert loaded.config.source("student") == loaded.before.config.run_dir / "export"
+    run = semantic_run(folder, "first")
+    (folder / "ann").mkdir()
+    shutil.move(run.parent, loaded.config.output_dir)
+    assert load(folder, given, *overrides).config.source("student") == loaded.config.output_dir / "first/export"
+
+
 def test_flat_nested_dashed_and_textual_spellings_are_one(folder):
     wanted = load(folder, dmd()).config
     section = dmd()["distillation_config"]
