@@ -8,7 +8,10 @@ from ray.exceptions import RayTaskError
 
 from ray_distill import cli
 from ray_distill.arguments import RUN_VERBS, parse
+from ray_distill.cli import main
 from ray_distill.errors import ConfigError, mistakes
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -124,3 +127,12 @@ def test_an_unknown_format_is_refused_by_name(tmp_path, capsys):
     config.write_text(Path("configs/quickstart.yaml").read_text())
     assert cli.main(["export", str(config), "--format", "gguf"]) == 2
     assert "'gguf'" in (err := capsys.readouterr().err) and "comfyui_lora" in err
+
+
+def test_sample_refuses_a_folder_as_the_file_of_one_video_before_it_samples(tmp_path, capsys):
+    arguments = ["sample", str(ROOT / "configs/quickstart.yaml"), f"output_dir={tmp_path}", "--prompt", "a seven"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 2
+    assert f"--out {tmp_path}: this is a folder, and one video is a file" in capsys.readouterr().err
+    (tmp_path / "p.json").write_text('{"a": 5}')
+    assert main([*arguments[:3], "--prompts", str(tmp_path / "p.json")]) == 2
+    assert "p.json: 'a' is 5, and a prompt is text" in capsys.readouterr().err

@@ -253,6 +253,9 @@ def named_prompts(path: Path) -> dict[str, Any]:
     ValueError names the first line that is no prompt.
     """
     if path.suffix.lower() == ".json" and isinstance(value := json_of(text_of(path.read_bytes())), dict):
+        for name, prompt in value.items():
+            if not isinstance(prompt, str):
+                raise ValueError(f"{path}: {name!r} is {json.dumps(prompt)[:60]}, and a prompt is text in quotes")
         return value
     part = Dataset(prompts=path)
     prompts = list(_prompts(None, 0, part, always))

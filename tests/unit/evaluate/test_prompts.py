@@ -81,6 +81,7 @@ def test_files_of_prompts_are_read_as_those_of_the_data(tmp_path, encoding):
         ("p.json", b'{"one": "caf\xe9"}', r"p.json: not UTF-8"),
         ("p.json", b"[" * 100_000, "not valid JSON: nested too deep"),
         ("p.json", b'["a", " "]', "entry 2: no caption"),
+        ("p.json", b'{"a": "b", "c": 5}', r"p\.json: 'c' is 5, and a prompt is text in quotes"),
         ("p.jsonl", b'{"caption": ["a", "b"]}', "'a' and others are one prompt"),
         ("p.csv", b"prompt\na\n", r"each line needs 'caption'; it has \['prompt'\]"),
     ],
