@@ -47,10 +47,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set ``a.b.c`` in nested dictionaries, and make missing ones; ValueError if a part is no section."""
+    """Set ``a.b.c`` in nested dictionaries, and make missing ones; in a list a part is the number of an item that is
+    there. ValueError if a part is neither section nor item."""
     *sections, last = key.split(".")
+    node: Any = tree
     for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
+        node = node[_item(node, section, key)] if isinstance(node, list) else node.setdefault(section, {})
+        if not isinstance(node, dict | list):
             raise ValueError(f"{key}: {section!r} has a value and no keys of its own; give one of the two")
-    tree[last] = value
+    node[_item(node, last, key) if isinstance(node, list) else last] = value
+
+
+def _item(items: list[Any], part: str, key: str) -> int:
+    if not (part.isdecimal() and int(part) < len(items)):
+        raise ValueError(f"{key}: {part!r} is no item of this list of {len(items)}; give 0 to {len(items) - 1}, or all")
+    return int(part)

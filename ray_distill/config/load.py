@@ -133,6 +133,9 @@ def apply(changes: Sequence[Override], tree: dict[str, Any], sources: dict[str, 
             raise ConfigError(mask(f"{change.source}: {key}={value}: {error}")) from None
         for replaced in [name for name in sources if name.startswith(f"{key}.")]:
             del sources[replaced]
+        if owner := next((name for name in sources if key.startswith(f"{name}.")), None):  # a list with this item
+            sources[owner] = change.source
+            continue
         sources |= dict.fromkeys(flatten({key: value}) if isinstance(value, dict) else [key], change.source)
     return tree
 
@@ -172,6 +175,8 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
         else:
             no_text = problem["type"] in ("string_type", "path_type") and problem["input"] is None
             message = EMPTY if no_text else problem["msg"]
+            if problem["type"] == "tuple_type":
+                message = f"give the whole list: {key}=[...]"
             if problem["type"] == "string_pattern_mismatch":  # every pattern is that of a name
                 slash = " and one '/'" if "/" in problem["ctx"]["pattern"] else ""
                 message = f"a name has letters, digits, '_', '-', '.'{slash} alone"

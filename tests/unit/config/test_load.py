@@ -232,6 +232,19 @@ def test_dump_builds_the_same_configuration_again(load, tmp_path, method):
     assert RunConfig.model_validate(dumped) == config
 
 
+def test_a_number_is_an_item_of_a_list(load, tmp_path):
+    sets = [{"manifest": str(tmp_path / "a.jsonl")}, {"prompts": str(tmp_path / "b.txt")}]
+    loaded = load("data.datasets.1.prompts=c: d.txt", data__datasets=sets, data__manifest=None)
+    assert [part.place.name for part in loaded.config.data.parts] == ["a.jsonl", "c: d.txt"]
+    assert loaded.source("data.datasets") == "command line"
+    with pytest.raises(
+        ConfigError, match=r"datasets\.2\.prompts: '2' is no item of this list of 2; give 0 to 1, or all"
+    ):
+        load("data.datasets.2.prompts=c.txt", data__datasets=sets, data__manifest=None)
+    with pytest.raises(ConfigError, match=r"give the whole list: data\.datasets=\[\.\.\.\]"):
+        load("data.datasets.0.prompts=c.txt", data__manifest=None)
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x85", "\u2028", "\u2029", "\x0c", "\x07", "\x7f", "\ud83d"])
 def test_an_imported_file_is_the_same_configuration_whatever_ends_its_lines(load, tmp_path, end):
     prompt = f"a cat{end}train: dog"
