@@ -14,7 +14,7 @@ from ray_distill.data.read.remote import is_remote
 from ray_distill.errors import mistakes
 from ray_distill.init.recipes import GOALS, RECIPES, TASKS, Recipe
 from ray_distill.plan.hardware import GPUS, Cluster, parse_cluster
-from ray_distill.settings import home
+from ray_distill.settings import absolute
 
 T = TypeVar("T")
 Ask = Callable[[str], str]
@@ -115,7 +115,7 @@ def read_data(text: str, with_pictures: bool) -> dict[str, str]:
     if is_remote(text):
         return {by_suffix.get(suffix, "videos"): text}
     with mistakes():
-        path = home(Path(text))
+        path = absolute(Path(text))  # else rows_in would take a folder's name such as "we:" for a URI's scheme
     if path.is_dir():
         return {"shards" if next(path.glob("*.tar"), None) else "videos": text}
     if not path.is_file():

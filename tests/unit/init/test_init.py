@@ -227,6 +227,12 @@ def test_a_written_preset_passes_check(home, case, capsys):
 # Answers
 
 
+def test_a_folder_that_looks_like_the_scheme_of_a_uri_is_one(home):
+    (home / "we: ird #1").mkdir()
+    (home / "we: ird #1/m.jsonl").write_text('{"video": "a.mp4", "caption": "a"}\n')
+    assert read_data("we: ird #1/m.jsonl", False) == {"manifest": "we: ird #1/m.jsonl"}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
