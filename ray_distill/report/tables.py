@@ -29,7 +29,7 @@ def number(value: Any, digits: int = 3) -> str:
     """A number with ``digits`` significant digits, an integer with all of them; "-" for what is no finite number."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return "-"
-    if isinstance(value, int) or value == 0 or abs(value) >= 10**digits:
+    if isinstance(value, int) or value == 0 or round(abs(value)) >= 10**digits:
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}".rstrip(".")
 

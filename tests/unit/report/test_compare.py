@@ -6,6 +6,7 @@ import pytest
 
 from ray_distill.cli import main
 from ray_distill.report.compare import entries_of, write_comparison
+from ray_distill.report.tables import number
 from tests.unit.report.runs import REPORT, Page, rows, start, whole
 
 
@@ -15,6 +16,11 @@ def runs(tmp_path_factory):
     other = {**REPORT, "student": REPORT["student"] | {"frechet": 31.0}, "missed": []}
     one = whole(folder, name="one")
     return one, whole(folder, other, name="two", method__student_interval=7)
+
+
+def test_a_number_that_rounds_up_has_no_exponent():
+    texts = {999.4: "999", 999.6: "1,000", -999.6: "-1,000", 1000.2: "1,000", 99.96: "100", 0.0001: "0.000100", 5: "5"}
+    assert {value: number(value) for value in texts} == texts
 
 
 def test_two_runs_differ_in_what_differs(runs, tmp_path, capsys):
