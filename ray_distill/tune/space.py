@@ -198,7 +198,7 @@ def base_point(sweep: Sweep, base: RunConfig) -> dict[str, Any]:
     point = {}
     for key, range_ in sweep.space.items():
         here = flat.get(key)
-        inside = [value for value in range_.values if flatten(_with(base, {key: value}).dump()).get(key) == here]
+        inside = [value for value in range_.values if _with(base, {key: value}) == base]
         if range_.choice is None and isinstance(here, int | float) and range_.values[0] <= here <= range_.values[1]:
             inside = [here]
         if not inside:

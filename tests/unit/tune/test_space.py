@@ -46,6 +46,13 @@ def test_a_trial_is_the_base_at_a_point(written, tmp_path):
     assert (config.evaluate.enabled, config.evaluate.every, config.train.cpus_per_worker) == (False, 200, 0.25)
 
 
+def test_the_base_is_the_choice_that_is_its_own_where_a_choice_is_a_section(written):
+    key = "roles.student.lora"
+    for own in (None, {"rank": 8}):
+        sweep, base = written(space={key: {"choice": [{"rank": 4}, {"rank": 8}, None]}}, overrides={key: own})
+        assert base_point(sweep, base.config) == {key: own}
+
+
 NAME = "\U0001f680 a: #b \u2028 'c' \"d\"" + 70 * " long"
 
 
