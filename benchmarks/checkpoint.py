@@ -48,6 +48,7 @@ def worker(settings: dict[str, Any]) -> None:
     from ray_distill.data.feed.fetch import rows_ahead
     from ray_distill.rng import StatelessRng
     from ray_distill.train.worker.build import build_engines
+    from ray_distill.train.worker.loop import resumed_rollouts
     from ray_distill.train.worker.saving import Saver
     from ray_distill.train.worker.step import train_step
     from ray_distill.types import Placement
@@ -60,7 +61,8 @@ def worker(settings: dict[str, Any]) -> None:
     rows = rows_ahead(lambda: ray.train.get_dataset_shard("train"), job.stream.micro_batch)
     batch = next(micro_batches(job.stream, rows, placement, device))
     engines = build_engines(config)
-    saver, interval = Saver(job, placement, engines), config.method.student_interval  # type: ignore[attr-defined]
+    saver = Saver(job, placement, engines, resumed_rollouts(config, placement, None, device))
+    interval = config.method.student_interval  # type: ignore[attr-defined]
 
     def cycle() -> None:
         for step in range(interval):
