@@ -76,7 +76,7 @@ def worker(settings: dict[str, Any]) -> None:
         told["save"].append(seconds(lambda n=number: saver.save(2 * n)))  # type: ignore[misc]
         began, folder = time.perf_counter(), job.run_dir / folder_name(2 * number + 1)
         told["begin"].append(seconds(lambda n=number: saver.save(2 * n + 1, wait=False)))  # type: ignore[misc]
-        while saver.busy:
+        while saver._writing is not None:
             cycle()
         told["until whole"].append(time.perf_counter() - began)
     newest = Checkpoint(folder)
