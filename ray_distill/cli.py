@@ -77,7 +77,6 @@ def import_(args: argparse.Namespace) -> None:
     from ray_distill.importers import check_tool
     from ray_distill.init.start import check_out
 
-    check_out(args.output)
     check_tool(args.tool, args.config)
     loaded = load(args.config, args.overrides)
     files = {args.output: loaded}
@@ -218,8 +217,6 @@ def sample(args: argparse.Namespace) -> None:
         with mistakes():
             prompts += named_prompts(args.prompts).values()
     clips = clips_of(prompts, args.seed or [0], args.out)
-    if clips[0].out.is_dir():
-        raise ConfigError(f"--out {clips[0].out}: this is a folder, and one video is a file, such as sample.mp4")
     last = newest(loaded.config, as_trained=False)  # other steps, or another window, may be what is tried
     for path in sample_videos(loaded.config, last.folder, clips, args.image, args.frames):
         print(path, flush=True)

@@ -20,6 +20,9 @@ FOLLOWED = (
 )
 """Keys of a student's section that its fake score takes; the path, the start and the average are the student's own."""
 
+NO_AVERAGE: dict[str, Any] = {"ema_decay": None, "ema_interval": 1, "ema_warmup": False}
+"""Settings of a role that keeps no average."""
+
 
 def with_targets(data: Any) -> Any:
     """A configuration's tree, in which adapters without ``targets`` get those of its family; other values unchanged."""
@@ -153,11 +156,8 @@ class RoleConfig(Section):
     @property
     def frozen(self) -> RoleConfig:
         """The same section without optimizer and average."""
-        unused: dict[str, Any] = {
+        unused: dict[str, Any] = NO_AVERAGE | {
             "optimizer": None,
-            "ema_decay": None,
-            "ema_interval": 1,
-            "ema_warmup": False,
             "gradient_checkpointing": False,
             "offload_optimizer": False,
             "gradient_dtype": "float32",
@@ -229,7 +229,7 @@ class RoleConfig(Section):
 
     @model_validator(mode="after")
     def _settings_of_an_average(self) -> RoleConfig:
-        for key, alone in (("ema_interval", 1), ("ema_warmup", False)):
+        for key, alone in NO_AVERAGE.items():
             if (value := getattr(self, key)) != alone and self.ema_decay is None:
                 text = str(value).lower()
                 raise ValueError(f"{key} = {text}: the role keeps no average; give ema_decay, or remove {key}")

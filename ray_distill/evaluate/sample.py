@@ -41,11 +41,13 @@ class Clip(NamedTuple):
 
 def clips_of(prompts: Sequence[str], seeds: Sequence[int], out: Path | None) -> list[Clip]:
     """A clip for each prompt and seed. One clip is the file ``out``, by default sample.mp4; several are files of the
-    folder ``out``, by default samples. ConfigError without a prompt, for a blank one, and for several clips of one
-    file."""
+    folder ``out``, by default samples. ConfigError without a prompt, for a blank one, for several clips of one file,
+    and for one clip of a folder."""
     if not prompts or any(map(blank, prompts)):
         raise ConfigError('sample needs a prompt: --prompt "a seven moving left", or --prompts FILE')
     if len(prompts) * len(seeds) == 1:
+        if out is not None and out.is_dir():
+            raise ConfigError(f"--out {out}: this is a folder, and one video is a file, such as sample.mp4")
         return [Clip(prompts[0], seeds[0], out or Path("sample.mp4"))]
     if out is not None and out.suffix:
         raise ConfigError(f"--out {out}: {len(prompts) * len(seeds)} videos need a folder, such as --out samples")

@@ -11,14 +11,12 @@ from pydantic import ValidationError
 
 from ray_distill.config import RoleConfig, RunConfig
 from ray_distill.config.keys import plain
+from ray_distill.config.roles import NO_AVERAGE
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.models import family
 from ray_distill.plan.estimate import Estimate, estimate
 from ray_distill.plan.network import architecture, latent_shape
 from ray_distill.types import Average, Role, Start
-
-NO_AVERAGE: dict[str, Any] = {"ema_decay": None, "ema_interval": 1, "ema_warmup": False}
-"""Settings of a role that keeps no average."""
 
 
 @dataclass(frozen=True)
