@@ -6,6 +6,7 @@ text a value without quotes is that text: ``no``, ``2026``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from typing import Any
@@ -38,6 +39,15 @@ class Dumper(yaml.SafeDumper):
 Dumper.add_representer(
     str, lambda dumper, text: dumper.represent_scalar(TEXT, text, style='"' if "\x85" in text else None)
 )
+
+
+def one_line(value: Any) -> str:
+    """``value`` as one line of YAML, as an override takes it; a text is quoted, so that it is no number or list."""
+    quotes = '"' if isinstance(value, str) else None
+    text: str = yaml.dump(
+        value, Dumper=Dumper, default_style=quotes, default_flow_style=True, allow_unicode=True, width=math.inf
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def comment(text: str) -> str:

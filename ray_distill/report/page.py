@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from ray_distill import __version__, durable
 from ray_distill.config.keys import plain
 from ray_distill.config.load import COMMAND_LINE
+from ray_distill.config.tree import one_line
 from ray_distill.evaluate.names import BASELINE, COMPARED, PAGE, PREFLIGHT, VALIDATION_VIDEOS
 from ray_distill.evaluate.report import ROWS
 from ray_distill.jsonl import read_document
@@ -130,7 +130,11 @@ def arguments(run: Run) -> str:
 def _written(value: Any) -> str:
     """A value as text that is read back as the same value."""
     text = plain(value)
-    return text if yaml.safe_load(text) == value else json.dumps(value, ensure_ascii=False)
+    try:
+        same = yaml.safe_load(text) == value
+    except yaml.YAMLError:  # such as "a: b: c"
+        same = False
+    return text if same else one_line(value)
 
 
 def render(template: str, values: Mapping[str, Any], **media: Any) -> str:

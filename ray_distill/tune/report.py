@@ -13,6 +13,7 @@ import yaml
 
 from ray_distill import columns
 from ray_distill.config import RunConfig
+from ray_distill.config.tree import Dumper
 from ray_distill.evaluate.curves import QUIET
 from ray_distill.jsonl import write_document
 from ray_distill.sheets import INK, PAPER, RULE
@@ -147,5 +148,5 @@ def write_best(path: Path, config: RunConfig, trial: Trial, label: str = "FD") -
     result = "; ".join((f"# {trial.name}: {name} {trial.objective:.2f} at step {trial.step}", *trial.broken))
     path.write_text(
         f"# ray-distill train {path}\n{result}\n{point}\n"
-        + yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True)
+        + yaml.dump(config.dump(), Dumper=Dumper, sort_keys=False, allow_unicode=True)
     )

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ray_distill.config import ConfigError, Loaded, RunConfig
 from ray_distill.config.keys import flatten, plain, set_dotted
 from ray_distill.config.load import config_of, load
 from ray_distill.config.measures import DISTANCES, MEASURE_OF, Bounds, check_names
+from ray_distill.config.tree import one_line
 from ray_distill.importers import load_run
 from ray_distill.settings import Absolute, Folder, Name, Section
 from ray_distill.tune.objective import Objective
@@ -133,20 +133,13 @@ def _texts(overrides: Mapping[str, Any]) -> list[str]:
     pairs = [
         pair for key, value in overrides.items() for pair in ([(key, value)] if "." in key else _leaves(key, value))
     ]
-    return [f"{key}={_yaml(value)}" for key, value in pairs]
+    return [f"{key}={one_line(value)}" for key, value in pairs]
 
 
 def _leaves(key: str, value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, Mapping) or not value:
         return [(key, value)]
     return [leaf for name, inner in value.items() for leaf in _leaves(f"{key}.{name}", inner)]
-
-
-def _yaml(value: Any) -> str:
-    """One line of YAML; a text is quoted, so that it is no number or list."""
-    quotes = '"' if isinstance(value, str) else None
-    text = yaml.safe_dump(value, default_style=quotes, default_flow_style=True, allow_unicode=True, width=math.inf)
-    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _check_objective(sweep: Sweep, base: RunConfig) -> None:

@@ -63,7 +63,7 @@ def test_it_says_where_each_value_came_from_what_was_planned_and_how_to_load_the
 def test_its_commands_are_those_of_the_run_for_a_shell(tmp_path):
     config = [
         ["name", "first_try", "command line"],
-        ["data.negative_prompt", "blur: a, b", "command line"],
+        ["data.negative_prompt", "blur: a: b,\u2028c", "command line"],
         ["data.manifest", "/a b/c.jsonl", "$RAY_DISTILL_DATA__MANIFEST"],
         ["method.timesteps", [1000.0, 500.0], "command line"],
         ["track.uri", "http://u:***@host", "command line"],
@@ -75,7 +75,9 @@ def test_its_commands_are_those_of_the_run_for_a_shell(tmp_path):
     assert given[0] == "my run.yaml" and [word.partition("=")[0] for word in given[1:]] == [
         *("name", "data.negative_prompt", "data.manifest", "method.timesteps", "evaluate.metric")
     ]
-    for word, value in zip(given[1:], ["first_try", "blur: a, b", "/a b/c.jsonl", [1000, 500], None], strict=True):
+    for word, value in zip(
+        given[1:], ["first_try", "blur: a: b,\u2028c", "/a b/c.jsonl", [1000, 500], None], strict=True
+    ):
         assert yaml.safe_load(word.partition("=")[2]) == value
 
 
