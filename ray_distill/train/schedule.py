@@ -47,8 +47,16 @@ def first_share(role: RoleConfig, updates: int) -> float:
 
 
 def warnings(config: RunConfig) -> list[str]:
-    """Warnings of schedules that may be unintended: a warm-up that fills the run, an average that hardly moves."""
+    """Warnings of schedules that may be unintended: a warm start or a warm-up that fills the run, an average that
+    hardly moves."""
     texts = []
+    start, length = config.method.period
+    if start and not config.method.stages and config.train.steps < start + length:
+        texts.append(
+            f"train.steps = {config.train.steps}: the warm start has method.warm_start_steps = {start}, and the "
+            f"student's first update after it is in step {start + length}, so this run distils nothing. Raise "
+            "train.steps, or lower method.warm_start_steps"
+        )
     for role, total in total_updates(config).items():
         section = config.role(role)
         share = first_share(section, total)

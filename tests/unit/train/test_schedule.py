@@ -153,3 +153,11 @@ def test_an_average_that_hardly_moves_is_named(tmp_path):
     for better in ({"ema_decay": 0.981}, {"ema_decay": 0.981, "ema_interval": 1}, {"ema_warmup": True}):
         assert warnings(run_config(tmp_path, roles__student=student | better)) == []
     assert warnings(run_config(tmp_path, roles__student=student, evaluate__weights="trained")) == []
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(700, True), (3004, True), (3005, False)])
+def test_a_run_that_ends_in_its_warm_start_is_warned(tmp_path, steps, warned):
+    method = {"name": "dmd_warm_start", "student_interval": 5}  # 3,000 steps of warm start by default
+    texts = warnings(run_config(tmp_path, method=method, train__steps=steps))
+    assert [text.startswith(f"train.steps = {steps}: the warm start") for text in texts] == [True] * warned
+    assert all("in step 3005" in text for text in texts)
