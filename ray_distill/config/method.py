@@ -31,7 +31,8 @@ def read_method(value: Any) -> Any:
             raise ValueError(f"method.{alias} is another spelling of method.{key}; remove one of them")
         if alias in fields:
             fields[key] = fields.pop(alias)
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    names = list(kinds)
     for key in fields:
         if key not in names:
             others = [
@@ -39,8 +40,8 @@ def read_method(value: Any) -> Any:
             ]
             remedy = f"it is a key of {', '.join(others)}" if others else nearest(key, names)
             raise ValueError(f"method.{key}: method {name!r} has no such key; {remedy}")
-    for key in LISTS & fields.keys():
-        fields[key] = _numbers(fields[key])
+    for key in fields:
+        fields[key] = _numbers(fields[key], kinds[key])
     for key, value in fields.items():
         _check_number(key, value)
     try:
@@ -49,8 +50,6 @@ def read_method(value: Any) -> Any:
         raise ValueError("; ".join(_problem(problem) for problem in error.errors())) from None
 
 
-LISTS = {"timesteps", "high_timesteps", "low_timesteps", "student_exits", "fake_score_exits"}
-"""Keys that may be written without brackets."""
 LARGEST = 1e9
 LONGEST = dict.fromkeys(("euler_steps", "solver_steps", "sampling_steps", "multiphase"), 10_000)
 LONGEST["student_interval"] = 1_000_000
@@ -86,8 +85,10 @@ def method_fields(method: Any) -> dict[str, Any]:
     return {"name": method.name, **dataclasses.asdict(method)}
 
 
-def _numbers(value: Any) -> Any:
-    """``1000,757,522``, which YAML reads as text, or a single number, as a list."""
-    if isinstance(value, str):
+def _numbers(value: Any, kind: str) -> Any:
+    """``1000,757,522``, which YAML reads as text, as a list where ``kind``, a field's annotation, has lists; where it
+    has lists alone, a single number as well."""
+    alone = kind.startswith("tuple[")
+    if isinstance(value, str) and (alone or ("tuple[" in kind and "," in value)):
         return value.split(",")
-    return [value] if isinstance(value, int | float) else value
+    return [value] if alone and isinstance(value, int | float) else value

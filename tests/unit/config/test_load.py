@@ -6,6 +6,7 @@ import yaml
 
 from ray_distill.config import ConfigError, Loaded, RunConfig, load_config
 from ray_distill.config.load import write_yaml
+from ray_distill.config.method import read_method
 from tests.unit.toys import settings
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -60,6 +61,23 @@ def test_a_section_can_be_set_at_once_and_made(load):
 )
 def test_spellings_of_a_step_list(load, text, steps):
     assert load(f"method.timesteps={text}").config.method.timesteps == steps
+
+
+@pytest.mark.parametrize(
+    ("method", "text", "value"),
+    [
+        ("lcm", "guidance=1,5", (1.0, 5.0)),
+        ("lcm", "guidance=5", 5.0),
+        ("self_forcing", "first_chunk_timesteps=1000,750", (1000.0, 750.0)),
+        ("dmd_gan", "gan_depths=0.5,1", (0.5, 1.0)),
+        ("dmd_phased", "teacher_guidance=4,3", (4.0, 3.0)),
+        ("dcm_semantic", "multiphase=0.8,0.9", (0.8, 0.9)),
+        ("dcm_semantic", "multiphase=4", 4),
+    ],
+)
+def test_every_list_of_a_method_takes_commas(method, text, value):
+    key, _, written = text.partition("=")
+    assert getattr(read_method({"name": method, key: yaml.safe_load(written)}), key) == value
 
 
 def test_a_method_with_modes_and_another_tools_spelling(load):
