@@ -17,9 +17,9 @@ from ray_distill.models.lora_files import COMFYUI, KOHYA, renamed
 from ray_distill.models.spec import Family
 
 
-def original_name(layer: str, family: Family) -> str:
-    """The original code's name for diffusers' ``layer``; ValueError where the family declares none."""
-    return renamed(layer, family.original or {}) or _no_name(layer, "adapt other layers")
+def original_name(layer: str, family: Family, remedy: str = "adapt other layers") -> str:
+    """The original code's name for diffusers' ``layer``; ValueError with ``remedy`` where the family declares none."""
+    return renamed(layer, family.original or {}) or _no_name(layer, remedy)
 
 
 def original_tensor(name: str, family: Family) -> str:

@@ -139,6 +139,20 @@ def test_check_asks_for_an_adapter_only_where_a_format_is_one(tmp_path):
         check_formats(run_config(tmp_path, model__export_formats=["original_float32", "kohya_lora"]))
 
 
+def test_check_says_what_a_family_or_a_full_student_has_no_names_for(tmp_path):
+    family("ltx").transformer(**LTX).save_pretrained(tmp_path / "model/transformer")
+    ltx = {"model__family": "ltx", "roles__student__optimizer": {"learning_rate": 1e-3}}
+    with pytest.raises(ConfigError, match="'ltx' declares none for a whole network; remove original_float32"):
+        check_formats(run_config(tmp_path, model__export_formats=["original_float32"], **ltx))
+    adapters = {"model__export_formats": ["comfyui_lora"]}
+    with pytest.raises(ValueError, match="'proj_in' has no name .*; the adapter of model.export_lora_rank has every"):
+        check_formats(run_config(tmp_path, model__export_lora_rank=2, **adapters, **ltx))
+    check_formats(run_config(tmp_path, roles__student__lora={"rank": 2}, **adapters, **ltx))
+    lora = {"roles__student__lora": {"rank": 2}, "model__family": "cogvideox"}
+    with pytest.raises(ConfigError, match="'cogvideox' declares none for layers; remove comfyui_lora"):
+        check_formats(run_config(tmp_path, **adapters, **ltx | lora))
+
+
 def test_diffusers_reads_an_adapter_by_kohyas_names_with_its_scale(tmp_path):
     network = family("wan").transformer(**WAN)
     layers, _ = named("wan", network)

@@ -77,11 +77,24 @@ def check_image(config: RunConfig) -> None:
         )
 
 
+CUT_REMEDY = (
+    "the adapter of model.export_lora_rank has every linear layer, so remove the format, or train roles.student.lora "
+    "in place of export_lora_rank"
+)
+
+
 def check_formats(config: RunConfig) -> None:
     """Check that the original code has a name for each tensor that model.export_formats asks for, and that adapters
     are asked for only where there are some."""
     experts, family = config.method.sampler().experts, config.model.pipeline.of
     adapters = [kind for kind in config.model.export_formats if kind in ADAPTERS]
+    for kind in config.model.export_formats:
+        if (family.original if kind in ADAPTERS else family.original_rest) is None:
+            what = "layers" if kind in ADAPTERS else "a whole network"
+            raise ConfigError(
+                f"model.export_formats: {kind} has the names of the network's original code, and family "
+                f"{family.name!r} declares none for {what}; remove {kind}"
+            )
     for role in (experts.high, experts.low) if experts else (STUDENT,):
         lora, cut = config.role(role).lora, config.model.export_lora_rank is not None
         if adapters and (lora is None or lora.whole) and not cut:
@@ -92,7 +105,7 @@ def check_formats(config: RunConfig) -> None:
         network = empty_transformer(config.model.family, config.source(role))
         for name, module in network.named_modules() if adapters else ():
             if isinstance(module, nn.Linear) and (cut or lora is None or lora.adapts(name)):
-                original_name(name, family)
+                original_name(name, family, CUT_REMEDY if cut else "adapt other layers")
         for name in network.state_dict() if len(adapters) < len(config.model.export_formats) else ():
             original_tensor(name, family)
 
