@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,18 +29,40 @@ class Change:
 
 
 def cheapest(config: RunConfig, fits: Callable[[Estimate], bool]) -> Change | None:
-    """The first change that fits alone, else the shortest sequence of changes that fits, else None."""
+    """The first change that fits alone, else the shortest sequence of changes that fits, without those of its changes
+    that it fits without as well, else None."""
     for keys, changed in changes(config):
         if fits(result := estimate(changed)):
             return Change(keys, result)
-    together: dict[str, str] = {}
+    names: list[str] = []
+    total = config
     for name in ORDER:
-        for keys, changed in ORDER[name](config):
+        names.append(name)
+        for count, (_, changed) in enumerate(ORDER[name](total), 1):
+            total = changed
+            if fits(estimate(total)):
+                return _without_idle(config, names, count, fits)
+    return None
+
+
+def _without_idle(config: RunConfig, names: list[str], count: int, fits: Callable[[Estimate], bool]) -> Change:
+    """The changes of ``names``, of the last one ``count``, which fit together, less each that the rest fits without."""
+    change = _together(config, names, count)
+    for name in names[:-1]:
+        fewer = [other for other in names if other != name]
+        if (shorter := _together(config, fewer, count)).keys != change.keys and fits(shorter.estimate):
+            names, change = fewer, shorter
+    return change
+
+
+def _together(config: RunConfig, names: list[str], count: int) -> Change:
+    """All changes of ``names`` one after the other, of the last name the first ``count``."""
+    together: dict[str, str] = {}
+    for name in names:
+        for keys, changed in islice(ORDER[name](config), count if name == names[-1] else None):
             together |= dict(key.split("=") for key in keys)
             config = changed
-            if fits(result := estimate(config)):
-                return Change(tuple(f"{key}={value}" for key, value in together.items()), result)
-    return None
+    return Change(tuple(f"{key}={value}" for key, value in together.items()), estimate(config))
 
 
 Changes = Iterator[tuple[tuple[str, ...], RunConfig]]

@@ -169,6 +169,18 @@ def test_changes_add_up_where_one_is_not_enough():
     assert cheapest(start, lambda plan: False) is None
 
 
+def test_a_sum_of_changes_has_none_that_it_fits_without():
+    """The average stays where the optimizer's place decides, although its change comes first."""
+
+    def fits(plan):
+        student = plan.config.role("student")
+        return student.zero == 3 and student.offload_optimizer
+
+    change = cheapest(config(QUICK), fits)
+    assert change is not None and sorted(change.keys) == sorted([*SHARDS, "roles.teacher.zero=3", *OFFLOAD])
+    assert change.estimate.config.role("student").ema_decay is not None
+
+
 def test_whole_roles_are_offered_only_what_they_can_have():
     """In bf16, or offloaded, only shards of them train."""
     whole = [f"roles.{role}.zero=0" for role in ("student", "fake_score", "teacher")]
