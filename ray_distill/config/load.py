@@ -67,6 +67,8 @@ def load_config(path: Path, overrides: Sequence[str] = (), environment: Mapping[
     """Read a YAML file, apply overrides, validate; ConfigError for a mistake."""
     changes = read_overrides(overrides, os.environ if environment is None else environment)
     tree, sources = read_yaml(path)
+    if "space" in tree:
+        raise ConfigError(f"{path} is a sweep, not a run: ray-distill tune {path}; its runs begin with its base")
     tree = apply(changes, tree, sources)
     sources |= follow_students(tree)
     return Loaded(config_of(RunConfig, tree, sources), sources)

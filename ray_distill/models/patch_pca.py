@@ -76,7 +76,10 @@ class PatchPCA(nn.Module):
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         size = (frames, height, width)
         if any(have % want for have, want in zip(size, self.patch, strict=True)):
-            raise ValueError(f"frames x height x width = {size} must be multiples of PatchPCA's patch {self.patch}")
+            near = tuple(max(have // want, 1) * want for have, want in zip(size, self.patch, strict=True))
+            raise ValueError(
+                f"frames x height x width = {size} must be multiples of PatchPCA's patch {self.patch}, such as {near}"
+            )
         t, h, w = (have // want for have, want in zip(size, self.patch, strict=True))
         return len(self.basis), t, h, w
 

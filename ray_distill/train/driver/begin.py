@@ -48,9 +48,9 @@ def _checkpoint(folder: Path, key: str) -> Checkpoint:
         return origin
     except BadCheckpoint as error:
         within = latest(folder, tell=lambda _: None) if folder.is_dir() else None
-        raise ConfigError(
-            f"{key}: {f'give one of its checkpoints, such as {within.folder}' if within else error}"
-        ) from None
+        remedy = f"give one of its checkpoints, such as {within.folder}" if within else "give the folder of a whole one"
+        fault = "" if within else str(error).removeprefix(f"{folder}: ") + "; "
+        raise ConfigError(f"{key}: {fault}{remedy}") from None
 
 
 def _check_role(config: RunConfig, role: Role, origin: Checkpoint, key: str) -> None:

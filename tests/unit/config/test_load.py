@@ -119,6 +119,11 @@ def test_unknown_keys_name_the_nearest(load, override, key, near):
     assert key in str(error.value) and f"did you mean {near!r}?" in str(error.value)
 
 
+def test_a_sweep_is_no_run():
+    with pytest.raises(ConfigError, match=r"sweep_quickstart\.yaml is a sweep, not a run: ray-distill tune "):
+        load_config(CONFIGS / "sweep_quickstart.yaml")
+
+
 def test_every_mistake_is_told_at_once_with_its_source(load):
     with pytest.raises(ConfigError) as error:
         load("train.stpes=1", "seed=x", environment={"RAY_DISTILL_NOISE": "1"})

@@ -77,7 +77,9 @@ def test_pca_survives_its_folder_and_its_hash_tells_weights_apart(digits, tmp_pa
 
 def test_pca_refuses_what_it_cannot_do(digits):
     codec = PatchPCA.fit(digits)
-    with pytest.raises(ValueError, match=r"\(10, 24, 24\) must be multiples of PatchPCA's patch \(3, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"\(10, 24, 24\) must be multiples of PatchPCA's patch \(3, 4, 4\), such as \(9, 24, 24\)$"
+    ):
         codec.latent_shape(10, 24, 24)
     with pytest.raises(ValueError, match="fewer than channels=60"):
         PatchPCA.fit(digits, channels=60)  # grey videos span 48 of the 144 directions
