@@ -7,7 +7,8 @@ over decord that keeps its pixels in its own process, the same loop in PyTorch's
 two hand their clips to another process, as encoders need it. Rates count clips after the first quarter; the time to
 start, which each round repeats, has its own column. Each number of CPUs runs in its own process (and Ray), bound to
 that many cores; each size of a preparation runs in a process that reads its own peaks. To measure waits, a step sleeps
-as long as its batch takes to encode, while ``data.stream`` encodes beside it. It prints a table and JSON.
+as long as its batch takes to encode, while ``data.stream`` encodes beside it. It prints a table and JSON. An empty
+--cpus or --memory, or --wait 0, leaves that part out.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def main() -> None:
         clips, rounds = f"--clips={args.clips}", f"--rounds={args.rounds}"
         fast = [alone("--one=throughput", f"--cpus={count}", clips, rounds) for count in args.cpus]
         told = {"throughput": fast, "memory": [alone("--one=memory", f"--memory={count}") for count in args.memory]}
-        told["wait"] = alone("--one=wait", f"--wait={args.wait}")
+        if args.wait:
+            told["wait"] = alone("--one=wait", f"--wait={args.wait}")
         report(told)
     print(json.dumps(told))
 
@@ -185,7 +187,8 @@ def report(told: dict[str, Any]) -> None:
     for one in told["memory"]:
         sizes = ", ".join(f"{name} {one[name]} MiB" for name in ("driver", "largest worker"))
         print(f"{one['clips']} clips in {one['seconds']:.0f} s: {sizes}")
-    one = told["wait"]
+    if (one := told.get("wait")) is None:
+        return
     print(
         f"{one['steps']} steps of {one['sleep_s']:.2f} s, as a batch takes to encode: {one['share_waited']:.1%} waited"
     )
