@@ -48,9 +48,10 @@ def _checkpoint(folder: Path, key: str) -> Checkpoint:
         return origin
     except BadCheckpoint as error:
         within = latest(folder, tell=lambda _: None) if folder.is_dir() else None
-        remedy = f"give one of its checkpoints, such as {within.folder}" if within else "give the folder of a whole one"
-        fault = "" if within else str(error).removeprefix(f"{folder}: ") + "; "
-        raise ConfigError(f"{key}: {fault}{remedy}") from None
+        if within is not None:
+            raise ConfigError(f"{key}: give one of its checkpoints, such as {within.folder}") from None
+        fault = str(error).removeprefix(f"{folder}: ")
+        raise ConfigError(f"{key}: {fault}; give the folder of a whole checkpoint") from None
 
 
 def _check_role(config: RunConfig, role: Role, origin: Checkpoint, key: str) -> None:

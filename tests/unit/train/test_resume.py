@@ -166,7 +166,10 @@ def test_a_new_run_begins_with_the_weights_of_another(home):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train__init_from": "{}/none"}, r"/none: unfinished or damaged: .* missing; give the folder of a whole one$"),
+        (
+            {"train__init_from": "{}/none"},
+            r"/none: unfinished or damaged: .* missing; give the folder of a whole checkpoint$",
+        ),
         ({"train__init_from": "{}/output/run"}, r"give one of its checkpoints, such as .*/output/run/step_00000003$"),
         ({"roles__student": LORA}, r"roles\.student\.lora was None and is \{.*: give the same lora, or export"),
         (
