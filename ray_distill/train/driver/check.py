@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.sequence import check_heads
 from ray_distill.data.read.remote import is_remote
 from ray_distill.errors import mistakes
 from ray_distill.export.checks import check_token
@@ -20,7 +21,6 @@ from ray_distill.train.driver.checks.latents import warnings_of_latents
 from ray_distill.train.driver.checks.loras import check_loras
 from ray_distill.train.driver.checks.networks import check_ends, check_networks, check_pulls, check_updates
 from ray_distill.train.driver.checks.pipeline import check_export, check_parts
-from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.train.driver.checks.store import check_store
 from ray_distill.train.driver.resume import (
     check_same_data,

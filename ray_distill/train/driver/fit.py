@@ -14,6 +14,7 @@ import ray.train.torch
 
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.sequence import check_tokens
 from ray_distill.data.feed.stream import Stream, in_turn
 from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
@@ -24,7 +25,7 @@ from ray_distill.jsonl import Series, read_rows
 from ray_distill.track.names import grouped
 from ray_distill.track.tracker import Tracker
 from ray_distill.train.driver.begin import check_init
-from ray_distill.train.driver.checks.sequence import check_nodes, check_tokens
+from ray_distill.train.driver.checks.sequence import check_nodes
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.health import Health
 from ray_distill.train.driver.progress import Progress, Row

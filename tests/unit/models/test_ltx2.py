@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, LTX2Pipeline
 
+from ray_distill.config.sequence import check_heads
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare.teach import PURPOSE
@@ -35,7 +36,6 @@ from ray_distill.models.pipeline import Pipeline
 from ray_distill.plan.passes import Workload, count
 from ray_distill.rng import StatelessRng
 from ray_distill.train.driver.checks.clips import check_pairs, check_pictures, check_sound
-from ray_distill.train.driver.checks.sequence import check_heads
 from ray_distill.types import Batch, Sampler
 from tests.adapters import merge
 from tests.unit.data.test_cache import delivered

@@ -9,8 +9,9 @@ from unittest.mock import patch
 import pytest
 
 from ray_distill.config import ConfigError, RunConfig
+from ray_distill.config.sequence import check_heads, check_tokens
 from ray_distill.models import family
-from ray_distill.train.driver.checks.sequence import check_heads, check_nodes, check_tokens
+from ray_distill.train.driver.checks.sequence import check_nodes
 from tests.tiny_wan import tiny_wan
 from tests.unit.toys import run_config
 
@@ -39,7 +40,7 @@ def test_heads_of_every_network_divide(config: Any) -> None:
 
 def test_a_family_without_the_exchange_is_refused(config: Any) -> None:
     without = replace(family("wan"), exchange_heads=None)
-    with patch("ray_distill.train.driver.checks.sequence.family", lambda name: without):
+    with patch("ray_distill.config.sequence.family", lambda name: without):
         check_heads(config(1))
         with pytest.raises(
             ConfigError, match=r"sequence_parallel = 2: family 'wan' cannot exchange.* use 1, and ZeRO-3"

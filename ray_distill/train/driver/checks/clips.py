@@ -8,6 +8,7 @@ from operator import sub
 
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.method import method_fields
+from ray_distill.config.sequence import check_tokens
 from ray_distill.data.prepare.first_rows import check_rows
 from ray_distill.data.read.clip import BadClip
 from ray_distill.data.read.picture import read_picture
@@ -17,7 +18,6 @@ from ray_distill.models.loading import check_folder
 from ray_distill.models.spec import of_clips, prefix_frames
 from ray_distill.train.driver.checks.latents import check_latents
 from ray_distill.train.driver.checks.networks import check_positions
-from ray_distill.train.driver.checks.sequence import check_tokens
 
 KEYS_OF_SOUND = {
     "video_weight": 1.0,
