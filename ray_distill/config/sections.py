@@ -203,8 +203,8 @@ def sqlite_path(uri: str) -> Path | None:
 
 def absolute_uri(uri: str) -> str:
     """The URI with an absolute path for a SQLite file, since Ray's processes run in folders of their own; any other URI
-    unchanged. ValueError for a text that begins like neither a URI nor a path."""
-    if uri and not re.match(r"[\w./~]", uri):
+    unchanged. ValueError for a text that begins like neither a URI nor a path, and for a web address without a host."""
+    if uri and not re.match(r"https?://[^/?#]|(?!https?:)[\w./~]", uri):
         raise ValueError("give a URI such as http://host:5000 or sqlite:///mlruns/mlflow.db, or nothing")
     path = sqlite_path(uri)
     return f"sqlite:///{path}" if path else uri

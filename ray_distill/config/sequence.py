@@ -64,4 +64,6 @@ def check_tokens(config: RunConfig, shapes: Iterable[Latent]) -> None:
 def _remedy(count: int, config: RunConfig) -> str:
     train = config.train
     values = [n for n in range(1, train.workers + 1) if count % n == train.workers % n == 0]
+    if values == [1]:
+        return f"with {train.workers} workers use 1"
     return f"with {train.workers} workers use one of {', '.join(map(str, values))}, which divide this number"

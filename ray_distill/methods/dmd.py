@@ -34,6 +34,7 @@ from ray_distill.diffusion.samplers import simulate
 from ray_distill.diffusion.timesteps import check_timesteps, warp
 from ray_distill.methods.anchor import Anchor
 from ray_distill.methods.exits import Exits
+from ray_distill.methods.idle import idle_warnings
 from ray_distill.methods.modalities import modality_logs, total
 from ray_distill.methods.scores import Scores
 from ray_distill.methods.watch import floor_logs, projection_logs, student_logs
@@ -142,7 +143,22 @@ class DMD(Exits, Anchor, Scores):
         return f"student steps {steps} ({self.rollout}); {self.describe_scores()}"
 
     def warnings(self, bf16: bool) -> list[str]:
-        return []
+        return idle_warnings(self, self.idle_keys())
+
+    def idle_keys(self) -> dict[str, str]:
+        """Keys that have no effect beside the others, each with the reason and the remedy."""
+        reasons = {}
+        if not self.warp_denoising_step:
+            reasons["flow_shift"] = (
+                "since timesteps are taken as they are; set method.warp_denoising_step=true if they are raw indices, "
+                "else remove it"
+            )
+        if self.ts_schedule:
+            reasons["min_score_timestep"] = "since ts_schedule sets the lowest level; remove one of the two keys"
+        if not self.diversity_weight:
+            why = "since diversity_weight = 0 leaves the anchor out; remove it"
+            reasons |= dict.fromkeys(("diversity_steps", "diversity_shift"), why)
+        return reasons
 
     def updates(self, step: int) -> tuple[Update, ...]:
         pulls = (Pull(FAKE_SCORE, STUDENT, self.ida_decay, "ida_decay"),) if self.ida_decay < 1 else ()

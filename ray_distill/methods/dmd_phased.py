@@ -27,6 +27,7 @@ from ray_distill.diffusion.losses import dmd_gradient, finite_samples, sample_ms
 from ray_distill.diffusion.prefix import generated
 from ray_distill.diffusion.samplers import denoise, exit_at
 from ray_distill.diffusion.timesteps import check_timesteps, warp
+from ray_distill.methods.idle import idle_warnings
 from ray_distill.methods.watch import floor_logs, student_logs
 from ray_distill.types import (
     FAKE_SCORE,
@@ -178,7 +179,8 @@ class PhasedDMD:
         )
 
     def warnings(self, bf16: bool) -> list[str]:
-        return []
+        why = "since warp_denoising_step = false takes the steps as they are; remove it"
+        return [] if self.warp_denoising_step else idle_warnings(self, {"flow_shift": why})
 
     @property
     def scales(self) -> tuple[float, float]:

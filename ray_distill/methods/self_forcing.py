@@ -113,10 +113,25 @@ class SelfForcing(LongRollouts, DMD):
             return self.exit_step(rng, purpose, chunk)
         return steps - 1 if self.last_step_only else rng.control(f"{purpose}/exit_first", steps)
 
+    @property
+    def common_exit(self) -> bool:
+        """True if all chunks have one exit, except a first one with its own steps."""
+        return self.same_step_across_blocks or self.last_step_only
+
     def exit_window(self, rng: Rng, purpose: str) -> tuple[int, int]:
         """Score window of the exit step; if each chunk has its own exit, the schedule has no effect."""
-        common = self.same_step_across_blocks or self.last_step_only
-        return self.score_levels(self.sampler().timesteps, self.exit_step(rng, purpose) if common else None)
+        exit_step = self.exit_step(rng, purpose) if self.common_exit else None
+        return self.score_levels(self.sampler().timesteps, exit_step)
+
+    def idle_keys(self) -> dict[str, str]:
+        reasons = super().idle_keys()
+        if not self.common_exit:
+            reasons.pop("min_score_timestep", None)
+            why = (
+                "since same_step_across_blocks = false gives each chunk an exit of its own; remove one of the two keys"
+            )
+            reasons |= dict.fromkeys(("ts_schedule", "ts_schedule_max"), why)
+        return reasons
 
     def roll_out(self, networks: Networks, batch: Batch, rng: Rng, purpose: str, grad: bool) -> Tensor:
         """x [B, C, T, H, W], the last T <= ``num_training_frames`` of the rollout: each chunk's x_0-prediction at its

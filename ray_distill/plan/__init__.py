@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ray_distill.config import RunConfig
+from ray_distill.config.sequence import check_heads, check_tokens
 from ray_distill.plan.changes import cheapest
 from ray_distill.plan.estimate import Estimate, estimate
 from ray_distill.plan.hardware import GIB, Cluster, parse_cluster
+from ray_distill.plan.network import latent_shape
 from ray_distill.plan.report import Assumed, report
 
 
@@ -20,10 +22,12 @@ def plan(config: RunConfig, options: Mapping[str, str]) -> tuple[str, bool]:
     """The report, and whether the run fits, which is always true without a cluster. ValueError names a wrong option."""
     cluster = parse_cluster(options["cluster"]) if "cluster" in options else None
     assumed = assumptions(cluster, options)
-    if cluster is None:
-        return report(estimate(config), None, assumed, None), True
-    config, note = on(cluster, config)
+    config, note = on(cluster, config) if cluster else (config, "")
+    check_heads(config)
+    check_tokens(config, [latent_shape(config)])
     result = estimate(config)
+    if cluster is None:
+        return report(result, None, assumed, None), True
 
     def fits(result: Estimate) -> bool:
         return result.peak.total <= assumed.free(cluster)
@@ -79,7 +83,7 @@ def on(cluster: Cluster, config: RunConfig) -> tuple[RunConfig, str]:
             f"{by} x train.micro_batch = {train.micro_batch}; name {train.workers} GPUs, as train.workers, or change "
             "these"
         )
-    tree = config.dump()
+    tree = config.dump(secrets=True)
     tree["train"]["workers"] = cluster.gpus
     note = f"\ntrain.workers is {train.workers}; planned with train.workers={cluster.gpus}, one for each of the GPUs"
     return RunConfig.model_validate(tree), note

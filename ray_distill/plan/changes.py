@@ -79,7 +79,7 @@ def of_roles(config: RunConfig, key: str, value: Any, applies: Callable[[Role, R
     own = [role for role, need in config.method.roles.items() if not isinstance(need, Average | Start)]
     roles = [role for role in own if applies(role, config.role(role))]
     if roles:
-        tree = config.dump()
+        tree = config.dump(secrets=True)
         for role in roles:
             tree["roles"][role] = config.role(role).model_copy(update={key: value}).model_dump(mode="json")
         with suppress(ValidationError):  # not if roles must agree with one that cannot change
@@ -87,7 +87,7 @@ def of_roles(config: RunConfig, key: str, value: Any, applies: Callable[[Role, R
 
 
 def of_train(config: RunConfig, key: str, value: int) -> tuple[tuple[str, ...], RunConfig]:
-    tree = config.dump()
+    tree = config.dump(secrets=True)
     tree["train"][key] = value
     return (f"train.{key}={value}",), RunConfig.model_validate(tree)
 
@@ -126,7 +126,7 @@ def workers(config: RunConfig) -> Changes:
 
 def without_average(config: RunConfig) -> Changes:
     """Keep no averages, nor the settings that only an average has."""
-    tree, keys = config.dump(), []
+    tree, keys = config.dump(secrets=True), []
     for role in config.roles:
         section = config.role(role)
         for key, value in NO_AVERAGE.items() if section.ema_decay is not None else ():
@@ -164,7 +164,7 @@ def zero3(config: RunConfig) -> Changes:
 
 def shared_base(config: RunConfig) -> Changes:
     """One network for roles that are adapters on the same weights."""
-    tree = config.dump()
+    tree = config.dump(secrets=True)
     tree["model"]["shared_base"] = True
     keys = ["model.shared_base=true"]
     for role in config.roles:

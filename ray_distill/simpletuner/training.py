@@ -87,6 +87,6 @@ def flow_shift(value: Any, file: File) -> Outcome:
     shift = number(value)
     if FAKE_SCORE not in file.roles:
         return Outcome({"method.shift": shift, "evaluate.teacher_shift": shift})
-    warped = file.of_method("warp_denoising_step", flag, False)
-    note = "" if warped else "dmd_denoising_steps are timesteps, shifted already"
-    return Outcome({"method.flow_shift": shift, "evaluate.teacher_shift": shift}, note)
+    if not file.of_method("warp_denoising_step", flag, False):
+        return Outcome({"evaluate.teacher_shift": shift}, "dmd_denoising_steps are timesteps, shifted already")
+    return Outcome({"method.flow_shift": shift, "evaluate.teacher_shift": shift})

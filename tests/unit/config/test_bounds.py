@@ -95,6 +95,8 @@ def test_however_it_is_written(load, key, number):
             "track.uri=null",
             "track.uri = None (command line): give a text; the empty text is the key with nothing behind it",
         ),
+        ("track.uri=http://", "track.uri: give a URI such as http://host:5000"),
+        ("track.uri=https:///mlflow", "give a URI such as http://host:5000"),
         ("track.experiment=", "track.experiment = ''"),
         (f"seed={1 << 70}", "seed = "),
     ],

@@ -179,6 +179,22 @@ def test_14b_at_480p_is_half_and_a_quarter_but_for_what_is_not_split() -> None:
         plan(config(LARGE, "train.sequence_parallel=4"), {"cluster": "6xH100-80GB"})
 
 
+@pytest.mark.parametrize(
+    ("path", "workers", "message"),
+    [
+        ("quickstart", 2, "= 2: student has 3 attention heads in each layer; with 2 workers use 1$"),
+        ("quickstart", 4, "= 4: student has 3 attention heads in each layer; with 4 workers use 1$"),
+        ("wan2.1_1.3b/dmd", 8, "= 8: student has 12 attention heads in each layer; with 8 workers use one of 1, 2, 4,"),
+        ("wan2.1_1.3b/dmd", 2, "= 2: clips of latents 21x58x102 have 31,059 tokens; with 2 workers use 1, or "),
+    ],
+)
+def test_what_cannot_be_shared_is_not_planned(path: str, workers: int, message: str) -> None:
+    keys = [f"train.workers={workers}", f"train.sequence_parallel={workers}", "train.global_batch=64"]
+    keys += ["data.height=464", "data.width=816"] if workers == 2 and "wan" in path else []
+    with pytest.raises(ValueError, match=f"train.sequence_parallel {message}"):
+        plan(config(f"configs/{path}.yaml", *keys), {})
+
+
 def test_a_pass_without_it_is_what_it_was() -> None:
     assert isinstance(run(WORK, WAN), Pass) and run(WORK, WAN) == run(replace(WORK, sequence=1), WAN)
 

@@ -64,7 +64,7 @@ EFFECTS = [
     ("ema_validation", "none", {"evaluate.weights": "trained"}),
     ("ema_validation", "ema_only", {"evaluate.weights": "average"}),
     ("ema_validation", "comparison", {"evaluate.weights": "both"}),
-    ("flow_schedule_shift", 8, {"method.flow_shift": 8.0, "evaluate.teacher_shift": 8.0}),
+    ("flow_schedule_shift", 8, {"evaluate.teacher_shift": 8.0}),
     ("seed", 7, {"seed": 7}),
     ("output_dir", "/runs", {"output_dir": "/runs"}),
     ("checkpoint_step_interval", 9, {"train.checkpoint_every": 9}),
