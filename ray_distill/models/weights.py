@@ -105,12 +105,24 @@ class Weights(Mapping[str, Tensor]):
         """True where names and shapes equal the network's."""
         return self.shapes == self._expected_shapes
 
+    def _quantised(self, name: str) -> bool:
+        """True for a tensor that belongs to a weight, such as its scale: ``LAYER.scale_weight`` (ComfyUI's scaled fp8),
+        ``LAYER.weight.absmax`` (bitsandbytes)."""
+        layer, _, last = name.partition(".weight.") if ".weight." in name else name.rpartition(".")
+        unknown = name not in self._expected_shapes and last != "bias"
+        return unknown and f"{layer}.weight" in self._expected_shapes
+
     def check(self) -> None:
         """ValueError, with the difference, unless the files have all tensors of the network in its shapes."""
         try:
             shapes = self.shapes
         except SafetensorError as error:  # the index names a tensor that its file lacks
             raise ValueError(f"{self._key} = {self._path}: its index belongs to another checkpoint: {error}") from error
+        if beside := next((name for name in sorted(shapes) if self._quantised(name)), ""):
+            raise ValueError(
+                f"{self._key} = {self._path}: its weights are quantised, and {beside} tells how; give the file in "
+                "bfloat16, float16 or float32"
+            )
         of = f"{self._key} = {self._path}: its weights are not those of this {self._network}"
         if missing := sorted(self._expected_shapes.keys() - shapes.keys()):
             unknown = sorted(shapes.keys() - self._expected_shapes.keys())

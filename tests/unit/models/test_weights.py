@@ -114,6 +114,24 @@ def test_weights_that_are_not_of_the_configuration_are_named(folder, tmp_path):
         check_weights("wan", folder)
 
 
+@pytest.mark.parametrize("names", [original, str], ids=["authors", "diffusers"])
+@pytest.mark.parametrize("last", ["scale_weight", "weight_scale", "weight.absmax", "comfy_quant"])
+def test_quantised_weights_are_refused(tmp_path, names, last):
+    """As ComfyUI's scaled fp8: the weights alone would be thousands of times too large."""
+    network = tiny_wan(0)
+    whole = {names(name): tensor for name, tensor in network.state_dict().items()}
+    layers = [names(f"blocks.0.attn1.to_{part}.weight").removesuffix("weight") for part in "qkv"]
+    file = tmp_path / "wan_fp8_scaled.safetensors"
+    save_file(whole | {f"{layer}{last}": torch.ones(1) for layer in layers}, file)
+    network.save_config(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"fp8_scaled.safetensors: its weights are quantised, .*{last} tells how; give"
+    ):
+        check_weights("wan", file)
+    save_file(whole, file)
+    check_weights("wan", file)
+
+
 def test_a_checkpoint_of_another_family_is_named(folder, tmp_path):
     other = LTXVideoTransformer3DModel(
         in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, num_layers=1
