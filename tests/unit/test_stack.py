@@ -16,6 +16,7 @@ import pytest
 import torch
 from pyarrow import parquet
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from ray_distill.config.sections import Model
 
@@ -176,3 +177,12 @@ def test_the_first_file_of_a_folder_decides_the_columns_of_all(tmp_path):
 
 def test_a_study_of_several_objectives_is_searched_by_tpe():
     assert isinstance(optuna.create_study(directions=["minimize", "maximize"]).sampler, optuna.samplers.TPESampler)
+
+
+@pytest.mark.parametrize(("device", "share"), [("cpu", 0), ("meta", 1)])
+def test_the_flop_counter_misses_attention_on_a_cpu(device, share):
+    """Plans count it by a table of their own (findings/flop_attention.sh)."""
+    q, k, v = (torch.zeros(1, 2, 64, 16, device=device) for _ in range(3))
+    with FlopCounterMode(display=False) as counter:
+        functional.scaled_dot_product_attention(q, k, v)
+    assert counter.get_total_flops() == share * 4 * 2 * 64 * 64 * 16
