@@ -186,3 +186,13 @@ def test_the_flop_counter_misses_attention_on_a_cpu(device, share):
     with FlopCounterMode(display=False) as counter:
         functional.scaled_dot_product_attention(q, k, v)
     assert counter.get_total_flops() == share * 4 * 2 * 64 * 64 * 16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_largest_uniform_draws_in_half_precision_become_zero(dtype):
+    """A noise level drawn so would be 0 in place of 1 (findings/uniform_wrap.sh)."""
+    exact, half = (
+        torch.rand(1 << 16, dtype=d, generator=torch.Generator().manual_seed(0)) for d in (torch.float, dtype)
+    )
+    wrong = half != exact.to(dtype)
+    assert wrong.any() and (half[wrong] == 0).all() and exact[wrong].min() > 0.997
