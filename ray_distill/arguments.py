@@ -154,9 +154,13 @@ def _verb(verbs: Any, name: str, purpose: str, more: str = "") -> argparse.Argum
 
 
 def _mebibytes(text: str) -> float:
-    """``text`` as a size of 0 or more MiB; ValueError for anything else."""
-    if not 0 <= (size := float(text)) < 1 << 20:
-        raise ValueError(text)
+    """``text`` as a size of 0 or more MiB; ArgumentTypeError for anything else."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number of MiB, 0 or more")
     return size
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -91,7 +92,7 @@ def import_(args: argparse.Namespace) -> None:
 
     for message in [*loaded.warnings, *warnings(loaded.config)]:
         show(f"warning: {message}")
-    print("\nNext:", *(f"ray-distill train {path}" for path in files), sep="\n  ")
+    print("\nNext:", *(f"ray-distill train {shlex.quote(str(path))}" for path in files), sep="\n  ")
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -183,6 +184,9 @@ def report(args: argparse.Namespace) -> None:
     for folder in runs:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
+    runs = list({folder.resolve(): folder for folder in runs}.values())
+    if args.out is not None and args.out.is_dir():
+        raise ConfigError(f"-o {args.out}: this is a folder; name a file, such as {args.out / 'page.html'}")
     room = Room(int(args.limit * MIB))
     if len(runs) == 1 and not is_sweep(runs[0]):
         print(write_page(runs[0], room, args.out))

@@ -42,7 +42,7 @@ def curves_of(rows: Sequence[Mapping[str, float]]) -> Curves:
     curves: Curves = {}
     for row in rows:
         for name, value in row.items():
-            if name != "step" and "/" not in name and math.isfinite(value):
+            if name != "step" and "/" not in name and isinstance(value, int | float) and math.isfinite(value):
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(row["step"])
                 values.append(value)

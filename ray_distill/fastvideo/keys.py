@@ -58,8 +58,9 @@ METHOD: Mapping[str, Key] = {
     "fake_score_lr_scheduler": Key(to(f"{FAKE}.schedule", kind=text), f"`{FAKE}.schedule`"),
     **{
         f"cfg_uncond.{name}": Key(method.unconditional, "guidance is against the negative prompt; else refused")
-        for name in ("on_missing", "text", "image", "action")
+        for name in ("text", "image", "action")
     },
+    "cfg_uncond.on_missing": Key(method.unconditional, "no effect: nothing is missing"),
     "chunk_size": Key(
         causal(to("method.num_frame_per_block", kind=whole)), f"{CAUSAL}`method.num_frame_per_block`", default=3
     ),

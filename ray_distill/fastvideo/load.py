@@ -19,6 +19,13 @@ from ray_distill.simpletuner.values import Refused
 
 SHARED = "training.distributed.sp_size"
 NEEDED = (TARGET, "models.student.init_from", "models.teacher.init_from", "models.critic.init_from")
+SIZES = {
+    "training.loop.max_train_steps": "train.steps",
+    "training.data.num_height": "data.height",
+    "training.data.num_width": "data.width",
+    "method.fake_score_learning_rate": "roles.fake_score.optimizer.learning_rate",
+}
+"""Keys without a default, and what they become."""
 DECAY = 0.9999
 """Decay of an average whose section names none."""
 SHARING = (
@@ -36,6 +43,7 @@ def load(path: Path, tree: Mapping[str, Any], changes: Sequence[Override]) -> Lo
     remedy."""
     overridden = {change.key: change.value for change in changes}
     file = File(path, _settings(path, tree), overridden)
+    _check_sizes(file)
     lines = _lines(file)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -64,6 +72,13 @@ def _settings(path: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
         if key not in settings:
             raise ConfigError(f"{path}: {key} is missing; give a configuration of DMD2Method or SelfForcingMethod")
     return settings
+
+
+def _check_sizes(file: File) -> None:
+    """ConfigError for a key without a default, unless the one here that it becomes is set elsewhere."""
+    for key, ours in SIZES.items():
+        if key not in file.settings and not file.overrides(ours):
+            raise ConfigError(f"{file.path}: {key} is missing; add it, or give {ours}=...")
 
 
 def _walk(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ RATIOS = {"min": ("method.score_min", 0.001), "max": ("method.score_max", 0.999)
 
 
 def method(key: str, value: Any, file: File) -> Outcome:
-    if value not in METHODS:
+    if text(value) not in METHODS:
         raise Refused(f"only {' and '.join(METHODS)} are imported; write a configuration of this tool for another one")
     # Both train the critic on the clip of the student's step, and at each step.
     return Outcome({"method.name": METHODS[value], "method.reuse_rollout": True, "method.student_turn": "joins"})

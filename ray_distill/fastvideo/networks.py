@@ -16,7 +16,7 @@ BACKENDS = {"TORCH_SDPA": "native", "FLASH_ATTN": "flash", "SAGE_ATTN": "sage"}
 
 
 def network(key: str, value: Any, file: File) -> Outcome:
-    if value not in MODELS:
+    if text(value) not in MODELS:
         raise Refused(f"only Wan is imported: {', '.join(MODELS)}")
     causal = file.causal and file.role_of(key) == "student"
     if MODELS[value] != causal:

@@ -9,7 +9,7 @@ from ray_distill.fastvideo.file import File
 from ray_distill.fastvideo.rules import FAKE, STUDENT
 from ray_distill.simpletuner.outcome import Outcome, as_name
 from ray_distill.simpletuner.outputs import KEEP_ALL
-from ray_distill.simpletuner.values import Refused, number, text, whole
+from ray_distill.simpletuner.values import Refused, number, one_or_more, text, whole
 
 
 def workers(key: str, value: Any, file: File) -> Outcome:
@@ -19,7 +19,7 @@ def workers(key: str, value: Any, file: File) -> Outcome:
 def batch(key: str, value: Any, file: File) -> Outcome:
     """The global batch: that of a GPU, times the groups of GPUs that share a clip, times accumulation."""
     sharing = file.read("training.distributed.sp_size", whole, 1)
-    rounds = file.read("training.loop.gradient_accumulation_steps", whole, 1)
+    rounds = file.read("training.loop.gradient_accumulation_steps", one_or_more, 1)
     groups = max(1, file.workers // max(1, sharing))
     return Outcome({"train.micro_batch": whole(value), "train.global_batch": whole(value) * groups * rounds})
 

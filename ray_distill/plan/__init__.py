@@ -56,7 +56,7 @@ def room(config: RunConfig, memory: int) -> tuple[bool, str]:
 def assumptions(cluster: Cluster | None, options: Mapping[str, str]) -> Assumed:
     """Assumptions of a plan: the defaults, replaced by ``options``."""
     values: dict[str, float] = {"price": cluster.gpu.price} if cluster else {}
-    for key, most in (("price", float("inf")), ("mfu", 1.0)):
+    for key, most in (("price", 1e6), ("mfu", 1.0)):
         if key in options:
             if cluster is None:
                 raise ValueError(f"{key} = {options[key]}: it needs a cluster, for example cluster=8xH100-80GB")
@@ -65,7 +65,9 @@ def assumptions(cluster: Cluster | None, options: Mapping[str, str]) -> Assumed:
             except ValueError:
                 values[key] = -1.0
             if not 0 < values[key] <= most:
-                form = "a share of the peak in (0, 1]" if key == "mfu" else "USD per GPU and hour, above 0"
+                form = (
+                    "a share of the peak in (0, 1]" if key == "mfu" else "USD per GPU and hour, above 0 and at most 1e6"
+                )
                 raise ValueError(f"{key} = {options[key]!r}: give {form}")
     return Assumed(**values)
 

@@ -115,7 +115,8 @@ def cost(estimate: Estimate, cluster: Cluster | None, assumed: Assumed) -> str:
             f"about {digits(seconds, 2)} s a step, {digits(hours, 2)} h and "
             f"{digits(hours * cluster.gpus * assumed.price, 2)} USD for {train.steps:,} steps. Assumed, not measured:",
             f"  mfu={assumed.mfu:g} of the data sheet's {at}; no communication, data, evaluation",
-            f"  price={assumed.price:g} USD per GPU and hour, a round figure",
+            f"  price={assumed.price:g} USD per GPU and hour"
+            + (", a round figure" if assumed.price == cluster.gpu.price else ""),
             f"  {assumed.reserve:.0%} of memory for CUDA, NCCL, fragmentation and the difference between a card's "
             "name and its memory",
         ]

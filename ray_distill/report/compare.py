@@ -97,9 +97,7 @@ def entries_of(folder: Path) -> list[Entry]:
     """The run of ``folder``, or the trials of a sweep: best first where it has ended, else by their names."""
     if not is_sweep(folder):
         return [Entry(Run.read(folder))]
-    ended = (
-        {trial["name"]: trial for trial in json.loads(path.read_text())} if (path := folder / TRIALS).is_file() else {}
-    )
+    ended = {trial["name"]: trial for trial in _trials(folder / TRIALS)}
     homes = sorted(path.parent for path in (folder / "runs").glob(f"*/{TRIAL}"))
     order = {name: place for place, name in enumerate(ended)}
     entries = []
@@ -108,6 +106,19 @@ def entries_of(folder: Path) -> list[Entry]:
         status = ended.get(home.name, {}).get("status", "failed" if record.get("error") else "")
         entries.append(Entry(Run.of(home), record.get("point", {}), status))
     return entries
+
+
+def _trials(path: Path) -> list[dict[str, Any]]:
+    """The trials of a sweep that has ended; none without such a file. ConfigError for a damaged one."""
+    if not path.is_file():
+        return []
+    try:
+        trials: list[dict[str, Any]] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); remove it, and the page shows the trials by their names"
+        ) from None
+    return trials
 
 
 def _names(entries: Sequence[Entry]) -> list[str]:

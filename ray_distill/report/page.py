@@ -92,7 +92,8 @@ def _strips(folders: Mapping[str, Path], room: Room) -> list[Strip]:
 
 def sampled(folder: Path) -> dict[str, Path]:
     """Folders of videos of at most ``CHECKPOINTS`` checkpoints, evenly apart, by their step."""
-    steps = sorted(path for path in (folder / VALIDATION_VIDEOS).glob("step_*") if path.is_dir())
+    found = (folder / VALIDATION_VIDEOS).glob("step_*")
+    steps = sorted(path for path in found if path.is_dir() and path.name.removeprefix("step_").isdecimal())
     count = min(CHECKPOINTS, len(steps))
     chosen = [steps[round(i * (len(steps) - 1) / max(count - 1, 1))] for i in range(count)]
     return {f"step {int(path.name.partition('_')[2])}": path for path in chosen}
@@ -113,7 +114,7 @@ def card(run: Run) -> str:
     path = run.folder / "export" / "README.md"
     if not path.is_file():
         return ""
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     return text.split("\n---\n", 1)[-1].strip() if text.startswith("---\n") else text.strip()
 
 

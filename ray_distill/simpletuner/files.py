@@ -8,7 +8,7 @@ from typing import Any
 from ray_distill.simpletuner.document import read_json
 from ray_distill.simpletuner.outcome import File
 from ray_distill.simpletuner.rules import is_hub_name
-from ray_distill.simpletuner.values import TRUE, Refused, off
+from ray_distill.simpletuner.values import TRUE, Refused, off, text
 
 LIBRARIES = ("validation_prompt_library", "user_prompt_library")
 LIBRARY = Path(__file__).with_name("prompts.json")
@@ -40,14 +40,15 @@ def prompts(file: File) -> tuple[dict[str, str], list[str]]:
     texts: dict[str, str] = {}
     more: set[str] = set()
     for key in LIBRARIES:
-        for name, entry in _library(file.settings.get(key), file).items():
+        library = file.read(key, lambda named: _library(named, file), {})
+        for name, entry in library.items():
             prompt = entry.get("prompt") if isinstance(entry, dict) else entry
             if not isinstance(prompt, str):
-                raise Refused(f"{name!r} has no text; expected a file of {{name: prompt}}")
+                raise Refused(f"{key}: {name!r} has no text; expected a file of {{name: prompt}}")
             texts[name] = prompt
             more |= entry.keys() - {"prompt"} if isinstance(entry, dict) else set()
-    own = file.settings.get("validation_prompt")
-    return texts | ({"validation": str(own)} if own else {}), sorted(more)
+    own = file.read("validation_prompt", text, "")
+    return texts | ({"validation": own} if own else {}), sorted(more)
 
 
 def _library(named: Any, file: File) -> dict[str, Any]:

@@ -70,7 +70,7 @@ KEYS: Mapping[str, Key] = {
     "adam_epsilon": Key(optimizer.option("eps"), f"`{optimizer.STUDENT}.eps`"),
     "learning_rate": Key(optimizer.learning_rate, f"`{optimizer.STUDENT}.learning_rate`"),
     "lr_scale": Key(optimizer.lr_scale, "true: learning_rate times the global batch"),
-    "lr_scale_sqrt": Key(optimizer.lr_scale, "beside lr_scale: times the root of the global batch"),
+    "lr_scale_sqrt": Key(optimizer.lr_scale_sqrt, "beside lr_scale: times the root of the global batch"),
     "lr_scheduler": Key(optimizer.scheduler, f"`{optimizer.STUDENT}.schedule`, counted in the student's own updates"),
     "lr_power": Key(optimizer.power, f"`{optimizer.STUDENT}.power`, with lr_scheduler=polynomial"),
     "lr_end": Key(

@@ -68,6 +68,12 @@ def lr_scale(value: Any, file: File) -> Outcome:
     return Outcome(note="see learning_rate")
 
 
+def lr_scale_sqrt(value: Any, file: File) -> Outcome:
+    if flag(value) and not file.flag("lr_scale"):
+        return Outcome(note="no effect without lr_scale", warn=True)
+    return Outcome(note="see learning_rate")
+
+
 def betas(value: Any, file: File) -> Outcome:
     number(value)
     names = ("optimizer_beta1", "adam_beta1"), ("optimizer_beta2", "adam_beta2")
@@ -109,8 +115,8 @@ def warmup(value: Any, file: File) -> Outcome:
     if updates and file.settings.get("lr_scheduler") == "constant":
         return Outcome(note="no effect: constant has no warm-up; use constant_with_warmup", warn=True)
     total = file.overridden.get("train.steps", file.read("max_train_steps", whole, 0))
-    interval = file.of_method("generator_update_interval", whole, 1)
-    if not isinstance(total, int) or total < 1 or updates < total // max(interval, 1):
+    interval = max(1, file.of_method("generator_update_interval", whole, 1))
+    if not isinstance(total, int) or total < 1 or updates < total // interval:
         return Outcome({f"{STUDENT}.warmup_updates": updates})
     note = f"no shorter than the run, in which the student is updated {total // interval} times: the rate only rises"
     return Outcome({f"{STUDENT}.warmup_updates": updates}, f"{note}, and lr_scheduler has no effect. Lower it")

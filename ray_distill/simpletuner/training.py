@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_distill.simpletuner.outcome import File, Outcome
-from ray_distill.simpletuner.values import Refused, flag, number, one_of, whole
+from ray_distill.simpletuner.values import Refused, flag, number, one_of, one_or_more, whole
 from ray_distill.types import FAKE_SCORE
 
 EMA_DECAY = 0.995  # SimpleTuner's default
@@ -35,7 +35,7 @@ def epochs(value: Any, file: File) -> Outcome:
 
 
 def global_batch(file: File) -> int:
-    size, more = (file.read(key, whole, 1) for key in ("train_batch_size", "gradient_accumulation_steps"))
+    size, more = (file.read(key, one_or_more, 1) for key in ("train_batch_size", "gradient_accumulation_steps"))
     return int(size * more * file.workers)
 
 

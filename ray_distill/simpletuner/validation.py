@@ -10,7 +10,7 @@ from ray_distill.simpletuner.files import LIBRARIES, prompts
 from ray_distill.simpletuner.lengths import codec_of
 from ray_distill.simpletuner.method import steps
 from ray_distill.simpletuner.outcome import File, Outcome
-from ray_distill.simpletuner.values import Refused, flag, number, whole
+from ray_distill.simpletuner.values import Refused, flag, number, one_or_more, whole
 from ray_distill.simpletuner.weights import from_picture
 
 NONE = "validation_disable is true: none are made"
@@ -60,7 +60,7 @@ def guidance(value: Any, file: File) -> Outcome:
 
 def validation_frames(value: Any, file: File) -> Outcome:
     """Read the frames of a validation; SimpleTuner's example contradicts itself: no Wan makes 16 frames."""
-    frames = whole(value)
+    frames = one_or_more(value)
     below, above = codec_of(file).fitting(frames)
     if frames != above:
         note = f"the model makes {below} or {above} frames: {above} in place of {frames}"

@@ -39,6 +39,12 @@ def whole(value: Any) -> int:
     return int(count)
 
 
+def one_or_more(value: Any) -> int:
+    if (count := whole(value)) < 1:
+        raise Refused("expected a whole number of 1 or more")
+    return count
+
+
 def flag(value: Any) -> bool:
     word = str(value).strip().lower()
     if word not in TRUE + FALSE:

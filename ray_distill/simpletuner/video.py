@@ -8,8 +8,8 @@ from typing import Any
 from ray_distill.simpletuner.document import is_comment
 from ray_distill.simpletuner.lengths import codec_of
 from ray_distill.simpletuner.outcome import File, Outcome
-from ray_distill.simpletuner.values import Refused, blank, flag, one_of, whole
-from ray_distill.simpletuner.weights import EITHER, FROM_IMAGES, model_name
+from ray_distill.simpletuner.values import Refused, blank, flag, one_of, one_or_more, whole
+from ray_distill.simpletuner.weights import beginnings, model_name
 
 Entry = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ def frames(value: Any, entry: Entry, file: File) -> Outcome:
 
 
 def interval(value: Any, entry: Entry, file: File) -> Outcome:
-    return Outcome({"stride": max(1, whole(value))})
+    return Outcome({"stride": one_or_more(value)})
 
 
 def _interval(value: Any, entry: Entry, file: File) -> Outcome:
@@ -63,17 +63,16 @@ def _buckets(value: Any, entry: Entry, file: File) -> Outcome:
 def _from_picture(value: Any, entry: Entry, file: File) -> Outcome:
     """Read true: a clip's first frame is a condition. Wan 2.2 5B and LTX-2 allow both; other models must agree
     with the value."""
-    asked, name = flag(value), model_name(file)
+    asked, possible = flag(value), beginnings(file)
     if file.overrides("model.from_image"):
         return Outcome(note="no effect: model.from_image is set elsewhere")
-    if name in EITHER:
-        note = "the model begins from each clip's first frame" if asked else "text alone is given"
-        return Outcome({"model.from_image": asked}, note)
-    if asked and name not in FROM_IMAGES:
-        raise Refused(f"{name or 'the model'} begins from text; use false, an i2v flavour, Wan 2.2 5B or LTX-2")
-    if not asked and name in FROM_IMAGES:
+    if asked not in possible and asked:
+        name = model_name(file) or "the model"
+        raise Refused(f"{name} begins from text; use false, an i2v flavour, Wan 2.2 5B or LTX-2")
+    if asked not in possible:
         raise Refused("the model begins from each clip's first frame; use true")
-    return Outcome(note="the model begins from each clip's first frame" if asked else "text alone is given")
+    note = "the model begins from each clip's first frame" if asked else "text alone is given"
+    return Outcome({"model.from_image": asked} if len(possible) == 2 else {}, note)
 
 
 PARTS: Mapping[str, Callable[[Any, Entry, File], Outcome]] = {

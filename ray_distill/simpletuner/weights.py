@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_distill.models import FAMILIES
+from ray_distill.models.pipeline import Pipeline
 from ray_distill.simpletuner.files import model_folder
 from ray_distill.simpletuner.outcome import File, Outcome
 from ray_distill.simpletuner.values import Refused, one_of, text
@@ -46,7 +47,30 @@ def model_name(file: File) -> str:
 def from_picture(file: File) -> bool:
     """True where each video begins from a picture, as far as the file says it."""
     asked = file.overridden.get("model.from_image", file.data.get("model.from_image"))
-    return bool(asked) or (model_name(file) in FROM_IMAGES and not file.overrides("model.path"))
+    return bool(asked) or beginnings(file) == {True}
+
+
+def beginnings(file: File) -> set[bool]:
+    """What videos of the model may begin from: a picture (True), text alone (False), or both. Published models are
+    known by their names, others by their folders."""
+    name = str(file.overridden.get("model.path", model_name(file)))
+    if name in EITHER or name in FROM_IMAGES:
+        return {True, False} if name in EITHER else {True}
+    try:
+        folder = model_folder(name, file)
+    except Refused:
+        return {False}
+    family = str(file.overridden.get("model.family", file.settings.get("model_family", "wan")))
+    pipelines = (Pipeline(family, folder, from_image=asked) for asked in (True, False))
+    return {bool(p.from_image) for p in pipelines if family in FAMILIES and _takes(p)} or {False}
+
+
+def _takes(pipeline: Pipeline) -> bool:
+    try:
+        pipeline.of.fields(pipeline, 1)
+    except ValueError:
+        return False
+    return True
 
 
 def model_family(value: Any, file: File) -> Outcome:

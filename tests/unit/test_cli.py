@@ -95,6 +95,8 @@ def test_no_push_is_two_overrides_and_they_come_last():
         ("tune sweep.yaml --no-push", "tune has no --no-push"),
         ("import simpletuner a.json", "the following arguments are required: -o/--output"),
         ("import toolbox a.json -o b.yaml", "invalid choice: 'toolbox'"),
+        ("report run --limit -1", "argument --limit: '-1': give a number of MiB, 0 or more"),
+        ("report run --limit abc", "argument --limit: 'abc': give a number of MiB, 0 or more"),
         ("track sync", "the following arguments are required: RUN"),
         ("track synk output/a", "invalid choice: 'synk'"),
         ("trian run.yaml", "invalid choice: 'trian'"),

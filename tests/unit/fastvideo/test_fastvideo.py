@@ -223,7 +223,9 @@ def test_a_polynomial_schedule_has_its_power(home):
 
 REFUSALS = [
     ("method._target_", "fastvideo.train.methods.distribution_matching.tdm.TDMMethod", "only .*DMD2Method and"),
+    ("method._target_", ["a"], "expected text"),
     ("models.student._target_", "fastvideo.train.models.longcat.LongCatModel", "only Wan is imported"),
+    ("models.student._target_", {}, "expected text"),
     ("models.critic._target_", "fastvideo.train.models.wan.WanCausalModel", "this role sees whole clips"),
     ("models.student.trainable", False, "student and critic are trained"),
     ("models.student.attention_backend", "VIDEO_SPARSE_ATTN", "sparse attention is not imported"),
@@ -245,7 +247,19 @@ REFUSALS = [
     ("callbacks.ema._target_", "my.callbacks.EMA", "another class than FastVideo's own ema"),
     ("training.loop.max_train_step", 3, "unknown key of FastVideo; did you mean 'training.loop.max_train_steps'"),
     ("models.student.init_from", None, "is missing; give a configuration of DMD2Method"),
+    ("training.loop.max_train_steps", None, "is missing; add it, or give train.steps=..."),
+    ("training.data.num_width", None, "is missing; add it, or give data.width=..."),
+    ("method.fake_score_learning_rate", None, "is missing; add it, or give roles.fake_score.optimizer.learning_rate="),
 ]
+
+
+def test_a_missing_number_may_be_given_beside_the_file(home):
+    assert flat(load(home, changed("dmd", "training.loop.max_train_steps", None), "train.steps=7"))["train.steps"] == 7
+
+
+def test_accumulation_is_refused_by_its_own_key(home):
+    with pytest.raises(ConfigError, match="gradient_accumulation_steps = 0: expected a whole number of 1 or more"):
+        load(home, changed("dmd", "training.loop.gradient_accumulation_steps", 0))
 
 
 @pytest.mark.parametrize(("key", "value", "message"), REFUSALS)

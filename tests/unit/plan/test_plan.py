@@ -233,7 +233,7 @@ def test_seconds_and_money_follow_the_assumptions():
         seconds = flops / (mfu * 989e12)
         money = seconds * 4000 / 3600 * 8 * 2
         assert f"about {digits(seconds, 2)} s a step" in text and f"{digits(money, 2)} USD" in text
-        assert f"mfu={mfu}" in text and "price=2" in text and "not measured" in text
+        assert f"mfu={mfu}" in text and "price=2 USD per GPU and hour\n" in text and "not measured" in text
 
 
 @pytest.mark.parametrize(("value", "text"), [(1234.5, "1,200"), (0.0123, "0.012"), (46.2, "46"), (9.96, "10")])
@@ -248,6 +248,7 @@ def test_digits(value, text):
         ({"cluster": "8xH100-80GB", "mfu": "40"}, "mfu = '40': give a share"),
         ({"cluster": "8xH100-80GB", "price": "free"}, "price = 'free': give USD"),
         ({"cluster": "8xH100-80GB", "price": "nan"}, "price = 'nan': give USD"),
+        ({"cluster": "8xH100-80GB", "price": "inf"}, "price = 'inf': give USD"),
         ({"cluster": "3xH100-80GB"}, "cluster = 3xH100-80GB: train.global_batch = 64 .* 3 GPUs .* name 8 GPUs"),
     ],
 )

@@ -36,6 +36,14 @@ def test_two_runs_differ_in_what_differs(runs, tmp_path, capsys):
     assert page.tags.count("img") == 1 and all(address.startswith("data:") for address in page.addresses)
 
 
+def test_a_run_that_is_named_twice_counts_once(runs, tmp_path, capsys):
+    out = tmp_path / "one.html"
+    assert main(["report", str(runs[0]), str(runs[0].parent / "." / runs[0].name), "-o", str(out)]) == 0
+    assert "Keys that differ" not in out.read_text()
+    assert main(["report", str(runs[0]), "-o", str(tmp_path)]) == 2
+    assert "this is a folder; name a file" in capsys.readouterr().err
+
+
 def test_a_comparison_stands_beside_the_first_run(runs):
     assert write_comparison(runs) == runs[0].parent / "comparison.html"
 
@@ -66,6 +74,9 @@ def test_a_sweep_stands_for_its_trials_best_first(tmp_path, capsys):
     page = Page((sweep / "report.html").read_text())
     assert "b 0.00100 8 of 8 - done a 0.500 2 of 8 - failed" in page.line
     assert "data:image/png;base64,iVBORw==" in page.addresses
+    (sweep / "trials.json").write_text('[{"name": "b"')
+    assert main(["report", str(sweep)]) == 2
+    assert "trials.json: damaged" in capsys.readouterr().err
 
 
 def test_a_sweep_without_a_trial_is_the_users_mistake(tmp_path, capsys):

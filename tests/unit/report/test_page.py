@@ -229,7 +229,8 @@ def test_checkpoints_over_time_are_the_first_the_last_and_some_between(tmp_path)
     for step in range(0, 2000, 100):
         (tmp_path / "validation_videos" / f"step_{step:06d}").mkdir(parents=True)
     assert list(sampled(tmp_path)) == ["step 0", "step 400", "step 800", "step 1100", "step 1500", "step 1900"]
-    assert sampled(tmp_path / "none") == {}
+    (tmp_path / "validation_videos" / "step_x").mkdir()
+    assert len(sampled(tmp_path)) == 6 and sampled(tmp_path / "none") == {}
 
 
 def test_the_command_writes_the_page_where_it_is_asked_to(run, tmp_path, capsys):

@@ -11,6 +11,7 @@ from ray_distill.simpletuner.dataset import FIELDS
 from ray_distill.simpletuner.keys import KEYS
 from ray_distill.simpletuner.outcome import File, look_up
 from ray_distill.simpletuner.values import Refused
+from tests.tiny_wan import tiny_wan
 from tests.unit.simpletuner.examples import MODEL, home, load, seed
 
 STUDENT, FAKE = "roles.student.optimizer", "roles.fake_score.optimizer"
@@ -283,6 +284,15 @@ def test_a_dataset_of_today_that_is_refused(changes, message, folder):
         ({"flow_schedule_shift": "Infinity"}, "flow_schedule_shift = 'Infinity': expected a number"),
         ({"user_prompt_library": "odd.json"}, "'cat' has no text; expected a file of {name: prompt}"),
         ({"validation_epoch_interval": 1}, "checkpoints and validations are counted in steps"),
+        ({"user_prompt_library": "abc"}, "user_prompt_library = 'abc': no such file in"),
+        ({"validation_prompt": ["a", "b"]}, "validation_prompt = ['a', 'b']: expected text"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps = 0: expected a whole number of 1 or more"),
+        ({"train_batch_size": -1}, "train_batch_size = -1: expected a whole number of 1 or more"),
+        ({"validation_num_video_frames": 0}, "validation_num_video_frames = 0: expected a whole number of 1 or more"),
+        (
+            {"lr_warmup_steps": 10**6, "distillation_config": {"generator_update_interval": 0}},
+            "student_interval = 0: use 1",
+        ),
     ],
 )
 def test_a_key_of_today_that_is_refused(changes, message, folder):
@@ -309,6 +319,36 @@ def test_a_flavour_that_begins_from_pictures(flavour, folder):
     assert not any("validation_using_datasets" in line for line in shown.warnings)
     with pytest.raises(ConfigError, match=r"is_i2v: the model begins from each clip.s first frame; use true"):
         load(folder, dataset(folder, video={"num_frames": 81, "is_i2v": False}) | of_flavour)
+
+
+@pytest.mark.parametrize(
+    ("changes", "index", "fitting"),
+    [
+        ({}, {}, {False}),
+        ({"in_channels": 36, "out_channels": 16, "image_dim": 16}, {}, {True}),
+        ({}, {"expand_timesteps": True}, {True, False}),
+    ],
+)
+def test_a_folder_of_any_name_begins_as_its_network_does(folder, changes, index, fitting):
+    """Text alone, a picture, and Wan 2.2 5B, which takes both."""
+    model = folder / "models/mine"
+    tiny_wan(0).save_config(model / "transformer")
+    path = model / "transformer/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 16, "out_channels": 16} | changes))
+    (model / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"} | index))
+    of_model = NO_MODEL | {"pretrained_model_name_or_path": "models/mine"}
+    for asked in (True, False):
+        told = dataset(folder, video={"num_frames": 81, "is_i2v": asked}) | of_model
+        if asked in fitting:
+            assert load(folder, told).config.model.from_image is (asked if len(fitting) == 2 else None)
+        else:
+            with pytest.raises(ConfigError, match=rf"begins from .*; use {str(not asked).lower()}"):
+                load(folder, told)
+
+
+def test_the_root_of_the_batch_has_no_effect_without_the_batch(folder):
+    (line,) = [line for line in load(folder, dmd(lr_scale_sqrt=True)).warnings if "lr_scale_sqrt" in line]
+    assert "no effect without lr_scale" in line
 
 
 def test_a_file_without_model_and_flavour_is_simpletuners_own(folder):
