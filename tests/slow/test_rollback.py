@@ -15,7 +15,8 @@ def test_a_broken_run_ends_with_its_cause(
     home: Home,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    rates = ["roles.student.optimizer.learning_rate=1e30", "roles.fake_score.optimizer.learning_rate=1e30"]
+    roles = [f"roles.{role}.optimizer" for role in ("student", "fake_score")]
+    rates = [f"{role}.{key}" for role in roles for key in ("learning_rate=1000", "weight_decay=1e30")]
     limits = ["train.nonfinite_limit=2", "train.rollbacks=1", "train.max_failures=2"]
     why = r"rank \d failed at resume: .* stayed non-finite after 1 rollbacks \(train.rollbacks = 1\)"
     assert main(["train", "configs/quickstart.yaml", *home.overrides("broken"), *rates, *limits]) == 1
