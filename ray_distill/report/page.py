@@ -92,8 +92,8 @@ def _strips(folders: Mapping[str, Path], room: Room) -> list[Strip]:
 
 def sampled(folder: Path) -> dict[str, Path]:
     """Folders of videos of at most ``CHECKPOINTS`` checkpoints, evenly apart, by their step."""
-    found = (folder / VALIDATION_VIDEOS).glob("step_*")
-    steps = sorted(path for path in found if path.is_dir() and path.name.removeprefix("step_").isdecimal())
+    folders = (folder / VALIDATION_VIDEOS).glob("step_*")
+    steps = sorted(path for path in folders if path.is_dir() and path.name.removeprefix("step_").isdecimal())
     count = min(CHECKPOINTS, len(steps))
     chosen = [steps[round(i * (len(steps) - 1) / max(count - 1, 1))] for i in range(count)]
     return {f"step {int(path.name.partition('_')[2])}": path for path in chosen}

@@ -51,8 +51,8 @@ def from_picture(file: File) -> bool:
 
 
 def beginnings(file: File) -> set[bool]:
-    """What videos of the model may begin from: a picture (True), text alone (False), or both. Published models are
-    known by their names, others by their folders."""
+    """The ways in which videos of the model may begin: from a picture (True), from text alone (False), or both. Published
+    models are known by their names, others by their folders."""
     name = str(file.overridden.get("model.path", model_name(file)))
     if name in EITHER or name in FROM_IMAGES:
         return {True, False} if name in EITHER else {True}
