@@ -51,7 +51,7 @@ def from_picture(file: File) -> bool:
 
 
 def beginnings(file: File) -> set[bool]:
-    """The ways in which videos of the model may begin: from a picture (True), from text alone (False), or both. Published
+    """Ways in which videos of the model may begin: from a picture (True), from text alone (False), or both. Published
     models are known by their names, others by their folders."""
     name = str(file.overridden.get("model.path", model_name(file)))
     if name in EITHER or name in FROM_IMAGES:
