@@ -98,11 +98,11 @@ class Series:
             log.warning("%s keeps rows of steps that were trained again (%s)", self.path, error)
 
 
-def read_document(path: Path, *required: str) -> Row:
+def read_document(path: Path, *required: str, mend: bool = True) -> Row:
     """The JSON object in a file; an empty one where there is no file.
 
     A file without an object that has all ``required`` keys (empty, torn, full of zeros) is set aside as
-    ``NAME.damaged``, with a warning.
+    ``NAME.damaged``, with a warning; without ``mend`` it stays where it is.
     """
     if not path.is_file():
         return {}
@@ -110,6 +110,9 @@ def read_document(path: Path, *required: str) -> Row:
     document = _row(content, required)
     if document is not None:
         return document
+    if not mend:
+        log.warning("%s is torn or damaged (%d bytes) and not used", path, len(content))
+        return {}
     aside = path.with_name(path.name + DAMAGED)
     try:
         path.replace(aside)

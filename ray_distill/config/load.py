@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,7 +162,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
-        where = f" ({sources[key]})" if key in sources else ""
+        where = _where(key, sources)
         if problem["type"] == "extra_forbidden":
             lines.append(
                 f"{key}: unknown key{where}; {nearest(key.rpartition('.')[2], _siblings(problem['loc'], model))}"
@@ -170,7 +171,9 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
             lines.append(f"{key}: required, and not set")
         elif problem["type"] == "value_error":
             message = problem["msg"].removeprefix("Value error, ")
-            lines.append(message if not key or key in message else f"{key}: {message}{where}")
+            begins = message.partition(" ")[0].strip(",:")  # a section's message begins with its key
+            where = where or _where(begins, sources) or _where(f"{key}.{begins}", sources)
+            lines.append(f"{message}{where}" if not key or key in message else f"{key}: {message}{where}")
         elif problem["type"] == "too_short":
             if len(problem["input"]) < problem["ctx"]["min_length"]:  # otherwise each wrong item has its own line
                 lines.append(f"{key} = {problem['input']!r}{where}: give at least {problem['ctx']['min_length']}")
@@ -184,6 +187,12 @@ def _explain(error: ValidationError, sources: Mapping[str, str], model: type[Bas
                 message = f"a name has letters, digits, '_', '-', '.'{slash} alone"
             lines.append(f"{key} = {shortened(problem['input'])}{where}: {message}")
     return "\n".join(lines)
+
+
+def _where(key: str, sources: Mapping[str, str]) -> str:
+    """The source of ``key``, or of the list that it is an item of, in brackets; "" where neither has one."""
+    source = sources.get(key) or sources.get(re.sub(r"\.\d+$", "", key))
+    return f" ({source})" if source else ""
 
 
 def shortened(value: Any, most: int = 200) -> str:

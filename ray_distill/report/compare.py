@@ -102,7 +102,7 @@ def entries_of(folder: Path) -> list[Entry]:
     order = {name: place for place, name in enumerate(ended)}
     entries = []
     for home in sorted(homes, key=lambda home: order.get(home.name, len(order))):
-        record = read_document(home / TRIAL)
+        record = read_document(home / TRIAL, mend=False)
         status = ended.get(home.name, {}).get("status", "failed" if record.get("error") else "")
         entries.append(Entry(Run.of(home), record.get("point", {}), status))
     return entries

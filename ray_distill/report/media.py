@@ -76,7 +76,7 @@ def rows(folders: Mapping[str, Path]) -> list[tuple[str, dict[str, Path | None]]
     names = sorted({path.name for folder in there.values() for path in folder.glob("*.mp4")})
     prompts: dict[str, str] = {}
     for folder in there.values():
-        prompts |= {name: str(prompt) for name, prompt in read_document(folder / PROMPTS).items()}
+        prompts |= {name: str(prompt) for name, prompt in read_document(folder / PROMPTS, mend=False).items()}
     return [
         (
             prompts.get(name) or Path(name).stem.partition("_")[2].replace("_", " "),

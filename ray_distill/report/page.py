@@ -55,7 +55,7 @@ def write_page(folder: Path, room: Room | None = None, out: Path | None = None) 
         "seeds": run.report.get("seeds"),
         "videos_per_seed": run.report.get("videos_per_seed"),
         "planned": tables.planned(run),
-        "preflight": {"lines": [], "warnings": [], "errors": []} | read_document(folder / PREFLIGHT),
+        "preflight": {"lines": [], "warnings": [], "errors": []} | read_document(folder / PREFLIGHT, mend=False),
         "plan_unknown": run.newest("plan").get("unknown", ""),
         "phases": tables.phases(run.report),
         "data": tables.data_card(run),

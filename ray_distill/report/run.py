@@ -47,7 +47,7 @@ class Run:
             journal.read(folder),
             read_rows(folder / METRICS, "step", mend=False),
             read_rows(folder / VALIDATIONS, "step", mend=False),
-            read_document(folder / REPORT),
+            read_document(folder / REPORT, mend=False),
             checkpoint.latest(folder),
         )
 

@@ -211,8 +211,10 @@ def test_reading_mends_nothing_that_a_run_at_work_may_be_writing(tmp_path):
     rows(run, 4)
     torn = (run / "metrics.jsonl").read_bytes() + b'{"step": 4, "dmd_lo'
     (run / "metrics.jsonl").write_bytes(torn)
-    assert len(Run.read(run).rows) == 4
-    assert (run / "metrics.jsonl").read_bytes() == torn
+    (run / "report.json").write_text('{"student": {')
+    read = Run.read(run)
+    assert len(read.rows) == 4 and read.report == {}
+    assert (run / "metrics.jsonl").read_bytes() == torn and (run / "report.json").read_text() == '{"student": {'
 
 
 def test_a_warning_of_the_rows_has_its_remedy(tmp_path):

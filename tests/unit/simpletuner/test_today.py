@@ -291,15 +291,20 @@ def test_a_dataset_of_today_that_is_refused(changes, message, folder):
         ({"validation_num_video_frames": 0}, "validation_num_video_frames = 0: expected a whole number of 1 or more"),
         (
             {"lr_warmup_steps": 10**6, "distillation_config": {"generator_update_interval": 0}},
-            "student_interval = 0: use 1",
+            "student_interval = 0: use 1 (each step) or more ({file}: distillation_config.generator_update_interval)",
         ),
+        (
+            {"distillation_config": {"timestep_shift": 0}},
+            "both must be above 0 ({file}: distillation_config.timestep_s",
+        ),
+        ({"adam_beta1": 2.5}, "roles.student.optimizer.betas.0 = 2.5 ({file}: adam_beta1): Input should be less"),
     ],
 )
 def test_a_key_of_today_that_is_refused(changes, message, folder):
     (folder / "odd.json").write_text(json.dumps({"cat": {"seed": 1}}))
     with pytest.raises(ConfigError) as error:
         load(folder, dmd(**changes))
-    assert message in str(error.value)
+    assert message.replace("{file}", str(folder / "config.json")) in str(error.value)
 
 
 NO_MODEL = {"pretrained_model_name_or_path": None, "pretrained_t5_model_name_or_path": None}
