@@ -9,6 +9,7 @@ from ray_distill.config.schema import RunConfig
 from ray_distill.diffusion.causal import chunk_lengths
 from ray_distill.errors import ConfigError
 from ray_distill.models import family
+from ray_distill.models.loading import with_class_defaults
 from ray_distill.models.spec import Latent
 
 KEY = "train.sequence_parallel"
@@ -31,7 +32,8 @@ def check_heads(config: RunConfig) -> None:
     for role in config.held_roles if shared > 1 else ():
         if role in config.method.heads:
             continue
-        described = config.pipeline(role).architecture
+        pipeline = config.pipeline(role)
+        described = with_class_defaults(config.model.family, pipeline.architecture, pipeline.where)
         counts = [int(described[key]) for key in family(config.model.family).head_counts]
         for heads in counts:
             if heads % shared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ray_distill.models.lora_files import LoRAFile, LoRATensors, MergedWeights
 from ray_distill.models.outlines import Shapes, remembered, shapes_of
 from ray_distill.models.parts import outline, read_config
 from ray_distill.models.places import SECOND, transformer_folder
-from ray_distill.models.spec import Family, Fields
+from ray_distill.models.spec import Config, Family, Fields
 from ray_distill.models.weights import Weights
 
 CONFIG = "config.json"
@@ -183,6 +183,13 @@ def empty_transformer(family: str, folder: Path, key: str = "model.path") -> nn.
 def _empty(family: str, config: dict[str, Any], what: str) -> nn.Module:
     network: nn.Module = outline(adapter(family).transformer.from_config, config, what)
     return network
+
+
+def with_class_defaults(family: str, config: Config, where: str) -> Mapping[str, Any]:
+    """A transformer's ``config`` with the defaults of its class for keys that it lacks; ``where`` is for messages."""
+    network: Any = _empty(family, dict(config), where)
+    described: Mapping[str, Any] = network.config
+    return described
 
 
 def _outline(family: str, config: dict[str, Any], what: str = "a published transformer") -> Shapes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -36,6 +37,17 @@ def test_heads_of_every_network_divide(config: Any) -> None:
         ConfigError, match=r"sequence_parallel = 4: student has 2 attention heads.* use one of 1, 2, which divide"
     ):
         check_heads(config(4))
+
+
+def test_heads_that_a_folder_leaves_to_its_class_divide(config: Any, tmp_path: Any) -> None:
+    """Wan has 40 heads where config.json names no number."""
+    path = tmp_path / "model/transformer/config.json"
+    described = json.loads(path.read_text())
+    del described["num_attention_heads"]
+    path.write_text(json.dumps(described))
+    check_heads(config(4))
+    with pytest.raises(ConfigError, match="student has 40 attention heads"):
+        check_heads(config(3))
 
 
 def test_a_family_without_the_exchange_is_refused(config: Any) -> None:
