@@ -19,7 +19,7 @@ from ray_distill.simpletuner.values import Refused
 
 SHARED = "training.distributed.sp_size"
 NEEDED = (TARGET, "models.student.init_from", "models.teacher.init_from", "models.critic.init_from")
-SIZES = {
+REQUIRED = {
     "training.loop.max_train_steps": "train.steps",
     "training.data.num_height": "data.height",
     "training.data.num_width": "data.width",
@@ -43,7 +43,7 @@ def load(path: Path, tree: Mapping[str, Any], changes: Sequence[Override]) -> Lo
     remedy."""
     overridden = {change.key: change.value for change in changes}
     file = File(path, _settings(path, tree), overridden)
-    _check_sizes(file)
+    _check_required(file)
     lines = _lines(file)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -74,9 +74,9 @@ def _settings(path: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _check_sizes(file: File) -> None:
+def _check_required(file: File) -> None:
     """ConfigError for a key without a default, unless the one here that it becomes is set elsewhere."""
-    for key, ours in SIZES.items():
+    for key, ours in REQUIRED.items():
         if key not in file.settings and not file.overrides(ours):
             raise ConfigError(f"{file.path}: {key} is missing; add it, or give {ours}=...")
 

@@ -66,10 +66,10 @@ def _from_picture(value: Any, entry: Entry, file: File) -> Outcome:
     asked, possible = flag(value), beginnings(file)
     if file.overrides("model.from_image"):
         return Outcome(note="no effect: model.from_image is set elsewhere")
-    if asked not in possible and asked:
+    if asked and True not in possible:
         name = model_name(file) or "the model"
         raise Refused(f"{name} begins from text; use false, an i2v flavour, Wan 2.2 5B or LTX-2")
-    if asked not in possible:
+    if not asked and False not in possible:
         raise Refused("the model begins from each clip's first frame; use true")
     note = "the model begins from each clip's first frame" if asked else "text alone is given"
     return Outcome({"model.from_image": asked} if len(possible) == 2 else {}, note)
