@@ -227,6 +227,14 @@ def test_a_warning_of_the_rows_has_its_remedy(tmp_path):
     assert "as a share of a Gaussian's 3.00 above 1.00 and it grows over three windows 49" in page.line
 
 
+def test_a_card_and_rows_that_cannot_be_read_do_not_end_a_page(tmp_path):
+    run = start(tmp_path)
+    rows(run, 4, dmd_loss="lost", fake_score_loss=None)
+    (run / "export").mkdir()
+    (run / "export/README.md").write_bytes(b"# a student \xff")
+    assert "a student \ufffd" in page_of(run).line
+
+
 def test_checkpoints_over_time_are_the_first_the_last_and_some_between(tmp_path):
     for step in range(0, 2000, 100):
         (tmp_path / "validation_videos" / f"step_{step:06d}").mkdir(parents=True)

@@ -366,6 +366,8 @@ def test_import_writes_the_same_run_as_yaml(folder, capsys):
     written = load_run(folder / "out" / "run.yaml", environment={}).config
     assert written == load_run(folder / "seed.json", ["train.steps=50"], environment={}).config
     assert yaml.safe_load(text)["train"]["steps"] == 50
+    assert main(["import", "simpletuner", "seed.json", "-o", "out/my run.yaml"]) == 0
+    assert "ray-distill train 'out/my run.yaml'" in capsys.readouterr().out
 
 
 def test_the_three_contradictions_end_in_a_message(folder, capsys):
