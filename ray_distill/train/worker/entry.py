@@ -18,6 +18,10 @@ def train_worker(settings: Mapping[str, Any]) -> None:
     job = settings["job"]
     rows = rows_ahead(partial(ray.train.get_dataset_shard, "train"), job.stream.micro_batch)
     with at_rest():
+        if not any(job.config.role(role).lora for role in job.config.held_roles):
+            from ray_distill.train.worker.light_diffusers import import_networks
+
+            import_networks()
         from ray_distill.train.worker.loop import work
 
     work(job, rows)

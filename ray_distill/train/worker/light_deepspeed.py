@@ -28,8 +28,9 @@ if without:
 # bring 560 modules of torch's compiler with it, a second of CPU time.
 with patch.object(deepspeed.runtime.compiler, "compile", lambda *_, **__: lambda function: function):
     import deepspeed.runtime.zero.muon.muon_optimizer
-# On a CPU DeepSpeed would compile a shared-memory op for minutes, and needs gcc for it. gloo does without.
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# On a CPU DeepSpeed would compile a shared-memory op for minutes, and needs gcc for it; gloo does without. It looks up
+# no other op in this table, and would start gcc to fill it.
+deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
 deepspeed.utils.logger.setLevel(logging.WARNING)
 # The optimizer of bf16 under ZeRO-1 prints the machine's memory seven times, and collects garbage for it.
 deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *_, **__: None

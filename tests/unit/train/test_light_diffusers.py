@@ -1,0 +1,27 @@
+"""A worker's networks, imported without the packages that none of them uses."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+from ray_distill.train.worker.light_diffusers import UNUSED, import_networks
+
+import_networks()
+import ray_distill.train.worker.loop
+from ray_distill.models import families
+from torch import nn
+
+for family in families():
+    assert issubclass(family.transformer, nn.Module) and callable(family.denoiser)
+print(*(name for name in UNUSED if name in sys.modules))
+import peft, transformers
+from diffusers.utils import is_peft_available
+print(is_peft_available())
+"""
+
+
+def test_no_network_imports_them_and_the_process_still_may():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["", "False"]
