@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +36,9 @@ from ray_distill.train.wire.board import start_board
 from ray_distill.train.wire.job import Job, Split
 from ray_distill.train.wire.resume_point import ROLLBACKS, resumed_from
 from ray_distill.train.worker.entry import train_worker
+
+LOOKS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+"""Ray Train's interval between looks at its workers, 2 s by default: a run goes on at the first look after its end."""
 
 
 def train(
@@ -72,6 +76,7 @@ def train(
             filling.check()
 
     signals.request_stop = board.request_stop.remote
+    os.environ.setdefault(LOOKS, "1")
     try:
         _fit(job, drain)
     finally:
