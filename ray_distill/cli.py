@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_distill.arguments import ANSWERS, parse
-from ray_distill.collector import at_rest
+from ray_distill.collector import at_rest, leave_at_once
 from ray_distill.errors import ConfigError, Stopped, mistakes
 from ray_distill.secrets import MaskedFormatter, mask, mask_threads, masked_traceback, show
 from ray_distill.terminal import AboveBars, patient
@@ -141,9 +141,10 @@ def preflight(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     loaded = load(args.config, args.overrides)
-    from ray_distill.endings import of_training
-    from ray_distill.train.driver.check import check_ahead
-    from ray_distill.train.launch import launch
+    with at_rest():
+        from ray_distill.endings import of_training
+        from ray_distill.train.driver.check import check_ahead
+        from ray_distill.train.launch import launch
 
     for message in loaded.warnings:
         print(f"warning: {mask(message)}", file=sys.stderr)
@@ -295,6 +296,7 @@ def plainly(error: OSError) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 a goal was missed, a plan does not fit, MLflow is still away, the system refuses a file,
     or the traceback of an error was printed, 2 the configuration is wrong, 128 + signal after an orderly stop."""
+    leave_at_once()
     with patient():
         return _main(argv)
 

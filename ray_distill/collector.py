@@ -1,11 +1,12 @@
-"""Import large packages with the garbage collector at rest, in a fifth less time.
+"""Import large packages with the garbage collector at rest, in a fifth less time, and leave them without it.
 
 diffusers brings 2,400 modules, whose objects live as long as the process; Python's collector would scan them again and
-again while they come.
+again while they come, and for seconds at the end.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,12 @@ def at_rest() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
+
+
+def leave_at_once() -> None:
+    """Let the process end without a search for garbage in its modules, which the system takes back anyway. Other
+    handlers of the exit run before, if they were registered later."""
+    atexit.register(gc.freeze)
 
 
 def resolve(place: str) -> Any:

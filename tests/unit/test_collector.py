@@ -1,6 +1,8 @@
 """The collector rests while a package is imported, and only then."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -59,3 +61,13 @@ def test_verbs_that_mostly_import_run_at_rest(verb, runs, monkeypatch):
     monkeypatch.setitem(cli.VERBS, verb, lambda args: seen.append(gc.isenabled()))
     assert cli.main([verb, "configs/quickstart.yaml"]) == 0
     assert seen == [runs] and gc.isenabled()
+
+
+def test_the_commands_processes_end_without_a_search():
+    """What a handler that runs after main's sees: every object is frozen, so that nothing is left to look at."""
+    script = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000))"
+    )
+    script += "; from ray_distill.cli import main; main(['check', 'nowhere.yaml'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
