@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -23,5 +24,6 @@ def train_worker(settings: Mapping[str, Any]) -> None:
 
             import_networks()
         from ray_distill.train.worker.loop import work
+    gc.freeze()  # no network stands here yet: what is frozen was imported, and a search through it takes half a second
 
     work(job, rows)
