@@ -168,7 +168,7 @@ def _run(
 
     @functools.cache
     def forecast() -> Row:
-        """The plan for the journal, with the export's imports: 6 s of a core, of which Ray Train's start leaves one."""
+        """The plan for the journal, after the export's imports: 6 s of one core; Ray Train's start needs the other."""
         import ray_distill.export.student  # noqa: F401
 
         return planned(config)
