@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 
-import ftfy
+import ftfy  # noqa: F401 (without it diffusers' prompt_clean silently skips that step, which gives other tokens)
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import UMT5EncoderModel
 
 from ray_distill.models.text import T5Text
 
 
 def wan_text(folder: Path, tokens: int, precision: str = "float32") -> T5Text:
-    return T5Text(folder, tokens, precision, encoder=UMT5EncoderModel, clean=clean)
-
-
-def clean(prompt: str) -> str:
-    """``prompt`` with its encoding mended, its HTML entities resolved, twice, and single spaces, as Wan's was trained
-    and ``prompt_clean`` of diffusers' WanPipeline has it, whose import takes a second and a half."""
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+    return T5Text(folder, tokens, precision, encoder=UMT5EncoderModel, clean=prompt_clean)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, WanPipeline
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from ray_distill.data.encoders import Encoders, cleaning
@@ -18,7 +17,7 @@ from ray_distill.models.ltx.text import ltx_text
 from ray_distill.models.parts import stored_dtypes
 from ray_distill.models.pipeline import Pipeline
 from ray_distill.models.spec import Field
-from ray_distill.models.wan.text import clean, wan_text
+from ray_distill.models.wan.text import wan_text
 
 FIELDS = {"text": Field((8, 64), padding="zeros")}
 TEACHER = Path(__file__).parents[3] / "examples" / "digits_teacher"
@@ -132,17 +131,6 @@ def test_prompts_are_cleaned_as_wan_was_trained(encoder, monkeypatch):
     monkeypatch.setattr(encoder, "tokenizer", lambda texts, **how: asked.append(texts) or tokenizer(texts, **how))
     encoder.encode(list(pairs))
     assert asked == [list(pairs.values())]
-
-
-def test_cleaning_is_that_of_diffusers_pipeline():
-    texts = (
-        "",
-        " a\tone \r\n moving\u00a0up\u3000",
-        "a &amp;lt; b &eacute;",
-        "\u2028x\x1c\x85y",
-        "&nbsp;caf\u00c3\u00a9&#39;s ",
-    )
-    assert [clean(text) for text in texts] == [prompt_clean(text) for text in texts]
 
 
 def test_tokens_are_counted_beyond_what_is_cut(encoder):
