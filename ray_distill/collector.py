@@ -29,7 +29,8 @@ def at_rest() -> Iterator[None]:
 
 def leave_at_once() -> None:
     """Let the process end without a search for garbage in its modules, which the system takes back anyway. Other
-    handlers of the exit run before, if they were registered later."""
+    handlers of the exit run before, if they were registered later. An actor that encoded text took 1.7 s of CPU to end,
+    while the next one started."""
     atexit.register(gc.freeze)
 
 

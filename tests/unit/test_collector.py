@@ -9,6 +9,7 @@ import pytest
 
 from ray_distill import cli
 from ray_distill.collector import at_rest, resolve
+from ray_distill.data.prepare import encode
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +72,13 @@ def test_the_commands_processes_end_without_a_search():
     script += "; from ray_distill.cli import main; main(['check', 'nowhere.yaml'])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
+
+
+@pytest.mark.parametrize("actor", [encode.EncodeText, encode.EncodeClips, encode.EncodePictures, encode.CountTokens])
+def test_an_encoders_actor_ends_without_a_search(actor, monkeypatch):
+    """It ends while the next stage's actors start."""
+    asked = []
+    monkeypatch.setattr(encode, "leave_at_once", lambda: asked.append(actor))
+    with pytest.raises(AttributeError):  # the encoders of nothing
+        actor(None)
+    assert asked == [actor]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ray_distill.collector import leave_at_once
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.read.transform import to_pixels
 from ray_distill.models.conditions import to_bytes
@@ -26,6 +27,7 @@ class EncodeClips:
     """
 
     def __init__(self, models: Encoders) -> None:
+        leave_at_once()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.codec = models.load_codec().to(self.device)
         self.fields, self.image = of_clips(models.fields), models.image_encoder(self.codec)
@@ -74,6 +76,7 @@ class EncodePictures:
     it. It encodes pictures one by one."""
 
     def __init__(self, models: Encoders) -> None:
+        leave_at_once()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.codec = models.load_codec().to(self.device)
         image = models.image_encoder(self.codec)
@@ -105,6 +108,7 @@ class EncodeText:
     """
 
     def __init__(self, models: Encoders) -> None:
+        leave_at_once()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.most, self.fields = models.max_sequence_length, of_captions(models.fields)
         self.text = models.text_encoder().to(self.device)
@@ -126,6 +130,7 @@ class CountTokens:
     that the embedding was made after; it is encoded anew."""
 
     def __init__(self, models: Encoders) -> None:
+        leave_at_once()
         from ray_distill.models.text import T5Text  # transformers takes seconds, and encoders of clips need none
 
         text = models.text_encoder()
