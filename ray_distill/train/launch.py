@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from ray_distill import __version__, checkpoint
 from ray_distill.checkpoint.retention import prune
+from ray_distill.collector import at_rest
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.prepare.index import SHEET, summary
@@ -100,9 +101,13 @@ def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str]
     outlets = Outlets(start_tracker(config, trial.parent_run_id if trial else None), hook, hub)
     status: Status = "FAILED"
     try:
-        # Ray installs handlers of its own when it starts; ours come after.
-        with cluster(), watch_signals() as signals, watch_nodes(outlets.tracker.system, outlets.tracker.tags):
-            report = _run(config, trial, outlets, signals, journal)
+        with ThreadPoolExecutor(1) as beside:
+            forecast = beside.submit(_forecast, config) if trial is None else None
+            # Ray installs handlers of its own when it starts; ours come after.
+            with cluster(), watch_signals() as signals, watch_nodes(outlets.tracker.system, outlets.tracker.tags):
+                if forecast is not None:
+                    journal.add("plan", **forecast.result())
+                report = _run(config, trial, outlets, signals, journal)
         status = "FINISHED"
         hook.send("end", f"{config.name} has ended", status=status)
         return report
@@ -125,6 +130,15 @@ def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str]
             publish_page(lambda: write_page(config.run_dir), outlets.tracker)
         if not stopped:
             outlets.close(status)
+
+
+def _forecast(config: RunConfig) -> Row:
+    """The plan for the journal, after the export's imports: seconds of one core, in which Ray starts and leaves it idle.
+    Ray's own imports, which run meanwhile, share no module with these."""
+    with at_rest():
+        import ray_distill.export.student  # noqa: F401
+
+        return planned(config)
 
 
 def _resumed_step(config: RunConfig) -> int:
@@ -166,16 +180,7 @@ def _run(
 
     arrivals = Arrivals(config.run_dir, saved)
 
-    @functools.cache
-    def forecast() -> Row:
-        """The plan for the journal, after the export's imports: 6 s of one core; Ray Train's start needs the other."""
-        import ray_distill.export.student  # noqa: F401
-
-        return planned(config)
-
     def beside() -> None:
-        if trial is None:
-            forecast()
         validations.poll()
         arrivals.poll()
 
@@ -198,7 +203,6 @@ def _run(
     report |= {"wall_seconds": round(time.monotonic() - began, 1), "phases": phases.seconds}
     if repository := hub.finish(folder):
         report["published"] = repository
-    journal.add("plan", **forecast())
     publish(config, tracker, report, folder)
     return report
 
