@@ -54,7 +54,7 @@ class Tracker:
         self._patience = UPLOADS_WAIT_S
         self._retry_at = 0.0
         self._most = METRICS_BATCH  # entries per call; fewer after a server refused more
-        self._courier = Courier(self.send)
+        self._courier, self._opening = Courier(self.send), 0
 
     @property
     def left(self) -> int:
@@ -76,21 +76,25 @@ class Tracker:
         run_id: str | None = None,
         parent_run_id: str | None = None,
         folder: Path | None = None,
+        *,
+        wait: bool = True,
     ) -> Tracker:
         """Open a run, below ``parent_run_id`` if given, or continue the run of ``folder``, else ``run_id``.
 
         ``params`` is flat; values beyond MLflow's 6000 characters are cut. ``run_id`` of the result is None until the
-        server answers.
+        server answers. Without ``wait`` this returns at once, and ``opened`` waits.
         """
         tracker = cls(uri, run_id, folder)
         parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
         texts = {name: mask(str(value)) for name, value in params.items()}
         own = {"name": run_name, "params": texts, "tags": {**tags, **parent}}
         tracker._open(experiment, own)
+        if wait:
+            tracker.opened()
         return tracker
 
     def _open(self, experiment: str, opening: Mapping[str, Any]) -> None:
-        """Ask the server to open the run, and wait for its id, at most ``START_WAIT_S``."""
+        """Ask the server to open the run."""
         if self._ended:
             return
         left = self._outbox.first()
@@ -101,8 +105,13 @@ class Tracker:
             self._outbox.forget("end")
         entry = self._entry("open", uri=mask(self.uri), experiment=experiment, opening=opening)
         self._outbox.add(entry, first=first)
-        if not self._courier.wait(self._courier.nudge(), START_WAIT_S, lambda: self._sender.opened):
-            self._warn(f"no answer within {START_WAIT_S:.0f} s")
+        self._opening = self._courier.nudge()
+
+    def opened(self) -> None:
+        """Wait for the run's id, at most ``START_WAIT_S``."""
+        if self._ended or self._courier.wait(self._opening, START_WAIT_S, lambda: self._sender.opened):
+            return
+        self._warn(f"no answer within {START_WAIT_S:.0f} s")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log ``values`` at ``step``."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,16 +99,15 @@ def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str]
     journal.add("start", **beginning(config, step, warnings(config), source))
     seen = config if trial is None else without_outlets(config)
     hook, hub = WebHook(seen.track.webhook, config.name), Hub(seen)
-    outlets = Outlets(start_tracker(config, trial.parent_run_id if trial else None), hook, hub)
+    # MLflow's run opens while Ray starts: each mostly imports, or waits.
+    outlets = Outlets(start_tracker(config, trial.parent_run_id if trial else None, wait=False), hook, hub)
     status: Status = "FAILED"
     try:
-        with ThreadPoolExecutor(1) as beside:
-            forecast = beside.submit(_forecast, config) if trial is None else None
-            # Ray installs handlers of its own when it starts; ours come after.
-            with cluster(), watch_signals() as signals, watch_nodes(outlets.tracker.system, outlets.tracker.tags):
-                if forecast is not None:
-                    journal.add("plan", **forecast.result())
-                report = _run(config, trial, outlets, signals, journal)
+        # Ray installs handlers of its own when it starts; ours come after.
+        with cluster(), watch_signals() as signals, watch_nodes(outlets.tracker.system, outlets.tracker.tags):
+            outlets.tracker.opened()
+            gc.freeze()  # no network stands here yet: what is frozen was imported, and a search through it takes 0.7 s
+            report = _run(config, trial, outlets, signals, journal)
         status = "FINISHED"
         hook.send("end", f"{config.name} has ended", status=status)
         return report
@@ -130,15 +130,6 @@ def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str]
             publish_page(lambda: write_page(config.run_dir), outlets.tracker)
         if not stopped:
             outlets.close(status)
-
-
-def _forecast(config: RunConfig) -> Row:
-    """The plan for the journal, after the export's imports: seconds of one core, in which Ray starts and leaves it idle.
-    Ray's own imports, which run meanwhile, share no module with these."""
-    with at_rest():
-        import ray_distill.export.student  # noqa: F401
-
-        return planned(config)
 
 
 def _resumed_step(config: RunConfig) -> int:
@@ -180,7 +171,19 @@ def _run(
 
     arrivals = Arrivals(config.run_dir, saved)
 
+    @functools.cache
+    def forecast() -> None:
+        """Import the export and plan for the journal: seconds of one core, while Ray Train's controller starts on the
+        other."""
+        with at_rest():
+            import ray_distill.export.student  # noqa: F401
+
+            journal.add("plan", **planned(config))
+        gc.freeze()
+
     def beside() -> None:
+        if trial is None:
+            forecast()
         validations.poll()
         arrivals.poll()
 
@@ -259,8 +262,8 @@ def _say_head(config: RunConfig) -> None:
             say(f"   {line}")
 
 
-def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracker:
-    """Start the tracker, and continue the run's MLflow run if there is one."""
+def start_tracker(config: RunConfig, parent_run_id: str | None = None, wait: bool = True) -> Tracker:
+    """Start the tracker, and continue the run's MLflow run if there is one; without ``wait`` call ``opened`` later."""
     tags = {
         "method": config.method.name,
         "family": config.model.family,
@@ -271,7 +274,9 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None) -> Tracke
     params = {key: value for key, value in flatten(config.dump()).items() if value is not None}
     track, last = config.track, checkpoint.latest(config.run_dir)
     run_id = last.state.get("run_id") if last else None  # where the run's folder has lost it
-    return Tracker.start(track.uri, track.experiment, config.name, params, tags, run_id, parent_run_id, config.run_dir)
+    return Tracker.start(
+        track.uri, track.experiment, config.name, params, tags, run_id, parent_run_id, config.run_dir, wait=wait
+    )
 
 
 def make_cache(config: RunConfig) -> Cache:

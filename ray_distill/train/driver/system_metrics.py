@@ -1,4 +1,4 @@
-"""Sample system metrics of every node, by a small actor on each; light to import.
+"""Sample system metrics of every node, by a small actor on each but the driver's own; light to import.
 
 Ray pickles the actor's class by name: this file must stay light to import.
 """
@@ -104,7 +104,8 @@ class Nodes:
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
         """``node_0``: the node's host."""
-        self._actors: dict[str, Any] = {}  # by node id; None where the actor was lost
+        self._here: Sampler | None = None
+        self._actors: dict[str, Any] = {}  # of other nodes, by id; None where the actor was lost
         self._labels: dict[str, str] = {}
         self._pending: dict[Any, str] = {}
 
@@ -118,6 +119,8 @@ class Nodes:
                 values |= {f"{self._labels[node]}/{name}": value for name, value in ray.get(ref).items()}
             except ray.exceptions.RayError:  # the node or its sampler died: ask it no more
                 self._actors[node] = None
+        if self._here is not None:
+            values |= {f"node_0/{name}": value for name, value in self._here.sample().items()}
         self._meet()
         asked = set(self._pending.values())
         for node, actor in self._actors.items():
@@ -126,12 +129,15 @@ class Nodes:
         return values
 
     def _meet(self) -> None:
-        """Start an actor on each new node."""
+        """Start a sampler for each new node."""
         own = ray.get_runtime_context().get_node_id()
         alive = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-        for node in sorted(alive.keys() - self._actors.keys(), key=lambda node: (node != own, alive[node], node)):
-            there = NodeAffinitySchedulingStrategy(node, soft=False)
-            self._actors[node] = ray.remote(Sampler).options(num_cpus=0, scheduling_strategy=there).remote()
+        for node in sorted(alive.keys() - self._labels.keys(), key=lambda node: (node != own, alive[node], node)):
+            if node == own and not ray.util.client.ray.is_connected():  # a client runs on another machine
+                self._here = Sampler()
+            else:
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                self._actors[node] = ray.remote(Sampler).options(num_cpus=0, scheduling_strategy=there).remote()
             self._labels[node] = f"node_{len(self._labels)}"
             self.names[self._labels[node]] = alive[node]
 

@@ -29,7 +29,6 @@ def ended(tmp_path, monkeypatch):
             monkeypatch.setattr(module, name, lambda *args, **kwargs: nullcontext())
         monkeypatch.setattr(module, "check", lambda config: None)
         monkeypatch.setattr(module, "_run", phases)
-        monkeypatch.setattr(module, "_forecast", lambda config: {"memory": 2**30})
         context = nullcontext() if raised is None else pytest.raises(type(raised))
         with context:
             module.launch(config, source=lambda key: "run.yaml")
@@ -41,7 +40,7 @@ def ended(tmp_path, monkeypatch):
 
 def test_a_run_that_is_done(ended):
     events, page = ended()
-    assert [row["event"] for row in events] == ["start", "plan", "data", "end"]
+    assert [row["event"] for row in events] == ["start", "data", "end"]
     assert events[-1]["status"] == "FINISHED" and "trained to its last step, 3" in page
     assert ["train.steps", 3, "run.yaml"] in events[0]["config"] and events[0]["step"] == 0
     assert "clips that were kept" in page
@@ -52,7 +51,7 @@ def test_a_run_that_is_stopped_or_fails(ended):
     assert (events[-1]["status"], events[-1]["error"][:17]) == ("KILLED", "stopped at step 2")
     assert "ended early, at step 2 of 3; not evaluated: stopped at step 2, which is saved" in page
     events, page = ended(RuntimeError("rank 1 met token=planted-1-secret"), steps=0)
-    assert [row["event"] for row in events] == 2 * ["start", "plan", "data", "end"] and events[-1]["status"] == "FAILED"
+    assert [row["event"] for row in events] == 2 * ["start", "data", "end"] and events[-1]["status"] == "FAILED"
     assert "RuntimeError: rank 1 met token=***" in page and "planted-1" not in page
 
 

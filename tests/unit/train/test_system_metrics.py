@@ -71,7 +71,9 @@ DRIVER, A, B = (letter * 56 for letter in "dab")  # node ids are 28 bytes
 class Cluster:
     """What ``Nodes`` sees of Ray: hosts by node id, and answers that come when they are let through."""
 
-    def __init__(self, hosts):
+    def __init__(self, hosts, client=False):
+        self.util = types.SimpleNamespace(client=types.SimpleNamespace(ray=self))
+        self.is_connected = lambda: client
         self.hosts, self.dead, self.silent, self.killed = hosts, set(), set(), []
         self.exceptions = types.SimpleNamespace(RayError=RuntimeError)
 
@@ -111,9 +113,22 @@ class Cluster:
         self.killed.append(actor.node)
 
 
-def test_nodes_come_and_go(monkeypatch):
-    cluster = Cluster({A: "worker-1", DRIVER: "head"})
+class Here:
+    """A sampler in the driver's own process."""
+
+    def __init__(self):
+        self.count = iter(range(1000))
+
+    def sample(self):
+        return {"load": float(next(self.count))}
+
+
+@pytest.mark.parametrize("client", [False, True])
+def test_nodes_come_and_go(client, monkeypatch):
+    """The driver's own needs no actor, unless the driver is a client on another machine."""
+    cluster = Cluster({A: "worker-1", DRIVER: "head"}, client)
     monkeypatch.setattr(module, "ray", cluster)
+    monkeypatch.setattr(module, "Sampler", Here)
     nodes = Nodes()
     assert nodes.poll() == {}  # asked, and not waited for
     assert nodes.names == {"node_0": "head", "node_1": "worker-1"}
@@ -128,12 +143,13 @@ def test_nodes_come_and_go(monkeypatch):
     for _ in range(2):
         assert "node_1/load" not in nodes.poll()
     nodes.stop()
-    assert sorted(cluster.killed) == [B, DRIVER]
+    assert sorted(cluster.killed) == ([B, DRIVER] if client else [B])
 
 
 def test_watching_sends_and_ends(monkeypatch):
     cluster = Cluster({DRIVER: "head"})
     monkeypatch.setattr(module, "ray", cluster)
+    monkeypatch.setattr(module, "Sampler", Here)
     sent, told, twice = [], [], threading.Event()
 
     def send(values):
@@ -146,7 +162,7 @@ def test_watching_sends_and_ends(monkeypatch):
     for thread in [thread for thread in threading.enumerate() if thread.name == "nodes"]:
         thread.join(10)  # the block waits for it as long as for a round, here a hundredth of a second
     assert sent[:2] == [{"node_0/load": 0}, {"node_0/load": 1}] and told == [{"node_0": "head"}]
-    assert cluster.killed == [DRIVER]
+    assert cluster.killed == []
 
 
 def test_a_ray_that_is_lost_costs_a_warning(monkeypatch, caplog):
