@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 
 from ray_distill.config import ConfigError, Loaded, RunConfig
 from ray_distill.config.keys import flatten, plain, set_dotted
-from ray_distill.config.load import config_of, load
+from ray_distill.config.load import config_of, load, read_yaml
 from ray_distill.config.measures import DISTANCES, MEASURE_OF, Bounds, check_names
 from ray_distill.config.tree import one_line
 from ray_distill.importers import load_run
@@ -105,6 +105,7 @@ class Sweep(Section):
 
 def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     """The sweep and its base, both checked as far as they can be without a cluster; ConfigError names the key."""
+    _check_kind(path, overrides)
     sweep, _ = load(Sweep, path, overrides)
     base = load_run(sweep.base, _texts(sweep.overrides))
     steps = base.config.train.steps
@@ -125,6 +126,17 @@ def load_sweep(path: Path, overrides: list[str]) -> tuple[Sweep, Loaded]:
     if sweep.try_base:
         base_point(sweep, base.config)
     return sweep, base
+
+
+def _check_kind(path: Path, overrides: list[str]) -> None:
+    """ConfigError for the file of a run, and for a key of its base, which has keys that no sweep has."""
+    tree, _ = read_yaml(path)
+    if "space" not in tree and {"model", "method", "data"} & tree.keys():
+        raise ConfigError(f"{path} is a run, not a sweep: ray-distill train {path}; a sweep has a base and a space")
+    sections = RunConfig.model_fields.keys() - Sweep.model_fields.keys()
+    for item in overrides:
+        if item.partition(".")[0] in sections:
+            raise ConfigError(f"{item}: this is a key of the sweep's base: overrides.{item}")
 
 
 def _texts(overrides: Mapping[str, Any]) -> list[str]:

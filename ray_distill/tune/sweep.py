@@ -25,7 +25,7 @@ from ray_distill.secrets import mask_tree
 from ray_distill.track.client import Status, close_run
 from ray_distill.track.sender import RUN
 from ray_distill.track.tracker import Tracker
-from ray_distill.train.driver import run_lock as claim
+from ray_distill.train.driver import run_lock
 from ray_distill.train.driver.check import check
 from ray_distill.train.driver.cluster import cluster
 from ray_distill.train.driver.console import say
@@ -40,7 +40,7 @@ from ray_distill.tune.slots import DRIVER_CPUS, slots
 from ray_distill.tune.space import Range, Sweep, base_point, best_config, trial_config
 from ray_distill.tune.trial import FILE, OBJECTIVE, TIME, Plan, run_name, run_trial
 
-SWEEP = "sweep.json"
+SWEEP, LOCK = "sweep.json", ".sweep"
 SHARED = "shared"
 """Name that stands for any trial; its folder holds the files that all trials share."""
 
@@ -52,6 +52,11 @@ def sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
     finished.
     """
     check_sweep(settings, base)
+    with run_lock.claim(settings.home, LOCK):
+        return _sweep(settings, base)
+
+
+def _sweep(settings: Sweep, base: RunConfig) -> list[Trial]:
     tracker = _tracker(settings, base)
     status: Status = "FAILED"
     try:
@@ -97,7 +102,7 @@ def check_sweep(settings: Sweep, base: RunConfig) -> None:
     No trial uses the folder of the base's own run, so the check neither reads nor writes there.
     """
     home = settings.home.resolve()
-    if home == base.run_dir.resolve() or (home / claim.FILE).exists():
+    if home == base.run_dir.resolve() or (home / run_lock.FILE).exists():
         raise ConfigError(f"name = {settings.name}: {settings.home} is the folder of a run; choose another name")
     check(trial_config(settings, base, {}, SHARED))
 

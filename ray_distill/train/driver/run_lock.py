@@ -16,13 +16,14 @@ FILE = ".driver"
 
 
 @contextmanager
-def claim(run_dir: Path) -> Iterator[None]:
+def claim(run_dir: Path, name: str = FILE) -> Iterator[None]:
     """Hold the run's folder as its only driver, and make the folder if needed; ConfigError names another driver.
+    ``name`` is the lock's file.
 
     The system releases the lock when the process ends in any way. A file system without locks gives no lock.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / FILE).open("a+") as file:
+    with (run_dir / name).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,7 +9,7 @@ from ray_distill.config import ConfigError
 from ray_distill.train.driver.check import check
 from ray_distill.train.driver.run_lock import claim
 from ray_distill.tune.space import load_sweep, trial_config
-from ray_distill.tune.sweep import check_sweep
+from ray_distill.tune.sweep import LOCK, check_sweep, sweep
 from tests.checkpoints import write
 
 ROOT = Path(__file__).parents[3]
@@ -75,3 +75,22 @@ def test_a_sweep_does_not_move_into_the_folder_of_a_run(clone, override):
 def test_no_message_of_ours_advises_removing_a_run():
     for path in (ROOT / "ray_distill").rglob("*.py"):
         assert "remove {config.run_dir}" not in path.read_text() and "remove {settings.home}" not in path.read_text()
+
+
+def test_a_second_sweep_is_told_who_the_first_is(clone):
+    settings, base = load()
+    with claim(settings.home, LOCK), pytest.raises(ConfigError, match="another driver .*choose another name"):
+        sweep(settings, base)
+    check_sweep(settings, base)  # and the lock that stays is no run's
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "told"),
+    [
+        ("configs/quickstart.yaml", [], "is a run, not a sweep: ray-distill train configs/quickstart.yaml"),
+        ("configs/sweep_quickstart.yaml", ["train.steps=10"], "a key of the sweep's base: overrides.train.steps=10"),
+    ],
+)
+def test_a_run_or_a_key_of_it_in_the_place_of_a_sweeps_is_named(clone, file, override, told):
+    with pytest.raises(ConfigError, match=told):
+        load_sweep(Path(file), override)
