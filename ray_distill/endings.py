@@ -48,7 +48,8 @@ def files_of(folder: Path) -> str:
 
 
 def _counts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    again = f", {card['repeated']} equal to others" if card["repeated"] else ""
+    count = card.get("equal_rows", card["repeated"])  # cards of earlier versions count files alone
+    again = f", {count} equal to others" if count else ""
     yield "clips", f"{card['clips']} kept, {card['skipped']} left out{again}"
     yield from (("left out", f"{count}: {reason}") for reason, count in card["reasons"].items())
     if share := card.get("cropped"):

@@ -125,6 +125,13 @@ def _reason(row: Row) -> str:
     return mask(reason.removeprefix(f"{row['path']}: ").removeprefix(f"{row['video']}: "))
 
 
+def _reasons(bad: Sequence[Row]) -> dict[str, int]:
+    """Counts by reason. Reasons that differ in their numbers alone are one, in the words of the first."""
+    first: dict[str, str] = {}
+    words = [first.setdefault(re.sub(r"\d+", "", reason), reason) for reason in map(_reason, bad)]
+    return dict(Counter(words))
+
+
 def _index_of(inventory: Inventory) -> pa.Table:
     """The index of samples, sorted by their content; equal lines of a dataset become one row."""
     columns = ["id", "dataset", "video", "caption", "number", "height", "width", "content"]
@@ -203,7 +210,8 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
         "clips": len(samples),
         "skipped": len(bad),
         "repeated": _names(equal(inventory.rows, error="")) - _names(index),
-        "reasons": dict(Counter(re.sub(r"\d[\d.]*", "N", _reason(row)) for row in bad)),
+        "equal_rows": len(equal(inventory.rows, error="")) - len(samples),
+        "reasons": _reasons(bad),
         "captions": len(index["caption"].unique()),
         "captions_cut": sum(count > most for count in tokens),
         "tokens": {"median": int(np.median(tokens)), "most": max(tokens), "taken": most},
@@ -218,7 +226,7 @@ def _card(inventory: Inventory, index: pa.Table, bad: Sequence[Row]) -> dict[str
         KINDS["caption"]: inventory.models.encoder,
         **({"without_pixels": without_pixels} if without_pixels else {}),
         **_embeddings(inventory, samples),
-        **cropped(source, equal(inventory.rows, error="")),
+        **cropped(source, distinct(equal(inventory.rows, error=""), "id", "dataset", "caption")),
     } | ({KINDS["clip"]: inventory.models.images} if inventory.models.images else {})
 
 

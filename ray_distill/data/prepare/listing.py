@@ -72,7 +72,13 @@ def check(source: Source) -> None:
             part.kind, ("file",)
         )
         if there not in kinds:
-            raise ValueError(f"{where}: no such {' or '.join(kinds)}. {CONTENTS[part.kind]}")
+            raise ValueError(f"{where}: {_missing(there, kinds)}. {CONTENTS[part.kind]}")
+
+
+def _missing(there: str, kinds: tuple[str, ...]) -> str:
+    if there == "folder":
+        return "this is a folder, not a file; a folder of videos is data.datasets: [{videos: FOLDER}]"
+    return f"this is a file, not a {kinds[0]}" if there == "file" else f"no such {' or '.join(kinds)}"
 
 
 def listing(source: Source) -> pa.Table:

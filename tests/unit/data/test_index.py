@@ -17,7 +17,7 @@ from ray_distill.data.encoders import Encoders
 from ray_distill.data.feed.stream import Stream
 from ray_distill.data.prepare import stages as files
 from ray_distill.data.prepare.encode import EncodeClips, EncodeText
-from ray_distill.data.prepare.index import evenly_spaced, finish, summary
+from ray_distill.data.prepare.index import _reasons, evenly_spaced, finish, summary
 from ray_distill.data.prepare.inventory import Inventory
 from ray_distill.data.prepare.known_caches import recall, remember
 from ray_distill.data.prepare.listing import LISTED, entries, listing
@@ -155,6 +155,7 @@ def test_two_videos_of_equal_content_and_caption_are_one_row_and_counted(folder)
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     cache, _ = make(source(folder, {"manifest": folder / "manifest.jsonl"}))
     assert (cache.card["clips"], cache.card["skipped"], cache.card["repeated"]) == (2, 0, 1)
+    assert cache.card["equal_rows"] == 2  # one of another file, and a line that stands twice
 
 
 def test_what_was_left_out_is_named_with_its_reason(folder):
@@ -164,10 +165,17 @@ def test_what_was_left_out_is_named_with_its_reason(folder):
     assert any("lasts 0.25 s and 0.375 s are needed" in row["reason"] for row in rows)
     assert any(row["reason"].startswith("cannot be decoded") for row in rows)
     assert not any(str(folder) in row["reason"] for row in rows)
-    assert (
-        cache.card["reasons"]["lasts N s and N s are needed at N fps; lower data.frames or data.stride, or drop it"]
-        == 1
-    )
+    short = "lasts 0.25 s and 0.375 s are needed at 8 fps; lower data.frames or data.stride, or drop it"
+    assert cache.card["reasons"][short] == 1
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one_in_the_words_of_the_first():
+    rows = [
+        {"path": f"{n}.mp4", "video": f"{n}.mp4", "error": f"{n}.mp4: no caption; write it into {n}.txt"}
+        for n in (12, 7)
+    ]
+    rows.append({"path": "9.mp4", "video": "9.mp4", "error": "9.mp4: 9.txt: not UTF-8 (byte 0xe9)"})
+    assert _reasons(rows) == {"no caption; write it into 12.txt": 2, "9.txt: not UTF-8 (byte 0xe9)": 1}
 
 
 def test_sources_stay_as_they_were(folder):
