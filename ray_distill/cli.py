@@ -163,11 +163,13 @@ def evaluate(args: argparse.Namespace) -> None:
     from ray_distill.evaluate.compare import evaluate
     from ray_distill.evaluate.report import table
     from ray_distill.report.page import write_page
+    from ray_distill.train.driver.check import check_measuring
     from ray_distill.train.driver.cluster import cluster
     from ray_distill.train.driver.fit import newest
     from ray_distill.train.driver.publish import measured_again
     from ray_distill.train.launch import cache_of
 
+    check_measuring(loaded.config)
     last = newest(loaded.config)
     with cluster():
         cache = cache_of(loaded.config)
@@ -186,8 +188,8 @@ def report(args: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
     runs = list({folder.resolve(): folder for folder in runs}.values())
-    if args.out is not None and args.out.is_dir():
-        raise ConfigError(f"-o {args.out}: this is a folder; name a file, such as {args.out / 'page.html'}")
+    if args.out is not None and (args.out.is_dir() or args.out.suffix.lower() not in (".html", ".htm")):
+        raise ConfigError(f"-o {args.out}: a page is an html file, such as {args.out.with_suffix('.html')}")
     room = Room(int(args.limit * MIB))
     if len(runs) == 1 and not is_sweep(runs[0]):
         print(write_page(runs[0], room, args.out))
@@ -200,23 +202,29 @@ def export(args: argparse.Namespace) -> None:
     from ray_distill.endings import files_of
     from ray_distill.export.student import export
     from ray_distill.export.verify import verify
+    from ray_distill.train.driver.check import check_exporting
     from ray_distill.train.driver.fit import newest
     from ray_distill.train.driver.publish import report_so_far
 
+    check_exporting(loaded.config)
     data, last = loaded.config.data, newest(loaded.config)
     shape = loaded.config.model.pipeline.latent_shape(data.frames, data.height, data.width)
     folder = export(loaded.config, last.folder, shape, report_so_far(loaded.config.run_dir, last.step))
-    print(f"{folder}: diffusers alone gives our latents to {verify(folder, 'a test'):.1e}")
+    print(f"{folder}: step {last.step}; diffusers alone gives our latents to {verify(folder, 'a test'):.1e}")
     print(files_of(folder))
 
 
 def sample(args: argparse.Namespace) -> None:
     loaded = load(args.config, args.overrides)
     from ray_distill.evaluate.sample import clips_of, sample_videos
+    from ray_distill.train.driver.check import check_sampling
     from ray_distill.train.driver.fit import newest
 
+    check_sampling(loaded.config)
     prompts = list(args.prompt)
     if args.prompts is not None:
+        if not args.prompts.is_file():
+            raise ConfigError(f"--prompts {args.prompts}: no such file; it has a prompt on each line")
         from ray_distill.data.prepare.listing import named_prompts
 
         with mistakes():

@@ -41,15 +41,17 @@ class Clip(NamedTuple):
 
 def clips_of(prompts: Sequence[str], seeds: Sequence[int], out: Path | None) -> list[Clip]:
     """A clip for each prompt and seed. One clip is the file ``out``, by default sample.mp4; several are files of the
-    folder ``out``, by default samples. ConfigError without a prompt, for a blank one, for several clips of one file,
-    and for one clip of a folder."""
+    folder ``out``, by default samples. ConfigError without a prompt, for a blank one, for a seed that stands twice, for
+    several clips of one file, and for one clip of a folder or of another kind of file, which is then the user's."""
     if not prompts or any(map(blank, prompts)):
         raise ConfigError('sample needs a prompt: --prompt "a seven moving left", or --prompts FILE')
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seed {' '.join(map(str, seeds))}: a seed stands twice, and its videos would be equal")
     if len(prompts) * len(seeds) == 1:
-        if out is not None and out.is_dir():
-            raise ConfigError(f"--out {out}: this is a folder, and one video is a file, such as sample.mp4")
+        if out is not None and (out.is_dir() or out.suffix.lower() != ".mp4"):
+            raise ConfigError(f"--out {out}: one video is an mp4 file, such as {out.with_suffix('.mp4')}")
         return [Clip(prompts[0], seeds[0], out or Path("sample.mp4"))]
-    if out is not None and out.suffix:
+    if out is not None and (out.suffix or out.is_file()):
         raise ConfigError(f"--out {out}: {len(prompts) * len(seeds)} videos need a folder, such as --out samples")
     pairs = enumerate(product(prompts, seeds))
     return [
@@ -72,6 +74,8 @@ def sample_videos(
     its noise by chunks. ConfigError if a picture is missing or not taken, if the method has no chunks, or if it has no
     window for a longer clip.
     """
+    for folder in {clip.out.parent for clip in clips}:
+        folder.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of sampling
     check_picture(config, image)
     recipe = config.method.sampler()
     if frames is not None:
@@ -83,7 +87,6 @@ def sample_videos(
     conditions = _conditions(config, [clip.prompt for clip in clips], image, shape, device)
     denoise = denoiser(config, Candidate(STUDENT, recipe, checkpoint), device)
     for (_, seed, out), (cond, uncond) in zip(clips, conditions, strict=True):
-        out.parent.mkdir(parents=True, exist_ok=True)
         if frames is None:
             latents = make_latents(denoise, recipe, cond, uncond, 0, seed, tensor_shape(shape))
             check_finite(latents, f"latents of {checkpoint.name}", 0)

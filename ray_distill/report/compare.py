@@ -113,7 +113,9 @@ def _trials(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        trials: list[dict[str, Any]] = json.loads(path.read_text())
+        trials = json.loads(path.read_text())
+        if not isinstance(trials, list) or not all(isinstance(each, dict) and "name" in each for each in trials):
+            raise ValueError("no list of trials with their names")
     except ValueError as error:
         raise ConfigError(
             f"{path}: damaged ({error}); remove it, and the page shows the trials by their names"

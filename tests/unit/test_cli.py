@@ -134,7 +134,24 @@ def test_an_unknown_format_is_refused_by_name(tmp_path, capsys):
 def test_sample_refuses_a_folder_as_the_file_of_one_video_before_it_samples(tmp_path, capsys):
     arguments = ["sample", str(ROOT / "configs/quickstart.yaml"), f"output_dir={tmp_path}", "--prompt", "a seven"]
     assert main([*arguments, "--out", str(tmp_path)]) == 2
-    assert f"--out {tmp_path}: this is a folder, and one video is a file" in capsys.readouterr().err
+    assert f"--out {tmp_path}: one video is an mp4 file" in capsys.readouterr().err
+    assert main([*arguments[:3], "--prompts", str(tmp_path)]) == 2
+    assert f"--prompts {tmp_path}: no such file" in capsys.readouterr().err
     (tmp_path / "p.json").write_text('{"a": 5}')
     assert main([*arguments[:3], "--prompts", str(tmp_path / "p.json")]) == 2
     assert "p.json: 'a' is 5, and a prompt is text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "more", "told"),
+    [
+        ("sample", ["data.height=25", "--prompt", "a six"], "data.height = 25: the model takes multiples of 8"),
+        ("evaluate", ["data.height=25"], "data.height = 25: the model takes multiples of 8"),
+        ("evaluate", ["evaluate.metric=nope"], "nope: this folder has no config.json"),
+        ("export", ["--format", "comfyui_lora"], "comfyui_lora needs an adapter, and the export of student has none"),
+    ],
+)
+def test_later_verbs_name_what_check_would(verb, more, told, tmp_path, capsys):
+    config, options = str(ROOT / "configs/quickstart.yaml"), [each for each in more if "=" in each]
+    assert main([verb, config, f"output_dir={tmp_path}", *options, *more[len(options) :]]) == 2
+    assert told in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.sequence import check_heads
+from ray_distill.data.clips import Clips
 from ray_distill.data.read.remote import is_remote
 from ray_distill.errors import mistakes
 from ray_distill.export.checks import check_token
@@ -66,6 +67,11 @@ def _check(config: RunConfig) -> None:
             f"train.resume_from = none: this run already has {last.folder}. Choose another name, or go on from this "
             "checkpoint with train.resume_from=latest"
         )
+    if last is not None and last.folder.parent != config.run_dir and last.step >= config.train.steps:
+        raise ConfigError(
+            f"train.resume_from = {last.folder}: it is at step {last.step:,}, and train.steps = {config.train.steps:,} "
+            "leaves nothing to train; raise train.steps, or sample and export under the name of its run"
+        )
     if last is not None:
         check_resumable(config, last)
         check_teacher(config, last)
@@ -86,6 +92,26 @@ def check_ahead(config: RunConfig) -> None:
         check_export(config)
         check_folders(config)
         check_token(config)
+
+
+def check_sampling(config: RunConfig) -> None:
+    """ConfigError for a size of clips that the networks cannot sample."""
+    with mistakes():
+        check_size(config)
+
+
+def check_measuring(config: RunConfig) -> None:
+    """ConfigError for an evaluation that would fail with any student."""
+    with mistakes():
+        check_size(config)
+        check_evaluation(config)
+
+
+def check_exporting(config: RunConfig) -> None:
+    """ConfigError for an export that would fail, or lack a file that was asked for, with any student."""
+    with mistakes():
+        check_size(config)
+        check_export(config)
 
 
 def check_preparation(config: RunConfig) -> None:
@@ -138,6 +164,13 @@ def warnings(config: RunConfig) -> list[str]:
     return texts + warnings_of_latents(config)
 
 
+def _rules_of_clips(config: RunConfig) -> list[str]:
+    """Names of the keys of `data` with which any file gives other clips than with other values."""
+    if not config.data.has_videos:
+        return ["frames", "stride", "height", "width"]
+    return [name for name in Clips.model_fields if name != "fps" or config.data.resample]
+
+
 def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
     """ConfigError unless ``config`` is the run of ``last``: it names each relevant key that differs."""
     changed = different(
@@ -150,10 +183,7 @@ def check_resumable(config: RunConfig, last: checkpoint.Checkpoint) -> None:
             "model.from_image",
             "data.caption_dropout",
             "data.keep_small_buckets",
-            "data.frames",
-            "data.stride",
-            "data.height",
-            "data.width",
+            *(f"data.{name}" for name in _rules_of_clips(config)),
             "data.negative_prompt",
             "train.global_batch",
             *(f"roles.{role}.lora" for role in config.method.roles),

@@ -91,7 +91,7 @@ def _begin(config: RunConfig, cache: Cache) -> checkpoint.Checkpoint | None:
     """The checkpoint that the run resumes from, None for a new run; ConfigError if it was trained on other data."""
     last = resumed_from(config.run_dir, str(config.train.resume_from))
     if last is not None:
-        check_cache_of(last, cache)
+        check_cache_of(config, last, cache)
     if last is not None and last.step >= config.train.steps:
         # The export needs a checkpoint read whole; after a damaged one the run trains on from the one before.
         last = resumed_from(config.run_dir, str(config.train.resume_from), thorough=True, tell=say)

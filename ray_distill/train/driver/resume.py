@@ -55,15 +55,18 @@ def check_same_data(config: RunConfig, last: Checkpoint) -> None:
     has prepared yet is compared once it is, by its content."""
     cache = recall(config.data, config.model.encoders, listing(config.data))
     if cache is not None:
-        check_cache_of(last, cache)
+        check_cache_of(config, last, cache)
 
 
-def check_cache_of(last: Checkpoint, cache: Cache) -> None:
+def check_cache_of(config: RunConfig, last: Checkpoint, cache: Cache) -> None:
     """ConfigError if the run of a checkpoint was trained on another cache."""
     if last.state["data"] != cache.folder.name:
+        how = tuple(f"data.{name} " for name in HOW)
+        changed = [text for text in different(config, last, ("data.",)) if not text.startswith(how)]
+        what = f"; {', '.join(changed)}" if changed else ""
         raise ConfigError(
-            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}): choose "
-            f"{new_run(last)}, or restore the old data"
+            f"{last.folder} was trained on other data (cache {last.state['data']}, now {cache.folder.name}{what}): "
+            f"choose {new_run(last)}, or restore the old data"
         )
 
 

@@ -41,7 +41,10 @@ def test_a_run_that_is_named_twice_counts_once(runs, tmp_path, capsys):
     assert main(["report", str(runs[0]), str(runs[0].parent / "." / runs[0].name), "-o", str(out)]) == 0
     assert "Keys that differ" not in out.read_text()
     assert main(["report", str(runs[0]), "-o", str(tmp_path)]) == 2
-    assert "this is a folder; name a file" in capsys.readouterr().err
+    assert "a page is an html file" in capsys.readouterr().err
+    kept = tmp_path / "run.yaml"
+    kept.write_text("name: mine")
+    assert main(["report", str(runs[0]), "-o", str(kept)]) == 2 and kept.read_text() == "name: mine"
 
 
 def test_a_comparison_stands_beside_the_first_run(runs):
@@ -74,6 +77,10 @@ def test_a_sweep_stands_for_its_trials_best_first(tmp_path, capsys):
     page = Page((sweep / "report.html").read_text())
     assert "b 0.00100 8 of 8 - done a 0.500 2 of 8 - failed" in page.line
     assert "data:image/png;base64,iVBORw==" in page.addresses
+    for damaged in ('{"name": 1}', '["b"]'):
+        (sweep / "trials.json").write_text(damaged)
+        assert main(["report", str(sweep)]) == 2
+        assert "trials.json: damaged (no list of trials" in capsys.readouterr().err
     (sweep / "trials.json").write_text('[{"name": "b"')
     assert main(["report", str(sweep)]) == 2
     assert "trials.json: damaged" in capsys.readouterr().err

@@ -241,9 +241,21 @@ def test_another_runs_checkpoint_is_refused(ready, change, difference):
 
 def test_what_does_not_change_the_mathematics_may_change(ready):
     last = stored(run_config(ready))
-    for change in ({"train__workers": 4}, {"train__micro_batch": 1}, {"train__steps": 900}, {"data__fps": 8}):
+    for change in ({"train__workers": 4}, {"train__micro_batch": 1}, {"train__steps": 900}, {"data__encode_batch": 8}):
         check_resumable(run_config(ready, **change), last)
     check(run_config(ready, train__steps=900))
+
+
+def test_rules_by_which_files_give_other_clips_stay(ready):
+    last = stored(run_config(ready))
+    for key, value in (("fps", 8), ("crop", False), ("minimum_image_size", 8)):
+        with pytest.raises(ConfigError, match=rf"belongs to another run: data\.{key} was .* and is {value}"):
+            check_resumable(run_config(ready, **{f"data__{key}": value}), last)
+    as_they_are = stored(run_config(ready, data__resample=False), 4)
+    check_resumable(run_config(ready, data__resample=False, data__fps=8), as_they_are)  # the speed of samples alone
+    (ready / "prompts.txt").write_text("a cat\n")
+    prompts = {"data__manifest": None, "data__datasets": [{"prompts": str(ready / "prompts.txt")}]}
+    check_resumable(run_config(ready, **prompts, data__fps=8), stored(run_config(ready, **prompts), 5))
 
 
 def test_a_run_may_refuse_to_go_on_or_begin_from_anothers_checkpoint(ready):
@@ -252,6 +264,12 @@ def test_a_run_may_refuse_to_go_on_or_begin_from_anothers_checkpoint(ready):
         check(run_config(ready, train__resume_from="none"))
     other = run_config(ready, name="other", train__resume_from=str(last.folder))
     check(other)
+    with pytest.raises(
+        ConfigError, match=r"step_00000800: it is at step 800, and train.steps = 800 leaves nothing to train"
+    ):
+        check(
+            run_config(ready, name="other", train__resume_from=str(stored(run_config(ready, name="done"), 800).folder))
+        )
     begun = resumed_from(other.run_dir, str(other.train.resume_from))
     assert begun is not None and begun.folder == last.folder
     own = stored(other, 5)
