@@ -16,8 +16,8 @@ from ray_distill.train.driver.signals import own_session
 
 ALONE = {
     # By default Ray ends workers that are idle for a second while no CPU is free, and starts others for the next phase,
-    # which import everything again: 25 to 30 processes prepared the quick start's clips in place of 17. With 30 s so many
-    # stood beside a training's actors that the raylet warned of their number.
+    # which import everything again: 25 to 30 processes prepared the quick start's clips in place of 17. With 30 s so
+    # many stood beside a training's actors that the raylet warned of their number.
     "RAY_idle_worker_killing_time_threshold_ms": "15000",
     # It looks for notices that a node will go, in an actor of its own; here the node is this machine.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
