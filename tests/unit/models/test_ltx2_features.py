@@ -143,9 +143,10 @@ def test_each_update_moves_its_own_role_alone_and_equal_seeds_are_equal(features
         with training(modules, role):
             terms = loss(networks, given, RNG, {})
             terms.loss.backward()
+            # Within the block: on some CPUs kernels of trained and frozen layers differ in the last digit.
+            again, other = (loss(networks, given, StatelessRng(seed), {}).loss for seed in (0, 1))
         gradients = {name: [p.grad is not None and p.grad.any() for p in m.parameters()] for name, m in modules.items()}
         assert {name for name, each in gradients.items() if any(each)} == {role}
-        again, other = (loss(networks, given, StatelessRng(seed), {}).loss for seed in (0, 1))
         assert torch.equal(again, terms.loss) and not torch.equal(other, terms.loss)
     assert all(gradients["discriminator"]) and len(modules["discriminator"].heads) == 4
 
