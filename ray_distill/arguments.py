@@ -47,7 +47,7 @@ RUN_VERBS = {
     "prepare": "encode videos and captions as latents and text embeddings into the cache",
     "train": "prepare, train, evaluate, export and track; resume a run that was stopped",
     "evaluate": "compare the newest checkpoint with the teacher: numbers and pictures",
-    "export": "export the newest checkpoint as a folder that diffusers loads",
+    "export": "export the newest checkpoint as a folder that diffusers loads, in place of the one before",
     "sample": "sample videos from the newest checkpoint",
 }
 """The verbs that take the configuration of a run."""
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--prompt", action="append", default=[], help="a prompt; several: give the flag again")
             one.add_argument("--prompts", type=Path, metavar="FILE", help="more prompts: lines of text, or JSON")
             one.add_argument("--image", type=Path, help="the picture that the video begins with")
-            one.add_argument("--out", type=Path, help="the file (sample.mp4); of several videos their folder (samples)")
+            one.add_argument("--out", type=Path, help="the .mp4 (sample.mp4); of several videos their folder (samples)")
             one.add_argument("--seed", type=int, action="append", help="the seed of the noise (0); several: again")
             one.add_argument("--frames", type=int, help="length of a causal student's clip, written chunk by chunk")
     sweep = _verb(verbs, "tune", "search over the keys of a CONFIG; resume a search that was stopped")
@@ -138,7 +138,7 @@ def _add_report(verbs: Any) -> None:
         "runs", type=Path, nargs="+", metavar="RUN", help="a run's or a sweep's folder: output/quickstart"
     )
     pages.add_argument(
-        "-o", "--out", type=Path, help="the page to write (RUN/report.html; for several runs comparison.html)"
+        "-o", "--out", type=Path, help="the .html to write (RUN/report.html; for several runs comparison.html)"
     )
     pages.add_argument(
         "--limit", type=_mebibytes, default=32.0, metavar="MIB", help="most MiB of videos in the page (32)"

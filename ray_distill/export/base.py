@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from ray_distill.errors import ConfigError
+from ray_distill.models.outlines import Shapes, remembered
 from ray_distill.models.pipeline import INDEX, Pipeline
 
 
@@ -69,4 +70,7 @@ def check_base(pipeline: Pipeline, experts: bool = False) -> None:
 
 
 def _has(library: str, name: str) -> bool:
-    return hasattr(import_module(library), name)  # imported where it is asked: diffusers takes seconds
+    def look() -> Shapes:
+        return {"has": (int(hasattr(import_module(library), name)),)}
+
+    return remembered(f"{library}:{name}", {}, look)["has"] == (1,)  # both libraries take seconds to import

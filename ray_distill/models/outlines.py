@@ -33,7 +33,7 @@ def shapes_of(tensors: Iterable[tuple[str, Tensor]]) -> Shapes:
 def remembered(place: str, config: Mapping[str, Any], make: Callable[[], Shapes]) -> Shapes:
     """``make()``: the outline of the class ``place`` (``module:name``) under ``config``. An earlier process's answer
     takes its place if the class is of a released version of diffusers or transformers. Errors of ``make`` are raised
-    and not remembered."""
+    and not remembered. Facts of a tokenizer, and of a library's names, are kept in the same form."""
     library = place.partition(":")[0].partition(".")[0]
     version = metadata.version(library) if library in LIBRARIES else "dev"
     if "dev" in version:  # code under development changes without a new version

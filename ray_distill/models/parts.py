@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ray_distill.collector import resolve
 from ray_distill.errors import ConfigError
 from ray_distill.models import family as declared
 from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
+from ray_distill.models.hashing import folder_hash
 from ray_distill.models.outlines import Shapes, remembered, shapes_of
 
 CONFIG = "config.json"
@@ -217,14 +219,24 @@ def check_others(folder: Path, family: str, key: str) -> None:
 def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:
     """Check that a tokenizer loads, has a pad token, and stays within the text encoder's ``vocabulary``."""
     what = f"{key} = {folder}: tokenizer"
-    tokenizer = load_tokenizer(folder / "tokenizer", what)
-    if tokenizer.pad_token_id is None:
+    read_json(folder / "tokenizer" / "tokenizer_config.json", what)
+    about = {"files": folder_hash(folder / "tokenizer"), "tokenizers": metadata.version("tokenizers")}
+    # Of these files under these versions an earlier process's answer is enough: transformers takes seconds to import.
+    facts = remembered("transformers:AutoTokenizer", about, lambda: _facts(load_tokenizer(folder / "tokenizer", what)))
+    if not facts["pad"]:
         raise ConfigError(f"{what}: it has no pad token, which prompts need; name one in tokenizer_config.json")
-    if (most := max(tokenizer.get_vocab().values(), default=0)) >= vocabulary:
+    (most,) = facts["most"]
+    if most >= vocabulary:
         raise ConfigError(
             f"{what}: it has the token {most}, and the text encoder knows {vocabulary:,}; the two belong to different "
             "pipelines: copy both from one"
         )
+
+
+def _facts(tokenizer: Any) -> Shapes:
+    """The pad token's number, if there is one, and the largest number of a token."""
+    pad = tokenizer.pad_token_id
+    return {"pad": () if pad is None else (pad,), "most": (max(tokenizer.get_vocab().values(), default=0),)}
 
 
 def load_tokenizer(folder: Path, what: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ray_distill.config import ConfigError
-from ray_distill.models import family
+from ray_distill.models import family, parts
 from ray_distill.models.parts import check_text, check_tokenizer, check_vae, read_config
 from ray_distill.train.driver.check import check
 from ray_distill.train.driver.checks.clips import check_size
@@ -176,6 +176,23 @@ def test_tokens_must_be_in_the_text_encoders_vocabulary():
     check_tokenizer(DIGITS, 20, "model.path")
     with pytest.raises(ConfigError, match="has the token .*, and the text encoder knows 3"):
         check_tokenizer(DIGITS, 3, "model.path")
+
+
+def test_a_tokenizer_that_loaded_once_is_not_loaded_again_until_its_files_change(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    loads = []
+    whole = parts.load_tokenizer
+    monkeypatch.setattr(parts, "load_tokenizer", lambda *named: loads.append(named) or whole(*named))
+    for _ in range(2):
+        check_tokenizer(home / "model", 20, "model.path")
+        with pytest.raises(ConfigError, match="has the token .*, and the text encoder knows 3"):
+            check_tokenizer(home / "model", 3, "model.path")
+    assert len(loads) == 1
+    settings = home / "model/tokenizer/tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "pad_token": None}))
+    with pytest.raises(ConfigError, match="it has no pad token"):
+        check_tokenizer(home / "model", 20, "model.path")
+    assert len(loads) == 2
 
 
 def test_a_shipped_pipeline_is_whole():
