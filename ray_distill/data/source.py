@@ -216,9 +216,6 @@ class Source(Clips):
         if (self.manifest is None) == (not self.datasets):
             have = "both" if self.datasets else "neither"
             raise ValueError(f"data: give either manifest or datasets; {have} is given")
-        for number, part in enumerate(self.datasets):
-            if part.id and part.id in [other.id for other in self.datasets[:number]]:
-                raise ValueError(f"data.datasets.{number}.id = {part.id!r}: an earlier dataset has this id; change one")
         weighted = [dataset for dataset in self.datasets if dataset.probability is not None]
         if 0 < len(weighted) < len(self.datasets):
             missing = next(dataset.name for dataset in self.datasets if dataset.probability is None)
