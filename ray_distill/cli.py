@@ -189,7 +189,8 @@ def report(args: argparse.Namespace) -> None:
             raise ConfigError(f"{folder}: no such folder; a run's is output_dir/name, such as output/quickstart")
     runs = list({folder.resolve(): folder for folder in runs}.values())
     if args.out is not None and (args.out.is_dir() or args.out.suffix.lower() not in (".html", ".htm")):
-        raise ConfigError(f"-o {args.out}: a page is an html file, such as {args.out.with_suffix('.html')}")
+        file = args.out / "page.html" if args.out.is_dir() else args.out.with_suffix(".html")
+        raise ConfigError(f"-o {args.out}: a page is an html file, such as {file}")
     room = Room(int(args.limit * MIB))
     if len(runs) == 1 and not is_sweep(runs[0]):
         print(write_page(runs[0], room, args.out))

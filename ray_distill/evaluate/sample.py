@@ -49,7 +49,8 @@ def clips_of(prompts: Sequence[str], seeds: Sequence[int], out: Path | None) -> 
         raise ConfigError(f"--seed {' '.join(map(str, seeds))}: a seed stands twice, and its videos would be equal")
     if len(prompts) * len(seeds) == 1:
         if out is not None and (out.is_dir() or out.suffix.lower() != ".mp4"):
-            raise ConfigError(f"--out {out}: one video is an mp4 file, such as {out.with_suffix('.mp4')}")
+            file = out / "sample.mp4" if out.is_dir() else out.with_suffix(".mp4")
+            raise ConfigError(f"--out {out}: one video is an mp4 file, such as {file}")
         return [Clip(prompts[0], seeds[0], out or Path("sample.mp4"))]
     if out is not None and (out.suffix or out.is_file()):
         raise ConfigError(f"--out {out}: {len(prompts) * len(seeds)} videos need a folder, such as --out samples")
@@ -74,13 +75,13 @@ def sample_videos(
     its noise by chunks. ConfigError if a picture is missing or not taken, if the method has no chunks, or if it has no
     window for a longer clip.
     """
-    for folder in {clip.out.parent for clip in clips}:
-        folder.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of sampling
     check_picture(config, image)
     recipe = config.method.sampler()
     if frames is not None:
         check_frames(config, recipe.chunks, frames)
         check_picture_frames(config, frames)
+    for folder in {clip.out.parent for clip in clips}:
+        folder.mkdir(parents=True, exist_ok=True)  # a refusal here costs no minutes of sampling
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = config.model.encoders.load_codec().to(device)
     shape = codec.latent_shape(config.data.frames, config.data.height, config.data.width)

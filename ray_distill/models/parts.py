@@ -26,6 +26,9 @@ from ray_distill.models.codec import PCA, Codec, load_codec, vae_class
 from ray_distill.models.hashing import folder_hash
 from ray_distill.models.outlines import Shapes, remembered, shapes_of
 
+READERS = ("tokenizers", "sentencepiece", "tiktoken", "protobuf")
+"""Packages by which transformers reads a tokenizer's files; which of them it needs depends on the files."""
+
 CONFIG = "config.json"
 BLOCKS: Mapping[str, Mapping[str, bool]] = {
     "PatchPCA": {"": False},
@@ -220,7 +223,7 @@ def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:
     """Check that a tokenizer loads, has a pad token, and stays within the text encoder's ``vocabulary``."""
     what = f"{key} = {folder}: tokenizer"
     read_json(folder / "tokenizer" / "tokenizer_config.json", what)
-    about = {"files": folder_hash(folder / "tokenizer"), "tokenizers": metadata.version("tokenizers")}
+    about = {"files": folder_hash(folder / "tokenizer")} | {name: _version(name) for name in READERS}
     # Of these files under these versions an earlier process's answer is enough: transformers takes seconds to import.
     facts = remembered("transformers:AutoTokenizer", about, lambda: _facts(load_tokenizer(folder / "tokenizer", what)))
     if not facts["pad"]:
@@ -231,6 +234,14 @@ def check_tokenizer(folder: Path, vocabulary: int, key: str) -> None:
             f"{what}: it has the token {most}, and the text encoder knows {vocabulary:,}; the two belong to different "
             "pipelines: copy both from one"
         )
+
+
+def _version(package: str) -> str:
+    """A package's version; "" where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _facts(tokenizer: Any) -> Shapes:

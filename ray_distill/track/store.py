@@ -98,7 +98,7 @@ def _log_params(client: MlflowClient, run_id: str, params: Sequence[Param]) -> N
     """Log a batch, or its halves if MLflow refuses it."""
     try:
         client.log_batch(run_id, params=params)
-    except Exception as error:
+    except Exception as error:  # stores raise more than MLflow's own; all but a refusal are raised again
         if not is_final(error, ("INVALID_PARAMETER_VALUE",)):
             raise
         if len(params) == 1:

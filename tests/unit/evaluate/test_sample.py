@@ -88,7 +88,7 @@ def test_one_clip_is_a_file_and_several_are_files_of_a_folder():
     ]
     with pytest.raises(ConfigError, match="--out a.mp4: 2 videos need a folder"):
         clips_of(["a"], [0, 1], Path("a.mp4"))
-    for out in ("run.yaml", "a.gif", "new/folder/"):  # nor is a file of another kind overwritten
+    for out in ("run.yaml", "a.gif", "new/folder/", ".", "/"):  # nor is a file of another kind overwritten
         with pytest.raises(ConfigError, match=r"one video is an mp4 file, such as .*\.mp4"):
             clips_of(["a"], [0], Path(out))
     with pytest.raises(ConfigError, match="--seed 3 1 3: a seed stands twice"):

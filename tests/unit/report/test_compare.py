@@ -40,6 +40,8 @@ def test_a_run_that_is_named_twice_counts_once(runs, tmp_path, capsys):
     out = tmp_path / "one.html"
     assert main(["report", str(runs[0]), str(runs[0].parent / "." / runs[0].name), "-o", str(out)]) == 0
     assert "Keys that differ" not in out.read_text()
+    assert main(["report", str(runs[0]), "-o", "."]) == 2
+    assert "such as page.html" in capsys.readouterr().err
     assert main(["report", str(runs[0]), "-o", str(tmp_path)]) == 2
     assert "a page is an html file" in capsys.readouterr().err
     kept = tmp_path / "run.yaml"

@@ -188,11 +188,15 @@ def test_a_tokenizer_that_loaded_once_is_not_loaded_again_until_its_files_change
         with pytest.raises(ConfigError, match="has the token .*, and the text encoder knows 3"):
             check_tokenizer(home / "model", 3, "model.path")
     assert len(loads) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "_version", lambda package: "")  # an environment without the readers
+        check_tokenizer(home / "model", 20, "model.path")
+    assert len(loads) == 2
     settings = home / "model/tokenizer/tokenizer_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "pad_token": None}))
     with pytest.raises(ConfigError, match="it has no pad token"):
         check_tokenizer(home / "model", 20, "model.path")
-    assert len(loads) == 2
+    assert len(loads) == 3
 
 
 def test_a_shipped_pipeline_is_whole():
