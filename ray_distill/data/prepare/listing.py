@@ -72,13 +72,12 @@ def check(source: Source) -> None:
             part.kind, ("file",)
         )
         if there not in kinds:
-            raise ValueError(f"{where}: {_missing(there, kinds)}. {CONTENTS[part.kind]}")
-
-
-def _missing(there: str, kinds: tuple[str, ...]) -> str:
-    if there == "folder":
-        return "this is a folder, not a file; a folder of videos is data.datasets: [{videos: FOLDER}]"
-    return f"this is a file, not a {kinds[0]}" if there == "file" else f"no such {' or '.join(kinds)}"
+            if there == "folder":
+                raise ValueError(
+                    f"{where}: this is a folder; of videos, name it by data.datasets: [{{videos: FOLDER}}]"
+                )
+            missing = "this is a file, not a folder" if there else f"no such {' or '.join(kinds)}"
+            raise ValueError(f"{where}: {missing}. {CONTENTS[part.kind]}")
 
 
 def listing(source: Source) -> pa.Table:

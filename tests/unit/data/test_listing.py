@@ -157,9 +157,7 @@ def test_what_is_not_there_is_named_with_its_key(tmp_path):
             check(source({"prompts": write(tmp_path / "p.txt", "a")}, {kind: tmp_path / "no"}))
     with pytest.raises(ValueError, match=r"data.manifest = .*no such file. It holds JSON lines"):
         check(Source(manifest=tmp_path / "no", frames=9, height=24, width=24))
-    with pytest.raises(
-        ValueError, match=r"this is a folder, not a file; a folder of videos is data.datasets: \[{videos"
-    ):
+    with pytest.raises(ValueError, match=r"this is a folder; of videos, name it by data.datasets: \[{videos"):
         check(Source(manifest=tmp_path, frames=9, height=24, width=24))
     with pytest.raises(ValueError, match=r"p.txt: this is a file, not a folder"):
         check(source({"videos": tmp_path / "p.txt"}))
