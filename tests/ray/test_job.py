@@ -18,6 +18,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ray_distill.checkpoint import latest
 from ray_distill.cli import main
+from ray_distill.report.journal import read
 from ray_distill.train.driver import fit
 from tests.chaos import compare, faults
 from tests.chaos.driver import RawProgress
@@ -98,8 +99,9 @@ def stop(home: Home, name: str) -> Stopped:
     submitted = job(*command[:2], "--submission-id", name, "--no-wait", *command[2:], *arguments)
     assert submitted.returncode == 0, submitted.stderr
     jobs = JobSubmissionClient(os.environ["TEST_DASHBOARD"])
-    wait_for((run / "metrics.jsonl").is_file, "the first rows of the job", 240)
-    jobs.stop_job(name)  # at once: the command takes seconds to start, in which a fast machine trains to the end
+    # Workers start for seconds after the plan; after the first rows a fast machine may train to the end before a stop.
+    wait_for(lambda: any(row["event"] == "plan" for row in read(run)), "the start of the training", 240)
+    jobs.stop_job(name)
     assert job("job", "stop", name).returncode == 0
     logs = jobs.get_job_logs(name)
     assert "SIGTERM: saving" in logs and "the same command goes on from there" in logs
