@@ -20,7 +20,7 @@ def train_worker(settings: Mapping[str, Any]) -> None:
     rows = rows_ahead(partial(ray.train.get_dataset_shard, "train"), job.stream.micro_batch)
     with at_rest():
         if not any(job.config.role(role).lora for role in job.config.held_roles):
-            from ray_distill.train.worker.light_diffusers import import_networks
+            from ray_distill.models.light_diffusers import import_networks
 
             import_networks()
         from ray_distill.train.worker.loop import work

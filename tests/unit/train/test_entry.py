@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from ray_distill.data.feed import fetch
-from ray_distill.train.worker import entry, light_diffusers, loop
+from ray_distill.models import light_diffusers
+from ray_distill.train.worker import entry, loop
 
 
 @pytest.mark.parametrize(("adapters", "before"), [(None, ["import", "freeze"]), ({"rank": 4}, ["freeze"])])

@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import sys
-from ray_distill.train.worker.light_diffusers import UNUSED, import_networks
+from ray_distill.models.light_diffusers import UNUSED, import_networks
 
 import_networks()
 import ray_distill.train.worker.loop
