@@ -24,7 +24,6 @@ from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.measures import FIRST_FRAME, MeasureName
 from ray_distill.data.read.track import Track
 from ray_distill.data.store.cache import Cache
-from ray_distill.evaluate.allocation import keep_freed_memory
 from ray_distill.evaluate.captions import spread
 from ray_distill.evaluate.kept import LatentCache, latent_cache
 from ray_distill.evaluate.latents import check_finite, frames_of, sample_batches
@@ -34,6 +33,7 @@ from ray_distill.evaluate.metrics.flow import farneback
 from ray_distill.evaluate.metrics.picture import first_frame_error
 from ray_distill.evaluate.metrics.raft import load_raft
 from ray_distill.evaluate.pictures import Pictures, of_prompts, of_rows
+from ray_distill.evaluate.processes import APART, set_up_sampling
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.samples import Candidate, Samples, kept_name, latents_name
 from ray_distill.models.conditions import from_bytes
@@ -80,7 +80,7 @@ def _generate(
     cache: LatentCache | None = None,
     pictures: Pictures | None = None,
 ) -> Samples:
-    keep_freed_memory()
+    set_up_sampling()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec = config.model.encoders.load_codec().to(device)
     shape = codec.latent_shape(*config.shown_size)
@@ -155,7 +155,7 @@ def _generate_features(
     config: RunConfig, candidates: Sequence[Candidate], rows: Sequence[Row], negative: Row, seed: int, first: int
 ) -> Tensor:
     assert config.evaluate.metric is not None
-    keep_freed_memory()
+    set_up_sampling()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     codec, metric = config.model.encoders.load_codec().to(device), Metric.load(config.evaluate.metric)
     shape = codec.latent_shape(*config.shown_size)
@@ -259,8 +259,7 @@ class Generator:
         names = self._config.evaluate.metrics if measured else None
         latents = latent_cache(self._config, self._keep) if keep else None
         gpus = gpus_of(self._config)
-        # Without "DEFAULT" a trial's tasks would have to fit into its driver's placement group.
-        task = self._task.options(num_cpus=num_cpus, num_gpus=gpus, scheduling_strategy="DEFAULT")
+        task = self._task.options(num_cpus=num_cpus, num_gpus=gpus, **APART)
         drawn = self._config, candidate, self.prompts, self._rows, self._negative, seed
         ref: ray.ObjectRef[Samples] = task.remote(*drawn, self._keep, names, latents, self._pictures)
         return ref
@@ -275,6 +274,6 @@ class Generator:
         slots = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)) // max(gpus, 1)
         tasks = min(batches, max(slots, len(videos) * len(candidates) // len(self.prompts)))
         each = batch * -(-batches // tasks)
-        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, scheduling_strategy="DEFAULT")(generate_features)
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, **APART)(generate_features)
         fixed = self._config, candidates, self.prompts, self._rows, self._negative, seed, self._keep
         return [task.remote(*fixed, videos[at : at + each]) for at in range(0, len(videos), each)]

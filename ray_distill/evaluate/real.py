@@ -20,6 +20,7 @@ from ray_distill.data.prepare.stages import Decode
 from ray_distill.data.source import Source
 from ray_distill.data.store.cache import Cache
 from ray_distill.evaluate.metrics import Metric
+from ray_distill.evaluate.processes import APART
 from ray_distill.evaluate.waiting import wait_for
 from ray_distill.models.hashing import folder_hash
 from ray_distill.sealed import Damaged
@@ -36,7 +37,7 @@ def real_features(config: RunConfig, cache: Cache) -> Tensor:
         return torch.from_numpy(sealed.read_tensors(path)[0]["features"])
     rows = clip_rows(config.data, cache)
     # Tasks of our own: Ray Data would start two actors and a planner for a few seconds of decoding.
-    task: Any = ray.remote(num_cpus=1, scheduling_strategy="DEFAULT")(clip_features)
+    task: Any = ray.remote(num_cpus=1, **APART)(clip_features)
     parts = [rows[at : at + TOGETHER] for at in range(0, len(rows), TOGETHER)]
     tasks = [task.remote(config.data, config.evaluate.metric, part) for part in parts]
     with bar("   parts of the data's clips, for the metric", len(tasks)) as shown:

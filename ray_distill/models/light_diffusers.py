@@ -11,7 +11,7 @@ time. They serve adapters, pipelines and schedulers."""
 
 def import_networks() -> None:
     """Import diffusers' networks, and hide ``UNUSED`` meanwhile. diffusers notes what it finds once for each process,
-    so this is for a process that only trains, and has no adapters; it may import the packages itself afterwards. No
+    so this is for a process that trains without adapters, or samples; it may import the packages itself afterwards. No
     other thread may import them meanwhile."""
     hidden = [name for name in UNUSED if name not in sys.modules]
     for name in hidden:

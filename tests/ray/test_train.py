@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from mlflow import MlflowClient
 
@@ -13,6 +15,7 @@ from ray_distill.checkpoint import Checkpoint, latest
 from ray_distill.cli import main
 from ray_distill.config import load_config
 from ray_distill.evaluate.compare import evaluate
+from ray_distill.evaluate.processes import APART, OWN
 from ray_distill.train.launch import make_cache
 from tests.checkpoints import write
 from tests.ray.conftest import MEASURED, ROOT, STEPS, TOKEN, Home, read_rows
@@ -123,6 +126,16 @@ def test_a_student_with_shuffled_weights_misses_every_goal(straight: Path, home:
     write(tmp_path / "shuffled", shuffled, last.state, 0, 1, lambda part: [part])
     report = evaluate(config.config, make_cache(config.config), tmp_path / "shuffled", tmp_path)
     assert len(report["missed"]) == 3, report
+
+
+def test_no_other_task_runs_in_the_processes_of_an_evaluation(local_ray: None) -> None:
+    def process() -> tuple[int, bool]:
+        return os.getpid(), OWN in os.environ
+
+    task = ray.remote(process)
+    own = dict(ray.get([task.options(**APART).remote() for _ in range(4)]))
+    others = dict(ray.get([task.remote() for _ in range(4)]))
+    assert all(own.values()) and not any(others.values()) and not own.keys() & others.keys()
 
 
 def test_another_run_under_the_same_name_is_refused(straight: Path, home: Home, capsys) -> None:

@@ -14,6 +14,8 @@ from torch import nn
 
 for family in families():
     assert issubclass(family.transformer, nn.Module) and callable(family.denoiser)
+    assert issubclass(family.codec, nn.Module)
+import ray_distill.models.ltx2.sound
 print(*(name for name in UNUSED if name in sys.modules))
 import peft, transformers
 from diffusers.utils import is_peft_available
