@@ -154,7 +154,7 @@ def _run(
     _say_head(config)
     hook.send("start", f"{config.name}: {config.method.name}", steps=config.train.steps)
     with phases("prepare: videos to latents and text embeddings"):
-        cache = _prepared(config)
+        cache = _prepared(config, import_export if trial is None else lambda: None)
     log_data(config, cache, tracker)
     journal.add("data", sheet=str(cache.folder / SHEET), **cache.card)
     if trial is None:
@@ -173,11 +173,10 @@ def _run(
 
     @functools.cache
     def forecast() -> None:
-        """Import the export and plan for the journal: seconds of one core, while Ray Train's controller starts on the
-        other."""
+        """Plan for the journal while Ray Train's controller starts on another core, after the imports if no clip had to
+        be prepared."""
+        import_export()
         with at_rest():
-            import ray_distill.export.student  # noqa: F401
-
             journal.add("plan", **planned(config))
         gc.freeze()
 
@@ -240,9 +239,9 @@ def _log_baseline(config: RunConfig, cache: Cache, tracker: Tracker) -> None:
         tracker.videos(videos, 0)
 
 
-def _prepared(config: RunConfig) -> Cache:
+def _prepared(config: RunConfig, meanwhile: Callable[[], None]) -> Cache:
     """Prepare the run's cache, and check that it fits the run."""
-    cache = cache_of(config)
+    cache = cache_of(config, meanwhile)
     check_cache(config, cache)
     say(f"   {summary(cache.card)}")
     encode_prompts(config)
@@ -279,16 +278,25 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None, wait: boo
     )
 
 
-def make_cache(config: RunConfig) -> Cache:
+@functools.cache
+def import_export() -> None:
+    """Import what a run needs at its end: seconds of one core, which are free while clips are prepared."""
+    with at_rest():
+        import matplotlib.figure  # noqa: F401
+
+        import ray_distill.export.student  # noqa: F401
+
+
+def make_cache(config: RunConfig, meanwhile: Callable[[], None] = lambda: None) -> Cache:
     """Make the cache of the run's data, unless it exists."""
-    return prepare(config.data, config.model.encoders, say)
+    return prepare(config.data, config.model.encoders, say, meanwhile)
 
 
-def cache_of(config: RunConfig) -> Cache:
+def cache_of(config: RunConfig, meanwhile: Callable[[], None] = lambda: None) -> Cache:
     """The cache of a resumed run, even if its sources have changed; else the cache of the current data."""
     cache = kept_cache(config)
     if cache is None:
-        return make_cache(config)
+        return make_cache(config, meanwhile)
     for line in changes(config, cache):
         say(f"   warning: {line}")
     return cache

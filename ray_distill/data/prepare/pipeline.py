@@ -51,8 +51,11 @@ BLOCK, LIGHT = 64, 256
 captions, per task: these are light, so that a task should have many."""
 
 
-def prepare(source: Source, models: Encoders, say: Say = log.info) -> Cache:
+def prepare(
+    source: Source, models: Encoders, say: Say = log.info, meanwhile: Callable[[], None] = lambda: None
+) -> Cache:
     """Return the source's cache, and prepare it first unless it exists. Unusable files are counted, named and left out.
+    While Ray decodes clips, the caller's own process is idle, and does ``meanwhile``, once for each batch of them.
 
     ConfigError where a dataset is missing or unreadable, or no usable row is left.
     """
@@ -60,13 +63,13 @@ def prepare(source: Source, models: Encoders, say: Say = log.info) -> Cache:
         listed = listing(source)
     for _ in range(ATTEMPTS - 1):
         try:
-            return recall(source, models, listed) or _build(source, models, listed, say)
+            return recall(source, models, listed) or _build(source, models, listed, say, meanwhile)
         except Damaged as damaged:  # the damaged file is set aside, so that the next attempt encodes its rows
             say(f"   {damaged}")
-    return _build(source, models, listed, say)
+    return _build(source, models, listed, say, meanwhile)
 
 
-def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cache:
+def _build(source: Source, models: Encoders, listed: pa.Table, say: Say, meanwhile: Callable[[], None]) -> Cache:
     if not (source.cache_dir / KINDS["caption"] / models.encoder).is_dir() and (past := older(source.cache_dir)):
         say(
             f"   {source.cache_dir}: {len(past)} caches of an earlier version, such as {past[0].name}, have no digests "
@@ -93,7 +96,7 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say) -> Cach
     if any(part.image_column for part in source.parts):
         _pictures(source, models, inventory, say)
     if not source.stream:
-        _clips(source, models, inventory, say)
+        _clips(source, models, inventory, say, meanwhile)
         _latents(source, models, inventory, say)
     for number, part in enumerate(source.parts):
         if part.teacher is not None:
@@ -179,14 +182,15 @@ def _pictures(source: Source, models: Encoders, inventory: Inventory, say: Say) 
         inventory.mark_failed(_write(encoded, Write(inventory.images), inventory.row_bytes, progress), "image_id")
 
 
-def _clips(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
+def _clips(source: Source, models: Encoders, inventory: Inventory, say: Say, meanwhile: Callable[[], None]) -> None:
     rows = without(inventory.missing_clips(), "dataset", pa.array(source.numbers_of("latents"), pa.int64()))
     if len(rows):
         # Clips of one size follow each other, so that the encoder's batches are full.
         rows = rows.sort_by([(name, "ascending") for name in ("height", "width", "id")])
         encoded = _encoded_clips(source, models, dataset(rows))
         write = Write(inventory.latents, beside=inventory.images, apart=tuple(of_clips(models.fields)))
-        inventory.mark_failed(_write(encoded, write, inventory.row_bytes, Progress("clips", len(rows), say)))
+        progress = Progress("clips", len(rows), say)
+        inventory.mark_failed(_write(encoded, write, inventory.row_bytes, progress, meanwhile=meanwhile))
 
 
 def _latents(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
@@ -257,6 +261,7 @@ def _write(
     progress: Progress,
     cpus: float | None = None,
     stopped: Stopped = lambda: False,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Write ``rows`` by ``write``; returns the errors by id of the rows that failed.
 
@@ -270,6 +275,7 @@ def _write(
             bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
             errors |= bad
             progress.add(len(batch["id"]), len(bad))
+            meanwhile()
             if stopped():
                 break
     return errors

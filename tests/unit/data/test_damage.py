@@ -12,6 +12,7 @@ from ray_distill import sealed
 from ray_distill.data.encoders import Encoders
 from ray_distill.data.prepare import pipeline, stages
 from ray_distill.data.prepare.known_caches import memo, recall
+from ray_distill.data.prepare.progress import Progress
 from ray_distill.data.prepare.stages import PIECE, PIECES, Decode, Look, fingerprint
 from ray_distill.data.store import parquet as store
 from ray_distill.data.store.cache import CARD, INDEX, PROMPTS, Cache, index_of, older
@@ -366,3 +367,20 @@ def test_caches_of_earlier_versions_are_made_anew_with_one_line(folder, hollow):
     odd.write(folder / "in/new.mp4", size=(32, 32), frames=4)
     pipeline.prepare(source(folder), MODELS, lines.append)
     assert len(lines) == 1
+
+
+def test_the_caller_goes_on_with_its_own_work_while_rows_come(monkeypatch):
+    class Rows:
+        def map_batches(self, *_, **__):
+            return self
+
+        def iter_batches(self, **_):
+            for name, error in (("a", ""), ("b", "is damaged")):
+                done.append(name)
+                yield {"id": np.array([name]), "error": np.array([error])}
+
+    done = []
+    monkeypatch.setattr(pipeline, "share", lambda *_: 1)
+    progress = Progress("clips", 2, lambda line: None)
+    errors = pipeline._write(Rows(), None, 1, progress, meanwhile=lambda: done.append("work"))
+    assert done == ["a", "work", "b", "work"] and errors == {"b": "is damaged"}

@@ -18,7 +18,7 @@ from ray_distill.train.driver.check import check, check_resumable, warnings
 from ray_distill.train.driver.fit import newest
 from ray_distill.train.driver.publish import measured_again, report_so_far
 from ray_distill.train.driver.resume import check_same_data
-from ray_distill.train.launch import launch, prepare_alone, without_outlets
+from ray_distill.train.launch import cache_of, launch, prepare_alone, without_outlets
 from ray_distill.train.wire.resume_point import resumed_from
 from tests.checkpoints import write
 from tests.tiny_wan import tiny_wan
@@ -294,6 +294,12 @@ def test_a_preparation_that_must_fail_starts_no_ray(ready):
     ):
         with pytest.raises(ConfigError, match=f"^{next(iter(change)).replace('__', '[.]')} = "):
             prepare_alone(run_config(ready, **change))
+
+
+def test_what_the_end_needs_is_imported_while_clips_are_prepared(ready, monkeypatch):
+    done = []
+    monkeypatch.setattr(launching, "prepare", lambda data, models, say, meanwhile: meanwhile() or "cache")
+    assert cache_of(run_config(ready), lambda: done.append("import")) == "cache" and done == ["import"]
 
 
 def test_no_checkpoint_is_said(ready):
