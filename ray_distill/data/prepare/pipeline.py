@@ -291,4 +291,5 @@ def dataset(rows: pa.Table, per_block: int = BLOCK) -> Dataset:
     quiet()
     blocks = max(4 * int(ray.cluster_resources().get("CPU", 1)), -(-len(rows) // per_block))
     bounds = np.linspace(0, len(rows), min(blocks, len(rows)) + 1).astype(int).tolist()
-    return ray.data.from_arrow([rows.slice(start, end - start) for start, end in pairwise(bounds)])
+    # from_arrow would count the rows of each block in a task of its own: 2 ms a block in place of 0.6.
+    return ray.data.from_blocks([rows.slice(start, end - start) for start, end in pairwise(bounds)])
