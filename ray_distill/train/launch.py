@@ -173,8 +173,8 @@ def _run(
 
     @functools.cache
     def forecast() -> None:
-        """Plan for the journal while Ray Train's controller starts on another core, after the imports if no clip had to
-        be prepared."""
+        """Plan for the journal while Ray Train's controller starts on another core, after the imports if there was
+        nothing to prepare."""
         import_export()
         with at_rest():
             journal.add("plan", **planned(config))
@@ -280,7 +280,7 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None, wait: boo
 
 @functools.cache
 def import_export() -> None:
-    """Import what a run needs at its end: seconds of one core, which are free while clips are prepared."""
+    """Import what a run needs at its end: seconds of one core, which is idle while captions are encoded."""
     with at_rest():
         import matplotlib.figure  # noqa: F401
 

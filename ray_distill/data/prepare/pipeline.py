@@ -18,6 +18,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
 from ray_distill.data.encoders import Encoders
+from ray_distill.data.feed.ahead import ahead
 from ray_distill.data.feed.stream import quiet
 from ray_distill.data.prepare.clip_rows import clip_rows
 from ray_distill.data.prepare.embeddings import ReadEmbeddings
@@ -57,7 +58,7 @@ def prepare(
     source: Source, models: Encoders, say: Say = log.info, meanwhile: Callable[[], None] = lambda: None
 ) -> Cache:
     """Return the source's cache, and prepare it first unless it exists. Unusable files are counted, named and left out.
-    While Ray decodes clips, the caller's own process is idle, and does ``meanwhile``, once for each batch of them.
+    ``meanwhile`` is the caller's own work while encoders start and encode: its process is idle then.
 
     ConfigError where a dataset is missing or unreadable, or no usable row is left.
     """
@@ -92,7 +93,7 @@ def _build(source: Source, models: Encoders, listed: pa.Table, say: Say, meanwhi
     if models.images and len(pictured):
         alone = pa.concat_tables([equal(alone, image=""), _look(look, pictured, say)], promote_options="default")
     inventory = Inventory(source, models, alone, clips)
-    _captions(source, models, inventory, say)
+    _captions(source, models, inventory, say, meanwhile)
     if any(part.text_embeddings for part in source.parts):
         _embeddings(source, models, inventory, say)
     if any(part.image_column for part in source.parts):
@@ -153,11 +154,11 @@ def _look(look: Look | LookLatents, files: pa.Table, say: Say, counter: Encoders
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _captions(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
+def _captions(source: Source, models: Encoders, inventory: Inventory, say: Say, meanwhile: Callable[[], None]) -> None:
     rows = inventory.missing_text()
     if len(rows):
         encoded = _encode(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
-        _write(encoded, Write(inventory.text), 1 << 20, Progress("captions", len(rows), say))
+        _write(encoded, Write(inventory.text), 1 << 20, Progress("captions", len(rows), say), meanwhile=meanwhile)
 
 
 def _embeddings(source: Source, models: Encoders, inventory: Inventory, say: Say) -> None:
@@ -265,7 +266,7 @@ def _write(
     stopped: Stopped = lambda: False,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """Write ``rows`` by ``write``; returns the errors by id of the rows that failed.
+    """Write ``rows`` by ``write``, and do ``meanwhile`` once; returns the errors by id of the rows that failed.
 
     A kill costs each writer at most one file: a twentieth of the work, 256 rows, or ``FILE`` bytes.
     """
@@ -273,11 +274,12 @@ def _write(
     per_file = max(1, min(-(-progress.total // 20), 256, FILE // row_bytes))
     results = rows.map_batches(write, batch_size=per_file, num_cpus=share(WRITE, cpus))
     with progress.bar:
-        for batch in results.iter_batches(batch_size=None, batch_format="numpy"):
+        batches = ahead(lambda: iter(results.iter_batches(batch_size=None, batch_format="numpy")))
+        meanwhile()
+        for batch in batches:
             bad = {id_: error for id_, error in zip(batch["id"], batch["error"], strict=True) if error}
             errors |= bad
             progress.add(len(batch["id"]), len(bad))
-            meanwhile()
             if stopped():
                 break
     return errors

@@ -369,18 +369,17 @@ def test_caches_of_earlier_versions_are_made_anew_with_one_line(folder, hollow):
     assert len(lines) == 1
 
 
-def test_the_caller_goes_on_with_its_own_work_while_rows_come(monkeypatch):
+def test_the_caller_does_its_own_work_while_the_first_rows_are_encoded(monkeypatch):
     class Rows:
         def map_batches(self, *_, **__):
             return self
 
         def iter_batches(self, **_):
-            for name, error in (("a", ""), ("b", "is damaged")):
-                done.append(name)
-                yield {"id": np.array([name]), "error": np.array([error])}
+            assert worked.wait(timeout=60), "the rows came before the caller did its work"
+            yield from ({"id": np.array([n]), "error": np.array([e])} for n, e in (("a", ""), ("b", "is damaged")))
 
-    done = []
+    worked = threading.Event()
     monkeypatch.setattr(pipeline, "share", lambda *_: 1)
     progress = Progress("clips", 2, lambda line: None)
-    errors = pipeline._write(Rows(), None, 1, progress, meanwhile=lambda: done.append("work"))
-    assert done == ["a", "work", "b", "work"] and errors == {"b": "is damaged"}
+    assert pipeline._write(Rows(), None, 1, progress, meanwhile=worked.set) == {"b": "is damaged"}
+    assert progress.done == 2 and progress.bad == 1
