@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_distill import __version__, checkpoint
+from ray_distill.aside import aside
 from ray_distill.checkpoint.retention import prune
 from ray_distill.collector import at_rest
 from ray_distill.config import RunConfig
@@ -35,7 +36,15 @@ from ray_distill.train.driver.cluster import cluster
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.fit import train
 from ray_distill.train.driver.new_checkpoints import Arrivals
-from ray_distill.train.driver.publish import export_student, publish, publish_page, report_so_far, trained
+from ray_distill.train.driver.publish import (
+    export_student,
+    plot,
+    publish,
+    publish_page,
+    publish_plot,
+    report_so_far,
+    trained,
+)
 from ray_distill.train.driver.resume import changes, kept_cache
 from ray_distill.train.driver.run_lock import claim
 from ray_distill.train.driver.signals import Signals, watch_signals
@@ -108,6 +117,10 @@ def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str]
             outlets.tracker.opened()
             gc.freeze()  # no network stands here yet: what is frozen was imported, and a search through it takes 0.7 s
             report = _run(config, trial, outlets, signals, journal)
+            # A second of one core, while Ray ends.
+            plotted = None if trial else aside(functools.partial(plot, config.run_dir, report))
+        if plotted is not None:
+            publish_plot(plotted, config.run_dir, outlets.tracker)
         status = "FINISHED"
         hook.send("end", f"{config.name} has ended", status=status)
         return report

@@ -46,6 +46,7 @@ EVERYWHERE = {  # they stand on nothing but each other
         "jsonl",
         "settings",
         "columns",
+        "aside",
         "bars",
         "collector",
         "sheets",

@@ -28,11 +28,11 @@ ENTRIES: dict[str, tuple[set[str], int]] = {  # the entry of a process -> its he
     "train.wire.job": ({"ray", "ray.data", "ray.train"}, 30),  # Ray Train's controller
     "train.driver.system_metrics": ({"ray"}, 6),  # an actor on each node
     "train.worker.entry": (set(), 8),
-    "train.worker.loop": ({"torch", "ray", "ray.data", "ray.train", "deepspeed"}, 130),
+    "train.worker.loop": ({"torch", "ray", "ray.data", "ray.train", "deepspeed"}, 132),
     "evaluate.generate": ({"torch", "ray", "cv2"}, 123),  # tasks that sample
     "tune.trial": ({"ray"}, 8),
     "train.driver.check": ({"torch", "cv2"}, 160),
-    "train.launch": ({"torch", "cv2", "ray", "ray.data", "ray.train"}, 230),
+    "train.launch": ({"torch", "cv2", "ray", "ray.data", "ray.train"}, 232),
     **{f"models.{name}.family": ({"torch"}, 30) for name in FAMILIES},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,16 @@ def students(config: RunConfig) -> list[Role]:
 
 
 def export_student(config: RunConfig, cache: Cache, last: checkpoint.Checkpoint, report: dict[str, Any]) -> Path:
-    """Export the student as a folder for diffusers, and plot the curves beside it."""
+    """Export the student as a folder for diffusers."""
     from ray_distill.export.student import export  # diffusers takes seconds, and a run begins without it
 
-    folder = export(config, last.folder, cache.latent_shape, report)
-    if rows := rows_of(config.run_dir):
-        loss_plot(config.run_dir / PLOT, rows, [*read_rows(config.run_dir / VALIDATIONS, "step")], report)
-    return folder
+    return export(config, last.folder, cache.latent_shape, report)
+
+
+def plot(run_dir: Path, report: dict[str, Any]) -> None:
+    """Plot a run's curves and the numbers of its samplers beside its report."""
+    if rows := rows_of(run_dir):
+        loss_plot(run_dir / PLOT, rows, [*read_rows(run_dir / VALIDATIONS, "step")], report)
 
 
 def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder: Path) -> None:
@@ -76,9 +80,7 @@ def publish(config: RunConfig, tracker: Tracker, report: dict[str, Any], folder:
     for name, rows in tables(report).items():
         write_report(out / TABLES / f"{name}.json", rows)
         tracker.table(out / TABLES / f"{name}.json", TABLES)
-    for name in (REPORT, PLOT):
-        if (out / name).is_file():
-            tracker.artifact(out / name)
+    tracker.artifact(out / REPORT)
     if config.evaluate.enabled:
         tracker.videos(out / COMPARED, step)
         tracker.picture(out / "contact_sheet.png", step)
@@ -111,6 +113,17 @@ def note(config: RunConfig, report: dict[str, Any]) -> str:
     return "\n".join(
         [*lines, "", "```", table(report), "```", "", f"The artifact {PAGE} shows the whole run on one page."]
     )
+
+
+def publish_plot(plotted: Future[None], run_dir: Path, tracker: Tracker) -> None:
+    """Wait for the plot, and have MLflow take it. A failure is a line: the run is worth more than its plot."""
+    try:
+        plotted.result()
+    except Exception as error:  # a full disk, or numbers that the plot did not expect
+        say(f"   {PLOT} was not written ({type(error).__name__}: {error})")
+        return
+    if (run_dir / PLOT).is_file():
+        tracker.artifact(run_dir / PLOT)
 
 
 def publish_page(write: Callable[[], Path], tracker: Tracker) -> None:

@@ -38,11 +38,12 @@ def ended(tmp_path, monkeypatch):
     return end
 
 
-def test_a_run_that_is_done(ended):
+def test_a_run_that_is_done(ended, tmp_path):
     events, page = ended()
     assert [row["event"] for row in events] == ["start", "data", "end"]
     assert events[-1]["status"] == "FINISHED" and "trained to its last step, 3" in page
     assert ["train.steps", 3, "run.yaml"] in events[0]["config"] and events[0]["step"] == 0
+    assert len([*tmp_path.rglob("losses.png")]) == 1
     assert "clips that were kept" in page
 
 
