@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.sections import Publish
 from ray_distill.models.spec import Latent
@@ -33,6 +31,8 @@ class Hub:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hub")  # starts no thread until used
         if config.publish is None:
             return
+        from huggingface_hub import HfApi  # a tenth of a second, and most runs publish nothing
+
         self._api = api or HfApi()
         try:
             self.repository = self._create_repository(config.publish)

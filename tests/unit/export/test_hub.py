@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ray_distill.config import ConfigError
-from ray_distill.export import checks, student
+from ray_distill.export import student
 from ray_distill.export.checks import check_token
 from ray_distill.export.hub import Hub
 from tests.unit.toys import run_config
@@ -60,11 +60,11 @@ def config(folder, **publish):
 
 
 def test_without_a_token_the_way_out_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(ConfigError, match=r"publish\.hub_model_id = wan-3step: .*HF_TOKEN.*--no-push"):
         check_token(config(tmp_path))
     check_token(run_config(tmp_path))  # nothing to publish, nothing to ask for
-    monkeypatch.setattr(checks, "get_token", lambda: "hf_x")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
     check_token(config(tmp_path))
 
 

@@ -128,7 +128,7 @@ def test_a_fine_run_that_could_not_be_published_is_refused_before_its_semantic_r
     monkeypatch.setattr("ray_distill.train.launch.launch", lambda config, **more: launches.append(config))
     for name in ("check", "check_export"):  # these read a model
         monkeypatch.setattr(f"ray_distill.train.driver.check.{name}", lambda config: None)
-    monkeypatch.setattr("ray_distill.export.checks.get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     (folder / "fine.json").write_text(json.dumps(fine() | {"push_to_hub": True, "hub_model_id": "wan-fine"}))
     for verb in ("check", "train"):
         assert main([verb, "fine.json"]) == 2 and launches == []
