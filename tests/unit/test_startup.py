@@ -23,7 +23,7 @@ ENTRIES: dict[str, tuple[set[str], int]] = {  # the entry of a process -> its he
     "cli": (set(), 8),
     "machine.look": (set(), 14),
     "data.prepare.stages": (set(), 34),  # tasks that look into files, decode clips and write rows
-    "data.prepare.encode": ({"torch"}, 47),  # actors with a codec or a text encoder
+    "data.prepare.encode": ({"torch"}, 48),  # actors with a codec or a text encoder
     "data.feed.stream": ({"ray.data"}, 20),  # tasks that fetch rows
     "train.wire.job": ({"ray", "ray.data", "ray.train"}, 30),  # Ray Train's controller
     "train.driver.system_metrics": ({"ray"}, 6),  # an actor on each node

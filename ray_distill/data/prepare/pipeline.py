@@ -157,7 +157,7 @@ def _look(look: Look | LookLatents, files: pa.Table, say: Say, counter: Encoders
 def _captions(source: Source, models: Encoders, inventory: Inventory, say: Say, meanwhile: Callable[[], None]) -> None:
     rows = inventory.missing_text()
     if len(rows):
-        encoded = _encode(dataset(rows, LIGHT), EncodeText, (models,), source, max(8, source.encode_batch))
+        encoded = _encode(dataset(rows, LIGHT), EncodeText, (models, True), source, max(8, source.encode_batch))
         _write(encoded, Write(inventory.text), 1 << 20, Progress("captions", len(rows), say), meanwhile=meanwhile)
 
 
