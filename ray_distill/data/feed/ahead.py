@@ -19,10 +19,10 @@ def ahead(items: Callable[[], Iterator[Item]]) -> Iterator[Item]:
         iterator = items()
         return list(islice(iterator, 1)), iterator
 
-    begun = aside(begin)
+    start = aside(begin)
 
     def taken() -> Iterator[Item]:
-        first, others = begun.result()
+        first, others = start.result()
         yield from first
         yield from others
 
