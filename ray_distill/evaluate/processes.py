@@ -9,8 +9,8 @@ from ray_distill.collector import at_rest
 from ray_distill.evaluate.allocation import keep_freed_memory
 from ray_distill.models.light_diffusers import import_networks
 
-OWN = "RAY_DISTILL_EVALUATION"
-"""Environment variable that these processes have, and no others."""
+OWN = "_RAY_DISTILL_EVALUATION"
+"""Environment variable that these processes have, and no others: no key, so without the prefix of the configuration."""
 
 APART: dict[str, Any] = {"scheduling_strategy": "DEFAULT", "runtime_env": {"env_vars": {OWN: "1"}}}
 """Ray's options for the tasks of an evaluation. Without "DEFAULT" a trial's tasks would have to fit into its driver's
