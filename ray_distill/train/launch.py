@@ -295,8 +295,6 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None, wait: boo
 def import_export() -> None:
     """Import what a run needs at its end: seconds of one core, which is idle while captions are encoded."""
     with at_rest():
-        import matplotlib.figure  # noqa: F401
-
         import ray_distill.export.student  # noqa: F401
 
 
