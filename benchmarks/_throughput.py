@@ -22,7 +22,7 @@ from ray.data import ActorPoolStrategy
 from torch.utils.data import DataLoader, Dataset
 
 from ray_distill.data.prepare.listing import entries
-from ray_distill.data.prepare.pipeline import DECODE, ENCODE, dataset, share
+from ray_distill.data.prepare.pipeline import ENCODE, dataset, share
 from ray_distill.data.prepare.stages import CLIPS, Decode, Look
 from ray_distill.data.read.transform import resize
 from ray_distill.data.read.video import write_clip
@@ -30,6 +30,8 @@ from ray_distill.data.source import Source
 from ray_distill.data.store.tables import table_of
 
 BATCH = 8
+DECODES = 0.75
+"""CPUs of a decoding task, so that each CPU has one: no stage writes here, for which Ray Data would keep CPUs back."""
 FRAMES, SIZE, SMALL, FPS = 33, (288, 512), (192, 320), 16
 Seen = tuple[list[int], float]
 """Sums of some clips' pixels, and the seconds of their decoding."""
@@ -166,7 +168,7 @@ class Take:
 
 
 def by_ray(source: Source, rows: pa.Table) -> Iterator[Seen]:
-    decoded = dataset(rows).map_batches(Timed(source), batch_size=None, num_cpus=share(DECODE))
+    decoded = dataset(rows).map_batches(Timed(source), batch_size=None, num_cpus=share(DECODES))
     compute = ActorPoolStrategy(min_size=1, max_size=1)
     taken = decoded.map_batches(Take, batch_size=BATCH, compute=compute, num_cpus=share(ENCODE))
     for batch in taken.iter_batches(batch_size=None, batch_format="numpy"):
