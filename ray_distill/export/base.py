@@ -73,6 +73,5 @@ def _has(library: str, name: str) -> bool:
     def look() -> Shapes:
         return {"has": (int(hasattr(import_module(library), name)),)}
 
-    return remembered(f"{library}:{name}", {"asked": "has"}, look)["has"] == (
-        1,
-    )  # both libraries take seconds to import
+    # Both libraries take seconds to import.
+    return remembered(f"{library}:{name}", {"asked": "has"}, look)["has"] == (1,)

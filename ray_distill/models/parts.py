@@ -71,8 +71,8 @@ def outline(make: Callable[[dict[str, Any]], Any], config: Mapping[str, Any], wh
     try:
         with torch.device("meta"):
             return make(dict(config))
-    except Exception as error:
-        from huggingface_hub.errors import StrictDataclassError  # a tenth of a second, for a broken file alone
+    except Exception as error:  # one class of these comes from a library that takes a tenth of a second to import
+        from huggingface_hub.errors import StrictDataclassError
 
         if not isinstance(error, (*WRONG, StrictDataclassError)):
             raise

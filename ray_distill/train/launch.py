@@ -117,7 +117,7 @@ def _launch(config: RunConfig, trial: Trial | None, source: Callable[[str], str]
             outlets.tracker.opened()
             gc.freeze()  # no network stands here yet: what is frozen was imported, and a search through it takes 0.7 s
             report = _run(config, trial, outlets, signals, journal)
-            # A second of one core, while Ray ends.
+            # A second of one core, while Ray ends on another.
             plotted = None if trial else aside(functools.partial(plot, config.run_dir, report))
         if plotted is not None:
             publish_plot(plotted, config.run_dir, outlets.tracker)

@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 Stopped = Callable[[], bool]
 LOOK, DECODE, ENCODE, WRITE = 0.5, 0.48, 0.45, 0.25
 """CPUs of each stage. They must differ: Ray would fuse equal stages, and decode in the encoder's single process. A
-decoder takes a whole CPU; but Ray Data keeps CPUs back for each other stage, so that with 0.75 one clip at a time was
-decoded on 2 CPUs, 3 on 4 and 7 on 8. With 0.48 it is 2, 5 and 12."""
+decoder takes a whole CPU; but Ray Data keeps CPUs back for each other stage. With 0.75 one clip was decoded at a time
+on 2 CPUs, 3 on 4 and 7 on 8; with 0.48 it is 2, 5 and 12."""
 
 ATTEMPTS = 3
 """Attempts at a preparation; each may find one damaged file of the cache."""
