@@ -186,15 +186,15 @@ def _run(
 
     @functools.cache
     def forecast() -> None:
-        """Plan for the journal while Ray Train's controller starts on another core, after the imports if there was
-        nothing to prepare."""
+        """Plan for the journal, after the imports if there was nothing to prepare: seconds of one core, for which the
+        first row would wait."""
         import_export()
         with at_rest():
             journal.add("plan", **planned(config))
         gc.freeze()
 
-    def beside() -> None:
-        if trial is None:
+    def beside(trains: bool) -> None:
+        if trains and trial is None:
             forecast()
         validations.poll()
         arrivals.poll()
@@ -204,7 +204,12 @@ def _run(
         arrivals.rewind(step)
 
     with phases("train"):
-        last, memory = train(config, cache, tracker, signals, beside, rewind)
+        try:
+            last, memory = train(config, cache, tracker, signals, beside, rewind)
+        except Exception as failure:
+            if trial is None and not isinstance(failure, (ConfigError, Stopped)):
+                forecast()  # for the page of a run that failed before its first row
+            raise
     arrivals.poll()
     validations.finish()
     tidy()  # the last validation may have found another best

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,24 @@ def test_a_run_leaves_numbers_pictures_videos_and_a_student(straight: Path) -> N
         "recipe.json",
         "sample.py",
     }
+
+
+ACTORS = """
+import ray
+from ray_distill.data.feed.stream import start_actors
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
+start_actors()
+print(*sorted(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)))
+print(ray.cluster_resources()["CPU"] == ray.available_resources()["CPU"])
+"""
+
+
+def test_ray_datas_actors_start_before_its_first_dataset() -> None:
+    """On a Ray of its own: on the others' a dataset has been read before."""
+    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    told = subprocess.run([sys.executable, "-c", ACTORS], env=alone, capture_output=True, text=True, timeout=120)
+    assert told.stdout.splitlines() == ["AutoscalingCoordinator datasets_stats_actor", "True"], told.stderr
+    assert "Dataset" not in told.stderr, "a plan of Ray Data's on the terminal"
 
 
 def test_the_checkpoint_counts_each_role(straight: Path) -> None:

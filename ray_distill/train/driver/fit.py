@@ -16,7 +16,7 @@ import ray.train.torch
 from ray_distill import checkpoint
 from ray_distill.config import ConfigError, RunConfig
 from ray_distill.config.sequence import check_tokens
-from ray_distill.data.feed.stream import Stream, in_turn
+from ray_distill.data.feed.stream import Stream, in_turn, start_actors
 from ray_distill.data.prepare.beside import Filling
 from ray_distill.data.store.cache import Cache
 from ray_distill.errors import Stopped
@@ -46,13 +46,13 @@ def train(
     cache: Cache,
     tracker: Tracker,
     signals: Signals,
-    beside: Callable[[], None],
+    beside: Callable[[bool], None],
     rewind: Callable[[int], None] = lambda step: None,
 ) -> tuple[checkpoint.Checkpoint, int]:
     """Train to the last step, or to a stop on a signal (Stopped).
 
     Returns the newest checkpoint and the peak bytes of a worker (0 if no step was left). It calls ``beside`` twice per
-    second meanwhile, and ``rewind`` with the step from which a rollback trains anew.
+    second meanwhile, with whether a row has come, and ``rewind`` with the step from which a rollback trains anew.
     """
     last = _begin(config, cache)
     if last is not None and last.step >= config.train.steps:
@@ -69,14 +69,20 @@ def train(
     health = Health(rows_of(config.run_dir), config.computes_in_bf16, tracker)
     series = Series(config.run_dir / METRICS)
 
+    trains = False
+
     def drain() -> None:
-        health.take(_drain(job, progress, tracker, series, rewind))
-        beside()
+        nonlocal trains
+        rows = _drain(job, progress, tracker, series, rewind)
+        trains = trains or bool(rows)
+        health.take(rows)
+        beside(trains)
         if filling is not None:
             filling.check()
 
     signals.request_stop = board.request_stop.remote
     os.environ.setdefault(LOOKS, "1")
+    start_actors()
     try:
         _fit(job, drain)
     finally:

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import ConfigError
 from ray_distill.evaluate.report import write_report
-from ray_distill.report.journal import read
+from ray_distill.report.journal import Journal, read
 from ray_distill.train import launch as launching
 from ray_distill.train.driver import resume
 from ray_distill.train.driver.check import check, check_resumable, warnings
@@ -369,3 +369,24 @@ def test_a_trial_of_a_sweep_posts_and_publishes_nothing(ready):
     quiet = without_outlets(config)
     assert quiet.publish is None and quiet.track.webhook is None and quiet.track.experiment == "e"
     assert config.publish is not None and config.track.webhook is not None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("rank 1 failed at step 0"), ConfigError("train.workers: too many")])
+def test_a_run_that_fails_before_its_first_row_has_its_plan(ready, monkeypatch, error):
+    """A mistake of the user's is told at once; the plan would take seconds."""
+
+    def fails(*_):
+        raise error
+
+    config, cache = run_config(ready), SimpleNamespace(folder=ready, card={})
+    config.run_dir.mkdir(parents=True)
+    for name in ("ray_job", "_say_head", "log_data", "_look_first", "Validations", "import_export"):
+        monkeypatch.setattr(launching, name, lambda *_: None)
+    monkeypatch.setattr(launching, "_prepared", lambda *_: cache)
+    monkeypatch.setattr(launching, "planned", lambda _: {"memory": 1})
+    monkeypatch.setattr(launching, "train", fails)
+    ignore = SimpleNamespace(tags=lambda _: None, send=lambda *_, **__: None)
+    with pytest.raises(type(error)):
+        launching._run(config, None, launching.Outlets(ignore, ignore, ignore), None, Journal(config.run_dir))
+    plans = [row["memory"] for row in read(config.run_dir) if row["event"] == "plan"]
+    assert plans == ([] if isinstance(error, ConfigError) else [1])
