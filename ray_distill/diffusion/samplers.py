@@ -96,6 +96,21 @@ def exit_at(
         return x_t, denoiser(x_t, sigma, cond).velocity, sigma
 
 
+def predictions(denoiser: Denoiser, sampler: Sampler, x_T: Tensor, cond: Cond, exit_step: int) -> list[Tensor]:
+    """The x_0-predictions [B, C, T, H, W] of an "ode" rollout's steps 0..``exit_step``, the last as :func:`simulate`
+    has it. Each has the gradient of its own call: the states between carry none. Unguided."""
+    each: list[Tensor] = []
+    x_t = x_T
+    for i in range(exit_step + 1):
+        x_t, v, sigma = exit_at(denoiser, sampler, x_t, cond, lambda _: x_T, i, True, start=i)
+        each.append(x_0_from_velocity(x_t, v, sigma))
+        if i < exit_step:
+            still = v.detach()
+            sigma_next = torch.full_like(sigma, sampler.timesteps[i + 1] / 1000)
+            x_t = add_noise(x_0_from_velocity(x_t, still, sigma), eps_from_velocity(x_t, still, sigma), sigma_next)
+    return each
+
+
 def by_level(experts: Experts, networks: Networks) -> Denoiser:
     """Join two experts in one denoiser: each call, at one level for all samples, goes to the role of that level. The
     boundary itself belongs to the high expert, as in diffusers."""

@@ -30,9 +30,10 @@ from ray_distill.diffusion.losses import (
     without_residual,
 )
 from ray_distill.diffusion.prefix import generated, generated_places
-from ray_distill.diffusion.samplers import simulate
+from ray_distill.diffusion.samplers import predictions, simulate
 from ray_distill.diffusion.timesteps import check_timesteps, warp
 from ray_distill.methods.anchor import Anchor
+from ray_distill.methods.consistency import Consistency
 from ray_distill.methods.exits import Exits
 from ray_distill.methods.idle import idle_warnings
 from ray_distill.methods.modalities import modality_logs, total
@@ -61,7 +62,7 @@ from ray_distill.types import (
 
 
 @dataclass(frozen=True)
-class DMD(Exits, Anchor, Scores):
+class DMD(Exits, Anchor, Consistency, Scores):
     timesteps: tuple[float, ...] = (1000.0, 757.0, 522.0)
     """The student's steps, falling from 1000; training, validation and export share them."""
     warp_denoising_step: bool = False
@@ -96,6 +97,7 @@ class DMD(Exits, Anchor, Scores):
         self.check_scores(self.sampler().timesteps)
         self.check_exits(len(self.timesteps))
         self.check_anchor(len(self.timesteps))
+        self.check_consistency(len(self.timesteps), self.rollout, self.backward_simulation)
         self.check_modalities()
         replaces = self.student_turn == "replaces"
         if self.student_interval < 1 + replaces:
@@ -155,6 +157,10 @@ class DMD(Exits, Anchor, Scores):
             )
         if self.ts_schedule:
             reasons["min_score_timestep"] = "since ts_schedule sets the lowest level; remove one of the two keys"
+        if self.student_exits and not any(self.student_exits[1:]):
+            reasons["consistency_weight"] = (
+                "since student_exits ends each rollout at its first step; remove one of the two keys"
+            )
         if not self.diversity_weight:
             why = "since diversity_weight = 0 leaves the anchor out; remove it"
             reasons |= dict.fromkeys(("diversity_steps", "diversity_shift"), why)
@@ -203,10 +209,19 @@ class DMD(Exits, Anchor, Scores):
         return batch
 
     def student_loss(self, networks: Networks, batch: Batch, rng: Rng, shared: Shared) -> LossTerms:
-        x = self.roll_out(networks, batch, rng, "student", grad=True)
+        if self.consistency_weight:
+            x_T, k = rng.noise("student/noise-1", batch.sample_ids, batch.latent_shape), self.exit_step(rng, "student")
+            rollout = predictions(networks[STUDENT], self.sampler(), x_T, batch.cond, k)
+        else:
+            rollout = [self.roll_out(networks, batch, rng, "student", grad=True)]
+        x = rollout[-1]
         if self.reuse_rollout:
             shared["x"] = x.detach()
         terms = self.match(x, networks, batch, rng, shared)
+        if self.consistency_weight:
+            apart = self.consistency_loss(batch, rollout)
+            logs = {**terms.logs, "consistency_loss": apart.detach()}
+            terms = LossTerms(terms.loss + self.consistency_weight * apart, logs)
         if not self.diversity_weight:
             return terms
         eps = rng.noise("student/noise-1", batch.sample_ids, batch.latent_shape)  # the rollout's own

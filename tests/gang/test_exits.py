@@ -30,6 +30,8 @@ METHOD = DMD(
     projection=True,
     diversity_weight=0.05,
     diversity_steps=4,
+    rollout="ode",
+    consistency_weight=0.25,
 )
 EMBEDDING = "fake_score/weights/exit_embedding.weight"
 

@@ -13,6 +13,7 @@ import ray
 import torch
 from mlflow import MlflowClient
 
+from docs import exits
 from ray_distill.checkpoint import Checkpoint, latest
 from ray_distill.cli import main
 from ray_distill.config import load_config
@@ -68,6 +69,21 @@ def test_a_run_leaves_numbers_pictures_videos_and_a_student(straight: Path) -> N
         "recipe.json",
         "sample.py",
     }
+
+
+def test_a_student_is_measured_after_each_of_its_steps(
+    straight: Path, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last as the run's own report has it."""
+    monkeypatch.chdir(home.folder)
+    for name, value in home.environment().items():
+        monkeypatch.setenv(name, value)
+    exits.main(["configs/quickstart.yaml"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    student = json.loads((straight / "report.json").read_text())["student"]
+    assert [row[0] for row in rows] == ["exit", "1", "2", "3"]
+    assert rows[3][1:] == [f"{student['frechet']:.1f}", f"{student['accuracy']:.3f}", f"{student['diversity']:.2f}"]
+    assert rows[1] != rows[2] != rows[3]
 
 
 ACTORS = """

@@ -168,6 +168,16 @@ def test_diffusers_reproduces_our_sampler(tmp_path, base, sampler):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_recipe_cut_to_its_first_steps_samples_with_these(tmp_path, base, count):
+    folder = export(tmp_path / "student", base, Sampler((1000.0, 833.0, 625.0), "ode"))
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["timesteps"] = recipe["timesteps"][:count]
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    assert verify(folder, "three moving left", seed=3) < 1e-4
+
+
+@pytest.mark.slow
 def test_verify_sees_a_wrong_recipe(tmp_path, base, monkeypatch):
     folder = export(tmp_path / "student", base)
     script = (folder / "sample.py").read_text()

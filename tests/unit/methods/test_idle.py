@@ -20,6 +20,11 @@ SETTINGS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.stem != "sw
         (DMD(ts_schedule=True, min_score_timestep=20), "min_score_timestep = 20", {"min_score_timestep": 0}),
         (DMD(ts_schedule=True, min_score_timestep=20), "min_score_timestep = 20", {"ts_schedule": False}),
         (DMD(diversity_steps=40), "diversity_steps = 40", {"diversity_steps": 30}),
+        (
+            DMD(rollout="ode", consistency_weight=0.5, student_exits=(1, 0, 0)),
+            "consistency_weight = 0.5",
+            {"student_exits": (1, 0, 1)},
+        ),
         (SelfForcing(same_step_across_blocks=False, ts_schedule=True), "ts_schedule = True", {"ts_schedule": False}),
         (
             SelfForcing(same_step_across_blocks=False, ts_schedule_max=True),

@@ -138,6 +138,7 @@ CHANGED = {
     "diversity_weight": (BASE, 0.5),
     "diversity_steps": (replace(BASE, diversity_weight=0.5), 4),
     "diversity_shift": (replace(BASE, diversity_weight=0.5), 2.0),
+    "consistency_weight": (replace(BASE, rollout="ode"), 0.5),
 }
 
 
