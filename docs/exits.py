@@ -31,20 +31,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args(arguments)
     config = load_config(args.config, args.overrides).config
+    if config.evaluate.metric is None:
+        parser.error("evaluate.metric is not set: set it to the folder of a classifier, which the distance needs")
     whole, checkpoint, seeds = config.method.sampler(), newest(config).folder, config.evaluate.seeds
     with cluster():
         generator = Generator(config, cache_of(config))
-        if (real := generator.real) is None:
-            parser.error("evaluate.metric is not set: a Fréchet distance needs it")
         exits = [replace(whole, timesteps=whole.timesteps[:k]) for k in range(1, len(whole.timesteps) + 1)]
         students = [Candidate(STUDENT, each, checkpoint) for each in exits]
         tasks = [[generator.start(student, seed, measured=False) for seed in seeds] for student in students]
         print("| exit | FD | accuracy | diversity |\n|---|---|---|---|")
         for k, several in enumerate(tasks, 1):
             seen = ray.get(several, timeout=config.train.timeout_s)
-            distance = mean(frechet_distance(samples.features, real) for samples in seen)
-            numbers = f"{mean(s.accuracy for s in seen):.3f} | {mean(s.diversity for s in seen):.2f}"
-            print(f"| {k} | {distance:.1f} | {numbers} |")
+            distance = mean(frechet_distance(samples.features, generator.real) for samples in seen)
+            several = None not in [s.diversity for s in seen]  # videos of each prompt
+            diversity = f"{mean(s.diversity for s in seen):.2f}" if several else "-"
+            print(f"| {k} | {distance:.1f} | {mean(s.accuracy for s in seen):.3f} | {diversity} |")
 
 
 if __name__ == "__main__":

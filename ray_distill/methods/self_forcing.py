@@ -55,14 +55,17 @@ class SelfForcing(LongRollouts, DMD):
                 f"diversity_weight = {self.diversity_weight}: its anchor is a whole clip at one noise level, and a "
                 "causal student makes one chunk after another; remove diversity_weight, or use dmd"
             )
+        if not 0 <= self.context_noise < 1000:
+            raise ValueError(
+                f"context_noise = {self.context_noise}: give a timestep in [0, 1000); 0 keeps the chunks clean"
+            )
+
+    def check_consistency(self, steps: int, rollout: str, simulated: bool) -> None:
+        """ValueError for the term, which compares whole clips."""
         if self.consistency_weight:
             raise ValueError(
                 f"consistency_weight = {self.consistency_weight}: it compares whole clips of a rollout, and a causal "
                 "student makes one chunk after another; remove consistency_weight, or use dmd"
-            )
-        if not 0 <= self.context_noise < 1000:
-            raise ValueError(
-                f"context_noise = {self.context_noise}: give a timestep in [0, 1000); 0 keeps the chunks clean"
             )
 
     def check_chunk_exits(self) -> None:

@@ -6,6 +6,7 @@ import functools
 import gc
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,9 @@ from ray_distill.train.driver.system_metrics import ray_job, ray_logs, watch_nod
 from ray_distill.train.driver.validations import Row, Validations
 from ray_distill.train.wire.resume_point import resumed_from
 
+LATE_S = 60.0
+"""Seconds from the training's beginning after which the forecast no longer waits for a row."""
+
 
 @dataclass
 class Phases:
@@ -90,6 +94,37 @@ class Outlets:
         self.hub.close()
         self.tracker.end(status)
         self.hook.close()
+
+
+class Forecast:
+    """The plan for the journal, and what a run's end needs to import: seconds of one core in a thread, for which
+    neither the first row nor those after it wait."""
+
+    def __init__(self, config: RunConfig, journal: Journal) -> None:
+        self._config, self._journal = config, journal
+        self._since = time.monotonic()
+        self._future: Future[None] | None = None
+
+    def stands(self, trains: bool) -> bool:
+        """False while the thread works. It begins once the run ``trains``, or is late: large weights take minutes to
+        load, with idle cores, and a run that fails then has its plan. Raises the thread's error."""
+        if self._future is None and (trains or time.monotonic() - self._since > LATE_S):
+            self._future = aside(self._work)
+        if self._future is not None and self._future.done():
+            self._future.result()
+            return True
+        return self._future is None
+
+    def wait(self) -> None:
+        """Wait for the thread, if it has begun."""
+        if self._future is not None:
+            self._future.result()
+
+    def _work(self) -> None:
+        import_export()
+        with at_rest():
+            self._journal.add("plan", **planned(self._config))
+        gc.freeze()
 
 
 def launch(config: RunConfig, trial: Trial | None = None, source: Callable[[str], str] | None = None) -> dict[str, Any]:
@@ -184,18 +219,11 @@ def _run(
 
     arrivals = Arrivals(config.run_dir, saved)
 
-    @functools.cache
-    def forecast() -> None:
-        """Plan for the journal, after the imports if there was nothing to prepare: seconds of one core, for which the
-        first row would wait."""
-        import_export()
-        with at_rest():
-            journal.add("plan", **planned(config))
-        gc.freeze()
+    forecast = Forecast(config, journal)
 
     def beside(trains: bool) -> None:
-        if trains and trial is None:
-            forecast()
+        if trial is None and not forecast.stands(trains):
+            return  # what the others import meets the forecast's imports: findings/lazy_threads.sh
         validations.poll()
         arrivals.poll()
 
@@ -204,12 +232,8 @@ def _run(
         arrivals.rewind(step)
 
     with phases("train"):
-        try:
-            last, memory = train(config, cache, tracker, signals, beside, rewind)
-        except Exception as failure:
-            if trial is None and not isinstance(failure, (ConfigError, Stopped)):
-                forecast()  # for the page of a run that failed before its first row
-            raise
+        last, memory = train(config, cache, tracker, signals, beside, rewind)
+    forecast.wait()
     arrivals.poll()
     validations.finish()
     tidy()  # the last validation may have found another best

@@ -15,10 +15,10 @@ import pytest
 import ray
 from mlflow import MlflowClient
 from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util.state import list_actors
 
 from ray_distill.checkpoint import latest
 from ray_distill.cli import main
-from ray_distill.report.journal import read
 from ray_distill.train.driver import fit
 from tests.chaos import compare, faults
 from tests.chaos.driver import RawProgress
@@ -99,8 +99,10 @@ def stop(home: Home, name: str) -> Stopped:
     submitted = job(*command[:2], "--submission-id", name, "--no-wait", *command[2:], *arguments)
     assert submitted.returncode == 0, submitted.stderr
     jobs = JobSubmissionClient(os.environ["TEST_DASHBOARD"])
-    # Workers start for seconds after the plan; after the first rows a fast machine may train to the end before a stop.
-    wait_for(lambda: any(row["event"] == "plan" for row in read(run)), "the start of the training", 240)
+    # Workers start for seconds after their controller; after the first rows a fast machine may train to the end before
+    # a stop.
+    alive = [("class_name", "=", "TrainController"), ("state", "=", "ALIVE")]
+    wait_for(lambda: bool(list_actors(filters=alive)), "the start of the training", 240)
     jobs.stop_job(name)
     assert job("job", "stop", name).returncode == 0
     logs = jobs.get_job_logs(name)

@@ -52,7 +52,7 @@ def train(
     """Train to the last step, or to a stop on a signal (Stopped).
 
     Returns the newest checkpoint and the peak bytes of a worker (0 if no step was left). It calls ``beside`` twice per
-    second meanwhile, with whether a row has come, and ``rewind`` with the step from which a rollback trains anew.
+    second meanwhile, with whether a new row has come, and ``rewind`` with the step from which a rollback trains anew.
     """
     last = _begin(config, cache)
     if last is not None and last.step >= config.train.steps:
@@ -82,8 +82,8 @@ def train(
 
     signals.request_stop = board.request_stop.remote
     os.environ.setdefault(LOOKS, "1")
-    start_actors()
     try:
+        start_actors()
         _fit(job, drain)
     finally:
         progress.close()

@@ -92,6 +92,24 @@ def test_the_picture_that_a_clip_begins_with_is_left_out():
     assert DMD(rollout="ode", consistency_weight=1.0).consistency_loss(given, [x, y]).item() == 1.0
 
 
+def test_picture_and_sound_have_their_own_means():
+    """A clip of a picture's four tokens and two of sound, apart by 2 and by 3: 4 + 9, whatever the counts."""
+    x, y = torch.zeros(4, 1, 6, 1, 1), torch.full((4, 1, 6, 1, 1), 2.0)
+    y[:, :, 4:] = 3.0
+    both = replace(batch(shape=(1, 6, 1, 1)), modalities={"video": slice(0, 4), "audio": slice(4, 6)})
+    method = DMD(rollout="ode", consistency_weight=1.0)
+    assert method.consistency_loss(both, [x, y]).item() == 13.0
+    assert replace(method, audio_weight=0.0).consistency_loss(both, [x, y]).item() == 4.0
+
+
+def test_a_reused_rollout_is_its_last_prediction():
+    method = DMD(LEVELS, rollout="ode", teacher_guidance=1.0, consistency_weight=1.0, reuse_rollout=True)
+    networks = {"student": Gaussian(1.0), "fake_score": Gaussian(0.0), "teacher": Gaussian(2.0)}
+    shared, rng = {}, ExitAt(0, 2)
+    method.student_loss(networks, batch(), rng, shared)
+    assert torch.equal(shared["x"], method.roll_out(networks, batch(), rng, "student", grad=False))
+
+
 def test_no_forward_is_added_but_earlier_ones_keep_their_graphs():
     plain, drawn = (cycle(DMD(rollout="ode", consistency_weight=w), 5) for w in (0.0, 0.25))
     both = [sum(c.expected("student", grad) for grad in (True, False)) for c in (plain, drawn)]
@@ -106,7 +124,7 @@ def test_no_forward_is_added_but_earlier_ones_keep_their_graphs():
         ("dmd", {"timesteps": (1000.0,)}, "consistency_weight = 0.25: .*has one;"),
         ("dmd", {"rollout": "sde"}, "consistency_weight = 0.25: with rollout = sde .*set method.rollout=ode"),
         ("dmd", {"backward_simulation": False}, "consistency_weight = 0.25: with backward_simulation = False"),
-        ("self_forcing", {}, "consistency_weight = 0.25: .*causal student"),
+        ("self_forcing", {"rollout": "sde"}, "consistency_weight = 0.25: .*causal student"),
     ],
 )
 def test_what_it_cannot_serve_is_refused(name, fields, message):

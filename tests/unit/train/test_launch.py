@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -371,22 +372,35 @@ def test_a_trial_of_a_sweep_posts_and_publishes_nothing(ready):
     assert config.publish is not None and config.track.webhook is not None
 
 
-@pytest.mark.parametrize("error", [RuntimeError("rank 1 failed at step 0"), ConfigError("train.workers: too many")])
-def test_a_run_that_fails_before_its_first_row_has_its_plan(ready, monkeypatch, error):
-    """A mistake of the user's is told at once; the plan would take seconds."""
-
-    def fails(*_):
-        raise error
-
-    config, cache = run_config(ready), SimpleNamespace(folder=ready, card={})
+def test_the_plan_is_made_once_the_run_trains_or_is_late(ready, monkeypatch):
+    """In a thread; meanwhile nothing else is looked at, since its imports would meet the thread's."""
+    goes_on, clock = Event(), [0.0]
+    monkeypatch.setattr(launching, "import_export", lambda: None)
+    monkeypatch.setattr(launching, "planned", lambda _: {"memory": 1} if goes_on.wait(30) else {})
+    monkeypatch.setattr(launching.time, "monotonic", lambda: clock[0])
+    config = run_config(ready)
     config.run_dir.mkdir(parents=True)
-    for name in ("ray_job", "_say_head", "log_data", "_look_first", "Validations", "import_export"):
-        monkeypatch.setattr(launching, name, lambda *_: None)
-    monkeypatch.setattr(launching, "_prepared", lambda *_: cache)
-    monkeypatch.setattr(launching, "planned", lambda _: {"memory": 1})
-    monkeypatch.setattr(launching, "train", fails)
-    ignore = SimpleNamespace(tags=lambda _: None, send=lambda *_, **__: None)
-    with pytest.raises(type(error)):
-        launching._run(config, None, launching.Outlets(ignore, ignore, ignore), None, Journal(config.run_dir))
-    plans = [row["memory"] for row in read(config.run_dir) if row["event"] == "plan"]
-    assert plans == ([] if isinstance(error, ConfigError) else [1])
+    for trains, seconds in ((True, 0.0), (False, 2 * launching.LATE_S)):
+        clock[0] = 0.0
+        goes_on.clear()
+        forecast = launching.Forecast(config, Journal(config.run_dir))
+        assert forecast.stands(False)
+        forecast.wait()  # nothing has begun
+        clock[0] = seconds
+        assert not forecast.stands(trains)
+        goes_on.set()
+        forecast.wait()
+        assert forecast.stands(trains)
+    assert [row["memory"] for row in read(config.run_dir) if row["event"] == "plan"] == [1, 1]
+
+
+def test_a_plan_that_fails_ends_the_run(ready, monkeypatch):
+    def fails(_):
+        raise OSError("the model's folder is gone")
+
+    monkeypatch.setattr(launching, "import_export", lambda: None)
+    monkeypatch.setattr(launching, "planned", fails)
+    forecast = launching.Forecast(run_config(ready), Journal(ready))
+    with pytest.raises(OSError, match="the model's folder is gone"):
+        forecast.stands(True)
+        forecast.wait()
