@@ -40,11 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
         students = [Candidate(STUDENT, each, checkpoint) for each in exits]
         tasks = [[generator.start(student, seed, measured=False) for seed in seeds] for student in students]
         print("| exit | FD | accuracy | diversity |\n|---|---|---|---|")
-        for k, several in enumerate(tasks, 1):
-            seen = ray.get(several, timeout=config.train.timeout_s)
+        for k, of_seeds in enumerate(tasks, 1):
+            seen = ray.get(of_seeds, timeout=config.train.timeout_s)
             distance = mean(frechet_distance(samples.features, generator.real) for samples in seen)
-            several = None not in [s.diversity for s in seen]  # videos of each prompt
-            diversity = f"{mean(s.diversity for s in seen):.2f}" if several else "-"
+            few = any(s.diversity is None for s in seen)  # fewer than two videos of each prompt
+            diversity = "-" if few else f"{mean(s.diversity for s in seen):.2f}"
             print(f"| {k} | {distance:.1f} | {mean(s.accuracy for s in seen):.3f} | {diversity} |")
 
 

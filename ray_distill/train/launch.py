@@ -6,7 +6,6 @@ import functools
 import gc
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 from ray_distill import __version__, checkpoint
 from ray_distill.aside import aside
 from ray_distill.checkpoint.retention import prune
-from ray_distill.collector import at_rest
 from ray_distill.config import RunConfig
 from ray_distill.config.keys import flatten
 from ray_distill.data.prepare.index import SHEET, summary
@@ -26,7 +24,7 @@ from ray_distill.evaluate.compare import baseline, evaluate
 from ray_distill.evaluate.prompts import encode_prompts
 from ray_distill.evaluate.real import real_features
 from ray_distill.export.hub import Hub
-from ray_distill.report.journal import Journal, beginning, planned
+from ray_distill.report.journal import Journal, beginning
 from ray_distill.report.page import write_page
 from ray_distill.track.client import Status, one_line
 from ray_distill.track.tracker import Tracker
@@ -36,6 +34,7 @@ from ray_distill.train.driver.checks.evaluation import check_cache
 from ray_distill.train.driver.cluster import cluster
 from ray_distill.train.driver.console import say
 from ray_distill.train.driver.fit import train
+from ray_distill.train.driver.forecast import Forecast, import_export
 from ray_distill.train.driver.new_checkpoints import Arrivals
 from ray_distill.train.driver.publish import (
     export_student,
@@ -52,9 +51,6 @@ from ray_distill.train.driver.signals import Signals, watch_signals
 from ray_distill.train.driver.system_metrics import ray_job, ray_logs, watch_nodes
 from ray_distill.train.driver.validations import Row, Validations
 from ray_distill.train.wire.resume_point import resumed_from
-
-LATE_S = 60.0
-"""Seconds from the training's beginning after which the forecast no longer waits for a row."""
 
 
 @dataclass
@@ -94,37 +90,6 @@ class Outlets:
         self.hub.close()
         self.tracker.end(status)
         self.hook.close()
-
-
-class Forecast:
-    """The plan for the journal, and what a run's end needs to import: seconds of one core in a thread, for which
-    neither the first row nor those after it wait."""
-
-    def __init__(self, config: RunConfig, journal: Journal) -> None:
-        self._config, self._journal = config, journal
-        self._since = time.monotonic()
-        self._future: Future[None] | None = None
-
-    def stands(self, trains: bool) -> bool:
-        """False while the thread works. It begins once the run ``trains``, or is late: large weights take minutes to
-        load, with idle cores, and a run that fails then has its plan. Raises the thread's error."""
-        if self._future is None and (trains or time.monotonic() - self._since > LATE_S):
-            self._future = aside(self._work)
-        if self._future is not None and self._future.done():
-            self._future.result()
-            return True
-        return self._future is None
-
-    def wait(self) -> None:
-        """Wait for the thread, if it has begun."""
-        if self._future is not None:
-            self._future.result()
-
-    def _work(self) -> None:
-        import_export()
-        with at_rest():
-            self._journal.add("plan", **planned(self._config))
-        gc.freeze()
 
 
 def launch(config: RunConfig, trial: Trial | None = None, source: Callable[[str], str] | None = None) -> dict[str, Any]:
@@ -222,8 +187,8 @@ def _run(
     forecast = Forecast(config, journal)
 
     def beside(trains: bool) -> None:
-        if trial is None and not forecast.stands(trains):
-            return  # what the others import meets the forecast's imports: findings/lazy_threads.sh
+        if trial is None and forecast.works(trains):
+            return  # what the others import would meet the forecast's imports: findings/lazy_threads.sh
         validations.poll()
         arrivals.poll()
 
@@ -318,13 +283,6 @@ def start_tracker(config: RunConfig, parent_run_id: str | None = None, wait: boo
     return Tracker.start(
         track.uri, track.experiment, config.name, params, tags, run_id, parent_run_id, config.run_dir, wait=wait
     )
-
-
-@functools.cache
-def import_export() -> None:
-    """Import what a run needs at its end: seconds of one core, which is idle while captions are encoded."""
-    with at_rest():
-        import ray_distill.export.student  # noqa: F401
 
 
 def make_cache(config: RunConfig, meanwhile: Callable[[], None] = lambda: None) -> Cache:

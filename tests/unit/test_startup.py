@@ -32,7 +32,7 @@ ENTRIES: dict[str, tuple[set[str], int]] = {  # the entry of a process -> its he
     "evaluate.generate": ({"torch", "ray", "cv2"}, 124),  # tasks that sample
     "tune.trial": ({"ray"}, 8),
     "train.driver.check": ({"torch", "cv2"}, 160),
-    "train.launch": ({"torch", "cv2", "ray", "ray.data", "ray.train"}, 232),
+    "train.launch": ({"torch", "cv2", "ray", "ray.data", "ray.train"}, 233),
     **{f"models.{name}.family": ({"torch"}, 30) for name in FAMILIES},
 }
 

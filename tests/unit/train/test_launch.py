@@ -1,7 +1,6 @@
 import json
 import shutil
 from pathlib import Path
-from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +11,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.config import ConfigError
 from ray_distill.evaluate.report import write_report
-from ray_distill.report.journal import Journal, read
+from ray_distill.report.journal import read
 from ray_distill.train import launch as launching
 from ray_distill.train.driver import resume
 from ray_distill.train.driver.check import check, check_resumable, warnings
@@ -370,37 +369,3 @@ def test_a_trial_of_a_sweep_posts_and_publishes_nothing(ready):
     quiet = without_outlets(config)
     assert quiet.publish is None and quiet.track.webhook is None and quiet.track.experiment == "e"
     assert config.publish is not None and config.track.webhook is not None
-
-
-def test_the_plan_is_made_once_the_run_trains_or_is_late(ready, monkeypatch):
-    """In a thread; meanwhile nothing else is looked at, since its imports would meet the thread's."""
-    goes_on, clock = Event(), [0.0]
-    monkeypatch.setattr(launching, "import_export", lambda: None)
-    monkeypatch.setattr(launching, "planned", lambda _: {"memory": 1} if goes_on.wait(30) else {})
-    monkeypatch.setattr(launching.time, "monotonic", lambda: clock[0])
-    config = run_config(ready)
-    config.run_dir.mkdir(parents=True)
-    for trains, seconds in ((True, 0.0), (False, 2 * launching.LATE_S)):
-        clock[0] = 0.0
-        goes_on.clear()
-        forecast = launching.Forecast(config, Journal(config.run_dir))
-        assert forecast.stands(False)
-        forecast.wait()  # nothing has begun
-        clock[0] = seconds
-        assert not forecast.stands(trains)
-        goes_on.set()
-        forecast.wait()
-        assert forecast.stands(trains)
-    assert [row["memory"] for row in read(config.run_dir) if row["event"] == "plan"] == [1, 1]
-
-
-def test_a_plan_that_fails_ends_the_run(ready, monkeypatch):
-    def fails(_):
-        raise OSError("the model's folder is gone")
-
-    monkeypatch.setattr(launching, "import_export", lambda: None)
-    monkeypatch.setattr(launching, "planned", fails)
-    forecast = launching.Forecast(run_config(ready), Journal(ready))
-    with pytest.raises(OSError, match="the model's folder is gone"):
-        forecast.stands(True)
-        forecast.wait()
