@@ -55,6 +55,7 @@ def held_bytes(case: str) -> dict[str, dict[str, int]]:
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": "8"}
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=WORLD)
     from ray_distill.train.worker import zero
+    from ray_distill.train.worker.adamw import make_moments
     from ray_distill.train.worker.engines import DeepSpeedEngines
     from ray_distill.train.worker.light_deepspeed import deepspeed
 
@@ -78,7 +79,7 @@ def held_bytes(case: str) -> dict[str, dict[str, int]]:
         own = [p for name, p in held.engine.module.named_parameters() if held.trainable or "lora_" not in name]
         terms[role] = {"weights": size(getattr(p, "ds_tensor", p) for p in own)}  # a base counts none of its adapters'
         if held.trainable:
-            zero.make_moments(held.engine, 1)
+            make_moments(held.engine, 1)
             terms[role] |= {
                 "gradients": gradients(held),
                 "masters": size(held.zero_optimizer.fp32_partitioned_groups_flat),

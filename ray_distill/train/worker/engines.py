@@ -21,6 +21,7 @@ from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
 from ray_distill.train.schedule import learning_rate, warm_decay
 from ray_distill.train.worker import shards, zero
+from ray_distill.train.worker.adamw import make_moments
 from ray_distill.train.worker.average import AverageRole
 from ray_distill.train.worker.carried import Carried
 from ray_distill.train.worker.ema import ShardedEMA
@@ -214,7 +215,7 @@ class DeepSpeedEngines:
             entry.skipped_in_a_row = checkpoint.state.get(SKIPPING, {}).get(role, 0)
             averaged = set(checkpoint.names(role, "ema"))
             if entry.updates:
-                zero.make_moments(entry.engine, entry.updates)
+                make_moments(entry.engine, entry.updates)
             for name, parameter in entry.trainable:
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
                 shards.set_weights(parameter, weights)

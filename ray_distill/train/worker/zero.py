@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from ray_distill.config.roles import Optimizer, RoleConfig
+from ray_distill.config.roles import RoleConfig
 from ray_distill.models.loading import RandomWeights, own_parameters
 from ray_distill.models.weights import Weights
+from ray_distill.train.worker.adamw import adamw
 from ray_distill.train.worker.light_deepspeed import deepspeed
 from ray_distill.train.worker.masters import Read, exact, remember
-from ray_distill.train.worker.shards import MOMENTS, set_master, whole_shape
+from ray_distill.train.worker.shards import set_master, whole_shape
 from ray_distill.train.worker.zero0 import WholeAdamW
 
 BUCKET = 5 * 10**8  # DeepSpeed's own number of elements that it reduces at once
@@ -96,9 +96,7 @@ def initialize(module: nn.Module, config: RoleConfig, micro_batch: int) -> Any:
         return _frozen(module, config, micro_batch)
     finer = exact(module) if config.dtype == "bfloat16" else []
     trained = sum(whole_shape(p).numel() for p in module.parameters() if p.requires_grad)
-    optimizer = _adamw(module, config.optimizer)
-    if config.optimizer.clip_value:
-        optimizer.register_step_pre_hook(_clamp(config.optimizer.clip_value))
+    optimizer = adamw(module, config.optimizer)
     engine_config = settings(config, micro_batch, trained)
     if config.zero == 0:
         whole = WholeAdamW(optimizer, config.optimizer.clip_norm)
@@ -133,29 +131,6 @@ def _begin(parameter: nn.Parameter, read: Read) -> None:
     set_master(parameter, value)
 
 
-def _adamw(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        [p for p in module.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=True,  # one pass over weights, gradients and moments
-    )
-
-
-def _clamp(limit: float) -> Callable[..., None]:
-    """Clip by value, which DeepSpeed lacks: when it calls AdamW, gradients are averaged over ranks and unscaled."""
-
-    def hook(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for group in optimizer.param_groups:
-            for flat in group["params"]:
-                if flat.grad is not None:
-                    flat.grad.clamp_(-limit, limit)
-
-    return hook
-
-
 def let_go(engine: Any) -> None:
     """End an engine; otherwise the hooks on its parameters' gradients, which autograd holds, keep all of it alive."""
     if isinstance(engine, deepspeed.DeepSpeedEngine):
@@ -176,16 +151,3 @@ def forget() -> None:
     deepspeed.runtime.zero.parameter_offload.FWD_MODULE_STACK.clear()
     gc.collect()
     deepspeed.get_accelerator().empty_cache()
-
-
-def make_moments(engine: Any, updates: int) -> None:
-    """Give a fresh AdamW the state of its first step, so that moments can be set."""
-    sharded, adamw = engine.optimizer, engine.optimizer.optimizer
-    masters = getattr(sharded, "fp32_partitioned_groups_flat", None)  # ZeRO-3 hands AdamW its groups one at a time
-    if masters is None:
-        masters = [flat for group in adamw.param_groups for flat in group["params"]]
-    for flat in masters:
-        moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
-        adamw.state[flat] = {"step": torch.tensor(float(updates), device=flat.device), **moments}
-    if engine.zero_optimization_stage() in (1, 2):
-        sharded._lazy_init_hp_params_optimizer_state()  # they link a parameter to its moments at the first step
