@@ -133,14 +133,14 @@ def predict(network: nn.Module) -> torch.Tensor:
         return network(x, torch.tensor([500.0]), text, return_dict=False)[0]
 
 
-def live() -> dict[int, int]:
-    """Storages of all tensors that Python holds, and their bytes."""
+def live() -> dict[int, torch.UntypedStorage]:
+    """Storages of all tensors that Python holds, by address; while one is held no other gets its address."""
     gc.collect()
     tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.device.type == "cpu"]
     storages = [t.untyped_storage() for t in tensors] + [
         p.ds_tensor.untyped_storage() for p in tensors if hasattr(p, "ds_tensor")
     ]
-    return {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr()}
+    return {s.data_ptr(): s for s in storages if s.data_ptr()}
 
 
 def held(rank: int, world: int, config: RunConfig) -> int:
@@ -151,7 +151,7 @@ def held(rank: int, world: int, config: RunConfig) -> int:
         batches = jobs.micro_batches(jobs.Case(micro_batch=4), step, rank, world)
         train_step(config.method, engines, batches, step, StatelessRng(0))
     del batches
-    return sum(size for pointer, size in live().items() if pointer not in before)
+    return sum(storage.nbytes() for address, storage in live().items() if address not in before)
 
 
 @pytest.mark.parametrize("zero", [pytest.param(0, marks=pytest.mark.slow), 3])
