@@ -12,6 +12,7 @@ from unittest.mock import DEFAULT, patch
 
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from torch import Tensor, nn
 
 from ray_distill.checkpoint import Checkpoint
@@ -301,6 +302,17 @@ def poison_rank_1(held: DeepSpeedEngines, rank: int) -> None:
     """Plant a fault: one rank's loss becomes nan."""
     if rank == 1:
         around_backward(held, lambda loss: loss * float("nan"))
+
+
+def run_offloaded(rank: int, world: int, case: Case, steps: int, copies: bool, *saves: Any) -> dict[str, Any]:
+    """``run``; with ``copies`` DeepSpeed answers as on a GPU with masters in CPU memory, where it returns copies."""
+    real = DeepSpeedZeroOptimizer_Stage3.get_local_fp32_param
+
+    def copied(zero: Any, parameter: Any, moment: str | None = None) -> Tensor:
+        return real(zero, parameter, moment).clone()
+
+    with patch.object(DeepSpeedZeroOptimizer_Stage3, "get_local_fp32_param", copied if copies else real):
+        return run(rank, world, case, steps, None, *saves)
 
 
 def poison_for_long(held: DeepSpeedEngines, rank: int) -> None:

@@ -110,6 +110,16 @@ def test_what_is_offloaded_trains_as_what_is_not(gang: Gang, tmp_path: Path, zer
     assert_moved(moved, jobs.initial(case))
 
 
+def test_the_average_follows_masters_of_which_deepspeed_returns_copies(gang: Gang, tmp_path: Path) -> None:
+    """On a GPU ZeRO-3 returns copies of masters and moments in CPU memory; saved and resumed, too."""
+    case = jobs.Case(zero=3, micro_batch=8, method=jobs.FlowMatching(), offload=True)
+    views = gang.run(jobs.run_offloaded, case, 4, False, world=1)[0]["tensors"]
+    copies = gang.run(jobs.run_offloaded, case, 4, True, None, 0, str(tmp_path / "c"), 2, world=1)[0]["tensors"]
+    resumed = gang.run(jobs.run_offloaded, case, 4, True, str(tmp_path / "c"), 2, world=1)[0]["tensors"]
+    assert {name for name, tensor in views.items() if not torch.equal(tensor, copies[name])} == set()
+    assert {name for name, tensor in views.items() if not torch.equal(tensor, resumed[name])} == set()
+
+
 def test_offload_is_deepspeeds_and_each_roles_own() -> None:
     adamw = Optimizer(learning_rate=1e-3, clip_norm=2.0)
     held = RoleConfig(zero=3, dtype="bfloat16", optimizer=adamw, offload_optimizer=True, offload_parameters=True)

@@ -12,6 +12,8 @@ from ray_distill.config.roles import Optimizer
 from ray_distill.plan.memory import state
 from ray_distill.plan.network import Parameters
 from ray_distill.rng import StatelessRng
+from ray_distill.train.worker.role import EMA
+from ray_distill.train.worker.shards import MOMENTS
 from tests.gang import jobs
 from tests.gang.gang import Gang
 from tests.tiny_wan import tiny_wan
@@ -60,9 +62,9 @@ def held_bytes(rank: int, world: int, case: jobs.Case) -> dict[str, dict[str, in
             masters = [m for name in names for m in getattr(zero, name, [])]  # none at stage 0
             known = {w.untyped_storage().data_ptr() for w in weights}
             terms["masters"] = size(m for m in masters if m.untyped_storage().data_ptr() not in known)
-            moments = [t for state in held.optimizer.state.values() for t in state.values() if t.ndim]
-            terms["moments"] = size(moments)
-            terms["ema"] = size(held.ema.average.values()) if held.ema else 0
+            states = held.optimizer.state.values()
+            terms["moments"] = size(state[moment] for state in states for moment in MOMENTS)
+            terms["ema"] = size(state[EMA] for state in states if EMA in state)
     return found
 
 

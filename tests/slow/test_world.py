@@ -55,9 +55,10 @@ def held_bytes(case: str) -> dict[str, dict[str, int]]:
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": "8"}
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=WORLD)
     from ray_distill.train.worker import zero
-    from ray_distill.train.worker.adamw import make_moments
     from ray_distill.train.worker.engines import DeepSpeedEngines
     from ray_distill.train.worker.light_deepspeed import deepspeed
+    from ray_distill.train.worker.role import EMA
+    from ray_distill.train.worker.shards import MOMENTS
 
     deepspeed.init_distributed("gloo", verbose=False)
     configs = CASES[case]
@@ -79,12 +80,11 @@ def held_bytes(case: str) -> dict[str, dict[str, int]]:
         own = [p for name, p in held.engine.module.named_parameters() if held.trainable or "lora_" not in name]
         terms[role] = {"weights": size(getattr(p, "ds_tensor", p) for p in own)}  # a base counts none of its adapters'
         if held.trainable:
-            make_moments(held.engine, 1)
             terms[role] |= {
                 "gradients": gradients(held),
                 "masters": size(held.zero_optimizer.fp32_partitioned_groups_flat),
-                "moments": size(t for s in held.optimizer.state.values() for t in s.values() if t.ndim),
-                "ema": size(held.ema.average.values()) if held.ema else 0,
+                "moments": size(s[moment] for s in held.optimizer.state.values() for moment in MOMENTS),
+                "ema": size(s[EMA] for s in held.optimizer.state.values() if EMA in s),
             }
     return terms
 

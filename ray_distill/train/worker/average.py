@@ -1,4 +1,4 @@
-"""A role that is the average of another: fp32 shards like its source's, and a frozen network."""
+"""A role that is the average of another: fp32 shards, which the other's AdamW keeps, and a frozen network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import nn
 from ray_distill.checkpoint import Checkpoint
 from ray_distill.models.lora import plain
 from ray_distill.train.worker import shards
-from ray_distill.train.worker.ema import ShardedEMA
 from ray_distill.types import Role
 
 
 class AverageRole:
-    """``source`` are the trainable parameters, by plain name, of the averaged role ``of``; ``module`` is a frozen
-    network of the same architecture, dtype and sharding, which gets the average."""
+    """``source`` are the trainable parameters, by plain name, of the averaged role ``of``, whose AdamW moves the
+    average under the name ``role``; ``module`` is a frozen network of the same architecture, dtype and sharding, which
+    gets the average."""
 
     def __init__(
         self, role: Role, of: Role, source: Sequence[tuple[str, nn.Parameter]], module: nn.Module, decay: float
@@ -24,17 +24,12 @@ class AverageRole:
         own = {plain(name): parameter for name, parameter in module.named_parameters()}
         self.of, self.role, self.parameters = of, role, [own[name] for name, _ in source]
         self._pairs = [(name, parameter, own[name]) for name, parameter in source]
-        self._ema = ShardedEMA(shards.local_shards(source), decay)
-
-    def update(self) -> None:
-        """Move the average after a successful update of its source."""
-        self._ema.update()
-        self._follow()
+        self.decay = decay
 
     def pieces(self) -> Iterator[shards.Piece[tuple[Role, str]]]:
         """This rank's pieces of the tensors that a checkpoint keeps."""
         for name, parameter, _ in self._pairs:
-            yield (self.role, f"weights/{name}"), parameter, self._ema.average.get(name)
+            yield (self.role, f"weights/{name}"), parameter, shards.local_shard(parameter, self.role)
 
     def load(self, checkpoint: Checkpoint) -> None:
         self._set(checkpoint, self.role)
@@ -45,9 +40,11 @@ class AverageRole:
 
     def _set(self, checkpoint: Checkpoint, role: Role) -> None:
         for name, parameter, _ in self._pairs:
-            shards.set_shard(parameter, self._ema.average.get(name), checkpoint.tensor(role, "weights", name))
-        self._follow()
+            shards.set_master(parameter, checkpoint.tensor(role, "weights", name).to(parameter.device), self.role)
+        self.follow()
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        shards.set_from_shards((own, parameter, self._ema.average.get(name)) for name, parameter, own in self._pairs)
+    def follow(self) -> None:
+        """Set the network's weights to the average."""
+        averages = ((own, parameter, shards.local_shard(parameter, self.role)) for _, parameter, own in self._pairs)
+        shards.set_from_shards(averages)

@@ -19,13 +19,12 @@ from ray_distill.config.roles import RoleConfig
 from ray_distill.models.exits import NAME as EXITS
 from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
-from ray_distill.train.schedule import learning_rate, warm_decay
+from ray_distill.train.schedule import learning_rate
 from ray_distill.train.worker import shards, zero
-from ray_distill.train.worker.adamw import make_moments
+from ray_distill.train.worker.adamw import make_state, prepare, set_updates
 from ray_distill.train.worker.average import AverageRole
 from ray_distill.train.worker.carried import Carried
-from ray_distill.train.worker.ema import ShardedEMA
-from ray_distill.train.worker.role import EngineRole, RoleNetwork, check_gradient
+from ray_distill.train.worker.role import EMA, EngineRole, RoleNetwork, check_gradient
 from ray_distill.train.worker.zero import DTYPES
 from ray_distill.types import Average, Denoiser, Networks, Role
 
@@ -89,14 +88,13 @@ class DeepSpeedEngines:
             )
             for role, module in modules
         }
-        for entry in self._roles.values():
-            if entry.config.ema_decay is not None:
-                entry.ema = ShardedEMA(shards.local_shards(entry.trainable), entry.config.ema_decay)
         for role, average in averages.items():
             source = self._roles[average.of]
             source.averages.append(
                 AverageRole(role, average.of, source.trainable, self._roles[role].module, average.decay)
             )
+        for entry in self._trained.values():
+            make_state(entry.engine, [average.role for average in entry.averages] + [EMA] * entry.averaged)
         self.networks: Networks = {
             role: FeatureDiscriminator(RoleNetwork(entry), DTYPES[entry.config.dtype], heads[role])  # type: ignore[misc]
             if role in heads
@@ -134,8 +132,7 @@ class DeepSpeedEngines:
         entry = self._roles[role]
         assert entry.config.optimizer is not None
         rate = self.rate_factor * learning_rate(entry.config.optimizer, entry.updates, entry.total_updates)
-        for group in entry.optimizer.param_groups:
-            group["lr"] = rate
+        prepare(entry.optimizer, rate, entry.shares())
         entry.engine.step()
         if entry.zero_optimizer.overflow:
             entry.skipped += 1
@@ -148,10 +145,8 @@ class DeepSpeedEngines:
         else:
             entry.updates += 1
             entry.skipped_in_a_row = 0
-            if entry.ema is not None and entry.updates % entry.config.ema_interval == 0:
-                entry.ema.update(warm_decay(entry.updates) if entry.config.ema_warmup else 1.0)
             for average in entry.averages:
-                average.update()
+                average.follow()
         norm = float(entry.engine.get_global_grad_norm())
         check_gradient(role, entry, norm)
         logged = {"grad_norm": norm, "lr": rate, "skipped": float(entry.skipped)}
@@ -183,8 +178,8 @@ class DeepSpeedEngines:
                 yield (role, f"weights/{name}"), parameter, shards.local_shard(parameter)
                 for moment in shards.MOMENTS if entry.updates else ():
                     yield (role, f"{moment}/{name}"), parameter, shards.local_shard(parameter, moment)
-                if entry.ema is not None:
-                    yield (role, f"ema/{name}"), parameter, entry.ema.average.get(name)
+                if entry.averaged:
+                    yield (role, f"ema/{name}"), parameter, shards.local_shard(parameter, EMA)
             for average in entry.averages:
                 yield from average.pieces()
 
@@ -214,8 +209,7 @@ class DeepSpeedEngines:
             entry.updates, entry.skipped = counters["updates"], counters["skipped"]
             entry.skipped_in_a_row = checkpoint.state.get(SKIPPING, {}).get(role, 0)
             averaged = set(checkpoint.names(role, "ema"))
-            if entry.updates:
-                make_moments(entry.engine, entry.updates)
+            set_updates(entry.engine, entry.updates)
             for name, parameter in entry.trainable:
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
                 shards.set_weights(parameter, weights)
@@ -223,9 +217,9 @@ class DeepSpeedEngines:
                     for moment in shards.MOMENTS:
                         value = checkpoint.tensor(role, moment, name).to(parameter.device)
                         shards.set_master(parameter, value, moment)
-                if entry.ema is not None:  # a run without an average may have one from now on
-                    value = checkpoint.tensor(role, "ema", name) if name in averaged else weights
-                    shards.set_shard(parameter, entry.ema.average.get(name), value)
+                if entry.averaged:  # a run without an average may have one from now on
+                    value = checkpoint.tensor(role, "ema", name).to(parameter.device) if name in averaged else weights
+                    shards.set_master(parameter, value, EMA)
             for average in entry.averages:
                 average.load(checkpoint)
 
@@ -241,8 +235,8 @@ class DeepSpeedEngines:
                     continue  # the other run's fake score had no exit embedding, which begins at zero as in any run
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
                 shards.set_weights(parameter, weights)
-                if entry.ema is not None:
-                    shards.set_shard(parameter, entry.ema.average.get(name), weights)
+                if entry.averaged:
+                    shards.set_master(parameter, weights, EMA)
             for average in entry.averages:
                 average.begin(checkpoint)
 

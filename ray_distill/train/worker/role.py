@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from ray_distill.config.roles import RoleConfig
+from ray_distill.train.schedule import warm_decay
 from ray_distill.train.worker.average import AverageRole
-from ray_distill.train.worker.ema import ShardedEMA
 from ray_distill.types import Role
 
 NO_GRADIENT_LIMIT = 10  # in a row; fewer are legitimate for a DMD student whose fake score still equals the teacher
+EMA = "ema"
 
 
 @dataclass
@@ -29,10 +30,21 @@ class EngineRole:
     skipped: int = 0
     skipped_in_a_row: int = 0
     without_gradient: int = 0
-    ema: ShardedEMA | None = None
     trainable: list[tuple[str, nn.Parameter]] = field(default_factory=list)
     averages: list[AverageRole] = field(default_factory=list)
     descends: bool = False
+
+    @property
+    def averaged(self) -> bool:
+        """True if the role has a published average, which AdamW keeps as ``EMA``."""
+        return bool(self.trainable) and self.config.ema_decay is not None
+
+    def shares(self) -> dict[str, float]:
+        """Share (1 - decay) of the new weights that each average takes in the next update."""
+        shares, number = {average.role: 1 - average.decay for average in self.averages}, self.updates + 1
+        if self.config.ema_decay is not None and number % self.config.ema_interval == 0:
+            shares[EMA] = 1 - min(self.config.ema_decay, warm_decay(number) if self.config.ema_warmup else 1.0)
+        return shares
 
     @property
     def body(self) -> nn.Module:
@@ -45,8 +57,8 @@ class EngineRole:
         return self.engine.optimizer
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        inner: torch.optim.Optimizer = self.engine.optimizer.optimizer
+    def optimizer(self) -> torch.optim.AdamW:
+        inner: torch.optim.AdamW = self.engine.optimizer.optimizer
         return inner
 
 

@@ -39,11 +39,6 @@ def local_shard(parameter: nn.Parameter, moment: str | None = None) -> Tensor | 
     return None if mapping is None else mapping.get_hp_fragment(moment)
 
 
-def local_shards(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
-    """This rank's pieces by name, without tensors of which it holds nothing."""
-    return {name: shard for name, parameter in parameters if (shard := local_shard(parameter)) is not None}
-
-
 def _shard_start(parameter: nn.Parameter) -> int:
     """Start of this rank's piece in the flat parameter."""
     if _is_zero3(parameter):
@@ -108,12 +103,6 @@ def piece(parameter: nn.Parameter, value: Tensor, numel: int) -> Tensor:
     mine = value.flatten()[_shard_start(parameter) :][:numel]
     cut[: mine.numel()] = mine
     return cut
-
-
-def set_shard(parameter: nn.Parameter, shard: Tensor | None, value: Tensor) -> None:
-    """Set a shard, with the layout of ``parameter``'s, from the whole tensor."""
-    if shard is not None:
-        shard.copy_(piece(parameter, value.to(shard.device), shard.numel()))
 
 
 def set_from_shards(pieces: Iterable[Piece[nn.Parameter]]) -> None:

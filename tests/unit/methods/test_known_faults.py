@@ -27,7 +27,9 @@ ELSEWHERE = {
     "fake scores drift apart": "gang/test_engines.py::test_the_fake_scores_gradient_is_that_of_all_ranks",
     "a failing fake score is passed over": "unit/train/test_step.py::test_a_failing_fake_score_update_raises",
     "bf16 swallows small steps": "gang/test_engines.py::test_masters_move_where_bf16_would_not",
-    "bf16 swallows the average": "unit/train/test_ema.py::test_fp32_moves_where_bf16_would_not",
+    "bf16 swallows the average": "unit/train/test_adamw.py::test_fp32_moves_where_bf16_would_not",
+    "an average of copies rests": "gang/test_engines.py::"
+    "test_the_average_follows_masters_of_which_deepspeed_returns_copies",
     "scores are subtracted in bf16": "unit/diffusion/test_losses.py::test_bf16_scores_are_subtracted_in_fp32",
     "one normaliser for a batch": "unit/diffusion/test_losses.py::test_the_normaliser_is_per_sample",
     "the score's shift has no effect": "unit/diffusion/test_timesteps.py::test_score_sigma_shifts_then_clamps",
