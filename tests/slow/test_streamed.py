@@ -26,7 +26,7 @@ def test_a_streamed_run_equals_one_on_a_prepared_cache(
     runs, said = [], list[str]()
     for module in (fit, launch):  # not capsys: Ray would keep the stream that it closes
         monkeypatch.setattr(module, "say", said.append)
-    for name, streamed in (("prepared", "false"), ("streamed", "true")):
+    for name, streamed in (("prepared_first", "false"), ("straight_through", "true")):
         own = [f"name={name}", f"data.cache_dir={tmp_path / name}", f"data.stream={streamed}"]
         where = [one for one in home.overrides(name) if one.split("=")[0] in WHERE]
         assert main(["train", str(ROOT / "configs/teacher_quickstart.yaml"), *where, *short, *own, *UNMEASURED]) == 0
