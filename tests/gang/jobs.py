@@ -31,7 +31,7 @@ from ray_distill.rng import StatelessRng
 from ray_distill.train.worker.engines import DeepSpeedEngines, NotFinite
 from ray_distill.train.worker.rollouts import Rollouts
 from ray_distill.train.worker.step import train_step
-from ray_distill.train.worker.zero import DTYPES
+from ray_distill.train.worker.zero import DTYPES, settings
 from ray_distill.types import Average, Batch, Method, Placement
 from tests.checkpoints import write
 from tests.tiny_wan import SHAPE, TEXT, tiny_wan
@@ -304,15 +304,24 @@ def poison_rank_1(held: DeepSpeedEngines, rank: int) -> None:
         around_backward(held, lambda loss: loss * float("nan"))
 
 
-def run_offloaded(rank: int, world: int, case: Case, steps: int, copies: bool, *saves: Any) -> dict[str, Any]:
-    """``run``; with ``copies`` DeepSpeed answers as on a GPU with masters in CPU memory, where it returns copies."""
-    real = DeepSpeedZeroOptimizer_Stage3.get_local_fp32_param
+def run_offloaded(rank: int, world: int, case: Case, *saves: Any) -> dict[str, Any]:
+    """``run`` of four steps under ZeRO-3, which returns copies, as on a GPU with masters in CPU memory, and hands AdamW
+    its masters in groups, as those of a large role."""
+    stage = DeepSpeedZeroOptimizer_Stage3
+    get = stage.get_local_fp32_param
 
-    def copied(zero: Any, parameter: Any, moment: str | None = None) -> Tensor:
-        return real(zero, parameter, moment).clone()
+    def copied(sharded: Any, parameter: Any, moment: str | None = None) -> Tensor:
+        return get(sharded, parameter, moment).clone()
 
-    with patch.object(DeepSpeedZeroOptimizer_Stage3, "get_local_fp32_param", copied if copies else real):
-        return run(rank, world, case, steps, None, *saves)
+    def grouped(*args: Any) -> dict[str, Any]:
+        made = settings(*args)
+        return made | {"zero_optimization": made["zero_optimization"] | {"sub_group_size": 1000}}
+
+    with (
+        patch.object(stage, "get_local_fp32_param", copied),
+        patch("ray_distill.train.worker.zero.settings", grouped),
+    ):
+        return run(rank, world, case, 4, None, *saves)
 
 
 def poison_for_long(held: DeepSpeedEngines, rank: int) -> None:

@@ -111,13 +111,16 @@ def test_what_is_offloaded_trains_as_what_is_not(gang: Gang, tmp_path: Path, zer
 
 
 def test_the_average_follows_masters_of_which_deepspeed_returns_copies(gang: Gang, tmp_path: Path) -> None:
-    """On a GPU ZeRO-3 returns copies of masters and moments in CPU memory; saved and resumed, too."""
+    """On a GPU ZeRO-3 returns copies of masters in CPU memory; in several groups, saved and resumed, too."""
     case = jobs.Case(zero=3, micro_batch=8, method=jobs.FlowMatching(), offload=True)
-    views = gang.run(jobs.run_offloaded, case, 4, False, world=1)[0]["tensors"]
-    copies = gang.run(jobs.run_offloaded, case, 4, True, None, 0, str(tmp_path / "c"), 2, world=1)[0]["tensors"]
-    resumed = gang.run(jobs.run_offloaded, case, 4, True, str(tmp_path / "c"), 2, world=1)[0]["tensors"]
-    assert {name for name, tensor in views.items() if not torch.equal(tensor, copies[name])} == set()
-    assert {name for name, tensor in views.items() if not torch.equal(tensor, resumed[name])} == set()
+    views = gang.run(jobs.run, case, 4, world=1)[0]
+    copies = gang.run(jobs.run_offloaded, case, None, 0, str(tmp_path / "c"), 2, world=1)[0]
+    resumed = gang.run(jobs.run_offloaded, case, str(tmp_path / "c"), 2, world=1)[0]["tensors"]
+    assert distance(views, copies) < 1e-3 * TOLERANCE
+    assert {name for name, tensor in copies["tensors"].items() if not torch.equal(tensor, resumed[name])} == set()
+    start = jobs.initial(case)
+    moved = [t - start[name] for name, t in copies["tensors"].items() if "/ema/" in name]
+    assert max(tensor.abs().max() for tensor in moved) > 0.3 * jobs.LR
 
 
 def test_offload_is_deepspeeds_and_each_roles_own() -> None:
