@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ def _masters(engine: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def make_state(engine: Any, averages: Iterable[str]) -> None:
+def make_state(engine: Any, averages: Sequence[str]) -> None:
     """Give AdamW the state of its first step, so that moments can be set, and averages by name, which begin with the
     weights."""
     state = engine.optimizer.optimizer.state
