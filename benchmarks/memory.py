@@ -64,6 +64,9 @@ def size(tensors: Iterable[Tensor | None]) -> int:
 
 def held_bytes(engines: Any) -> dict[str, dict[str, int]]:
     """Bytes of this rank by role and term."""
+    from ray_distill.train.worker.role import EMA
+    from ray_distill.train.worker.shards import MOMENTS
+
     found: dict[str, dict[str, int]] = {}
     for role, held in engines._roles.items():
         weights = [getattr(p, "ds_tensor", p) for n, p in held.module.named_parameters() if not _another(role, n)]
@@ -72,8 +75,9 @@ def held_bytes(engines: Any) -> dict[str, dict[str, int]]:
             sharded = held.zero_optimizer
             names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
             terms["masters"] = size(m for name in names for m in getattr(sharded, name, []))  # none at stage 0
-            terms["moments"] = size(t for s in held.optimizer.state.values() for t in s.values() if t.ndim)
-            terms["ema"] = size(held.ema.average.values()) if held.ema else 0
+            states = held.optimizer.state.values()
+            terms["moments"] = size(state[moment] for state in states for moment in MOMENTS)
+            terms["ema"] = size(state[EMA] for state in states if EMA in state)
         found[role] = terms
     return found
 
