@@ -28,7 +28,7 @@ def adamw(module: nn.Module, config: Optimizer) -> torch.optim.AdamW:
     return optimizer
 
 
-def prepare(optimizer: torch.optim.AdamW, rate: float, shares: Mapping[str, float]) -> None:
+def set_step(optimizer: torch.optim.AdamW, rate: float, shares: Mapping[str, float]) -> None:
     """Set the next step's learning rate, and the share (1 - decay) of the new weights that each average, by name,
     takes in it."""
     for group in optimizer.param_groups:

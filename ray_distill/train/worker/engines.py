@@ -21,7 +21,7 @@ from ray_distill.models.heads import FeatureDiscriminator
 from ray_distill.models.lora import plain
 from ray_distill.train.schedule import learning_rate
 from ray_distill.train.worker import shards, zero
-from ray_distill.train.worker.adamw import make_state, prepare, set_updates
+from ray_distill.train.worker.adamw import make_state, set_step, set_updates
 from ray_distill.train.worker.average import AverageRole
 from ray_distill.train.worker.carried import Carried
 from ray_distill.train.worker.role import EMA, EngineRole, RoleNetwork, check_gradient
@@ -132,7 +132,7 @@ class DeepSpeedEngines:
         entry = self._roles[role]
         assert entry.config.optimizer is not None
         rate = self.rate_factor * learning_rate(entry.config.optimizer, entry.updates, entry.total_updates)
-        prepare(entry.optimizer, rate, entry.shares())
+        set_step(entry.optimizer, rate, entry.shares())
         entry.engine.step()
         if entry.zero_optimizer.overflow:
             entry.skipped += 1
@@ -208,7 +208,7 @@ class DeepSpeedEngines:
                 continue
             entry.updates, entry.skipped = counters["updates"], counters["skipped"]
             entry.skipped_in_a_row = checkpoint.state.get(SKIPPING, {}).get(role, 0)
-            averaged = set(checkpoint.names(role, "ema"))
+            stored = set(checkpoint.names(role, "ema"))
             set_updates(entry.engine, entry.updates)
             for name, parameter in entry.trainable:
                 weights = checkpoint.tensor(role, "weights", name).to(parameter.device)
@@ -218,7 +218,7 @@ class DeepSpeedEngines:
                         value = checkpoint.tensor(role, moment, name).to(parameter.device)
                         shards.set_master(parameter, value, moment)
                 if entry.averaged:  # a run without an average may have one from now on
-                    value = checkpoint.tensor(role, "ema", name).to(parameter.device) if name in averaged else weights
+                    value = checkpoint.tensor(role, "ema", name).to(parameter.device) if name in stored else weights
                     shards.set_master(parameter, value, EMA)
             for average in entry.averages:
                 average.load(checkpoint)

@@ -7,7 +7,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from ray_distill.config.roles import Optimizer, RoleConfig
-from ray_distill.train.worker.adamw import adamw, make_state, prepare, set_updates
+from ray_distill.train.worker.adamw import adamw, make_state, set_step, set_updates
 from ray_distill.train.worker.role import EMA, EngineRole
 from ray_distill.train.worker.zero0 import WholeAdamW
 
@@ -27,7 +27,7 @@ class Averaged:
     def step(self, shares: Mapping[str, float], rate: float = 0.0, gradient: float = 0.0) -> None:
         for weight in self.weights.values():
             weight.grad = torch.full_like(weight, gradient)
-        prepare(self.optimizer, rate, shares)
+        set_step(self.optimizer, rate, shares)
         self.whole.step()
 
     def average(self, weight: str, name: str = EMA) -> Tensor:
