@@ -311,6 +311,7 @@ def run_offloaded(rank: int, world: int, case: Case, *saves: Any) -> dict[str, A
     get = stage.get_local_fp32_param
 
     def copied(sharded: Any, parameter: Any, moment: str | None = None) -> Tensor:
+        assert len(sharded.fp32_partitioned_groups_flat) > 1
         return get(sharded, parameter, moment).clone()
 
     def grouped(*args: Any) -> dict[str, Any]:
