@@ -24,8 +24,8 @@ def test_a_plan_follows_from_its_seed():
     ("kept", "raw", "said"),
     [
         (ROWS, ROWS + ROWS[1:3], []),
-        (ROWS[:2] + ROWS[3:], ROWS, ["the series of the two runs differ"]),
-        ([*ROWS, ROWS[3]], ROWS, ["the series of the two runs differ"]),
+        (ROWS[:2] + ROWS[3:], ROWS, ["the series of the two runs differ: steps [2] are missing, [] double"]),
+        ([*ROWS, ROWS[3]], ROWS, ["the series of the two runs differ: steps [] are missing, [3] double"]),
         (ROWS, [*ROWS, {"step": 2, "loss": 0.5}], ["a row of step 2 came with another value"]),
     ],
     ids=["equal", "missing", "doubled", "dropped and not equal"],
