@@ -63,7 +63,9 @@ def differing_rows(run: Path, straight: Path) -> list[str]:
     wanted, found = read(straight / "metrics.jsonl"), read(run / "metrics.jsonl")
     due, steps = ([int(row["step"]) for row in rows] for rows in (wanted, found))
     missing, double = sorted({*due} - {*steps}), sorted({step for step in steps if steps.count(step) > 1})
-    wrong = [f"the series of the two runs differ: steps {missing} are missing, {double} double"] if found != wanted else []
+    wrong = []
+    if found != wanted:
+        wrong = [f"the series of the two runs differ: steps {missing} are missing, {double} double"]
     by_step = {row["step"]: row for row in wanted}
     twice = [row for row in read(folder_of(run) / RAW) if row != by_step[row["step"]]]
     return wrong + [f"a row of step {row['step']:.0f} came with another value" for row in twice]
