@@ -19,6 +19,7 @@ from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.retention import SKIPPING, is_good
 from ray_distill.methods import FlowMatching
 from ray_distill.rng import StatelessRng
+from ray_distill.train.wire.resume_point import ROWS
 from ray_distill.train.worker import saving, shards
 from ray_distill.train.worker.rollouts import Rollouts
 from ray_distill.train.worker.saving import Saver
@@ -29,6 +30,8 @@ from tests.gang.jobs import Case, engines, micro_batches, poison_rank_1
 from tests.unit.disks import file_limit
 
 WORLD = 4
+ANSWERS = patch.object(saving, "ray", SimpleNamespace(get=lambda answer, timeout: answer))
+"""In place of Ray, for boards that are none of its actors."""
 
 
 class Shards:
@@ -51,8 +54,11 @@ class Shards:
 
 
 def saver(rank: int, world: int, folder: str, held: Any, told: list[tuple[str, bool]], on: str = "continue") -> Saver:
-    """A Saver whose board is a list."""
-    board = SimpleNamespace(save_failed=SimpleNamespace(remote=lambda why, stop: told.append((why, stop))))
+    """A Saver whose board is a list, with one row that the driver has not written."""
+    board = SimpleNamespace(
+        save_failed=SimpleNamespace(remote=lambda why, stop: told.append((why, stop))),
+        unwritten=SimpleNamespace(remote=lambda step: [{"step": step - 1}]),
+    )
     train, method = SimpleNamespace(on_failed_save=on), SimpleNamespace(roles={})
     config = SimpleNamespace(train=train, method=method, dump=dict, held_roles=())
     stream = SimpleNamespace(cache=SimpleNamespace(folder=Path("cache")))
@@ -64,7 +70,7 @@ def one_full_disk(rank: int, world: int, folder: str, wait: bool) -> tuple[list[
     """Save three times; at the second save rank 2 cannot write a file."""
     told: list[tuple[str, bool]] = []
     writes = saver(rank, world, folder, Shards(), told, on="continue" if wait else "stop")
-    with patch.object(saving, "ray", SimpleNamespace(get=lambda answer, timeout: answer)):
+    with ANSWERS:
         results = []
         for step in (1, 2, 3):
             with file_limit(100) if (rank, step) == (2, 2) else nullcontext():
@@ -90,6 +96,7 @@ def test_one_ranks_full_disk_ends_that_save_on_all_ranks(gang: Gang, tmp_path: P
         assert [told for _, told in answers[1:]] == [[]] * (WORLD - 1)  # once for all
         last = latest(run, thorough=True)
         assert last is not None and last.step == 3 and len(last.names("student", "weights")) == 24
+        assert last.state[ROWS] == [{"step": 2}]
 
 
 def saved_amid_skips(rank: int, world: int, folder: str) -> tuple[dict[str, int], dict[str, int]]:
@@ -99,7 +106,8 @@ def saved_amid_skips(rank: int, world: int, folder: str) -> tuple[dict[str, int]
     poison_rank_1(held, rank)
     for step in range(2):
         train_step(case.method, held, micro_batches(case, step, rank, world), step, StatelessRng(0))
-    assert saver(rank, world, folder, held, []).save(2)
+    with ANSWERS:
+        assert saver(rank, world, folder, held, []).save(2)
     fresh = engines(case)
     fresh.load(Checkpoint(Path(folder) / folder_name(2)))
     return held.skipping(), fresh.skipping()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from ray_distill.cli import main
 from ray_distill.train.driver import fit
 from tests.chaos import faults
 from tests.chaos.faults import Fault
-from tests.ray.conftest import Home
+from tests.ray.conftest import ROOT, Home
 from tests.ray.test_train import assert_equal_runs
 
 
@@ -54,3 +57,32 @@ def test_a_streamed_rollout_goes_on_after_a_kill(
     assert main(["train", "configs/quickstart.yaml", *home.overrides("streamed_struck", *streamed)]) == 0
     assert "resumed from step 10" in capsys.readouterr().err
     assert_equal_runs(run, home.folder / "output/streamed")
+
+
+LATE = """
+import os, signal, sys
+from pathlib import Path
+from ray_distill.cli import main
+from ray_distill.train.driver import fit
+
+drain, run, saved = fit._drain, Path(sys.argv[1]), sys.argv[2]
+
+def late(*given):
+    if (run / saved / "manifest.json").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [] if fit.logged_to(run) >= 10 else drain(*given)
+
+fit._drain = late
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize("saved", ["step_00000040", "step_00000060"])
+def test_rows_outlive_a_driver_that_had_not_written_them(straight: Path, home: Home, saved: str) -> None:
+    """It looks at no row after the first ten, and is killed once a checkpoint is whole, in the midst or at the end."""
+    run = home.folder / "output" / f"late_{saved}"
+    command = ["train", "configs/quickstart.yaml", *home.overrides(run.name)]
+    driver = subprocess.run([sys.executable, "-c", LATE, str(run), saved, *command], cwd=ROOT)
+    assert driver.returncode == -signal.SIGKILL and 10 <= fit.logged_to(run) < 20
+    assert main(command) == 0
+    assert_equal_runs(run, straight)

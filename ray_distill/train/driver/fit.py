@@ -34,7 +34,7 @@ from ray_distill.train.driver.resume import averages, check_cache_of, otherwise_
 from ray_distill.train.driver.signals import Signals
 from ray_distill.train.wire.board import start_board
 from ray_distill.train.wire.job import Job, Split
-from ray_distill.train.wire.resume_point import ROLLBACKS, resumed_from
+from ray_distill.train.wire.resume_point import ROLLBACKS, kept_rows, resumed_from
 from ray_distill.train.worker.entry import train_worker
 
 LOOKS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
@@ -55,7 +55,9 @@ def train(
     second meanwhile, with whether a new row has come, and ``rewind`` with the step from which a rollback trains anew.
     """
     last = _begin(config, cache)
+    logged, series = logged_to(config.run_dir), Series(config.run_dir / METRICS)
     if last is not None and last.step >= config.train.steps:
+        _log([row for row in kept_rows(last, config.run_dir) if row["step"] > logged], config, tracker, series)
         return last, 0
     board = start_board(config.train.hang_timeout_s, last.state.get(ROLLBACKS, 0) if last else 0)
     stream = stream_of(config, cache)
@@ -65,10 +67,8 @@ def train(
     _say_limits(config, stream)
     filling = filling_of(config, replace(stream, start=last.step if last else 0))
     job = Job(config.dump(secrets=True), config.run_dir, stream, board, tracker.run_id)
-    progress = Progress(config.train.steps, logged_to(config.run_dir))
+    progress = Progress(config.train.steps, logged)
     health = Health(rows_of(config.run_dir), config.computes_in_bf16, tracker)
-    series = Series(config.run_dir / METRICS)
-
     trains = False
 
     def drain() -> None:
@@ -262,7 +262,7 @@ def logged_to(run_dir: Path) -> int:
 
 def _drain(job: Job, progress: Progress, tracker: Tracker, series: Series, rewind: Callable[[int], None]) -> list[Row]:
     """Send rows to the screen, the run's folder and MLflow; returns the new ones."""
-    rows, notes, again = ray.get(job.board.pull.remote(), timeout=60)
+    rows, notes, again = ray.get(job.board.pull.remote(not series.waiting), timeout=60)
     if again is not None:
         progress.rewind(again)
         series.cut(again)
@@ -270,9 +270,14 @@ def _drain(job: Job, progress: Progress, tracker: Tracker, series: Series, rewin
     for note in notes:
         say(f"   {note}")
     fresh = progress.new(rows)
-    method = job.config.method
-    series.add(fresh)
-    for row in fresh:
+    _log(fresh, job.config, tracker, series)
+    return fresh
+
+
+def _log(rows: list[Row], config: RunConfig, tracker: Tracker, series: Series) -> None:
+    """Send rows to MLflow and the run's folder, the latter last: a driver that begins logs what the folder lacks."""
+    method = config.method
+    for row in rows:
         values = {grouped(name, method.roles, method.name): value for name, value in row.items() if name != "step"}
         tracker.metrics(int(row["step"]), values)
-    return fresh
+    series.add(rows)

@@ -24,9 +24,14 @@ class Progress:
 
     def new(self, rows: list[Row]) -> list[Row]:
         """Rows past the watermark; shows the run's progress."""
-        fresh = [row for row in rows if row["step"] > self.last_step]
+        fresh = []
+        for (
+            row
+        ) in rows:  # a look after a while may bring the same steps from workers that died and from their successors
+            if row["step"] > self.last_step:
+                fresh.append(row)
+                self.last_step = int(row["step"])
         if fresh:
-            self.last_step = int(fresh[-1]["step"])
             for row in fresh:
                 for name, value in row.items():
                     self._means[name] = 0.9 * self._means.get(name, value) + 0.1 * value

@@ -22,6 +22,7 @@ class Board:
         """``rollbacks`` is the number of earlier rollbacks, from the run's checkpoint."""
         self._hang_timeout_s, self._rollbacks = hang_timeout_s, rollbacks
         self._rows: list[Row] = []
+        self._pulled: list[Row] = []
         self._notes: list[str] = []
         self._stopping = False
         self._resume: str | None = None
@@ -45,11 +46,20 @@ class Board:
     def note(self, text: str) -> None:
         self._notes.append(text)
 
-    def pull(self) -> tuple[list[Row], list[str], int | None]:
-        """Rows and notes since the last call, and the step from which a rollback has made all earlier rows untrue."""
+    def pull(self, written: bool = True) -> tuple[list[Row], list[str], int | None]:
+        """Rows and notes since the last call, and the step from which a rollback has made all earlier rows untrue.
+
+        ``written`` tells that the rows of earlier calls are in the run's folder.
+        """
+        self._pulled = ([] if written else self._pulled) + self._rows
         taken = self._rows, self._notes, self._again
         self._rows, self._notes, self._again = [], [], None
         return taken
+
+    def unwritten(self, step: int) -> list[Row]:
+        """Rows of steps before ``step`` that may not be in the run's folder: they would be lost with the driver."""
+        rows = {row["step"]: row for row in (*self._pulled, *self._rows) if row["step"] < step}
+        return [*rows.values()]
 
     def beat(self, rank: int, place: Place, line: str) -> bool:
         """Take a rank's place, and tell it whether its group is given up."""
@@ -77,7 +87,9 @@ class Board:
         otherwise than the group before it, whose rows from there on are dropped."""
         self._resume = folder
         if self._rollbacks > self._rollbacks_before:
-            self._rows = [row for row in self._rows if row["step"] < step]
+            self._rows, self._pulled = (
+                [row for row in rows if row["step"] < step] for rows in (self._rows, self._pulled)
+            )
             self._again = step if self._again is None else min(step, self._again)
         self._rollbacks_before = self._rollbacks
         self._new_group()

@@ -14,7 +14,7 @@ import ray.train
 from ray_distill import checkpoint
 from ray_distill.checkpoint.retention import is_good, set_aside
 from ray_distill.data.feed.stream import Stream
-from ray_distill.train.wire.resume_point import ROLLBACKS, resumed_from
+from ray_distill.train.wire.resume_point import ROLLBACKS, kept_rows, resumed_from
 
 if TYPE_CHECKING:
     from ray.data import DataIterator
@@ -56,6 +56,8 @@ class Job:
         set_aside(self.run_dir, last)
         folder, step = (str(last.folder), last.step) if last else (None, 0)
         ray.get(self.board.resume_from.remote(folder, step), timeout=60)
+        if last is not None:
+            ray.get(self.board.push.remote(kept_rows(last, self.run_dir)), timeout=60)
         return replace(self.stream, start=step)
 
     def resume_point(self) -> checkpoint.Checkpoint | None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from ray_distill import checkpoint
 
-ROLLBACKS, SOURCES = "rollbacks", "sources"
-"""Keys of a checkpoint's state: the number of rollbacks, and the hashes of frozen roles' weights."""
+ROLLBACKS, SOURCES, ROWS = "rollbacks", "sources", "rows"
+"""Keys of a checkpoint's state: the number of rollbacks, the hashes of frozen roles' weights, and the rows of earlier
+steps that the driver may not have written."""
 
 
 def resumed_from(run_dir: Path, resume_from: str, thorough: bool = False, **how: Any) -> checkpoint.Checkpoint | None:
@@ -26,3 +27,8 @@ def resumed_from(run_dir: Path, resume_from: str, thorough: bool = False, **how:
                 f"train.resume_from = {error}; give the folder of a whole checkpoint, latest or none"
             ) from None
     return last
+
+
+def kept_rows(last: checkpoint.Checkpoint, run_dir: Path) -> list[dict[str, float]]:
+    """The rows in a checkpoint, which a run whose driver died may lack; none where it belongs to another run."""
+    return list(last.state.get(ROWS, [])) if last.folder.parent == run_dir else []

@@ -12,7 +12,7 @@ from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.retention import SKIPPING
 from ray_distill.checkpoint.writer import AHEAD, SaveFailed, Writing
 from ray_distill.train.wire.job import Job
-from ray_distill.train.wire.resume_point import ROLLBACKS, SOURCES
+from ray_distill.train.wire.resume_point import ROLLBACKS, ROWS, SOURCES
 from ray_distill.train.worker.build import bases, frozen_sources
 from ray_distill.train.worker.engines import Engines
 from ray_distill.train.worker.rollouts import Rollouts
@@ -104,6 +104,7 @@ class Saver:
             SOURCES: self._sources,
             ROLLBACKS: self.rollbacks,
             SKIPPING: self.engines.skipping(),
+            ROWS: ray.get(self.job.board.unwritten.remote(step), timeout=60) if self.placement.leads else [],
         }
 
 

@@ -45,6 +45,28 @@ def test_rows_of_before_a_rollback_are_dropped_from_its_step_on() -> None:
     assert board.pull()[2] is None
 
 
+def test_rows_that_would_be_lost_with_the_driver() -> None:
+    """A checkpoint keeps those of its steps that the driver has not pulled, or has pulled and not yet written."""
+    board = Board(hang_timeout_s=60)
+    board.push([{"step": 0}, {"step": 1}])
+    assert board.unwritten(2) == [{"step": 0}, {"step": 1}] and board.unwritten(1) == [{"step": 0}]
+    board.pull()
+    board.push([{"step": 2}])
+    assert board.unwritten(3) == [{"step": 0}, {"step": 1}, {"step": 2}]
+    assert board.pull(written=False)[0] == [{"step": 2}]  # the disk refused the first two
+    assert board.unwritten(3) == [{"step": 0}, {"step": 1}, {"step": 2}]
+    board.resume_from("step_00000002", 2)
+    board.push([{"step": 2}, {"step": 3}])  # from the group after workers that died
+    assert board.unwritten(9) == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3}]
+    assert board.pull()[0] == [{"step": 2}, {"step": 3}] and board.pull()[0] == [] == board.unwritten(9)
+    board.push([{"step": 4}])
+    board.pull()
+    board.push([{"step": 5}])
+    board.roll_back("not finite")
+    board.resume_from("step_00000004", 4)
+    assert board.unwritten(9) == []
+
+
 def test_a_rank_that_fails_says_so_with_its_own_traceback() -> None:
     board = Board(hang_timeout_s=60)
     board.fail(1, Place(5, 2, "step", "student"), "Traceback ...\n  in descend\nValueError: planted\n")

@@ -36,6 +36,7 @@ def test_rows_that_come_again_are_dropped(now):
     assert shown.new(rows(0, 1, 2)) == rows(0, 1, 2)
     assert shown.new(rows(1, 2, 3, 4)) == rows(3, 4)
     assert shown.new(rows(3, 4)) == shown.new([]) == []
+    assert shown.new(rows(5, 6, 5, 6, 7)) == rows(5, 6, 7)
     assert Progress(100, last_step=7, out=io.StringIO()).new(rows(6, 7, 8)) == rows(8)
 
 
