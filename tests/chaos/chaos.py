@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,7 +152,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=int, default=len(KINDS), help="only the first so many, in the seed's order")
     parser.add_argument("--patience", type=float, default=1.0, help="more than 1 for a busy machine: hangs, notices")
-    parser.add_argument("--folder", type=Path, help="where runs and logs are kept")
+    parser.add_argument(
+        "--folder", type=Path, help="for runs and logs; by default a new one, which stays if runs differ"
+    )
     args = parser.parse_args()
     planned = faults.plan(KINDS, args.seed)[: args.faults]
     os.environ |= {
@@ -162,30 +165,34 @@ def main() -> int:
         "RAY_health_check_failure_threshold": "3",
     }
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = args.folder or Path(temporary)
-        digits = [sys.executable, ROOT / "examples/moving_digits.py", folder / "digits", "--count", "60"]
-        subprocess.run(digits, check=True, stdout=subprocess.DEVNULL)
-        steps = -(-(planned[-1].step + 6 * EVERY) // EVERY) * EVERY
-        machines = Machines()
-        os.environ["RAY_ADDRESS"] = machines.address
-        try:
-            home = Home(folder, steps, machines, args.patience)
-            straight = home.run("straight", [])
-            print(f"{steps} steps without a fault: {time.monotonic() - began:.0f} s", flush=True)
-            run = home.run("chaos", planned)
-            rows = compare.held_against(run, straight, planned, EVERY)
-            gone = [Fault(0, *GONE[0], step=steps - 3 * EVERY, rank=1, delay=0)]
-            start = straight / f"step_{steps - 4 * EVERY:08d}"
-            # No failure is allowed: a node that goes with notice does not count as one.
-            fewer = ("train.min_workers=1", "train.max_failures=0", f"train.resume_from={start}")
-            run = home.run("fewer", gone, *fewer)
-            rows += compare.held_close(run, straight, gone)
-        finally:
-            machines.close()
+    folder = args.folder or Path(tempfile.mkdtemp())
+    digits = [sys.executable, ROOT / "examples/moving_digits.py", folder / "digits", "--count", "60"]
+    subprocess.run(digits, check=True, stdout=subprocess.DEVNULL)
+    steps = -(-(planned[-1].step + 6 * EVERY) // EVERY) * EVERY
+    machines = Machines()
+    os.environ["RAY_ADDRESS"] = machines.address
+    try:
+        home = Home(folder, steps, machines, args.patience)
+        straight = home.run("straight", [])
+        print(f"{steps} steps without a fault: {time.monotonic() - began:.0f} s", flush=True)
+        run = home.run("chaos", planned)
+        rows = compare.held_against(run, straight, planned, EVERY)
+        gone = [Fault(0, *GONE[0], step=steps - 3 * EVERY, rank=1, delay=0)]
+        start = straight / f"step_{steps - 4 * EVERY:08d}"
+        # No failure is allowed: a node that goes with notice does not count as one.
+        fewer = ("train.min_workers=1", "train.max_failures=0", f"train.resume_from={start}")
+        run = home.run("fewer", gone, *fewer)
+        rows += compare.held_close(run, straight, gone)
+    finally:
+        machines.close()
     print(compare.table(rows))
     print(f"{len(rows)} faults in {(time.monotonic() - began) / 60:.1f} minutes, seed {args.seed}")
-    return int(not all(row.equal for row in rows))
+    equal = all(row.equal for row in rows)
+    if equal and not args.folder:
+        shutil.rmtree(folder)
+    else:
+        print(f"runs and logs are in {folder}")
+    return int(not equal)
 
 
 if __name__ == "__main__":
