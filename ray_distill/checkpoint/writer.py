@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ray_distill import durable
+from ray_distill.checkpoint.host import arrival, to_host
 from ray_distill.checkpoint.layout import MANIFEST, STATE, file_name, fingerprint
 
 PART_BYTES = 1 << 30
@@ -69,6 +70,8 @@ class Writing:
     def finish(self) -> None:
         """Wait for the disk; then rank 0 writes state and manifest for all ranks' files."""
         self._pool.shutdown(wait=True)
+        for part in self._waiting:
+            part.result()  # an error that is not the disk's: no manifest may be written without that part
         every = self.gather((self._error, self._files))
         self._settle([error for error, _ in every])
         self._agree(self._vouch({k: v for _, files in every for k, v in files.items()}) if self.rank == 0 else "")
@@ -80,7 +83,7 @@ class Writing:
             if world == 1 or index % world == self.rank:
                 tensors_of_role = pending.setdefault(role, {})
                 # Copied even on the CPU, since training goes on while the disk is busy.
-                tensors_of_role[name] = tensor.detach().to("cpu", copy=True).contiguous()
+                tensors_of_role[name] = to_host(tensor)
                 if sum(t.nbytes for t in tensors_of_role.values()) >= PART_BYTES:
                     self._flush(role, pending.pop(role))
         for role, tensors_of_role in pending.items():
@@ -90,8 +93,8 @@ class Writing:
         number = len(self._waiting)
         if self._ahead is not None and number > self._ahead:
             self._waiting[-1 - self._ahead].result()
-        name = file_name(role, self.rank, number)
-        self._waiting.append(self._pool.submit(self._guard, lambda: self._write(name, tensors)))
+        name, wait = file_name(role, self.rank, number), arrival()
+        self._waiting.append(self._pool.submit(self._guard, lambda: self._write(name, tensors, wait)))
 
     def _guard(self, write: Callable[[], None]) -> None:
         """Call ``write``, and record its failure for :meth:`finish`: a rank that raised now would leave the others in a
@@ -103,8 +106,9 @@ class Writing:
         except (OSError, SafetensorError) as error:
             self._error = self._message(error)
 
-    def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
+    def _write(self, name: str, tensors: dict[str, Tensor], wait: Callable[[], None]) -> None:
         path = self.folder / name
+        wait()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"not seen on {socket.gethostname()}: {SHARED}")
         save_file(tensors, path)

@@ -7,13 +7,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from ray_distill.machine.line import Line, Needs
+from ray_distill.memory import available
 
 SHARED = Path("/dev/shm")
-GROUP = Path("/sys/fs/cgroup/memory.max")
-"""The memory of this container, or "max" where it has no limit of its own."""
 SHARE, MOST = 0.3, 10e9
 """Ray's object store takes this share of the memory; above so many bytes it shrinks to /dev/shm, below them it leaves
 /dev/shm for a slow folder (Ray 2.60)."""
@@ -47,7 +44,7 @@ def bytes_of(folder: Path) -> int:
 def shared_memory() -> Line:
     if not SHARED.is_dir():
         return Line("note", "/dev/shm", "none on this system: Ray keeps objects in a temporary folder")
-    free, store = shutil.disk_usage(SHARED).free, min(SHARE * memory(), MOST)
+    free, store = shutil.disk_usage(SHARED).free, min(SHARE * available()[0], MOST)
     text = f"{free / 1e9:.1f} GB free, and Ray wants {store / 1e9:.1f}"
     if free < store:
         slow = f"{text}; below that it keeps objects in a temporary folder, and NCCL may find no room"
@@ -58,10 +55,3 @@ def shared_memory() -> Line:
             f"docker run --shm-size={store * 1.1 / 1e9:.0f}g, or an emptyDir of medium Memory",
         )
     return Line("ok", "/dev/shm", text)
-
-
-def memory() -> int:
-    """Bytes of memory that are available to this process."""
-    free = int(psutil.virtual_memory().available)
-    text = GROUP.read_text().strip() if GROUP.is_file() else "max"
-    return free if text == "max" else min(free, int(text))

@@ -48,6 +48,7 @@ EVERYWHERE = {  # they stand on nothing but each other
         "columns",
         "aside",
         "bars",
+        "memory",
         "collector",
         "sheets",
         "__version__",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ray_distill import durable
-from ray_distill.checkpoint import latest, writer
+from ray_distill.checkpoint import Checkpoint, host, latest, writer
 from ray_distill.checkpoint.layout import folder_name
 from ray_distill.checkpoint.writer import SaveFailed, Writing
 from tests.checkpoints import write
@@ -129,6 +129,81 @@ def test_what_was_taken_is_what_is_written_whatever_happens_to_the_tensors_meanw
     for name, tensor in wanted.items():
         kind, _, parameter = name.partition("/")
         assert torch.equal(last.tensor("student", kind, parameter), tensor)
+
+
+def test_an_error_that_is_not_the_disks_is_raised_and_leaves_no_manifest(tmp_path, monkeypatch):
+    def refuse(kept, path):
+        raise ValueError("planted")
+
+    monkeypatch.setattr(writer, "save_file", refuse)
+    with pytest.raises(ValueError, match="planted"):
+        write(tmp_path / folder_name(1), tensors(), {"step": 1}, 0, 1, lambda value: [value])
+    assert not [*tmp_path.glob("*/manifest.json")]
+
+
+class Device(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU whose copies arrive when a thread waits for them: the list of those under way."""
+    under_way = []
+
+    class Pinned(torch.Tensor):
+        def copy_(self, other, non_blocking=False):
+            assert non_blocking
+            under_way.append((self.as_subclass(torch.Tensor), other.as_subclass(torch.Tensor).clone()))
+            return under_way[-1][0].fill_(float("nan"))
+
+    def wait():
+        while under_way:
+            target, value = under_way.pop()
+            target.copy_(value)
+
+    monkeypatch.setattr(host, "pin_like", lambda tensor: torch.empty(tensor.shape).as_subclass(Pinned))
+    monkeypatch.setattr(host, "has_room", lambda nbytes: True)
+    monkeypatch.setattr(writer, "arrival", lambda: wait)
+    return under_way
+
+
+def on_gpu():
+    return [(role, name, tensor.as_subclass(Device)) for role, name, tensor in tensors()]
+
+
+def read(folder):
+    return {f"{role}/{name}": Checkpoint(folder).tensor(role, *name.split("/", 1)) for role, name, _ in tensors()}
+
+
+def test_copies_of_a_gpus_tensors_are_whole_before_they_are_written(tmp_path, gpu):
+    wanted = on_gpu()
+    write(tmp_path / "a", wanted, {"step": 1}, 0, 1, lambda value: [value])
+    found = read(tmp_path / "a")
+    assert not gpu and all(torch.equal(found[f"{role}/{name}"], tensor) for role, name, tensor in wanted)
+
+
+@pytest.mark.parametrize("missing", ["room", "permission"])
+def test_without_pinned_memory_a_copy_is_made_at_once(tmp_path, gpu, monkeypatch, missing):
+    name, answer = ("has_room", False) if missing == "room" else ("pin_like", None)
+    monkeypatch.setattr(host, name, lambda given: answer)
+    monkeypatch.setattr(writer, "arrival", lambda: lambda: None)
+    write(tmp_path / "a", on_gpu(), {"step": 1}, 0, 1, lambda value: [value])
+    found = read(tmp_path / "a")
+    assert all(torch.equal(found[f"{role}/{name}"], tensor) for role, name, tensor in tensors())
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "idle", "free", "expected"),
+    [(100, 0, 378, True), (100, 0, 377, False), (100, 128, 0, True), (129, 128, 505, False), (128, 0, 378, True)],
+)
+def test_pinned_copies_leave_a_quarter_of_the_memory(monkeypatch, nbytes, idle, free, expected):
+    """torch rounds to powers of two, and keeps what it has pinned."""
+    stats = {"allocated_bytes.current": 1000 + idle, "active_bytes.current": 1000}
+    monkeypatch.setattr(torch.cuda, "host_memory_stats", lambda: stats)
+    monkeypatch.setattr(host, "available", lambda: (free, 1000))
+    assert host.has_room(nbytes) is expected
 
 
 @pytest.mark.parametrize("refusal", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])

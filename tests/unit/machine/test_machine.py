@@ -177,7 +177,7 @@ def test_shared_memory_is_compared_with_rays_store(monkeypatch, tmp_path, shared
     """Ray 2.60 takes 30 % of the memory, and of /dev/shm at least 10 GB where that is less."""
     free(monkeypatch, shared)
     monkeypatch.setattr(places, "SHARED", tmp_path)
-    monkeypatch.setattr(places, "memory", lambda: int(memory))
+    monkeypatch.setattr(places, "available", lambda: (int(memory), int(memory)))
     line = places.shared_memory()
     assert state(line)[0] == expected and ("--shm-size" in line.remedy) == (expected == "missing")
     monkeypatch.setattr(places, "SHARED", tmp_path / "none")
@@ -192,15 +192,6 @@ def test_rays_store_is_as_places_says(monkeypatch):
     monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda: 64 << 20)
     assert utils.resolve_object_store_memory(int(20e9)) == pytest.approx(places.SHARE * 20e9, rel=0.01)
     assert utils.resolve_object_store_memory(int(800e9)) == pytest.approx(places.MOST, rel=0.01)
-
-
-def test_a_containers_limit_bounds_the_memory(monkeypatch, tmp_path):
-    monkeypatch.setattr(places, "GROUP", tmp_path / "memory.max")
-    whole = places.memory()
-    (tmp_path / "memory.max").write_text("max\n")
-    assert places.memory() == pytest.approx(whole, rel=0.5)
-    (tmp_path / "memory.max").write_text("1048576\n")
-    assert places.memory() == 1 << 20
 
 
 # Decoders, token, MLflow
