@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, patch
 
 import torch
 
@@ -97,7 +97,9 @@ def engines_of(config: Any, case: dict[str, Any], device: torch.device) -> Any:
     """The run's own engines, with weights drawn on the device in place of files."""
     from ray_distill.models import family
     from ray_distill.train.worker import build, zero
+    from ray_distill.train.worker.adamw import adamw
 
+    fused = case.get("fused", True)
     described = json.loads((config.model.path / "transformer/config.json").read_text())
 
     def drawn(config: Any, held: Any, role: str) -> torch.nn.Module:
@@ -106,13 +108,13 @@ def engines_of(config: Any, case: dict[str, Any], device: torch.device) -> Any:
             return family("wan").transformer.from_config(described).to(zero.DTYPES[held.dtype])
 
     def foreach(module: torch.nn.Module, held: Any) -> torch.optim.AdamW:
-        trained = [p for p in module.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trained, held.learning_rate, held.betas, held.eps, held.weight_decay, foreach=True)
+        optimizer = adamw(module, held)
+        for group in optimizer.param_groups:
+            group |= {"fused": False, "foreach": True}
+        return optimizer
 
-    build.load_network = drawn
-    if not case.get("fused", True):
-        zero._adamw = foreach  # type: ignore[assignment]
-    return build.build_engines(config)
+    with patch.object(build, "load_network", drawn), patch.object(zero, "adamw", adamw if fused else foreach):
+        return build.build_engines(config)
 
 
 def batch_of(config: Any, case: dict[str, Any], device: torch.device) -> Any:
