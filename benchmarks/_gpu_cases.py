@@ -54,7 +54,13 @@ LORA = {"lora": {"rank": 64}, "shared": True}
 def cases(tiny: bool) -> Iterator[dict[str, Any]]:
     """Cases: for 1.3B one change at a time from ``BASE``; larger networks if they fit."""
     first = "tiny" if tiny else "1.3B"
-    changes: list[dict[str, Any]] = [{}, {"checkpointing": False}, {"rows": 2}, {"fused": False}, {"dtype": "float32"}]
+    changes: list[dict[str, Any]] = [
+        {"copies": True},
+        {"checkpointing": False},
+        {"rows": 2},
+        {"fused": False},
+        {"dtype": "float32"},
+    ]
     changes += [LORA, LORA | {"int8": True}]
     if not tiny:
         changes += [{"compile": True}, *({"attention": name} for name in ("_native_cudnn", "_native_flash", "flash"))]

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from _gpu_cases import INTERVAL, LATENTS, batch_of, cases, configure, engines_of
@@ -71,7 +72,22 @@ def training(case: dict[str, Any], folder: Path, device: torch.device, cycles: i
         "flops_per_s": sum(planned.flops.values()) * INTERVAL / cycle,
         "bytes": peak,
         "planned_bytes": planned.peak.total,
+        **(copying(engines) if case.get("copies") else {}),
     }
+
+
+def copying(engines: Any) -> dict[str, float]:
+    """Seconds in which a save copies its tensors: into pinned memory, at first and again, and into memory that is
+    not."""
+    from ray_distill.checkpoint import host
+
+    def copies() -> float:
+        kept: list[torch.Tensor] = []
+        return timed(lambda: kept.extend(host.to_host(tensor) for _, _, tensor in engines.tensors()))
+
+    first, again = copies(), copies()
+    with patch.object(host, "has_room", lambda nbytes: False):
+        return {"copy_s": first, "copy_again_s": again, "copy_pageable_s": copies()}
 
 
 def drift(case: dict[str, Any], folder: Path, device: torch.device) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole, named fp32 tensors in safetensors; independent of Ray, ZeRO stage and world size.
+"""Checkpoints: named fp32 tensors in safetensors, read whole; independent of Ray, ZeRO stage and world size.
 
 Workers write (`writer`); the driver reads, verifies and prunes (`reader`, `retention`); sampling and export load one
 role's network (`network`). `writer` and `network` import torch; finding a checkpoint needs no torch.

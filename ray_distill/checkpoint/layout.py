@@ -1,7 +1,8 @@
 """Names of the files and folders of a checkpoint.
 
 step_00000800/
-  student-0000-000.safetensors ...   tensors "weights/<parameter>", "exp_avg/...", "exp_avg_sq/...", "ema/..."
+  student-0000-000.safetensors ...   tensors "weights/<parameter>", "exp_avg/...", "exp_avg_sq/...", "ema/...";
+                                     ZeRO-3's flat pieces: "weights/<parameter>#<first element>/<shape, as 48x32>"
   state.json                         step, counters, configuration, tracking run
   manifest.json                      size and sha256 of every other file, written last
 """
@@ -9,6 +10,7 @@ step_00000800/
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 STATE = "state.json"
@@ -41,6 +43,20 @@ def file_name(role: str, writer: int, part: int) -> str:
 def role_of(name: str) -> str:
     """The role in a :func:`file_name`."""
     return name.rsplit("-", 2)[0]
+
+
+def piece_name(name: str, start: int, shape: Sequence[int]) -> str:
+    """The name of a flat piece, from element ``start`` on, of the tensor ``name`` of that ``shape``."""
+    return f"{name}#{start}/{'x'.join(map(str, shape))}"
+
+
+def piece_of(name: str) -> tuple[str, int, tuple[int, ...] | None]:
+    """(the tensor's name, first element, whole shape) of a name in a file; the shape is None for a whole tensor."""
+    name, cut, place = name.partition("#")
+    if not cut:
+        return name, 0, None
+    start, _, shape = place.partition("/")
+    return name, int(start), tuple(int(size) for size in shape.split("x"))
 
 
 def fingerprint(path: Path) -> dict[str, int | str]:

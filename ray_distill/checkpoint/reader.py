@@ -7,12 +7,22 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from ray_distill.checkpoint.layout import MANIFEST, STATE, TENSORS, fingerprint, folders, role_of, step_of
+from ray_distill.checkpoint.layout import (
+    MANIFEST,
+    STATE,
+    TENSORS,
+    fingerprint,
+    folders,
+    piece_of,
+    role_of,
+    step_of,
+)
 from ray_distill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +33,16 @@ log = logging.getLogger(__name__)
 
 class BadCheckpoint(ConfigError):
     """Error: a checkpoint is unfinished or damaged; the message names folder, file and fault."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor in a file under ``name``, or a piece of one of ``shape`` that begins with its element ``start``."""
+
+    path: Path
+    name: str
+    start: int = 0
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,18 +124,20 @@ class Checkpoint:
         return BadCheckpoint(f"{self.folder}: unfinished or damaged: {name}: {fault}")
 
     @cached_property
-    def _index(self) -> dict[tuple[str, str], Path]:
-        files: dict[tuple[str, str], Path] = {}
+    def _index(self) -> dict[tuple[str, str], list[_Stored]]:
+        index: dict[tuple[str, str], list[_Stored]] = {}
         # Only files in the manifest count: an attempt that died, with another world size, may have left other files
         # here.
         for name in sorted(name for name in self._manifest if name.endswith(TENSORS)):
             path, role = self._file(name), role_of(name)
             try:
                 with safe_open(path, "pt") as file:
-                    files |= {(role, name): path for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            except SafetensorError as error:
+                    for key in file.keys():  # noqa: SIM118 (not a mapping)
+                        whole, start, shape = piece_of(key)
+                        index.setdefault((role, whole), []).append(_Stored(path, key, start, shape))
+            except (SafetensorError, ValueError) as error:
                 raise self._bad(name, str(error)) from error
-        return files
+        return index
 
     def names(self, role: str, kind: str) -> list[str]:
         """Names of the parameters of ``role`` that have a tensor of ``kind``: "weights", "exp_avg", "exp_avg_sq" or
@@ -126,17 +148,33 @@ class Checkpoint:
         """The shapes by parameter name, from headers alone."""
         shapes = {}
         for name in self.names(role, kind):
-            with safe_open(self._index[role, f"{kind}/{name}"], "np") as file:
-                shapes[name] = tuple(file.get_slice(f"{kind}/{name}").get_shape())
+            stored = self._index[role, f"{kind}/{name}"][0]
+            with safe_open(stored.path, "np") as file:
+                shapes[name] = stored.shape or tuple(file.get_slice(stored.name).get_shape())
         return shapes
 
     def tensor(self, role: str, kind: str, name: str) -> Tensor:
-        """One whole tensor; KeyError names a missing one."""
-        path = self._index.get((role, f"{kind}/{name}"))
-        if path is None:
+        """One whole tensor; KeyError names a missing one, BadCheckpoint one that lacks a piece."""
+        stored = self._index.get((role, f"{kind}/{name}"))
+        if stored is None:
             raise KeyError(f"{self.folder} holds no {kind} of {role}'s {name}: was it written for another model?")
-        with safe_open(path, "pt") as file:
-            tensor: Tensor = file.get_tensor(f"{kind}/{name}")
+        first, shape = self._read(stored[0]), stored[0].shape
+        if shape is None:
+            return first
+        whole, end = first.new_empty(prod(shape)), 0
+        for each in sorted(stored, key=lambda piece: piece.start):
+            piece = self._read(each)
+            if each.start != end:
+                break
+            whole[end : end + len(piece)] = piece
+            end += len(piece)
+        if end != len(whole):
+            raise self._bad(stored[0].path.name, f"elements of {kind}/{name} from {end:,} on are in no file")
+        return whole.view(shape)
+
+    def _read(self, stored: _Stored) -> Tensor:
+        with safe_open(stored.path, "pt") as file:
+            tensor: Tensor = file.get_tensor(stored.name)
         return tensor
 
     def tensors(self, role: str, kind: str) -> dict[str, Tensor]:

@@ -49,11 +49,12 @@ class Writing:
         own: Iterable[tuple[str, str, Tensor]] = (),
     ) -> None:
         """``tensors`` yields (role, "kind/parameter", whole tensor) in the same order on all ranks, since gathering a
-        whole tensor is a collective; one rank writes each tensor. ``own`` are tensors that no other rank has.
+        whole tensor is a collective; one rank writes each tensor. ``own`` are tensors that no other rank has, or pieces
+        by their ``piece_name``.
         ``gather`` collects every rank's value on all ranks. At most ``ahead`` parts wait in memory for the disk; None
         sets no limit."""
         self.folder, self.state, self.rank, self.gather = folder, state, rank, gather
-        self.bytes = 0  # of all ranks' tensors, and of this rank's own
+        self.bytes = 0  # of all ranks' tensors; as for their own, each has about as many as this one
         self._ahead = ahead
         self._files: dict[str, dict[str, int | str]] = {}
         self._error = ""
@@ -61,7 +62,7 @@ class Writing:
         self._waiting: list[Future[None]] = []
         self._agree(self._clear() if rank == 0 else "")
         self._keep(tensors, world)
-        self._keep(own, 1)
+        self._keep(own, 1, alike=world)
 
     def done(self) -> bool:
         """True once this rank's part is on disk, or has failed."""
@@ -76,11 +77,11 @@ class Writing:
         self._settle([error for error, _ in every])
         self._agree(self._vouch({k: v for _, files in every for k, v in files.items()}) if self.rank == 0 else "")
 
-    def _keep(self, tensors: Iterable[tuple[str, str, Tensor]], world: int) -> None:
+    def _keep(self, tensors: Iterable[tuple[str, str, Tensor]], writers: int, alike: int = 1) -> None:
         pending: dict[str, dict[str, Tensor]] = {}
         for index, (role, name, tensor) in enumerate(tensors):
-            self.bytes += tensor.nbytes
-            if world == 1 or index % world == self.rank:
+            self.bytes += alike * tensor.nbytes
+            if writers == 1 or index % writers == self.rank:
                 tensors_of_role = pending.setdefault(role, {})
                 # Copied even on the CPU, since training goes on while the disk is busy.
                 tensors_of_role[name] = to_host(tensor)

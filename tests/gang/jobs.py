@@ -173,7 +173,8 @@ def run(
         logs = train_step(case.method, held, batches, step, StatelessRng(0))
         if save is not None and step + 1 == (save_at or steps):
             state = {"step": step + 1, "roles": held.state()}
-            write(Path(save), held.tensors(), state, rank, world, gather, rollouts.tensors())
+            own = chain(held.pieces(), rollouts.tensors())
+            write(Path(save), held.tensors(cut=False), state, rank, world, gather, own)
             rollouts.saved()
             dist.barrier()
     return {

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+from safetensors.torch import load_file
 
 from ray_distill.checkpoint import Checkpoint, latest
 from ray_distill.checkpoint.layout import folder_name
@@ -37,11 +38,14 @@ ANSWERS = patch.object(saving, "ray", SimpleNamespace(get=lambda answer, timeout
 class Shards:
     """The part of engines that a Saver needs; a collective gathers each tensor, as under ZeRO."""
 
-    def tensors(self) -> Any:
+    def tensors(self, cut: bool) -> Any:
         for number in range(24):
             whole = torch.full((64,), float(number))
             dist.all_reduce(whole)
             yield "student", f"weights/{number}", whole
+
+    def pieces(self) -> Any:
+        return iter(())
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -97,6 +101,33 @@ def test_one_ranks_full_disk_ends_that_save_on_all_ranks(gang: Gang, tmp_path: P
         last = latest(run, thorough=True)
         assert last is not None and last.step == 3 and len(last.names("student", "weights")) == 24
         assert last.state[ROWS] == [{"step": 2}]
+
+
+def saved_in_pieces(rank: int, world: int, folder: str) -> tuple[int, dict[str, torch.Tensor]]:
+    """Save under ZeRO-3: the number of collectives of tensors, and all whole tensors."""
+    case = Case(zero=3, micro_batch=2, ema_decay=0.9, method=FlowMatching())
+    held = engines(case)
+    train_step(case.method, held, micro_batches(case, 0, 0, 1), 0, StatelessRng(0))
+    with ANSWERS, patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduced:
+        assert saver(rank, world, folder, held, []).save(1)
+    return reduced.call_count, {f"{role}/{name}": tensor.clone() for role, name, tensor in held.tensors()}
+
+
+def test_each_rank_saves_what_it_holds_under_zero_3(gang: Gang, tmp_path: Path) -> None:
+    """Three ranks, so that the last pieces are short or empty; small tensors are one rank's alone."""
+    (collectives, wanted), *_ = gang.run(saved_in_pieces, str(tmp_path), world=3)
+    saved = Checkpoint(tmp_path / folder_name(1))
+    saved.verify()
+    files = {path.name: load_file(path) for path in saved.folder.glob("*.safetensors")}
+    assert collectives == 0 and sorted(files) == [f"student-{rank:04d}-000.safetensors" for rank in range(3)]
+    counts = [sum(tensor.numel() for tensor in tensors.values()) for tensors in files.values()]
+    assert sum(counts) == sum(tensor.numel() for tensor in wanted.values()) and max(counts) < 0.4 * sum(counts)
+    for kind in ("weights", "exp_avg", "exp_avg_sq", "ema"):
+        found, shapes = saved.tensors("student", kind), saved.shapes("student", kind)
+        of_kind = {name.removeprefix(f"student/{kind}/"): t for name, t in wanted.items() if f"/{kind}/" in name}
+        assert found.keys() == of_kind.keys() and len(found) > 20
+        for name, tensor in of_kind.items():
+            assert shapes[name] == tensor.shape and torch.equal(found[name], tensor), name
 
 
 def saved_amid_skips(rank: int, world: int, folder: str) -> tuple[dict[str, int], dict[str, int]]:

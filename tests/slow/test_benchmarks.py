@@ -70,6 +70,7 @@ def test_gpu() -> None:
     assert [row["failed"] for row in measured["rows"] if "failed" in row] == []
     trained = [row for row in measured["rows"] if "cycle_s" in row]
     assert len(trained) == 7 and all(row["flops_per_s"] > 0 and row["planned_bytes"] > 0 for row in trained)
+    assert measured["rows"][0]["copy_s"] > 0 and measured["rows"][0]["copy_pageable_s"] > 0
     (drift,) = [row for row in measured["rows"] if "cosine" in row]
     assert 0 < drift["drift"] < 1 and drift["cosine"] > 0.5
     if measured["devices"] == ["cpu", "cpu"]:

@@ -28,7 +28,7 @@ ENTRIES: dict[str, tuple[set[str], int]] = {  # the entry of a process -> its he
     "train.wire.job": ({"ray", "ray.data", "ray.train"}, 30),  # Ray Train's controller
     "train.driver.system_metrics": ({"ray"}, 6),  # an actor on each node
     "train.worker.entry": (set(), 8),
-    "train.worker.loop": ({"torch", "ray", "ray.data", "ray.train", "deepspeed"}, 132),
+    "train.worker.loop": ({"torch", "ray", "ray.data", "ray.train", "deepspeed"}, 134),
     "evaluate.generate": ({"torch", "ray", "cv2"}, 124),  # tasks that sample
     "tune.trial": ({"ray"}, 8),
     "train.driver.check": ({"torch", "cv2"}, 160),

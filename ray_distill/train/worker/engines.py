@@ -44,7 +44,8 @@ class Engines(Protocol):
     def backward(self, role: Role, loss: Tensor, last: bool) -> None: ...
     def step(self, role: Role) -> dict[str, Tensor]: ...
     def pull(self, role: Role, towards: Role, decay: float) -> None: ...
-    def tensors(self) -> Iterator[tuple[Role, str, Tensor]]: ...
+    def tensors(self, cut: bool = True) -> Iterator[tuple[Role, str, Tensor]]: ...
+    def pieces(self) -> Iterator[tuple[Role, str, Tensor]]: ...
     def state(self) -> dict[str, Any]: ...
     def skipping(self) -> dict[Role, int]: ...
     def load(self, checkpoint: Checkpoint) -> None: ...
@@ -164,12 +165,17 @@ class DeepSpeedEngines:
             pulled = torch.lerp(goal, weights, decay)
             shards.set_weights(parameter, pulled)
 
-    def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
+    def tensors(self, cut: bool = True) -> Iterator[tuple[Role, str, Tensor]]:
         """Yield (role, "kind/parameter", whole fp32 tensor) for a checkpoint, gathered in buckets; copy a tensor that
-        must outlive the next."""
-        for (role, name), tensor in shards.gathered(self._pieces()):
+        must outlive the next. Without ``cut`` not those of which ``pieces`` are written."""
+        every = (piece for piece in self._pieces() if cut or not shards.is_cut(piece[1]))
+        for (role, name), tensor in shards.gathered(every):
             yield role, name, tensor
         yield from self._carried.tensors()
+
+    def pieces(self) -> Iterator[tuple[Role, str, Tensor]]:
+        """Yield this rank's pieces, under ZeRO-3, of a checkpoint's tensors, by their names there."""
+        yield from shards.named(piece for piece in self._pieces() if shards.is_cut(piece[1]))
 
     def _pieces(self) -> Iterator[shards.Piece[tuple[Role, str]]]:
         """This rank's pieces of a checkpoint's tensors of trained roles and averages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import ray
@@ -55,13 +56,13 @@ class Saver:
         try:
             self._writing = Writing(
                 folder,
-                self.engines.tensors(),
+                self.engines.tensors(cut=False),
                 self._state(step),
                 placement.rank,
                 placement.world,
                 gather,
                 ahead,
-                self.rollouts.tensors(),
+                chain(self.engines.pieces(), self.rollouts.tensors()),
             )
         except SaveFailed as error:
             return self._failed(error)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ray_distill.checkpoint.layout import piece_name
 from ray_distill.train.worker.light_deepspeed import deepspeed
 from ray_distill.train.worker.zero0 import is_whole, state_of
 
@@ -19,14 +20,15 @@ Piece = tuple[K, nn.Parameter, Tensor | None]
 """(key, parameter, this rank's flat shard of a tensor with the parameter's layout; None if it holds none)"""
 
 
-def _is_zero3(parameter: nn.Parameter) -> bool:
+def is_cut(parameter: nn.Parameter) -> bool:
+    """True under ZeRO-3, where each rank has a piece of every parameter."""
     return hasattr(parameter, "ds_id")
 
 
 def local_shard(parameter: nn.Parameter, moment: str | None = None) -> Tensor | None:
     """This rank's flat piece of the fp32 master weights (a view), or of a moment of AdamW by its name there; None
     if this rank holds none of it."""
-    if _is_zero3(parameter):
+    if is_cut(parameter):
         shard: Tensor = (
             deepspeed.utils.safe_get_local_fp32_param(parameter)
             if moment is None
@@ -41,7 +43,7 @@ def local_shard(parameter: nn.Parameter, moment: str | None = None) -> Tensor | 
 
 def _shard_start(parameter: nn.Parameter) -> int:
     """Start of this rank's piece in the flat parameter."""
-    if _is_zero3(parameter):
+    if is_cut(parameter):
         return dist.get_rank() * int(parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
     if is_whole(parameter):
         return 0
@@ -49,7 +51,7 @@ def _shard_start(parameter: nn.Parameter) -> int:
 
 
 def whole_shape(parameter: nn.Parameter) -> torch.Size:
-    return parameter.ds_shape if _is_zero3(parameter) else parameter.shape  # type: ignore[attr-defined]
+    return parameter.ds_shape if is_cut(parameter) else parameter.shape  # type: ignore[attr-defined]
 
 
 def gathered(pieces: Iterable[Piece[K]]) -> Iterator[tuple[K, Tensor]]:
@@ -92,6 +94,18 @@ def _summed(pieces: Sequence[tuple[nn.Parameter, Tensor | None]]) -> Sequence[Te
     return parts
 
 
+def named(pieces: Iterable[Piece[tuple[K, str]]]) -> Iterator[tuple[K, str, Tensor]]:
+    """This rank's flat pieces as a checkpoint names them: no collective, and no copy."""
+    for (key, name), parameter, shard in pieces:
+        assert shard is not None, f"{name} is not in pieces"
+        shape, start = whole_shape(parameter), _shard_start(parameter)
+        own = shard[: max(0, shape.numel() - start)]  # the last reach past the end
+        if len(own) == shape.numel():
+            yield key, name, own.view(shape)
+        elif len(own):
+            yield key, piece_name(name, start, shape), own
+
+
 def masters(parameters: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
     """The whole fp32 master weights by name (collectives)."""
     return gathered((name, parameter, local_shard(parameter)) for name, parameter in parameters)
@@ -110,7 +124,7 @@ def set_from_shards(pieces: Iterable[Piece[nn.Parameter]]) -> None:
     ZeRO-3, where both have one layout, else by collectives."""
     below: list[Piece[nn.Parameter]] = []
     for frozen, parameter, shard in pieces:
-        if _is_zero3(frozen):
+        if is_cut(frozen):
             frozen.ds_tensor.copy_(shard)  # type: ignore[attr-defined]
         else:
             below.append((frozen, parameter, shard))
@@ -124,7 +138,7 @@ def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None
         with torch.no_grad():
             (parameter if moment is None else state_of(parameter)[moment]).copy_(value)
         return
-    if not _is_zero3(parameter):
+    if not is_cut(parameter):
         if moment is None:
             deepspeed.utils.safe_set_full_fp32_param(parameter, value)
         else:
@@ -141,7 +155,7 @@ def set_master(parameter: nn.Parameter, value: Tensor, moment: str | None = None
 def set_compute_weights(parameter: nn.Parameter, weights: Tensor) -> None:
     """Set the weights of the next forward. They are not the masters: without this the first step would use the old
     weights."""
-    if _is_zero3(parameter):
+    if is_cut(parameter):
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             if dist.get_rank() == 0:
                 parameter.data.copy_(weights)

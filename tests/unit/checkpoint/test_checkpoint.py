@@ -5,9 +5,10 @@ import shutil
 import pytest
 import torch
 
-from ray_distill.checkpoint import latest, writer
-from ray_distill.checkpoint.layout import folder_name
-from tests.unit.checkpoint.ranks import NAMES, tensors, write_all
+from ray_distill.checkpoint import BadCheckpoint, Checkpoint, latest, writer
+from ray_distill.checkpoint.layout import folder_name, piece_name
+from tests.checkpoints import write
+from tests.unit.checkpoint.ranks import NAMES, tensors, together, write_all
 
 
 @pytest.mark.parametrize("part_bytes", [1, 100, 1 << 30])
@@ -24,6 +25,39 @@ def test_what_was_written_is_read(tmp_path, monkeypatch, world, part_bytes):
     assert sorted(checkpoint.names("student", "weights")) == sorted(NAMES)
     assert set(checkpoint.tensors("fake_score", "ema")) == set(NAMES)
     assert checkpoint.names("teacher", "weights") == []
+
+
+def cut(whole, world):
+    """The pieces of a tensor by rank, as ZeRO-3 cuts it: equal ones, the last short."""
+    size = -(-whole.numel() // world)
+    pieces = enumerate(whole.flatten().split(size))
+    return [[("student", piece_name("weights/w", rank * size, whole.shape), piece)] for rank, piece in pieces]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_pieces_are_read_as_one(tmp_path, world):
+    whole = torch.randn(3, 5)
+    own, folder = cut(whole, world), tmp_path / folder_name(4)
+    together(world, lambda rank, gather: write(folder, (), {"step": 4}, rank, world, gather, own[rank]))
+    checkpoint = latest(tmp_path, thorough=True)
+    assert checkpoint.names("student", "weights") == ["w"] and checkpoint.shapes("student", "weights") == {"w": (3, 5)}
+    assert torch.equal(checkpoint.tensor("student", "weights", "w"), whole)
+
+
+@pytest.mark.parametrize(("lost", "end"), [(0, 0), (1, 5), (2, 10)])
+def test_a_tensor_that_lacks_a_piece_is_refused(tmp_path, lost, end):
+    own = cut(torch.randn(3, 5), 3)
+    own[lost] = []
+    together(3, lambda rank, gather: write(tmp_path / "a", (), {"step": 4}, rank, 3, gather, own[rank]))
+    with pytest.raises(BadCheckpoint, match=f"elements of weights/w from {end} on are in no file"):
+        Checkpoint(tmp_path / "a").tensor("student", "weights", "w")
+
+
+@pytest.mark.parametrize("name", ["weights/w#", "weights/w#0", "weights/w#a/3x5", "weights/w#0/3xb"])
+def test_a_piece_of_no_place_is_refused(tmp_path, name):
+    write(tmp_path / "a", [("student", name, torch.ones(3))], {"step": 4}, 0, 1, lambda value: [value])
+    with pytest.raises(BadCheckpoint, match="invalid literal"):
+        Checkpoint(tmp_path / "a").names("student", "weights")
 
 
 def test_each_rank_keeps_its_turn(tmp_path):
