@@ -33,9 +33,9 @@ def pin_like(tensor: Tensor) -> Tensor | None:
 
 def has_room(nbytes: int) -> bool:
     """True if ``nbytes`` can be pinned: torch has as many idle from an earlier save, or enough memory stays free."""
-    pinned = torch.cuda.host_memory_stats()
+    pinned: dict[str, int] = getattr(torch.cuda, "host_memory_stats", dict)()  # torch 2.6 has none
     rounded = 1 << (nbytes - 1).bit_length()  # as torch rounds them
-    if rounded <= pinned["allocated_bytes.current"] - pinned["active_bytes.current"]:
+    if rounded <= pinned.get("allocated_bytes.current", 0) - pinned.get("active_bytes.current", 0):
         return True
     free, total = available()
     return free - rounded >= RESERVE * total
