@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
@@ -173,9 +174,29 @@ class Checkpoint:
         return whole.view(shape)
 
     def _read(self, stored: _Stored) -> Tensor:
+        tensor: Tensor
+        if stored.path in self._opened:
+            tensor = self._opened[stored.path].get_tensor(stored.name)
+            return tensor
         with safe_open(stored.path, "pt") as file:
-            tensor: Tensor = file.get_tensor(stored.name)
+            tensor = file.get_tensor(stored.name)
         return tensor
+
+    @cached_property
+    def _opened(self) -> dict[Path, Any]:
+        return {}
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Keep the tensors' files open in the block: opening one reads its whole header, as often as it has
+        tensors."""
+        with ExitStack() as files:
+            for path in {stored.path for pieces in self._index.values() for stored in pieces}:
+                self._opened[path] = files.enter_context(safe_open(path, "pt"))
+            try:
+                yield
+            finally:
+                self._opened.clear()
 
     def tensors(self, role: str, kind: str) -> dict[str, Tensor]:
         return {name: self.tensor(role, kind, name) for name in self.names(role, kind)}

@@ -204,6 +204,10 @@ class DeepSpeedEngines:
 
         In a stage after the first, a role that the checkpoint lacks keeps its first weights, since the checkpoint ends
         the stage before."""
+        with checkpoint.kept_open():
+            self._load(checkpoint)
+
+    def _load(self, checkpoint: Checkpoint) -> None:
         self.carry(checkpoint)
         for role in self._finished:
             self._carried.put(role, self._roles[role].module)
@@ -232,6 +236,10 @@ class DeepSpeedEngines:
     @torch.no_grad()
     def begin(self, checkpoint: Checkpoint) -> None:
         """Start anew with the weights of the trained roles that ``checkpoint`` holds; averages begin with them."""
+        with checkpoint.kept_open():
+            self._begin(checkpoint)
+
+    def _begin(self, checkpoint: Checkpoint) -> None:
         for role, entry in self._trained.items():
             if role not in checkpoint.state["roles"]:
                 continue

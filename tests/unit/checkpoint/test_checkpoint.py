@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from ray_distill.checkpoint import BadCheckpoint, Checkpoint, latest, writer
+from ray_distill.checkpoint import BadCheckpoint, Checkpoint, latest, reader, writer
 from ray_distill.checkpoint.layout import folder_name, piece_name
 from tests.checkpoints import write
 from tests.unit.checkpoint.ranks import NAMES, tensors, together, write_all
@@ -42,6 +42,18 @@ def test_pieces_are_read_as_one(tmp_path, world):
     checkpoint = latest(tmp_path, thorough=True)
     assert checkpoint.names("student", "weights") == ["w"] and checkpoint.shapes("student", "weights") == {"w": (3, 5)}
     assert torch.equal(checkpoint.tensor("student", "weights", "w"), whole)
+
+
+def test_files_that_are_kept_open_are_opened_once(tmp_path, monkeypatch):
+    checkpoint, opened = write_all(tmp_path / "a", 1), []
+    opens = reader.safe_open
+    monkeypatch.setattr(reader, "safe_open", lambda path, of: opened.append(path) or opens(path, of))
+    with checkpoint.kept_open():
+        opened.clear()
+        kept = checkpoint.tensors("student", "weights")
+        assert not opened
+    again = checkpoint.tensors("student", "weights")
+    assert len(opened) == len(NAMES) == len(kept) and all(torch.equal(kept[name], again[name]) for name in NAMES)
 
 
 @pytest.mark.parametrize(("lost", "end"), [(0, 0), (1, 5), (2, 10)])
