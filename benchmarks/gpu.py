@@ -72,22 +72,27 @@ def training(case: dict[str, Any], folder: Path, device: torch.device, cycles: i
         "flops_per_s": sum(planned.flops.values()) * INTERVAL / cycle,
         "bytes": peak,
         "planned_bytes": planned.peak.total,
-        **(copying(engines) if case.get("copies") else {}),
+        **(saving(engines) if case.get("copies") else {}),
     }
 
 
-def copying(engines: Any) -> dict[str, float]:
+def saving(engines: Any) -> dict[str, float]:
     """Seconds in which a save copies its tensors: into pinned memory, at first and again, and into memory that is
-    not."""
+    not. AssertionError where a copy differs."""
     from ray_distill.checkpoint import host
 
-    def copies() -> float:
-        kept: list[torch.Tensor] = []
-        return timed(lambda: kept.extend(host.to_host(tensor) for _, _, tensor in engines.tensors()))
+    def copying(buffers: host.Buffers) -> float:
+        kept: list[host.Copy] = []
+        seconds = timed(lambda: kept.extend(buffers.copy(tensor) for _, _, tensor in engines.tensors()))
+        for copy, (_, name, tensor) in zip(kept, engines.tensors(), strict=True):
+            assert torch.equal(copy.wait(), tensor.cpu()), name
+        buffers.give_back(kept)
+        return seconds
 
-    first, again = copies(), copies()
+    buffers = host.Buffers()
+    first, again = copying(buffers), copying(buffers)
     with patch.object(host, "has_room", lambda nbytes: False):
-        return {"copy_s": first, "copy_again_s": again, "copy_pageable_s": copies()}
+        return {"copy_s": first, "copy_again_s": again, "copy_pageable_s": copying(host.Buffers())}
 
 
 def drift(case: dict[str, Any], folder: Path, device: torch.device) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""Copy tensors into CPU memory: a GPU's into pinned memory, where there is room, while the GPU goes on."""
+"""Copy tensors into CPU memory; a GPU's into pinned memory, where there is room, without waiting for the GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,41 +12,66 @@ from torch import Tensor
 from ray_distill.memory import available
 
 RESERVE = 0.25
-"""Share of the memory that pinned copies leave free, since torch keeps what it has pinned for the next save."""
+"""Share of the memory that pinned buffers leave free, since they stay for the next save."""
 
 
-def to_host(tensor: Tensor) -> Tensor:
-    """A contiguous copy in CPU memory. In pinned memory its bytes arrive later: see :func:`arrival`."""
-    tensor = tensor.detach()
-    pinned = pin_like(tensor) if tensor.is_cuda and has_room(tensor.nbytes) else None
-    if pinned is None:
-        return tensor.to("cpu", copy=True).contiguous()
-    # This stream does it before all that it is told later, so training may change the tensor meanwhile.
-    return pinned.copy_(tensor, non_blocking=True)
+@dataclass(frozen=True)
+class Copy:
+    """A contiguous copy in CPU memory; ``arrived`` is the event after which a pinned one is whole."""
+
+    tensor: Tensor
+    arrived: torch.cuda.Event | None = None
+
+    def wait(self) -> Tensor:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.tensor
 
 
-def pin_like(tensor: Tensor) -> Tensor | None:
-    """Pinned memory for ``tensor``; None where the system refuses it."""
+class Buffers:
+    """Pinned memory by number of bytes, which one save gives back and the next one takes."""
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[int, list[Tensor]] = defaultdict(list)
+
+    def copy(self, tensor: Tensor) -> Copy:
+        """Copy a tensor, which may change as soon as this returns."""
+        tensor = tensor.detach()
+        buffer = self._take(tensor.nbytes) if tensor.is_cuda else None
+        if buffer is None:
+            return Copy(tensor.to("cpu", copy=True).contiguous())
+        return begin(tensor, buffer.view(tensor.dtype).view(tensor.shape))
+
+    def _take(self, nbytes: int) -> Tensor | None:
+        if self._idle[nbytes]:
+            return self._idle[nbytes].pop()
+        return pin(nbytes) if has_room(nbytes) else None
+
+    def give_back(self, copies: Iterable[Copy]) -> None:
+        """Take back the memory of ``copies``, which nobody may read any more."""
+        for copy in copies:
+            if copy.arrived is not None:
+                self._idle[copy.tensor.nbytes].append(copy.tensor.view(-1).view(torch.uint8))
+
+
+def has_room(nbytes: int) -> bool:
+    """True if enough memory stays free when ``nbytes`` are pinned, which torch rounds to a power of two."""
+    free, total = available()
+    return free - (1 << (nbytes - 1).bit_length()) >= RESERVE * total
+
+
+def pin(nbytes: int) -> Tensor | None:
+    """Pinned bytes; None where the system refuses them."""
     try:
-        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
     except RuntimeError:
         return None
 
 
-def has_room(nbytes: int) -> bool:
-    """True if ``nbytes`` can be pinned: torch has as many idle from an earlier save, or enough memory stays free."""
-    pinned: dict[str, int] = getattr(torch.cuda, "host_memory_stats", dict)()  # torch 2.6 has none
-    rounded = 1 << (nbytes - 1).bit_length()  # as torch rounds them
-    if rounded <= pinned.get("allocated_bytes.current", 0) - pinned.get("active_bytes.current", 0):
-        return True
-    free, total = available()
-    return free - rounded >= RESERVE * total
-
-
-def arrival() -> Callable[[], None]:
-    """A function that waits for the copies that this thread has begun."""
-    if not torch.cuda.is_initialized():
-        return lambda: None
-    event = torch.cuda.Event()
-    event.record()
-    return event.synchronize
+def begin(tensor: Tensor, buffer: Tensor) -> Copy:
+    """Begin to copy a GPU's tensor. Its stream does so before all that it is told later, such as the next step."""
+    with torch.cuda.device(tensor.device):
+        buffer.copy_(tensor, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+    return Copy(buffer, arrived)

@@ -138,6 +138,8 @@ class Checkpoint:
                         index.setdefault((role, whole), []).append(_Stored(path, key, start, shape))
             except (SafetensorError, ValueError) as error:
                 raise self._bad(name, str(error)) from error
+        for pieces in index.values():
+            pieces.sort(key=lambda piece: piece.start)
         return index
 
     def names(self, role: str, kind: str) -> list[str]:
@@ -159,18 +161,17 @@ class Checkpoint:
         stored = self._index.get((role, f"{kind}/{name}"))
         if stored is None:
             raise KeyError(f"{self.folder} holds no {kind} of {role}'s {name}: was it written for another model?")
-        first, shape = self._read(stored[0]), stored[0].shape
+        shape, pieces = stored[0].shape, [self._read(each) for each in stored]
         if shape is None:
-            return first
-        whole, end = first.new_empty(prod(shape)), 0
-        for each in sorted(stored, key=lambda piece: piece.start):
-            piece = self._read(each)
-            if each.start != end:
+            return pieces[0]
+        whole, end = pieces[0].new_empty(prod(shape)), 0
+        for each, piece in zip(stored, pieces, strict=True):
+            if each.start != end or end + len(piece) > len(whole):
                 break
             whole[end : end + len(piece)] = piece
             end += len(piece)
         if end != len(whole):
-            raise self._bad(stored[0].path.name, f"elements of {kind}/{name} from {end:,} on are in no file")
+            raise self._bad(stored[0].path.name, f"elements of {kind}/{name} from {end:,} on are not in one file each")
         return whole.view(shape)
 
     def _read(self, stored: _Stored) -> Tensor:
@@ -188,15 +189,13 @@ class Checkpoint:
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
-        """Keep the tensors' files open in the block: opening one reads its whole header, as often as it has
-        tensors."""
+        """Keep the tensors' files open in the block. Otherwise each tensor's reading opens its file, and reads the
+        header of all."""
         with ExitStack() as files:
+            files.callback(self._opened.clear)
             for path in {stored.path for pieces in self._index.values() for stored in pieces}:
                 self._opened[path] = files.enter_context(safe_open(path, "pt"))
-            try:
-                yield
-            finally:
-                self._opened.clear()
+            yield
 
     def tensors(self, role: str, kind: str) -> dict[str, Tensor]:
         return {name: self.tensor(role, kind, name) for name in self.names(role, kind)}

@@ -6,7 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ray_distill import durable
-from ray_distill.checkpoint.host import arrival, to_host
+from ray_distill.checkpoint.host import Buffers, Copy
 from ray_distill.checkpoint.layout import MANIFEST, STATE, file_name, fingerprint
 
 PART_BYTES = 1 << 30
 AHEAD = 1  # parts that wait in memory while another part is written
 SHARED = "output_dir must be storage that all nodes share"
 Gather = Callable[[Any], list[Any]]
+BUFFERS = Buffers()
+"""Of all saves of this process."""
 
 
 class SaveFailed(RuntimeError):
@@ -54,7 +56,7 @@ class Writing:
         ``gather`` collects every rank's value on all ranks. At most ``ahead`` parts wait in memory for the disk; None
         sets no limit."""
         self.folder, self.state, self.rank, self.gather = folder, state, rank, gather
-        self.bytes = 0  # of all ranks' tensors; as for their own, each has about as many as this one
+        self.bytes = 0  # of all ranks; each is taken to have as many bytes of its own as this one
         self._ahead = ahead
         self._files: dict[str, dict[str, int | str]] = {}
         self._error = ""
@@ -71,31 +73,34 @@ class Writing:
     def finish(self) -> None:
         """Wait for the disk; then rank 0 writes state and manifest for all ranks' files."""
         self._pool.shutdown(wait=True)
-        for part in self._waiting:
-            part.result()  # an error that is not the disk's: no manifest may be written without that part
-        every = self.gather((self._error, self._files))
-        self._settle([error for error, _ in every])
-        self._agree(self._vouch({k: v for _, files in every for k, v in files.items()}) if self.rank == 0 else "")
+        own = next((error for part in self._waiting if (error := part.exception())), None)
+        every = self.gather((self._error, self._files, repr(own) if own else ""))
+        # An error that is not the disk's: all ranks end, or the others would wait for one that is gone.
+        for rank, (_, _, fault) in enumerate(every):
+            if fault:
+                raise RuntimeError(f"{self.folder}: rank {rank} could not write its part: {fault}") from own
+        self._settle([error for error, _, _ in every])
+        self._agree(self._vouch({k: v for _, files, _ in every for k, v in files.items()}) if self.rank == 0 else "")
 
     def _keep(self, tensors: Iterable[tuple[str, str, Tensor]], writers: int, alike: int = 1) -> None:
-        pending: dict[str, dict[str, Tensor]] = {}
+        pending: dict[str, dict[str, Copy]] = {}
         for index, (role, name, tensor) in enumerate(tensors):
             self.bytes += alike * tensor.nbytes
             if writers == 1 or index % writers == self.rank:
-                tensors_of_role = pending.setdefault(role, {})
+                copies = pending.setdefault(role, {})
                 # Copied even on the CPU, since training goes on while the disk is busy.
-                tensors_of_role[name] = to_host(tensor)
-                if sum(t.nbytes for t in tensors_of_role.values()) >= PART_BYTES:
+                copies[name] = BUFFERS.copy(tensor)
+                if sum(copy.tensor.nbytes for copy in copies.values()) >= PART_BYTES:
                     self._flush(role, pending.pop(role))
-        for role, tensors_of_role in pending.items():
-            self._flush(role, tensors_of_role)
+        for role, copies in pending.items():
+            self._flush(role, copies)
 
-    def _flush(self, role: str, tensors: dict[str, Tensor]) -> None:
+    def _flush(self, role: str, copies: dict[str, Copy]) -> None:
         number = len(self._waiting)
         if self._ahead is not None and number > self._ahead:
-            self._waiting[-1 - self._ahead].result()
-        name, wait = file_name(role, self.rank, number), arrival()
-        self._waiting.append(self._pool.submit(self._guard, lambda: self._write(name, tensors, wait)))
+            wait([self._waiting[-1 - self._ahead]])
+        name = file_name(role, self.rank, number)
+        self._waiting.append(self._pool.submit(self._guard, lambda: self._write(name, copies)))
 
     def _guard(self, write: Callable[[], None]) -> None:
         """Call ``write``, and record its failure for :meth:`finish`: a rank that raised now would leave the others in a
@@ -107,12 +112,12 @@ class Writing:
         except (OSError, SafetensorError) as error:
             self._error = self._message(error)
 
-    def _write(self, name: str, tensors: dict[str, Tensor], wait: Callable[[], None]) -> None:
+    def _write(self, name: str, copies: dict[str, Copy]) -> None:
         path = self.folder / name
-        wait()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"not seen on {socket.gethostname()}: {SHARED}")
-        save_file(tensors, path)
+        save_file({name: copy.wait() for name, copy in copies.items()}, path)
+        BUFFERS.give_back(copies.values())
         with _where_supported():
             path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors writes files that only their owner can read
         durable.sync(path)  # after a power cut a manifest must not exist without its files

@@ -61,7 +61,7 @@ def test_a_tensor_that_lacks_a_piece_is_refused(tmp_path, lost, end):
     own = cut(torch.randn(3, 5), 3)
     own[lost] = []
     together(3, lambda rank, gather: write(tmp_path / "a", (), {"step": 4}, rank, 3, gather, own[rank]))
-    with pytest.raises(BadCheckpoint, match=f"elements of weights/w from {end} on are in no file"):
+    with pytest.raises(BadCheckpoint, match=f"elements of weights/w from {end} on are not in one file each"):
         Checkpoint(tmp_path / "a").tensor("student", "weights", "w")
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,13 +132,20 @@ def test_what_was_taken_is_what_is_written_whatever_happens_to_the_tensors_meanw
         assert torch.equal(last.tensor("student", kind, parameter), tensor)
 
 
-def test_an_error_that_is_not_the_disks_is_raised_and_leaves_no_manifest(tmp_path, monkeypatch):
+def test_an_error_that_is_not_the_disks_ends_all_ranks_and_leaves_no_manifest(tmp_path, monkeypatch):
+    save_file = writer.save_file
+
     def refuse(kept, path):
-        raise ValueError("planted")
+        if "-0001-" in path.name:
+            raise ValueError("planted")
+        save_file(kept, path)
 
     monkeypatch.setattr(writer, "save_file", refuse)
-    with pytest.raises(ValueError, match="planted"):
-        write(tmp_path / folder_name(1), tensors(), {"step": 1}, 0, 1, lambda value: [value])
+    failures = outcomes(tmp_path / folder_name(400))
+    assert len(failures) == WORLD and {type(failure) for failure in failures} == {RuntimeError}
+    assert {str(failure).partition(": ")[2] for failure in failures} == {
+        "rank 1 could not write its part: ValueError('planted')"
+    }
     assert not [*tmp_path.glob("*/manifest.json")]
 
 
@@ -148,60 +156,51 @@ class Device(torch.Tensor):
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    """A GPU whose copies arrive when a thread waits for them: the list of those under way."""
-    under_way = []
+def pinned(monkeypatch):
+    """A GPU whose copies are whole once their own event is waited for: the bytes of each buffer that it pins."""
+    asked = []
 
-    class Pinned(torch.Tensor):
-        def copy_(self, other, non_blocking=False):
-            assert non_blocking
-            under_way.append((self.as_subclass(torch.Tensor), other.as_subclass(torch.Tensor).clone()))
-            return under_way[-1][0].fill_(float("nan"))
+    def begin(tensor, buffer):
+        value = tensor.as_subclass(torch.Tensor).clone()
+        buffer.fill_(float("nan"))
+        return host.Copy(buffer, SimpleNamespace(synchronize=lambda: buffer.copy_(value)))
 
-    def wait():
-        while under_way:
-            target, value = under_way.pop()
-            target.copy_(value)
+    def pin(nbytes):
+        asked.append(nbytes)
+        return torch.empty(nbytes, dtype=torch.uint8)
 
-    monkeypatch.setattr(host, "pin_like", lambda tensor: torch.empty(tensor.shape).as_subclass(Pinned))
+    monkeypatch.setattr(host, "begin", begin)
+    monkeypatch.setattr(host, "pin", pin)
     monkeypatch.setattr(host, "has_room", lambda nbytes: True)
-    monkeypatch.setattr(writer, "arrival", lambda: wait)
-    return under_way
+    monkeypatch.setattr(writer, "BUFFERS", host.Buffers())
+    return asked
 
 
-def on_gpu():
-    return [(role, name, tensor.as_subclass(Device)) for role, name, tensor in tensors()]
+def assert_saved(folder, seed=0):
+    given = [*tensors(seed)]
+    on_gpu = [(role, name, tensor.as_subclass(Device)) for role, name, tensor in given]
+    write(folder, on_gpu, {"step": 1}, 0, 1, lambda value: [value])
+    for role, name, tensor in given:
+        assert torch.equal(Checkpoint(folder).tensor(role, *name.split("/", 1)), tensor)
 
 
-def read(folder):
-    return {f"{role}/{name}": Checkpoint(folder).tensor(role, *name.split("/", 1)) for role, name, _ in tensors()}
-
-
-def test_copies_of_a_gpus_tensors_are_whole_before_they_are_written(tmp_path, gpu):
-    wanted = on_gpu()
-    write(tmp_path / "a", wanted, {"step": 1}, 0, 1, lambda value: [value])
-    found = read(tmp_path / "a")
-    assert not gpu and all(torch.equal(found[f"{role}/{name}"], tensor) for role, name, tensor in wanted)
+def test_a_gpus_tensors_are_whole_before_they_are_written_and_the_next_save_pins_no_more(tmp_path, pinned):
+    assert_saved(tmp_path / "a")
+    assert sorted(pinned) == sorted(tensor.nbytes for _, _, tensor in tensors())
+    assert_saved(tmp_path / "b", seed=1)
+    assert len(pinned) == len([*tensors()])
 
 
 @pytest.mark.parametrize("missing", ["room", "permission"])
-def test_without_pinned_memory_a_copy_is_made_at_once(tmp_path, gpu, monkeypatch, missing):
-    name, answer = ("has_room", False) if missing == "room" else ("pin_like", None)
-    monkeypatch.setattr(host, name, lambda given: answer)
-    monkeypatch.setattr(writer, "arrival", lambda: lambda: None)
-    write(tmp_path / "a", on_gpu(), {"step": 1}, 0, 1, lambda value: [value])
-    found = read(tmp_path / "a")
-    assert all(torch.equal(found[f"{role}/{name}"], tensor) for role, name, tensor in tensors())
+def test_without_pinned_memory_a_copy_is_made_at_once(tmp_path, pinned, monkeypatch, missing):
+    name, answer = ("has_room", False) if missing == "room" else ("pin", None)
+    monkeypatch.setattr(host, name, lambda nbytes: answer)
+    assert_saved(tmp_path / "a")
+    assert pinned == []
 
 
-@pytest.mark.parametrize(
-    ("nbytes", "idle", "free", "expected"),
-    [(100, 0, 378, True), (100, 0, 377, False), (100, 128, 0, True), (129, 128, 505, False), (128, 0, 378, True)],
-)
-def test_pinned_copies_leave_a_quarter_of_the_memory(monkeypatch, nbytes, idle, free, expected):
-    """torch rounds to powers of two, and keeps what it has pinned."""
-    stats = {"allocated_bytes.current": 1000 + idle, "active_bytes.current": 1000}
-    monkeypatch.setattr(torch.cuda, "host_memory_stats", lambda: stats)
+@pytest.mark.parametrize(("nbytes", "free", "expected"), [(100, 378, True), (100, 377, False), (128, 378, True)])
+def test_pinned_buffers_leave_a_quarter_of_the_memory(monkeypatch, nbytes, free, expected):
     monkeypatch.setattr(host, "available", lambda: (free, 1000))
     assert host.has_room(nbytes) is expected
 
