@@ -25,9 +25,8 @@ class Progress:
     def new(self, rows: list[Row]) -> list[Row]:
         """Rows past the watermark; shows the run's progress."""
         fresh = []
-        for (
-            row
-        ) in rows:  # a look after a while may bring the same steps from workers that died and from their successors
+        # After a while one look may bring the same steps twice: from workers that died, and from their successors.
+        for row in rows:
             if row["step"] > self.last_step:
                 fresh.append(row)
                 self.last_step = int(row["step"])

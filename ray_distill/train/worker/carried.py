@@ -36,7 +36,8 @@ class Carried:
             shards.set_compute_weights(own[name], self.checkpoint.tensor(role, kind, name).to(own[name].device))
 
     def tensors(self) -> Iterator[tuple[Role, str, Tensor]]:
-        """Tensors of finished roles for a checkpoint, in the same order on all ranks; each is mapped from its file."""
+        """Tensors of finished roles for a checkpoint, in the same order on all ranks. A whole one is mapped from its
+        file; one in pieces is put together on every rank."""
         for role, sampled_kind in self.finished.items() if self.checkpoint else ():
             assert self.checkpoint is not None
             for kind, source in {"weights": "weights", sampled_kind: self._kind(role)}.items():

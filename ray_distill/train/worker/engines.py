@@ -167,7 +167,7 @@ class DeepSpeedEngines:
 
     def tensors(self, cut: bool = True) -> Iterator[tuple[Role, str, Tensor]]:
         """Yield (role, "kind/parameter", whole fp32 tensor) for a checkpoint, gathered in buckets; copy a tensor that
-        must outlive the next. Without ``cut`` not those of which ``pieces`` are written."""
+        must outlive the next. ``cut=False`` leaves out the tensors whose pieces ``pieces`` yields."""
         every = (piece for piece in self._pieces() if cut or not shards.is_cut(piece[1]))
         for (role, name), tensor in shards.gathered(every):
             yield role, name, tensor

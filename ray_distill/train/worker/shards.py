@@ -99,7 +99,7 @@ def named(pieces: Iterable[Piece[tuple[K, str]]]) -> Iterator[tuple[K, str, Tens
     for (key, name), parameter, shard in pieces:
         assert shard is not None, f"{name} is not in pieces"
         shape, start = whole_shape(parameter), _shard_start(parameter)
-        own = shard[: max(0, shape.numel() - start)]  # the last reach past the end
+        own = shard[: max(0, shape.numel() - start)]  # ZeRO-3 fills the last piece up
         if len(own) == shape.numel():
             yield key, name, own.view(shape)
         elif len(own):
